@@ -1,0 +1,161 @@
+"""TOML + overrides -> RunConfig, strict, with did-you-mean; and back to TOML."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from sftctl.config.schema import SECTIONS, RunConfig, keys
+from sftctl.errors import ConfigError
+
+
+def load_config(
+    path: Path | str | None = None,
+    overrides: Mapping[str, object] | Iterable[str] = (),
+) -> RunConfig:
+    """The configuration of a run: defaults, then the file, then `overrides`.
+
+    `overrides` maps dotted keys to values, or is a list of "section.key=value" texts as `--set`
+    takes them. Every wrong key and value is told at once, in one ConfigError.
+    """
+    if not isinstance(overrides, Mapping):
+        overrides = parse_assignments(overrides)
+    given = _flatten(_read_toml(Path(path))) if path is not None else {}
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for source, entries in ((str(path), given), ("", overrides)):
+        for key, value in entries.items():
+            try:
+                values[key] = _checked(key, value)
+            except ConfigError as error:
+                problems.append(f"{source}: {error.message}" if source else error.message)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    output_dir = values.pop("output_dir", None)
+    sections = {
+        name: cls(**{k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")})
+        for name, cls in SECTIONS.items()
+    }
+    return RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
+
+
+def parse_assignments(texts: Iterable[str]) -> dict[str, object]:
+    """["optim.learning_rate=1e-5"] -> {"optim.learning_rate": "1e-5"}."""
+    result: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected section.key=value")
+        result[key.strip()] = value.strip()
+    return result
+
+
+def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `config_to_dict`."""
+    return load_config(None, _flatten(tree))
+
+
+def config_to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value, without `output_dir` and unset keys."""
+    return {
+        name: {
+            item.name: value
+            for item in fields(cls)
+            if (value := getattr(getattr(config, name), item.name)) is not None
+        }
+        for name, cls in SECTIONS.items()
+    }
+
+
+def config_to_toml(config: RunConfig) -> str:
+    """The same as TOML text, which `load_config` takes."""
+    lines: list[str] = []
+    for name, section in config_to_dict(config).items():
+        lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items()), ""]
+    return "\n".join(lines)
+
+
+def toml_value(value: object) -> str:
+    """A scalar as TOML text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ConfigError(f"{path}: {problem.strerror}") from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: not TOML: {problem}") from problem
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _checked(key: str, value: object) -> Any:
+    """`value` as the type of `key`; a text is read as TOML where the type asks for it."""
+    if key == "output_dir":
+        return value
+    section, _, name = key.partition(".")
+    hints = get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
+    if name not in hints:
+        raise ConfigError(f"unknown key {key}{_did_you_mean(key, section)}")
+    allowed = _alternatives(hints[name])
+    for candidate in (value, _from_text(value)):
+        for expected in allowed:
+            if _fits(candidate, expected):
+                return float(candidate) if expected is float else candidate  # type: ignore[arg-type]
+    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {value!r}")
+
+
+def _did_you_mean(key: str, section: str) -> str:
+    near = get_close_matches(key, keys(), n=1, cutoff=0.6)
+    if near and near[0].startswith(f"{section}."):
+        return f"; did you mean {near[0].split('.')[1]}?"
+    return f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
+
+
+def _from_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """`float | Literal["auto"] | None` -> [float, "auto", None]."""
+    if get_origin(hint) in (Union, UnionType):
+        return [choice for part in get_args(hint) for choice in _alternatives(part)]
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [None if hint is NoneType else hint]
+
+
+def _fits(value: object, expected: Any) -> bool:
+    if not isinstance(expected, type):
+        return value == expected and type(value) is type(expected)
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is expected
+
+
+def _describe(allowed: list[Any]) -> str:
+    names = [a.__name__ if isinstance(a, type) else str(a) for a in allowed if a is not None]
+    return " or ".join(names)

@@ -1,0 +1,183 @@
+"""RunConfig: frozen data, a docstring under each field, the only place of a default."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from sftctl.errors import ConfigError
+
+Auto = Literal["auto"]
+
+
+def _require_at_least(section: str, config: object, minimum: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, (int, float)) and value < minimum:
+            raise ConfigError(f"{section}.{name}: {value} is too small; at least {minimum}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """What is trained."""
+
+    name: str = "small"
+    """A preset (tiny, small, minimind-3), a Hugging Face directory, a hub name, or a .gguf file."""
+    tokenizer: str | None = None
+    """Hugging Face tokenizer: a directory or hub name. Unset: the prepared data's, else the
+    model's, else (for a preset) the bundled one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which conversations, and how they reach the model."""
+
+    path: str | None = None
+    """A prepared store, or a file of conversations to prepare. Unset: the bundled sample."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"] = "auto"
+    """Shape of the rows of a file."""
+    max_seq_len: int = 1024
+    """Longest example, in tokens; a longer one is handled by `overflow`."""
+    overflow: Literal["truncate", "drop"] = "truncate"
+    """What happens to a longer example."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens are targets: every assistant turn, the last one, or everything."""
+    chat_template: str | None = None
+    """A Jinja file that replaces the tokenizer's chat template."""
+    val_fraction: float = 0.0
+    """Share of a file's rows kept for validation, chosen by their hash; in [0, 1)."""
+    num_workers: int = 0
+    """Loader processes per rank; 0 loads in the training process."""
+    pin_memory: Literal["auto", "on", "off"] = "auto"
+    """Page-locked batches, for copies to a GPU; auto: on with CUDA. No effect without a GPU."""
+    prefetch_factor: int = 2
+    """Steps that each loader process holds ready."""
+    persistent_workers: bool = True
+    """Keep the loader processes between epochs."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("data", self, 0, "num_workers", "val_fraction")
+        _require_at_least("data", self, 1, "prefetch_factor")
+        _require_at_least("data", self, 2, "max_seq_len")
+        if self.val_fraction >= 1:
+            raise ConfigError(f"data.val_fraction: {self.val_fraction} leaves nothing to train on")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its learning rate."""
+
+    learning_rate: float | Auto = "auto"
+    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up before the cosine."""
+    min_lr_ratio: float = 0.1
+    """The cosine ends at this share of `learning_rate`; in [0, 1]."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only (not on norms and biases)."""
+    beta1: float = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: float = 0.999
+    """Decay of AdamW's second moment."""
+    eps: float = 1e-8
+    """AdamW's denominator term."""
+    grad_clip: float = 1.0
+    """Largest gradient norm (L2 over all parameters); 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(
+            "optim", self, 0, "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay"
+        )
+        _require_at_least("optim", self, 0, "beta1", "beta2", "eps", "grad_clip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The loop."""
+
+    epochs: int = 2
+    """Times that every example is trained."""
+    max_steps: int | None = None
+    """Stop after this many steps, whatever `epochs` says."""
+    batch_size: int = 16
+    """Examples per accumulation window, over all ranks."""
+    accumulation_steps: int = 1
+    """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
+    micro_batch_tokens: int = 2048
+    """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto: CUDA where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
+    the GPU has none)."""
+    eval_interval: int = 0
+    """Validate every so many steps, besides the start and the end; 0: only these."""
+    seed: int = 0
+    """Of the order of the examples, of dropout, and of a preset's first weights."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("train", self, 1, "epochs", "max_steps", "batch_size")
+        _require_at_least("train", self, 1, "accumulation_steps", "micro_batch_tokens")
+        _require_at_least("train", self, 0, "eval_interval", "seed")
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples per optimizer step, over all ranks."""
+        return self.batch_size * self.accumulation_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the run is saved."""
+
+    save_interval: int = 100
+    """Save every so many steps; the last step is always saved. 0: only the last."""
+    keep: int = 3
+    """Checkpoints kept; an older one goes only after a newer one was verified."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("checkpoint", self, 0, "save_interval")
+        _require_at_least("checkpoint", self, 1, "keep")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Who is told."""
+
+    log_interval: int = 10
+    """Steps between two lines on the console (metrics.jsonl has every step)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (WANDB_MODE=offline works)."""
+    wandb_project: str = "sftctl"
+    """W&B project."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("tracking", self, 1, "log_interval")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything a run needs to be started anew."""
+
+    output_dir: Path | None = None
+    """The run directory itself. Unset: runs/ and a name made of model and time."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "checkpoint": CheckpointConfig,
+    "tracking": TrackingConfig,
+}
+
+
+def keys() -> list[str]:
+    """All dotted keys, in the order of the schema."""
+    return [f"{name}.{item.name}" for name, cls in SECTIONS.items() for item in fields(cls)]

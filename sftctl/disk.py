@@ -1,0 +1,139 @@
+"""The one door to the disk for everything that must be whole or absent.
+
+Stores, checkpoints and exported models are folders. Each is made under a temporary name beside its
+target, every file is flushed and synced, then the folder is synced, renamed, and its parent synced:
+only then can neither a crash nor a power cut undo it. All calls go through `Disk`, so that a test
+can let call number N fail or die.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+TRASH_PREFIX = ".trash-"
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a manifest says of a file."""
+
+    num_bytes: int
+    sha256: str
+
+
+class Disk:
+    """The disk calls of a commit, each a method; raises OSError as the system gives it."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir(parents=True)
+
+    def create(self, path: Path) -> int:
+        """Open a file that must not exist yet; gives its descriptor."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """Write what one call takes; gives the number of bytes written, as os.write does."""
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def sync_folder(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+
+    def remove_tree(self, path: Path) -> None:
+        shutil.rmtree(path)
+
+
+DISK = Disk()
+
+
+def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DISK) -> FileEntry:
+    """Create `path` from `pieces`, synced; gives its size and hash, taken on the way."""
+    digest, num_bytes = hashlib.sha256(), 0
+    descriptor = disk.create(path)
+    try:
+        for piece in pieces:
+            rest = memoryview(piece).cast("B")
+            digest.update(rest)
+            num_bytes += len(rest)
+            while len(rest):  # a write may take less than it was given
+                rest = rest[disk.write(descriptor, rest[: 1 << 26]) :]
+        disk.sync(descriptor)
+    finally:
+        disk.close(descriptor)
+    return FileEntry(num_bytes, digest.hexdigest())
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file as it can be read now."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    return FileEntry(num_bytes, digest.hexdigest())
+
+
+def sync_file(path: Path, disk: Disk = DISK) -> None:
+    """Sync a file that somebody else wrote."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        disk.sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_sibling(target: Path) -> Path:
+    """A fresh hidden name beside `target`, on the same file system."""
+    return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
+
+
+def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
+    """Give a finished, synced folder its name, so that no power cut can undo it."""
+    disk.sync_folder(folder)
+    disk.rename(folder, target)
+    disk.sync_folder(target.parent)
+
+
+def remove_folder(folder: Path, disk: Disk = DISK) -> None:
+    """Delete a folder so that a crash half-way leaves nothing that looks whole."""
+    trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
+    disk.rename(folder, trash)
+    disk.sync_folder(folder.parent)
+    disk.remove_tree(trash)
+
+
+@contextmanager
+def new_folder(target: Path, disk: Disk = DISK) -> Iterator[Path]:
+    """A folder to fill with any library; it becomes `target` at the end, whole or not at all."""
+    folder = temporary_sibling(target)
+    disk.make_folder(folder)
+    try:
+        yield folder
+        for path in sorted(folder.rglob("*")):
+            if path.is_dir():
+                disk.sync_folder(path)
+            else:
+                sync_file(path, disk)
+        commit_folder(folder, target, disk)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,78 @@
+"""What a user can meet, drawn as a tree; the number is the exit code.
+
+SftctlError
+├── ConfigError             2   usage or configuration
+├── DataError               3   an input file, a row of it, a token store
+├── CheckpointError         4   none, can't be written
+│   ├── NoCheckpoint        4
+│   ├── CorruptCheckpoint   4
+│   └── IncompatibleCheckpoint 4
+├── TrainingDiverged        5   non-finite loss or gradient
+└── RankFailed              1   a rank died of something that is no SftctlError
+
+Exit code 1 is a bug of ours (a traceback), 75 a stop by signal after saving, which is not an error.
+"""
+
+EXIT_STOPPED = 75
+
+
+class SftctlError(Exception):
+    """An expected error: `message` says what and where, `hint` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(SftctlError):
+    """Usage or configuration."""
+
+    exit_code = 2
+
+
+class DataError(SftctlError):
+    """An input file, a row of it, or a token store."""
+
+    exit_code = 3
+
+
+class CheckpointError(SftctlError):
+    """A checkpoint that can't be written."""
+
+    exit_code = 4
+
+
+class NoCheckpoint(CheckpointError):
+    """There is no checkpoint, or no run, where one was asked for."""
+
+
+class CorruptCheckpoint(CheckpointError):
+    """A file of the checkpoint is missing, unknown, cut or changed."""
+
+
+class IncompatibleCheckpoint(CheckpointError):
+    """A whole checkpoint that does not fit this model, data or version."""
+
+
+class TrainingDiverged(SftctlError):
+    """The loss or the gradient is not a finite number; the weights were not touched."""
+
+    exit_code = 5
+
+
+class RankFailed(SftctlError):
+    """A rank of a multi-process run died of something that is no SftctlError."""
+
+
+def error_named(kind: str) -> type[SftctlError]:
+    """The class of this tree with that name: how an error crosses a process boundary."""
+    pending: list[type[SftctlError]] = [SftctlError]
+    while pending:
+        candidate = pending.pop()
+        if candidate.__name__ == kind:
+            return candidate
+        pending += candidate.__subclasses__()
+    return SftctlError

@@ -1,0 +1,64 @@
+"""JSON in and out: the only import of orjson."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sftctl.errors import SftctlError
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+JSONDecodeError = orjson.JSONDecodeError
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def loads(data: bytes | str) -> Any:
+    """Parse one document; raises `JSONDecodeError` (with `lineno`)."""
+    return orjson.loads(data)
+
+
+def dump_line(value: object) -> bytes:
+    """One compact line, with its newline; takes dataclasses as they are."""
+    return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_APPEND_NEWLINE)
+
+
+def dump_canonical(value: object) -> bytes:
+    """Compact, keys sorted: equal values give equal bytes, so it can be hashed."""
+    return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_SORT_KEYS)
+
+
+def dump_pretty(value: object) -> bytes:
+    """Indented, for people."""
+    return orjson.dumps(
+        value,
+        default=_plain,
+        option=_OPTIONS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
+    )
+
+
+def read_object(path: Path, error: type[SftctlError]) -> dict[str, Any]:
+    """The JSON object in `path`; whatever is wrong with it is raised as `error`."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from problem
+    except orjson.JSONDecodeError as problem:
+        raise error(f"{path}:{problem.lineno}: not JSON: {problem.msg}") from problem
+    if not isinstance(value, dict):
+        raise error(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file that we wrote; a last line cut by a crash is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield orjson.loads(line)

@@ -1,0 +1,59 @@
+"""Plain values that travel between the layers; the name says the unit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One optimizer step, over all ranks: one line of metrics.jsonl."""
+
+    step: int  # updates done, 1 after the first
+    epoch: int  # 0-based
+    loss: float  # mean over the step's target tokens
+    grad_norm: float  # L2, before clipping
+    learning_rate: float  # the one this update used
+    num_tokens: int  # without padding
+    num_target_tokens: int
+    num_padding_tokens: int
+    examples_digest: int  # sum mod 2^64 of plan.hash64 of every example handed to the model
+    step_time_s: float
+    data_wait_s: float  # part of step_time_s
+    peak_memory_bytes: int  # of the largest rank: CUDA's peak, or the process's on CPU
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.step_time_s if self.step_time_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a call of `run_training` ended."""
+
+    run_dir: Path
+    status: str  # finished | stopped | nothing_to_do
+    step: int
+    total_steps: int
+    first_validation_loss: float | None
+    validation_loss: float | None
+    loss: float | None
+    num_tokens: int
+    wall_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderResult:
+    """One setting of the loader, measured."""
+
+    num_workers: int
+    pin_memory: bool
+    prefetch_factor: int | None  # None without workers
+    persistent_workers: bool
+    batches_per_s: float | None = None
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    first_batch_s: float | None = None
+    wait_p50_s: float | None = None
+    wait_p99_s: float | None = None
+    rss_bytes: int | None = None
+    error: str | None = None

@@ -1,0 +1,89 @@
+"""World: this process among the ranks; the only reader of the environment, the only collectives."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sftctl.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Rank, size and device; with one rank every collective is the identity."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    save_group: Any = None  # gloo, for checkpoints: the default group belongs to training
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, on all ranks, in rank order."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.save_group)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.save_group)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier(group=self.save_group)
+
+
+def rank_from_environment() -> int:
+    """This process's rank under torchrun, 0 outside."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def choose_device(setting: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> the device of this rank."""
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device: cuda was asked for, but torch sees no CUDA device")
+    if setting == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World]:
+    """The world that torchrun (or our launcher) describes in the environment; one rank without."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(device_setting, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size == 1:
+        yield World(0, 0, 1, device)
+        return
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        save_group = dist.new_group(backend="gloo", timeout=timeout)
+        yield World(dist.get_rank(), local_rank, world_size, device, save_group)
+    finally:
+        dist.destroy_process_group()
