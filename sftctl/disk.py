@@ -32,7 +32,11 @@ class Disk:
     """The disk calls of a commit, each a method; raises OSError as the system gives it."""
 
     def make_folder(self, path: Path) -> None:
+        """Make a folder that must not exist yet; parents that it needs are made to last."""
+        missing = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True)
+        for parent in missing:
+            self.sync_folder(parent.parent)
 
     def create(self, path: Path) -> int:
         """Open a file that must not exist yet; gives its descriptor."""
@@ -110,7 +114,11 @@ def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
     """Give a finished, synced folder its name, so that no power cut can undo it."""
     disk.sync_folder(folder)
     disk.rename(folder, target)
-    disk.sync_folder(target.parent)
+    try:
+        disk.sync_folder(target.parent)
+    except OSError:  # a name that might not last is taken back
+        disk.rename(target, folder)
+        raise
 
 
 def remove_folder(folder: Path, disk: Disk = DISK) -> None:

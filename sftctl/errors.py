@@ -26,6 +26,9 @@ class SftctlError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type["SftctlError"], tuple[str, str | None]]:
+        return type(self), (self.message, self.hint)
+
 
 class ConfigError(SftctlError):
     """Usage or configuration."""

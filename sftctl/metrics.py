@@ -43,7 +43,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class LoaderResult:
-    """One setting of the loader, measured."""
+    """One setting of the loader, measured: once, or the medians of several rounds."""
 
     num_workers: int
     pin_memory: bool
@@ -55,5 +55,6 @@ class LoaderResult:
     first_batch_s: float | None = None
     wait_p50_s: float | None = None
     wait_p99_s: float | None = None
-    rss_bytes: int | None = None
-    error: str | None = None
+    rss_bytes: int | None = None  # this process and its loader processes
+    spread_ratio: float | None = None  # (largest - smallest) / median of the rounds' tokens_per_s
+    error: str | None = None  # why there are no numbers

@@ -1,16 +1,18 @@
-"""World: this process among the ranks; the only reader of the environment, the only collectives."""
+"""World: this process among the ranks; the only collectives."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from sftctl.errors import ConfigError
+from sftctl import environment
+from sftctl.errors import ConfigError, SftctlError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def max(self, value: int) -> int:
+        """The largest of all ranks' values, on all ranks."""
+        if self.world_size == 1:
+            return value
+        box = torch.tensor(value, device=self.device)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, on all ranks, in rank order."""
         if self.world_size == 1:
@@ -49,15 +59,24 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.save_group)
         return box[0]
 
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` gives or raises on rank 0, on all ranks: an error there is everyone's."""
+        result: T | None = None
+        error: SftctlError | None = None
+        if self.is_main:
+            try:
+                result = function()
+            except SftctlError as raised:
+                error = raised
+        result, error = self.broadcast((result, error))
+        if error is not None:
+            raise error
+        return result
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier(group=self.save_group)
-
-
-def rank_from_environment() -> int:
-    """This process's rank under torchrun, 0 outside."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
@@ -72,8 +91,7 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
 @contextmanager
 def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World]:
     """The world that torchrun (or our launcher) describes in the environment; one rank without."""
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank, world_size = environment.local_rank(), environment.world_size()
     device = choose_device(device_setting, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)

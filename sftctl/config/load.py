@@ -1,5 +1,6 @@
 """TOML + overrides -> RunConfig, strict, with did-you-mean; and back to TOML."""
 
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sftctl.config.schema import SECTIONS, RunConfig, keys
+from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
 from sftctl.errors import ConfigError
 
 
@@ -75,6 +76,19 @@ def config_to_toml(config: RunConfig) -> str:
     lines: list[str] = []
     for name, section in config_to_dict(config).items():
         lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items()), ""]
+    return "\n".join(lines)
+
+
+def config_to_commented_toml(config: RunConfig) -> str:
+    """Every key under its documentation; an unset one is commented out."""
+    lines: list[str] = []
+    for name, cls in SECTIONS.items():
+        lines.append(f"[{name}]")
+        for item in fields(cls):
+            value = getattr(getattr(config, name), item.name)
+            text = textwrap.wrap(documentation()[f"{name}.{item.name}"], 96)
+            setting = f"# {item.name} =" if value is None else f"{item.name} = {toml_value(value)}"
+            lines += [*(f"# {line}" for line in text), setting, ""]
     return "\n".join(lines)
 
 

@@ -1,12 +1,17 @@
 """RunConfig: frozen data, a docstring under each field, the only place of a default."""
 
+import ast
+import inspect
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from sftctl.errors import ConfigError
 
 Auto = Literal["auto"]
+
+DEFAULT_MAX_SEQ_LEN = 1024
 
 
 def _require_at_least(section: str, config: object, minimum: float, *names: str) -> None:
@@ -35,8 +40,9 @@ class DataConfig:
     """A prepared store, or a file of conversations to prepare. Unset: the bundled sample."""
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"] = "auto"
     """Shape of the rows of a file."""
-    max_seq_len: int = 1024
-    """Longest example, in tokens; a longer one is handled by `overflow`."""
+    max_seq_len: int | None = None
+    """Longest example, in tokens; a longer one is handled by `overflow`. Unset: the store's own, or
+    1024 where a file is prepared."""
     overflow: Literal["truncate", "drop"] = "truncate"
     """What happens to a longer example."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
@@ -181,3 +187,18 @@ SECTIONS: dict[str, type] = {
 def keys() -> list[str]:
     """All dotted keys, in the order of the schema."""
     return [f"{name}.{item.name}" for name, cls in SECTIONS.items() for item in fields(cls)]
+
+
+@cache
+def documentation() -> dict[str, str]:
+    """The docstring under each field, by dotted key: the help texts and docs/config.md."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(RunConfig)))  # type: ignore[arg-type]
+    section_of = {cls.__name__: name for name, cls in SECTIONS.items()}
+    result: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name in section_of:
+            for item, text in zip(node.body, node.body[1:], strict=False):
+                match item, text:
+                    case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
+                        result[f"{section_of[node.name]}.{name}"] = " ".join(words.split())
+    return result

@@ -1,0 +1,90 @@
+"""Which loader setting to take, why, and its lines for a configuration."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sftctl.config.load import toml_value
+from sftctl.config.schema import DataConfig
+from sftctl.errors import ConfigError
+from sftctl.metrics import LoaderResult
+
+_AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: the rest isn't worth another process
+
+
+def recommend(results: Iterable[LoaderResult]) -> tuple[LoaderResult | None, str]:
+    """The smallest setting within 10% of the best tokens/s, and why; None if all failed."""
+    results = list(results)
+    working = [result for result in results if result.error is None]
+    if not working:
+        return None, f"every setting failed; the first: {results[0].error}"
+    best = max(map(_speed, working))
+    choice = min((r for r in working if _speed(r) >= _AS_GOOD_AS_BEST * best), key=_size)
+    return choice, _why(choice, working)
+
+
+def _size(result: LoaderResult) -> tuple[int, int, float]:
+    """Fewest processes, then fewest batches held; among equals the fastest."""
+    return result.num_workers, result.prefetch_factor or 0, -_speed(result)
+
+
+def _speed(result: LoaderResult) -> float:
+    return result.tokens_per_s or 0.0
+
+
+def _why(choice: LoaderResult, working: list[LoaderResult]) -> str:
+    others = [result for result in working if result.num_workers != choice.num_workers]
+    if not others:
+        return f"{_workers(choice)}: no other number of workers was measured"
+    rival = max(others, key=_speed)
+    ratio = _speed(rival) / _speed(choice)
+    if choice.num_workers > 0:
+        return (
+            f"{_workers(choice)}: the fewest within 10% of the best "
+            f"({_workers(rival)}: {ratio:.2f} x its tokens/s)"
+        )
+    if ratio > 1:
+        return (
+            f"0 workers: loader processes gain less than 10% here "
+            f"({_workers(rival)}: {ratio:.2f} x its tokens/s)"
+        )
+    return (
+        f"0 workers: loader processes add copying and gain nothing here "
+        f"({_workers(rival)}: {ratio:.2f} x its tokens/s)"
+    )
+
+
+def _workers(result: LoaderResult) -> str:
+    return f"{result.num_workers} worker{'' if result.num_workers == 1 else 's'}"
+
+
+def config_lines(choice: LoaderResult, data_path: str | None) -> str:
+    """The [data] section that `sftctl train` takes for a setting, and for the data given."""
+    data = DataConfig(
+        path=data_path,
+        num_workers=choice.num_workers,
+        pin_memory="on" if choice.pin_memory else "off",
+        prefetch_factor=choice.prefetch_factor or DataConfig().prefetch_factor,
+        persistent_workers=choice.persistent_workers,
+    )
+    names = ["num_workers", "pin_memory", "prefetch_factor", "persistent_workers"]
+    if data_path is not None:
+        names.insert(0, "path")
+    return "\n".join(["[data]", *(f"{n} = {toml_value(getattr(data, n))}" for n in names), ""])
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse, before anything is measured, a file that can't be written afterwards."""
+    if path.exists():
+        raise ConfigError(f"{path}: exists already", hint="name another file for --write-config")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
+
+
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file that must not exist."""
+    check_new_file(path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as problem:
+        raise ConfigError(f"{path}: {problem.strerror}") from problem

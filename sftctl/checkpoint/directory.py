@@ -1,0 +1,159 @@
+"""The folder `RUN/checkpoints`: which checkpoints are there, whole, to be kept, to be set aside.
+
+Nothing here loads torch. Only names of the form step-00000300 are ours; anything else is neither
+counted nor touched.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+from sftctl.checkpoint.layout import (
+    MANIFEST_HASH_NAME,
+    MANIFEST_NAME,
+    checkpoint_name,
+    read_manifest,
+    step_of,
+)
+from sftctl.disk import DISK, TEMPORARY_PREFIX, TRASH_PREFIX, Disk, hash_file, remove_folder
+from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
+
+_LEFTOVER = re.compile(
+    rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})step-[0-9]{{8,}}-[0-9a-f]{{8}}"
+)
+# Written by file managers and network file systems without anybody's asking.
+_FOREIGN = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+")
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The folders named like checkpoints, by step, whatever their state; links are not followed."""
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return [root / checkpoint_name(step) for step in sorted(_steps(names))]
+
+
+def _steps(names: list[str]) -> list[int]:
+    return [step for name in names if (step := step_of(name)) is not None]
+
+
+def problems_of(path: Path, verify: bool) -> list[str]:
+    """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
+    try:
+        manifest = read_manifest(path)
+        present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
+    except CheckpointError as error:
+        return [error.message.removeprefix(f"{path}/")]
+    except OSError as error:
+        return [f"{path.name}: {error.strerror}"]
+    extra = present - manifest.files.keys() - {MANIFEST_NAME, MANIFEST_HASH_NAME}
+    problems = [f"{name}: not in the manifest" for name in sorted(extra)]
+    for name, entry in sorted(manifest.files.items()):
+        try:
+            status = (path / name).lstat()
+            if not stat.S_ISREG(status.st_mode):
+                problems.append(f"{name}: not a regular file")
+            elif status.st_size != entry.num_bytes:
+                problems.append(
+                    f"{name}: {status.st_size} bytes, the manifest says {entry.num_bytes}"
+                )
+            elif verify and hash_file(path / name) != entry:
+                problems.append(f"{name}: its content was changed (another SHA-256)")
+        except FileNotFoundError:
+            problems.append(f"{name}: missing")
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+    return problems
+
+
+def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[Path, list[str]]]]:
+    """The newest checkpoint whose every byte is right, and the newer bad ones with their problems.
+
+    `step` asks for exactly that one. Raises NoCheckpoint, or CorruptCheckpoint where none is good.
+    """
+    candidates = list_checkpoints(root)
+    if step is not None:
+        candidates = [path for path in candidates if step_of(path.name) == step]
+    skipped: list[tuple[Path, list[str]]] = []
+    for path in reversed(candidates):
+        with contextlib.suppress(CorruptCheckpoint):
+            read_manifest(path)  # a newer format is no damage to step back from: it raises
+        problems = problems_of(path, verify=True)
+        if not problems:
+            return path, skipped
+        skipped.append((path, problems))
+    if skipped:
+        path, problems = skipped[0]
+        raise CorruptCheckpoint(
+            f"{path}: damaged: {'; '.join(problems[:3])}", hint=_what_is_there(root)
+        )
+    asked = "" if step is None else f" of step {step}"
+    raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_what_is_there(root))
+
+
+def _what_is_there(root: Path) -> str | None:
+    whole = [str(step_of(path.name)) for path in list_checkpoints(root) if _is_whole(path)]
+    return f"whole checkpoints are at step {', '.join(whole)}" if whole else None
+
+
+def _is_whole(path: Path) -> bool:
+    return not problems_of(path, verify=False)
+
+
+def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
+    """Delete all but the newest `keep` whole checkpoints; gives the deleted ones.
+
+    One with a missing, cut or unknown file neither counts nor goes: it may be all that is left.
+    """
+    old = [path for path in list_checkpoints(root) if _is_whole(path)][: -max(keep, 1)]
+    for path in old:
+        try:
+            remove_folder(path, disk)
+        except OSError as error:
+            raise CheckpointError(f"can't delete {path}: {error.strerror}") from error
+    return old
+
+
+def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
+    """Move whatever has the name of a later checkpoint into root/abandoned-TIME; gives the moved.
+
+    The newest goes first, so that a crash half-way leaves no gap.
+    """
+    names = os.listdir(root) if root.is_dir() else []
+    later = sorted((found for found in _steps(names) if found > step), reverse=True)
+    if not later:
+        return []
+    stamp = time.strftime("abandoned-%Y%m%d-%H%M%S")
+    tries = (root / f"{stamp}{suffix}" for suffix in _suffixes())
+    folder = next(path for path in tries if not path.exists())
+    try:
+        disk.make_folder(folder)
+        for name in map(checkpoint_name, later):
+            disk.rename(root / name, folder / name)
+        disk.sync_folder(folder)
+        disk.sync_folder(root)
+    except OSError as error:
+        raise CheckpointError(f"can't set aside checkpoints: {folder}: {error.strerror}") from error
+    return [folder / checkpoint_name(found) for found in reversed(later)]
+
+
+def _suffixes() -> itertools.chain[str]:
+    return itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+
+
+def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
+    """Delete what a killed save or deletion left; only for the owner of the run's lock."""
+    if not root.is_dir():
+        return
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for name in filter(_LEFTOVER.fullmatch, names):
+        try:
+            disk.remove_tree(root / name)
+        except OSError as error:
+            raise CheckpointError(f"can't delete {root / name}: {error.strerror}") from error

@@ -1,0 +1,80 @@
+"""Which tensors a checkpoint holds, from its safetensors headers alone; nothing here loads torch.
+
+A safetensors file is 8 bytes of length, that many bytes of JSON, and the data. A tensor that ranks
+share lies in several files; each gives the offsets of its part under DCP_SHARDING_INFO.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftctl import jsonio
+from sftctl.errors import CorruptCheckpoint
+
+SUFFIX = ".safetensors"
+_LONGEST_HEADER_BYTES = 100_000_000  # the bound of the safetensors library
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of a checkpoint, put together from its parts."""
+
+    dtype: str  # safetensors' name: F32, BF16, I64, BOOL …
+    shape: tuple[int, ...]
+    num_elements: int  # what is really there: fewer than the shape says if a part is missing
+    num_bytes: int
+
+
+def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
+    """All tensors in the safetensors files `names` of `path`; raises CorruptCheckpoint."""
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted(names):
+        if name.endswith(SUFFIX):
+            for key, part in _parts(path / name).items():
+                tensors[key] = _joined(tensors[key], part) if key in tensors else part
+    return tensors
+
+
+def _parts(file: Path) -> dict[str, StoredTensor]:
+    try:
+        header = _read_header(file)
+        metadata = header.pop("__metadata__", {})
+        sharding = jsonio.loads(metadata.get("DCP_SHARDING_INFO", "{}"))
+        return {name: _part(entry, sharding.get(name, {})) for name, entry in header.items()}
+    except FileNotFoundError as problem:
+        raise CorruptCheckpoint(f"{file}: missing") from problem
+    except OSError as problem:
+        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise CorruptCheckpoint(f"{file}: not a safetensors header: {problem}") from problem
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        num_bytes = int.from_bytes(stream.read(8), "little")
+        if not 2 <= num_bytes <= _LONGEST_HEADER_BYTES:
+            raise ValueError(f"its length is given as {num_bytes}")
+        header = jsonio.loads(stream.read(num_bytes))
+    if not isinstance(header, dict):
+        raise ValueError("not an object")
+    return header
+
+
+def _part(entry: dict[str, Any], sharding: dict[str, Any]) -> StoredTensor:
+    sizes = [int(size) for size in entry["shape"]]
+    offsets = sharding.get("saved_offsets", [0] * len(sizes))
+    begin, end = entry["data_offsets"]
+    shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
+    return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin)
+
+
+def _joined(one: StoredTensor, other: StoredTensor) -> StoredTensor:
+    shape = tuple(max(pair) for pair in zip(one.shape, other.shape, strict=True))
+    return StoredTensor(
+        one.dtype,
+        shape,
+        one.num_elements + other.num_elements,
+        one.num_bytes + other.num_bytes,
+    )

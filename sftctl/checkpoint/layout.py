@@ -1,0 +1,160 @@
+"""What a checkpoint folder holds: its names, and the manifest that vouches for every file.
+
+docs/checkpoint-format.md is this file in prose. Nothing here loads torch.
+"""
+
+import hashlib
+import re
+import stat
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from sftctl import jsonio
+from sftctl.disk import FileEntry
+from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MANIFEST_HASH_NAME = "manifest.json.sha256"
+_LONGEST_MANIFEST_BYTES = 1 << 26
+_STEP_NAME = re.compile(r"step-([0-9]{8,})")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a step, within `RUN/checkpoints`."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder name; None for any other name."""
+    match = _STEP_NAME.fullmatch(name)
+    step = int(match[1]) if match else None
+    return step if step is not None and checkpoint_name(step) == name else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointManifest:
+    """Everything a resumed run needs besides tensors; numbers of the whole run, over all ranks."""
+
+    format_version: int = FORMAT_VERSION
+    step: int  # updates done
+    epoch: int  # 0-based; after an epoch's last step (epoch + 1, 0)
+    step_in_epoch: int
+    total_steps: int
+    steps_per_epoch: int
+    examples_seen: int
+    tokens_seen: int  # without padding
+    learning_rate: float  # the one the last update used
+    global_batch_size: int  # examples a step
+    micro_batch_tokens: int
+    cut_for_ranks: int  # world size when the run began
+    num_threads: int  # of torch, per rank
+    world_size: int  # ranks that wrote this
+    dtype: str  # of autocast; stored weights are float32
+    scaler: dict[str, Any] | None  # GradScaler's state; None without one
+    data_fingerprint: str
+    config: dict[str, Any]  # resolved
+    versions: dict[str, Any]
+    wandb_run_id: str | None
+    metrics_bytes: int  # resume cuts metrics.jsonl here
+    validation: dict[str, Any] | None  # the best so far
+    aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+
+def manifest_bytes(manifest: CheckpointManifest) -> bytes:
+    """The content of manifest.json."""
+    return jsonio.dump_pretty(manifest)
+
+
+def manifest_hash_line(data: bytes) -> bytes:
+    """The content of manifest.json.sha256, in the form that `sha256sum -c` reads."""
+    return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n".encode()
+
+
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint in `path`, its own hash checked first.
+
+    Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
+    """
+    if not path.is_dir():
+        raise NoCheckpoint(f"{path}: no such checkpoint")
+    data = _read_small_file(path / MANIFEST_NAME)
+    if _read_small_file(path / MANIFEST_HASH_NAME) != manifest_hash_line(data):
+        raise _bad(path, f"its SHA-256 is not the one in {MANIFEST_HASH_NAME}")
+    values = jsonio.read_object(path / MANIFEST_NAME, CorruptCheckpoint)
+    version = values.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise _bad(path, f"format_version: {version!r} is no version")
+    if version > FORMAT_VERSION:
+        raise IncompatibleCheckpoint(
+            f"{path}: checkpoint format {version}; this sftctl reads up to {FORMAT_VERSION}",
+            hint="use the sftctl that wrote it, or a newer one",
+        )
+    manifest = _decode(path, values)
+    if step_of(path.name) not in (None, manifest.step):
+        raise _bad(path, f"it is of step {manifest.step}, the folder's name says another")
+    return manifest
+
+
+def _bad(path: Path, problem: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(f"{path / MANIFEST_NAME}: {problem}")
+
+
+def _read_small_file(file: Path) -> bytes:
+    """Bytes of a regular file; neither follows a link nor waits for a pipe."""
+    try:
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptCheckpoint(f"{file}: not a regular file")
+        if status.st_size > _LONGEST_MANIFEST_BYTES:
+            raise CorruptCheckpoint(f"{file}: too long ({status.st_size} bytes)")
+        return file.read_bytes()
+    except FileNotFoundError as problem:
+        raise CorruptCheckpoint(f"{file}: missing") from problem
+    except OSError as problem:
+        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
+
+
+def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
+    hints = get_type_hints(CheckpointManifest)
+    known = {}
+    for name in (item.name for item in fields(CheckpointManifest)):
+        if name not in values:
+            raise _bad(path, f"{name}: missing")
+        if name != "files" and not _fits(values[name], hints[name]):
+            raise _bad(path, f"{name}: {type(values[name]).__name__} is the wrong type")
+        known[name] = values[name]
+    return CheckpointManifest(**known | {"files": _decode_files(path, values["files"])})
+
+
+def _decode_files(path: Path, values: object) -> dict[str, FileEntry]:
+    if not isinstance(values, dict):
+        raise _bad(path, f"files: {type(values).__name__} is the wrong type")
+    files = {}
+    for name, entry in values.items():
+        if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, MANIFEST_HASH_NAME):
+            raise _bad(path, f"files: {name!r} is not a plain name of a data file")
+        match entry:
+            case {"num_bytes": int(num_bytes), "sha256": str(sha256)} if _SHA256.fullmatch(sha256):
+                files[name] = FileEntry(num_bytes, sha256)
+            case _:
+                raise _bad(path, f"files: {name}: not a size and a SHA-256")
+    return files
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is what a field's annotation says."""
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) is dict:
+        of = get_args(hint)[1]
+        return isinstance(value, dict) and (of is Any or all(_fits(v, of) for v in value.values()))
+    if hint is NoneType:
+        return value is None
+    kinds = (int, float) if hint is float else hint
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -1,0 +1,72 @@
+"""Fill tensors from a checkpoint, at any world size, by the stock reader."""
+
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from sftctl.checkpoint.headers import StoredTensor, stored_tensors
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.save import tied_names
+from sftctl.checkpoint.storage import DTYPE_NAMES
+from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint
+from sftctl.world import World
+
+
+def load_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], world: World, prefix: str = ""
+) -> None:
+    """Fill `tensors` in place; called by all ranks with the same names.
+
+    The names must be those of the checkpoint that begin with `prefix` ("model." leaves out the
+    optimizer), shapes and types too: else IncompatibleCheckpoint, with nothing changed. The bytes
+    are not verified here: see `newest_good`.
+    """
+    manifest = read_manifest(path)
+    stored = stored_tensors(path, manifest.files)
+    aliases = manifest.aliases
+    stored |= {name: stored[source] for name, source in aliases.items() if source in stored}
+    _require_fit(path, tensors, {k: v for k, v in stored.items() if k.startswith(prefix)})
+    for name, source in tied_names(tensors).items():
+        if aliases.get(name, name) != aliases.get(source, source):
+            raise IncompatibleCheckpoint(f"{path}: {name} and {source} are tied here, not there")
+    # A tied tensor is read into the one it is stored as, or itself where that is not asked for.
+    targets = {aliases[name]: tensor for name, tensor in tensors.items() if name in aliases}
+    targets |= {name: tensor for name, tensor in tensors.items() if name not in aliases}
+    try:
+        load(
+            targets,
+            storage_reader=HuggingFaceStorageReader(str(path)),
+            planner=DefaultLoadPlanner(flatten_state_dict=False),
+            process_group=world.save_group,
+            no_dist=world.world_size == 1,
+        )
+    except CheckpointException as error:
+        first, _ = error.failures[min(error.failures)]
+        raise CorruptCheckpoint(f"{path}: can't be read: {first}") from error
+    for name in tensors.keys() & aliases.keys():
+        tensors[name].detach().copy_(targets[aliases[name]].detach())
+
+
+def _require_fit(
+    path: Path, tensors: dict[str, torch.Tensor], stored: dict[str, StoredTensor]
+) -> None:
+    problems = [f"{name} is not in it" for name in tensors if name not in stored]
+    problems += [f"{name} is in it, but not here" for name in stored if name not in tensors]
+    for name in tensors.keys() & stored.keys():
+        here = DTYPE_NAMES.get(tensors[name].dtype), tuple(tensors[name].shape)
+        there = stored[name].dtype, stored[name].shape
+        if here != there:
+            problems.append(f"{name} is {_described(*there)} in it, {_described(*here)} here")
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise IncompatibleCheckpoint(
+            f"{path}: does not fit this model: {'; '.join(sorted(problems)[:3])}{more}"
+        )
+
+
+def _described(dtype: str | None, shape: tuple[int, ...]) -> str:
+    return f"{dtype}{list(shape)}"

@@ -1,0 +1,167 @@
+"""Write a checkpoint so that it is whole or absent, whoever dies, and when.
+
+DCP plans who writes which tensor; the commit is ours. Each act ends with a vote of all ranks, so
+that all of them go on or all of them raise the same error.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from sftctl.checkpoint.directory import problems_of
+from sftctl.checkpoint.layout import (
+    MANIFEST_HASH_NAME,
+    MANIFEST_NAME,
+    CheckpointManifest,
+    checkpoint_name,
+    manifest_bytes,
+    manifest_hash_line,
+)
+from sftctl.checkpoint.storage import ShardWriter
+from sftctl.disk import (
+    DISK,
+    Disk,
+    FileEntry,
+    commit_folder,
+    hash_file,
+    temporary_sibling,
+    write_file,
+)
+from sftctl.errors import CheckpointError, SftctlError
+from sftctl.world import World
+
+T = TypeVar("T")
+
+# One rank is no mistake here.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
+
+
+def save_checkpoint(
+    root: Path,
+    tensors: dict[str, torch.Tensor],
+    manifest: CheckpointManifest,
+    world: World,
+    disk: Disk = DISK,
+) -> Path:
+    """Store `tensors` and `manifest` as root/step-N; when this returns, no power cut can undo it.
+
+    Called by all ranks, with the same names in the same order; `files` and `aliases` of the
+    manifest are filled in here. The tensors must not change meanwhile. Raises the same
+    CheckpointError on all ranks, with nothing left of the attempt and older checkpoints untouched.
+    """
+    target = root / checkpoint_name(manifest.step)
+    # Rank 0's word on ties: another rank may hold an empty part, whose memory tells nothing.
+    folder, aliases = world.broadcast((temporary_sibling(target), tied_names(tensors)))
+    commit = _Commit(folder, target, world, disk)
+    stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
+    try:
+        commit.vote(commit.begin)
+        written = commit.vote(lambda: commit.write_shards(stored))
+        files = {name: entry for entries in written for name, entry in sorted(entries.items())}
+        full = replace(manifest, files=files, aliases=aliases)
+        commit.vote(lambda: commit.seal(full, written[world.rank]))
+        commit.vote(commit.publish)
+    except CheckpointError:
+        if world.is_main:
+            with contextlib.suppress(OSError):
+                disk.remove_tree(folder)
+        raise
+    return target
+
+
+def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Names whose tensor is the very memory of an earlier one -> the earlier name."""
+    first: dict[object, str] = {}
+    aliases = {}
+    for name, tensor in tensors.items():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.numel():
+            memory = (local.data_ptr(), local.dtype, local.shape, local.stride(), local.device)
+            if (source := first.setdefault(memory, name)) != name:
+                aliases[name] = source
+    return aliases
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """One attempt, on one rank: the acts of a commit, in the order of their methods."""
+
+    folder: Path  # temporary, beside the target
+    target: Path
+    world: World
+    disk: Disk
+
+    def vote(self, act: Callable[[], T]) -> list[T]:
+        """The value of `act` on every rank, or on every rank the same error if it failed on one."""
+        value, problem, cause = None, None, None
+        try:
+            value = act()
+        except (Exception, CheckpointException) as error:  # whatever it was, the others wait
+            problem, cause = _reason(error), error
+        votes = self.world.gather((value, problem))
+        problems = [problem for _, problem in votes if problem is not None]
+        if problems:
+            name, root = f"checkpoint step {int(self.target.name[5:])}", self.target.parent
+            raise CheckpointError(
+                f"can't write {name} in {root}: {problems[0]}",
+                hint="the checkpoints before it are untouched",
+            ) from cause
+        return [value for value, _ in votes]
+
+    def begin(self) -> None:
+        if self.world.is_main:
+            self.refuse_existing()
+            self.disk.make_folder(self.folder)
+
+    def refuse_existing(self) -> None:
+        if self.target.exists() or self.target.is_symlink():
+            raise CheckpointError(f"{self.target.name} is there already")
+
+    def write_shards(self, tensors: dict[str, torch.Tensor]) -> dict[str, FileEntry]:
+        """Every rank its share, synced and hashed; gives the files of this rank."""
+        writer = ShardWriter(self.folder, self.disk)
+        save(
+            tensors,
+            storage_writer=writer,
+            planner=DefaultSavePlanner(flatten_state_dict=False),
+            process_group=self.world.save_group,
+            no_dist=self.world.world_size == 1,
+        )
+        return writer.entries
+
+    def seal(self, manifest: CheckpointManifest, own: dict[str, FileEntry]) -> None:
+        """The manifest comes last; then every rank reads its own files back."""
+        if self.world.is_main:
+            data = manifest_bytes(manifest)
+            write_file(self.folder / MANIFEST_NAME, [data], self.disk)
+            write_file(self.folder / MANIFEST_HASH_NAME, [manifest_hash_line(data)], self.disk)
+            if problems := problems_of(self.folder, verify=False):
+                raise CheckpointError(f"read back: {'; '.join(problems)}")
+        for name, entry in own.items():
+            if hash_file(self.folder / name) != entry:
+                raise CheckpointError(f"read back: {name}: not what was written")
+
+    def publish(self) -> None:
+        if self.world.is_main:
+            self.refuse_existing()
+            commit_folder(self.folder, self.target, self.disk)
+
+
+def _reason(error: BaseException) -> str:
+    """One line for people, the same on all ranks."""
+    if isinstance(error, CheckpointException):  # DCP's own vote: rank -> (error, traceback)
+        return _reason(error.failures[min(error.failures)][0])
+    if isinstance(error, SftctlError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"

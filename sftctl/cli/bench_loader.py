@@ -1,0 +1,75 @@
+"""sftctl bench-loader."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sftctl.cli.options import Json, given, option
+from sftctl.errors import ConfigError, DataError
+
+Switch = Literal["auto", "on", "off", "both"]
+
+
+def bench_loader(
+    data: Annotated[str | None, option("data.path", "--data")] = None,
+    workers: Annotated[
+        str, typer.Option(help="Numbers of loader processes; one alone is compared with 0.")
+    ] = "0,1,2,4",
+    pin_memory: Annotated[
+        Switch, typer.Option(help="Page-locked batches; auto: on with CUDA.")
+    ] = "auto",
+    prefetch_factor: Annotated[
+        str, typer.Option(help="Numbers of steps that each loader process holds ready.")
+    ] = "2",
+    persistent_workers: Annotated[
+        Switch, typer.Option(help="Keep the loader processes between epochs; auto: on.")
+    ] = "auto",
+    batch_size: Annotated[int | None, option("train.batch_size", "--batch-size")] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time for each setting, over all its rounds.")
+    ] = 3.0,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(help="Write the recommended setting as a configuration for `sftctl train`."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure the loader that training uses, and say which of its settings to take."""
+    counts = _numbers("--workers", workers, at_least=0)
+    prefetch = _numbers("--prefetch-factor", prefetch_factor, at_least=1)
+
+    from sftctl.bench import advice
+    from sftctl.bench import loader as bench
+    from sftctl.cli import render
+    from sftctl.cli.render_loader import loader_report
+    from sftctl.config.load import load_config
+
+    config = load_config(None, given(data__path=data, train__batch_size=batch_size))
+    if write_config is not None:
+        advice.check_new_file(write_config)
+    settings = bench.BenchSettings(
+        workers=counts,
+        pin_memory=pin_memory,
+        prefetch=prefetch,
+        persistent=persistent_workers,
+        seconds=seconds,
+    )
+    report = bench.bench_loader(config, settings)
+    render.emit(report.to_json(), loader_report(report), as_json=json)
+    if report.recommended is None:
+        raise DataError(f"{report.store}: {report.why}")
+    if write_config is not None:
+        path = None if data is None else str(Path(data).absolute())
+        advice.write_new_file(write_config, advice.config_lines(report.recommended, path))
+
+
+def _numbers(name: str, text: str, at_least: int) -> list[int]:
+    """ "0,2,4" -> [0, 2, 4]."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) >= at_least for word in words):
+        raise ConfigError(
+            f"{name} {text}: expected whole numbers, each at least {at_least}",
+            hint=f"separate them with commas: {name} 1,2,4",
+        )
+    return [int(word) for word in words]

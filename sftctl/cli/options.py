@@ -1,0 +1,23 @@
+"""Options that commands share, and options whose help is the docstring of a configuration key."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sftctl.config.schema import documentation
+
+
+def option(key: str, *names: str) -> Any:
+    """A flag for a configuration key, shown in the panel of its section."""
+    return typer.Option(*names, help=documentation()[key], rich_help_panel=key.split(".")[0])
+
+
+def given(**values: object) -> dict[str, object]:
+    """`data__path=x` -> {"data.path": x}, without the flags that were left out."""
+    return {k.replace("__", "."): v for k, v in values.items() if v is not None}
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+RanksHere = Annotated[
+    int, typer.Option("--nproc-per-node", min=1, help="Processes (ranks) on this machine.")
+]

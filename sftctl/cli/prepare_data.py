@@ -1,0 +1,59 @@
+"""sftctl prepare-data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sftctl.cli.options import Json, option
+
+
+def prepare_data(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Files of conversations; none: the bundled sample.", metavar="[INPUT]..."
+        ),
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option(help="The store's directory; must not exist.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Directory, hub name or .gguf file. Default: the bundled one."),
+    ] = None,
+    format_: Annotated[str | None, option("data.format", "--format")] = None,
+    chat_template: Annotated[str | None, option("data.chat_template", "--chat-template")] = None,
+    max_seq_len: Annotated[int | None, option("data.max_seq_len", "--max-seq-len")] = None,
+    overflow: Annotated[str | None, option("data.overflow", "--overflow")] = None,
+    train_on: Annotated[str | None, option("data.train_on", "--train-on")] = None,
+    val_fraction: Annotated[float | None, option("data.val_fraction", "--val-fraction")] = None,
+    val_input: Annotated[
+        list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A row that max_seq_len cuts or drops is an error.")
+    ] = False,
+    show: Annotated[
+        int, typer.Option(min=0, help="Print so many conversations, trained tokens marked.")
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """Turn conversations into a token store with exact loss masks."""
+    from sftctl.cli import render
+    from sftctl.cli.options import given
+    from sftctl.config.load import load_config
+    from sftctl.train.inputs import prepare_files, shown_examples
+
+    config = load_config(
+        None,
+        given(
+            data__format=format_, data__chat_template=chat_template, data__overflow=overflow,
+            data__max_seq_len=max_seq_len, data__train_on=train_on,
+            data__val_fraction=val_fraction, model__tokenizer=tokenizer,
+        ),
+    )  # fmt: skip
+    progress = render.preparation_progress()
+    manifest = prepare_files(inputs or [], val_input or [], output, config, strict, progress)
+    render.emit(manifest, render.store_manifest(manifest, output), as_json=json)
+    if show and not json:
+        render.show(render.show_examples(shown_examples(output, show)))

@@ -1,0 +1,191 @@
+"""Values into text and tables; pure but for `emit` and `show`, which print."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftctl import jsonio
+from sftctl.metrics import RunSummary
+
+if TYPE_CHECKING:
+    from sftctl.checkpoint.inspect import CheckpointReport
+    from sftctl.data.manifest import StoreManifest
+    from sftctl.train.preflight import RunPlan
+
+
+def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
+    """One JSON document, or the text for people, on stdout."""
+    if as_json:
+        sys.stdout.buffer.write(jsonio.dump_pretty(value))
+        sys.stdout.flush()
+    else:
+        show(renderable)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print for people, on stdout; in a pipe no line is wrapped."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console.print(renderable)
+
+
+def run_summary(summary: RunSummary) -> RenderableType:
+    """How a run ended, and what to type next."""
+    where = summary.run_dir
+    lines = {
+        "finished": f"finished: step {summary.step} of {summary.total_steps}",
+        "stopped": f"stopped and saved: step {summary.step} of {summary.total_steps}",
+        "nothing_to_do": f"finished already: step {summary.step} of {summary.total_steps}",
+    }
+    text = [lines[summary.status]]
+    if summary.validation_loss is not None and summary.first_validation_loss is not None:
+        first, last = summary.first_validation_loss, summary.validation_loss
+        text.append(f"validation loss {first:.4f} -> {last:.4f} (x {last / first:.2f})")
+    if summary.wall_time_s > 0:
+        rate = summary.num_tokens / summary.wall_time_s
+        text.append(
+            f"{summary.num_tokens} tokens in {summary.wall_time_s:.1f} s ({rate:.0f} a second)"
+        )
+    if summary.status == "stopped":
+        text.append(f"go on:    sftctl resume {where}")
+    else:
+        text.append(f"try it:   sftctl chat {where}")
+        text.append(f"take it:  sftctl export {where} --output DIR")
+    text.append(f"look in:  sftctl inspect-ckpt {where}")
+    return Text("\n".join(text))
+
+
+def run_plan(plan: "RunPlan") -> RenderableType:
+    """The size of a run that was not started."""
+    table = _facts()
+    config = plan.config
+    table.add_row("model", f"{config['model']['name']}, {plan.num_parameters:,} parameters")
+    table.add_row(
+        "data",
+        f"{plan.num_examples:,} examples, {plan.num_tokens:,} tokens, {plan.num_target_tokens:,} "
+        f"of them targets; {plan.num_validation_examples:,} examples for validation",
+    )
+    train = config["train"]
+    table.add_row(
+        "steps",
+        f"{plan.steps_per_epoch} an epoch of {train['batch_size']} x "
+        f"{train['accumulation_steps']} examples, {plan.total_steps} in all",
+    )
+    table.add_row(
+        "learning rate", f"{plan.first_learning_rate:.3g} down to {plan.last_learning_rate:.3g}"
+    )
+    table.add_row("a checkpoint", f"about {_megabytes(plan.checkpoint_bytes)}")
+    return table
+
+
+def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
+    """What became of every row."""
+    table = _facts()
+    table.add_row("store", str(path))
+    table.add_row("rows read", f"{manifest.rows_read:,}")
+    table.add_row("rows kept", f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated)")
+    for reason, count in manifest.rows_dropped.items():
+        table.add_row(f"dropped: {reason}", f"{count:,}")
+    for name, split in manifest.splits.items():
+        table.add_row(
+            name,
+            f"{split.num_examples:,} examples, {split.num_tokens:,} tokens, "
+            f"{split.num_target_tokens:,} of them targets",
+        )
+    q = manifest.length_quantiles
+    table.add_row("lengths", f"median {q['p50']}, 90% {q['p90']}, longest {q['max']}")
+    table.add_row("tokenizer", f"{manifest.tokenizer} (engine {manifest.engine})")
+    return table
+
+
+def checkpoint_report(report: "CheckpointReport") -> RenderableType:
+    """A checkpoint, its verdict, and the others of its run."""
+    facts = _facts()
+    data = report.to_json()
+    facts.add_row("checkpoint", str(report.path))
+    if report.manifest is not None:
+        m = report.manifest
+        facts.add_row("step", f"{m.step} of {m.total_steps}")
+        share = m.step_in_epoch / max(1, m.steps_per_epoch)
+        facts.add_row(
+            "epoch", f"{m.epoch}, step {m.step_in_epoch} of {m.steps_per_epoch} ({share:.0%})"
+        )
+        facts.add_row("seen", f"{m.examples_seen:,} examples, {m.tokens_seen:,} tokens")
+        facts.add_row("learning rate", f"{m.learning_rate:.4g}")
+        facts.add_row("global batch", f"{m.global_batch_size} examples, on {m.world_size} ranks")
+        scale = f", scaler at {m.scaler['scale']:g}" if m.scaler else ""
+        facts.add_row("dtype", f"{m.dtype}{scale}")
+        if m.validation:
+            text = ", ".join(f"{name} {loss:.4f}" for name, loss in m.validation.items())
+            facts.add_row("validation loss", text)
+        facts.add_row("data", m.data_fingerprint[:16])
+        facts.add_row("versions", ", ".join(f"{k} {v}" for k, v in m.versions.items()))
+    facts.add_row("parameters", f"{data['num_parameters']:,}")
+    facts.add_row("size", _megabytes(report.num_bytes))
+    verified = {None: "not asked (--verify)", True: "yes", False: "no"}[report.verified]
+    facts.add_row("complete", "yes" if report.complete else "no")
+    facts.add_row("verified", verified)
+    facts.add_row("resumable", "yes" if report.resumable else "no")
+    for problem in report.problems:
+        facts.add_row("problem", Text(problem, style="red"))
+    return Group(facts, _siblings(report.checkpoints)) if report.checkpoints else facts
+
+
+def _siblings(reports: "list[CheckpointReport]") -> Table:
+    table = Table(title="checkpoints of the run", title_justify="left")
+    for column in ("name", "step", "epoch", "examples", "learning rate", "size", "whole"):
+        table.add_column(column)
+    for report in reports:
+        row = report.summary()
+        rate = row["learning_rate"]
+        table.add_row(
+            row["name"],
+            _or_dash(row["step"]),
+            _or_dash(row["epoch"]),
+            _or_dash(row["examples_seen"]),
+            "-" if rate is None else f"{rate:.4g}",
+            _megabytes(row["num_bytes"]),
+            "yes" if row["complete"] else "no",
+        )
+    return table
+
+
+def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
+    """Conversations with the trained tokens in green between guillemets, the rest dim."""
+    text = Text()
+    for number, runs in enumerate(examples):
+        text.append(f"--- example {number}\n", style="bold")
+        for part, is_trained in runs:
+            text.append(f"«{part}»" if is_trained else part, "green" if is_trained else "dim")
+        text.append("\n")
+    return text
+
+
+def preparation_progress() -> Callable[[int, int], None]:
+    """Rows so far, rewritten in place on a terminal; nothing in a pipe."""
+    on_terminal = sys.stderr.isatty()
+
+    def on_progress(rows: int, tokens: int) -> None:
+        if on_terminal:
+            print(f"\r{rows:,} rows, {tokens:,} tokens", end="", file=sys.stderr, flush=True)
+
+    return on_progress
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _or_dash(value: Any) -> str:
+    return "-" if value is None else f"{value:,}"

@@ -1,0 +1,223 @@
+"""StepLoader: one item per optimizer step, cut and dealt for this rank.
+
+Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sftctl.data.plan import SkipBatchSampler, cut_step, deal, plan_epoch
+
+PAD_ID = 0  # never a target and never attended to by a real token: any id does
+
+
+class Examples(Protocol):
+    """What the loader needs of a store: `TokenStore` has it."""
+
+    lengths: npt.NDArray[np.integer]
+    target_lengths: npt.NDArray[np.integer]
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows of near-equal length, right-padded, so causal attention needs no mask."""
+
+    input_ids: torch.Tensor  # (B, T) int64
+    target_positions: torch.Tensor  # (N,) int64, into the flattened (B*T): where a target is next
+    target_ids: torch.Tensor  # (N,) int64
+    examples: tuple[int, ...]  # store indices of the rows; none for a row that only keeps step
+    number: int  # within the step's cut: with seed and step it names the randomness
+    num_tokens: int  # without padding
+
+    @property
+    def num_padding_tokens(self) -> int:
+        return self.input_ids.numel() - self.num_tokens
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """A copy on the device; asynchronous from pinned memory."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MicroBatch":
+        """A copy in page-locked memory (DataLoader calls this)."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def _mapped(self, function: Any) -> "MicroBatch":
+        return replace(
+            self,
+            input_ids=function(self.input_ids),
+            target_positions=function(self.target_positions),
+            target_ids=function(self.target_ids),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One rank's part of one step."""
+
+    epoch: int
+    step_in_epoch: int  # 0-based
+    num_examples: int  # of the whole step, all ranks
+    num_target_tokens: int  # of the whole step, all ranks
+    micro_batches: tuple[MicroBatch, ...]
+
+    def pin_memory(self) -> "StepBatch":
+        """Page-locked micro-batches (DataLoader calls this)."""
+        return replace(self, micro_batches=tuple(mb.pin_memory() for mb in self.micro_batches))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepShape:
+    """How steps are made, cut and dealt; with the lengths it decides every batch of a run."""
+
+    seed: int
+    global_batch_size: int
+    micro_batch_tokens: int
+    cut_for_ranks: int  # the world size at the start of the run; kept on resume
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderSettings:
+    """The knobs that change speed and nothing else: those of torch's DataLoader."""
+
+    num_workers: int = 0
+    pin_memory: bool = False
+    prefetch_factor: int = 2
+    persistent_workers: bool = True
+
+
+def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
+    """Rows from the store into one micro-batch: the only place that shifts labels.
+
+    The hidden state at position t predicts token t+1, so a target at token t+1 is looked for at t.
+    """
+    rows = [store[index] for index in examples]
+    width = max(len(row.input_ids) for row in rows)
+    input_ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)  # (B, T)
+    targets = np.zeros((len(rows), width), dtype=np.bool_)  # True: a target comes next
+    for i, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[i, :length] = row.input_ids
+        targets[i, : length - 1] = row.loss_mask[1:]
+    positions = np.flatnonzero(targets)  # (N,); never the last column, so +1 stays in the row
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids),
+        target_positions=torch.from_numpy(positions),
+        target_ids=torch.from_numpy(input_ids.reshape(-1)[positions + 1]),
+        examples=examples,
+        number=number,
+        num_tokens=sum(len(row.input_ids) for row in rows),
+    )
+
+
+def _keeping_step(number: int) -> MicroBatch:
+    """One row without a target, for a rank without a piece: the others wait for its gradients."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return MicroBatch(torch.full((1, 2), PAD_ID), nothing, nothing, (), number, 0)
+
+
+class StepDataset(Dataset[StepBatch]):
+    """Makes a rank's StepBatch from a step's examples: what a loader process runs."""
+
+    def __init__(self, store: Examples, shape: StepShape) -> None:
+        self.store = store
+        self.shape = shape
+
+    def __getitem__(self, item: tuple[int, int, list[int]]) -> StepBatch:
+        epoch, step, examples = item
+        pieces = cut_step(
+            self.store.lengths[examples], self.shape.micro_batch_tokens, self.shape.cut_for_ranks
+        )
+        mine = deal([piece.cost for piece in pieces], self.shape.world_size)[self.shape.rank]
+        micro_batches = [
+            collate(self.store, tuple(examples[place] for place in pieces[i].places), i)
+            for i in mine
+        ]
+        return StepBatch(
+            epoch=epoch,
+            step_in_epoch=step,
+            num_examples=len(examples),
+            num_target_tokens=int(self.store.target_lengths[examples].sum()),
+            micro_batches=tuple(micro_batches) or (_keeping_step(len(pieces)),),
+        )
+
+
+class EpochSampler(Sampler[tuple[int, int, list[int]]]):
+    """(epoch, step, examples) of the steps still to train of the epoch that was set."""
+
+    def __init__(self, lengths: npt.NDArray[np.integer], shape: StepShape) -> None:
+        self._lengths = lengths
+        self._shape = shape
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the order of `epoch`, from `start_step` on."""
+        self._epoch = epoch
+        plan = plan_epoch(self._lengths, self._shape.seed, epoch, self._shape.global_batch_size)
+        self._steps = SkipBatchSampler(plan, start_step)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+        for step, examples in enumerate(self._steps, start=self._steps.start_step):
+            yield self._epoch, step, examples
+
+
+class StepLoader:
+    """The steps of an epoch for this rank, by torch's DataLoader."""
+
+    def __init__(self, store: Examples, shape: StepShape, settings: LoaderSettings) -> None:
+        self._sampler = EpochSampler(store.lengths, shape)
+        workers = settings.num_workers
+        self._loader = DataLoader(
+            StepDataset(store, shape),
+            batch_size=None,  # an item is a whole step already
+            sampler=self._sampler,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            pin_memory=settings.pin_memory,
+            prefetch_factor=settings.prefetch_factor if workers else None,
+            persistent_workers=settings.persistent_workers and workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=torch.Generator(),  # else every iteration draws from the global stream
+        )
+
+    def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
+        """The StepBatches of `epoch` from `start_step` on."""
+        self._sampler.set_epoch(epoch, start_step)
+        yield from self._loader
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _leave_signals_to_the_trainer(worker_id: int) -> None:
+    """Ctrl-C reaches the whole process group; a loader process ends when the trainer says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def evaluation_batches(
+    store: Examples, micro_batch_tokens: int, rank: int, world_size: int
+) -> Iterator[MicroBatch]:
+    """All examples once, over all ranks, in micro-batches of near-equal length."""
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")
+    for start in range(0, len(order), 256):
+        block = order[start : start + 256]
+        pieces = cut_step(store.lengths[block], micro_batch_tokens, world_size)
+        for i in deal([piece.cost for piece in pieces], world_size)[rank]:
+            yield collate(store, tuple(int(block[place]) for place in pieces[i].places), i)

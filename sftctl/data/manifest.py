@@ -1,0 +1,80 @@
+"""manifest.json of a token store: how it was made and what it holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftctl import jsonio
+from sftctl.errors import DataError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation")
+
+PREPARE_ANEW = "prepare the data anew"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """An input file, as it was when the store was made."""
+
+    file: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """What one split holds."""
+
+    num_examples: int
+    num_tokens: int
+    num_target_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreManifest:
+    """manifest.json: how a store was made and what it holds.
+
+    `rows_*` count rows of all inputs; `num_examples`, `num_tokens`, `num_target_tokens` and the
+    quantiles speak of what training sees, the train split; `splits` has both.
+    """
+
+    format_version: int
+    fingerprint: str
+    tokenizer: str
+    tokenizer_hash: str
+    template_hash: str
+    engine: str
+    max_seq_len: int
+    overflow: str
+    train_on: str
+    sources: list[SourceEntry]
+    rows_read: int
+    rows_kept: int
+    rows_dropped: dict[str, int]
+    rows_truncated: int
+    num_examples: int
+    num_validation_examples: int
+    num_tokens: int
+    num_target_tokens: int
+    length_quantiles: dict[str, int]
+    splits: dict[str, SplitCounts]
+
+    @classmethod
+    def read(cls, store: Path) -> "StoreManifest":
+        """The manifest of a store's folder; DataError where it is none."""
+        path = store / "manifest.json"
+        if not path.is_file():
+            raise DataError(f"{store}: not a token store", "make one with `sftctl prepare-data`")
+        values = jsonio.read_object(path, DataError)
+        version = values.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format version {version} is newer than this sftctl's {FORMAT_VERSION}",
+                "upgrade sftctl, or prepare the data anew",
+            )
+        try:
+            values["sources"] = [SourceEntry(**entry) for entry in values["sources"]]
+            values["splits"] = {name: SplitCounts(**values["splits"][name]) for name in SPLITS}
+            return cls(**values)
+        except (TypeError, KeyError) as problem:
+            raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_ANEW) from problem

@@ -1,0 +1,158 @@
+"""TokenStore: examples on disk, memory-mapped. The layout is in docs/data.md."""
+
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.data.chat import TokenizedExample
+from sftctl.data.manifest import PREPARE_ANEW, SPLITS, SplitCounts
+from sftctl.data.manifest import StoreManifest as StoreManifest
+from sftctl.errors import DataError
+
+_SHARD_TOKENS = 1 << 24
+_QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+class TokenStoreWriter:
+    """Writes one split's folder; memory holds one shard at most."""
+
+    def __init__(self, folder: Path, shard_tokens: int = _SHARD_TOKENS) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._shard_tokens = shard_tokens
+        self._shard: list[TokenizedExample] = []
+        self._num_shard_tokens = 0
+        self._num_shards = 0
+        self._num_tokens = 0
+        self._lengths = array("i")
+        self._target_lengths = array("i")
+
+    def append(self, example: TokenizedExample) -> None:
+        """Add an example; it is never cut by the end of a shard."""
+        if self._num_shard_tokens + example.num_tokens > self._shard_tokens:
+            self._write_shard()
+        self._shard.append(example)
+        self._num_shard_tokens += example.num_tokens
+        self._num_tokens += example.num_tokens
+        self._lengths.append(example.num_tokens)
+        self._target_lengths.append(example.num_target_tokens)
+
+    def close(self) -> SplitCounts:
+        """Write what is left; gives what the split holds."""
+        self._write_shard()
+        lengths, targets = self.lengths, np.array(self._target_lengths, dtype=np.int32)  # (N,)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # (N+1,)
+        np.save(self._folder / "offsets.npy", offsets)
+        np.save(self._folder / "lengths.npy", lengths)
+        np.save(self._folder / "target_lengths.npy", targets)
+        return SplitCounts(len(lengths), int(offsets[-1]), int(targets.sum(dtype=np.int64)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far."""
+        return self._num_tokens
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each example so far: (N,)."""
+        return np.array(self._lengths, dtype=np.int32)
+
+    def length_quantiles(self) -> dict[str, int]:
+        """How long the examples are, in tokens; there must be one."""
+        values = np.quantile(self.lengths, list(_QUANTILES.values()), method="lower")
+        return dict(zip(_QUANTILES, map(int, values), strict=True))
+
+    def _write_shard(self) -> None:
+        if not self._shard:
+            return
+        number = f"{self._num_shards:05d}.npy"
+        tokens = np.concatenate([example.input_ids for example in self._shard])
+        masks = np.concatenate([example.loss_mask for example in self._shard])
+        np.save(self._folder / f"tokens-{number}", tokens)
+        np.save(self._folder / f"loss_mask-{number}", masks)
+        self._num_shards += 1
+        self._num_shard_tokens = 0
+        self._shard.clear()
+
+
+class TokenStore:
+    """One split of a store. Pickled it is its path alone: a loader process maps it by itself."""
+
+    lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
+    target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
+
+    def __init__(self, path: Path, split: str, manifest: StoreManifest) -> None:
+        self.path = path
+        self.split = split
+        self.manifest = manifest
+        folder = path / split
+        self.lengths = _load(folder / "lengths.npy", np.int32)
+        self.target_lengths = _load(folder / "target_lengths.npy", np.int32)
+        self._offsets = _load(folder / "offsets.npy", np.int64)  # (N+1,)
+        shards = sorted(folder.glob("tokens-*.npy"))
+        self._tokens = [_load(shard, np.int32) for shard in shards]
+        masks = [folder / shard.name.replace("tokens", "loss_mask") for shard in shards]
+        self._masks = [_load(mask, np.bool_) for mask in masks]
+        sizes = np.array([len(shard) for shard in self._tokens], dtype=np.int64)
+        self._shard_ends = np.cumsum(sizes)  # in tokens of the split
+
+    @classmethod
+    def open(cls, path: Path | str, split: str = "train") -> "TokenStore":
+        """Map a split, its sizes checked against each other and the manifest; else DataError."""
+        if split not in SPLITS:
+            raise DataError(f"{path}: no split {split!r}", f"known splits: {', '.join(SPLITS)}")
+        store = cls(Path(path), split, StoreManifest.read(Path(path)))
+        store._check()
+        return store
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> TokenizedExample:
+        """Example `index`; its arrays are read-only views of the files."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        start = int(self._offsets[index])
+        shard = int(np.searchsorted(self._shard_ends, start, side="right"))
+        tokens, mask = self._tokens[shard], self._masks[shard]
+        start -= int(self._shard_ends[shard]) - len(tokens)
+        end = start + int(self.lengths[index])
+        return TokenizedExample(tokens[start:end], mask[start:end])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenStore, (self.path, self.split, self.manifest)
+
+    def _check(self) -> None:
+        """The arrays fit each other and the manifest (contents are not hashed)."""
+        counts = self.manifest.splits[self.split]
+        num_tokens = int(self._shard_ends[-1]) if self._tokens else 0
+        whole = {
+            "lengths.npy": len(self.lengths) == counts.num_examples,
+            "target_lengths.npy": len(self.target_lengths) == counts.num_examples
+            and int(self.target_lengths.sum(dtype=np.int64)) == counts.num_target_tokens,
+            "offsets.npy": len(self._offsets) == counts.num_examples + 1
+            and np.array_equal(np.diff(self._offsets), self.lengths),
+            "tokens-*.npy": num_tokens == counts.num_tokens == int(self._offsets[-1]),
+            "loss_mask-*.npy": [len(m) for m in self._masks] == [len(t) for t in self._tokens],
+        }
+        for name, fits in whole.items():
+            if not fits:
+                where = self.path / self.split / name
+                raise DataError(f"{where}: does not fit the manifest", PREPARE_ANEW)
+
+
+def _load(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    try:
+        values: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as problem:
+        raise DataError(f"{path}: missing from the store", PREPARE_ANEW) from problem
+    except (OSError, ValueError, EOFError) as problem:
+        raise DataError(f"{path}: damaged: {problem}", PREPARE_ANEW) from problem
+    if values.ndim != 1 or values.dtype != dtype:
+        raise DataError(
+            f"{path}: damaged: holds {values.dtype} of shape {values.shape}", PREPARE_ANEW
+        )
+    return values

@@ -1,0 +1,35 @@
+"""The only reader of environment variables; imports nothing heavy."""
+
+import os
+from pathlib import Path
+
+
+def rank() -> int:
+    """This process's rank under torchrun or our launcher, 0 outside."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The rank on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of ranks, 1 outside torchrun and our launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def debug() -> bool:
+    """SFTCTL_DEBUG=1: expected errors too are shown with their traceback."""
+    return os.environ.get("SFTCTL_DEBUG") == "1"
+
+
+def cache_folder() -> Path:
+    """Where stores prepared on the way are kept: XDG_CACHE_HOME/sftctl, or ~/.cache/sftctl."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sftctl"
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))

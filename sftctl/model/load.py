@@ -1,0 +1,88 @@
+"""Causal language models of `transformers`, and their plain Hugging Face directories."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sftctl.errors import ConfigError
+from sftctl.model.presets import PRESETS, preset_config
+from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
+from sftctl.model.tokenizer import HFTokenizer
+
+
+def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
+    """The model that training starts from, in float32: a preset's weights are drawn from `seed`."""
+    if name in PRESETS:
+        torch.manual_seed(seed)
+        hf = tokenizer.hf
+        config = preset_config(
+            name,
+            tokenizer.vocab_size,
+            bos_token_id=hf.bos_token_id,
+            eos_token_id=hf.eos_token_id,
+            pad_token_id=hf.pad_token_id,
+        )
+        return _from_config(config)
+    return load_pretrained(name)
+
+
+def load_pretrained(name: str) -> Any:
+    """The model of a directory, hub name or .gguf file, with its weights, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    source = ModelSource.of(name)
+    require_model_folder(name)
+    with from_hub_or_disk(f"model {name}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=torch.float32, **source.arguments
+        )
+
+
+def load_architecture(folder: Path) -> Any:
+    """The model that `folder/config.json` describes, its weights still to be filled in."""
+    from transformers import AutoConfig
+
+    with from_hub_or_disk(f"model {folder}"):
+        return _from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
+def save_architecture(model: Any, folder: Path) -> None:
+    """Write config.json and generation_config.json: all that resume needs besides tensors."""
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+
+
+def save_pretrained(model: Any, tokenizer: HFTokenizer, folder: Path) -> None:
+    """A plain Hugging Face directory: weights, configuration, tokenizer, template."""
+    model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # written as a private temporary file
+    tokenizer.save(folder)
+
+
+def check_fit(model: Any, tokenizer: HFTokenizer, max_seq_len: int) -> None:
+    """Refuse a tokenizer with more ids than the model has rows, and examples that are too long."""
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model has embeddings "
+            f"for {rows}",
+            hint="prepare the data with the model's own tokenizer",
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and max_seq_len > positions:
+        raise ConfigError(
+            f"data.max_seq_len: {max_seq_len} is beyond the model's {positions} positions"
+        )
+
+
+def _from_config(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,0 +1,28 @@
+"""Models made from a configuration, with random weights."""
+
+from typing import Any
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    # for tests: trains in milliseconds, learns little
+    "tiny": dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=16, intermediate_size=192),
+    # the default: learns the bundled sample by heart in minutes on two cores
+    "small": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
+                  num_key_value_heads=2, head_dim=64, intermediate_size=768),
+    # MiniMind-3: a Qwen3 configuration, 63.9M parameters with its vocabulary of 6400
+    "minimind-3": dict(hidden_size=768, num_hidden_layers=8, num_attention_heads=8,
+                       num_key_value_heads=4, head_dim=96, intermediate_size=2432,
+                       vocab_size=6400, max_position_embeddings=32768,
+                       rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+}  # fmt: skip
+
+PRESETS = tuple(_SHAPES)
+
+
+def preset_config(name: str, vocab_size: int, **token_ids: int | None) -> Any:
+    """The `transformers` configuration of a preset, its vocabulary at least `vocab_size`."""
+    from transformers import Qwen3Config
+
+    shape = {"max_position_embeddings": 4096, **_SHAPES[name]}
+    shape["vocab_size"] = max(shape.get("vocab_size", 0), vocab_size)
+    return Qwen3Config(tie_word_embeddings=True, attention_dropout=0.0, **shape, **token_ids)

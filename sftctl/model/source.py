@@ -1,0 +1,64 @@
+"""Where a pretrained model or tokenizer comes from: a directory, a .gguf file, or the hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftctl.errors import ConfigError
+from sftctl.model.presets import PRESETS
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What `from_pretrained` is given."""
+
+    location: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str) -> "ModelSource":
+        """Decide by what is on disk; a name that looks like a path must be there."""
+        path = Path(name)
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise ConfigError(f"{name}: no such file")
+            return cls(str(path.parent), {"gguf_file": path.name})
+        if path.is_dir():
+            return cls(name, {"local_files_only": True})  # never ask the hub about a directory
+        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise ConfigError(f"{name}: no such directory")
+        if "/" not in name:
+            raise ConfigError(
+                f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, .gguf file or "
+                "owner/name on the hub"
+            )
+        return cls(name, {})
+
+
+def quiet() -> None:
+    """No bars and no advice from transformers: what matters reaches the user as our own errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def require_model_folder(name: str) -> None:
+    """Refuse a directory that holds no model."""
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConfigError(f"{name}: no config.json in this directory, so it holds no model")
+
+
+@contextmanager
+def from_hub_or_disk(what: str) -> Iterator[None]:
+    """Turn what transformers raises for a bad or unreachable name into one ConfigError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else repr(problem)
+        raise ConfigError(
+            f"{what}: can't be loaded: {reason}",
+            hint="give a directory with config.json, a .gguf file, or a hub name and a network",
+        ) from problem

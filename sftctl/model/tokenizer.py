@@ -1,0 +1,99 @@
+"""HFTokenizer: a transformers fast tokenizer and its chat template, as the data layer needs it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from sftctl.errors import ConfigError, DataError
+from sftctl.jsonio import dump_canonical
+from sftctl.model.source import ModelSource, from_hub_or_disk, quiet
+
+# Texts in which tokenizers that share a vocabulary still differ.
+_PROBES = [
+    "Hello, world! 1234",
+    " two  spaces\n\n\ttab",
+    "你好，世界。",
+    "e\u0301 ﬁ 🤖",
+    "<|im_end|>",
+]
+
+
+class HFTokenizer:
+    """Render conversations with the chat template, and encode the text, nothing added."""
+
+    def __init__(self, hf: Any, name: str) -> None:
+        self.hf = hf
+        self.name = name
+        self.vocab_size = len(hf)
+        self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
+        self.content_hash = self._hash_content()
+        self.template_hash = hashlib.sha256((hf.chat_template or "").encode()).hexdigest()
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text the model sees; DataError where the template refuses the messages."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.hf.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except (TemplateError, TypeError) as problem:
+            raise DataError(f"the chat template refuses the conversation: {problem}") from problem
+        return text
+
+    def encode_batch(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """For each text its token ids and their (start, end) characters; no BOS is added."""
+        encodings = self.hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Token ids back to text."""
+        text: str = self.hf.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face files, template included."""
+        self.hf.save_pretrained(folder)
+
+    def _hash_content(self) -> str:
+        content = {
+            "vocabulary": self.hf.get_vocab(),
+            "special": [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)],
+            "probes": [ids for ids, _ in self.encode_batch(_PROBES)],
+        }
+        return hashlib.sha256(dump_canonical(content)).hexdigest()
+
+
+def _special_added(hf: Any) -> frozenset[int]:
+    """Added tokens marked special, whether or not the tokenizer's configuration names them."""
+    added = hf.added_tokens_decoder
+    return frozenset(index for index, token in added.items() if token.special)
+
+
+def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
+    """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
+    from transformers import AutoTokenizer
+
+    quiet()
+    source = ModelSource.of(name)
+    with from_hub_or_disk(f"tokenizer {name}"):
+        hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    if not getattr(hf, "is_fast", False):
+        raise ConfigError(f"tokenizer {name}: has no fast tokenizer (tokenizer.json)")
+    if chat_template is not None:
+        try:
+            hf.chat_template = chat_template.read_text(encoding="utf-8")
+        except OSError as problem:
+            raise ConfigError(f"{chat_template}: {problem.strerror}") from problem
+    if not hf.chat_template:
+        raise ConfigError(
+            f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"
+        )
+    return HFTokenizer(hf, name)

@@ -1,0 +1,154 @@
+"""Progress on stderr: a live panel on a terminal, plain lines anywhere else."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+from sftctl.metrics import StepMetrics
+from sftctl.tracking.lines import LineTracker, Pace, RunShape, clock, event_line
+from sftctl.tracking.tracker import Tracker
+
+_SECONDS_PER_FRAME = 0.25
+_BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = "_.-=+*#@"
+
+
+def make_console_tracker(
+    *, total_steps: int, steps_per_epoch: int, epochs: int, log_interval: int, first_step: int
+) -> Tracker:
+    """A live panel when stderr is a terminal that can move its cursor, else plain lines."""
+    shape = RunShape(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        log_interval=log_interval,
+        first_step=first_step,
+    )
+    console = Console(file=sys.stderr)
+    # rich takes a pipe for a terminal under FORCE_COLOR; a log file must stay free of codes.
+    if sys.stderr.isatty() and console.is_interactive:
+        return LiveTracker(shape, console)
+    return LineTracker(shape, sys.stderr)
+
+
+class LiveTracker:
+    """A panel that is redrawn when there is news, at most four times a second, by no thread."""
+
+    def __init__(self, shape: RunShape, console: Console) -> None:
+        self._shape, self._console = shape, console
+        self._pace, self._losses = Pace(), Curve()
+        self._metrics: StepMetrics | None = None
+        self._validation_losses: list[float] = []
+        self._saved = "none yet"
+        self._drawn_at = 0.0
+        # stdout belongs to the caller's results: what goes there is left alone.
+        self._live = Live(
+            get_renderable=self._panel, console=console, auto_refresh=False, redirect_stdout=False
+        )
+
+    def log(self, metrics: StepMetrics) -> None:
+        self._metrics = metrics
+        self._pace.add(metrics)
+        self._losses.add(metrics.loss)
+        if time.monotonic() - self._drawn_at >= _SECONDS_PER_FRAME:
+            self._draw()
+
+    def event(self, name: str, step: int, **fields: object) -> None:
+        line = event_line(name, step, fields)
+        if name == "evaluation":
+            self._validation_losses.append(float(str(fields["validation_loss"])))
+        if name == "saved":  # often, and the panel shows the last one
+            self._saved = line.removeprefix("saved ")
+        else:
+            self._live.start()
+            style = "yellow" if name in ("warning", "save_failed") else ""
+            self._console.print(Text(line, style=style))
+        self._draw()
+
+    def close(self) -> None:
+        self._live.stop()  # draws the last state, gives the cursor and stderr back
+
+    def _draw(self) -> None:
+        self._live.start()
+        self._live.refresh()
+        self._drawn_at = time.monotonic()
+
+    def _panel(self) -> Panel:
+        total_steps = self._shape.total_steps
+        step = self._metrics.step if self._metrics else self._shape.first_step
+        left = clock(self._pace.step_time_s * (total_steps - step)) if self._metrics else "-"
+        head = Table.grid(Column(no_wrap=True), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
+        bar = ProgressBar(total=max(1, total_steps), completed=step)
+        head.add_row(_pair("step", f"{step}/{total_steps}"), bar, _pair("eta", left))
+        body = Group(head, self._loss_row(), Columns(self._pairs(step), padding=(0, 3)))
+        return Panel(body, title="sftctl", title_align="left")
+
+    def _loss_row(self) -> Text:
+        loss = f"{self._metrics.loss:.4f}" if self._metrics else "-"
+        row = _pair("loss", loss)
+        bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
+        row.append("  " + sparkline(self._losses.points, bars), style="cyan")
+        row.no_wrap, row.overflow = True, "crop"
+        return row
+
+    def _pairs(self, step: int) -> list[Text]:
+        pairs = []
+        if self._validation_losses:
+            pairs.append(_pair("validation loss", _from_to(self._validation_losses)))
+        if self._metrics:
+            epoch = self._metrics.epoch
+            step_in_epoch = step - epoch * self._shape.steps_per_epoch
+            pairs += [
+                _pair("epoch", f"{epoch} of 0..{self._shape.epochs - 1}"),
+                _pair("step in epoch", f"{step_in_epoch}/{self._shape.steps_per_epoch}"),
+                _pair("lr", f"{self._metrics.learning_rate:.1e}"),
+                _pair("grad", f"{self._metrics.grad_norm:.3g}"),
+                _pair("tok/s", f"{self._pace.tokens_per_s:.0f}"),
+                _pair("wait", f"{self._pace.data_wait_ratio:.1%}"),
+            ]
+        return [*pairs, _pair("checkpoint", self._saved)]
+
+
+class Curve:
+    """A whole curve in at most `size` points: when full, neighbours become their mean."""
+
+    def __init__(self, size: int = 48) -> None:
+        self._size, self._values_per_point = size, 1
+        self._pending: list[float] = []
+        self.points: list[float] = []
+
+    def add(self, value: float) -> None:
+        self._pending.append(value)
+        if len(self._pending) < self._values_per_point:
+            return
+        self.points.append(sum(self._pending) / len(self._pending))
+        self._pending.clear()
+        if len(self.points) == self._size:
+            pairs = zip(self.points[::2], self.points[1::2], strict=True)
+            self.points = [(left + right) / 2 for left, right in pairs]
+            self._values_per_point *= 2
+
+
+def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
+    """A letter per value: the lowest gets the first of `bars`, the highest the last."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    scale = (len(bars) - 1) / (high - low) if high > low else 0.0
+    return "".join(bars[round((value - low) * scale)] for value in values)
+
+
+def _pair(label: str, value: str) -> Text:
+    return Text.assemble((label + " ", "dim"), (value, "bold"))
+
+
+def _from_to(values: Sequence[float]) -> str:
+    """The first and the last of them, once if there is only one."""
+    ends = values[:1] if len(values) == 1 else (values[0], values[-1])
+    return " -> ".join(f"{value:.4f}" for value in ends)

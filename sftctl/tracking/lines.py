@@ -1,0 +1,121 @@
+"""Progress as plain lines: for a pipe, a log file, a terminal that can't do more."""
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TextIO
+
+from sftctl.metrics import StepMetrics
+
+_RECENT_STEPS = 50
+_UNIT_NAMES = ("B", "kB", "MB", "GB")
+_EVENTS = {
+    "started": "started",
+    "resumed": "resumed at step {step}",
+    "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
+    "saved": "saved {name} ({size} in {seconds:.1f} s)",
+    "save_failed": "save failed at step {step}: {error}",
+    "stopped": "stopped by {signal} at step {step}",
+    "finished": "finished at step {step}",
+    "warning": "warning: {message}",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunShape:
+    """What a display must know of a run beforehand."""
+
+    total_steps: int
+    steps_per_epoch: int
+    epochs: int
+    log_interval: int
+    first_step: int  # updates done before this session
+
+
+class Pace:
+    """Speed over the last steps; all zeros before the first."""
+
+    def __init__(self) -> None:
+        self._recent: deque[StepMetrics] = deque(maxlen=_RECENT_STEPS)
+
+    def add(self, metrics: StepMetrics) -> None:
+        self._recent.append(metrics)
+
+    @property
+    def step_time_s(self) -> float:
+        """The mean."""
+        return sum(one.step_time_s for one in self._recent) / max(1, len(self._recent))
+
+    @property
+    def tokens_per_s(self) -> float:
+        return _ratio(sum(one.num_tokens for one in self._recent), self._total_s)
+
+    @property
+    def data_wait_ratio(self) -> float:
+        return _ratio(sum(one.data_wait_s for one in self._recent), self._total_s)
+
+    @property
+    def _total_s(self) -> float:
+        return self.step_time_s * len(self._recent)
+
+
+class LineTracker:
+    """Writes a line every `log_interval` steps, one at the last step, and one per event."""
+
+    def __init__(self, shape: RunShape, stream: TextIO) -> None:
+        self._shape, self._stream = shape, stream
+        self._pace = Pace()
+
+    def log(self, metrics: StepMetrics) -> None:
+        self._pace.add(metrics)
+        is_last = metrics.step == self._shape.total_steps
+        if is_last or metrics.step % self._shape.log_interval == 0:
+            self._write(step_line(metrics, self._pace, self._shape.total_steps))
+
+    def event(self, name: str, step: int, **fields: object) -> None:
+        self._write(event_line(name, step, fields))
+
+    def close(self) -> None:
+        """The stream is not ours."""
+
+    def _write(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
+    """`step   120/640  epoch 0  loss 3.4121  lr 9.1e-04  grad 0.83  5123 tok/s  …  eta 1:32`"""
+    return (
+        f"step {metrics.step:>5}/{total_steps}  epoch {metrics.epoch}  loss {metrics.loss:.4f}"
+        f"  lr {metrics.learning_rate:.1e}  grad {metrics.grad_norm:.3g}"
+        f"  {pace.tokens_per_s:.0f} tok/s  wait {pace.data_wait_ratio:.1%}"
+        f"  eta {clock(pace.step_time_s * (total_steps - metrics.step))}"
+    )
+
+
+def event_line(name: str, step: int, fields: dict[str, object]) -> str:
+    """An event in words: one line, nothing in it that a terminal would obey."""
+    words: dict[str, object] = {"step": step} | fields
+    if name == "saved":
+        words["name"] = PurePath(str(fields["path"])).name
+        words["size"] = size(int(str(fields["num_bytes"])))
+    line = _EVENTS.get(name, name + " at step {step}").format_map(words)
+    return "".join(letter if letter.isprintable() else " " for letter in line)
+
+
+def size(num_bytes: int) -> str:
+    """`12.3 MB`, in powers of 1000 as disks are sold."""
+    value, unit = float(num_bytes), 0
+    while value >= 1000 and unit + 1 < len(_UNIT_NAMES):
+        value, unit = value / 1000, unit + 1
+    return f"{value:.{1 if unit else 0}f} {_UNIT_NAMES[unit]}"
+
+
+def clock(seconds: float) -> str:
+    """`1:32`, or `2:05:00` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

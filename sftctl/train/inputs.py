@@ -1,0 +1,162 @@
+"""From a configuration to what a run reads: token store, tokenizer, model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
+from sftctl.data.prepare import PrepareSettings, prepare_store, store_fingerprint
+from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.store import StoreManifest, TokenStore
+from sftctl.environment import cache_folder
+from sftctl.errors import ConfigError, DataError
+from sftctl.model.presets import PRESETS
+from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.world import World
+
+PRESET_LEARNING_RATE = 1e-3
+PRETRAINED_LEARNING_RATE = 2e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What training reads."""
+
+    tokenizer: HFTokenizer
+    train: TokenStore
+    validation: TokenStore | None
+
+
+def resolve_config(config: RunConfig) -> RunConfig:
+    """Absolute paths, and numbers in place of what depends on the model."""
+    model, data, optim = config.model, config.data, config.optim
+    if optim.learning_rate == "auto":
+        preset = model.name in PRESETS
+        rate = PRESET_LEARNING_RATE if preset else PRETRAINED_LEARNING_RATE
+        optim = replace(optim, learning_rate=rate)
+    if model.name not in PRESETS:
+        model = replace(model, name=_absolute(model.name))
+    if model.tokenizer is not None:
+        model = replace(model, tokenizer=_absolute(model.tokenizer))
+    if data.path is not None:
+        data = replace(data, path=str(Path(data.path).absolute()))
+    if data.chat_template is not None:
+        data = replace(data, chat_template=str(Path(data.chat_template).absolute()))
+    return replace(config, model=model, data=data, optim=optim)
+
+
+def open_inputs(config: RunConfig, world: World) -> Inputs:
+    """Open the token store, preparing it first where a file of conversations was given.
+
+    Rank 0 prepares; its errors are everyone's. A store made with another tokenizer is refused.
+    """
+    path = world.on_main(lambda: _store_path(config))
+    store = TokenStore.open(path)
+    tokenizer = load_tokenizer(str(path / "tokenizer"))
+    longest = int(store.lengths.max())
+    if config.data.max_seq_len is not None and longest > config.data.max_seq_len:
+        raise ConfigError(
+            f"data.max_seq_len: {config.data.max_seq_len}, but {path} holds an example of "
+            f"{longest} tokens",
+            hint="prepare the data again with --max-seq-len, or leave it out here",
+        )
+    has_validation = store.manifest.num_validation_examples > 0
+    return Inputs(tokenizer, store, TokenStore.open(path, "validation") if has_validation else None)
+
+
+def _store_path(config: RunConfig) -> Path:
+    """The store that `data.path` is, or the one in the cache that was made from it."""
+    given = config.data.path
+    if given is not None and Path(given).is_dir():
+        _check_tokenizer(config, Path(given))
+        return Path(given)
+    train, validation = sample_files() if given is None else (Path(given), None)
+    name = config.model.tokenizer or _models_tokenizer(config.model.name)
+    template = config.data.chat_template
+    tokenizer = load_tokenizer(name, Path(template) if template is not None else None)
+    settings = prepare_settings(config.data)
+    validation_inputs = [validation] if validation is not None else []
+    key = store_fingerprint([train], tokenizer, settings, validation_inputs)
+    path = cache_folder() / "stores" / key[:32]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prepare_store([train], path, tokenizer, settings, validation_inputs)
+    return path
+
+
+def prepare_settings(data: DataConfig) -> PrepareSettings:
+    """The part of a run's configuration that decides what a store holds."""
+    return PrepareSettings(
+        format=data.format,
+        max_seq_len=data.max_seq_len or DEFAULT_MAX_SEQ_LEN,
+        overflow=data.overflow,
+        train_on=data.train_on,
+        val_fraction=data.val_fraction,
+    )
+
+
+def _check_tokenizer(config: RunConfig, path: Path) -> None:
+    """Refuse a store of another tokenizer than the model's own, or than the one asked for."""
+    name = config.model.tokenizer
+    if name is None:
+        if config.model.name in PRESETS:
+            return  # a preset takes the vocabulary of its data
+        name = config.model.name
+    manifest = TokenStore.open(path).manifest
+    tokenizer = load_tokenizer(name)
+    if tokenizer.content_hash != manifest.tokenizer_hash:
+        raise DataError(
+            f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
+            hint=f"prepare the data again with `--tokenizer {name}`",
+        )
+
+
+def _models_tokenizer(model: str) -> str:
+    return str(SAMPLE_TOKENIZER) if model in PRESETS else model
+
+
+def _absolute(name: str) -> str:
+    path = Path(name)
+    return str(path.absolute()) if path.exists() else name
+
+
+def prepare_files(
+    inputs: list[Path],
+    validation_inputs: list[Path],
+    output: Path,
+    config: RunConfig,
+    strict: bool,
+    on_progress: Callable[[int, int], None],
+) -> StoreManifest:
+    """What `prepare-data` does; without inputs the bundled sample is prepared."""
+    if not inputs:
+        train, validation = sample_files()
+        inputs, validation_inputs = [train], validation_inputs or [validation]
+    template = config.data.chat_template
+    tokenizer = load_tokenizer(
+        config.model.tokenizer or str(SAMPLE_TOKENIZER),
+        Path(template) if template is not None else None,
+    )
+    settings = replace(prepare_settings(config.data), strict=strict)
+    return prepare_store(inputs, output, tokenizer, settings, validation_inputs, on_progress)
+
+
+def shown_examples(store_path: Path, count: int) -> list[list[tuple[str, bool]]]:
+    """The first examples of a store as (text, is it trained) runs, special tokens visible."""
+    store = TokenStore.open(store_path)
+    tokenizer = load_tokenizer(str(store_path / "tokenizer"))
+    shown = []
+    for index in range(min(count, len(store))):
+        example = store[index]
+        edges = np.flatnonzero(np.diff(example.loss_mask)) + 1
+        runs = np.split(example.input_ids, edges)
+        starts = [0, *edges.tolist()]
+        shown.append(
+            [
+                (tokenizer.decode(run.tolist(), False), bool(example.loss_mask[start]))
+                for run, start in zip(runs, starts, strict=True)
+            ]
+        )
+    return shown

@@ -1,0 +1,137 @@
+"""RunDir: the files of a run, and the lock that keeps a second process out."""
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftctl import __version__
+from sftctl.config.load import config_to_toml, load_config
+from sftctl.config.schema import RunConfig
+from sftctl.disk import DISK, new_folder, temporary_sibling, write_file
+from sftctl.errors import ConfigError, NoCheckpoint
+from sftctl.jsonio import dump_pretty, read_object
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Names inside a run directory."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """Configuration, tokenizer and template: resume, chat and export read these."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        """The trained model as a Hugging Face directory."""
+        return self.path / "final"
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """An existing run; NoCheckpoint where there is none."""
+        run = cls(path)
+        if not path.is_dir():
+            raise NoCheckpoint(f"{path}: no such run directory", hint=_runs_nearby(path))
+        if not run.run_file.is_file() or not run.config_file.is_file():
+            raise NoCheckpoint(
+                f"{path}: not a run directory (no run.json and config.toml)",
+                hint=_runs_nearby(path),
+            )
+        return run
+
+    def config(self) -> RunConfig:
+        """The run's configuration, with this directory as its output."""
+        return load_config(self.config_file, {"output_dir": str(self.path)})
+
+    def facts(self) -> dict[str, Any]:
+        """run.json: run_id, wandb_run_id, created, sftctl."""
+        return read_object(self.run_file, NoCheckpoint)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Replace config.toml, whole or not at all."""
+        partial = temporary_sibling(self.config_file)
+        write_file(partial, [config_to_toml(config).encode()])
+        DISK.rename(partial, self.config_file)
+        DISK.sync_folder(self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time; the system releases the lock of a process that dies."""
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another sftctl is working on this run",
+                hint="wait for it, or stop it with Ctrl-C",
+            ) from None
+        finally:
+            os.close(descriptor)
+
+
+def refuse_existing(path: Path) -> None:
+    """A new run never writes into what is there."""
+    if path.exists():
+        raise ConfigError(
+            f"{path}: exists already",
+            hint=f"continue it with `sftctl resume {path}`, or choose another --output-dir",
+        )
+
+
+def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture: Any) -> RunDir:
+    """Make the directory with everything that a resume needs, whole or not at all.
+
+    `save_architecture(folder)` writes the model's configuration files.
+    """
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "run_id": uuid.uuid4().hex,
+        "wandb_run_id": uuid.uuid4().hex[:8] if config.tracking.wandb else None,
+        "created": time.time(),
+        "sftctl": __version__,
+    }
+    with new_folder(path) as folder:
+        run = RunDir(folder)
+        run.config_file.write_text(config_to_toml(config), encoding="utf-8")
+        run.run_file.write_bytes(dump_pretty(facts))
+        run.model_folder.mkdir()
+        run.checkpoints.mkdir()
+        save_architecture(run.model_folder)
+        tokenizer.save(run.model_folder)
+    return RunDir(path)
+
+
+def default_run_path(config: RunConfig) -> Path:
+    """runs/<model>-<local time>."""
+    model = Path(config.model.name).stem or "model"
+    return Path("runs", f"{model}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _runs_nearby(path: Path) -> str | None:
+    folder = path.parent if path.parent.is_dir() else Path("runs")
+    found = sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        return "start one with `sftctl train`"
+    return f"the newest run there is {found[-1].parent}"

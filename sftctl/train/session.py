@@ -1,0 +1,177 @@
+"""Session: a run made ready to train, whether it starts or goes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sftctl.checkpoint.directory import abandon_after, clean_leftovers
+from sftctl.checkpoint.load import load_tensors
+from sftctl.config.schema import RunConfig
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, collate
+from sftctl.data.plan import steps_per_epoch
+from sftctl.environment import usable_cores
+from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
+from sftctl.model.loss import check_head
+from sftctl.train.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.resume import ResumePlan, ResumeRequest, check_data, plan_resume
+from sftctl.train.rundir import RunDir, create_run, default_run_path, refuse_existing
+from sftctl.train.state import TrainState, build_state, choose_dtype
+from sftctl.train.step import StepRules
+from sftctl.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Everything that the loop needs."""
+
+    config: RunConfig
+    run: RunDir
+    inputs: Inputs
+    state: TrainState
+    shape: StepShape
+    steps_per_epoch: int
+    total_steps: int
+    plan: ResumePlan | None  # None: a new run
+    warnings: tuple[str, ...]
+
+    @property
+    def rules(self) -> StepRules:
+        """What decides an update besides the state and the batch."""
+        train = self.config.train
+        return StepRules(self.config.optim, train.seed, self.total_steps, self.steps_per_epoch)
+
+    def loader(self, world: World) -> StepLoader:
+        """The loader of this run on this rank."""
+        return StepLoader(self.inputs.train, self.shape, loader_settings(self.config, world.device))
+
+
+def loader_settings(config: RunConfig, device: torch.device) -> LoaderSettings:
+    """The loader's knobs as the configuration and the device say."""
+    data = config.data
+    return LoaderSettings(
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory != "off" and device.type == "cuda",
+        prefetch_factor=data.prefetch_factor,
+        persistent_workers=data.persistent_workers,
+    )
+
+
+@contextmanager
+def new_session(config: RunConfig, world: World) -> Iterator[Session]:
+    """A new run. Its directory is made last, so that a mistake leaves nothing behind."""
+    config = resolve_config(config)
+    config = choose_dtype(config, world.device)
+    path = world.broadcast(config.output_dir or default_run_path(config))
+    world.on_main(lambda: refuse_existing(path))
+    inputs = open_inputs(config, world)
+    longest = inputs.train.manifest.max_seq_len
+    config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
+    model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
+    check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
+    run = world.on_main(
+        lambda: create_run(
+            path, config, inputs.tokenizer, lambda folder: save_architecture(model, folder)
+        )
+    )
+    with _locked(run, world):
+        yield _session(config, run, inputs, model, world, None)
+
+
+@contextmanager
+def resumed_session(request: ResumeRequest, world: World) -> Iterator[Session]:
+    """A run that goes on: the state of its checkpoint, and nothing on disk from beyond it."""
+    run = world.on_main(lambda: RunDir.open(request.run_dir))
+    with _locked(run, world):
+        config = request.applied_to(run.config())
+        plan = world.on_main(lambda: plan_resume(run, config, world.world_size, request.step))
+        inputs = open_inputs(config, world)
+        check_data(plan, inputs.train.manifest.fingerprint, Path(inputs.train.path))
+        if plan.manifest is None:
+            model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
+        else:
+            model = load_architecture(run.model_folder)
+        _use_the_same_threads(plan, world)
+        session = _session(config, run, inputs, model, world, plan)
+        _restore(session, world)
+        world.on_main(lambda: _take_over(session))
+        yield session
+
+
+def _session(
+    config: RunConfig,
+    run: RunDir,
+    inputs: Inputs,
+    model: Any,
+    world: World,
+    plan: ResumePlan | None,
+) -> Session:
+    state = build_state(model, config, world)
+    manifest = plan.manifest if plan is not None else None
+    shape = StepShape(
+        seed=config.train.seed,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_tokens=manifest.micro_batch_tokens
+        if manifest
+        else config.train.micro_batch_tokens,
+        cut_for_ranks=manifest.cut_for_ranks if manifest else world.world_size,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
+    per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
+    total = per_epoch * config.train.epochs
+    if config.train.max_steps is not None:
+        total = min(total, config.train.max_steps)
+    warning = _check_head(state, inputs, world)
+    return Session(
+        config, run, inputs, state, shape, per_epoch, total, plan, (warning,) if warning else ()
+    )
+
+
+def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
+    """The shortest example decides whether the loss may use the head alone."""
+    shortest = int(inputs.train.lengths.argmin())
+    example = collate(inputs.train, (shortest,), 0).to(world.device)
+    return check_head(
+        state.loss_module, example.input_ids, example.target_positions, example.target_ids
+    )
+
+
+def _restore(session: Session, world: World) -> None:
+    plan, state = session.plan, session.state
+    if plan is None or plan.manifest is None or plan.checkpoint is None:
+        return
+    load_tensors(plan.checkpoint, state.tensors(), world)
+    if plan.manifest.scaler:
+        state.scaler.load_state_dict(plan.manifest.scaler)
+    names = state.progress.state_dict()
+    state.progress.load_state_dict({name: getattr(plan.manifest, name) for name in names})
+
+
+def _take_over(session: Session) -> None:
+    """Make the directory say what the session is about to do; rank 0, under the lock."""
+    run, plan = session.run, session.plan
+    clean_leftovers(run.checkpoints)
+    if session.config != run.config():
+        run.write_config(session.config)
+    if plan is not None and plan.manifest is not None:
+        abandon_after(run.checkpoints, plan.manifest.step)
+
+
+def _use_the_same_threads(plan: ResumePlan, world: World) -> None:
+    """Sums are rounded by how many threads share them: keep their number where that is possible."""
+    m = plan.manifest
+    if m is not None and m.world_size == world.world_size and m.num_threads <= usable_cores():
+        torch.set_num_threads(m.num_threads)
+
+
+@contextmanager
+def _locked(run: RunDir, world: World) -> Iterator[None]:
+    if not world.is_main:
+        yield
+        return
+    with run.lock():
+        yield

@@ -1,0 +1,125 @@
+"""TrainState: what a step changes, and the one list of what survives a crash."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from sftctl.config.schema import RunConfig
+from sftctl.data.plan import DataPosition
+from sftctl.errors import ConfigError
+from sftctl.model.loss import LossModule
+from sftctl.stateful import Stateful
+from sftctl.train.optim import NamedOptimizer, build_optimizer
+from sftctl.world import World
+
+AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Progress:
+    """How far the run is: counted when a step is done, never when its data is fetched."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    examples_seen: int = 0
+    tokens_seen: int = 0
+    validation: dict[str, float] | None = None  # first, best and last loss; None: not validated yet
+
+    def advance(self, steps_per_epoch: int, num_examples: int, num_tokens: int) -> None:
+        """One more step done."""
+        position = DataPosition(self.epoch, self.step_in_epoch).advanced(steps_per_epoch)
+        self.epoch, self.step_in_epoch = position.epoch, position.step
+        self.step += 1
+        self.examples_seen += num_examples
+        self.tokens_seen += num_tokens
+
+    def validated(self, loss: float) -> None:
+        """Take note of a validation loss."""
+        seen = self.validation or {"first": loss, "best": loss}
+        self.validation = {**seen, "best": min(loss, seen["best"]), "last": loss}
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for item in fields(self):
+            setattr(self, item.name, state_dict[item.name])
+
+
+@dataclass
+class TrainState:
+    """Everything that a step reads and changes."""
+
+    loss_module: LossModule
+    module: torch.nn.Module  # what is called: the loss module, or DDP around it
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
+    progress: Progress
+    dtype: str
+
+    def statefuls(self) -> dict[str, Stateful]:
+        """Everything a resumed run needs, under the names used in the checkpoint.
+
+        Missing on purpose, being pure functions of these and the configuration: the learning rate
+        (of the step), the order of the data (of seed and epoch), randomness (of seed and step).
+        """
+        model = self.loss_module.model
+        return {
+            "model": model,
+            "optimizer": NamedOptimizer(self.optimizer, model),
+            "scaler": self.scaler,
+            "progress": self.progress,
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors of `statefuls`, themselves: filling them restores the state."""
+        return {
+            f"{name}.{key}": value
+            for name, stateful in self.statefuls().items()
+            for key, value in stateful.state_dict().items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Mixed precision as the dtype asks for it; float32 has none."""
+        dtype = AUTOCAST_DTYPES.get(self.dtype)
+        return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+    def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
+        """Around forward and backward: DDP sums over ranks in the step's last micro-batch only."""
+        if isinstance(self.module, DistributedDataParallel) and not now:
+            return self.module.no_sync()
+        return nullcontext()
+
+
+def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
+    """Move the model to its device and put the engine around it; the state is that of step 0."""
+    loss_module = LossModule(model.to(world.device)).train()
+    module: torch.nn.Module = loss_module
+    if world.world_size > 1:
+        module = DistributedDataParallel(
+            loss_module,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            # DDP lays its buckets anew after a process's first step unless it looks for unused
+            # parameters; from three ranks on, a resumed run would sum in another order.
+            find_unused_parameters=world.world_size > 2,
+        )
+    scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
+    optimizer = build_optimizer(model, config.optim)
+    return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype)
+
+
+def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:
+    """`train.dtype = auto` -> what suits the device; refuses what the device can't do."""
+    setting = config.train.dtype
+    cuda = device.type == "cuda"
+    bfloat16 = not cuda or torch.cuda.is_bf16_supported()
+    if setting == "bfloat16" and not bfloat16:
+        raise ConfigError("train.dtype: this GPU has no bfloat16; use float16")
+    if setting == "auto":
+        setting = "float32" if not cuda else "bfloat16" if bfloat16 else "float16"
+    return replace(config, train=replace(config.train, dtype=setting))

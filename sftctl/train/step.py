@@ -1,0 +1,137 @@
+"""One optimizer step: the sum of its target tokens' losses over their number, over all ranks."""
+
+import math
+import resource
+import time
+from dataclasses import dataclass
+
+import torch
+
+from sftctl.config.schema import OptimConfig
+from sftctl.data.loader import StepBatch
+from sftctl.data.plan import examples_digest, hash_of
+from sftctl.errors import TrainingDiverged
+from sftctl.metrics import StepMetrics
+from sftctl.train.optim import get_lr
+from sftctl.train.state import TrainState
+from sftctl.world import World
+
+MAX_OVERFLOWS = 20
+"""float16 overflows in a row, each halving the scale and repeating the step, before giving up."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRules:
+    """What decides an update besides the state and the batch."""
+
+    optim: OptimConfig
+    seed: int
+    total_steps: int
+    steps_per_epoch: int
+
+
+@dataclass
+class _Tally:
+    """What this rank's micro-batches add up to."""
+
+    loss_sum: torch.Tensor  # float64 scalar on the device
+    examples_digest: int = 0
+    num_tokens: int = 0
+    num_padding_tokens: int = 0
+
+
+def train_step(
+    state: TrainState, batch: StepBatch, rules: StepRules, world: World, data_wait_s: float
+) -> StepMetrics:
+    """Forward, backward, clip, update; raises TrainingDiverged before the weights are touched."""
+    started = time.perf_counter()
+    step = state.progress.step + 1
+    learning_rate = get_lr(step, rules.total_steps, rules.optim)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    for _ in range(MAX_OVERFLOWS):
+        tally = _accumulate_gradients(state, batch, rules.seed, step, world)
+        state.scaler.unscale_(state.optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            state.loss_module.parameters(), rules.optim.grad_clip or math.inf
+        ).item()
+        loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
+        if not math.isfinite(loss):
+            raise _diverged(f"the loss is {loss}", step, batch, world)
+        if math.isfinite(grad_norm):
+            break
+        if not state.scaler.is_enabled():
+            raise _diverged(f"the gradient norm is {grad_norm}", step, batch, world)
+        state.scaler.update(state.scaler.get_scale() * state.scaler.get_backoff_factor())
+        state.optimizer.zero_grad(set_to_none=True)
+    else:
+        raise _diverged(f"float16 overflowed {MAX_OVERFLOWS} times in a row", step, batch, world)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    totals = world.sum(_counts(tally, world.device)).tolist()
+    metrics = StepMetrics(
+        step=step,
+        epoch=batch.epoch,
+        loss=loss,
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        num_tokens=totals[1],
+        num_target_tokens=batch.num_target_tokens,
+        num_padding_tokens=totals[2],
+        examples_digest=totals[0] % (1 << 64),
+        step_time_s=time.perf_counter() - started + data_wait_s,
+        data_wait_s=data_wait_s,
+        peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
+    )
+    state.progress.advance(rules.steps_per_epoch, batch.num_examples, metrics.num_tokens)
+    return metrics
+
+
+def _accumulate_gradients(
+    state: TrainState, batch: StepBatch, seed: int, step: int, world: World
+) -> _Tally:
+    """Forward and backward of this rank's micro-batches: the gradients are those of the step."""
+    tally = _Tally(torch.zeros((), dtype=torch.float64, device=world.device))
+    # DDP averages gradients over ranks; the loss is a sum over all ranks' target tokens.
+    weight = world.world_size / batch.num_target_tokens
+    for micro_batch in batch.micro_batches:
+        tally.examples_digest += examples_digest(micro_batch.examples)
+        tally.num_tokens += micro_batch.num_tokens
+        tally.num_padding_tokens += micro_batch.num_padding_tokens
+        on_device = micro_batch.to(world.device)
+        # Dropout and the like depend on the step and the cut, not on what was drawn before.
+        torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
+        with state.exchange_gradients(now=micro_batch is batch.micro_batches[-1]):
+            with state.autocast(world.device):
+                loss_sum = state.module(
+                    on_device.input_ids, on_device.target_positions, on_device.target_ids
+                )
+            state.scaler.scale(loss_sum * weight).backward()
+        tally.loss_sum += loss_sum.detach()
+    return tally
+
+
+def _counts(tally: _Tally, device: torch.device) -> torch.Tensor:
+    """(3,) int64: digest, tokens, padding; int64 sums wrap modulo 2^64, as the digest does."""
+    digest = tally.examples_digest % (1 << 64)
+    signed = digest - (1 << 64) if digest >= 1 << 63 else digest
+    return torch.tensor([signed, tally.num_tokens, tally.num_padding_tokens], device=device)
+
+
+def _diverged(what: str, step: int, batch: StepBatch, world: World) -> TrainingDiverged:
+    """All ranks see the same loss and norm, so all come here together."""
+    mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
+    examples = sorted(index for part in world.gather(mine) for index in part)
+    return TrainingDiverged(
+        f"step {step} (epoch {batch.epoch}): {what}; the weights are those of step {step - 1}; "
+        f"examples of the step: {', '.join(map(str, examples[:32]))}",
+        hint="look at these examples (prepare-data --show), or lower optim.learning_rate",
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """CUDA's peak, or the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

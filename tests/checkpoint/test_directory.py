@@ -1,0 +1,242 @@
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sftctl import jsonio
+from sftctl.checkpoint.directory import (
+    abandon_after,
+    clean_leftovers,
+    list_checkpoints,
+    newest_good,
+    problems_of,
+    retire,
+)
+from sftctl.checkpoint.layout import manifest_hash_line
+from sftctl.errors import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
+from tests.checkpoint.toys import FailingDisk, save_toy
+
+SHARD = "shard-00001.safetensors"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Checkpoints at steps 100, 200 and 300."""
+    for step in (100, 200, 300):
+        save_toy(tmp_path, step)
+    return tmp_path
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def flip_bit(file: Path, position: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[position // 8] ^= 1 << position % 8
+    file.write_bytes(data)
+
+
+def test_only_real_folders_with_exact_names_are_checkpoints(root: Path) -> None:
+    (root / "old-step-00000009").mkdir()
+    (root / "step-00000400").symlink_to(root / "step-00000100")
+    (root / "step-00000500").write_text("a file")
+    (root / "step-00000050").mkdir()
+    assert [path.name for path in list_checkpoints(root)] == [
+        "step-00000050",
+        "step-00000100",
+        "step-00000200",
+        "step-00000300",
+    ]
+    assert list_checkpoints(root / "nowhere") == []
+
+
+def test_a_fresh_checkpoint_has_no_problems(root: Path) -> None:
+    assert problems_of(root / "step-00000300", verify=True) == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sha256", SHARD])
+def test_a_flipped_bit_is_found_wherever_it_is(root: Path, name: str) -> None:
+    path = root / "step-00000300"
+    num_bits = 8 * (path / name).stat().st_size
+    for position in {*range(0, num_bits, 97), num_bits - 1}:
+        flip_bit(path / name, position)
+        [problem] = problems_of(path, verify=True)
+        assert name in problem
+        flip_bit(path / name, position)
+    assert problems_of(path, verify=True) == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sha256", SHARD])
+def test_a_cut_longer_or_missing_file_is_found_without_hashing(root: Path, name: str) -> None:
+    path = root / "step-00000300"
+    whole = (path / name).read_bytes()
+    for data in (b"", whole[:-1], whole + b"\0"):
+        (path / name).write_bytes(data)
+        [problem] = problems_of(path, verify=False)
+        assert name in problem
+    (path / name).unlink()
+    assert problems_of(path, verify=False) == [f"{name}: missing"]
+
+
+def test_problems_name_the_file_and_what_is_wrong_with_it(root: Path) -> None:
+    path = root / "step-00000300"
+    num_bytes = (path / SHARD).stat().st_size
+    flip_bit(path / SHARD, 8 * num_bytes - 1)
+    assert problems_of(path, verify=False) == []
+    assert problems_of(path, verify=True) == [f"{SHARD}: its content was changed (another SHA-256)"]
+    os.truncate(path / SHARD, 10)
+    (path / "payload.pt").write_bytes(b"x")
+    (path / ".metadata").write_bytes(b"x")
+    assert problems_of(path, verify=False) == [
+        ".metadata: not in the manifest",
+        "payload.pt: not in the manifest",
+        f"{SHARD}: 10 bytes, the manifest says {num_bytes}",
+    ]
+    assert problems_of(path / "gone", verify=False) == [f"{path}/gone: no such checkpoint"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/etc/hostname")])
+def test_a_shard_that_is_no_regular_file_is_refused_unread(root: Path, make) -> None:  # type: ignore[no-untyped-def]
+    path = root / "step-00000300"
+    (path / SHARD).unlink()
+    make(path / SHARD)
+    assert problems_of(path, verify=True) == [f"{SHARD}: not a regular file"]
+
+
+def test_what_a_file_manager_left_is_no_damage(root: Path) -> None:
+    (root / "step-00000300" / ".DS_Store").write_bytes(b"x")
+    assert problems_of(root / "step-00000300", verify=True) == []
+
+
+def test_the_newest_good_one_is_chosen_and_the_skipped_are_told(root: Path) -> None:
+    assert newest_good(root) == (root / "step-00000300", [])
+    flip_bit(root / "step-00000300" / SHARD, 5000)
+    (root / "step-00000200" / SHARD).unlink()
+    assert newest_good(root) == (
+        root / "step-00000100",
+        [
+            (
+                root / "step-00000300",
+                [f"{SHARD}: its content was changed (another SHA-256)"],
+            ),
+            (root / "step-00000200", [f"{SHARD}: missing"]),
+        ],
+    )
+
+
+def test_one_step_can_be_asked_for(root: Path) -> None:
+    assert newest_good(root, 200) == (root / "step-00000200", [])
+
+
+def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> None:
+    (root / "step-00000200" / SHARD).unlink()
+    with pytest.raises(CorruptCheckpoint) as caught:
+        newest_good(root, 200)
+    assert caught.value.message == f"{root}/step-00000200: damaged: {SHARD}: missing"
+    assert caught.value.hint == "whole checkpoints are at step 100, 300"
+
+
+def test_a_step_that_is_not_there_is_refused_and_the_others_named(root: Path) -> None:
+    with pytest.raises(NoCheckpoint) as caught:
+        newest_good(root, 250)
+    assert caught.value.message == f"{root}: no checkpoint of step 250"
+    assert caught.value.hint == "whole checkpoints are at step 100, 200, 300"
+
+
+def test_no_checkpoint_is_not_the_same_as_no_good_one(tmp_path: Path) -> None:
+    with pytest.raises(NoCheckpoint) as caught:
+        newest_good(tmp_path)
+    assert (caught.value.message, caught.value.hint) == (f"{tmp_path}: no checkpoint", None)
+    (save_toy(tmp_path, 1) / SHARD).unlink()
+    with pytest.raises(CorruptCheckpoint, match=f"step-00000001: damaged: {SHARD}: missing"):
+        newest_good(tmp_path)
+
+
+def test_a_newer_format_is_no_damage_to_step_back_from(root: Path) -> None:
+    path = root / "step-00000300"
+    values = jsonio.loads((path / "manifest.json").read_bytes()) | {"format_version": 2}
+    data = jsonio.dump_pretty(values)
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    with pytest.raises(IncompatibleCheckpoint, match="step-00000300: checkpoint format 2"):
+        newest_good(root)
+
+
+def test_old_checkpoints_go_and_the_newest_stay(root: Path) -> None:
+    assert retire(root, keep=2) == [root / "step-00000100"]
+    assert retire(root, keep=2) == []
+    assert retire(root, keep=1) == [root / "step-00000200"]
+    assert names(root) == ["step-00000300"]
+
+
+def test_what_is_not_whole_neither_counts_nor_goes(root: Path) -> None:
+    (root / "step-00000300" / SHARD).unlink()
+    (root / "step-00000050").mkdir()
+    (root / "old-step-00000009").mkdir()
+    (root / "step-00000400").symlink_to(root / "step-00000100")
+    before = names(root)
+    assert retire(root, keep=2) == []
+    assert names(root) == before
+    assert retire(root, keep=1) == [root / "step-00000100"]
+    assert "step-00000200" in names(root)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_named(root: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        retire(root, 2, FailingDisk(at=1))
+    assert caught.value.message == f"can't delete {root}/step-00000100: No space left on device"
+    assert len(list_checkpoints(root)) == 3
+
+
+def test_later_checkpoints_are_set_aside_whatever_their_state(root: Path) -> None:
+    (root / "step-00000200" / SHARD).unlink()
+    (root / "step-00000400").symlink_to("nowhere")
+    moved = abandon_after(root, 100)
+    folder = moved[0].parent
+    assert re.fullmatch(r"abandoned-\d{8}-\d{6}", folder.name) and folder.parent == root
+    assert [path.name for path in moved] == ["step-00000200", "step-00000300", "step-00000400"]
+    assert names(folder) == [path.name for path in moved]
+    assert names(root) == [folder.name, "step-00000100"]
+    assert abandon_after(root, 100) == []
+    assert abandon_after(root / "nowhere", 0) == []
+
+
+def test_setting_aside_twice_in_a_second_keeps_both(root: Path) -> None:
+    first = abandon_after(root, 200)
+    save_toy(root, 300)
+    second = abandon_after(root, 200)
+    assert first[0].exists() and second[0].exists() and first != second
+
+
+def test_a_checkpoint_that_cannot_be_set_aside_is_told(root: Path) -> None:
+    with pytest.raises(CheckpointError, match="can't set aside checkpoints: .*: No space left"):
+        abandon_after(root, 200, FailingDisk(at=2))
+    assert len(list_checkpoints(root)) == 3
+
+
+def test_leftovers_go_and_nothing_else(root: Path) -> None:
+    ours = [".tmp-step-00000400-0123abcd", ".trash-step-00000100-0123abcd"]
+    others = [".tmp-notes", ".trash-step-00000100", "abandoned-20260101-000000"]
+    for name in ours + others:
+        (root / name).mkdir()
+        (root / name / "file").write_text("x")
+    (root / ".tmp-step-00000500-0123abcd").symlink_to(root / "step-00000100")
+    clean_leftovers(root)
+    assert names(root) == sorted(
+        [*others, ".tmp-step-00000500-0123abcd", *(f"step-00000{n}00" for n in (1, 2, 3))]
+    )
+    clean_leftovers(root / "nowhere")
+
+
+def test_a_leftover_that_cannot_be_deleted_is_named(root: Path) -> None:
+    (root / ".tmp-step-00000400-0123abcd").mkdir()
+    with pytest.raises(CheckpointError, match="can't delete .*0123abcd: No space left"):
+        clean_leftovers(root, FailingDisk(at=1))
+
+
+def test_a_checkpoint_may_be_copied_elsewhere(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root / "step-00000300", tmp_path / "elsewhere" / "best")
+    assert problems_of(Path(copy), verify=True) == []

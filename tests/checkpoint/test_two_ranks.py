@@ -1,0 +1,126 @@
+"""Two gloo ranks write and read what one rank reads and wrote."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.headers import stored_tensors
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.save import save_checkpoint
+from sftctl.disk import DISK
+from sftctl.errors import CheckpointError
+from sftctl.world import start_world
+from tests.checkpoint.toys import (
+    ALONE,
+    FailingDisk,
+    blank,
+    equal,
+    make_manifest,
+    make_tensors,
+    save_toy,
+)
+from tests.ranks import run_ranks
+
+ONE_RANK, REPLICAS, SHARDED, ONE_TENSOR, FAILED = 1, 2, 3, 4, 5
+
+
+def sharded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rows dealt to two ranks as FSDP2 does: 11 unevenly; a single one leaves a rank none."""
+    mesh = init_device_mesh("cpu", (2,))
+    parts = {name: tensor for name, tensor in tensors.items() if not name.endswith("head.weight")}
+    parts = {k: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for k, t in parts.items()}
+    return parts | {"model.head.weight": parts["model.embed.weight"]}
+
+
+def with_one_row(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {"model.row": tensors["model.embed.weight"][:1].clone()}
+
+
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: t.full_tensor() if isinstance(t, DTensor) else t for k, t in tensors.items()}
+
+
+def save_and_load_on_a_rank(root: Path) -> dict[str, object]:
+    """Everything that needs two ranks, in one start of them."""
+    with start_world("cpu") as world:
+        found: dict[str, object] = {}
+
+        def save(step: int, tensors: dict[str, torch.Tensor]) -> None:
+            save_checkpoint(root, tensors, make_manifest(step), world)
+
+        save(REPLICAS, make_tensors(REPLICAS))
+        save(SHARDED, sharded(with_one_row(make_tensors(SHARDED))))
+        save(ONE_TENSOR, {"model.weight": torch.ones(3)})
+        disk = FailingDisk(at=3) if world.rank == 1 else DISK
+        with pytest.raises(CheckpointError) as caught:
+            save_checkpoint(root, make_tensors(), make_manifest(FAILED), world, disk)
+        found["failure"] = caught.value.message
+        replicas = blank(make_tensors())
+        load_tensors(root / "step-00000001", replicas, world)
+        found["one to two replicas"] = equal(replicas, make_tensors(ONE_RANK))
+        parts = sharded(blank(make_tensors()))
+        load_tensors(root / "step-00000001", parts, world)
+        found["one to two parts"] = equal(whole(parts), make_tensors(ONE_RANK))
+        parts = sharded(with_one_row(blank(make_tensors())))
+        load_tensors(root / "step-00000003", parts, world)
+        found["two to two parts"] = equal(whole(parts), with_one_row(make_tensors(SHARDED)))
+        return found
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
+    root = tmp_path_factory.mktemp("run") / "checkpoints"
+    save_toy(root, ONE_RANK)
+    return root, run_ranks(2, save_and_load_on_a_rank, root)
+
+
+Saved = tuple[Path, list[dict[str, object]]]
+
+
+def test_replicas_are_stored_once_and_shared_between_the_ranks(saved: Saved) -> None:
+    path = saved[0] / "step-00000002"
+    manifest = read_manifest(path)
+    assert list(manifest.files) == ["shard-00001.safetensors", "shard-00002.safetensors"]
+    one, two = (stored_tensors(path, [name]) for name in manifest.files)
+    assert not one.keys() & two.keys()
+    one_bytes, two_bytes = (sum(t.num_bytes for t in part.values()) for part in (one, two))
+    assert abs(one_bytes - two_bytes) <= one["model.embed.weight"].num_bytes
+    assert problems_of(path, verify=True) == []
+    tensors = blank(make_tensors())
+    load_tensors(path, tensors, ALONE)
+    assert equal(tensors, make_tensors(REPLICAS))
+
+
+def test_parts_of_two_ranks_become_whole_tensors_on_one(saved: Saved) -> None:
+    tensors = with_one_row(blank(make_tensors()))
+    load_tensors(saved[0] / "step-00000003", tensors, ALONE)
+    assert equal(tensors, with_one_row(make_tensors(SHARDED)))
+    assert read_manifest(saved[0] / "step-00000003").aliases == {
+        "model.head.weight": "model.embed.weight"
+    }
+
+
+@pytest.mark.parametrize("way", ["one to two replicas", "one to two parts", "two to two parts"])
+def test_two_ranks_read_what_one_or_two_wrote(saved: Saved, way: str) -> None:
+    assert [found[way] for found in saved[1]] == [True, True]
+
+
+def test_a_rank_with_nothing_to_write_writes_no_file(saved: Saved) -> None:
+    assert sorted(file.name for file in (saved[0] / "step-00000004").iterdir()) == [
+        "manifest.json",
+        "manifest.json.sha256",
+        "shard-00001.safetensors",
+    ]
+
+
+def test_a_failure_on_one_rank_is_the_same_error_on_all_and_leaves_nothing(saved: Saved) -> None:
+    root, found = saved
+    message = f"can't write checkpoint step 5 in {root}: No space left on device"
+    assert [each["failure"] for each in found] == [message, message]
+    assert sorted(root.iterdir()) == list_checkpoints(root)
+    assert [path.name[-1] for path in list_checkpoints(root)] == ["1", "2", "3", "4"]

@@ -1,0 +1,146 @@
+"""A small state with every kind of tensor, its manifest, and disks that fail."""
+
+import errno
+import os
+from pathlib import Path
+
+import torch
+
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.save import save_checkpoint
+from sftctl.disk import DISK, Disk
+from sftctl.world import World
+
+ALONE = World(0, 0, 1, torch.device("cpu"))
+
+
+def make_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Matrices, a tied one, an odd-sized bool, bf16, a number, an empty one, a transposed one."""
+    torch.manual_seed(seed)
+    embedding = torch.randn(11, 4)
+    return {
+        "model.embed.weight": embedding,
+        "model.mask": torch.rand(7) > 0.5,
+        "model.half": torch.randn(3, 5).to(torch.bfloat16),
+        "model.turned": torch.randn(6, 3).T,
+        "model.empty": torch.empty(0, 4),
+        "model.count": torch.tensor(2**40 + seed),
+        "model.head.weight": embedding,
+        "optimizer.embed.weight.exp_avg": torch.randn(11, 4),
+        "optimizer.embed.weight.step": torch.tensor(3.0 + seed),
+    }
+
+
+def blank(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same names, shapes, types and ties, other numbers."""
+    memory = {id(tensor): torch.ones_like(tensor) for tensor in tensors.values()}
+    return {name: memory[id(tensor)] for name, tensor in tensors.items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def make_manifest(step: int) -> CheckpointManifest:
+    return CheckpointManifest(
+        step=step,
+        epoch=1,
+        step_in_epoch=2,
+        total_steps=1000,
+        steps_per_epoch=500,
+        examples_seen=16 * step,
+        tokens_seen=999,
+        learning_rate=1e-4 / 3,
+        global_batch_size=16,
+        micro_batch_tokens=2048,
+        cut_for_ranks=1,
+        num_threads=2,
+        world_size=1,
+        dtype="float32",
+        scaler=None,
+        data_fingerprint="f" * 64,
+        config={"train": {"epochs": 2}},
+        versions={"torch": "2.13.0"},
+        wandb_run_id=None,
+        metrics_bytes=12,
+        validation=None,
+    )
+
+
+def save_toy(root: Path, step: int, disk: Disk = DISK) -> Path:
+    """A checkpoint of `make_tensors(step)`."""
+    return save_checkpoint(root, make_tensors(step), make_manifest(step), ALONE, disk)
+
+
+class CountingDisk(Disk):
+    """Every call goes through `before`, which may raise or die; after it the call is made."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def before(self, name: str, *args: object) -> None:
+        self.num_calls += 1
+
+    def make_folder(self, path: Path) -> None:
+        self.before("make_folder")
+        super().make_folder(path)
+
+    def create(self, path: Path) -> int:
+        self.before("create")
+        return super().create(path)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        self.before("write", descriptor, data)
+        return super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        self.before("sync")
+        super().sync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self.before("close")
+
+    def sync_folder(self, path: Path) -> None:
+        self.before("sync_folder")
+        super().sync_folder(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.before("rename")
+        super().rename(source, target)
+
+    def remove_tree(self, path: Path) -> None:
+        self.before("remove_tree", path)
+        super().remove_tree(path)
+
+
+class FailingDisk(CountingDisk):
+    """Call number `at` fails like a full disk: once, or with all calls after it."""
+
+    def __init__(self, at: int, forever: bool = False) -> None:
+        super().__init__()
+        self.at = at
+        self.forever = forever
+
+    def before(self, name: str, *args: object) -> None:
+        super().before(name, *args)
+        if self.num_calls == self.at or (self.forever and self.num_calls > self.at):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class DyingDisk(CountingDisk):
+    """The process dies at call number `at`: a write half done, a folder half deleted."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def before(self, name: str, *args: object) -> None:
+        super().before(name, *args)
+        if self.num_calls == self.at:
+            match args:
+                case (int(descriptor), memoryview() as data):
+                    os.write(descriptor, data[: len(data) // 2])
+                case (Path() as folder,):
+                    next(folder.iterdir()).unlink()
+            os._exit(9)

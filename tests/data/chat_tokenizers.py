@@ -1,0 +1,60 @@
+"""A transformers tokenizer behind the small protocol that the data layer asks for."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sftctl.data.chat import Span
+from sftctl.data.conversation import Message
+from sftctl.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Tokenizer:
+    """A transformers fast tokenizer as a ChatTokenizer."""
+
+    def __init__(self, hf: Any, template: str | None = None) -> None:
+        self.hf = hf
+        self.hf.chat_template = template or hf.chat_template
+        self.name = Path(hf.name_or_path).name
+        self.vocab_size = len(hf)
+        self.content_hash = hashlib.sha256(hf.backend_tokenizer.to_str().encode()).hexdigest()
+        self.template_hash = hashlib.sha256(hf.chat_template.encode()).hexdigest()
+        added = hf.added_tokens_decoder
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        self.num_renders = 0
+
+    def render(
+        self, messages: list[Message], tools: list[Any] | None, add_generation_prompt: bool
+    ) -> str:
+        self.num_renders += 1
+        try:
+            return self.hf.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except jinja2.TemplateError as problem:
+            raise DataError(f"the chat template refuses the conversation: {problem}") from problem
+
+    def encode_batch(self, texts: list[str]) -> list[tuple[list[int], list[Span]]]:
+        encodings = self.hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def decode(self, ids: Any) -> str:
+        return self.hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        self.hf.save_pretrained(folder)
+
+
+def load(folder: Path, template: str | None = None) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    return Tokenizer(AutoTokenizer.from_pretrained(folder), template)

@@ -1,0 +1,18 @@
+import pytest
+
+from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from tests.data.chat_tokenizers import CHATML, SHARED, Tokenizer, load
+
+
+@pytest.fixture(scope="session")
+def chatml() -> Tokenizer:
+    """The bundled tokenizer with plain ChatML."""
+    return load(SAMPLE_TOKENIZER, CHATML)
+
+
+@pytest.fixture(scope="session")
+def minimind() -> Tokenizer:
+    """MiniMind's: thinking blocks and tools."""
+    if not SHARED.exists():
+        pytest.skip("../shared/data is absent")
+    return load(SHARED / "minimind_tokenizer")

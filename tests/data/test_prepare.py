@@ -1,0 +1,251 @@
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sftctl.data.prepare import PrepareSettings, prepare_store, store_fingerprint
+from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.store import TokenStore
+from sftctl.errors import ConfigError, DataError
+from tests.data.chat_tokenizers import CHATML, load
+
+SETTINGS = PrepareSettings(max_seq_len=64)
+
+
+def row(question, answer="Yes."):
+    return {"instruction": question, "output": answer}
+
+
+def written(path, rows):
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return written(tmp_path / "rows.jsonl", [row(f"Question {i}?") for i in range(200)])
+
+
+def texts_of(path, split, tokenizer):
+    store = TokenStore.open(path, split)
+    return [tokenizer.decode(store[i].input_ids) for i in range(len(store))]
+
+
+def test_the_bundled_sample_becomes_a_store_that_reads_back_as_text(tmp_path, chatml):
+    train, validation = sample_files()
+    manifest = prepare_store([train], tmp_path / "s", chatml, PrepareSettings(), [validation])
+    for split, path in (("train", train), ("validation", validation)):
+        messages = [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+        expected = [chatml.render(turns, None, False) for turns in messages]
+        assert texts_of(tmp_path / "s", split, chatml) == expected
+    assert [source.rows for source in manifest.sources] == [
+        manifest.num_examples,
+        manifest.num_validation_examples,
+    ]
+
+
+def test_the_manifest_on_disk_counts_what_the_store_holds(tmp_path, chatml, rows):
+    made = prepare_store([rows], tmp_path / "s", chatml, replace(SETTINGS, val_fraction=0.2))
+    store, validation = (
+        TokenStore.open(tmp_path / "s"),
+        TokenStore.open(tmp_path / "s", "validation"),
+    )
+    manifest = json.loads((tmp_path / "s/manifest.json").read_text())
+    assert store.manifest == made
+    assert manifest["num_examples"] == len(store)
+    assert manifest["num_validation_examples"] == len(validation)
+    assert manifest["num_tokens"] == store.lengths.sum()
+    assert manifest["num_target_tokens"] == store.target_lengths.sum()
+    assert manifest["num_target_tokens"] == sum(int(item.loss_mask.sum()) for item in store)
+    assert manifest["splits"]["validation"]["num_tokens"] == validation.lengths.sum()
+    assert manifest["rows_read"] == manifest["rows_kept"] == 200 == len(store) + len(validation)
+    assert manifest["rows_dropped"] == {}
+    assert manifest["length_quantiles"]["max"] == store.lengths.max()
+    assert manifest["sources"][0]["rows"] == 200
+    assert (tmp_path / "s/ledger.jsonl").read_bytes() == b""
+
+
+def test_the_store_holds_its_own_tokenizer(tmp_path, chatml, rows):
+    prepare_store([rows], tmp_path / "s", chatml, SETTINGS)
+    copy = load(tmp_path / "s/tokenizer")
+    assert copy.hf.chat_template == CHATML
+    assert copy.encode_batch(["Hi<|im_end|>"]) == chatml.encode_batch(["Hi<|im_end|>"])
+
+
+def overlong(tmp_path):
+    rows = [row("Short?"), row("Long?", "word " * 99), row("word " * 99), row("Short too?")]
+    return written(tmp_path / "long.jsonl", rows)
+
+
+def ledger_of(path):
+    return [json.loads(line) for line in (path / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_a_long_row_is_truncated_and_one_left_without_target_dropped(tmp_path, chatml):
+    path = overlong(tmp_path)
+    whole = TokenStore.open(_prepared(tmp_path / "w", path, chatml, max_seq_len=2048)).lengths
+    store = TokenStore.open(_prepared(tmp_path / "s", path, chatml))
+    assert store.lengths.tolist() == [whole[0], 64, whole[3]]
+    manifest = store.manifest
+    assert (manifest.rows_read, manifest.rows_kept, manifest.rows_truncated) == (4, 3, 1)
+    assert manifest.rows_dropped == {"no_target": 1}
+    lost = [("truncated", 2, whole[1] - 64), ("no_target", 3, whole[2])]
+    assert ledger_of(tmp_path / "s") == [
+        {"file": str(path), "line": line, "reason": reason, "tokens_lost": tokens}
+        for reason, line, tokens in lost
+    ]
+
+
+def test_overflow_drop_drops_every_long_row(tmp_path, chatml):
+    store = TokenStore.open(_prepared(tmp_path / "s", overlong(tmp_path), chatml, overflow="drop"))
+    assert len(store) == 2
+    assert store.manifest.rows_dropped == {"too_long_dropped": 2}
+    assert [entry["line"] for entry in ledger_of(tmp_path / "s")] == [2, 3]
+
+
+def _prepared(output, path, tokenizer, **changes):
+    prepare_store([path], output, tokenizer, replace(SETTINGS, **changes))
+    return output
+
+
+def test_strict_allows_no_row_to_be_shortened(tmp_path, chatml):
+    path = overlong(tmp_path)
+    with pytest.raises(DataError, match=rf"{path}:2: truncated: \d+ tokens are lost") as caught:
+        _prepared(tmp_path / "s", path, chatml, strict=True)
+    assert caught.value.exit_code == 3
+    assert os.listdir(tmp_path) == ["long.jsonl"]
+
+
+def test_a_row_never_changes_sides(tmp_path, chatml, rows):
+    _prepared(tmp_path / "a", rows, chatml, val_fraction=0.3)
+    lines = rows.read_text().splitlines()
+    others = [row(f"Another {i}?") for i in range(50)]
+    written(rows, [*others, *reversed(lines), *others])
+    _prepared(tmp_path / "b", rows, chatml, val_fraction=0.3)
+    sides = {}
+    for store in ("a", "b"):
+        for split in ("train", "validation"):
+            for text in texts_of(tmp_path / store, split, chatml):
+                assert sides.setdefault(text, split) == split
+    assert 30 < list(sides.values()).count("validation") < 120
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([row("a"), "{broken"], ":2: broken JSON at column "),
+        (
+            [row("a"), {"conversations": [{"from": "bing", "value": "x"}]}],
+            ":2: unknown role 'bing'",
+        ),
+        ([row("a"), {"messages": []}], ":2: empty conversation"),
+        ([{"messages": [{"role": "user", "content": "x"}]}], ":1: no assistant turn to train on"),
+        ([{"text": "x"}], ":1: no known shape; its keys are: text"),
+    ],
+)
+def test_a_malformed_row_stops_and_leaves_nothing(tmp_path, chatml, lines, message):
+    path = written(tmp_path / "rows.jsonl", lines)
+    with pytest.raises(DataError) as caught:
+        _prepared(tmp_path / "s", path, chatml)
+    assert caught.value.message.startswith(f"{path}{message}")
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
+    def interrupt(num_rows, num_tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_store([rows], tmp_path / "s", chatml, SETTINGS, on_progress=interrupt)
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_progress_counts_rows_and_tokens(tmp_path, chatml):
+    path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
+    manifest = prepare_store(
+        [path], tmp_path / "s", chatml, SETTINGS, on_progress=lambda *counts: told.append(counts)
+    )
+    assert [num_rows for num_rows, _ in told] == [256, 300]
+    assert told[-1][1] == manifest.num_tokens
+
+
+def test_an_output_that_exists_is_refused(tmp_path, chatml, rows):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for output in (tmp_path / "folder", tmp_path / "link", rows):
+        with pytest.raises(ConfigError, match=f"{output}: exists already") as caught:
+            prepare_store([rows], output, chatml, SETTINGS)
+        assert caught.value.hint == "name another output, or remove it first"
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, chatml, rows):
+    with pytest.raises(DataError, match=r"rows\.jsonl/s: can't be written: not a directory"):
+        prepare_store([rows], rows / "s", chatml, SETTINGS)
+
+
+def test_a_fraction_and_inputs_for_validation_exclude_each_other(tmp_path, chatml, rows):
+    settings = replace(SETTINGS, val_fraction=0.5)
+    with pytest.raises(ConfigError, match="validation fraction and validation inputs exclude"):
+        prepare_store([rows], tmp_path / "s", chatml, settings, [rows])
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path, chatml, rows):
+    with pytest.raises(DataError, match="no row is left to train on, of 200 read"):
+        _prepared(tmp_path / "s", rows, chatml, max_seq_len=4, overflow="drop")
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_the_fingerprint_is_known_beforehand_and_does_not_depend_on_names(tmp_path, chatml, rows):
+    known = store_fingerprint([rows], chatml, SETTINGS)
+    assert prepare_store([rows], tmp_path / "s", chatml, SETTINGS).fingerprint == known
+    moved = rows.rename(tmp_path / "moved.jsonl")
+    assert store_fingerprint([moved], chatml, replace(SETTINGS, strict=True)) == known
+
+
+def test_the_fingerprint_changes_with_each_ingredient(tmp_path, chatml, rows, monkeypatch):
+    other = written(tmp_path / "other.jsonl", [row("Other?")])
+    rerendered = load(SAMPLE_TOKENIZER, CHATML + " ")
+    retrained = load(SAMPLE_TOKENIZER, CHATML)
+    retrained.content_hash = "0" * 64
+    changes = [
+        {"format": "alpaca"},
+        {"max_seq_len": 65},
+        {"overflow": "drop"},
+        {"train_on": "last"},
+        {"val_fraction": 0.5},
+        {"engine": "other"},
+    ]
+    fingerprints = [
+        store_fingerprint([rows], chatml, SETTINGS),
+        store_fingerprint([other], chatml, SETTINGS),
+        store_fingerprint([rows, other], chatml, SETTINGS),
+        store_fingerprint([rows], chatml, SETTINGS, [other]),
+        store_fingerprint([rows], rerendered, SETTINGS),
+        store_fingerprint([rows], retrained, SETTINGS),
+        *(store_fingerprint([rows], chatml, replace(SETTINGS, **change)) for change in changes),
+    ]
+    for constant in ("FORMAT_VERSION", "MASK_RULES_VERSION"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"sftctl.data.prepare.{constant}", 99)
+            fingerprints.append(store_fingerprint([rows], chatml, SETTINGS))
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path, chatml, rows):
+    for name in "ab":
+        _prepared(tmp_path / name, rows, chatml, val_fraction=0.1)
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]
+    assert len(files) > 10
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_several_files_follow_each_other(tmp_path, chatml):
+    paths = [written(tmp_path / f"{name}.jsonl", [row(name)]) for name in "ab"]
+    prepare_store(paths, tmp_path / "s", chatml, SETTINGS)
+    store = TokenStore.open(tmp_path / "s")
+    assert [source.file for source in store.manifest.sources] == [str(path) for path in paths]
+    assert not np.array_equal(store[0].input_ids, store[1].input_ids)

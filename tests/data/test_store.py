@@ -1,0 +1,186 @@
+import json
+import pickle
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from sftctl.data.chat import TokenizedExample
+from sftctl.data.manifest import SourceEntry, SplitCounts, StoreManifest
+from sftctl.data.store import TokenStore, TokenStoreWriter
+from sftctl.errors import DataError
+from sftctl.jsonio import dump_pretty
+
+
+def example(length, seed):
+    rng = np.random.default_rng(seed)
+    return TokenizedExample(rng.integers(0, 99, length, dtype=np.int32), rng.random(length) < 0.5)
+
+
+EXAMPLES = [example(length, seed) for seed, length in enumerate([3, 5, 2, 40, 1, 6, 4])]
+
+
+def manifest_of(splits):
+    train, validation = splits["train"], splits["validation"]
+    return StoreManifest(
+        format_version=1,
+        fingerprint="f" * 64,
+        tokenizer="toy",
+        tokenizer_hash="t" * 64,
+        template_hash="c" * 64,
+        engine="hf",
+        max_seq_len=64,
+        overflow="truncate",
+        train_on="assistant",
+        sources=[SourceEntry("a.jsonl", "s" * 64, 7)],
+        rows_read=7,
+        rows_kept=7,
+        rows_dropped={},
+        rows_truncated=0,
+        num_examples=train.num_examples,
+        num_validation_examples=validation.num_examples,
+        num_tokens=train.num_tokens,
+        num_target_tokens=train.num_target_tokens,
+        length_quantiles={"max": 40},
+        splits=splits,
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of seven examples in shards of at most ten tokens, one of them longer."""
+    path = tmp_path / "store"
+    path.mkdir()
+    train, validation = (
+        TokenStoreWriter(path / name, shard_tokens=10) for name in ("train", "validation")
+    )
+    for item in EXAMPLES:
+        train.append(item)
+    splits = {"train": train.close(), "validation": validation.close()}
+    (path / "manifest.json").write_bytes(dump_pretty(manifest_of(splits)))
+    return path
+
+
+def assert_holds_the_examples(store):
+    assert len(store) == len(EXAMPLES)
+    for stored, original in zip((store[i] for i in range(len(store))), EXAMPLES, strict=True):
+        assert stored.input_ids.dtype == np.int32
+        assert stored.loss_mask.dtype == np.bool_
+        np.testing.assert_array_equal(stored.input_ids, original.input_ids)
+        np.testing.assert_array_equal(stored.loss_mask, original.loss_mask)
+
+
+def test_a_store_gives_back_what_was_written(path):
+    store = TokenStore.open(path)
+    assert_holds_the_examples(store)
+    assert store.lengths.tolist() == [3, 5, 2, 40, 1, 6, 4]
+    assert store.target_lengths.tolist() == [item.num_target_tokens for item in EXAMPLES]
+    assert store.manifest.splits["train"] == SplitCounts(7, 61, int(store.target_lengths.sum()))
+    assert store.manifest.sources == [SourceEntry("a.jsonl", "s" * 64, 7)]
+
+
+def test_an_example_is_never_cut_by_the_end_of_a_shard(path):
+    sizes = [len(np.load(shard)) for shard in sorted(path.glob("train/tokens-*.npy"))]
+    assert sizes == [10, 40, 7, 4]
+
+
+def test_a_split_may_be_empty(path):
+    store = TokenStore.open(str(path), "validation")
+    assert len(store) == 0
+    assert store.lengths.tolist() == []
+
+
+def test_the_arrays_are_mapped_not_read(path):
+    store = TokenStore.open(path)
+    assert isinstance(store.lengths, np.memmap)
+    assert isinstance(store[0].input_ids, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        store[0].input_ids[0] = 1
+
+
+def test_an_index_beyond_the_end_ends_a_loop(path):
+    store = TokenStore.open(path)
+    assert len(list(store)) == 7
+    for index in (7, -1):
+        with pytest.raises(IndexError, match=f"example {index} of 7"):
+            store[index]
+
+
+def test_a_pickled_store_is_its_path_and_opens_again(path):
+    pickled = pickle.dumps(TokenStore.open(path))
+    assert len(pickled) < 2000
+    assert_holds_the_examples(pickle.loads(pickled))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_another_process_reads_the_same(path, method):
+    with get_context(method).Pool(1) as pool:
+        [tokens] = pool.map(TokenStore.open(path).__getitem__, [3])
+    np.testing.assert_array_equal(tokens.input_ids, EXAMPLES[3].input_ids)
+
+
+def refuses(path, message, split="train"):
+    with pytest.raises(DataError) as caught:
+        TokenStore.open(path, split)
+    assert caught.value.message.startswith(message)
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path):
+    refuses(tmp_path / "none", f"{tmp_path}/none: not a token store")
+    refuses(tmp_path, f"{tmp_path}: not a token store")
+
+
+def test_an_unknown_split_is_refused(path):
+    refuses(path, f"{path}: no split 'test'", "test")
+
+
+def rewrite(path, **changes):
+    values = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(values | changes))
+
+
+def test_a_newer_format_is_refused(path):
+    rewrite(path, format_version=2, novelty=True)
+    refuses(path, f"{path}/manifest.json: format version 2 is newer than this sftctl's 1")
+
+
+def test_a_damaged_manifest_is_refused(path):
+    manifest = path / "manifest.json"
+    for changes in ({"novelty": 1}, {"splits": {}}, {"sources": [1]}, {"splits": {"train": []}}):
+        original = manifest.read_bytes()
+        rewrite(path, **changes)
+        refuses(path, f"{manifest}: damaged manifest: ")
+        manifest.write_bytes(original)
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    refuses(path, f"{manifest}:")
+
+
+@pytest.mark.parametrize(
+    "name", ["lengths", "target_lengths", "offsets", "tokens-00001", "loss_mask-00001"]
+)
+def test_a_missing_or_damaged_array_is_refused(path, name):
+    file = path / "train" / f"{name}.npy"
+    original = file.read_bytes()
+    where = f"{path}/train/{name.partition('-')[0]}"
+    file.unlink()
+    refuses(path, where)
+    for damaged in (b"", original[:-1], original[:20], b"junk" + original):
+        file.write_bytes(damaged)
+        refuses(path, f"{file}: damaged: ")
+    np.save(file, np.zeros(3, np.int16))
+    refuses(path, f"{file}: damaged: holds int16 of shape ")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "where"),
+    [
+        ("lengths", np.ones(6, np.int32), "lengths.npy"),
+        ("target_lengths", np.ones(7, np.int32), "target_lengths.npy"),
+        ("offsets", np.arange(8), "offsets.npy"),
+        ("tokens-00001", np.ones(39, np.int32), "tokens-*.npy"),
+        ("loss_mask-00001", np.ones(39, np.bool_), "loss_mask-*.npy"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(path, name, values, where):
+    np.save(path / "train" / f"{name}.npy", values)
+    refuses(path, f"{path}/train/{where}: does not fit the manifest")

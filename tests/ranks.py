@@ -1,0 +1,75 @@
+"""Run a function on several ranks of a real gloo world, as torchrun would start them."""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+
+def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 120) -> list[Any]:
+    """`fn(*args)` in `n` new processes; its values in rank order, or the first rank's error.
+
+    `fn` must be importable, and enters the world by itself (`sftctl.world.start_world`).
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    port, processes, pipes = _free_port(), [], []
+    for rank in range(n):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_rank, args=(rank, n, port, sender, fn, args), daemon=True)
+        process.start()
+        sender.close()
+        processes.append(process)
+        pipes.append(receiver)
+    try:
+        return _results(pipes, timeout_s)
+    finally:
+        for process in processes:
+            process.join(timeout=1)
+            process.kill()
+            process.join()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _rank(
+    rank: int, n: int, port: int, sender: Connection, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(n),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    try:
+        sender.send((fn(*args), None))
+    except BaseException as error:
+        error.add_note(f"on rank {rank}:\n{traceback.format_exc()}")
+        sender.send((None, error))
+
+
+def _results(pipes: list[Connection], timeout_s: float) -> list[Any]:
+    values: dict[Connection, Any] = {}
+    while len(values) < len(pipes):
+        ready = wait([pipe for pipe in pipes if pipe not in values], timeout_s)
+        if not ready:
+            raise TimeoutError(f"{len(pipes) - len(values)} ranks gave nothing in {timeout_s} s")
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            try:
+                values[pipe], error = pipe.recv()
+            except EOFError:
+                raise RuntimeError(f"rank {pipes.index(pipe)} died") from None
+            if error is not None:
+                raise error
+    return [values[pipe] for pipe in pipes]

@@ -1,0 +1,208 @@
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from sftctl.tracking.console import Curve, LiveTracker, make_console_tracker, sparkline
+from tests.tracking.toys import run_shape, step_metrics
+
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+
+SESSION = """
+import sys, threading
+from contextlib import closing
+from sftctl.tracking.console import make_console_tracker
+from tests.tracking.toys import step_metrics
+tracker = make_console_tracker(
+    total_steps=640, steps_per_epoch=320, epochs=2, log_interval=10, first_step=0
+)
+with closing(tracker):
+    tracker.event("evaluation", 0, validation_loss=7.6241, num_target_tokens=10)
+    for step in range(1, 641):
+        tracker.log(step_metrics(step, loss=5 - step / 160))
+    print("a library's warning", file=sys.stderr)
+    tracker.event("saved", 640, path="checkpoints/step-00000640", num_bytes=10**7, seconds=0.2)
+    if "--crash" in sys.argv:
+        raise OSError("the disk is gone")
+print("result", threading.active_count())
+"""
+
+
+def run_session(
+    stderr: int, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", SESSION, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"} | environment,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
+
+
+def run_on_terminal(*arguments: str, **environment: str) -> tuple[str, str]:
+    """What a session writes to stdout, and to the pseudo-terminal that is its stderr."""
+    ours, theirs = pty.openpty()
+    seen = bytearray()
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 65536):
+                seen.extend(data)
+        except OSError:  # EIO: the other end is closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        done = run_session(theirs, *arguments, **environment)
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    return done.stdout.decode(), seen.decode()
+
+
+def live_output(width: int = 80, num_steps: int = 640) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, color_system="truecolor")
+    tracker = LiveTracker(run_shape(), console)
+    tracker.event("evaluation", 0, validation_loss=7.6241)
+    for step in range(1, num_steps + 1):
+        tracker.log(step_metrics(step, loss=5 - step / 160))
+    tracker.event("evaluation", num_steps, validation_loss=3.25)
+    tracker.event("saved", num_steps, path="step-00000640", num_bytes=12345678, seconds=0.2)
+    tracker.close()
+    return stream.getvalue()
+
+
+def last_panel(output: str) -> str:
+    return CODES.sub("", output[output.rindex("╭") :])
+
+
+def test_on_a_terminal_the_panel_lives_and_gives_the_cursor_back() -> None:
+    stdout, screen = run_on_terminal()
+    assert stdout == "result 1\n"  # nothing of ours on stdout, and no thread left
+    assert screen.count(HIDE_CURSOR) == screen.count(SHOW_CURSOR) == 1
+    assert screen.rindex(SHOW_CURSOR) > screen.rindex("╰")
+    assert "step 640/640" in last_panel(screen)
+    assert "a library's warning" in screen
+
+
+def test_on_a_terminal_a_crash_gives_the_cursor_back_before_the_traceback() -> None:
+    stdout, screen = run_on_terminal("--crash")
+    assert stdout == ""
+    assert screen.index(SHOW_CURSOR) < screen.index("OSError: the disk is gone")
+
+
+def test_a_terminal_is_redrawn_at_most_four_times_a_second() -> None:
+    _, screen = run_on_terminal()
+    assert screen.count("╭") < 30  # of 640 steps
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines() -> None:
+    _, screen = run_on_terminal(TERM="dumb")
+    assert "\x1b" not in screen
+    assert "step   640/640" in screen
+
+
+def test_no_color_means_no_color() -> None:
+    _, screen = run_on_terminal(NO_COLOR="1")
+    styles = {
+        code for group in re.findall(r"\x1b\[([0-9;]*)m", screen) for code in group.split(";")
+    }
+    assert "step 640/640" in last_panel(screen)
+    assert styles <= {"", "0", "1", "2"}  # bold and dim
+
+
+def test_a_terminal_of_another_encoding_gets_ascii() -> None:
+    _, screen = run_on_terminal(PYTHONIOENCODING="ascii", NO_COLOR="1")
+    assert screen.isascii()
+    assert "\\u" not in screen
+    assert "@" in screen  # the sparkline
+
+
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
+def test_a_pipe_gets_plain_lines_without_control_codes(environment: dict[str, str]) -> None:
+    done = run_session(subprocess.PIPE, **environment)
+    assert done.stdout == b"result 1\n"
+    lines = done.stderr.decode().splitlines()
+    assert b"\x1b" not in done.stderr
+    assert b"\r" not in done.stderr
+    assert lines[0] == "evaluation at step 0: validation loss 7.6241"
+    assert lines[1].startswith("step    10/640  epoch 0  loss 4.9375")
+    assert lines[64].startswith("step   640/640  epoch 1  loss 1.0000")
+    assert lines[65:] == ["a library's warning", "saved step-00000640 (10.0 MB in 0.2 s)"]
+
+
+def test_a_tracker_that_was_told_nothing_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    make_console_tracker(
+        total_steps=1, steps_per_epoch=1, epochs=1, log_interval=1, first_step=0
+    ).close()
+    stream = io.StringIO()
+    LiveTracker(run_shape(), Console(file=stream, force_terminal=True)).close()
+    assert (stream.getvalue(), *capfd.readouterr()) == ("", "", "")
+
+
+def test_the_panel_shows_the_state_of_the_run() -> None:
+    panel = last_panel(live_output(num_steps=400))
+    for words in (
+        "step 400/640",
+        "eta 0:24",
+        "loss 2.5000  █",
+        "validation loss 7.6241 -> 3.2500",
+        "epoch 1 of 0..1",
+        "step in epoch 80/320",
+        "lr 9.1e-04",
+        "grad 0.83",
+        "tok/s 5120",
+        "wait 1.0%",
+        "checkpoint step-00000640 (12.3 MB in 0.2 s)",
+    ):
+        assert words in panel
+
+
+def test_the_panel_of_a_resumed_run_starts_where_the_run_stands() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    tracker = LiveTracker(run_shape(first_step=300), console)
+    tracker.event("resumed", 300)
+    tracker.close()
+    assert "step 300/640" in last_panel(stream.getvalue())
+
+
+def test_an_event_stays_readable_above_the_panel() -> None:
+    output = CODES.sub("", live_output())
+    assert "evaluation at step 0: validation loss 7.6241" in output.splitlines()[0]
+
+
+@pytest.mark.parametrize("width", [24, 40, 80, 200])
+def test_the_panel_fits_its_terminal(width: int) -> None:
+    lines = last_panel(live_output(width)).splitlines()
+    assert max(cell_len(line) for line in lines) <= width
+    assert any("640/640" in line for line in lines)
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest_bar() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([2, 2]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def test_a_curve_of_any_length_stays_small_and_keeps_its_mean() -> None:
+    curve = Curve(size=8)
+    for value in range(1024):
+        curve.add(value)
+    assert len(curve.points) < 8
+    assert curve.points == sorted(curve.points)
+    assert sum(curve.points) / len(curve.points) == 511.5

@@ -1,0 +1,80 @@
+import io
+from pathlib import Path
+
+import pytest
+
+from sftctl.tracking.lines import LineTracker, clock, event_line, size
+from tests.tracking.toys import run_shape, step_metrics
+
+
+def test_a_line_says_where_the_run_stands_and_how_fast_it_goes() -> None:
+    stream = io.StringIO()
+    tracker = LineTracker(run_shape(), stream)
+    for step in range(101, 121):
+        tracker.log(step_metrics(step))
+    assert stream.getvalue().splitlines()[-1] == (
+        "step   120/640  epoch 0  loss 3.4121  lr 9.1e-04  grad 0.83"
+        "  5120 tok/s  wait 1.0%  eta 0:52"
+    )
+
+
+def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
+    stream = io.StringIO()
+    tracker = LineTracker(run_shape(log_interval=100, first_step=350), stream)
+    for step in range(351, 641):
+        tracker.log(step_metrics(step))
+    lines = stream.getvalue().splitlines()
+    assert [line.split("/")[0] for line in lines] == ["step   400", "step   500"] + [
+        "step   600",
+        "step   640",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "line"),
+    [
+        ("started", {}, "started"),
+        ("resumed", {}, "resumed at step 100"),
+        (
+            "evaluation",
+            {"validation_loss": 7.62411, "num_target_tokens": 9},
+            "evaluation at step 100: validation loss 7.6241",
+        ),
+        (
+            "saved",
+            {
+                "path": Path("runs/a/checkpoints/step-00000100"),
+                "num_bytes": 12345678,
+                "seconds": 0.2,
+            },
+            "saved step-00000100 (12.3 MB in 0.2 s)",
+        ),
+        ("save_failed", {"error": "no space"}, "save failed at step 100: no space"),
+        ("stopped", {"signal": "SIGTERM"}, "stopped by SIGTERM at step 100"),
+        ("finished", {}, "finished at step 100"),
+        ("warning", {"message": "low disk"}, "warning: low disk"),
+        ("something_new", {"x": 1}, "something_new at step 100"),
+    ],
+)
+def test_an_event_is_told_in_words(name: str, fields: dict[str, object], line: str) -> None:
+    assert event_line(name, 100, fields) == line
+
+
+def test_a_message_can_neither_break_the_line_nor_command_the_terminal() -> None:
+    line = event_line("warning", 1, {"message": "a\nb\x1b[2Jc\r模型"})
+    assert line == "warning: a b [2Jc 模型"
+
+
+def test_braces_in_a_message_are_only_braces() -> None:
+    assert event_line("warning", 1, {"message": "{step} {x}"}) == "warning: {step} {x}"
+
+
+def test_sizes_and_times_are_written_for_people() -> None:
+    assert [size(n) for n in (0, 999, 1000, 12_345_678, 5 * 10**13)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "12.3 MB",
+        "50000.0 GB",
+    ]
+    assert [clock(s) for s in (0.4, 92, 3599.6, 7500)] == ["0:00", "1:32", "1:00:00", "2:05:00"]

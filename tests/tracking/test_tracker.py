@@ -1,0 +1,77 @@
+import pytest
+
+from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
+from tests.tracking.toys import Broken, Memory, step_metrics
+
+MESSAGE = "Broken failed and is not told any more: RuntimeError: no route to host"
+
+
+def test_everybody_is_told_everything() -> None:
+    required, optional = Memory(), Memory()
+    group = TrackerGroup([required], [optional])
+    group.log(step_metrics(1))
+    group.event("saved", 1, path="step-00000001")
+    group.close()
+    for tracker in (required, optional):
+        assert tracker.steps == [1]
+        assert tracker.events == [("saved", 1, {"path": "step-00000001"})]
+        assert tracker.closed == 1
+
+
+def test_an_optional_tracker_that_fails_is_dropped_and_the_others_hear_of_it_once() -> None:
+    required, before, broken, after = Memory(), Memory(), Broken("log"), Memory()
+    group = TrackerGroup([required], [before, broken, after])
+    for step in (1, 2, 3):
+        group.log(step_metrics(step))
+    group.close()
+    assert broken.steps == [1]
+    assert broken.events == []
+    assert broken.closed == 1
+    for tracker in (required, before, after):
+        assert tracker.steps == [1, 2, 3]
+        assert tracker.events == [("warning", 1, {"message": MESSAGE})]
+
+
+def test_trackers_that_all_fail_in_everything_leave_the_required_one_whole() -> None:
+    required = Memory()
+    broken = [Broken("log", "event", "close") for _ in range(3)]
+    group = TrackerGroup([required], broken)
+    group.event("started", 0)
+    group.log(step_metrics(1))
+    group.close()
+    assert required.steps == [1]
+    assert [name for name, _, _ in required.events] == ["started"] + ["warning"] * 3
+    assert required.closed == 1
+
+
+def test_a_required_tracker_that_fails_stops_the_run_and_all_are_closed() -> None:
+    required, optional = Broken("log", "close", error=OSError), Memory()
+    group = TrackerGroup([required], [optional])
+    with pytest.raises(OSError, match="no route to host"):
+        group.log(step_metrics(1))
+    with pytest.raises(OSError, match="no route to host"):
+        group.close()
+    assert optional.closed == 1
+
+
+def test_a_failure_while_closing_is_told_to_those_that_are_still_open() -> None:
+    required, console, service = Memory(), Memory(), Broken("close")
+    group = TrackerGroup([required], [console, service])
+    group.log(step_metrics(7))
+    group.close()
+    assert console.events == required.events == [("warning", 7, {"message": MESSAGE})]
+    assert console.closed == required.closed == 1
+
+
+def test_a_closed_tracker_is_told_nothing() -> None:
+    service, closed_before = Broken("close"), Memory()
+    TrackerGroup([Memory()], [service, closed_before]).close()
+    assert closed_before.closed == 1
+    assert closed_before.events == []
+
+
+def test_the_null_tracker_is_a_tracker() -> None:
+    tracker: Tracker = NullTracker()
+    tracker.log(step_metrics(1))
+    tracker.event("saved", 1, path="x")
+    tracker.close()
