@@ -10,7 +10,11 @@ import orjson
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SAMPLE_DIR = Path(__file__).parents[1] / "sftctl" / "data" / "sample"
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0, 1, 2: pad, start of a message, eos
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+]  # ids 0, 1, 2: pad, start of a message, eos
 CHATML = (
     r"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     r"{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -36,9 +40,15 @@ def build_tokenizer(texts: Iterator[str]) -> Tokenizer:
     """Train the BPE. All 256 bytes are in the vocabulary, so every text comes back unchanged."""
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), byte_level]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    options = {"special_tokens": SPECIAL_TOKENS, "initial_alphabet": byte_level.alphabet(), "show_progress": False}
+    options = {
+        "special_tokens": SPECIAL_TOKENS,
+        "initial_alphabet": byte_level.alphabet(),
+        "show_progress": False,
+    }
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=2048, **options))
     return tokenizer
 
@@ -47,4 +57,6 @@ if __name__ == "__main__":
     directory = SAMPLE_DIR / "tokenizer"
     directory.mkdir(exist_ok=True)
     build_tokenizer(iter_texts(SAMPLE_DIR / "train.jsonl")).save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_bytes(orjson.dumps(CONFIG, option=orjson.OPT_INDENT_2) + b"\n")
+    (directory / "tokenizer_config.json").write_bytes(
+        orjson.dumps(CONFIG, option=orjson.OPT_INDENT_2) + b"\n"
+    )

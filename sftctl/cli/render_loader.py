@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from sftctl.bench.machine import Machine
 
 _SETTING = ("workers", "pin", "prefetch", "persistent")
-_MEASURED = ("batches/s", "samples/s", "tokens/s", "spread", "first ms", "p50 ms", "p99 ms")
+_MEASURED = (
+    "batches\n/s",
+    "tokens\n/s",
+    "spread\n",
+    "first\nms",
+    "p50\nms",
+    "p99\nms",
+    "RSS\nMB",
+)
 
 
 def loader_report(report: "LoaderReport") -> RenderableType:
@@ -23,9 +31,9 @@ def loader_report(report: "LoaderReport") -> RenderableType:
         f"{report.num_examples:,} examples, {report.batch_size} a batch, to {report.device}\n"
         f"{_machine(report.machine)}\n"
     )
-    table = Table(*_SETTING)
-    for name in (*_MEASURED, "RSS MB"):
-        table.add_column(name, justify="right")
+    table = Table(*_SETTING, box=None, pad_edge=False, collapse_padding=True)
+    for name in _MEASURED:
+        table.add_column(name, justify="right", no_wrap=True)
     for result in report.results:
         style = "bold" if result == report.recommended else None
         table.add_row(*_setting(result), *_numbers(result), style=style)
@@ -34,7 +42,7 @@ def loader_report(report: "LoaderReport") -> RenderableType:
         *(f"note: {note}" for note in report.notes),
         f"recommended: {report.why}",
     ]
-    return Group(facts, table, Text("\n".join(lines)))
+    return Group(facts, table, Text("\n" + "\n".join(lines)))
 
 
 def _machine(machine: "Machine") -> str:
@@ -69,7 +77,6 @@ def _numbers(result: LoaderResult) -> list[str]:
         return ["failed"]
     return [
         f"{result.batches_per_s:,.0f}",
-        f"{result.samples_per_s:,.0f}",
         f"{result.tokens_per_s:,.0f}",
         f"{result.spread_ratio or 0:.0%}",
         *(f"{1e3 * (s or 0):.2f}" for s in (result.first_batch_s, result.wait_p50_s)),

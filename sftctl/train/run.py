@@ -119,7 +119,11 @@ def _save(session: Session, world: World, tracker: Tracker, log: RunLog | None) 
         num_bytes = sum(file.stat().st_size for file in path.iterdir())
         seconds = time.perf_counter() - started
         tracker.event("saved", manifest.step, path=path.name, num_bytes=num_bytes, seconds=seconds)
-        retire(root, session.config.checkpoint.keep)
+        try:
+            retire(root, session.config.checkpoint.keep)
+        except OSError as problem:  # too many checkpoints are no reason to stop
+            message = f"{root}: old checkpoints can't be removed: {problem.strerror}"
+            tracker.event("warning", manifest.step, message=message)
 
 
 def _manifest(session: Session, world: World, metrics_bytes: int) -> CheckpointManifest:

@@ -105,7 +105,6 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
     `save_architecture(folder)` writes the model's configuration files.
     """
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     facts = {
         "run_id": uuid.uuid4().hex,
         "wandb_run_id": uuid.uuid4().hex[:8] if config.tracking.wandb else None,

@@ -1,0 +1,54 @@
+# Everything sets itself up from a fresh clone: a virtual environment in .venv, made once.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test test-real bench lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.benched: $(VENV)/.tested
+	$(PIP) -e '.[test,bench]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## train the small model on the bundled sample, then ask it something
+	rm -rf runs/demo
+	$(BIN)/sftctl train --epochs 2 --output-dir runs/demo
+	$(BIN)/sftctl chat runs/demo --prompt "What is the capital of France?"
+
+test: $(VENV)/.tested  ## the test suite, in minutes
+	$(BIN)/python -m pytest -m "not real" tests
+
+test-real: $(VENV)/.tested  ## real data, real weights, real kills: about ten minutes
+	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real tests/real
+
+bench: $(VENV)/.benched  ## the tables of docs/benchmarks.md; wants a quiet machine
+	$(BIN)/python -m tests.benchmarks
+
+lint: $(VENV)/.tested  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check sftctl tests
+	$(BIN)/ruff format --check sftctl tests
+	$(BIN)/mypy
+
+format: $(VENV)/.tested  ## rewrite in the house style
+	$(BIN)/ruff check --fix sftctl tests
+	$(BIN)/ruff format sftctl tests
+
+clean:  ## remove what make made
+	rm -rf $(VENV) .real .pytest_cache .mypy_cache .ruff_cache .hypothesis
