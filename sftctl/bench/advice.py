@@ -1,5 +1,6 @@
 """Which loader setting to take, why, and its lines for a configuration."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -74,9 +75,9 @@ def config_lines(choice: LoaderResult, data_path: str | None) -> str:
 
 def check_new_file(path: Path) -> None:
     """Refuse, before anything is measured, a file that can't be written afterwards."""
-    if path.exists():
+    if os.path.lexists(path):
         raise ConfigError(f"{path}: exists already", hint="name another file for --write-config")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"{path}: there is no folder {path.parent}")
 
 

@@ -1,24 +1,19 @@
-"""The loader that training uses, under every setting, on this machine."""
+"""The loader that training uses, compared under every setting, on this machine."""
 
-import os
-import time
-import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count, product
-from multiprocessing import active_children
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from sftctl.bench.advice import recommend
-from sftctl.bench.machine import Machine, rss_bytes
+from sftctl.bench.machine import Machine
+from sftctl.bench.measure import attempt
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import Examples, LoaderSettings, StepBatch, StepLoader, StepShape
+from sftctl.data.loader import Examples, LoaderSettings, StepShape
 from sftctl.metrics import LoaderResult
 from sftctl.train.inputs import open_inputs, resolve_config
 from sftctl.world import World, choose_device
@@ -141,76 +136,8 @@ def compare(
     for number in range(settings.rounds):
         for setting in sweep if number % 2 == 0 else reversed(sweep):
             if not any(result.error for result in rounds[setting]):
-                rounds[setting].append(_attempt(store, shape, setting, seconds, device))
+                rounds[setting].append(attempt(store, shape, setting, seconds, device))
     return tuple(_summary(results) for results in rounds.values())
-
-
-def measure(
-    store: Examples,
-    shape: StepShape,
-    settings: LoaderSettings,
-    seconds: float,
-    device: torch.device,
-) -> LoaderResult:
-    """One round: a fresh loader, its first batch, its warm-up, then batches for `seconds`.
-
-    Every batch is copied to the device, as training does. Nothing is computed in between, so a
-    wait is all the time from one batch to the next.
-    """
-    begun = time.perf_counter()
-    batches = _endless(StepLoader(store, shape, settings))
-    _copy(next(batches), device)
-    first_batch_s = time.perf_counter() - begun
-    for _ in range(settings.num_workers * settings.prefetch_factor):
-        _copy(next(batches), device)  # these were being made before the clock starts
-    waits: list[float] = []
-    num_samples = num_tokens = 0
-    start = last = time.perf_counter()
-    while last - start < seconds:
-        batch = next(batches)
-        _copy(batch, device)
-        num_samples += batch.num_examples
-        num_tokens += sum(micro_batch.num_tokens for micro_batch in batch.micro_batches)
-        now = time.perf_counter()
-        waits.append(now - last)
-        last = now
-    elapsed_s = last - start
-    return replace(
-        _row(settings),
-        batches_per_s=len(waits) / elapsed_s,
-        samples_per_s=num_samples / elapsed_s,
-        tokens_per_s=num_tokens / elapsed_s,
-        first_batch_s=first_batch_s,
-        wait_p50_s=float(np.quantile(waits, 0.5)),
-        wait_p99_s=float(np.quantile(waits, 0.99)),
-        rss_bytes=rss_bytes([os.getpid(), *(child.pid or 0 for child in active_children())]),
-    )
-
-
-def _attempt(
-    store: Examples,
-    shape: StepShape,
-    settings: LoaderSettings,
-    seconds: float,
-    device: torch.device,
-) -> LoaderResult:
-    try:
-        with warnings.catch_warnings():  # torch's advice on workers and cores is a note of ours
-            warnings.filterwarnings("ignore", "This DataLoader will create")
-            return measure(store, shape, settings, seconds, device)
-    # Whatever breaks a setting (no more files, memory, a killed process) is a finding about it.
-    except Exception as error:
-        last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        return replace(_row(settings), error=last_line)
-
-
-def _row(settings: LoaderSettings) -> LoaderResult:
-    return LoaderResult(
-        num_workers=settings.num_workers,
-        pin_memory=settings.pin_memory,
-        prefetch_factor=settings.prefetch_factor if settings.num_workers > 0 else None,
-        persistent_workers=settings.persistent_workers,
-    )
 
 
 def _summary(rounds: Sequence[LoaderResult]) -> LoaderResult:
@@ -221,18 +148,6 @@ def _summary(rounds: Sequence[LoaderResult]) -> LoaderResult:
     speeds = [result.tokens_per_s or 0.0 for result in rounds]
     spread_ratio = (max(speeds) - min(speeds)) / median(speeds)
     return replace(rounds[0], **medians, spread_ratio=spread_ratio)
-
-
-def _endless(loader: StepLoader) -> Iterator[StepBatch]:
-    for epoch in count():
-        yield from loader.steps(epoch)
-
-
-def _copy(batch: StepBatch, device: torch.device) -> None:
-    for micro_batch in batch.micro_batches:
-        micro_batch.to(device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # a copy from pinned memory returns before it is done
 
 
 def _choices(switch: Switch, *, auto: bool) -> list[bool]:

@@ -1,5 +1,6 @@
 """sftctl bench-loader."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,6 +63,7 @@ def bench_loader(
     if write_config is not None:
         path = None if data is None else str(Path(data).absolute())
         advice.write_new_file(write_config, advice.config_lines(report.recommended, path))
+        print(f"wrote {write_config}: sftctl train {write_config}", file=sys.stderr)
 
 
 def _numbers(name: str, text: str, at_least: int) -> list[int]:

@@ -29,7 +29,8 @@ def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
 
 def show(renderable: RenderableType) -> None:
     """Print for people, on stdout; in a pipe no line is wrapped."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    width = None if sys.stdout.isatty() else 160
+    console = Console(highlight=False, width=width)
     console.print(renderable)
 
 

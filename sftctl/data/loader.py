@@ -42,6 +42,11 @@ class MicroBatch:
     def num_padding_tokens(self) -> int:
         return self.input_ids.numel() - self.num_tokens
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a loader process as plain bytes: a shared-memory file per tensor costs far more."""
+        arrays = (self.input_ids.numpy(), self.target_positions.numpy(), self.target_ids.numpy())
+        return _from_arrays, (*arrays, self.examples, self.number, self.num_tokens)
+
     def to(self, device: torch.device) -> "MicroBatch":
         """A copy on the device; asynchronous from pinned memory."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
@@ -57,6 +62,11 @@ class MicroBatch:
             target_positions=function(self.target_positions),
             target_ids=function(self.target_ids),
         )
+
+
+def _from_arrays(ids: Any, positions: Any, target_ids: Any, *plain: Any) -> MicroBatch:
+    to_tensor = torch.from_numpy
+    return MicroBatch(to_tensor(ids), to_tensor(positions), to_tensor(target_ids), *plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +180,9 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
         return len(self._steps)
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        for step, examples in enumerate(self._steps, start=self._steps.start_step):
-            yield self._epoch, step, examples
+        epoch, steps = self._epoch, self._steps  # an open iteration keeps its own epoch
+        for step, examples in enumerate(steps, start=steps.start_step):
+            yield epoch, step, examples
 
 
 class StepLoader:

@@ -51,6 +51,13 @@ def require_model_folder(name: str) -> None:
         raise ConfigError(f"{name}: no config.json in this directory, so it holds no model")
 
 
+def require_tokenizer_folder(name: str) -> None:
+    """Refuse a directory that holds no tokenizer."""
+    folder = Path(name)
+    if folder.is_dir() and not [*folder.glob("tokenizer*"), *folder.glob("vocab*")]:
+        raise ConfigError(f"{name}: no tokenizer.json in this directory, so it holds no tokenizer")
+
+
 @contextmanager
 def from_hub_or_disk(what: str) -> Iterator[None]:
     """Turn what transformers raises for a bad or unreachable name into one ConfigError."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sftctl.errors import ConfigError, DataError
 from sftctl.jsonio import dump_canonical
-from sftctl.model.source import ModelSource, from_hub_or_disk, quiet
+from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
 
 # Texts in which tokenizers that share a vocabulary still differ.
 _PROBES = [
@@ -83,6 +83,7 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
 
     quiet()
     source = ModelSource.of(name)
+    require_tokenizer_folder(name)
     with from_hub_or_disk(f"tokenizer {name}"):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     if not getattr(hf, "is_fast", False):

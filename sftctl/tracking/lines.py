@@ -10,8 +10,10 @@ from sftctl.metrics import StepMetrics
 _RECENT_STEPS = 50
 _UNIT_NAMES = ("B", "kB", "MB", "GB")
 _EVENTS = {
-    "started": "started",
-    "resumed": "resumed at step {step}",
+    "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
+    "{total_steps:,} steps",
+    "resumed": "resumed at step {step} from {checkpoint}",
+    "changed": "changed since: {message}",
     "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
     "saved": "saved {name} ({size} in {seconds:.1f} s)",
     "save_failed": "save failed at step {step}: {error}",

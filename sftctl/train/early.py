@@ -5,7 +5,7 @@ from pathlib import Path
 from sftctl.config.schema import RunConfig
 from sftctl.errors import DataError
 from sftctl.model.presets import PRESETS
-from sftctl.model.source import ModelSource, require_model_folder
+from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
 from sftctl.train.rundir import refuse_existing
 
 
@@ -20,3 +20,4 @@ def check_before_loading(config: RunConfig) -> None:
         require_model_folder(config.model.name)
     if config.model.tokenizer is not None:
         ModelSource.of(config.model.tokenizer)
+        require_tokenizer_folder(config.model.tokenizer)

@@ -8,6 +8,7 @@ from sftctl.tracking.console import make_console_tracker
 from sftctl.tracking.runlog import RunLog
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from sftctl.tracking.wandb import WandbTracker
+from sftctl.train.resume import ResumePlan
 from sftctl.train.session import Session
 from sftctl.world import World
 
@@ -57,7 +58,7 @@ def _tell_beginning(session: Session, tracker: Tracker) -> None:
     for warning in session.warnings:
         tracker.event("warning", step, message=warning)
     if session.plan is not None:
-        tracker.event("resumed", step, message=session.plan.lines())
+        _tell_plan(session.plan, step, tracker)
         return
     store = session.inputs.train
     tracker.event(
@@ -69,3 +70,14 @@ def _tell_beginning(session: Session, tracker: Tracker) -> None:
         total_steps=session.total_steps,
         num_parameters=sum(p.numel() for p in session.state.loss_module.parameters()),
     )
+
+
+def _tell_plan(plan: ResumePlan, step: int, tracker: Tracker) -> None:
+    checkpoint = plan.checkpoint.name if plan.checkpoint is not None else "no checkpoint"
+    tracker.event("resumed", step, checkpoint=checkpoint, run_dir=str(plan.run_dir))
+    for text in plan.skipped:
+        tracker.event("warning", step, message=f"damaged, not used: {text}")
+    for name in plan.abandoned:
+        tracker.event("changed", step, message=f"{name} lies beyond this point: moved away")
+    for text in plan.changes:
+        tracker.event("changed", step, message=text)

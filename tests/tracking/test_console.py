@@ -176,7 +176,7 @@ def test_the_panel_of_a_resumed_run_starts_where_the_run_stands() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
     tracker = LiveTracker(run_shape(first_step=300), console)
-    tracker.event("resumed", 300)
+    tracker.event("resumed", 300, checkpoint="step-00000300")
     tracker.close()
     assert "step 300/640" in last_panel(stream.getvalue())
 

@@ -1,0 +1,82 @@
+import pytest
+
+from sftctl.bench.advice import check_new_file, config_lines, recommend, write_new_file
+from sftctl.config.load import load_config
+from sftctl.errors import ConfigError
+from sftctl.metrics import LoaderResult
+
+
+def result(num_workers, tokens_per_s=None, prefetch=2, pin=False, error=None):
+    ahead = prefetch if num_workers else None
+    return LoaderResult(
+        num_workers, pin, ahead, num_workers > 0, tokens_per_s=tokens_per_s, error=error
+    )
+
+
+def test_the_fewest_workers_within_a_tenth_of_the_best_are_recommended():
+    choice, why = recommend([result(0, 40.0), result(1, 70.0), result(2, 91.0), result(4, 100.0)])
+    assert choice.num_workers == 2
+    assert why == ("2 workers: the fewest within 10% of the best (4 workers: 1.10 x its tokens/s)")
+
+
+def test_it_is_said_plainly_that_workers_do_not_help():
+    choice, why = recommend([result(0, 100.0), result(1, 30.0), result(4, 20.0)])
+    assert choice.num_workers == 0
+    assert why == (
+        "0 workers: loader processes add copying and gain nothing here "
+        "(1 worker: 0.30 x its tokens/s)"
+    )
+
+
+def test_a_small_gain_is_not_worth_a_process():
+    choice, why = recommend([result(0, 96.0), result(2, 100.0)])
+    assert choice.num_workers == 0
+    assert why == (
+        "0 workers: loader processes gain less than 10% here (2 workers: 1.04 x its tokens/s)"
+    )
+
+
+def test_among_as_many_workers_the_least_prefetch_then_the_fastest_wins():
+    results = [result(1, 100.0, 4), result(1, 95.0, 2), result(1, 99.0, 2, pin=True)]
+    choice, why = recommend(results)
+    assert choice == results[2]
+    assert why == "1 worker: no other number of workers was measured"
+
+
+def test_a_failed_setting_is_never_recommended():
+    assert recommend([result(0, error="OSError: no"), result(1, 5.0)])[0].num_workers == 1
+
+
+@pytest.mark.parametrize("choice", [result(0, 1.0), result(4, 1.0, prefetch=8, pin=True)])
+def test_the_written_lines_are_a_configuration(tmp_path, choice):
+    path = tmp_path / "loader.toml"
+    write_new_file(path, config_lines(choice, "/data/my store"))
+    data = load_config(path).data
+    assert data.path == "/data/my store"
+    assert data.num_workers == choice.num_workers
+    assert data.pin_memory == ("on" if choice.pin_memory else "off")
+    assert data.prefetch_factor == (choice.prefetch_factor or 2)
+    assert data.persistent_workers == choice.persistent_workers
+
+
+def test_the_bundled_sample_needs_no_path():
+    assert "path" not in config_lines(result(0, 1.0), None)
+
+
+def test_an_existing_file_is_never_overwritten(tmp_path):
+    path = tmp_path / "loader.toml"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="loader.toml: exists already"):
+        write_new_file(path, "other")
+    assert path.read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(tmp_path):
+    with pytest.raises(ConfigError, match="there is no folder"):
+        check_new_file(tmp_path / "nowhere" / "loader.toml")
+
+
+def test_what_the_system_refuses_to_write_is_one_error(tmp_path):
+    path = tmp_path / ("x" * 250 + ".toml-too-long")
+    with pytest.raises(ConfigError, match="too long"):
+        write_new_file(path, "text")

@@ -1,0 +1,119 @@
+"""Every mistake gets one `error:` line, its exit code, and leaves nothing half-made."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl.cli.app import app
+from tests.cli.conftest import Result
+
+Sftctl = Callable[..., Result]
+GOOD = '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "data.jsonl: no such file"),
+        ("", "data.jsonl: no rows in this file"),
+        (GOOD + '{"messages": [\n' + GOOD, "data.jsonl:2: "),
+        (GOOD + '{"messages":[{"role":"user","content":"a"}]}\n', "data.jsonl:2: "),
+        (GOOD.replace("user", "robot"), "data.jsonl:1: unknown role 'robot'"),
+        (GOOD + '{"text": "a"}\n', "data.jsonl:2: "),
+        (GOOD + "[1]\n", "data.jsonl:2: "),
+    ],
+    ids=["missing", "empty", "broken JSON", "no assistant", "unknown role", "no shape", "no row"],
+)
+@pytest.mark.parametrize("command", ["prepare-data", "train"])
+def test_bad_data_names_file_and_line(
+    sftctl: Sftctl, tmp_path: Path, command: str, content: str | None, message: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    if content is not None:
+        data.write_text(content)
+    if command == "prepare-data":
+        result = sftctl("prepare-data", data, "--output", "out")
+    else:
+        result = sftctl("train", "--data", data, "--output-dir", "out")
+    assert result.exit_code == 3
+    assert message in result.error
+    assert result.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"data.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["train", "--set", "optim.learnin_rate=1"], 2, "did you mean learning_rate?"),
+        (["train", "--set", "optim.learning_rate"], 2, "expected section.key=value"),
+        (["train", "--epochs", "two"], 2, "Invalid value for '--epochs'"),
+        (["train", "--epochs", "0"], 2, "train.epochs: 0 is too small; at least 1"),
+        (["train", "--dtype", "fp16"], 2, "train.dtype: expected"),
+        (["train", "--device", "cuda"], 2, "train.device: cuda was asked for"),
+        (["train", "--epoch", "2"], 2, "No such option: --epoch"),
+        (["train", "none.toml"], 2, "none.toml: No such file"),
+        (["train", "--model", "no-such-preset"], 2, "no-such-preset: neither a preset"),
+        (["train", "--model", "./nowhere"], 2, "./nowhere: no such directory"),
+        (["train", "--model", "empty"], 2, "empty: no config.json in this directory"),
+        (["train", "--model", "none.gguf"], 2, "none.gguf: no such file"),
+        (["train", "--model", "owner/name"], 2, "owner/name"),
+        (["train", "--tokenizer", "empty"], 2, "empty: no tokenizer.json in this directory"),
+        (["train", "--output-dir", "empty"], 2, "empty: exists already"),
+        (["train", "--data", "empty"], 3, "empty: not a token store"),
+        (["prepare-data", "--output", "empty"], 2, "empty: exists already"),
+        (["prepare-data", "--output", "new", "--overflow", "split"], 2, "data.overflow: expected"),
+        (["prepare-data"], 2, "--output"),
+        (["resume", "empty"], 4, "empty: not a run directory"),
+        (["resume", "nowhere"], 4, "nowhere: no such run directory"),
+        (["inspect-ckpt", "empty"], 4, "empty: neither a run nor a checkpoint"),
+        (["inspect-ckpt", "nowhere"], 4, "nowhere"),
+        (["export", "empty", "--output", "new"], 4, "empty: neither a run, nor a checkpoint"),
+        (["export", "empty", "--output", "empty"], 2, "empty: exists already"),
+        (["export", "empty", "--output", "new", "--dtype", "int8"], 2, "--dtype: expected"),
+        (["chat", "empty", "--prompt", "hi"], 4, "empty: neither a run, nor a checkpoint"),
+        (["trian"], 2, "Did you mean 'train'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(
+    sftctl: Sftctl, tmp_path: Path, arguments: list[str], exit_code: int, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    result = sftctl(*arguments)
+    assert (result.exit_code, message in result.error) == (exit_code, True), result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_configuration_file_is_named_with_its_key(sftctl: Sftctl, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[train]\nepocs = 3\n")
+    result = sftctl("train", "run.toml")
+    assert result.exit_code == 2
+    assert result.error == "error: run.toml: unknown key train.epocs; did you mean epochs?"
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftctl.errors import ConfigError
+
+    monkeypatch.setenv("SFTCTL_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        app(["train", "none.toml"], prog_name="sftctl")
+
+
+def test_a_store_of_another_tokenizer_than_the_models_is_refused(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    assert sftctl("prepare-data", "--output", "store").exit_code == 0
+    run = ["train", "--model", "tiny", "--max-steps", "1", "--output-dir", "run"]
+    assert sftctl(*run).exit_code == 0
+    tokenizer = tmp_path / "run/final/tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:-1]
+    tokenizer.write_text(json.dumps(content))
+    result = sftctl("train", "--model", "run/final", "--data", "store", "--output-dir", "other")
+    assert result.exit_code == 3
+    assert "store: prepared with tokenizer" in result.error
+    assert not (tmp_path / "other").exists()

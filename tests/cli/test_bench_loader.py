@@ -1,0 +1,137 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sftctl.bench.loader import LoaderReport
+from sftctl.bench.machine import Machine
+from sftctl.cli.app import app
+from sftctl.cli.render_loader import loader_report
+from sftctl.config.load import load_config
+from sftctl.metrics import LoaderResult
+
+CONTRACT = {
+    "num_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "persistent_workers",
+    "batches_per_s",
+    "samples_per_s",
+    "tokens_per_s",
+    "first_batch_s",
+    "wait_p50_s",
+    "wait_p99_s",
+    "rss_bytes",
+    "error",
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def bench(cache):
+    def run(*words):
+        env = {"XDG_CACHE_HOME": str(cache)}
+        return CliRunner().invoke(app, ["bench-loader", "--seconds", "0.1", *words], env=env)
+
+    return run
+
+
+def test_the_json_has_the_keys_of_the_contract(bench):
+    ran = bench("--workers", "1", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert [r["num_workers"] for r in report["results"]] == [0, 1]
+    assert all(r.keys() >= CONTRACT for r in report["results"])
+    why = report["recommended"].pop("why")
+    assert report["recommended"] in report["results"]
+    assert "worker" in why
+    assert report["machine"]["usable_cores"] >= 1
+
+
+def test_the_text_names_the_recommended_setting(bench):
+    ran = bench("--workers", "0", "--batch-size", "3")
+    assert ran.exit_code == 0, ran.stderr
+    assert "3 a batch, to cpu" in ran.stdout
+    assert "recommended: 0 workers: no other number of workers was measured" in ran.stdout
+
+
+@pytest.mark.parametrize("switch", ["on", "both"])
+def test_pinning_without_cuda_is_not_applicable_rather_than_a_number(bench, switch, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ran = bench("--workers", "0", "--pin-memory", switch, "--json")
+    report = json.loads(ran.stdout)
+    assert report["notes"] == ["pin_memory: not applicable, there is no CUDA device"]
+    assert [r["pin_memory"] for r in report["results"]] == [False]
+
+
+def test_train_accepts_what_is_written(bench, tmp_path):
+    path = tmp_path / "loader.toml"
+    assert bench("--workers", "0", "--write-config", str(path)).exit_code == 0
+    assert load_config(path).data.num_workers == 0
+    assert CliRunner().invoke(app, ["train", str(path), "--print-config"]).exit_code == 0
+
+
+def test_an_existing_file_is_refused(bench, tmp_path):
+    path = tmp_path / "loader.toml"
+    path.write_text("mine")
+    ran = bench("--write-config", str(path))
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(f"error: {path}: exists already")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--workers", "1,a"), "error: --workers 1,a: expected whole numbers, each at least 0"),
+        (("--workers", ""), "error: --workers : expected whole numbers, each at least 0"),
+        (
+            ("--prefetch-factor", "2,0"),
+            "error: --prefetch-factor 2,0: expected whole numbers, each at least 1",
+        ),
+        (("--pin-memory", "yes"), "error: Invalid value for '--pin-memory'"),
+        (("--seconds", "0"), "error: Invalid value for '--seconds'"),
+        (("--batch-size", "0"), "error: train.batch_size: 0 is too small; at least 1"),
+    ],
+)
+def test_a_bad_option_is_one_line_that_names_it(bench, words, message):
+    ran = bench(*words)
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(message)
+
+
+def test_missing_data_is_an_error_of_the_data(bench):
+    ran = bench("--data", "nowhere.jsonl")
+    assert ran.exit_code == 3
+    assert "nowhere.jsonl: no such file" in ran.stderr
+
+
+def test_a_failed_setting_is_told_below_the_table(tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    failed = LoaderResult(2, False, 4, True, error="OSError: too many open files")
+    report = LoaderReport(
+        store=tmp_path,
+        num_examples=10,
+        batch_size=4,
+        device="cpu",
+        machine=Machine(2, 1.5, None, 1024),
+        notes=(),
+        results=(failed,),
+        recommended=None,
+        why="every setting failed",
+    )
+    out = StringIO()
+    Console(file=out, width=200).print(loader_report(report))
+    assert "2 usable cores, CPU quota of 1.5 cores, no /dev/shm, 1,024 open files" in out.getvalue()
+    assert (
+        "failed: workers 2, pin off, prefetch 4, persistent on: OSError: too many open files"
+        in out.getvalue()
+    )
+    assert report.to_json()["recommended"] is None

@@ -1,0 +1,202 @@
+"""The commands on the main path, as a user types them."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl.data.store import TokenStore
+from tests.cli.conftest import Result
+from tests.train.toys import events_of, metrics_of, same_run
+
+Sftctl = Callable[..., Result]
+TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
+
+
+def test_alone_it_prints_its_help(sftctl: Sftctl) -> None:
+    result = sftctl()
+    assert result.exit_code == 0
+    for command in ("prepare-data", "train", "resume", "inspect-ckpt", "bench-loader", "export"):
+        assert command in result.stdout
+    assert sftctl("--version").stdout.startswith("sftctl ")
+
+
+def test_the_command_line_does_not_grow_unnoticed(sftctl: Sftctl) -> None:
+    """A new flag needs a reason: then this list changes with it."""
+    flags = set(re.findall(r"--[a-z-]+", sftctl("train", "--help").stdout))
+    assert flags == {
+        "--data", "--max-seq-len", "--num-workers", "--pin-memory", "--model", "--tokenizer",
+        "--learning-rate", "--grad-clip", "--epochs", "--max-steps", "--batch-size",
+        "--accumulation-steps", "--micro-batch-tokens", "--device", "--dtype", "--eval-interval",
+        "--seed", "--save-interval", "--keep", "--log-interval", "--wandb", "--no-wandb",
+        "--wandb-project", "--output-dir", "--nproc-per-node", "--auto-resume", "--set",
+        "--print-config", "--dry-run", "--json", "--help",
+    }  # fmt: skip
+
+
+def test_prepared_data_is_trained_inspected_exported_and_asked(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    result = sftctl("prepare-data", "--output", "store", "--json")
+    manifest = json.loads(result.stdout)
+    store = TokenStore.open(tmp_path / "store")
+    assert manifest["num_target_tokens"] == sum(int(example.loss_mask.sum()) for example in store)
+    assert manifest["rows_read"] == manifest["rows_kept"] == 360
+
+    result = sftctl(*TINY, "--data", "store", "--output-dir", "run", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["step"] == 3
+    assert "\x1b" not in result.stderr
+
+    report = json.loads(sftctl("inspect-ckpt", "run", "--verify", "--json").stdout)
+    assert (report["step"], report["epoch"], report["step_in_epoch"]) == (3, 0, 3)
+    assert report["complete"] and report["verified"] and report["resumable"]
+    assert report["problems"] == []
+
+    assert sftctl("export", "run", "--output", "hf", "--dtype", "bfloat16").exit_code == 0
+    assert (tmp_path / "hf/model.safetensors").stat().st_mode & 0o777 == 0o644
+    for path in ("run", "hf", "run/checkpoints/step-00000003"):
+        answer = sftctl("chat", path, "--prompt", "Hello", "--max-new-tokens", 4)
+        assert answer.exit_code == 0
+
+
+def test_an_exported_model_is_the_trained_one_in_plain_transformers(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sftctl.serve.trained import open_trained
+
+    assert sftctl(*TINY, "--output-dir", "run").exit_code == 0
+    assert sftctl("export", "run", "--output", "hf").exit_code == 0
+    ours, _ = open_trained(tmp_path / "run/checkpoints/step-00000003")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "hf")("The capital", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(ours(**ids).logits, theirs(**ids).logits)
+
+
+def test_damage_found_by_verify_is_exit_4_and_named(sftctl: Sftctl, tmp_path: Path) -> None:
+    assert sftctl(*TINY, "--output-dir", "run").exit_code == 0
+    shard = next((tmp_path / "run/checkpoints/step-00000003").glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    assert sftctl("inspect-ckpt", "run").exit_code == 0
+    result = sftctl("inspect-ckpt", "run", "--verify", "--json")
+    assert result.exit_code == 4
+    assert shard.name in result.error
+    assert json.loads(result.stdout)["verified"] is False
+    result = sftctl("resume", "run")
+    assert result.exit_code == 4 and shard.name in result.error
+
+
+def test_print_config_is_a_configuration_that_trains(sftctl: Sftctl, tmp_path: Path) -> None:
+    template = sftctl(*TINY, "--print-config").stdout
+    (tmp_path / "run.toml").write_text(template)
+    assert "max_steps = 3" in template
+    assert sftctl("train", "run.toml", "--output-dir", "run").exit_code == 0
+    assert len(metrics_of(tmp_path / "run")) == 3
+
+
+def test_a_dry_run_says_what_would_run(sftctl: Sftctl, tmp_path: Path) -> None:
+    plan = json.loads(sftctl(*TINY, "--dry-run", "--json").stdout)
+    assert (plan["total_steps"], plan["num_examples"]) == (3, 320)
+    assert "40 an epoch" in sftctl(*TINY, "--dry-run").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_resume_goes_on_with_the_run_that_is_there(sftctl: Sftctl, tmp_path: Path) -> None:
+    command = [*TINY, "--output-dir", "run", "--auto-resume"]
+    assert sftctl(*command).exit_code == 0
+    assert "finished already" in sftctl(*command).stdout
+    assert sftctl(*command, "--seed", 5).exit_code == 2
+
+
+def test_show_marks_the_trained_tokens(sftctl: Sftctl) -> None:
+    result = sftctl("prepare-data", "--output", "store", "--show", 2)
+    assert result.exit_code == 0
+    assert len(re.findall(r"<\|im_start\|>assistant\n«[^»]+<\|im_end\|>»", result.stdout)) >= 2
+
+
+def test_wandb_offline_logs_beside_the_run(sftctl: Sftctl, tmp_path: Path) -> None:
+    assert sftctl(*TINY, "--output-dir", "run", "--wandb").exit_code == 0
+    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+    run_id = json.loads((tmp_path / "run/run.json").read_text())["wandb_run_id"]
+    report = json.loads(sftctl("inspect-ckpt", "run", "--json").stdout)
+    assert report["wandb_run_id"] == run_id
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sftctl", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+STOPS = [
+    (signal.SIGTERM, 75, ()),
+    (signal.SIGINT, 75, ()),
+    (signal.SIGUSR1, 75, ("--nproc-per-node", "2")),
+    (signal.SIGTERM, 75, ("--nproc-per-node", "2")),
+    (signal.SIGKILL, -signal.SIGKILL, ()),
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = _start(folder, *LONG, "--output-dir", "run")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return folder / "run"
+
+
+LONG = ["train", "--model", "tiny", "--max-steps", "60", "--batch-size", "4"]
+LONG += ["--save-interval", "7", "--log-interval", "1000"]
+
+
+@pytest.mark.parametrize(("number", "exit_code", "ranks"), STOPS)
+def test_a_stopped_run_resumes_to_the_same_run(
+    tmp_path: Path,
+    uninterrupted: Path,
+    number: signal.Signals,
+    exit_code: int,
+    ranks: tuple[str, ...],
+) -> None:
+    process = _start(tmp_path, *LONG, "--output-dir", "run", *ranks)
+    _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
+    os.kill(process.pid, number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == exit_code, stderr.decode()
+    if exit_code == 75:
+        assert events_of(tmp_path / "run")[-1] == "stopped"
+        assert b"sftctl resume run" in stdout
+    process = _start(tmp_path, "resume", "run", *ranks)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr.decode()
+    lines, reference = metrics_of(tmp_path / "run"), metrics_of(uninterrupted)
+    assert [line["examples_digest"] for line in lines] == [
+        line["examples_digest"] for line in reference
+    ]
+    if not ranks:
+        assert same_run(lines) == same_run(reference)
+        assert _digest(tmp_path / "run") == _digest(uninterrupted)
+
+
+def _digest(run: Path) -> str:
+    return hashlib.sha256((run / "final/model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,234 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftctl.config.load import (
+    config_from_dict,
+    config_to_commented_toml,
+    config_to_dict,
+    config_to_toml,
+    load_config,
+    parse_assignments,
+)
+from sftctl.config.schema import ModelConfig, RunConfig, TrainConfig
+from sftctl.errors import ConfigError
+
+
+@pytest.fixture
+def run_toml(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text('[train]\nepochs = 5\nbatch_size = 3\n[model]\nname = "tiny"\n')
+    return path
+
+
+def refusal(*args: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(*args)  # type: ignore[arg-type]
+    return caught.value.message
+
+
+def refusal_of(tmp_path: Path, text: str) -> str:
+    """What a file with this text is told, without its name."""
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return refusal(path).replace(f"{path}: ", "")
+
+
+# ---------------------------------------------------------------------------- precedence
+
+
+def test_without_file_and_overrides_everything_is_default() -> None:
+    assert load_config() == RunConfig()
+
+
+def test_a_file_beats_the_defaults_and_leaves_the_rest(run_toml: Path) -> None:
+    assert load_config(run_toml) == RunConfig(
+        model=ModelConfig(name="tiny"), train=TrainConfig(epochs=5, batch_size=3)
+    )
+
+
+def test_an_override_beats_the_file(run_toml: Path) -> None:
+    config = load_config(str(run_toml), {"train.epochs": 7})
+    assert (config.train.epochs, config.train.batch_size) == (7, 3)
+
+
+def test_of_two_assignments_the_later_one_counts() -> None:
+    assert load_config(None, ["train.epochs=1", "train.epochs=9"]).train.epochs == 9
+
+
+# ---------------------------------------------------------------------------- assignments
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train.epochs=3", "train.epochs", 3),
+        ("optim.learning_rate=1e-5", "optim.learning_rate", 1e-5),
+        ("optim.learning_rate=1", "optim.learning_rate", 1.0),
+        ("optim.learning_rate=auto", "optim.learning_rate", "auto"),
+        ("data.persistent_workers=false", "data.persistent_workers", False),
+        ("train.dtype = bfloat16", "train.dtype", "bfloat16"),
+        ("model.name=12", "model.name", "12"),
+        ("data.path=a=b.jsonl", "data.path", "a=b.jsonl"),
+        ("data.max_seq_len=512", "data.max_seq_len", 512),
+    ],
+)
+def test_an_assignment_is_read_as_the_type_of_its_key(text: str, key: str, value: object) -> None:
+    section, name = key.split(".")
+    found = getattr(getattr(load_config(None, [text]), section), name)
+    assert found == value and type(found) is type(value)
+
+
+def test_an_assignment_without_equals_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_assignments(["train.epochs"])
+    assert caught.value.message == "--set train.epochs: expected section.key=value"
+
+
+# ---------------------------------------------------------------------------- wrong keys
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("optim.learnin_rate", "; did you mean learning_rate?"),
+        ("trian.epochs", "; did you mean train.epochs?"),
+        ("train.epoch", "; did you mean epochs?"),
+        (
+            "zzz.qqq",
+            "; sections are model, data, optim, train, checkpoint, tracking",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(key: str, hint: str) -> None:
+    assert refusal(None, {key: 1}) == f"unknown key {key}{hint}"
+
+
+def test_a_key_outside_any_section_is_unknown(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, "epochs = 1").startswith("unknown key epochs; did you mean ")
+
+
+def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, "train = 1").startswith("unknown key train; ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.epochs", "many", "expected int, got 'many'"),
+        ("train.epochs", 2.0, "expected int, got 2.0"),
+        ("train.epochs", True, "expected int, got True"),
+        ("train.epochs", [1], "expected int, got [1]"),
+        ("optim.grad_clip", True, "expected float, got True"),
+        ("optim.grad_clip", "a", "expected float, got 'a'"),
+        ("optim.learning_rate", "fast", "expected float or auto, got 'fast'"),
+        ("data.persistent_workers", 1, "expected bool, got 1"),
+        ("model.name", 3, "expected str, got 3"),
+        ("data.max_seq_len", "long", "expected int, got 'long'"),
+        ("train.device", "gpu", "expected auto or cpu or cuda, got 'gpu'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key: str, value: object, expected: str) -> None:
+    assert refusal(None, {key: value}) == f"{key}: {expected}"
+
+
+def test_an_output_directory_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    assert "output_dir" in refusal_of(tmp_path, "output_dir = 3")
+
+
+def test_every_wrong_key_and_value_is_told_at_once(run_toml: Path) -> None:
+    run_toml.write_text("[train]\nepoch = 1\nbatch_size = 'x'\n")
+    assert refusal(run_toml, {"zzz.qqq": 1, "train.seed": "s"}) == (
+        f"{run_toml}: unknown key train.epoch; did you mean epochs?; "
+        f"{run_toml}: train.batch_size: expected int, got 'x'; "
+        "unknown key zzz.qqq; sections are model, data, optim, train, checkpoint, tracking; "
+        "train.seed: expected int, got 's'"
+    )
+
+
+def test_numbers_beyond_their_bounds_are_told_at_once_too() -> None:
+    message = refusal(None, {"train.epochs": 0, "data.num_workers": -1, "train.seed": "s"})
+    for key in ("train.epochs", "data.num_workers", "train.seed"):
+        assert f"{key}: " in message
+
+
+# ---------------------------------------------------------------------------- wrong files
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    assert refusal(path) == f"{path}: No such file or directory"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: Is a directory"
+
+
+def test_broken_toml_is_refused_with_its_line(run_toml: Path) -> None:
+    run_toml.write_text("[train]\nepochs =\n")
+    assert refusal(run_toml) == f"{run_toml}: not TOML: Invalid value (at line 2, column 9)"
+
+
+def test_a_file_that_is_no_text_is_refused(run_toml: Path) -> None:
+    run_toml.write_bytes(b"\xff\xfe")
+    assert refusal(run_toml).startswith(f"{run_toml}: not TOML: 'utf-8' codec can't decode")
+
+
+# ---------------------------------------------------------------------------- and back
+
+
+OTHER = {
+    "model.name": 'a "quoted" \\ name',
+    "data.path": "対話/a\nb.jsonl",
+    "data.max_seq_len": 77,
+    "optim.learning_rate": 1e-05,
+    "optim.eps": 1e-12,
+    "train.device": "cpu",
+    "data.persistent_workers": False,
+    "tracking.wandb": True,
+}
+
+
+@pytest.mark.parametrize("overrides", [{}, OTHER])
+@pytest.mark.parametrize("write", [config_to_toml, config_to_commented_toml])
+def test_a_written_configuration_is_read_back(
+    tmp_path: Path, write: object, overrides: dict[str, object]
+) -> None:
+    config = load_config(None, overrides)
+    path = tmp_path / "config.toml"
+    path.write_text(write(config), encoding="utf-8")  # type: ignore[operator]
+    assert load_config(path) == config
+
+
+@given(text=st.text())
+def test_any_text_survives_being_written(text: str) -> None:
+    config = load_config(None, {"data.path": text})
+    assert tomllib.loads(config_to_toml(config))["data"]["path"] == text
+
+
+@given(number=st.floats(min_value=0, allow_nan=False, allow_infinity=False))
+def test_any_number_survives_being_written(number: float) -> None:
+    config = load_config(None, {"optim.learning_rate": number})
+    assert tomllib.loads(config_to_toml(config))["optim"]["learning_rate"] == number
+
+
+def test_what_is_written_names_neither_the_output_directory_nor_unset_keys() -> None:
+    text = config_to_toml(load_config(None, {"output_dir": "runs/a", "train.epochs": 3}))
+    assert "runs/a" not in text and "tokenizer" not in text
+    assert "epochs = 3" in text
+
+
+def test_the_commented_form_shows_each_key_below_its_documentation() -> None:
+    lines = config_to_commented_toml(RunConfig()).splitlines()
+    at = lines.index("epochs = 2")
+    assert lines[at - 1] == "# Times that every example is trained."
+    assert "# tokenizer =" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_dictionary_is_read_back() -> None:
+    config = load_config(None, OTHER)
+    assert config_from_dict(config_to_dict(config)) == config

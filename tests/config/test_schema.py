@@ -1,0 +1,117 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from sftctl.config.load import load_config
+from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
+from sftctl.errors import ConfigError
+
+
+def test_every_key_has_its_documentation() -> None:
+    assert list(documentation()) == keys()
+    for key, text in documentation().items():
+        assert text == " ".join(text.split()), key
+        assert re.search(r"[.)]$", text), f"{key}: {text}"
+
+
+def test_documentation_is_the_text_below_the_field() -> None:
+    assert documentation()["train.accumulation_steps"] == (
+        "Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."
+    )
+
+
+def test_keys_are_those_of_the_sections_in_order() -> None:
+    assert keys()[:2] == ["model.name", "model.tokenizer"]
+    assert keys()[-1] == "tracking.wandb_project"
+    assert {key.split(".")[0] for key in keys()} == SECTIONS.keys()
+
+
+def test_sections_are_the_fields_of_the_configuration() -> None:
+    names = [field.name for field in dataclasses.fields(RunConfig)]
+    assert names == ["output_dir", *SECTIONS]
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_step_trains_batch_size_times_accumulation_steps_examples() -> None:
+    config = load_config(None, {"train.batch_size": 4, "train.accumulation_steps": 3})
+    assert config.train.global_batch_size == 12
+
+
+TOO_SMALL = {
+    "data.num_workers": (-1, 0),
+    "data.val_fraction": (-0.5, 0),
+    "data.prefetch_factor": (0, 1),
+    "data.max_seq_len": (1, 2),
+    "optim.learning_rate": (-1e-5, 0),
+    "optim.warmup_steps": (-1, 0),
+    "optim.min_lr_ratio": (-0.1, 0),
+    "optim.weight_decay": (-0.1, 0),
+    "optim.beta1": (-0.1, 0),
+    "optim.beta2": (-0.1, 0),
+    "optim.eps": (-1e-8, 0),
+    "optim.grad_clip": (-1.0, 0),
+    "train.epochs": (0, 1),
+    "train.max_steps": (0, 1),
+    "train.batch_size": (0, 1),
+    "train.accumulation_steps": (0, 1),
+    "train.micro_batch_tokens": (0, 1),
+    "train.eval_interval": (-1, 0),
+    "train.seed": (-1, 0),
+    "checkpoint.save_interval": (-1, 0),
+    "checkpoint.keep": (0, 1),
+    "tracking.log_interval": (0, 1),
+}
+
+
+@pytest.mark.parametrize("key", TOO_SMALL)
+def test_a_number_below_its_bound_is_refused(key: str) -> None:
+    value, minimum = TOO_SMALL[key]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {key: value})
+    assert caught.value.message == f"{key}: {value} is too small; at least {minimum}"
+    load_config(None, {key: minimum})  # the bound itself is allowed
+
+
+def test_every_number_has_a_bound() -> None:
+    hints = {
+        f"{name}.{field.name}": str(field.type)
+        for name, cls in SECTIONS.items()
+        for field in dataclasses.fields(cls)
+    }
+    assert {
+        key for key, hint in hints.items() if re.search(r"\b(int|float)\b", hint)
+    } == TOO_SMALL.keys()
+
+
+def test_validating_on_everything_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"data.val_fraction": 1.0})
+    assert caught.value.message == "data.val_fraction: 1.0 leaves nothing to train on"
+
+
+@pytest.mark.parametrize("key", ["optim.beta1", "optim.beta2"])
+def test_a_moment_that_never_decays_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        load_config(None, {key: 1.0})
+
+
+def test_a_cosine_that_ends_above_its_peak_is_refused() -> None:
+    with pytest.raises(ConfigError, match="optim.min_lr_ratio"):
+        load_config(None, {"optim.min_lr_ratio": 1.5})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("key", ["optim.learning_rate", "optim.weight_decay", "data.val_fraction"])
+def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        load_config(None, {key: value})
+
+
+def test_the_output_directory_is_a_path() -> None:
+    assert load_config(None, {"output_dir": "runs/a"}).output_dir == Path("runs/a")

@@ -1,0 +1,228 @@
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sftctl.data.loader import (
+    LoaderSettings,
+    MicroBatch,
+    StepBatch,
+    StepLoader,
+    StepShape,
+    collate,
+    evaluation_batches,
+)
+from sftctl.data.plan import examples_digest, plan_epoch
+from tests.data.toy_store import ToyStore
+
+LENGTHS = [2, 5, 31, 8, 3, 17, 9, 4, 26, 12, 6, 7, 3, 21, 11, 10, 2, 14, 5]
+STORE = ToyStore(LENGTHS)
+STEPS_PER_EPOCH = 5  # 19 examples in steps of 4: the last one holds 3
+SHAPE = StepShape(
+    seed=7, global_batch_size=4, micro_batch_tokens=40, cut_for_ranks=1, rank=0, world_size=1
+)
+HERE = LoaderSettings()
+TWO_WORKERS = LoaderSettings(num_workers=2, persistent_workers=False)
+TWO_THAT_STAY = LoaderSettings(num_workers=2, persistent_workers=True)
+
+
+def make_loader(settings: LoaderSettings = HERE, **changes: int) -> StepLoader:
+    return StepLoader(STORE, replace(SHAPE, **changes), settings)
+
+
+def ranks_of(world_size: int, **changes: int) -> list[list[StepBatch]]:
+    """For each rank its steps of epoch 0."""
+    shape = {"world_size": world_size, "cut_for_ranks": world_size, **changes}
+    return [list(make_loader(rank=rank, **shape).steps(0)) for rank in range(world_size)]
+
+
+def examples_of(batches: Iterable[MicroBatch]) -> list[int]:
+    return [index for micro_batch in batches for index in micro_batch.examples]
+
+
+def same(one: object, other: object) -> bool:
+    """Equal in every field and every number."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, (MicroBatch, StepBatch)):
+        names = one.__dataclass_fields__
+        return all(same(getattr(one, name), getattr(other, name)) for name in names)
+    return one == other
+
+
+# ---------------------------------------------------------------------------- micro-batches
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    batch = collate(STORE, (3, 0, 1), number=5)
+    assert batch.input_ids.shape == (3, 8)
+    for row, index in zip(batch.input_ids, batch.examples, strict=True):
+        length = LENGTHS[index]
+        assert row[:length].tolist() == STORE[index].input_ids.tolist()
+        assert not row[length:].any()
+    assert (batch.number, batch.num_tokens, batch.num_padding_tokens) == (5, 15, 9)
+
+
+def test_a_target_is_the_next_token_and_padding_never_is_one() -> None:
+    batch = collate(STORE, tuple(range(len(STORE))), number=0)
+    width = batch.input_ids.shape[1]
+    found: dict[int, list[int]] = {index: [] for index in batch.examples}
+    for position, target in zip(
+        batch.target_positions.tolist(), batch.target_ids.tolist(), strict=True
+    ):
+        row, column = divmod(position, width)
+        assert target == STORE[batch.examples[row]].input_ids[column + 1] != 0
+        found[batch.examples[row]].append(column + 1)
+    for index, columns in found.items():
+        assert columns == np.flatnonzero(STORE[index].loss_mask).tolist()
+
+
+def test_moving_a_micro_batch_keeps_it() -> None:
+    batch = collate(STORE, (3, 1), number=2)
+    assert same(batch.to(torch.device("cpu")), batch)
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+def test_steps_are_those_of_the_plan() -> None:
+    for epoch in (0, 1):
+        plan = plan_epoch(LENGTHS, SHAPE.seed, epoch, SHAPE.global_batch_size)
+        steps = list(make_loader().steps(epoch))
+        assert [step.step_in_epoch for step in steps] == list(range(STEPS_PER_EPOCH))
+        assert {step.epoch for step in steps} == {epoch}
+        assert [step.num_examples for step in steps] == [4, 4, 4, 4, 3]
+        for step in steps:
+            planned = plan[step.step_in_epoch].tolist()
+            assert sorted(examples_of(step.micro_batches)) == sorted(planned)
+
+
+def test_micro_batches_keep_the_budget_and_are_numbered() -> None:
+    for step in make_loader().steps(0):
+        assert [batch.number for batch in step.micro_batches] == list(
+            range(len(step.micro_batches))
+        )
+        for batch in step.micro_batches:
+            assert len(batch.examples) == 1 or batch.input_ids.numel() <= 40
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])
+def test_a_step_holds_the_same_examples_over_any_number_of_ranks(world_size: int) -> None:
+    one = list(make_loader().steps(0))
+    for alone, *parts in zip(one, *ranks_of(world_size), strict=True):
+        together = Counter(index for part in parts for index in examples_of(part.micro_batches))
+        assert together == Counter(examples_of(alone.micro_batches))
+        assert {part.num_examples for part in parts} == {alone.num_examples}
+        assert {part.num_target_tokens for part in parts} == {alone.num_target_tokens}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])
+def test_the_number_of_target_tokens_is_what_all_ranks_hold(world_size: int) -> None:
+    for parts in zip(*ranks_of(world_size), strict=True):
+        held = sum(len(batch.target_ids) for part in parts for batch in part.micro_batches)
+        assert {part.num_target_tokens for part in parts} == {held}
+
+
+def test_a_cut_made_for_other_ranks_is_kept_and_only_dealt_anew() -> None:
+    def cuts(world_size: int) -> list[dict[int, tuple[int, ...]]]:
+        ranks = ranks_of(world_size, cut_for_ranks=2)
+        return [
+            {
+                batch.number: batch.examples
+                for part in parts
+                for batch in part.micro_batches
+                if batch.examples
+            }
+            for parts in zip(*ranks, strict=True)
+        ]
+
+    assert cuts(1) == cuts(2) == cuts(3)
+
+
+def test_a_rank_without_examples_runs_one_row_without_a_target() -> None:
+    ranks = ranks_of(6)
+    last = [rank[-1] for rank in ranks]
+    idle = [part for part in last if not examples_of(part.micro_batches)]
+    assert len(idle) == 3  # six ranks, three examples
+    for part in idle:
+        [row] = part.micro_batches
+        assert row.input_ids.shape[0] == 1 and row.input_ids.dtype == torch.int64
+        assert len(row.target_ids) == len(row.target_positions) == row.num_tokens == 0
+        assert part.num_target_tokens > 0
+        assert examples_digest(row.examples) == 0
+
+
+# ---------------------------------------------------------------------------- resume
+
+
+def assert_resumes_exactly(settings: LoaderSettings, cut: int) -> None:
+    """A new loader, started after `cut` steps, gives what the first one would have given next."""
+    loader = make_loader()
+    whole = [*loader.steps(0), *loader.steps(1)]
+    epoch, step = divmod(cut, STEPS_PER_EPOCH)
+    resumed = make_loader(settings)
+    rest = list(resumed.steps(epoch, step))
+    for later in range(epoch + 1, 2):
+        rest += resumed.steps(later)
+    assert same(rest, whole[cut:])
+
+
+@pytest.mark.parametrize("cut", range(2 * STEPS_PER_EPOCH))
+def test_a_resumed_loader_continues_with_the_same_batches(cut: int) -> None:
+    assert_resumes_exactly(HERE, cut)
+
+
+@pytest.mark.parametrize("settings", [TWO_WORKERS, TWO_THAT_STAY], ids=["workers", "persistent"])
+@pytest.mark.parametrize("cut", [0, 1, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1])
+def test_a_resumed_loader_with_workers_continues_with_the_same_batches(
+    settings: LoaderSettings, cut: int
+) -> None:
+    assert_resumes_exactly(settings, cut)
+
+
+def test_a_loader_at_the_end_of_its_epoch_gives_nothing() -> None:
+    assert list(make_loader().steps(0, STEPS_PER_EPOCH)) == []
+
+
+@pytest.mark.parametrize("settings", [HERE, TWO_WORKERS, TWO_THAT_STAY])
+def test_an_epoch_that_was_broken_off_leaves_nothing_in_the_next(
+    settings: LoaderSettings,
+) -> None:
+    loader = make_loader(settings)
+    expected = list(make_loader().steps(1))
+    steps = loader.steps(0)
+    next(steps)
+    next(steps)
+    assert same(list(loader.steps(1)), expected)
+    next(loader.steps(1))
+    assert same(list(loader.steps(1, 2)), expected[2:])
+
+
+def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(make_loader().steps(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_examples", [1, 19, 600])
+def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
+    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
+    ranks = [list(evaluation_batches(store, 64, rank, world_size)) for rank in range(world_size)]
+    together = [index for batches in ranks for index in examples_of(batches)]
+    assert sorted(together) == list(range(num_examples))
+    held = sum(len(batch.target_ids) for batches in ranks for batch in batches)
+    assert held == store.target_lengths.sum()
+
+
+def test_an_evaluation_of_nothing_is_empty() -> None:
+    assert list(evaluation_batches(ToyStore([]), 64, 0, 1)) == []

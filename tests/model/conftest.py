@@ -1,0 +1,16 @@
+import pytest
+
+from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def bundled() -> HFTokenizer:
+    """The tokenizer of the bundled sample."""
+    return load_tokenizer(str(SAMPLE_TOKENIZER))
+
+
+@pytest.fixture
+def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_HUB_OFFLINE=1 does when it is set before the library is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

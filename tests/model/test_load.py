@@ -1,0 +1,177 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sftctl.errors import ConfigError
+from sftctl.model.load import (
+    check_fit,
+    load_architecture,
+    load_model,
+    load_pretrained,
+    save_architecture,
+    save_pretrained,
+)
+from sftctl.model.source import ModelSource, require_model_folder
+from sftctl.model.tokenizer import HFTokenizer
+
+
+@pytest.fixture(scope="module")
+def model(bundled: HFTokenizer) -> Any:
+    return load_model("tiny", bundled, seed=3)
+
+
+@pytest.fixture(scope="module")
+def saved(model: Any, bundled: HFTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory; not to be written into."""
+    folder = tmp_path_factory.mktemp("model")
+    save_pretrained(model, bundled, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def refusal(name: Path | str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_pretrained(str(name))
+    return caught.value.message
+
+
+# ---------------------------------------------------------------------------- there and back
+
+
+def test_a_saved_model_is_the_same(model: Any, saved: Path) -> None:
+    again = load_pretrained(str(saved)).state_dict()
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(again[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_a_saved_model_is_a_plain_directory_that_everyone_may_read(saved: Path) -> None:
+    names = {path.name for path in saved.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert (saved / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_half_precision_weights_are_loaded_as_float32(bundled: HFTokenizer, tmp_path: Path) -> None:
+    half = load_model("tiny", bundled, seed=3).to(torch.bfloat16)
+    save_pretrained(half, bundled, tmp_path)
+    again = load_pretrained(str(tmp_path))
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_an_architecture_has_the_shapes_and_no_weights(model: Any, tmp_path: Path) -> None:
+    save_architecture(model, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+    again = load_architecture(tmp_path)
+    assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+# ---------------------------------------------------------------------------- names
+
+
+def test_an_unknown_name_is_refused() -> None:
+    assert refusal("qwen") == (
+        "qwen: neither a preset (tiny, small, minimind-3) nor a directory, .gguf file or "
+        "owner/name on the hub"
+    )
+
+
+@pytest.mark.parametrize("name", ["./none", "/nowhere/none", "~/none", "a/b/c"])
+def test_a_path_that_is_not_there_is_refused(name: str) -> None:
+    assert refusal(name) == f"{name}: no such directory"
+
+
+def test_a_missing_gguf_file_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "a.gguf") == f"{tmp_path}/a.gguf: no such file"
+
+
+def test_a_gguf_file_is_loaded_from_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").touch()
+    assert ModelSource.of(str(tmp_path / "a.gguf")) == ModelSource(
+        str(tmp_path), {"gguf_file": "a.gguf"}
+    )
+
+
+def test_a_directory_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
+    assert ModelSource.of(str(tmp_path)).arguments == {"local_files_only": True}
+    assert ModelSource.of("owner/name") == ModelSource("owner/name", {})
+
+
+def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    expected = f"{tmp_path}: no config.json in this directory, so it holds no model"
+    assert refusal(tmp_path) == expected
+    with pytest.raises(ConfigError) as caught:
+        require_model_folder(str(tmp_path))
+    assert caught.value.message == expected
+
+
+@pytest.mark.usefixtures("without_network")
+def test_a_hub_name_without_a_network_is_refused() -> None:
+    assert refusal("nobody/nothing-at-all").startswith(
+        "model nobody/nothing-at-all: can't be loaded: "
+    )
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+def test_a_directory_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "unheard-of"}'),
+        ("model.safetensors", b"not safetensors at all"),
+    ],
+)
+def test_a_damaged_file_is_refused(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
+
+
+def test_weights_that_were_cut_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
+
+
+def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF")
+    assert refusal(path).startswith(f"model {path}: can't be loaded: ")
+
+
+# ---------------------------------------------------------------------------- fit
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: HFTokenizer) -> None:
+    model = load_model("tiny", bundled, 0)
+    model.resize_token_embeddings(100)
+    with pytest.raises(ConfigError) as caught:
+        check_fit(model, bundled, 16)
+    assert caught.value.message == (
+        f"tokenizer {bundled.name} has 2048 ids, the model has embeddings for 100"
+    )
+    assert caught.value.hint == "prepare the data with the model's own tokenizer"
+
+
+def test_examples_longer_than_the_models_positions_are_refused(
+    model: Any, bundled: HFTokenizer
+) -> None:
+    check_fit(model, bundled, 4096)
+    with pytest.raises(ConfigError) as caught:
+        check_fit(model, bundled, 4097)
+    assert caught.value.message == "data.max_seq_len: 4097 is beyond the model's 4096 positions"

