@@ -1,6 +1,7 @@
 """Rebuild the tokenizer of the bundled sample: `python tests/build_sample_tokenizer.py`.
 
-A byte-level BPE, trained on the texts of train.jsonl only. The same texts give the same files, byte for byte.
+A byte-level BPE, trained on the texts of train.jsonl only. The same texts give the same files,
+byte for byte.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ SPECIAL_TOKENS = [
     "<|im_end|>",
 ]  # ids 0, 1, 2: pad, start of a message, eos
 CHATML = (
-    r"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    r"{% for message in messages %}"
+    r"{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     r"{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CONFIG = {

@@ -5,18 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.errors import ConfigError, DataError
-from sftctl.jsonio import dump_canonical
+from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
-
-# Texts in which tokenizers that share a vocabulary still differ.
-_PROBES = [
-    "Hello, world! 1234",
-    " two  spaces\n\n\ttab",
-    "你好，世界。",
-    "e\u0301 ﬁ 🤖",
-    "<|im_end|>",
-]
-
 
 class HFTokenizer:
     """Render conversations with the chat template, and encode the text, nothing added."""
@@ -63,12 +53,12 @@ class HFTokenizer:
         self.hf.save_pretrained(folder)
 
     def _hash_content(self) -> str:
-        content = {
-            "vocabulary": self.hf.get_vocab(),
-            "special": [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)],
-            "probes": [ids for ids, _ in self.encode_batch(_PROBES)],
-        }
-        return hashlib.sha256(dump_canonical(content)).hexdigest()
+        """Of all that decides ids: vocabulary, merges, normalizer, pre-tokenizer, special tokens."""
+        content = loads(self.hf.backend_tokenizer.to_str())
+        for of_the_moment in ("truncation", "padding"):
+            content.pop(of_the_moment, None)
+        special = [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)]
+        return hashlib.sha256(dump_canonical([content, special])).hexdigest()
 
 
 def _special_added(hf: Any) -> frozenset[int]:
