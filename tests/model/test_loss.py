@@ -204,4 +204,4 @@ def test_a_biased_head_is_a_plain_one(batch: MicroBatch) -> None:
     module = LossModule(model)
     assert check(module, batch) is None
     own = plain_loss_of(model, batch)
-    assert loss_of(module, batch).item() == pytest.approx(float(own), rel=1e-6)
+    assert loss_of(module, batch).item() == pytest.approx(own.item(), rel=1e-6)
