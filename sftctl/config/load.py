@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
 from sftctl.errors import ConfigError
+from sftctl.jsonio import dump_canonical
 
 
 def load_config(
@@ -24,22 +25,28 @@ def load_config(
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)
-    given = _flatten(_read_toml(Path(path))) if path is not None else {}
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for source, entries in ((str(path), given), ("", overrides)):
-        for key, value in entries.items():
-            try:
-                values[key] = _checked(key, value)
-            except ConfigError as error:
-                problems.append(f"{source}: {error.message}" if source else error.message)
+    for key, value in (_flatten(_read_toml(Path(path))) if path is not None else {}).items():
+        try:
+            values[key] = _checked(key, (value,))
+        except ConfigError as error:
+            problems.append(f"{path}: {error.message}")
+    for key, value in overrides.items():
+        try:
+            values[key] = _checked(key, _readings(value))
+        except ConfigError as error:
+            problems.append(error.message)
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")}
+        try:
+            sections[name] = cls(**own)
+        except ConfigError as error:
+            problems.append(error.message)
     if problems:
         raise ConfigError("; ".join(problems))
-    output_dir = values.pop("output_dir", None)
-    sections = {
-        name: cls(**{k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")})
-        for name, cls in SECTIONS.items()
-    }
+    output_dir = values.get("output_dir")
     return RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
 
 
@@ -97,8 +104,9 @@ def toml_value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return (
+            dump_canonical(value).decode().replace("\x7f", "\\u007f")
+        )  # TOML's escapes are JSON's
     return repr(value)
 
 
@@ -121,36 +129,40 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _checked(key: str, value: object) -> Any:
-    """`value` as the type of `key`; a text is read as TOML where the type asks for it."""
-    if key == "output_dir":
-        return value
+def _checked(key: str, readings: tuple[object, ...]) -> Any:
+    """The first of the readings of a value that has the type of `key`."""
     section, _, name = key.partition(".")
     hints = get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
+    if key == "output_dir":
+        hints = {name: str}
     if name not in hints:
-        raise ConfigError(f"unknown key {key}{_did_you_mean(key, section)}")
+        raise ConfigError(f"unknown key {key}{_did_you_mean(section, name)}")
     allowed = _alternatives(hints[name])
-    for candidate in (value, _from_text(value)):
+    for reading in readings:
         for expected in allowed:
-            if _fits(candidate, expected):
-                return float(candidate) if expected is float else candidate  # type: ignore[arg-type]
-    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {value!r}")
+            if _fits(reading, expected):
+                return float(reading) if expected is float else reading  # type: ignore[arg-type]
+    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {readings[0]!r}")
 
 
-def _did_you_mean(key: str, section: str) -> str:
-    near = get_close_matches(key, keys(), n=1, cutoff=0.6)
-    if near and near[0].startswith(f"{section}."):
-        return f"; did you mean {near[0].split('.')[1]}?"
+def _did_you_mean(section: str, name: str) -> str:
+    if section in SECTIONS:
+        names = [item.name for item in fields(SECTIONS[section])]
+        near = get_close_matches(name, names, n=1)
+        return f"; did you mean {near[0]}?" if near else f"; [{section}] has {', '.join(names)}"
+    near = get_close_matches(f"{section}.{name}", keys(), n=1)
     return f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
 
 
-def _from_text(value: object) -> object:
+def _readings(value: object) -> tuple[object, ...]:
+    """What an override can mean: a text is itself, or what TOML reads in it; quotes are TOML's."""
     if not isinstance(value, str):
-        return value
+        return (value,)
     try:
-        return tomllib.loads(f"value = {value}")["value"]
+        read = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return value
+        return (value,)
+    return (read, value) if isinstance(read, str) else (value, read)
 
 
 def _alternatives(hint: Any) -> list[Any]:

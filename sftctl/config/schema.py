@@ -2,10 +2,11 @@
 
 import ast
 import inspect
+import math
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from sftctl.errors import ConfigError
 
@@ -14,11 +15,55 @@ Auto = Literal["auto"]
 DEFAULT_MAX_SEQ_LEN = 1024
 
 
-def _require_at_least(section: str, config: object, minimum: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, (int, float)) and value < minimum:
-            raise ConfigError(f"{section}.{name}: {value} is too small; at least {minimum}")
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The range of a number, stated where its field is."""
+
+    at_least: float
+    at_most: float = math.inf
+    below: float = math.inf
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with `value`, or None."""
+        if not math.isfinite(value):
+            return f"{value} is no number to work with"
+        if value < self.at_least:
+            return f"{value} is too small; at least {self.at_least}"
+        if value > self.at_most:
+            return f"{value} is too large; at most {self.at_most}"
+        if value >= self.below:
+            return f"{value} is too large; it must be below {self.below}"
+        return None
+
+
+Count = Annotated[int, Bounds(at_least=1)]
+CountOrNone = Annotated[int, Bounds(at_least=0)]
+Amount = Annotated[float, Bounds(at_least=0)]
+Share = Annotated[float, Bounds(at_least=0, at_most=1)]
+PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
+
+
+def check_bounds(section: Any) -> None:
+    """Refuse a section with numbers outside the bounds of their fields: all of them at once."""
+    name = next(name for name, cls in SECTIONS.items() if cls is type(section))
+    hints = get_type_hints(type(section), include_extras=True)
+    problems = [
+        f"{name}.{key}: {problem}"
+        for key, hint in hints.items()
+        if isinstance(value := getattr(section, key), (int, float))
+        for bounds in _bounds_in(hint)
+        if (problem := bounds.problem(value))
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _bounds_in(hint: Any) -> list[Bounds]:
+    """The bounds in `Annotated[int, Bounds(...)] | None` and the like."""
+    if isinstance(hint, Bounds):
+        return [hint]
+    parts = (*getattr(hint, "__metadata__", ()), *get_args(hint))
+    return [bounds for part in dict.fromkeys(parts) for bounds in _bounds_in(part)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +81,13 @@ class ModelConfig:
 class DataConfig:
     """Which conversations, and how they reach the model."""
 
+    __post_init__ = check_bounds
+
     path: str | None = None
     """A prepared store, or a file of conversations to prepare. Unset: the bundled sample."""
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"] = "auto"
     """Shape of the rows of a file."""
-    max_seq_len: int | None = None
+    max_seq_len: Annotated[int, Bounds(at_least=2)] | None = None
     """Longest example, in tokens; a longer one is handled by `overflow`. Unset: the store's own, or
     1024 where a file is prepared."""
     overflow: Literal["truncate", "drop"] = "truncate"
@@ -49,81 +96,67 @@ class DataConfig:
     """Which tokens are targets: every assistant turn, the last one, or everything."""
     chat_template: str | None = None
     """A Jinja file that replaces the tokenizer's chat template."""
-    val_fraction: float = 0.0
+    val_fraction: PartOfOne = 0.0
     """Share of a file's rows kept for validation, chosen by their hash; in [0, 1)."""
-    num_workers: int = 0
+    num_workers: CountOrNone = 0
     """Loader processes per rank; 0 loads in the training process."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
     """Page-locked batches, for copies to a GPU; auto: on with CUDA. No effect without a GPU."""
-    prefetch_factor: int = 2
+    prefetch_factor: Count = 2
     """Steps that each loader process holds ready."""
     persistent_workers: bool = True
     """Keep the loader processes between epochs."""
-
-    def __post_init__(self) -> None:
-        _require_at_least("data", self, 0, "num_workers", "val_fraction")
-        _require_at_least("data", self, 1, "prefetch_factor")
-        _require_at_least("data", self, 2, "max_seq_len")
-        if self.val_fraction >= 1:
-            raise ConfigError(f"data.val_fraction: {self.val_fraction} leaves nothing to train on")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
     """AdamW and its learning rate."""
 
-    learning_rate: float | Auto = "auto"
-    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
-    warmup_steps: int = 0
-    """Steps of linear warm-up before the cosine."""
-    min_lr_ratio: float = 0.1
-    """The cosine ends at this share of `learning_rate`; in [0, 1]."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices only (not on norms and biases)."""
-    beta1: float = 0.9
-    """Decay of AdamW's first moment."""
-    beta2: float = 0.999
-    """Decay of AdamW's second moment."""
-    eps: float = 1e-8
-    """AdamW's denominator term."""
-    grad_clip: float = 1.0
-    """Largest gradient norm (L2 over all parameters); 0 does not clip."""
+    __post_init__ = check_bounds
 
-    def __post_init__(self) -> None:
-        _require_at_least(
-            "optim", self, 0, "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay"
-        )
-        _require_at_least("optim", self, 0, "beta1", "beta2", "eps", "grad_clip")
+    learning_rate: Amount | Auto = "auto"
+    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
+    warmup_steps: CountOrNone = 0
+    """Steps of linear warm-up before the cosine."""
+    min_lr_ratio: Share = 0.1
+    """The cosine ends at this share of `learning_rate`; in [0, 1]."""
+    weight_decay: Amount = 0.01
+    """Decoupled weight decay, on matrices only (not on norms and biases)."""
+    beta1: PartOfOne = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: PartOfOne = 0.999
+    """Decay of AdamW's second moment."""
+    eps: Amount = 1e-8
+    """AdamW's denominator term."""
+    grad_clip: Amount = 1.0
+    """Largest gradient norm (L2 over all parameters); 0 does not clip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The loop."""
 
-    epochs: int = 2
+    __post_init__ = check_bounds
+
+    epochs: Count = 2
     """Times that every example is trained."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Stop after this many steps, whatever `epochs` says."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Examples per accumulation window, over all ranks."""
-    accumulation_steps: int = 1
+    accumulation_steps: Count = 1
     """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: Count = 2048
     """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: CUDA where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
     the GPU has none)."""
-    eval_interval: int = 0
+    eval_interval: CountOrNone = 0
     """Validate every so many steps, besides the start and the end; 0: only these."""
-    seed: int = 0
+    seed: CountOrNone = 0
     """Of the order of the examples, of dropout, and of a preset's first weights."""
-
-    def __post_init__(self) -> None:
-        _require_at_least("train", self, 1, "epochs", "max_steps", "batch_size")
-        _require_at_least("train", self, 1, "accumulation_steps", "micro_batch_tokens")
-        _require_at_least("train", self, 0, "eval_interval", "seed")
 
     @property
     def global_batch_size(self) -> int:
@@ -135,29 +168,26 @@ class TrainConfig:
 class CheckpointConfig:
     """When the run is saved."""
 
-    save_interval: int = 100
-    """Save every so many steps; the last step is always saved. 0: only the last."""
-    keep: int = 3
-    """Checkpoints kept; an older one goes only after a newer one was verified."""
+    __post_init__ = check_bounds
 
-    def __post_init__(self) -> None:
-        _require_at_least("checkpoint", self, 0, "save_interval")
-        _require_at_least("checkpoint", self, 1, "keep")
+    save_interval: CountOrNone = 100
+    """Save every so many steps; the last step is always saved. 0: only the last."""
+    keep: Count = 3
+    """Checkpoints kept; an older one goes only after a newer one was verified."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
     """Who is told."""
 
-    log_interval: int = 10
+    __post_init__ = check_bounds
+
+    log_interval: Count = 10
     """Steps between two lines on the console (metrics.jsonl has every step)."""
     wandb: bool = False
     """Also log to Weights & Biases (WANDB_MODE=offline works)."""
     wandb_project: str = "sftctl"
     """W&B project."""
-
-    def __post_init__(self) -> None:
-        _require_at_least("tracking", self, 1, "log_interval")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf file, or the hub."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +62,11 @@ def require_tokenizer_folder(name: str) -> None:
 @contextmanager
 def from_hub_or_disk(what: str) -> Iterator[None]:
     """Turn what transformers raises for a bad or unreachable name into one ConfigError."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, struct.error) as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else repr(problem)
         raise ConfigError(
             f"{what}: can't be loaded: {reason}",

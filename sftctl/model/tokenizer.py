@@ -8,6 +8,7 @@ from sftctl.errors import ConfigError, DataError
 from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
 
+
 class HFTokenizer:
     """Render conversations with the chat template, and encode the text, nothing added."""
 
@@ -53,7 +54,7 @@ class HFTokenizer:
         self.hf.save_pretrained(folder)
 
     def _hash_content(self) -> str:
-        """Of all that decides ids: vocabulary, merges, normalizer, pre-tokenizer, special tokens."""
+        """Of all that decides ids: vocabulary, merges, what comes before them, special tokens."""
         content = loads(self.hf.backend_tokenizer.to_str())
         for of_the_moment in ("truncation", "padding"):
             content.pop(of_the_moment, None)
@@ -83,6 +84,8 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
             hf.chat_template = chat_template.read_text(encoding="utf-8")
         except OSError as problem:
             raise ConfigError(f"{chat_template}: {problem.strerror}") from problem
+        except UnicodeDecodeError as problem:
+            raise ConfigError(f"{chat_template}: not UTF-8: {problem.reason}") from problem
     if not hf.chat_template:
         raise ConfigError(
             f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"

@@ -17,7 +17,7 @@ def get_lr(step: int, total_steps: int, optim: OptimConfig) -> float:
     `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`.
     """
     peak, floor = float(optim.learning_rate), optim.min_lr_ratio
-    if step <= optim.warmup_steps:
+    if step < optim.warmup_steps:
         return peak * step / optim.warmup_steps
     share = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
     return peak * (floor + (1 - floor) / 2 * (1 + math.cos(math.pi * min(1.0, share))))

@@ -62,7 +62,7 @@ def train_step(
             break
         if not state.scaler.is_enabled():
             raise _diverged(f"the gradient norm is {grad_norm}", step, batch, world)
-        state.scaler.update(state.scaler.get_scale() * state.scaler.get_backoff_factor())
+        _back_off(state.scaler)
         state.optimizer.zero_grad(set_to_none=True)
     else:
         raise _diverged(f"float16 overflowed {MAX_OVERFLOWS} times in a row", step, batch, world)
@@ -86,6 +86,12 @@ def train_step(
     )
     state.progress.advance(rules.steps_per_epoch, batch.num_examples, metrics.num_tokens)
     return metrics
+
+
+def _back_off(scaler: torch.amp.GradScaler) -> None:
+    """What GradScaler does by itself when it skips a step, which ours repeats instead."""
+    scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
+    scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
 
 
 def _accumulate_gradients(

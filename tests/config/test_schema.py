@@ -92,7 +92,7 @@ def test_every_number_has_a_bound() -> None:
 def test_validating_on_everything_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"data.val_fraction": 1.0})
-    assert caught.value.message == "data.val_fraction: 1.0 leaves nothing to train on"
+    assert caught.value.message == "data.val_fraction: 1.0 is too large; it must be below 1"
 
 
 @pytest.mark.parametrize("key", ["optim.beta1", "optim.beta2"])

@@ -1,0 +1,76 @@
+"""Toy runs: a two-layer model on a few short conversations."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sftctl import jsonio
+from sftctl.config.load import load_config
+from sftctl.config.schema import RunConfig
+
+NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
+STEPS_PER_EPOCH = 6
+SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
+
+
+def toy_data(folder: Path, count: int = NUM_EXAMPLES) -> Path:
+    """A file of short conversations of many lengths."""
+    path = folder / "toy.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Count to {n}."},
+                {"role": "assistant", "content": " ".join(map(str, range(1, n + 1)))},
+            ]
+        }
+        for n in range(1, count + 1)
+    ]
+    path.write_bytes(b"".join(jsonio.dump_line(row) for row in rows))
+    return path
+
+
+def toy_config(folder: Path, name: str = "run", **overrides: object) -> RunConfig:
+    """Two epochs, a checkpoint at every step."""
+    values: dict[str, object] = {
+        "output_dir": str(folder / name),
+        "model.name": "tiny",
+        "data.path": str(toy_data(folder)),
+        "train.batch_size": 4,
+        "train.micro_batch_tokens": 128,
+        "checkpoint.save_interval": 1,
+        "checkpoint.keep": 100,
+        "tracking.log_interval": 1000,
+    }
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_config(None, values | given)
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return list(jsonio.read_lines(run / "metrics.jsonl"))
+
+
+def events_of(run: Path) -> list[str]:
+    """The names of the events, in order."""
+    return [line["event"] for line in jsonio.read_lines(run / "events.jsonl")]
+
+
+def same_run(metrics: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What must be equal to the last bit between a run and its resumed twin."""
+    return [tuple(line[key] for key in SAME_RUN) for line in metrics]
+
+
+def stored_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint's shards (whole ones: each is in one shard)."""
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in sorted(checkpoint.glob("*.safetensors")):
+        tensors |= load_file(shard)
+    return tensors
+
+
+def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
