@@ -37,7 +37,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(at_least=1)]
-CountOrNone = Annotated[int, Bounds(at_least=0)]
+CountFrom0 = Annotated[int, Bounds(at_least=0)]
 Amount = Annotated[float, Bounds(at_least=0)]
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
@@ -81,7 +81,8 @@ class ModelConfig:
 class DataConfig:
     """Which conversations, and how they reach the model."""
 
-    __post_init__ = check_bounds
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     path: str | None = None
     """A prepared store, or a file of conversations to prepare. Unset: the bundled sample."""
@@ -98,7 +99,7 @@ class DataConfig:
     """A Jinja file that replaces the tokenizer's chat template."""
     val_fraction: PartOfOne = 0.0
     """Share of a file's rows kept for validation, chosen by their hash; in [0, 1)."""
-    num_workers: CountOrNone = 0
+    num_workers: CountFrom0 = 0
     """Loader processes per rank; 0 loads in the training process."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
     """Page-locked batches, for copies to a GPU; auto: on with CUDA. No effect without a GPU."""
@@ -112,11 +113,12 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its learning rate."""
 
-    __post_init__ = check_bounds
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     learning_rate: Amount | Auto = "auto"
     """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
-    warmup_steps: CountOrNone = 0
+    warmup_steps: CountFrom0 = 0
     """Steps of linear warm-up before the cosine."""
     min_lr_ratio: Share = 0.1
     """The cosine ends at this share of `learning_rate`; in [0, 1]."""
@@ -136,7 +138,8 @@ class OptimConfig:
 class TrainConfig:
     """The loop."""
 
-    __post_init__ = check_bounds
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     epochs: Count = 2
     """Times that every example is trained."""
@@ -153,9 +156,9 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
     the GPU has none)."""
-    eval_interval: CountOrNone = 0
+    eval_interval: CountFrom0 = 0
     """Validate every so many steps, besides the start and the end; 0: only these."""
-    seed: CountOrNone = 0
+    seed: CountFrom0 = 0
     """Of the order of the examples, of dropout, and of a preset's first weights."""
 
     @property
@@ -168,9 +171,10 @@ class TrainConfig:
 class CheckpointConfig:
     """When the run is saved."""
 
-    __post_init__ = check_bounds
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
-    save_interval: CountOrNone = 100
+    save_interval: CountFrom0 = 100
     """Save every so many steps; the last step is always saved. 0: only the last."""
     keep: Count = 3
     """Checkpoints kept; an older one goes only after a newer one was verified."""
@@ -180,7 +184,8 @@ class CheckpointConfig:
 class TrackingConfig:
     """Who is told."""
 
-    __post_init__ = check_bounds
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     log_interval: Count = 10
     """Steps between two lines on the console (metrics.jsonl has every step)."""
