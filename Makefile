@@ -23,10 +23,6 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	@touch $@
 
-$(VENV)/.benched: $(VENV)/.tested
-	$(PIP) -e '.[test,bench]'
-	@touch $@
-
 demo: $(VENV)/.installed  ## train the small model on the bundled sample, then ask it something
 	rm -rf runs/demo
 	$(BIN)/sftctl train --epochs 2 --output-dir runs/demo
@@ -36,9 +32,9 @@ test: $(VENV)/.tested  ## the test suite, in minutes
 	$(BIN)/python -m pytest -m "not real" tests
 
 test-real: $(VENV)/.tested  ## real data, real weights, real kills: about ten minutes
-	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real tests/real
+	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real
 
-bench: $(VENV)/.benched  ## the tables of docs/benchmarks.md; wants a quiet machine
+bench: $(VENV)/.tested  ## the tables of docs/benchmarks.md; wants a quiet machine
 	$(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/.tested  ## ruff check, ruff format --check, mypy

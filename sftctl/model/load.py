@@ -30,16 +30,25 @@ def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
 
 def load_pretrained(name: str) -> Any:
     """The model of a directory, hub name or .gguf file, with its weights, in float32."""
+    quiet()
     from transformers import AutoModelForCausalLM
 
-    quiet()
     source = ModelSource.of(name)
     require_model_folder(name)
     with from_hub_or_disk(f"model {name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=torch.float32, **source.arguments
+            source.location, dtype=torch.float32, **source.arguments, **_dense(source)
         )
+
+
+def _dense(source: ModelSource) -> dict[str, Any]:
+    """A quantized .gguf file is unpacked: packed weights can be neither trained nor saved."""
+    if "gguf_file" not in source.arguments:
+        return {}
+    from transformers import GgufConfig
+
+    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def load_architecture(folder: Path) -> Any:
@@ -82,7 +91,7 @@ def check_fit(model: Any, tokenizer: HFTokenizer, max_seq_len: int) -> None:
 
 
 def _from_config(config: Any) -> Any:
+    quiet()
     from transformers import AutoModelForCausalLM
 
-    quiet()
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

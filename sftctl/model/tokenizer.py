@@ -70,9 +70,9 @@ def _special_added(hf: Any) -> frozenset[int]:
 
 def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
     """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
+    quiet()
     from transformers import AutoTokenizer
 
-    quiet()
     source = ModelSource.of(name)
     require_tokenizer_folder(name)
     with from_hub_or_disk(f"tokenizer {name}"):

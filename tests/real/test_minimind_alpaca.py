@@ -44,7 +44,7 @@ def test_every_row_of_alpaca_and_glaive_is_kept_or_accounted_for(
 
 @pytest.mark.parametrize(
     ("num_ranks", "num_steps_in_all", "save_interval", "killed_at"),
-    [(1, 24, 10, 13), (2, 10, 4, 6)],
+    [(1, 20, 8, 11), (2, 10, 4, 6)],
 )
 def test_a_killed_run_goes_on_to_the_same_losses_and_the_same_weights(
     store: Path,

@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 def store(shared_data: Path, folder: Path) -> Path:
     sftctl(
         "prepare-data", shared_data / "alpaca_en_demo.json", "--output", folder / "store",
-        "--tokenizer", shared_data / "minimind_tokenizer", "--max-seq-len", 256,
+        "--tokenizer", shared_data / "minimind_tokenizer", "--max-seq-len", 128,
     )  # fmt: skip
     return folder / "store"
 
