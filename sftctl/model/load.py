@@ -1,6 +1,7 @@
 """Causal language models of `transformers`, and their plain Hugging Face directories."""
 
-import warnings
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ def load_pretrained(name: str) -> Any:
 
     source = ModelSource.of(name)
     require_model_folder(name)
-    with from_hub_or_disk(f"model {name}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):  # a bar that can't be off
         return AutoModelForCausalLM.from_pretrained(
             source.location, dtype=torch.float32, **source.arguments, **_dense(source)
         )

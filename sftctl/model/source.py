@@ -1,6 +1,5 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf file, or the hub."""
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +40,6 @@ class ModelSource:
 
 def quiet() -> None:
     """No bars and no advice from transformers: what matters reaches the user as our own errors."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: the bar of GGUF files is its own
     from transformers.utils import logging
 
     logging.set_verbosity_error()
