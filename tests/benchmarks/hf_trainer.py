@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     DataCollatorForSeq2Seq,
     Trainer,
@@ -63,7 +62,6 @@ def main(store_path: Path, output: Path) -> None:
             use_cpu=True,
             report_to=[],
             save_strategy="no",
-            logging_steps=1,
             disable_tqdm=True,
         ),
         train_dataset=rows,
@@ -71,14 +69,11 @@ def main(store_path: Path, output: Path) -> None:
         callbacks=[clock],
     )
     trainer.train()
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     print(
         json.dumps(
             {
                 "tokens_per_s": int(store.lengths.sum()) / clock.seconds,
                 "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                "mean_loss": sum(map(float, losses)) / len(losses),
-                "threads": torch.get_num_threads(),
             }
         )
     )
