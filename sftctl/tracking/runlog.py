@@ -13,7 +13,7 @@ _TAIL_BYTES = 1 << 16
 
 
 class RunLog:
-    """Appends whole lines, each in the system's hands before the call returns; raises OSError.
+    """Appends whole lines, each in the system's hands before the call returns; or CheckpointError.
 
     `keep_bytes` is what metrics.jsonl keeps of an earlier session: a checkpoint's `metrics_bytes`,
     0 for a fresh run, None for every whole line. Events are history and are never cut.
@@ -80,9 +80,12 @@ class _LineFile:
         try:
             while len(rest):  # a write may take less than it was given
                 rest = rest[self._disk.write(descriptor, rest) :]
-        except OSError:
+        except OSError as problem:
             os.ftruncate(descriptor, self.num_bytes)  # a full disk leaves no half a line
-            raise
+            raise CheckpointError(
+                f"{self._path}: can't be written: {problem.strerror}",
+                hint="mend it, then `sftctl resume` goes on from the last checkpoint",
+            ) from problem
         self.num_bytes += len(line)
 
     def sync(self) -> None:

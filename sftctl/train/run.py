@@ -16,6 +16,7 @@ from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
 from sftctl.disk import new_folder, remove_folder
+from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import save_pretrained
 from sftctl.tracking.runlog import RunLog
@@ -114,7 +115,11 @@ def _save(session: Session, world: World, tracker: Tracker, log: RunLog | None) 
     started = time.perf_counter()
     manifest = _manifest(session, world, log.sync() if log is not None else 0)
     root = session.run.checkpoints
-    path = save_checkpoint(root, session.state.tensors(), manifest, world)
+    try:
+        path = save_checkpoint(root, session.state.tensors(), manifest, world)
+    except CheckpointError as error:
+        tracker.event("save_failed", manifest.step, error=error.message)
+        raise
     if world.is_main:
         num_bytes = sum(file.stat().st_size for file in path.iterdir())
         seconds = time.perf_counter() - started
@@ -161,8 +166,12 @@ def _write_final(session: Session, world: World) -> None:
     def write() -> None:
         if session.run.final.is_dir():  # from before the run was given more epochs
             remove_folder(session.run.final)
-        with new_folder(session.run.final) as folder:
-            save_pretrained(session.state.loss_module.model, session.inputs.tokenizer, folder)
+        try:
+            with new_folder(session.run.final) as folder:
+                save_pretrained(session.state.loss_module.model, session.inputs.tokenizer, folder)
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise CheckpointError(f"{session.run.final}: can't be written: {reason}") from problem
 
     world.on_main(write)
 

@@ -141,7 +141,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_whole_lines(tmp_path: Path) -> No
     size = log_steps(tmp_path, 0, range(1, 2))
     log = RunLog(tmp_path, None, disk := SmallDisk(room=size + 20))
     log.log(step_metrics(2))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="can't be written: No space left"):
         log.log(step_metrics(3))
     assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"\n")
     disk.room = 10_000
