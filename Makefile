@@ -31,7 +31,7 @@ demo: $(VENV)/.installed  ## train the small model on the bundled sample, then a
 test: $(VENV)/.tested  ## the test suite, in minutes
 	$(BIN)/python -m pytest -m "not real" tests
 
-test-real: $(VENV)/.tested  ## real data, real weights, real kills: about ten minutes
+test-real: $(VENV)/.tested  ## real data, real weights, real kills: a quarter of an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real
 
 bench: $(VENV)/.tested  ## the tables of docs/benchmarks.md; wants a quiet machine

@@ -19,6 +19,9 @@ REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 LONGEST_COMMAND_S = 1800  # of a command on a busy machine; on a quiet one none takes 100
 
+WITH_ALL_CORES = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+"""Real models want more than the one thread that the toys of the suite are given."""
+
 SAME_IN_EVERY_RUN = (
     "step",
     "epoch",
@@ -48,6 +51,7 @@ def sftctl(*arguments: object, torchrun: int | None = None) -> str:
         capture_output=True,
         text=True,
         timeout=LONGEST_COMMAND_S,
+        env=WITH_ALL_CORES,
     )
     assert done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stderr}"
     return done.stdout
@@ -57,6 +61,7 @@ def sftctl_killed_at(step: int, run: Path, *arguments: object, torchrun: int | N
     """Start a command and kill -9 all of its processes once `run` has logged `step`."""
     process = subprocess.Popen(
         command(*arguments, torchrun=torchrun),
+        env=WITH_ALL_CORES,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
