@@ -61,7 +61,7 @@ class CheckpointManifest:
     versions: dict[str, Any]
     wandb_run_id: str | None
     metrics_bytes: int  # resume cuts metrics.jsonl here
-    validation: dict[str, Any] | None  # the best so far
+    validation: dict[str, Any] | None  # first, best and last loss
     aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
     files: dict[str, FileEntry] = field(default_factory=dict)
 
