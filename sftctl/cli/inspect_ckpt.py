@@ -20,7 +20,7 @@ def inspect_ckpt(
 
     report = inspect_path(path, verify)
     render.emit(report.to_json(), render.checkpoint_report(report), as_json=json)
-    if verify and report.damage:
+    if report.damage:
         raise CheckpointError(
             "; ".join(report.damage), hint="`sftctl resume` falls back to the newest whole one"
         )

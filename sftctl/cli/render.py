@@ -150,7 +150,7 @@ def _siblings(reports: "list[CheckpointReport]") -> Table:
             _or_dash(row["examples_seen"]),
             "-" if rate is None else f"{rate:.4g}",
             _megabytes(row["num_bytes"]),
-            "yes" if row["complete"] else "no",
+            "yes" if row["resumable"] else "no",
         )
     return table
 

@@ -150,7 +150,8 @@ def _did_you_mean(section: str, name: str) -> str:
         names = [item.name for item in fields(SECTIONS[section])]
         near = get_close_matches(name, names, n=1)
         return f"; did you mean {near[0]}?" if near else f"; [{section}] has {', '.join(names)}"
-    near = get_close_matches(f"{section}.{name}", keys(), n=1)
+    of_that_name = [key for key in keys() if key.endswith(f".{name or section}")]
+    near = of_that_name or get_close_matches(f"{section}.{name}", keys(), n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
 
 

@@ -36,8 +36,8 @@ class Bounds:
         return None
 
 
-Count = Annotated[int, Bounds(at_least=1)]
-CountFrom0 = Annotated[int, Bounds(at_least=0)]
+Count = Annotated[int, Bounds(at_least=1, at_most=10**9)]
+CountFrom0 = Annotated[int, Bounds(at_least=0, at_most=10**9)]
 Amount = Annotated[float, Bounds(at_least=0)]
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
@@ -158,7 +158,7 @@ class TrainConfig:
     the GPU has none)."""
     eval_interval: CountFrom0 = 0
     """Validate every so many steps, besides the start and the end; 0: only these."""
-    seed: CountFrom0 = 0
+    seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
     """Of the order of the examples, of dropout, and of a preset's first weights."""
 
     @property

@@ -54,8 +54,9 @@ def target_spans(
 ) -> list[Span]:
     """The assistant turns to learn, as characters of `text`; none where all of it is learned."""
     messages = conversation.messages
+    _require_tools(conversation, text)
+    _require_tool_calls(conversation, range(len(messages)), text)
     if train_on == "all":
-        _require_tool_calls(conversation, range(len(messages)), text)
         return []
     trainable = range(conversation.first_trained, len(messages))
     turns = [index for index in trainable if messages[index]["role"] == "assistant"]
@@ -121,6 +122,17 @@ def _first_header(conversation: Conversation, tokenizer: ChatTokenizer, text: st
     if not without.startswith(preamble) or found != header:
         raise MaskNotExact(f"{conversation.source}: message 1: its header can't be told exactly")
     return preamble + header
+
+
+def _require_tools(conversation: Conversation, text: str) -> None:
+    """A template that drops the tools would teach calls of what the model was never shown."""
+    for tool in conversation.tools or ():
+        name = tool.get("function", tool).get("name") if isinstance(tool, dict) else None
+        if isinstance(name, str) and name not in text:
+            raise DataError(
+                f"{conversation.source}: the chat template does not render the tool {name!r}",
+                "use a tokenizer or a chat template that renders tools",
+            )
 
 
 def _require_tool_calls(conversation: Conversation, turns: Sequence[int], text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sftctl.errors import ConfigError
+from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
 from sftctl.model.tokenizer import HFTokenizer
@@ -55,6 +55,10 @@ def load_architecture(folder: Path) -> Any:
     """The model that `folder/config.json` describes, its weights still to be filled in."""
     from transformers import AutoConfig
 
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder / 'config.json'}: missing", hint="the run's model/ folder was changed or lost"
+        )
     with from_hub_or_disk(f"model {folder}"):
         return _from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
 

@@ -33,7 +33,7 @@ class HFTokenizer:
             text: str = self.hf.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
             )
-        except (TemplateError, TypeError) as problem:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
             raise DataError(f"the chat template refuses the conversation: {problem}") from problem
         return text
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
+from sftctl.data.manifest import PREPARE_ANEW
 from sftctl.data.prepare import PrepareSettings, prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.store import StoreManifest, TokenStore
@@ -54,7 +55,7 @@ def open_inputs(config: RunConfig, world: World) -> Inputs:
     """
     path = world.on_main(lambda: _store_path(config))
     store = TokenStore.open(path)
-    tokenizer = load_tokenizer(str(path / "tokenizer"))
+    tokenizer = _stores_tokenizer(path)
     longest = int(store.lengths.max())
     if config.data.max_seq_len is not None and longest > config.data.max_seq_len:
         raise ConfigError(
@@ -64,6 +65,14 @@ def open_inputs(config: RunConfig, world: World) -> Inputs:
         )
     has_validation = store.manifest.num_validation_examples > 0
     return Inputs(tokenizer, store, TokenStore.open(path, "validation") if has_validation else None)
+
+
+def _stores_tokenizer(store: Path) -> HFTokenizer:
+    """The tokenizer that a store was prepared with."""
+    try:
+        return load_tokenizer(str(store / "tokenizer"))
+    except ConfigError as problem:
+        raise DataError(f"{store}: damaged: {problem.message}", PREPARE_ANEW) from problem
 
 
 def _store_path(config: RunConfig) -> Path:
@@ -146,7 +155,7 @@ def prepare_files(
 def shown_examples(store_path: Path, count: int) -> list[list[tuple[str, bool]]]:
     """The first examples of a store as (text, is it trained) runs, special tokens visible."""
     store = TokenStore.open(store_path)
-    tokenizer = load_tokenizer(str(store_path / "tokenizer"))
+    tokenizer = _stores_tokenizer(store_path)
     shown = []
     for index in range(min(count, len(store))):
         example = store[index]

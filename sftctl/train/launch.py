@@ -5,9 +5,11 @@ steps, so that a Ctrl-C, which a terminal sends to every process, is heard once.
 leaves a report, and the agent ends the others.
 """
 
+import ctypes
 import logging
 import os
 import signal
+import sys
 import tempfile
 import traceback
 import uuid
@@ -24,6 +26,7 @@ from sftctl.metrics import RunSummary
 from sftctl.train.stop import SIGNALS
 
 STOP_FILE = "stop"
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def run_on_ranks(
@@ -70,12 +73,19 @@ def _rank_main(
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _stop_when_the_parent_dies()
     torch.set_num_threads(max(1, usable_cores() // num_ranks))
     try:
         return function(*arguments, stop_file=Path(folder, STOP_FILE))
     except Exception as error:
         _report(Path(folder), error)
         raise SystemExit(getattr(error, "exit_code", 1)) from None
+
+
+def _stop_when_the_parent_dies() -> None:
+    """A rank whose parent was killed gets SIGTERM: it saves and leaves, and the lock is free."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _report(folder: Path, error: Exception) -> None:
@@ -91,13 +101,24 @@ def _report(folder: Path, error: Exception) -> None:
 
 
 def _first_failure(folder: Path, failure: Any) -> SftctlError:
-    """The report of the rank that failed first; later ones mostly complain about the first."""
-    first = min(failure.failures.values(), key=lambda rank: rank.timestamp)
-    reports = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    """What ended the run: an error of ours, a killed rank, or the first rank's traceback.
+
+    A rank that dies makes the others fail in a collective, so their complaints come last.
+    """
+    files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    reports = [loads(file.read_bytes()) for file in files]
+    for report in reports:
+        if report["kind"] != RankFailed.__name__:
+            return error_named(report["kind"])(report["message"], report["hint"])
+    hint = "`sftctl resume RUN_DIR` goes on from the last checkpoint"
+    codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM:
+            return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}", hint)
     if not reports:
-        return RankFailed(f"rank {first.rank} died with exit code {first.exitcode}")
-    report = loads(reports[0].read_bytes())
-    return error_named(report["kind"])(report["message"], report["hint"])
+        return RankFailed(f"ranks ended with exit codes {codes}", hint)
+    print(reports[0]["message"], file=sys.stderr)
+    return RankFailed(reports[0]["message"].strip().splitlines()[-1], hint)
 
 
 @contextmanager

@@ -91,7 +91,9 @@ def plan_request(config: RunConfig, request: ResumeRequest, num_ranks: int) -> R
 
 def existing_run(config: RunConfig) -> ResumeRequest | None:
     """The run at `output_dir` if there is one; ConfigError if it was made otherwise."""
-    if config.output_dir is None or not (config.output_dir / "run.json").is_file():
+    if config.output_dir is None:
+        raise ConfigError("--auto-resume needs --output-dir: the run to go on with")
+    if not (config.output_dir / "run.json").is_file():
         return None
     was = config_to_dict(RunDir.open(config.output_dir).config())
     now = config_to_dict(resolve_config(config))

@@ -15,7 +15,7 @@ from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
-from sftctl.disk import new_folder, remove_folder
+from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import save_pretrained
@@ -164,8 +164,6 @@ def _write_final(session: Session, world: World) -> None:
     """The trained model as a Hugging Face directory, whole or absent."""
 
     def write() -> None:
-        if session.run.final.is_dir():  # from before the run was given more epochs
-            remove_folder(session.run.final)
         try:
             with new_folder(session.run.final) as folder:
                 save_pretrained(session.state.loss_module.model, session.inputs.tokenizer, folder)

@@ -57,6 +57,7 @@ class RunDir:
                 f"{path}: not a run directory (no run.json and config.toml)",
                 hint=_runs_nearby(path),
             )
+        run.facts()  # readable, or an error now
         return run
 
     def config(self) -> RunConfig:
@@ -111,14 +112,18 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
         "created": time.time(),
         "sftctl": __version__,
     }
-    with new_folder(path) as folder:
-        run = RunDir(folder)
-        run.config_file.write_text(config_to_toml(config), encoding="utf-8")
-        run.run_file.write_bytes(dump_pretty(facts))
-        run.model_folder.mkdir()
-        run.checkpoints.mkdir()
-        save_architecture(run.model_folder)
-        tokenizer.save(run.model_folder)
+    try:
+        with new_folder(path) as folder:
+            run = RunDir(folder)
+            run.config_file.write_text(config_to_toml(config), encoding="utf-8")
+            run.run_file.write_bytes(dump_pretty(facts))
+            run.model_folder.mkdir()
+            run.checkpoints.mkdir()
+            save_architecture(run.model_folder)
+            tokenizer.save(run.model_folder)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise ConfigError(f"{path}: the run directory can't be made: {reason}") from problem
     return RunDir(path)
 
 

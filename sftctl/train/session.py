@@ -13,7 +13,9 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, collate
 from sftctl.data.plan import steps_per_epoch
+from sftctl.disk import remove_folder
 from sftctl.environment import usable_cores
+from sftctl.errors import ConfigError
 from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
@@ -125,6 +127,12 @@ def _session(
     total = per_epoch * config.train.epochs
     if config.train.max_steps is not None:
         total = min(total, config.train.max_steps)
+    if manifest is not None and manifest.step > total:
+        raise ConfigError(
+            f"train.epochs: {config.train.epochs} epochs are {total} steps, and the checkpoint is "
+            f"of step {manifest.step}",
+            hint="--epochs can only grow; `--step N` goes back",
+        )
     warning = _check_head(state, inputs, world)
     return Session(
         config, run, inputs, state, shape, per_epoch, total, plan, (warning,) if warning else ()
@@ -159,6 +167,8 @@ def _take_over(session: Session) -> None:
         run.write_config(session.config)
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
+    if session.state.progress.step < session.total_steps and run.final.is_dir():
+        remove_folder(run.final)  # of another end of this run; its weights are in a checkpoint
 
 
 def _use_the_same_threads(plan: ResumePlan, world: World) -> None:

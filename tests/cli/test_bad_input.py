@@ -95,6 +95,50 @@ def test_a_configuration_file_is_named_with_its_key(sftctl: Sftctl, tmp_path: Pa
     assert result.error == "error: run.toml: unknown key train.epocs; did you mean epochs?"
 
 
+def test_a_run_directory_that_can_not_be_made_is_refused(sftctl: Sftctl, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    result = sftctl("train", "--model", "tiny", "--output-dir", "file/run")
+    assert result.exit_code == 2
+    assert "file/run: the run directory can't be made: Not a directory" in result.error
+
+
+def test_numbers_too_large_to_mean_anything_are_refused(sftctl: Sftctl) -> None:
+    result = sftctl("train", "--set", "train.epochs=99999999999999999999999")
+    assert result.exit_code == 2 and "is too large; at most 1000000000" in result.error
+
+
+def test_a_store_that_lost_its_tokenizer_is_bad_data(sftctl: Sftctl, tmp_path: Path) -> None:
+    assert sftctl("prepare-data", "--output", "store").exit_code == 0
+    (tmp_path / "store/tokenizer/tokenizer.json").write_text("{")
+    result = sftctl("train", "--model", "tiny", "--data", "store", "--output-dir", "run")
+    assert result.exit_code == 3
+    assert result.error.startswith("error: ") and "store: damaged: tokenizer" in result.error
+    assert "prepare the data anew" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+def test_a_template_that_drops_tools_or_their_calls_is_refused(
+    sftctl: Sftctl, tmp_path: Path, train_on: str
+) -> None:
+    call = {"type": "function", "function": {"name": "clock", "arguments": {}}}
+    turns = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "noon"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+    (tmp_path / "calls.jsonl").write_text(json.dumps({"messages": turns}))
+    (tmp_path / "tools.jsonl").write_text(
+        json.dumps({"messages": [turns[0], turns[3]], "tools": [{"name": "clock"}]})
+    )
+    for name, message in (
+        ("calls", "does not render tool calls"), ("tools", "does not render the tool 'clock'")
+    ):  # fmt: skip
+        result = sftctl("prepare-data", f"{name}.jsonl", "--output", "s", "--train-on", train_on)
+        assert result.exit_code == 3 and message in result.error
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from sftctl.errors import ConfigError
 

@@ -198,5 +198,41 @@ def test_a_stopped_run_resumes_to_the_same_run(
         assert _digest(tmp_path / "run") == _digest(uninterrupted)
 
 
+def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> None:
+    process = _start(tmp_path, *LONG, "--output-dir", "run", "--nproc-per-node", "2")
+    _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
+    os.kill(_ranks_of(process.pid)[-1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"error: rank 1 was killed by SIGKILL" in stderr
+    assert b"hint: `sftctl resume" in stderr
+
+
+def test_ranks_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None:
+    process = _start(tmp_path, *LONG, "--output-dir", "run", "--nproc-per-node", "2")
+    _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while events_of(tmp_path / "run")[-1] not in ("stopped", "finished"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert events_of(tmp_path / "run")[-1] == "stopped"
+
+
+def _ranks_of(pid: int) -> list[int]:
+    """The rank processes of a launcher, in the order they were started."""
+    ranks = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in command:
+            ranks.append(int(folder.name))
+    return sorted(ranks)
+
+
 def _digest(run: Path) -> str:
     return hashlib.sha256((run / "final/model.safetensors").read_bytes()).hexdigest()

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.errors import (
+    CheckpointError,
     ConfigError,
     CorruptCheckpoint,
     IncompatibleCheckpoint,
@@ -138,6 +140,36 @@ def test_checkpoints_beyond_the_chosen_step_are_moved_away_not_deleted(run: Path
         "step-00000008",
         "step-00000012",
     ]
+
+
+def test_a_run_that_goes_on_has_no_final_model_until_it_ends_again(run: Path) -> None:
+    steps = {"train.max_steps": 6}
+    config = load_config(run / "config.toml", {**steps, "output_dir": str(run)})
+    RunDir(run).write_config(config)
+    before = (run / "final/model.safetensors").read_bytes()
+    resume(run, step=4)
+    assert (run / "final/model.safetensors").read_bytes() != before
+    assert len(metrics_of(run)) == 6
+
+
+def test_fewer_epochs_than_are_trained_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="1 epochs are 6 steps, and the checkpoint is of step 12"):
+        resume(run, epochs=1)
+    assert RunDir.open(run).config().train.epochs == 2
+
+
+def test_a_run_that_lost_its_model_folder_or_its_facts_is_refused(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    with pytest.raises(CheckpointError, match=r"model/config\.json: missing"):
+        resume(run, step=4)
+    (run / "run.json").write_text("x")
+    with pytest.raises(NoCheckpoint, match=r"run\.json:1: not JSON"):
+        resume(run)
+
+
+def test_auto_resume_without_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--auto-resume needs --output-dir"):
+        existing_run(load_config())
 
 
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(run: Path) -> None:
