@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json, RanksHere, given, option
+from sftctl.cli.options import Json, MaxRestarts, RanksHere, given, option
 
 
 def train(
@@ -46,6 +46,7 @@ def train(
         str | None, typer.Option(help="The run directory itself. Default: runs/MODEL-TIME.")
     ] = None,
     nproc_per_node: RanksHere = 1,
+    max_restarts: MaxRestarts = 0,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Go on with --output-dir if it is such a run.")
     ] = False,
@@ -82,4 +83,4 @@ def train(
         running.describe(config, as_json=json)
     else:
         request = running.resume_request_of(config) if auto_resume else None
-        running.run(config, request, nproc_per_node, as_json=json)
+        running.run(config, request, nproc_per_node, max_restarts, as_json=json)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sftctl.data.plan import SkipBatchSampler, cut_step, deal, plan_epoch
 
 PAD_ID = 0  # never a target and never attended to by a real token: any id does
+_EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
 
 
 class Examples(Protocol):
@@ -222,13 +223,18 @@ def _leave_signals_to_the_trainer(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def evaluation_batches(
+def evaluation_blocks(
     store: Examples, micro_batch_tokens: int, rank: int, world_size: int
-) -> Iterator[MicroBatch]:
-    """All examples once, over all ranks, in micro-batches of near-equal length."""
+) -> Iterator[list[MicroBatch]]:
+    """All examples once, over all ranks, in micro-batches of near-equal length.
+
+    Every rank gets as many blocks as the others, of at most `_EVALUATION_BLOCK` examples each.
+    """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
-    for start in range(0, len(order), 256):
-        block = order[start : start + 256]
+    for start in range(0, len(order), _EVALUATION_BLOCK):
+        block = order[start : start + _EVALUATION_BLOCK]
         pieces = cut_step(store.lengths[block], micro_batch_tokens, world_size)
-        for i in deal([piece.cost for piece in pieces], world_size)[rank]:
-            yield collate(store, tuple(int(block[place]) for place in pieces[i].places), i)
+        yield [
+            collate(store, tuple(int(block[place]) for place in pieces[i].places), i)
+            for i in deal([piece.cost for piece in pieces], world_size)[rank]
+        ]

@@ -27,7 +27,7 @@ class Progress:
     step_in_epoch: int = 0
     examples_seen: int = 0
     tokens_seen: int = 0
-    validation: dict[str, float] | None = None  # first, best and last loss; None: not validated yet
+    validation: dict[str, float] | None = None  # first, best, last loss, step of the last; or none
 
     def advance(self, steps_per_epoch: int, num_examples: int, num_tokens: int) -> None:
         """One more step done."""
@@ -40,7 +40,13 @@ class Progress:
     def validated(self, loss: float) -> None:
         """Take note of a validation loss."""
         seen = self.validation or {"first": loss, "best": loss}
-        self.validation = {**seen, "best": min(loss, seen["best"]), "last": loss}
+        best = min(loss, seen["best"])
+        self.validation = {**seen, "best": best, "last": loss, "step": self.step}
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the last validation was that of this step."""
+        return self.validation is not None and self.validation.get("step") == self.step
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,6 +117,14 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
     optimizer = build_optimizer(model, config.optim)
     return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype)
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """What a checkpoint of `model` takes on disk: weights and two moments, tied tensors once."""
+    buffers = {t.data_ptr(): t for t in model.state_dict().values()}
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return int(weights + 2 * trained)
 
 
 def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:

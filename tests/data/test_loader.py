@@ -13,7 +13,7 @@ from sftctl.data.loader import (
     StepLoader,
     StepShape,
     collate,
-    evaluation_batches,
+    evaluation_blocks,
 )
 from sftctl.data.plan import examples_digest, plan_epoch
 from tests.data.toy_store import ToyStore
@@ -217,7 +217,9 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 @pytest.mark.parametrize("num_examples", [1, 19, 600])
 def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    ranks = [list(evaluation_batches(store, 64, rank, world_size)) for rank in range(world_size)]
+    blocks = [list(evaluation_blocks(store, 64, rank, world_size)) for rank in range(world_size)]
+    assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
+    ranks = [[batch for block in of_rank for batch in block] for of_rank in blocks]
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
     held = sum(len(batch.target_ids) for batches in ranks for batch in batches)
@@ -225,4 +227,4 @@ def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: i
 
 
 def test_an_evaluation_of_nothing_is_empty() -> None:
-    assert list(evaluation_batches(ToyStore([]), 64, 0, 1)) == []
+    assert list(evaluation_blocks(ToyStore([]), 64, 0, 1)) == []
