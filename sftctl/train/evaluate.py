@@ -21,10 +21,13 @@ class Evaluation:
 def evaluate(
     state: TrainState, store: Examples, micro_batch_tokens: int, world: World
 ) -> Evaluation:
-    """Each example once, in evaluation mode; ranks meet in the final sum alone."""
+    """Each example once, in evaluation mode."""
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
-    for batch in evaluation_batches(store, micro_batch_tokens, world.rank, world.world_size):
+    batches = evaluation_batches(
+        store, micro_batch_tokens, world.rank, world.world_size, state.lockstep
+    )
+    for batch in batches:
         batch = batch.to(world.device)
         with state.autocast(world.device):
             loss_sum = state.loss_module(batch.input_ids, batch.target_positions, batch.target_ids)

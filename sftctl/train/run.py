@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from sftctl.checkpoint.directory import retire
-from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name
+from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
 from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
-from sftctl.model.load import save_pretrained
+from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.runlog import RunLog
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.evaluate import evaluate
@@ -161,12 +162,16 @@ def _complete(session: Session, world: World) -> RunSummary:
 
 
 def _write_final(session: Session, world: World) -> None:
-    """The trained model as a Hugging Face directory, whole or absent."""
+    """The trained model, as its last checkpoint has it, as a Hugging Face directory."""
 
     def write() -> None:
+        model = load_architecture(session.run.model_folder)
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        last = session.run.checkpoints / checkpoint_name(session.state.progress.step)
+        load_tensors(last, tensors, World(0, 0, 1, torch.device("cpu")), prefix="model.")
         try:
             with new_folder(session.run.final) as folder:
-                save_pretrained(session.state.loss_module.model, session.inputs.tokenizer, folder)
+                save_pretrained(model, session.inputs.tokenizer, folder)
         except OSError as problem:
             reason = problem.strerror or problem
             raise CheckpointError(f"{session.run.final}: can't be written: {reason}") from problem
