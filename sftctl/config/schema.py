@@ -153,6 +153,9 @@ class TrainConfig:
     """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: CUDA where there is one."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several ranks hold the model: ddp, each a copy; fsdp, each a share of weights, gradients
+    and optimizer state, for what does not fit. On one rank they are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
     the GPU has none)."""

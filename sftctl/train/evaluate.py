@@ -33,7 +33,10 @@ def evaluate(
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
     stopped = False
-    for block in evaluation_blocks(store, micro_batch_tokens, world.rank, world.world_size):
+    blocks = evaluation_blocks(
+        store, micro_batch_tokens, world.rank, world.world_size, state.lockstep
+    )
+    for block in blocks:
         stopped = stop.requested(world) is not None
         if stopped:
             break

@@ -25,6 +25,8 @@ Verdict = Literal["free", "allow", "impossible"]
 DATA = "data"
 """The `--allow` key of other data than the checkpoint was trained on."""
 
+ROUNDED = "the same examples in every step, sums rounded otherwise"
+
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequest:
@@ -212,8 +214,7 @@ def _other_data(
 def _other_processes(manifest: CheckpointManifest, world_size: int) -> Iterator[Difference]:
     threads = torch.get_num_threads()
     if manifest.world_size != world_size:
-        effect = "the same examples in every step, sums rounded otherwise"
-        yield Difference("ranks", manifest.world_size, world_size, "free", effect)
+        yield Difference("ranks", manifest.world_size, world_size, "free", ROUNDED)
     elif manifest.num_threads != threads:
         yield Difference("threads", manifest.num_threads, threads, "free", "sums rounded otherwise")
 
@@ -237,8 +238,8 @@ _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_work
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
     if key in ("train.epochs", "train.max_steps") or key.startswith("optim."):
         return _learning_rate_after(manifest, config)
-    if key == "train.micro_batch_tokens":
-        return "the same examples in every step, sums rounded otherwise"
+    if key in ("train.micro_batch_tokens", "train.strategy", "train.device"):
+        return ROUNDED
     if key == "train.dtype":
         return "sums rounded otherwise; a scaler starts anew"
     if key.startswith("model."):

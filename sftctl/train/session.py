@@ -154,6 +154,7 @@ def _session(
         cut_for_ranks=manifest.cut_for_ranks if manifest else world.world_size,
         rank=world.rank,
         world_size=world.world_size,
+        lockstep=state.lockstep,
     )
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)
