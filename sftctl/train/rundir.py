@@ -17,6 +17,17 @@ from sftctl.disk import DISK, new_folder, temporary_sibling, write_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
+_locks: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _leave_locks_to_the_parent() -> None:
+    """A loader process outlives a killed trainer by seconds, and must not hold its lock."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -79,6 +90,7 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """One process at a time; the system releases the lock of a process that dies."""
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _locks.add(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -88,7 +100,9 @@ class RunDir:
                 hint="wait for it, or stop it with Ctrl-C",
             ) from None
         finally:
-            os.close(descriptor)
+            if descriptor in _locks:  # not in a forked child, which has closed it
+                _locks.remove(descriptor)
+                os.close(descriptor)
 
 
 def refuse_existing(path: Path) -> None:

@@ -1,6 +1,8 @@
 """Stop it anywhere, resume it anywhere, and get the same run."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -116,10 +118,11 @@ def run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Path:
 
 def test_a_finished_run_only_gets_its_missing_final_model_back(run: Path) -> None:
     before = (run / "final/model.safetensors").read_bytes()
-    shutil.rmtree(run / "final")
+    (run / "final").rename(run / ".tmp-final-0123abcd")  # as a kill leaves it
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
     assert summary.status == "nothing_to_do"
     assert (run / "final/model.safetensors").read_bytes() == before
+    assert not (run / ".tmp-final-0123abcd").exists()
     assert len(metrics_of(run)) == LAST
 
 
@@ -252,6 +255,22 @@ def test_a_configuration_that_makes_other_steps_is_refused(run: Path, key: str) 
 def test_a_second_process_on_the_same_run_is_refused(run: Path) -> None:
     with RunDir.open(run).lock(), pytest.raises(ConfigError, match="another sftctl is working"):
         resume(run)
+
+
+def test_a_loader_process_that_outlives_its_trainer_does_not_hold_the_lock(run: Path) -> None:
+    receiver, sender = os.pipe()
+    with RunDir.open(run).lock():
+        loader = os.fork()
+        if loader == 0:
+            os.write(sender, b"!")
+            signal.pause()
+    os.read(receiver, 1)
+    try:
+        with RunDir.open(run).lock():
+            pass
+    finally:
+        os.kill(loader, signal.SIGKILL)
+        os.waitpid(loader, 0)
 
 
 def test_auto_resume_finds_the_run_of_the_same_configuration_only(
