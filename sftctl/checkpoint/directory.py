@@ -23,7 +23,8 @@ from sftctl.disk import DISK, TEMPORARY_PREFIX, TRASH_PREFIX, Disk, hash_file, r
 from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
 
 _LEFTOVER = re.compile(
-    rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})step-[0-9]{{8,}}-[0-9a-f]{{8}}"
+    rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
+    r"(step-[0-9]{8,}|final)-[0-9a-f]{8}"
 )
 # Written by file managers and network file systems without anybody's asking.
 _FOREIGN = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+")
@@ -147,7 +148,10 @@ def _suffixes() -> itertools.chain[str]:
 
 
 def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
-    """Delete what a killed save or deletion left; only for the owner of the run's lock."""
+    """Delete what a killed save or deletion of a checkpoint, or of a run's final model, left.
+
+    Only for the owner of the run's lock.
+    """
     if not root.is_dir():
         return
     with os.scandir(root) as entries:

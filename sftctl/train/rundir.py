@@ -77,12 +77,15 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time; the system releases the lock of a process that dies."""
+        """One process at a time; the system releases the lock of a process that dies.
+
+        A record lock, which forked loader processes don't share: they outlive a killed trainer.
+        """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             raise ConfigError(
                 f"{self.path}: another sftctl is working on this run",
                 hint="wait for it, or stop it with Ctrl-C",

@@ -189,7 +189,8 @@ def _restore(session: Session, world: World) -> None:
 def _take_over(session: Session) -> None:
     """Make the directory say what the session is about to do; rank 0, under the lock."""
     run, plan = session.run, session.plan
-    clean_leftovers(run.checkpoints)
+    for folder in (run.path, run.checkpoints):
+        clean_leftovers(folder)
     if session.config != run.config():
         run.write_config(session.config)
     if plan is not None and plan.manifest is not None:

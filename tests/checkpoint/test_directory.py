@@ -219,6 +219,7 @@ def test_a_checkpoint_that_cannot_be_set_aside_is_told(root: Path) -> None:
 
 def test_leftovers_go_and_nothing_else(root: Path) -> None:
     ours = [".tmp-step-00000400-0123abcd", ".trash-step-00000100-0123abcd"]
+    ours += [".tmp-final-0123abcd", ".trash-final-0123abcd"]
     others = [".tmp-notes", ".trash-step-00000100", "abandoned-20260101-000000"]
     for name in ours + others:
         (root / name).mkdir()

@@ -1,7 +1,11 @@
 """Stop it anywhere, resume it anywhere, and get the same run."""
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +126,11 @@ def run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Path:
 
 def test_a_finished_run_only_gets_its_missing_final_model_back(run: Path) -> None:
     before = (run / "final/model.safetensors").read_bytes()
-    shutil.rmtree(run / "final")
+    (run / "final").rename(run / ".tmp-final-0123abcd")  # as a kill leaves it
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
     assert summary.status == "finished"
     assert (run / "final/model.safetensors").read_bytes() == before
+    assert not (run / ".tmp-final-0123abcd").exists()
     assert len(metrics_of(run)) == LAST
     assert run_training(RunDir.open(run).config(), ResumeRequest(run)).status == "nothing_to_do"
 
@@ -343,9 +348,39 @@ def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
         resume(run)
 
 
+HOLDS_THE_LOCK = """
+import pathlib, sys
+from sftctl.train.rundir import RunDir
+with RunDir.open(pathlib.Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_process_on_the_same_run_is_refused(run: Path) -> None:
-    with RunDir.open(run).lock(), pytest.raises(ConfigError, match="another sftctl is working"):
-        resume(run)
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another sftctl is working"):
+            resume(run)
+        other.communicate()
+    resume(run, step=8)
+
+
+def test_a_loader_process_that_outlives_its_trainer_does_not_hold_the_lock(run: Path) -> None:
+    receiver, sender = os.pipe()
+    with RunDir.open(run).lock():
+        loader = os.fork()
+        if loader == 0:
+            os.write(sender, b"!")
+            signal.pause()
+    os.read(receiver, 1)
+    try:
+        with RunDir.open(run).lock():
+            pass
+    finally:
+        os.kill(loader, signal.SIGKILL)
+        os.waitpid(loader, 0)
 
 
 def test_auto_resume_finds_the_run_of_the_same_configuration_only(

@@ -11,6 +11,7 @@ import torch
 
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
+from sftctl.train.resume import ROUNDED
 from tests.ranks import free_port, run_ranks
 from tests.train.step_toys import (
     ALONE,

@@ -1,5 +1,6 @@
 """Toy runs: a two-layer model on a few short conversations."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from sftctl import jsonio
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
+OF_THIS_PLACE = ("config", "files", "metrics_bytes")  # paths, and times in the size of a file
+    "config",
+    "files",
+    "metrics_bytes",
+)  # in a manifest: paths, and times in their size
 SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
 
 
@@ -74,3 +81,36 @@ def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     """Bit for bit."""
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def validation_of(run: Path) -> set[tuple[Any, ...]]:
+    """What the evaluations found, by step; a resumed run may have made one twice."""
+    keys = ("step", "validation_loss", "num_target_tokens")
+    lines = jsonio.read_lines(run / "events.jsonl")
+    return {tuple(line[key] for key in keys) for line in lines if line["event"] == "evaluation"}
+
+
+def position_of(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest without what is another in another run directory."""
+    manifest = jsonio.read_object(checkpoint / "manifest.json", AssertionError)
+    return {key: value for key, value in manifest.items() if key not in OF_THIS_PLACE}
+
+
+def half_made(folder: Path) -> set[str]:
+    """Folders and files that are being written or deleted, or were when their process died."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {name for name in names if name.startswith((".tmp-", ".trash-"))}
+
+
+def assert_same_end(run: Path, reference: Path) -> None:
+    """Both are finished, after the same steps, with the same model and state, bit for bit."""
+    metrics = metrics_of(run)
+    assert [line["step"] for line in metrics] == list(range(1, len(metrics) + 1))
+    assert same_run(metrics) == same_run(metrics_of(reference))
+    assert validation_of(run) == validation_of(reference)
+    model = "final/model.safetensors"
+    assert (run / model).read_bytes() == (reference / model).read_bytes()
+    last, expected = (list_checkpoints(path / "checkpoints")[-1] for path in (run, reference))
+    assert position_of(last) == position_of(expected)
+    assert_same_tensors(stored_tensors(last), stored_tensors(expected))
+    assert half_made(run) | half_made(run / "checkpoints") == set()

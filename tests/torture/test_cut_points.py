@@ -1,0 +1,20 @@
+"""Every cut, under every way of training: loader processes, accumulation, ranks, dtype."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from tests.train.cuts import Setting, assert_every_cut_ends_alike
+
+pytestmark = pytest.mark.torture
+
+DTYPES = ("float32", "bfloat16", "float16")
+SETTINGS = list(itertools.starmap(Setting, itertools.product((0, 2), (1, 3), (1, 2), DTYPES)))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_a_run_resumed_at_any_cut_is_the_run_that_never_stopped(
+    tmp_path: Path, setting: Setting
+) -> None:
+    assert_every_cut_ends_alike(tmp_path, setting)
