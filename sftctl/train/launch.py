@@ -52,13 +52,13 @@ def train_on_ranks(
     """
     path = resume.run_dir if resume is not None else config.output_dir or default_run_path(config)
     config = replace(config, output_dir=path)
-    for left in range(max_restarts, -1, -1):
+    for number in range(1, max_restarts + 2):
         try:
             return run_on_ranks(num_ranks, run_training, config, resume, stop=stop)
         except RankFailed as failure:
-            if not left or stop.heard:
+            if number > max_restarts or stop.heard:
                 raise
-            print(f"{failure.message}: restarting, {left} restarts left", file=sys.stderr)
+            print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
         if RunDir(path).run_file.is_file():
             announce = resume.announce if resume is not None else None
             resume = resume or ResumeRequest(path, announce=announce)
