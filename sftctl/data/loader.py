@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
+from sftctl.errors import LoaderDied
 
 PAD_ID = 0  # never a target and never attended to by a real token: any id does
 _EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
@@ -226,6 +228,20 @@ class StepLoader:
         """The StepBatches of `epoch` from `start_step` on."""
         self._sampler.set_epoch(epoch, start_step)
         yield from self._loader
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """A killed loader process as LoaderDied; torch raises it wherever this process just is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "is killed by signal" not in str(error):
+            raise
+        raise LoaderDied(
+            f"a loader process died: {error}",
+            hint="out of memory? try --num-workers 0; `sftctl resume` goes on",
+        ) from error
 
 
 def _as_it_is(item: Any) -> Any:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
+from sftctl.data.loader import deaths_told
 from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
@@ -45,6 +46,7 @@ def run_training(
         with (
             open_trackers(session, world) as (tracker, log),
             open_saving(session, world, tracker, log) as saving,
+            deaths_told(),
         ):
             return _train(session, world, listening, tracker, saving)
 
