@@ -12,6 +12,7 @@ from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
 from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.data.plan import steps_per_epoch
+from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.optim import get_lr
@@ -161,6 +162,13 @@ def existing_run(config: RunConfig) -> ResumeRequest | None:
     return ResumeRequest(config.output_dir)
 
 
+def threads_for(manifest: CheckpointManifest, world_size: int) -> int:
+    """Sums are rounded by how many threads share them: as many as before, where that is possible."""
+    same_ranks = manifest.world_size == world_size
+    possible = same_ranks and manifest.num_threads <= usable_cores()
+    return manifest.num_threads if possible else torch.get_num_threads()
+
+
 def allowable_keys() -> Iterator[str]:
     """What `--allow` takes: changes that make another run, and may be meant."""
     yield DATA
@@ -212,7 +220,7 @@ def _other_data(
 
 
 def _other_processes(manifest: CheckpointManifest, world_size: int) -> Iterator[Difference]:
-    threads = torch.get_num_threads()
+    threads = threads_for(manifest, world_size)
     if manifest.world_size != world_size:
         yield Difference("ranks", manifest.world_size, world_size, "free", ROUNDED)
     elif manifest.num_threads != threads:
