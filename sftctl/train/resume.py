@@ -163,7 +163,7 @@ def existing_run(config: RunConfig) -> ResumeRequest | None:
 
 
 def threads_for(manifest: CheckpointManifest, world_size: int) -> int:
-    """Sums are rounded by how many threads share them: as many as before, where that is possible."""
+    """As many threads as before, where possible: how sums are rounded depends on their number."""
     same_ranks = manifest.world_size == world_size
     possible = same_ranks and manifest.num_threads <= usable_cores()
     return manifest.num_threads if possible else torch.get_num_threads()
