@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sftctl.data.loader import Examples, evaluation_batches
+from sftctl.data.loader import Examples, StepShape, evaluation_batches
+from sftctl.train.exact import whole_units
 from sftctl.train.state import TrainState
 from sftctl.world import World
 
@@ -18,20 +19,15 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    state: TrainState, store: Examples, micro_batch_tokens: int, world: World
-) -> Evaluation:
+def evaluate(state: TrainState, store: Examples, shape: StepShape, world: World) -> Evaluation:
     """Each example once, in evaluation mode."""
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
-    batches = evaluation_batches(
-        store, micro_batch_tokens, world.rank, world.world_size, state.lockstep
-    )
-    for batch in batches:
+    for batch in evaluation_batches(store, shape):
         batch = batch.to(world.device)
         with state.autocast(world.device):
             loss_sum = state.loss_module(batch.input_ids, batch.target_positions, batch.target_ids)
-        totals[0] += loss_sum
+        totals[0] += whole_units(loss_sum)
         totals[1] += len(batch.target_ids)
     state.loss_module.train()
     loss_sum, num_target_tokens = world.sum(totals).tolist()

@@ -100,8 +100,7 @@ def _due(step: int, interval: int) -> bool:
 def _evaluate(session: Session, world: World, tracker: Tracker) -> None:
     if session.inputs.validation is None:
         return
-    tokens = session.shape.micro_batch_tokens
-    result = evaluate(session.state, session.inputs.validation, tokens, world)
+    result = evaluate(session.state, session.inputs.validation, session.shape, world)
     session.state.progress.validated(result.validation_loss)
     tracker.event(
         "evaluation",

@@ -96,7 +96,7 @@ def resumed_session(request: ResumeRequest, world: World) -> Iterator[Session]:
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
         else:
             model = load_architecture(run.model_folder)
-        _use_the_same_threads(plan, world)
+        _use_the_same_threads(plan, config, world)
         session = _session(config, run, inputs, model, world, plan)
         _restore(session, world)
         world.on_main(lambda: _take_over(session))
@@ -172,10 +172,12 @@ def _take_over(session: Session) -> None:
         remove_folder(run.final)  # of another end of this run; its weights are in a checkpoint
 
 
-def _use_the_same_threads(plan: ResumePlan, world: World) -> None:
+def _use_the_same_threads(plan: ResumePlan, config: RunConfig, world: World) -> None:
     """Sums are rounded by how many threads share them: keep their number where that is possible."""
     m = plan.manifest
-    if m is not None and m.world_size == world.world_size and m.num_threads <= usable_cores():
+    if m is None or m.num_threads > usable_cores():
+        return
+    if m.world_size == world.world_size or config.train.reduction == "exact":
         torch.set_num_threads(m.num_threads)
 
 

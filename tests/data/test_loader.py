@@ -235,11 +235,17 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 # ---------------------------------------------------------------------------- evaluation
 
 
+def evaluated_by(world_size: int, store: ToyStore, **changes: Any) -> list[list[MicroBatch]]:
+    """For each rank its micro-batches."""
+    shape = replace(SHAPE, world_size=world_size, cut_for_ranks=world_size, **changes)
+    return [list(evaluation_batches(store, replace(shape, rank=r))) for r in range(world_size)]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("num_examples", [1, 19, 600])
 def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    ranks = [list(evaluation_batches(store, 64, rank, world_size)) for rank in range(world_size)]
+    ranks = evaluated_by(world_size, store)
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
     held = sum(len(batch.target_ids) for batches in ranks for batch in batches)
@@ -252,15 +258,12 @@ def test_an_evaluation_in_lockstep_covers_the_same_in_equally_many_micro_batches
     num_examples: int, world_size: int
 ) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    ranks = [
-        list(evaluation_batches(store, 64, rank, world_size, lockstep=True))
-        for rank in range(world_size)
-    ]
+    ranks = evaluated_by(world_size, store, lockstep=True)
     assert len({len(batches) for batches in ranks}) == 1
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
 
 
 def test_an_evaluation_of_nothing_is_empty() -> None:
-    assert list(evaluation_batches(ToyStore([]), 64, 0, 1)) == []
-    assert list(evaluation_batches(ToyStore([]), 64, 0, 1, lockstep=True)) == []
+    assert evaluated_by(1, ToyStore([])) == [[]]
+    assert evaluated_by(2, ToyStore([]), lockstep=True) == [[], []]
