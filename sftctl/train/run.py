@@ -113,8 +113,7 @@ def _validate(session: Session, world: World, tracker: Tracker, stop: StopReques
     is_due = is_end or _due(progress.step, session.config.train.eval_interval)
     if signal_name or session.inputs.validation is None or not is_due or progress.is_validated:
         return signal_name
-    tokens = session.shape.micro_batch_tokens
-    result = evaluate(session.state, session.inputs.validation, tokens, world, stop)
+    result = evaluate(session.state, session.inputs.validation, session.shape, world, stop)
     if result is not None:
         progress.validated(result.validation_loss)
         tracker.event(

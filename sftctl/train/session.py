@@ -129,7 +129,7 @@ def restored_session(
         else:
             model = load_architecture(run.model_folder)
         if plan.manifest is not None:
-            torch.set_num_threads(threads_for(plan.manifest, world.world_size))
+            torch.set_num_threads(threads_for(plan.manifest, config, world.world_size))
         session = _session(config, run, inputs, model, world, plan)
         _restore(session, world)
         yield session
