@@ -125,10 +125,15 @@ def train(config: RunConfig, request: ResumeRequest | None) -> None:
 
 
 def sftctl(*arguments: str) -> None:
-    """What a process that is to be stopped runs: the command line itself."""
+    """What a process that is to be stopped runs: the command line, with everything imported."""
     from sftctl.cli.app import app
 
     app(list(arguments), prog_name="sftctl")
+
+
+def fresh_sftctl(*arguments: str) -> None:
+    """The same as somebody types it: a Python that has imported nothing yet."""
+    os.execv(sys.executable, [sys.executable, "-m", "sftctl", *arguments])
 
 
 def free_port() -> int:

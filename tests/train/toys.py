@@ -14,7 +14,11 @@ from sftctl.config.schema import RunConfig
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
-OF_THIS_PLACE = ("config", "files", "metrics_bytes")  # in a manifest: paths, and times in their size
+OF_THIS_PLACE = (
+    "config",
+    "files",
+    "metrics_bytes",
+)  # in a manifest: paths, and times in their size
 SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
 
 
@@ -58,6 +62,11 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 def events_of(run: Path) -> list[str]:
     """The names of the events, in order."""
     return [line["event"] for line in jsonio.read_lines(run / "events.jsonl")]
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that somebody may be writing, or not yet."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def same_run(metrics: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
