@@ -8,7 +8,8 @@ SftctlError
 │   ├── CorruptCheckpoint   4
 │   └── IncompatibleCheckpoint 4
 ├── TrainingDiverged        5   non-finite loss or gradient
-└── RankFailed              1   a rank died of something that is no SftctlError
+├── RankFailed              1   a rank died of something that is no SftctlError
+└── Stopped                75   a signal came before there was anything to save
 
 Exit code 1 is a bug of ours (a traceback), 75 a stop by signal after saving, which is not an error.
 """
@@ -68,6 +69,12 @@ class TrainingDiverged(SftctlError):
 
 class RankFailed(SftctlError):
     """A rank of a multi-process run died of something that is no SftctlError."""
+
+
+class Stopped(SftctlError):
+    """A signal came while the run was being made ready: nothing to save, nothing lost."""
+
+    exit_code = EXIT_STOPPED
 
 
 def error_named(kind: str) -> type[SftctlError]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +14,9 @@ from sftctl.errors import ConfigError, SftctlError
 
 T = TypeVar("T")
 
+# Where a rank waits for another's disk or tokenizer; one that dies is noticed at once all the same.
+_PATIENCE = timedelta(hours=24)
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -23,11 +26,16 @@ class World:
     local_rank: int
     world_size: int
     device: torch.device
-    save_group: Any = None  # gloo, for checkpoints: the default group belongs to training
+    group: Any = None  # gloo, for objects: the default group belongs to training
+    save_group: Any = None  # gloo, for checkpoints written in the background
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def aside(self) -> "World":
+        """The same ranks as a background thread may use them: it must not meet the main thread."""
+        return replace(self, group=self.save_group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place."""
@@ -48,7 +56,7 @@ class World:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.save_group)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -56,7 +64,7 @@ class World:
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.save_group)
+        dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def on_main(self, function: Callable[[], T]) -> T:
@@ -76,7 +84,10 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier(group=self.save_group)
+            dist.barrier(group=self.group)
+
+
+ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
@@ -90,7 +101,10 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World]:
-    """The world that torchrun (or our launcher) describes in the environment; one rank without."""
+    """The world that torchrun (or our launcher) describes in the environment; one rank without.
+
+    A rank that is silent for `timeout_s` while the others wait in a step makes them fail.
+    """
     local_rank, world_size = environment.local_rank(), environment.world_size()
     device = choose_device(device_setting, local_rank)
     if device.type == "cuda":
@@ -101,7 +115,7 @@ def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
-        save_group = dist.new_group(backend="gloo", timeout=timeout)
-        yield World(dist.get_rank(), local_rank, world_size, device, save_group)
+        group, save_group = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
+        yield World(dist.get_rank(), local_rank, world_size, device, group, save_group)
     finally:
         dist.destroy_process_group()

@@ -17,7 +17,7 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
     `fn` must be importable, and enters the world by itself (`sftctl.world.start_world`).
     """
     context = torch.multiprocessing.get_context("spawn")
-    port, processes, pipes = _free_port(), [], []
+    port, processes, pipes = free_port(), [], []
     for rank in range(n):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_rank, args=(rank, n, port, sender, fn, args), daemon=True)
@@ -34,7 +34,7 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
             process.join()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -16,6 +16,7 @@ from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.loader import Examples, LoaderSettings, StepShape
 from sftctl.metrics import LoaderResult
 from sftctl.train.inputs import open_inputs, resolve_config
+from sftctl.train.stop import StopRequest
 from sftctl.world import World, choose_device
 
 Switch = Literal["auto", "on", "off", "both"]
@@ -69,7 +70,7 @@ def bench_loader(config: RunConfig, settings: BenchSettings) -> LoaderReport:
     """Measure the loader of a run with this configuration, on one rank."""
     config = resolve_config(config)
     device = choose_device(config.train.device)
-    store = open_inputs(config, World(0, 0, 1, device)).train
+    store = open_inputs(config, World(0, 0, 1, device), StopRequest()).train
     shape = StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,

@@ -41,7 +41,7 @@ def load_tensors(
             targets,
             storage_reader=HuggingFaceStorageReader(str(path)),
             planner=DefaultLoadPlanner(flatten_state_dict=False),
-            process_group=world.save_group,
+            process_group=world.group,
             no_dist=world.world_size == 1,
         )
     except CheckpointException as error:

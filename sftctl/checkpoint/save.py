@@ -6,7 +6,7 @@ that all of them go on or all of them raise the same error.
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,6 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from sftctl.checkpoint.directory import problems_of
 from sftctl.checkpoint.layout import (
@@ -26,7 +25,7 @@ from sftctl.checkpoint.layout import (
     manifest_bytes,
     manifest_hash_line,
 )
-from sftctl.checkpoint.storage import ShardWriter
+from sftctl.checkpoint.storage import ShardWriter, local_part
 from sftctl.disk import (
     DISK,
     Disk,
@@ -51,21 +50,28 @@ def save_checkpoint(
     manifest: CheckpointManifest,
     world: World,
     disk: Disk = DISK,
+    *,
+    parts: Mapping[str, torch.Tensor] | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Path:
     """Store `tensors` and `manifest` as root/step-N; when this returns, no power cut can undo it.
 
     Called by all ranks, with the same names in the same order; `files` and `aliases` of the
-    manifest are filled in here. The tensors must not change meanwhile. Raises the same
-    CheckpointError on all ranks, with nothing left of the attempt and older checkpoints untouched.
+    manifest are filled in here. `parts` holds the bytes of this rank's part of each tensor where
+    the tensors themselves go on changing. `before` is called first on rank 0: what the manifest
+    speaks of must be on disk too. Raises the same CheckpointError on all ranks, with nothing left
+    of the attempt and older checkpoints untouched.
     """
     target = root / checkpoint_name(manifest.step)
     # Rank 0's word on ties: another rank may hold an empty part, whose memory tells nothing.
     folder, aliases = world.broadcast((temporary_sibling(target), tied_names(tensors)))
     commit = _Commit(folder, target, world, disk)
     stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
+    if parts is None:
+        parts = {name: local_part(tensor) for name, tensor in stored.items()}
     try:
-        commit.vote(commit.begin)
-        written = commit.vote(lambda: commit.write_shards(stored))
+        commit.vote(lambda: commit.begin(before))
+        written = commit.vote(lambda: commit.write_shards(stored, parts))
         files = {name: entry for entries in written for name, entry in sorted(entries.items())}
         full = replace(manifest, files=files, aliases=aliases)
         commit.vote(lambda: commit.seal(full, written[world.rank]))
@@ -83,7 +89,7 @@ def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        local = local_part(tensor)
         if local.numel():
             memory = (local.data_ptr(), local.dtype, local.shape, local.stride(), local.device)
             if (source := first.setdefault(memory, name)) != name:
@@ -117,23 +123,26 @@ class _Commit:
             ) from cause
         return [value for value, _ in votes]
 
-    def begin(self) -> None:
+    def begin(self, before: Callable[[], object]) -> None:
         if self.world.is_main:
             self.refuse_existing()
+            before()
             self.disk.make_folder(self.folder)
 
     def refuse_existing(self) -> None:
         if self.target.exists() or self.target.is_symlink():
             raise CheckpointError(f"{self.target.name} is there already")
 
-    def write_shards(self, tensors: dict[str, torch.Tensor]) -> dict[str, FileEntry]:
+    def write_shards(
+        self, tensors: dict[str, torch.Tensor], parts: Mapping[str, torch.Tensor]
+    ) -> dict[str, FileEntry]:
         """Every rank its share, synced and hashed; gives the files of this rank."""
-        writer = ShardWriter(self.folder, self.disk)
+        writer = ShardWriter(self.folder, parts, self.disk)
         save(
             tensors,
             storage_writer=writer,
             planner=DefaultSavePlanner(flatten_state_dict=False),
-            process_group=self.world.save_group,
+            process_group=self.world.group,
             no_dist=self.world.world_size == 1,
         )
         return writer.entries

@@ -5,7 +5,7 @@ small model. torch's reader, and plain safetensors, load what is written here.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from sftctl.checkpoint.headers import SUFFIX
@@ -34,11 +35,15 @@ DTYPE_NAMES = {
 
 
 class ShardWriter(HuggingFaceStorageWriter):
-    """DCP's view of a folder that exists; `entries` says what this rank wrote into it."""
+    """DCP's view of a folder that exists; `entries` says what this rank wrote into it.
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    DCP plans by the state's tensors; the bytes are those of `parts`, this rank's part of each.
+    """
+
+    def __init__(self, folder: Path, parts: Mapping[str, torch.Tensor], disk: Disk) -> None:
         super().__init__(path=str(folder), save_distributed=True)
         self.folder = folder
+        self.parts = parts
         self.disk = disk
         self.entries: dict[str, FileEntry] = {}
 
@@ -53,22 +58,27 @@ class ShardWriter(HuggingFaceStorageWriter):
         if items:
             assert plan.storage_data is not None  # the parent's prepare_global_plan numbers ranks
             name = f"shard-{plan.storage_data['shard_index']:05d}{SUFFIX}"
-            pieces = _shard_pieces(items, planner)
+            pieces = _shard_pieces(items, self.parts)
             self.entries[name] = write_file(self.folder / name, pieces, self.disk)
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(item.index, _num_bytes(item), None) for item in items])
         return done
 
 
-def _shard_pieces(items: list[WriteItem], planner: SavePlanner) -> Iterator[bytes | memoryview]:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor: all of it, or its shard."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _shard_pieces(
+    items: list[WriteItem], parts: Mapping[str, torch.Tensor]
+) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file; one tensor at a time is brought to the CPU."""
     yield _header(items)
     for item in items:
-        tensor = planner.resolve_data(item)
-        assert isinstance(tensor, torch.Tensor)
-        if tensor.numel():  # an empty array has no memory to view
-            flat = tensor.detach().cpu().contiguous().flatten()
-            yield flat.view(torch.uint8).numpy().data
+        part = parts[item.index.fqn].detach().cpu().contiguous()
+        if part.numel():  # an empty array has no memory to view
+            yield part.flatten().view(torch.uint8).numpy().data
 
 
 def _header(items: list[WriteItem]) -> bytes:

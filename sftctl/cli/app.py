@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from sftctl import __version__, environment
 from sftctl.cli import bench_loader, chat, export, inspect_ckpt, prepare_data, resume, train
-from sftctl.errors import ConfigError, DataError, SftctlError
+from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
 
 
 class SftctlGroup(TyperGroup):
@@ -33,12 +33,16 @@ class SftctlGroup(TyperGroup):
 
 
 def report(error: SftctlError) -> None:
-    """`error: …` and `hint: …` on stderr; what every rank meets alike is told by rank 0 alone."""
+    """`error: …` (or `stopped: …`) and `hint: …` on stderr.
+
+    What every rank meets alike is told by rank 0 alone.
+    """
     rank = environment.rank()
-    if rank != 0 and isinstance(error, (ConfigError, DataError)):
+    if rank != 0 and isinstance(error, (ConfigError, DataError, Stopped)):
         return
+    kind = "stopped" if isinstance(error, Stopped) else "error"
     where = f"rank {rank}: " if rank != 0 else ""
-    print(f"error: {where}{' '.join(error.message.split())}", file=sys.stderr)
+    print(f"{kind}: {where}{' '.join(error.message.split())}", file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
 

@@ -21,3 +21,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 RanksHere = Annotated[
     int, typer.Option("--nproc-per-node", min=1, help="Processes (ranks) on this machine.")
 ]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts", min=0, help="Start the ranks anew when one dies, at most so many times."
+    ),
+]

@@ -121,7 +121,8 @@ def checkpoint_report(report: "CheckpointReport") -> RenderableType:
         scale = f", scaler at {m.scaler['scale']:g}" if m.scaler else ""
         facts.add_row("dtype", f"{m.dtype}{scale}")
         if m.validation:
-            text = ", ".join(f"{name} {loss:.4f}" for name, loss in m.validation.items())
+            losses = ((name, m.validation[name]) for name in ("first", "best", "last"))
+            text = ", ".join(f"{name} {loss:.4f}" for name, loss in losses)
             facts.add_row("validation loss", text)
         facts.add_row("data", m.data_fingerprint[:16])
         facts.add_row("versions", ", ".join(f"{k} {v}" for k, v in m.versions.items()))

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json, RanksHere
+from sftctl.cli.options import Json, MaxRestarts, RanksHere
+from sftctl.errors import ConfigError
 
 
 def resume(
@@ -17,8 +18,21 @@ def resume(
         int | None, typer.Option(min=1, help="New number of epochs; the cosine is stretched.")
     ] = None,
     nproc_per_node: RanksHere = 1,
+    max_restarts: MaxRestarts = 0,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="Go on although this key differs from the checkpoint's."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be restored, and stop.")
+    ] = False,
+    verify_replay: Annotated[
+        bool,
+        typer.Option(
+            "--verify-replay",
+            help="Train from the checkpoint before the last to the last again, compare bit for "
+            "bit, and stop.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -26,9 +40,17 @@ def resume(
     from sftctl.cli import running
     from sftctl.train.resume import ResumeRequest
 
+    if verify_replay:
+        running.verify_replay(run_dir, nproc_per_node, as_json=json)
+        return
+    if step is not None and max_restarts:
+        raise ConfigError(
+            "--step with --max-restarts: a restart goes on from the newest checkpoint",
+            hint="resume from that step first, without --max-restarts",
+        )
     config = running.config_of_run(run_dir)
-    request = ResumeRequest(run_dir, step, epochs)
+    request = ResumeRequest(run_dir, step, epochs, frozenset(allow or ()), running.announce)
     if dry_run:
         running.describe_resume(config, request, nproc_per_node, as_json=json)
     else:
-        running.run(config, request, nproc_per_node, as_json=json)
+        running.run(config, request, nproc_per_node, max_restarts, as_json=json)

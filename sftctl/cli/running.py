@@ -1,5 +1,6 @@
 """What train and resume do alike: call the engine on one rank or several, print how it ended."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,31 +9,64 @@ import typer
 from sftctl import environment
 from sftctl.cli import render
 from sftctl.config.schema import RunConfig
-from sftctl.errors import EXIT_STOPPED
+from sftctl.errors import EXIT_STOPPED, CheckpointError
 
 if TYPE_CHECKING:
-    from sftctl.train.resume import ResumeRequest
+    from sftctl.train.resume import ResumePlan, ResumeRequest
 
 
 def run(
-    config: RunConfig, request: "ResumeRequest | None", num_ranks: int, *, as_json: bool
+    config: RunConfig,
+    request: "ResumeRequest | None",
+    num_ranks: int,
+    max_restarts: int,
+    *,
+    as_json: bool,
 ) -> None:
     """Train; exit code 75 where a signal stopped it."""
-    if request is None:
-        from sftctl.train.early import check_before_loading
+    from sftctl.train.stop import StopRequest
 
-        check_before_loading(config)
-    from sftctl.train.launch import run_on_ranks
-    from sftctl.train.run import run_training
+    with StopRequest() as stop:  # from here on a signal is heard, also while torch is loading
+        if request is None:
+            from sftctl.train.early import check_before_loading
 
-    if num_ranks > 1:
-        summary = run_on_ranks(num_ranks, run_training, config, request)
-    else:
-        summary = run_training(config, request)
+            check_before_loading(config)
+        if num_ranks > 1 or max_restarts:
+            from sftctl.train.launch import train_on_ranks
+
+            summary = train_on_ranks(config, request, num_ranks, max_restarts, stop)
+        else:
+            from sftctl.train.run import run_training
+
+            summary = run_training(config, request, stop=stop)
     if environment.rank() == 0:
         render.emit(summary, render.run_summary(summary), as_json=as_json)
     if summary.status == "stopped":
         raise typer.Exit(EXIT_STOPPED)
+
+
+def verify_replay(run_dir: Path, num_ranks: int, *, as_json: bool) -> None:
+    """Train the last stretch again and compare; CheckpointError where it differs."""
+    from sftctl.train.replay import replay
+
+    if num_ranks > 1:
+        from sftctl.train.launch import run_on_ranks
+
+        verdict = run_on_ranks(num_ranks, replay, run_dir)
+    else:
+        verdict = replay(run_dir)
+    if environment.rank() == 0:
+        render.emit(verdict, "\n".join(verdict.lines()), as_json=as_json)
+    if not verdict.is_equal:
+        raise CheckpointError(
+            f"{run_dir}: the replay differs: {verdict.differences[0]}",
+            hint="other hardware, versions or threads than the run's explain it; else tell us",
+        )
+
+
+def announce(plan: "ResumePlan") -> None:
+    """The plan of a resume, on stderr before anything is loaded or changed."""
+    print("\n".join(plan.lines()), file=sys.stderr, flush=True)
 
 
 def config_of_run(run_dir: Path) -> RunConfig:
@@ -67,8 +101,9 @@ def describe(config: RunConfig, *, as_json: bool) -> None:
 def describe_resume(
     config: RunConfig, request: "ResumeRequest", num_ranks: int, *, as_json: bool
 ) -> None:
-    """What a resume would restore."""
+    """What a resume would restore; raises what it would be refused for."""
     from sftctl.train.resume import plan_request
 
     plan = plan_request(config, request, num_ranks)
-    render.emit(plan, "\n".join(plan.lines()), as_json=as_json)
+    render.emit(plan, "\n".join(plan.lines(request.allow)), as_json=as_json)
+    plan.refuse(request.allow)

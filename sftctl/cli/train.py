@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json, RanksHere, given, option
+from sftctl.cli.options import Json, MaxRestarts, RanksHere, given, option
 
 
 def train(
@@ -29,6 +29,7 @@ def train(
     max_seq_len: Annotated[int | None, option("data.max_seq_len", "--max-seq-len")] = None,
     device: Annotated[str | None, option("train.device", "--device")] = None,
     dtype: Annotated[str | None, option("train.dtype", "--dtype")] = None,
+    strategy: Annotated[str | None, option("train.strategy", "--strategy")] = None,
     num_workers: Annotated[int | None, option("data.num_workers", "--num-workers")] = None,
     pin_memory: Annotated[str | None, option("data.pin_memory", "--pin-memory")] = None,
     log_interval: Annotated[int | None, option("tracking.log_interval", "--log-interval")] = None,
@@ -46,6 +47,7 @@ def train(
         str | None, typer.Option(help="The run directory itself. Default: runs/MODEL-TIME.")
     ] = None,
     nproc_per_node: RanksHere = 1,
+    max_restarts: MaxRestarts = 0,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Go on with --output-dir if it is such a run.")
     ] = False,
@@ -71,8 +73,8 @@ def train(
         train__epochs=epochs, train__max_steps=max_steps, train__batch_size=batch_size,
         train__accumulation_steps=accumulation_steps, train__device=device, train__dtype=dtype,
         train__micro_batch_tokens=micro_batch_tokens, train__eval_interval=eval_interval,
-        train__seed=seed, checkpoint__save_interval=save_interval, checkpoint__keep=keep,
-        tracking__log_interval=log_interval, tracking__wandb=wandb,
+        train__strategy=strategy, train__seed=seed, checkpoint__save_interval=save_interval,
+        checkpoint__keep=keep, tracking__log_interval=log_interval, tracking__wandb=wandb,
         tracking__wandb_project=wandb_project, output_dir=output_dir,
     )  # fmt: skip
     config = load_config(run_toml, {**parse_assignments(set_ or ()), **flags})
@@ -82,4 +84,4 @@ def train(
         running.describe(config, as_json=json)
     else:
         request = running.resume_request_of(config) if auto_resume else None
-        running.run(config, request, nproc_per_node, as_json=json)
+        running.run(config, request, nproc_per_node, max_restarts, as_json=json)

@@ -153,11 +153,16 @@ class TrainConfig:
     """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: CUDA where there is one."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several ranks hold the model: ddp, each a copy; fsdp, each a share of weights, gradients
+    and optimizer state, for what does not fit. On one rank they are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
     the GPU has none)."""
     eval_interval: CountFrom0 = 0
     """Validate every so many steps, besides the start and the end; 0: only these."""
+    collective_timeout_s: Count = 600
+    """Seconds that ranks wait in a step for one that is silent, before they give up."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
     """Of the order of the examples, of dropout, and of a preset's first weights."""
 
@@ -165,6 +170,11 @@ class TrainConfig:
     def global_batch_size(self) -> int:
         """Examples per optimizer step, over all ranks."""
         return self.batch_size * self.accumulation_steps
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        total = steps_per_epoch * self.epochs
+        return total if self.max_steps is None else min(total, self.max_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

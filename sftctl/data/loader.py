@@ -4,7 +4,7 @@ Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sftctl.data.plan import SkipBatchSampler, cut_step, deal, plan_epoch
+from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
 
 PAD_ID = 0  # never a target and never attended to by a real token: any id does
+_EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
 
 
 class Examples(Protocol):
@@ -40,7 +41,7 @@ class MicroBatch:
 
     @property
     def num_padding_tokens(self) -> int:
-        return self.input_ids.numel() - self.num_tokens
+        return self.input_ids.numel() - self.num_tokens if self.examples else 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """From a loader process as plain bytes: a shared-memory file per tensor costs far more."""
@@ -94,6 +95,7 @@ class StepShape:
     cut_for_ranks: int  # the world size at the start of the run; kept on resume
     rank: int
     world_size: int
+    lockstep: bool = False  # every rank runs equally many micro-batches: FSDP talks in each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +133,28 @@ def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBat
 
 
 def _keeping_step(number: int) -> MicroBatch:
-    """One row without a target, for a rank without a piece: the others wait for its gradients."""
+    """One row without a target, for a rank short of a piece: the others wait for it."""
     nothing = torch.zeros(0, dtype=torch.int64)
     return MicroBatch(torch.full((1, 2), PAD_ID), nothing, nothing, (), number, 0)
+
+
+def _share(
+    store: Examples,
+    examples: Sequence[int],
+    pieces: Sequence[Piece],
+    rank: int,
+    world_size: int,
+    lockstep: bool,
+) -> list[MicroBatch]:
+    """A rank's micro-batches of one cut; in lockstep as many as any other rank has."""
+    dealt = deal_in_rounds if lockstep else deal
+    hands = dealt([piece.cost for piece in pieces], world_size)
+    share = [
+        collate(store, tuple(int(examples[place]) for place in pieces[i].places), i)
+        for i in hands[rank]
+    ]
+    missing = len(hands[0]) - len(share) if lockstep else 0
+    return share + [_keeping_step(len(pieces))] * missing
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -148,17 +169,14 @@ class StepDataset(Dataset[StepBatch]):
         pieces = cut_step(
             self.store.lengths[examples], self.shape.micro_batch_tokens, self.shape.cut_for_ranks
         )
-        mine = deal([piece.cost for piece in pieces], self.shape.world_size)[self.shape.rank]
-        micro_batches = [
-            collate(self.store, tuple(examples[place] for place in pieces[i].places), i)
-            for i in mine
-        ]
+        shape = self.shape
+        share = _share(self.store, examples, pieces, shape.rank, shape.world_size, shape.lockstep)
         return StepBatch(
             epoch=epoch,
             step_in_epoch=step,
             num_examples=len(examples),
             num_target_tokens=int(self.store.target_lengths[examples].sum()),
-            micro_batches=tuple(micro_batches) or (_keeping_step(len(pieces)),),
+            micro_batches=tuple(share) or (_keeping_step(len(pieces)),),
         )
 
 
@@ -222,13 +240,16 @@ def _leave_signals_to_the_trainer(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def evaluation_batches(
-    store: Examples, micro_batch_tokens: int, rank: int, world_size: int
-) -> Iterator[MicroBatch]:
-    """All examples once, over all ranks, in micro-batches of near-equal length."""
+def evaluation_blocks(
+    store: Examples, micro_batch_tokens: int, rank: int, world_size: int, lockstep: bool = False
+) -> Iterator[list[MicroBatch]]:
+    """All examples once, over all ranks, in micro-batches of near-equal length.
+
+    Every rank gets as many blocks as the others, of at most `_EVALUATION_BLOCK` examples each. In
+    lockstep it gets as many micro-batches too, some of them without an example.
+    """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
-    for start in range(0, len(order), 256):
-        block = order[start : start + 256]
+    for start in range(0, len(order), _EVALUATION_BLOCK):
+        block = order[start : start + _EVALUATION_BLOCK]
         pieces = cut_step(store.lengths[block], micro_batch_tokens, world_size)
-        for i in deal([piece.cost for piece in pieces], world_size)[rank]:
-            yield collate(store, tuple(int(block[place]) for place in pieces[i].places), i)
+        yield _share(store, block.tolist(), pieces, rank, world_size, lockstep)

@@ -176,3 +176,13 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
         hands[rank].append(piece)
         loads[rank] += costs[piece]
     return [sorted(hand) for hand in hands]
+
+
+def deal_in_rounds(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Give the pieces, dearest first, to all ranks in turn: each round's are of near-equal cost.
+
+    For ranks that wait for each other in every piece: a round takes as long as its dearest one.
+    Only in the last round a rank can get none; the first rank always gets one.
+    """
+    dearest_first = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    return [dearest_first[rank::num_ranks] for rank in range(num_ranks)]

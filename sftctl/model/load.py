@@ -53,14 +53,17 @@ def _dense(source: ModelSource) -> dict[str, Any]:
 
 def load_architecture(folder: Path) -> Any:
     """The model that `folder/config.json` describes, its weights still to be filled in."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, GenerationConfig
 
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder / 'config.json'}: missing", hint="the run's model/ folder was changed or lost"
         )
     with from_hub_or_disk(f"model {folder}"):
-        return _from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = _from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 def save_architecture(model: Any, folder: Path) -> None:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sftctl.metrics import StepMetrics
-from sftctl.tracking.lines import LineTracker, Pace, RunShape, clock, event_line
+from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, clock, event_line
 from sftctl.tracking.tracker import Tracker
 
 _SECONDS_PER_FRAME = 0.25
@@ -62,6 +62,8 @@ class LiveTracker:
             self._draw()
 
     def event(self, name: str, step: int, **fields: object) -> None:
+        if name in UNSHOWN:
+            return
         line = event_line(name, step, fields)
         if name == "evaluation":
             self._validation_losses.append(float(str(fields["validation_loss"])))

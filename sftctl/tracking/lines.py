@@ -13,7 +13,6 @@ _EVENTS = {
     "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
     "{total_steps:,} steps",
     "resumed": "resumed at step {step} from {checkpoint}",
-    "changed": "changed since: {message}",
     "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
     "saved": "saved {name} ({size} in {seconds:.1f} s)",
     "save_failed": "save failed at step {step}: {error}",
@@ -21,6 +20,9 @@ _EVENTS = {
     "finished": "finished at step {step}",
     "warning": "warning: {message}",
 }
+
+UNSHOWN = ("changed",)
+"""Events for the record alone: the plan of a resume has told them already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +77,8 @@ class LineTracker:
             self._write(step_line(metrics, self._pace, self._shape.total_steps))
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        self._write(event_line(name, step, fields))
+        if name not in UNSHOWN:
+            self._write(event_line(name, step, fields))
 
     def close(self) -> None:
         """The stream is not ours."""

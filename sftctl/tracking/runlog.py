@@ -36,12 +36,15 @@ class RunLog:
     def event(self, name: str, step: int, **fields: object) -> None:
         self._events.append(dump_line({"event": name, "step": step, "time": time.time()} | fields))
 
-    def sync(self) -> int:
-        """Make both files survive a power cut; gives the bytes of metrics.jsonl, for a manifest."""
-        num_bytes = self._metrics.num_bytes
+    @property
+    def metrics_bytes(self) -> int:
+        """The length of metrics.jsonl now, for a manifest."""
+        return self._metrics.num_bytes
+
+    def sync(self) -> None:
+        """Make both files survive a power cut; a thread beside the one that appends may ask it."""
         self._metrics.sync()
         self._events.sync()
-        return num_bytes
 
     def close(self) -> None:
         self._metrics.close()

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sftctl.data.loader import Examples, evaluation_batches
+from sftctl.data.loader import Examples, evaluation_blocks
 from sftctl.train.state import TrainState
+from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 
@@ -19,17 +20,35 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    state: TrainState, store: Examples, micro_batch_tokens: int, world: World
-) -> Evaluation:
-    """Each example once, in evaluation mode; ranks meet in the final sum alone."""
+    state: TrainState,
+    store: Examples,
+    micro_batch_tokens: int,
+    world: World,
+    stop: StopRequest,
+) -> Evaluation | None:
+    """Each example once, in evaluation mode; None where a signal asked to stop meanwhile.
+
+    Ranks meet before every block and in the final sum.
+    """
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
-    for batch in evaluation_batches(store, micro_batch_tokens, world.rank, world.world_size):
-        batch = batch.to(world.device)
-        with state.autocast(world.device):
-            loss_sum = state.loss_module(batch.input_ids, batch.target_positions, batch.target_ids)
-        totals[0] += loss_sum
-        totals[1] += len(batch.target_ids)
+    stopped = False
+    blocks = evaluation_blocks(
+        store, micro_batch_tokens, world.rank, world.world_size, state.lockstep
+    )
+    for block in blocks:
+        stopped = stop.requested(world) is not None
+        if stopped:
+            break
+        for batch in block:
+            on_device = batch.to(world.device)
+            with state.autocast(world.device):
+                totals[0] += state.loss_module(
+                    on_device.input_ids, on_device.target_positions, on_device.target_ids
+                )
+            totals[1] += len(batch.target_ids)
     state.loss_module.train()
+    if stopped:
+        return None
     loss_sum, num_target_tokens = world.sum(totals).tolist()
     return Evaluation(loss_sum / max(1.0, num_target_tokens), int(num_target_tokens))

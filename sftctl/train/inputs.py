@@ -15,6 +15,7 @@ from sftctl.environment import cache_folder
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import PRESETS
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 PRESET_LEARNING_RATE = 1e-3
@@ -48,12 +49,13 @@ def resolve_config(config: RunConfig) -> RunConfig:
     return replace(config, model=model, data=data, optim=optim)
 
 
-def open_inputs(config: RunConfig, world: World) -> Inputs:
+def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
     """Open the token store, preparing it first where a file of conversations was given.
 
     Rank 0 prepares; its errors are everyone's. A store made with another tokenizer is refused.
+    A signal meanwhile raises Stopped.
     """
-    path = world.on_main(lambda: _store_path(config))
+    path = world.on_main(lambda: _store_path(config, stop))
     store = TokenStore.open(path)
     tokenizer = _stores_tokenizer(path)
     longest = int(store.lengths.max())
@@ -75,8 +77,9 @@ def _stores_tokenizer(store: Path) -> HFTokenizer:
         raise DataError(f"{store}: damaged: {problem.message}", PREPARE_ANEW) from problem
 
 
-def _store_path(config: RunConfig) -> Path:
+def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     """The store that `data.path` is, or the one in the cache that was made from it."""
+    stop.check()
     given = config.data.path
     if given is not None and Path(given).is_dir():
         _check_tokenizer(config, Path(given))
@@ -91,7 +94,9 @@ def _store_path(config: RunConfig) -> Path:
     path = cache_folder() / "stores" / key[:32]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        prepare_store([train], path, tokenizer, settings, validation_inputs)
+        prepare_store(
+            [train], path, tokenizer, settings, validation_inputs, lambda *_: stop.check()
+        )
     return path
 
 

@@ -11,28 +11,64 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+
+from sftctl.config.schema import RunConfig
 from sftctl.environment import usable_cores
 from sftctl.errors import RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
-from sftctl.train.stop import SIGNALS
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.train.rundir import RunDir, default_run_path
+from sftctl.train.stop import StopRequest
+
+T = TypeVar("T")
 
 STOP_FILE = "stop"
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-def run_on_ranks(
-    num_ranks: int, function: Callable[..., RunSummary], *arguments: object
+def train_on_ranks(
+    config: RunConfig,
+    resume: ResumeRequest | None,
+    num_ranks: int,
+    max_restarts: int,
+    stop: StopRequest,
 ) -> RunSummary:
-    """`function(*arguments, stop_file=…)` on `num_ranks` processes; gives rank 0's summary.
+    """`run_training` on `num_ranks` processes; when a rank dies, up to `max_restarts` times anew.
+
+    Each time all ranks are started afresh and go on from the newest checkpoint. What a restart
+    can't mend (a wrong configuration, damaged data, a loss that is not finite) is raised at once.
+    """
+    path = resume.run_dir if resume is not None else config.output_dir or default_run_path(config)
+    config = replace(config, output_dir=path)
+    for number in range(1, max_restarts + 2):
+        try:
+            return run_on_ranks(num_ranks, run_training, config, resume, stop=stop)
+        except RankFailed as failure:
+            if number > max_restarts or stop.heard:
+                raise
+            print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
+        if RunDir(path).run_file.is_file():
+            announce = resume.announce if resume is not None else None
+            resume = resume or ResumeRequest(path, announce=announce)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def run_on_ranks(
+    num_ranks: int, function: Callable[..., T], *arguments: object, stop: StopRequest | None = None
+) -> T:
+    """`function(*arguments, stop=…)` on `num_ranks` processes; gives what it gives on rank 0.
 
     Raises what the first failing rank raised, or RankFailed with its traceback.
     """
@@ -42,8 +78,6 @@ def run_on_ranks(
     for name in ("elastic", "launcher"):
         logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
-    # Restarted ranks must not meet the keys that their predecessors left in a shared store.
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -51,14 +85,19 @@ def run_on_ranks(
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=0,  # elastic's own restarts meet keys that dead ranks left: see train_on_ranks
         monitor_interval=0.05,
         signals_to_handle="SIGQUIT",
         shutdown_timeout=5,
     )
-    with tempfile.TemporaryDirectory(prefix="sftctl-") as folder, _signals_into(Path(folder)):
+    with (
+        tempfile.TemporaryDirectory(prefix="sftctl-") as folder,
+        nullcontext(stop) if stop is not None else StopRequest() as listening,
+        listening.relayed_into(Path(folder, STOP_FILE)),
+        _ctrl_c_for_this_process_alone(),
+    ):
         try:
-            results: dict[int, RunSummary] = elastic_launch(launch, _rank_main)(
+            results: dict[int, T] = elastic_launch(launch, _rank_main)(
                 folder, num_ranks, function, arguments
             )
         except ChildFailedError as failure:
@@ -67,19 +106,18 @@ def run_on_ranks(
 
 
 def _rank_main(
-    folder: str, num_ranks: int, function: Callable[..., RunSummary], arguments: tuple[object, ...]
-) -> RunSummary:
+    folder: str, num_ranks: int, function: Callable[..., T], arguments: tuple[object, ...]
+) -> T:
     """What each rank runs."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _stop_when_the_parent_dies()
-    torch.set_num_threads(max(1, usable_cores() // num_ranks))
-    try:
-        return function(*arguments, stop_file=Path(folder, STOP_FILE))
-    except Exception as error:
-        _report(Path(folder), error)
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+    with StopRequest(Path(folder, STOP_FILE)) as stop:
+        _stop_when_the_parent_dies()
+        torch.set_num_threads(max(1, usable_cores() // num_ranks))
+        try:
+            return function(*arguments, stop=stop)
+        except Exception as error:
+            _report(Path(folder), error)
+            raise SystemExit(getattr(error, "exit_code", 1)) from None
 
 
 def _stop_when_the_parent_dies() -> None:
@@ -122,17 +160,16 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 
 
 @contextmanager
-def _signals_into(folder: Path) -> Iterator[None]:
-    """While ranks run, a signal to this process becomes the stop file."""
+def _ctrl_c_for_this_process_alone() -> Iterator[None]:
+    """Ranks are born with SIGINT blocked: a Ctrl-C in their first seconds must not kill them.
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        partial = folder / "stop.partial"
-        partial.write_text(signal.Signals(number).name)
-        partial.rename(folder / STOP_FILE)
-
-    previous = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    They inherit the mask of this thread; the system gives the signal to another one meanwhile.
+    """
+    done = threading.Event()
+    threading.Thread(target=done.wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        done.set()

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from sftctl.config.schema import OptimConfig
+from sftctl.world import World
 
 
 def get_lr(step: int, total_steps: int, optim: OptimConfig) -> float:
@@ -44,6 +46,20 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.A
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return optimizer
+
+
+def clip_gradients(module: torch.nn.Module, max_norm: float, world: World) -> float:
+    """Scale the gradients down to `max_norm`; gives their norm before, that of the whole model."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    shares = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    # By rows first: one float32 sum over millions of squares is wrong in the fourth digit.
+    rows = torch.cat([torch.linalg.vector_norm(share, dim=-1).flatten() for share in shares])
+    squares = rows.double().square().sum()
+    if any(isinstance(g, DTensor) for g in gradients):
+        world.sum(squares)
+    norm = squares.sqrt()
+    torch.nn.utils.clip_grads_with_norm_(module.parameters(), max_norm, norm.float())
+    return norm.item()
 
 
 class NamedOptimizer:

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sftctl.checkpoint.room import require_room
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.model.load import check_fit, load_model
 from sftctl.train.inputs import open_inputs, resolve_config
 from sftctl.train.optim import get_lr
-from sftctl.train.rundir import refuse_existing
+from sftctl.train.rundir import RunDir, default_run_path, refuse_existing
+from sftctl.train.state import checkpoint_bytes
+from sftctl.train.stop import StopRequest
 from sftctl.world import start_world
 
 
@@ -27,7 +30,7 @@ class RunPlan:
     total_steps: int
     first_learning_rate: float
     last_learning_rate: float
-    checkpoint_bytes: int  # about: weights and two moments in float32
+    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -35,12 +38,15 @@ def plan_run(config: RunConfig) -> RunPlan:
     config = resolve_config(config)
     if config.output_dir is not None:
         refuse_existing(config.output_dir)
-    with start_world(config.train.device) as world:
-        inputs = open_inputs(config, world)
+    with start_world(config.train.device) as world, StopRequest() as stop:
+        inputs = open_inputs(config, world, stop)
     model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
     check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
     per_epoch = steps_per_epoch(len(inputs.train), config.train.global_batch_size)
-    total = min(per_epoch * config.train.epochs, config.train.max_steps or 1 << 62)
+    total = config.train.total_steps(per_epoch)
+    num_bytes = checkpoint_bytes(model)
+    root = RunDir(config.output_dir or default_run_path(config)).checkpoints
+    require_room(root, num_bytes, config.checkpoint.keep)
     num_parameters = sum(p.numel() for p in model.parameters())
     manifest = inputs.train.manifest
     return RunPlan(
@@ -54,5 +60,5 @@ def plan_run(config: RunConfig) -> RunPlan:
         total_steps=total,
         first_learning_rate=get_lr(1, total, config.optim),
         last_learning_rate=get_lr(total, total, config.optim),
-        checkpoint_bytes=num_parameters * 12,
+        checkpoint_bytes=num_bytes,
     )

@@ -1,18 +1,31 @@
 """ResumePlan: what a resume restores, what has changed since, and what it refuses."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from sftctl.checkpoint.directory import list_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
-from sftctl.config.load import config_to_dict
-from sftctl.config.schema import RunConfig
+from sftctl.config.load import config_from_dict, config_to_dict
+from sftctl.config.schema import SECTIONS, RunConfig
+from sftctl.data.plan import steps_per_epoch
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
-from sftctl.train.inputs import resolve_config
+from sftctl.train.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.optim import get_lr
 from sftctl.train.rundir import RunDir
+from sftctl.train.stop import StopRequest
 from sftctl.train.versions import versions
+from sftctl.world import ALONE
+
+Verdict = Literal["free", "allow", "impossible"]
+
+DATA = "data"
+"""The `--allow` key of other data than the checkpoint was trained on."""
+
+ROUNDED = "the same examples in every step, sums rounded otherwise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +35,33 @@ class ResumeRequest:
     run_dir: Path
     step: int | None = None  # None: the newest whole checkpoint
     epochs: int | None = None  # None: as the run was made
+    allow: frozenset[str] = frozenset()  # differences that are meant
+    announce: "Callable[[ResumePlan], None] | None" = None  # told on rank 0 before anything is done
+
+    def __post_init__(self) -> None:
+        known = [*allowable_keys()]
+        for key in sorted(self.allow - {*known}):
+            raise ConfigError(f"--allow {key}: no such key; there are {', '.join(known)}")
 
     def applied_to(self, config: RunConfig) -> RunConfig:
         """The run's configuration with what this request changes."""
         if self.epochs is None:
             return config
         return replace(config, train=replace(config.train, epochs=self.epochs))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it was when the checkpoint was made."""
+
+    key: str
+    was: Any
+    now: Any
+    verdict: Verdict
+    effect: str  # what it means for the run
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.was} -> {self.now}: {self.effect}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +73,57 @@ class ResumePlan:
     manifest: CheckpointManifest | None
     skipped: tuple[str, ...]  # newer checkpoints that are damaged, and how
     abandoned: tuple[str, ...]  # checkpoints beyond this point, to be moved away
-    changes: tuple[str, ...]  # what differs from the checkpoint, and what that means
+    differences: tuple[Difference, ...]
 
-    def lines(self) -> list[str]:
-        """The plan as text."""
+    def lines(self, allow: Collection[str] = ()) -> list[str]:
+        """The plan as text; what is in `allow` is no longer asked for."""
         if self.manifest is None or self.checkpoint is None:
             return [f"resume {self.run_dir}: no checkpoint yet, starting at step 0"]
         m = self.manifest
-        head = (
+        titles = {"free": "changed", "allow": "needs --allow {}", "impossible": "impossible"}
+        return [
             f"resume {self.run_dir} from {self.checkpoint.name}: step {m.step} of {m.total_steps}, "
             f"epoch {m.epoch}, step {m.step_in_epoch} of {m.steps_per_epoch} in it, "
-            f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}"
-        )
-        return [
-            head,
+            f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}",
             "restored: model, optimizer, scaler, progress; recomputed from seed and step: order of "
             "the data, learning rate, randomness",
             *(f"skipped: {text}" for text in self.skipped),
             *(f"moved away: {name}" for name in self.abandoned),
-            *(f"changed: {text}" for text in self.changes),
+            *(
+                f"{titles['free' if d.key in allow else d.verdict].format(d.key)}: {d}"
+                for d in self.differences
+            ),
         ]
 
+    def refuse(self, allow: Collection[str]) -> None:
+        """Raise IncompatibleCheckpoint for differences that are impossible or not allowed."""
+        impossible = [d for d in self.differences if d.verdict == "impossible"]
+        to_allow = [d for d in self.differences if d.verdict == "allow" and d.key not in allow]
+        if impossible:
+            raise IncompatibleCheckpoint(
+                f"{self.checkpoint}: can't go on: {'; '.join(map(str, impossible))}",
+                hint="put it back as it was, or start a new run with `sftctl train`",
+            )
+        if to_allow:
+            flags = " ".join(f"--allow {d.key}" for d in to_allow)
+            raise IncompatibleCheckpoint(
+                f"{self.checkpoint}: would be another run: {'; '.join(map(str, to_allow))}",
+                hint=f"put it back as it was; if it is meant: {flags}",
+            )
 
-def plan_resume(run: RunDir, config: RunConfig, world_size: int, step: int | None) -> ResumePlan:
-    """Choose the newest whole checkpoint (or exactly `step`), and compare it with `config`.
+
+def plan_resume(
+    run: RunDir, config: RunConfig, inputs: Inputs, world_size: int, step: int | None
+) -> ResumePlan:
+    """Choose the newest whole checkpoint (or exactly `step`), and compare it with what is here.
 
     Raises NoCheckpoint or CorruptCheckpoint for a `step` that is not there or damaged, and
-    IncompatibleCheckpoint where going on would train other steps than the run was made of.
+    ConfigError where fewer steps are asked for than are trained.
     """
     if step is None and not list_checkpoints(run.checkpoints):
         return ResumePlan(run.path, None, None, (), (), ())
     path, bad = newest_good(run.checkpoints, step)
     manifest = read_manifest(path)
-    _refuse_other_steps(path, manifest, config)
     later = [p.name for p in list_checkpoints(run.checkpoints) if _step(p) > manifest.step]
     return ResumePlan(
         run_dir=run.path,
@@ -79,14 +131,15 @@ def plan_resume(run: RunDir, config: RunConfig, world_size: int, step: int | Non
         manifest=manifest,
         skipped=tuple(f"{p.name}: {'; '.join(problems)}" for p, problems in bad),
         abandoned=tuple(later),
-        changes=tuple(_changes(manifest, config, world_size)),
+        differences=tuple(_differences(manifest, config, inputs, world_size)),
     )
 
 
 def plan_request(config: RunConfig, request: ResumeRequest, num_ranks: int) -> ResumePlan:
     """The plan of a resume that is not carried out."""
-    run = RunDir.open(request.run_dir)
-    return plan_resume(run, request.applied_to(config), num_ranks, request.step)
+    run, config = RunDir.open(request.run_dir), request.applied_to(config)
+    inputs = open_inputs(config, ALONE, StopRequest())
+    return plan_resume(run, config, inputs, num_ranks, request.step)
 
 
 def existing_run(config: RunConfig) -> ResumeRequest | None:
@@ -108,14 +161,11 @@ def existing_run(config: RunConfig) -> ResumeRequest | None:
     return ResumeRequest(config.output_dir)
 
 
-def check_data(plan: ResumePlan, fingerprint: str, where: Path) -> None:
-    """Refuse other data than the checkpoint was trained on."""
-    if plan.manifest is not None and plan.manifest.data_fingerprint != fingerprint:
-        raise IncompatibleCheckpoint(
-            f"{plan.checkpoint}: trained on data {plan.manifest.data_fingerprint[:12]}, "
-            f"but {where} is {fingerprint[:12]}",
-            hint="put the run's data back, or start a new run with `sftctl train`",
-        )
+def allowable_keys() -> Iterator[str]:
+    """What `--allow` takes: changes that make another run, and may be meant."""
+    yield DATA
+    yield "train.dtype"
+    yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))
 
 
 def _step(path: Path) -> int:
@@ -125,36 +175,90 @@ def _step(path: Path) -> int:
     return step
 
 
-def _refuse_other_steps(path: Path, manifest: CheckpointManifest, config: RunConfig) -> None:
-    was, now = manifest.config["train"], config_to_dict(config)["train"]
-    for key in ("batch_size", "accumulation_steps", "seed"):
-        if was[key] != now[key]:
-            raise IncompatibleCheckpoint(
-                f"{path}: train.{key} was {was[key]}, config.toml now says {now[key]}: the steps "
-                "would hold other examples",
-                hint="put the old value back, or start a new run with `sftctl train`",
-            )
-
-
-def _changes(manifest: CheckpointManifest, config: RunConfig, world_size: int) -> list[str]:
-    changes: list[str] = []
-    if manifest.world_size != world_size:
-        changes.append(
-            f"{manifest.world_size} ranks -> {world_size}: the same examples in every step, sums "
-            "rounded otherwise"
-        )
-    elif manifest.num_threads != torch.get_num_threads():
-        changes.append(
-            f"{manifest.num_threads} threads -> {torch.get_num_threads()}: sums rounded otherwise"
-        )
-    now = config_to_dict(config)
-    for section, values in manifest.config.items():
-        for key, was in values.items():
-            is_now = now[section].get(key)
-            if is_now != was:
-                changes.append(f"{section}.{key}: {was} -> {is_now}")
+def _differences(
+    manifest: CheckpointManifest, config: RunConfig, inputs: Inputs, world_size: int
+) -> Iterator[Difference]:
+    per_epoch = steps_per_epoch(len(inputs.train), manifest.global_batch_size)
+    yield from _other_data(manifest, inputs, per_epoch)
+    yield from _other_processes(manifest, world_size)
+    was, now = manifest.config, config_to_dict(config)
+    for section, cls in SECTIONS.items():
+        for item in fields(cls):
+            name = item.name
+            then, here = was[section].get(name), now[section].get(name)
+            if then is None and item.default is not None:
+                continue  # a key that did not exist yet
+            if then != here and (verdict := _judged(f"{section}.{name}", manifest, config)):
+                effect = _effect(f"{section}.{name}", verdict, manifest, config)
+                yield Difference(f"{section}.{name}", then, here, verdict, effect)
     for name, version in versions().items():
-        was = manifest.versions.get(name)
-        if was != version:
-            changes.append(f"{name} {was} -> {version}: bits may differ")
-    return changes
+        if manifest.versions.get(name) != version:
+            was_version = manifest.versions.get(name)
+            yield Difference(name, was_version, version, "free", "bits may differ")
+
+
+def _other_data(
+    manifest: CheckpointManifest, inputs: Inputs, per_epoch: int
+) -> Iterator[Difference]:
+    was, now = manifest.data_fingerprint, inputs.train.manifest.fingerprint
+    if was == now:
+        return
+    if per_epoch != manifest.steps_per_epoch:
+        effect = f"{per_epoch} steps an epoch, not {manifest.steps_per_epoch}: no place to go on at"
+        yield Difference(DATA, was[:12], now[:12], "impossible", effect)
+    else:
+        effect = f"{inputs.train.path} is not what it was trained on"
+        yield Difference(DATA, was[:12], now[:12], "allow", effect)
+
+
+def _other_processes(manifest: CheckpointManifest, world_size: int) -> Iterator[Difference]:
+    threads = torch.get_num_threads()
+    if manifest.world_size != world_size:
+        yield Difference("ranks", manifest.world_size, world_size, "free", ROUNDED)
+    elif manifest.num_threads != threads:
+        yield Difference("threads", manifest.num_threads, threads, "free", "sums rounded otherwise")
+
+
+def _judged(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
+    """What a changed key means; None where it says nothing about a run that goes on."""
+    section, _, name = key.partition(".")
+    if key in ("train.batch_size", "train.accumulation_steps"):
+        same = config.train.global_batch_size == manifest.global_batch_size
+        return "free" if same else "impossible"
+    if key == "train.seed" or section == "model":
+        return "impossible"
+    if section == "data" and name not in _LOADER_KEYS:
+        return None  # the data's fingerprint decides
+    return "allow" if key in allowable_keys() else "free"
+
+
+_LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
+
+
+def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
+    if key in ("train.epochs", "train.max_steps") or key.startswith("optim."):
+        return _learning_rate_after(manifest, config)
+    if key in ("train.micro_batch_tokens", "train.strategy", "train.device"):
+        return ROUNDED
+    if key == "train.dtype":
+        return "sums rounded otherwise; a scaler starts anew"
+    if key.startswith("model."):
+        return "a run keeps the model and tokenizer that it began with"
+    if verdict == "impossible":
+        return "the steps would hold other examples"
+    return "the same steps"
+
+
+def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
+    """What the next step's learning rate was to be, and is now."""
+    total = config.train.total_steps(manifest.steps_per_epoch)
+    if manifest.step > total:
+        raise ConfigError(
+            f"train.epochs: {config.train.epochs} epochs are {total} steps, and the checkpoint is "
+            f"of step {manifest.step}",
+            hint="--epochs can only grow; `--step N` goes back",
+        )
+    step = manifest.step + 1
+    was = get_lr(step, manifest.total_steps, config_from_dict(manifest.config).optim)
+    now = get_lr(step, total, config.optim)
+    return f"{total} steps in all; learning rate of step {step} {was:.3g} -> {now:.3g}"

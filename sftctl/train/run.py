@@ -6,75 +6,80 @@ step. Whoever wants to act between steps stands in the `for` below.
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 
-import torch
-
-from sftctl.checkpoint.directory import retire
-from sftctl.checkpoint.layout import CheckpointManifest
-from sftctl.checkpoint.save import save_checkpoint
-from sftctl.config.load import config_to_dict
+from sftctl.checkpoint.directory import newest_good
+from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
 from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
-from sftctl.model.load import save_pretrained
-from sftctl.tracking.runlog import RunLog
+from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.evaluate import evaluate
-from sftctl.train.optim import get_lr
 from sftctl.train.resume import ResumeRequest
+from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
 from sftctl.train.step import train_step
 from sftctl.train.stop import StopRequest
 from sftctl.train.trackers import open_trackers
-from sftctl.train.versions import versions
-from sftctl.world import World, start_world
+from sftctl.world import ALONE, World, start_world
 
 
 def run_training(
-    config: RunConfig, resume: ResumeRequest | None = None, *, stop_file: Path | None = None
+    config: RunConfig, resume: ResumeRequest | None = None, *, stop: StopRequest | None = None
 ) -> RunSummary:
     """Train a new run of `config`, or go on with the run that `resume` names.
 
-    Called on every rank. Returns when the run is finished or, after a signal, saved; raises a
-    SftctlError for what a user can mend.
+    Called on every rank. `stop` is listening already, or this listens by itself. Returns when the
+    run is finished or, after a signal, saved; raises a SftctlError for what a user can mend.
     """
-    with start_world(config.train.device) as world:
-        session_of = (
-            new_session(config, world) if resume is None else resumed_session(resume, world)
-        )
-        with session_of as session, StopRequest(stop_file) as stop:
-            if session.state.progress.step >= session.total_steps:
-                return _complete(session, world)
-            with open_trackers(session, world) as (tracker, log):
-                return _train(session, world, stop, tracker, log)
+    train = config.train
+    with (
+        nullcontext(stop) if stop is not None else StopRequest() as listening,
+        start_world(train.device, train.collective_timeout_s) as world,
+        _session(config, resume, world, listening) as session,
+    ):
+        if session.is_complete:
+            return _summary(session, "nothing_to_do", None, 0, 0.0)
+        with (
+            open_trackers(session, world) as (tracker, log),
+            open_saving(session, world, tracker, log) as saving,
+        ):
+            return _train(session, world, listening, tracker, saving)
+
+
+def _session(
+    config: RunConfig, resume: ResumeRequest | None, world: World, stop: StopRequest
+) -> AbstractContextManager[Session]:
+    if resume is None:
+        return new_session(config, world, stop)
+    return resumed_session(resume, world, stop)
 
 
 def _train(
-    session: Session, world: World, stop: StopRequest, tracker: Tracker, log: RunLog | None
+    session: Session, world: World, stop: StopRequest, tracker: Tracker, saving: Saving
 ) -> RunSummary:
     started, num_tokens, loss = time.perf_counter(), 0, None
-    progress, config = session.state.progress, session.config
-    status = "finished"
-    if progress.step == 0:
-        _evaluate(session, world, tracker)
-    for metrics in training_steps(session, world):
+    progress, save_interval = session.state.progress, session.config.checkpoint.save_interval
+    signal_name = _validate(session, world, tracker, stop)
+    steps = training_steps(session, world) if signal_name is None else iter(())
+    for metrics in steps:
         tracker.log(metrics)
         num_tokens, loss = num_tokens + metrics.num_tokens, metrics.loss
-        is_last = metrics.step == session.total_steps
-        if is_last or _due(metrics.step, config.train.eval_interval):
-            _evaluate(session, world, tracker)
-        signal_name = None if is_last else stop.requested(world)
-        if is_last or signal_name or _due(metrics.step, config.checkpoint.save_interval):
-            _save(session, world, tracker, log)
-        if signal_name:
-            tracker.event("stopped", metrics.step, signal=signal_name)
-            status = "stopped"
+        saving.poll()
+        signal_name = _validate(session, world, tracker, stop)
+        if signal_name is not None:
             break
-    if status == "finished":
+        if _due(metrics.step, save_interval) and metrics.step < session.total_steps:
+            saving.start()
+    saving.finish()
+    if signal_name is not None:
+        tracker.event("stopped", progress.step, signal=signal_name)
+    else:
         _write_final(session, world)
         tracker.event("finished", progress.step)
+    status = "stopped" if signal_name is not None else "finished"
     return _summary(session, status, loss, num_tokens, time.perf_counter() - started)
 
 
@@ -96,80 +101,49 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _evaluate(session: Session, world: World, tracker: Tracker) -> None:
-    if session.inputs.validation is None:
-        return
+def _validate(session: Session, world: World, tracker: Tracker, stop: StopRequest) -> str | None:
+    """Validate if it is time to and not done yet; gives the signal that asks to stop, if any.
+
+    A validation that a signal ends early counts for nothing: the resumed run makes it.
+    """
+    signal_name, progress = stop.requested(world), session.state.progress
+    is_end = progress.step in (0, session.total_steps)
+    is_due = is_end or _due(progress.step, session.config.train.eval_interval)
+    if signal_name or session.inputs.validation is None or not is_due or progress.is_validated:
+        return signal_name
     tokens = session.shape.micro_batch_tokens
-    result = evaluate(session.state, session.inputs.validation, tokens, world)
-    session.state.progress.validated(result.validation_loss)
-    tracker.event(
-        "evaluation",
-        session.state.progress.step,
-        validation_loss=result.validation_loss,
-        num_target_tokens=result.num_target_tokens,
-    )
-
-
-def _save(session: Session, world: World, tracker: Tracker, log: RunLog | None) -> None:
-    """A checkpoint of the state as it is, verified; then old ones go."""
-    started = time.perf_counter()
-    manifest = _manifest(session, world, log.sync() if log is not None else 0)
-    root = session.run.checkpoints
-    try:
-        path = save_checkpoint(root, session.state.tensors(), manifest, world)
-    except CheckpointError as error:
-        tracker.event("save_failed", manifest.step, error=error.message)
-        raise
-    if world.is_main:
-        num_bytes = sum(file.stat().st_size for file in path.iterdir())
-        seconds = time.perf_counter() - started
-        tracker.event("saved", manifest.step, path=path.name, num_bytes=num_bytes, seconds=seconds)
-        try:
-            retire(root, session.config.checkpoint.keep)
-        except OSError as problem:  # too many checkpoints are no reason to stop
-            message = f"{root}: old checkpoints can't be removed: {problem.strerror}"
-            tracker.event("warning", manifest.step, message=message)
-
-
-def _manifest(session: Session, world: World, metrics_bytes: int) -> CheckpointManifest:
-    progress, config = session.state.progress, session.config
-    return CheckpointManifest(
-        **progress.state_dict(),
-        total_steps=session.total_steps,
-        steps_per_epoch=session.steps_per_epoch,
-        learning_rate=get_lr(progress.step, session.total_steps, config.optim),
-        global_batch_size=session.shape.global_batch_size,
-        micro_batch_tokens=session.shape.micro_batch_tokens,
-        cut_for_ranks=session.shape.cut_for_ranks,
-        num_threads=torch.get_num_threads(),
-        world_size=world.world_size,
-        dtype=config.train.dtype,
-        scaler=session.state.scaler.state_dict() or None,
-        data_fingerprint=session.inputs.train.manifest.fingerprint,
-        config=config_to_dict(config),
-        versions=versions(),
-        wandb_run_id=session.run.facts()["wandb_run_id"],
-        metrics_bytes=metrics_bytes,
-    )
-
-
-def _complete(session: Session, world: World) -> RunSummary:
-    """A run that has no step left: make the final model if a crash has kept it from being there."""
-    if not session.run.final.is_dir():
-        _write_final(session, world)
-    return _summary(session, "nothing_to_do", None, 0, 0.0)
+    result = evaluate(session.state, session.inputs.validation, tokens, world, stop)
+    if result is not None:
+        progress.validated(result.validation_loss)
+        tracker.event(
+            "evaluation",
+            progress.step,
+            validation_loss=result.validation_loss,
+            num_target_tokens=result.num_target_tokens,
+        )
+    return stop.requested(world)
 
 
 def _write_final(session: Session, world: World) -> None:
-    """The trained model as a Hugging Face directory, whole or absent."""
+    """The trained model as a Hugging Face directory, whole or absent.
+
+    It is read from the last checkpoint: no rank needs to hold the whole model for it.
+    """
+    run = session.run
 
     def write() -> None:
+        if run.final.is_dir():
+            return
+        checkpoint, _ = newest_good(run.checkpoints, session.state.progress.step)
+        model = load_architecture(run.model_folder)
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        load_tensors(checkpoint, tensors, ALONE, prefix="model.")
         try:
-            with new_folder(session.run.final) as folder:
-                save_pretrained(session.state.loss_module.model, session.inputs.tokenizer, folder)
+            with new_folder(run.final) as folder:
+                save_pretrained(model, session.inputs.tokenizer, folder)
         except OSError as problem:
             reason = problem.strerror or problem
-            raise CheckpointError(f"{session.run.final}: can't be written: {reason}") from problem
+            raise CheckpointError(f"{run.final}: can't be written: {reason}") from problem
 
     world.on_main(write)
 

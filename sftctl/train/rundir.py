@@ -17,17 +17,6 @@ from sftctl.disk import DISK, new_folder, temporary_sibling, write_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
-_locks: set[int] = set()  # descriptors of the locks that this process holds
-
-
-def _leave_locks_to_the_parent() -> None:
-    """A loader process outlives a killed trainer by seconds, and must not hold its lock."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
-
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -88,21 +77,21 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time; the system releases the lock of a process that dies."""
+        """One process at a time; the system releases the lock of a process that dies.
+
+        A record lock, which forked loader processes don't share: they outlive a killed trainer.
+        """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _locks.add(descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             raise ConfigError(
                 f"{self.path}: another sftctl is working on this run",
                 hint="wait for it, or stop it with Ctrl-C",
             ) from None
         finally:
-            if descriptor in _locks:  # not in a forked child, which has closed it
-                _locks.remove(descriptor)
-                os.close(descriptor)
+            os.close(descriptor)
 
 
 def refuse_existing(path: Path) -> None:

@@ -3,26 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sftctl.checkpoint.directory import abandon_after, clean_leftovers
 from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.room import require_room
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
 from sftctl.environment import usable_cores
-from sftctl.errors import ConfigError
+from sftctl.errors import IncompatibleCheckpoint
 from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.resume import ResumePlan, ResumeRequest, check_data, plan_resume
+from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume
 from sftctl.train.rundir import RunDir, create_run, default_run_path, refuse_existing
-from sftctl.train.state import TrainState, build_state, choose_dtype
+from sftctl.train.state import TrainState, build_state, checkpoint_bytes, choose_dtype
 from sftctl.train.step import StepRules
+from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 
@@ -46,6 +47,13 @@ class Session:
         train = self.config.train
         return StepRules(self.config.optim, train.seed, self.total_steps, self.steps_per_epoch)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: no step, no validation, no final model."""
+        validated = self.inputs.validation is None or self.state.progress.is_validated
+        trained = self.state.progress.step >= self.total_steps
+        return trained and validated and self.run.final.is_dir()
+
     def loader(self, world: World) -> StepLoader:
         """The loader of this run on this rank."""
         return StepLoader(self.inputs.train, self.shape, loader_settings(self.config, world.device))
@@ -63,17 +71,20 @@ def loader_settings(config: RunConfig, device: torch.device) -> LoaderSettings:
 
 
 @contextmanager
-def new_session(config: RunConfig, world: World) -> Iterator[Session]:
+def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[Session]:
     """A new run. Its directory is made last, so that a mistake leaves nothing behind."""
     config = resolve_config(config)
     config = choose_dtype(config, world.device)
     path = world.broadcast(config.output_dir or default_run_path(config))
     world.on_main(lambda: refuse_existing(path))
-    inputs = open_inputs(config, world)
+    inputs = open_inputs(config, world, stop)
     longest = inputs.train.manifest.max_seq_len
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
     model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
     check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
+    world.on_main(stop.check)
+    keep, num_bytes = config.checkpoint.keep, checkpoint_bytes(model)
+    world.on_main(lambda: require_room(RunDir(path).checkpoints, num_bytes, keep))
     run = world.on_main(
         lambda: create_run(
             path, config, inputs.tokenizer, lambda folder: save_architecture(model, folder)
@@ -84,14 +95,38 @@ def new_session(config: RunConfig, world: World) -> Iterator[Session]:
 
 
 @contextmanager
-def resumed_session(request: ResumeRequest, world: World) -> Iterator[Session]:
+def resumed_session(request: ResumeRequest, world: World, stop: StopRequest) -> Iterator[Session]:
     """A run that goes on: the state of its checkpoint, and nothing on disk from beyond it."""
+    with restored_session(request, world, stop) as session:
+        keep, num_bytes = (
+            session.config.checkpoint.keep,
+            checkpoint_bytes(session.state.loss_module.model),
+        )
+        world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
+        world.on_main(lambda: _take_over(session))
+        yield session
+
+
+@contextmanager
+def restored_session(
+    request: ResumeRequest,
+    world: World,
+    stop: StopRequest,
+    config: RunConfig | None = None,
+) -> Iterator[Session]:
+    """The state of a run's checkpoint, with the run's lock, and nothing changed on disk.
+
+    `config` stands in for the run's own config.toml.
+    """
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
-        config = request.applied_to(run.config())
-        plan = world.on_main(lambda: plan_resume(run, config, world.world_size, request.step))
-        inputs = open_inputs(config, world)
-        check_data(plan, inputs.train.manifest.fingerprint, Path(inputs.train.path))
+        config = request.applied_to(config or run.config())
+        inputs = open_inputs(config, world, stop)
+        world_size, step = world.world_size, request.step
+        plan = world.on_main(lambda: plan_resume(run, config, inputs, world_size, step))
+        if world.is_main and request.announce is not None:
+            request.announce(plan)
+        plan.refuse(request.allow)
         if plan.manifest is None:
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
         else:
@@ -99,7 +134,6 @@ def resumed_session(request: ResumeRequest, world: World) -> Iterator[Session]:
         _use_the_same_threads(plan, world)
         session = _session(config, run, inputs, model, world, plan)
         _restore(session, world)
-        world.on_main(lambda: _take_over(session))
         yield session
 
 
@@ -116,23 +150,14 @@ def _session(
     shape = StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=manifest.micro_batch_tokens
-        if manifest
-        else config.train.micro_batch_tokens,
+        micro_batch_tokens=config.train.micro_batch_tokens,
         cut_for_ranks=manifest.cut_for_ranks if manifest else world.world_size,
         rank=world.rank,
         world_size=world.world_size,
+        lockstep=state.lockstep,
     )
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
-    total = per_epoch * config.train.epochs
-    if config.train.max_steps is not None:
-        total = min(total, config.train.max_steps)
-    if manifest is not None and manifest.step > total:
-        raise ConfigError(
-            f"train.epochs: {config.train.epochs} epochs are {total} steps, and the checkpoint is "
-            f"of step {manifest.step}",
-            hint="--epochs can only grow; `--step N` goes back",
-        )
+    total = config.train.total_steps(per_epoch)
     warning = _check_head(state, inputs, world)
     return Session(
         config, run, inputs, state, shape, per_epoch, total, plan, (warning,) if warning else ()
@@ -153,7 +178,9 @@ def _restore(session: Session, world: World) -> None:
     if plan is None or plan.manifest is None or plan.checkpoint is None:
         return
     load_tensors(plan.checkpoint, state.tensors(), world)
-    if plan.manifest.scaler:
+    if state.scaler.is_enabled() and plan.manifest.dtype == session.config.train.dtype:
+        if not plan.manifest.scaler:
+            raise IncompatibleCheckpoint(f"{plan.checkpoint}: float16 without a scaler's state")
         state.scaler.load_state_dict(plan.manifest.scaler)
     names = state.progress.state_dict()
     state.progress.load_state_dict({name: getattr(plan.manifest, name) for name in names})

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from sftctl.config.schema import RunConfig
@@ -13,6 +14,7 @@ from sftctl.errors import ConfigError
 from sftctl.model.loss import LossModule
 from sftctl.stateful import Stateful
 from sftctl.train.optim import NamedOptimizer, build_optimizer
+from sftctl.train.parallel import copied, sharded
 from sftctl.world import World
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,7 +29,7 @@ class Progress:
     step_in_epoch: int = 0
     examples_seen: int = 0
     tokens_seen: int = 0
-    validation: dict[str, float] | None = None  # first, best and last loss; None: not validated yet
+    validation: dict[str, float] | None = None  # first, best, last loss, step of the last; or none
 
     def advance(self, steps_per_epoch: int, num_examples: int, num_tokens: int) -> None:
         """One more step done."""
@@ -40,7 +42,13 @@ class Progress:
     def validated(self, loss: float) -> None:
         """Take note of a validation loss."""
         seen = self.validation or {"first": loss, "best": loss}
-        self.validation = {**seen, "best": min(loss, seen["best"]), "last": loss}
+        best = min(loss, seen["best"])
+        self.validation = {**seen, "best": best, "last": loss, "step": self.step}
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the last validation was that of this step."""
+        return self.validation is not None and self.validation.get("step") == self.step
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,11 +63,16 @@ class TrainState:
     """Everything that a step reads and changes."""
 
     loss_module: LossModule
-    module: torch.nn.Module  # what is called: the loss module, or DDP around it
+    module: torch.nn.Module  # what is called: the loss module (FSDP's too), or DDP around it
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
     progress: Progress
     dtype: str
+
+    @property
+    def lockstep(self) -> bool:
+        """True: every rank must run equally many passes, for FSDP gathers weights in each."""
+        return isinstance(self.module, FSDPModule)
 
     def statefuls(self) -> dict[str, Stateful]:
         """Everything a resumed run needs, under the names used in the checkpoint.
@@ -67,6 +80,8 @@ class TrainState:
         Missing on purpose, being pure functions of these and the configuration: the learning rate
         (of the step), the order of the data (of seed and epoch), randomness (of seed and step).
         """
+        if isinstance(self.module, FSDPModule):
+            self.module.reshard()  # a pass without gradients leaves the root's parameters whole
         model = self.loss_module.model
         return {
             "model": model,
@@ -90,7 +105,10 @@ class TrainState:
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """Around forward and backward: DDP sums over ranks in the step's last micro-batch only."""
+        """Around forward and backward: DDP sums over ranks in the step's last micro-batch only.
+
+        FSDP sums in each, for a gradient that waits would be whole on every rank.
+        """
         if isinstance(self.module, DistributedDataParallel) and not now:
             return self.module.no_sync()
         return nullcontext()
@@ -98,19 +116,25 @@ class TrainState:
 
 def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     """Move the model to its device and put the engine around it; the state is that of step 0."""
-    loss_module = LossModule(model.to(world.device)).train()
-    module: torch.nn.Module = loss_module
-    if world.world_size > 1:
-        module = DistributedDataParallel(
-            loss_module,
-            device_ids=[world.device] if world.device.type == "cuda" else None,
-            # DDP lays its buckets anew after a process's first step unless it looks for unused
-            # parameters; from three ranks on, a resumed run would sum in another order.
-            find_unused_parameters=world.world_size > 2,
-        )
+    loss_module = LossModule(model).train()
+    module: torch.nn.Module
+    if world.world_size == 1:
+        module = loss_module.to(world.device)
+    elif config.train.strategy == "ddp":
+        module = copied(loss_module.to(world.device), world)
+    else:  # each part goes to the device when it is sharded: the whole need not fit there
+        module = sharded(loss_module, world)
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
     optimizer = build_optimizer(model, config.optim)
     return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype)
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """What a checkpoint of `model` takes on disk: weights and two moments, tied tensors once."""
+    buffers = {t.data_ptr(): t for t in model.state_dict().values()}
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return int(weights + 2 * trained)
 
 
 def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:

@@ -12,7 +12,7 @@ from sftctl.data.loader import StepBatch
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
-from sftctl.train.optim import get_lr
+from sftctl.train.optim import clip_gradients, get_lr
 from sftctl.train.state import TrainState
 from sftctl.world import World
 
@@ -52,9 +52,7 @@ def train_step(
     for _ in range(MAX_OVERFLOWS):
         tally = _accumulate_gradients(state, batch, rules.seed, step, world)
         state.scaler.unscale_(state.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            state.loss_module.parameters(), rules.optim.grad_clip or math.inf
-        ).item()
+        grad_norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
         loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
         if not math.isfinite(loss):
             raise _diverged(f"the loss is {loss}", step, batch, world)
@@ -99,7 +97,7 @@ def _accumulate_gradients(
 ) -> _Tally:
     """Forward and backward of this rank's micro-batches: the gradients are those of the step."""
     tally = _Tally(torch.zeros((), dtype=torch.float64, device=world.device))
-    # DDP averages gradients over ranks; the loss is a sum over all ranks' target tokens.
+    # DDP and FSDP average gradients over ranks; the loss is a sum over all ranks' target tokens.
     weight = world.world_size / batch.num_target_tokens
     for micro_batch in batch.micro_batches:
         tally.examples_digest += examples_digest(micro_batch.examples)

@@ -1,26 +1,37 @@
-"""StopRequest: a signal becomes "stop after this step", on which all ranks agree."""
+"""StopRequest: a signal becomes "stop after this step", on which all ranks agree.
 
+Nothing here loads torch: it listens before anything is loaded.
+"""
+
+import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sftctl.world import World
+from sftctl.errors import Stopped
+
+if TYPE_CHECKING:
+    from sftctl.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _LEAVE_AFTER_S = 2.0  # a second Ctrl-C later than this leaves at once; sooner is the same keypress
 
 
 class StopRequest:
-    """Listens for signals while it is entered; under our launcher the parent listens for us.
+    """Listens for signals while it is entered; repeats are ignored, but for a late Ctrl-C.
 
-    The launcher's parent writes the name of the signal into `stop_file`; rank 0 looks there.
+    A terminal sends Ctrl-C to every process. Under our launcher the parent hears it for all
+    (`relayed_into`), and rank 0 looks into that `stop_file`.
     """
 
     def __init__(self, stop_file: Path | None = None) -> None:
         self._stop_file = stop_file
+        self._relay: Path | None = None
         self._signal_name: str | None = None
         self._asked_at = 0.0
         self._previous: dict[int, Any] = {}
@@ -44,15 +55,47 @@ class StopRequest:
         now = time.monotonic()
         if self._signal_name is None:
             self._signal_name, self._asked_at = signal.Signals(number).name, now
+            self._tell_ranks()
         elif number == signal.SIGINT and now - self._asked_at > _LEAVE_AFTER_S:
+            for rank in multiprocessing.active_children():
+                rank.kill()
             os._exit(128 + number)
 
-    def requested(self, world: World) -> str | None:
-        """The signal's name if any rank was asked to stop; the same answer on every rank."""
-        if self._signal_name is None and self._stop_file is not None and world.is_main:
+    @contextmanager
+    def relayed_into(self, stop_file: Path) -> Iterator[None]:
+        """The launcher's side: while ranks run, they find the signal's name in `stop_file`."""
+        self._relay = stop_file
+        self._tell_ranks()  # of a signal that came before they were there
+        try:
+            yield
+        finally:
+            self._relay = None
+
+    def _tell_ranks(self) -> None:
+        if self._relay is not None and self._signal_name is not None:
+            partial = self._relay.with_suffix(".partial")
+            partial.write_text(self._signal_name)
+            partial.rename(self._relay)
+
+    @property
+    def heard(self) -> str | None:
+        """The signal's name as far as this process knows; ranks may differ."""
+        if self._signal_name is None and self._stop_file is not None:
             self._signal_name = _read(self._stop_file)
-        number = int(signal.Signals[self._signal_name]) if self._signal_name else 0
-        agreed = world.max(number)
+        return self._signal_name
+
+    def check(self) -> None:
+        """Leave if asked to, while there is nothing to save yet; raises Stopped."""
+        if self.heard is not None:
+            raise Stopped(
+                f"by {self.heard} before training began: nothing to save, nothing lost",
+                hint="the same command starts anew",
+            )
+
+    def requested(self, world: "World") -> str | None:
+        """The signal's name if any rank was asked to stop; the same answer on every rank."""
+        heard = self.heard if world.is_main else self._signal_name
+        agreed = world.max(int(signal.Signals[heard]) if heard else 0)
         return signal.Signals(agreed).name if agreed else None
 
 

@@ -79,5 +79,5 @@ def _tell_plan(plan: ResumePlan, step: int, tracker: Tracker) -> None:
         tracker.event("warning", step, message=f"damaged, not used: {text}")
     for name in plan.abandoned:
         tracker.event("changed", step, message=f"{name} lies beyond this point: moved away")
-    for text in plan.changes:
-        tracker.event("changed", step, message=text)
+    for difference in plan.differences:
+        tracker.event("changed", step, message=str(difference))

@@ -13,22 +13,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.checkpoints import resuming, saving
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def main() -> None:
     """Run what was asked for, print Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["training", "start"], help="one table")
+    parser.add_argument("--only", choices=["start", "training", "checkpoints"], help="one table")
     parser.add_argument("--alpaca", type=Path, default=SHARED / "alpaca_en_demo.json")
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "minimind_tokenizer")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    if options.only != "training":
+    if options.only in (None, "start"):
         print(start_table(rounds=9))
-    if options.only != "start":
+    if options.only in (None, "training"):
         print(training_table(options))
+    if options.only in (None, "checkpoints"):
+        print(checkpoints_table(options))
 
 
 def start_table(rounds: int) -> str:
@@ -74,6 +78,14 @@ def training_table(options: argparse.Namespace) -> str:
     rows.append(["ratio, median (min to max)", spread(ratios), spread(memory)])
     head = ["", "real tokens/s", "peak RSS"]
     return table(head, rows)
+
+
+def checkpoints_table(options: argparse.Namespace) -> str:
+    """What a save costs the loop, and a resume from far away its user."""
+    with tempfile.TemporaryDirectory() as name:
+        store = prepare(options, Path(name))
+        rows = saving(store, Path(name), options.rounds) + resuming(Path(name), options.rounds)
+        return table(["", f"median of {options.rounds}"], rows)
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Path:

@@ -62,6 +62,7 @@ TOO_SMALL = {
     "train.accumulation_steps": (0, 1),
     "train.micro_batch_tokens": (0, 1),
     "train.eval_interval": (-1, 0),
+    "train.collective_timeout_s": (0, 1),
     "train.seed": (-1, 0),
     "checkpoint.save_interval": (-1, 0),
     "checkpoint.keep": (0, 1),

@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sftctl.data.loader import (
     StepLoader,
     StepShape,
     collate,
-    evaluation_batches,
+    evaluation_blocks,
 )
 from sftctl.data.plan import examples_digest, plan_epoch
 from tests.data.toy_store import ToyStore
@@ -29,11 +30,11 @@ TWO_WORKERS = LoaderSettings(num_workers=2, persistent_workers=False)
 TWO_THAT_STAY = LoaderSettings(num_workers=2, persistent_workers=True)
 
 
-def make_loader(settings: LoaderSettings = HERE, **changes: int) -> StepLoader:
+def make_loader(settings: LoaderSettings = HERE, **changes: Any) -> StepLoader:
     return StepLoader(STORE, replace(SHAPE, **changes), settings)
 
 
-def ranks_of(world_size: int, **changes: int) -> list[list[StepBatch]]:
+def ranks_of(world_size: int, **changes: Any) -> list[list[StepBatch]]:
     """For each rank its steps of epoch 0."""
     shape = {"world_size": world_size, "cut_for_ranks": world_size, **changes}
     return [list(make_loader(rank=rank, **shape).steps(0)) for rank in range(world_size)]
@@ -157,6 +158,27 @@ def test_a_rank_without_examples_runs_one_row_without_a_target() -> None:
         assert examples_digest(row.examples) == 0
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])
+def test_in_lockstep_every_rank_runs_equally_many_micro_batches_of_the_same_cut(
+    world_size: int,
+) -> None:
+    free, bound = (ranks_of(world_size, lockstep=lockstep) for lockstep in (False, True))
+    for parts, others in zip(zip(*bound, strict=True), zip(*free, strict=True), strict=True):
+        assert len({len(part.micro_batches) for part in parts}) == 1
+        cut, other_cut = (
+            {mb.number: mb for part in each for mb in part.micro_batches if mb.examples}
+            for each in (parts, others)
+        )
+        assert same(sorted(cut), sorted(other_cut))
+        assert all(same(cut[number], other_cut[number]) for number in cut)
+        assert len(parts[0].micro_batches) == -(-len(cut) // world_size)
+        fillers = [mb for part in parts for mb in part.micro_batches if not mb.examples]
+        assert all(
+            mb.num_tokens == mb.num_padding_tokens == len(mb.target_ids) == 0 for mb in fillers
+        )
+        assert {part.num_target_tokens for part in parts} == {others[0].num_target_tokens}
+
+
 # ---------------------------------------------------------------------------- resume
 
 
@@ -217,12 +239,34 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 @pytest.mark.parametrize("num_examples", [1, 19, 600])
 def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    ranks = [list(evaluation_batches(store, 64, rank, world_size)) for rank in range(world_size)]
+    blocks = [list(evaluation_blocks(store, 64, rank, world_size)) for rank in range(world_size)]
+    assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
+    ranks = [[batch for block in of_rank for batch in block] for of_rank in blocks]
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
     held = sum(len(batch.target_ids) for batches in ranks for batch in batches)
     assert held == store.target_lengths.sum()
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_examples", [1, 2, 19, 600])
+def test_an_evaluation_in_lockstep_covers_the_same_in_equally_many_micro_batches(
+    num_examples: int, world_size: int
+) -> None:
+    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
+    ranks = [
+        [
+            b
+            for block in evaluation_blocks(store, 64, rank, world_size, lockstep=True)
+            for b in block
+        ]
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    together = [index for batches in ranks for index in examples_of(batches)]
+    assert sorted(together) == list(range(num_examples))
+
+
 def test_an_evaluation_of_nothing_is_empty() -> None:
-    assert list(evaluation_batches(ToyStore([]), 64, 0, 1)) == []
+    assert list(evaluation_blocks(ToyStore([]), 64, 0, 1)) == []
+    assert list(evaluation_blocks(ToyStore([]), 64, 0, 1, lockstep=True)) == []

@@ -10,6 +10,7 @@ from sftctl.data.plan import (
     SkipBatchSampler,
     cut_step,
     deal,
+    deal_in_rounds,
     examples_digest,
     hash64,
     hash_of,
@@ -241,6 +242,19 @@ def test_every_piece_is_dealt_once_and_no_rank_is_far_ahead(
     assert all(hand == sorted(hand) for hand in hands)
     loads = [sum(costs[i] for i in hand) for hand in hands]
     assert max(loads) - min(loads) <= max(costs, default=0)
+
+
+@given(st.lists(st.integers(1, 100), max_size=20), st.integers(1, 8))
+def test_a_round_holds_a_piece_for_each_rank_and_none_is_cheaper_than_the_next_round(
+    costs: list[int], num_ranks: int
+) -> None:
+    hands = deal_in_rounds(costs, num_ranks)
+    assert len(hands) == num_ranks
+    assert sorted(sum(hands, [])) == list(range(len(costs)))
+    rounds = [[costs[hand[i]] for hand in hands if i < len(hand)] for i in range(len(hands[0]))]
+    assert all(len(each) == num_ranks for each in rounds[:-1])
+    for one, following in zip(rounds, rounds[1:], strict=False):
+        assert min(one) >= max(following)
 
 
 def test_with_more_ranks_than_examples_some_get_none() -> None:

@@ -40,7 +40,6 @@ def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
             "started runs/a: 3,672,832 parameters, 320 examples, 40 steps",
         ),
         ("resumed", {"checkpoint": "step-00000100"}, "resumed at step 100 from step-00000100"),
-        ("changed", {"message": "2 ranks -> 1"}, "changed since: 2 ranks -> 1"),
         (
             "evaluation",
             {"validation_loss": 7.62411, "num_target_tokens": 9},

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sftctl.config.schema import OptimConfig
-from sftctl.train.optim import NamedOptimizer, build_optimizer, get_lr
-from tests.train.step_toys import make_model
+from sftctl.train.optim import NamedOptimizer, build_optimizer, clip_gradients, get_lr
+from tests.train.step_toys import ALONE, make_model
 
 
 def minimind_lr(step: int, total: int, lr: float) -> float:
@@ -125,3 +125,27 @@ def test_tensors_are_named_after_their_parameters_and_loaded_in_place() -> None:
         assert tensor is before[key]
         assert torch.equal(tensor, source.state_dict()[key])
     assert float(before["weight.step"]) == 1.0
+
+
+# ---------------------------------------------------------------------------- clipping
+
+
+def test_the_norm_of_a_large_gradient_is_right_to_the_sixth_digit() -> None:
+    """A plain float32 norm of this matrix is wrong in the fourth: it would clip otherwise."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(1024, 4096, bias=False)
+    gradient = torch.randn(4096, 1024)
+    module.weight.grad = gradient.clone()
+    exact = float(gradient.double().norm())
+    assert clip_gradients(module, 1.0, ALONE) == pytest.approx(exact, rel=1e-6)
+    assert float(module.weight.grad.double().norm()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_gradients_below_the_norm_are_left_as_they_are() -> None:
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)])
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, float(number))
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    expected = torch.cat([gradient.flatten() for gradient in before]).norm()
+    assert clip_gradients(model, math.inf, ALONE) == pytest.approx(float(expected))
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))

@@ -1,13 +1,19 @@
 """Stop it anywhere, resume it anywhere, and get the same run."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.layout import manifest_hash_line
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.errors import (
@@ -22,17 +28,19 @@ from sftctl.train.resume import ResumeRequest, existing_run, plan_request
 from sftctl.train.run import run_training
 from sftctl.train.rundir import RunDir
 from tests.train.toys import (
+    NUM_EXAMPLES,
     STEPS_PER_EPOCH,
     events_of,
     metrics_of,
     same_run,
     toy_config,
+    toy_data,
 )
 
 LAST = 2 * STEPS_PER_EPOCH
 
 
-def resume(run: Path, **request: int) -> None:
+def resume(run: Path, **request: Any) -> None:
     run_training(RunDir.open(run).config(), ResumeRequest(run, **request))
 
 
@@ -53,7 +61,7 @@ def test_two_ranks_train_the_same_examples_as_one_and_one_goes_on_where_they_sto
     assert [line["examples_digest"] for line in lines] == [line["examples_digest"] for line in two]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in two], 1e-5)
     events = (on_one / "events.jsonl").read_text()
-    assert "2 ranks -> 1: the same examples in every step" in events
+    assert "ranks: 2 -> 1: the same examples in every step" in events
 
 
 def test_an_error_on_a_rank_is_raised_in_the_parent(tmp_path: Path) -> None:
@@ -83,10 +91,11 @@ def test_a_finished_run_only_gets_its_missing_final_model_back(run: Path) -> Non
     before = (run / "final/model.safetensors").read_bytes()
     (run / "final").rename(run / ".tmp-final-0123abcd")  # as a kill leaves it
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
-    assert summary.status == "nothing_to_do"
+    assert summary.status == "finished"
     assert (run / "final/model.safetensors").read_bytes() == before
     assert not (run / ".tmp-final-0123abcd").exists()
     assert len(metrics_of(run)) == LAST
+    assert run_training(RunDir.open(run).config(), ResumeRequest(run)).status == "nothing_to_do"
 
 
 def test_more_epochs_go_on_where_the_run_ended_and_are_remembered(run: Path) -> None:
@@ -172,7 +181,7 @@ def test_the_plan_says_what_is_restored(run: Path) -> None:
     lines = plan_request(config, ResumeRequest(run, step=8), num_ranks=2).lines()
     assert "from step-00000008: step 8 of 12, epoch 1, step 2 of 6 in it" in lines[0]
     assert "moved away: step-00000012" in lines
-    assert any(line.startswith("changed: 1 ranks -> 2") for line in lines)
+    assert any(line.startswith("changed: ranks: 1 -> 2") for line in lines)
     assert len(list_checkpoints(run / "checkpoints")) == 3
 
 
@@ -196,28 +205,129 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
         RunDir.open(tmp_path / "nothing")
 
 
-def test_other_data_than_the_runs_is_refused(run: Path) -> None:
-    config = run / "config.toml"
-    data = Path(RunDir.open(run).config().data.path or "")
-    other = run.parent / "other.jsonl"
-    other.write_bytes(data.read_bytes().replace(b"Count", b"Add up"))
-    config.write_text(config.read_text().replace(str(data), str(other)))
-    with pytest.raises(IncompatibleCheckpoint, match="trained on data"):
+def edit(run: Path, **changes: object) -> None:
+    """Change keys of a run's config.toml, as its owner would in an editor."""
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    RunDir(run).write_config(load_config(run / "config.toml", {"output_dir": str(run), **given}))
+
+
+def other_data(run: Path, count: int = NUM_EXAMPLES) -> Path:
+    """Conversations of the same number, with other words."""
+    folder = run.parent / "other"
+    folder.mkdir()
+    data = toy_data(folder, count)
+    data.write_bytes(data.read_bytes().replace(b"Count", b"Add up"))
+    return data
+
+
+def test_other_data_than_the_runs_is_refused_unless_it_is_meant(run: Path) -> None:
+    edit(run, data__path=str(other_data(run)))
+    with pytest.raises(IncompatibleCheckpoint, match="would be another run: data: ") as raised:
+        resume(run, step=4)
+    assert raised.value.hint == "put it back as it was; if it is meant: --allow data"
+    assert len(list_checkpoints(run / "checkpoints")) == 3
+    resume(run, step=4, allow=frozenset({"data"}))
+    assert events_of(run)[-1] == "finished"
+
+
+def test_data_with_another_number_of_steps_gives_no_place_to_go_on_at(run: Path) -> None:
+    edit(run, data__path=str(other_data(run, 40)))
+    with pytest.raises(IncompatibleCheckpoint, match="10 steps an epoch, not 6: no place"):
+        resume(run, step=4, allow=frozenset({"data"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train__batch_size": 3}, "train.batch_size: 4 -> 3: the steps would hold other examples"),
+        ({"train__seed": 3}, "train.seed: 0 -> 3: the steps would hold other examples"),
+        ({"model__name": "small"}, "model.name: tiny -> small: a run keeps the model"),
+    ],
+)
+def test_what_would_make_other_steps_is_impossible(
+    run: Path, change: dict[str, object], message: str
+) -> None:
+    edit(run, **change)
+    with pytest.raises(IncompatibleCheckpoint, match="can't go on: " + re.escape(message)):
         resume(run)
 
 
-@pytest.mark.parametrize("key", ["batch_size", "seed"])
-def test_a_configuration_that_makes_other_steps_is_refused(run: Path, key: str) -> None:
-    config = run / "config.toml"
-    old = {"batch_size": "batch_size = 4", "seed": "seed = 0"}[key]
-    config.write_text(config.read_text().replace(old, f"{key} = 3"))
-    with pytest.raises(IncompatibleCheckpoint, match=f"train.{key} was"):
+def test_another_learning_rate_needs_to_be_allowed_and_is_told_in_numbers(run: Path) -> None:
+    edit(run, optim__learning_rate=5e-4)
+    with pytest.raises(IncompatibleCheckpoint) as raised:
+        resume(run, step=8)
+    rates = "12 steps in all; learning rate of step 9 0.000232 -> 0.000116"
+    assert rates in raised.value.message
+    assert raised.value.hint == (
+        "put it back as it was; if it is meant: --allow optim.learning_rate"
+    )
+    resume(run, step=8, allow=frozenset({"optim.learning_rate"}))
+    assert metrics_of(run)[8]["learning_rate"] == pytest.approx(1.159e-4, rel=1e-3)
+
+
+def test_what_only_changes_speed_is_free(run: Path) -> None:
+    reference = [line["examples_digest"] for line in metrics_of(run)]
+    edit(
+        run, train__batch_size=2, train__accumulation_steps=2, train__micro_batch_tokens=64,
+        data__num_workers=2, checkpoint__keep=7,
+    )  # fmt: skip
+    config = RunDir.open(run).config()
+    plan = plan_request(config, ResumeRequest(run, step=4), num_ranks=1)
+    assert {d.key: d.verdict for d in plan.differences} == {
+        key: "free"
+        for key in (
+            "train.batch_size", "train.accumulation_steps", "train.micro_batch_tokens",
+            "data.num_workers", "checkpoint.keep",
+        )
+    }  # fmt: skip
+    resume(run, step=4)
+    assert [line["examples_digest"] for line in metrics_of(run)] == reference
+
+
+def test_a_key_that_can_not_be_allowed_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="--allow train.seed: no such key; there are data, "):
+        ResumeRequest(run, allow=frozenset({"train.seed"}))
+
+
+def test_a_longer_run_says_what_its_learning_rate_does(run: Path) -> None:
+    config = RunDir.open(run).config()
+    plan = plan_request(config, ResumeRequest(run, epochs=3), num_ranks=1)
+    (line,) = [line for line in plan.lines() if "train.epochs" in line]
+    assert line == (
+        "changed: train.epochs: 2 -> 3: 18 steps in all; "
+        "learning rate of step 13 0.0001 -> 0.000261"
+    )
+
+
+def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
+    edit(run, train__dtype="float16")
+    resume(run, step=8, allow=frozenset({"train.dtype"}))  # a scaler starts anew: that is told
+    path = run / "checkpoints" / "step-00000012"
+    values = jsonio.loads((path / "manifest.json").read_bytes()) | {"scaler": None}
+    data = jsonio.dump_pretty(values)
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    with pytest.raises(IncompatibleCheckpoint, match="float16 without a scaler's state"):
         resume(run)
+
+
+HOLDS_THE_LOCK = """
+import pathlib, sys
+from sftctl.train.rundir import RunDir
+with RunDir.open(pathlib.Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_process_on_the_same_run_is_refused(run: Path) -> None:
-    with RunDir.open(run).lock(), pytest.raises(ConfigError, match="another sftctl is working"):
-        resume(run)
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another sftctl is working"):
+            resume(run)
+        other.communicate()
+    resume(run, step=8)
 
 
 def test_a_loader_process_that_outlives_its_trainer_does_not_hold_the_lock(run: Path) -> None:

@@ -1,23 +1,18 @@
 """A run from its first step to its final model."""
 
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from sftctl import jsonio
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
 from sftctl.checkpoint.layout import read_manifest
-from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.load import load_config
 from sftctl.data.plan import examples_digest
-from sftctl.disk import Disk
-from sftctl.errors import CheckpointError, ConfigError, DataError
+from sftctl.errors import ConfigError, DataError
 from sftctl.train.optim import get_lr
 from sftctl.train.preflight import plan_run
-from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from tests.train.toys import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
 
@@ -101,32 +96,6 @@ def test_a_mistake_in_the_data_leaves_no_run_directory(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.jsonl:1: "):
         run_training(toy_config(tmp_path, data__path=str(bad)))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_save_that_fails_is_told_and_is_exit_4_and_the_checkpoints_before_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full(Disk):
-        num_calls = 0
-
-        def sync(self, descriptor: int) -> None:
-            Full.num_calls += 1
-            if Full.num_calls > 20:
-                raise OSError(28, "No space left on device")
-            super().sync(descriptor)
-
-    monkeypatch.setattr("sftctl.train.run.save_checkpoint", partial(save_checkpoint, disk=Full()))
-    with pytest.raises(CheckpointError, match="No space left on device") as raised:
-        run_training(toy_config(tmp_path))
-    assert raised.value.exit_code == 4
-    assert events_of(tmp_path / "run")[-1] == "save_failed"
-    checkpoints = list_checkpoints(tmp_path / "run/checkpoints")
-    assert checkpoints and not any(problems_of(path, verify=True) for path in checkpoints)
-    assert len(list((tmp_path / "run/checkpoints").iterdir())) == len(checkpoints)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    resumed = run_training(toy_config(tmp_path), ResumeRequest(tmp_path / "run"))
-    assert resumed.status == "finished"
 
 
 def test_sequences_beyond_the_models_positions_are_refused(tmp_path: Path) -> None:

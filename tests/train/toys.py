@@ -14,11 +14,8 @@ from sftctl.config.schema import RunConfig
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
-OF_THIS_PLACE = (
-    "config",
-    "files",
-    "metrics_bytes",
-)  # in a manifest: paths, and times in their size
+# Of a manifest: paths, and times in the size of a file.
+OF_THIS_PLACE = ("config", "files", "metrics_bytes")
 SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
 
 

@@ -1,0 +1,150 @@
+"""Save while training goes on: copy the state in memory, write the copy in a thread.
+
+One save is in flight at a time, per rank one thread, on a process group of their own: their votes
+must not meet the collectives of a step.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sftctl.checkpoint.directory import retire
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.save import save_checkpoint, tied_names
+from sftctl.checkpoint.storage import local_part
+from sftctl.disk import DISK, Disk
+from sftctl.errors import CheckpointError
+from sftctl.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOutcome:
+    """How one save ended; the same `error` on all ranks, the other facts on rank 0."""
+
+    step: int
+    path: Path | None  # None: it failed
+    num_bytes: int  # on disk
+    seconds: float  # from the request to the verified checkpoint
+    wait_s: float  # of these, what training waited for
+    error: CheckpointError | None = None
+    warning: str | None = None  # old checkpoints that could not be removed
+
+
+class BackgroundSaver:
+    """Checkpoints of `tensors`, which go on changing; the newest `keep` stay.
+
+    `in_background` makes room for the copy at once, as much memory as the state takes; without it
+    only `save_now` may be called.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        keep: int,
+        tensors: dict[str, torch.Tensor],
+        world: World,
+        disk: Disk = DISK,
+        *,
+        in_background: bool = True,
+    ) -> None:
+        self._root, self._keep, self._tensors, self._disk = root, keep, tensors, disk
+        self._world = world.aside()
+        tied = tied_names(tensors)
+        self._parts = {
+            name: _room_for(local_part(tensor))
+            for name, tensor in tensors.items()
+            if in_background and name not in tied
+        }
+        self._running: Future[SaveOutcome] | None = None
+
+    def start(
+        self,
+        manifest: CheckpointManifest,
+        before: Callable[[], object] = lambda: None,
+        started: float | None = None,
+    ) -> None:
+        """Copy the state, and write the copy in the background; the one before must have ended.
+
+        `started` is when training began to wait for it (perf_counter), if before this call.
+        """
+        assert self._running is None
+        started = time.perf_counter() if started is None else started
+        _copy(self._tensors, self._parts)
+        wait_s = time.perf_counter() - started
+        running: Future[SaveOutcome] = Future()
+
+        def work() -> None:
+            try:
+                running.set_result(self._save(manifest, self._parts, before, started, wait_s))
+            except BaseException as error:  # a lost rank, a bug: the main thread raises it
+                running.set_exception(error)
+
+        self._running = running
+        # A daemon: a rank that waits for a dead one must still be able to end.
+        threading.Thread(target=work, name="sftctl-save", daemon=True).start()
+
+    def save_now(
+        self, manifest: CheckpointManifest, before: Callable[[], object] = lambda: None
+    ) -> SaveOutcome:
+        """Write the state itself while nothing else goes on."""
+        assert self._running is None
+        return self._save(manifest, None, before, time.perf_counter(), None)
+
+    def ended(self) -> SaveOutcome | None:
+        """The save that has ended since this was asked last; never waits."""
+        return self.wait() if self._running is not None and self._running.done() else None
+
+    def wait(self) -> SaveOutcome | None:
+        """The end of the save in flight; None without one."""
+        running, self._running = self._running, None
+        return running.result() if running is not None else None
+
+    def _save(
+        self,
+        manifest: CheckpointManifest,
+        parts: dict[str, torch.Tensor] | None,
+        before: Callable[[], object],
+        started: float,
+        wait_s: float | None,
+    ) -> SaveOutcome:
+        path, num_bytes, failure, warning = None, 0, None, None
+        try:
+            path = save_checkpoint(
+                self._root, self._tensors, manifest, self._world, self._disk,
+                parts=parts, before=before,
+            )  # fmt: skip
+            if self._world.is_main:
+                num_bytes = sum(file.stat().st_size for file in path.iterdir())
+                warning = self._retire()
+        except CheckpointError as error:
+            failure = error
+        seconds = time.perf_counter() - started
+        waited = seconds if wait_s is None else wait_s
+        return SaveOutcome(manifest.step, path, num_bytes, seconds, waited, failure, warning)
+
+    def _retire(self) -> str | None:
+        try:
+            retire(self._root, self._keep, self._disk)
+        except CheckpointError as error:  # too many checkpoints are no reason to stop
+            return error.message
+        return None
+
+
+def _room_for(part: torch.Tensor) -> torch.Tensor:
+    """Memory for a copy, written to once: the first save must not wait for its pages."""
+    on_gpu = part.device.type == "cuda"
+    room = torch.empty(part.shape, dtype=part.dtype, pin_memory=on_gpu)
+    return room.fill_(0)
+
+
+@torch.no_grad()
+def _copy(tensors: dict[str, torch.Tensor], parts: dict[str, torch.Tensor]) -> None:
+    for name, room in parts.items():
+        room.copy_(local_part(tensors[name]), non_blocking=True)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,143 @@
+"""Replay: train the stretch between two checkpoints again, and compare every bit."""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sftctl.checkpoint.directory import list_checkpoints, newest_good
+from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
+from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.storage import local_part
+from sftctl.config.load import config_from_dict
+from sftctl.errors import ConfigError, NoCheckpoint, Stopped
+from sftctl.jsonio import read_lines
+from sftctl.train.resume import ResumeRequest, allowable_keys
+from sftctl.train.run import training_steps
+from sftctl.train.rundir import RunDir
+from sftctl.train.session import Session, restored_session
+from sftctl.train.stop import StopRequest
+from sftctl.world import World, start_world
+
+COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayVerdict:
+    """Whether steps trained again were the same steps."""
+
+    run_dir: Path
+    from_step: int
+    to_step: int
+    num_tensors: int  # compared, of weights and optimizer
+    differences: tuple[str, ...]  # none: every bit is equal
+    wall_time_s: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the replay proved the run."""
+        return not self.differences
+
+    def lines(self) -> list[str]:
+        """The verdict as text."""
+        stretch = f"steps {self.from_step + 1} to {self.to_step} trained again"
+        head = f"{self.run_dir}: {stretch} in {self.wall_time_s:.1f} s"
+        if self.is_equal:
+            compared = ", ".join(COMPARED)
+            return [head, f"equal, bit for bit: {compared}, {self.num_tensors} tensors"]
+        return [head, *(f"differs: {text}" for text in self.differences)]
+
+
+def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
+    """Go from the checkpoint before the last to the last, and compare metrics and tensors.
+
+    Called on every rank; nothing in the run changes. Raises NoCheckpoint without two checkpoints,
+    ConfigError on another number of ranks than the last was written by.
+    """
+    started = time.perf_counter()
+    run = RunDir.open(run_dir)
+    first_step, last = _stretch(run)
+    target = read_manifest(last)
+    config = config_from_dict(target.config)
+    request = ResumeRequest(run_dir, step=first_step, allow=frozenset(allowable_keys()))
+    with (
+        nullcontext(stop) if stop is not None else StopRequest() as listening,
+        start_world(config.train.device, config.train.collective_timeout_s) as world,
+    ):
+        _require_same_ranks(last, target, world)
+        world.on_main(lambda: newest_good(run.checkpoints, target.step))  # damage is told as such
+        with restored_session(request, world, listening, config) as session:
+            differences = [
+                *_different_steps(session, world, listening, target.step),
+                *_different_progress(session, target),
+                *_different_tensors(session, world, last),
+            ]
+            num_tensors = len(session.state.tensors())
+    wall_time_s = time.perf_counter() - started
+    return ReplayVerdict(
+        run_dir, first_step, target.step, num_tensors, tuple(differences), wall_time_s
+    )
+
+
+def _stretch(run: RunDir) -> tuple[int, Path]:
+    """The step of the checkpoint before the last, and the last."""
+    found = list_checkpoints(run.checkpoints)
+    if len(found) < 2:
+        raise NoCheckpoint(
+            f"{run.checkpoints}: {len(found)} checkpoint, and a replay goes from one to the next",
+            hint="keep two: --keep 2, and a --save-interval shorter than the run",
+        )
+    return int(read_manifest(found[-2]).step), found[-1]
+
+
+def _require_same_ranks(last: Path, target: CheckpointManifest, world: World) -> None:
+    if target.world_size != world.world_size:
+        raise ConfigError(
+            f"{last}: written by {target.world_size} ranks, here are {world.world_size}: their "
+            "sums are rounded otherwise",
+            hint=f"--nproc-per-node {target.world_size}",
+        )
+
+
+def _different_steps(
+    session: Session, world: World, stop: StopRequest, last_step: int
+) -> Iterator[str]:
+    """Train to `last_step`; what is not as metrics.jsonl has it."""
+    lines = read_lines(session.run.path / "metrics.jsonl")
+    recorded = {line["step"]: line for line in lines}
+    for metrics in training_steps(session, world):
+        line = recorded.get(metrics.step, {})
+        for key in COMPARED:
+            was, now = line.get(key), getattr(metrics, key)
+            if was != now:
+                yield f"step {metrics.step}: {key} was {was}, is {now}"
+        if metrics.step == last_step:
+            return
+        if signal_name := stop.requested(world):
+            raise Stopped(f"by {signal_name} at step {metrics.step} of a replay; nothing changed")
+
+
+def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:
+    """Counters and the scaler; validation is left out, for a replay does not validate."""
+    now = session.state.progress.state_dict() | {
+        "scaler": session.state.scaler.state_dict() or None
+    }
+    for key in now.keys() - {"validation"}:
+        if now[key] != getattr(target, key):
+            yield f"{key} was {getattr(target, key)}, is {now[key]}"
+
+
+def _different_tensors(session: Session, world: World, last: Path) -> list[str]:
+    """Names of tensors that are not those of the checkpoint, from all ranks."""
+    here = session.state.tensors()
+    there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
+    load_tensors(last, there, world)
+    mine = [
+        f"{name}: by at most {float((local_part(there[name]) - part).abs().max()):.3g}"
+        for name, tensor in here.items()
+        if not torch.equal(local_part(there[name]), part := local_part(tensor))
+    ]
+    return sorted({text for texts in world.gather(mine) for text in texts})

@@ -1,0 +1,135 @@
+"""Saving: the checkpoints of one run, as the loop asks for them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sftctl.checkpoint.background import BackgroundSaver, SaveOutcome
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.config.load import config_to_dict
+from sftctl.errors import CheckpointError, SftctlError
+from sftctl.tracking.runlog import RunLog
+from sftctl.tracking.tracker import Tracker
+from sftctl.train.optim import get_lr
+from sftctl.train.session import Session
+from sftctl.train.versions import versions
+from sftctl.world import World
+
+MAX_FAILURES = 3
+"""Failed saves in a row that end a run."""
+
+
+class Saving:
+    """Asked for between steps, written behind the loop's back, told when done."""
+
+    def __init__(
+        self, session: Session, world: World, tracker: Tracker, log: RunLog | None
+    ) -> None:
+        checkpoint = session.config.checkpoint
+        self._session, self._world, self._tracker, self._log = session, world, tracker, log
+        self._saver = BackgroundSaver(
+            session.run.checkpoints,
+            checkpoint.keep,
+            session.state.tensors(),
+            world,
+            in_background=checkpoint.save_interval > 0,
+        )
+        plan = session.plan
+        self._asked_step = plan.manifest.step if plan and plan.manifest else None
+        self._failures: list[CheckpointError] = []  # in a row
+
+    def poll(self) -> None:
+        """Tell of a save that has ended; MAX_FAILURES in a row raise CheckpointError."""
+        self._tell(self._saver.ended())
+        if self._world.max(len(self._failures)) < MAX_FAILURES:
+            return
+        self._tell(self._saver.wait())  # a rank that has not heard of the last one yet
+        raise CheckpointError(
+            f"{MAX_FAILURES} saves in a row failed: {self._failures[-1].message}",
+            hint="mend it, then `sftctl resume` goes on from the last good checkpoint",
+        )
+
+    def start(self) -> None:
+        """A checkpoint of the state as it is now; returns when the state is copied.
+
+        One save is in flight at a time: training waits for the one before.
+        """
+        started = time.perf_counter()
+        self._tell(self._saver.wait())
+        if len(self._failures) < MAX_FAILURES:  # else the next poll ends the run
+            self._asked_step = self._session.state.progress.step
+            self._saver.start(self._manifest(), self._sync_log, started)
+
+    def finish(self) -> None:
+        """The last checkpoint of this call, waited for; raises CheckpointError if it fails."""
+        self._tell(self._saver.wait())
+        if self._asked_step != self._session.state.progress.step or self._failures:
+            outcome = self._saver.save_now(self._manifest(), self._sync_log)
+            self._tell(outcome)
+            if outcome.error is not None:
+                raise outcome.error
+
+    def close(self) -> None:
+        """See the save in flight to its end."""
+        self._tell(self._saver.wait())
+
+    def _tell(self, outcome: SaveOutcome | None) -> None:
+        if outcome is None:
+            return
+        if outcome.error is not None:
+            self._failures.append(outcome.error)
+            self._tracker.event("save_failed", outcome.step, error=outcome.error.message)
+            return
+        self._failures.clear()
+        if outcome.path is not None:
+            self._tracker.event(
+                "saved",
+                outcome.step,
+                path=outcome.path.name,
+                num_bytes=outcome.num_bytes,
+                seconds=outcome.seconds,
+                wait_s=outcome.wait_s,
+            )
+        if outcome.warning is not None:
+            self._tracker.event("warning", outcome.step, message=outcome.warning)
+
+    def _sync_log(self) -> None:
+        if self._log is not None:
+            self._log.sync()
+
+    def _manifest(self) -> CheckpointManifest:
+        session, progress = self._session, self._session.state.progress
+        return CheckpointManifest(
+            **progress.state_dict(),
+            total_steps=session.total_steps,
+            steps_per_epoch=session.steps_per_epoch,
+            learning_rate=get_lr(progress.step, session.total_steps, session.config.optim),
+            global_batch_size=session.shape.global_batch_size,
+            micro_batch_tokens=session.shape.micro_batch_tokens,
+            cut_for_ranks=session.shape.cut_for_ranks,
+            num_threads=torch.get_num_threads(),
+            world_size=self._world.world_size,
+            dtype=session.config.train.dtype,
+            scaler=session.state.scaler.state_dict() or None,
+            data_fingerprint=session.inputs.train.manifest.fingerprint,
+            config=config_to_dict(session.config),
+            versions=versions(),
+            wandb_run_id=session.run.facts()["wandb_run_id"],
+            metrics_bytes=self._log.metrics_bytes if self._log is not None else 0,
+        )
+
+
+@contextmanager
+def open_saving(
+    session: Session, world: World, tracker: Tracker, log: RunLog | None
+) -> Iterator[Saving]:
+    """Saving for a loop; an error that all ranks share still lets the save in flight end."""
+    saving = Saving(session, world, tracker, log)
+    try:
+        yield saving
+    except SftctlError:
+        saving.close()
+        raise
+    saving.close()

@@ -1,0 +1,146 @@
+"""Going on, as a user types it: the plan, what it refuses, the replay, restarts, early stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Result
+from tests.train.toys import events_of, metrics_of, same_run
+
+Sftctl = Callable[..., Result]
+SHORT = ["train", "--model", "tiny", "--max-steps", "6", "--batch-size", "4"]
+SHORT += ["--save-interval", "2", "--log-interval", "1000"]
+
+
+@pytest.fixture
+def run(sftctl: Sftctl, tmp_path: Path) -> Path:
+    """A finished run with checkpoints at steps 2, 4 and 6."""
+    assert sftctl(*SHORT, "--output-dir", "run").exit_code == 0
+    return tmp_path / "run"
+
+
+def test_a_replay_prints_its_verdict(sftctl: Sftctl, run: Path) -> None:
+    result = sftctl("resume", "run", "--verify-replay")
+    assert result.exit_code == 0
+    assert "run: steps 5 to 6 trained again in " in result.stdout
+    assert "equal, bit for bit: examples_digest, loss, learning_rate, grad_norm" in result.stdout
+    verdict = json.loads(sftctl("resume", "run", "--verify-replay", "--json").stdout)
+    assert (verdict["from_step"], verdict["to_step"], verdict["differences"]) == (4, 6, [])
+
+
+def test_a_replay_that_differs_is_exit_4(sftctl: Sftctl, run: Path) -> None:
+    record = run / "metrics.jsonl"
+    record.write_text(record.read_text().replace('"examples_digest":', '"examples_digest":1'))
+    result = sftctl("resume", "run", "--verify-replay")
+    assert result.exit_code == 4
+    assert result.error.startswith("error: run: the replay differs: step 5: examples_digest was 1")
+    assert "differs: step 6: examples_digest" in result.stdout
+
+
+def test_the_plan_is_printed_first_and_alone_by_a_dry_run(sftctl: Sftctl, run: Path) -> None:
+    plan = "resume run from step-00000004: step 4 of 6, epoch 0, step 4 of 80 in it, 16 examples"
+    result = sftctl("resume", "run", "--step", 4, "--dry-run")
+    assert result.exit_code == 0 and result.stdout.startswith(plan)
+    assert events_of(run)[-1] == "finished"
+    result = sftctl("resume", "run", "--step", 4)
+    assert result.exit_code == 0 and result.stderr.startswith(plan)
+
+
+def test_a_difference_that_must_be_meant_is_named_with_its_flag(sftctl: Sftctl, run: Path) -> None:
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("weight_decay = 0.01", "weight_decay = 0.1"))
+    result = sftctl("resume", "run", "--step", 4, "--dry-run")
+    assert result.exit_code == 4
+    assert "needs --allow optim.weight_decay: optim.weight_decay: 0.01 -> 0.1" in result.stdout
+    assert "would be another run: optim.weight_decay: 0.01 -> 0.1" in result.error
+    assert sftctl("resume", "run", "--step", 4).exit_code == 4
+    allow = ("--allow", "optim.weight_decay")
+    allowed = sftctl("resume", "run", "--step", 4, "--dry-run", *allow)
+    assert allowed.exit_code == 0 and "needs --allow" not in allowed.stdout
+    assert sftctl("resume", "run", "--step", 4, *allow).exit_code == 0
+    unknown = sftctl("resume", "run", "--allow", "train.seed")
+    assert unknown.exit_code == 2 and "--allow train.seed: no such key" in unknown.error
+
+
+def test_a_restart_would_not_know_an_older_step(sftctl: Sftctl, run: Path) -> None:
+    result = sftctl("resume", "run", "--step", 4, "--max-restarts", 1)
+    assert result.exit_code == 2
+    assert "--step with --max-restarts: a restart goes on from the newest" in result.error
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sftctl", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.002)
+
+
+def hears(process: subprocess.Popen[bytes]) -> bool:
+    """Whether SIGTERM no longer just kills it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
+    tmp_path: Path, ranks: int
+) -> None:
+    process = start(*SHORT, "--output-dir", "run", "--nproc-per-node", str(ranks))
+    wait_until(lambda: hears(process), process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr.decode()
+    assert b"stopped: by SIGTERM before training began: nothing to save, nothing lost" in stderr
+    assert b"hint: the same command starts anew" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+LONG = ["train", "--model", "tiny", "--max-steps", "40", "--batch-size", "4"]
+LONG += ["--save-interval", "5", "--log-interval", "1000", "--nproc-per-node", "2"]
+
+
+def test_a_run_whose_rank_is_killed_restarts_and_ends_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
+    undisturbed = start(*LONG, "--output-dir", "whole")
+    assert undisturbed.wait(300) == 0
+    process = start(*LONG, "--output-dir", "run", "--max-restarts", "1")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 12, process)
+    os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.decode()
+    assert b"rank 1 was killed by SIGKILL: restart 1 of 1" in stderr
+    assert same_run(metrics_of(tmp_path / "run")) == same_run(metrics_of(tmp_path / "whole"))
+    models = [
+        (tmp_path / name / "final/model.safetensors").read_bytes() for name in ("run", "whole")
+    ]
+    assert models[0] == models[1]
+
+
+def test_what_a_restart_can_not_mend_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    process = start(*LONG, "--data", "bad.jsonl", "--max-restarts", "5")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert b"restart " not in stderr and b"error: " in stderr
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The rank processes of a launcher, in the order they were started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return sorted(child for child, command in commands.items() if b"spawn_main" in command)

@@ -1,0 +1,119 @@
+"""A replay proves a run, and finds the one that is not what it says."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sftctl import jsonio
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.save import save_checkpoint
+from sftctl.errors import ConfigError, CorruptCheckpoint, NoCheckpoint, Stopped
+from sftctl.train.launch import run_on_ranks
+from sftctl.train.replay import replay
+from sftctl.train.run import run_training
+from sftctl.train.stop import StopRequest
+from sftctl.world import ALONE
+from tests.train.toys import stored_tensors, toy_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    config = toy_config(
+        folder, checkpoint__save_interval=5, train__dtype="float16", data__val_fraction=0.2
+    )
+    run_training(config)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run with checkpoints at steps 5 and 10 (and the end)."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_a_replay_finds_the_same_steps_and_changes_nothing(run: Path) -> None:
+    before = files_of(run)
+    verdict = replay(run)
+    assert verdict.is_equal and verdict.differences == ()
+    last, before_last = sorted(read_manifest(p).step for p in (run / "checkpoints").iterdir())[
+        -1:-3:-1
+    ]
+    assert (verdict.from_step, verdict.to_step) == (before_last, last)
+    assert verdict.num_tensors > 50
+    assert verdict.lines()[1].startswith("equal, bit for bit: examples_digest, loss, ")
+    assert files_of(run) == before
+
+
+def test_a_changed_record_is_found(run: Path) -> None:
+    lines = list(jsonio.read_lines(run / "metrics.jsonl"))
+    last = lines[-1]["step"]
+    lines[-1] |= {"loss": lines[-1]["loss"] + 1e-12, "examples_digest": 7}
+    (run / "metrics.jsonl").write_bytes(b"".join(jsonio.dump_line(line) for line in lines))
+    verdict = replay(run)
+    assert [text.split(" was ")[0] for text in verdict.differences] == [
+        f"step {last}: examples_digest",
+        f"step {last}: loss",
+    ]
+
+
+def save_last_anew(run: Path, tensor: str = "", **facts: int) -> None:
+    """Replace a run's last checkpoint by one with a changed tensor or counter, rightly hashed."""
+    path = sorted((run / "checkpoints").iterdir())[-1]
+    manifest, tensors = read_manifest(path), stored_tensors(path)
+    tensors |= {name: tensors[source] for name, source in manifest.aliases.items()}
+    if tensor:
+        tensors[tensor][0] += 1e-3
+    shutil.rmtree(path)
+    save_checkpoint(path.parent, tensors, replace(manifest, **facts), ALONE)
+
+
+def test_a_changed_tensor_is_found_by_name(run: Path) -> None:
+    name = "optimizer.model.norm.weight.exp_avg"
+    save_last_anew(run, name)
+    (difference,) = replay(run).differences
+    assert difference.startswith(f"{name}: by at most 0.001")
+
+
+def test_a_changed_counter_is_found(run: Path) -> None:
+    save_last_anew(run, tokens_seen=1)
+    (difference,) = replay(run).differences
+    assert difference.startswith("tokens_seen was 1, is ")
+
+
+def test_one_checkpoint_can_not_be_replayed(run: Path) -> None:
+    for path in sorted((run / "checkpoints").iterdir())[:-1]:
+        shutil.rmtree(path)
+    with pytest.raises(NoCheckpoint, match="1 checkpoint, and a replay goes from one to the next"):
+        replay(run)
+
+
+def test_a_damaged_checkpoint_is_not_replayed(run: Path) -> None:
+    shard = next(sorted((run / "checkpoints").iterdir())[-1].glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match=shard.name):
+        replay(run)
+
+
+def test_a_replay_that_is_stopped_says_so(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "stop").write_text("SIGTERM")
+    with pytest.raises(Stopped, match="by SIGTERM"):
+        replay(run, stop=StopRequest(tmp_path / "stop"))
+
+
+def test_a_run_of_two_ranks_is_replayed_by_two(tmp_path: Path) -> None:
+    run_on_ranks(2, run_training, toy_config(tmp_path, checkpoint__save_interval=5))
+    with pytest.raises(ConfigError) as raised:
+        replay(tmp_path / "run")
+    assert raised.value.hint == "--nproc-per-node 2"
+    verdict = run_on_ranks(2, replay, tmp_path / "run")
+    assert verdict.is_equal

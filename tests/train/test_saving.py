@@ -1,0 +1,202 @@
+"""Saves go on behind the loop; the one that fails is told, the third in a row ends the run."""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sftctl import jsonio
+from sftctl.checkpoint.background import BackgroundSaver
+from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.room import require_room
+from sftctl.disk import DISK, Disk
+from sftctl.errors import CheckpointError
+from sftctl.train.preflight import plan_run
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.train.rundir import RunDir
+from sftctl.world import ALONE
+from tests.checkpoint.toys import blank, equal, make_manifest, make_tensors
+from tests.train.toys import assert_same_tensors, events_of, metrics_of, stored_tensors, toy_config
+
+
+class SlowDisk(Disk):
+    """Waits before the first write until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def create(self, path: Path) -> int:
+        self.reached.set()
+        assert self.go_on.wait(60)
+        return super().create(path)
+
+
+def test_a_checkpoint_is_the_state_when_it_was_asked_for(tmp_path: Path) -> None:
+    tensors, disk = make_tensors(1), SlowDisk()
+    saver = BackgroundSaver(tmp_path, 1, tensors, ALONE, disk)
+    saver.start(make_manifest(1))
+    assert disk.reached.wait(60)
+    for tensor in tensors.values():
+        tensor.zero_()
+    assert saver.ended() is None and list_checkpoints(tmp_path) == []
+    disk.go_on.set()
+    outcome = saver.wait()
+    assert outcome is not None and outcome.path is not None and outcome.error is None
+    assert 0 <= outcome.wait_s <= outcome.seconds
+    stored = blank(make_tensors())
+    load_tensors(outcome.path, stored, ALONE)
+    assert equal(stored, make_tensors(1))
+    assert saver.wait() is None and saver.ended() is None
+
+
+def test_the_copy_is_used_again_and_old_checkpoints_go(tmp_path: Path) -> None:
+    tensors = make_tensors(1)
+    saver = BackgroundSaver(tmp_path, 1, tensors, ALONE)
+    for step in (1, 2, 3):
+        for name, tensor in make_tensors(step).items():
+            tensors[name].copy_(tensor)
+        saver.start(make_manifest(step))
+        assert saver.wait() is not None
+    (path,) = list_checkpoints(tmp_path)
+    stored = blank(make_tensors())
+    load_tensors(path, stored, ALONE)
+    assert equal(stored, make_tensors(3))
+
+
+def test_what_is_not_an_error_of_a_disk_reaches_the_training_thread(tmp_path: Path) -> None:
+    class Broken(Disk):
+        def make_folder(self, path: Path) -> None:
+            raise KeyboardInterrupt
+
+    saver = BackgroundSaver(tmp_path, 1, make_tensors(), ALONE, Broken())
+    saver.start(make_manifest(1))
+    with pytest.raises(KeyboardInterrupt):
+        saver.wait()
+
+
+def test_an_old_checkpoint_that_stays_is_a_warning(tmp_path: Path) -> None:
+    class Sticky(Disk):
+        def remove_tree(self, path: Path) -> None:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    saver = BackgroundSaver(tmp_path, 1, make_tensors(), ALONE, Sticky())
+    for step in (1, 2):
+        saver.start(make_manifest(step))
+        outcome = saver.wait()
+    assert outcome is not None and outcome.error is None
+    assert outcome.warning is not None and "can't delete" in outcome.warning
+
+
+def read_only_while(condition: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk that training uses fails to make a checkpoint's folder while `condition` holds."""
+    make_folder = DISK.make_folder
+
+    def failing(self: Disk, path: Path) -> None:
+        if path.name.startswith(".tmp-step-") and condition():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make_folder(path)
+
+    monkeypatch.setattr(Disk, "make_folder", failing)
+
+
+def test_a_save_that_fails_is_told_and_the_run_goes_on_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter([True, True, False])
+    read_only_while(lambda: next(tries, False), monkeypatch)
+    summary = run_training(toy_config(tmp_path, checkpoint__save_interval=3))
+    assert summary.status == "finished"
+    events = [event for event in events_of(tmp_path / "run") if "save" in event]
+    assert events == ["save_failed", "save_failed", "saved", "saved"]
+    names = [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")]
+    assert names == ["step-00000009", "step-00000012"]
+
+
+def test_three_failed_saves_in_a_row_end_the_run_and_the_good_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    reference = run_training(toy_config(tmp_path, "whole"))
+    read_only_while(lambda: bool(list_checkpoints(run / "checkpoints")), monkeypatch)
+    with pytest.raises(CheckpointError) as raised:
+        run_training(toy_config(tmp_path))
+    assert raised.value.exit_code == 4
+    assert raised.value.message == (
+        "3 saves in a row failed: can't write checkpoint step 4 in "
+        f"{run}/checkpoints: No space left on device"
+    )
+    assert events_of(run) == ["started", "saved", *["save_failed"] * 3]
+    (path,) = list_checkpoints(run / "checkpoints")
+    assert problems_of(path, verify=True) == []
+    assert [entry.name for entry in (run / "checkpoints").iterdir()] == [path.name]
+    monkeypatch.undo()
+    resumed = run_training(RunDir.open(run).config(), ResumeRequest(run))
+    assert resumed.status == "finished" and resumed.loss == reference.loss
+    last = "checkpoints/step-00000012"
+    assert_same_tensors(stored_tensors(run / last), stored_tensors(tmp_path / "whole" / last))
+
+
+def test_a_last_save_that_fails_is_exit_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    read_only_while(lambda: True, monkeypatch)
+    with pytest.raises(CheckpointError, match="can't write checkpoint step 12 .* No space left"):
+        run_training(toy_config(tmp_path, checkpoint__save_interval=0))
+    assert events_of(run) == ["started", "save_failed"]
+    assert len(metrics_of(run)) == 12 and not (run / "final").exists()
+
+
+def test_the_manifest_speaks_of_metrics_that_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsynced(self: Disk, descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if name == "metrics.jsonl":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fsync(descriptor)
+
+    monkeypatch.setattr(Disk, "sync", unsynced)
+    with pytest.raises(CheckpointError, match="can't write checkpoint step 12 .*output error"):
+        run_training(toy_config(tmp_path, checkpoint__save_interval=0))
+    assert list_checkpoints(tmp_path / "run/checkpoints") == []
+
+
+def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    config = toy_config(tmp_path, checkpoint__keep=10**8)
+    with pytest.raises(CheckpointError) as raised:
+        run_training(config)
+    size = plan_run(toy_config(tmp_path)).checkpoint_bytes / 1e6
+    assert raised.value.message.startswith(
+        f"{tmp_path}/run/checkpoints: no room for 100000001 checkpoints of {size:,.1f} MB: "
+    )
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(CheckpointError, match="no room"):
+        plan_run(config)
+
+
+def test_checkpoints_that_are_there_are_held_already(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(CheckpointError, match="no room for 3 checkpoints"):
+        require_room(tmp_path / "not" / "yet", free // 2, keep=2)
+    for step in (1, 2):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    require_room(tmp_path, free // 2, keep=2)
+
+
+def test_the_size_told_before_the_run_is_that_of_its_checkpoints(tmp_path: Path) -> None:
+    told = plan_run(toy_config(tmp_path)).checkpoint_bytes
+    run_training(toy_config(tmp_path, checkpoint__save_interval=0))
+    (path,) = list_checkpoints(tmp_path / "run/checkpoints")
+    tensors = stored_tensors(path)
+    assert told == pytest.approx(sum(t.numel() * t.element_size() for t in tensors.values()), 0.001)
+    saved = [e for e in jsonio.read_lines(tmp_path / "run/events.jsonl") if e["event"] == "saved"]
+    assert saved[0]["num_bytes"] == pytest.approx(told, rel=0.05)
+    assert torch.tensor(saved[0]["wait_s"]) <= saved[0]["seconds"]

@@ -1,0 +1,160 @@
+"""A stop is a request that everyone hears, wherever the run is."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl import jsonio
+from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.data.prepare import prepare_store
+from sftctl.errors import Stopped
+from sftctl.train import evaluate as evaluation
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.train.rundir import RunDir
+from sftctl.train.stop import StopRequest
+from sftctl.world import ALONE
+from tests.train.toys import (
+    assert_same_tensors,
+    events_of,
+    metrics_of,
+    same_run,
+    stored_tensors,
+    toy_config,
+)
+
+
+def signal_at_call(number: int, function: Callable[..., object]) -> Callable[..., object]:
+    """`function`, that sends this process a SIGTERM before its call number `number`."""
+    calls = iter(range(1, 10**9))
+
+    def wrapped(*arguments: object, **keywords: object) -> object:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments, **keywords)
+
+    return wrapped
+
+
+def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stopping = signal_at_call(1, prepare_store)
+    monkeypatch.setattr("sftctl.train.inputs.prepare_store", stopping)
+    with pytest.raises(
+        Stopped, match="by SIGTERM before training began: nothing to save"
+    ) as raised:
+        run_training(toy_config(tmp_path))
+    assert raised.value.exit_code == 75
+    assert raised.value.hint == "the same command starts anew"
+    assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "cache").rglob("manifest.json")) == []
+
+
+def test_a_stop_while_the_model_is_loaded_makes_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sftctl.model.load import load_model
+
+    monkeypatch.setattr("sftctl.train.session.load_model", signal_at_call(1, load_model))
+    with pytest.raises(Stopped):
+        run_training(toy_config(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_validation_that_is_stopped_is_made_by_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At step 0, in the middle, and at the last step."""
+    settings = {
+        "data__val_fraction": 0.3,
+        "train__eval_interval": 4,
+        "checkpoint__save_interval": 3,
+    }
+    whole = run_training(toy_config(tmp_path, "whole", **settings))
+    run = tmp_path / "run"
+    blocks = evaluation.evaluation_blocks
+    at = {1: 1, 2: 2, 3: 1 + sum(e == "evaluation" for e in events_of(tmp_path / "whole")) - 1}
+    monkeypatch.setattr(evaluation, "evaluation_blocks", signal_at_call(at[number], blocks))
+    summary = run_training(toy_config(tmp_path, **settings))
+    monkeypatch.undo()
+    assert summary.status == "stopped" and events_of(run)[-1] == "stopped"
+    assert [path.name for path in list_checkpoints(run / "checkpoints")][-1] == (
+        f"step-{summary.step:08d}"
+    )
+    assert summary.step == len(metrics_of(run) if (run / "metrics.jsonl").exists() else [])
+    assert run_training(RunDir.open(run).config(), ResumeRequest(run)).status == "finished"
+    assert same_run(metrics_of(run)) == same_run(metrics_of(tmp_path / "whole"))
+    assert validations(run) == validations(tmp_path / "whole")
+    last = f"checkpoints/step-{whole.total_steps:08d}"
+    assert_same_tensors(stored_tensors(run / last), stored_tensors(tmp_path / "whole" / last))
+    assert (run / "final").is_dir()
+
+
+def validations(run: Path) -> list[tuple[int, float]]:
+    events = jsonio.read_lines(run / "events.jsonl")
+    return [(e["step"], e["validation_loss"]) for e in events if e["event"] == "evaluation"]
+
+
+def test_a_stop_right_after_a_resume_saves_nothing_twice(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, checkpoint__save_interval=4)
+    run_training(config)
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Stopped):  # nothing is trained yet
+            run_training(config, ResumeRequest(copy, step=4), stop=stop)
+    assert len(list_checkpoints(copy / "checkpoints")) == 3
+    assert len(metrics_of(copy)) == 12
+
+
+def test_repeats_are_ignored_and_the_first_signal_is_named() -> None:
+    with StopRequest() as stop:
+        assert stop.requested(ALONE) is None
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop.requested(ALONE) == "SIGUSR1"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ranks_hear_of_a_signal_that_came_before_they_were_there(tmp_path: Path) -> None:
+    with StopRequest() as parent:
+        os.kill(os.getpid(), signal.SIGINT)
+        with parent.relayed_into(tmp_path / "stop"):
+            rank = StopRequest(tmp_path / "stop")
+            assert rank.requested(ALONE) == "SIGINT"
+
+
+LEAVES = """
+import signal, sys, time
+from sftctl.train.stop import StopRequest
+with StopRequest() as stop:
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_a_second_ctrl_c_two_seconds_later_leaves_at_once() -> None:
+    process = subprocess.Popen([sys.executable, "-c", LEAVES], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.05)
+    assert process.poll() is None
+    time.sleep(2.1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.stdout.close()
