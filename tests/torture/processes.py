@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,21 +78,19 @@ class Ranks:
 
 @contextmanager
 def forked(function: Callable[..., object], *arguments: object, ranks: int = 1) -> Iterator[Ranks]:
-    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed.
-
-    They print into a new file in the working directory.
-    """
-    port, log = free_port(), Path(f"output-{time.monotonic_ns()}.txt").absolute()
-    given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
-    processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
-    for process in processes:
-        process.start()
-    try:
-        yield Ranks(processes, log)
-    finally:
+    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed."""
+    with tempfile.TemporaryDirectory(prefix="sftctl-torture-") as folder:
+        port, log = free_port(), Path(folder, "output.txt")
+        given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
+        processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
         for process in processes:
-            process.kill()
-            process.join()
+            process.start()
+        try:
+            yield Ranks(processes, log)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
 def _rank(
