@@ -162,6 +162,11 @@ def children(pid: int | None) -> list[int]:
     return sorted(found)
 
 
+def descendants(pid: int | None) -> list[int]:
+    """Its children and theirs."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
 def catches(pid: int | None, number: signal.Signals) -> bool:
     """Does a process have a handler of its own for a signal?"""
     with suppress(OSError):

@@ -16,7 +16,7 @@ from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import step_of
 from sftctl.errors import EXIT_STOPPED
-from tests.torture.processes import Ranks, catches, forked, fresh_sftctl, sftctl
+from tests.torture.processes import Ranks, catches, descendants, forked, fresh_sftctl, send, sftctl
 from tests.train.toys import assert_same_end, half_made, toy_data, whole_lines
 
 pytestmark = pytest.mark.torture
@@ -27,18 +27,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the command is run, how many signals it gets, and in which part of its life."""
+    """How the command is run, and how many signals it gets."""
 
     command: Callable[..., None]
     num_stops: int
-    within: float
     num_ranks: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long an undisturbed command listens before it tells its first event, and then trains."""
+
+    start_s: float
+    train_s: float
+
+
 WAYS = {
-    "forked": Way(sftctl, 88, within=0.3),
-    "typed": Way(fresh_sftctl, 8, within=0.9),
-    "typed, two ranks": Way(fresh_sftctl, 4, within=0.9, num_ranks=2),
+    "forked": Way(sftctl, 88),
+    "typed": Way(fresh_sftctl, 8),
+    "typed, two ranks": Way(fresh_sftctl, 4, num_ranks=2),
 }
 
 
@@ -46,7 +53,7 @@ def start(run: Path) -> list[str]:
     return [
         "train", "--model", "tiny", "--data", str(toy_data(run.parent)), "--batch-size", "2",
         "--set", "data.val_fraction=0.5", "--eval-interval", str(EVAL_INTERVAL), "--epochs", "6",
-        "--save-interval", "3", "--keep", "2", "--output-dir", str(run),
+        "--num-workers", "1", "--save-interval", "3", "--keep", "2", "--output-dir", str(run),
     ]  # fmt: skip
 
 
@@ -60,13 +67,12 @@ def test_a_stop_at_any_moment_loses_no_step_and_the_run_ends_alike(
 ) -> None:
     draw, way, found = random.Random(7), WAYS[name], Counter[str]()
     reference = tmp_path / "reference"
-    life_s = _life_s(way, reference)
+    times = _undisturbed(way, reference)
     num_runs = 0
     while found["stopped"] < way.num_stops:
         run = tmp_path / f"run-{num_runs}"
         while found["stopped"] < way.num_stops and not (run / "final").exists():
-            delay_s = draw.uniform(0, life_s * way.within)
-            found.update(_stopped(way, run, delay_s, draw.choice(SIGNALS)))
+            found.update(_stopped(way, run, times, draw))
         with _command(way, go_on(run)) as ranks:
             assert ranks.ended() == [0], ranks.printed()
         assert_same_end(run, reference)
@@ -93,22 +99,30 @@ def _command(way: Way, arguments: list[str]) -> Iterator[Ranks]:
         yield ranks
 
 
-def _life_s(way: Way, reference: Path) -> float:
-    """How long an undisturbed run listens to signals; the second of two, when all is warm."""
+def _undisturbed(way: Way, reference: Path) -> Times:
+    """Of the second of two runs, when all is warm."""
     for run in (reference.with_name("warm"), reference):
         with _command(way, start(run)) as ranks:
             started = time.monotonic()
             assert ranks.ended() == [0], ranks.printed()
-    return time.monotonic() - started
+            whole_s = time.monotonic() - started
+    events = _events(reference)
+    train_s = events[-1]["time"] - events[0]["time"]
+    return Times(whole_s - train_s, train_s)
 
 
-def _stopped(way: Way, run: Path, delay_s: float, number: signal.Signals) -> list[str]:
-    """Send a signal after `delay_s`: how the command ended, and what it was doing."""
-    before = len(_events(run))
+def _stopped(way: Way, run: Path, times: Times, draw: random.Random) -> list[str]:
+    """Send a signal at a random moment: how the command ended, and what it was doing."""
+    before, number = len(_events(run)), draw.choice(SIGNALS)
     with _command(way, go_on(run)) as ranks:
-        ranks.wait(delay_s)
+        if draw.random() < 0.3:
+            ranks.wait(draw.uniform(0, times.start_s))
+        else:
+            while ranks.all_run and len(_events(run)) == before:
+                time.sleep(0.001)
+            ranks.wait(draw.uniform(0, times.train_s / 3))
         phase = _phase(run, _events(run)[before:])
-        ranks.signal(number)
+        _signal(ranks.processes[0].pid, number)
         (code,) = ranks.ended()
         if code != EXIT_STOPPED:  # it came after the last step
             assert (run / "final").exists(), (code, ranks.printed())
@@ -118,6 +132,13 @@ def _stopped(way: Way, run: Path, delay_s: float, number: signal.Signals) -> lis
     for folder in (run.parent, run, run / "checkpoints"):
         assert half_made(folder) == set()
     return ["stopped", phase]
+
+
+def _signal(pid: int | None, number: signal.Signals) -> None:
+    """As the system sends it: a terminal's Ctrl-C meets every process."""
+    everyone = [pid, *descendants(pid)] if number == signal.SIGINT else [pid]
+    for each in everyone:
+        send(each, number)
 
 
 def _phase(run: Path, events: list[dict[str, Any]]) -> str:
