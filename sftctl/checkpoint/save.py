@@ -71,7 +71,7 @@ def save_checkpoint(
         parts = {name: local_part(tensor) for name, tensor in stored.items()}
     try:
         commit.vote(lambda: commit.begin(before))
-        written = commit.vote(lambda: commit.write_shards(stored, parts))
+        written = commit.write_shards(stored, parts)
         files = {name: entry for entries in written for name, entry in sorted(entries.items())}
         full = replace(manifest, files=files, aliases=aliases)
         commit.vote(lambda: commit.seal(full, written[world.rank]))
@@ -111,17 +111,20 @@ class _Commit:
         value, problem, cause = None, None, None
         try:
             value = act()
-        except (Exception, CheckpointException) as error:  # whatever it was, the others wait
+        except Exception as error:  # whatever it was, the others wait
             problem, cause = _reason(error), error
         votes = self.world.gather((value, problem))
         problems = [problem for _, problem in votes if problem is not None]
         if problems:
-            name, root = f"checkpoint step {int(self.target.name[5:])}", self.target.parent
-            raise CheckpointError(
-                f"can't write {name} in {root}: {problems[0]}",
-                hint="the checkpoints before it are untouched",
-            ) from cause
+            raise self.failure(problems[0]) from cause
         return [value for value, _ in votes]
+
+    def failure(self, problem: str) -> CheckpointError:
+        name, root = f"checkpoint step {int(self.target.name[5:])}", self.target.parent
+        return CheckpointError(
+            f"can't write {name} in {root}: {problem}",
+            hint="the checkpoints before it are untouched",
+        )
 
     def begin(self, before: Callable[[], object]) -> None:
         if self.world.is_main:
@@ -135,17 +138,24 @@ class _Commit:
 
     def write_shards(
         self, tensors: dict[str, torch.Tensor], parts: Mapping[str, torch.Tensor]
-    ) -> dict[str, FileEntry]:
-        """Every rank its share, synced and hashed; gives the files of this rank."""
+    ) -> list[dict[str, FileEntry]]:
+        """Every rank its share, synced and hashed; gives the files of each.
+
+        DCP holds its own votes. Anything else is raised on one rank alone, while the others wait
+        inside DCP: that rank must leave, and the lost connection ends the others.
+        """
         writer = ShardWriter(self.folder, parts, self.disk)
-        save(
-            tensors,
-            storage_writer=writer,
-            planner=DefaultSavePlanner(flatten_state_dict=False),
-            process_group=self.world.group,
-            no_dist=self.world.world_size == 1,
-        )
-        return writer.entries
+        try:
+            save(
+                tensors,
+                storage_writer=writer,
+                planner=DefaultSavePlanner(flatten_state_dict=False),
+                process_group=self.world.group,
+                no_dist=self.world.world_size == 1,
+            )
+        except CheckpointException as error:
+            raise self.failure(_reason(error)) from error
+        return self.world.gather(writer.entries)
 
     def seal(self, manifest: CheckpointManifest, own: dict[str, FileEntry]) -> None:
         """The manifest comes last; then every rank reads its own files back."""

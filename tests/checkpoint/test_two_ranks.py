@@ -124,3 +124,29 @@ def test_a_failure_on_one_rank_is_the_same_error_on_all_and_leaves_nothing(saved
     assert [each["failure"] for each in found] == [message, message]
     assert sorted(root.iterdir()) == list_checkpoints(root)
     assert [path.name[-1] for path in list_checkpoints(root)] == ["1", "2", "3", "4"]
+
+
+class Interrupted(torch.Tensor):
+    """DCP asks it for a state before the ranks have met; it raises as a signal's handler may."""
+
+    def state_dict(self) -> dict[str, object]:
+        raise ChildProcessError("a loader process was killed")
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        raise NotImplementedError
+
+
+def save_while_one_rank_raises(root: Path) -> None:
+    with start_world("cpu", timeout_s=600) as world:
+        tensor = torch.ones(3)
+        if world.rank == 1:
+            tensor = tensor.as_subclass(Interrupted)
+        save_checkpoint(root, {"model.weight": tensor}, make_manifest(1), world)
+
+
+def test_a_rank_that_raises_alone_leaves_at_once_and_the_others_do_not_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises((ChildProcessError, RuntimeError)):
+        run_ranks(2, save_while_one_rank_raises, tmp_path, timeout_s=60)
+    assert list_checkpoints(tmp_path) == []

@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,21 +78,19 @@ class Ranks:
 
 @contextmanager
 def forked(function: Callable[..., object], *arguments: object, ranks: int = 1) -> Iterator[Ranks]:
-    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed.
-
-    They print into a new file in the working directory.
-    """
-    port, log = free_port(), Path(f"output-{time.monotonic_ns()}.txt").absolute()
-    given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
-    processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
-    for process in processes:
-        process.start()
-    try:
-        yield Ranks(processes, log)
-    finally:
+    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed."""
+    with tempfile.TemporaryDirectory(prefix="sftctl-torture-") as folder:
+        port, log = free_port(), Path(folder, "output.txt")
+        given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
+        processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
         for process in processes:
-            process.kill()
-            process.join()
+            process.start()
+        try:
+            yield Ranks(processes, log)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
 def _rank(
@@ -125,10 +124,15 @@ def train(config: RunConfig, request: ResumeRequest | None) -> None:
 
 
 def sftctl(*arguments: str) -> None:
-    """What a process that is to be stopped runs: the command line itself."""
+    """What a process that is to be stopped runs: the command line, with everything imported."""
     from sftctl.cli.app import app
 
     app(list(arguments), prog_name="sftctl")
+
+
+def fresh_sftctl(*arguments: str) -> None:
+    """The same as somebody types it: a Python that has imported nothing yet."""
+    os.execv(sys.executable, [sys.executable, "-m", "sftctl", *arguments])
 
 
 def free_port() -> int:
@@ -156,6 +160,11 @@ def children(pid: int | None) -> list[int]:
             if int(parent) == pid and state != "Z":
                 found.append(int(stat.parent.name))
     return sorted(found)
+
+
+def descendants(pid: int | None) -> list[int]:
+    """Its children and theirs."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def catches(pid: int | None, number: signal.Signals) -> bool:

@@ -61,6 +61,11 @@ def events_of(run: Path) -> list[str]:
     return [line["event"] for line in jsonio.read_lines(run / "events.jsonl")]
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that somebody may be writing, or not yet."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
 def same_run(metrics: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What must be equal to the last bit between a run and its resumed twin."""
     return [tuple(line[key] for key in SAME_RUN) for line in metrics]
