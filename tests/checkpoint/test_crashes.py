@@ -20,6 +20,7 @@ from tests.torture.stories import Story
 from tests.torture.telling import fast_folder
 
 STORY = Story((10,), 10, (20,))
+FRESH = Story((), 0, (10,))
 BACK = Story((10, 20, 30), 10, (20,), leftovers=True)  # the later ones are set aside first
 
 
@@ -54,7 +55,7 @@ def test_a_deletion_in_place_is_seen_to_leave_half_a_checkpoint(
     assert any("step-00000010 is half-made" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("story", [STORY, BACK])
+@pytest.mark.parametrize("story", [STORY, FRESH, BACK])
 def test_a_power_cut_leaves_the_old_or_the_new_checkpoint(story: Story) -> None:
     examined = cut_everywhere(story, drawn=2)
     assert examined.problems == []

@@ -58,7 +58,7 @@ def lines_of(copy: Copy) -> list[bytes]:
 
 def metrics_of(copy: Copy) -> list[StepMetrics]:
     loss = float(copy.kind == "new")
-    return [step_metrics(copy.step - behind, loss) for behind in (3, 2, 1, 0)]
+    return [step_metrics(copy.step - behind, loss) for behind in (2, 1, 0)]
 
 
 STORIES = tuple(

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -62,26 +62,25 @@ def session(
     if story.start:
         abandon_after(root, story.start, disk)
     mark("abandoned", story.start)
-    log = RunLog(run, keep_bytes, disk)
-    try:
+    with closing(RunLog(run, keep_bytes, disk)) as log:
         log.event("resumed", story.start, time=0.0)
         for step in story.new:
             save(run, story, Copy(step, "new"), log, disk, mark)
             mark("retiring", step)
             retire(root, story.keep, disk)
             mark("retired", step)
-    finally:
-        log.close()
 
 
 def save(run: Path, story: Story, copy: Copy, log: RunLog, disk: Disk, mark: Mark) -> None:
     for metrics in metrics_of(copy):
         log.log(metrics)
-    log.sync()
+    log.event("evaluation", copy.step, time=0.0)
     manifest = replace(make_manifest(copy.step), metrics_bytes=log.metrics_bytes)
     mark("saving", copy.step)
     try:
-        path = save_checkpoint(run / "checkpoints", tensors_of(story, copy), manifest, ALONE, disk)
+        path = save_checkpoint(
+            run / "checkpoints", tensors_of(story, copy), manifest, ALONE, disk, before=log.sync
+        )
     except CheckpointError as error:
         log.event("save_failed", copy.step, error=error.message)
         raise
@@ -94,25 +93,30 @@ def write_past(run: Path, story: Story) -> Book:
     book, root = Book(), run / "checkpoints"
     root.mkdir(parents=True)
     RunDir(run).write_config(OLD_CONFIG)
-    log = RunLog(run, 0)
-    for step in story.older:
-        save(run, story, Copy(step, "old"), log, DISK, lambda *_: None)
-        shard = root / checkpoint_name(step) / SHARD
-        whole, kind = shard.read_bytes(), "old"
-        if step in story.cut:
-            shard.write_bytes(whole[:-5])
-            kind = "cut"
-        if step in story.flipped:
-            shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-            kind = "flipped"
-        remember(run, story, Copy(step, kind), book)
-    log.close()
+    if story.older:
+        with closing(RunLog(run, 0)) as log:
+            for step in story.older:
+                save(run, story, Copy(step, "old"), log, DISK, lambda *_: None)
+                remember(run, story, damaged(run, story, step), book)
     if story.leftovers:
         for name in (*LEFTOVERS, FOREIGN):
             (root / name).mkdir()
             (root / name / SHARD).write_bytes(b"half of a shard")
             (root / name / "manifest.json").write_bytes(b"{")
     return book
+
+
+def damaged(run: Path, story: Story, step: int) -> Copy:
+    """The checkpoint of a step, after what has befallen it."""
+    shard = run / "checkpoints" / checkpoint_name(step) / SHARD
+    whole = shard.read_bytes()
+    if step in story.cut:
+        shard.write_bytes(whole[:-5])
+        return Copy(step, "cut")
+    if step in story.flipped:
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        return Copy(step, "flipped")
+    return Copy(step, "old")
 
 
 def remember(run: Path, story: Story, copy: Copy, book: Book) -> None:
