@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-real bench lint format clean
+.PHONY: help demo test torture test-real bench lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,7 +29,10 @@ demo: $(VENV)/.installed  ## train the small model on the bundled sample, then a
 	$(BIN)/sftctl chat runs/demo --prompt "What is the capital of France?"
 
 test: $(VENV)/.tested  ## the test suite, in minutes
-	$(BIN)/python -m pytest -m "not real" tests
+	$(BIN)/python -m pytest -m "not real and not torture" tests
+
+torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bits by the thousand
+	$(BIN)/python -m pytest -m torture -rs tests/torture
 
 test-real: $(VENV)/.tested  ## real data, real weights, real kills: a quarter of an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real

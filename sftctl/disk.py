@@ -6,12 +6,12 @@ only then can neither a crash nor a power cut undo it. All calls go through `Dis
 can let call number N fail or die.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +42,16 @@ class Disk:
         """Open a file that must not exist yet; gives its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
+    def open_to_append(self, path: Path) -> int:
+        """Open a file that may exist, to read it and to write at its end; gives its descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write what one call takes; gives the number of bytes written, as os.write does."""
         return os.write(descriptor, data)
+
+    def truncate(self, descriptor: int, num_bytes: int) -> None:
+        os.ftruncate(descriptor, num_bytes)
 
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
@@ -61,6 +68,9 @@ class Disk:
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)
+
+    def remove_file(self, path: Path) -> None:
+        path.unlink()
 
     def remove_tree(self, path: Path) -> None:
         shutil.rmtree(path)
@@ -84,6 +94,19 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
     finally:
         disk.close(descriptor)
     return FileEntry(num_bytes, digest.hexdigest())
+
+
+def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
+    """Give `path` this content, whole or not at all, so that no power cut can undo it."""
+    partial = temporary_sibling(path)
+    try:
+        write_file(partial, [data], disk)
+        disk.rename(partial, path)
+        disk.sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.remove_file(partial)
+        raise
 
 
 def hash_file(path: Path) -> FileEntry:
@@ -129,7 +152,7 @@ def remove_folder(folder: Path, disk: Disk = DISK) -> None:
     disk.remove_tree(trash)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(target: Path, disk: Disk = DISK) -> Iterator[Path]:
     """A folder to fill with any library; it becomes `target` at the end, whole or not at all."""
     folder = temporary_sibling(target)

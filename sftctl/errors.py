@@ -9,6 +9,7 @@ SftctlError
 │   └── IncompatibleCheckpoint 4
 ├── TrainingDiverged        5   non-finite loss or gradient
 ├── RankFailed              1   a rank died of something that is no SftctlError
+│   └── LoaderDied          1   one of its loader processes was killed
 └── Stopped                75   a signal came before there was anything to save
 
 Exit code 1 is a bug of ours (a traceback), 75 a stop by signal after saving, which is not an error.
@@ -69,6 +70,10 @@ class TrainingDiverged(SftctlError):
 
 class RankFailed(SftctlError):
     """A rank of a multi-process run died of something that is no SftctlError."""
+
+
+class LoaderDied(RankFailed):
+    """A process that makes batches was killed: out of memory, or by somebody."""
 
 
 class Stopped(SftctlError):

@@ -43,6 +43,12 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Rank 0's values, in place."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def max(self, value: int) -> int:
         """The largest of all ranks' values, on all ranks."""
         if self.world_size == 1:

@@ -134,6 +134,7 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     folder = next(path for path in tries if not path.exists())
     try:
         disk.make_folder(folder)
+        disk.sync_folder(root)  # a folder that a power cut can take must hold nothing yet
         for name in map(checkpoint_name, later):
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)

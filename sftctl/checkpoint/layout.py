@@ -66,6 +66,9 @@ class CheckpointManifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
 
 
+_HINTS = get_type_hints(CheckpointManifest)
+
+
 def manifest_bytes(manifest: CheckpointManifest) -> bytes:
     """The content of manifest.json."""
     return jsonio.dump_pretty(manifest)
@@ -121,12 +124,11 @@ def _read_small_file(file: Path) -> bytes:
 
 
 def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
-    hints = get_type_hints(CheckpointManifest)
     known = {}
     for name in (item.name for item in fields(CheckpointManifest)):
         if name not in values:
             raise _bad(path, f"{name}: missing")
-        if name != "files" and not _fits(values[name], hints[name]):
+        if name != "files" and not _fits(values[name], _HINTS[name]):
             raise _bad(path, f"{name}: {type(values[name]).__name__} is the wrong type")
         known[name] = values[name]
     return CheckpointManifest(**known | {"files": _decode_files(path, values["files"])})

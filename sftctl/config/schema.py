@@ -140,6 +140,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.reduction == "exact" and self.strategy != "ddp":
+            raise ConfigError(f"train.reduction: exact does not go with strategy {self.strategy}")
 
     epochs: Count = 2
     """Times that every example is trained."""
@@ -153,6 +155,9 @@ class TrainConfig:
     """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: CUDA where there is one."""
+    reduction: Literal["plain", "exact"] = "plain"
+    """How gradients are summed over micro-batches and ranks: plain, in float32; exact, in 64-bit
+    integers, so that a run has the same bits on any number of ranks. Needs ddp."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several ranks hold the model: ddp, each a copy; fsdp, each a share of weights, gradients
     and optimizer state, for what does not fit. On one rank they are the same."""

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
+from sftctl.errors import LoaderDied
 
 PAD_ID = 0  # never a target and never attended to by a real token: any id does
 _EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
@@ -139,21 +141,16 @@ def _keeping_step(number: int) -> MicroBatch:
 
 
 def _share(
-    store: Examples,
-    examples: Sequence[int],
-    pieces: Sequence[Piece],
-    rank: int,
-    world_size: int,
-    lockstep: bool,
+    store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
     """A rank's micro-batches of one cut; in lockstep as many as any other rank has."""
-    dealt = deal_in_rounds if lockstep else deal
-    hands = dealt([piece.cost for piece in pieces], world_size)
+    dealt = deal_in_rounds if shape.lockstep else deal
+    hands = dealt([piece.cost for piece in pieces], shape.world_size)
     share = [
-        collate(store, tuple(int(examples[place]) for place in pieces[i].places), i)
-        for i in hands[rank]
+        collate(store, tuple(examples[place] for place in pieces[i].places), i)
+        for i in hands[shape.rank]
     ]
-    missing = len(hands[0]) - len(share) if lockstep else 0
+    missing = len(hands[0]) - len(share) if shape.lockstep else 0
     return share + [_keeping_step(len(pieces))] * missing
 
 
@@ -169,8 +166,7 @@ class StepDataset(Dataset[StepBatch]):
         pieces = cut_step(
             self.store.lengths[examples], self.shape.micro_batch_tokens, self.shape.cut_for_ranks
         )
-        shape = self.shape
-        share = _share(self.store, examples, pieces, shape.rank, shape.world_size, shape.lockstep)
+        share = _share(self.store, examples, pieces, self.shape)
         return StepBatch(
             epoch=epoch,
             step_in_epoch=step,
@@ -228,6 +224,20 @@ class StepLoader:
         yield from self._loader
 
 
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """A killed loader process as LoaderDied; torch raises it wherever this process just is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "is killed by signal" not in str(error):
+            raise
+        raise LoaderDied(
+            f"a loader process died: {error}",
+            hint="out of memory? try --num-workers 0; `sftctl resume` goes on",
+        ) from error
+
+
 def _as_it_is(item: Any) -> Any:
     return item
 
@@ -240,9 +250,7 @@ def _leave_signals_to_the_trainer(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def evaluation_blocks(
-    store: Examples, micro_batch_tokens: int, rank: int, world_size: int, lockstep: bool = False
-) -> Iterator[list[MicroBatch]]:
+def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroBatch]]:
     """All examples once, over all ranks, in micro-batches of near-equal length.
 
     Every rank gets as many blocks as the others, of at most `_EVALUATION_BLOCK` examples each. In
@@ -250,6 +258,6 @@ def evaluation_blocks(
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), _EVALUATION_BLOCK):
-        block = order[start : start + _EVALUATION_BLOCK]
-        pieces = cut_step(store.lengths[block], micro_batch_tokens, world_size)
-        yield _share(store, block.tolist(), pieces, rank, world_size, lockstep)
+        block = order[start : start + _EVALUATION_BLOCK].tolist()
+        pieces = cut_step(store.lengths[block], shape.micro_batch_tokens, shape.cut_for_ranks)
+        yield _share(store, block, pieces, shape)

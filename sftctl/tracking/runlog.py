@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sftctl.disk import DISK, Disk
@@ -20,15 +22,14 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, keep_bytes: int | None, disk: Disk = DISK) -> None:
-        self._metrics = _LineFile(run_dir / "metrics.jsonl", disk)
-        self._events = _LineFile(run_dir / "events.jsonl", disk)
-        try:
-            if keep_bytes is not None:
-                self._metrics.cut(keep_bytes)
-            disk.sync_folder(run_dir)
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as opened:
+            self._metrics = _LineFile(run_dir / "metrics.jsonl", keep_bytes, disk)
+            opened.callback(self._metrics.close)
+            self._events = _LineFile(run_dir / "events.jsonl", None, disk)
+            opened.callback(self._events.close)
+            with _told(run_dir):
+                disk.sync_folder(run_dir)
+            self._opened = opened.pop_all()
 
     def log(self, metrics: StepMetrics) -> None:
         self._metrics.append(dump_line(metrics))
@@ -47,26 +48,47 @@ class RunLog:
         self._events.sync()
 
     def close(self) -> None:
-        self._metrics.close()
-        self._events.close()
+        self._opened.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk refuses, as an error for people."""
+    try:
+        yield
+    except OSError as problem:
+        raise CheckpointError(
+            f"{path}: can't be written: {problem.strerror}",
+            hint="mend it, then `sftctl resume` goes on from the last checkpoint",
+        ) from problem
 
 
 class _LineFile:
-    """A file that only ever holds whole lines, but for the last one when the process is killed."""
+    """A file that only ever holds whole lines, but for the last one when the process is killed.
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    After a failed sync nothing vouches for the bytes before it: no later sync is tried.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int | None, disk: Disk) -> None:
         self._path, self._disk = path, disk
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor: int | None = os.open(path, flags, 0o644)
-        self.num_bytes = _bytes_of_whole_lines(self._descriptor)
-        os.ftruncate(self._descriptor, self.num_bytes)
+        self._is_torn = self._sync_failed = False
+        with _told(path):
+            self._descriptor: int | None = disk.open_to_append(path)
+        try:
+            self.num_bytes = self._bytes_to_keep(self._descriptor, keep_bytes)
+            self._cut_off_the_rest()
+        except BaseException:
+            self.close()
+            raise
 
-    def cut(self, keep_bytes: int) -> None:
-        """Remove what lies beyond `keep_bytes`, the end of a line that must be there."""
-        descriptor = self._open_descriptor()
-        if self.num_bytes < keep_bytes:
+    def _bytes_to_keep(self, descriptor: int, keep_bytes: int | None) -> int:
+        """`keep_bytes` must be the end of a line that is there; None stands for the last one."""
+        num_bytes = _bytes_of_whole_lines(descriptor)
+        if keep_bytes is None:
+            return num_bytes
+        if num_bytes < keep_bytes:
             raise CheckpointError(
-                f"{self._path}: {self.num_bytes} bytes in whole lines, but the checkpoint was made"
+                f"{self._path}: {num_bytes} bytes in whole lines, but the checkpoint was made"
                 f" when there were {keep_bytes}",
                 hint="the file was changed or lost; restore it, or start a new run",
             )
@@ -75,29 +97,45 @@ class _LineFile:
                 f"{self._path}: no line ends at byte {keep_bytes}, where the checkpoint was made",
                 hint="the file was changed; restore it, or start a new run",
             )
-        os.ftruncate(descriptor, keep_bytes)
-        self.num_bytes = keep_bytes
+        return keep_bytes
+
+    def _cut_off_the_rest(self) -> None:
+        """Remove what lies beyond `num_bytes`: later steps, or a line that was not finished."""
+        descriptor = self._open_descriptor()
+        with _told(self._path):
+            if os.fstat(descriptor).st_size > self.num_bytes:
+                self._disk.truncate(descriptor, self.num_bytes)
+        self._is_torn = False
 
     def append(self, line: bytes) -> None:
         descriptor, rest = self._open_descriptor(), memoryview(line)
+        if self._is_torn:
+            self._cut_off_the_rest()
+        self._is_torn = True
         try:
-            while len(rest):  # a write may take less than it was given
-                rest = rest[self._disk.write(descriptor, rest) :]
-        except OSError as problem:
-            os.ftruncate(descriptor, self.num_bytes)  # a full disk leaves no half a line
-            raise CheckpointError(
-                f"{self._path}: can't be written: {problem.strerror}",
-                hint="mend it, then `sftctl resume` goes on from the last checkpoint",
-            ) from problem
+            with _told(self._path):
+                while len(rest):  # a write may take less than it was given
+                    rest = rest[self._disk.write(descriptor, rest) :]
+        except CheckpointError:
+            with suppress(CheckpointError):  # the next append tries again
+                self._cut_off_the_rest()  # a full disk leaves no half a line
+            raise
+        self._is_torn = False
         self.num_bytes += len(line)
 
     def sync(self) -> None:
-        self._disk.sync(self._open_descriptor())
+        if self._sync_failed:
+            raise CheckpointError(f"{self._path}: an earlier sync failed; its bytes may be lost")
+        self._sync_failed = True
+        with _told(self._path):
+            self._disk.sync(self._open_descriptor())
+        self._sync_failed = False
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            self._disk.close(descriptor)
+            with _told(self._path):
+                self._disk.close(descriptor)
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:
@@ -106,12 +144,12 @@ class _LineFile:
 
 
 def _bytes_of_whole_lines(descriptor: int) -> int:
-    """The size of a file without a last line that a crash cut short."""
+    """The size of a file without what a crash left at its end: a cut line, zeros in its place."""
     end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - _TAIL_BYTES)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
+        text, _, _ = os.pread(descriptor, end - start, start).partition(b"\0")
+        if (newline := text.rfind(b"\n")) >= 0:
             return start + newline + 1
         end = start
     return 0

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sftctl.data.loader import Examples, evaluation_blocks
+from sftctl.data.loader import Examples, StepShape, evaluation_blocks
+from sftctl.train.exact import whole_units
 from sftctl.train.state import TrainState
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
@@ -20,11 +21,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    state: TrainState,
-    store: Examples,
-    micro_batch_tokens: int,
-    world: World,
-    stop: StopRequest,
+    state: TrainState, store: Examples, shape: StepShape, world: World, stop: StopRequest
 ) -> Evaluation | None:
     """Each example once, in evaluation mode; None where a signal asked to stop meanwhile.
 
@@ -33,19 +30,17 @@ def evaluate(
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
     stopped = False
-    blocks = evaluation_blocks(
-        store, micro_batch_tokens, world.rank, world.world_size, state.lockstep
-    )
-    for block in blocks:
+    for block in evaluation_blocks(store, shape):
         stopped = stop.requested(world) is not None
         if stopped:
             break
         for batch in block:
             on_device = batch.to(world.device)
             with state.autocast(world.device):
-                totals[0] += state.loss_module(
+                loss_sum = state.loss_module(
                     on_device.input_ids, on_device.target_positions, on_device.target_ids
                 )
+            totals[0] += whole_units(loss_sum)
             totals[1] += len(batch.target_ids)
     state.loss_module.train()
     if stopped:

@@ -24,7 +24,7 @@ import torch
 
 from sftctl.config.schema import RunConfig
 from sftctl.environment import usable_cores
-from sftctl.errors import RankFailed, SftctlError, error_named
+from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
 from sftctl.train.resume import ResumeRequest
@@ -110,14 +110,18 @@ def _rank_main(
 ) -> T:
     """What each rank runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
     with StopRequest(Path(folder, STOP_FILE)) as stop:
         _stop_when_the_parent_dies()
         torch.set_num_threads(max(1, usable_cores() // num_ranks))
         try:
-            return function(*arguments, stop=stop)
+            result = function(*arguments, stop=stop)
         except Exception as error:
             _report(Path(folder), error)
             raise SystemExit(getattr(error, "exit_code", 1)) from None
+    if os.getppid() != parent:  # elastic would wait for it to take the result
+        os._exit(EXIT_STOPPED)
+    return result
 
 
 def _stop_when_the_parent_dies() -> None:

@@ -1,6 +1,6 @@
-"""How the model is held by several ranks: DDP copies it, FSDP2 deals its rows out.
+"""How several ranks hold the model: DDP and `alike` copy it, FSDP2 deals its rows out.
 
-Either way gradients are averaged over the ranks, and what is called is the loss module.
+DDP and FSDP2 average the gradients over the ranks.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,13 @@ def copied(loss_module: LossModule, world: World) -> DistributedDataParallel:
         # parameters; from three ranks on, a resumed run would sum in another order.
         find_unused_parameters=world.world_size > 2,
     )
+
+
+def alike(loss_module: LossModule, world: World) -> LossModule:
+    """Every rank holds the whole model, with rank 0's weights; nothing sums the gradients."""
+    for tensor in (*loss_module.parameters(), *loss_module.buffers()):
+        world.share(tensor.detach())
+    return loss_module
 
 
 def sharded(loss_module: LossModule, world: World) -> LossModule:

@@ -12,6 +12,7 @@ from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
 from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.data.plan import steps_per_epoch
+from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.optim import get_lr
@@ -161,6 +162,13 @@ def existing_run(config: RunConfig) -> ResumeRequest | None:
     return ResumeRequest(config.output_dir)
 
 
+def threads_for(manifest: CheckpointManifest, config: RunConfig, world_size: int) -> int:
+    """As many threads as before, where possible: how sums are rounded depends on their number."""
+    matters = manifest.world_size == world_size or config.train.reduction == "exact"
+    possible = manifest.num_threads <= usable_cores()
+    return manifest.num_threads if matters and possible else torch.get_num_threads()
+
+
 def allowable_keys() -> Iterator[str]:
     """What `--allow` takes: changes that make another run, and may be meant."""
     yield DATA
@@ -180,7 +188,7 @@ def _differences(
 ) -> Iterator[Difference]:
     per_epoch = steps_per_epoch(len(inputs.train), manifest.global_batch_size)
     yield from _other_data(manifest, inputs, per_epoch)
-    yield from _other_processes(manifest, world_size)
+    yield from _other_processes(manifest, config, world_size)
     was, now = manifest.config, config_to_dict(config)
     for section, cls in SECTIONS.items():
         for item in fields(cls):
@@ -211,11 +219,14 @@ def _other_data(
         yield Difference(DATA, was[:12], now[:12], "allow", effect)
 
 
-def _other_processes(manifest: CheckpointManifest, world_size: int) -> Iterator[Difference]:
-    threads = torch.get_num_threads()
+def _other_processes(
+    manifest: CheckpointManifest, config: RunConfig, world_size: int
+) -> Iterator[Difference]:
+    exact, threads = config.train.reduction == "exact", threads_for(manifest, config, world_size)
     if manifest.world_size != world_size:
-        yield Difference("ranks", manifest.world_size, world_size, "free", ROUNDED)
-    elif manifest.num_threads != threads:
+        effect = "the same steps, to the bit" if exact else ROUNDED
+        yield Difference("ranks", manifest.world_size, world_size, "free", effect)
+    if manifest.num_threads != threads and (exact or manifest.world_size == world_size):
         yield Difference("threads", manifest.num_threads, threads, "free", "sums rounded otherwise")
 
 
@@ -238,7 +249,7 @@ _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_work
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
     if key in ("train.epochs", "train.max_steps") or key.startswith("optim."):
         return _learning_rate_after(manifest, config)
-    if key in ("train.micro_batch_tokens", "train.strategy", "train.device"):
+    if key in ("train.micro_batch_tokens", "train.strategy", "train.reduction", "train.device"):
         return ROUNDED
     if key == "train.dtype":
         return "sums rounded otherwise; a scaler starts anew"

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
+from sftctl.data.loader import deaths_told
 from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError
 from sftctl.metrics import RunSummary, StepMetrics
@@ -45,6 +46,7 @@ def run_training(
         with (
             open_trackers(session, world) as (tracker, log),
             open_saving(session, world, tracker, log) as saving,
+            deaths_told(),
         ):
             return _train(session, world, listening, tracker, saving)
 
@@ -111,8 +113,7 @@ def _validate(session: Session, world: World, tracker: Tracker, stop: StopReques
     is_due = is_end or _due(progress.step, session.config.train.eval_interval)
     if signal_name or session.inputs.validation is None or not is_due or progress.is_validated:
         return signal_name
-    tokens = session.shape.micro_batch_tokens
-    result = evaluate(session.state, session.inputs.validation, tokens, world, stop)
+    result = evaluate(session.state, session.inputs.validation, session.shape, world, stop)
     if result is not None:
         progress.validated(result.validation_loss)
         tracker.event(

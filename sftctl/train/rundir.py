@@ -13,7 +13,7 @@ from typing import Any
 from sftctl import __version__
 from sftctl.config.load import config_to_toml, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, new_folder, temporary_sibling, write_file
+from sftctl.disk import DISK, Disk, new_folder, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
@@ -68,12 +68,13 @@ class RunDir:
         """run.json: run_id, wandb_run_id, created, sftctl."""
         return read_object(self.run_file, NoCheckpoint)
 
-    def write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: RunConfig, disk: Disk = DISK) -> None:
         """Replace config.toml, whole or not at all."""
-        partial = temporary_sibling(self.config_file)
-        write_file(partial, [config_to_toml(config).encode()])
-        DISK.rename(partial, self.config_file)
-        DISK.sync_folder(self.path)
+        try:
+            replace_file(self.config_file, config_to_toml(config).encode(), disk)
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise ConfigError(f"{self.config_file}: can't be written: {reason}") from problem
 
     @contextmanager
     def lock(self) -> Iterator[None]:

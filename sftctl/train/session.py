@@ -14,12 +14,11 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
-from sftctl.environment import usable_cores
 from sftctl.errors import IncompatibleCheckpoint
 from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume
+from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume, threads_for
 from sftctl.train.rundir import RunDir, create_run, default_run_path, refuse_existing
 from sftctl.train.state import TrainState, build_state, checkpoint_bytes, choose_dtype
 from sftctl.train.step import StepRules
@@ -98,10 +97,8 @@ def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[
 def resumed_session(request: ResumeRequest, world: World, stop: StopRequest) -> Iterator[Session]:
     """A run that goes on: the state of its checkpoint, and nothing on disk from beyond it."""
     with restored_session(request, world, stop) as session:
-        keep, num_bytes = (
-            session.config.checkpoint.keep,
-            checkpoint_bytes(session.state.loss_module.model),
-        )
+        num_bytes = checkpoint_bytes(session.state.loss_module.model)
+        keep = session.config.checkpoint.keep
         world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
         world.on_main(lambda: _take_over(session))
         yield session
@@ -131,7 +128,8 @@ def restored_session(
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
         else:
             model = load_architecture(run.model_folder)
-        _use_the_same_threads(plan, world)
+        if plan.manifest is not None:
+            torch.set_num_threads(threads_for(plan.manifest, config, world.world_size))
         session = _session(config, run, inputs, model, world, plan)
         _restore(session, world)
         yield session
@@ -197,13 +195,6 @@ def _take_over(session: Session) -> None:
         abandon_after(run.checkpoints, plan.manifest.step)
     if session.state.progress.step < session.total_steps and run.final.is_dir():
         remove_folder(run.final)  # of another end of this run; its weights are in a checkpoint
-
-
-def _use_the_same_threads(plan: ResumePlan, world: World) -> None:
-    """Sums are rounded by how many threads share them: keep their number where that is possible."""
-    m = plan.manifest
-    if m is not None and m.world_size == world.world_size and m.num_threads <= usable_cores():
-        torch.set_num_threads(m.num_threads)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from sftctl.data.plan import DataPosition
 from sftctl.errors import ConfigError
 from sftctl.model.loss import LossModule
 from sftctl.stateful import Stateful
+from sftctl.train.exact import ExactSum
 from sftctl.train.optim import NamedOptimizer, build_optimizer
-from sftctl.train.parallel import copied, sharded
+from sftctl.train.parallel import alike, copied, sharded
 from sftctl.world import World
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,6 +69,7 @@ class TrainState:
     scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
     progress: Progress
     dtype: str
+    exact: ExactSum | None = None  # what sums gradients in place of DDP, where bits must not differ
 
     @property
     def lockstep(self) -> bool:
@@ -120,13 +122,16 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     module: torch.nn.Module
     if world.world_size == 1:
         module = loss_module.to(world.device)
+    elif config.train.reduction == "exact":
+        module = alike(loss_module.to(world.device), world)
     elif config.train.strategy == "ddp":
         module = copied(loss_module.to(world.device), world)
     else:  # each part goes to the device when it is sharded: the whole need not fit there
         module = sharded(loss_module, world)
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
     optimizer = build_optimizer(model, config.optim)
-    return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype)
+    exact = ExactSum(loss_module) if config.train.reduction == "exact" else None
+    return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype, exact)
 
 
 def checkpoint_bytes(model: Any) -> int:

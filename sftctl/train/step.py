@@ -12,6 +12,7 @@ from sftctl.data.loader import StepBatch
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
+from sftctl.train.exact import whole_units
 from sftctl.train.optim import clip_gradients, get_lr
 from sftctl.train.state import TrainState
 from sftctl.world import World
@@ -50,7 +51,7 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     for _ in range(MAX_OVERFLOWS):
-        tally = _accumulate_gradients(state, batch, rules.seed, step, world)
+        tally = _gradients(state, batch, rules.seed, step, world)
         state.scaler.unscale_(state.optimizer)
         grad_norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
         loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
@@ -92,13 +93,26 @@ def _back_off(scaler: torch.amp.GradScaler) -> None:
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
 
 
-def _accumulate_gradients(
-    state: TrainState, batch: StepBatch, seed: int, step: int, world: World
+def _gradients(state: TrainState, batch: StepBatch, seed: int, step: int, world: World) -> _Tally:
+    """Run this rank's micro-batches: afterwards the gradients are those of the step."""
+    if state.exact is None:
+        # DDP and FSDP average over ranks; the loss is a sum over all ranks' target tokens.
+        weight = world.world_size / batch.num_target_tokens
+        return _run_micro_batches(state, batch, seed, step, world, weight)
+    weight = 1 / batch.num_target_tokens
+    return state.exact.of_step(
+        lambda: _run_micro_batches(state, batch, seed, step, world, weight),
+        num_micro_batches=batch.num_examples,  # each holds one at least
+        scale=state.scaler.get_scale(),
+        world=world,
+    )
+
+
+def _run_micro_batches(
+    state: TrainState, batch: StepBatch, seed: int, step: int, world: World, weight: float
 ) -> _Tally:
-    """Forward and backward of this rank's micro-batches: the gradients are those of the step."""
+    """Forward and backward, the loss of each target token times `weight`."""
     tally = _Tally(torch.zeros((), dtype=torch.float64, device=world.device))
-    # DDP and FSDP average gradients over ranks; the loss is a sum over all ranks' target tokens.
-    weight = world.world_size / batch.num_target_tokens
     for micro_batch in batch.micro_batches:
         tally.examples_digest += examples_digest(micro_batch.examples)
         tally.num_tokens += micro_batch.num_tokens
@@ -112,7 +126,9 @@ def _accumulate_gradients(
                     on_device.input_ids, on_device.target_positions, on_device.target_ids
                 )
             state.scaler.scale(loss_sum * weight).backward()
-        tally.loss_sum += loss_sum.detach()
+        if state.exact is not None:
+            state.exact.take()
+        tally.loss_sum += whole_units(loss_sum.detach())
     return tally
 
 

@@ -1,92 +1,77 @@
-"""Every disk call of a save and its retention fails, or is the last: what is left is old or new."""
+"""Crash points, power cuts and flipped bits, a few of each; `make torture` tries thousands."""
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sftctl.checkpoint.directory import clean_leftovers, list_checkpoints, newest_good, retire
-from sftctl.checkpoint.load import load_tensors
-from sftctl.disk import DISK, Disk
-from sftctl.errors import CheckpointError
-from tests.checkpoint.toys import (
-    ALONE,
-    CountingDisk,
-    DyingDisk,
-    FailingDisk,
-    blank,
-    equal,
-    make_tensors,
-    save_toy,
+from sftctl.disk import Disk
+from tests.checkpoint.toys import save_toy
+from tests.torture.bits import draw_flips, is_found
+from tests.torture.cuts import (
+    NeverSyncsFiles,
+    NeverSyncsFolders,
+    RenamesFirst,
+    cut_everywhere,
 )
+from tests.torture.points import Rehearsed, try_point
+from tests.torture.recording import RecordingDisk
+from tests.torture.stories import Story
+from tests.torture.telling import fast_folder
+
+STORY = Story((10,), 10, (20,))
+FRESH = Story((), 0, (10,))
+BACK = Story((10, 20, 30), 10, (20,), leftovers=True)  # the later ones are set aside first
 
 
-def save_and_retire(root: Path, step: int, disk: Disk = DISK) -> None:
-    save_toy(root, step, disk)
-    retire(root, 1, disk)
+@pytest.fixture
+def rehearsed() -> Iterator[Rehearsed]:
+    with fast_folder() as folder:
+        yield Rehearsed.make(STORY, folder)
 
 
-def num_disk_calls(root: Path) -> int:
-    """Of the save of step 2 after step 1, and of the retirement of step 1."""
-    save_toy(root, 1)
-    disk = CountingDisk()
-    save_and_retire(root, 2, disk)
-    assert [path.name for path in list_checkpoints(root)] == ["step-00000002"]
-    return disk.num_calls
+def test_a_failed_call_leaves_the_old_or_the_new_checkpoint(rehearsed: Rehearsed) -> None:
+    points = [point for point in rehearsed.points() if not point[0].is_deadly]
+    assert [problem for point in points for problem in try_point(rehearsed, *point)] == []
+    assert len(points) > 200 and len(rehearsed.calls) > 40
 
 
-def assert_old_or_new(root: Path) -> None:
-    path, skipped = newest_good(root)
-    assert path.name in ("step-00000001", "step-00000002") and skipped == []
-    tensors = blank(make_tensors())
-    load_tensors(path, tensors, ALONE)
-    assert equal(tensors, make_tensors(int(path.name[-1])))
-    visible = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
-    assert set(visible) <= {"step-00000001", "step-00000002"}
+def test_a_killed_process_leaves_the_old_or_the_new_checkpoint(rehearsed: Rehearsed) -> None:
+    points = [point for point in rehearsed.points() if point[0].is_deadly]
+    assert [problem for point in points for problem in try_point(rehearsed, *point)] == []
+    assert len(points) > 60
 
 
-def assert_next_save_works(root: Path) -> None:
-    clean_leftovers(root)
-    save_and_retire(root, 3)
-    assert [entry.name for entry in root.iterdir()] == ["step-00000003"]
-    assert newest_good(root)[1] == []
+def test_a_deletion_in_place_is_seen_to_leave_half_a_checkpoint(
+    rehearsed: Rehearsed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_in_place(folder: Path, disk: Disk) -> None:
+        disk.remove_tree(folder)
+
+    monkeypatch.setattr("sftctl.checkpoint.directory.remove_folder", remove_in_place)
+    last_removal = len(rehearsed.calls) - rehearsed.calls[::-1].index("remove")
+    [fault, *_] = [fault for fault, _ in rehearsed.points() if fault.first == "EIO"]
+    problems = try_point(rehearsed, fault, last_removal - 2)
+    assert any("step-00000010 is half-made" in problem for problem in problems)
 
 
-def test_a_failed_call_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
-    num_calls = num_disk_calls(tmp_path / "count")
-    for at in range(1, num_calls + 1):
-        root = tmp_path / f"once-{at}"
-        save_toy(root, 1)
-        with pytest.raises(CheckpointError, match="can't (write|delete) .*No space left") as caught:
-            save_and_retire(root, 2, FailingDisk(at))
-        if caught.value.message.startswith("can't write"):
-            assert [path.name for path in list_checkpoints(root)] == ["step-00000001"]
-        assert not [entry for entry in root.iterdir() if entry.name.startswith(".tmp-")]
-        assert_old_or_new(root)
-        assert_next_save_works(root)
-    assert num_calls > 20
+@pytest.mark.parametrize("story", [STORY, FRESH, BACK])
+def test_a_power_cut_leaves_the_old_or_the_new_checkpoint(story: Story) -> None:
+    examined = cut_everywhere(story, drawn=2)
+    assert examined.problems == []
+    assert len(examined.states) > 50
 
 
-def test_a_disk_that_stays_full_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
-    for at in range(1, num_disk_calls(tmp_path / "count") + 1):
-        root = tmp_path / f"forever-{at}"
-        save_toy(root, 1)
-        with pytest.raises(CheckpointError):
-            save_and_retire(root, 2, FailingDisk(at, forever=True))
-        assert_old_or_new(root)
-        assert_next_save_works(root)
+@pytest.mark.parametrize("recipe", [NeverSyncsFiles, NeverSyncsFolders, RenamesFirst])
+def test_a_recipe_that_syncs_too_little_is_seen_to_lose_checkpoints(
+    recipe: type[RecordingDisk],
+) -> None:
+    problems = cut_everywhere(STORY, drawn=0, make_disk=recipe).problems
+    assert any("step-00000020 is half-made" in problem for problem in problems)
 
 
-def test_a_killed_process_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
-    for at in range(1, num_disk_calls(tmp_path / "count") + 1):
-        root = tmp_path / f"killed-{at}"
-        save_toy(root, 1)
-        child = os.fork()
-        if child == 0:
-            try:
-                save_and_retire(root, 2, DyingDisk(at))
-            finally:
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-        assert_old_or_new(root)
-        assert_next_save_works(root)
+def test_a_flipped_bit_is_found_and_its_file_named(tmp_path: Path) -> None:
+    path = save_toy(tmp_path, 1)
+    flips = draw_flips(path, 500)
+    assert [flip for flip in flips if not is_found(path, flip)] == []
+    assert len(flips) == 500

@@ -73,7 +73,7 @@ def save_toy(root: Path, step: int, disk: Disk = DISK) -> Path:
 
 
 class CountingDisk(Disk):
-    """Every call goes through `before`, which may raise or die; after it the call is made."""
+    """Every call goes through `before`, which may raise; after it the call is made."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -126,21 +126,3 @@ class FailingDisk(CountingDisk):
         super().before(name, *args)
         if self.num_calls == self.at or (self.forever and self.num_calls > self.at):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-class DyingDisk(CountingDisk):
-    """The process dies at call number `at`: a write half done, a folder half deleted."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def before(self, name: str, *args: object) -> None:
-        super().before(name, *args)
-        if self.num_calls == self.at:
-            match args:
-                case (int(descriptor), memoryview() as data):
-                    os.write(descriptor, data[: len(data) // 2])
-                case (Path() as folder,):
-                    next(folder.iterdir()).unlink()
-            os._exit(9)

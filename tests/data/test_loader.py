@@ -235,13 +235,19 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 # ---------------------------------------------------------------------------- evaluation
 
 
+def evaluated_by(world_size: int, store: ToyStore, **changes: Any) -> list[list[MicroBatch]]:
+    """For each rank its micro-batches, of as many blocks as the others'."""
+    shape = replace(SHAPE, world_size=world_size, cut_for_ranks=world_size, **changes)
+    blocks = [list(evaluation_blocks(store, replace(shape, rank=r))) for r in range(world_size)]
+    assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
+    return [[batch for block in of_rank for batch in block] for of_rank in blocks]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("num_examples", [1, 19, 600])
 def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    blocks = [list(evaluation_blocks(store, 64, rank, world_size)) for rank in range(world_size)]
-    assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
-    ranks = [[batch for block in of_rank for batch in block] for of_rank in blocks]
+    ranks = evaluated_by(world_size, store)
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
     held = sum(len(batch.target_ids) for batches in ranks for batch in batches)
@@ -254,19 +260,12 @@ def test_an_evaluation_in_lockstep_covers_the_same_in_equally_many_micro_batches
     num_examples: int, world_size: int
 ) -> None:
     store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
-    ranks = [
-        [
-            b
-            for block in evaluation_blocks(store, 64, rank, world_size, lockstep=True)
-            for b in block
-        ]
-        for rank in range(world_size)
-    ]
+    ranks = evaluated_by(world_size, store, lockstep=True)
     assert len({len(batches) for batches in ranks}) == 1
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
 
 
 def test_an_evaluation_of_nothing_is_empty() -> None:
-    assert list(evaluation_blocks(ToyStore([]), 64, 0, 1)) == []
-    assert list(evaluation_blocks(ToyStore([]), 64, 0, 1, lockstep=True)) == []
+    assert evaluated_by(1, ToyStore([])) == [[]]
+    assert evaluated_by(2, ToyStore([]), lockstep=True) == [[], []]

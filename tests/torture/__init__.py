@@ -1,0 +1,1 @@
+"""The disk proofs: every crash point, every legal state after a power cut, bits, real images."""

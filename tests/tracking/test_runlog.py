@@ -103,7 +103,10 @@ def test_a_fresh_run_starts_with_no_metrics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
-@pytest.mark.parametrize("torn", [b'{"step":4,"lo', b"x" * 200_000])
+@pytest.mark.parametrize(
+    "torn",
+    [b'{"step":4,"lo', b"x" * 200_000, b'{"step":4' + bytes(900), b'{"st\0\0\0\n{"step":5}\n'],
+)
 def test_a_line_torn_by_a_crash_goes_and_the_next_one_is_whole(
     tmp_path: Path, name: str, torn: bytes
 ) -> None:
@@ -129,6 +132,15 @@ def test_metrics_shorter_than_the_checkpoint_says_are_refused(tmp_path: Path) ->
     assert steps_in(tmp_path) == [1, 2, 3]
 
 
+def test_metrics_that_are_refused_are_left_as_they_are(tmp_path: Path) -> None:
+    size = log_steps(tmp_path, 0, range(1, 4))
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(damaged := file.read_bytes()[:-9] + b"\0" * 9)
+    with pytest.raises(CheckpointError, match="but the checkpoint was made"):
+        RunLog(tmp_path, size)
+    assert file.read_bytes() == damaged
+
+
 def test_a_cut_inside_a_line_is_refused(tmp_path: Path) -> None:
     size = log_steps(tmp_path, 0, range(1, 4))
     with pytest.raises(CheckpointError) as caught:
@@ -150,6 +162,56 @@ def test_a_full_disk_is_an_os_error_and_leaves_whole_lines(tmp_path: Path) -> No
     log.log(step_metrics(3))
     log.close()
     assert steps_in(tmp_path) == [1, 2, 3]
+
+
+def test_half_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    class BrokenDisk(SmallDisk):
+        def truncate(self, descriptor: int, num_bytes: int) -> None:
+            if not self.room:
+                raise OSError(5, "Input/output error")
+            super().truncate(descriptor, num_bytes)
+
+    log = RunLog(tmp_path, 0, disk := BrokenDisk(room=20))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: can't be written: "):
+            log.log(step_metrics(1))
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 20
+    disk.room = 10_000
+    log.log(step_metrics(1))
+    log.close()
+    assert steps_in(tmp_path) == [1]
+
+
+def test_after_a_failed_sync_no_other_vouches_for_the_lines_before_it(tmp_path: Path) -> None:
+    class FailsOnce(SmallDisk):
+        def sync(self, descriptor: int) -> None:
+            super().sync(descriptor)
+            if len(self.synced) == 2:  # the first is of the folder
+                raise OSError(5, "Input/output error")
+
+    log = RunLog(tmp_path, 0, disk := FailsOnce(room=10_000))
+    log.log(step_metrics(1))
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: can't be written: Input/output"):
+        log.sync()
+    with pytest.raises(CheckpointError) as caught:
+        log.sync()
+    assert caught.value.message == (
+        f"{tmp_path}/metrics.jsonl: an earlier sync failed; its bytes may be lost"
+    )
+    assert len(disk.synced) == 2
+    log.close()
+
+
+@pytest.mark.parametrize("call", ["open_to_append", "sync"])
+def test_a_log_that_cannot_be_opened_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(disk := SmallDisk(0), call, fail)
+    with pytest.raises(CheckpointError, match="can't be written: Read-only file system"):
+        RunLog(tmp_path, 0, disk)
 
 
 def test_no_descriptor_outlives_a_log(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import World, start_world
 from tests.checkpoint.toys import make_manifest
 from tests.data.toy_store import ToyStore
+from tests.ranks import free_port, run_ranks
 from tests.train.step_toys import STORE, make_config, make_model
 from tests.train.toys import toy_config
 
@@ -47,22 +49,37 @@ COMPARED = {2: tuple(SETTINGS), 3: ("clipped",)}
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 Found = dict[str, Any]
+Run = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]  # function, arguments, settings
+Runs = list[tuple[Any, ...]]  # each with the port of its world before it
 
 
-def steps_and_runs(folder: Path, runs: list[tuple[Any, ...]]) -> Found:
-    """Everything that one start of ranks is good for; a run is (port, function, *arguments)."""
+def steps_then_runs(steps: Callable[[World, Path], Found], folder: Path, runs: Runs) -> Found:
+    """Everything that one start of ranks is good for: steps in one world, then runs."""
     with start_world("cpu") as world:
-        found = {
-            "compared": compared(world),
-            "held": held(world),
-            "overflown": overflown(world),
-            "diverged": diverged(world),
-            "saved": saved(world, folder / f"on-{world.world_size}"),
-        }
-    for port, function, *arguments in runs:
+        found = steps(world, folder)
+    for port, function, arguments, settings in runs:
         os.environ["MASTER_PORT"] = str(port)  # the last world may still be leaving its own
-        function(folder, *arguments)
+        function(folder, *arguments, **settings)
     return found
+
+
+def do_on_ranks(
+    num_ranks: int, steps: Callable[[World, Path], Found], folder: Path, *runs: Run
+) -> list[Found]:
+    """`steps` and then `runs` on each rank; what the steps found there."""
+    with_ports = [(free_port(), *run) for run in runs]
+    return run_ranks(num_ranks, steps_then_runs, steps, folder, with_ports)
+
+
+def all_steps(world: World, folder: Path) -> Found:
+    """What test_strategy asks of one world."""
+    return {
+        "compared": compared(world),
+        "held": held(world),
+        "overflown": overflown(world),
+        "diverged": diverged(config_of("fsdp"), world),
+        "saved": saved(world, folder / f"on-{world.world_size}"),
+    }
 
 
 # ---------------------------------------------------------------------------- steps
@@ -77,20 +94,24 @@ def state_of(config: RunConfig, world: World) -> TrainState:
     return build_state(make_model(**HEADS), config, world)
 
 
-def take_steps(state: TrainState, config: RunConfig, world: World, stop: int) -> list[StepMetrics]:
-    """From where the state stands to step `stop`."""
-    shape = StepShape(
+def shape_of(state: TrainState, config: RunConfig, world: World) -> StepShape:
+    """Cut for three ranks, however many there are."""
+    return StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
         micro_batch_tokens=config.train.micro_batch_tokens,
-        cut_for_ranks=world.world_size,
+        cut_for_ranks=3,
         rank=world.rank,
         world_size=world.world_size,
         lockstep=state.lockstep,
     )
-    loader = StepLoader(STORE, shape, LoaderSettings())
+
+
+def take_steps(state: TrainState, config: RunConfig, world: World, stop: int) -> list[StepMetrics]:
+    """From where the state stands to step `stop`, at four steps an epoch."""
+    loader = StepLoader(STORE, shape_of(state, config, world), LoaderSettings())
     rules = StepRules(config.optim, config.train.seed, total_steps=10, steps_per_epoch=4)
-    batches = [batch for epoch in (0, 1) for batch in loader.steps(epoch)]
+    batches = [batch for epoch in range(5) for batch in loader.steps(epoch)]
     todo = batches[state.progress.step : stop]
     return [train_step(state, batch, rules, world, 0.0) for batch in todo]
 
@@ -129,7 +150,8 @@ def steps_under(strategy: str, world: World, **settings: Any) -> Found:
     moments = whole(state)
     metrics += take_steps(state, config, world, NUM_STEPS)
     end = whole(state)
-    validation = [evaluate(state, store, 64, world, StopRequest()) for store in VALIDATION]
+    shape = shape_of(state, config, world)
+    validation = [evaluate(state, store, shape, world, StopRequest()) for store in VALIDATION]
     moved = {name: end[name] - start[name] for name in start}
     lines = [told(line) for line in metrics]
     return {"moments": moments, "metrics": lines, "moved": moved, "validation": validation}
@@ -187,12 +209,11 @@ def overflown(world: World) -> Found:
     }
 
 
-def diverged(world: World) -> tuple[str, bool]:
-    """A float32 step whose gradients are no numbers: the error, and whether the state is as before.
+def diverged(config: RunConfig, world: World) -> tuple[str, bool]:
+    """A step whose gradients are no numbers: the error, and whether the state is as before.
 
     (The error, or what the step told if it went through.)
     """
-    config = config_of("fsdp")
     state = state_of(config, world)
     before = whole(state)
     spoil(state, 100, world)
@@ -210,9 +231,8 @@ def saved(world: World, folder: Path) -> tuple[Arrays, bool, int]:
     config = config_of("fsdp")
     state, fresh = state_of(config, world), state_of(config, world)
     take_steps(state, config, world, 2)
-    # Without a backward pass the root's weights stay whole.
-    evaluate(state, STORE, 64, world, StopRequest())
-    evaluate(fresh, STORE, 64, world, StopRequest())
+    for each in (state, fresh):  # without a backward pass the root's weights stay whole
+        evaluate(each, STORE, shape_of(each, config, world), world, StopRequest())
     path = save_checkpoint(folder / "checkpoints", state.tensors(), make_manifest(1), world)
     load_tensors(path, fresh.tensors(), world)
     norm = state.loss_module.model.model.layers[0].self_attn.q_norm.weight
@@ -228,15 +248,17 @@ def run_config(folder: Path, name: str, **overrides: object) -> RunConfig:
     return toy_config(folder, name, **validated, **overrides)
 
 
-def start(folder: Path, name: str, strategy: str) -> None:
-    run_training(run_config(folder, name, train__strategy=strategy))
+def start(folder: Path, name: str, **train: object) -> None:
+    """A new run, with these settings of `train`."""
+    settings = {f"train__{key}": value for key, value in train.items()}
+    run_training(run_config(folder, name, **settings))
 
 
-def go_on(folder: Path, name: str, source: str, step: int, strategy: str) -> None:
-    """A copy of run `source` goes on from `step` under that strategy."""
+def go_on(folder: Path, name: str, source: str, step: int, **train: str) -> None:
+    """A copy of run `source` goes on from `step`, with these settings of `train`."""
     if rank_here() == 0:
         shutil.copytree(folder / source, folder / name)
         run = RunDir.open(folder / name)
         config = run.config()
-        run.write_config(replace(config, train=replace(config.train, strategy=strategy)))
+        run.write_config(replace(config, train=replace(config.train, **train)))
     run_training(run_config(folder, name), ResumeRequest(folder / name, step))

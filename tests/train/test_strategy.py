@@ -12,7 +12,6 @@ import torch
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
 from sftctl.train.resume import ROUNDED
-from tests.ranks import free_port, run_ranks
 from tests.train.step_toys import (
     ALONE,
     equal,
@@ -27,13 +26,15 @@ from tests.train.strategy_toys import (
     HEADS,
     NUM_STEPS,
     Found,
+    all_steps,
+    do_on_ranks,
     go_on,
     start,
-    steps_and_runs,
 )
 from tests.train.toys import metrics_of, same_run, stored_tensors, toy_data
 
 LAST = "checkpoints/step-00000008"
+DDP, FSDP = ({"strategy": name} for name in ("ddp", "fsdp"))
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +44,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_ranks(folder: Path, num_ranks: int, *runs: tuple[Any, ...]) -> list[Found]:
-    return run_ranks(num_ranks, steps_and_runs, folder, [(free_port(), *run) for run in runs])
-
-
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> dict[int, list[Found]]:
     """Number of ranks -> what each of them found. The chain: 2 of DDP, 2 of FSDP, 1, 3 of DDP."""
-    two = on_ranks(
-        folder, 2,
-        (start, "ddp", "ddp"), (start, "fsdp", "fsdp"),
-        (go_on, "fsdp again", "fsdp", 3, "fsdp"), (go_on, "chain on fsdp", "ddp", 2, "fsdp"),
+    two = do_on_ranks(
+        2, all_steps, folder,
+        (start, ("ddp",), DDP), (start, ("fsdp",), FSDP), (go_on, ("fsdp again", "fsdp", 3), FSDP),
+        (go_on, ("chain on fsdp", "ddp", 2), FSDP),
     )  # fmt: skip
-    go_on(folder, "chain on one", "chain on fsdp", 4, "fsdp")
-    three = on_ranks(
-        folder, 3,
-        (go_on, "chain", "chain on one", 6, "ddp"),
-        (go_on, "three", "fsdp", 3, "fsdp"), (go_on, "three again", "three", 5, "fsdp"),
+    go_on(folder, "chain on one", "chain on fsdp", 4)
+    three = do_on_ranks(
+        3, all_steps, folder,
+        (go_on, ("chain", "chain on one", 6), DDP),
+        (go_on, ("three", "fsdp", 3), FSDP), (go_on, ("three again", "three", 5), FSDP),
     )  # fmt: skip
     return {2: two, 3: three}
 

@@ -1,0 +1,118 @@
+"""A disk on which a call fails, is cut short, or is the process's last."""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftctl.disk import Disk
+
+DIED = 9
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What befalls a call, the next one, and all later ones.
+
+    "" nothing, "EIO" and "ENOSPC" the error before anything is done, "die" the process's end,
+    "part" half of what is to be written, "part, die" both.
+    """
+
+    name: str
+    first: str
+    second: str = ""
+    later: str = ""
+
+    @property
+    def is_deadly(self) -> bool:
+        return "die" in self.first + self.second
+
+    @property
+    def reasons(self) -> list[str]:
+        """What an error must say; none for faults that are no errors."""
+        names = {self.first, self.second} & {"EIO", "ENOSPC"}
+        return [os.strerror(getattr(errno, name)) for name in names]
+
+
+FAULTS = (
+    Fault("death", "die"),
+    Fault("death in the middle of a write", "part, die"),
+    Fault("EIO in a save, then death in its clean-up", "EIO", "die"),
+    Fault("EIO once", "EIO"),
+    Fault("EIO for ever", "EIO", "EIO", "EIO"),
+    Fault("ENOSPC once", "ENOSPC"),
+    Fault("ENOSPC for ever", "ENOSPC", "ENOSPC", "ENOSPC"),
+    Fault("part of a write, then ENOSPC", "part", "ENOSPC"),
+    Fault("part of a write, then ENOSPC for ever", "part", "ENOSPC", "ENOSPC"),
+    Fault("a short write", "part"),
+    Fault("short writes for ever", "part", "part", "part"),
+)
+
+
+class FaultyDisk(Disk):
+    """Has `fault` at call number `at`; without one it only keeps the calls."""
+
+    def __init__(self, fault: Fault | None = None, at: int = 0) -> None:
+        self.fault, self.at = fault, at
+        self.calls: list[str] = []
+
+    def _call(self, name: str) -> str:
+        """Count the call, and let happen what must; gives what is left to the caller."""
+        self.calls.append(name)
+        since = len(self.calls) - self.at
+        if self.fault is None or since < 0:
+            return ""
+        effect = (self.fault.first, self.fault.second, self.fault.later)[min(since, 2)]
+        if effect == "die":
+            os._exit(DIED)
+        if effect in ("EIO", "ENOSPC"):
+            number = getattr(errno, effect)
+            raise OSError(number, os.strerror(number))
+        return effect
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        effect = self._call("write")
+        if not effect:
+            return super().write(descriptor, data)
+        written = super().write(descriptor, data[: max(1, len(data) // 2)])
+        if effect == "part, die":
+            os._exit(DIED)
+        return written
+
+    def make_folder(self, path: Path) -> None:
+        self._call("make_folder")
+        super().make_folder(path)
+
+    def create(self, path: Path) -> int:
+        self._call("create")
+        return super().create(path)
+
+    def open_to_append(self, path: Path) -> int:
+        self._call("open_to_append")
+        return super().open_to_append(path)
+
+    def truncate(self, descriptor: int, num_bytes: int) -> None:
+        self._call("truncate")
+        super().truncate(descriptor, num_bytes)
+
+    def sync(self, descriptor: int) -> None:  # of folders too
+        self._call("sync")
+        super().sync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)  # it is closed even where that is told as an error
+        self._call("close")
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._call("rename")
+        super().rename(source, target)
+
+    def remove_file(self, path: Path) -> None:
+        self._call("remove_file")
+        super().remove_file(path)
+
+    def remove_tree(self, path: Path) -> None:
+        """Entry by entry, so that a tree can be left half deleted."""
+        for entry in [*sorted(path.rglob("*"), reverse=True), path]:
+            self._call("remove")
+            entry.rmdir() if entry.is_dir() else entry.unlink()

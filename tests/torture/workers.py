@@ -1,0 +1,25 @@
+"""One process a core for what is the same with many stories."""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+
+from sftctl.environment import usable_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def on_all_cores(act: Callable[[T], R], values: Iterable[T]) -> list[R]:
+    """`act` of every value; an importable function, run in new processes."""
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), _begin) as pool:
+        return list(pool.map(act, values))
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    logging.disable()  # DCP writes a debug line for every act of a save, to nobody

@@ -1,0 +1,140 @@
+"""What a user sees when something breaks, and that nothing is lost beyond the interval."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.train.rundir import RunDir
+from tests.train.toys import events_of, metrics_of, same_run, toy_config
+
+TRAIN = ["train", "--model", "tiny", "--max-steps", "30", "--batch-size", "4"]
+TRAIN += ["--log-interval", "1000", "--output-dir", "run"]
+
+
+def start(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[bytes]:
+    """`sftctl …`, perhaps on a disk that takes no file of more than `largest_file` bytes."""
+
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    command = [sys.executable, "-m", "sftctl", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, preexec_fn=limit)
+
+
+def wait_for_steps(process: subprocess.Popen[bytes], count: int) -> None:
+    metrics, deadline = Path("run/metrics.jsonl"), time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, undisturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    command = [sys.executable, "-m", "sftctl", *TRAIN]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "run"
+
+
+def resumes_to(reference: Path) -> bool:
+    done = subprocess.run([sys.executable, "-m", "sftctl", "resume", "run"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return same_run(metrics_of(Path("run"))) == same_run(metrics_of(reference))
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_the_run_after_three(reference: Path) -> None:
+    process = start(*TRAIN, "--save-interval", "5", largest_file=1_000_000)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 4
+    assert stderr.count(b"save failed at step ") == 3
+    assert b"error: 3 saves in a row failed: can't write checkpoint step 15 in run/" in stderr
+    assert b"File too large" in stderr and b"Traceback" not in stderr
+    assert os.listdir("run/checkpoints") == []
+    assert resumes_to(reference)
+
+
+def test_a_killed_loader_process_is_told_and_the_run_goes_on(reference: Path) -> None:
+    process = start(*TRAIN, "--save-interval", "5", "--num-workers", "1")
+    wait_for_steps(process, 7)
+    (loader,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(loader), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"error: a loader process died: " in stderr and b"Traceback" not in stderr
+    assert b"hint: out of memory? try --num-workers 0" in stderr
+    assert list_checkpoints(Path("run/checkpoints"))
+    assert resumes_to(reference)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(toy_config(tmp_path, "whole", checkpoint__keep=2))
+    now = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    run_training(toy_config(tmp_path, checkpoint__keep=2, train__max_steps=7))
+    run = tmp_path / "run"
+    edited = (run / "config.toml").read_text().replace("max_steps = 7\n", "")
+    (run / "config.toml").write_text(edited)
+    for path in list_checkpoints(run / "checkpoints"):
+        os.utime(path, (10**9 - int(path.name[5:]),) * 2)  # the newest looks oldest
+    run_training(RunDir.open(run).config(), ResumeRequest(run))
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == [
+        "step-00000011",
+        "step-00000012",
+    ]
+    rates = "learning_rate"  # seven steps of a shorter cosine, then those of the whole
+    assert metrics_of(run)[7:][0][rates] == metrics_of(tmp_path / "whole")[7:][0][rates]
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that nobody can write to: root needs a mount for that."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)]).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    with read_only(tmp_path / "locked"):
+        process = start(*TRAIN[:-1], "locked/run")
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert b"error: locked/run: the run directory can't be made: " in stderr
+    assert b"Traceback" not in stderr
+
+
+def test_damage_of_the_newest_checkpoint_costs_its_interval_and_no_more(tmp_path: Path) -> None:
+    run_training(toy_config(tmp_path, checkpoint__save_interval=4))
+    run, expected = tmp_path / "run", metrics_of(tmp_path / "run")
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    (newest / "payload.pt").write_bytes(b"x")
+    assert problems_of(newest, verify=False) == ["payload.pt: not in the manifest"]
+    summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
+    assert summary.num_tokens == sum(line["num_tokens"] for line in expected[8:])
+    assert same_run(metrics_of(run)) == same_run(expected)
+    assert events_of(run)[-1] == "finished"
