@@ -4,8 +4,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from sftctl import jsonio
 from sftctl.config.schema import RunConfig
+from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from sftctl.model.load import save_pretrained
+from sftctl.model.presets import preset_config
+from sftctl.model.tokenizer import load_tokenizer
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.rundir import RunDir
 from tests.torture.processes import forked, train
@@ -60,11 +67,23 @@ def _config(folder: Path, setting: Setting) -> RunConfig:
     if setting.accumulation_steps > 1:
         shape = {"train__batch_size": 2, "train__epochs": 4}
     return toy_config(
-        folder, "whole", **shape, train__accumulation_steps=setting.accumulation_steps,
+        folder, "whole", **shape, model__name=str(_model_with_dropout(folder)),
+        optim__learning_rate=1e-3, train__accumulation_steps=setting.accumulation_steps,
         train__micro_batch_tokens=64, train__dtype=setting.dtype, data__val_fraction=0.2,
         train__eval_interval=EVAL_INTERVAL, optim__warmup_steps=WARMUP_STEPS,
         data__num_workers=setting.num_workers,
     )  # fmt: skip
+
+
+def _model_with_dropout(folder: Path) -> Path:
+    """The tiny preset, but for dropout: a cut must not change what is drawn."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    config = preset_config("tiny", tokenizer.vocab_size)
+    config.attention_dropout = 0.1
+    path = folder / "model"
+    save_pretrained(AutoModelForCausalLM.from_config(config), tokenizer, path)
+    return path
 
 
 def _train(config: RunConfig, request: ResumeRequest | None, setting: Setting) -> None:
