@@ -1,7 +1,11 @@
 """The only reader of environment variables; imports nothing heavy."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def rank() -> int:
@@ -33,3 +37,9 @@ def cache_folder() -> Path:
 def usable_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def signal_when_the_parent_dies(number: int) -> None:
+    """Let the system send this process a signal when its parent has died; Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
+from sftctl.environment import signal_when_the_parent_dies
 from sftctl.errors import LoaderDied
 
 PAD_ID = 0  # never a target and never attended to by a real token: any id does
@@ -214,7 +215,7 @@ class StepLoader:
             pin_memory=settings.pin_memory,
             prefetch_factor=settings.prefetch_factor if workers else None,
             persistent_workers=settings.persistent_workers and workers > 0,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_depend_on_the_trainer,
             generator=torch.Generator(),  # else every iteration draws from the global stream
         )
 
@@ -242,8 +243,12 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _leave_signals_to_the_trainer(worker_id: int) -> None:
-    """Ctrl-C reaches the whole process group; a loader process ends when the trainer says so."""
+def _depend_on_the_trainer(worker_id: int) -> None:
+    """Ctrl-C reaches the whole process group; a loader process ends when the trainer says so.
+
+    Or dies: a fork holds the trainer's connections open, and the other ranks would wait for it.
+    """
+    signal_when_the_parent_dies(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -5,7 +5,6 @@ steps, so that a Ctrl-C, which a terminal sends to every process, is heard once.
 leaves a report, and the agent ends the others.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.environment import usable_cores
+from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
@@ -35,7 +34,6 @@ from sftctl.train.stop import StopRequest
 T = TypeVar("T")
 
 STOP_FILE = "stop"
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def train_on_ranks(
@@ -112,7 +110,7 @@ def _rank_main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     with StopRequest(Path(folder, STOP_FILE)) as stop:
-        _stop_when_the_parent_dies()
+        signal_when_the_parent_dies(signal.SIGTERM)  # it saves and leaves, and the lock is free
         torch.set_num_threads(max(1, usable_cores() // num_ranks))
         try:
             result = function(*arguments, stop=stop)
@@ -122,12 +120,6 @@ def _rank_main(
     if os.getppid() != parent:  # elastic would wait for it to take the result
         os._exit(EXIT_STOPPED)
     return result
-
-
-def _stop_when_the_parent_dies() -> None:
-    """A rank whose parent was killed gets SIGTERM: it saves and leaves, and the lock is free."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _report(folder: Path, error: Exception) -> None:

@@ -162,6 +162,13 @@ def children(pid: int | None) -> list[int]:
     return sorted(found)
 
 
+def is_gone(pid: int) -> bool:
+    """Has it ended? Whoever is its parent by now may not have noticed."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
 def descendants(pid: int | None) -> list[int]:
     """Its children and theirs."""
     return [each for child in children(pid) for each in (child, *descendants(child))]

@@ -1,11 +1,37 @@
 """A few of the kills of tests/torture/test_crash_loop.py, in the ordinary suite."""
 
+import signal
+import sys
+import time
 from pathlib import Path
 
+import pytest
+
 from tests.torture.crash_loop import Loop, crash_loop
+from tests.torture.processes import PATIENCE_S, children, forked, is_gone, send, train
+from tests.train.toys import toy_config, whole_lines
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_never_was(tmp_path: Path) -> None:
     tally = crash_loop(tmp_path, Loop(num_kills=6, num_workers=1), seed=4)
     assert tally.kills == 6
     assert tally.inside_a_save >= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it looks for its parent by itself")
+def test_a_loader_process_dies_with_its_trainer_even_when_it_hangs(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, train__epochs=100, data__num_workers=1)
+    with forked(train, config, None) as ranks:
+        while ranks.all_run and not whole_lines(tmp_path / "run/metrics.jsonl"):
+            time.sleep(0.001)
+        (loader,) = children(ranks.processes[0].pid)
+        send(loader, signal.SIGSTOP)
+        ranks.signal(signal.SIGKILL)
+        ranks.ended()
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not is_gone(loader):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        send(loader, signal.SIGKILL)
