@@ -1,4 +1,4 @@
-"""The only reader of environment variables; imports nothing heavy."""
+"""What the system tells this process: the only reader of environment variables; loads little."""
 
 import ctypes
 import os

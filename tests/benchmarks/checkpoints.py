@@ -24,7 +24,7 @@ from sftctl.model.tokenizer import load_tokenizer
 from sftctl.train.optim import NamedOptimizer, build_optimizer
 from sftctl.world import ALONE
 
-SAVE_INTERVAL, NUM_STEPS = 16, 64
+SAVE_INTERVAL, NUM_STEPS = 8, 32
 FAR_STEP, NUM_EXAMPLES, BATCH_SIZE = 100_000, 1_000_000, 4
 
 
