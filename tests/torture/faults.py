@@ -28,6 +28,11 @@ class Fault:
         return "die" in self.first + self.second
 
     @property
+    def is_of_clean_up(self) -> bool:
+        """Whether it is about what a failed save does next."""
+        return self.first == "EIO" and bool(self.second) and not self.later
+
+    @property
     def reasons(self) -> list[str]:
         """What an error must say; none for faults that are no errors."""
         names = {self.first, self.second} & {"EIO", "ENOSPC"}
@@ -37,7 +42,8 @@ class Fault:
 FAULTS = (
     Fault("death", "die"),
     Fault("death in the middle of a write", "part, die"),
-    Fault("EIO in a save, then death in its clean-up", "EIO", "die"),
+    Fault("EIO, then death in the clean-up", "EIO", "die"),
+    Fault("EIO, and again in the clean-up", "EIO", "EIO"),
     Fault("EIO once", "EIO"),
     Fault("EIO for ever", "EIO", "EIO", "EIO"),
     Fault("ENOSPC once", "ENOSPC"),

@@ -42,12 +42,12 @@ class Rehearsed:
         return cls(story, folder, book, disk.calls, of_saves)
 
     def points(self) -> Iterator[tuple[Fault, int]]:
-        """Every call with every fault that it can have."""
+        """Every call with every fault that it can have; `keep` changes nothing in a clean-up."""
         for fault in FAULTS:
             for number, call in enumerate(self.calls, start=1):
                 if fault.first.startswith("part") and call != "write":
                     continue
-                if fault.second == "die" and number not in self.of_saves:
+                if fault.is_of_clean_up and (number not in self.of_saves or self.story.keep > 1):
                     continue
                 yield fault, number
 
@@ -110,7 +110,8 @@ def _in_this_process(
     try:
         _tell(it, run, disk, num_marks)
     except SftctlError as error:
-        found = [] if fault.later else _traces_of_the_attempt(run, error)
+        cleaned_up = not (fault.later or fault.is_of_clean_up)
+        found = _traces_of_the_attempt(run, error) if cleaned_up else []
         if not any(reason in error.message for reason in fault.reasons):
             found.append(f"the error does not say why: {error}")
         return found

@@ -1,10 +1,12 @@
 """One process a core for what is the same with many stories."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
+from unittest.mock import patch
 
 import torch
 
@@ -13,10 +15,16 @@ from sftctl.environment import usable_cores
 T = TypeVar("T")
 R = TypeVar("R")
 
+# A fork copies the page table of all that torch has loaded: with few entries in half the time.
+HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 
 def on_all_cores(act: Callable[[T], R], values: Iterable[T]) -> list[R]:
     """`act` of every value; an importable function, run in new processes."""
-    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), _begin) as pool:
+    with (
+        patch.dict(os.environ, HUGE_PAGES),
+        ProcessPoolExecutor(usable_cores(), get_context("spawn"), _begin) as pool,
+    ):
         return list(pool.map(act, values))
 
 
