@@ -19,9 +19,10 @@ from sftctl.errors import ConfigError
 from sftctl.train import exact
 from sftctl.train.evaluate import evaluate
 from sftctl.train.exact import ExactSum
+from sftctl.train.state import build_state
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
-from tests.train.step_toys import ALONE, STORE, make_config, relative_distance
+from tests.train.step_toys import ALONE, STORE, make_config, make_model, relative_distance
 from tests.train.strategy_toys import (
     Found,
     diverged,
@@ -133,14 +134,24 @@ def test_exact_with_fsdp_is_refused() -> None:
 def digests(world: World, folder: Path) -> Found:
     """Of what steps tell and leave, in several settings; and what a mishap is told as."""
     found = {
-        "plain": digest(world, 20),
+        "plain": digest(world, 5),
         "exact": digest(world, 20, reduction="exact"),
         "exact float16": digest(world, 4, reduction="exact", dtype="float16"),
     }
     fine, exact.FINEST = exact.FINEST, 61  # every step overflows at first
     found["exact, too fine"] = digest(world, 2, reduction="exact")
     exact.FINEST = fine
+    found["first weights"] = str(first_weights(world))
     return found | {"diverged": diverged(make_config(reduction="exact"), world)}
+
+
+def first_weights(world: World) -> list[float]:
+    """Of a state whose model was loaded otherwise on every rank."""
+    model = make_model()
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, world.rank + 1)
+    state = build_state(model, make_config(reduction="exact"), world)
+    return sorted({float(end) for p in state.loss_module.parameters() for end in p.aminmax()})
 
 
 def digest(world: World, num_steps: int, **settings: Any) -> str:
@@ -191,6 +202,10 @@ def test_steps_are_the_same_bits_on_any_number_of_ranks(
 ) -> None:
     """Losses, norms, weights and moments of up to twenty clipped steps, and validation loss."""
     assert len({found[setting] for count in ranks for found in ranks[count]}) == 1
+
+
+def test_every_rank_starts_with_the_weights_of_the_first(ranks: dict[int, list[Found]]) -> None:
+    assert {found["first weights"] for count in ranks for found in ranks[count]} == {"[1.0]"}
 
 
 def test_plain_steps_are_not(ranks: dict[int, list[Found]]) -> None:
