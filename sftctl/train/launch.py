@@ -6,6 +6,7 @@ leaves a report, and the agent ends the others.
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ from sftctl.train.stop import StopRequest
 T = TypeVar("T")
 
 STOP_FILE = "stop"
+_GRACE_S = 3.0  # for the other ranks when one has failed: they fail by themselves, or hang
 
 
 def train_on_ranks(
@@ -92,7 +94,7 @@ def run_on_ranks(
         tempfile.TemporaryDirectory(prefix="sftctl-") as folder,
         nullcontext(stop) if stop is not None else StopRequest() as listening,
         listening.relayed_into(Path(folder, STOP_FILE)),
-        _ctrl_c_for_this_process_alone(),
+        _watched(Path(folder)),
     ):
         try:
             results: dict[int, T] = elastic_launch(launch, _rank_main)(
@@ -156,16 +158,26 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 
 
 @contextmanager
-def _ctrl_c_for_this_process_alone() -> Iterator[None]:
-    """Ranks are born with SIGINT blocked: a Ctrl-C in their first seconds must not kill them.
+def _watched(folder: Path) -> Iterator[None]:
+    """What elastic leaves to us while ranks run: their first seconds, and their last.
 
-    They inherit the mask of this thread; the system gives the signal to another one meanwhile.
+    Ranks are born with SIGINT blocked, or a Ctrl-C in their first seconds would kill them: they
+    inherit the mask of this thread, and the system gives the signal to the watching one meanwhile.
+    When a rank has failed, elastic waits half a minute for one that hangs; this waits less.
     """
-    done = threading.Event()
-    threading.Thread(target=done.wait, daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_end_stragglers, args=(folder, over), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        done.set()
+        over.set()
+
+
+def _end_stragglers(folder: Path, over: threading.Event) -> None:
+    while not over.wait(0.1):
+        if any(folder.glob("failed-*.json")) and not over.wait(_GRACE_S):
+            for rank in multiprocessing.active_children():
+                rank.kill()
+            return
