@@ -89,9 +89,11 @@ def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[P
             return path, skipped
         skipped.append((path, problems))
     if skipped:
-        path, problems = skipped[0]
+        damage = [f"{path.name}: {'; '.join(problems[:3])}" for path, problems in skipped]
+        what = "no whole checkpoint" if step is None else "damaged"
         raise CorruptCheckpoint(
-            f"{path}: damaged: {'; '.join(problems[:3])}", hint=_what_is_there(root)
+            f"{root}: {what}: {'; '.join(damage)}",
+            hint=_what_is_there(root) or "put one back from a copy, or start a new run",
         )
     asked = "" if step is None else f" of step {step}"
     raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_what_is_there(root))

@@ -18,7 +18,7 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(
-            f"{root}: no room for {keep + 1 - there} checkpoints of {_megabytes(num_bytes)}: "
+            f"{root}: no room for checkpoints: {keep + 1 - there} x {_megabytes(num_bytes)} = "
             f"{_megabytes(needed)} are needed, {_megabytes(free)} are free",
             hint="--keep (checkpoint.keep) says how many stay; one more is held while it is saved",
         )

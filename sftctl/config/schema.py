@@ -141,7 +141,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.reduction == "exact" and self.strategy != "ddp":
-            raise ConfigError(f"train.reduction: exact does not go with strategy {self.strategy}")
+            raise ConfigError(
+                f"train.reduction: exact does not go with strategy {self.strategy}",
+                hint="train.strategy = ddp, or train.reduction = plain",
+            )
 
     epochs: Count = 2
     """Times that every example is trained."""

@@ -75,29 +75,11 @@ class _LineFile:
         with _told(path):
             self._descriptor: int | None = disk.open_to_append(path)
         try:
-            self.num_bytes = self._bytes_to_keep(self._descriptor, keep_bytes)
+            self.num_bytes = _bytes_to_keep(path, self._descriptor, keep_bytes)
             self._cut_off_the_rest()
         except BaseException:
             self.close()
             raise
-
-    def _bytes_to_keep(self, descriptor: int, keep_bytes: int | None) -> int:
-        """`keep_bytes` must be the end of a line that is there; None stands for the last one."""
-        num_bytes = _bytes_of_whole_lines(descriptor)
-        if keep_bytes is None:
-            return num_bytes
-        if num_bytes < keep_bytes:
-            raise CheckpointError(
-                f"{self._path}: {num_bytes} bytes in whole lines, but the checkpoint was made"
-                f" when there were {keep_bytes}",
-                hint="the file was changed or lost; restore it, or start a new run",
-            )
-        if keep_bytes and os.pread(descriptor, 1, keep_bytes - 1) != b"\n":
-            raise CheckpointError(
-                f"{self._path}: no line ends at byte {keep_bytes}, where the checkpoint was made",
-                hint="the file was changed; restore it, or start a new run",
-            )
-        return keep_bytes
 
     def _cut_off_the_rest(self) -> None:
         """Remove what lies beyond `num_bytes`: later steps, or a line that was not finished."""
@@ -141,6 +123,38 @@ class _LineFile:
         if self._descriptor is None:
             raise ValueError(f"{self._path}: closed")
         return self._descriptor
+
+
+def require_metrics(run_dir: Path, keep_bytes: int) -> None:
+    """Raise the CheckpointError that a RunLog would be refused with; nothing is changed."""
+    path = run_dir / "metrics.jsonl"
+    if keep_bytes and not path.is_file():
+        raise CheckpointError(
+            f"{path}: missing; the checkpoint was made when it had {keep_bytes} bytes",
+            hint="restore it, or start a new run",
+        )
+    if keep_bytes:
+        with path.open("rb") as file:
+            _bytes_to_keep(path, file.fileno(), keep_bytes)
+
+
+def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
+    """`keep_bytes` must be the end of a line that is there; None stands for the last one."""
+    num_bytes = _bytes_of_whole_lines(descriptor)
+    if keep_bytes is None:
+        return num_bytes
+    if num_bytes < keep_bytes:
+        raise CheckpointError(
+            f"{path}: {num_bytes} bytes in whole lines, but the checkpoint was made"
+            f" when there were {keep_bytes}",
+            hint="the file was changed or lost; restore it, or start a new run",
+        )
+    if keep_bytes and os.pread(descriptor, 1, keep_bytes - 1) != b"\n":
+        raise CheckpointError(
+            f"{path}: no line ends at byte {keep_bytes}, where the checkpoint was made",
+            hint="the file was changed; restore it, or start a new run",
+        )
+    return keep_bytes
 
 
 def _bytes_of_whole_lines(descriptor: int) -> int:

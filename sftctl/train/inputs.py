@@ -84,6 +84,12 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     if given is not None and Path(given).is_dir():
         _check_tokenizer(config, Path(given))
         return Path(given)
+    if given is None and config.data.val_fraction:
+        raise ConfigError(
+            f"data.val_fraction: {config.data.val_fraction}, but the bundled sample has a "
+            "validation part of its own",
+            hint="leave it out, or give your own --data",
+        )
     train, validation = sample_files() if given is None else (Path(given), None)
     name = config.model.tokenizer or _models_tokenizer(config.model.name)
     template = config.data.chat_template

@@ -6,7 +6,7 @@ leaves a report, and the agent ends the others.
 """
 
 import logging
-import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from sftctl.metrics import RunSummary
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.rundir import RunDir, default_run_path
-from sftctl.train.stop import StopRequest
+from sftctl.train.stop import SIGNALS, StopRequest
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ def run_on_ranks(
         listening.relayed_into(Path(folder, STOP_FILE)),
         _watched(Path(folder)),
     ):
+        listening.check()
         try:
             results: dict[int, T] = elastic_launch(launch, _rank_main)(
                 folder, num_ranks, function, arguments
@@ -112,6 +114,7 @@ def _rank_main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     with StopRequest(Path(folder, STOP_FILE)) as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
         signal_when_the_parent_dies(signal.SIGTERM)  # it saves and leaves, and the lock is free
         torch.set_num_threads(max(1, usable_cores() // num_ranks))
         try:
@@ -161,23 +164,29 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 def _watched(folder: Path) -> Iterator[None]:
     """What elastic leaves to us while ranks run: their first seconds, and their last.
 
-    Ranks are born with SIGINT blocked, or a Ctrl-C in their first seconds would kill them: they
-    inherit the mask of this thread, and the system gives the signal to the watching one meanwhile.
-    When a rank has failed, elastic waits half a minute for one that hangs; this waits less.
+    Ranks are born with signals blocked, or one that goes to the whole process group (Ctrl-C) would
+    kill them while they load torch: they inherit the mask of this thread, and the system gives the
+    signal to the watching one meanwhile. When a rank has failed, elastic waits half a minute for
+    one that hangs; this waits less.
     """
     over = threading.Event()
     threading.Thread(target=_end_stragglers, args=(folder, over), daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM, if it starts later than now
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         over.set()
 
 
 def _end_stragglers(folder: Path, over: threading.Event) -> None:
+    ranks: set[multiprocessing.process.BaseProcess] = set()
     while not over.wait(0.1):
-        if any(folder.glob("failed-*.json")) and not over.wait(_GRACE_S):
-            for rank in multiprocessing.active_children():
+        ranks |= {*multiprocessing.active_children()}
+        has_failed = any(folder.glob("failed-*.json")) or any(rank.exitcode for rank in ranks)
+        if has_failed and not over.wait(_GRACE_S):
+            for rank in ranks:
                 rank.kill()
             return

@@ -14,6 +14,7 @@ from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
+from sftctl.tracking.runlog import require_metrics
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.optim import get_lr
 from sftctl.train.rundir import RunDir
@@ -76,6 +77,13 @@ class ResumePlan:
     abandoned: tuple[str, ...]  # checkpoints beyond this point, to be moved away
     differences: tuple[Difference, ...]
 
+    @property
+    def is_at_the_end(self) -> bool:
+        """Whether the checkpoint is the last of the run as it was, and no more is asked for."""
+        if self.manifest is None or self.manifest.step < self.manifest.total_steps:
+            return False
+        return not {"train.epochs", "train.max_steps"} & {d.key for d in self.differences}
+
     def lines(self, allow: Collection[str] = ()) -> list[str]:
         """The plan as text; what is in `allow` is no longer asked for."""
         if self.manifest is None or self.checkpoint is None:
@@ -88,6 +96,7 @@ class ResumePlan:
             f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}",
             "restored: model, optimizer, scaler, progress; recomputed from seed and step: order of "
             "the data, learning rate, randomness",
+            *(["nothing is left to train"] if self.is_at_the_end else []),
             *(f"skipped: {text}" for text in self.skipped),
             *(f"moved away: {name}" for name in self.abandoned),
             *(
@@ -118,13 +127,15 @@ def plan_resume(
 ) -> ResumePlan:
     """Choose the newest whole checkpoint (or exactly `step`), and compare it with what is here.
 
-    Raises NoCheckpoint or CorruptCheckpoint for a `step` that is not there or damaged, and
-    ConfigError where fewer steps are asked for than are trained.
+    Raises NoCheckpoint or CorruptCheckpoint for a `step` that is not there or damaged,
+    CheckpointError where metrics.jsonl lacks what it had then, and ConfigError where fewer steps
+    are asked for than are trained.
     """
     if step is None and not list_checkpoints(run.checkpoints):
         return ResumePlan(run.path, None, None, (), (), ())
     path, bad = newest_good(run.checkpoints, step)
     manifest = read_manifest(path)
+    require_metrics(run.path, manifest.metrics_bytes)
     later = [p.name for p in list_checkpoints(run.checkpoints) if _step(p) > manifest.step]
     return ResumePlan(
         run_dir=run.path,
@@ -264,10 +275,12 @@ def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str
     """What the next step's learning rate was to be, and is now."""
     total = config.train.total_steps(manifest.steps_per_epoch)
     if manifest.step > total:
+        asked = f"train.epochs: {config.train.epochs} epochs are {total} steps"
+        if config.train.max_steps == total:
+            asked = f"train.max_steps: {total} steps"
         raise ConfigError(
-            f"train.epochs: {config.train.epochs} epochs are {total} steps, and the checkpoint is "
-            f"of step {manifest.step}",
-            hint="--epochs can only grow; `--step N` goes back",
+            f"{asked}, and the checkpoint is of step {manifest.step}",
+            hint="a run can only grow; `--step N` goes back",
         )
     step = manifest.step + 1
     was = get_lr(step, manifest.total_steps, config_from_dict(manifest.config).optim)

@@ -59,6 +59,7 @@ class StopRequest:
         elif number == signal.SIGINT and now - self._asked_at > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
                 rank.kill()
+            os.write(2, b"left at once by a second SIGINT; nothing more is saved\n")
             os._exit(128 + number)
 
     @contextmanager

@@ -135,7 +135,7 @@ def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> N
     (root / "step-00000200" / SHARD).unlink()
     with pytest.raises(CorruptCheckpoint) as caught:
         newest_good(root, 200)
-    assert caught.value.message == f"{root}/step-00000200: damaged: {SHARD}: missing"
+    assert caught.value.message == f"{root}: damaged: step-00000200: {SHARD}: missing"
     assert caught.value.hint == "whole checkpoints are at step 100, 300"
 
 
@@ -151,7 +151,9 @@ def test_no_checkpoint_is_not_the_same_as_no_good_one(tmp_path: Path) -> None:
         newest_good(tmp_path)
     assert (caught.value.message, caught.value.hint) == (f"{tmp_path}: no checkpoint", None)
     (save_toy(tmp_path, 1) / SHARD).unlink()
-    with pytest.raises(CorruptCheckpoint, match=f"step-00000001: damaged: {SHARD}: missing"):
+    with pytest.raises(
+        CorruptCheckpoint, match=f"no whole checkpoint: step-00000001: {SHARD}: missing"
+    ):
         newest_good(tmp_path)
 
 

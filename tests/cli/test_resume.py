@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,10 +38,13 @@ def test_a_replay_prints_its_verdict(sftctl: Sftctl, run: Path) -> None:
 
 def test_a_replay_that_differs_is_exit_4(sftctl: Sftctl, run: Path) -> None:
     record = run / "metrics.jsonl"
-    record.write_text(record.read_text().replace('"examples_digest":', '"examples_digest":1'))
+    changed = re.sub(
+        r'(?<=examples_digest":)\d', lambda digit: str(int(digit[0]) % 9 + 1), record.read_text()
+    )
+    record.write_text(changed)
     result = sftctl("resume", "run", "--verify-replay")
     assert result.exit_code == 4
-    assert result.error.startswith("error: run: the replay differs: step 5: examples_digest was 1")
+    assert result.error.startswith("error: run: the replay differs: step 5: examples_digest was ")
     assert "differs: step 6: examples_digest" in result.stdout
 
 
@@ -75,9 +79,10 @@ def test_a_restart_would_not_know_an_older_step(sftctl: Sftctl, run: Path) -> No
     assert "--step with --max-restarts: a restart goes on from the newest" in result.error
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sftctl", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(*arguments: str, group: bool = False) -> subprocess.Popen[bytes]:
+    """`sftctl …`, perhaps in a process group of its own."""
+    command, pipe = [sys.executable, "-m", "sftctl", *arguments], subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=group)
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -105,6 +110,21 @@ def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
     assert process.returncode == 75, stderr.decode()
     assert b"stopped: by SIGTERM before training began: nothing to save, nothing lost" in stderr
     assert b"hint: the same command starts anew" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_while_ranks_are_born_is_exit_75(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """What a terminal's Ctrl-C, `timeout` and SLURM do."""
+    process = start(*SHORT, "--output-dir", "run", "--nproc-per-node", "2", group=True)
+    wait_until(lambda: len(ranks_of(process.pid)) == 2, process)
+    os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr.decode()
+    assert b"Traceback" not in stderr
+    assert b"stopped: by " + number.name.encode() in stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -354,3 +354,49 @@ def test_auto_resume_finds_the_run_of_the_same_configuration_only(
     assert existing_run(toy_config(tmp_path)) is None
     with pytest.raises(ConfigError, match=r"with train\.batch_size = 4, not 2"):
         existing_run(toy_config(run.parent, train__batch_size=2))
+
+
+def test_lost_metrics_are_told_before_anything_is_moved(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
+    config = RunDir.open(run).config()
+    with pytest.raises(CheckpointError, match="but the checkpoint was made when there were"):
+        plan_request(config, ResumeRequest(run, step=8), num_ranks=1)
+    with pytest.raises(CheckpointError, match="but the checkpoint was made when there were"):
+        resume(run, step=8)
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: missing; the checkpoint was made"):
+        resume(run, step=8)
+    assert len(list_checkpoints(run / "checkpoints")) == 3
+
+
+def test_damage_of_every_checkpoint_is_told_with_what_to_do(run: Path) -> None:
+    for path in list_checkpoints(run / "checkpoints"):
+        (path / "manifest.json.sha256").unlink()
+    with pytest.raises(CorruptCheckpoint) as raised:
+        resume(run)
+    assert raised.value.message == f"{run}/checkpoints: no whole checkpoint: " + "; ".join(
+        f"step-{step:08d}: manifest.json.sha256: missing" for step in (12, 8, 4)
+    )
+    assert raised.value.hint == "put one back from a copy, or start a new run"
+
+
+def test_fewer_max_steps_than_are_trained_are_named(run: Path) -> None:
+    edit(run, train__max_steps=10)
+    with pytest.raises(
+        ConfigError, match="train.max_steps: 10 steps, and the checkpoint is of ste"
+    ):
+        resume(run)
+
+
+def test_the_plan_of_a_finished_run_says_that_nothing_is_left(run: Path) -> None:
+    config = RunDir.open(run).config()
+    assert "nothing is left to train" in plan_request(config, ResumeRequest(run), 1).lines()
+    longer = plan_request(config, ResumeRequest(run, epochs=3), 1)
+    assert "nothing is left to train" not in longer.lines()
+
+
+def test_the_bundled_sample_has_a_validation_part_of_its_own(tmp_path: Path) -> None:
+    given = {"output_dir": str(tmp_path / "run"), "data.val_fraction": 0.1, "model.name": "tiny"}
+    with pytest.raises(ConfigError, match="data.val_fraction: 0.1, but the bundled sample has"):
+        run_training(load_config(None, given))

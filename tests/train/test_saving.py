@@ -175,7 +175,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
         run_training(config)
     size = plan_run(toy_config(tmp_path)).checkpoint_bytes / 1e6
     assert raised.value.message.startswith(
-        f"{tmp_path}/run/checkpoints: no room for 100000001 checkpoints of {size:,.1f} MB: "
+        f"{tmp_path}/run/checkpoints: no room for checkpoints: 100000001 x {size:,.1f} MB = "
     )
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match="no room"):
@@ -184,7 +184,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
 
 def test_checkpoints_that_are_there_are_held_already(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(CheckpointError, match="no room for 3 checkpoints"):
+    with pytest.raises(CheckpointError, match="no room for checkpoints: 3 x "):
         require_room(tmp_path / "not" / "yet", free // 2, keep=2)
     for step in (1, 2):
         (tmp_path / f"step-{step:08d}").mkdir()
