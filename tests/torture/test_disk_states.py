@@ -10,7 +10,7 @@ from tests.torture.workers import on_all_cores
 
 pytestmark = pytest.mark.torture
 
-NUM_DRAWN = 55
+NUM_DRAWN = 50
 
 
 def examine(story: Story) -> Examined:
