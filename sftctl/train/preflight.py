@@ -9,8 +9,8 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.model.load import check_fit, load_model
 from sftctl.train.inputs import open_inputs, resolve_config
-from sftctl.train.optim import get_lr
 from sftctl.train.rundir import RunDir, default_run_path, refuse_existing
+from sftctl.train.schedule import get_lr
 from sftctl.train.state import checkpoint_bytes
 from sftctl.train.stop import StopRequest
 from sftctl.world import start_world

@@ -16,8 +16,8 @@ from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.tracking.runlog import require_metrics
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.optim import get_lr
 from sftctl.train.rundir import RunDir
+from sftctl.train.schedule import get_lr
 from sftctl.train.stop import StopRequest
 from sftctl.train.versions import versions
 from sftctl.world import ALONE

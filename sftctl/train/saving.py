@@ -12,7 +12,7 @@ from sftctl.config.load import config_to_dict
 from sftctl.errors import CheckpointError, SftctlError
 from sftctl.tracking.runlog import RunLog
 from sftctl.tracking.tracker import Tracker
-from sftctl.train.optim import get_lr
+from sftctl.train.schedule import get_lr
 from sftctl.train.session import Session
 from sftctl.train.versions import versions
 from sftctl.world import World

@@ -13,7 +13,8 @@ from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
 from sftctl.train.exact import whole_units
-from sftctl.train.optim import clip_gradients, get_lr
+from sftctl.train.optim import clip_gradients
+from sftctl.train.schedule import get_lr
 from sftctl.train.state import TrainState
 from sftctl.world import World
 

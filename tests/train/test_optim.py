@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sftctl.config.schema import OptimConfig
-from sftctl.train.optim import NamedOptimizer, build_optimizer, clip_gradients, get_lr
+from sftctl.train.optim import NamedOptimizer, build_optimizer, clip_gradients
+from sftctl.train.schedule import get_lr
 from tests.train.step_toys import ALONE, make_model
 
 

@@ -11,9 +11,9 @@ from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
 from sftctl.data.plan import examples_digest
 from sftctl.errors import ConfigError, DataError
-from sftctl.train.optim import get_lr
 from sftctl.train.preflight import plan_run
 from sftctl.train.run import run_training
+from sftctl.train.schedule import get_lr
 from tests.train.toys import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import TrainingDiverged
-from sftctl.train.optim import build_optimizer, get_lr
+from sftctl.train.optim import build_optimizer
+from sftctl.train.schedule import get_lr
 from sftctl.train.state import Progress, TrainState, choose_dtype
 from sftctl.train.step import MAX_OVERFLOWS
 from tests.data.toy_store import ToyStore
