@@ -30,6 +30,9 @@ def prepare_data(
     val_input: Annotated[
         list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a usable core.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="A row that max_seq_len cuts or drops is an error.")
     ] = False,
@@ -53,7 +56,9 @@ def prepare_data(
         ),
     )  # fmt: skip
     progress = render.preparation_progress()
-    manifest = prepare_files(inputs or [], val_input or [], output, config, strict, progress)
+    manifest = prepare_files(
+        inputs or [], val_input or [], output, config, strict, progress, workers
+    )
     render.emit(manifest, render.store_manifest(manifest, output), as_json=json)
     if show and not json:
         render.show(render.show_examples(shown_examples(output, show)))

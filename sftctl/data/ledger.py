@@ -1,6 +1,7 @@
 """The ledger: a line for every row that was not kept as it came."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from sftctl import jsonio
@@ -8,6 +9,15 @@ from sftctl.data.conversation import SourceLine
 from sftctl.errors import DataError
 
 Reason = Literal["truncated", "too_long_dropped", "no_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A row that was not kept as it came: a plain value, which any process can send."""
+
+    source: SourceLine
+    reason: Reason
+    tokens_lost: int
 
 
 class Ledger:
@@ -18,8 +28,9 @@ class Ledger:
         self._strict = strict
         self._rows: Counter[Reason] = Counter()
 
-    def note(self, source: SourceLine, reason: Reason, tokens_lost: int) -> None:
+    def write(self, note: Note) -> None:
         """One row; a DataError where strictness allows none."""
+        source, reason, tokens_lost = note.source, note.reason, note.tokens_lost
         if self._strict:
             raise DataError(
                 f"{source}: {reason}: {tokens_lost} tokens are lost to the maximum length",

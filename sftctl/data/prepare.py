@@ -5,38 +5,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from sftctl import jsonio
-from sftctl.data.chat import ChatTokenizer, TokenizedExample
-from sftctl.data.conversation import Conversation, Format, from_row
+from sftctl.data.batch import BatchPreparation, Input, raw_batches
+from sftctl.data.chat import ChatTokenizer
 from sftctl.data.ledger import Ledger
 from sftctl.data.manifest import FORMAT_VERSION, SPLITS, SourceEntry, StoreManifest
-from sftctl.data.masks import MASK_RULES_VERSION, TrainOn, tokenize
-from sftctl.data.sources import hash_source, read_rows
+from sftctl.data.masks import MASK_RULES_VERSION
+from sftctl.data.settings import PrepareSettings
+from sftctl.data.sources import hash_source
 from sftctl.data.store import TokenStoreWriter
+from sftctl.data.workers import in_order
 from sftctl.disk import new_folder
 from sftctl.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
 """Told (rows read, tokens kept) so far."""
-
-_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareSettings:
-    """What decides the content of a store, besides its inputs and its tokenizer."""
-
-    format: Format = "auto"
-    max_seq_len: int = 1024
-    overflow: Literal["truncate", "drop"] = "truncate"
-    train_on: TrainOn = "assistant"
-    val_fraction: float = 0.0
-    strict: bool = False  # True: a row that can't be kept as it came is an error
-    engine: str = "hf"
 
 
 def prepare_store(
@@ -46,6 +31,7 @@ def prepare_store(
     settings: PrepareSettings,
     validation_inputs: Sequence[Path] = (),
     on_progress: Progress | None = None,
+    num_workers: int = 1,
 ) -> StoreManifest:
     """Write the store at `output`, which must not exist; nothing is left there if it fails."""
     if os.path.lexists(output):
@@ -63,10 +49,9 @@ def prepare_store(
                 settings,
                 on_progress or _silent,
             )
-            for path, sha256 in train:
-                job.add(path, sha256, settings.val_fraction)
-            for path, sha256 in validation:
-                job.add(path, sha256, 1.0)
+            sides = [(item, settings.val_fraction) for item in train]
+            sides += [(item, 1.0) for item in validation]
+            job.add([Input(*item, share) for item, share in sides], num_workers)
         manifest = job.finish(fingerprint)
         tokenizer.save(folder / "tokenizer")
         (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))
@@ -95,36 +80,20 @@ class _Preparation:
     sources: list[SourceEntry] = field(default_factory=list)
     rows_read: int = 0
 
-    def add(self, path: Path, sha256: str, val_fraction: float) -> None:
-        """All rows of a file; the share `val_fraction` of them goes to validation."""
-        rows_before = self.rows_read
-        rows = (from_row(row, self.settings.format, source) for source, row in read_rows(path))
-        while batch := list(islice(rows, _BATCH_ROWS)):
-            examples = tokenize(batch, self.tokenizer, self.settings.train_on)
-            for conversation, example in zip(batch, examples, strict=True):
-                fitted = self._fit(conversation, example)
-                if fitted is not None:
-                    split = "validation" if _draw(conversation) < val_fraction else "train"
-                    self.writers[split].append(fitted)
-            self.rows_read += len(batch)
+    def add(self, inputs: Sequence[Input], num_workers: int) -> None:
+        """All rows of the inputs, in order."""
+        self.sources += [SourceEntry(str(item.path), item.sha256, 0) for item in inputs]
+        work = BatchPreparation(self.tokenizer, self.settings)
+        for batch in in_order(work, raw_batches(inputs), num_workers):
+            for split, examples in batch.examples.items():
+                self.writers[split].extend(examples)
+            for note in batch.notes:
+                self.ledger.write(note)
+            source = self.sources[batch.source]
+            self.sources[batch.source] = replace(source, rows=source.rows + batch.num_rows)
+            self.rows_read += batch.num_rows
             num_tokens = sum(writer.num_tokens for writer in self.writers.values())
             self.on_progress(self.rows_read, num_tokens)
-        self.sources.append(SourceEntry(str(path), sha256, self.rows_read - rows_before))
-
-    def _fit(self, row: Conversation, example: TokenizedExample) -> TokenizedExample | None:
-        """The example within max_seq_len; None if nothing of it can be trained."""
-        limit, num_tokens = self.settings.max_seq_len, example.num_tokens
-        if num_tokens <= limit:
-            return example
-        cut = TokenizedExample(example.input_ids[:limit], example.loss_mask[:limit])
-        if self.settings.overflow == "drop":
-            self.ledger.note(row.source, "too_long_dropped", num_tokens)
-        elif not cut.num_target_tokens:
-            self.ledger.note(row.source, "no_target", num_tokens)
-        else:
-            self.ledger.note(row.source, "truncated", num_tokens - limit)
-            return cut
-        return None
 
     def finish(self, fingerprint: str) -> StoreManifest:
         """Close the splits; DataError if there is nothing to train on."""
@@ -182,12 +151,6 @@ def _fingerprint(
         "settings": replace(settings, strict=False),  # strictness changes no store that is made
     }
     return hashlib.sha256(jsonio.dump_canonical(ingredients)).hexdigest()
-
-
-def _draw(conversation: Conversation) -> float:
-    """A number in [0, 1) that depends on what is said alone: a row never changes sides."""
-    content = jsonio.dump_canonical([conversation.messages, conversation.tools])
-    return int.from_bytes(hashlib.sha256(content).digest()[:4]) / 2**32
 
 
 @contextmanager

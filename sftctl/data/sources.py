@@ -23,14 +23,19 @@ def hash_source(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[SourceLine, dict[str, Any]]]:
+    """The parsed rows of a file."""
+    for source, text in raw_rows(path):
+        yield source, parse_row(text, source)
+
+
+def raw_rows(path: Path) -> Iterator[tuple[SourceLine, bytes]]:
     """The rows of a .jsonl file, streamed, or of a .json file (an array, or JSON lines too)."""
     num_rows = 0
     try:
         rows = _array_rows(path) if path.suffix == ".json" else _line_rows(path)
         for line, text in rows:
             num_rows += 1
-            source = SourceLine(str(path), line)
-            yield source, _object(text, source)
+            yield SourceLine(str(path), line), text
     except OSError as problem:
         raise _unreadable(path, problem) from problem
     if num_rows == 0:
@@ -93,7 +98,8 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
-def _object(text: bytes, source: SourceLine) -> dict[str, Any]:
+def parse_row(text: bytes, source: SourceLine) -> dict[str, Any]:
+    """The JSON object that a row is; DataError with its line for anything else."""
     try:
         row = jsonio.loads(text)
     except jsonio.JSONDecodeError as problem:

@@ -1,6 +1,8 @@
 """TokenStore: examples on disk, memory-mapped. The layout is in docs/data.md."""
 
 from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,27 @@ _SHARD_TOKENS = 1 << 24
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleArrays:
+    """N examples, one behind the other, T tokens in all: how they travel between processes."""
+
+    input_ids: npt.NDArray[np.int32]  # (T,)
+    loss_mask: npt.NDArray[np.bool_]  # (T,)
+    lengths: npt.NDArray[np.int32]  # (N,)
+    target_lengths: npt.NDArray[np.int32]  # (N,)
+
+    @classmethod
+    def pack(cls, examples: Sequence[TokenizedExample]) -> "ExampleArrays":
+        """Copies of the examples' arrays, joined."""
+        ids = [np.empty(0, dtype=np.int32), *(example.input_ids for example in examples)]
+        masks = [np.empty(0, dtype=np.bool_), *(example.loss_mask for example in examples)]
+        targets = [example.num_target_tokens for example in examples]
+        lengths = np.array([example.num_tokens for example in examples], dtype=np.int32)
+        return cls(
+            np.concatenate(ids), np.concatenate(masks), lengths, np.array(targets, dtype=np.int32)
+        )
+
+
 class TokenStoreWriter:
     """Writes one split's folder; memory holds one shard at most."""
 
@@ -23,7 +46,7 @@ class TokenStoreWriter:
         folder.mkdir()
         self._folder = folder
         self._shard_tokens = shard_tokens
-        self._shard: list[TokenizedExample] = []
+        self._shard: list[ExampleArrays] = []
         self._num_shard_tokens = 0
         self._num_shards = 0
         self._num_tokens = 0
@@ -32,13 +55,18 @@ class TokenStoreWriter:
 
     def append(self, example: TokenizedExample) -> None:
         """Add an example; it is never cut by the end of a shard."""
-        if self._num_shard_tokens + example.num_tokens > self._shard_tokens:
+        self.extend(ExampleArrays.pack([example]))
+
+    def extend(self, examples: ExampleArrays) -> None:
+        """Add examples, all of them to one shard."""
+        num_tokens = len(examples.input_ids)
+        if self._num_shard_tokens + num_tokens > self._shard_tokens:
             self._write_shard()
-        self._shard.append(example)
-        self._num_shard_tokens += example.num_tokens
-        self._num_tokens += example.num_tokens
-        self._lengths.append(example.num_tokens)
-        self._target_lengths.append(example.num_target_tokens)
+        self._shard.append(examples)
+        self._num_shard_tokens += num_tokens
+        self._num_tokens += num_tokens
+        self._lengths.extend(examples.lengths.tolist())
+        self._target_lengths.extend(examples.target_lengths.tolist())
 
     def close(self) -> SplitCounts:
         """Write what is left; gives what the split holds."""
@@ -69,13 +97,21 @@ class TokenStoreWriter:
         if not self._shard:
             return
         number = f"{self._num_shards:05d}.npy"
-        tokens = np.concatenate([example.input_ids for example in self._shard])
-        masks = np.concatenate([example.loss_mask for example in self._shard])
-        np.save(self._folder / f"tokens-{number}", tokens)
-        np.save(self._folder / f"loss_mask-{number}", masks)
+        _save_joined(self._folder / f"tokens-{number}", [part.input_ids for part in self._shard])
+        _save_joined(self._folder / f"loss_mask-{number}", [part.loss_mask for part in self._shard])
         self._num_shards += 1
         self._num_shard_tokens = 0
         self._shard.clear()
+
+
+def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
+    """What np.save makes of the concatenation, without the memory for it."""
+    header = np.lib.format.header_data_from_array_1_0(parts[0])
+    header["shape"] = (sum(len(part) for part in parts),)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.data)
 
 
 class TokenStore:

@@ -8,10 +8,11 @@ import numpy as np
 
 from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
 from sftctl.data.manifest import PREPARE_ANEW
-from sftctl.data.prepare import PrepareSettings, prepare_store, store_fingerprint
+from sftctl.data.prepare import prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.settings import PrepareSettings
 from sftctl.data.store import StoreManifest, TokenStore
-from sftctl.environment import cache_folder
+from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import PRESETS
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
@@ -101,7 +102,13 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         prepare_store(
-            [train], path, tokenizer, settings, validation_inputs, lambda *_: stop.check()
+            [train],
+            path,
+            tokenizer,
+            settings,
+            validation_inputs,
+            on_progress=lambda *_: stop.check(),
+            num_workers=usable_cores(),
         )
     return path
 
@@ -149,6 +156,7 @@ def prepare_files(
     config: RunConfig,
     strict: bool,
     on_progress: Callable[[int, int], None],
+    num_workers: int | None = None,
 ) -> StoreManifest:
     """What `prepare-data` does; without inputs the bundled sample is prepared."""
     if not inputs:
@@ -160,7 +168,10 @@ def prepare_files(
         Path(template) if template is not None else None,
     )
     settings = replace(prepare_settings(config.data), strict=strict)
-    return prepare_store(inputs, output, tokenizer, settings, validation_inputs, on_progress)
+    num_workers = num_workers or usable_cores()
+    return prepare_store(
+        inputs, output, tokenizer, settings, validation_inputs, on_progress, num_workers
+    )
 
 
 def shown_examples(store_path: Path, count: int) -> list[list[tuple[str, bool]]]:
