@@ -17,7 +17,7 @@ PACKAGE = Path(sftctl.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"bench", "report", "serve"},
+    {"bench", "inspection", "report", "serve"},
     {"train"},
     {"checkpoint", "tracking", "model", "data"},
     {"world", "config"},

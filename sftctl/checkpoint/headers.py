@@ -18,6 +18,18 @@ _LONGEST_HEADER_BYTES = 100_000_000  # the bound of the safetensors library
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Where a part of a tensor lies, or all of it."""
+
+    file: Path
+    begin: int  # its first byte in the file
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]  # where in the whole tensor it begins
+    strides: tuple[int, ...] | None = None  # in elements; None: row after row
+    archive_bytes: int | None = None  # length of the torch.save archive it lies in; None: bare
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor of a checkpoint, put together from its parts."""
 
@@ -25,6 +37,12 @@ class StoredTensor:
     shape: tuple[int, ...]
     num_elements: int  # what is really there: fewer than the shape says if a part is missing
     num_bytes: int
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every element of the shape is there."""
+        return self.num_elements == math.prod(self.shape)
 
 
 def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
@@ -32,17 +50,22 @@ def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(names):
         if name.endswith(SUFFIX):
-            for key, part in _parts(path / name).items():
+            for key, part in tensors_of_file(path / name).items():
                 tensors[key] = _joined(tensors[key], part) if key in tensors else part
     return tensors
 
 
-def _parts(file: Path) -> dict[str, StoredTensor]:
+def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
+    """The tensors, or parts of tensors, in one file; raises CorruptCheckpoint."""
     try:
-        header = _read_header(file)
+        header, data_begin = _read_header(file)
         metadata = header.pop("__metadata__", {})
         sharding = jsonio.loads(metadata.get("DCP_SHARDING_INFO", "{}"))
-        return {name: _part(entry, sharding.get(name, {})) for name, entry in header.items()}
+        num_data_bytes = file.stat().st_size - data_begin
+        return {
+            name: _part(file, data_begin, num_data_bytes, entry, sharding.get(name, {}))
+            for name, entry in header.items()
+        }
     except FileNotFoundError as problem:
         raise CorruptCheckpoint(f"{file}: missing") from problem
     except OSError as problem:
@@ -51,23 +74,28 @@ def _parts(file: Path) -> dict[str, StoredTensor]:
         raise CorruptCheckpoint(f"{file}: not a safetensors header: {problem}") from problem
 
 
-def _read_header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    with file.open("rb", buffering=0) as stream:
         num_bytes = int.from_bytes(stream.read(8), "little")
         if not 2 <= num_bytes <= _LONGEST_HEADER_BYTES:
             raise ValueError(f"its length is given as {num_bytes}")
         header = jsonio.loads(stream.read(num_bytes))
     if not isinstance(header, dict):
         raise ValueError("not an object")
-    return header
+    return header, 8 + num_bytes
 
 
-def _part(entry: dict[str, Any], sharding: dict[str, Any]) -> StoredTensor:
-    sizes = [int(size) for size in entry["shape"]]
-    offsets = sharding.get("saved_offsets", [0] * len(sizes))
+def _part(
+    file: Path, data_begin: int, num_data_bytes: int, entry: dict[str, Any], sharding: Any
+) -> StoredTensor:
+    sizes = tuple(int(size) for size in entry["shape"])
+    offsets = tuple(sharding.get("saved_offsets", [0] * len(sizes)))
     begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end <= num_data_bytes:
+        raise ValueError(f"data to byte {end}, the file holds {num_data_bytes}: it was cut")
     shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
-    return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin)
+    part = Part(file, data_begin + begin, sizes, offsets)
+    return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin, (part,))
 
 
 def _joined(one: StoredTensor, other: StoredTensor) -> StoredTensor:
@@ -77,4 +105,5 @@ def _joined(one: StoredTensor, other: StoredTensor) -> StoredTensor:
         shape,
         one.num_elements + other.num_elements,
         one.num_bytes + other.num_bytes,
+        one.parts + other.parts,
     )

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +13,6 @@ from sftctl import jsonio
 from sftctl.metrics import RunSummary
 
 if TYPE_CHECKING:
-    from sftctl.checkpoint.inspect import CheckpointReport
     from sftctl.data.manifest import StoreManifest
     from sftctl.train.preflight import RunPlan
 
@@ -62,7 +61,7 @@ def run_summary(summary: RunSummary) -> RenderableType:
 
 def run_plan(plan: "RunPlan") -> RenderableType:
     """The size of a run that was not started."""
-    table = _facts()
+    table = facts_table()
     config = plan.config
     table.add_row("model", f"{config['model']['name']}, {plan.num_parameters:,} parameters")
     table.add_row(
@@ -79,13 +78,13 @@ def run_plan(plan: "RunPlan") -> RenderableType:
     table.add_row(
         "learning rate", f"{plan.first_learning_rate:.3g} down to {plan.last_learning_rate:.3g}"
     )
-    table.add_row("a checkpoint", f"about {_megabytes(plan.checkpoint_bytes)}")
+    table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
     return table
 
 
 def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
     """What became of every row."""
-    table = _facts()
+    table = facts_table()
     table.add_row("store", str(path))
     table.add_row("rows read", f"{manifest.rows_read:,}")
     table.add_row("rows kept", f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated)")
@@ -100,59 +99,6 @@ def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
     q = manifest.length_quantiles
     table.add_row("lengths", f"median {q['p50']}, 90% {q['p90']}, longest {q['max']}")
     table.add_row("tokenizer", f"{manifest.tokenizer} (engine {manifest.engine})")
-    return table
-
-
-def checkpoint_report(report: "CheckpointReport") -> RenderableType:
-    """A checkpoint, its verdict, and the others of its run."""
-    facts = _facts()
-    data = report.to_json()
-    facts.add_row("checkpoint", str(report.path))
-    if report.manifest is not None:
-        m = report.manifest
-        facts.add_row("step", f"{m.step} of {m.total_steps}")
-        share = m.step_in_epoch / max(1, m.steps_per_epoch)
-        facts.add_row(
-            "epoch", f"{m.epoch}, step {m.step_in_epoch} of {m.steps_per_epoch} ({share:.0%})"
-        )
-        facts.add_row("seen", f"{m.examples_seen:,} examples, {m.tokens_seen:,} tokens")
-        facts.add_row("learning rate", f"{m.learning_rate:.4g}")
-        facts.add_row("global batch", f"{m.global_batch_size} examples, on {m.world_size} ranks")
-        scale = f", scaler at {m.scaler['scale']:g}" if m.scaler else ""
-        facts.add_row("dtype", f"{m.dtype}{scale}")
-        if m.validation:
-            losses = ((name, m.validation[name]) for name in ("first", "best", "last"))
-            text = ", ".join(f"{name} {loss:.4f}" for name, loss in losses)
-            facts.add_row("validation loss", text)
-        facts.add_row("data", m.data_fingerprint[:16])
-        facts.add_row("versions", ", ".join(f"{k} {v}" for k, v in m.versions.items()))
-    facts.add_row("parameters", f"{data['num_parameters']:,}")
-    facts.add_row("size", _megabytes(report.num_bytes))
-    verified = {None: "not asked (--verify)", True: "yes", False: "no"}[report.verified]
-    facts.add_row("complete", "yes" if report.complete else "no")
-    facts.add_row("verified", verified)
-    facts.add_row("resumable", "yes" if report.resumable else "no")
-    for problem in report.problems:
-        facts.add_row("problem", Text(problem, style="red"))
-    return Group(facts, _siblings(report.checkpoints)) if report.checkpoints else facts
-
-
-def _siblings(reports: "list[CheckpointReport]") -> Table:
-    table = Table(title="checkpoints of the run", title_justify="left")
-    for column in ("name", "step", "epoch", "examples", "learning rate", "size", "whole"):
-        table.add_column(column)
-    for report in reports:
-        row = report.summary()
-        rate = row["learning_rate"]
-        table.add_row(
-            row["name"],
-            _or_dash(row["step"]),
-            _or_dash(row["epoch"]),
-            _or_dash(row["examples_seen"]),
-            "-" if rate is None else f"{rate:.4g}",
-            _megabytes(row["num_bytes"]),
-            "yes" if row["resumable"] else "no",
-        )
     return table
 
 
@@ -178,16 +124,14 @@ def preparation_progress() -> Callable[[int, int], None]:
     return on_progress
 
 
-def _facts() -> Table:
+def facts_table() -> Table:
+    """Two columns: what, and how much."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     return table
 
 
-def _megabytes(num_bytes: int) -> str:
+def megabytes(num_bytes: int) -> str:
+    """In millions, as a disk counts."""
     return f"{num_bytes / 1e6:,.1f} MB"
-
-
-def _or_dash(value: Any) -> str:
-    return "-" if value is None else f"{value:,}"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.checkpoint.inspect import inspect_path
 from sftctl.errors import NoCheckpoint
+from sftctl.inspection.detect import inspect_path
 from tests.checkpoint.toys import save_toy
 
 SHARD = "shard-00001.safetensors"
@@ -34,9 +34,9 @@ def test_a_checkpoint_is_reported_with_its_manifest_and_its_tensors(run: Path) -
     assert report["config"] == {"train": {"epochs": 2}}
     assert report["files"].keys() == {SHARD}
     assert report["path"] == str(path)
-    assert (report["complete"], report["verified"], report["resumable"]) == (True, None, True)
-    assert report["problems"] == []
+    assert (report["complete"], report["verified"], report["problems"]) == (True, None, [])
     assert report["num_parameters"] == 44 + 7 + 15 + 18 + 1
+    assert report["optimizer_moments"] == {"exp_avg": 1}
     assert report["tensors_by_group"] == {
         "model": {"num_tensors": 6, "num_bytes": 4 * 44 + 7 + 2 * 15 + 4 * 18 + 8},
         "optimizer": {"num_tensors": 2, "num_bytes": 4 * 44 + 4},
@@ -52,14 +52,14 @@ def test_a_run_is_reported_as_its_newest_checkpoint_and_all_in_short(run: Path) 
     row = report["checkpoints"][0]
     assert (row["step"], row["epoch"], row["examples_seen"]) == (100, 1, 1600)
     assert row["learning_rate"] == 1e-4 / 3
-    assert (row["complete"], row["resumable"], row["problems"]) == (True, True, [])
+    assert (row["complete"], row["verified"], row["problems"]) == (True, True, [])
 
 
 def test_a_flipped_bit_shows_when_verified_and_names_the_file(run: Path) -> None:
     shard = run / "checkpoints" / "step-00000200" / SHARD
     flip_last_bit(shard)
     quick, full = inspect_path(run, verify=False), inspect_path(run, verify=True)
-    assert (quick.complete, quick.verified, quick.resumable) == (True, None, True)
+    assert (quick.complete, quick.verified, quick.damage) == (True, None, [])
     assert (full.complete, full.verified, full.resumable) == (True, False, False)
     assert full.damage == [f"{shard}: its content was changed (another SHA-256)"]
 
@@ -68,7 +68,7 @@ def test_damage_of_an_older_checkpoint_is_told_of_the_run(run: Path) -> None:
     shard = run / "checkpoints" / "step-00000100" / SHARD
     shard.unlink()
     report = inspect_path(run, verify=True)
-    assert report.resumable and report.verified
+    assert report.verified and report.problems == []
     assert report.damage == [f"{shard}: missing"]
 
 
@@ -98,8 +98,8 @@ def test_an_unreadable_manifest_is_reported_not_raised(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
     (path / "manifest.json").unlink()
     report = inspect_path(path, verify=True)
-    assert report.to_json()["step"] is None
-    assert report.summary()["step"] == 200
+    assert report.to_json()["step"] == report.summary()["step"] == 200  # by the folder's name
+    assert report.to_json()["epoch"] is None
     assert report.problems == ["manifest.json: missing"]
 
 
@@ -113,23 +113,33 @@ def test_the_working_directory_may_be_the_checkpoint(
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(NoCheckpoint, match=f"{tmp_path}: the run has no checkpoint yet"):
+    with pytest.raises(NoCheckpoint) as caught:
         inspect_path(tmp_path, verify=False)
+    assert caught.value.message == f"{tmp_path}: the run has no checkpoint yet"
+    assert caught.value.hint == f"`sftctl resume {tmp_path}` starts it at step 0"
 
 
-@pytest.mark.parametrize("name", ["", "nothing", "checkpoints"])
-def test_what_is_neither_says_so(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("", "neither a run nor a checkpoint"),
+        ("checkpoints", "neither a run nor a checkpoint"),
+        ("nothing", "no such file or folder"),
+    ],
+)
+def test_what_is_neither_says_so(tmp_path: Path, name: str, what: str) -> None:
     save_toy(tmp_path / "checkpoints", 1)
     with pytest.raises(NoCheckpoint) as caught:
         inspect_path(tmp_path / name, verify=False)
-    assert caught.value.message == f"{tmp_path / name}: neither a run nor a checkpoint"
-    assert caught.value.hint == "a run holds run.json; its checkpoints are in checkpoints/step-…"
+    assert caught.value.message == f"{tmp_path / name}: {what}"
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("known are a run or checkpoint of sftctl, checkpoint-N")
 
 
-def test_inspecting_loads_no_torch(run: Path) -> None:
+def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
     code = (
-        "import sys, pathlib, sftctl.checkpoint.inspect as i, sftctl.checkpoint.directory\n"
-        f"i.inspect_path(pathlib.Path({str(run)!r}), verify=True)\n"
+        "import sys, pathlib, sftctl.inspection.detect as d\n"
+        f"d.inspect_path(pathlib.Path({str(run)!r}), verify=True)\n"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
