@@ -13,7 +13,8 @@ from sftctl.bench.advice import recommend
 from sftctl.bench.machine import Machine
 from sftctl.bench.measure import attempt
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import Examples, LoaderSettings, StepShape
+from sftctl.data.loader import LoaderSettings, StepShape
+from sftctl.data.microbatch import Examples
 from sftctl.metrics import LoaderResult
 from sftctl.train.inputs import open_inputs, resolve_config
 from sftctl.train.stop import StopRequest

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from sftctl.bench.machine import rss_bytes
-from sftctl.data.loader import Examples, LoaderSettings, StepBatch, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.microbatch import Examples, StepBatch
 from sftctl.metrics import LoaderResult
 
 

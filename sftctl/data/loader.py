@@ -1,91 +1,22 @@
-"""StepLoader: one item per optimizer step, cut and dealt for this rank.
-
-Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
-"""
+"""StepLoader: one item per optimizer step, cut and dealt for this rank."""
 
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sftctl.data.microbatch import Examples, MicroBatch, StepBatch, collate_all, keeping_step
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
 from sftctl.environment import signal_when_the_parent_dies
 from sftctl.errors import LoaderDied
 
-PAD_ID = 0  # never a target and never attended to by a real token: any id does
 _EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
-
-
-class Examples(Protocol):
-    """What the loader needs of a store: `TokenStore` has it."""
-
-    lengths: npt.NDArray[np.integer]
-    target_lengths: npt.NDArray[np.integer]
-
-    def __getitem__(self, index: int) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Rows of near-equal length, right-padded, so causal attention needs no mask."""
-
-    input_ids: torch.Tensor  # (B, T) int64
-    target_positions: torch.Tensor  # (N,) int64, into the flattened (B*T): where a target is next
-    target_ids: torch.Tensor  # (N,) int64
-    examples: tuple[int, ...]  # store indices of the rows; none for a row that only keeps step
-    number: int  # within the step's cut: with seed and step it names the randomness
-    num_tokens: int  # without padding
-
-    @property
-    def num_padding_tokens(self) -> int:
-        return self.input_ids.numel() - self.num_tokens if self.examples else 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """From a loader process as plain bytes: a shared-memory file per tensor costs far more."""
-        arrays = (self.input_ids.numpy(), self.target_positions.numpy(), self.target_ids.numpy())
-        return _from_arrays, (*arrays, self.examples, self.number, self.num_tokens)
-
-    def to(self, device: torch.device) -> "MicroBatch":
-        """A copy on the device; asynchronous from pinned memory."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "MicroBatch":
-        """A copy in page-locked memory (DataLoader calls this)."""
-        return self._mapped(torch.Tensor.pin_memory)
-
-    def _mapped(self, function: Any) -> "MicroBatch":
-        return replace(
-            self,
-            input_ids=function(self.input_ids),
-            target_positions=function(self.target_positions),
-            target_ids=function(self.target_ids),
-        )
-
-
-def _from_arrays(ids: Any, positions: Any, target_ids: Any, *plain: Any) -> MicroBatch:
-    to_tensor = torch.from_numpy
-    return MicroBatch(to_tensor(ids), to_tensor(positions), to_tensor(target_ids), *plain)
-
-
-@dataclass(frozen=True, slots=True)
-class StepBatch:
-    """One rank's part of one step."""
-
-    epoch: int
-    step_in_epoch: int  # 0-based
-    num_examples: int  # of the whole step, all ranks
-    num_target_tokens: int  # of the whole step, all ranks
-    micro_batches: tuple[MicroBatch, ...]
-
-    def pin_memory(self) -> "StepBatch":
-        """Page-locked micro-batches (DataLoader calls this)."""
-        return replace(self, micro_batches=tuple(mb.pin_memory() for mb in self.micro_batches))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,48 +42,17 @@ class LoaderSettings:
     persistent_workers: bool = True
 
 
-def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
-    """Rows from the store into one micro-batch: the only place that shifts labels.
-
-    The hidden state at position t predicts token t+1, so a target at token t+1 is looked for at t.
-    """
-    rows = [store[index] for index in examples]
-    width = max(len(row.input_ids) for row in rows)
-    input_ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)  # (B, T)
-    targets = np.zeros((len(rows), width), dtype=np.bool_)  # True: a target comes next
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[i, :length] = row.input_ids
-        targets[i, : length - 1] = row.loss_mask[1:]
-    positions = np.flatnonzero(targets)  # (N,); never the last column, so +1 stays in the row
-    return MicroBatch(
-        input_ids=torch.from_numpy(input_ids),
-        target_positions=torch.from_numpy(positions),
-        target_ids=torch.from_numpy(input_ids.reshape(-1)[positions + 1]),
-        examples=examples,
-        number=number,
-        num_tokens=sum(len(row.input_ids) for row in rows),
-    )
-
-
-def _keeping_step(number: int) -> MicroBatch:
-    """One row without a target, for a rank short of a piece: the others wait for it."""
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return MicroBatch(torch.full((1, 2), PAD_ID), nothing, nothing, (), number, 0)
-
-
 def _share(
     store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
     """A rank's micro-batches of one cut; in lockstep as many as any other rank has."""
     dealt = deal_in_rounds if shape.lockstep else deal
     hands = dealt([piece.cost for piece in pieces], shape.world_size)
-    share = [
-        collate(store, tuple(examples[place] for place in pieces[i].places), i)
-        for i in hands[shape.rank]
-    ]
+    share = collate_all(
+        store, [(tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]]
+    )
     missing = len(hands[0]) - len(share) if shape.lockstep else 0
-    return share + [_keeping_step(len(pieces))] * missing
+    return share + [keeping_step(len(pieces)) for _ in range(missing)]
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -173,7 +73,7 @@ class StepDataset(Dataset[StepBatch]):
             step_in_epoch=step,
             num_examples=len(examples),
             num_target_tokens=int(self.store.target_lengths[examples].sum()),
-            micro_batches=tuple(share) or (_keeping_step(len(pieces)),),
+            micro_batches=tuple(share) or (keeping_step(len(pieces)),),
         )
 
 

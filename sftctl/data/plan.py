@@ -18,6 +18,7 @@ ORDER_VERSION = 1
 
 Indices = npt.NDArray[np.int64]
 
+_FEW = 48  # rows of a first piece to try
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -138,24 +139,34 @@ def cut_step(
         share = int(sizes.sum()) // num_ranks
         limits += [max(1, min(micro_batch_tokens, share // k)) for k in (1, 2, 3, 4, 6, 8)]
     cuts = [_cheapest_cut(sizes[places], limit, fixed) for limit in dict.fromkeys(limits)]
-    best = min(cuts, key=lambda cut: _busiest([cost for _, _, cost in cut], num_ranks))
+    best = cuts[0]
+    if len(cuts) > 1:
+        best = min(cuts, key=lambda cut: _busiest([cost for _, _, cost in cut], num_ranks))
     return [Piece(tuple(places[start:stop].tolist()), cost) for start, stop, cost in best]
 
 
 def _cheapest_cut(lengths: Indices, limit: int, fixed: int) -> list[tuple[int, int, int]]:
     """(start, stop, cost) of the cheapest cut of descending `lengths`; Bellman, from the end."""
-    count = len(lengths)
+    sizes = lengths.tolist()
+    count = len(sizes)
     cost_from = np.zeros(count + 1, dtype=np.int64)  # cheapest cost of lengths[i:]
-    rows_at = np.zeros(count, dtype=np.int64)  # rows of its first piece
+    costs = [0] * (count + 1)  # the same: numpy is slower than a list for a few numbers
+    rows_at = [0] * count  # rows of its first piece
     for i in range(count - 1, -1, -1):
-        most = min(count - i, max(1, limit // max(1, int(lengths[i]))))
-        totals = lengths[i] * np.arange(1, most + 1) + cost_from[i + 1 : i + most + 1]
-        rows_at[i] = int(np.argmin(totals)) + 1
-        cost_from[i] = totals[rows_at[i] - 1] + fixed
+        most = min(count - i, max(1, limit // max(1, sizes[i])))
+        if most <= _FEW:
+            totals = [sizes[i] * k + costs[i + k] for k in range(1, most + 1)]
+            least = min(totals)
+            rows_at[i] = totals.index(least) + 1
+        else:
+            sums = lengths[i] * np.arange(1, most + 1) + cost_from[i + 1 : i + most + 1]
+            rows_at[i] = int(sums.argmin()) + 1
+            least = int(sums[rows_at[i] - 1])
+        cost_from[i] = costs[i] = least + fixed
     cut, start = [], 0
     while start < count:
-        stop = start + int(rows_at[start])
-        cut.append((start, stop, (stop - start) * int(lengths[start]) + fixed))
+        stop = start + rows_at[start]
+        cut.append((start, stop, (stop - start) * sizes[start] + fixed))
         start = stop
     return cut
 
@@ -169,6 +180,8 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 
     Gives for every rank the numbers of its pieces, ascending; a rank can get none.
     """
+    if num_ranks == 1:
+        return [list(range(len(costs)))]
     hands: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
     for piece in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):

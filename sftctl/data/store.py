@@ -1,6 +1,7 @@
 """TokenStore: examples on disk, memory-mapped. The layout is in docs/data.md."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ class TokenStore:
         masks = [folder / shard.name.replace("tokens", "loss_mask") for shard in shards]
         self._masks = [_load(mask, np.bool_) for mask in masks]
         sizes = np.array([len(shard) for shard in self._tokens], dtype=np.int64)
-        self._shard_ends = np.cumsum(sizes)  # in tokens of the split
+        self._shard_ends = np.cumsum(sizes).tolist()  # in tokens of the split
 
     @classmethod
     def open(cls, path: Path | str, split: str = "train") -> "TokenStore":
@@ -152,9 +153,9 @@ class TokenStore:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         start = int(self._offsets[index])
-        shard = int(np.searchsorted(self._shard_ends, start, side="right"))
+        shard = bisect_right(self._shard_ends, start)
         tokens, mask = self._tokens[shard], self._masks[shard]
-        start -= int(self._shard_ends[shard]) - len(tokens)
+        start -= self._shard_ends[shard] - len(tokens)
         end = start + int(self.lengths[index])
         return TokenizedExample(tokens[start:end], mask[start:end])
 
@@ -164,7 +165,7 @@ class TokenStore:
     def _check(self) -> None:
         """The arrays fit each other and the manifest (contents are not hashed)."""
         counts = self.manifest.splits[self.split]
-        num_tokens = int(self._shard_ends[-1]) if self._tokens else 0
+        num_tokens = self._shard_ends[-1] if self._tokens else 0
         whole = {
             "lengths.npy": len(self.lengths) == counts.num_examples,
             "target_lengths.npy": len(self.target_lengths) == counts.num_examples
@@ -191,4 +192,4 @@ def _load(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
         raise DataError(
             f"{path}: damaged: holds {values.dtype} of shape {values.shape}", PREPARE_ANEW
         )
-    return values
+    return values.view(np.ndarray)  # still mapped; numpy's class for it makes every slice slow

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sftctl.data.loader import Examples, StepShape, evaluation_blocks
+from sftctl.data.loader import StepShape, evaluation_blocks
+from sftctl.data.microbatch import Examples
 from sftctl.train.exact import whole_units
 from sftctl.train.state import TrainState
 from sftctl.train.stop import StopRequest

@@ -11,7 +11,8 @@ from sftctl.checkpoint.directory import abandon_after, clean_leftovers
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.room import require_room
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, collate
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
 from sftctl.errors import IncompatibleCheckpoint

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sftctl.config.schema import OptimConfig
-from sftctl.data.loader import StepBatch
+from sftctl.data.microbatch import StepBatch
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics

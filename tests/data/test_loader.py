@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sftctl.data.loader import (
-    LoaderSettings,
-    MicroBatch,
-    StepBatch,
-    StepLoader,
-    StepShape,
-    collate,
-    evaluation_blocks,
-)
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, evaluation_blocks
+from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
 from tests.data.toy_store import ToyStore
 

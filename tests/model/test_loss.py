@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sftctl.model.loss
-from sftctl.data.loader import MicroBatch, collate
+from sftctl.data.microbatch import MicroBatch, collate
 from sftctl.model.loss import LossModule, check_head
 from sftctl.model.presets import preset_config
 from tests.data.toy_store import ToyStore

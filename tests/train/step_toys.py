@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepBatch, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.microbatch import StepBatch
 from sftctl.metrics import StepMetrics
 from sftctl.model.presets import preset_config
 from sftctl.train.state import TrainState, build_state
