@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from sftctl import __version__, environment
 from sftctl.cli import bench_loader, chat, export, inspect_ckpt, prepare_data, resume, train
+from sftctl.cli import report as report_page
 from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
 
 
@@ -66,6 +67,7 @@ app.command("inspect-ckpt")(inspect_ckpt.inspect_ckpt)
 app.command("bench-loader")(bench_loader.bench_loader)
 app.command("export")(export.export)
 app.command("chat")(chat.chat)
+app.command("report")(report_page.report)
 
 
 @app.callback(invoke_without_command=True)

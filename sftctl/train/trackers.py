@@ -65,6 +65,8 @@ def _tell_beginning(session: Session, tracker: Tracker) -> None:
         "started",
         step,
         run_dir=str(session.run.path),
+        store=str(store.path.absolute()),
+        data_fingerprint=store.manifest.fingerprint,
         num_examples=len(store),
         num_target_tokens=store.manifest.num_target_tokens,
         total_steps=session.total_steps,

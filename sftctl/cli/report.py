@@ -1,0 +1,24 @@
+"""sftctl report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sftctl.cli.options import Json
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run, finished or not.", metavar="RUN_DIR")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; unset: RUN_DIR/report.html.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one HTML page about a run: curves, data and masks, samples, checkpoints, events."""
+    from sftctl.cli import render
+    from sftctl.report.page import write_report
+
+    path, record = write_report(run_dir, output)
+    text = "\n".join([*(f"remark: {remark}" for remark in record.remarks), f"wrote {path}"])
+    render.emit({"report": path} | record.summary(), text, as_json=json)

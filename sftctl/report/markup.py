@@ -1,0 +1,39 @@
+"""HTML by construction: what is not `Html` already is text, and is escaped."""
+
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """Markup that `tag` made, or that stands in this package's own files."""
+
+    text: str
+
+
+Content = Html | str | None
+Attribute = str | float | bool | None
+
+_WITHOUT_END = ("meta", "line", "path", "rect")
+
+
+def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
+    """An element; `class_` gives `class`, `aria_label` gives `aria-label`; None is left out."""
+    words = [name, *(_attribute(key, value) for key, value in attributes.items() if value)]
+    if name in _WITHOUT_END:
+        return Html(f"<{' '.join(words)}/>")
+    return Html(f"<{' '.join(words)}>{join(*content).text}</{name}>")
+
+
+def join(*content: Content) -> Html:
+    """One behind the other."""
+    return Html("".join(_text(one) for one in content if one is not None))
+
+
+def _text(content: Html | str) -> str:
+    return content.text if isinstance(content, Html) else escape(content)
+
+
+def _attribute(key: str, value: Attribute) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    return name if value is True else f'{name}="{escape(str(value))}"'

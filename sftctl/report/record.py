@@ -1,0 +1,172 @@
+"""What a run directory says of its run; what is damaged or missing is a remark, not an error."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.config.load import config_to_dict
+from sftctl.errors import SftctlError
+from sftctl.jsonio import JSONDecodeError, loads
+from sftctl.metrics import StepMetrics
+from sftctl.train.rundir import RunDir
+
+_NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name != "examples_digest")
+_SESSION = ("started", "resumed", "stopped", "finished")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointLine:
+    """A checkpoint that is there."""
+
+    name: str
+    step: int | None
+    epoch: int | None
+    num_bytes: int
+    validation_loss: float | None
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunRecord:
+    """A run, as far as it can be read."""
+
+    path: Path
+    facts: dict[str, Any]
+    config: dict[str, dict[str, Any]]
+    metrics: dict[str, npt.NDArray[np.floating[Any]]]  # (steps written,) each; NaN: not there
+    events: list[dict[str, Any]]
+    checkpoints: list[CheckpointLine]
+    remarks: list[str]
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        return self.metrics["step"].astype(np.int64)
+
+    @property
+    def last_step(self) -> int:
+        return int(self.steps[-1]) if len(self.steps) else 0
+
+    @property
+    def total_steps(self) -> int | None:
+        """What the run was to have when it last began."""
+        begun = [event["total_steps"] for event in self.events if "total_steps" in event]
+        return int(begun[-1]) if begun else None
+
+    @property
+    def status(self) -> str:
+        """finished | stopped | unfinished: still running, or ended without a word."""
+        told = [event["event"] for event in self.events if event["event"] in _SESSION]
+        return told[-1] if told and told[-1] in ("finished", "stopped") else "unfinished"
+
+    def validation(self) -> list[tuple[int, float]]:
+        """(step, loss) of this line of history: a resume forgets what lay beyond it."""
+        losses: dict[int, float] = {}
+        for event in self.events:
+            if event["event"] == "resumed":
+                losses = {step: loss for step, loss in losses.items() if step <= event["step"]}
+            elif event["event"] == "evaluation":
+                losses[event["step"]] = float(event["validation_loss"])
+        return sorted(losses.items())
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the page's head, for --json."""
+        loss, validation = self.metrics["loss"], self.validation()
+        return {
+            "run_dir": self.path,
+            "status": self.status,
+            "step": self.last_step,
+            "total_steps": self.total_steps,
+            "loss": float(loss[-1]) if len(loss) else None,
+            "validation_losses": validation,
+            "num_tokens": int(np.nansum(self.metrics["num_tokens"])),
+            "num_checkpoints": len(self.checkpoints),
+            "remarks": self.remarks,
+        }
+
+
+def read_run(path: Path) -> RunRecord:
+    """The record of the run in `path`; NoCheckpoint where there is no run."""
+    run = RunDir.open(path)
+    remarks: list[str] = []
+    config: dict[str, dict[str, Any]] = {}
+    try:
+        config = config_to_dict(run.config())
+    except SftctlError as problem:
+        remarks.append(problem.message)
+    metrics = _read_metrics(path / "metrics.jsonl", remarks)
+    events = [
+        event
+        for event in _objects(path / "events.jsonl", remarks)
+        if isinstance(event.get("event"), str) and isinstance(event.get("step"), int)
+    ]
+    events = [event for event in events if not _is_hollow(event)]
+    checkpoints = [_checkpoint(folder) for folder in list_checkpoints(run.checkpoints)]
+    return RunRecord(path, run.facts(), config, metrics, events, checkpoints, remarks)
+
+
+def _is_hollow(event: dict[str, Any]) -> bool:
+    loss = event.get("validation_loss")
+    return event["event"] == "evaluation" and not isinstance(loss, (int, float))
+
+
+def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.floating[Any]]]:
+    rows, last, strange = [], 0, 0
+    for line in _objects(path, remarks):
+        step = line.get("step")
+        if not isinstance(step, int) or step <= last:
+            strange += 1
+            continue
+        last = step
+        rows.append([_number(line.get(name)) for name in _NUMBERS])
+    if strange:
+        remarks.append(f"{path.name}: {strange} lines without a step of their own, left out")
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_NUMBERS))
+    missing = last - len(rows)
+    if missing > 0:
+        remarks.append(f"{path.name}: {missing} of {last} steps are missing")
+    return {name: table[:, column] for column, name in enumerate(_NUMBERS)}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; lines that are none are counted, not read."""
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        remarks.append(f"{path.name}: {problem.strerror}")
+        return
+    bad = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line:
+            continue
+        try:
+            value = loads(line)
+        except JSONDecodeError:
+            value = None
+        if isinstance(value, dict):
+            yield value
+        elif number <= content.count(b"\n"):  # the last may be in the making
+            bad.append(number)
+    if bad:
+        remarks.append(f"{path.name}:{bad[0]}: not a JSON object; {len(bad)} such lines left out")
+
+
+def _checkpoint(folder: Path) -> CheckpointLine:
+    num_bytes = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
+    problems = problems_of(folder, verify=False)
+    try:
+        manifest = read_manifest(folder)
+    except SftctlError:
+        return CheckpointLine(folder.name, None, None, num_bytes, None, problems)
+    validation = manifest.validation or {}
+    loss = validation["last"] if validation.get("step") == manifest.step else None
+    return CheckpointLine(folder.name, manifest.step, manifest.epoch, num_bytes, loss, problems)

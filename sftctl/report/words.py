@@ -1,0 +1,65 @@
+"""Numbers and small structures as the page words them."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from sftctl.report.markup import Content, Html, tag
+
+
+def count(value: float) -> str:
+    """`12,345`"""
+    return f"{value:,.0f}"
+
+
+def short_count(value: float) -> str:
+    """`950`, `12.3k`, `4.56M`, `7.89G`: three digits and a letter."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """`12.3%`"""
+    return f"{100 * share:.1f}%"
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 07 min`"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def moment(seconds: object) -> str:
+    """Local date and time of a Unix time; a dash for anything else."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(str(seconds))))
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
+    """A table in a box that scrolls sideways on a narrow screen."""
+    header = tag("tr", *(tag("th", word, scope="col") for word in head))
+    body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
+    if not body:
+        body = [tag("tr", tag("td", "none", colspan=len(head), class_="note"))]
+    inner = tag("table", tag("thead", header), tag("tbody", *body))
+    return tag(
+        "div", inner, class_="scroll", tabindex="0", role="group", aria_label=", ".join(head)
+    )
+
+
+def facts(pairs: Iterable[tuple[str, Content]]) -> Html:
+    """Names and what they are."""
+    lines = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs]
+    return tag("dl", *lines, class_="facts")
