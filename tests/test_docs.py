@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from sftctl.cli.app import app
+from sftctl.data.reasons import Reason
 from tests.generate_docs import CONFIG_PAGE, config_page
 
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
@@ -34,3 +36,9 @@ def test_every_flag_in_the_docs_is_one_of_the_command(
         known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         assert known, f"sftctl {command}: no such command"
         assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known, f"sftctl {command}{rest}"
+
+
+def test_every_reason_of_the_ledger_is_documented_and_no_other() -> None:
+    page = next(page for page in DOCS if page.name == "data.md").read_text(encoding="utf-8")
+    table = page.partition("## The ledger")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(get_args(Reason))

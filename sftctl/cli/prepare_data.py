@@ -12,7 +12,8 @@ def prepare_data(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Files of conversations; none: the bundled sample.", metavar="[INPUT]..."
+            help="Files, folders, patterns, - for standard input; none: the bundled sample.",
+            metavar="[INPUT]...",
         ),
     ] = None,
     *,
@@ -34,7 +35,7 @@ def prepare_data(
         int | None, typer.Option(min=1, help="Processes; default: one a usable core.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="A row that max_seq_len cuts or drops is an error.")
+        bool, typer.Option("--strict", help="A row that can't be kept as it came is an error.")
     ] = False,
     show: Annotated[
         int, typer.Option(min=0, help="Print so many conversations, trained tokens marked.")

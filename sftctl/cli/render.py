@@ -87,9 +87,16 @@ def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
     table = facts_table()
     table.add_row("store", str(path))
     table.add_row("rows read", f"{manifest.rows_read:,}")
-    table.add_row("rows kept", f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated)")
+    kept = f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated"
+    table.add_row("rows kept", f"{kept}{_tokens_lost(manifest, 'truncated')})")
     for reason, count in manifest.rows_dropped.items():
-        table.add_row(f"dropped: {reason}", f"{count:,}")
+        table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
+    if manifest.rows_duplicated:
+        table.add_row("duplicates", f"{manifest.rows_duplicated:,} rows say what another says")
+    for source in manifest.sources:
+        if len(source.shapes) > 1:
+            shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
+            table.add_row("mixed shapes", f"{source.file}: {shapes}")
     for name, split in manifest.splits.items():
         table.add_row(
             name,
@@ -100,6 +107,11 @@ def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
     table.add_row("lengths", f"median {q['p50']}, 90% {q['p90']}, longest {q['max']}")
     table.add_row("tokenizer", f"{manifest.tokenizer} (engine {manifest.engine})")
     return table
+
+
+def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
+    tokens = manifest.tokens_lost.get(reason, 0)
+    return f", {tokens:,} tokens lost" if tokens else ""
 
 
 def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:

@@ -1,18 +1,21 @@
 """A batch of raw rows becomes examples and ledger notes, in any process: values in, values out."""
 
-import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from sftctl import jsonio
+import numpy as np
+
 from sftctl.data.chat import ChatTokenizer, TokenizedExample
-from sftctl.data.conversation import Conversation, SourceLine, from_row
+from sftctl.data.conversation import Conversation, SourceLine, from_text
+from sftctl.data.duplicates import Digests, SeenDigests
 from sftctl.data.ledger import Note
 from sftctl.data.manifest import SPLITS
 from sftctl.data.masks import tokenize
+from sftctl.data.reasons import BadRow
+from sftctl.data.rows import Raw, raw_rows
 from sftctl.data.settings import PrepareSettings
-from sftctl.data.sources import parse_row, raw_rows
+from sftctl.data.sources import Source
 from sftctl.data.store import ExampleArrays
 
 _BATCH_BYTES = 1 << 20
@@ -20,10 +23,10 @@ _BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file of rows; the share `val_fraction` of them goes to validation."""
+    """File number `number` of a store; the share `val_fraction` of its rows goes to validation."""
 
-    path: Path
-    sha256: str
+    number: int
+    source: Source
     val_fraction: float
 
 
@@ -31,7 +34,7 @@ class Input:
 class RawBatch:
     """Rows as they stand in input number `source`, not parsed yet."""
 
-    rows: list[tuple[SourceLine, bytes]]
+    rows: list[tuple[SourceLine, Raw]]
     source: int
     val_fraction: float
 
@@ -44,20 +47,22 @@ class PreparedBatch:
     num_rows: int
     examples: dict[str, ExampleArrays]
     notes: list[Note]
+    digests: Digests  # of the rows kept
+    shapes: Counter[str]  # of the rows that have one
 
 
 def raw_batches(inputs: Sequence[Input]) -> Iterator[RawBatch]:
     """The rows of all inputs, in order; how they are cut depends on the inputs alone."""
-    for number, item in enumerate(inputs):
-        for rows in _by_size(raw_rows(item.path)):
-            yield RawBatch(rows, number, item.val_fraction)
+    for item in inputs:
+        for rows in _by_size(raw_rows(item.source.path, item.source.name)):
+            yield RawBatch(rows, item.number, item.val_fraction)
 
 
-def _by_size(rows: Iterable[tuple[SourceLine, bytes]]) -> Iterator[list[tuple[SourceLine, bytes]]]:
+def _by_size(rows: Iterable[tuple[SourceLine, Raw]]) -> Iterator[list[tuple[SourceLine, Raw]]]:
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += len(row[1])
+        size += len(row[1]) if isinstance(row[1], bytes) else 0
         if size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -71,36 +76,54 @@ class BatchPreparation:
 
     tokenizer: ChatTokenizer
     settings: PrepareSettings
+    held_out: SeenDigests = field(default_factory=SeenDigests)  # rows of the validation inputs
 
     def __call__(self, batch: RawBatch) -> PreparedBatch:
         examples: dict[str, list[TokenizedExample]] = {split: [] for split in SPLITS}
         notes: list[Note] = []
-        for source, text in batch.rows:
-            conversation = from_row(parse_row(text, source), self.settings.format, source)
-            fitted = self._examples(conversation, notes)
+        digests: list[int] = []
+        shapes: Counter[str] = Counter()
+        for source, raw in batch.rows:
+            try:
+                conversation = self._conversation(raw, source)
+                shapes[conversation.shape] += 1
+                fitted = self._examples(conversation, notes)
+            except BadRow as problem:
+                notes.append(Note.of(problem, source))
+                continue
+            if fitted:
+                digests.append(conversation.digest)
             is_validation = _draw(conversation) < batch.val_fraction
             examples["validation" if is_validation else "train"] += fitted
         packed = {split: ExampleArrays.pack(rows) for split, rows in examples.items()}
-        return PreparedBatch(batch.source, len(batch.rows), packed, notes)
+        kept = np.array(digests, dtype=np.uint64)
+        return PreparedBatch(batch.source, len(batch.rows), packed, notes, kept, shapes)
+
+    def _conversation(self, raw: Raw, source: SourceLine) -> Conversation:
+        if isinstance(raw, BadRow):
+            raise raw
+        return from_text(raw, self.settings.format, source)
 
     def _examples(self, row: Conversation, notes: list[Note]) -> list[TokenizedExample]:
         """The examples of a row within max_seq_len; what is lost is noted."""
         [example] = tokenize([row], self.tokenizer, self.settings.train_on)
         limit, num_tokens = self.settings.max_seq_len, example.num_tokens
+        if row.digest in self.held_out:
+            message = f"{row.source}: the same conversation is in the validation inputs"
+            raise BadRow("in_validation", message, "remove the row", num_tokens)
         if num_tokens <= limit:
             return [example]
         cut = TokenizedExample(example.input_ids[:limit], example.loss_mask[:limit])
         if self.settings.overflow == "drop":
-            notes.append(Note(row.source, "too_long_dropped", num_tokens))
+            notes.append(Note.too_long(row.source, "too_long_dropped", num_tokens))
         elif not cut.num_target_tokens:
-            notes.append(Note(row.source, "no_target", num_tokens))
+            notes.append(Note.too_long(row.source, "no_target", num_tokens))
         else:
-            notes.append(Note(row.source, "truncated", num_tokens - limit))
+            notes.append(Note.too_long(row.source, "truncated", num_tokens - limit))
             return [cut]
         return []
 
 
 def _draw(conversation: Conversation) -> float:
     """A number in [0, 1) that depends on what is said alone: a row never changes sides."""
-    content = jsonio.dump_canonical([conversation.messages, conversation.tools])
-    return int.from_bytes(hashlib.sha256(content).digest()[:4]) / 2**32
+    return (conversation.digest >> 32) / 2**32

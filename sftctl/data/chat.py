@@ -8,13 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.conversation import Message
-from sftctl.errors import DataError
 
 Span = tuple[int, int]  # start and end, in characters
-
-
-class MaskNotExact(DataError):
-    """It can't be told which tokens of a conversation the assistant wrote."""
 
 
 class ChatTokenizer(Protocol):

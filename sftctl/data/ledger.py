@@ -2,13 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from sftctl import jsonio
 from sftctl.data.conversation import SourceLine
+from sftctl.data.reasons import KEPT, BadRow, Reason
 from sftctl.errors import DataError
-
-Reason = Literal["truncated", "too_long_dropped", "no_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +17,20 @@ class Note:
     source: SourceLine
     reason: Reason
     tokens_lost: int
+    message: str  # with file and line
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, problem: BadRow, source: SourceLine) -> "Note":
+        """A row that can't be kept."""
+        return cls(source, problem.reason, problem.tokens_lost, problem.message, problem.hint)
+
+    @classmethod
+    def too_long(cls, source: SourceLine, reason: Reason, tokens_lost: int) -> "Note":
+        """A row of which the maximum length leaves less than all."""
+        message = f"{source}: {reason}: {tokens_lost} tokens are lost to the maximum length"
+        hint = "raise --max-seq-len, or prepare without --strict"
+        return cls(source, reason, tokens_lost, message, hint)
 
 
 class Ledger:
@@ -27,18 +40,23 @@ class Ledger:
         self._file = file
         self._strict = strict
         self._rows: Counter[Reason] = Counter()
+        self._tokens: Counter[Reason] = Counter()
+        self.first_dropped: Note | None = None
 
     def write(self, note: Note) -> None:
         """One row; a DataError where strictness allows none."""
-        source, reason, tokens_lost = note.source, note.reason, note.tokens_lost
         if self._strict:
-            raise DataError(
-                f"{source}: {reason}: {tokens_lost} tokens are lost to the maximum length",
-                "raise --max-seq-len, or prepare without --strict",
-            )
-        entry = {"file": source.file, "line": source.line, "reason": reason}
-        self._file.write(jsonio.dump_line(entry | {"tokens_lost": tokens_lost}))
-        self._rows[reason] += 1
+            raise DataError(note.message, note.hint)
+        source = note.source
+        entry = {"file": source.file, "line": source.line, "reason": note.reason}
+        detail = note.message.removeprefix(f"{source}: ")
+        self._file.write(
+            jsonio.dump_line(entry | {"tokens_lost": note.tokens_lost, "detail": detail})
+        )
+        self._rows[note.reason] += 1
+        self._tokens[note.reason] += note.tokens_lost
+        if note.reason not in KEPT and self.first_dropped is None:
+            self.first_dropped = note
 
     @property
     def rows_truncated(self) -> int:
@@ -48,4 +66,9 @@ class Ledger:
     @property
     def rows_dropped(self) -> dict[str, int]:
         """Rows not kept, by reason."""
-        return {reason: rows for reason, rows in self._rows.items() if reason != "truncated"}
+        return {reason: rows for reason, rows in self._rows.items() if reason not in KEPT}
+
+    @property
+    def tokens_lost(self) -> dict[str, int]:
+        """Tokens lost, by reason; rows that could not be read or rendered had none."""
+        return {reason: tokens for reason, tokens in self._tokens.items()}

@@ -1,12 +1,14 @@
 """manifest.json of a token store: how it was made and what it holds."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl import jsonio
 from sftctl.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 PREPARE_ANEW = "prepare the data anew"
@@ -19,6 +21,12 @@ class SourceEntry:
     file: str
     sha256: str
     rows: int
+    shapes: dict[str, int]  # how many rows have each; rows that can't be read have none
+
+    def with_more(self, rows: int, shapes: Mapping[str, int]) -> "SourceEntry":
+        """With more rows, and their shapes."""
+        total = dict(Counter(self.shapes) + Counter(shapes))
+        return SourceEntry(self.file, self.sha256, self.rows + rows, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class StoreManifest:
     rows_kept: int
     rows_dropped: dict[str, int]
     rows_truncated: int
+    rows_duplicated: int  # kept, but an earlier row of the same side says exactly the same
+    tokens_lost: dict[str, int]  # by reason
     num_examples: int
     num_validation_examples: int
     num_tokens: int
@@ -72,6 +82,8 @@ class StoreManifest:
                 f"{path}: format version {version} is newer than this sftctl's {FORMAT_VERSION}",
                 "upgrade sftctl, or prepare the data anew",
             )
+        if version != FORMAT_VERSION:
+            raise DataError(f"{path}: format version {version} is not read any more", PREPARE_ANEW)
         try:
             values["sources"] = [SourceEntry(**entry) for entry in values["sources"]]
             values["splits"] = {name: SplitCounts(**values["splits"][name]) for name in SPLITS}

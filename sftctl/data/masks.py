@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from sftctl.data.chat import ChatTokenizer, MaskNotExact, Span, TokenizedExample
+from sftctl.data.chat import ChatTokenizer, Span, TokenizedExample
 from sftctl.data.conversation import Conversation
+from sftctl.data.reasons import BadRow
 from sftctl.errors import DataError
 
 TrainOn = Literal["assistant", "last", "all"]
@@ -27,7 +28,7 @@ _OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 def tokenize(
     conversations: Sequence[Conversation], tokenizer: ChatTokenizer, train_on: TrainOn
 ) -> list[TokenizedExample]:
-    """Tokens and masks of a batch; DataError with file and line for a row that has none."""
+    """Tokens and masks of a batch; BadRow with file and line for a row that has none."""
     texts = [_render(row, tokenizer, len(row.messages)) for row in conversations]
     targets = [
         target_spans(row, tokenizer, text, train_on)
@@ -44,7 +45,7 @@ def tokenize(
             mask[start:end] = True
         mask[:1] = False  # nothing comes before the first token, so nothing predicts it
         if not mask.any():
-            raise DataError(f"{row.source}: no token to train on", "remove the row")
+            raise BadRow("no_target", f"{row.source}: no token to train on", "remove the row")
         examples.append(TokenizedExample(np.asarray(ids, dtype=np.int32), mask))
     return examples
 
@@ -58,10 +59,15 @@ def target_spans(
     _require_tool_calls(conversation, range(len(messages)), text)
     if train_on == "all":
         return []
-    trainable = range(conversation.first_trained, len(messages))
-    turns = [index for index in trainable if messages[index]["role"] == "assistant"]
+    turns = [
+        index
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant" and index not in conversation.untrained
+    ]
     if not turns:
-        raise DataError(f"{conversation.source}: no assistant turn to train on", "remove the row")
+        raise BadRow(
+            "no_target", f"{conversation.source}: no assistant turn to train on", "remove the row"
+        )
     spans = []
     for index in turns[-1:] if train_on == "last" else turns:
         start, end = _turn_span(conversation, tokenizer, text, index)
@@ -77,7 +83,9 @@ def _render(
     try:
         return tokenizer.render(messages, conversation.tools, prompt)
     except DataError as problem:
-        raise DataError(f"{conversation.source}: {problem.message}", problem.hint) from problem
+        raise BadRow(
+            "template_refused", f"{conversation.source}: {problem.message}", problem.hint
+        ) from problem
 
 
 def _turn_span(conversation: Conversation, tokenizer: ChatTokenizer, text: str, index: int) -> Span:
@@ -89,7 +97,8 @@ def _turn_span(conversation: Conversation, tokenizer: ChatTokenizer, text: str, 
     is_last = index + 1 == len(conversation.messages)
     until = text if is_last else _render(conversation, tokenizer, index + 1)
     if not (text.startswith(until) and text.startswith(header) and len(header) <= len(until)):
-        raise MaskNotExact(
+        raise BadRow(
+            "mask_not_exact",
             f"{conversation.source}: message {index + 1}: the chat template renders this turn "
             "differently within the whole conversation than at its end",
             "train on the last turn only, or use another chat template",
@@ -120,7 +129,9 @@ def _first_header(conversation: Conversation, tokenizer: ChatTokenizer, text: st
     header = _OPENED_THINKING.sub("", prompt).removeprefix(without)
     preamble, found, _ = text.partition(header) if header else ("", "", text)
     if not without.startswith(preamble) or found != header:
-        raise MaskNotExact(f"{conversation.source}: message 1: its header can't be told exactly")
+        raise BadRow(
+            "mask_not_exact", f"{conversation.source}: message 1: its header can't be told exactly"
+        )
     return preamble + header
 
 
@@ -129,7 +140,8 @@ def _require_tools(conversation: Conversation, text: str) -> None:
     for tool in conversation.tools or ():
         name = tool.get("function", tool).get("name") if isinstance(tool, dict) else None
         if isinstance(name, str) and name not in text:
-            raise DataError(
+            raise BadRow(
+                "tools_not_rendered",
                 f"{conversation.source}: the chat template does not render the tool {name!r}",
                 "use a tokenizer or a chat template that renders tools",
             )
@@ -140,7 +152,8 @@ def _require_tool_calls(conversation: Conversation, turns: Sequence[int], text: 
     for index in turns:
         for call in conversation.messages[index].get("tool_calls", ()):
             if call["function"]["name"] not in text:
-                raise DataError(
+                raise BadRow(
+                    "tools_not_rendered",
                     f"{conversation.source}: message {index + 1}: "
                     "the chat template does not render tool calls",
                     "use a tokenizer or a chat template that renders them",
@@ -161,7 +174,8 @@ def _token_range(
     if not end or ids[end - 1] not in tokenizer.special_ids:
         end = _token_at(offsets, span[1])
     if start is None or end is None:
-        raise MaskNotExact(
+        raise BadRow(
+            "mask_not_exact",
             f"{conversation.source}: a token lies half inside an assistant turn",
             "use a chat template with special tokens around the turns",
         )

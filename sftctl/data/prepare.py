@@ -10,11 +10,12 @@ from pathlib import Path
 from sftctl import jsonio
 from sftctl.data.batch import BatchPreparation, Input, raw_batches
 from sftctl.data.chat import ChatTokenizer
+from sftctl.data.duplicates import SeenDigests
 from sftctl.data.ledger import Ledger
 from sftctl.data.manifest import FORMAT_VERSION, SPLITS, SourceEntry, StoreManifest
 from sftctl.data.masks import MASK_RULES_VERSION
 from sftctl.data.settings import PrepareSettings
-from sftctl.data.sources import hash_source
+from sftctl.data.sources import Source, found_sources
 from sftctl.data.store import TokenStoreWriter
 from sftctl.data.workers import in_order
 from sftctl.disk import new_folder
@@ -38,23 +39,26 @@ def prepare_store(
         raise ConfigError(f"{output}: exists already", "name another output, or remove it first")
     if settings.val_fraction and validation_inputs:
         raise ConfigError("a validation fraction and validation inputs exclude each other")
-    train, validation = _hashes(inputs), _hashes(validation_inputs)
-    fingerprint = _fingerprint(train, validation, tokenizer, settings)
-    with _disk_errors(output), new_folder(output) as folder:
-        with (folder / "ledger.jsonl").open("wb") as ledger:
-            job = _Preparation(
-                {split: TokenStoreWriter(folder / split) for split in SPLITS},
-                Ledger(ledger, settings.strict),
-                tokenizer,
-                settings,
-                on_progress or _silent,
-            )
-            sides = [(item, settings.val_fraction) for item in train]
-            sides += [(item, 1.0) for item in validation]
-            job.add([Input(*item, share) for item, share in sides], num_workers)
-        manifest = job.finish(fingerprint)
-        tokenizer.save(folder / "tokenizer")
-        (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))
+    with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
+        fingerprint = _fingerprint(train, validation, tokenizer, settings)
+        with _disk_errors(output), new_folder(output) as folder:
+            with (folder / "ledger.jsonl").open("wb") as ledger:
+                job = _Preparation(
+                    {split: TokenStoreWriter(folder / split) for split in SPLITS},
+                    Ledger(ledger, settings.strict),
+                    tokenizer,
+                    settings,
+                    on_progress or _silent,
+                    [SourceEntry(item.name, item.sha256, 0, {}) for item in train + validation],
+                )
+                numbers = range(len(train), len(job.sources))
+                held_out = [Input(*item, 1.0) for item in zip(numbers, validation, strict=True)]
+                job.add(held_out, num_workers)
+                rest = [Input(*item, settings.val_fraction) for item in enumerate(train)]
+                job.add(rest, num_workers)
+            manifest = job.finish(fingerprint)
+            tokenizer.save(folder / "tokenizer")
+            (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))
     return manifest
 
 
@@ -65,7 +69,8 @@ def store_fingerprint(
     validation_inputs: Sequence[Path] = (),
 ) -> str:
     """The fingerprint `prepare_store` would write, without tokenizing: a key for a cache."""
-    return _fingerprint(_hashes(inputs), _hashes(validation_inputs), tokenizer, settings)
+    with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
+        return _fingerprint(train, validation, tokenizer, settings)
 
 
 @dataclass(slots=True)
@@ -77,20 +82,23 @@ class _Preparation:
     tokenizer: ChatTokenizer
     settings: PrepareSettings
     on_progress: Progress
-    sources: list[SourceEntry] = field(default_factory=list)
+    sources: list[SourceEntry]
+    seen: SeenDigests = field(default_factory=SeenDigests)
     rows_read: int = 0
+    rows_duplicated: int = 0
 
     def add(self, inputs: Sequence[Input], num_workers: int) -> None:
-        """All rows of the inputs, in order."""
-        self.sources += [SourceEntry(str(item.path), item.sha256, 0) for item in inputs]
-        work = BatchPreparation(self.tokenizer, self.settings)
+        """All rows of the inputs, in order; those that say what was added before are left out."""
+        held_out, self.seen = self.seen, SeenDigests()
+        work = BatchPreparation(self.tokenizer, self.settings, held_out)
         for batch in in_order(work, raw_batches(inputs), num_workers):
             for split, examples in batch.examples.items():
                 self.writers[split].extend(examples)
             for note in batch.notes:
                 self.ledger.write(note)
             source = self.sources[batch.source]
-            self.sources[batch.source] = replace(source, rows=source.rows + batch.num_rows)
+            self.sources[batch.source] = source.with_more(batch.num_rows, batch.shapes)
+            self.rows_duplicated += self.seen.add(batch.digests)
             self.rows_read += batch.num_rows
             num_tokens = sum(writer.num_tokens for writer in self.writers.values())
             self.on_progress(self.rows_read, num_tokens)
@@ -100,8 +108,7 @@ class _Preparation:
         splits = {split: writer.close() for split, writer in self.writers.items()}
         train, validation = splits["train"], splits["validation"]
         if not train.num_examples:
-            what = f"no row is left to train on, of {self.rows_read} read"
-            raise DataError(what, "raise --max-seq-len, or lower --val-fraction")
+            raise self._nothing_left()
         dropped = self.ledger.rows_dropped
         return StoreManifest(
             format_version=FORMAT_VERSION,
@@ -118,6 +125,8 @@ class _Preparation:
             rows_kept=self.rows_read - sum(dropped.values()),
             rows_dropped=dropped,
             rows_truncated=self.ledger.rows_truncated,
+            rows_duplicated=self.rows_duplicated,
+            tokens_lost=self.ledger.tokens_lost,
             num_examples=train.num_examples,
             num_validation_examples=validation.num_examples,
             num_tokens=train.num_tokens,
@@ -126,26 +135,34 @@ class _Preparation:
             splits=splits,
         )
 
+    def _nothing_left(self) -> DataError:
+        if not self.rows_read:
+            files = ", ".join(source.file for source in self.sources)
+            return DataError(f"{files}: no rows in this file")
+        dropped = self.ledger.rows_dropped
+        reasons = "".join(f"; {reason}: {rows}" for reason, rows in dropped.items())
+        what = f"no row is left to train on, of {self.rows_read} read{reasons}"
+        first = self.ledger.first_dropped
+        if first is None:
+            return DataError(what, "lower --val-fraction")
+        return DataError(what, f"the first: {first.message}")
+
 
 def _silent(num_rows: int, num_tokens: int) -> None:
     """Progress that nobody watches."""
 
 
-def _hashes(paths: Sequence[Path]) -> list[tuple[Path, str]]:
-    return [(path, hash_source(path)) for path in paths]
-
-
 def _fingerprint(
-    train: list[tuple[Path, str]],
-    validation: list[tuple[Path, str]],
+    train: Sequence[Source],
+    validation: Sequence[Source],
     tokenizer: ChatTokenizer,
     settings: PrepareSettings,
 ) -> str:
     ingredients = {
         "format_version": FORMAT_VERSION,
         "mask_rules_version": MASK_RULES_VERSION,
-        "train": [sha256 for _, sha256 in train],
-        "validation": [sha256 for _, sha256 in validation],
+        "train": [source.sha256 for source in train],
+        "validation": [source.sha256 for source in validation],
         "tokenizer": tokenizer.content_hash,
         "template": tokenizer.template_hash,
         "settings": replace(settings, strict=False),  # strictness changes no store that is made

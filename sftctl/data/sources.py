@@ -1,118 +1,102 @@
-"""Files in, rows out, each with the line it begins on."""
+"""What was named as input, found: files, folders, patterns, standard input, each with its hash."""
 
-import json
-from collections.abc import Iterator
+import glob
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from sftctl import jsonio
-from sftctl.data.conversation import SourceLine
 from sftctl.disk import hash_file
 from sftctl.errors import DataError
 
-_BOM = b"\xef\xbb\xbf"
-_SPACE = " \t\r\n"
+STANDARD_INPUT = "-"
+_ENDINGS = (".jsonl", ".json", ".parquet")
+_COMPRESSED = (".gz", ".zst")
 
 
-def hash_source(path: Path) -> str:
-    """SHA-256 of an input file."""
-    try:
-        return hash_file(path).sha256
-    except OSError as problem:
-        raise _unreadable(path, problem) from problem
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input file."""
+
+    path: Path  # where its bytes lie
+    name: str  # what messages and the ledger call it
+    sha256: str
 
 
-def read_rows(path: Path) -> Iterator[tuple[SourceLine, dict[str, Any]]]:
-    """The parsed rows of a file."""
-    for source, text in raw_rows(path):
-        yield source, parse_row(text, source)
+@contextmanager
+def found_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
+    """The files that the inputs mean, in order; what can be read once only is copied to disk first.
+
+    A folder means every data file below it, by name; a pattern those that match.
+    """
+    with ExitStack() as stack:
+        sources = []
+        for path in (found for item in inputs for found in _files(item)):
+            name = str(path)
+            try:
+                if name == STANDARD_INPUT:
+                    path = stack.enter_context(_copied(sys.stdin.buffer))
+                elif path.is_fifo() or path.is_char_device():
+                    with path.open("rb") as pipe:
+                        path = stack.enter_context(_copied(pipe))
+                sources.append(Source(path, name, hash_file(path).sha256))
+            except OSError as problem:
+                raise unreadable(name, problem) from problem
+        yield sources
 
 
-def raw_rows(path: Path) -> Iterator[tuple[SourceLine, bytes]]:
-    """The rows of a .jsonl file, streamed, or of a .json file (an array, or JSON lines too)."""
-    num_rows = 0
-    try:
-        rows = _array_rows(path) if path.suffix == ".json" else _line_rows(path)
-        for line, text in rows:
-            num_rows += 1
-            yield SourceLine(str(path), line), text
-    except OSError as problem:
-        raise _unreadable(path, problem) from problem
-    if num_rows == 0:
-        raise DataError(f"{path}: no rows in this file")
+def unreadable(name: str, problem: OSError) -> DataError:
+    """An input that can't be read, in the system's words."""
+    return DataError(f"{name}: {(problem.strerror or str(problem)).lower()}")
 
 
-def _unreadable(path: Path, problem: OSError) -> DataError:
-    return DataError(f"{path}: {(problem.strerror or str(problem)).lower()}")
+def _files(path: Path) -> list[Path]:
+    if str(path) == STANDARD_INPUT:
+        return [path]
+    if path.is_dir():
+        return _below(path)
+    if not path.exists() and glob.has_magic(str(path)):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise DataError(f"{path}: no file matches this pattern")
+        return [file for match in matches for file in _files(match)]
+    return [path]
 
 
-def _line_rows(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            text = line.removeprefix(_BOM) if number == 1 else line
-            if text := text.strip():
-                yield number, text
+def _below(folder: Path) -> list[Path]:
+    """The data files in a folder and its folders, hidden ones and token stores left out."""
+    if is_store(folder):
+        raise DataError(f"{folder}: is a token store", "name the conversations it was made from")
+    found = []
+    for parent, folders, files in os.walk(folder):
+        inner = (Path(parent) / name for name in folders if not name.startswith("."))
+        folders[:] = sorted(path.name for path in inner if not is_store(path))
+        found += [Path(parent) / name for name in sorted(files) if _is_data(name)]
+    if not found:
+        endings = ", ".join(_ENDINGS)
+        raise DataError(f"{folder}: no data files in this folder", f"known endings: {endings}")
+    return found
 
 
-def _array_rows(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The rows of one JSON array, found by the standard scanner, which tells where each begins."""
-    data = path.read_bytes().removeprefix(_BOM)
-    if not data.lstrip().startswith(b"["):  # JSON lines under another name
-        yield from _line_rows(path)
-        return
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as problem:
-        line = data.count(b"\n", 0, problem.start) + 1
-        raise DataError(f"{path}:{line}: invalid UTF-8") from problem
-    try:
-        yield from _elements(text)
-    except json.JSONDecodeError as problem:
-        raise _broken(
-            SourceLine(str(path), problem.lineno), problem.msg, problem.colno
-        ) from problem
+def is_store(folder: Path) -> bool:
+    """True: the folder holds what prepare-data writes."""
+    return (folder / "manifest.json").is_file() and (folder / "ledger.jsonl").is_file()
 
 
-def _elements(text: str) -> Iterator[tuple[int, bytes]]:
-    """(line, JSON text) of each element of the array in `text`."""
-    scan = json.JSONDecoder().raw_decode
-    line, counted = 1, 0
-    position, separator = _skip_space(text, 0), "["
-    while text[position : position + 1] == separator:
-        position = _skip_space(text, position + 1)
-        if separator == "[" and text[position : position + 1] == "]":
-            break
-        line, counted = line + text.count("\n", counted, position), position
-        _, end = scan(text, position)
-        yield line, text[position:end].encode("utf-8", "surrogatepass")
-        position, separator = _skip_space(text, end), ","
-    if text[position : position + 1] != "]":
-        raise json.JSONDecodeError("expected ',' or ']'", text, position)
-    if (rest := _skip_space(text, position + 1)) < len(text):
-        raise json.JSONDecodeError("more text after the array", text, rest)
+def _is_data(name: str) -> bool:
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    return name.endswith(_ENDINGS) and not name.startswith(".")
 
 
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] and text[position] in _SPACE:
-        position += 1
-    return position
-
-
-def parse_row(text: bytes, source: SourceLine) -> dict[str, Any]:
-    """The JSON object that a row is; DataError with its line for anything else."""
-    try:
-        row = jsonio.loads(text)
-    except jsonio.JSONDecodeError as problem:
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            raise DataError(f"{source}: invalid UTF-8") from problem
-        line = source.line + problem.lineno - 1
-        raise _broken(SourceLine(source.file, line), problem.msg, problem.colno) from problem
-    if not isinstance(row, dict):
-        raise DataError(f"{source}: a row must be a JSON object, this is a {type(row).__name__}")
-    return row
-
-
-def _broken(source: SourceLine, reason: str, column: int) -> DataError:
-    return DataError(f"{source}: broken JSON at column {column}: {reason}")
+@contextmanager
+def _copied(stream: BinaryIO) -> Iterator[Path]:
+    with tempfile.NamedTemporaryFile(prefix="sftctl-") as file:
+        shutil.copyfileobj(stream, file, 1 << 20)
+        file.flush()
+        yield Path(file.name)

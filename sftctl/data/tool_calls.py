@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.errors import DataError
+from sftctl.data.reasons import BadRow
 
 
 def tool_list(value: object) -> list[Any] | None:
@@ -21,7 +21,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's {"type", "function"}, with the arguments as an object where they are one."""
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError("a tool call has no function name")
+        raise BadRow("bad_shape", "a tool call has no function name")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _object_or_text(arguments)
@@ -45,7 +45,7 @@ def function_calls(value: str) -> list[dict[str, Any]] | None:
     try:
         found = jsonio.loads(value)
         calls = [_tool_call(call) for call in (found if isinstance(found, list) else [found])]
-    except (jsonio.JSONDecodeError, DataError, AttributeError):
+    except (jsonio.JSONDecodeError, BadRow, AttributeError):
         return None
     return calls if all(isinstance(c["function"]["arguments"], dict) for c in calls) else None
 
@@ -56,9 +56,9 @@ def _json(value: object, key: str) -> list[dict[str, Any]]:
         try:
             value = jsonio.loads(value)
         except jsonio.JSONDecodeError as problem:
-            raise DataError(f"{key!r} is not JSON: {problem.msg}") from None
+            raise BadRow("bad_shape", f"{key!r} is not JSON: {problem.msg}") from None
     if not value or (isinstance(value, str) and not value.strip()):
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise DataError(f"{key!r} is not a list of objects")
+        raise BadRow("bad_shape", f"{key!r} is not a list of objects")
     return value

@@ -26,21 +26,33 @@ GOOD = '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content"
     ],
     ids=["missing", "empty", "broken JSON", "no assistant", "unknown role", "no shape", "no row"],
 )
-@pytest.mark.parametrize("command", ["prepare-data", "train"])
 def test_bad_data_names_file_and_line(
-    sftctl: Sftctl, tmp_path: Path, command: str, content: str | None, message: str
+    sftctl: Sftctl, tmp_path: Path, content: str | None, message: str
 ) -> None:
     data = tmp_path / "data.jsonl"
     if content is not None:
         data.write_text(content)
-    if command == "prepare-data":
-        result = sftctl("prepare-data", data, "--output", "out")
-    else:
-        result = sftctl("train", "--data", data, "--output-dir", "out")
+    result = sftctl("prepare-data", data, "--output", "out", "--strict")
     assert result.exit_code == 3
     assert message in result.error
     assert result.stdout == ""
     assert {path.name for path in tmp_path.iterdir()} <= {"data.jsonl"}
+
+
+@pytest.mark.parametrize("command", ["prepare-data", "train"])
+def test_data_without_a_row_to_train_on_is_refused(
+    sftctl: Sftctl, tmp_path: Path, command: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(GOOD.replace("user", "robot") + "[1]\n")
+    output = "--output" if command == "prepare-data" else "--output-dir"
+    inputs = [data] if command == "prepare-data" else ["--data", data]
+    result = sftctl(command, *inputs, output, "out")
+    assert result.exit_code == 3
+    what = "no row is left to train on, of 2 read; bad_role: 1; bad_shape: 1"
+    assert result.error == f"error: {what}"
+    assert f"hint: the first: {data}:1: unknown role 'robot'" in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import jinja2
 
 from sftctl.data.chat import Span
-from sftctl.data.conversation import Message
+from sftctl.data.conversation import Conversation, Message, from_text
+from sftctl.data.rows import raw_rows
 from sftctl.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -58,3 +59,9 @@ def load(folder: Path, template: str | None = None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     return Tokenizer(AutoTokenizer.from_pretrained(folder), template)
+
+
+def conversations(path: Path) -> list[Conversation]:
+    """All rows of a file; every one must be whole."""
+    rows = raw_rows(path, path.name)
+    return [from_text(text, "auto", source) for source, text in rows if isinstance(text, bytes)]

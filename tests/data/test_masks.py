@@ -2,13 +2,12 @@ import re
 
 import pytest
 
-from sftctl.data.chat import MaskNotExact
 from sftctl.data.conversation import SourceLine, from_row
 from sftctl.data.masks import tokenize
+from sftctl.data.reasons import BadRow
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
-from sftctl.data.sources import read_rows
 from sftctl.errors import DataError
-from tests.data.chat_tokenizers import CHATML, SHARED, load
+from tests.data.chat_tokenizers import CHATML, SHARED, conversations, load
 
 HERE = SourceLine("rows.jsonl", 7)
 HEADERLESS = (
@@ -190,10 +189,26 @@ def test_what_cannot_be_masked_is_an_error_with_file_and_line(template, messages
     assert caught.value.message.startswith(f"rows.jsonl:7: {message}")
 
 
-def test_an_inexact_mask_has_a_class_of_its_own():
-    messages = [TURNS[1], {"role": "assistant", "content": "the"}]
-    with pytest.raises(MaskNotExact):
-        tokenize([conversation(messages)], load(SAMPLE_TOKENIZER, SPACED), "assistant")
+@pytest.mark.parametrize(
+    ("template", "messages", "reason"),
+    [
+        (SPACED, [TURNS[1], {"role": "assistant", "content": "the"}], "mask_not_exact"),
+        (CHATML, TURNS[:2], "no_target"),
+        (CHATML, TOOL_TURNS, "tools_not_rendered"),
+        ("{{ raise_exception('no') }}", TURNS, "template_refused"),
+    ],
+)
+def test_what_cannot_be_masked_has_a_reason(template, messages, reason):
+    with pytest.raises(BadRow) as caught:
+        tokenize([conversation(messages)], load(SAMPLE_TOKENIZER, template), "assistant")
+    assert caught.value.reason == reason
+
+
+def test_turns_marked_as_untrained_are_context(chatml):
+    marked = [*TURNS[:2], TURNS[2] | {"weight": 0}, TURNS[3], TURNS[4] | {"train": True}]
+    assert trained(chatml, marked) == ["🤖你好，世界👩‍👩‍👧<|im_end|>"]
+    with pytest.raises(BadRow, match="no assistant turn to train on"):
+        trained(chatml, marked[:3])
 
 
 def test_dropped_tool_calls_are_an_error_when_everything_is_trained_too(chatml):
@@ -219,7 +234,7 @@ def reference_mask(tokenizer, ids):
 
 
 def assert_masks_equal_the_reference(path, tokenizer, num_rows):
-    rows = [from_row(row, "auto", source) for source, row in read_rows(path)]
+    rows = conversations(path)
     assert len(rows) == num_rows
     examples = tokenize(rows, tokenizer, "assistant")
     for row, example in zip(rows, examples, strict=True):

@@ -1,10 +1,12 @@
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from sftctl.data.manifest import SPLITS
 from sftctl.data.prepare import prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.settings import PrepareSettings
@@ -94,10 +96,11 @@ def test_a_long_row_is_truncated_and_one_left_without_target_dropped(tmp_path, c
     assert (manifest.rows_read, manifest.rows_kept, manifest.rows_truncated) == (4, 3, 1)
     assert manifest.rows_dropped == {"no_target": 1}
     lost = [("truncated", 2, whole[1] - 64), ("no_target", 3, whole[2])]
-    assert ledger_of(tmp_path / "s") == [
-        {"file": str(path), "line": line, "reason": reason, "tokens_lost": tokens}
-        for reason, line, tokens in lost
+    entries = ledger_of(tmp_path / "s")
+    assert [(e["file"], e["reason"], e["line"], e["tokens_lost"]) for e in entries] == [
+        (str(path), *entry) for entry in lost
     ]
+    assert manifest.tokens_lost == {reason: tokens for reason, _, tokens in lost}
 
 
 def test_overflow_drop_drops_every_long_row(tmp_path, chatml):
@@ -134,25 +137,51 @@ def test_a_row_never_changes_sides(tmp_path, chatml, rows):
     assert 30 < list(sides.values()).count("validation") < 120
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([row("a"), "{broken"], ":2: broken JSON at column "),
-        (
-            [row("a"), {"conversations": [{"from": "bing", "value": "x"}]}],
-            ":2: unknown role 'bing'",
-        ),
-        ([row("a"), {"messages": []}], ":2: empty conversation"),
-        ([{"messages": [{"role": "user", "content": "x"}]}], ":1: no assistant turn to train on"),
-        ([{"text": "x"}], ":1: no known shape; its keys are: text"),
-    ],
-)
-def test_a_malformed_row_stops_and_leaves_nothing(tmp_path, chatml, lines, message):
-    path = written(tmp_path / "rows.jsonl", lines)
+BAD_ROWS = [
+    ("{broken", "broken_json", "broken JSON at column "),
+    ("", None, ""),
+    ({"conversations": [{"from": "robot", "value": "x"}]}, "bad_role", "unknown role 'robot'"),
+    ({"messages": []}, "empty", "empty conversation"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "no_target", "no assistant turn to train"),
+    ({"text": "x"}, "bad_shape", "no known shape; its keys are: text"),
+    ("[1]", "bad_shape", "a row must be a JSON object, this is a list"),
+    ('{"instruction": "\\udc00", "output": ""}', "broken_json", "broken JSON at column "),
+    ('{"messages": [{"role": "user"', "cut_off", "the file ends within this row"),
+]
+
+
+def test_a_malformed_row_is_dropped_into_the_ledger(tmp_path, chatml):
+    path = written(tmp_path / "rows.jsonl", [row("a"), *(bad for bad, _, _ in BAD_ROWS)])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    store = TokenStore.open(_prepared(tmp_path / "s", path, chatml))
+    expected = [(n, reason, detail) for n, (_, reason, detail) in enumerate(BAD_ROWS, 2) if reason]
+    ledger = ledger_of(tmp_path / "s")
+    assert [(entry["line"], entry["reason"]) for entry in ledger] == [e[:2] for e in expected]
+    for entry, (_, _, detail) in zip(ledger, expected, strict=True):
+        assert entry["detail"].startswith(detail)
+        assert (entry["file"], entry["tokens_lost"]) == (str(path), 0)
+    manifest = store.manifest
+    assert (manifest.rows_read, manifest.rows_kept, len(store)) == (len(expected) + 1, 1, 1)
+    assert manifest.rows_dropped == Counter(reason for _, reason, _ in expected)
+    assert manifest.sources[0].rows == manifest.rows_read
+    assert manifest.sources[0].shapes == {"alpaca": 1, "messages": 1}
+
+
+@pytest.mark.parametrize(("bad", "reason", "message"), [row for row in BAD_ROWS if row[1]])
+def test_strict_stops_at_a_malformed_row_and_leaves_nothing(tmp_path, chatml, bad, reason, message):
+    path = written(tmp_path / "rows.jsonl", [row("a"), bad])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
     with pytest.raises(DataError) as caught:
-        _prepared(tmp_path / "s", path, chatml)
-    assert caught.value.message.startswith(f"{path}{message}")
+        _prepared(tmp_path / "s", path, chatml, strict=True)
+    assert caught.value.message.startswith(f"{path}:2: {message}")
     assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_invalid_utf8_is_a_reason_too(tmp_path, chatml, rows):
+    rows.write_bytes(b'{"instruction": "\xff", "output": "x"}\n' + rows.read_bytes())
+    _prepared(tmp_path / "s", rows, chatml)
+    [entry] = ledger_of(tmp_path / "s")
+    assert (entry["line"], entry["reason"], entry["detail"]) == (1, "invalid_utf8", "invalid UTF-8")
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
@@ -196,9 +225,47 @@ def test_a_fraction_and_inputs_for_validation_exclude_each_other(tmp_path, chatm
 
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path, chatml, rows):
-    with pytest.raises(DataError, match="no row is left to train on, of 200 read"):
+    message = "no row is left to train on, of 200 read; too_long_dropped: 200"
+    with pytest.raises(DataError, match=message) as caught:
         _prepared(tmp_path / "s", rows, chatml, max_seq_len=4, overflow="drop")
+    assert caught.value.hint.startswith(f"the first: {rows}:1: too_long_dropped: ")
+    with pytest.raises(DataError, match="no row is left to train on, of 200 read") as caught:
+        _prepared(tmp_path / "s", rows, chatml, val_fraction=1.0)
+    assert caught.value.hint == "lower --val-fraction"
     assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_file_without_rows_is_an_error_only_if_there_is_no_other(tmp_path, chatml, rows):
+    empty = written(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match=f"{empty}: no rows in this file"):
+        _prepared(tmp_path / "s", empty, chatml)
+    manifest = prepare_store([empty, rows], tmp_path / "s", chatml, SETTINGS)
+    assert [source.rows for source in manifest.sources] == [0, 200]
+
+
+def test_duplicates_are_counted_whatever_their_shape(tmp_path, chatml, rows):
+    same = {"prompt": "Question 3?", "completion": "Yes."}
+    others = written(tmp_path / "others.jsonl", [row("New?"), row("New?"), same])
+    manifest = prepare_store([rows, others], tmp_path / "s", chatml, SETTINGS)
+    assert (manifest.rows_duplicated, manifest.rows_kept) == (2, 203)
+    assert [source.shapes for source in manifest.sources] == [
+        {"alpaca": 200},
+        {"alpaca": 2, "prompt-completion": 1},
+    ]
+
+
+def test_a_row_of_the_validation_inputs_is_never_trained(tmp_path, chatml, rows):
+    held_out = [row("Mine?"), row("Question 3?"), row("Question 3?"), row("long " * 99)]
+    validation = written(tmp_path / "validation.jsonl", held_out)
+    manifest = prepare_store([rows], tmp_path / "s", chatml, SETTINGS, [validation])
+    assert manifest.num_validation_examples == 3
+    assert manifest.rows_dropped == {"no_target": 1, "in_validation": 1}
+    assert manifest.rows_duplicated == 1
+    train, held_out = (set(texts_of(tmp_path / "s", split, chatml)) for split in SPLITS)
+    assert not train & held_out
+    [_, entry] = ledger_of(tmp_path / "s")
+    assert (entry["file"], entry["line"]) == (str(rows), 4)
+    assert entry["tokens_lost"] > 0
 
 
 def test_the_fingerprint_is_known_beforehand_and_does_not_depend_on_names(tmp_path, chatml, rows):

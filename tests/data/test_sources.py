@@ -1,91 +1,90 @@
 import hashlib
-import json
+import io
+import os
+import threading
+from pathlib import Path
 
 import pytest
 
-from sftctl.data.sources import hash_source, read_rows
+from sftctl.data.sources import found_sources
 from sftctl.errors import DataError
 
 
-def rows_of(path):
-    return [(source.line, row) for source, row in read_rows(path)]
+def names_of(*inputs):
+    with found_sources([Path(item) for item in inputs]) as sources:
+        return [source.name for source in sources]
 
 
-def written(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Data files of every ending, and others that are none."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "d/b.jsonl", "d/a.json", "d/sub/c.jsonl.gz", "d/sub/e.json.zst", "d/f.parquet",
+        "d/README.md", "d/.hidden.jsonl", "d/.git/x.json",
+        "d/store/manifest.json", "d/store/ledger.jsonl", "empty/none.txt",
+    ):  # fmt: skip
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(name.encode())
+    return tmp_path
 
 
-def test_json_lines_are_read_with_their_line_numbers(tmp_path):
-    path = written(tmp_path, "a.jsonl", '\ufeff{"a": 1}\n\n  \r\n{"a": "é\u2028"}\r\n{"a": 3}')
-    assert rows_of(path) == [(1, {"a": 1}), (4, {"a": "é\u2028"}), (5, {"a": 3})]
+IN_FOLDER = ["d/a.json", "d/b.jsonl", "d/f.parquet", "d/sub/c.jsonl.gz", "d/sub/e.json.zst"]
 
 
-def test_json_lines_are_streamed(tmp_path):
-    path = written(tmp_path, "a.jsonl", '{"a": 1}\n{broken')
-    rows = read_rows(path)
-    assert next(rows)[1] == {"a": 1}
+def test_a_folder_means_every_data_file_below_it_but_no_store(folder):
+    assert names_of("d") == IN_FOLDER
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_gives_the_line_on_which_each_row_begins(tmp_path, indent):
-    values = [{"a": i, "b": {"text": "x\n，🤖"}} for i in range(5)]
-    text = "\ufeff\n" + json.dumps(values, indent=indent, ensure_ascii=False)
-    path = written(tmp_path, "a.json", text)
-    lines = text.split("\n")
-    for number, (line, row) in enumerate(rows_of(path)):
-        assert row == values[number]
-        assert "{" in lines[line - 1]
-    expected = [2 + 1 + 6 * i for i in range(5)] if indent else [2] * 5
-    assert [line for line, _ in rows_of(path)] == expected
+def test_several_inputs_follow_each_other_as_they_were_named(folder):
+    assert names_of("d/b.jsonl", "d/sub", "d/a.json") == [
+        "d/b.jsonl", "d/sub/c.jsonl.gz", "d/sub/e.json.zst", "d/a.json",
+    ]  # fmt: skip
 
 
-def test_json_lines_may_be_called_json(tmp_path):
-    assert rows_of(written(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n')) == [
-        (1, {"a": 1}),
-        (2, {"a": 2}),
-    ]
+def test_a_pattern_means_the_files_that_match(folder):
+    assert names_of("d/*.json*") == ["d/a.json", "d/b.jsonl"]
+    assert names_of("d/**/*.gz") == ["d/sub/c.jsonl.gz"]
 
 
-def test_a_source_is_hashed_by_content(tmp_path):
-    path = written(tmp_path, "a.jsonl", "{}")
-    assert hash_source(path) == hashlib.sha256(b"{}").hexdigest()
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder):
+    Path("d/[a].json").write_bytes(b"")
+    assert names_of("d/[a].json") == ["d/[a].json"]
+
+
+def test_a_source_is_hashed_by_content(folder):
+    with found_sources([Path("d/a.json")]) as [source]:
+        assert source.sha256 == hashlib.sha256(b"d/a.json").hexdigest()
+
+
+def test_standard_input_is_kept_on_disk_while_it_is_needed(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}')))
+    with found_sources([Path("-")]) as [source]:
+        assert source.name == "-"
+        assert source.path.read_bytes() == b'{"a": 1}'
+        assert source.sha256 == hashlib.sha256(b'{"a": 1}').hexdigest()
+    assert not source.path.exists()
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"{}",))
+    writer.start()
+    with found_sources([tmp_path / "pipe"]) as [source]:
+        assert (source.name, source.path.read_bytes()) == (str(tmp_path / "pipe"), b"{}")
+    writer.join()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("given", "message", "hint"),
     [
-        ("a.jsonl", "", ": no rows in this file"),
-        ("a.jsonl", "\n \n", ": no rows in this file"),
-        ("a.json", "", ": no rows in this file"),
-        ("a.json", "[ ]", ": no rows in this file"),
-        ("a.jsonl", '{"a": 1}\n{"a": \n', ":2: broken JSON at column "),
-        ("a.jsonl", '{"a": "\\ud800"}\n', ":1: broken JSON at column "),
-        ("a.json", '{"a": 1}\n{"a": \n', ":2: broken JSON at column "),
-        ("a.json", '[{"a": 1},\n{"a": }]', ":2: broken JSON at column 7: "),
-        ("a.json", '[{"a": 1},\n{"a": "\\ud800"}]', ":2: broken JSON at column "),
-        ("a.json", '[{"a": 1}\n{"a": 2}]', ":2: broken JSON at column 1: expected ',' or ']'"),
-        ("a.json", '[{"a": 1},\n', ":2: broken JSON at column "),
-        ("a.json", '[{"a": 1},\n]', ":2: broken JSON at column 1: "),
-        ("a.json", '[{"a": 1}]\n{}', ":2: broken JSON at column 1: more text after the array"),
-        ("a.json", '[{"a": 1},\n\n{"a": NaN}]', ":3: broken JSON at column "),
-        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: invalid UTF-8"),
-        ("a.json", b'[{"a": 1},\n{"a": "\xff"}]', ":2: invalid UTF-8"),
-        ("a.jsonl", '{"a": 1}\n[1]\n', ":2: a row must be a JSON object, this is a list"),
-        ("a.json", '[{"a": 1},\n"b"]', ":2: a row must be a JSON object, this is a str"),
+        ("none.jsonl", "none.jsonl: no such file or directory", None),
+        ("none/*.jsonl", "none/*.jsonl: no file matches this pattern", None),
+        ("empty", "empty: no data files in this folder", "known endings: .jsonl, .json, .parquet"),
+        ("d/store", "d/store: is a token store", "name the conversations it was made from"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_where(tmp_path, name, content, message):
-    path = written(tmp_path, name, content)
+def test_what_is_not_found_is_a_data_error(folder, given, message, hint):
     with pytest.raises(DataError) as caught:
-        list(read_rows(path))
-    assert caught.value.message.startswith(f"{path}{message}")
-
-
-@pytest.mark.parametrize("read", [lambda path: list(read_rows(path)), hash_source])
-def test_a_missing_file_and_a_folder_are_data_errors(tmp_path, read):
-    with pytest.raises(DataError, match=r"none\.jsonl: no such file or directory"):
-        read(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=f"{tmp_path}: is a directory"):
-        read(tmp_path)
+        names_of(given)
+    assert (caught.value.message, caught.value.hint) == (message, hint)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sftctl.data.chat import TokenizedExample
-from sftctl.data.manifest import SourceEntry, SplitCounts, StoreManifest
+from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, SplitCounts, StoreManifest
 from sftctl.data.store import TokenStore, TokenStoreWriter
 from sftctl.errors import DataError
 from sftctl.jsonio import dump_pretty
@@ -24,7 +24,7 @@ EXAMPLES = [example(length, seed) for seed, length in enumerate([3, 5, 2, 40, 1,
 def manifest_of(splits):
     train, validation = splits["train"], splits["validation"]
     return StoreManifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         fingerprint="f" * 64,
         tokenizer="toy",
         tokenizer_hash="t" * 64,
@@ -33,11 +33,13 @@ def manifest_of(splits):
         max_seq_len=64,
         overflow="truncate",
         train_on="assistant",
-        sources=[SourceEntry("a.jsonl", "s" * 64, 7)],
+        sources=[SourceEntry("a.jsonl", "s" * 64, 7, {"messages": 7})],
         rows_read=7,
         rows_kept=7,
         rows_dropped={},
         rows_truncated=0,
+        rows_duplicated=0,
+        tokens_lost={},
         num_examples=train.num_examples,
         num_validation_examples=validation.num_examples,
         num_tokens=train.num_tokens,
@@ -77,7 +79,7 @@ def test_a_store_gives_back_what_was_written(path):
     assert store.lengths.tolist() == [3, 5, 2, 40, 1, 6, 4]
     assert store.target_lengths.tolist() == [item.num_target_tokens for item in EXAMPLES]
     assert store.manifest.splits["train"] == SplitCounts(7, 61, int(store.target_lengths.sum()))
-    assert store.manifest.sources == [SourceEntry("a.jsonl", "s" * 64, 7)]
+    assert store.manifest.sources == [SourceEntry("a.jsonl", "s" * 64, 7, {"messages": 7})]
 
 
 def test_an_example_is_never_cut_by_the_end_of_a_shard(path):
@@ -143,9 +145,13 @@ def rewrite(path, **changes):
     (path / "manifest.json").write_text(json.dumps(values | changes))
 
 
-def test_a_newer_format_is_refused(path):
-    rewrite(path, format_version=2, novelty=True)
-    refuses(path, f"{path}/manifest.json: format version 2 is newer than this sftctl's 1")
+def test_a_newer_format_is_refused_and_an_older_one_too(path):
+    newer = FORMAT_VERSION + 1
+    rewrite(path, format_version=newer, novelty=True)
+    what = f"format version {newer} is newer than this sftctl's {FORMAT_VERSION}"
+    refuses(path, f"{path}/manifest.json: {what}")
+    rewrite(path, format_version=1)
+    refuses(path, f"{path}/manifest.json: format version 1 is not read any more")
 
 
 def test_a_damaged_manifest_is_refused(path):
