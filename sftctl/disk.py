@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,9 +152,18 @@ def remove_folder(folder: Path, disk: Disk = DISK) -> None:
     disk.remove_tree(trash)
 
 
+def _is_free() -> None:
+    """The way of a folder that nothing stands in."""
+
+
 @contextlib.contextmanager
-def new_folder(target: Path, disk: Disk = DISK) -> Iterator[Path]:
-    """A folder to fill with any library; it becomes `target` at the end, whole or not at all."""
+def new_folder(
+    target: Path, disk: Disk = DISK, make_way: Callable[[], None] = _is_free
+) -> Iterator[Path]:
+    """A folder to fill with any library; it becomes `target` at the end, whole or not at all.
+
+    `make_way` is called when all is synced, right before: it may remove what stands at `target`.
+    """
     folder = temporary_sibling(target)
     disk.make_folder(folder)
     try:
@@ -164,6 +173,7 @@ def new_folder(target: Path, disk: Disk = DISK) -> Iterator[Path]:
                 disk.sync_folder(path)
             else:
                 sync_file(path, disk)
+        make_way()
         commit_folder(folder, target, disk)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,9 @@ def prepare_data(
         ),
     ] = None,
     *,
-    output: Annotated[Path, typer.Option(help="The store's directory; must not exist.")],
+    output: Annotated[
+        Path, typer.Option(help="The store's directory; a store there is reused or replaced.")
+    ],
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Directory, hub name or .gguf file. Default: the bundled one."),
@@ -57,9 +59,9 @@ def prepare_data(
         ),
     )  # fmt: skip
     progress = render.preparation_progress()
-    manifest = prepare_files(
+    prepared = prepare_files(
         inputs or [], val_input or [], output, config, strict, progress, workers
     )
-    render.emit(manifest, render.store_manifest(manifest, output), as_json=json)
+    render.emit(prepared.manifest, render.prepared_store(prepared, output), as_json=json)
     if show and not json:
         render.show(render.show_examples(shown_examples(output, show)))

@@ -14,6 +14,7 @@ from sftctl.metrics import RunSummary
 
 if TYPE_CHECKING:
     from sftctl.data.manifest import StoreManifest
+    from sftctl.data.prepare import PreparedStore
     from sftctl.train.preflight import RunPlan
 
 
@@ -82,10 +83,12 @@ def run_plan(plan: "RunPlan") -> RenderableType:
     return table
 
 
-def store_manifest(manifest: "StoreManifest", path: Path) -> RenderableType:
+def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
     """What became of every row."""
-    table = facts_table()
-    table.add_row("store", str(path))
+    manifest, table = prepared.manifest, facts_table()
+    table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
+    if prepared.replaced:
+        table.add_row("made anew", prepared.replaced)
     table.add_row("rows read", f"{manifest.rows_read:,}")
     kept = f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated"
     table.add_row("rows kept", f"{kept}{_tokens_lost(manifest, 'truncated')})")

@@ -85,7 +85,8 @@ class DataConfig:
         check_bounds(self)
 
     path: str | None = None
-    """A prepared store, or a file of conversations to prepare. Unset: the bundled sample."""
+    """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
+    bundled sample."""
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"] = "auto"
     """Shape of the rows of a file."""
     max_seq_len: Annotated[int, Bounds(at_least=2)] | None = None

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sftctl.data.manifest import PREPARE_ANEW
 from sftctl.data.microbatch import Examples, MicroBatch, StepBatch, collate_all, keeping_step
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
 from sftctl.environment import signal_when_the_parent_dies
-from sftctl.errors import LoaderDied
+from sftctl.errors import DataError, LoaderDied
 
 _EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
 
@@ -122,7 +123,11 @@ class StepLoader:
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
         """The StepBatches of `epoch` from `start_step` on."""
         self._sampler.set_epoch(epoch, start_step)
-        yield from self._loader
+        try:
+            yield from self._loader
+        except DataError as problem:  # from a loader process it comes within a traceback
+            message = problem.message.rstrip().rpartition("DataError: ")[2]
+            raise DataError(message, PREPARE_ANEW) from problem
 
 
 @contextmanager

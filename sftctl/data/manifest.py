@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl import jsonio
+from sftctl.disk import FileEntry
 from sftctl.errors import DataError
 
 FORMAT_VERSION = 2
@@ -50,11 +51,14 @@ class StoreManifest:
     fingerprint: str
     tokenizer: str
     tokenizer_hash: str
+    vocab_size: int
     template_hash: str
     engine: str
     max_seq_len: int
     overflow: str
     train_on: str
+    format: str
+    val_fraction: float
     sources: list[SourceEntry]
     rows_read: int
     rows_kept: int
@@ -68,6 +72,12 @@ class StoreManifest:
     num_target_tokens: int
     length_quantiles: dict[str, int]
     splits: dict[str, SplitCounts]
+    files: dict[str, FileEntry]
+
+    @property
+    def has_notes(self) -> bool:
+        """True: some row was not kept as it came."""
+        return bool(self.rows_dropped or self.tokens_lost)
 
     @classmethod
     def read(cls, store: Path) -> "StoreManifest":
@@ -87,6 +97,7 @@ class StoreManifest:
         try:
             values["sources"] = [SourceEntry(**entry) for entry in values["sources"]]
             values["splits"] = {name: SplitCounts(**values["splits"][name]) for name in SPLITS}
+            values["files"] = {k: FileEntry(**v) for k, v in values["files"].items()}
             return cls(**values)
-        except (TypeError, KeyError) as problem:
+        except (TypeError, KeyError, AttributeError) as problem:
             raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_ANEW) from problem

@@ -149,7 +149,10 @@ class TokenStore:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenizedExample:
-        """Example `index`; its arrays are read-only views of the files."""
+        """Example `index`; its arrays are read-only views of the files.
+
+        DataError where it holds what is no token: a file that was changed since it was written.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         start = int(self._offsets[index])
@@ -157,7 +160,14 @@ class TokenStore:
         tokens, mask = self._tokens[shard], self._masks[shard]
         start -= self._shard_ends[shard] - len(tokens)
         end = start + int(self.lengths[index])
-        return TokenizedExample(tokens[start:end], mask[start:end])
+        ids = tokens[start:end]
+        if ids.view(np.uint32).max(initial=0) >= self.manifest.vocab_size:  # negative is too large
+            raise DataError(
+                f"{self.path / self.split}: damaged: example {index} holds what is no token of the "
+                f"vocabulary of {self.manifest.vocab_size}",
+                PREPARE_ANEW,
+            )
+        return TokenizedExample(ids, mask[start:end])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.path, self.split, self.manifest)

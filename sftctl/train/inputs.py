@@ -8,10 +8,10 @@ import numpy as np
 
 from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
 from sftctl.data.manifest import PREPARE_ANEW
-from sftctl.data.prepare import prepare_store, store_fingerprint
+from sftctl.data.prepare import PreparedStore, prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.settings import PrepareSettings
-from sftctl.data.store import StoreManifest, TokenStore
+from sftctl.data.store import TokenStore
 from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import PRESETS
@@ -82,8 +82,9 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     """The store that `data.path` is, or the one in the cache that was made from it."""
     stop.check()
     given = config.data.path
-    if given is not None and Path(given).is_dir():
+    if given is not None and (Path(given) / "manifest.json").is_file():
         _check_tokenizer(config, Path(given))
+        _check_settings(config.data, Path(given))
         return Path(given)
     if given is None and config.data.val_fraction:
         raise ConfigError(
@@ -99,7 +100,7 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     validation_inputs = [validation] if validation is not None else []
     key = store_fingerprint([train], tokenizer, settings, validation_inputs)
     path = cache_folder() / "stores" / key[:32]
-    if not path.exists():
+    if not _opens(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         prepare_store(
             [train],
@@ -111,6 +112,15 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
             num_workers=usable_cores(),
         )
     return path
+
+
+def _opens(path: Path) -> bool:
+    """A store in the cache that was damaged is made anew, for nobody knows where it lies."""
+    try:
+        TokenStore.open(path)
+    except DataError:
+        return False
+    return True
 
 
 def prepare_settings(data: DataConfig) -> PrepareSettings:
@@ -140,6 +150,25 @@ def _check_tokenizer(config: RunConfig, path: Path) -> None:
         )
 
 
+def _check_settings(data: DataConfig, path: Path) -> None:
+    """Refuse a store that was made in another way than was asked for; defaults ask for nothing."""
+    manifest = TokenStore.open(path).manifest
+    for key in ("train_on", "overflow", "format", "val_fraction"):
+        wanted, stored = getattr(data, key), getattr(manifest, key)
+        if wanted not in (stored, getattr(DataConfig(), key)):
+            raise DataError(
+                f"{path}: prepared with {key} {stored}, the run asks for {wanted}",
+                f"prepare the data again, or leave data.{key} out",
+            )
+    if data.chat_template is not None:
+        template = load_tokenizer(str(path / "tokenizer"), Path(data.chat_template))
+        if template.template_hash != manifest.template_hash:
+            raise DataError(
+                f"{path}: prepared with another chat template than {data.chat_template}",
+                "prepare the data again, or leave data.chat_template out",
+            )
+
+
 def _models_tokenizer(model: str) -> str:
     return str(SAMPLE_TOKENIZER) if model in PRESETS else model
 
@@ -157,7 +186,7 @@ def prepare_files(
     strict: bool,
     on_progress: Callable[[int, int], None],
     num_workers: int | None = None,
-) -> StoreManifest:
+) -> PreparedStore:
     """What `prepare-data` does; without inputs the bundled sample is prepared."""
     if not inputs:
         train, validation = sample_files()

@@ -73,7 +73,7 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["train", "--model", "owner/name"], 2, "owner/name"),
         (["train", "--tokenizer", "empty"], 2, "empty: no tokenizer.json in this directory"),
         (["train", "--output-dir", "empty"], 2, "empty: exists already"),
-        (["train", "--data", "empty"], 3, "empty: not a token store"),
+        (["train", "--data", "empty"], 3, "empty: no data files in this folder"),
         (["prepare-data", "--output", "empty"], 2, "empty: exists already"),
         (["prepare-data", "--output", "new", "--overflow", "split"], 2, "data.overflow: expected"),
         (["prepare-data"], 2, "--output"),
@@ -147,8 +147,62 @@ def test_a_template_that_drops_tools_or_their_calls_is_refused(
     for name, message in (
         ("calls", "does not render tool calls"), ("tools", "does not render the tool 'clock'")
     ):  # fmt: skip
-        result = sftctl("prepare-data", f"{name}.jsonl", "--output", "s", "--train-on", train_on)
+        result = sftctl(
+            "prepare-data", f"{name}.jsonl", "--output", "s", "--train-on", train_on, "--strict"
+        )
         assert result.exit_code == 3 and message in result.error
+
+
+def test_a_store_that_was_made_in_another_way_than_asked_is_refused(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    (tmp_path / "data.jsonl").write_text(GOOD)
+    (tmp_path / "template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert sftctl("prepare-data", "data.jsonl", "--output", "store").exit_code == 0
+    for setting, message in (
+        ("data.train_on=last", "prepared with train_on assistant, the run asks for last"),
+        ("data.overflow=drop", "prepared with overflow truncate, the run asks for drop"),
+        ("data.val_fraction=0.5", "prepared with val_fraction 0.0, the run asks for 0.5"),
+        ("data.chat_template=template.jinja", "prepared with another chat template than "),
+    ):
+        result = sftctl("train", "--data", "store", "--set", setting, "--output-dir", "out")
+        assert result.exit_code == 3
+        assert result.error.startswith(f"error: {tmp_path}/store: {message}")
+        key = setting.partition("=")[0]
+        assert f"hint: prepare the data again, or leave {key} out" in result.stderr
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_store_that_holds_what_is_no_token_is_told_in_one_line(
+    sftctl: Sftctl, tmp_path: Path, num_workers: int
+) -> None:
+    import numpy as np
+
+    (tmp_path / "data.jsonl").write_text(GOOD)
+    assert sftctl("prepare-data", "data.jsonl", "--output", "store").exit_code == 0
+    tokens = tmp_path / "store/train/tokens-00000.npy"
+    np.save(tokens, np.load(tokens) + 100_000)
+    result = sftctl("train", "--data", "store", "--output-dir", "out", "--num-workers", num_workers)
+    assert result.exit_code == 3
+    what = "store/train: damaged: example 0 holds what is no token of the vocabulary of 2048"
+    assert result.error == f"error: {tmp_path}/{what}"
+    assert "hint: prepare the data anew" in result.stderr
+
+
+def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    rows = [GOOD, GOOD, '{"instruction": "a", "output": "c"}\n', "{broken}\n"]
+    (tmp_path / "data.jsonl").write_text("".join(rows))
+    first = sftctl("prepare-data", "data.jsonl", "--output", "store")
+    assert (first.exit_code, "reused" in first.stdout, "made anew" in first.stdout) == (0, 0, 0)
+    assert "dropped: broken_json" in first.stdout
+    assert "1 rows say what another says" in first.stdout
+    assert "data.jsonl: messages 2, alpaca 1" in first.stdout
+    again = sftctl("prepare-data", "data.jsonl", "--output", "store")
+    assert (again.exit_code, "reused: nothing changed" in again.stdout) == (0, True)
+    other = sftctl("prepare-data", "data.jsonl", "--output", "store", "--max-seq-len", 100)
+    assert "max_seq_len 1024 → 100" in other.stdout
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

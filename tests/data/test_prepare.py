@@ -39,7 +39,8 @@ def texts_of(path, split, tokenizer):
 
 def test_the_bundled_sample_becomes_a_store_that_reads_back_as_text(tmp_path, chatml):
     train, validation = sample_files()
-    manifest = prepare_store([train], tmp_path / "s", chatml, PrepareSettings(), [validation])
+    made = prepare_store([train], tmp_path / "s", chatml, PrepareSettings(), [validation])
+    manifest = made.manifest
     for split, path in (("train", train), ("validation", validation)):
         messages = [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
         expected = [chatml.render(turns, None, False) for turns in messages]
@@ -57,7 +58,7 @@ def test_the_manifest_on_disk_counts_what_the_store_holds(tmp_path, chatml, rows
         TokenStore.open(tmp_path / "s", "validation"),
     )
     manifest = json.loads((tmp_path / "s/manifest.json").read_text())
-    assert store.manifest == made
+    assert store.manifest == made.manifest
     assert manifest["num_examples"] == len(store)
     assert manifest["num_validation_examples"] == len(validation)
     assert manifest["num_tokens"] == store.lengths.sum()
@@ -138,7 +139,7 @@ def test_a_row_never_changes_sides(tmp_path, chatml, rows):
 
 
 BAD_ROWS = [
-    ("{broken", "broken_json", "broken JSON at column "),
+    ("{broken}", "broken_json", "broken JSON at column "),
     ("", None, ""),
     ({"conversations": [{"from": "robot", "value": "x"}]}, "bad_role", "unknown role 'robot'"),
     ({"messages": []}, "empty", "empty conversation"),
@@ -198,7 +199,7 @@ def test_progress_counts_rows_and_tokens(tmp_path, chatml, monkeypatch):
     path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
     manifest = prepare_store(
         [path], tmp_path / "s", chatml, SETTINGS, on_progress=lambda *counts: told.append(counts)
-    )
+    ).manifest
     assert len(told) > 9
     assert told == sorted(told)
     assert told[-1] == (300, manifest.num_tokens)
@@ -208,7 +209,7 @@ def test_an_output_that_exists_is_refused(tmp_path, chatml, rows):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for output in (tmp_path / "folder", tmp_path / "link", rows):
-        with pytest.raises(ConfigError, match=f"{output}: exists already") as caught:
+        with pytest.raises(ConfigError, match=f"{output}: exists already, and is no") as caught:
             prepare_store([rows], output, chatml, SETTINGS)
         assert caught.value.hint == "name another output, or remove it first"
 
@@ -239,14 +240,14 @@ def test_a_file_without_rows_is_an_error_only_if_there_is_no_other(tmp_path, cha
     empty = written(tmp_path / "empty.jsonl", [])
     with pytest.raises(DataError, match=f"{empty}: no rows in this file"):
         _prepared(tmp_path / "s", empty, chatml)
-    manifest = prepare_store([empty, rows], tmp_path / "s", chatml, SETTINGS)
+    manifest = prepare_store([empty, rows], tmp_path / "s", chatml, SETTINGS).manifest
     assert [source.rows for source in manifest.sources] == [0, 200]
 
 
 def test_duplicates_are_counted_whatever_their_shape(tmp_path, chatml, rows):
     same = {"prompt": "Question 3?", "completion": "Yes."}
     others = written(tmp_path / "others.jsonl", [row("New?"), row("New?"), same])
-    manifest = prepare_store([rows, others], tmp_path / "s", chatml, SETTINGS)
+    manifest = prepare_store([rows, others], tmp_path / "s", chatml, SETTINGS).manifest
     assert (manifest.rows_duplicated, manifest.rows_kept) == (2, 203)
     assert [source.shapes for source in manifest.sources] == [
         {"alpaca": 200},
@@ -257,7 +258,7 @@ def test_duplicates_are_counted_whatever_their_shape(tmp_path, chatml, rows):
 def test_a_row_of_the_validation_inputs_is_never_trained(tmp_path, chatml, rows):
     held_out = [row("Mine?"), row("Question 3?"), row("Question 3?"), row("long " * 99)]
     validation = written(tmp_path / "validation.jsonl", held_out)
-    manifest = prepare_store([rows], tmp_path / "s", chatml, SETTINGS, [validation])
+    manifest = prepare_store([rows], tmp_path / "s", chatml, SETTINGS, [validation]).manifest
     assert manifest.num_validation_examples == 3
     assert manifest.rows_dropped == {"no_target": 1, "in_validation": 1}
     assert manifest.rows_duplicated == 1
@@ -270,7 +271,7 @@ def test_a_row_of_the_validation_inputs_is_never_trained(tmp_path, chatml, rows)
 
 def test_the_fingerprint_is_known_beforehand_and_does_not_depend_on_names(tmp_path, chatml, rows):
     known = store_fingerprint([rows], chatml, SETTINGS)
-    assert prepare_store([rows], tmp_path / "s", chatml, SETTINGS).fingerprint == known
+    assert prepare_store([rows], tmp_path / "s", chatml, SETTINGS).manifest.fingerprint == known
     moved = rows.rename(tmp_path / "moved.jsonl")
     assert store_fingerprint([moved], chatml, replace(SETTINGS, strict=True)) == known
 

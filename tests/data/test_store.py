@@ -28,11 +28,14 @@ def manifest_of(splits):
         fingerprint="f" * 64,
         tokenizer="toy",
         tokenizer_hash="t" * 64,
+        vocab_size=99,
         template_hash="c" * 64,
         engine="hf",
         max_seq_len=64,
         overflow="truncate",
         train_on="assistant",
+        format="auto",
+        val_fraction=0.0,
         sources=[SourceEntry("a.jsonl", "s" * 64, 7, {"messages": 7})],
         rows_read=7,
         rows_kept=7,
@@ -46,6 +49,7 @@ def manifest_of(splits):
         num_target_tokens=train.num_target_tokens,
         length_quantiles={"max": 40},
         splits=splits,
+        files={},
     )
 
 
