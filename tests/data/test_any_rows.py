@@ -9,7 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sftctl.data.batch import BatchPreparation, Input, raw_batches
+from sftctl.data.conversation import SourceLine, from_text
+from sftctl.data.reasons import BadRow
 from sftctl.data.settings import PrepareSettings
+from sftctl.data.shapes import ROLES, ROW_KEYS
 from sftctl.data.sources import Source
 from tests.data.chat_tokenizers import Tokenizer
 
@@ -148,3 +151,30 @@ def test_batches_are_cut_by_size_and_hold_every_row(
     rows = [good("question", "answer", number % 6) for number in range(40)]
     (tmp_path / "rows").write_bytes(b"\n".join(rows))
     assert prepared(tmp_path / "rows", chatml) == (40, 40, [])
+
+
+FIELDS = sorted(ROW_KEYS) + ["role", "content", "from", "value", "tool_calls", "function_call"]
+FIELDS += ["reasoning_content", "train", "weight", "function", "name", "arguments", "text", "id"]
+WORDS = st.sampled_from(["user", "assistant", "human", "gpt", "tool", "function_call", "[{", "[]"])
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats(0, 2) | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+SHAPES = ["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), ANY_VALUE, max_size=5), st.sampled_from(SHAPES))
+def test_no_row_whatsoever_is_anything_but_a_conversation_or_a_bad_row(row, shape) -> None:
+    try:
+        conversation = from_text(json.dumps(row).encode(), shape, SourceLine("rows", 1))
+    except BadRow as problem:
+        assert problem.reason in ("bad_shape", "bad_role", "empty")
+        assert problem.message.startswith("rows:1: ")
+        return
+    assert all(isinstance(message["content"], str) for message in conversation.messages)
+    assert all(message["role"] in ROLES.values() for message in conversation.messages)
+    assert conversation.untrained <= set(range(len(conversation.messages)))
