@@ -12,6 +12,7 @@ from sftctl.errors import DataError
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BUFFER_BYTES = 1 << 16  # what is lost before the place where a stream is damaged
+_READ_BYTES = 1 << 20
 
 Reader = Any
 """What reads like io.BufferedReader: read1, readline, peek."""
@@ -24,7 +25,8 @@ class CutOff(Exception):
 @contextmanager
 def open_plain(path: Path, name: str) -> Iterator[Reader]:
     """The bytes of `path`, decompressed as they are read: memory holds a buffer of them at most."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_READ_BYTES) as opened:
+        file: Reader = opened
         magic = file.peek(4)[:4]
         if magic == _ZSTANDARD:
             with _zstandard(file, name) as reader:

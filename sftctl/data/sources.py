@@ -50,6 +50,14 @@ def found_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
         yield sources
 
 
+def require_input(path: Path) -> None:
+    """DataError where `path` names nothing; nothing is read."""
+    if not path.exists() and not glob.has_magic(str(path)):
+        raise DataError(f"{path}: no such file or directory")
+    if not path.exists():
+        _files(path)
+
+
 def unreadable(name: str, problem: OSError) -> DataError:
     """An input that can't be read, in the system's words."""
     return DataError(f"{name}: {(problem.strerror or str(problem)).lower()}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sftctl.config.schema import RunConfig
-from sftctl.errors import DataError
+from sftctl.data.sources import require_input
 from sftctl.model.presets import PRESETS
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
 from sftctl.train.rundir import refuse_existing
@@ -13,8 +13,8 @@ def check_before_loading(config: RunConfig) -> None:
     """Raise for paths that are not there, and for an output directory that is."""
     if config.output_dir is not None:
         refuse_existing(config.output_dir)
-    if config.data.path is not None and not Path(config.data.path).exists():
-        raise DataError(f"{config.data.path}: no such file or directory")
+    if config.data.path is not None:
+        require_input(Path(config.data.path))
     if config.model.name not in PRESETS:
         ModelSource.of(config.model.name)
         require_model_folder(config.model.name)

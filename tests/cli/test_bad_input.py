@@ -73,6 +73,7 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["train", "--model", "owner/name"], 2, "owner/name"),
         (["train", "--tokenizer", "empty"], 2, "empty: no tokenizer.json in this directory"),
         (["train", "--output-dir", "empty"], 2, "empty: exists already"),
+        (["train", "--data", "*.none"], 3, "*.none: no file matches this pattern"),
         (["train", "--data", "empty"], 3, "empty: no data files in this folder"),
         (["prepare-data", "--output", "empty"], 2, "empty: exists already"),
         (["prepare-data", "--output", "new", "--overflow", "split"], 2, "data.overflow: expected"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.data.sources import found_sources
+from sftctl.data.sources import found_sources, require_input
 from sftctl.errors import DataError
 
 
@@ -88,3 +88,12 @@ def test_what_is_not_found_is_a_data_error(folder, given, message, hint):
     with pytest.raises(DataError) as caught:
         names_of(given)
     assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_a_name_that_means_nothing_is_refused_before_anything_is_read(folder):
+    for fine in ("d", "d/a.json", "d/*.jsonl", "empty"):
+        require_input(Path(fine))
+    with pytest.raises(DataError, match="none: no such file or directory"):
+        require_input(Path("none"))
+    with pytest.raises(DataError, match=r"d/\*\.csv: no file matches this pattern"):
+        require_input(Path("d/*.csv"))
