@@ -71,10 +71,10 @@ def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
 
 def _last_line(row: bytes, name: str, number: int) -> Raw:
     """A last line without a newline is a row; or the beginning of one, where the file was cut."""
-    if not row.endswith(b"}"):
-        try:
-            jsonio.loads(row)
-        except jsonio.JSONDecodeError:
+    try:
+        jsonio.loads(row)
+    except jsonio.JSONDecodeError as problem:
+        if not row.endswith(b"}") or "end of data" in problem.msg:
             return _cut_off(name, number)
     return row
 

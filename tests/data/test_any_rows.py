@@ -37,8 +37,8 @@ USER = b'{"role": "user", "content": "x"}'
 BAD = [
     (b'{"messages": [%s]}' % USER, "no_target"),
     (b'{"messages": [{"role": "assistant", "content": "x", "train": false}]}', "no_target"),
-    (b'{"instruction": "%s", "output": "x"}' % (b"long " * 200), "no_target"),
-    (b'{"instruction": "a", "output": "%s"}' % (b"long " * 200), "truncated"),
+    (b'{"instruction": "%s", "output": "x"}' % (b"long " * 800), "no_target"),
+    (b'{"instruction": "a", "output": "%s"}' % (b"long " * 800), "truncated"),
     (b'{"messages": []}', "empty"),
     (b'{"conversations": [], "system": "S"}', "empty"),
     (b'{"messages": [{"role": "robot", "content": "x"}]}', "bad_role"),
@@ -65,7 +65,7 @@ PLAIN_OR_ZIPPED = st.sampled_from([bytes, gzip.compress])
 
 def prepared(path: Path, tokenizer: Tokenizer) -> tuple[int, int, list[tuple[int, str]]]:
     """Rows read, examples kept, and the (line, reason) of every note."""
-    prepare = BatchPreparation(tokenizer, PrepareSettings(max_seq_len=100))
+    prepare = BatchPreparation(tokenizer, PrepareSettings(max_seq_len=500))
     batches = [prepare(b) for b in raw_batches([Input(0, Source(path, "rows", ""), 0.3)])]
     assert all(note.source.file == "rows" for batch in batches for note in batch.notes)
     return (
