@@ -55,6 +55,10 @@ class LoaderResult:
     first_batch_s: float | None = None
     wait_p50_s: float | None = None
     wait_p99_s: float | None = None
-    rss_bytes: int | None = None  # this process and its loader processes
+    rss_bytes: int | None = None  # all ranks and their loader processes; shared pages in each
+    pss_bytes: int | None = None  # the same, a shared page counted once
+    shm_bytes: int | None = None  # in /dev/shm
+    open_files: int | None = None  # of all these processes
+    step_wait_s: float | None = None  # for a batch, with a step's work before each
     spread_ratio: float | None = None  # (largest - smallest) / median of the rounds' tokens_per_s
     error: str | None = None  # why there are no numbers

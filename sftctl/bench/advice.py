@@ -10,17 +10,43 @@ from sftctl.errors import ConfigError
 from sftctl.metrics import LoaderResult
 
 _AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: the rest isn't worth another process
+MOST_WAIT_RATIO = 0.01
+"""The share of a step that its wait for data may take."""
 
 
-def recommend(results: Iterable[LoaderResult]) -> tuple[LoaderResult | None, str]:
-    """The smallest setting within 10% of the best tokens/s, and why; None if all failed."""
+def recommend(
+    results: Iterable[LoaderResult], step_time_s: float | None = None
+) -> tuple[LoaderResult | None, str]:
+    """The setting to take, and why; None if all failed.
+
+    With a step time: the smallest whose wait stays under 1% of it. Without: the smallest within
+    10% of the best tokens/s.
+    """
     results = list(results)
     working = [result for result in results if result.error is None]
     if not working:
         return None, f"every setting failed; the first: {results[0].error}"
+    if step_time_s is not None:
+        return _by_wait(working, step_time_s)
     best = max(map(_speed, working))
     choice = min((r for r in working if _speed(r) >= _AS_GOOD_AS_BEST * best), key=_size)
     return choice, _why(choice, working)
+
+
+def _by_wait(working: list[LoaderResult], step_time_s: float) -> tuple[LoaderResult, str]:
+    quick = [r for r in working if _wait(r) < MOST_WAIT_RATIO * step_time_s]
+    choice = min(quick, key=_size) if quick else min(working, key=_wait)
+    share = f"{1e3 * _wait(choice):.2f} ms for data, {_wait(choice) / step_time_s:.2%} of a step"
+    step = f"of {step_time_s:.3g} s"
+    if not quick:
+        return choice, f"{_workers(choice)}: no setting stays under 1%; a step waits {share} {step}"
+    if choice.num_workers == 0:
+        return choice, f"0 workers: a step waits {share} {step}; loader processes can't help"
+    return choice, f"{_workers(choice)}: the fewest under 1%: a step waits {share} {step}"
+
+
+def _wait(result: LoaderResult) -> float:
+    return result.step_wait_s if result.step_wait_s is not None else float("inf")
 
 
 def _size(result: LoaderResult) -> tuple[int, int, float]:

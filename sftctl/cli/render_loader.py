@@ -1,8 +1,12 @@
-"""The loader sweep as a table."""
+"""The loader sweep as a table: live while it is measured, with heat at the end."""
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -13,44 +17,113 @@ if TYPE_CHECKING:
     from sftctl.bench.machine import Machine
 
 _SETTING = ("workers", "pin", "prefetch", "persistent")
-_MEASURED = (
-    "batches\n/s",
-    "tokens\n/s",
-    "spread\n",
-    "first\nms",
-    "p50\nms",
-    "p99\nms",
-    "RSS\nMB",
+
+# Name, field, units in one, format, and whether more is better (None: no heat).
+_MEASURED: tuple[tuple[str, str, float, str, bool | None], ...] = (
+    ("batches\n/s", "batches_per_s", 1, "{:,.0f}", True),
+    ("tokens\n/s", "tokens_per_s", 1, "{:,.0f}", True),
+    ("spread\n", "spread_ratio", 1, "{:.0%}", None),
+    ("first\nms", "first_batch_s", 1e-3, "{:.1f}", False),
+    ("p50\nms", "wait_p50_s", 1e-3, "{:.2f}", False),
+    ("p99\nms", "wait_p99_s", 1e-3, "{:.2f}", False),
+    ("in step\nms", "step_wait_s", 1e-3, "{:.2f}", False),
+    ("RSS\nMB", "rss_bytes", 1e6, "{:,.0f}", False),
+    ("PSS\nMB", "pss_bytes", 1e6, "{:,.0f}", False),
+    ("shm\nMB", "shm_bytes", 1e6, "{:,.1f}", None),
+    ("files\n", "open_files", 1, "{:,.0f}", None),
 )
+_HEAT = ("black on green", "black on dark_sea_green", "black on khaki1", "black on light_salmon1")
+
+
+@contextmanager
+def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], int, int], None]]:
+    """A table on the terminal that grows while it is measured; nothing elsewhere."""
+    console = Console(file=sys.stderr, highlight=False)
+    if not (wanted and console.is_terminal):
+        yield lambda results, done, total: None
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def on_progress(results: Sequence[LoaderResult], done: int, total: int) -> None:
+            text = Text(f"\n{done} of {total} rounds; medians so far")
+            live.update(Group(_table(results, None), text), refresh=True)
+
+        yield on_progress
 
 
 def loader_report(report: "LoaderReport") -> RenderableType:
     """Where and what was measured, a row a setting, and the verdict."""
-    facts = Text(
-        f"{report.store}\n"
-        f"{report.num_examples:,} examples, {report.batch_size} a batch, to {report.device}\n"
-        f"{_machine(report.machine)}\n"
-    )
-    table = Table(*_SETTING, box=None, pad_edge=False, collapse_padding=True)
-    for name in _MEASURED:
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in report.results:
-        style = "bold" if result == report.recommended else None
-        table.add_row(*_setting(result), *_numbers(result), style=style)
+    ranks = "" if report.num_ranks == 1 else f", {report.num_ranks} ranks at once"
+    source = "" if report.source == "store" else ", tokenized on the fly"
+    facts = [
+        f"{report.store}{source}",
+        f"{report.num_examples:,} examples, {report.batch_size} a batch, to {report.device}{ranks}",
+        _machine(report.machine),
+    ]
+    if report.step_time_s is not None:
+        facts.append(f"a step takes {report.step_time_s:.3g} s ({report.step_time_source})")
     lines = [
-        *(f"failed: {', '.join(_named(r))}: {r.error}" for r in report.results if r.error),
+        *(_failure(result) for result in report.results if result.error),
         *(f"note: {note}" for note in report.notes),
         f"recommended: {report.why}",
     ]
-    return Group(facts, table, Text("\n" + "\n".join(lines)))
+    if report.step_time_s is None:
+        lines.append("judged by speed alone: --run or --model judges it by the model's step time")
+    table = _table(report.results, report.recommended)
+    return Group(Text("\n".join(facts) + "\n"), table, Text("\n" + "\n".join(lines)))
+
+
+def _table(results: Sequence[LoaderResult], chosen: LoaderResult | None) -> Table:
+    shown = [
+        column
+        for column in _MEASURED
+        if column[1] != "step_wait_s" or any(r.step_wait_s is not None for r in results)
+    ]
+    table = Table(*_SETTING, box=None, pad_edge=False, collapse_padding=True)
+    for name, *_ in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        cells = [_cell(result, results, *column[1:]) for column in shown]
+        if result.error is not None:
+            cells = [Text("skipped" if result.error.startswith("skipped") else "failed")]
+        table.add_row(*_setting(result), *cells, style="bold" if result == chosen else None)
+    return table
+
+
+def _cell(
+    result: LoaderResult,
+    results: Sequence[LoaderResult],
+    field: str,
+    unit: float,
+    form: str,
+    more_is_better: bool | None,
+) -> Text:
+    """A number, coloured by how far it is from the best of its column."""
+    value: Any = getattr(result, field)
+    if value is None:
+        return Text("")
+    text = form.format(value / unit)
+    if more_is_better is None or len(results) < 2:
+        return Text(text)
+    values = [v for r in results if r.error is None and (v := getattr(r, field)) is not None]
+    times_worse = max(values) / value if more_is_better else value / max(min(values), 1e-12)
+    heat = sum(times_worse > limit for limit in (1.1, 1.5, 3.0))
+    return Text(text, style=_HEAT[heat])
+
+
+def _failure(result: LoaderResult) -> str:
+    named = ", ".join(f"{n} {v}" for n, v in zip(_SETTING, _setting(result), strict=True))
+    error = result.error or ""
+    return f"{named}: {error}" if error.startswith("skipped") else f"failed: {named}: {error}"
 
 
 def _machine(machine: "Machine") -> str:
-    quota, shm = machine.cpu_quota_cores, machine.shm_free_bytes
+    quota, shm, ram = machine.cpu_quota_cores, machine.shm_free_bytes, machine.ram_free_bytes
     return ", ".join(
         [
             f"{machine.usable_cores} usable cores",
             "no CPU quota" if quota is None else f"CPU quota of {quota:g} cores",
+            "memory unknown" if ram is None else f"{ram / 1e6:,.0f} MB of memory free",
             "no /dev/shm" if shm is None else f"{shm / 1e6:,.0f} MB free in /dev/shm",
             f"{machine.open_file_limit:,} open files",
         ]
@@ -66,23 +139,6 @@ def _setting(result: LoaderResult) -> tuple[str, ...]:
         str(result.prefetch_factor),
         _on(result.persistent_workers),
     )
-
-
-def _named(result: LoaderResult) -> list[str]:
-    return [f"{name} {value}" for name, value in zip(_SETTING, _setting(result), strict=True)]
-
-
-def _numbers(result: LoaderResult) -> list[str]:
-    if result.error is not None:
-        return ["failed"]
-    return [
-        f"{result.batches_per_s:,.0f}",
-        f"{result.tokens_per_s:,.0f}",
-        f"{result.spread_ratio or 0:.0%}",
-        *(f"{1e3 * (s or 0):.2f}" for s in (result.first_batch_s, result.wait_p50_s)),
-        f"{1e3 * (result.wait_p99_s or 0):.2f}",
-        f"{(result.rss_bytes or 0) / 1e6:,.0f}",
-    ]
 
 
 def _on(value: bool) -> str:

@@ -1,6 +1,7 @@
 """StepLoader: one item per optimizer step, cut and dealt for this rank."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class StepDataset(Dataset[StepBatch]):
         )
 
 
+# A rank that was spawned would spawn its loader processes too: each would load torch by itself.
+_FORK = "fork" if sys.platform == "linux" else None
+
+
 class EpochSampler(Sampler[tuple[int, int, list[int]]]):
     """(epoch, step, examples) of the steps still to train of the epoch that was set."""
 
@@ -117,6 +122,7 @@ class StepLoader:
             prefetch_factor=settings.prefetch_factor if workers else None,
             persistent_workers=settings.persistent_workers and workers > 0,
             worker_init_fn=_depend_on_the_trainer,
+            multiprocessing_context=_FORK if workers else None,
             generator=torch.Generator(),  # else every iteration draws from the global stream
         )
 

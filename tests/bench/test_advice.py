@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from sftctl.bench.advice import check_new_file, config_lines, recommend, write_new_file
@@ -41,6 +43,34 @@ def test_among_as_many_workers_the_least_prefetch_then_the_fastest_wins():
     choice, why = recommend(results)
     assert choice == results[2]
     assert why == "1 worker: no other number of workers was measured"
+
+
+def waiting(num_workers, step_wait_s):
+    return replace(result(num_workers, 100.0), step_wait_s=step_wait_s)
+
+
+def test_the_fewest_workers_whose_wait_stays_under_a_hundredth_of_a_step_are_recommended():
+    results = [waiting(0, 0.03), waiting(1, 0.01), waiting(2, 0.0099), waiting(4, 0.001)]
+    choice, why = recommend(results, step_time_s=1.0)
+    assert choice.num_workers == 2
+    assert why == (
+        "2 workers: the fewest under 1%: a step waits 9.90 ms for data, 0.99% of a step of 1 s"
+    )
+
+
+def test_where_a_step_hardly_waits_loader_processes_can_not_help():
+    choice, why = recommend([waiting(0, 0.0004), waiting(4, 0.0001)], step_time_s=2.0)
+    assert choice.num_workers == 0
+    assert why == (
+        "0 workers: a step waits 0.40 ms for data, 0.02% of a step of 2 s; "
+        "loader processes can't help"
+    )
+
+
+def test_where_every_setting_keeps_the_step_waiting_the_least_is_taken_and_said():
+    choice, why = recommend([waiting(0, 0.3), waiting(1, 0.1), waiting(2, 0.2)], step_time_s=1.0)
+    assert choice.num_workers == 1
+    assert why.startswith("1 worker: no setting stays under 1%; a step waits 100.00 ms")
 
 
 def test_a_failed_setting_is_never_recommended():

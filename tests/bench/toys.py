@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 from dataclasses import dataclass
 
@@ -41,6 +42,29 @@ class KillsItsWorker(Toy):
         if get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
+
+
+class BlowsUpWithTwoWorkers(Toy):
+    """Kills the whole process that loads, as a bus error does, but only beside two workers."""
+
+    def __getitem__(self, index: int) -> Row:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers == 2:
+            os.kill(os.getppid(), signal.SIGBUS)
+        return super().__getitem__(index)
+
+
+class LeavesFewFiles(Toy):
+    """Where it arrives, few more files may be opened."""
+
+    def __reduce__(self):
+        return _with_few_files, ()
+
+
+def _with_few_files() -> Toy:
+    most = len(os.listdir("/proc/self/fd")) + 8
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return Toy()
 
 
 class RaisesEverywhere(Toy):

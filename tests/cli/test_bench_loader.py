@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -38,6 +40,10 @@ def bench(cache):
         return CliRunner().invoke(app, ["bench-loader", "--seconds", "0.1", *words], env=env)
 
     return run
+
+
+def bench_train(words):
+    return CliRunner().invoke(app, ["train", *words])
 
 
 def test_the_json_has_the_keys_of_the_contract(bench):
@@ -84,6 +90,55 @@ def test_an_existing_file_is_refused(bench, tmp_path):
     assert path.read_text() == "mine"
 
 
+def test_waits_are_judged_by_the_step_time_of_a_run(bench, tmp_path):
+    run = tmp_path / "run"
+    words = ["--model", "tiny", "--max-steps", "3", "--epochs", "1", "--output-dir", str(run)]
+    assert bench_train(words).exit_code == 0
+    ran = bench("--workers", "0", "--run", str(run), "--json")
+    assert ran.exit_code == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["step_time_source"] == f"median of 2 steps of {run}"
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert report["step_time_s"] == pytest.approx(
+        sum(step["step_time_s"] - step["data_wait_s"] for step in steps[1:]) / 2
+    )
+    assert report["results"][0]["step_wait_s"] > 0
+    assert " of a step" in report["recommended"]["why"]
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_waits_are_judged_by_a_few_steps_of_a_model_on_as_many_ranks(bench, ranks):
+    ran = bench("--workers", "0", "--model", "tiny", "--nproc-per-node", ranks, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["step_time_source"].endswith("steps of tiny")
+    assert report["step_time_s"] > 0
+    assert (report["num_ranks"], report["batch_size"]) == (int(ranks), 16 // int(ranks))
+
+
+def test_text_is_tokenized_on_the_fly_and_train_has_no_setting_for_it(bench, tmp_path):
+    ran = bench("--workers", "0", "--source", "text", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["source"] == "text" and report["results"][0]["tokens_per_s"] > 0
+    refused = bench("--source", "text", "--write-config", str(tmp_path / "x.toml"))
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: --write-config: train reads the store")
+
+
+def test_a_file_limit_skips_what_it_does_not_allow():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
+        "from sftctl.cli.app import app; "
+        "app(['bench-loader', '--workers', '0,90', '--seconds', '0.1', '--json'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    none, many = json.loads(ran.stdout)["results"]
+    assert none["error"] is None
+    assert many["error"] == "skipped: needs about 564 open files, 128 are allowed"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -95,6 +150,10 @@ def test_an_existing_file_is_refused(bench, tmp_path):
         ),
         (("--pin-memory", "yes"), "error: Invalid value for '--pin-memory'"),
         (("--seconds", "0"), "error: Invalid value for '--seconds'"),
+        (
+            ("--run", "x", "--model", "tiny"),
+            "error: --model does not go with --run: the step time is that of the run's own",
+        ),
         (("--batch-size", "0"), "error: train.batch_size: 0 is too small; at least 1"),
     ],
 )
@@ -102,6 +161,15 @@ def test_a_bad_option_is_one_line_that_names_it(bench, words, message):
     ran = bench(*words)
     assert ran.exit_code == 2
     assert ran.stderr.startswith(message)
+
+
+def test_a_run_without_a_second_step_has_no_step_time(bench, tmp_path):
+    run = tmp_path / "run"
+    words = ["--model", "tiny", "--max-steps", "1", "--epochs", "1", "--output-dir", str(run)]
+    assert bench_train(words).exit_code == 0
+    ran = bench("--run", str(run))
+    assert ran.exit_code == 4
+    assert "its metrics.jsonl has no second step" in ran.stderr
 
 
 def test_missing_data_is_an_error_of_the_data(bench):
@@ -118,8 +186,12 @@ def test_a_failed_setting_is_told_below_the_table(tmp_path):
     failed = LoaderResult(2, False, 4, True, error="OSError: too many open files")
     report = LoaderReport(
         store=tmp_path,
+        source="store",
         num_examples=10,
         batch_size=4,
+        num_ranks=1,
+        step_time_s=None,
+        step_time_source=None,
         device="cpu",
         machine=Machine(2, 1.5, None, 1024),
         notes=(),
@@ -129,7 +201,8 @@ def test_a_failed_setting_is_told_below_the_table(tmp_path):
     )
     out = StringIO()
     Console(file=out, width=200).print(loader_report(report))
-    assert "2 usable cores, CPU quota of 1.5 cores, no /dev/shm, 1,024 open files" in out.getvalue()
+    facts = "2 usable cores, CPU quota of 1.5 cores, memory unknown, no /dev/shm, 1,024 open files"
+    assert facts in out.getvalue()
     assert (
         "failed: workers 2, pin off, prefetch 4, persistent on: OSError: too many open files"
         in out.getvalue()

@@ -1,0 +1,85 @@
+"""How long a step of the model takes: what the loader's waits are held against."""
+
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+from sftctl.config.schema import RunConfig
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.plan import steps_per_epoch
+from sftctl.errors import NoCheckpoint
+from sftctl.jsonio import read_lines
+from sftctl.model.load import check_fit, load_model
+from sftctl.train.inputs import open_inputs, resolve_config
+from sftctl.train.launch import run_on_ranks
+from sftctl.train.state import build_state, choose_dtype
+from sftctl.train.step import StepRules, train_step
+from sftctl.train.stop import StopRequest
+from sftctl.world import start_world
+
+_NUM_STEPS = 6
+_LONG_ENOUGH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The work of a step, without its wait for data."""
+
+    seconds: float
+    source: str  # where the number comes from
+
+
+def step_time_of_run(run_dir: Path) -> StepTime:
+    """The median over a run's metrics.jsonl; the first step, which warms up, is left out."""
+    path = run_dir / "metrics.jsonl"
+    lines = read_lines(path) if path.is_file() else iter(())
+    work = [line["step_time_s"] - line["data_wait_s"] for line in lines if line["step"] > 1]
+    if not work:
+        raise NoCheckpoint(
+            f"{run_dir}: its metrics.jsonl has no second step to take the step time from",
+            hint="train a few steps, or use --model, which measures the step time",
+        )
+    return StepTime(median(work), f"median of {len(work)} steps of {run_dir}")
+
+
+def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
+    """A few real steps of the configuration's model and data; nothing is written."""
+    if num_ranks > 1:
+        seconds = run_on_ranks(num_ranks, few_steps, config)
+    else:
+        with StopRequest() as stop:
+            seconds = few_steps(config, stop=stop)
+    return StepTime(median(seconds), f"median of {len(seconds)} steps of {config.model.name}")
+
+
+def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
+    """Seconds of real steps on this rank, after one that warms up."""
+    train = config.train
+    with start_world(train.device, train.collective_timeout_s) as world:
+        config = choose_dtype(resolve_config(config), world.device)
+        inputs = open_inputs(config, world, stop)
+        model = load_model(config.model.name, inputs.tokenizer, train.seed)
+        check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
+        state = build_state(model, config, world)
+        shape = StepShape(
+            seed=train.seed,
+            global_batch_size=train.global_batch_size,
+            micro_batch_tokens=train.micro_batch_tokens,
+            cut_for_ranks=world.world_size,
+            rank=world.rank,
+            world_size=world.world_size,
+            lockstep=state.lockstep,
+        )
+        per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
+        rules = StepRules(config.optim, train.seed, _NUM_STEPS + 1, per_epoch)
+        loader = StepLoader(inputs.train, shape, LoaderSettings())
+        seconds: list[float] = []
+        for epoch in count():
+            for batch in loader.steps(epoch):
+                seconds.append(train_step(state, batch, rules, world, 0.0).step_time_s)
+                is_long = len(seconds) > 1 and sum(seconds) > _LONG_ENOUGH_S
+                if stop.requested(world) or len(seconds) > _NUM_STEPS or world.max(int(is_long)):
+                    world.on_main(stop.check)
+                    return seconds[1:]
+    raise AssertionError("epochs don't end")
