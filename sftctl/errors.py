@@ -3,6 +3,7 @@
 SftctlError
 ├── ConfigError             2   usage or configuration
 ├── DataError               3   an input file, a row of it, a token store
+│   └── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
 ├── CheckpointError         4   none, can't be written
 │   ├── NoCheckpoint        4
 │   ├── CorruptCheckpoint   4
@@ -42,6 +43,10 @@ class DataError(SftctlError):
     """An input file, a row of it, or a token store."""
 
     exit_code = 3
+
+
+class EngineDiffers(DataError):
+    """A fast tokenizer engine that does not give the reference's ids: the reference is used."""
 
 
 class CheckpointError(SftctlError):

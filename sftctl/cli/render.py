@@ -1,8 +1,6 @@
 """Values into text and tables; pure but for `emit` and `show`, which print."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -13,8 +11,6 @@ from sftctl import jsonio
 from sftctl.metrics import RunSummary
 
 if TYPE_CHECKING:
-    from sftctl.data.manifest import StoreManifest
-    from sftctl.data.prepare import PreparedStore
     from sftctl.train.preflight import RunPlan
 
 
@@ -81,62 +77,6 @@ def run_plan(plan: "RunPlan") -> RenderableType:
     )
     table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
     return table
-
-
-def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
-    """What became of every row."""
-    manifest, table = prepared.manifest, facts_table()
-    table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
-    if prepared.replaced:
-        table.add_row("made anew", prepared.replaced)
-    table.add_row("rows read", f"{manifest.rows_read:,}")
-    kept = f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated"
-    table.add_row("rows kept", f"{kept}{_tokens_lost(manifest, 'truncated')})")
-    for reason, count in manifest.rows_dropped.items():
-        table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
-    if manifest.rows_duplicated:
-        table.add_row("duplicates", f"{manifest.rows_duplicated:,} rows say what another says")
-    for source in manifest.sources:
-        if len(source.shapes) > 1:
-            shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
-            table.add_row("mixed shapes", f"{source.file}: {shapes}")
-    for name, split in manifest.splits.items():
-        table.add_row(
-            name,
-            f"{split.num_examples:,} examples, {split.num_tokens:,} tokens, "
-            f"{split.num_target_tokens:,} of them targets",
-        )
-    q = manifest.length_quantiles
-    table.add_row("lengths", f"median {q['p50']}, 90% {q['p90']}, longest {q['max']}")
-    table.add_row("tokenizer", f"{manifest.tokenizer} (engine {manifest.engine})")
-    return table
-
-
-def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
-    tokens = manifest.tokens_lost.get(reason, 0)
-    return f", {tokens:,} tokens lost" if tokens else ""
-
-
-def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
-    """Conversations with the trained tokens in green between guillemets, the rest dim."""
-    text = Text()
-    for number, runs in enumerate(examples):
-        text.append(f"--- example {number}\n", style="bold")
-        for part, is_trained in runs:
-            text.append(f"«{part}»" if is_trained else part, "green" if is_trained else "dim")
-        text.append("\n")
-    return text
-
-
-def preparation_progress() -> Callable[[int, int], None]:
-    """Rows so far, rewritten in place on a terminal; nothing in a pipe."""
-    on_terminal = sys.stderr.isatty()
-
-    def on_progress(rows: int, tokens: int) -> None:
-        if on_terminal:
-            print(f"\r{rows:,} rows, {tokens:,} tokens", end="", file=sys.stderr, flush=True)
-
-    return on_progress
 
 
 def facts_table() -> Table:

@@ -92,8 +92,8 @@ class DataConfig:
     max_seq_len: Annotated[int, Bounds(at_least=2)] | None = None
     """Longest example, in tokens; a longer one is handled by `overflow`. Unset: the store's own, or
     1024 where a file is prepared."""
-    overflow: Literal["truncate", "drop"] = "truncate"
-    """What happens to a longer example."""
+    overflow: Literal["truncate", "split", "drop"] = "truncate"
+    """What happens to a longer example: it is cut short, split at turn boundaries, or dropped."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens are targets: every assistant turn, the last one, or everything."""
     chat_template: str | None = None

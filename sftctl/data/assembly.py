@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sftctl.data.audit import Audit
 from sftctl.data.batch import BatchPreparation, Input, raw_batches
 from sftctl.data.chat import ChatTokenizer
 from sftctl.data.duplicates import SeenDigests
@@ -15,12 +16,19 @@ from sftctl.data.store import TokenStoreWriter
 from sftctl.data.workers import in_order
 from sftctl.errors import DataError
 
-Progress = Callable[[int, int], None]
-"""Told (rows read, tokens kept) so far."""
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a preparation is."""
+
+    num_rows: int  # read
+    num_tokens: int  # kept
+    num_bytes: int  # of rows, decompressed
+    total_bytes: int | None  # of the inputs; None where they are compressed
 
 
-def silent(num_rows: int, num_tokens: int) -> None:
-    """Progress that nobody watches."""
+def silent(progress: Progress) -> None:
+    """For progress that nobody watches."""
 
 
 @dataclass(slots=True)
@@ -30,11 +38,15 @@ class StoreAssembly:
     fingerprint: str
     tokenizer: ChatTokenizer
     settings: PrepareSettings
-    on_progress: Progress
+    on_progress: Callable[[Progress], None]
     sources: list[SourceEntry]
+    total_bytes: int | None
     seen: SeenDigests = field(default_factory=SeenDigests)
     rows_read: int = 0
     rows_duplicated: int = 0
+    rows_checked: int = 0
+    bytes_read: int = 0
+    audit: Audit = field(default_factory=Audit)
     writers: dict[str, TokenStoreWriter] = field(init=False)
     ledger: Ledger = field(init=False)
 
@@ -59,8 +71,14 @@ class StoreAssembly:
             self.sources[batch.source] = source.with_more(batch.num_rows, batch.shapes)
             self.rows_duplicated += self.seen.add(batch.digests)
             self.rows_read += batch.num_rows
-            num_tokens = sum(writer.num_tokens for writer in self.writers.values())
-            self.on_progress(self.rows_read, num_tokens)
+            self.rows_checked += batch.rows_checked
+            self.bytes_read += batch.num_bytes
+            self.audit += batch.audit
+            self.on_progress(self._progress())
+
+    def _progress(self) -> Progress:
+        num_tokens = sum(writer.num_tokens for writer in self.writers.values())
+        return Progress(self.rows_read, num_tokens, self.bytes_read, self.total_bytes)
 
     def finish(self) -> StoreManifest:
         """Close the splits; DataError if there is nothing to train on."""
@@ -76,7 +94,9 @@ class StoreAssembly:
             tokenizer_hash=self.tokenizer.content_hash,
             vocab_size=self.tokenizer.vocab_size,
             template_hash=self.tokenizer.template_hash,
-            engine=self.settings.engine,
+            engine=self.tokenizer.engine,
+            engine_reason=self.tokenizer.engine_reason,
+            engine_rows_checked=self.rows_checked,
             max_seq_len=self.settings.max_seq_len,
             overflow=self.settings.overflow,
             train_on=self.settings.train_on,
@@ -95,6 +115,7 @@ class StoreAssembly:
             num_target_tokens=train.num_target_tokens,
             length_quantiles=self.writers["train"].length_quantiles(),
             splits=splits,
+            audit=self.audit,
             files={},  # hashed when they are all written
         )
 

@@ -2,23 +2,26 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sftctl.data.chat import ChatTokenizer, TokenizedExample
+from sftctl.data.audit import Audit, audit
+from sftctl.data.chat import ChatTokenizer, ExampleArrays, TokenizedExample
 from sftctl.data.conversation import Conversation, SourceLine, from_text
 from sftctl.data.duplicates import Digests, SeenDigests
 from sftctl.data.ledger import Note
 from sftctl.data.manifest import SPLITS
-from sftctl.data.masks import tokenize
+from sftctl.data.overflow import Fitting
 from sftctl.data.reasons import BadRow
 from sftctl.data.rows import Raw, raw_rows
 from sftctl.data.settings import PrepareSettings
+from sftctl.data.skeletons import Renderer
 from sftctl.data.sources import Source
-from sftctl.data.store import ExampleArrays
 
 _BATCH_BYTES = 1 << 20
+_CHECKED_AT_FIRST = 32  # rows of each input's first batch that the reference encodes too
+_CHECKED_LATER = 1  # and rows of each later batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class RawBatch:
     rows: list[tuple[SourceLine, Raw]]
     source: int
     val_fraction: float
+    num_to_check: int  # of the rows: these the fast engine is compared on with the reference
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +49,11 @@ class PreparedBatch:
 
     source: int
     num_rows: int
+    num_bytes: int
     examples: dict[str, ExampleArrays]
     notes: list[Note]
+    audit: Audit
+    rows_checked: int  # rows on which fast engine and reference were seen to agree
     digests: Digests  # of the rows kept
     shapes: Counter[str]  # of the rows that have one
 
@@ -54,8 +61,10 @@ class PreparedBatch:
 def raw_batches(inputs: Sequence[Input]) -> Iterator[RawBatch]:
     """The rows of all inputs, in order; how they are cut depends on the inputs alone."""
     for item in inputs:
+        num_to_check = _CHECKED_AT_FIRST
         for rows in _by_size(raw_rows(item.source.path, item.source.name)):
-            yield RawBatch(rows, item.number, item.val_fraction)
+            yield RawBatch(rows, item.number, item.val_fraction, num_to_check)
+            num_to_check = _CHECKED_LATER
 
 
 def _by_size(rows: Iterable[tuple[SourceLine, Raw]]) -> Iterator[list[tuple[SourceLine, Raw]]]:
@@ -70,58 +79,74 @@ def _by_size(rows: Iterable[tuple[SourceLine, Raw]]) -> Iterator[list[tuple[Sour
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchPreparation:
     """Parse, render, tokenize, mask and fit; the call that workers run."""
 
     tokenizer: ChatTokenizer
     settings: PrepareSettings
     held_out: SeenDigests = field(default_factory=SeenDigests)  # rows of the validation inputs
+    _fitting: Fitting = field(init=False)
+    _checked_fitting: Fitting = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        renderer = Renderer(self.tokenizer, settings.train_on)
+        self._fitting = Fitting(self.tokenizer, renderer, settings.max_seq_len, settings.overflow)
+        self._checked_fitting = replace(self._fitting, tokenizer=self.tokenizer.checked())
 
     def __call__(self, batch: RawBatch) -> PreparedBatch:
         examples: dict[str, list[TokenizedExample]] = {split: [] for split in SPLITS}
         notes: list[Note] = []
         digests: list[int] = []
         shapes: Counter[str] = Counter()
+        rows_checked = 0
         for source, raw in batch.rows:
+            is_checked = self.tokenizer.is_fast and rows_checked < batch.num_to_check
             try:
                 conversation = self._conversation(raw, source)
                 shapes[conversation.shape] += 1
-                fitted = self._examples(conversation, notes)
+                fitting = self._checked_fitting if is_checked else self._fitting
+                fitted = self._examples(conversation, fitting, notes)
             except BadRow as problem:
                 notes.append(Note.of(problem, source))
                 continue
+            rows_checked += is_checked
             if fitted:
                 digests.append(conversation.digest)
             is_validation = _draw(conversation) < batch.val_fraction
             examples["validation" if is_validation else "train"] += fitted
         packed = {split: ExampleArrays.pack(rows) for split, rows in examples.items()}
-        kept = np.array(digests, dtype=np.uint64)
-        return PreparedBatch(batch.source, len(batch.rows), packed, notes, kept, shapes)
+        limit, train_on = self.settings.max_seq_len, self.settings.train_on
+        audits = [audit(rows, self.tokenizer, limit, train_on) for rows in packed.values()]
+        return PreparedBatch(
+            batch.source,
+            len(batch.rows),
+            sum(len(raw) for _, raw in batch.rows if isinstance(raw, bytes)),
+            packed,
+            notes,
+            sum(audits, Audit()),
+            rows_checked,
+            np.array(digests, dtype=np.uint64),
+            shapes,
+        )
 
     def _conversation(self, raw: Raw, source: SourceLine) -> Conversation:
         if isinstance(raw, BadRow):
             raise raw
         return from_text(raw, self.settings.format, source)
 
-    def _examples(self, row: Conversation, notes: list[Note]) -> list[TokenizedExample]:
+    def _examples(
+        self, row: Conversation, fitting: Fitting, notes: list[Note]
+    ) -> list[TokenizedExample]:
         """The examples of a row within max_seq_len; what is lost is noted."""
-        [example] = tokenize([row], self.tokenizer, self.settings.train_on)
-        limit, num_tokens = self.settings.max_seq_len, example.num_tokens
+        examples, found = fitting.examples(row)
         if row.digest in self.held_out:
             message = f"{row.source}: the same conversation is in the validation inputs"
+            num_tokens = sum(example.num_tokens for example in examples)
             raise BadRow("in_validation", message, "remove the row", num_tokens)
-        if num_tokens <= limit:
-            return [example]
-        cut = TokenizedExample(example.input_ids[:limit], example.loss_mask[:limit])
-        if self.settings.overflow == "drop":
-            notes.append(Note.too_long(row.source, "too_long_dropped", num_tokens))
-        elif not cut.num_target_tokens:
-            notes.append(Note.too_long(row.source, "no_target", num_tokens))
-        else:
-            notes.append(Note.too_long(row.source, "truncated", num_tokens - limit))
-            return [cut]
-        return []
+        notes += found
+        return examples
 
 
 def _draw(conversation: Conversation) -> float:

@@ -32,6 +32,14 @@ class Note:
         hint = "raise --max-seq-len, or prepare without --strict"
         return cls(source, reason, tokens_lost, message, hint)
 
+    @classmethod
+    def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
+        """A row that became several examples; what of a turn does not fit into one is lost."""
+        message = f"{source}: split: into {num_examples} example{'s' * (num_examples > 1)}"
+        if tokens_lost:
+            message += f"; {tokens_lost} tokens are lost to the maximum length"
+        return cls(source, "split", tokens_lost, message, "raise --max-seq-len")
+
 
 class Ledger:
     """Writes ledger.jsonl and counts its reasons."""

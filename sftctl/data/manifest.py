@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl import jsonio
+from sftctl.data.audit import Audit
 from sftctl.disk import FileEntry
 from sftctl.errors import DataError
 
@@ -54,6 +55,8 @@ class StoreManifest:
     vocab_size: int
     template_hash: str
     engine: str
+    engine_reason: str
+    engine_rows_checked: int  # rows of this data on which it was seen equal to the reference
     max_seq_len: int
     overflow: str
     train_on: str
@@ -72,12 +75,13 @@ class StoreManifest:
     num_target_tokens: int
     length_quantiles: dict[str, int]
     splits: dict[str, SplitCounts]
+    audit: Audit
     files: dict[str, FileEntry]
 
     @property
     def has_notes(self) -> bool:
-        """True: some row was not kept as it came."""
-        return bool(self.rows_dropped or self.tokens_lost)
+        """True: some row was not kept as it came, or the audit failed."""
+        return bool(self.rows_dropped or self.tokens_lost or not self.audit.passed)
 
     @classmethod
     def read(cls, store: Path) -> "StoreManifest":
@@ -97,6 +101,7 @@ class StoreManifest:
         try:
             values["sources"] = [SourceEntry(**entry) for entry in values["sources"]]
             values["splits"] = {name: SplitCounts(**values["splits"][name]) for name in SPLITS}
+            values["audit"] = Audit(**values["audit"])
             values["files"] = {k: FileEntry(**v) for k, v in values["files"].items()}
             return cls(**values)
         except (TypeError, KeyError, AttributeError) as problem:

@@ -2,7 +2,7 @@
 
 import errno
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,9 @@ from sftctl.data.reuse import (
 from sftctl.data.settings import PrepareSettings
 from sftctl.data.sources import Source, found_sources
 from sftctl.disk import new_folder
-from sftctl.errors import ConfigError, DataError
+from sftctl.errors import ConfigError, DataError, EngineDiffers
+
+_LOOK = "look at them: prepare without --strict, with --show 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def prepare_store(
     tokenizer: ChatTokenizer,
     settings: PrepareSettings,
     validation_inputs: Sequence[Path] = (),
-    on_progress: Progress = silent,
+    on_progress: Callable[[Progress], None] = silent,
     num_workers: int = 1,
 ) -> PreparedStore:
     """Make the store at `output`, or reuse the one there if it was made of the same.
@@ -60,17 +62,32 @@ def prepare_store(
             return PreparedStore(found, is_reused=True)
         sources = [*train, *validation]
         share = settings.val_fraction
-        assembly = StoreAssembly(
+        assembly = partial(
+            StoreAssembly,
             fingerprint,
-            tokenizer,
-            settings,
-            on_progress,
-            [SourceEntry(item.name, item.sha256, 0, {}) for item in sources],
+            settings=settings,
+            on_progress=on_progress,
+            total_bytes=_total_bytes(sources),
         )
+        entries = [SourceEntry(item.name, item.sha256, 0, {}) for item in sources]
         numbered = [Input(number, item, share) for number, item in enumerate(sources)]
         held_out = [replace(item, val_fraction=1.0) for item in numbered[len(train) :]]
+        parts = [held_out, numbered[: len(train)]]
         with _disk_errors(output):
-            return _write(output, assembly, [held_out, numbered[: len(train)]], num_workers)
+            try:
+                made = assembly(tokenizer=tokenizer, sources=entries[:])
+                return _write(output, made, parts, num_workers)
+            except EngineDiffers as problem:  # all of it anew: which rows differ, nobody knows
+                reference = tokenizer.by_reference(problem.message)
+                made = assembly(tokenizer=reference, sources=entries[:])
+                return _write(output, made, parts, num_workers)
+
+
+def _total_bytes(sources: Sequence[Source]) -> int | None:
+    """Of files that hold rows as text."""
+    if all(source.path.suffix in (".jsonl", ".json") for source in sources):
+        return sum(source.path.stat().st_size for source in sources)
+    return None
 
 
 def _write(
@@ -84,6 +101,9 @@ def _write(
                 for part in parts:
                     assembly.add(part, num_workers)
             manifest = assembly.finish()
+            if assembly.settings.strict and not manifest.audit.passed:
+                what = "; ".join(manifest.audit.problems())
+                raise DataError(f"{output}: the audit of the masks failed: {what}", _LOOK)
             assembly.tokenizer.save(folder / "tokenizer")
             manifest = replace(manifest, files=hash_files(folder))
             (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))

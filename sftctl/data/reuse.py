@@ -14,7 +14,17 @@ from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, DataError
 
 _ENTRIES = {"manifest.json", "ledger.jsonl", "tokenizer", *SPLITS}
-_RESULTS = {"fingerprint", "files", "sources", "splits", "length_quantiles", "tokenizer"}
+_RESULTS = {
+    "fingerprint",
+    "files",
+    "audit",
+    "engine_reason",
+    "engine_rows_checked",
+    "sources",
+    "splits",
+    "length_quantiles",
+    "tokenizer",
+}
 
 
 def require_store_or_nothing(output: Path) -> None:

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sftctl.data.conversation import Format
-from sftctl.data.masks import TrainOn
+from sftctl.data.turns import TrainOn
+
+Overflow = Literal["truncate", "split", "drop"]
+Engine = Literal["auto", "hf"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +16,8 @@ class PrepareSettings:
 
     format: Format = "auto"
     max_seq_len: int = 1024
-    overflow: Literal["truncate", "drop"] = "truncate"
+    overflow: Overflow = "truncate"
     train_on: TrainOn = "assistant"
     val_fraction: float = 0.0
     strict: bool = False  # True: a row that can't be kept as it came is an error
-    engine: str = "hf"
+    engine: Engine = "auto"  # hf: by the reference alone, however slow

@@ -2,42 +2,19 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.data.chat import TokenizedExample
+from sftctl.data.chat import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import PREPARE_ANEW, SPLITS, SplitCounts
 from sftctl.data.manifest import StoreManifest as StoreManifest
 from sftctl.errors import DataError
 
 _SHARD_TOKENS = 1 << 24
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExampleArrays:
-    """N examples, one behind the other, T tokens in all: how they travel between processes."""
-
-    input_ids: npt.NDArray[np.int32]  # (T,)
-    loss_mask: npt.NDArray[np.bool_]  # (T,)
-    lengths: npt.NDArray[np.int32]  # (N,)
-    target_lengths: npt.NDArray[np.int32]  # (N,)
-
-    @classmethod
-    def pack(cls, examples: Sequence[TokenizedExample]) -> "ExampleArrays":
-        """Copies of the examples' arrays, joined."""
-        ids = [np.empty(0, dtype=np.int32), *(example.input_ids for example in examples)]
-        masks = [np.empty(0, dtype=np.bool_), *(example.loss_mask for example in examples)]
-        targets = [example.num_target_tokens for example in examples]
-        lengths = np.array([example.num_tokens for example in examples], dtype=np.int32)
-        return cls(
-            np.concatenate(ids), np.concatenate(masks), lengths, np.array(targets, dtype=np.int32)
-        )
 
 
 class TokenStoreWriter:

@@ -1,12 +1,15 @@
 """HFTokenizer: a transformers fast tokenizer and its chat template, as the data layer needs it."""
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from sftctl.errors import ConfigError, DataError
 from sftctl.jsonio import dump_canonical, loads
+from sftctl.model.engine import Checked, Encoder, Ids, Reference, Span, Splintr, fast_engine
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
+from sftctl.model.template import is_content_blind
 
 
 class HFTokenizer:
@@ -16,7 +19,13 @@ class HFTokenizer:
         self.hf = hf
         self.name = name
         self.vocab_size = len(hf)
+        self.bos_id: int | None = hf.bos_token_id
+        self.is_content_blind = is_content_blind(hf.chat_template or "")
+        self._reference = Reference(hf)
+        self._encoder: Encoder = self._reference
+        self.engine_reason = "not asked for another"
         self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
+        self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.content_hash = self._hash_content()
         self.template_hash = hashlib.sha256((hf.chat_template or "").encode()).hexdigest()
 
@@ -37,12 +46,46 @@ class HFTokenizer:
             raise DataError(f"the chat template refuses the conversation: {problem}") from problem
         return text
 
-    def encode_batch(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """For each text its token ids and their (start, end) characters; no BOS is added."""
-        encodings = self.hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+    @property
+    def engine(self) -> str:
+        """Name and version of what encodes."""
+        return self._encoder.name
 
-    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+    @property
+    def is_fast(self) -> bool:
+        """True: `encode` is not the reference."""
+        return self._encoder.is_fast
+
+    def encode(self, text: str) -> Ids:
+        """Token ids (T,); no BOS is added."""
+        return self._encoder.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
+        """Token ids by the reference, and their (start, end) characters; no BOS is added."""
+        return self._reference.encode_with_offsets(text)
+
+    def fast(self) -> "HFTokenizer":
+        """With a fast engine that is proved on probes; EngineDiffers where there is none."""
+        return self._with(fast_engine(self.hf), "proved equal to the reference on probes")
+
+    def checked(self) -> "HFTokenizer":
+        """With the fast engine compared with the reference at each text."""
+        fast = self._encoder
+        if not isinstance(fast, Splintr):
+            return self
+        return self._with(Checked(fast, self._reference), self.engine_reason)
+
+    def by_reference(self, why: str) -> "HFTokenizer":
+        """With the reference."""
+        return self._with(self._reference, why)
+
+    def _with(self, encoder: Encoder, why: str) -> "HFTokenizer":
+        other = copy.copy(self)
+        other._encoder = encoder
+        other.engine_reason = why
+        return other
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = True) -> str:
         """Token ids back to text."""
         text: str = self.hf.decode(
             token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False

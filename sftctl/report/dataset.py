@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.store import StoreManifest, TokenStore
+from sftctl.data.view import shown_examples
 from sftctl.errors import SftctlError
 from sftctl.report.charts import bar_chart
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.words import count, facts, percent, table
-from sftctl.train.inputs import shown_examples
+from sftctl.train.inputs import stores_tokenizer
 
 _NUM_SHOWN = 3
 _MOST_SHOWN_LETTERS = 3000
@@ -41,7 +42,7 @@ def open_dataset(record: RunRecord) -> Dataset | None:
     path = Path(given[0])
     try:
         store = TokenStore.open(path)
-        examples = shown_examples(path, _NUM_SHOWN)
+        examples = shown_examples(store, stores_tokenizer(path), _NUM_SHOWN)
     except SftctlError as problem:
         record.remarks.append(problem.message)
         return None

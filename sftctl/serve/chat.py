@@ -31,7 +31,7 @@ class ChatSession:
         """The assistant's turn after the user's; both are remembered."""
         self.messages.append({"role": "user", "content": prompt})
         text = self.tokenizer.render(self.messages, None, add_generation_prompt=True)
-        prompt_ids, _ = self.tokenizer.encode_batch([text])[0]
+        prompt_ids = self.tokenizer.encode(text).tolist()
         input_ids = torch.tensor([prompt_ids])  # (1, T)
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"do_sample": True, "temperature": self.temperature}

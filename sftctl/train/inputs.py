@@ -4,16 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
+from sftctl.data.assembly import Progress, silent
 from sftctl.data.manifest import PREPARE_ANEW
 from sftctl.data.prepare import PreparedStore, prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
-from sftctl.data.settings import PrepareSettings
+from sftctl.data.settings import Engine, PrepareSettings
 from sftctl.data.store import TokenStore
 from sftctl.environment import cache_folder, usable_cores
-from sftctl.errors import ConfigError, DataError
+from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.presets import PRESETS
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
 from sftctl.train.stop import StopRequest
@@ -58,7 +57,7 @@ def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
     """
     path = world.on_main(lambda: _store_path(config, stop))
     store = TokenStore.open(path)
-    tokenizer = _stores_tokenizer(path)
+    tokenizer = stores_tokenizer(path)
     longest = int(store.lengths.max())
     if config.data.max_seq_len is not None and longest > config.data.max_seq_len:
         raise ConfigError(
@@ -70,7 +69,7 @@ def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
     return Inputs(tokenizer, store, TokenStore.open(path, "validation") if has_validation else None)
 
 
-def _stores_tokenizer(store: Path) -> HFTokenizer:
+def stores_tokenizer(store: Path) -> HFTokenizer:
     """The tokenizer that a store was prepared with."""
     try:
         return load_tokenizer(str(store / "tokenizer"))
@@ -96,6 +95,7 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     name = config.model.tokenizer or _models_tokenizer(config.model.name)
     template = config.data.chat_template
     tokenizer = load_tokenizer(name, Path(template) if template is not None else None)
+    tokenizer = with_engine(tokenizer, "auto")
     settings = prepare_settings(config.data)
     validation_inputs = [validation] if validation is not None else []
     key = store_fingerprint([train], tokenizer, settings, validation_inputs)
@@ -108,7 +108,7 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
             tokenizer,
             settings,
             validation_inputs,
-            on_progress=lambda *_: stop.check(),
+            on_progress=lambda _: stop.check(),
             num_workers=usable_cores(),
         )
     return path
@@ -178,14 +178,32 @@ def _absolute(name: str) -> str:
     return str(path.absolute()) if path.exists() else name
 
 
+@dataclass(frozen=True, slots=True)
+class PrepareOptions:
+    """What `prepare-data` takes besides a run's configuration."""
+
+    strict: bool = False
+    engine: Engine = "auto"
+    num_workers: int | None = None  # None: one a usable core
+
+
+def with_engine(tokenizer: HFTokenizer, engine: Engine) -> HFTokenizer:
+    """The tokenizer with a fast engine where one is asked for and proves equal on probes."""
+    if engine == "hf":
+        return tokenizer.by_reference("asked for by --engine hf")
+    try:
+        return tokenizer.fast()
+    except EngineDiffers as problem:
+        return tokenizer.by_reference(problem.message)
+
+
 def prepare_files(
     inputs: list[Path],
     validation_inputs: list[Path],
     output: Path,
     config: RunConfig,
-    strict: bool,
-    on_progress: Callable[[int, int], None],
-    num_workers: int | None = None,
+    on_progress: Callable[[Progress], None] = silent,
+    options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
     """What `prepare-data` does; without inputs the bundled sample is prepared."""
     if not inputs:
@@ -196,27 +214,13 @@ def prepare_files(
         config.model.tokenizer or str(SAMPLE_TOKENIZER),
         Path(template) if template is not None else None,
     )
-    settings = replace(prepare_settings(config.data), strict=strict)
-    num_workers = num_workers or usable_cores()
+    settings = replace(prepare_settings(config.data), strict=options.strict, engine=options.engine)
     return prepare_store(
-        inputs, output, tokenizer, settings, validation_inputs, on_progress, num_workers
+        inputs,
+        output,
+        with_engine(tokenizer, options.engine),
+        settings,
+        validation_inputs,
+        on_progress,
+        options.num_workers or usable_cores(),
     )
-
-
-def shown_examples(store_path: Path, count: int) -> list[list[tuple[str, bool]]]:
-    """The first examples of a store as (text, is it trained) runs, special tokens visible."""
-    store = TokenStore.open(store_path)
-    tokenizer = _stores_tokenizer(store_path)
-    shown = []
-    for index in range(min(count, len(store))):
-        example = store[index]
-        edges = np.flatnonzero(np.diff(example.loss_mask)) + 1
-        runs = np.split(example.input_ids, edges)
-        starts = [0, *edges.tolist()]
-        shown.append(
-            [
-                (tokenizer.decode(run.tolist(), False), bool(example.loss_mask[start]))
-                for run, start in zip(runs, starts, strict=True)
-            ]
-        )
-    return shown

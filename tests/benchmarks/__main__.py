@@ -5,6 +5,7 @@ Wants a quiet machine and the data set and tokenizer named by --alpaca and --tok
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.checkpoints import resuming, saving
+from tests.benchmarks.prepare import preparing, preparing_memory
 
+TABLES = ["start", "training", "prepare", "checkpoints"]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def main() -> None:
     """Run what was asked for, print Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["start", "training", "checkpoints"], help="one table")
+    parser.add_argument("--only", choices=TABLES, help="one table")
     parser.add_argument("--alpaca", type=Path, default=SHARED / "alpaca_en_demo.json")
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "minimind_tokenizer")
+    downloads = Path(os.environ.get("SFTCTL_REAL", ".real"))
+    parser.add_argument("--downloads", type=Path, default=downloads, help="what pip fetched")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -31,6 +36,8 @@ def main() -> None:
         print(start_table(rounds=9))
     if options.only in (None, "training"):
         print(training_table(options))
+    if options.only in (None, "prepare"):
+        print(prepare_tables(options))
     if options.only in (None, "checkpoints"):
         print(checkpoints_table(options))
 
@@ -78,6 +85,15 @@ def training_table(options: argparse.Namespace) -> str:
     rows.append(["ratio, median (min to max)", spread(ratios), spread(memory)])
     head = ["", "real tokens/s", "peak RSS"]
     return table(head, rows)
+
+
+def prepare_tables(options: argparse.Namespace) -> str:
+    """ShareGPT against what people use, and memory at two sizes of input."""
+    with tempfile.TemporaryDirectory() as name:
+        rates = preparing(options.downloads, Path(name))
+        memory = preparing_memory(options.downloads, Path(name))
+    compared = table(["", "MB/s of its input", "times as fast"], rates)
+    return compared + "\n" + table(["input", "peak memory", "MB/s"], memory)
 
 
 def checkpoints_table(options: argparse.Namespace) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 
 from sftctl.data.chat import Span
 from sftctl.data.conversation import Conversation, Message, from_text
@@ -31,6 +33,12 @@ class Tokenizer:
         self.template_hash = hashlib.sha256(hf.chat_template.encode()).hexdigest()
         added = hf.added_tokens_decoder
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
+        self.bos_id = hf.bos_token_id
+        self.is_content_blind = False
+        self.engine = "tokenizers"
+        self.engine_reason = "a toy"
+        self.is_fast = False
         self.num_renders = 0
 
     def render(
@@ -44,12 +52,23 @@ class Tokenizer:
         except jinja2.TemplateError as problem:
             raise DataError(f"the chat template refuses the conversation: {problem}") from problem
 
-    def encode_batch(self, texts: list[str]) -> list[tuple[list[int], list[Span]]]:
-        encodings = self.hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+    def encode(self, text: str) -> npt.NDArray[np.int32]:
+        return self.encode_with_offsets(text)[0]
 
-    def decode(self, ids: Any) -> str:
-        return self.hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def encode_with_offsets(self, text: str) -> tuple[npt.NDArray[np.int32], list[Span]]:
+        encoding = self.hf.backend_tokenizer.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32), encoding.offsets
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        return self.hf.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    def checked(self) -> "Tokenizer":
+        return self
+
+    def by_reference(self, why: str) -> "Tokenizer":
+        return self
 
     def save(self, folder: Path) -> None:
         self.hf.save_pretrained(folder)

@@ -44,7 +44,7 @@ def conversation(messages, **row):
 
 def trained(tokenizer, messages, train_on="assistant", **row):
     """The maximal runs of trained tokens, as text."""
-    [example] = tokenize([conversation(messages, **row)], tokenizer, train_on)
+    [example] = tokenize(conversation(messages, **row), tokenizer, train_on)
     runs, before = [], False
     for token, counts in zip(example.input_ids, example.loss_mask, strict=True):
         if counts and not before:
@@ -86,7 +86,7 @@ def test_train_on_last_trains_the_last_turn_alone(chatml):
 
 
 def test_train_on_all_trains_all_but_the_first_token_which_nothing_predicts(chatml):
-    [example] = tokenize([conversation(TURNS[:2])], chatml, "all")
+    [example] = tokenize(conversation(TURNS[:2]), chatml, "all")
     assert not example.loss_mask[0]
     assert example.loss_mask[1:].all()
     assert example.num_target_tokens == example.num_tokens - 1
@@ -94,7 +94,7 @@ def test_train_on_all_trains_all_but_the_first_token_which_nothing_predicts(chat
 
 def test_messages_before_first_trained_are_context(chatml):
     row = {"prompt": TURNS[:4], "completion": TURNS[4:]}
-    [example] = tokenize([from_row(row, "auto", HERE)], chatml, "assistant")
+    [example] = tokenize(from_row(row, "auto", HERE), chatml, "assistant")
     text = chatml.decode(example.input_ids[example.loss_mask])
     assert text == "🤖你好，世界👩‍👩‍👧<|im_end|>"
 
@@ -120,6 +120,44 @@ def test_thinking_opened_by_the_prompt_alone_is_no_part_of_a_turn_without_it():
     assert trained(tokenizer, thinking) == ["<think>\nhm\n</think>\nYes<|im_end|>"]
 
 
+FORGETFUL = CHATML.replace(
+    "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+)
+THINKING = [
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "<think>one more</think>2"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "<think>two more</think>4"},
+    {"role": "user", "content": "Thanks"},
+]
+
+
+def test_a_turn_that_is_rewritten_later_is_trained_as_it_was_when_it_was_the_last():
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    for messages in (THINKING, THINKING[:4]):
+        examples = tokenize(conversation(messages), tokenizer, "assistant")
+        assert [tokenizer.decode(e.input_ids[e.loss_mask]) for e in examples] == [
+            "<think>one more</think>2<|im_end|>",
+            "<think>two more</think>4<|im_end|>",
+        ]
+        for example, num_messages in zip(examples, (2, 4), strict=True):
+            assert tokenizer.decode(example.input_ids) == tokenizer.render(
+                messages[:num_messages], None, False
+            )
+    assert "one more" not in tokenizer.decode(examples[1].input_ids)
+
+
+def test_turns_that_stay_as_they_were_share_an_example_with_the_last():
+    plain = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    examples = tokenize(
+        conversation([*plain, *THINKING[:2], *plain]),
+        load(SAMPLE_TOKENIZER, FORGETFUL),
+        "assistant",
+    )
+    assert [e.num_tokens for e in examples] == sorted(e.num_tokens for e in examples)
+    assert len(examples) == 2
+
+
 def test_an_empty_answer_trains_the_end_of_turn(chatml):
     assert trained(chatml, [TURNS[1], {"role": "assistant", "content": ""}]) == ["<|im_end|>"]
 
@@ -136,7 +174,7 @@ def test_whitespace_after_a_turn_without_a_special_end_is_trained():
 
 def test_a_conversation_of_one_exchange_is_rendered_twice(chatml):
     before = chatml.num_renders
-    tokenize([conversation(TURNS[3:])], chatml, "assistant")
+    tokenize(conversation(TURNS[3:]), chatml, "assistant")
     assert chatml.num_renders - before == 2
 
 
@@ -144,15 +182,9 @@ def test_a_conversation_of_one_exchange_is_rendered_twice(chatml):
     ("template", "messages", "message"),
     [
         pytest.param(
-            CHATML.replace("m.content", "m.content if loop.last else ''"),
-            TURNS,
-            "message 3: the chat template renders this turn differently",
-            id="earlier turns rewritten",
-        ),
-        pytest.param(
             HEADERLESS,
             TURNS[1:3],
-            "message 2: the chat template renders this turn differently",
+            "message 2: the chat template prompts for this turn with other text",
             id="header absent",
         ),
         pytest.param(
@@ -185,7 +217,7 @@ def test_a_conversation_of_one_exchange_is_rendered_twice(chatml):
 def test_what_cannot_be_masked_is_an_error_with_file_and_line(template, messages, message):
     tokenizer = load(SAMPLE_TOKENIZER, template or CHATML)
     with pytest.raises(DataError) as caught:
-        tokenize([conversation(messages)], tokenizer, "assistant")
+        tokenize(conversation(messages), tokenizer, "assistant")
     assert caught.value.message.startswith(f"rows.jsonl:7: {message}")
 
 
@@ -200,7 +232,7 @@ def test_what_cannot_be_masked_is_an_error_with_file_and_line(template, messages
 )
 def test_what_cannot_be_masked_has_a_reason(template, messages, reason):
     with pytest.raises(BadRow) as caught:
-        tokenize([conversation(messages)], load(SAMPLE_TOKENIZER, template), "assistant")
+        tokenize(conversation(messages), load(SAMPLE_TOKENIZER, template), "assistant")
     assert caught.value.reason == reason
 
 
@@ -213,18 +245,18 @@ def test_turns_marked_as_untrained_are_context(chatml):
 
 def test_dropped_tool_calls_are_an_error_when_everything_is_trained_too(chatml):
     with pytest.raises(DataError, match="message 2: the chat template does not render tool calls"):
-        tokenize([conversation(TOOL_TURNS)], chatml, "all")
+        tokenize(conversation(TOOL_TURNS), chatml, "all")
 
 
 def test_a_turn_that_is_rendered_as_nothing_has_no_token_to_train():
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     with pytest.raises(DataError, match=r"rows\.jsonl:7: no token to train on"):
-        tokenize([conversation(TURNS[1:3])], load(SAMPLE_TOKENIZER, template), "assistant")
+        tokenize(conversation(TURNS[1:3]), load(SAMPLE_TOKENIZER, template), "assistant")
 
 
 def reference_mask(tokenizer, ids):
     """By the tokens alone: from behind an assistant header to the next end of turn."""
-    [(header, _), (end, _)] = tokenizer.encode_batch(["<|im_start|>assistant\n", "<|im_end|>"])
+    header, end = (tokenizer.encode(t).tolist() for t in ("<|im_start|>assistant\n", "<|im_end|>"))
     ids, mask, inside = list(ids), [], False
     for position, token in enumerate(ids):
         inside = inside or ids[max(0, position - len(header)) : position] == header
@@ -236,8 +268,8 @@ def reference_mask(tokenizer, ids):
 def assert_masks_equal_the_reference(path, tokenizer, num_rows):
     rows = conversations(path)
     assert len(rows) == num_rows
-    examples = tokenize(rows, tokenizer, "assistant")
-    for row, example in zip(rows, examples, strict=True):
+    for row in rows:
+        [example] = tokenize(row, tokenizer, "assistant")
         text = tokenizer.render(list(row.messages), row.tools, False)
         assert tokenizer.decode(example.input_ids) == text
         assert example.loss_mask.tolist() == reference_mask(tokenizer, example.input_ids)

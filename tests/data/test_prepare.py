@@ -11,8 +11,8 @@ from sftctl.data.prepare import prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.settings import PrepareSettings
 from sftctl.data.store import TokenStore
-from sftctl.errors import ConfigError, DataError
-from tests.data.chat_tokenizers import CHATML, load
+from sftctl.errors import ConfigError, DataError, EngineDiffers
+from tests.data.chat_tokenizers import CHATML, Tokenizer, load
 
 SETTINGS = PrepareSettings(max_seq_len=64)
 
@@ -76,7 +76,7 @@ def test_the_store_holds_its_own_tokenizer(tmp_path, chatml, rows):
     prepare_store([rows], tmp_path / "s", chatml, SETTINGS)
     copy = load(tmp_path / "s/tokenizer")
     assert copy.hf.chat_template == CHATML
-    assert copy.encode_batch(["Hi<|im_end|>"]) == chatml.encode_batch(["Hi<|im_end|>"])
+    assert copy.encode("Hi<|im_end|>").tolist() == chatml.encode("Hi<|im_end|>").tolist()
 
 
 def overlong(tmp_path):
@@ -186,7 +186,7 @@ def test_invalid_utf8_is_a_reason_too(tmp_path, chatml, rows):
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
-    def interrupt(num_rows, num_tokens):
+    def interrupt(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -198,11 +198,13 @@ def test_progress_counts_rows_and_tokens(tmp_path, chatml, monkeypatch):
     monkeypatch.setattr("sftctl.data.batch._BATCH_BYTES", 1000)
     path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
     manifest = prepare_store(
-        [path], tmp_path / "s", chatml, SETTINGS, on_progress=lambda *counts: told.append(counts)
+        [path], tmp_path / "s", chatml, SETTINGS, on_progress=told.append
     ).manifest
     assert len(told) > 9
-    assert told == sorted(told)
-    assert told[-1] == (300, manifest.num_tokens)
+    assert [told.num_rows for told in told] == sorted(told.num_rows for told in told)
+    last, size = told[-1], path.stat().st_size
+    assert (last.num_rows, last.num_tokens) == (300, manifest.num_tokens)
+    assert (last.num_bytes, last.total_bytes) == (size - 300, size)  # without the newlines
 
 
 def test_an_output_that_exists_is_refused(tmp_path, chatml, rows):
@@ -322,6 +324,64 @@ def test_several_workers_make_the_store_of_one(tmp_path, chatml, rows, monkeypat
         prepare_store([rows, rows], tmp_path / name, chatml, settings, num_workers=workers)
     for file in ("manifest.json", "ledger.jsonl", "train/tokens-00000.npy"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+class OftenWrong(Tokenizer):
+    """A fast engine that gives other ids for the row in question, and its proof."""
+
+    is_fast = True
+
+    def __init__(self, chatml, wrong_in):
+        self.__dict__.update(chatml.__dict__ | {"is_fast": True, "engine": "fast 1.0"})
+        self.reference, self.wrong_in = chatml, wrong_in
+
+    def encode(self, text):
+        if self.wrong_in in text:
+            raise EngineDiffers(f"fast 1.0 gives other token ids for {text!r}")
+        return self.reference.encode(text)
+
+    def by_reference(self, why):
+        reference = load(SAMPLE_TOKENIZER, CHATML)
+        reference.engine_reason = why
+        return reference
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_engine_that_differs_on_the_users_own_rows_is_not_used(
+    tmp_path, chatml, rows, monkeypatch, num_workers
+):
+    monkeypatch.setattr("sftctl.data.batch._BATCH_BYTES", 500)
+    expected = prepare_store([rows], tmp_path / "a", chatml, SETTINGS).manifest
+    wrong = OftenWrong(chatml, "Question 150?")
+    made = prepare_store([rows], tmp_path / "b", wrong, SETTINGS, num_workers=num_workers).manifest
+    assert made.engine == "tokenizers"
+    assert made.engine_reason.startswith("fast 1.0 gives other token ids for ")
+    assert made.engine_rows_checked == 0
+    assert made.sources == expected.sources
+    file = "train/tokens-00000.npy"
+    assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(
+    tmp_path, chatml, rows, monkeypatch
+):
+    monkeypatch.setattr("sftctl.data.batch._BATCH_BYTES", 4000)
+    made = prepare_store([rows], tmp_path / "s", OftenWrong(chatml, "nowhere"), SETTINGS).manifest
+    assert made.engine == "fast 1.0"
+    assert 32 < made.engine_rows_checked < 40
+
+
+NO_END = CHATML.replace("<|im_end|>", "")
+
+
+def test_strict_makes_a_failed_audit_an_error(tmp_path, rows):
+    tokenizer = load(SAMPLE_TOKENIZER, NO_END)
+    audit = prepare_store([rows], tmp_path / "a", tokenizer, SETTINGS).manifest.audit
+    assert (audit.passed, audit.turns_without_end, audit.turns) == (False, 200, 200)
+    for strict in (tmp_path / "a", tmp_path / "b"):
+        with pytest.raises(DataError, match="the audit of the masks failed: 200 trained turns"):
+            _prepared(strict, rows, tokenizer, strict=True)
+    assert sorted(os.listdir(tmp_path)) == ["a", "rows.jsonl"]
 
 
 def test_several_files_follow_each_other(tmp_path, chatml):

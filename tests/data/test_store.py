@@ -6,6 +6,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
+from sftctl.data.audit import Audit
 from sftctl.data.chat import TokenizedExample
 from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, SplitCounts, StoreManifest
 from sftctl.data.store import TokenStore, TokenStoreWriter
@@ -30,7 +31,9 @@ def manifest_of(splits):
         tokenizer_hash="t" * 64,
         vocab_size=99,
         template_hash="c" * 64,
-        engine="hf",
+        engine="tokenizers",
+        engine_reason="a toy",
+        engine_rows_checked=0,
         max_seq_len=64,
         overflow="truncate",
         train_on="assistant",
@@ -49,6 +52,7 @@ def manifest_of(splits):
         num_target_tokens=train.num_target_tokens,
         length_quantiles={"max": 40},
         splits=splits,
+        audit=Audit(),
         files={},
     )
 

@@ -41,7 +41,7 @@ def test_a_conversation_is_rendered_by_the_template(bundled: HFTokenizer) -> Non
 
 
 def test_a_text_comes_back_from_its_tokens(bundled: HFTokenizer) -> None:
-    [(ids, offsets)] = bundled.encode_batch([RENDERED])
+    ids, offsets = bundled.encode_with_offsets(RENDERED)
     assert bundled.decode(ids, skip_special_tokens=False) == RENDERED
     assert bundled.decode(ids) == RENDERED.replace("<|im_start|>", "").replace("<|im_end|>", "")
     assert (ids[0], offsets[0]) == (1, (0, len("<|im_start|>")))
@@ -49,7 +49,9 @@ def test_a_text_comes_back_from_its_tokens(bundled: HFTokenizer) -> None:
 
 
 def test_nothing_is_added_to_a_text(bundled: HFTokenizer) -> None:
-    assert bundled.encode_batch(["", "<|im_end|>"]) == [([], []), ([2], [(0, 10)])]
+    ids, offsets = bundled.encode_with_offsets("<|im_end|>")
+    assert (ids.tolist(), offsets) == ([2], [(0, 10)])
+    assert bundled.encode("").tolist() == []
 
 
 def test_special_tokens_are_known(bundled: HFTokenizer) -> None:

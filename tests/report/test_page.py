@@ -197,17 +197,13 @@ def test_a_damaged_checkpoint_is_shown_so(trained: Path, tmp_path: Path) -> None
 def test_a_store_that_was_changed_since_is_not_shown(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 3)
     config = toy_config(tmp_path)
-    prepare_files([Path(str(config.data.path))], [], tmp_path / "store", config, False, _silent)
+    prepare_files([Path(str(config.data.path))], [], tmp_path / "store", config)
     store = str(tmp_path / "store")
     started = {"event": "started", "step": 0, "store": store, "data_fingerprint": "another"}
     write_lines(run / "events.jsonl", [started])
     assert any("another store than the one" in word for word in page_of(run).words)
     write_lines(run / "events.jsonl", [started | {"data_fingerprint": None}])
     assert "What is trained" in page_of(run).words
-
-
-def _silent(rows: int, tokens: int) -> None:
-    pass
 
 
 def test_the_file_can_be_named_and_the_figures_asked_for(

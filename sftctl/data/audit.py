@@ -1,0 +1,77 @@
+"""The audit of a store: what is true of every example and turn in it, counted, and the verdict."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.data.chat import ChatTokenizer, ExampleArrays
+from sftctl.data.turns import TrainOn
+
+_FAILURES = {
+    "examples_without_target": "examples have no target token",
+    "examples_with_two_bos": "examples begin with two beginning-of-sequence tokens",
+    "turns_without_end": "trained turns end without an end-of-turn token, which teaches no stop",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Counts over examples and over their trained turns; sums of audits are audits."""
+
+    num_examples: int = 0
+    examples_without_target: int = 0
+    examples_with_two_bos: int = 0
+    turns: int = 0  # maximal runs of target tokens
+    turns_cut: int = 0  # the maximum length ends them
+    turns_without_end: int = 0  # not cut, and still no end-of-turn token is trained
+    passed: bool = True
+
+    @classmethod
+    def of(cls, **counts: int) -> "Audit":
+        """With the verdict: every example has a target, one beginning, every whole turn its end."""
+        return cls(**counts, passed=not any(counts[name] for name in _FAILURES))
+
+    def __add__(self, other: "Audit") -> "Audit":
+        names = [field.name for field in fields(self) if field.name != "passed"]
+        return Audit.of(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        counts = {words: getattr(self, name) for name, words in _FAILURES.items()}
+        return [f"{count:,} {words}" for words, count in counts.items() if count]
+
+
+def audit(
+    examples: ExampleArrays, tokenizer: ChatTokenizer, max_seq_len: int, train_on: TrainOn
+) -> Audit:
+    """Of examples as they are stored, from their arrays alone."""
+    ids, mask, lengths = examples.input_ids, examples.loss_mask, examples.lengths
+    if not len(lengths):
+        return Audit()
+    ends = np.cumsum(lengths)
+    is_last = np.zeros(len(ids), dtype=np.bool_)  # (T,) True: an example ends here
+    is_last[ends - 1] = True
+    turn_ends = np.flatnonzero(mask & (is_last | ~np.append(mask[1:], False)))
+    has_end = np.isin(ids[turn_ends], _array(tokenizer.special_ids))
+    full = np.repeat(lengths == max_seq_len, lengths)
+    is_cut = ~has_end & is_last[turn_ends] & full[turn_ends]
+    first, second = ids[ends - lengths], ids[np.minimum(ends - lengths + 1, len(ids) - 1)]
+    two_bos = (first == second) & (first == _bos(tokenizer)) & (lengths > 1)
+    return Audit.of(
+        num_examples=len(lengths),
+        examples_without_target=int(np.count_nonzero(examples.target_lengths == 0)),
+        examples_with_two_bos=int(np.count_nonzero(two_bos)),
+        turns=len(turn_ends),
+        turns_cut=int(np.count_nonzero(is_cut)),
+        # Where everything is trained a run is no turn: the end of turn lies within it.
+        turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
+    )
+
+
+def _array(special_ids: frozenset[int]) -> npt.NDArray[np.int32]:
+    return np.fromiter(special_ids, dtype=np.int32)
+
+
+def _bos(tokenizer: ChatTokenizer) -> int:
+    return -1 if tokenizer.bos_id is None else tokenizer.bos_id

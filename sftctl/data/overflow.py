@@ -1,0 +1,108 @@
+"""Rows longer than the maximum: cut short, dropped, or split at turn boundaries."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sftctl.data.chat import ChatTokenizer, TokenizedExample
+from sftctl.data.conversation import Conversation
+from sftctl.data.ledger import Note
+from sftctl.data.masks import encoded
+from sftctl.data.reasons import BadRow, Reason
+from sftctl.data.settings import Overflow
+from sftctl.data.skeletons import Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Makes examples of at most `max_seq_len` tokens, and notes for what that costs."""
+
+    tokenizer: ChatTokenizer
+    renderer: Renderer
+    max_seq_len: int
+    overflow: Overflow
+
+    def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
+        """The examples of a row, none where nothing of it can be trained; BadRow as `encoded`."""
+        whole = self._tokenized(row)
+        if self._fit(whole):
+            return whole, []
+        num_tokens = sum(example.num_tokens for example in whole)
+        if self.overflow == "split" and len(pieces := list(self._pieces(row))) > 1:
+            kept, lost = self._shortened([example for piece in pieces for example in piece])
+            if kept:
+                return kept, [Note.split(row.source, len(kept), lost)]
+        else:
+            kept, lost = self._shortened(whole)
+        if not kept:
+            reason: Reason = "too_long_dropped" if self.overflow == "drop" else "no_target"
+            return [], [Note.too_long(row.source, reason, num_tokens)]
+        return kept, [Note.too_long(row.source, "truncated", lost)]
+
+    def _tokenized(self, row: Conversation) -> list[TokenizedExample]:
+        return encoded(self.renderer.renderings(row), row, self.tokenizer)
+
+    def _fit(self, examples: list[TokenizedExample]) -> bool:
+        return all(example.num_tokens <= self.max_seq_len for example in examples)
+
+    def _shortened(self, examples: list[TokenizedExample]) -> tuple[list[TokenizedExample], int]:
+        """The examples that are left within the maximum, and the tokens that this costs."""
+        kept, lost = [], 0
+        for example in examples:
+            cut = example
+            if example.num_tokens > self.max_seq_len:
+                cut = example.first(0 if self.overflow == "drop" else self.max_seq_len)
+            if cut.num_target_tokens:
+                kept.append(cut)
+            lost += example.num_tokens - cut.num_tokens * bool(cut.num_target_tokens)
+        return kept, lost
+
+    def _pieces(self, row: Conversation) -> Iterator[list[TokenizedExample]]:
+        """The examples of the conversation's parts: each the most exchanges that fit, or one.
+
+        A part repeats the system prompt, and so begins as the template begins. It knows nothing of
+        the parts before it.
+        """
+        if self.renderer.train_on == "last":
+            row = _only_last_trained(row)
+        head, starts = _exchanges(row)
+        ends = [*starts[1:], len(row.messages)]
+        first = 0
+        while first < len(starts):
+            last = first
+            piece = self._piece(row, head, starts[first], ends[last])
+            while last + 1 < len(starts):
+                longer = self._piece(row, head, starts[first], ends[last + 1])
+                if not self._fit(longer):
+                    break
+                piece, last = longer, last + 1
+            yield piece
+            first = last + 1
+
+    def _piece(self, row: Conversation, head: int, start: int, end: int) -> list[TokenizedExample]:
+        untrained = {index - start + head for index in row.untrained if index >= start}
+        untrained |= {index for index in row.untrained if index < head}
+        part_of_row = replace(
+            row,
+            messages=row.messages[:head] + row.messages[start:end],
+            untrained=frozenset(untrained),
+        )
+        try:
+            return self._tokenized(part_of_row)
+        except BadRow as problem:
+            if problem.reason != "no_target":
+                raise
+            return []
+
+
+def _exchanges(row: Conversation) -> tuple[int, list[int]]:
+    """How many system messages begin the row, and where the exchanges behind them begin."""
+    roles = [message["role"] for message in row.messages]
+    head = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
+    inner = range(head + 1, len(roles))
+    return head, [head, *(i for i in inner if roles[i] == "user" and roles[i - 1] != "user")]
+
+
+def _only_last_trained(row: Conversation) -> Conversation:
+    turns = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+    trained = [turn for turn in turns if turn not in row.untrained]
+    return replace(row, untrained=row.untrained | frozenset(trained[:-1]))

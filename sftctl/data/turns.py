@@ -1,0 +1,188 @@
+"""Where assistant turns lie in the text that a chat template makes of a conversation.
+
+A turn is what inference would have to write: it begins behind the prompt for it, and prompt and
+turn together begin the rendered text. A template that writes earlier turns otherwise once others
+follow (Qwen 3 drops old thinking) makes texts in which they are not what inference sees: such a
+turn gets a text of its own, the conversation up to it, as it was when the turn was the last.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from sftctl.data.chat import ChatTokenizer, Span
+from sftctl.data.conversation import Conversation
+from sftctl.data.reasons import BadRow
+from sftctl.errors import DataError
+
+TrainOn = Literal["assistant", "last", "all"]
+
+_OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """One text to train on, and which of its characters: disjoint spans, in order."""
+
+    text: str
+    targets: list[Span]
+
+
+def renderings(
+    conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
+) -> list[Rendering]:
+    """The texts that train every target turn once; one is enough for most templates."""
+    turns = _Turns(conversation, tokenizer)
+    text = turns.render(len(conversation.messages))
+    _require_tools(conversation, text)
+    _require_tool_calls(conversation, range(len(conversation.messages)), text)
+    if train_on == "all":
+        return [Rendering(text, _gaps(turns, text))]
+    pending = _trainable(conversation)
+    if not pending:
+        raise BadRow(
+            "no_target", f"{conversation.source}: no assistant turn to train on", "remove the row"
+        )
+    if train_on == "last":
+        pending = pending[-1:]
+    found: list[Rendering] = []
+    while pending:
+        within = {turn: span for turn in pending if (span := turns.span(turn, text)) is not None}
+        if within:
+            found.append(Rendering(text, list(within.values())))
+        pending = [turn for turn in pending if turn not in within]
+        if pending:
+            text = turns.as_last(pending[-1])
+    return found[::-1]
+
+
+@dataclass(slots=True)
+class _Turns:
+    """A conversation's turns, each rendered as inference has it: nothing comes behind it."""
+
+    conversation: Conversation
+    tokenizer: ChatTokenizer
+    _known: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def span(self, turn: int, text: str) -> Span | None:
+        """Where the turn lies in `text`; None where `text` has not what inference would see."""
+        header, until = self._rendered(turn, text)
+        if not text.startswith(until):
+            return None
+        said = until[len(header) :]
+        _require_tool_calls(self.conversation, [turn], said)
+        # White space behind an end-of-turn token is the template's: no model has to write it.
+        ended = said.rstrip()
+        if not ended.endswith(self.tokenizer.special_texts):
+            ended = said
+        return len(header), len(header) + len(ended)
+
+    def as_last(self, turn: int) -> str:
+        """The conversation up to and with this turn."""
+        return self.render(turn + 1)
+
+    def render(self, num_messages: int, prompt: bool = False) -> str:
+        """The first messages as text, with the prompt for an answer if asked for."""
+        first = replace(self.conversation, messages=self.conversation.messages[:num_messages])
+        return render(first, self.tokenizer, prompt)
+
+    def _rendered(self, turn: int, text: str) -> tuple[str, str]:
+        """The prompt for the turn, and the text that ends with the turn."""
+        if turn not in self._known:
+            is_last = turn + 1 == len(self.conversation.messages)
+            until = text if is_last else self.render(turn + 1)
+            header = self._header(turn) if turn else _first_header(self, until)
+            if not (until.startswith(header)):
+                raise BadRow(
+                    "mask_not_exact",
+                    f"{self.conversation.source}: message {turn + 1}: the chat template prompts "
+                    "for this turn with other text than it writes before it",
+                    "use another chat template",
+                )
+            self._known[turn] = header, until
+        return self._known[turn]
+
+    def _header(self, turn: int) -> str:
+        """What inference is prompted with; a thinking block that it opens is the turn's."""
+        prompt = self.render(turn, prompt=True)
+        said = self.conversation.messages[turn - 1]["content"]
+        if _OPENED_THINKING.search(said) and prompt == self.render(turn):
+            return prompt  # the prompt opens nothing: these are words of the message before
+        return _OPENED_THINKING.sub("", prompt)
+
+
+def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) -> str:
+    """The text that inference would see; BadRow where the template refuses the conversation."""
+    try:
+        return tokenizer.render(list(row.messages), row.tools, prompt)
+    except DataError as problem:
+        what = f"{row.source}: {problem.message}"
+        raise BadRow("template_refused", what, problem.hint) from problem
+
+
+def _first_header(turns: _Turns, text: str) -> str:
+    """The header of a conversation that begins with the assistant.
+
+    Templates can't render zero messages, so the header is taken from behind a stand-in, and what
+    stands before it must be what the template puts before any conversation.
+    """
+    row = turns.conversation
+    stand_in = _Turns(
+        Conversation(({"role": "user", "content": "?"},), row.tools, row.source), turns.tokenizer
+    )
+    without = stand_in.render(1)
+    header = _OPENED_THINKING.sub("", stand_in.render(1, prompt=True)).removeprefix(without)
+    preamble, found, _ = text.partition(header) if header else ("", "", text)
+    if not without.startswith(preamble) or found != header:
+        raise BadRow("mask_not_exact", f"{row.source}: message 1: its header can't be told exactly")
+    return preamble + header
+
+
+def _trainable(row: Conversation) -> list[int]:
+    turns = (i for i, message in enumerate(row.messages) if message["role"] == "assistant")
+    return [turn for turn in turns if turn not in row.untrained]
+
+
+def _gaps(turns: _Turns, text: str) -> list[Span]:
+    """All of `text` but the assistant turns that are not to be trained."""
+    row = turns.conversation
+    left_out = [i for i in sorted(row.untrained) if row.messages[i]["role"] == "assistant"]
+    position, gaps = 0, []
+    for turn in left_out:
+        span = turns.span(turn, text)
+        if span is None:
+            raise BadRow(
+                "mask_not_exact",
+                f"{row.source}: message {turn + 1}: the chat template renders this turn "
+                "differently within the whole conversation than at its end",
+                "train on the assistant's turns only",
+            )
+        gaps.append((position, span[0]))
+        position = span[1]
+    return [*gaps, (position, len(text))]
+
+
+def _require_tools(conversation: Conversation, text: str) -> None:
+    """A template that drops the tools would teach calls of what the model was never shown."""
+    for tool in conversation.tools or ():
+        name = tool.get("function", tool).get("name") if isinstance(tool, dict) else None
+        if isinstance(name, str) and name not in text:
+            raise BadRow(
+                "tools_not_rendered",
+                f"{conversation.source}: the chat template does not render the tool {name!r}",
+                "use a tokenizer or a chat template that renders tools",
+            )
+
+
+def _require_tool_calls(conversation: Conversation, turns: Iterable[int], text: str) -> None:
+    """Many templates drop tool calls without a word; training on the rest would teach silence."""
+    for index in turns:
+        for call in conversation.messages[index].get("tool_calls", ()):
+            if call["function"]["name"] not in text:
+                raise BadRow(
+                    "tools_not_rendered",
+                    f"{conversation.source}: message {index + 1}: "
+                    "the chat template does not render tool calls",
+                    "use a tokenizer or a chat template that renders them",
+                )

@@ -1,0 +1,104 @@
+"""Encoders: the reference, a fast one, and what proves the fast one equal to the reference."""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.errors import EngineDiffers
+
+Ids = npt.NDArray[np.int32]  # (T,)
+Span = tuple[int, int]
+
+_PROBES = (
+    "",
+    " ",
+    "\n",
+    "  \n\n\t \r\n x  ",
+    "Hello, world! It's 12345678 o'clock; don't I'LL 'S",
+    "\x00\x13\x7f a\x00\x01",
+    "naïve ﬁ e\u0301 İstanbul \u200d\u200b\ufeff\u00a0\u3000",
+    "你好，世界。こんにちは 안녕 العربية हिन्दी ไทย",
+    "👩‍👩‍👧🇩🇪 \U0010ffff\ue000",
+    '{"name": "f", "arguments": {"q": [1.5e-3, null]}}\n```py\n\tdef f(x): return x ** 2\n```',
+    "a" * 500 + " " * 70 + "ab " * 100,
+)
+
+
+class Reference:
+    """Hugging Face tokenizers, which everything is measured by."""
+
+    is_fast = False
+
+    def __init__(self, hf: Any) -> None:
+        self._backend = hf.backend_tokenizer
+        self.name = f"tokenizers {version('tokenizers')}"
+
+    def encode(self, text: str) -> Ids:
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
+        """Token ids, and the characters that each token covers; nothing is added."""
+        # One text at a time: the threads behind batches would not survive a fork.
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32), encoding.offsets
+
+
+class Splintr:
+    """splintr-rs: ids alone, dozens of times as fast."""
+
+    is_fast = True
+
+    def __init__(self, hf: Any) -> None:
+        import splintr
+
+        self.name = f"splintr-rs {version('splintr-rs')}"
+        self._core = splintr.from_json_bytes(hf.backend_tokenizer.to_str().encode())
+
+    def encode(self, text: str) -> Ids:
+        try:
+            return np.frombuffer(self._core.encode_flat(text), dtype=np.int32)
+        except ValueError as problem:
+            raise EngineDiffers(f"{self.name} can't encode {text[:40]!r}: {problem}") from problem
+
+
+class Checked:
+    """A fast engine whose every answer is compared with the reference's."""
+
+    is_fast = True
+
+    def __init__(self, fast: Splintr, reference: Reference) -> None:
+        self.name = fast.name
+        self._fast = fast
+        self._reference = reference
+
+    def encode(self, text: str) -> Ids:
+        """The ids on which both agree; EngineDiffers where they don't."""
+        ids = self._fast.encode(text)
+        if not np.array_equal(ids, self._reference.encode(text)):
+            raise EngineDiffers(f"{self.name} gives other token ids for {text[:40]!r}")
+        return ids
+
+
+Encoder = Reference | Splintr | Checked
+
+
+def fast_engine(hf: Any) -> Splintr:
+    """The fast engine for a tokenizer, proved on probes; EngineDiffers where it is not equal."""
+    try:
+        fast = Splintr(hf)
+    except (ValueError, OSError) as problem:
+        raise EngineDiffers(f"splintr-rs does not know this tokenizer: {problem}") from problem
+    checked = Checked(fast, Reference(hf))
+    for probe in _probes(hf):
+        checked.encode(probe)
+    return fast
+
+
+def _probes(hf: Any) -> Iterator[str]:
+    """Nasty strings, and every added token, alone and between words and spaces."""
+    yield from _PROBES
+    for token in hf.added_tokens_decoder.values():
+        yield f"{token.content}a {token.content} \n{token.content}{token.content}"

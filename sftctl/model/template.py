@@ -1,0 +1,83 @@
+"""What can be known of a chat template by reading it."""
+
+import re
+
+from jinja2 import Environment, TemplateSyntaxError, nodes
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+_LISTS = frozenset({"messages", "loop_messages", "tools"})
+_FILTERS = ("trim", "tojson")
+_TESTS = frozenset({"defined", "undefined", "none", "string", "mapping", "iterable", "sequence"})
+_OPAQUE = (
+    *(nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.Include),
+    *(nodes.Import, nodes.FromImport, nodes.Extends),
+)
+_CALLS = frozenset({"raise_exception", "namespace"})
+
+
+def is_content_blind(template: str) -> bool:
+    """True: what is written around the messages' contents depends on roles alone, by proof.
+
+    Nothing in the template looks into a text: it is only written out, trimmed at most, or asked
+    whether it is empty. False says nothing.
+    """
+    try:
+        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            _GENERATION_TAG.sub("", template)
+        )
+    except TemplateSyntaxError:
+        return False
+    return all(_is_blind(node) for node in tree.find_all(nodes.Node))
+
+
+def _is_blind(node: nodes.Node) -> bool:
+    match node:
+        case nodes.Compare():
+            return all(_is_structure(side) for side in (node.expr, *(o.expr for o in node.ops)))
+        case nodes.Filter():
+            is_list = _is_list(node.node)
+            return is_list if node.name == "length" else node.name in _FILTERS and not node.args
+        case nodes.Test():
+            return node.name in _TESTS
+        case nodes.Call():
+            return isinstance(node.node, nodes.Name) and node.node.name in _CALLS
+        case nodes.Getitem(arg=nodes.Const(value=str())):
+            return True
+        case nodes.Getitem():
+            return _is_list(node.node)
+        case nodes.For():
+            return _is_list(node.iter) or _key(node.iter) == "tool_calls"
+    return not isinstance(node, _OPAQUE)
+
+
+def _is_structure(node: nodes.Node | None) -> bool:
+    """An expression about roles, numbers and positions, with no text of a message in it."""
+    match node:
+        case nodes.Const() | nodes.Compare():
+            return True
+        case nodes.Getattr() | nodes.Getitem():
+            of_loop = isinstance(node.node, nodes.Name) and node.node.name == "loop"
+            return of_loop or _key(node) == "role"
+        case nodes.BinExpr():
+            return _is_structure(node.left) and _is_structure(node.right)
+        case nodes.UnaryExpr():
+            return _is_structure(node.node)
+        case nodes.Filter(name="length"):
+            return True
+    return False
+
+
+def _is_list(node: nodes.Node | None) -> bool:
+    """The messages, the tools, or a slice of them."""
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        node = node.node
+    return isinstance(node, nodes.Name) and node.name in _LISTS
+
+
+def _key(node: nodes.Node) -> object:
+    """`x` of `m.x` and of `m['x']`."""
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        return node.arg.value
+    return None
