@@ -55,9 +55,9 @@ class TextExamples:
     def _tokenized(self, row: Row) -> TokenizedExample:
         source, text = row
         conversation = from_text(text, self._settings.format, source)
-        [example] = tokenize([conversation], self._tokenizer, self._settings.train_on)
-        limit = self._settings.max_seq_len
-        return TokenizedExample(example.input_ids[:limit], example.loss_mask[:limit])
+        # Where a template rewrites turns a row is several examples: one is as good to time.
+        example, *_ = tokenize(conversation, self._tokenizer, self._settings.train_on)
+        return example.first(self._settings.max_seq_len)
 
 
 def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
