@@ -20,6 +20,7 @@ from tests.bench.toys import (
     RaisesEverywhere,
     RaisesInAWorker,
     Toy,
+    WantsForkedWorkers,
 )
 
 CPU = torch.device("cpu")
@@ -96,6 +97,10 @@ def test_the_rounds_are_summed_up_by_medians_and_their_spread():
     assert [(done, total) for _, done, total in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert seen[0][0][1].tokens_per_s is None  # not measured yet
     assert tuple(seen[-1][0]) == results
+
+
+def test_a_rank_that_was_spawned_forks_its_loader_processes():
+    assert [r.error for r in compared(WantsForkedWorkers(), NONE_AND_ONE)] == [None, None]
 
 
 def test_ranks_load_at_once_each_its_share():

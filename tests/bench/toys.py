@@ -2,6 +2,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from multiprocessing import current_process
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -51,6 +52,13 @@ class BlowsUpWithTwoWorkers(Toy):
         worker = get_worker_info()
         if worker is not None and worker.num_workers == 2:
             os.kill(os.getppid(), signal.SIGBUS)
+        return super().__getitem__(index)
+
+
+class WantsForkedWorkers(Toy):
+    def __getitem__(self, index: int) -> Row:
+        if get_worker_info() is not None and type(current_process()).__name__ != "ForkProcess":
+            raise RuntimeError("this loader process has loaded everything anew")
         return super().__getitem__(index)
 
 

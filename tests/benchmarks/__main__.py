@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.checkpoints import resuming, saving
+from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.prepare import preparing, preparing_memory
 
-TABLES = ["start", "training", "prepare", "checkpoints"]
+TABLES = ["start", "training", "prepare", "checkpoints", "loader", "loader-agreement"]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -40,6 +42,9 @@ def main() -> None:
         print(prepare_tables(options))
     if options.only in (None, "checkpoints"):
         print(checkpoints_table(options))
+    for name, measured in (("loader", against_trl), ("loader-agreement", against_training)):
+        if options.only in (None, name):
+            print(loader_table(options, measured))
 
 
 def start_table(rounds: int) -> str:
@@ -102,6 +107,16 @@ def checkpoints_table(options: argparse.Namespace) -> str:
         store = prepare(options, Path(name))
         rows = saving(store, Path(name), options.rounds) + resuming(Path(name), options.rounds)
         return table(["", f"median of {options.rounds}"], rows)
+
+
+def loader_table(
+    options: argparse.Namespace, measured: Callable[[Path, int], tuple[list[str], list[list[str]]]]
+) -> str:
+    """Batches a second on the whole file."""
+    with tempfile.TemporaryDirectory() as name:
+        rows = len(json.loads(options.alpaca.read_text()))
+        whole = argparse.Namespace(**{**vars(options), "examples": rows})
+        return table(*measured(prepare(whole, Path(name)), options.rounds))
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Path:

@@ -1,14 +1,17 @@
 import json
 import subprocess
 import sys
+from io import StringIO
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sftctl.bench.loader import LoaderReport
 from sftctl.bench.machine import Machine
 from sftctl.cli.app import app
-from sftctl.cli.render_loader import loader_report
+from sftctl.cli.render_loader import live_table, loader_report
 from sftctl.config.load import load_config
 from sftctl.metrics import LoaderResult
 
@@ -179,10 +182,6 @@ def test_missing_data_is_an_error_of_the_data(bench):
 
 
 def test_a_failed_setting_is_told_below_the_table(tmp_path):
-    from io import StringIO
-
-    from rich.console import Console
-
     failed = LoaderResult(2, False, 4, True, error="OSError: too many open files")
     report = LoaderReport(
         store=tmp_path,
@@ -208,3 +207,60 @@ def test_a_failed_setting_is_told_below_the_table(tmp_path):
         in out.getvalue()
     )
     assert report.to_json()["recommended"] is None
+
+
+def rendered(results, step_time_s=None, **options):
+    report = LoaderReport(
+        store=Path("store"),
+        source="store",
+        num_examples=10,
+        batch_size=4,
+        num_ranks=2,
+        device="cpu",
+        machine=Machine(2, None, None, 1024, 8 * 10**9),
+        step_time_s=step_time_s,
+        step_time_source="3 steps of tiny",
+        notes=(),
+        results=tuple(results),
+        recommended=results[0],
+        why="because",
+    )
+    out = StringIO()
+    Console(file=out, width=200, **options).print(loader_report(report))
+    return out.getvalue()
+
+
+NUMBERS = dict(
+    batches_per_s=100.0, samples_per_s=400.0, tokens_per_s=9000.0, first_batch_s=0.002,
+    wait_p50_s=0.01, wait_p99_s=0.02, rss_bytes=10**8, pss_bytes=9 * 10**7, shm_bytes=0,
+    open_files=20, spread_ratio=0.1,
+)  # fmt: skip
+
+
+def test_a_skipped_setting_and_the_step_time_are_told():
+    good = LoaderResult(0, False, None, False, **NUMBERS, step_wait_s=0.00125)
+    skipped = LoaderResult(9, False, 2, True, error="skipped: needs about 78 open files")
+    text = rendered([good, skipped], step_time_s=0.5)
+    assert "a step takes 0.5 s (3 steps of tiny)" in text
+    assert "4 a batch, to cpu, 2 ranks at once" in text
+    assert "8,000 MB of memory free" in text
+    assert "in step" in text and "1.25" in text
+    assert "workers 9, pin off, prefetch 2, persistent on: skipped: needs about 78" in text
+    assert "judged by speed alone" not in text
+    assert "judged by speed alone" in rendered([good])
+
+
+def test_the_heat_of_a_number_is_its_distance_from_the_best():
+    good = LoaderResult(0, False, None, False, **NUMBERS)
+    slow = LoaderResult(1, False, 2, True, **{**NUMBERS, "tokens_per_s": 1000.0})
+    coloured = rendered([good, slow], force_terminal=True, color_system="256")
+    tokens = {n: line for line in coloured.splitlines() for n in ("9,000", "1,000") if n in line}
+    style = {n: line[: line.index(n)].rpartition("\x1b[")[2] for n, line in tokens.items()}
+    assert style["9,000"] != style["1,000"]
+    assert "\x1b" not in rendered([good, slow])
+
+
+def test_nothing_is_shown_live_where_there_is_no_terminal(capsys):
+    with live_table(wanted=True) as on_progress:
+        on_progress([LoaderResult(0, False, None, False)], 1, 2)
+    assert capsys.readouterr() == ("", "")
