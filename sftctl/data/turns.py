@@ -46,11 +46,12 @@ def renderings(
         )
     if train_on == "last":
         pending = pending[-1:]
+    if turns.span(pending[-1], text) is None:
+        text = turns.as_last(pending[-1])
     found: list[Rendering] = []
-    while pending:
+    while pending:  # the last of them always lies within the text
         within = {turn: span for turn in pending if (span := turns.span(turn, text)) is not None}
-        if within:
-            found.append(Rendering(text, list(within.values())))
+        found.append(Rendering(text, list(within.values())))
         pending = [turn for turn in pending if turn not in within]
         if pending:
             text = turns.as_last(pending[-1])
@@ -91,7 +92,7 @@ class _Turns:
         """The prompt for the turn, and the text that ends with the turn."""
         if turn not in self._known:
             is_last = turn + 1 == len(self.conversation.messages)
-            until = text if is_last else self.render(turn + 1)
+            until = text if is_last else self.as_last(turn)
             header = self._header(turn) if turn else _first_header(self, until)
             if not (until.startswith(header)):
                 raise BadRow(
