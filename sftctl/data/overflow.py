@@ -1,6 +1,7 @@
 """Rows longer than the maximum: cut short, dropped, or split at turn boundaries."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sftctl.data.chat import ChatTokenizer, TokenizedExample
@@ -8,6 +9,7 @@ from sftctl.data.conversation import Conversation
 from sftctl.data.ledger import Note
 from sftctl.data.masks import encoded
 from sftctl.data.reasons import BadRow, Reason
+from sftctl.data.rendering import render
 from sftctl.data.settings import Overflow
 from sftctl.data.skeletons import Renderer
 
@@ -39,7 +41,17 @@ class Fitting:
         return kept, [Note.too_long(row.source, "truncated", lost)]
 
     def _tokenized(self, row: Conversation) -> list[TokenizedExample]:
-        return encoded(self.renderer.renderings(row), row, self.tokenizer)
+        try:
+            return encoded(self.renderer.renderings(row), row, self.tokenizer)
+        except BadRow as problem:
+            problem.tokens_lost = problem.tokens_lost or self._num_tokens(row)
+            raise
+
+    def _num_tokens(self, row: Conversation) -> int:
+        """Of a row that is refused; 0 where the template refuses it."""
+        with suppress(BadRow):
+            return len(self.tokenizer.encode(render(row, self.tokenizer)))
+        return 0
 
     def _fit(self, examples: list[TokenizedExample]) -> bool:
         return all(example.num_tokens <= self.max_seq_len for example in examples)

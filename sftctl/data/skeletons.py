@@ -11,7 +11,8 @@ from itertools import accumulate
 from sftctl.data.chat import ChatTokenizer, Span
 from sftctl.data.conversation import Conversation
 from sftctl.data.reasons import BadRow
-from sftctl.data.turns import Rendering, TrainOn, render, renderings
+from sftctl.data.rendering import render
+from sftctl.data.turns import Rendering, TrainOn, renderings
 
 _MOST_KNOWN = 4096
 _Key = tuple[tuple[tuple[str, bool], ...], frozenset[int]]

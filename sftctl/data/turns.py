@@ -7,14 +7,13 @@ turn gets a text of its own, the conversation up to it, as it was when the turn 
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sftctl.data.chat import ChatTokenizer, Span
 from sftctl.data.conversation import Conversation
 from sftctl.data.reasons import BadRow
-from sftctl.errors import DataError
+from sftctl.data.rendering import render, require_tool_calls, require_tools
 
 TrainOn = Literal["assistant", "last", "all"]
 
@@ -35,8 +34,7 @@ def renderings(
     """The texts that train every target turn once; one is enough for most templates."""
     turns = _Turns(conversation, tokenizer)
     text = turns.render(len(conversation.messages))
-    _require_tools(conversation, text)
-    _require_tool_calls(conversation, range(len(conversation.messages)), text)
+    require_tools(conversation, tokenizer, text)
     if train_on == "all":
         return [Rendering(text, _gaps(turns, text))]
     pending = _trainable(conversation)
@@ -72,7 +70,7 @@ class _Turns:
         if not text.startswith(until):
             return None
         said = until[len(header) :]
-        _require_tool_calls(self.conversation, [turn], said)
+        require_tool_calls(self.conversation, [turn], said)
         # White space behind an end-of-turn token is the template's: no model has to write it.
         ended = said.rstrip()
         if not ended.endswith(self.tokenizer.special_texts):
@@ -111,15 +109,6 @@ class _Turns:
         if _OPENED_THINKING.search(said) and prompt == self.render(turn):
             return prompt  # the prompt opens nothing: these are words of the message before
         return _OPENED_THINKING.sub("", prompt)
-
-
-def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) -> str:
-    """The text that inference would see; BadRow where the template refuses the conversation."""
-    try:
-        return tokenizer.render(list(row.messages), row.tools, prompt)
-    except DataError as problem:
-        what = f"{row.source}: {problem.message}"
-        raise BadRow("template_refused", what, problem.hint) from problem
 
 
 def _first_header(turns: _Turns, text: str) -> str:
@@ -162,28 +151,3 @@ def _gaps(turns: _Turns, text: str) -> list[Span]:
         gaps.append((position, span[0]))
         position = span[1]
     return [*gaps, (position, len(text))]
-
-
-def _require_tools(conversation: Conversation, text: str) -> None:
-    """A template that drops the tools would teach calls of what the model was never shown."""
-    for tool in conversation.tools or ():
-        name = tool.get("function", tool).get("name") if isinstance(tool, dict) else None
-        if isinstance(name, str) and name not in text:
-            raise BadRow(
-                "tools_not_rendered",
-                f"{conversation.source}: the chat template does not render the tool {name!r}",
-                "use a tokenizer or a chat template that renders tools",
-            )
-
-
-def _require_tool_calls(conversation: Conversation, turns: Iterable[int], text: str) -> None:
-    """Many templates drop tool calls without a word; training on the rest would teach silence."""
-    for index in turns:
-        for call in conversation.messages[index].get("tool_calls", ()):
-            if call["function"]["name"] not in text:
-                raise BadRow(
-                    "tools_not_rendered",
-                    f"{conversation.source}: message {index + 1}: "
-                    "the chat template does not render tool calls",
-                    "use a tokenizer or a chat template that renders them",
-                )

@@ -243,6 +243,20 @@ def test_turns_marked_as_untrained_are_context(chatml):
         trained(chatml, marked[:3])
 
 
+def test_a_name_that_somebody_says_is_no_proof_that_tools_are_rendered(chatml, minimind):
+    asked = [
+        {"role": "user", "content": "Can you search?"},
+        TOOL_TURNS[1] | {"content": "I search"},
+    ]
+    with pytest.raises(BadRow, match="message 2: the chat template does not render tool calls"):
+        trained(chatml, asked)
+    plain = [question, {"role": "assistant", "content": "Yes"}]
+    with pytest.raises(BadRow, match="the chat template does not render the tool 'search'"):
+        trained(chatml, plain, tools=[{"name": "search"}])
+    assert len(trained(minimind, plain, tools=[{"name": "search"}])) == 1
+    assert len(trained(minimind, asked)) == 1
+
+
 def test_dropped_tool_calls_are_an_error_when_everything_is_trained_too(chatml):
     with pytest.raises(DataError, match="message 2: the chat template does not render tool calls"):
         tokenize(conversation(TOOL_TURNS), chatml, "all")

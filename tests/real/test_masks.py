@@ -1,0 +1,92 @@
+"""Real rows by the thousand: each text, token id and mask is that of an independent reference."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sftctl.data.conversation import Conversation, SourceLine, from_text
+from sftctl.data.reasons import BadRow
+from sftctl.data.rows import raw_rows
+from sftctl.data.workers import in_order
+from sftctl.environment import usable_cores
+from tests.data.chat_tokenizers import conversations
+from tests.data.comparison import Comparison
+from tests.data.templates import FAMILIES
+from tests.real.fetched import sharegpt_file
+
+pytestmark = pytest.mark.real
+
+OWN = ["smollm2", "minimind"]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(shared_data: Path, smollm2: Path) -> dict[str, Path]:
+    return {"smollm2": smollm2, "minimind": shared_data / "minimind_tokenizer"}
+
+
+@pytest.fixture(scope="module")
+def sharegpt(downloads: Path) -> list[Conversation]:
+    """All whole rows; what is wrong with the others is what is known of the set."""
+    rows, reasons = [], Counter()
+    for source, raw in raw_rows(sharegpt_file(downloads), "sharegpt.json"):
+        row = _parsed(raw, source)
+        if isinstance(row, BadRow):
+            reasons[row.reason] += 1
+        else:
+            rows.append(row)
+    assert (len(rows) + reasons["empty"], reasons) == (17_671, {"empty": 126, "cut_off": 1})
+    assert sum(row.messages[0]["role"] == "assistant" for row in rows) == 6_358
+    return rows
+
+
+def _parsed(raw: bytes | BadRow, source: SourceLine) -> Conversation | BadRow:
+    if isinstance(raw, BadRow):
+        return raw
+    try:
+        return from_text(raw, "auto", source)
+    except BadRow as problem:
+        return problem
+
+
+def num_kept(comparison: Comparison, rows: list[Conversation]) -> int:
+    """All rows compared, on every core; gives how many are not refused by both."""
+
+    def compare(part: list[Conversation]) -> int:
+        return sum(comparison.assert_equal(row) for row in part)
+
+    parts = [rows[start : start + 100] for start in range(0, len(rows), 100)]
+    return sum(in_order(compare, parts, usable_cores()))
+
+
+@pytest.mark.parametrize("name", [None, *FAMILIES])
+@pytest.mark.parametrize("vocabulary", OWN)
+def test_every_row_of_four_sets(
+    tokenizers: dict[str, Path], shared_data: Path, vocabulary: str, name: str | None
+) -> None:
+    comparison = Comparison(tokenizers[vocabulary], name or vocabulary)
+    files = sorted(shared_data.glob("*.json"))
+    rows = [row for file in files for row in conversations(file)]
+    assert len(rows) == 2_799
+    kept = num_kept(comparison, rows)
+    has_tools = (name or vocabulary) in ("minimind", "qwen2.5", "qwen3")
+    assert kept == len(rows) if has_tools else 2_499 <= kept < len(rows)
+
+
+@pytest.mark.parametrize("vocabulary", OWN)
+def test_every_row_of_sharegpt_by_the_tokenizers_own_template(
+    tokenizers: dict[str, Path], sharegpt: list[Conversation], vocabulary: str
+) -> None:
+    comparison = Comparison(tokenizers[vocabulary], vocabulary)
+    dropped = len(sharegpt) - num_kept(comparison, sharegpt)
+    assert dropped == 17  # without an assistant turn; those that begin with one are kept
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("vocabulary", OWN)
+def test_every_twentieth_row_of_sharegpt_by_every_family(
+    tokenizers: dict[str, Path], sharegpt: list[Conversation], vocabulary: str, name: str
+) -> None:
+    comparison = Comparison(tokenizers[vocabulary], name)
+    rows = sharegpt[::20]
+    assert num_kept(comparison, rows) > len(rows) // 2
