@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sftctl.config.schema import DEFAULT_MAX_SEQ_LEN, DataConfig, RunConfig
 from sftctl.data.assembly import Progress, silent
-from sftctl.data.manifest import PREPARE_ANEW
+from sftctl.data.manifest import PREPARE_ANEW, SPLITS
 from sftctl.data.prepare import PreparedStore, prepare_store, store_fingerprint
 from sftctl.data.sample_data import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.settings import Engine, PrepareSettings
@@ -15,6 +15,7 @@ from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.presets import PRESETS
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.train.fits import require_fitting_store
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
@@ -82,8 +83,7 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     stop.check()
     given = config.data.path
     if given is not None and (Path(given) / "manifest.json").is_file():
-        _check_tokenizer(config, Path(given))
-        _check_settings(config.data, Path(given))
+        require_fitting_store(config, Path(given))
         return Path(given)
     if given is None and config.data.val_fraction:
         raise ConfigError(
@@ -117,7 +117,8 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
 def _opens(path: Path) -> bool:
     """A store in the cache that was damaged is made anew, for nobody knows where it lies."""
     try:
-        TokenStore.open(path)
+        for split in SPLITS:
+            TokenStore.open(path, split)
     except DataError:
         return False
     return True
@@ -132,41 +133,6 @@ def prepare_settings(data: DataConfig) -> PrepareSettings:
         train_on=data.train_on,
         val_fraction=data.val_fraction,
     )
-
-
-def _check_tokenizer(config: RunConfig, path: Path) -> None:
-    """Refuse a store of another tokenizer than the model's own, or than the one asked for."""
-    name = config.model.tokenizer
-    if name is None:
-        if config.model.name in PRESETS:
-            return  # a preset takes the vocabulary of its data
-        name = config.model.name
-    manifest = TokenStore.open(path).manifest
-    tokenizer = load_tokenizer(name)
-    if tokenizer.content_hash != manifest.tokenizer_hash:
-        raise DataError(
-            f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
-            hint=f"prepare the data again with `--tokenizer {name}`",
-        )
-
-
-def _check_settings(data: DataConfig, path: Path) -> None:
-    """Refuse a store that was made in another way than was asked for; defaults ask for nothing."""
-    manifest = TokenStore.open(path).manifest
-    for key in ("train_on", "overflow", "format", "val_fraction"):
-        wanted, stored = getattr(data, key), getattr(manifest, key)
-        if wanted not in (stored, getattr(DataConfig(), key)):
-            raise DataError(
-                f"{path}: prepared with {key} {stored}, the run asks for {wanted}",
-                f"prepare the data again, or leave data.{key} out",
-            )
-    if data.chat_template is not None:
-        template = load_tokenizer(str(path / "tokenizer"), Path(data.chat_template))
-        if template.template_hash != manifest.template_hash:
-            raise DataError(
-                f"{path}: prepared with another chat template than {data.chat_template}",
-                "prepare the data again, or leave data.chat_template out",
-            )
 
 
 def _models_tokenizer(model: str) -> str:

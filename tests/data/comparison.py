@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sftctl.data.skeletons import Renderer
 from tokenizers import AddedToken
 
 from sftctl.data.chat import TokenizedExample
 from sftctl.data.conversation import Conversation
 from sftctl.data.masks import encoded
 from sftctl.data.reasons import BadRow
+from sftctl.data.skeletons import Renderer
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
 from tests.data.mask_reference import RENDERS, Refused, expected_mask, expected_texts
 from tests.data.templates import FAMILIES, Family

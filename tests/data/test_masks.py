@@ -244,10 +244,8 @@ def test_turns_marked_as_untrained_are_context(chatml):
 
 
 def test_a_name_that_somebody_says_is_no_proof_that_tools_are_rendered(chatml, minimind):
-    asked = [
-        {"role": "user", "content": "Can you search?"},
-        TOOL_TURNS[1] | {"content": "I search"},
-    ]
+    question = {"role": "user", "content": "Can you search?"}
+    asked = [question, TOOL_TURNS[1] | {"content": "I search"}]
     with pytest.raises(BadRow, match="message 2: the chat template does not render tool calls"):
         trained(chatml, asked)
     plain = [question, {"role": "assistant", "content": "Yes"}]
