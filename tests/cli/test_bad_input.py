@@ -76,7 +76,7 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["train", "--data", "*.none"], 3, "*.none: no file matches this pattern"),
         (["train", "--data", "empty"], 3, "empty: no data files in this folder"),
         (["prepare-data", "--output", "empty"], 2, "empty: exists already"),
-        (["prepare-data", "--output", "new", "--overflow", "split"], 2, "data.overflow: expected"),
+        (["prepare-data", "--output", "new", "--overflow", "shred"], 2, "data.overflow: expected"),
         (["prepare-data"], 2, "--output"),
         (["resume", "empty"], 4, "empty: not a run directory"),
         (["resume", "nowhere"], 4, "nowhere: no such run directory"),
