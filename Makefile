@@ -37,8 +37,12 @@ torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bi
 test-real: $(VENV)/.tested  ## real data, real weights, real kills: a quarter of an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real
 
-bench: $(VENV)/.tested  ## the tables of docs/benchmarks.md; wants a quiet machine
-	$(BIN)/python -m tests.benchmarks
+$(VENV)/.benched: $(VENV)/.tested
+	$(PIP) -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.benched  ## the tables of docs/benchmarks.md; wants a quiet machine
+	SFTCTL_REAL=.real $(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/.tested  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check sftctl tests

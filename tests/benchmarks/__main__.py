@@ -13,41 +13,34 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from tests.benchmarks import planning, training
 from tests.benchmarks.checkpoints import resuming, saving
 from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.prepare import preparing, preparing_memory
+from tests.benchmarks.utilisation import utilisation
 
-TABLES = ["start", "training", "prepare", "checkpoints", "loader", "loader-agreement"]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def main() -> None:
     """Run what was asked for, print Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=TABLES, help="one table")
+    parser.add_argument("--only", choices=[*TABLES], help="one table")
     parser.add_argument("--alpaca", type=Path, default=SHARED / "alpaca_en_demo.json")
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "minimind_tokenizer")
     downloads = Path(os.environ.get("SFTCTL_REAL", ".real"))
     parser.add_argument("--downloads", type=Path, default=downloads, help="what pip fetched")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of each training, the first not counted")
     options = parser.parse_args()
-    if options.only in (None, "start"):
-        print(start_table(rounds=9))
-    if options.only in (None, "training"):
-        print(training_table(options))
-    if options.only in (None, "prepare"):
-        print(prepare_tables(options))
-    if options.only in (None, "checkpoints"):
-        print(checkpoints_table(options))
-    for name, measured in (("loader", against_trl), ("loader-agreement", against_training)):
+    for name, make in TABLES.items():
         if options.only in (None, name):
-            print(loader_table(options, measured))
+            print(f"{name}\n\n{make(options)}", flush=True)
 
 
-def start_table(rounds: int) -> str:
+def start_table(options: argparse.Namespace) -> str:
     """What it costs to print help, against a bare interpreter."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
@@ -58,6 +51,7 @@ def start_table(rounds: int) -> str:
         ],
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
+    rounds = 3 * options.rounds
     for _ in range(rounds + 1):
         for name, command in commands.items():
             started = time.perf_counter()
@@ -67,29 +61,53 @@ def start_table(rounds: int) -> str:
     return table(["command", f"median of {rounds}"], rows)
 
 
-def training_table(options: argparse.Namespace) -> str:
-    """One epoch over the same examples with the same first weights, each in its own process."""
+def training_table(options: argparse.Namespace, batch_size: int) -> str:
+    """minimind-3 on Alpaca, the same examples and first weights for all."""
+    steps = options.steps or (5 if batch_size == 8 else 3)
+    contenders = training.against_all("minimind-3", batch_size, steps, [*training.RIVALS])
+    return compared_table(options, contenders, None)
+
+
+def smollm2_table(options: argparse.Namespace) -> str:
+    """SmolLM2-135M: a vocabulary of 49,152, so the head counts."""
+    model = str(training.smollm2())
+    contenders = training.against_all(model, 8, options.steps or 3, ["trainer", "trainer-grouped"])
+    return compared_table(options, contenders, model)
+
+
+def ranks_table(options: argparse.Namespace) -> str:
+    """The same cores, shared by ranks."""
+    return compared_table(options, training.on_ranks(options.steps or 3), None)
+
+
+def compared_table(
+    options: argparse.Namespace, contenders: dict[str, training.Contender], tokenizer: str | None
+) -> str:
+    """Rounds over a store of the whole set, then the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = prepare(options, folder)
-        results: dict[str, list[dict[str, Any]]] = {"sftctl": [], "transformers Trainer": []}
-        for number in range(options.rounds):
-            results["sftctl"].append(train_ours(store, folder / f"run-{number}"))
-            results["transformers Trainer"].append(train_theirs(store, folder / f"hf-{number}"))
-    ours, theirs = results.values()
-    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(ours, theirs, strict=True)]
-    memory = [a["peak_bytes"] / b["peak_bytes"] for a, b in zip(ours, theirs, strict=True)]
-    rows = [
-        [
-            name,
-            f"{median(runs, 'tokens_per_s'):.0f}",
-            f"{median(runs, 'peak_bytes') / 1e9:.2f} GB",
-        ]
-        for name, runs in results.items()
-    ]
-    rows.append(["ratio, median (min to max)", spread(ratios), spread(memory)])
-    head = ["", "real tokens/s", "peak RSS"]
-    return table(head, rows)
+        store = training.store_of(options.alpaca, tokenizer or str(options.tokenizer), folder)
+        found = training.alternating(contenders, store, folder, options.rounds)
+    return table(*training.compared(found))
+
+
+def planning_table(options: argparse.Namespace) -> str:
+    """Balance over ranks, and what planning costs."""
+    with tempfile.TemporaryDirectory() as name:
+        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
+        head = ["micro_batch_tokens", "ranks", "mean/max cost", "real tokens of those processed"]
+        return table(head, planning.balance(store)) + table(["", ""], planning.ten_million())
+
+
+def utilisation_table(options: argparse.Namespace) -> str:
+    """Share of the machine's product rate, and a profile."""
+    text = ""
+    with tempfile.TemporaryDirectory() as name:
+        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
+        for batch_size in (8, 32):
+            rows, sentence = utilisation(store, batch_size, options.steps or 40 // batch_size)
+            text += sentence + "\n" + table(["of a step", "time"], rows)
+    return text
 
 
 def prepare_tables(options: argparse.Namespace) -> str:
@@ -130,40 +148,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> Path:
     return folder / "store"
 
 
-def train_ours(store: Path, run: Path) -> dict[str, Any]:
-    """`sftctl train`, read from its metrics.jsonl."""
-    command = [*sftctl("train"), "--model", "minimind-3", "--data", str(store), "--epochs", "1"]
-    command += ["--batch-size", "8", "--dtype", "float32", "--device", "cpu"]
-    command += ["--save-interval", "0", "--output-dir", str(run)]
-    subprocess.run(command, check=True, capture_output=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "tokens_per_s": sum(m["num_tokens"] for m in lines) / sum(m["step_time_s"] for m in lines),
-        "peak_bytes": max(m["peak_memory_bytes"] for m in lines),
-    }
-
-
-def train_theirs(store: Path, folder: Path) -> dict[str, Any]:
-    """tests/benchmarks/hf_trainer.py, which prints one JSON line last."""
-    command = [sys.executable, "-m", "tests.benchmarks.hf_trainer", str(store), str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def sftctl(*arguments: str) -> list[str]:
     """The command line of this checkout."""
     return [sys.executable, "-m", "sftctl", *arguments]
-
-
-def median(runs: list[dict[str, Any]], key: str) -> float:
-    """Over rounds."""
-    return statistics.median(run[key] for run in runs)
-
-
-def spread(values: list[float]) -> str:
-    """`2.10 (2.05 to 2.14)`."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -171,6 +158,20 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
+
+TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
+    "start": start_table,
+    "training-8": lambda options: training_table(options, 8),
+    "training-32": lambda options: training_table(options, 32),
+    "utilisation": utilisation_table,
+    "smollm2": smollm2_table,
+    "ranks": ranks_table,
+    "planning": planning_table,
+    "prepare": prepare_tables,
+    "checkpoints": checkpoints_table,
+    "loader": lambda options: loader_table(options, against_trl),
+    "loader-agreement": lambda options: loader_table(options, against_training),
+}
 
 if __name__ == "__main__":
     main()
