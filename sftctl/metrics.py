@@ -20,6 +20,8 @@ class StepMetrics:
     step_time_s: float
     data_wait_s: float  # part of step_time_s
     peak_memory_bytes: int  # of the largest rank: CUDA's peak, or the process's on CPU
+    num_overflows: int = 0  # of float16 in this step; each halved the scale and repeated the step
+    skipped: str | None = None  # why the weights stayed as they were (train.on_nonfinite = skip)
 
     @property
     def tokens_per_s(self) -> float:

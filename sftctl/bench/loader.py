@@ -131,7 +131,7 @@ def _shape(config: RunConfig, rank: int, num_ranks: int) -> StepShape:
     return StepShape(
         seed=train.seed,
         global_batch_size=train.global_batch_size,
-        micro_batch_tokens=train.micro_batch_tokens,
+        micro_batch_tokens=train.pass_tokens,
         cut_for_ranks=num_ranks,
         rank=rank,
         world_size=num_ranks,

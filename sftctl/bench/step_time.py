@@ -65,7 +65,7 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
         shape = StepShape(
             seed=train.seed,
             global_batch_size=train.global_batch_size,
-            micro_batch_tokens=train.micro_batch_tokens,
+            micro_batch_tokens=train.pass_tokens,
             cut_for_ranks=world.world_size,
             rank=world.rank,
             world_size=world.world_size,

@@ -22,7 +22,7 @@ def train(
         int | None, option("train.accumulation_steps", "--accumulation-steps")
     ] = None,
     micro_batch_tokens: Annotated[
-        int | None, option("train.micro_batch_tokens", "--micro-batch-tokens")
+        str | None, option("train.micro_batch_tokens", "--micro-batch-tokens")
     ] = None,
     learning_rate: Annotated[float | None, option("optim.learning_rate", "--learning-rate")] = None,
     grad_clip: Annotated[float | None, option("optim.grad_clip", "--grad-clip")] = None,
@@ -30,6 +30,7 @@ def train(
     device: Annotated[str | None, option("train.device", "--device")] = None,
     dtype: Annotated[str | None, option("train.dtype", "--dtype")] = None,
     strategy: Annotated[str | None, option("train.strategy", "--strategy")] = None,
+    compile: Annotated[bool | None, option("train.compile", "--compile/--no-compile")] = None,
     num_workers: Annotated[int | None, option("data.num_workers", "--num-workers")] = None,
     pin_memory: Annotated[str | None, option("data.pin_memory", "--pin-memory")] = None,
     log_interval: Annotated[int | None, option("tracking.log_interval", "--log-interval")] = None,
@@ -73,8 +74,9 @@ def train(
         train__epochs=epochs, train__max_steps=max_steps, train__batch_size=batch_size,
         train__accumulation_steps=accumulation_steps, train__device=device, train__dtype=dtype,
         train__micro_batch_tokens=micro_batch_tokens, train__eval_interval=eval_interval,
-        train__strategy=strategy, train__seed=seed, checkpoint__save_interval=save_interval,
-        checkpoint__keep=keep, tracking__log_interval=log_interval, tracking__wandb=wandb,
+        train__strategy=strategy, train__compile=compile, train__seed=seed,
+        checkpoint__save_interval=save_interval, checkpoint__keep=keep,
+        tracking__log_interval=log_interval, tracking__wandb=wandb,
         tracking__wandb_project=wandb_project, output_dir=output_dir,
     )  # fmt: skip
     config = load_config(run_toml, {**parse_assignments(set_ or ()), **flags})

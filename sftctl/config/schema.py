@@ -13,6 +13,7 @@ from sftctl.errors import ConfigError
 Auto = Literal["auto"]
 
 DEFAULT_MAX_SEQ_LEN = 1024
+DEFAULT_MICRO_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class ModelConfig:
     """What is trained."""
 
     name: str = "small"
-    """A preset (tiny, small, minimind-3), a Hugging Face directory, a hub name, or a .gguf file."""
+    """A preset (tiny, small, minimind-3, minimind-3-moe), a Hugging Face directory, a hub name, a
+    .gguf file, or MiniMind's own .pth weights."""
     tokenizer: str | None = None
     """Hugging Face tokenizer: a directory or hub name. Unset: the prepared data's, else the
     model's, else (for a preset) the bundled one."""
@@ -119,10 +121,12 @@ class OptimConfig:
 
     learning_rate: Amount | Auto = "auto"
     """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: by half a cosine, on a line, or not at all."""
     warmup_steps: CountFrom0 = 0
-    """Steps of linear warm-up before the cosine."""
+    """Steps of linear warm-up before the schedule."""
     min_lr_ratio: Share = 0.1
-    """The cosine ends at this share of `learning_rate`; in [0, 1]."""
+    """Cosine and line end at this share of `learning_rate`; in [0, 1]."""
     weight_decay: Amount = 0.01
     """Decoupled weight decay, on matrices only (not on norms and biases)."""
     beta1: PartOfOne = 0.9
@@ -155,8 +159,14 @@ class TrainConfig:
     """Examples per accumulation window, over all ranks."""
     accumulation_steps: Count = 1
     """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
-    micro_batch_tokens: Count = 2048
-    """Most tokens, padding included, of one forward pass: memory and speed, never the update."""
+    micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
+    """Most tokens, padding included, of one forward pass: memory and speed, never the update. auto:
+    on CUDA what the model's shape and the device's memory allow, else 2048."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer, and run the layer again in the backward pass: less memory,
+    a third more time, the same update."""
+    compile: bool = False
+    """torch.compile of each layer: minutes at the start, faster steps on CUDA."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: CUDA where there is one."""
     reduction: Literal["plain", "exact"] = "plain"
@@ -168,12 +178,21 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 where
     the GPU has none)."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is no finite number: stop the run before the weights are touched, or
+    skip the update of that step and go on."""
     eval_interval: CountFrom0 = 0
     """Validate every so many steps, besides the start and the end; 0: only these."""
     collective_timeout_s: Count = 600
     """Seconds that ranks wait in a step for one that is silent, before they give up."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
     """Of the order of the examples, of dropout, and of a preset's first weights."""
+
+    @property
+    def pass_tokens(self) -> int:
+        """`micro_batch_tokens` as a number: the default where no run has resolved its auto yet."""
+        tokens = self.micro_batch_tokens
+        return DEFAULT_MICRO_BATCH_TOKENS if tokens == "auto" else tokens
 
     @property
     def global_batch_size(self) -> int:

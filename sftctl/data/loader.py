@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sftctl.data.manifest import PREPARE_ANEW
-from sftctl.data.microbatch import Examples, MicroBatch, StepBatch, collate_all, keeping_step
+from sftctl.data.microbatch import (
+    Examples,
+    MicroBatch,
+    StepBatch,
+    collate,
+    collate_all,
+    keeping_step,
+)
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
 from sftctl.environment import signal_when_the_parent_dies
 from sftctl.errors import DataError, LoaderDied
@@ -32,6 +40,7 @@ class StepShape:
     rank: int
     world_size: int
     lockstep: bool = False  # every rank runs equally many micro-batches: FSDP talks in each
+    pad_to_multiple_of: int = 1  # of a micro-batch's width: CUDA's kernels like eights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +59,18 @@ def _share(
     """A rank's micro-batches of one cut; in lockstep as many as any other rank has."""
     dealt = deal_in_rounds if shape.lockstep else deal
     hands = dealt([piece.cost for piece in pieces], shape.world_size)
-    share = collate_all(
-        store, [(tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]]
-    )
+    groups = [(tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]]
+    share = collate_all(store, groups, shape.pad_to_multiple_of)
     missing = len(hands[0]) - len(share) if shape.lockstep else 0
     return share + [keeping_step(len(pieces)) for _ in range(missing)]
+
+
+def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
+    """As many of the longest examples as a micro-batch may hold: no other needs more memory."""
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")
+    rows = max(1, shape.micro_batch_tokens // int(store.lengths[order[0]]))
+    longest = order[: min(rows, shape.global_batch_size)].tolist()
+    return collate(store, tuple(longest), 0, shape.pad_to_multiple_of)
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -127,13 +143,24 @@ class StepLoader:
         )
 
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
-        """The StepBatches of `epoch` from `start_step` on."""
+        """The StepBatches of `epoch` from `start_step` on, each made while the one before trains.
+
+        Loader processes do that by themselves; without any, a thread is one step ahead.
+        """
         self._sampler.set_epoch(epoch, start_step)
         try:
-            yield from self._loader
+            yield from self._loader if self._loader.num_workers else self._one_ahead()
         except DataError as problem:  # from a loader process it comes within a traceback
             message = problem.message.rstrip().rpartition("DataError: ")[2]
             raise DataError(message, PREPARE_ANEW) from problem
+
+    def _one_ahead(self) -> Iterator[StepBatch]:
+        batches = iter(self._loader)
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = ahead.submit(next, batches, None)
+                yield batch
 
 
 @contextmanager

@@ -31,9 +31,15 @@ class MicroBatch:
     input_ids: torch.Tensor  # (B, T) int64
     target_positions: torch.Tensor  # (N,) int64, into the flattened (B*T): where a target is next
     target_ids: torch.Tensor  # (N,) int64
+    row_lengths: torch.Tensor  # (B,) int64, without padding
     examples: tuple[int, ...]  # store indices of the rows; none for a row that only keeps step
     number: int  # within the step's cut: with seed and step it names the randomness
     num_tokens: int  # without padding
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What the model's loss takes, in its order."""
+        return self.input_ids, self.target_positions, self.target_ids, self.row_lengths
 
     @property
     def num_padding_tokens(self) -> int:
@@ -41,8 +47,8 @@ class MicroBatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """From a loader process as plain bytes: a shared-memory file per tensor costs far more."""
-        arrays = (self.input_ids.numpy(), self.target_positions.numpy(), self.target_ids.numpy())
-        return _from_arrays, (*arrays, self.examples, self.number, self.num_tokens)
+        arrays = [tensor.numpy() for tensor in self.tensors]
+        return _from_arrays, (arrays, (self.examples, self.number, self.num_tokens))
 
     def to(self, device: torch.device) -> "MicroBatch":
         """On the device: itself where it is there, else a copy, asynchronous from pinned memory."""
@@ -55,17 +61,16 @@ class MicroBatch:
         return self._mapped(torch.Tensor.pin_memory)
 
     def _mapped(self, function: Any) -> "MicroBatch":
-        return replace(
-            self,
-            input_ids=function(self.input_ids),
-            target_positions=function(self.target_positions),
-            target_ids=function(self.target_ids),
-        )
+        plain = (self.examples, self.number, self.num_tokens)
+        return _micro_batch([function(tensor) for tensor in self.tensors], plain)
 
 
-def _from_arrays(ids: Any, positions: Any, target_ids: Any, *plain: Any) -> MicroBatch:
-    to_tensor = torch.from_numpy
-    return MicroBatch(to_tensor(ids), to_tensor(positions), to_tensor(target_ids), *plain)
+def _from_arrays(arrays: list[Any], plain: tuple[Any, ...]) -> MicroBatch:
+    return _micro_batch([torch.from_numpy(array) for array in arrays], plain)
+
+
+def _micro_batch(tensors: list[Any], plain: tuple[Any, ...]) -> MicroBatch:
+    return MicroBatch(*tensors, *plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,18 @@ class StepBatch:
         return replace(self, micro_batches=tuple(mb.pin_memory() for mb in self.micro_batches))
 
 
-def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
+def collate(
+    store: Examples, examples: tuple[int, ...], number: int, pad_to_multiple_of: int = 1
+) -> MicroBatch:
     """Rows from the store into one micro-batch."""
-    return collate_all(store, [(examples, number)])[0]
+    return collate_all(store, [(examples, number)], pad_to_multiple_of)[0]
 
 
-def collate_all(store: Examples, groups: Sequence[tuple[tuple[int, ...], int]]) -> list[MicroBatch]:
+def collate_all(
+    store: Examples,
+    groups: Sequence[tuple[tuple[int, ...], int]],
+    pad_to_multiple_of: int = 1,
+) -> list[MicroBatch]:
     """A micro-batch of each (examples, number): the only place that shifts labels.
 
     The hidden state at position t predicts token t+1, so a target at token t+1 is looked for at t.
@@ -96,7 +107,7 @@ def collate_all(store: Examples, groups: Sequence[tuple[tuple[int, ...], int]]) 
     """
     rows = [[store[index] for index in examples] for examples, _ in groups]
     lengths = [[len(row.input_ids) for row in group] for group in rows]
-    widths = [max(each) for each in lengths]
+    widths = [-(-max(each) // pad_to_multiple_of) * pad_to_multiple_of for each in lengths]
     ends = [*accumulate(w * len(group) for w, group in zip(widths, rows, strict=True))]
     ids, targets = _laid_out(rows, widths, ends[-1] if ends else 0)
     positions = np.flatnonzero(targets)  # never a row's last column, so +1 stays in the row
@@ -108,10 +119,13 @@ def collate_all(store: Examples, groups: Sequence[tuple[tuple[int, ...], int]]) 
     ):
         batches.append(
             _from_arrays(
-                ids[start:end].reshape(-1, width),
-                positions[first:last] - start,
-                target_ids[first:last],
-                *(examples, number, sum(each)),
+                [
+                    ids[start:end].reshape(-1, width),
+                    positions[first:last] - start,
+                    target_ids[first:last],
+                    np.array(each, dtype=np.int64),
+                ],
+                (examples, number, sum(each)),
             )
         )
         start, first = end, last
@@ -137,4 +151,5 @@ def _laid_out(
 def keeping_step(number: int) -> MicroBatch:
     """One row without a target, for a rank short of a piece: the others wait for it."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    return MicroBatch(torch.full((1, 2), PAD_ID), nothing, nothing, (), number, 0)
+    row = torch.full((1, 2), PAD_ID)
+    return MicroBatch(row, nothing, nothing, torch.tensor([2]), (), number, 0)

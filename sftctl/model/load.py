@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sftctl.errors import CheckpointError, ConfigError
+from sftctl.model.minimind import load_minimind
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
 from sftctl.model.tokenizer import HFTokenizer
@@ -30,12 +31,14 @@ def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
 
 
 def load_pretrained(name: str) -> Any:
-    """The model of a directory, hub name or .gguf file, with its weights, in float32."""
+    """The model of a directory, hub name, .gguf or .pth file, with its weights, in float32."""
     quiet()
     from transformers import AutoModelForCausalLM
 
     source = ModelSource.of(name)
     require_model_folder(name)
+    if source.is_minimind:
+        return load_minimind(Path(source.location))
     with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):  # a bar that can't be off
         return AutoModelForCausalLM.from_pretrained(
             source.location, dtype=torch.float32, **source.arguments, **_dense(source)

@@ -15,14 +15,23 @@ _SHAPES: dict[str, dict[str, Any]] = {
                        vocab_size=6400, max_position_embeddings=32768,
                        rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
 }  # fmt: skip
+# its sibling: each layer has four such FFNs and sends a token to one; 198M, 64M of them at work
+_SHAPES["minimind-3-moe"] = _SHAPES["minimind-3"] | dict(
+    num_experts=4, num_experts_per_tok=1, moe_intermediate_size=2432,
+    norm_topk_prob=True, router_aux_loss_coef=5e-4,
+)  # fmt: skip
 
 PRESETS = tuple(_SHAPES)
 
 
-def preset_config(name: str, vocab_size: int, **token_ids: int | None) -> Any:
-    """The `transformers` configuration of a preset, its vocabulary at least `vocab_size`."""
-    from transformers import Qwen3Config
+def preset_config(name: str, vocab_size: int, **changes: int | None) -> Any:
+    """The `transformers` configuration of a preset, its vocabulary at least `vocab_size`.
+
+    `changes`: ids of special tokens, or other sizes.
+    """
+    from transformers import Qwen3Config, Qwen3MoeConfig
 
     shape = {"max_position_embeddings": 4096, **_SHAPES[name]}
     shape["vocab_size"] = max(shape.get("vocab_size", 0), vocab_size)
-    return Qwen3Config(tie_word_embeddings=True, attention_dropout=0.0, **shape, **token_ids)
+    cls = Qwen3MoeConfig if "num_experts" in shape else Qwen3Config
+    return cls(tie_word_embeddings=True, attention_dropout=0.0, **shape | changes)

@@ -1,4 +1,4 @@
-"""Where a pretrained model or tokenizer comes from: a directory, a .gguf file, or the hub."""
+"""Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
 import struct
 from collections.abc import Iterator
@@ -18,6 +18,11 @@ class ModelSource:
     location: str
     arguments: dict[str, Any]
 
+    @property
+    def is_minimind(self) -> bool:
+        """Whether it is a file of MiniMind's weights: no tokenizer is in there."""
+        return self.location.endswith(".pth")
+
     @classmethod
     def of(cls, name: str) -> "ModelSource":
         """Decide by what is on disk; a name that looks like a path must be there."""
@@ -26,14 +31,18 @@ class ModelSource:
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file")
             return cls(str(path.parent), {"gguf_file": path.name})
+        if path.suffix == ".pth":
+            if not path.is_file():
+                raise ConfigError(f"{name}: no such file")
+            return cls(name, {})
         if path.is_dir():
             return cls(name, {"local_files_only": True})  # never ask the hub about a directory
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory")
         if "/" not in name:
             raise ConfigError(
-                f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, .gguf file or "
-                "owner/name on the hub"
+                f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, "
+                ".gguf or .pth file or owner/name on the hub"
             )
         return cls(name, {})
 

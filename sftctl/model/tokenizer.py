@@ -118,6 +118,11 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
 
     source = ModelSource.of(name)
     require_tokenizer_folder(name)
+    if source.is_minimind:
+        raise ConfigError(
+            f"{name}: weights alone, no tokenizer",
+            hint="give --tokenizer DIR (MiniMind's model/ folder), or a prepared store",
+        )
     with from_hub_or_disk(f"tokenizer {name}"):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     if not getattr(hf, "is_fast", False):

@@ -38,9 +38,7 @@ def evaluate(
         for batch in block:
             on_device = batch.to(world.device)
             with state.autocast(world.device):
-                loss_sum = state.loss_module(
-                    on_device.input_ids, on_device.target_positions, on_device.target_ids
-                )
+                loss_sum = state.loss_module(*on_device.tensors)
             totals[0] += whole_units(loss_sum)
             totals[1] += len(batch.target_ids)
     state.loss_module.train()

@@ -254,13 +254,14 @@ def _judged(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdic
     return "allow" if key in allowable_keys() else "free"
 
 
+_ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
     if key in ("train.epochs", "train.max_steps") or key.startswith("optim."):
         return _learning_rate_after(manifest, config)
-    if key in ("train.micro_batch_tokens", "train.strategy", "train.reduction", "train.device"):
+    if key.removeprefix("train.") in _ROUNDING_KEYS:
         return ROUNDED
     if key == "train.dtype":
         return "sums rounded otherwise; a scaler starts anew"

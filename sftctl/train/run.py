@@ -68,6 +68,11 @@ def _train(
     steps = training_steps(session, world) if signal_name is None else iter(())
     for metrics in steps:
         tracker.log(metrics)
+        if metrics.skipped is not None:
+            message = (
+                f"step {metrics.step}: {metrics.skipped}: no update, the weights are as before"
+            )
+            tracker.event("warning", metrics.step, message=message)
         num_tokens, loss = num_tokens + metrics.num_tokens, metrics.loss
         saving.poll()
         signal_name = _validate(session, world, tracker, stop)

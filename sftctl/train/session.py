@@ -19,6 +19,7 @@ from sftctl.errors import IncompatibleCheckpoint
 from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.memory import rehearse, resolve_micro_batch
 from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume, threads_for
 from sftctl.train.rundir import RunDir, create_run, default_run_path, refuse_existing
 from sftctl.train.state import TrainState, build_state, checkpoint_bytes, choose_dtype
@@ -45,7 +46,13 @@ class Session:
     def rules(self) -> StepRules:
         """What decides an update besides the state and the batch."""
         train = self.config.train
-        return StepRules(self.config.optim, train.seed, self.total_steps, self.steps_per_epoch)
+        return StepRules(
+            self.config.optim,
+            train.seed,
+            self.total_steps,
+            self.steps_per_epoch,
+            skips_nonfinite=train.on_nonfinite == "skip",
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -81,17 +88,20 @@ def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[
     longest = inputs.train.manifest.max_seq_len
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
     model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
+    config = resolve_micro_batch(config, model, world)
     check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
     world.on_main(stop.check)
     keep, num_bytes = config.checkpoint.keep, checkpoint_bytes(model)
     world.on_main(lambda: require_room(RunDir(path).checkpoints, num_bytes, keep))
-    run = world.on_main(
+    session = _session(config, RunDir(path), inputs, model, world, None)
+    rehearse(session.state, inputs.train, session.shape, world)
+    world.on_main(
         lambda: create_run(
             path, config, inputs.tokenizer, lambda folder: save_architecture(model, folder)
         )
     )
-    with _locked(run, world):
-        yield _session(config, run, inputs, model, world, None)
+    with _locked(session.run, world):
+        yield session
 
 
 @contextmanager
@@ -101,6 +111,7 @@ def resumed_session(request: ResumeRequest, world: World, stop: StopRequest) -> 
         num_bytes = checkpoint_bytes(session.state.loss_module.model)
         keep = session.config.checkpoint.keep
         world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
+        rehearse(session.state, session.inputs.train, session.shape, world)
         world.on_main(lambda: _take_over(session))
         yield session
 
@@ -149,11 +160,12 @@ def _session(
     shape = StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens,
+        micro_batch_tokens=config.train.pass_tokens,
         cut_for_ranks=manifest.cut_for_ranks if manifest else world.world_size,
         rank=world.rank,
         world_size=world.world_size,
         lockstep=state.lockstep,
+        pad_to_multiple_of=8 if world.device.type == "cuda" else 1,
     )
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)
@@ -167,9 +179,7 @@ def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
     """The shortest example decides whether the loss may use the head alone."""
     shortest = int(inputs.train.lengths.argmin())
     example = collate(inputs.train, (shortest,), 0).to(world.device)
-    return check_head(
-        state.loss_module, example.input_ids, example.target_positions, example.target_ids
-    )
+    return check_head(state.loss_module, *example.tensors)
 
 
 def _restore(session: Session, world: World) -> None:

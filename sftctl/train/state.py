@@ -15,7 +15,7 @@ from sftctl.model.loss import LossModule
 from sftctl.stateful import Stateful
 from sftctl.train.exact import ExactSum
 from sftctl.train.optim import NamedOptimizer, build_optimizer
-from sftctl.train.parallel import alike, copied, sharded
+from sftctl.train.parallel import alike, blocks, copied, sharded
 from sftctl.world import World
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,6 +119,7 @@ class TrainState:
 def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     """Move the model to its device and put the engine around it; the state is that of step 0."""
     loss_module = LossModule(model).train()
+    _adapt_passes(loss_module, config)
     module: torch.nn.Module
     if world.world_size == 1:
         module = loss_module.to(world.device)
@@ -132,6 +133,18 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     optimizer = build_optimizer(model, config.optim)
     exact = ExactSum(loss_module) if config.train.reduction == "exact" else None
     return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype, exact)
+
+
+def _adapt_passes(loss_module: LossModule, config: RunConfig) -> None:
+    """Compiled layers, and layers that are run again in the backward pass, as the options say."""
+    if config.train.compile:
+        for block in blocks(loss_module):
+            block.compile(dynamic=True)  # widths differ from micro-batch to micro-batch
+    if config.train.activation_checkpointing:
+        try:
+            loss_module.model.activation_checkpointing_enable({"use_reentrant": False})
+        except ValueError as problem:
+            raise ConfigError(f"train.activation_checkpointing: {problem}") from problem
 
 
 def checkpoint_bytes(model: Any) -> int:

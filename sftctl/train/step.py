@@ -30,6 +30,7 @@ class StepRules:
     seed: int
     total_steps: int
     steps_per_epoch: int
+    skips_nonfinite: bool = False  # True: a step without a usable gradient updates nothing
 
 
 @dataclass
@@ -42,6 +43,17 @@ class _Tally:
     num_padding_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """The step's gradient, unscaled and clipped, is in the parameters; what is known of it."""
+
+    tally: _Tally
+    loss: float  # the mean of the whole step
+    norm: float  # before clipping
+    num_overflows: int
+    problem: str | None  # why it can't be used
+
+
 def train_step(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, data_wait_s: float
 ) -> StepMetrics:
@@ -51,30 +63,21 @@ def train_step(
     learning_rate = get_lr(step, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    for _ in range(MAX_OVERFLOWS):
-        tally = _gradients(state, batch, rules.seed, step, world)
-        state.scaler.unscale_(state.optimizer)
-        grad_norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
-        loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
-        if not math.isfinite(loss):
-            raise _diverged(f"the loss is {loss}", step, batch, world)
-        if math.isfinite(grad_norm):
-            break
-        if not state.scaler.is_enabled():
-            raise _diverged(f"the gradient norm is {grad_norm}", step, batch, world)
-        _back_off(state.scaler)
-        state.optimizer.zero_grad(set_to_none=True)
+    gradient = _gradient(state, batch, rules, step, world)
+    if gradient.problem is None:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
+        state.scaler.update(state.scaler.get_scale())  # it must forget what it has unscaled
     else:
-        raise _diverged(f"float16 overflowed {MAX_OVERFLOWS} times in a row", step, batch, world)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+        raise _diverged(gradient.problem, step, batch, world)
     state.optimizer.zero_grad(set_to_none=True)
-    totals = world.sum(_counts(tally, world.device)).tolist()
+    totals = world.sum(_counts(gradient.tally, world.device)).tolist()
     metrics = StepMetrics(
         step=step,
         epoch=batch.epoch,
-        loss=loss,
-        grad_norm=grad_norm,
+        loss=gradient.loss,
+        grad_norm=gradient.norm,
         learning_rate=learning_rate,
         num_tokens=totals[1],
         num_target_tokens=batch.num_target_tokens,
@@ -83,9 +86,40 @@ def train_step(
         step_time_s=time.perf_counter() - started + data_wait_s,
         data_wait_s=data_wait_s,
         peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
+        num_overflows=gradient.num_overflows,
+        skipped=gradient.problem,
     )
     state.progress.advance(rules.steps_per_epoch, batch.num_examples, metrics.num_tokens)
     return metrics
+
+
+def _gradient(
+    state: TrainState, batch: StepBatch, rules: StepRules, step: int, world: World
+) -> _Gradient:
+    """Make the step's gradient; where float16 overflows, again with half the scale."""
+    num_overflows = 0
+    while True:
+        tally = _gradients(state, batch, rules.seed, step, world)
+        state.scaler.unscale_(state.optimizer)
+        norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
+        loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
+        problem = _problem(loss, norm)
+        is_overflow = math.isfinite(loss) and problem is not None and state.scaler.is_enabled()
+        if not is_overflow:
+            return _Gradient(tally, loss, norm, num_overflows, problem)
+        _back_off(state.scaler)
+        num_overflows += 1
+        if num_overflows == MAX_OVERFLOWS:
+            problem = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
+            return _Gradient(tally, loss, norm, num_overflows, problem)
+        state.optimizer.zero_grad(set_to_none=True)
+
+
+def _problem(loss: float, norm: float) -> str | None:
+    """Why an update is impossible, or None."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    return None if math.isfinite(norm) else f"the gradient norm is {norm}"
 
 
 def _back_off(scaler: torch.amp.GradScaler) -> None:
@@ -123,9 +157,7 @@ def _run_micro_batches(
         torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
         with state.exchange_gradients(now=micro_batch is batch.micro_batches[-1]):
             with state.autocast(world.device):
-                loss_sum = state.module(
-                    on_device.input_ids, on_device.target_positions, on_device.target_ids
-                )
+                loss_sum = state.module(*on_device.tensors)
             state.scaler.scale(loss_sum * weight).backward()
         if state.exact is not None:
             state.exact.take()

@@ -37,7 +37,8 @@ def test_the_command_line_does_not_grow_unnoticed(sftctl: Sftctl) -> None:
         "--learning-rate", "--grad-clip", "--epochs", "--max-steps", "--batch-size",
         "--accumulation-steps", "--micro-batch-tokens", "--device", "--dtype", "--eval-interval",
         "--seed", "--save-interval", "--keep", "--log-interval", "--wandb", "--no-wandb",
-        "--wandb-project", "--output-dir", "--nproc-per-node", "--strategy", "--max-restarts",
+        "--wandb-project", "--output-dir", "--nproc-per-node", "--strategy", "--compile",
+        "--no-compile", "--max-restarts",
         "--auto-resume", "--set", "--print-config", "--dry-run", "--json", "--help",
     }  # fmt: skip
 

@@ -1,3 +1,4 @@
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, evaluation_blocks
+from sftctl.data.loader import (
+    LoaderSettings,
+    StepLoader,
+    StepShape,
+    evaluation_blocks,
+    longest_micro_batch,
+)
 from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
 from tests.data.toy_store import ToyStore
@@ -262,3 +269,37 @@ def test_an_evaluation_in_lockstep_covers_the_same_in_equally_many_micro_batches
 def test_an_evaluation_of_nothing_is_empty() -> None:
     assert evaluated_by(1, ToyStore([])) == [[]]
     assert evaluated_by(2, ToyStore([]), lockstep=True) == [[], []]
+
+
+def test_without_loader_processes_the_next_step_is_made_ahead() -> None:
+    class Watched(ToyStore):
+        def __getitem__(self, index: int) -> Any:
+            asked.add(index)
+            if len(asked) > SHAPE.global_batch_size:
+                is_ahead.set()
+            return super().__getitem__(index)
+
+    asked: set[int] = set()
+    is_ahead = threading.Event()
+    store = Watched([9, 14, 5, 11, 7, 8, 3, 12], vocab_size=53)
+    steps = StepLoader(store, SHAPE, LoaderSettings()).steps(0)
+    next(steps)
+    assert is_ahead.wait(timeout=60)
+    steps.close()
+
+
+def test_a_width_is_padded_to_a_multiple() -> None:
+    store = ToyStore([9, 14, 5, 11], vocab_size=53)
+    plain, padded = (collate(store, (1, 3), 0, multiple) for multiple in (1, 8))
+    assert (plain.input_ids.shape[1], padded.input_ids.shape[1]) == (14, 16)
+    assert padded.target_ids.equal(plain.target_ids)
+    assert padded.row_lengths.tolist() == [14, 11]
+    row, column = np.divmod(padded.target_positions.numpy(), 16)
+    assert np.array_equal(row * 14 + column, plain.target_positions.numpy())
+
+
+def test_the_longest_micro_batch_holds_as_many_of_the_longest_as_fit() -> None:
+    store = ToyStore([9, 14, 5, 11, 13], vocab_size=53)
+    for tokens, batch_size, examples in ((41, 4, (1, 4)), (10**6, 3, (1, 4, 3)), (3, 4, (1,))):
+        shape = replace(SHAPE, micro_batch_tokens=tokens, global_batch_size=batch_size)
+        assert longest_micro_batch(store, shape).examples == examples

@@ -80,7 +80,8 @@ def test_an_architecture_has_the_shapes_and_no_weights(model: Any, tmp_path: Pat
 
 def test_an_unknown_name_is_refused() -> None:
     assert refusal("qwen") == (
-        "qwen: neither a preset (tiny, small, minimind-3) nor a directory, .gguf file or "
+        "qwen: neither a preset (tiny, small, minimind-3, minimind-3-moe) nor a directory, "
+        ".gguf or .pth file or "
         "owner/name on the hub"
     )
 

@@ -35,7 +35,7 @@ def batch() -> MicroBatch:
 
 
 def loss_of(module: LossModule, batch: MicroBatch) -> torch.Tensor:
-    return module(batch.input_ids, batch.target_positions, batch.target_ids)
+    return module(*batch.tensors)
 
 
 def gradients_of(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,7 +97,7 @@ def test_chunks_change_neither_loss_nor_gradients(
     module = LossModule(model)
     whole = loss_of(module, batch)
     gradients = gradients_of(model, whole)
-    monkeypatch.setattr(sftctl.model.loss, "_CHUNK_LOGITS", rows * STORE.vocab_size)
+    monkeypatch.setattr(sftctl.model.loss, "CHUNK_LOGITS", rows * STORE.vocab_size)
     chunked = loss_of(module, batch)
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=0)
     assert_close(gradients_of(model, chunked), gradients)
@@ -110,7 +110,7 @@ def test_chunks_never_hold_all_logits(
     model.get_output_embeddings().register_forward_hook(
         lambda module, inputs, logits: sizes.append(logits.numel())
     )
-    monkeypatch.setattr(sftctl.model.loss, "_CHUNK_LOGITS", 4 * STORE.vocab_size)
+    monkeypatch.setattr(sftctl.model.loss, "CHUNK_LOGITS", 4 * STORE.vocab_size)
     loss_of(LossModule(model), batch).backward()
     assert max(sizes) <= 4 * STORE.vocab_size < len(batch.target_ids) * STORE.vocab_size
 
@@ -125,7 +125,7 @@ def test_a_batch_without_targets_gives_every_parameter_a_gradient_of_zero(
     module = LossModule(model)
     module.uses_own_forward = own_forward
     nothing = torch.zeros(0, dtype=torch.int64)
-    loss = module(torch.zeros((1, 2), dtype=torch.int64), nothing, nothing)
+    loss = module(torch.zeros((1, 2), dtype=torch.int64), nothing, nothing, torch.tensor([2]))
     assert loss.item() == 0.0
     assert all(not gradient.any() for gradient in gradients_of(model, loss).values())
 
@@ -147,7 +147,7 @@ def test_the_loss_is_a_float32_sum_under_autocast(model: Any, batch: MicroBatch)
 
 
 def check(module: LossModule, batch: MicroBatch) -> str | None:
-    return check_head(module, batch.input_ids, batch.target_positions, batch.target_ids)
+    return check_head(module, *batch.tensors)
 
 
 def test_a_plain_head_is_used_alone_and_without_a_word(model: Any, batch: MicroBatch) -> None:

@@ -19,7 +19,7 @@ def on_meta(name: str, vocab_size: int) -> torch.nn.Module:
 
 
 def test_the_presets_are_these() -> None:
-    assert PRESETS == ("tiny", "small", "minimind-3")
+    assert PRESETS == ("tiny", "small", "minimind-3", "minimind-3-moe")
 
 
 def test_minimind_3_has_its_63_9_million_parameters() -> None:

@@ -55,7 +55,8 @@ def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list
 
 def take(state: TrainState, batch: StepBatch, config: RunConfig) -> StepMetrics:
     """One step of ten, with two in an epoch."""
-    rules = StepRules(config.optim, config.train.seed, total_steps=10, steps_per_epoch=2)
+    skips = config.train.on_nonfinite == "skip"
+    rules = StepRules(config.optim, config.train.seed, 10, 2, skips_nonfinite=skips)
     return train_step(state, batch, rules, ALONE, data_wait_s=0.25)
 
 

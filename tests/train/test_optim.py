@@ -52,6 +52,19 @@ def test_a_run_shorter_than_its_warm_up_stays_on_the_line(warmup_steps: int) -> 
     assert rates == pytest.approx([step / warmup_steps for step in range(1, 6)])
 
 
+def test_a_line_falls_by_the_same_amount_every_step() -> None:
+    optim = OptimConfig(learning_rate=1.0, schedule="linear", warmup_steps=10)
+    rates = [get_lr(step, 110, optim) for step in range(1, 112)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert rates[9:110] == pytest.approx([1 - 0.009 * step for step in range(101)])
+    assert rates[110] == pytest.approx(0.1)
+
+
+def test_a_constant_rate_is_the_peak_after_the_warm_up() -> None:
+    optim = OptimConfig(learning_rate=3.0, schedule="constant", warmup_steps=2)
+    assert [get_lr(step, 5, optim) for step in range(1, 7)] == [1.5, 3.0, 3.0, 3.0, 3.0, 3.0]
+
+
 def test_beyond_the_end_the_rate_stays_at_the_floor() -> None:
     assert get_lr(12, 10, OptimConfig(learning_rate=1.0)) == pytest.approx(0.1)
 

@@ -114,7 +114,7 @@ def test_an_update_is_that_of_a_plain_loop() -> None:
     for step, batch in enumerate(steps_of(config), start=1):
         [rows] = batch.micro_batches
         optimizer.zero_grad()
-        loss = model(rows.input_ids, rows.target_positions, rows.target_ids)
+        loss = model(*rows.tensors)
         (loss / len(rows.target_ids)).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         assert norm > 0.5
@@ -136,6 +136,34 @@ def test_the_same_step_twice_gives_the_same_bits() -> None:
         for batch in steps_of(config):
             take(state, batch, config)
     assert equal(weights_of(states[0]), weights_of(states[1]))
+
+
+def test_activation_checkpointing_changes_no_bit_and_keeps_less() -> None:
+    """With dropout, whose draws must come back in the second pass."""
+    found = []
+    for recomputed in (False, True):
+        config = make_config(activation_checkpointing=recomputed)
+        state, kept = make_state(config, attention_dropout=0.5), [0]
+
+        def count(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            for batch in steps_of(config):
+                take(state, batch, config)
+        found.append((weights_of(state), kept[0]))
+    (plain, all_kept), (again, some_kept) = found
+    assert equal(plain, again)
+    assert 0 < some_kept < all_kept
+
+
+def test_compiling_is_asked_of_each_layer() -> None:
+    """Not called here: the first call compiles for a minute."""
+    for compiles in (False, True):
+        state = make_state(make_config(compile=compiles))
+        layers = state.loss_module.model.model.layers
+        assert [layer._compiled_call_impl is not None for layer in layers] == [compiles] * 2
 
 
 def test_dropout_differs_by_the_seed_of_the_run() -> None:
@@ -235,6 +263,34 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_step_that_is_skipped_counts_and_changes_no_weight(dtype: str) -> None:
+    """The steps after it are those of a run that never had a gradient there."""
+    config = make_config(dtype=dtype, on_nonfinite="skip")
+    state = make_state(config)
+    broken = state.loss_module.model.model.norm.weight
+    good, tensors = broken[0].item(), {k: v.clone() for k, v in state.tensors().items()}
+    with torch.no_grad():
+        broken[0] = math.nan
+    first, second = steps_of(config)
+    metrics = take(state, first, config)
+    assert metrics.skipped == "the loss is nan" and metrics.step == 1
+    assert metrics.examples_digest == examples_digest(plan_epoch(STORE.lengths, 0, 0, 8)[0])
+    assert state.progress.step == 1 and state.progress.examples_seen == 8
+    with torch.no_grad():
+        broken[0] = good
+    assert equal(state.tensors(), tensors)
+    metrics = take(state, second, config)
+    assert metrics.skipped is None and math.isfinite(metrics.loss)
+    assert not equal(state.tensors(), tensors)
+
+
+def test_overflows_without_end_stop_a_run_that_skips_too() -> None:
+    config = make_config(dtype="float16", on_nonfinite="skip")
+    with pytest.raises(TrainingDiverged, match=f"overflowed {MAX_OVERFLOWS} times in a row"):
+        take(with_scale(make_state(config), 2.0**100), steps_of(config)[0], config)
+
+
 # ---------------------------------------------------------------------------- mixed precision
 
 
@@ -251,9 +307,11 @@ def test_an_overflow_halves_the_scale_and_repeats_the_step() -> None:
     metrics = take(overflowing, batches[0], config)
     scale = overflowing.scaler.get_scale()
     assert scale < 2.0**24 and math.log2(scale).is_integer()
+    assert metrics.num_overflows == 24 - math.log2(scale)
     right = with_scale(make_state(config), scale)
     expected = take(right, batches[0], config)
     assert right.scaler.get_scale() == scale
+    assert expected.num_overflows == 0
     assert (metrics.step, metrics.loss, metrics.grad_norm) == (1, expected.loss, expected.grad_norm)
     assert metrics.examples_digest == expected.examples_digest
     assert metrics.num_tokens == expected.num_tokens

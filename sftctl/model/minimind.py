@@ -1,0 +1,99 @@
+"""MiniMind's own .pth weights as a transformers model, for the layout of minimind-3 (2026).
+
+That is `MiniMindForCausalLM.state_dict()`, as `out/full_sft_768.pth` and its like hold it, or a
+`checkpoints/*_resume.pth`, which has it under "model". Its dense layers are those of Qwen3 under
+the same names; its experts are stacked here, as Qwen3-MoE has them. Older series (MiniMind2: no
+norms on queries and keys) are refused.
+"""
+
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from sftctl.errors import ConfigError
+from sftctl.model.presets import preset_config
+
+_FIRST = "model.layers.0."
+_EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def load_minimind(path: Path) -> Any:
+    """The model whose weights the file holds, in float32; runs no code of it."""
+    from transformers import AutoModelForCausalLM
+
+    weights = _read(path)
+    try:
+        config = _config(weights)
+    except KeyError as problem:
+        raise ConfigError(
+            f"{path}: no weights of minimind-3: {problem.args[0]} is missing",
+            hint="convert older series with MiniMind's scripts/convert_model.py first",
+        ) from problem
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        missing, unknown = model.load_state_dict(_stacked(weights), strict=False)
+    except (RuntimeError, KeyError) as problem:
+        raise ConfigError(f"{path}: {str(problem).strip().splitlines()[-1].strip()}") from problem
+    wrong = sorted({*missing, *unknown} - {"lm_head.weight"})  # tied, so it may be left out
+    if wrong:
+        raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}")
+    return model
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ConfigError(f"{path}: can't be read as weights: {reason}") from problem
+    if isinstance(stored, dict) and isinstance(stored.get("model"), dict):
+        stored = stored["model"]
+    if not isinstance(stored, dict):
+        raise ConfigError(f"{path}: holds a {type(stored).__name__}, not weights by name")
+    return {str(name): value.float() for name, value in stored.items() if torch.is_tensor(value)}
+
+
+def _config(weights: dict[str, torch.Tensor]) -> Any:
+    """The configuration by the shapes of the weights."""
+
+    def rows(name: str) -> int:
+        return int(weights[_FIRST + name].shape[0])
+
+    vocab_size, hidden_size = weights["model.embed_tokens.weight"].shape
+    head_dim = rows("self_attn.q_norm.weight")
+    experts = [int(m[2]) for m in map(_EXPERT.fullmatch, weights) if m is not None]
+    first_mlp = "mlp.experts.0.gate_proj.weight" if experts else "mlp.gate_proj.weight"
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": 1 + max(int(n.split(".")[2]) for n in weights if ".layers." in n),
+        "head_dim": head_dim,
+        "num_attention_heads": rows("self_attn.q_proj.weight") // head_dim,
+        "num_key_value_heads": rows("self_attn.k_proj.weight") // head_dim,
+        "intermediate_size": rows(first_mlp),
+    }
+    if experts:
+        sizes |= {"num_experts": 1 + max(experts), "moe_intermediate_size": rows(first_mlp)}
+    preset = "minimind-3-moe" if experts else "minimind-3"
+    config = preset_config(preset, vocab_size, **sizes)
+    config.vocab_size = vocab_size
+    return config
+
+
+def _stacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Experts one by one -> all of a layer in one tensor, gate above up."""
+    result, parts = {}, {}
+    for name, tensor in weights.items():
+        match = _EXPERT.fullmatch(name)
+        if match is None:
+            result[name] = tensor
+        else:
+            parts[match[1], int(match[2]), match[3]] = tensor
+    for prefix in {key[0] for key in parts}:
+        numbers = sorted({number for layer, number, _ in parts if layer == prefix})
+        gates = [torch.cat([parts[prefix, i, "gate"], parts[prefix, i, "up"]]) for i in numbers]
+        result[f"{prefix}.gate_up_proj"] = torch.stack(gates)  # (E, 2*I, D)
+        result[f"{prefix}.down_proj"] = torch.stack([parts[prefix, i, "down"] for i in numbers])
+    return result
