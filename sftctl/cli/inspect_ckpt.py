@@ -1,28 +1,67 @@
 """sftctl inspect-ckpt."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sftctl.cli.options import Json
-from sftctl.errors import CheckpointError
+from sftctl.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from sftctl.inspection.report import Report
 
 
 def inspect_ckpt(
     path: Annotated[
         Path, typer.Argument(help="A run, a checkpoint, or another tool's.", metavar="PATH")
     ],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second one: what differs.", metavar="[OTHER]")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte that has a checksum.")
     ] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Norm, mean, extremes, NaNs of every tensor.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds and whether it can be resumed; loads no tensor, runs no code."""
-    from sftctl.cli import render, render_inspect
+    """Show what a checkpoint holds and whether it can be resumed; runs no code from it."""
     from sftctl.inspection.detect import inspect_path
 
-    report = inspect_path(path, verify)
-    render.emit(report.to_json(), render_inspect.checkpoint_report(report), as_json=json)
-    if report.damage:
-        raise CheckpointError("; ".join(report.damage), hint=report.damage_hint)
+    if other is not None and tensors:
+        raise ConfigError(
+            "--tensors with two checkpoints: it shows the numbers of one",
+            hint="without it two are compared tensor by tensor",
+        )
+    reports = [inspect_path(one, verify) for one in (path, other) if one is not None]
+    if other is not None:
+        _show_diff(*reports, as_json=json)
+    else:
+        _show(reports[0], tensors, as_json=json)
+    damage = [text for report in reports for text in report.damage]
+    if damage:
+        hints = [report.damage_hint for report in reports if report.damage]
+        raise CheckpointError("; ".join(damage), hint=hints[0])
+
+
+def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
+    from sftctl.cli import render, render_inspect, render_tensors
+
+    value, text = report.to_json(), render_inspect.checkpoint_report(report)
+    if tensors:
+        from sftctl.inspection.statistics import tensor_statistics
+
+        statistics = tensor_statistics(report)
+        value |= {"tensors": statistics}
+        text = render.stacked(text, render_tensors.statistics_table(statistics))
+    render.emit(value, text, as_json=as_json)
+
+
+def _show_diff(a: "Report", b: "Report", *, as_json: bool) -> None:
+    from sftctl.cli import render, render_tensors
+    from sftctl.inspection.diff import diff
+
+    found = diff(a, b)
+    render.emit(found.to_json(), render_tensors.diff_report(found), as_json=as_json)

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +25,7 @@ def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
 
 def show(renderable: RenderableType) -> None:
     """Print for people, on stdout; in a pipe no line is wrapped."""
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else 200
     console = Console(highlight=False, width=width)
     console.print(renderable)
 
@@ -77,6 +77,11 @@ def run_plan(plan: "RunPlan") -> RenderableType:
     )
     table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
     return table
+
+
+def stacked(*parts: RenderableType) -> RenderableType:
+    """One below the other."""
+    return Group(*parts)
 
 
 def facts_table() -> Table:

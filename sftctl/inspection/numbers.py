@@ -1,4 +1,4 @@
-"""Numbers as they lie in files: how long each type is, by safetensors' names."""
+"""How long the numbers of a tensor are in a file, by safetensors' names of their types."""
 
 ITEM_BYTES = {
     "F64": 8,

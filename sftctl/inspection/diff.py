@@ -1,0 +1,169 @@
+"""What differs between two checkpoints, of one format or of two whose names match."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sftctl.checkpoint.headers import StoredTensor
+from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.contents import STRETCH, located, read
+from sftctl.inspection.report import MANIFEST_KEYS, Report
+
+_NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value that is another one in the second checkpoint."""
+
+    key: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """How far a tensor moved from the first checkpoint to the second."""
+
+    name: str
+    relative_change: float | None  # |b - a| / |a| over what is finite in both; None where a is 0
+    max_change: float | None  # the largest |b - a| of an element
+    norm_a: float | None
+    norm_b: float | None
+    num_nan_a: int | None
+    num_nan_b: int | None
+    is_equal: bool
+    error: str | None = None  # why it was not compared
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDiff:
+    """Two checkpoints compared; tensors by how far they moved, the farthest first."""
+
+    a: Report
+    b: Report
+    config: list[Change]
+    counters: list[Change]
+    tensors: list[TensorChange]
+    optimizer: list[TensorChange]
+    only_in_a: list[str]
+    only_in_b: list[str]
+    rng_equal: bool | None  # None: one of them tells nothing of it
+
+    @property
+    def nan_appeared(self) -> list[str]:
+        """Tensors with more NaN in the second."""
+        both = self.tensors + self.optimizer
+        return [t.name for t in both if (t.num_nan_b or 0) > (t.num_nan_a or 0)]
+
+    def to_json(self) -> dict[str, Any]:
+        keys = ("config", "counters", "tensors", "optimizer", "only_in_a", "only_in_b")
+        return {
+            "a": self.a.to_json(),
+            "b": self.b.to_json(),
+            **{key: getattr(self, key) for key in keys},
+            "nan_appeared": self.nan_appeared,
+            "rng_equal": self.rng_equal,
+        }
+
+
+def diff(a: Report, b: Report) -> CheckpointDiff:
+    """Compare two checkpoints; tensors are read a stretch at a time."""
+    ours, theirs = _with_aliases(a, b), _with_aliases(b, a)
+    common = sorted(ours.keys() & theirs.keys())
+    changes = sorted((_compare(name, ours[name], theirs[name]) for name in common), key=_rank)
+    return CheckpointDiff(
+        a=a,
+        b=b,
+        config=_config_changes(a, b),
+        counters=_changes(*_of_both(a, b, _counters(a), _counters(b))),
+        tensors=[change for change in changes if not change.name.startswith("optimizer.")],
+        optimizer=[change for change in changes if change.name.startswith("optimizer.")],
+        only_in_a=sorted(a.tensors.keys() - theirs.keys()),
+        only_in_b=sorted(b.tensors.keys() - ours.keys()),
+        rng_equal=None if a.rng is None or b.rng is None else a.rng == b.rng,
+    )
+
+
+def _with_aliases(report: Report, other: Report) -> dict[str, StoredTensor]:
+    """Its tensors, and tied ones under the other name where the other checkpoint has that."""
+    tied = {
+        name: report.tensors[stored]
+        for name, stored in report.aliases.items()
+        if name in other.tensors and stored in report.tensors
+    }
+    return report.tensors | tied
+
+
+def _counters(report: Report) -> dict[str, Any]:
+    facts = {key: report.facts.get(key) for key in MANIFEST_KEYS if key not in _NOT_COUNTERS}
+    facts |= {"loss": report.loss, "next_learning_rate": report.next_learning_rate}
+    return _flat(facts) | {"format": report.format}
+
+
+def _config_changes(a: Report, b: Report) -> list[Change]:
+    ours, theirs = _flat(a.facts.get("config") or {}), _flat(b.facts.get("config") or {})
+    return _changes(*_of_both(a, b, ours, theirs))
+
+
+def _of_both(
+    a: Report, b: Report, ours: dict[str, Any], theirs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Between two formats only what both tell: that one lacks a key says nothing."""
+    if a.format == b.format:
+        return ours, theirs
+    common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]
+    return {key: ours[key] for key in common}, {key: theirs[key] for key in common}
+
+
+def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[Change]:
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    pairs = ((key, ours.get(key), theirs.get(key)) for key in keys)
+    return [Change(key, a, b) for key, a, b in pairs if a != b]
+
+
+def _flat(tree: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{key}.")
+        else:
+            flat[f"{before}{key}"] = value
+    return flat
+
+
+def _rank(change: TensorChange) -> tuple[float, str]:
+    moved = np.inf if change.relative_change is None else change.relative_change
+    return (0.0 if change.is_equal else -moved, change.name)
+
+
+def _compare(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
+    def failed(error: str) -> TensorChange:
+        return TensorChange(name, None, None, None, None, None, None, False, error)
+
+    if a.shape != b.shape:
+        return failed(f"shape {list(a.shape)} -> {list(b.shape)}")
+    try:
+        return _compare_numbers(name, located(a), located(b))
+    except (CorruptCheckpoint, OSError, ValueError) as problem:
+        return failed(str(problem))
+
+
+def _compare_numbers(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
+    squares = np.zeros(3)  # of a, of b, of their difference
+    nan_a, nan_b, largest, is_equal = 0, 0, 0.0, True
+    for start in range(0, a.num_elements, STRETCH):
+        stop = min(start + STRETCH, a.num_elements)
+        x, y = read(a, start, stop), read(b, start, stop)
+        nan_a += int(np.isnan(x).sum())
+        nan_b += int(np.isnan(y).sum())
+        is_equal = is_equal and np.array_equal(x, y, equal_nan=True)
+        both = np.isfinite(x) & np.isfinite(y)
+        x, y = x[both], y[both]
+        moved = y - x
+        squares += [float(x @ x), float(y @ y), float(moved @ moved)]
+        largest = max(largest, float(np.abs(moved).max(initial=0.0)))
+    norm_a, norm_b, norm_moved = np.sqrt(squares).tolist()
+    relative = norm_moved / norm_a if norm_a else (0.0 if is_equal else None)
+    return TensorChange(name, relative, largest, norm_a, norm_b, nan_a, nan_b, is_equal)

@@ -1,0 +1,36 @@
+"""Real checkpoints, each made once and copied where a test changes it."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from sftctl.train.run import run_training
+from tests.inspection.toys import save_distributed, save_minimind, train_by_trainer
+from tests.train.toys import toy_config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ours: twelve steps in two epochs, a checkpoint at each."""
+    folder = tmp_path_factory.mktemp("ours")
+    run_training(toy_config(folder))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def trainer_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_by_trainer(tmp_path_factory.mktemp("trainer"))
+
+
+@pytest.fixture(scope="session")
+def minimind(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The resume file and the weights."""
+    return save_minimind(tmp_path_factory.mktemp("minimind"))
+
+
+@pytest.fixture(scope="session")
+def distributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return save_distributed(tmp_path_factory.mktemp("dcp") / "checkpoint")

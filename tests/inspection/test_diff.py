@@ -1,0 +1,88 @@
+"""Two checkpoints compared: of one run, of two formats, sharded or not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sftctl.inspection.detect import inspect_path
+from sftctl.inspection.diff import CheckpointDiff, diff
+from tests.inspection.toys import toy_model
+
+
+def compare(a: Path, b: Path) -> CheckpointDiff:
+    return diff(inspect_path(a), inspect_path(b))
+
+
+def test_two_checkpoints_of_a_run(trained: Path) -> None:
+    a, b = (trained / "checkpoints" / f"step-{step:08d}" for step in (3, 9))
+    found = compare(a, b)
+    counters = {change.key: (change.a, change.b) for change in found.counters}
+    assert counters["step"] == (3, 9) and counters["epoch"] == (0, 1)
+    assert "world_size" not in counters and found.config == []
+    assert found.rng_equal is True  # one seed
+    moved = [change.relative_change or 0 for change in found.tensors]
+    assert moved == sorted(moved, reverse=True) and moved[-1] > 0
+    one = found.tensors[0]
+    x, y = (
+        next(load_file(shard)[one.name] for shard in path.glob("*.safetensors")).double()
+        for path in (a, b)
+    )
+    assert one.relative_change == pytest.approx(((y - x).norm() / x.norm()).item())
+    assert one.max_change == (y - x).abs().max().item()
+    assert any(change.name.endswith(".exp_avg") for change in found.optimizer)
+    assert found.only_in_a == found.only_in_b == found.nan_appeared == []
+
+
+def test_a_checkpoint_is_equal_to_itself(trained: Path) -> None:
+    found = compare(trained, trained)
+    assert found.counters == found.config == []
+    assert all(change.is_equal and change.relative_change == 0 for change in found.tensors)
+
+
+def test_the_final_model_is_the_last_checkpoint(trained: Path) -> None:
+    """Two formats; tied tensors under whichever name each has stored them."""
+    found = compare(trained, trained / "final")
+    assert found.tensors and all(change.is_equal for change in found.tensors)
+    assert found.only_in_b == []
+    assert {name.partition(".")[0] for name in found.only_in_a} == {"optimizer"}
+
+
+def test_shards_make_no_difference(tmp_path: Path) -> None:
+    model = toy_model()
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="10KB")
+    found = compare(tmp_path / "one", tmp_path / "many")
+    assert len(found.tensors) == 25 and all(change.is_equal for change in found.tensors)
+
+
+def test_half_precision_weights_against_a_trainers(
+    minimind: tuple[Path, Path], trainer_output: Path
+) -> None:
+    found = compare(minimind[0], minimind[1])
+    assert len(found.tensors) == 25 and all(change.is_equal for change in found.tensors)
+    found = compare(minimind[0], trainer_output / "checkpoint-4")
+    assert len(found.tensors) == 25 and not any(change.is_equal for change in found.tensors)
+    assert found.rng_equal is None  # MiniMind keeps none
+
+
+def test_rng_states_of_a_trainer_are_compared(trainer_output: Path, tmp_path: Path) -> None:
+    a = trainer_output / "checkpoint-4"
+    shutil.copytree(a, tmp_path / "same")
+    assert compare(a, tmp_path / "same").rng_equal is True
+    assert compare(a, trainer_output / "checkpoint-8").rng_equal is False
+
+
+def test_a_nan_that_appeared_is_named_and_a_changed_shape_told(tmp_path: Path) -> None:
+    whole = {"a": torch.ones(4), "b": torch.ones(2, 2), "zero": torch.zeros(3)}
+    broken = {"a": torch.tensor([1.0, float("nan"), 1.0, 3.0]), "b": torch.ones(4)}
+    save_file(whole, tmp_path / "a.safetensors")
+    save_file(broken | {"zero": torch.ones(3)}, tmp_path / "b.safetensors")
+    found = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert found.nan_appeared == ["model.a"]
+    changes = {change.name: change for change in found.tensors}
+    assert changes["model.b"].error == "shape [2, 2] -> [4]"
+    assert changes["model.zero"].relative_change is None  # there is nothing to measure by
+    assert changes["model.a"].relative_change == pytest.approx(2 / 3**0.5)

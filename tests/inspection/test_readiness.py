@@ -1,0 +1,135 @@
+"""Whether a run's checkpoint can be resumed here and now; if not, why, and what would mend it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl import jsonio
+from sftctl.environment import cache_folder
+from sftctl.inspection.detect import inspect_path
+from sftctl.inspection.report import Report
+from tests.train.toys import metrics_of, toy_config
+
+LAST = "step-00000012"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def checkpoint(run: Path, step: int = 12) -> Report:
+    return inspect_path(run / "checkpoints" / f"step-{step:08d}")
+
+
+def test_a_run_tells_of_all_its_checkpoints(run: Path) -> None:
+    report = inspect_path(run, verify=True).to_json()
+    rows, lines = report["checkpoints"], metrics_of(run)
+    assert [row["loss"] for row in rows] == [line["loss"] for line in lines]
+    assert [row["learning_rate"] for row in rows] == [line["learning_rate"] for line in lines]
+    assert all(row["resumable"] and row["verified"] for row in rows)
+    assert report["data_store"]["fits"] is True
+    assert report["rng"]["seed"] == toy_config(run.parent).train.seed
+    assert report["advice"] == f"sftctl resume {run} --epochs N   (to train longer)"
+    assert report["notes"] == ["finished: every step is trained"]
+
+
+def test_the_next_learning_rate_is_the_one_that_was_used(run: Path) -> None:
+    rates = [line["learning_rate"] for line in metrics_of(run)]
+    for step in (1, 6, 11):
+        assert checkpoint(run, step).next_learning_rate == rates[step]
+    assert checkpoint(run).next_learning_rate is None
+
+
+def test_an_older_checkpoint_is_resumed_by_its_step(run: Path) -> None:
+    report = checkpoint(run, 5)
+    assert report.resumable
+    assert report.advice == f"sftctl resume {run} --step 5   (sets later ones aside)"
+
+
+def test_a_checkpoint_alone_is_not_resumable(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "checkpoints" / LAST, tmp_path / "x" / "y" / LAST)
+    report = inspect_path(tmp_path / "x" / "y" / LAST)
+    assert (report.complete, report.problems, report.resumable) == (True, [], False)
+    assert report.obstacles == [
+        f"{tmp_path / 'x'}: not a run directory (no run.json and config.toml)"
+    ]
+    assert report.advice == "put it back into RUN/checkpoints of its run"
+
+
+Harm = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("harm", "why", "advice"),
+    [
+        (
+            lambda run: (run / "model/config.json").unlink(),
+            "model/config.json: missing",
+            "put back",
+        ),
+        (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: missing", "restore it"),
+        (lambda run: (run / "config.toml").unlink(), "not a run directory", "put it back"),
+        (lambda run: (run / "config.toml").write_text("[x"), "config.toml", "put it back"),
+    ],
+)
+def test_what_is_lacking_is_named(run: Path, harm: Harm, why: str, advice: str) -> None:
+    harm(run)
+    report = checkpoint(run)
+    assert (report.complete, report.resumable) == (True, False)
+    assert why in report.obstacles[0]
+    assert report.advice is not None and report.advice.startswith(advice)
+
+
+def test_missing_data_is_named(run: Path, tmp_path: Path) -> None:
+    text = (run / "config.toml").read_text()
+    [path] = [line.split('"')[1] for line in text.splitlines() if line.startswith("path =")]
+    (run / "config.toml").write_text(text.replace(path, "/nowhere/toy.jsonl"))
+    report = checkpoint(run)
+    assert report.obstacles == ["data: /nowhere/toy.jsonl: missing"]
+    assert report.data_store == {"path": "/nowhere/toy.jsonl", "fits": None, "why": "missing"}
+    assert report.advice == "put /nowhere/toy.jsonl back, or prepare it as it was"
+
+
+def in_a_store(run: Path, tmp_path: Path, **values: object) -> None:
+    """Let the run's configuration speak of a store, whose manifest has these values."""
+    fingerprint = checkpoint(run).facts["data_fingerprint"]
+    store = tmp_path / "store"
+    shutil.copytree(cache_folder() / "stores" / fingerprint[:32], store)
+    manifest = jsonio.read_object(store / "manifest.json", AssertionError)  # type: ignore[type-var]
+    (store / "manifest.json").write_bytes(jsonio.dump_pretty(manifest | values))
+    text = (run / "config.toml").read_text()
+    [path] = [line.split('"')[1] for line in text.splitlines() if line.startswith("path =")]
+    (run / "config.toml").write_text(text.replace(path, str(store)))
+
+
+def test_a_store_that_fits_is_told(run: Path, tmp_path: Path) -> None:
+    in_a_store(run, tmp_path)
+    report = checkpoint(run)
+    assert report.resumable and report.data_store is not None
+    assert report.data_store["fits"] is True
+    assert "data.path" in report.notes[0] and "--dry-run` says what that means" in report.notes[0]
+
+
+def test_other_data_of_as_many_steps_may_be_allowed(run: Path, tmp_path: Path) -> None:
+    in_a_store(run, tmp_path, fingerprint="0" * 64)
+    report = checkpoint(run)
+    assert "is not what it was trained on" in report.obstacles[0]
+    assert report.advice == f"sftctl resume {run} --allow data   (only if it is meant)"
+
+
+def test_other_data_of_other_steps_is_impossible(run: Path, tmp_path: Path) -> None:
+    in_a_store(run, tmp_path, fingerprint="0" * 64, num_examples=100)
+    report = checkpoint(run)
+    assert "25 steps an epoch, not 6" in report.obstacles[0]
+    assert report.advice == "put the data back as it was, or start a new run"
+
+
+def test_damage_is_no_obstacle_but_a_problem(run: Path) -> None:
+    next((run / "checkpoints" / LAST).glob("*.safetensors")).unlink()
+    report = checkpoint(run)
+    assert not report.resumable and report.obstacles == []
+    assert report.advice is not None and "falls back to the newest whole" in report.advice
