@@ -10,6 +10,7 @@ from sftctl.data.reasons import BadRow
 from sftctl.data.rows import raw_rows
 from sftctl.data.workers import in_order
 from sftctl.environment import usable_cores
+from sftctl.model.tokenizer import load_tokenizer
 from tests.data.chat_tokenizers import conversations
 from tests.data.comparison import Comparison
 from tests.data.templates import FAMILIES
@@ -21,8 +22,10 @@ OWN = ["smollm2", "minimind"]
 
 
 @pytest.fixture(scope="module")
-def tokenizers(shared_data: Path, smollm2: Path) -> dict[str, Path]:
-    return {"smollm2": smollm2, "minimind": shared_data / "minimind_tokenizer"}
+def tokenizers(shared_data: Path, smollm2: Path, folder: Path) -> dict[str, Path]:
+    """Folders of both; a tokenizer takes long to be read from a .gguf file."""
+    load_tokenizer(str(smollm2)).save(folder / "smollm2")
+    return {"smollm2": folder / "smollm2", "minimind": shared_data / "minimind_tokenizer"}
 
 
 @pytest.fixture(scope="module")
