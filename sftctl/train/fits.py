@@ -22,7 +22,7 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
     name = config.model.tokenizer
     if name is None:
         if config.model.name in PRESETS or ModelSource.of(config.model.name).is_minimind:
-            return  # a preset takes the vocabulary of its data
+            return  # it takes the vocabulary of its data
         name = config.model.name
     tokenizer = load_tokenizer(name)
     if tokenizer.content_hash != manifest.tokenizer_hash:

@@ -11,7 +11,7 @@ from sftctl.model.presets import preset_config
 from sftctl.model.router import balance_coefficient, balance_loss
 from tests.data.toy_store import ToyStore
 
-STORE = ToyStore([9, 14, 5, 11], vocab_size=53)
+STORE = ToyStore([9, 14, 5, 11], vocab_size=61)
 COEFFICIENT = 0.5
 SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,

@@ -93,7 +93,7 @@ def test_an_existing_output_directory_is_refused_and_left_as_it_was(tmp_path: Pa
 def test_a_mistake_in_the_data_leaves_no_run_directory(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": [{"role": "user", "content": "alone"}]}\n')
-    with pytest.raises(DataError, match=r"bad\.jsonl:1: "):
+    with pytest.raises(DataError, match="no row is left to train on"):
         run_training(toy_config(tmp_path, data__path=str(bad)))
     assert not (tmp_path / "run").exists()
 
