@@ -28,8 +28,10 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
     if prepared.replaced:
         table.add_row("made anew", prepared.replaced)
     table.add_row("rows read", f"{manifest.rows_read:,}")
-    kept = f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated"
-    table.add_row("rows kept", f"{kept}{_tokens_lost(manifest, 'truncated')})")
+    table.add_row("rows kept", f"{manifest.rows_kept:,}")
+    for reason, count in (("truncated", manifest.rows_truncated), ("split", manifest.rows_split)):
+        if count:
+            table.add_row(f"of them {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     for reason, count in manifest.rows_dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     if manifest.rows_duplicated:

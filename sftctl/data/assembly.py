@@ -107,6 +107,7 @@ class StoreAssembly:
             rows_kept=self.rows_read - sum(dropped.values()),
             rows_dropped=dropped,
             rows_truncated=self.ledger.rows_truncated,
+            rows_split=self.ledger.rows_split,
             rows_duplicated=self.rows_duplicated,
             tokens_lost=self.ledger.tokens_lost,
             num_examples=train.num_examples,

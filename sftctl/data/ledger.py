@@ -72,6 +72,11 @@ class Ledger:
         return self._rows["truncated"]
 
     @property
+    def rows_split(self) -> int:
+        """Rows kept in pieces."""
+        return self._rows["split"]
+
+    @property
     def rows_dropped(self) -> dict[str, int]:
         """Rows not kept, by reason."""
         return {reason: rows for reason, rows in self._rows.items() if reason not in KEPT}

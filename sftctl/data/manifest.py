@@ -67,6 +67,7 @@ class StoreManifest:
     rows_kept: int
     rows_dropped: dict[str, int]
     rows_truncated: int
+    rows_split: int
     rows_duplicated: int  # kept, but an earlier row of the same side says exactly the same
     tokens_lost: dict[str, int]  # by reason
     num_examples: int

@@ -81,29 +81,37 @@ class Fitting:
         first = 0
         while first < len(starts):
             last = first
-            piece = self._piece(row, head, starts[first], ends[last])
-            while last + 1 < len(starts):
-                longer = self._piece(row, head, starts[first], ends[last + 1])
-                if not self._fit(longer):
-                    break
-                piece, last = longer, last + 1
+            while last + 1 < len(starts) and self._fits_whole(
+                _part(row, head, starts[first], ends[last + 1])
+            ):
+                last += 1
+            piece = self._piece(_part(row, head, starts[first], ends[last]))
+            while last > first and not self._fit(piece):  # a turn alone is longer than it is later
+                last -= 1
+                piece = self._piece(_part(row, head, starts[first], ends[last]))
             yield piece
             first = last + 1
 
-    def _piece(self, row: Conversation, head: int, start: int, end: int) -> list[TokenizedExample]:
-        untrained = {index - start + head for index in row.untrained if index >= start}
-        untrained |= {index for index in row.untrained if index < head}
-        part_of_row = replace(
-            row,
-            messages=row.messages[:head] + row.messages[start:end],
-            untrained=frozenset(untrained),
-        )
+    def _fits_whole(self, part: Conversation) -> bool:
+        """Whether the text of a part has room: far cheaper to know than its examples."""
+        text = render(part, self.tokenizer)
+        return len(self.tokenizer.encode(text)) <= self.max_seq_len
+
+    def _piece(self, part: Conversation) -> list[TokenizedExample]:
         try:
-            return self._tokenized(part_of_row)
+            return self._tokenized(part)
         except BadRow as problem:
             if problem.reason != "no_target":
                 raise
             return []
+
+
+def _part(row: Conversation, head: int, start: int, end: int) -> Conversation:
+    """The system messages, and messages `start` to `end`."""
+    untrained = {index - start + head for index in row.untrained if index >= start}
+    untrained |= {index for index in row.untrained if index < head}
+    messages = row.messages[:head] + row.messages[start:end]
+    return replace(row, messages=messages, untrained=frozenset(untrained))
 
 
 def _exchanges(row: Conversation) -> tuple[int, list[int]]:

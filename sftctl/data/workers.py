@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -43,7 +44,8 @@ def in_order(
         for item in chain(first, items):
             if len(pending) == num_workers * _AHEAD_PER_WORKER:
                 yield pending.popleft().result()
-            pending.append(executor.submit(_run, item))
+            with _interrupts_held():  # the first one forks
+                pending.append(executor.submit(_run, item))
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as problem:
@@ -52,6 +54,16 @@ def in_order(
         ) from problem
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits meanwhile; a process that is born now never hears it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _become_a_worker(work: Callable[[Any], Any]) -> None:

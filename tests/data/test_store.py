@@ -44,6 +44,7 @@ def manifest_of(splits):
         rows_kept=7,
         rows_dropped={},
         rows_truncated=0,
+        rows_split=0,
         rows_duplicated=0,
         tokens_lost={},
         num_examples=train.num_examples,

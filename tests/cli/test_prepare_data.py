@@ -1,0 +1,59 @@
+"""What prepare-data says, and its own options."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sftctl.cli.render_prepare import progress_line
+from sftctl.data.assembly import Progress
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (Progress(1200, 9000, 10_000_000, 40_000_000), "1,200 rows, 9,000 tokens, 5.0 MB/s, 25%"),
+        (Progress(1200, 9000, 10_000_000, None), "1,200 rows, 9,000 tokens, 5.0 MB/s"),
+    ],
+)
+def test_progress_has_a_rate_and_the_time_left(progress: Progress, line: str) -> None:
+    left = ", 0:06 left" if progress.total_bytes else ""
+    assert progress_line(progress, 2.0) == line + left
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": role, "content": "word " * 20} for role in ("user", "assistant") * 4]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    return path
+
+
+def test_the_table_tells_engine_audit_and_what_splitting_did(
+    rows: Path, tmp_path: Path, sftctl
+) -> None:
+    done = sftctl(
+        *("prepare-data", rows, "--output", tmp_path / "s", "--max-seq-len", 100),
+        *("--overflow", "split", "--show", 1),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "of them split" in done.stdout
+    assert "splintr-rs" in done.stdout
+    assert "equal to the reference on probes, and on 1 rows of this data" in done.stdout
+    assert "passed: a target in each of 4 examples" in done.stdout
+    assert "<|im_start|>assistant\n«word word" in done.stdout
+
+
+def test_the_reference_can_be_forced(rows: Path, tmp_path: Path, sftctl) -> None:
+    done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "hf", "--json")
+    manifest = json.loads(done.stdout)
+    assert manifest["engine"].startswith("tokenizers ")
+    assert manifest["engine_reason"] == "asked for by --engine hf"
+    assert manifest["engine_rows_checked"] == 0
+    assert manifest["audit"]["passed"] is True
+
+
+def test_an_unknown_engine_is_a_usage_error(rows: Path, tmp_path: Path, sftctl) -> None:
+    done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "magic")
+    assert done.exit_code == 2
+    assert done.stderr == ("error: --engine magic: no such engine\nhint: known engines: auto, hf\n")
