@@ -130,15 +130,16 @@ class TokenStore:
 
         DataError where it holds what is no token: a file that was changed since it was written.
         """
-        if not 0 <= index < len(self):
+        if not 0 <= index < len(self.lengths):
             raise IndexError(f"example {index} of {len(self)}")
-        start = int(self._offsets[index])
+        start, end = self._offsets[index : index + 2].tolist()
         shard = bisect_right(self._shard_ends, start)
         tokens, mask = self._tokens[shard], self._masks[shard]
-        start -= self._shard_ends[shard] - len(tokens)
-        end = start + int(self.lengths[index])
+        before = self._shard_ends[shard] - len(tokens)
+        start, end = start - before, end - before
         ids = tokens[start:end]
-        if ids.view(np.uint32).max(initial=0) >= self.manifest.vocab_size:  # negative is too large
+        largest = np.maximum.reduce(ids.view(np.uint32), initial=0)  # a negative one is large
+        if largest >= self.manifest.vocab_size:
             raise DataError(
                 f"{self.path / self.split}: damaged: example {index} holds what is no token of the "
                 f"vocabulary of {self.manifest.vocab_size}",
