@@ -156,12 +156,15 @@ class StepLoader:
             raise DataError(message, PREPARE_ANEW) from problem
 
     def _one_ahead(self) -> Iterator[StepBatch]:
-        batches = iter(self._loader)
+        batches: Iterator[StepBatch] = iter(self._loader)
         if not self._loader.pin_memory:  # DataLoader would add a fifth to the time of a step
             batches = map(self._dataset.__getitem__, self._sampler)
         with ThreadPoolExecutor(1) as ahead:
             coming = ahead.submit(next, batches, None)
-            while (batch := coming.result()) is not None:
+            # Asked for before the thread has begun, a step is made here: no thread is waited for.
+            while (
+                batch := next(batches, None) if coming.cancel() else coming.result()
+            ) is not None:
                 coming = ahead.submit(next, batches, None)
                 yield batch
 
