@@ -4,7 +4,7 @@ import re
 
 _WORDS = {
     "lora": r"lora",
-    "embedding": r"embed|tok_emb|wte|wpe",
+    "embedding": r"embed|tok_emb|token_embd|wte|wpe",
     "experts": r"expert|router|_exps|gate_inp",
     "norm": r"norm|\bln_|ln_f",
     "attention": r"attn|attention|[qkvo]_proj\b",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks import planning, training
 from tests.benchmarks.checkpoints import resuming, saving
+from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.prepare import preparing, preparing_memory
 from tests.benchmarks.utilisation import utilisation
@@ -159,6 +160,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def inspect_table(options: argparse.Namespace) -> str:
+    """inspect-ckpt on ten gigabytes."""
+    return table(["", f"median of {options.rounds}"], inspecting(options))
+
+
 TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "start": start_table,
     "training-8": lambda options: training_table(options, 8),
@@ -169,6 +175,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "planning": planning_table,
     "prepare": prepare_tables,
     "checkpoints": checkpoints_table,
+    "inspect": inspect_table,
     "loader": lambda options: loader_table(options, against_trl),
     "loader-agreement": lambda options: loader_table(options, against_training),
 }

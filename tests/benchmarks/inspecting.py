@@ -1,0 +1,30 @@
+"""How long ten gigabytes of checkpoint take to inspect, against a command that reads nothing."""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.inspection.test_flat import NUM_BYTES, gguf, hugging_face, ours, pth
+
+
+def inspecting(options: argparse.Namespace) -> list[list[str]]:
+    """Rows of (what, median seconds); sparse files, so that nothing but headers is on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        commands = {"sftctl --help": ["--help"]}
+        makers = {"ours": ours, "HF directory": hugging_face, ".gguf": gguf, ".pth": pth}
+        for what, make in makers.items():
+            folder = Path(name, make.__name__)
+            folder.mkdir()
+            commands[f"10 GB, {what}"] = ["inspect-ckpt", str(make(folder, NUM_BYTES))]
+        times: dict[str, list[float]] = {what: [] for what in commands}
+        for _ in range(options.rounds + 1):
+            for what, arguments in commands.items():
+                started = time.perf_counter()
+                command = [sys.executable, "-m", "sftctl", *arguments]
+                subprocess.run(command, capture_output=True, check=True)
+                times[what].append(time.perf_counter() - started)
+    return [[what, f"{statistics.median(all_[1:]):.2f} s"] for what, all_ in times.items()]
