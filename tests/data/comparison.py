@@ -47,8 +47,9 @@ class Comparison:
             return False
         examples = self.examples(row)
         assert len(examples) == len(texts), row.source
-        for example, text, encoding, mask in zip(examples, texts, reference, masks, strict=True):
-            assert self.tokenizer.decode(example.input_ids, False) == text.text
+        for example, encoding, mask in zip(examples, reference, masks, strict=True):
+            # Ids and not their decoding: SmolLM2's vocabulary has no token for some control
+            # characters, which are lost, in three rows of ShareGPT.
             assert example.input_ids.tolist() == encoding.ids
             np.testing.assert_array_equal(example.loss_mask, mask, err_msg=str(row.source))
         return True
