@@ -31,7 +31,7 @@ from sftctl.world import ALONE, World
 
 BATCH_SIZE = 16
 WORKERS = (0, 1, 2)
-SECONDS = 2.0
+SECONDS = 1.0
 OURS, TRL = "sftctl", "DataLoader with TRL's collator"
 CPU = torch.device("cpu")
 
