@@ -28,6 +28,11 @@ def debug() -> bool:
     return os.environ.get("SFTCTL_DEBUG") == "1"
 
 
+def is_set(name: str) -> bool:
+    """Whether the user has set a variable of another program."""
+    return name in os.environ
+
+
 def cache_folder() -> Path:
     """Where stores prepared on the way are kept: XDG_CACHE_HOME/sftctl, or ~/.cache/sftctl."""
     base = os.environ.get("XDG_CACHE_HOME")

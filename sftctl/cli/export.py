@@ -13,7 +13,7 @@ def export(
         str, typer.Option(help="float32, bfloat16 or float16: of the weights written.")
     ] = "float32",
 ) -> None:
-    """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
+    """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
     from sftctl.serve.export import export_model
 
     export_model(path, output, dtype)

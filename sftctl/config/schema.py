@@ -231,6 +231,11 @@ class TrackingConfig:
     """Also log to Weights & Biases (WANDB_MODE=offline works)."""
     wandb_project: str = "sftctl"
     """W&B project."""
+    wandb_artifact: bool = False
+    """Also upload the finished model (`final/`) to W&B, as an artifact."""
+    samples: CountFrom0 = 0
+    """Prompts of the validation part that are answered at each evaluation, for you to read; never
+    changes the run. Not under fsdp."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

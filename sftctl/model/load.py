@@ -76,9 +76,15 @@ def save_architecture(model: Any, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
 
 
-def save_pretrained(model: Any, tokenizer: HFTokenizer, folder: Path) -> None:
+MAX_SHARD_BYTES = 5 * 10**9
+"""Larger weights are written as several files with an index."""
+
+
+def save_pretrained(
+    model: Any, tokenizer: HFTokenizer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
     """A plain Hugging Face directory: weights, configuration, tokenizer, template."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_bytes)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # written as a private temporary file
     tokenizer.save(folder)

@@ -84,6 +84,8 @@ def _facts(manifest: StoreManifest) -> Html:
             ("rows read", count(manifest.rows_read)),
             ("rows kept", f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated)"),
             ("rows dropped", dropped or "none"),
+            ("rows said twice", count(manifest.rows_duplicated)),
+            ("tokens lost", count(sum(manifest.tokens_lost.values()))),
             ("longest allowed", f"{manifest.max_seq_len:,} tokens ({manifest.overflow} beyond)"),
             ("trained on", manifest.train_on),
             ("tokenizer", manifest.tokenizer),

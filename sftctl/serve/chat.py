@@ -1,13 +1,17 @@
 """Talk to a trained model: the chat template at inference is the one of training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sftctl.errors import ConfigError, DataError
+from sftctl.model.generate import Sampling, generate
 from sftctl.model.tokenizer import HFTokenizer
 from sftctl.serve.trained import open_trained
+from sftctl.world import choose_device
 
 
 @dataclass
@@ -16,49 +20,69 @@ class ChatSession:
 
     model: Any
     tokenizer: HFTokenizer
-    max_new_tokens: int
-    temperature: float  # 0: greedy
+    sampling: Sampling
+    system: str | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, max_new_tokens: int, temperature: float) -> "ChatSession":
-        """A session with the model of a run, a checkpoint or a directory."""
-        model, tokenizer = open_trained(path)
-        return cls(model.eval(), tokenizer, max_new_tokens, temperature)
+    def open(
+        cls, path: Path, sampling: Sampling, system: str | None = None, seed: int | None = None
+    ) -> "ChatSession":
+        """A session with the model of a run, a checkpoint or a directory.
 
-    @torch.no_grad()
-    def answer(self, prompt: str) -> str:
-        """The assistant's turn after the user's; both are remembered."""
-        self.messages.append({"role": "user", "content": prompt})
-        text = self.tokenizer.render(self.messages, None, add_generation_prompt=True)
-        prompt_ids = self.tokenizer.encode(text).tolist()
-        input_ids = torch.tensor([prompt_ids])  # (1, T)
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        sampling = {"do_sample": True, "temperature": self.temperature}
-        output = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.tokenizer.hf.eos_token_id,
-            pad_token_id=self.tokenizer.hf.eos_token_id,
-            **(sampling if self.temperature > 0 else greedy),
-        )
-        reply = self.tokenizer.decode(output[0, len(prompt_ids) :].tolist()).strip()
-        self.messages.append({"role": "assistant", "content": reply})
-        return reply
+        `seed` makes a session of sampled answers repeatable; without it each is another.
+        """
+        check_sampling(sampling)
+        trained = open_trained(path)
+        if seed is not None:
+            torch.manual_seed(seed)
+        device = choose_device("auto")
+        return cls(trained.model.eval().to(device), trained.tokenizer, sampling, system)
 
+    def answer(self, prompt: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
+        """The assistant's turn after the user's, also handed out piece by piece.
 
-def converse(session: ChatSession) -> None:
-    """Read lines and answer them until end of input or /quit; /new forgets what was said."""
-    while True:
+        Both are remembered when it ends; after an interruption, what had been said by then. A
+        prompt that can't be answered is not remembered.
+        """
+        asked = [*self.messages, {"role": "user", "content": prompt}]
+        said: list[str] = []
+
+        def hear(piece: str) -> None:
+            said.append(piece)
+            on_text(piece)
+
+        prompt_ids = self._prompt_ids(asked)
         try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if line == "/quit":
-            return
-        if line == "/new":
-            session.messages.clear()
-        elif line:
-            print(session.answer(line))
+            return generate(self.model, self.tokenizer, prompt_ids, self.sampling, hear)
+        finally:
+            self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
+
+    def clear(self) -> None:
+        """Forget what was said; the system message stays."""
+        self.messages = []
+
+    def _prompt_ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        text = self.tokenizer.render([*system, *messages], None, add_generation_prompt=True)
+        prompt_ids: list[int] = self.tokenizer.encode(text).tolist()
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        wanted = len(prompt_ids) + self.sampling.max_new_tokens
+        if most is not None and wanted > most:
+            raise DataError(
+                f"the conversation has {len(prompt_ids)} tokens: with --max-new-tokens "
+                f"{self.sampling.max_new_tokens} that is beyond the model's {most} positions",
+                hint="/clear forgets what was said; a smaller --max-new-tokens leaves more room",
+            )
+        return prompt_ids
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse numbers that mean nothing, and flags without an effect."""
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"--top-p: {sampling.top_p} is not above 0 and at most 1")
+    if sampling.temperature == 0 and (sampling.top_p != 1 or sampling.top_k != 0):
+        raise ConfigError(
+            "--top-p and --top-k choose among sampled tokens, and nothing is sampled",
+            hint="add a --temperature above 0, such as 0.8",
+        )

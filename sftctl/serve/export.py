@@ -6,21 +6,41 @@ import torch
 
 from sftctl.disk import new_folder
 from sftctl.errors import CheckpointError, ConfigError
-from sftctl.model.load import save_pretrained
-from sftctl.serve.trained import open_trained
+from sftctl.model.generate import stop_ids
+from sftctl.model.load import MAX_SHARD_BYTES, save_pretrained
+from sftctl.serve.card import model_card
+from sftctl.serve.trained import Trained, open_trained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CARD_NAME = "README.md"
 
 
-def export_model(source: Path, output: Path, dtype: str) -> None:
+def export_model(
+    source: Path, output: Path, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
     """Write `output`, whole or not at all; it must not exist."""
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
     if output.exists():
         raise ConfigError(f"{output}: exists already", hint="choose another --output")
-    model, tokenizer = open_trained(source)
+    trained = open_trained(source)
+    card = _card(trained, source, dtype)
+    model = trained.model.to(DTYPES[dtype])
+    if model.generation_config is not None:  # others too must stop where a turn ends
+        model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
     try:
         with new_folder(output) as folder:
-            save_pretrained(model.to(DTYPES[dtype]), tokenizer, folder)
+            save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
+            if card is not None:
+                (folder / CARD_NAME).write_text(card, encoding="utf-8")
     except OSError as problem:
-        raise CheckpointError(f"{output}: can't be written: {problem.strerror}") from problem
+        reason = problem.strerror or problem
+        raise CheckpointError(f"{output}: can't be written: {reason}") from problem
+
+
+def _card(trained: Trained, source: Path, dtype: str) -> str | None:
+    """What was trained, and how; a plain directory keeps the card that it has."""
+    if trained.run is not None:
+        return model_card(trained.run, trained.manifest, dtype)
+    own = source / CARD_NAME
+    return own.read_text(encoding="utf-8", errors="replace") if own.is_file() else None

@@ -1,5 +1,6 @@
 """Progress as plain lines: for a pipe, a log file, a terminal that can't do more."""
 
+import textwrap
 from collections import deque
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -8,12 +9,14 @@ from typing import TextIO
 from sftctl.metrics import StepMetrics
 
 _RECENT_STEPS = 50
+_LONGEST_REPLY = 100  # letters of a sample's line; events.jsonl has all of it
 _UNIT_NAMES = ("B", "kB", "MB", "GB")
 _EVENTS = {
     "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
     "{total_steps:,} steps",
     "resumed": "resumed at step {step} from {checkpoint}",
     "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
+    "sample": "sample {number} at step {step}: {reply}",
     "saved": "saved {name} ({size} in {seconds:.1f} s)",
     "save_failed": "save failed at step {step}: {error}",
     "stopped": "stopped by {signal} at step {step}",
@@ -103,6 +106,8 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
     if name == "saved":
         words["name"] = PurePath(str(fields["path"])).name
         words["size"] = size(int(str(fields["num_bytes"])))
+    if name == "sample":
+        words["reply"] = textwrap.shorten(str(fields["reply"]), _LONGEST_REPLY, placeholder=" …")
     line = _EVENTS.get(name, name + " at step {step}").format_map(words)
     return "".join(letter if letter.isprintable() else " " for letter in line)
 

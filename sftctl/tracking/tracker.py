@@ -11,9 +11,9 @@ class Tracker(Protocol):
     """Told of every step and event of a run, on rank 0.
 
     Events and their fields: started (run_dir, num_parameters, num_examples, total_steps) · resumed
-    (checkpoint) · changed (message) · evaluation (validation_loss, num_target_tokens) · saved
-    (path, num_bytes, seconds) · save_failed (error) · stopped (signal) · finished · warning
-    (message).
+    (checkpoint) · changed (message) · evaluation (validation_loss, num_target_tokens) · sample
+    (number, prompt, reply, reference) · saved (path, num_bytes, seconds) · save_failed (error) ·
+    stopped (signal) · finished · warning (message).
     """
 
     def log(self, metrics: StepMetrics) -> None:

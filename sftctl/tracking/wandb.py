@@ -1,26 +1,48 @@
 """Weights & Biases: the only import of wandb, and only when a run asks for it."""
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from sftctl import environment
 from sftctl.errors import ConfigError
 from sftctl.metrics import StepMetrics
+
+INIT_TIMEOUT_S = 20
+"""Patience with a service that can't be reached, in place of W&B's 90 seconds."""
+
+_SAMPLE_COLUMNS = ["step", "number", "prompt", "reply", "reference"]
 
 
 class WandbTracker:
     """One W&B run under one id, however many sessions it takes; WANDB_MODE=offline works.
 
-    Not being logged in is a ConfigError at once. A service that can't be reached is a warning, and
-    the run is logged offline. After a crash W&B ignores steps that it has seen: they were the same.
+    Not being logged in is a ConfigError at once. With a service that can't be reached within
+    INIT_TIMEOUT_S (or WANDB_INIT_TIMEOUT), the run is logged offline and `warning` says so. After a
+    crash W&B ignores steps that it has seen: they were the same.
     """
 
+    warning: str | None = None
+    """What went wrong at the start without ending it."""
+
     def __init__(
-        self, run_dir: Path, project: str, run_id: str, config: dict[str, Any], resumed: bool
+        self,
+        run_dir: Path,
+        project: str,
+        run_id: str,
+        config: dict[str, Any],
+        *,
+        resumed: bool,
+        model: Path | None = None,
     ) -> None:
+        """`model` is a folder to upload as an artifact when the run is finished."""
         import wandb
 
+        self._wandb, self._model, self._run_id = wandb, model, run_id
+        self._samples: list[list[object]] = []  # rows of a table that grows with each evaluation
+        self._sampled_at: int | None = None  # the step of rows that are not logged yet
         settings = wandb.Settings(silent=True, console="off")  # stdout and stderr stay ours
+        if not environment.is_set("WANDB_INIT_TIMEOUT"):
+            settings.init_timeout = INIT_TIMEOUT_S
 
         def start(mode: Literal["offline"] | None) -> Any:
             return wandb.init(
@@ -44,12 +66,13 @@ class WandbTracker:
         except wandb.errors.CommError as error:
             problem = f"W&B can't be reached ({_first_line(error)}); logging offline"
             advice = f"upload later with: wandb sync {run_dir}/wandb/offline-run-*"
-            warnings.warn(f"{problem}, {advice}", stacklevel=2)
+            self.warning = f"{problem}, {advice}"
             wandb.teardown()  # the failed attempt still holds the id
             self._run = start(mode="offline")
         self._exit_code = 1  # until the run says how it ended
 
     def log(self, metrics: StepMetrics) -> None:
+        self._log_samples()
         values = {
             "train/loss": metrics.loss,
             "train/grad_norm": metrics.grad_norm,
@@ -68,11 +91,30 @@ class WandbTracker:
     def event(self, name: str, step: int, **fields: object) -> None:
         if name == "evaluation":
             self._run.log({"validation/loss": fields["validation_loss"]}, step=step)
+        if name == "sample":
+            row = {"step": step} | fields
+            self._samples.append([row[column] for column in _SAMPLE_COLUMNS])
+            self._sampled_at = step
         if name in ("finished", "stopped"):
             self._exit_code = 0
+        if name == "finished" and self._model is not None:
+            artifact = self._wandb.Artifact(f"model-{self._run_id}", type="model")
+            artifact.add_dir(str(self._model))
+            self._run.log_artifact(artifact)
 
     def close(self) -> None:
-        self._run.finish(exit_code=self._exit_code)
+        try:
+            self._log_samples()
+        finally:
+            self._run.finish(exit_code=self._exit_code)
+
+    def _log_samples(self) -> None:
+        """All samples of this session as one table, once an evaluation has told its last."""
+        if self._sampled_at is None:
+            return
+        table = self._wandb.Table(columns=_SAMPLE_COLUMNS, data=self._samples)
+        self._run.log({"validation/samples": table}, step=self._sampled_at)
+        self._sampled_at = None
 
 
 def _first_line(error: Exception) -> str:

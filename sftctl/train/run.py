@@ -19,6 +19,7 @@ from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.evaluate import evaluate
 from sftctl.train.resume import ResumeRequest
+from sftctl.train.samples import tell_samples
 from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
 from sftctl.train.step import train_step
@@ -127,6 +128,7 @@ def _validate(session: Session, world: World, tracker: Tracker, stop: StopReques
             validation_loss=result.validation_loss,
             num_target_tokens=result.num_target_tokens,
         )
+        tell_samples(session, world, tracker)
     return stop.requested(world)
 
 

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from sftctl.config.load import config_to_dict
+from sftctl.errors import SftctlError
 from sftctl.tracking.console import make_console_tracker
 from sftctl.tracking.runlog import RunLog
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from sftctl.tracking.wandb import WandbTracker
 from sftctl.train.resume import ResumePlan
+from sftctl.train.samples import why_no_samples
 from sftctl.train.session import Session
 from sftctl.world import World
 
@@ -23,13 +25,15 @@ def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, Run
     with ExitStack() as stack:
         log = RunLog(session.run.path, manifest.metrics_bytes if manifest is not None else 0)
         stack.callback(log.close)
-        group = TrackerGroup(required=[log], optional=_optional(session))
+        problems: list[str] = []
+        group = TrackerGroup(required=[log], optional=_optional(session, problems))
         stack.callback(group.close)
-        _tell_beginning(session, group)
+        _tell_beginning(session, group, problems)
         yield group, log
 
 
-def _optional(session: Session) -> list[Tracker]:
+def _optional(session: Session, problems: list[str]) -> list[Tracker]:
+    """The console and W&B; what W&B can't do at the start joins `problems`, and ends nothing."""
     config, progress = session.config, session.state.progress
     trackers: list[Tracker] = [
         make_console_tracker(
@@ -41,21 +45,35 @@ def _optional(session: Session) -> list[Tracker]:
         )
     ]
     if config.tracking.wandb:
-        trackers.append(
-            WandbTracker(
-                session.run.path,
-                config.tracking.wandb_project,
-                session.run.facts()["wandb_run_id"],
-                config_to_dict(config),
-                resumed=session.plan is not None,
-            )
-        )
+        try:
+            wandb = _wandb(session)
+        except SftctlError:
+            raise  # not logged in: to be mended before hours are spent
+        except Exception as error:  # whatever else a service raises, training goes on
+            problems.append(f"W&B is not told: {type(error).__name__}: {error}")
+        else:
+            trackers.append(wandb)
+            problems += [wandb.warning] if wandb.warning is not None else []
     return trackers
 
 
-def _tell_beginning(session: Session, tracker: Tracker) -> None:
+def _wandb(session: Session) -> WandbTracker:
+    tracking = session.config.tracking
+    return WandbTracker(
+        session.run.path,
+        tracking.wandb_project,
+        session.run.facts()["wandb_run_id"],
+        config_to_dict(session.config),
+        resumed=session.plan is not None,
+        model=session.run.final if tracking.wandb_artifact else None,
+    )
+
+
+def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> None:
     step = session.state.progress.step
-    for warning in session.warnings:
+    no_samples = why_no_samples(session)
+    problems += [no_samples] if no_samples is not None else []
+    for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:
         _tell_plan(session.plan, step, tracker)

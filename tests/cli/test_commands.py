@@ -79,7 +79,7 @@ def test_an_exported_model_is_the_trained_one_in_plain_transformers(
 
     assert sftctl(*TINY, "--output-dir", "run").exit_code == 0
     assert sftctl("export", "run", "--output", "hf").exit_code == 0
-    ours, _ = open_trained(tmp_path / "run/checkpoints/step-00000003")
+    ours = open_trained(tmp_path / "run/checkpoints/step-00000003").model
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     ids = AutoTokenizer.from_pretrained(tmp_path / "hf")("The capital", return_tensors="pt")
     with torch.no_grad():

@@ -7,6 +7,7 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.data.sample_data import sample_files
+from sftctl.model.generate import Sampling
 from sftctl.serve.chat import ChatSession
 from tests.real.conftest import sftctl
 
@@ -20,12 +21,12 @@ def test_two_epochs_learn_and_thirty_answer_nine_of_ten_questions_word_for_word(
     assert short["validation_loss"] <= 0.8 * short["first_validation_loss"]
     sftctl("train", "--epochs", 30, "--output-dir", "long")
 
-    session = ChatSession.open(tmp_path / "long", max_new_tokens=80, temperature=0.0)
+    session = ChatSession.open(tmp_path / "long", Sampling(max_new_tokens=80))
     rows = [row["messages"] for row in jsonio.read_lines(sample_files()[0])]
     asked = right = 0
     for messages in rows:
         if messages[0]["role"] == "user":
-            session.messages.clear()
+            session.clear()
             asked += 1
             right += session.answer(messages[0]["content"]) == messages[1]["content"]
     print(f"{right} of {asked} first questions answered word for word")

@@ -57,10 +57,10 @@ def test_plain_transformers_computes_our_logits_from_the_exported_directory(
     run: Path, exported: Path
 ) -> None:
     (checkpoint,) = (run / "checkpoints").glob("step-*")
-    ours, our_tokenizer = open_trained(checkpoint)
+    ours = open_trained(checkpoint)
     theirs = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    expected, computed = logits(ours, our_tokenizer.hf), logits(theirs, tokenizer)
+    expected, computed = logits(ours.model, ours.tokenizer.hf), logits(theirs, tokenizer)
     assert expected.shape == computed.shape
     torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)
 

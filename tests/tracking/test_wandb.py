@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from sftctl.errors import ConfigError
-from sftctl.tracking.wandb import WandbTracker
+from sftctl.tracking.wandb import INIT_TIMEOUT_S, WandbTracker
 from tests.tracking.toys import step_metrics
 
 BLOCK_BYTES = 32768
@@ -68,9 +69,16 @@ def history(run_dir: Path) -> dict[int, dict[str, Any]]:
     return rows
 
 
-def track(run_dir: Path, steps: range, *, resumed: bool = False, epochs: int = 2) -> WandbTracker:
+def track(
+    run_dir: Path,
+    steps: range,
+    *,
+    resumed: bool = False,
+    epochs: int = 2,
+    model: Path | None = None,
+) -> WandbTracker:
     config = {"train": {"epochs": epochs}, "model": {"name": "tiny"}}
-    tracker = WandbTracker(run_dir, "a-project", "abc123", config, resumed)
+    tracker = WandbTracker(run_dir, "a-project", "abc123", config, resumed=resumed, model=model)
     for step in steps:
         tracker.log(step_metrics(step))
     return tracker
@@ -167,7 +175,68 @@ def test_a_service_that_cannot_be_reached_means_logging_offline(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
-    with pytest.warns(UserWarning, match="W&B can't be reached .* logging offline"):
-        tracker = track(tmp_path, range(1, 3))
+    tracker = track(tmp_path, range(1, 3))
+    assert tracker.warning is not None
+    assert re.match("W&B can't be reached .* logging offline, .* wandb sync", tracker.warning)
     tracker.close()
     assert sorted(history(tmp_path)) == [1, 2]
+
+
+def test_the_git_commit_of_the_working_directory_is_written(tmp_path: Path) -> None:
+    for words in (
+        ["init", "-q"],
+        ["remote", "add", "origin", "https://example.invalid/x.git"],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", *words], check=True, cwd=tmp_path)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, cwd=tmp_path)
+    track(tmp_path, range(1, 2)).close()
+    commits = {record.run.git.commit for record in written(tmp_path) if record.HasField("run")}
+    assert commits == {commit.stdout.decode().strip()}
+
+
+def test_samples_are_one_growing_table_at_the_step_of_their_evaluation(tmp_path: Path) -> None:
+    tracker = track(tmp_path, range(1, 2))
+    for step in (1, 2):
+        tracker.event("evaluation", step, validation_loss=3.0, num_target_tokens=10)
+        for number in (0, 1):
+            texts = {"prompt": "?", "reply": f"{step}.{number}", "reference": "!"}
+            tracker.event("sample", step, number=number, **texts)
+        tracker.log(step_metrics(step + 1))
+    tracker.close()
+    tables = [row["validation/samples"] for row in history(tmp_path).values() if _has_table(row)]
+    assert [table["nrows"] for table in tables] == [2, 4]
+    folder = next((tmp_path / "wandb").glob("offline-run-*/files"))
+    last = json.loads((folder / tables[-1]["path"]).read_text())
+    assert last["columns"] == ["step", "number", "prompt", "reply", "reference"]
+    assert [row[3] for row in last["data"]] == ["1.0", "1.1", "2.0", "2.1"]
+
+
+def _has_table(row: dict[str, Any]) -> bool:
+    return "validation/samples" in row
+
+
+@pytest.mark.parametrize("ending", ["finished", "stopped"])
+def test_the_model_of_a_finished_run_becomes_an_artifact_where_asked(
+    tmp_path: Path, ending: str
+) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "config.json").write_text("{}")
+    tracker = track(tmp_path, range(1, 2), model=tmp_path / "final")
+    tracker.event(ending, 1, signal="SIGTERM")
+    tracker.close()
+    logged = [
+        record.request.log_artifact.artifact
+        for record in written(tmp_path)
+        if record.HasField("request") and record.request.HasField("log_artifact")
+    ] + [record.artifact for record in written(tmp_path) if record.HasField("artifact")]
+    if ending == "stopped":
+        assert logged == []
+    else:
+        (artifact,) = logged
+        assert (artifact.name, artifact.type) == ("model-abc123", "model")
+        assert [entry.path for entry in artifact.manifest.contents] == ["config.json"]
+
+
+def test_nobody_waits_long_for_a_service_that_is_not_there() -> None:
+    assert wandb.Settings().init_timeout > INIT_TIMEOUT_S

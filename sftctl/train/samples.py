@@ -1,0 +1,90 @@
+"""Answers to a few validation prompts while a run trains: to be looked at, never to change it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sftctl.data.chat import TokenizedExample
+from sftctl.model.generate import Sampling, generate
+from sftctl.tracking.tracker import Tracker
+from sftctl.train.session import Session
+from sftctl.world import World
+
+MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An example up to its first trained token, and what the data says there."""
+
+    prompt_ids: list[int]
+    reference_ids: list[int]
+
+    @classmethod
+    def of(cls, example: TokenizedExample) -> "Prompt":
+        start = int(np.argmax(example.loss_mask))
+        turn = example.loss_mask[start:]
+        end = start + (len(turn) if turn.all() else int(np.argmin(turn)))
+        return cls(example.input_ids[:start].tolist(), example.input_ids[start:end].tolist())
+
+
+def tell_samples(session: Session, world: World, tracker: Tracker) -> None:
+    """Answer `tracking.samples` prompts of the validation part, the likeliest token each time.
+
+    Rank 0 answers with its own copy of the model; no random number is drawn. Under FSDP nobody
+    holds the model: `why_no_samples` has said so.
+    """
+    if not world.is_main or why_no_samples(session) is not None:
+        return
+    module, tokenizer = session.state.loss_module, session.inputs.tokenizer
+    module.eval()
+    for number, prompt in enumerate(_prompts(session)):
+        sampling = Sampling(_room(module.model, prompt))
+        with session.state.autocast(world.device):
+            reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling)
+        tracker.event(
+            "sample",
+            session.state.progress.step,
+            number=number,
+            prompt=tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False),
+            reply=reply,
+            reference=tokenizer.decode(prompt.reference_ids).strip(),
+        )
+    module.train()
+
+
+def why_no_samples(session: Session) -> str | None:
+    """Why a run that asks for samples has none; None where nothing is in the way."""
+    wanted, validation = session.config.tracking.samples, session.inputs.validation
+    if wanted and session.state.lockstep:
+        return "tracking.samples: no samples under fsdp, no rank holds the whole model"
+    if wanted and validation is None:
+        return "tracking.samples: no samples, the data has no validation part to ask from"
+    if wanted and validation is not None and validation.manifest.train_on == "all":
+        return (
+            "tracking.samples: no samples, with train_on = all no prompt can be told from its reply"
+        )
+    return None
+
+
+def _prompts(session: Session) -> Iterator[Prompt]:
+    """The first of the validation part that leave the model room for an answer."""
+    store, left = session.inputs.validation, session.config.tracking.samples
+    if store is None:
+        return
+    for index in range(len(store)):
+        if left == 0:
+            return
+        prompt = Prompt.of(store[index])
+        if prompt.prompt_ids and _room(session.state.loss_module.model, prompt) > 0:
+            left -= 1
+            yield prompt
+
+
+def _room(model: object, prompt: Prompt) -> int:
+    """Tokens that an answer may have within the model's positions."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is None:
+        return MAX_NEW_TOKENS
+    return min(MAX_NEW_TOKENS, int(positions) - len(prompt.prompt_ids))

@@ -1,0 +1,85 @@
+"""Samples are told, and change nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sftctl import jsonio
+from sftctl.data.chat import TokenizedExample
+from sftctl.train.run import run_training
+from sftctl.train.samples import Prompt
+from tests.ranks import run_ranks
+from tests.train.toys import assert_same_end, events_of, toy_config
+
+SETTINGS = {"data__val_fraction": 0.3, "train__eval_interval": 2, "train__epochs": 1}
+
+
+def train(folder: Path, name: str, settings: dict[str, Any]) -> Path:
+    return run_training(toy_config(folder, name, **SETTINGS | settings)).run_dir
+
+
+def told(run: Path, event: str) -> list[dict[str, Any]]:
+    return [line for line in jsonio.read_lines(run / "events.jsonl") if line["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    train(folder, "without", {})
+    train(folder, "with", {"tracking__samples": 2})
+    return folder
+
+
+def test_a_run_with_samples_is_the_run_without_them_bit_for_bit(folder: Path) -> None:
+    assert_same_end(folder / "with", folder / "without")
+    assert "sample" not in events_of(folder / "without")
+
+
+def test_the_same_prompts_are_answered_at_every_evaluation(folder: Path) -> None:
+    samples = told(folder / "with", "sample")
+    steps = [line["step"] for line in told(folder / "with", "evaluation")]
+    assert [(one["step"], one["number"]) for one in samples] == [
+        (step, number) for step in steps for number in (0, 1)
+    ]
+    for number in (0, 1):
+        same = [one for one in samples if one["number"] == number]
+        assert len({one["prompt"] for one in same}) == 1
+        assert "Count to" in same[0]["prompt"] and same[0]["prompt"].endswith("assistant\n")
+        assert same[0]["reference"].startswith("1")
+        assert len({one["reply"] for one in same}) > 1  # it learns meanwhile
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data__val_fraction": 0.0}, "the data has no validation part"),
+        ({"data__train_on": "all"}, "with train_on = all no prompt can be told from its reply"),
+    ],
+)
+def test_what_can_not_be_sampled_is_said_once(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    run = train(tmp_path, "run", {"tracking__samples": 2, "train__max_steps": 2} | settings)
+    assert [message in line["message"] for line in told(run, "warning")] == [True]
+    assert "sample" not in events_of(run)
+
+
+@pytest.mark.parametrize(("strategy", "num_samples"), [("ddp", 4), ("fsdp", 0)])
+def test_on_two_ranks_one_answers_or_says_why_not(
+    tmp_path: Path, strategy: str, num_samples: int
+) -> None:
+    settings = {"train__strategy": strategy, "tracking__samples": 2, "train__max_steps": 1}
+    run_ranks(2, train, tmp_path, "run", settings)
+    assert len(told(tmp_path / "run", "sample")) == num_samples
+    warnings = [line["message"] for line in told(tmp_path / "run", "warning")]
+    assert any("no samples under fsdp" in text for text in warnings) == (strategy == "fsdp")
+
+
+def test_a_prompt_ends_where_the_first_trained_turn_begins() -> None:
+    ids = np.arange(10, dtype=np.int32)
+    mask = np.array([0, 0, 0, 1, 1, 0, 0, 1, 1, 1], dtype=np.bool_)
+    assert Prompt.of(TokenizedExample(ids, mask)) == Prompt([0, 1, 2], [3, 4])
+    mask[:] = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert Prompt.of(TokenizedExample(ids, mask)) == Prompt([0], list(range(1, 10)))
