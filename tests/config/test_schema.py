@@ -24,7 +24,7 @@ def test_documentation_is_the_text_below_the_field() -> None:
 
 def test_keys_are_those_of_the_sections_in_order() -> None:
     assert keys()[:2] == ["model.name", "model.tokenizer"]
-    assert keys()[-1] == "tracking.wandb_project"
+    assert keys()[-1] == "tracking.samples"
     assert {key.split(".")[0] for key in keys()} == SECTIONS.keys()
 
 
@@ -67,6 +67,7 @@ TOO_SMALL = {
     "checkpoint.save_interval": (-1, 0),
     "checkpoint.keep": (0, 1),
     "tracking.log_interval": (0, 1),
+    "tracking.samples": (-1, 0),
 }
 
 
