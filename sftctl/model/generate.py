@@ -45,7 +45,7 @@ def _end_of_turn(tokenizer: HFTokenizer) -> int | None:
     words = "sftctl-end-of-turn"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
     _, _, rest = tokenizer.render(messages).rpartition(words)
-    ids, _ = tokenizer.encode_batch([rest])[0]
+    ids = tokenizer.encode(rest).tolist()
     return ids[0] if ids and ids[0] in tokenizer.special_ids else None
 
 

@@ -99,8 +99,11 @@ def _audit(data: Dataset) -> Html:
     shares = _target_shares(data)
     without = int(np.count_nonzero(data.target_lengths == 0))
     low, middle, high = np.quantile(shares, (0.05, 0.5, 0.95))
+    audit = data.manifest.audit
     return facts(
         [
+            ("audit of the masks", "passed" if audit.passed else "; ".join(audit.problems())),
+            ("trained turns", f"{audit.turns:,} ({audit.turns_cut:,} cut by the longest allowed)"),
             ("tokens trained", percent(data.target_lengths.sum() / data.lengths.sum())),
             ("share in an example", f"median {percent(middle)}"),
             ("5% to 95% of examples", f"{percent(low)} to {percent(high)}"),

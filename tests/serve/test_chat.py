@@ -39,7 +39,7 @@ def test_the_pieces_are_the_answer_and_both_turns_are_remembered(session: ChatSe
 
 def test_the_answer_is_what_plain_generation_gives(session: ChatSession) -> None:
     text = session.tokenizer.render([{"role": "user", "content": "Hi"}], None, True)
-    ids = torch.tensor([session.tokenizer.encode_batch([text])[0][0]])
+    ids = torch.tensor([session.tokenizer.encode(text).tolist()])
     with torch.no_grad():
         for _ in range(12):
             best = session.model(ids).logits[0, -1].argmax()
