@@ -91,7 +91,8 @@ def _training(
     yield "learning rate", f"{optim.learning_rate}, warm-up {optim.warmup_steps} steps, cosine"
     yield "weight decay", str(optim.weight_decay)
     yield "gradient clip", str(optim.grad_clip)
-    yield "precision", f"{train.dtype} autocast, float32 weights"
+    mixed = "" if train.dtype == "float32" else f"{train.dtype} autocast, "
+    yield "precision", f"{mixed}float32 weights"
     yield "seed", str(train.seed)
 
 
@@ -140,7 +141,7 @@ def _table(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown leaves alone, on one line."""
-    marked = "\\`*_{}[]<>()#|"
+    marked = "\\`*_[]<>#|"
     return "".join(
         f"\\{letter}" if letter in marked else letter for letter in " ".join(text.split())
     )

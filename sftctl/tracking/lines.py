@@ -1,6 +1,5 @@
 """Progress as plain lines: for a pipe, a log file, a terminal that can't do more."""
 
-import textwrap
 from collections import deque
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -107,7 +106,8 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
         words["name"] = PurePath(str(fields["path"])).name
         words["size"] = size(int(str(fields["num_bytes"])))
     if name == "sample":
-        words["reply"] = textwrap.shorten(str(fields["reply"]), _LONGEST_REPLY, placeholder=" …")
+        reply = " ".join(str(fields["reply"]).split())
+        words["reply"] = reply if len(reply) <= _LONGEST_REPLY else reply[:_LONGEST_REPLY] + " …"
     line = _EVENTS.get(name, name + " at step {step}").format_map(words)
     return "".join(letter if letter.isprintable() else " " for letter in line)
 
