@@ -44,8 +44,8 @@ def _end_of_turn(tokenizer: HFTokenizer) -> int | None:
     """The special token that the chat template puts behind an assistant's words, if it does."""
     words = "sftctl-end-of-turn"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
-    _, _, rest = tokenizer.render(messages).rpartition(words)
-    ids = tokenizer.encode(rest).tolist()
+    _, found, rest = tokenizer.render(messages).rpartition(words)
+    ids = tokenizer.encode(rest).tolist() if found else []
     return ids[0] if ids and ids[0] in tokenizer.special_ids else None
 
 

@@ -128,7 +128,7 @@ def _validate(session: Session, world: World, tracker: Tracker, stop: StopReques
             validation_loss=result.validation_loss,
             num_target_tokens=result.num_target_tokens,
         )
-        tell_samples(session, world, tracker)
+        tell_samples(session, world, tracker, stop)
     return stop.requested(world)
 
 

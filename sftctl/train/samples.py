@@ -1,6 +1,7 @@
 """Answers to a few validation prompts while a run trains: to be looked at, never to change it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from sftctl.data.chat import TokenizedExample
 from sftctl.model.generate import Sampling, generate
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
+from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 MAX_NEW_TOKENS = 128
@@ -29,28 +31,38 @@ class Prompt:
         return cls(example.input_ids[:start].tolist(), example.input_ids[start:end].tolist())
 
 
-def tell_samples(session: Session, world: World, tracker: Tracker) -> None:
+class _SignalCame(Exception):
+    """The sample in the making is given up."""
+
+
+def tell_samples(session: Session, world: World, tracker: Tracker, stop: StopRequest) -> None:
     """Answer `tracking.samples` prompts of the validation part, the likeliest token each time.
 
     Rank 0 answers with its own copy of the model; no random number is drawn. Under FSDP nobody
-    holds the model: `why_no_samples` has said so.
+    holds the model: `why_no_samples` has said so. A signal ends them at once.
     """
     if not world.is_main or why_no_samples(session) is not None:
         return
     module, tokenizer = session.state.loss_module, session.inputs.tokenizer
+
+    def heed(piece: str) -> None:
+        if stop.heard is not None:
+            raise _SignalCame
+
     module.eval()
-    for number, prompt in enumerate(_prompts(session)):
-        sampling = Sampling(_room(module.model, prompt))
-        with session.state.autocast(world.device):
-            reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling)
-        tracker.event(
-            "sample",
-            session.state.progress.step,
-            number=number,
-            prompt=tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False),
-            reply=reply,
-            reference=tokenizer.decode(prompt.reference_ids).strip(),
-        )
+    with suppress(_SignalCame):
+        for number, prompt in enumerate(_prompts(session)):
+            sampling = Sampling(_room(module.model, prompt))
+            with session.state.autocast(world.device):
+                reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, heed)
+            tracker.event(
+                "sample",
+                session.state.progress.step,
+                number=number,
+                prompt=tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False),
+                reply=reply,
+                reference=tokenizer.decode(prompt.reference_ids).strip(),
+            )
     module.train()
 
 

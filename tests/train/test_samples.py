@@ -8,9 +8,14 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.data.chat import TokenizedExample
+from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.samples import Prompt
+from sftctl.train.samples import Prompt, tell_samples
+from sftctl.train.session import restored_session
+from sftctl.train.stop import StopRequest
+from sftctl.world import ALONE
 from tests.ranks import run_ranks
+from tests.tracking.toys import Memory
 from tests.train.toys import assert_same_end, events_of, toy_config
 
 SETTINGS = {"data__val_fraction": 0.3, "train__eval_interval": 2, "train__epochs": 1}
@@ -49,6 +54,19 @@ def test_the_same_prompts_are_answered_at_every_evaluation(folder: Path) -> None
         assert "Count to" in same[0]["prompt"] and same[0]["prompt"].endswith("assistant\n")
         assert same[0]["reference"].startswith("1")
         assert len({one["reply"] for one in same}) > 1  # it learns meanwhile
+
+
+@pytest.mark.parametrize(("signal_name", "num_samples"), [("SIGTERM", 0), (None, 2)])
+def test_a_signal_ends_the_samples_at_once(
+    folder: Path, tmp_path: Path, signal_name: str | None, num_samples: int
+) -> None:
+    tracker, stop = Memory(), StopRequest(tmp_path / "stop")
+    with restored_session(ResumeRequest(folder / "with"), ALONE, stop) as session:
+        if signal_name is not None:
+            (tmp_path / "stop").write_text(signal_name)
+        tell_samples(session, ALONE, tracker, stop)
+        assert session.state.loss_module.training
+    assert [name for name, _, _ in tracker.events] == ["sample"] * num_samples
 
 
 @pytest.mark.parametrize(
