@@ -23,6 +23,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world_size() -> int:
+    """The number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def debug() -> bool:
     """SFTCTL_DEBUG=1: expected errors too are shown with their traceback."""
     return os.environ.get("SFTCTL_DEBUG") == "1"

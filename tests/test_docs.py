@@ -1,21 +1,30 @@
 """What the documentation says is what the program does."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import typer.main
 
 from sftctl.cli.app import app
 from sftctl.data.reasons import Reason
-from tests.generate_docs import CONFIG_PAGE, config_page
+from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
 
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 README = Path(__file__).parents[1] / "README.md"
+PAGES = [page for page in [README, *DOCS] if page != CLI_PAGE]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GENERATE = "run `python -m tests.generate_docs`"
 
 
 def test_the_configuration_page_is_the_schema() -> None:
-    assert CONFIG_PAGE.read_text(encoding="utf-8") == config_page()
+    assert CONFIG_PAGE.read_text(encoding="utf-8") == config_page(), GENERATE
+
+
+def test_the_command_line_page_is_what_the_help_says() -> None:
+    assert CLI_PAGE.read_text(encoding="utf-8") == cli_page(), GENERATE
 
 
 @pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
@@ -24,21 +33,60 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
-def test_every_flag_in_the_docs_is_one_of_the_command(
-    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for command, rest in re.findall(r"^(?:\$ )?sftctl ([a-z-]+)([^\n|>]*)$", text, re.MULTILINE):
-        with pytest.raises(SystemExit):
-            app([command, "--help"], prog_name="sftctl")
-        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-        assert known, f"sftctl {command}: no such command"
-        assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known, f"sftctl {command}{rest}"
-
-
 def test_every_reason_of_the_ledger_is_documented_and_no_other() -> None:
     page = next(page for page in DOCS if page.name == "data.md").read_text(encoding="utf-8")
     table = page.partition("## The ledger")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(get_args(Reason))
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\(([a-z-]+\.md)\)", (DOCS[0].parent / "index.md").read_text()))
+    assert linked == {page.name for page in DOCS} - {"index.md"}
+
+
+def commands_in(text: str) -> Iterator[tuple[str, str]]:
+    """(command, what follows it) of every `sftctl …` in code, on a line of its own or in a line."""
+    text = text.replace("\\\n", " ")
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    for line in [line for block in blocks for line in block.splitlines()] + inline:
+        code = line.partition(" #")[0]
+        yield from re.findall(r"(?:^|\$ |-m |&& |; )sftctl ([a-z]+(?:-[a-z]+)*)([^|>]*)", code)
+
+
+def flags_of(command: str) -> set[str]:
+    return {
+        flag
+        for parameter in COMMANDS[command].params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_in_the_docs_is_one_of_its_command(page: Path) -> None:
+    for command, rest in commands_in(page.read_text(encoding="utf-8")):
+        assert command in COMMANDS, f"sftctl {command}{rest}"
+        strays = {*re.findall(r"(?<=\s)--[a-z-]+", rest)} - flags_of(command)
+        assert not strays, f"sftctl {command}{rest}"
+
+
+def test_a_wrong_flag_in_the_docs_would_be_seen() -> None:
+    text = "```\n$ sftctl train --data x \\\n    --epoch 2   # not --this\n```\n"
+    text += "and `sftctl resume --x`"
+    assert [*commands_in(text)] == [
+        ("train", " --data x      --epoch 2  "),
+        ("resume", " --x"),
+    ]
+    assert "--epoch" not in flags_of("train") and "--data" in flags_of("train")
+
+
+def our_flags(table: str) -> set[str]:
+    """The flags in the second column of a page's tables."""
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return {flag for row in rows for flag in re.findall(r"--[a-z-]+", row[1])}
+
+
+def test_a_flag_that_a_migrating_user_is_told_exists() -> None:
+    told = our_flags((DOCS[0].parent / "migrating.md").read_text(encoding="utf-8"))
+    assert len(told) > 20
+    assert told <= flags_of("train") | flags_of("prepare-data")

@@ -4,12 +4,19 @@ from typing import Annotated, Any
 
 import typer
 
-from sftctl.config.schema import documentation
+from sftctl.config.schema import choices, default_of, documentation
 
 
 def option(key: str, *names: str) -> Any:
-    """A flag for a configuration key, shown in the panel of its section."""
-    return typer.Option(*names, help=documentation()[key], rich_help_panel=key.split(".")[0])
+    """A flag for a configuration key: its documentation and default, in its section's panel."""
+    default = default_of(key)
+    told = "" if default is None or isinstance(default, bool) else f" Default: {default}."
+    return typer.Option(
+        *names,
+        help=documentation()[key] + told,
+        metavar="|".join(choices(key)) or None,
+        rich_help_panel=key.split(".")[0],
+    )
 
 
 def given(**values: object) -> dict[str, object]:

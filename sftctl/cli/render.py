@@ -1,7 +1,6 @@
 """Values into text and tables; pure but for `emit` and `show`, which print."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -9,9 +8,6 @@ from rich.text import Text
 
 from sftctl import jsonio
 from sftctl.metrics import RunSummary
-
-if TYPE_CHECKING:
-    from sftctl.train.preflight import RunPlan
 
 
 def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
@@ -54,29 +50,6 @@ def run_summary(summary: RunSummary) -> RenderableType:
         text.append(f"take it:  sftctl export {where} --output DIR")
     text.append(f"look in:  sftctl inspect-ckpt {where}")
     return Text("\n".join(text))
-
-
-def run_plan(plan: "RunPlan") -> RenderableType:
-    """The size of a run that was not started."""
-    table = facts_table()
-    config = plan.config
-    table.add_row("model", f"{config['model']['name']}, {plan.num_parameters:,} parameters")
-    table.add_row(
-        "data",
-        f"{plan.num_examples:,} examples, {plan.num_tokens:,} tokens, {plan.num_target_tokens:,} "
-        f"of them targets; {plan.num_validation_examples:,} examples for validation",
-    )
-    train = config["train"]
-    table.add_row(
-        "steps",
-        f"{plan.steps_per_epoch} an epoch of {train['batch_size']} x "
-        f"{train['accumulation_steps']} examples, {plan.total_steps} in all",
-    )
-    table.add_row(
-        "learning rate", f"{plan.first_learning_rate:.3g} down to {plan.last_learning_rate:.3g}"
-    )
-    table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
-    return table
 
 
 def stacked(*parts: RenderableType) -> RenderableType:

@@ -90,12 +90,17 @@ def print_config(config: RunConfig) -> None:
     print(config_to_commented_toml(config), end="")
 
 
-def describe(config: RunConfig, *, as_json: bool) -> None:
-    """What a run would be."""
-    from sftctl.train.preflight import plan_run
+def describe(config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool) -> None:
+    """What a run would be; raises what it would be refused for."""
+    from sftctl.cli.render_plan import run_plan
+    from sftctl.train.dry_run import plan_run
+    from sftctl.train.early import check_before_loading
+    from sftctl.train.preflight import refuse_errors
 
-    plan = plan_run(config)
-    render.emit(plan, render.run_plan(plan), as_json=as_json)
+    check_before_loading(config)
+    plan = plan_run(config, origins, num_ranks)
+    render.emit(plan.to_json(), run_plan(plan), as_json=as_json)
+    refuse_errors(plan.findings)
 
 
 def describe_resume(

@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train a model on conversations. Alone: a small model on the bundled sample."""
     from sftctl.cli import running
-    from sftctl.config.load import load_config, parse_assignments
+    from sftctl.config.load import Layer, file_layer, load_layers, parse_assignments
 
     flags = given(
         data__path=data, data__max_seq_len=max_seq_len, data__num_workers=num_workers,
@@ -79,11 +79,13 @@ def train(
         tracking__log_interval=log_interval, tracking__wandb=wandb,
         tracking__wandb_project=wandb_project, output_dir=output_dir,
     )  # fmt: skip
-    config = load_config(run_toml, {**parse_assignments(set_ or ()), **flags})
+    file = [] if run_toml is None else [file_layer(run_toml)]
+    assignments = parse_assignments(set_ or ())
+    config, origins = load_layers([*file, Layer("--set", assignments), Layer("flag", flags)])
     if print_config:
         running.print_config(config)
     elif dry_run:
-        running.describe(config, as_json=json)
+        running.describe(config, origins, nproc_per_node, as_json=json)
     else:
         request = running.resume_request_of(config) if auto_resume else None
         running.run(config, request, nproc_per_node, max_restarts, as_json=json)

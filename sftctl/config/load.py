@@ -3,15 +3,23 @@
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from sftctl.config.check import checked, readings_of
 from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one place gives: the file, --set, the flags."""
+
+    origin: str
+    values: Mapping[str, object]  # by dotted key
+    is_file: bool = False  # True: the values have their types; else a text is read for its key
 
 
 def load_config(
@@ -25,18 +33,32 @@ def load_config(
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)
+    layers = [] if path is None else [file_layer(path)]
+    return load_layers([*layers, Layer("override", overrides)])[0]
+
+
+def file_layer(path: Path | str) -> Layer:
+    """What a TOML file gives."""
+    return Layer(str(path), _flatten(_read_toml(Path(path))), is_file=True)
+
+
+def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
+    """The configuration that layers give, a later one beating those before it.
+
+    With it, for every key, the origin of its value; "default" where no layer gives it.
+    """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for key, value in (_flatten(_read_toml(Path(path))) if path is not None else {}).items():
-        try:
-            values[key] = _checked(key, (value,))
-        except ConfigError as error:
-            problems.append(f"{path}: {error.message}")
-    for key, value in overrides.items():
-        try:
-            values[key] = _checked(key, _readings(value))
-        except ConfigError as error:
-            problems.append(error.message)
+    origins = dict.fromkeys(keys(), "default")
+    for layer in layers:
+        where = f"{layer.origin}: " if layer.is_file else ""
+        for key, value in layer.values.items():
+            try:
+                values[key] = checked(key, (value,) if layer.is_file else readings_of(value))
+                if key in origins:  # all but output_dir, which is no setting of a section
+                    origins[key] = layer.origin
+            except ConfigError as error:
+                problems.append(where + error.message)
     sections: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")}
@@ -47,18 +69,18 @@ def load_config(
     if problems:
         raise ConfigError("; ".join(problems))
     output_dir = values.get("output_dir")
-    return RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
+    config = RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
+    return config, origins
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, object]:
     """["optim.learning_rate=1e-5"] -> {"optim.learning_rate": "1e-5"}."""
-    result: dict[str, object] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: expected section.key=value")
-        result[key.strip()] = value.strip()
-    return result
+    texts = list(texts)
+    broken = [f"--set {text}: expected section.key=value" for text in texts if "=" not in text]
+    if broken:
+        raise ConfigError("; ".join(broken))
+    pairs = (text.partition("=") for text in texts)
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
@@ -127,62 +149,3 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _checked(key: str, readings: tuple[object, ...]) -> Any:
-    """The first of the readings of a value that has the type of `key`."""
-    section, _, name = key.partition(".")
-    hints = get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
-    if key == "output_dir":
-        hints = {name: str}
-    if name not in hints:
-        raise ConfigError(f"unknown key {key}{_did_you_mean(section, name)}")
-    allowed = _alternatives(hints[name])
-    for reading in readings:
-        for expected in allowed:
-            if _fits(reading, expected):
-                return float(reading) if expected is float else reading  # type: ignore[arg-type]
-    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {readings[0]!r}")
-
-
-def _did_you_mean(section: str, name: str) -> str:
-    if section in SECTIONS:
-        names = [item.name for item in fields(SECTIONS[section])]
-        near = get_close_matches(name, names, n=1)
-        return f"; did you mean {near[0]}?" if near else f"; [{section}] has {', '.join(names)}"
-    of_that_name = [key for key in keys() if key.endswith(f".{name or section}")]
-    near = of_that_name or get_close_matches(f"{section}.{name}", keys(), n=1, cutoff=0.75)
-    return f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
-
-
-def _readings(value: object) -> tuple[object, ...]:
-    """What an override can mean: a text is itself, or what TOML reads in it; quotes are TOML's."""
-    if not isinstance(value, str):
-        return (value,)
-    try:
-        read = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return (value,)
-    return (read, value) if isinstance(read, str) else (value, read)
-
-
-def _alternatives(hint: Any) -> list[Any]:
-    """`float | Literal["auto"] | None` -> [float, "auto", None]."""
-    if get_origin(hint) in (Union, UnionType):
-        return [choice for part in get_args(hint) for choice in _alternatives(part)]
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [None if hint is NoneType else hint]
-
-
-def _fits(value: object, expected: Any) -> bool:
-    if not isinstance(expected, type):
-        return value == expected and type(value) is type(expected)
-    if expected is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return type(value) is expected
-
-
-def _describe(allowed: list[Any]) -> str:
-    names = [a.__name__ if isinstance(a, type) else str(a) for a in allowed if a is not None]
-    return " or ".join(names)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from sftctl.errors import ConfigError
 
@@ -265,6 +265,19 @@ SECTIONS: dict[str, type] = {
 def keys() -> list[str]:
     """All dotted keys, in the order of the schema."""
     return [f"{name}.{item.name}" for name, cls in SECTIONS.items() for item in fields(cls)]
+
+
+def default_of(key: str) -> object:
+    """The default of a dotted key; None where it is unset."""
+    section, name = key.split(".")
+    return next(item.default for item in fields(SECTIONS[section]) if item.name == name)
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The words that a dotted key takes, or nothing where it takes more than words."""
+    section, name = key.split(".")
+    hint = get_type_hints(SECTIONS[section])[name]
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 @cache

@@ -18,16 +18,28 @@ def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
     """The model that training starts from, in float32: a preset's weights are drawn from `seed`."""
     if name in PRESETS:
         torch.manual_seed(seed)
+        return from_configuration(configuration(name, tokenizer))
+    return load_pretrained(name)
+
+
+def configuration(name: str, tokenizer: HFTokenizer) -> Any:
+    """The `transformers` configuration of what `load_model` loads, read without its weights."""
+    if name in PRESETS:
         hf = tokenizer.hf
-        config = preset_config(
+        return preset_config(
             name,
             tokenizer.vocab_size,
             bos_token_id=hf.bos_token_id,
             eos_token_id=hf.eos_token_id,
             pad_token_id=hf.pad_token_id,
         )
-        return _from_config(config)
-    return load_pretrained(name)
+    quiet()
+    from transformers import AutoConfig
+
+    source = ModelSource.of(name)
+    require_model_folder(name)
+    with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):
+        return AutoConfig.from_pretrained(source.location, **source.arguments)
 
 
 def load_pretrained(name: str) -> Any:
@@ -63,7 +75,7 @@ def load_architecture(folder: Path) -> Any:
             f"{folder / 'config.json'}: missing", hint="the run's model/ folder was changed or lost"
         )
     with from_hub_or_disk(f"model {folder}"):
-        model = _from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = from_configuration(AutoConfig.from_pretrained(folder, local_files_only=True))
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
@@ -106,7 +118,8 @@ def check_fit(model: Any, tokenizer: HFTokenizer, max_seq_len: int) -> None:
         )
 
 
-def _from_config(config: Any) -> Any:
+def from_configuration(config: Any) -> Any:
+    """The model that a configuration describes, in float32, its weights drawn at random."""
     quiet()
     from transformers import AutoModelForCausalLM
 

@@ -71,11 +71,13 @@ def require_tokenizer_folder(name: str) -> None:
 @contextmanager
 def from_hub_or_disk(what: str) -> Iterator[None]:
     """Turn what transformers raises for a bad or unreachable name into one ConfigError."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    files = (OSError, SafetensorError, struct.error)
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, struct.error) as problem:
+    except (*files, ValueError, KeyError, ImportError, StrictDataclassError) as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else repr(problem)
         raise ConfigError(
             f"{what}: can't be loaded: {reason}",

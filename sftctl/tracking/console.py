@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -13,29 +12,25 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sftctl.metrics import StepMetrics
-from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, clock, event_line
+from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, clock, event_line, size
 from sftctl.tracking.tracker import Tracker
 
 _SECONDS_PER_FRAME = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-=+*#@"
+_GAP = "   "
 
 
-def make_console_tracker(
-    *, total_steps: int, steps_per_epoch: int, epochs: int, log_interval: int, first_step: int
-) -> Tracker:
-    """A live panel when stderr is a terminal that can move its cursor, else plain lines."""
-    shape = RunShape(
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        log_interval=log_interval,
-        first_step=first_step,
-    )
-    console = Console(file=sys.stderr)
+def has_panel() -> bool:
+    """Whether stderr is a terminal that can move its cursor."""
     # rich takes a pipe for a terminal under FORCE_COLOR; a log file must stay free of codes.
-    if sys.stderr.isatty() and console.is_interactive:
-        return LiveTracker(shape, console)
+    return sys.stderr.isatty() and Console(file=sys.stderr).is_interactive
+
+
+def make_console_tracker(shape: RunShape) -> Tracker:
+    """A live panel where there can be one, else plain lines."""
+    if has_panel():
+        return LiveTracker(shape, Console(file=sys.stderr))
     return LineTracker(shape, sys.stderr)
 
 
@@ -90,7 +85,8 @@ class LiveTracker:
         head = Table.grid(Column(no_wrap=True), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
         bar = ProgressBar(total=max(1, total_steps), completed=step)
         head.add_row(_pair("step", f"{step}/{total_steps}"), bar, _pair("eta", left))
-        body = Group(head, self._loss_row(), Columns(self._pairs(step), padding=(0, 3)))
+        room = self._console.width - len("│  │")
+        body = Group(head, self._loss_row(), *flow(self._pairs(step), room))
         return Panel(body, title="sftctl", title_align="left")
 
     def _loss_row(self) -> Text:
@@ -114,7 +110,11 @@ class LiveTracker:
                 _pair("lr", f"{self._metrics.learning_rate:.1e}"),
                 _pair("grad", f"{self._metrics.grad_norm:.3g}"),
                 _pair("tok/s", f"{self._pace.tokens_per_s:.0f}"),
+                _pair("targets/s", f"{self._pace.target_tokens_per_s:.0f}"),
+                *([_pair("mfu", f"{mfu:.0%}")] if (mfu := self._pace.mfu(self._shape)) else []),
                 _pair("wait", f"{self._pace.data_wait_ratio:.1%}"),
+                _pair("padding", f"{self._pace.padding_ratio:.1%}"),
+                _pair("memory", size(self._metrics.peak_memory_bytes)),
             ]
         return [*pairs, _pair("checkpoint", self._saved)]
 
@@ -144,6 +144,17 @@ def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
     low, high = min(values, default=0.0), max(values, default=0.0)
     scale = (len(bars) - 1) / (high - low) if high > low else 0.0
     return "".join(bars[round((value - low) * scale)] for value in values)
+
+
+def flow(pairs: Sequence[Text], width: int) -> list[Text]:
+    """As many pairs on a line as fit: none is broken unless it is wider than a line."""
+    lines: list[Text] = []
+    for pair in pairs:
+        if lines and lines[-1].cell_len + len(_GAP) + pair.cell_len <= width:
+            lines[-1].append(_GAP).append_text(pair)
+        else:
+            lines.append(pair.copy())
+    return lines
 
 
 def _pair(label: str, value: str) -> Text:

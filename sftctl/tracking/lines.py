@@ -36,6 +36,9 @@ class RunShape:
     epochs: int
     log_interval: int
     first_step: int  # updates done before this session
+    flops_per_token: int = 0  # of the model; 0: not known
+    flops_per_target_token: int = 0  # on top, for the head
+    peak_flops_per_s: float = 0.0  # what the ranks could do; 0: not known
 
 
 class Pace:
@@ -55,6 +58,22 @@ class Pace:
     @property
     def tokens_per_s(self) -> float:
         return _ratio(sum(one.num_tokens for one in self._recent), self._total_s)
+
+    @property
+    def target_tokens_per_s(self) -> float:
+        return _ratio(sum(one.num_target_tokens for one in self._recent), self._total_s)
+
+    @property
+    def padding_ratio(self) -> float:
+        """Of all processed tokens."""
+        padding = sum(one.num_padding_tokens for one in self._recent)
+        return _ratio(padding, padding + sum(one.num_tokens for one in self._recent))
+
+    def mfu(self, shape: RunShape) -> float:
+        """Model FLOPs over what the ranks could do: padding and waiting count as nothing done."""
+        done = shape.flops_per_token * self.tokens_per_s
+        done += shape.flops_per_target_token * self.target_tokens_per_s
+        return _ratio(done, shape.peak_flops_per_s)
 
     @property
     def data_wait_ratio(self) -> float:

@@ -11,6 +11,7 @@ INIT_TIMEOUT_S = 20
 """Patience with a service that can't be reached, in place of W&B's 90 seconds."""
 
 _SAMPLE_COLUMNS = ["step", "number", "prompt", "reply", "reference"]
+_LOGIN_HINT = "log in with `wandb login`, set WANDB_MODE=offline, or leave out --wandb"
 
 
 class WandbTracker:
@@ -61,8 +62,8 @@ class WandbTracker:
         try:
             self._run = start(mode=None)
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            hint = "log in with `wandb login`, set WANDB_MODE=offline, or leave out --wandb"
-            raise ConfigError(f"tracking.wandb: {_first_line(error)}", hint=hint) from error
+            message = f"tracking.wandb: {_first_line(error)}"
+            raise ConfigError(message, hint=_LOGIN_HINT) from error
         except wandb.errors.CommError as error:
             problem = f"W&B can't be reached ({_first_line(error)}); logging offline"
             advice = f"upload later with: wandb sync {run_dir}/wandb/offline-run-*"
@@ -115,6 +116,16 @@ class WandbTracker:
         table = self._wandb.Table(columns=_SAMPLE_COLUMNS, data=self._samples)
         self._run.log({"validation/samples": table}, step=self._sampled_at)
         self._sampled_at = None
+
+
+def require_login() -> None:
+    """ConfigError where W&B would ask for a login; nobody is asked, and offline needs none."""
+    import wandb
+
+    settings = wandb.Settings(silent=True)
+    is_online = wandb.setup(settings).settings.mode == "online"
+    if is_online and not wandb.login(prompt=False, verify=False):
+        raise ConfigError("tracking.wandb: not logged in", hint=_LOGIN_HINT)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,9 @@ from sftctl.config.schema import RunConfig
 from sftctl.disk import DISK, Disk, new_folder, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
+from sftctl.world import World
+
+_TOKEN_LOOKS, _TOKEN_WAIT_S = 20, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,49 @@ def refuse_existing(path: Path) -> None:
             f"{path}: exists already",
             hint=f"continue it with `sftctl resume {path}`, or choose another --output-dir",
         )
+
+
+def require_shared(path: Path, world: World) -> None:
+    """Refuse a place for a run that not all ranks share: rank 0 writes a file, all must see it."""
+    if world.world_size == 1:
+        return
+    token = world.on_main(lambda: _leave_token(path))
+    try:
+        sees = world.gather(_comes_to_be(_nearest_folder(path) / token))
+    finally:
+        if world.is_main:
+            (_nearest_folder(path) / token).unlink(missing_ok=True)
+    blind = [str(rank) for rank, does in enumerate(sees) if not does]
+    if blind:
+        raise ConfigError(
+            f"{path}: what rank 0 writes there is not seen by rank {', '.join(blind)}",
+            hint="--output-dir must lie on a disk that all machines share, by the same name",
+        )
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder in which a first one would be made on the way to `path`."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
+def _leave_token(path: Path) -> str:
+    name, folder = f".sftctl-{uuid.uuid4().hex}", _nearest_folder(path)
+    try:
+        (folder / name).touch()
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise ConfigError(f"{path}: the run directory can't be made: {reason}") from problem
+    return name
+
+
+def _comes_to_be(file: Path) -> bool:
+    """Whether a file is seen within a few seconds: a network's disk may tell late."""
+    for _ in range(_TOKEN_LOOKS):
+        if file.exists():
+            return True
+        os.listdir(file.parent)  # lets a network's disk ask anew
+        time.sleep(_TOKEN_WAIT_S)
+    return False
 
 
 def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture: Any) -> RunDir:

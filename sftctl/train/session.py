@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
 from sftctl.errors import IncompatibleCheckpoint
-from sftctl.model.load import check_fit, load_architecture, load_model, save_architecture
+from sftctl.model.load import load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
-from sftctl.train.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.memory import rehearse, resolve_micro_batch
+from sftctl.train.inputs import Inputs, open_inputs
+from sftctl.train.memory import rehearse
+from sftctl.train.preflight import refuse_errors
+from sftctl.train.proposal import propose
 from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume, threads_for
-from sftctl.train.rundir import RunDir, create_run, default_run_path, refuse_existing
-from sftctl.train.state import TrainState, build_state, checkpoint_bytes, choose_dtype
+from sftctl.train.rundir import RunDir, create_run
+from sftctl.train.state import TrainState, build_state, checkpoint_bytes
 from sftctl.train.step import StepRules
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
@@ -80,20 +82,12 @@ def loader_settings(config: RunConfig, device: torch.device) -> LoaderSettings:
 @contextmanager
 def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[Session]:
     """A new run. Its directory is made last, so that a mistake leaves nothing behind."""
-    config = resolve_config(config)
-    config = choose_dtype(config, world.device)
-    path = world.broadcast(config.output_dir or default_run_path(config))
-    world.on_main(lambda: refuse_existing(path))
-    inputs = open_inputs(config, world, stop)
-    longest = inputs.train.manifest.max_seq_len
-    config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
+    proposal = propose(config, world, stop)
+    refuse_errors(proposal.findings)
+    config, inputs, path = proposal.config, proposal.inputs, proposal.path
     model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
-    config = resolve_micro_batch(config, model, world)
-    check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
     world.on_main(stop.check)
-    keep, num_bytes = config.checkpoint.keep, checkpoint_bytes(model)
-    world.on_main(lambda: require_room(RunDir(path).checkpoints, num_bytes, keep))
-    session = _session(config, RunDir(path), inputs, model, world, None)
+    session = _session(config, RunDir(path), inputs, model, world, None, proposal.warnings)
     rehearse(session.state, inputs.train, session.shape, world)
     world.on_main(
         lambda: create_run(
@@ -154,6 +148,7 @@ def _session(
     model: Any,
     world: World,
     plan: ResumePlan | None,
+    warnings: tuple[str, ...] = (),
 ) -> Session:
     state = build_state(model, config, world)
     manifest = plan.manifest if plan is not None else None
@@ -170,9 +165,8 @@ def _session(
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)
     warning = _check_head(state, inputs, world)
-    return Session(
-        config, run, inputs, state, shape, per_epoch, total, plan, (warning,) if warning else ()
-    )
+    warnings = (*warnings, warning) if warning else warnings
+    return Session(config, run, inputs, state, shape, per_epoch, total, plan, warnings)
 
 
 def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:

@@ -149,7 +149,7 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig) -> None:
 
 def checkpoint_bytes(model: Any) -> int:
     """What a checkpoint of `model` takes on disk: weights and two moments, tied tensors once."""
-    buffers = {t.data_ptr(): t for t in model.state_dict().values()}
+    buffers = {t.untyped_storage()._cdata: t for t in model.state_dict().values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return int(weights + 2 * trained)

@@ -2,16 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import torch
 
 from sftctl.config.load import config_to_dict
 from sftctl.errors import SftctlError
-from sftctl.tracking.console import make_console_tracker
+from sftctl.tracking.console import has_panel, make_console_tracker
+from sftctl.tracking.lines import RunShape
 from sftctl.tracking.runlog import RunLog
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from sftctl.tracking.wandb import WandbTracker
+from sftctl.train.flops import matmul_flops_per_s, model_flops
 from sftctl.train.resume import ResumePlan
 from sftctl.train.samples import why_no_samples
 from sftctl.train.session import Session
+from sftctl.train.state import AUTOCAST_DTYPES
 from sftctl.world import World
 
 
@@ -26,24 +32,25 @@ def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, Run
         log = RunLog(session.run.path, manifest.metrics_bytes if manifest is not None else 0)
         stack.callback(log.close)
         problems: list[str] = []
-        group = TrackerGroup(required=[log], optional=_optional(session, problems))
+        group = TrackerGroup(required=[log], optional=_optional(session, world, problems))
         stack.callback(group.close)
         _tell_beginning(session, group, problems)
         yield group, log
 
 
-def _optional(session: Session, problems: list[str]) -> list[Tracker]:
+def _optional(session: Session, world: World, problems: list[str]) -> list[Tracker]:
     """The console and W&B; what W&B can't do at the start joins `problems`, and ends nothing."""
     config, progress = session.config, session.state.progress
-    trackers: list[Tracker] = [
-        make_console_tracker(
-            total_steps=session.total_steps,
-            steps_per_epoch=session.steps_per_epoch,
-            epochs=config.train.epochs,
-            log_interval=config.tracking.log_interval,
-            first_step=progress.step,
-        )
-    ]
+    shape = RunShape(
+        total_steps=session.total_steps,
+        steps_per_epoch=session.steps_per_epoch,
+        epochs=config.train.epochs,
+        log_interval=config.tracking.log_interval,
+        first_step=progress.step,
+    )
+    if has_panel():
+        shape = _with_speeds(shape, session, world)
+    trackers: list[Tracker] = [make_console_tracker(shape)]
     if config.tracking.wandb:
         try:
             wandb = _wandb(session)
@@ -66,6 +73,19 @@ def _wandb(session: Session) -> WandbTracker:
         config_to_dict(session.config),
         resumed=session.plan is not None,
         model=session.run.final if tracking.wandb_artifact else None,
+    )
+
+
+def _with_speeds(shape: RunShape, session: Session, world: World) -> RunShape:
+    """What the panel's MFU is made of; the other ranks are taken to be as fast as this one."""
+    per_token, per_target_token = model_flops(session.state.loss_module.model)
+    dtype = AUTOCAST_DTYPES.get(session.config.train.dtype, torch.float32)
+    peak = matmul_flops_per_s(world.device, dtype) * world.world_size
+    return replace(
+        shape,
+        flops_per_token=per_token,
+        flops_per_target_token=per_target_token,
+        peak_flops_per_s=peak,
     )
 
 

@@ -29,6 +29,20 @@ def test_alone_it_prints_its_help(sftctl: Sftctl) -> None:
     assert sftctl("--version").stdout.startswith("sftctl ")
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"), [("sftctl tr", "train"), ("sftctl train --ep", "--epochs")]
+)
+def test_a_shell_completes_commands_and_flags(words: str, completed: str) -> None:
+    asked = {"_SFTCTL_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "sftctl"],
+        env=os.environ | asked | {"COMP_CWORD": str(words.count(" "))},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.decode().split()) == (0, [completed])
+
+
 def test_the_command_line_does_not_grow_unnoticed(sftctl: Sftctl) -> None:
     """A new flag needs a reason: then this list changes with it."""
     flags = set(re.findall(r"--[a-z-]+", sftctl("train", "--help").stdout))

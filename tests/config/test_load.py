@@ -6,14 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftctl.config.load import (
+    Layer,
     config_from_dict,
     config_to_commented_toml,
     config_to_dict,
     config_to_toml,
+    file_layer,
     load_config,
+    load_layers,
     parse_assignments,
 )
-from sftctl.config.schema import ModelConfig, RunConfig, TrainConfig
+from sftctl.config.schema import ModelConfig, RunConfig, TrainConfig, keys
 from sftctl.errors import ConfigError
 
 
@@ -59,6 +62,41 @@ def test_of_two_assignments_the_later_one_counts() -> None:
     assert load_config(None, ["train.epochs=1", "train.epochs=9"]).train.epochs == 9
 
 
+def test_every_value_knows_its_origin(run_toml: Path) -> None:
+    config, origins = load_layers(
+        [
+            file_layer(run_toml),
+            Layer("--set", {"optim.grad_clip": "0.5", "train.batch_size": "4"}),
+            Layer("flag", {"train.batch_size": 5, "output_dir": "runs/x"}),
+        ]
+    )
+    told = {"train.epochs": str(run_toml), "model.name": str(run_toml), "optim.grad_clip": "--set"}
+    told |= {"train.batch_size": "flag"}
+    assert origins == dict.fromkeys(keys(), "default") | told
+    assert (config.train.batch_size, config.optim.grad_clip) == (5, 0.5)
+    assert config.output_dir == Path("runs/x")
+
+
+def test_all_problems_of_all_places_are_told_at_once(run_toml: Path) -> None:
+    run_toml.write_text("[train]\nepochs = '3'\nbath_size = 2\n")
+    with pytest.raises(ConfigError) as caught:
+        load_layers(
+            [
+                file_layer(run_toml),
+                Layer("--set", {"optim.grad_clip": "high"}),
+                Layer("flag", {"checkpoint.keep": 0}),
+            ]
+        )
+    assert caught.value.message.split("; ") == [
+        f"{run_toml}: train.epochs: expected int, got '3'",
+        f"{run_toml}: unknown key train.bath_size",
+        "did you mean batch_size?",
+        "optim.grad_clip: expected float, got 'high'",
+        "checkpoint.keep: 0 is too small",
+        "at least 1",
+    ]
+
+
 # ---------------------------------------------------------------------------- assignments
 
 
@@ -86,6 +124,8 @@ def test_an_assignment_without_equals_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_assignments(["train.epochs"])
     assert caught.value.message == "--set train.epochs: expected section.key=value"
+    with pytest.raises(ConfigError, match="--set a: expected .*; --set b: expected"):
+        parse_assignments(["a", "c=1", "b"])
 
 
 # ---------------------------------------------------------------------------- wrong keys

@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
-from sftctl.tracking.console import Curve, LiveTracker, make_console_tracker, sparkline
+from sftctl.tracking.console import (
+    Curve,
+    LiveTracker,
+    flow,
+    make_console_tracker,
+    sparkline,
+)
 from tests.tracking.toys import run_shape, step_metrics
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -21,10 +28,8 @@ SESSION = """
 import sys, threading
 from contextlib import closing
 from sftctl.tracking.console import make_console_tracker
-from tests.tracking.toys import step_metrics
-tracker = make_console_tracker(
-    total_steps=640, steps_per_epoch=320, epochs=2, log_interval=10, first_step=0
-)
+from tests.tracking.toys import run_shape, step_metrics
+tracker = make_console_tracker(run_shape())
 with closing(tracker):
     tracker.event("evaluation", 0, validation_loss=7.6241, num_target_tokens=10)
     for step in range(1, 641):
@@ -146,9 +151,7 @@ def test_a_pipe_gets_plain_lines_without_control_codes(environment: dict[str, st
 
 
 def test_a_tracker_that_was_told_nothing_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    make_console_tracker(
-        total_steps=1, steps_per_epoch=1, epochs=1, log_interval=1, first_step=0
-    ).close()
+    make_console_tracker(run_shape()).close()
     stream = io.StringIO()
     LiveTracker(run_shape(), Console(file=stream, force_terminal=True)).close()
     assert (stream.getvalue(), *capfd.readouterr()) == ("", "", "")
@@ -166,7 +169,11 @@ def test_the_panel_shows_the_state_of_the_run() -> None:
         "lr 9.1e-04",
         "grad 0.83",
         "tok/s 5120",
+        "targets/s 3000",
+        "mfu 50%",
         "wait 1.0%",
+        "padding 1.5%",
+        "memory 1.0 GB",
         "checkpoint step-00000640 (12.3 MB in 0.2 s)",
     ):
         assert words in panel
@@ -191,6 +198,17 @@ def test_the_panel_fits_its_terminal(width: int) -> None:
     lines = last_panel(live_output(width)).splitlines()
     assert max(cell_len(line) for line in lines) <= width
     assert any("640/640" in line for line in lines)
+
+
+def test_pairs_fill_their_lines_and_are_not_broken() -> None:
+    pairs = [Text(word) for word in ("loss 1", "lr 2", "grad 3.25", "memory 1.0 GB")]
+    assert [line.plain for line in flow(pairs, 13)] == [
+        "loss 1   lr 2",
+        "grad 3.25",
+        "memory 1.0 GB",
+    ]
+    assert [line.plain for line in flow(pairs, 99)] == ["loss 1   lr 2   grad 3.25   memory 1.0 GB"]
+    assert flow([], 10) == []
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest_bar() -> None:

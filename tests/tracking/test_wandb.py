@@ -16,7 +16,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from sftctl.errors import ConfigError
-from sftctl.tracking.wandb import INIT_TIMEOUT_S, WandbTracker
+from sftctl.tracking.wandb import INIT_TIMEOUT_S, WandbTracker, require_login
 from tests.tracking.toys import step_metrics
 
 BLOCK_BYTES = 32768
@@ -237,3 +237,15 @@ def test_the_model_of_a_finished_run_becomes_an_artifact_where_asked(
 
 def test_nobody_waits_long_for_a_service_that_is_not_there() -> None:
     assert wandb.Settings().init_timeout > INIT_TIMEOUT_S
+
+
+def test_a_missing_login_is_told_before_the_run_and_offline_needs_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require_login()
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE")
+    with pytest.raises(ConfigError) as caught:
+        require_login()
+    assert caught.value.message == "tracking.wandb: not logged in"
+    assert caught.value.hint is not None and "WANDB_MODE=offline" in caught.value.hint

@@ -11,7 +11,7 @@ from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
 from sftctl.data.plan import examples_digest
 from sftctl.errors import ConfigError, DataError
-from sftctl.train.preflight import plan_run
+from sftctl.train.dry_run import plan_run
 from sftctl.train.run import run_training
 from sftctl.train.schedule import get_lr
 from tests.train.toys import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
@@ -111,5 +111,6 @@ def test_sequences_beyond_the_models_positions_are_refused(tmp_path: Path) -> No
 def test_a_dry_run_tells_the_size_and_writes_nothing(tmp_path: Path) -> None:
     plan = plan_run(toy_config(tmp_path))
     assert (plan.num_examples, plan.steps_per_epoch, plan.total_steps) == (NUM_EXAMPLES, 6, 12)
-    assert plan.last_learning_rate == pytest.approx(1e-4)
+    assert plan.learning_rates[0][0] == 1
+    assert plan.learning_rates[-1] == (12, pytest.approx(1e-4))
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,8 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.room import require_room
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
-from sftctl.train.preflight import plan_run
+from sftctl.train.dry_run import plan_run
+from sftctl.train.preflight import refuse_errors
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.rundir import RunDir
@@ -179,7 +180,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
     )
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match="no room"):
-        plan_run(config)
+        refuse_errors(plan_run(config).findings)
 
 
 def test_checkpoints_that_are_there_are_held_already(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""Fifteen mistakes that people make, and the words that each is answered with."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from tests.cli.conftest import Result
+
+Sftctl = Callable[..., Result]
+TINY = ["--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a prepared `store` and a finished `run`."""
+    from sftctl.config.load import load_config
+    from sftctl.data.sample_data import sample_files
+    from sftctl.train.inputs import prepare_files
+    from sftctl.train.run import run_training
+
+    folder = tmp_path_factory.mktemp("trained")
+    values = {"model.name": "tiny", "train.max_steps": 3, "train.batch_size": 8}
+    prepare_files([sample_files()[0]], [], folder / "store", load_config())
+    run_training(load_config(None, values | {"output_dir": str(folder / "run")}))
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of one's own with `store`, `run`, and `model`, a Hugging Face directory."""
+    shutil.copytree(trained / "store", tmp_path / "store")
+    shutil.copytree(trained / "run", tmp_path / "run")
+    shutil.copytree(trained / "run/final", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def describe_model(folder: Path, **values: int) -> None:
+    """Change what config.json says, and take the weights away: they must not be missed."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    (folder / "model.safetensors").unlink()
+
+
+def refused(result: Result, exit_code: int, error: str, hint: str | None = None) -> None:
+    """The answer is these two lines, and nothing else but the lines of a plan."""
+    assert (result.exit_code, result.error) == (exit_code, f"error: {error}")
+    hints = [line for line in result.stderr.splitlines() if line.startswith("hint: ")]
+    assert hints == ([] if hint is None else [f"hint: {hint}"])
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_path(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("train", *TINY, "--data", "chats.jsonl"),
+        3,
+        "chats.jsonl: no such file or directory",
+    )
+
+
+def test_a_wrong_key(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("train", "--set", "optim.learnin_rate=1e-5"),
+        2,
+        "unknown key optim.learnin_rate; did you mean learning_rate?",
+    )
+
+
+def test_a_wrong_type(sftctl: Sftctl, here: Path) -> None:
+    (here / "run.toml").write_text('[train]\nepochs = "two"\n[optim]\ngrad_clip = true\n')
+    refused(
+        sftctl("train", "run.toml"),
+        2,
+        "run.toml: train.epochs: expected int, got 'two'; "
+        "run.toml: optim.grad_clip: expected float, got True",
+    )
+
+
+def test_a_vocabulary_that_does_not_fit(sftctl: Sftctl, here: Path) -> None:
+    describe_model(here / "model", vocab_size=100)
+    refused(
+        sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
+        2,
+        f"tokenizer {here}/store/tokenizer has 2048 ids, the model has embeddings for 100",
+        "prepare the data with the model's own tokenizer",
+    )
+    assert not (here / "new").exists()
+
+
+def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
+    describe_model(here / "model", max_position_embeddings=16)
+    refused(
+        sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
+        2,
+        "data.max_seq_len: 123 is beyond the model's 16 positions",
+    )
+    refused(
+        sftctl("train", *TINY, "--data", "store", "--max-seq-len", 64),
+        2,
+        f"data.max_seq_len: 64, but {here}/store holds an example of 123 tokens",
+        "prepare the data again with --max-seq-len, or leave it out here",
+    )
+
+
+@pytest.fixture
+def small_disk(here: Path) -> Iterator[Path]:
+    """One megabyte of disk, which only root can make."""
+    disk = here / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False)
+    if os.geteuid() != 0 or made.returncode != 0:
+        pytest.skip("a small disk can only be mounted by root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_no_room_on_the_disk(sftctl: Sftctl, small_disk: Path) -> None:
+    refused(
+        sftctl("train", *TINY, "--output-dir", "disk/run"),
+        4,
+        "disk/run/checkpoints: no room for checkpoints: 4 x 2.8 MB = 11.0 MB are needed, "
+        "1.0 MB are free",
+        "--keep (checkpoint.keep) says how many stay; one more is held while it is saved",
+    )
+    assert [*small_disk.iterdir()] == []
+
+
+def test_no_room_in_memory(sftctl: Sftctl, here: Path) -> None:
+    describe_model(here / "model", hidden_size=2**17, intermediate_size=2**22)
+    result = sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new")
+    assert result.exit_code == 2
+    assert result.error.startswith(
+        "error: memory: no room for 3,298,854,305,856 parameters in training: weights, gradients "
+        "and optimizer take 52781.7 GB, "
+    )
+    assert not (here / "new").exists()
+
+
+def test_no_assistant_in_the_rows(sftctl: Sftctl, here: Path) -> None:
+    (here / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n')
+    refused(
+        sftctl("prepare-data", "chats.jsonl", "--output", "new"),
+        3,
+        "no row is left to train on, of 1 read; no_target: 1",
+        "the first: chats.jsonl:1: no assistant turn to train on",
+    )
+
+
+def test_a_run_that_is_finished(sftctl: Sftctl, here: Path) -> None:
+    result = sftctl("resume", "run")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "finished already: step 3 of 3")
+    refused(
+        sftctl("train", *TINY, "--output-dir", "run"),
+        2,
+        "run: exists already",
+        "continue it with `sftctl resume run`, or choose another --output-dir",
+    )
+
+
+def test_a_store_of_another_tokenizer(sftctl: Sftctl, here: Path) -> None:
+    tokenizer = here / "model/tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:-1]
+    tokenizer.write_text(json.dumps(content))
+    refused(
+        sftctl("train", "--model", "model", "--data", "store"),
+        3,
+        f"{here}/store: prepared with tokenizer {SAMPLE_TOKENIZER}, which is not that of "
+        f"{here}/model",
+        f"prepare the data again with `--tokenizer {here}/model`",
+    )
+
+
+def test_a_hub_name_without_a_network(
+    sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    result = sftctl("train", "--model", "someone/some-model", "--data", "store")
+    assert result.exit_code == 2
+    assert result.error.startswith("error: tokenizer someone/some-model: can't be loaded: ")
+    assert result.stderr.splitlines()[-1] == (
+        "hint: give a directory with config.json, a .gguf file, or a hub name and a network"
+    )
+
+
+def test_a_wrong_flag(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("train", "--learning_rate", "1e-5"),
+        2,
+        "No such option: --learning_rate (Possible options: --learning-rate)",
+        "see `sftctl train --help`",
+    )
+
+
+def test_an_output_that_exists(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("prepare-data", "--output", "run"),
+        2,
+        "run: exists already, and is no token store",
+        "name another output, or remove it first",
+    )
+
+
+def test_a_broken_configuration_file(sftctl: Sftctl, here: Path) -> None:
+    (here / "run.toml").write_text("[train]\nepochs = = 2\n")
+    refused(
+        sftctl("train", "run.toml"),
+        2,
+        "run.toml: not TOML: Invalid value (at line 2, column 10)",
+    )
+
+
+def test_a_directory_that_is_no_run(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("resume", "store"),
+        4,
+        "store: not a run directory (no run.json and config.toml)",
+        "the newest run there is run",
+    )
