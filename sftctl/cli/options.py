@@ -10,13 +10,10 @@ from sftctl.config.schema import choices, default_of, documentation
 def option(key: str, *names: str) -> Any:
     """A flag for a configuration key: its documentation and default, in its section's panel."""
     default = default_of(key)
+    words = f" One of {', '.join(choices(key))}." if choices(key) else ""
     told = "" if default is None or isinstance(default, bool) else f" Default: {default}."
-    return typer.Option(
-        *names,
-        help=documentation()[key] + told,
-        metavar="|".join(choices(key)) or None,
-        rich_help_panel=key.split(".")[0],
-    )
+    text = documentation()[key] + words + told
+    return typer.Option(*names, help=text, rich_help_panel=key.split(".")[0])
 
 
 def given(**values: object) -> dict[str, object]:
