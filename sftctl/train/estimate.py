@@ -14,7 +14,7 @@ from sftctl.train.memory import ModelShape
 from sftctl.train.state import AUTOCAST_DTYPES
 
 ESTIMATE_ERROR_RATIO = 0.25
-"""How far the measured peak was from the estimate at most: docs/preflight.md has the runs."""
+"""The margin that a finding names; docs/preflight.md says what was measured."""
 
 _WORD = 4  # bytes of a float32: weights, gradients and both moments are that
 
