@@ -12,7 +12,7 @@ from sftctl.cli.app import app
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 INSTALLING = ("git", "cd", "python3 -m venv", ".venv/bin/pip", "source")
-FEW_STEPS = ["--max-steps", "4"]
+FEW_STEPS = ["--max-steps", "4", "--set", "checkpoint.save_interval=2"]  # two to replay between
 
 
 def blocks() -> list[str]:
