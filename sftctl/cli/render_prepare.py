@@ -13,8 +13,7 @@ from sftctl.cli.render import facts_table
 
 if TYPE_CHECKING:
     from sftctl.data.assembly import Progress
-    from sftctl.data.audit import Audit
-    from sftctl.data.manifest import StoreManifest
+    from sftctl.data.manifest import Audit, StoreManifest
     from sftctl.data.prepare import PreparedStore
 
 _EVERY_S = 0.2  # on a terminal

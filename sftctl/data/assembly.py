@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sftctl.data.audit import Audit
 from sftctl.data.batch import BatchPreparation, Input, raw_batches
 from sftctl.data.chat import ChatTokenizer
 from sftctl.data.duplicates import SeenDigests
 from sftctl.data.ledger import Ledger
-from sftctl.data.manifest import FORMAT_VERSION, SPLITS, SourceEntry, StoreManifest
+from sftctl.data.manifest import FORMAT_VERSION, SPLITS, Audit, SourceEntry, StoreManifest
 from sftctl.data.settings import PrepareSettings
 from sftctl.data.store import TokenStoreWriter
 from sftctl.data.workers import in_order

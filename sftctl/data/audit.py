@@ -1,45 +1,11 @@
 """The audit of a store: what is true of every example and turn in it, counted, and the verdict."""
 
-from dataclasses import dataclass, fields
-
 import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.chat import ChatTokenizer, ExampleArrays
+from sftctl.data.manifest import Audit
 from sftctl.data.turns import TrainOn
-
-_FAILURES = {
-    "examples_without_target": "examples have no target token",
-    "examples_with_two_bos": "examples begin with two beginning-of-sequence tokens",
-    "turns_without_end": "trained turns end without an end-of-turn token, which teaches no stop",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """Counts over examples and over their trained turns; sums of audits are audits."""
-
-    num_examples: int = 0
-    examples_without_target: int = 0
-    examples_with_two_bos: int = 0
-    turns: int = 0  # maximal runs of target tokens
-    turns_cut: int = 0  # the maximum length ends them
-    turns_without_end: int = 0  # not cut, and still no end-of-turn token is trained
-    passed: bool = True
-
-    @classmethod
-    def of(cls, **counts: int) -> "Audit":
-        """With the verdict: every example has a target, one beginning, every whole turn its end."""
-        return cls(**counts, passed=not any(counts[name] for name in _FAILURES))
-
-    def __add__(self, other: "Audit") -> "Audit":
-        names = [field.name for field in fields(self) if field.name != "passed"]
-        return Audit.of(**{name: getattr(self, name) + getattr(other, name) for name in names})
-
-    def problems(self) -> list[str]:
-        """What is wrong, in words."""
-        counts = {words: getattr(self, name) for name, words in _FAILURES.items()}
-        return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 def audit(

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sftctl.data.audit import Audit, audit
+from sftctl.data.audit import audit
 from sftctl.data.chat import ChatTokenizer, ExampleArrays, TokenizedExample
 from sftctl.data.conversation import Conversation, SourceLine, from_text
 from sftctl.data.duplicates import Digests, SeenDigests
 from sftctl.data.ledger import Note
-from sftctl.data.manifest import SPLITS
+from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.overflow import Fitting
 from sftctl.data.reasons import BadRow
 from sftctl.data.rows import Raw, raw_rows

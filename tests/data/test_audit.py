@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from sftctl.data.audit import Audit, audit
+from sftctl.data.audit import audit
 from sftctl.data.chat import ExampleArrays, TokenizedExample
+from sftctl.data.manifest import Audit
 from sftctl.data.sample_data import SAMPLE_TOKENIZER
 from tests.data.chat_tokenizers import CHATML, load
 

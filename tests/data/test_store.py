@@ -6,9 +6,8 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from sftctl.data.audit import Audit
 from sftctl.data.chat import TokenizedExample
-from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, SplitCounts, StoreManifest
+from sftctl.data.manifest import FORMAT_VERSION, Audit, SourceEntry, SplitCounts, StoreManifest
 from sftctl.data.store import TokenStore, TokenStoreWriter
 from sftctl.errors import DataError
 from sftctl.jsonio import dump_pretty
