@@ -43,6 +43,15 @@ def _steps(names: list[str]) -> list[int]:
     return [step for name in names if (step := step_of(name)) is not None]
 
 
+def named_checkpoints(root: Path) -> list[Path]:
+    """Whatever has the name of a checkpoint, by step: folders, and also links and files."""
+    return [root / checkpoint_name(step) for step in _named_steps(root)]
+
+
+def _named_steps(root: Path) -> list[int]:
+    return sorted(_steps(os.listdir(root) if root.is_dir() else []))
+
+
 def problems_of(path: Path, verify: bool) -> list[str]:
     """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
     try:
@@ -77,11 +86,14 @@ def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[P
 
     `step` asks for exactly that one. Raises NoCheckpoint, or CorruptCheckpoint where none is good.
     """
-    candidates = list_checkpoints(root)
+    folders, candidates = set(list_checkpoints(root)), named_checkpoints(root)
     if step is not None:
         candidates = [path for path in candidates if step_of(path.name) == step]
     skipped: list[tuple[Path, list[str]]] = []
     for path in reversed(candidates):
+        if path not in folders:
+            skipped.append((path, ["a link or a file, not a folder"]))
+            continue
         with contextlib.suppress(CorruptCheckpoint):
             read_manifest(path)  # a newer format is no damage to step back from: it raises
         problems = problems_of(path, verify=True)
@@ -127,8 +139,8 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
 
     The newest goes first, so that a crash half-way leaves no gap.
     """
-    names = os.listdir(root) if root.is_dir() else []
-    later = sorted((found for found in _steps(names) if found > step), reverse=True)
+    steps = [found for found in _named_steps(root) if found > step]
+    later = [checkpoint_name(found) for found in reversed(steps)]
     if not later:
         return []
     stamp = time.strftime("abandoned-%Y%m%d-%H%M%S")
@@ -137,13 +149,13 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     try:
         disk.make_folder(folder)
         disk.sync_folder(root)  # a folder that a power cut can take must hold nothing yet
-        for name in map(checkpoint_name, later):
+        for name in later:
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)
         disk.sync_folder(root)
     except OSError as error:
         raise CheckpointError(f"can't set aside checkpoints: {folder}: {error.strerror}") from error
-    return [folder / checkpoint_name(found) for found in reversed(later)]
+    return [folder / name for name in reversed(later)]
 
 
 def _suffixes() -> itertools.chain[str]:

@@ -130,6 +130,8 @@ def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
             raise _bad(path, f"{name}: missing")
         if name != "files" and not _fits(values[name], _HINTS[name]):
             raise _bad(path, f"{name}: {type(values[name]).__name__} is the wrong type")
+        if isinstance(values[name], int) and values[name] < 0:
+            raise _bad(path, f"{name}: {values[name]} is below zero")
         known[name] = values[name]
     return CheckpointManifest(**known | {"files": _decode_files(path, values["files"])})
 

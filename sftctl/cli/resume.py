@@ -38,19 +38,26 @@ def resume(
 ) -> None:
     """Go on with a run exactly where its checkpoint stands."""
     from sftctl.cli import running
-    from sftctl.train.resume import ResumeRequest
 
-    if verify_replay:
-        running.verify_replay(run_dir, nproc_per_node, as_json=json)
-        return
+    if verify_replay and (dry_run or allow or max_restarts or (step, epochs) != (None, None)):
+        raise ConfigError(
+            "--verify-replay goes with --nproc-per-node and --json only",
+            hint="it trains from the checkpoint before the last to the last, as they were made",
+        )
     if step is not None and max_restarts:
         raise ConfigError(
             "--step with --max-restarts: a restart goes on from the newest checkpoint",
             hint="resume from that step first, without --max-restarts",
         )
-    config = running.config_of_run(run_dir)
-    request = ResumeRequest(run_dir, step, epochs, frozenset(allow or ()), running.announce)
-    if dry_run:
-        running.describe_resume(config, request, nproc_per_node, as_json=json)
-    else:
-        running.run(config, request, nproc_per_node, max_restarts, as_json=json)
+    with running.listening() as stop:
+        if verify_replay:
+            running.verify_replay(run_dir, nproc_per_node, stop, as_json=json)
+            return
+        from sftctl.train.resume import ResumeRequest
+
+        config = running.config_of_run(run_dir)
+        request = ResumeRequest(run_dir, step, epochs, frozenset(allow or ()), running.announce)
+        if dry_run:
+            running.describe_resume(config, request, nproc_per_node, as_json=json)
+        else:
+            running.run(config, request, nproc_per_node, max_restarts, stop, as_json=json)

@@ -1,6 +1,8 @@
 """What train and resume do alike: call the engine on one rank or several, print how it ended."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,32 @@ from sftctl.errors import EXIT_STOPPED, CheckpointError
 
 if TYPE_CHECKING:
     from sftctl.train.resume import ResumePlan, ResumeRequest
+    from sftctl.train.stop import StopRequest
+
+
+@contextmanager
+def listening() -> Iterator["StopRequest"]:
+    """From here on a signal is heard, also while torch is loading, to the end of the process."""
+    from sftctl.train.stop import StopRequest
+
+    with StopRequest() as stop:
+        try:
+            yield stop
+        finally:
+            stop.outlive()
+
+
+def start(
+    config: RunConfig, num_ranks: int, max_restarts: int, *, auto_resume: bool, as_json: bool
+) -> None:
+    """Train a new run, or with `auto_resume` go on with the one that is there."""
+    with listening() as stop:
+        request = _resume_request_of(config) if auto_resume else None
+        if request is None:
+            from sftctl.train.early import check_before_loading
+
+            check_before_loading(config)
+        run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
 
 
 def run(
@@ -20,41 +48,35 @@ def run(
     request: "ResumeRequest | None",
     num_ranks: int,
     max_restarts: int,
+    stop: "StopRequest",
     *,
     as_json: bool,
 ) -> None:
     """Train; exit code 75 where a signal stopped it."""
-    from sftctl.train.stop import StopRequest
+    if num_ranks > 1 or max_restarts:
+        from sftctl.train.launch import train_on_ranks
 
-    with StopRequest() as stop:  # from here on a signal is heard, also while torch is loading
-        if request is None:
-            from sftctl.train.early import check_before_loading
+        summary = train_on_ranks(config, request, num_ranks, max_restarts, stop)
+    else:
+        from sftctl.train.run import run_training
 
-            check_before_loading(config)
-        if num_ranks > 1 or max_restarts:
-            from sftctl.train.launch import train_on_ranks
-
-            summary = train_on_ranks(config, request, num_ranks, max_restarts, stop)
-        else:
-            from sftctl.train.run import run_training
-
-            summary = run_training(config, request, stop=stop)
+        summary = run_training(config, request, stop=stop)
     if environment.rank() == 0:
         render.emit(summary, render.run_summary(summary), as_json=as_json)
     if summary.status == "stopped":
         raise typer.Exit(EXIT_STOPPED)
 
 
-def verify_replay(run_dir: Path, num_ranks: int, *, as_json: bool) -> None:
+def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json: bool) -> None:
     """Train the last stretch again and compare; CheckpointError where it differs."""
     from sftctl.train.replay import replay
 
     if num_ranks > 1:
         from sftctl.train.launch import run_on_ranks
 
-        verdict = run_on_ranks(num_ranks, replay, run_dir)
+        verdict = run_on_ranks(num_ranks, replay, run_dir, stop=stop)
     else:
-        verdict = replay(run_dir)
+        verdict = replay(run_dir, stop=stop)
     if environment.rank() == 0:
         render.emit(verdict, "\n".join(verdict.lines()), as_json=as_json)
     if not verdict.is_equal:
@@ -64,9 +86,9 @@ def verify_replay(run_dir: Path, num_ranks: int, *, as_json: bool) -> None:
         )
 
 
-def announce(plan: "ResumePlan") -> None:
+def announce(plan: "ResumePlan", allow: frozenset[str]) -> None:
     """The plan of a resume, on stderr before anything is loaded or changed."""
-    print("\n".join(plan.lines()), file=sys.stderr, flush=True)
+    print("\n".join(plan.lines(allow)), file=sys.stderr, flush=True)
 
 
 def config_of_run(run_dir: Path) -> RunConfig:
@@ -76,11 +98,11 @@ def config_of_run(run_dir: Path) -> RunConfig:
     return RunDir.open(run_dir).config()
 
 
-def resume_request_of(config: RunConfig) -> "ResumeRequest | None":
+def _resume_request_of(config: RunConfig) -> "ResumeRequest | None":
     """For --auto-resume: the existing run of the same configuration, or None to start one."""
     from sftctl.train.resume import existing_run
 
-    return existing_run(config)
+    return existing_run(config, announce)
 
 
 def print_config(config: RunConfig) -> None:

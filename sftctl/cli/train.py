@@ -87,5 +87,4 @@ def train(
     elif dry_run:
         running.describe(config, origins, nproc_per_node, as_json=json)
     else:
-        request = running.resume_request_of(config) if auto_resume else None
-        running.run(config, request, nproc_per_node, max_restarts, as_json=json)
+        running.start(config, nproc_per_node, max_restarts, auto_resume=auto_resume, as_json=json)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
-from sftctl.jsonio import dump_line
+from sftctl.jsonio import JSONDecodeError, dump_line, loads
 from sftctl.metrics import StepMetrics
 
 _TAIL_BYTES = 1 << 16
@@ -123,6 +123,18 @@ class _LineFile:
         if self._descriptor is None:
             raise ValueError(f"{self._path}: closed")
         return self._descriptor
+
+
+def last_saved_step(run_dir: Path) -> int | None:
+    """The step of the newest checkpoint that events.jsonl tells of; None if of none."""
+    path, found = run_dir / "events.jsonl", None
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            with suppress(JSONDecodeError):  # what a crash left
+                event = loads(line)
+                if isinstance(event, dict) and event.get("event") == "saved":
+                    found = event.get("step")
+    return found
 
 
 def require_metrics(run_dir: Path, keep_bytes: int) -> None:

@@ -122,6 +122,8 @@ def _rank_main(
         except Exception as error:
             _report(Path(folder), error)
             raise SystemExit(getattr(error, "exit_code", 1)) from None
+        finally:
+            stop.outlive()
     if os.getppid() != parent:  # elastic would wait for it to take the result
         os._exit(EXIT_STOPPED)
     return result

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import torch
 
-from sftctl.checkpoint.directory import list_checkpoints, newest_good
+from sftctl.checkpoint.directory import named_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
 from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
-from sftctl.tracking.runlog import require_metrics
+from sftctl.tracking.runlog import last_saved_step, require_metrics
 from sftctl.train.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.rundir import RunDir
 from sftctl.train.schedule import get_lr
@@ -30,6 +30,10 @@ DATA = "data"
 ROUNDED = "the same examples in every step, sums rounded otherwise"
 
 
+Announce = Callable[["ResumePlan", frozenset[str]], None]
+"""Told the plan, and which of its differences are allowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResumeRequest:
     """Which run to continue, and how."""
@@ -38,7 +42,7 @@ class ResumeRequest:
     step: int | None = None  # None: the newest whole checkpoint
     epochs: int | None = None  # None: as the run was made
     allow: frozenset[str] = frozenset()  # differences that are meant
-    announce: "Callable[[ResumePlan], None] | None" = None  # told on rank 0 before anything is done
+    announce: "Announce | None" = None  # told on rank 0 before anything is done
 
     def __post_init__(self) -> None:
         known = [*allowable_keys()]
@@ -64,6 +68,10 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.was} -> {self.now}: {self.effect}"
+
+    def verdict_with(self, allow: Collection[str]) -> Verdict:
+        """What is asked for may be allowed; what is impossible stays so."""
+        return "free" if self.verdict == "allow" and self.key in allow else self.verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +107,13 @@ class ResumePlan:
             *(["nothing is left to train"] if self.is_at_the_end else []),
             *(f"skipped: {text}" for text in self.skipped),
             *(f"moved away: {name}" for name in self.abandoned),
-            *(
-                f"{titles['free' if d.key in allow else d.verdict].format(d.key)}: {d}"
-                for d in self.differences
-            ),
+            *(f"{titles[d.verdict_with(allow)].format(d.key)}: {d}" for d in self.differences),
         ]
 
     def refuse(self, allow: Collection[str]) -> None:
         """Raise IncompatibleCheckpoint for differences that are impossible or not allowed."""
         impossible = [d for d in self.differences if d.verdict == "impossible"]
-        to_allow = [d for d in self.differences if d.verdict == "allow" and d.key not in allow]
+        to_allow = [d for d in self.differences if d.verdict_with(allow) == "allow"]
         if impossible:
             raise IncompatibleCheckpoint(
                 f"{self.checkpoint}: can't go on: {'; '.join(map(str, impossible))}",
@@ -131,12 +136,14 @@ def plan_resume(
     CheckpointError where metrics.jsonl lacks what it had then, and ConfigError where fewer steps
     are asked for than are trained.
     """
-    if step is None and not list_checkpoints(run.checkpoints):
+    named = named_checkpoints(run.checkpoints)
+    if step is None and not named:
+        _require_nothing_saved(run)
         return ResumePlan(run.path, None, None, (), (), ())
     path, bad = newest_good(run.checkpoints, step)
     manifest = read_manifest(path)
     require_metrics(run.path, manifest.metrics_bytes)
-    later = [p.name for p in list_checkpoints(run.checkpoints) if _step(p) > manifest.step]
+    later = [p.name for p in named if _step(p) > manifest.step]
     return ResumePlan(
         run_dir=run.path,
         checkpoint=path,
@@ -154,7 +161,7 @@ def plan_request(config: RunConfig, request: ResumeRequest, num_ranks: int) -> R
     return plan_resume(run, config, inputs, num_ranks, request.step)
 
 
-def existing_run(config: RunConfig) -> ResumeRequest | None:
+def existing_run(config: RunConfig, announce: Announce | None = None) -> ResumeRequest | None:
     """The run at `output_dir` if there is one; ConfigError if it was made otherwise."""
     if config.output_dir is None:
         raise ConfigError("--auto-resume needs --output-dir: the run to go on with")
@@ -170,7 +177,7 @@ def existing_run(config: RunConfig) -> ResumeRequest | None:
                     f"{was[section].get(key)}, not {value}",
                     hint="give the same options, or another --output-dir",
                 )
-    return ResumeRequest(config.output_dir)
+    return ResumeRequest(config.output_dir, announce=announce)
 
 
 def threads_for(manifest: CheckpointManifest, config: RunConfig, world_size: int) -> int:
@@ -187,6 +194,18 @@ def allowable_keys() -> Iterator[str]:
     yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))
 
 
+def _require_nothing_saved(run: RunDir) -> None:
+    """To start at step 0 would wipe out what a run whose checkpoints are gone still has."""
+    step = last_saved_step(run.path)
+    if step is None and not run.final.exists():
+        return
+    told = f"events.jsonl tells of one of step {step}" if step is not None else "final/ is there"
+    raise NoCheckpoint(
+        f"{run.checkpoints}: no checkpoint, but {told}",
+        hint=f"put them back (is a disk missing?), or begin anew: sftctl train {run.config_file}",
+    )
+
+
 def _step(path: Path) -> int:
     step = step_of(path.name)
     if step is None:
@@ -198,7 +217,7 @@ def _differences(
     manifest: CheckpointManifest, config: RunConfig, inputs: Inputs, world_size: int
 ) -> Iterator[Difference]:
     per_epoch = steps_per_epoch(len(inputs.train), manifest.global_batch_size)
-    yield from _other_data(manifest, inputs, per_epoch)
+    yield from _other_data(manifest, config, inputs, per_epoch)
     yield from _other_processes(manifest, config, world_size)
     was, now = manifest.config, config_to_dict(config)
     for section, cls in SECTIONS.items():
@@ -217,17 +236,24 @@ def _differences(
 
 
 def _other_data(
-    manifest: CheckpointManifest, inputs: Inputs, per_epoch: int
+    manifest: CheckpointManifest, config: RunConfig, inputs: Inputs, per_epoch: int
 ) -> Iterator[Difference]:
     was, now = manifest.data_fingerprint, inputs.train.manifest.fingerprint
     if was == now:
         return
+    then, here = manifest.config["data"], config_to_dict(config)["data"]
+    edited = [
+        f"data.{key} {then.get(key)} -> {here.get(key)}"
+        for key in sorted({*then, *here} - {*_LOADER_KEYS})
+        if then.get(key) != here.get(key)
+    ]
+    cause = f" ({', '.join(edited)})" if edited else ""
     if per_epoch != manifest.steps_per_epoch:
         effect = f"{per_epoch} steps an epoch, not {manifest.steps_per_epoch}: no place to go on at"
-        yield Difference(DATA, was[:12], now[:12], "impossible", effect)
+        yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
     else:
         effect = f"{inputs.train.path} is not what it was trained on"
-        yield Difference(DATA, was[:12], now[:12], "allow", effect)
+        yield Difference(DATA, was[:12], now[:12], "allow", effect + cause)
 
 
 def _other_processes(
@@ -255,12 +281,22 @@ def _judged(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdic
 
 
 _ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
+_OF_THE_LEARNING_RATE = (
+    "train.epochs",
+    "train.max_steps",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "optim.min_lr_ratio",
+)
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
-    if key in ("train.epochs", "train.max_steps") or key.startswith("optim."):
+    if key in _OF_THE_LEARNING_RATE:
         return _learning_rate_after(manifest, config)
+    if key.startswith("optim."):
+        return "other updates from here on"
     if key.removeprefix("train.") in _ROUNDING_KEYS:
         return ROUNDED
     if key == "train.dtype":

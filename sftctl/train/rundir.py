@@ -85,7 +85,13 @@ class RunDir:
 
         A record lock, which forked loader processes don't share: they outlive a killed trainer.
         """
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as problem:
+            raise ConfigError(
+                f"{self.path}: the run can't be locked: {problem.strerror}",
+                hint="a run is locked by a file in its folder, which must be writable",
+            ) from problem
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -101,9 +107,11 @@ class RunDir:
 def refuse_existing(path: Path) -> None:
     """A new run never writes into what is there."""
     if path.exists():
+        is_run = RunDir(path).run_file.is_file()
+        way_on = f"continue it with `sftctl resume {path}`, or " if is_run else ""
         raise ConfigError(
             f"{path}: exists already",
-            hint=f"continue it with `sftctl resume {path}`, or choose another --output-dir",
+            hint=f"{way_on}choose another --output-dir",
         )
 
 

@@ -128,7 +128,7 @@ def restored_session(
         world_size, step = world.world_size, request.step
         plan = world.on_main(lambda: plan_resume(run, config, inputs, world_size, step))
         if world.is_main and request.announce is not None:
-            request.announce(plan)
+            request.announce(plan, request.allow)
         plan.refuse(request.allow)
         if plan.manifest is None:
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)

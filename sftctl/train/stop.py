@@ -51,6 +51,11 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def outlive(self) -> None:
+        """For a process that ends now: once a signal was heard, its repeats do no harm any more."""
+        if self._signal_name is not None:
+            self._previous.clear()
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._signal_name is None:

@@ -71,6 +71,7 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"step": ...}, "step: missing"),
         ({"step": "300"}, "step: str is the wrong type"),
         ({"step": True}, "step: bool is the wrong type"),
+        ({"metrics_bytes": -1}, "metrics_bytes: -1 is below zero"),
         ({"learning_rate": None}, "learning_rate: NoneType is the wrong type"),
         ({"scaler": [1]}, "scaler: list is the wrong type"),
         ({"aliases": {"a": 1}}, "aliases: dict is the wrong type"),

@@ -68,7 +68,9 @@ def test_a_difference_that_must_be_meant_is_named_with_its_flag(sftctl: Sftctl, 
     allow = ("--allow", "optim.weight_decay")
     allowed = sftctl("resume", "run", "--step", 4, "--dry-run", *allow)
     assert allowed.exit_code == 0 and "needs --allow" not in allowed.stdout
-    assert sftctl("resume", "run", "--step", 4, *allow).exit_code == 0
+    done = sftctl("resume", "run", "--step", 4, *allow)
+    assert done.exit_code == 0
+    assert "changed: optim.weight_decay: 0.01 -> 0.1: other updates from here on" in done.stderr
     unknown = sftctl("resume", "run", "--allow", "train.seed")
     assert unknown.exit_code == 2 and "--allow train.seed: no such key" in unknown.error
 
@@ -77,6 +79,80 @@ def test_a_restart_would_not_know_an_older_step(sftctl: Sftctl, run: Path) -> No
     result = sftctl("resume", "run", "--step", 4, "--max-restarts", 1)
     assert result.exit_code == 2
     assert "--step with --max-restarts: a restart goes on from the newest" in result.error
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--step 2", "--epochs 3", "--max-restarts 1"])
+def test_a_replay_takes_no_flag_that_it_would_not_heed(sftctl: Sftctl, flag: str) -> None:
+    result = sftctl("resume", "run", "--verify-replay", *flag.split())
+    assert result.exit_code == 2
+    assert result.error == "error: --verify-replay goes with --nproc-per-node and --json only"
+
+
+def test_auto_resume_prints_the_plan_too(sftctl: Sftctl, run: Path) -> None:
+    result = sftctl(*SHORT, "--output-dir", "run", "--auto-resume")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("resume run from step-00000006: step 6 of 6")
+
+
+def test_a_run_that_can_not_be_locked_is_told(sftctl: Sftctl, run: Path) -> None:
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()
+    result = sftctl("resume", "run")
+    assert result.exit_code == 2
+    assert result.error == "error: run: the run can't be locked: Is a directory"
+
+
+def test_only_a_run_is_said_to_be_one_that_can_be_resumed(
+    sftctl: Sftctl, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    hints = {name: sftctl(*SHORT, "--output-dir", name).stderr for name in ("folder", "run")}
+    assert "hint: choose another --output-dir" in hints["folder"]
+    assert "hint: continue it with `sftctl resume run`, or choose another" in hints["run"]
+
+
+SIGNAL_AT_TORCH = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+from sftctl.cli.app import app
+app(prog_name="sftctl")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["resume", "run"],
+        ["resume", "run", "--verify-replay"],
+        [*SHORT, "--output-dir", "run", "--auto-resume"],
+    ],
+)
+def test_every_way_to_go_on_hears_a_signal_before_torch_is_loaded(
+    run: Path, arguments: list[str]
+) -> None:
+    command = [sys.executable, "-c", SIGNAL_AT_TORCH, *arguments]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 75, done.stderr.decode()
+    assert b"stopped: by SIGTERM" in done.stderr
+    assert metrics_of(run)[-1]["step"] == 6 and (run / "final").is_dir()
+
+
+def test_signals_that_follow_a_stop_do_not_change_its_exit_code(tmp_path: Path) -> None:
+    process = start(*LONG[:-2], "--output-dir", "run")
+    events = tmp_path / "run" / "events.jsonl"
+    wait_until(lambda: events.exists() and b"started" in events.read_bytes(), process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.005)
+    assert process.returncode == 75, process.communicate()
 
 
 def start(*arguments: str, group: bool = False) -> subprocess.Popen[bytes]:

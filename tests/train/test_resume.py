@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,56 @@ def test_a_run_without_a_checkpoint_starts_at_step_0(run: Path) -> None:
     (run / "checkpoints").mkdir()
     resume(run)
     assert same_run(metrics_of(run)) == reference
+
+
+def gone(checkpoints: Path) -> None:
+    """Deleted, or on a disk that is not mounted."""
+    shutil.rmtree(checkpoints)
+
+
+def a_link_to_nowhere(checkpoints: Path) -> None:
+    gone(checkpoints)
+    checkpoints.symlink_to("nowhere")
+
+
+def a_file(checkpoints: Path) -> None:
+    gone(checkpoints)
+    checkpoints.touch()
+
+
+@pytest.mark.parametrize("lose", [gone, a_link_to_nowhere, a_file])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_that_lost_its_checkpoints_is_not_started_over(
+    run: Path, lose: Callable[[Path], None], is_finished: bool
+) -> None:
+    lose(run / "checkpoints")
+    if not is_finished:
+        shutil.rmtree(run / "final")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(NoCheckpoint, match="no checkpoint, but events.jsonl tells of one of step"):
+        resume(run)
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {**after, run / ".lock": b""} == {**before, run / ".lock": b""}
+
+
+def test_a_run_with_nothing_but_its_final_model_is_not_started_over(run: Path) -> None:
+    gone(run / "checkpoints")
+    (run / "events.jsonl").unlink()
+    with pytest.raises(NoCheckpoint, match="no checkpoint, but final/ is there"):
+        resume(run)
+    assert (run / "final/model.safetensors").is_file()
+
+
+def test_a_link_with_the_name_of_a_checkpoint_is_told_and_set_aside(run: Path) -> None:
+    newest = run / "checkpoints/step-00000012"
+    newest.rename(run / "elsewhere")
+    newest.symlink_to(run / "elsewhere")
+    plan = plan_request(RunDir.open(run).config(), ResumeRequest(run), 1)
+    assert plan.checkpoint is not None and plan.checkpoint.name == "step-00000008"
+    assert plan.skipped == ("step-00000012: a link or a file, not a folder",)
+    assert plan.abandoned == ("step-00000012",)
+    resume(run)
+    assert len(metrics_of(run)) == LAST and not newest.is_symlink()
 
 
 def test_lines_beyond_the_checkpoint_are_cut_so_steps_stay_unique(run: Path) -> None:
