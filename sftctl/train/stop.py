@@ -52,8 +52,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def outlive(self) -> None:
-        """For a process that ends now: once a signal was heard, its repeats do no harm any more."""
+        """For a process that ends now: once a signal was heard, its repeats do no harm any more.
+
+        Ignored, for the interpreter takes handlers away long before it is gone.
+        """
         if self._signal_name is not None:
+            for number in self._previous:
+                signal.signal(number, signal.SIG_IGN)
             self._previous.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

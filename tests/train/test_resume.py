@@ -163,8 +163,12 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(run: Pat
 
 def test_a_run_without_a_checkpoint_starts_at_step_0(run: Path) -> None:
     reference = same_run(metrics_of(run))
-    shutil.rmtree(run / "checkpoints")
-    (run / "checkpoints").mkdir()
+    for path in (run / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    shutil.rmtree(run / "final")  # as a kill before the first save leaves it
+    events = jsonio.read_lines(run / "events.jsonl")
+    early = [jsonio.dump_line(event) for event in events if event["step"] == 0]
+    (run / "events.jsonl").write_bytes(b"".join(early))
     resume(run)
     assert same_run(metrics_of(run)) == reference
 
