@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint
@@ -78,7 +79,18 @@ def test_a_shard_whose_header_is_broken_is_named(path: Path) -> None:
         load_tensors(path, blank(make_tensors(7)), ALONE)
 
 
-def test_a_shard_cut_in_its_data_cannot_be_read(path: Path) -> None:
+def test_a_shard_whose_numbers_do_not_go_together_cannot_be_read(path: Path) -> None:
+    shard = path / "shard-00001.safetensors"
+    length = int.from_bytes(shard.read_bytes()[:8], "little")
+    header = jsonio.loads(shard.read_bytes()[8 : 8 + length])
+    header["model.half"]["data_offsets"][1] -= 2  # one number less than its shape needs
+    text = jsonio.dump_canonical(header).ljust(length)
+    shard.write_bytes(shard.read_bytes()[:8] + text + shard.read_bytes()[8 + length :])
+    with pytest.raises(CorruptCheckpoint, match="step-00000007: can't be read: "):
+        load_tensors(path, blank(make_tensors(7)), ALONE)
+
+
+def test_a_shard_cut_in_its_data_is_named(path: Path) -> None:
     shard = path / "shard-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(CorruptCheckpoint, match="shard-00001.safetensors: .*: it was cut"):
