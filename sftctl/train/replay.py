@@ -15,7 +15,8 @@ from sftctl.checkpoint.storage import local_part
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
-from sftctl.train.resume import ResumeRequest, allowable_keys
+from sftctl.train.differences import allowable_keys
+from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
 from sftctl.train.rundir import RunDir
 from sftctl.train.session import Session, restored_session

@@ -11,7 +11,7 @@ import torch
 
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
-from sftctl.train.resume import ROUNDED
+from sftctl.train.differences import ROUNDED
 from tests.train.step_toys import (
     ALONE,
     equal,
