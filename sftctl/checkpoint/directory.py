@@ -58,7 +58,7 @@ def problems_of(path: Path, verify: bool) -> list[str]:
         manifest = read_manifest(path)
         present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
     except CheckpointError as error:
-        return [error.message.removeprefix(f"{path}/")]
+        return [error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")]
     except OSError as error:
         return [f"{path.name}: {error.strerror}"]
     extra = present - manifest.files.keys() - {MANIFEST_NAME, MANIFEST_HASH_NAME}

@@ -57,6 +57,8 @@ def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
 
 def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
     """The tensors, or parts of tensors, in one file; raises CorruptCheckpoint."""
+    if file.exists() and not file.is_file():  # a pipe would wait for a writer
+        raise CorruptCheckpoint(f"{file}: not a regular file")
     try:
         header, data_begin = _read_header(file)
         metadata = header.pop("__metadata__", {})

@@ -3,7 +3,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +13,7 @@ from sftctl.errors import DataError
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BUFFER_BYTES = 1 << 16  # what is lost before the place where a stream is damaged
 _READ_BYTES = 1 << 20
+_FED_BYTES = 1 << 10  # of a .zst at once: a block of 4 bytes may stand for 128 KiB of plain ones
 
 Reader = Any
 """What reads like io.BufferedReader: read1, readline, peek."""
@@ -50,9 +51,47 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[Reader]:
             f"{name}: reading zstandard needs a package that is not installed",
             "pip install zstandard",
         ) from None
-    stream: Any = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    with io.BufferedReader(stream, _BUFFER_BYTES) as reader:
+    frames: Any = _Frames(file, zstandard.ZstdDecompressor().decompressobj)
+    with io.BufferedReader(frames, _BUFFER_BYTES) as reader:
         try:
             yield reader
         except zstandard.ZstdError as problem:
             raise CutOff(str(problem)) from problem
+
+
+class _Frames:
+    """The plain bytes of zstandard frames, one behind the other, for io.BufferedReader.
+
+    The library's own stream takes the end of the file for the end of a frame; here that is CutOff.
+    """
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, new_frame: Callable[[], Any]) -> None:
+        self._file, self._new_frame = file, new_frame
+        self._frame: Any = None  # the one that is being read
+        self._fed = self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill as much of `buffer` as is at hand; 0 at the end."""
+        while not self._plain and (self._fed or self._feed()):
+            self._frame = self._frame or self._new_frame()
+            self._plain = self._frame.decompress(self._fed)
+            self._fed = b""
+            if self._frame.eof:
+                self._fed, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._plain))
+        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
+        return count
+
+    def _feed(self) -> bool:
+        self._fed = self._file.read(_FED_BYTES)
+        if not self._fed and self._frame is not None:
+            raise CutOff("a zstandard frame has no end")
+        return bool(self._fed)

@@ -17,7 +17,7 @@ from sftctl.data.reasons import BadRow
 from sftctl.data.turns import Rendering, TrainOn, renderings
 from sftctl.errors import EngineDiffers
 
-MASK_RULES_VERSION = 2
+MASK_RULES_VERSION = 3
 """Changes when the same text would be masked in another way."""
 
 Ids = npt.NDArray[np.int32]  # (T,)

@@ -34,8 +34,13 @@ def require_store_or_nothing(output: Path) -> None:
     hint = "name another output, or remove it first"
     if output.is_symlink() or not output.is_dir() or not is_store(output):
         raise ConfigError(f"{output}: exists already, and is no token store", hint)
-    if others := sorted(set(os.listdir(output)) - _ENTRIES):
-        raise ConfigError(f"{output}: exists already, and holds {others[0]} beside a store", hint)
+    others = {*os.listdir(output)} - _ENTRIES
+    if manifest := readable_manifest(output):
+        there = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+        others |= there - {*manifest.files, "manifest.json"}
+    if others:
+        other = min(others)
+        raise ConfigError(f"{output}: exists already, and holds {other} beside a store", hint)
 
 
 def same_store(output: Path, fingerprint: str) -> StoreManifest | None:

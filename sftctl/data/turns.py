@@ -77,6 +77,16 @@ class _Turns:
             ended = said
         return len(header), len(header) + len(ended)
 
+    def span_of_context(self, message: int, text: str) -> Span | None:
+        """Where a message of another role lies in `text`, header and all; None if it can't be told.
+
+        The first one begins with the text, for nothing before it is anybody's words.
+        """
+        before = self.render(message) if message else ""
+        until = text if message + 1 == len(self.conversation.messages) else self.as_last(message)
+        is_told = text.startswith(until) and until.startswith(before)
+        return (len(before), len(until)) if is_told else None
+
     def as_last(self, turn: int) -> str:
         """The conversation up to and with this turn."""
         return self.render(turn + 1)
@@ -135,12 +145,12 @@ def _trainable(row: Conversation) -> list[int]:
 
 
 def _gaps(turns: _Turns, text: str) -> list[Span]:
-    """All of `text` but the assistant turns that are not to be trained."""
+    """All of `text` but the messages that are not to be trained."""
     row = turns.conversation
-    left_out = [i for i in sorted(row.untrained) if row.messages[i]["role"] == "assistant"]
     position, gaps = 0, []
-    for turn in left_out:
-        span = turns.span(turn, text)
+    for turn in sorted(row.untrained):
+        is_said = row.messages[turn]["role"] == "assistant"
+        span = turns.span(turn, text) if is_said else turns.span_of_context(turn, text)
         if span is None:
             raise BadRow(
                 "mask_not_exact",

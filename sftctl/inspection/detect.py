@@ -32,6 +32,8 @@ def inspect_path(path: Path, verify: bool = False) -> Report:
         one.complete = one.complete and all(tensor.is_whole for tensor in one.tensors.values())
         if verify:
             check_bytes(one)
+        if one.problems:  # who is told to load it would run what is refused here
+            one.complete, one.advice = False, None
     if report.checkpoints:
         report.verified, report.problems = (
             report.checkpoints[-1].verified,

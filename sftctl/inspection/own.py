@@ -15,7 +15,13 @@ from sftctl.checkpoint.layout import (
     step_of,
 )
 from sftctl.config.load import config_from_dict
-from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint, NoCheckpoint
+from sftctl.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptCheckpoint,
+    IncompatibleCheckpoint,
+    NoCheckpoint,
+)
 from sftctl.inspection.readiness import judge
 from sftctl.inspection.report import MANIFEST_KEYS, Report
 from sftctl.train.rundir import RunDir
@@ -67,8 +73,18 @@ def inspect_checkpoint(path: Path, verify: bool) -> Report:
     except CorruptCheckpoint as error:
         problem = error.message.removeprefix(f"{path}/")
         problems += [problem] if problem not in problems else []
+    except IncompatibleCheckpoint as error:  # a newer format is no damage
+        return Report(
+            path=path,
+            format=FORMAT,
+            facts={"step": step_of(path.name)},
+            complete=False,
+            obstacles=[error.message.removeprefix(f"{path}: ")],
+            advice=error.hint,
+            num_bytes=_bytes_in(path),
+        )
     except CheckpointError:
-        pass  # a newer format: among the problems already
+        pass  # what is no folder: among the problems already
     complete = not problems
     if verify:
         problems += [p for p in problems_of(path, verify=True) if p not in problems]

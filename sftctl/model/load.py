@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sftctl.errors import CheckpointError, ConfigError
-from sftctl.model.minimind import load_minimind
+from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
 from sftctl.model.tokenizer import HFTokenizer
@@ -38,6 +38,8 @@ def configuration(name: str, tokenizer: HFTokenizer) -> Any:
 
     source = ModelSource.of(name)
     require_model_folder(name)
+    if source.is_minimind:
+        return minimind_configuration(Path(source.location))
     with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):
         return AutoConfig.from_pretrained(source.location, **source.arguments)
 

@@ -25,14 +25,7 @@ def load_minimind(path: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     weights = _read(path)
-    try:
-        config = _config(weights)
-    except KeyError as problem:
-        raise ConfigError(
-            f"{path}: no weights of minimind-3: {problem.args[0]} is missing",
-            hint="convert older series with MiniMind's scripts/convert_model.py first",
-        ) from problem
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(_config(path, weights), dtype=torch.float32)
     try:
         missing, unknown = model.load_state_dict(_stacked(weights), strict=False)
     except (RuntimeError, KeyError) as problem:
@@ -41,6 +34,11 @@ def load_minimind(path: Path) -> Any:
     if wrong:
         raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}")
     return model
+
+
+def minimind_configuration(path: Path) -> Any:
+    """The configuration of the model that `load_minimind` gives, by the shapes of its weights."""
+    return _config(path, _read(path))
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -56,9 +54,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): value.float() for name, value in stored.items() if torch.is_tensor(value)}
 
 
-def _config(weights: dict[str, torch.Tensor]) -> Any:
-    """The configuration by the shapes of the weights."""
+def _config(path: Path, weights: dict[str, torch.Tensor]) -> Any:
+    try:
+        return _config_by_shapes(weights)
+    except KeyError as problem:
+        raise ConfigError(
+            f"{path}: no weights of minimind-3: {problem.args[0]} is missing",
+            hint="convert older series with MiniMind's scripts/convert_model.py first",
+        ) from problem
 
+
+def _config_by_shapes(weights: dict[str, torch.Tensor]) -> Any:
     def rows(name: str) -> int:
         return int(weights[_FIRST + name].shape[0])
 

@@ -1,11 +1,15 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from sftctl.errors import ConfigError
 from sftctl.model.presets import PRESETS
@@ -44,13 +48,29 @@ class ModelSource:
                 f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, "
                 ".gguf or .pth file or owner/name on the hub"
             )
-        return cls(name, {})
+        return cls(name, {} if _hub_has_an_address() else {"local_files_only": True})
+
+
+@cache
+def _hub_has_an_address() -> bool:
+    """False: no network, where the hub's library would try for a minute; its cache is left."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():  # who asks for us may know more names
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
 
 
 def quiet() -> None:
-    """No bars and no advice from transformers: what matters reaches the user as our own errors."""
+    """No bars and no advice of the libraries: what matters reaches the user as our own errors."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sftctl import __version__
 from sftctl.config.load import config_to_toml, load_config
@@ -16,7 +16,9 @@ from sftctl.config.schema import RunConfig
 from sftctl.disk import DISK, Disk, new_folder, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
-from sftctl.world import World
+
+if TYPE_CHECKING:  # it loads torch, and who looks into a run needs none
+    from sftctl.world import World
 
 _TOKEN_LOOKS, _TOKEN_WAIT_S = 20, 0.25
 
@@ -115,7 +117,7 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-def require_shared(path: Path, world: World) -> None:
+def require_shared(path: Path, world: "World") -> None:
     """Refuse a place for a run that not all ranks share: rank 0 writes a file, all must see it."""
     if world.world_size == 1:
         return

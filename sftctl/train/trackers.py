@@ -96,7 +96,7 @@ def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> 
     for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:
-        _tell_plan(session.plan, step, tracker)
+        _tell_plan(session.plan, step, session.total_steps, tracker)
         return
     store = session.inputs.train
     tracker.event(
@@ -112,9 +112,15 @@ def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> 
     )
 
 
-def _tell_plan(plan: ResumePlan, step: int, tracker: Tracker) -> None:
+def _tell_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker) -> None:
     checkpoint = plan.checkpoint.name if plan.checkpoint is not None else "no checkpoint"
-    tracker.event("resumed", step, checkpoint=checkpoint, run_dir=str(plan.run_dir))
+    tracker.event(
+        "resumed",
+        step,
+        checkpoint=checkpoint,
+        run_dir=str(plan.run_dir),
+        total_steps=total_steps,  # it may have grown
+    )
     for text in plan.skipped:
         tracker.event("warning", step, message=f"damaged, not used: {text}")
     for name in plan.abandoned:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from sftctl.model.source import _hub_has_an_address
 from tests.cli.conftest import Result
 
 Sftctl = Callable[..., Result]
@@ -180,9 +182,20 @@ def test_a_store_of_another_tokenizer(sftctl: Sftctl, here: Path) -> None:
 def test_a_hub_name_without_a_network(
     sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    result = sftctl("train", "--model", "someone/some-model", "--data", "store")
+    """Told at once and without a word of others: the library alone would try for a minute."""
+
+    def no_such_host(*_: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+    monkeypatch.setattr("sftctl.model.source.getproxies", dict)
+    _hub_has_an_address.cache_clear()
+    try:
+        result = sftctl("train", "--model", "someone/some-model", "--data", "store")
+    finally:
+        _hub_has_an_address.cache_clear()
     assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 2
     assert result.error.startswith("error: tokenizer someone/some-model: can't be loaded: ")
     assert result.stderr.splitlines()[-1] == (
         "hint: give a directory with config.json, a .gguf file, or a hub name and a network"

@@ -92,6 +92,29 @@ def test_train_on_all_trains_all_but_the_first_token_which_nothing_predicts(chat
     assert example.num_target_tokens == example.num_tokens - 1
 
 
+@pytest.mark.parametrize(
+    ("left_out", "words"),
+    [((1,), "Hi <think> "), ((0, 3), "Be kind."), ((2,), "Hello"), ((0, 1, 2, 3), "你好🤖")],
+)
+def test_train_on_all_leaves_out_every_message_that_is_context(chatml, left_out, words):
+    messages = [
+        turn | {"train": False} if index in left_out else turn for index, turn in enumerate(TURNS)
+    ]
+    [example] = tokenize(conversation(messages), chatml, "all")
+    said = chatml.decode(example.input_ids[example.loss_mask])
+    assert words not in said
+    for index, turn in enumerate(TURNS):
+        if index not in left_out:
+            assert turn["content"] in said
+
+
+def test_of_a_completion_all_is_the_completion(chatml):
+    row = {"prompt": "What?", "completion": "That."}
+    [example] = tokenize(from_row(row, "auto", HERE), chatml, "all")
+    said = chatml.decode(example.input_ids[example.loss_mask])
+    assert "That." in said and "What?" not in said
+
+
 def test_messages_before_first_trained_are_context(chatml):
     row = {"prompt": TURNS[:4], "completion": TURNS[4:]}
     [example] = tokenize(from_row(row, "auto", HERE), chatml, "assistant")

@@ -116,6 +116,10 @@ def test_what_is_no_store_is_never_replaced(tmp_path, chatml, rows, store):
     with pytest.raises(ConfigError) as caught:
         prepare_store([rows], store, chatml, replace(SETTINGS, max_seq_len=32))
     assert caught.value.message == f"{store}: exists already, and holds notes.txt beside a store"
+    (store / "notes.txt").rename(store / "train" / "notes.txt")
+    with pytest.raises(ConfigError, match="holds train/notes.txt beside a store"):
+        prepare_store([rows], store, chatml, SETTINGS)
+    assert (store / "train" / "notes.txt").read_text() == "mine"
 
 
 def _prepare_together(barrier, results, rows, output, max_seq_len):

@@ -164,6 +164,25 @@ def test_a_compressed_file_that_was_cut_keeps_the_rows_before(tmp_path, compress
     assert rows[:-1] == expected
 
 
+def flushed_frame(rows):
+    """A .zst whose every twenty rows end a block; and where its blocks end."""
+    zstandard = pytest.importorskip("zstandard")
+    compressor, whole, ends = zstandard.ZstdCompressor().compressobj(), b"", []
+    for start in range(0, len(rows), 20):
+        whole += compressor.compress(b"\n".join(rows[start : start + 20]) + b"\n")
+        whole += compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        ends.append(len(whole))
+    return whole + compressor.flush(), ends
+
+
+def test_a_zstandard_file_that_was_cut_between_two_rows_says_so(tmp_path):
+    whole, ends = flushed_frame(NOISE[:200])
+    assert len(rows_of(written(tmp_path, "whole.jsonl", whole))) == 200
+    rows = rows_of(written(tmp_path, "cut.jsonl", whole[: ends[4]]))
+    assert len(rows) == 101 and rows[-1] == (101, "cut_off")
+    assert rows_of(written(tmp_path, "head.jsonl", whole[:15])) == [(1, "cut_off")]
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard_of], ids=["gz", "zst"])
 def test_a_compressed_file_that_was_damaged_says_so_and_ends_there(tmp_path, compress):
     whole = compress(b"\n".join(NOISE))

@@ -78,6 +78,12 @@ def test_no_payload_runs_and_nothing_is_unpickled(tmp_path: Path, traps: list[Pa
     assert '"step": 4' in done.stdout  # what is known all the same
 
 
+def test_what_holds_a_trap_is_not_called_complete_nor_recommended(traps: list[Path]) -> None:
+    for trap in traps:
+        report = inspect_path(trap)
+        assert not report.complete and report.advice is None
+
+
 def test_the_watch_sees_an_unpickling(tmp_path: Path) -> None:
     code = WATCHED.replace("for path in sys.argv[1:]:", "import pickle\npickle.loads(b'cos\\n"
                            "getcwd\\n.')\nfor path in []:")  # fmt: skip

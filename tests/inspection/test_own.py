@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sftctl.checkpoint.layout import MANIFEST_HASH_NAME, MANIFEST_NAME, manifest_hash_line
 from sftctl.errors import NoCheckpoint
 from sftctl.inspection.detect import inspect_path
 from tests.checkpoint.toys import save_toy
@@ -143,3 +144,23 @@ def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
+
+
+def test_a_pipe_in_place_of_a_shard_is_told_and_not_waited_for(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000100"
+    (path / SHARD).unlink()
+    os.mkfifo(path / SHARD)
+    report = inspect_path(path, verify=True)
+    assert f"{SHARD}: not a regular file" in report.problems and not report.complete
+
+
+def test_a_newer_format_is_no_damage(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    manifest = (path / MANIFEST_NAME).read_bytes()
+    newer = manifest.replace(b'"format_version": 1', b'"format_version": 9')
+    (path / MANIFEST_NAME).write_bytes(newer)
+    (path / MANIFEST_HASH_NAME).write_bytes(manifest_hash_line(newer))
+    report = inspect_path(path, verify=True)
+    assert report.problems == [] and report.verified is None and not report.resumable
+    assert report.obstacles == ["checkpoint format 9; this sftctl reads up to 1"]
+    assert report.advice == "use the sftctl that wrote it, or a newer one"

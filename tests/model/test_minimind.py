@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from sftctl.errors import ConfigError
 from sftctl.model.load import load_pretrained
-from sftctl.model.tokenizer import load_tokenizer
+from sftctl.model.outline import outline_of
+from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
 
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD, FFN, LAYERS, EXPERTS = 29, 16, 2, 1, 8, 12, 2, 3
 
@@ -99,6 +100,16 @@ def test_the_model_of_a_pth_file_computes_what_minimind_computes(
     torch.testing.assert_close(logits, minimind_logits(stored, ids, experts), rtol=1e-4, atol=1e-4)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS])
+def test_its_outline_is_known_before_a_run(
+    tmp_path: Path, bundled: HFTokenizer, experts: int
+) -> None:
+    name = written(tmp_path / "full_sft_16.pth", weights(experts))
+    outline = outline_of(name, bundled, torch.device("cpu"))
+    real = load_pretrained(name)
+    assert outline.num_parameters == sum(p.numel() for p in real.parameters())
 
 
 def refusal(name: str) -> tuple[str, str | None]:

@@ -105,6 +105,8 @@ def test_more_epochs_go_on_where_the_run_ended_and_are_remembered(run: Path) -> 
     assert metrics_of(run)[-1]["epoch"] == 2
     assert RunDir.open(run).config().train.epochs == 3
     assert "train.epochs: 2 -> 3" in (run / "events.jsonl").read_text()
+    told = [e for e in jsonio.read_lines(run / "events.jsonl") if e["event"] == "resumed"]
+    assert [event["total_steps"] for event in told] == [3 * STEPS_PER_EPOCH]
 
 
 def test_checkpoints_beyond_the_chosen_step_are_moved_away_not_deleted(run: Path) -> None:
