@@ -1,5 +1,6 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
+import logging
 import socket
 import struct
 from collections.abc import Iterator
@@ -67,12 +68,11 @@ def _hub_has_an_address() -> bool:
 
 def quiet() -> None:
     """No bars and no advice of the libraries: what matters reaches the user as our own errors."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def require_model_folder(name: str) -> None:
