@@ -34,7 +34,7 @@ test: $(VENV)/.tested  ## the test suite, in minutes
 torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bits by the thousand
 	$(BIN)/python -m pytest -m torture -rs tests/torture
 
-test-real: $(VENV)/.tested  ## real data, real weights, real kills: a quarter of an hour
+test-real: $(VENV)/.tested  ## real data, real weights, real kills: half an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real
 
 $(VENV)/.benched: $(VENV)/.tested
