@@ -58,12 +58,18 @@ def train_on_ranks(
             return run_on_ranks(num_ranks, run_training, config, resume, stop=stop)
         except RankFailed as failure:
             if number > max_restarts or stop.heard:
-                raise
+                raise RankFailed(failure.message, _way_on(path)) from None
             print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
         if RunDir(path).run_file.is_file():
             announce = resume.announce if resume is not None else None
             resume = resume or ResumeRequest(path, announce=announce)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _way_on(path: Path) -> str:
+    if RunDir(path).run_file.is_file():
+        return f"`sftctl resume {path}` goes on from the last checkpoint"
+    return "out of memory? nothing was begun: the same command starts anew"
 
 
 def run_on_ranks(
@@ -151,15 +157,14 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
     for report in reports:
         if report["kind"] != RankFailed.__name__:
             return error_named(report["kind"])(report["message"], report["hint"])
-    hint = "`sftctl resume RUN_DIR` goes on from the last checkpoint"
     codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
     for rank, code in codes.items():
         if code < 0 and code != -signal.SIGTERM:
-            return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}", hint)
+            return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}")
     if not reports:
-        return RankFailed(f"ranks ended with exit codes {codes}", hint)
+        return RankFailed(f"ranks ended with exit codes {codes}")
     print(reports[0]["message"], file=sys.stderr)
-    return RankFailed(reports[0]["message"].strip().splitlines()[-1], hint)
+    return RankFailed(reports[0]["message"].strip().splitlines()[-1])
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What fits: micro-batches by the size of the model and device, and the largest one tried out."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +104,20 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
         state.optimizer.zero_grad(set_to_none=True)
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)
+
+
+@contextmanager
+def shortage_told(micro_batch_tokens: int) -> Iterator[None]:
+    """Out of memory after all, as when another process takes it: one error, and what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as problem:
+        if not _is_out_of_memory(problem):
+            raise
+        raise ConfigError(
+            f"train.micro_batch_tokens: {micro_batch_tokens}: out of memory",
+            hint="set less in the run's config.toml, or free memory; `sftctl resume` goes on",
+        ) from problem
 
 
 def _is_out_of_memory(problem: RuntimeError) -> bool:

@@ -18,6 +18,7 @@ from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.evaluate import evaluate
+from sftctl.train.memory import shortage_told
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.samples import tell_samples
 from sftctl.train.saving import Saving, open_saving
@@ -45,6 +46,7 @@ def run_training(
         if session.is_complete:
             return _summary(session, "nothing_to_do", None, 0, 0.0)
         with (
+            shortage_told(session.shape.micro_batch_tokens),
             open_trackers(session, world) as (tracker, log),
             open_saving(session, world, tracker, log) as saving,
             deaths_told(),

@@ -10,7 +10,7 @@ import torch
 
 from sftctl.data.loader import StepShape, longest_micro_batch
 from sftctl.errors import ConfigError
-from sftctl.train.memory import ModelShape, fitting_tokens, rehearse
+from sftctl.train.memory import ModelShape, fitting_tokens, rehearse, shortage_told
 from sftctl.train.run import run_training
 from sftctl.train.rundir import RunDir
 from tests.data.toy_store import ToyStore
@@ -138,3 +138,12 @@ def test_auto_is_a_number_in_the_runs_configuration(tmp_path: Path) -> None:
     settings = {"train__micro_batch_tokens": "auto", "train__max_steps": 1}
     run_training(toy_config(tmp_path, "run", **settings))
     assert RunDir.open(tmp_path / "run").config().train.micro_batch_tokens == 2048
+
+
+def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_they_are() -> None:
+    with pytest.raises(ConfigError) as caught, shortage_told(2048):
+        torch.empty(1 << 60)
+    assert caught.value.message == "train.micro_batch_tokens: 2048: out of memory"
+    assert caught.value.hint is not None and "`sftctl resume` goes on" in caught.value.hint
+    with pytest.raises(RuntimeError, match="shape"), shortage_told(2048):
+        torch.zeros(2).view(3)
