@@ -75,6 +75,9 @@ class _Frames:
     def readable(self) -> bool:
         return True
 
+    def flush(self) -> None:
+        """Nothing is written."""
+
     def close(self) -> None:
         self.closed = True
 

@@ -25,6 +25,7 @@ WHOLE, LAST = 1, 4
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    wandb.teardown()  # an earlier test's service: its address must not come back afterwards
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
