@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -86,8 +86,11 @@ class Ranks:
 
     def _answer(self, number: int, seconds: float) -> Any:
         process, connection = self._ranks[number]
-        if not connection.poll(_PATIENCE_S + seconds):
+        # A loader process that outlives its rank holds the other end of the pipe open.
+        if not wait([connection, process.sentinel], _PATIENCE_S + seconds):
             raise TimeoutError(f"no batch in {_PATIENCE_S:.0f} s")
+        if not connection.poll():
+            raise EOFError
         return connection.recv()
 
     def _death(self) -> str:
