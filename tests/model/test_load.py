@@ -104,7 +104,9 @@ def test_a_gguf_file_is_loaded_from_its_directory(tmp_path: Path) -> None:
 
 def test_a_directory_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
     assert ModelSource.of(str(tmp_path)).arguments == {"local_files_only": True}
-    assert ModelSource.of("owner/name").location == "owner/name"
+    by_name = ModelSource.of("owner/name")
+    assert by_name.location == "owner/name"
+    assert by_name.arguments in ({}, {"local_files_only": True})  # with a network, and without
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
