@@ -1,13 +1,24 @@
 """The Typer app: its commands, and the one place where an error becomes a line and an exit code."""
 
 import sys
+import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sftctl import __version__, environment
-from sftctl.cli import bench_loader, chat, export, inspect_ckpt, prepare_data, resume, train
+from sftctl.cli import (
+    bench_loader,
+    chat,
+    export,
+    inspect_ckpt,
+    prepare_data,
+    resume,
+    streams,
+    train,
+)
 from sftctl.cli import report as report_page
 from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
 
@@ -18,19 +29,37 @@ class SftctlGroup(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run; usage errors too are one `error:` line, without the box that typer draws."""
         kwargs["standalone_mode"] = False
+        streams.open_missing()
         try:
-            code = super().main(*args, **kwargs)
-        except SftctlError as error:
-            if environment.debug():
-                raise
-            report(error)
-            code = error.exit_code
-        except typer.Abort:
-            code = 130
-        except typer.TyperException as error:
-            report(ConfigError(error.format_message(), hint=_usage_hint(error)))
-            code = ConfigError.exit_code
-        sys.exit(code if isinstance(code, int) else 0)
+            code = _exit_code(lambda: super(SftctlGroup, self).main(*args, **kwargs))
+        finally:
+            streams.settle()
+        sys.exit(code)
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    """Run a command and tell how it failed, if it did."""
+    try:
+        code = command()
+    except SftctlError as error:
+        if environment.debug():
+            streams.tell(traceback.format_exc())
+        report(error)
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        report(ConfigError(error.format_message(), hint=_usage_hint(error)))
+        return ConfigError.exit_code
+    except BrokenPipeError:  # of stdout: its reader has what it wanted
+        if not streams.is_left():
+            raise
+        return 0
+    except SystemExit as leaving:  # rich leaves with 1 where it meets that
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return 0
+    return code if isinstance(code, int) else 0
 
 
 def report(error: SftctlError) -> None:
@@ -43,9 +72,9 @@ def report(error: SftctlError) -> None:
         return
     kind = "stopped" if isinstance(error, Stopped) else "error"
     where = f"rank {rank}: " if rank != 0 else ""
-    print(f"{kind}: {where}{' '.join(error.message.split())}", file=sys.stderr)
+    streams.tell(f"{kind}: {where}{' '.join(error.message.split())}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        streams.tell(f"hint: {error.hint}")
 
 
 def _usage_hint(error: Any) -> str | None:

@@ -1,11 +1,11 @@
 """sftctl bench-loader."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from sftctl.cli import streams
 from sftctl.cli.options import Json, RanksHere, given, option
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ def bench_loader(
     persistent_workers: Annotated[
         Switch, typer.Option(help="Keep the loader processes between epochs; auto: on.")
     ] = "auto",
-    batch_size: Annotated[int | None, option("train.batch_size", "--batch-size")] = None,
+    batch_size: Annotated[str | None, option("train.batch_size", "--batch-size")] = None,
     nproc_per_node: RanksHere = 1,
     run: Annotated[
         Path | None,
@@ -86,11 +86,11 @@ def bench_loader(
     if write_config is not None:
         path = config.data.path and str(Path(config.data.path).absolute())
         advice.write_new_file(write_config, advice.config_lines(report.recommended, path))
-        print(f"wrote {write_config}: sftctl train {write_config}", file=sys.stderr)
+        streams.tell(f"wrote {write_config}: sftctl train {write_config}")
 
 
 def _config(
-    data: str | None, batch_size: int | None, run: Path | None, model: str | None
+    data: str | None, batch_size: str | None, run: Path | None, model: str | None
 ) -> RunConfig:
     """The run's own configuration, or one made of the flags."""
     flags = {"--data": data, "--batch-size": batch_size, "--model": model}

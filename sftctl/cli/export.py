@@ -14,7 +14,8 @@ def export(
     ] = "float32",
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
+    from sftctl.cli import render
     from sftctl.serve.export import export_model
 
     export_model(path, output, dtype)
-    print(f"exported to {output}")
+    render.show(f"exported to {output}")

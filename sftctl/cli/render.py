@@ -7,23 +7,30 @@ from rich.table import Table
 from rich.text import Text
 
 from sftctl import jsonio
+from sftctl.cli import streams
 from sftctl.metrics import RunSummary
 
 
 def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
     """One JSON document, or the text for people, on stdout."""
     if as_json:
-        sys.stdout.buffer.write(jsonio.dump_pretty(value))
-        sys.stdout.flush()
+        with streams.results():
+            sys.stdout.buffer.write(jsonio.dump_pretty(value))
     else:
         show(renderable)
 
 
 def show(renderable: RenderableType) -> None:
-    """Print for people, on stdout; in a pipe no line is wrapped."""
-    width = None if sys.stdout.isatty() else 200
-    console = Console(highlight=False, width=width)
-    console.print(renderable)
+    """Print for people, on stdout; in a pipe no line is wrapped or filled up with blanks."""
+    on_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, markup=False, width=None if on_terminal else 200)
+    with console.capture() as captured:  # rich itself would end the process in a closed pipe
+        console.print(renderable)
+    text = captured.get()
+    if not on_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    with streams.results():
+        sys.stdout.write(text)
 
 
 def run_summary(summary: RunSummary) -> RenderableType:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
+from sftctl.cli import streams
 from sftctl.cli.render import facts_table
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def preparation_progress() -> Callable[["Progress"], None]:
         told = now
         start, end = ("\r", "\x1b[K") if on_terminal else ("", "\n")
         text = progress_line(progress, now - started)
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        streams.tell(f"{start}{text}", end)
 
     return on_progress
 

@@ -1,6 +1,5 @@
 """What train and resume do alike: call the engine on one rank or several, print how it ended."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sftctl import environment
-from sftctl.cli import render
+from sftctl.cli import render, streams
 from sftctl.config.schema import RunConfig
 from sftctl.errors import EXIT_STOPPED, CheckpointError
 
@@ -88,7 +87,7 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
 
 def announce(plan: "ResumePlan", allow: frozenset[str]) -> None:
     """The plan of a resume, on stderr before anything is loaded or changed."""
-    print("\n".join(plan.lines(allow)), file=sys.stderr, flush=True)
+    streams.tell("\n".join(plan.lines(allow)))
 
 
 def config_of_run(run_dir: Path) -> RunConfig:

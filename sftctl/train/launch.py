@@ -15,7 +15,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -59,7 +59,8 @@ def train_on_ranks(
         except RankFailed as failure:
             if number > max_restarts or stop.heard:
                 raise RankFailed(failure.message, _way_on(path)) from None
-            print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody may read it any more
+                print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
         if RunDir(path).run_file.is_file():
             announce = resume.announce if resume is not None else None
             resume = resume or ResumeRequest(path, announce=announce)
@@ -163,7 +164,8 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
             return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}")
     if not reports:
         return RankFailed(f"ranks ended with exit codes {codes}")
-    print(reports[0]["message"], file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(reports[0]["message"], file=sys.stderr)
     return RankFailed(reports[0]["message"].strip().splitlines()[-1])
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.cli.app import app
 from tests.cli.conftest import Result
 
 Sftctl = Callable[..., Result]
@@ -58,9 +57,12 @@ def test_data_without_a_row_to_train_on_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["train", "--set", "optim.learnin_rate=1"], 2, "did you mean learning_rate?"),
+        (["train", "--set", "optim.learnin_rate=1"], 2, "did you mean optim.learning_rate?"),
         (["train", "--set", "optim.learning_rate"], 2, "expected section.key=value"),
-        (["train", "--epochs", "two"], 2, "Invalid value for '--epochs'"),
+        (["train", "--set", "=3"], 2, "--set =3: expected section.key=value"),
+        (["train", "--set", "model.name="], 2, "model.name: is empty"),
+        (["train", "--data", ""], 2, "data.path: is empty"),
+        (["train", "--epochs", "two"], 2, "train.epochs: expected int, got 'two'"),
         (["train", "--epochs", "0"], 2, "train.epochs: 0 is too small; at least 1"),
         (["train", "--dtype", "fp16"], 2, "train.dtype: expected"),
         (["train", "--device", "cuda"], 2, "train.device: cuda was asked for"),
@@ -110,7 +112,43 @@ def test_a_configuration_file_is_named_with_its_key(sftctl: Sftctl, tmp_path: Pa
     (tmp_path / "run.toml").write_text("[train]\nepocs = 3\n")
     result = sftctl("train", "run.toml")
     assert result.exit_code == 2
-    assert result.error == "error: run.toml: unknown key train.epocs; did you mean epochs?"
+    assert result.error == "error: run.toml: unknown key train.epocs; did you mean train.epochs?"
+
+
+def test_wrong_flags_and_settings_are_told_together(sftctl: Sftctl, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[train]\nbatch_size = 0\n")
+    given = ["--batch-size", "abc", "--grad-clip", "x", "--keep", "0", "--set", "train.sed=1"]
+    result = sftctl("train", "run.toml", *given, "--epochs", ".5")
+    assert result.exit_code == 2
+    assert result.error.removeprefix("error: ").split("; ") == [
+        "run.toml: train.batch_size: 0 is too small",
+        "at least 1",
+        "unknown key train.sed",
+        "did you mean train.seed?",
+        "optim.grad_clip: expected float, got 'x'",
+        "train.epochs: expected int, got '.5'",
+        "train.batch_size: expected int, got 'abc'",
+        "checkpoint.keep: 0 is too small",
+        "at least 1",
+    ]
+    assert result.stderr.splitlines()[1:] == [
+        "hint: `sftctl train --print-config` shows every key, what it means and its default"
+    ]
+    assert "grad_clip = 0.5" in sftctl("train", "--grad-clip", ".5", "--print-config").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "key"),
+    [
+        (["prepare-data", "--output", "new"], "--max-seq-len", "data.max_seq_len"),
+        (["bench-loader"], "--batch-size", "train.batch_size"),
+    ],
+)
+def test_other_commands_tell_a_wrong_number_in_the_same_words(
+    sftctl: Sftctl, command: list[str], flag: str, key: str
+) -> None:
+    result = sftctl(*command, flag, "long")
+    assert (result.exit_code, result.error) == (2, f"error: {key}: expected int, got 'long'")
 
 
 def test_a_run_directory_that_can_not_be_made_is_refused(sftctl: Sftctl, tmp_path: Path) -> None:
@@ -209,14 +247,6 @@ def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(
     assert (again.exit_code, "reused: nothing changed" in again.stdout) == (0, True)
     other = sftctl("prepare-data", "data.jsonl", "--output", "store", "--max-seq-len", 100)
     assert "max_seq_len 1024 → 100" in other.stdout
-
-
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sftctl.errors import ConfigError
-
-    monkeypatch.setenv("SFTCTL_DEBUG", "1")
-    with pytest.raises(ConfigError):
-        app(["train", "none.toml"], prog_name="sftctl")
 
 
 def test_a_store_of_another_tokenizer_than_the_models_is_refused(
