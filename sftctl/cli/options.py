@@ -1,10 +1,10 @@
 """Options that commands share, and options whose help is the docstring of a configuration key."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from sftctl.config.schema import choices, default_of, documentation
+from sftctl.config.schema import Auto, choices, default_of, documentation, type_of
 
 
 def option(key: str, *names: str) -> Any:
@@ -13,7 +13,20 @@ def option(key: str, *names: str) -> Any:
     words = f" One of {', '.join(choices(key))}." if choices(key) else ""
     told = "" if default is None or isinstance(default, bool) else f" Default: {default}."
     text = documentation()[key] + words + told
-    return typer.Option(*names, help=text, rich_help_panel=key.split(".")[0])
+    return typer.Option(
+        *names, help=text, rich_help_panel=key.split(".")[0], metavar=_metavar(type_of(key))
+    )
+
+
+def _metavar(kind: Any) -> str | None:
+    """`<int>`, `<int|auto>`, `<float>`; None is typer's own.
+
+    A number is taken as a text all the same, so that a wrong one is told together with all others.
+    """
+    words = {int: "int", float: "float"}
+    numbers = [words[one] for one in (kind, *get_args(kind)) if one in words]
+    auto = "|auto" if Auto in get_args(kind) else ""
+    return f"<{numbers[0]}{auto}>" if numbers else None
 
 
 def given(**values: object) -> dict[str, object]:

@@ -26,10 +26,10 @@ def prepare_data(
     ] = None,
     format_: Annotated[str | None, option("data.format", "--format")] = None,
     chat_template: Annotated[str | None, option("data.chat_template", "--chat-template")] = None,
-    max_seq_len: Annotated[int | None, option("data.max_seq_len", "--max-seq-len")] = None,
+    max_seq_len: Annotated[str | None, option("data.max_seq_len", "--max-seq-len")] = None,
     overflow: Annotated[str | None, option("data.overflow", "--overflow")] = None,
     train_on: Annotated[str | None, option("data.train_on", "--train-on")] = None,
-    val_fraction: Annotated[float | None, option("data.val_fraction", "--val-fraction")] = None,
+    val_fraction: Annotated[str | None, option("data.val_fraction", "--val-fraction")] = None,
     val_input: Annotated[
         list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
     ] = None,

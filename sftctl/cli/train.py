@@ -15,31 +15,31 @@ def train(
     data: Annotated[str | None, option("data.path", "--data")] = None,
     model: Annotated[str | None, option("model.name", "--model")] = None,
     tokenizer: Annotated[str | None, option("model.tokenizer", "--tokenizer")] = None,
-    epochs: Annotated[int | None, option("train.epochs", "--epochs")] = None,
-    max_steps: Annotated[int | None, option("train.max_steps", "--max-steps")] = None,
-    batch_size: Annotated[int | None, option("train.batch_size", "--batch-size")] = None,
+    epochs: Annotated[str | None, option("train.epochs", "--epochs")] = None,
+    max_steps: Annotated[str | None, option("train.max_steps", "--max-steps")] = None,
+    batch_size: Annotated[str | None, option("train.batch_size", "--batch-size")] = None,
     accumulation_steps: Annotated[
-        int | None, option("train.accumulation_steps", "--accumulation-steps")
+        str | None, option("train.accumulation_steps", "--accumulation-steps")
     ] = None,
     micro_batch_tokens: Annotated[
         str | None, option("train.micro_batch_tokens", "--micro-batch-tokens")
     ] = None,
-    learning_rate: Annotated[float | None, option("optim.learning_rate", "--learning-rate")] = None,
-    grad_clip: Annotated[float | None, option("optim.grad_clip", "--grad-clip")] = None,
-    max_seq_len: Annotated[int | None, option("data.max_seq_len", "--max-seq-len")] = None,
+    learning_rate: Annotated[str | None, option("optim.learning_rate", "--learning-rate")] = None,
+    grad_clip: Annotated[str | None, option("optim.grad_clip", "--grad-clip")] = None,
+    max_seq_len: Annotated[str | None, option("data.max_seq_len", "--max-seq-len")] = None,
     device: Annotated[str | None, option("train.device", "--device")] = None,
     dtype: Annotated[str | None, option("train.dtype", "--dtype")] = None,
     strategy: Annotated[str | None, option("train.strategy", "--strategy")] = None,
     compile: Annotated[bool | None, option("train.compile", "--compile/--no-compile")] = None,
-    num_workers: Annotated[int | None, option("data.num_workers", "--num-workers")] = None,
+    num_workers: Annotated[str | None, option("data.num_workers", "--num-workers")] = None,
     pin_memory: Annotated[str | None, option("data.pin_memory", "--pin-memory")] = None,
-    log_interval: Annotated[int | None, option("tracking.log_interval", "--log-interval")] = None,
+    log_interval: Annotated[str | None, option("tracking.log_interval", "--log-interval")] = None,
     save_interval: Annotated[
-        int | None, option("checkpoint.save_interval", "--save-interval")
+        str | None, option("checkpoint.save_interval", "--save-interval")
     ] = None,
-    eval_interval: Annotated[int | None, option("train.eval_interval", "--eval-interval")] = None,
-    keep: Annotated[int | None, option("checkpoint.keep", "--keep")] = None,
-    seed: Annotated[int | None, option("train.seed", "--seed")] = None,
+    eval_interval: Annotated[str | None, option("train.eval_interval", "--eval-interval")] = None,
+    keep: Annotated[str | None, option("checkpoint.keep", "--keep")] = None,
+    seed: Annotated[str | None, option("train.seed", "--seed")] = None,
     wandb: Annotated[bool | None, option("tracking.wandb", "--wandb/--no-wandb")] = None,
     wandb_project: Annotated[
         str | None, option("tracking.wandb_project", "--wandb-project")

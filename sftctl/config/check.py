@@ -4,36 +4,52 @@ import tomllib
 from dataclasses import fields
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from sftctl.config.schema import SECTIONS, keys
+from sftctl.config.schema import EVERY_KEY, SECTIONS, beyond_bounds, keys, type_of
 from sftctl.errors import ConfigError
 
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:
-    """The first of the readings of a value that has the type of `key`."""
-    section, _, name = key.partition(".")
-    hints = get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
-    if key == "output_dir":
-        hints = {name: str}
-    if name not in hints:
-        raise ConfigError(f"unknown key {key}{_did_you_mean(section, name)}")
-    allowed = _alternatives(hints[name])
+    """The first of the readings of a value that has the type of `key`, within its bounds."""
+    known = {**dict.fromkeys(keys()), "output_dir": str}
+    if key not in known:
+        raise ConfigError(f"unknown key {key}{_did_you_mean(key)}", hint=EVERY_KEY)
+    allowed = _alternatives(known[key] or type_of(key))
     for reading in readings:
         for expected in allowed:
             if _fits(reading, expected):
-                return float(reading) if expected is float else reading  # type: ignore[arg-type]
-    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {readings[0]!r}")
+                value = float(reading) if expected is float else reading  # type: ignore[arg-type]
+                return _within_bounds(key, value)
+    raise ConfigError(f"{key}: expected {_describe(allowed)}, got {readings[0]!r}", hint=EVERY_KEY)
 
 
-def _did_you_mean(section: str, name: str) -> str:
+def _within_bounds(key: str, value: object) -> object:
+    problem = "is empty" if value == "" else None
+    if key != "output_dir":
+        problem = problem or beyond_bounds(key, value)
+    if problem is not None:
+        raise ConfigError(f"{key}: {problem}", hint=EVERY_KEY)
+    return value
+
+
+def _did_you_mean(key: str) -> str:
+    """The nearest key, with its section; where none is near, what there is."""
+    section, _, name = key.rpartition(".")
+    elsewhere = [known for known in keys() if known.endswith(f".{name}")]
+    near = elsewhere or _near(name, section, 0.6) or _near(name, "", 0.75)
+    near = near or get_close_matches(key, keys(), n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {near[0]}?"
     if section in SECTIONS:
-        names = [item.name for item in fields(SECTIONS[section])]
-        near = get_close_matches(name, names, n=1)
-        return f"; did you mean {near[0]}?" if near else f"; [{section}] has {', '.join(names)}"
-    of_that_name = [key for key in keys() if key.endswith(f".{name or section}")]
-    near = of_that_name or get_close_matches(f"{section}.{name}", keys(), n=1, cutoff=0.75)
-    return f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
+        return f"; [{section}] has {', '.join(item.name for item in fields(SECTIONS[section]))}"
+    return f"; sections are {', '.join(SECTIONS)}"
+
+
+def _near(name: str, section: str, cutoff: float) -> list[str]:
+    """The key with the nearest name, of one section or of all."""
+    names = {k.partition(".")[2]: k for k in keys() if not section or k.startswith(f"{section}.")}
+    return [names[found] for found in get_close_matches(name, names, n=1, cutoff=cutoff)]
 
 
 def readings_of(value: object) -> tuple[object, ...]:
@@ -43,8 +59,16 @@ def readings_of(value: object) -> tuple[object, ...]:
     try:
         read = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return (value,)
+        return (value, *_number(value))
     return (read, value) if isinstance(read, str) else (value, read)
+
+
+def _number(text: str) -> tuple[float, ...]:
+    """`.5`, which people write and TOML does not know."""
+    try:
+        return (float(text),)
+    except ValueError:
+        return ()
 
 
 def _alternatives(hint: Any) -> list[Any]:

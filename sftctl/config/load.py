@@ -1,5 +1,6 @@
 """TOML + overrides -> RunConfig, strict, with did-you-mean; and back to TOML."""
 
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.config.check import checked, readings_of
-from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
+from sftctl.config.schema import EVERY_KEY, SECTIONS, RunConfig, documentation, keys
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
+
+_KEY = re.compile(r"\s*[^\s=]+\s*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +50,27 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
 
     With it, for every key, the origin of its value; "default" where no layer gives it.
     """
-    problems: list[str] = []
+    problems: list[ConfigError] = []
     values: dict[str, Any] = {}
     origins = dict.fromkeys(keys(), "default")
     for layer in layers:
-        where = f"{layer.origin}: " if layer.is_file else ""
         for key, value in layer.values.items():
             try:
                 values[key] = checked(key, (value,) if layer.is_file else readings_of(value))
                 if key in origins:  # all but output_dir, which is no setting of a section
                     origins[key] = layer.origin
             except ConfigError as error:
-                problems.append(where + error.message)
+                where = f"{layer.origin}: " if layer.is_file else ""
+                problems.append(ConfigError(where + error.message, error.hint))
     sections: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")}
         try:
             sections[name] = cls(**own)
         except ConfigError as error:
-            problems.append(error.message)
+            problems.append(error)
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError("; ".join(p.message for p in problems), hint=problems[0].hint)
     output_dir = values.get("output_dir")
     config = RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
     return config, origins
@@ -76,9 +79,9 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
 def parse_assignments(texts: Iterable[str]) -> dict[str, object]:
     """["optim.learning_rate=1e-5"] -> {"optim.learning_rate": "1e-5"}."""
     texts = list(texts)
-    broken = [f"--set {text}: expected section.key=value" for text in texts if "=" not in text]
+    broken = [f"--set {text}: expected section.key=value" for text in texts if not _KEY.match(text)]
     if broken:
-        raise ConfigError("; ".join(broken))
+        raise ConfigError("; ".join(broken), hint=f"as in --set train.epochs=3; {EVERY_KEY}")
     pairs = (text.partition("=") for text in texts)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -136,9 +139,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise ConfigError(f"{path}: {problem.strerror}") from problem
+        raise ConfigError(
+            f"{path}: {problem.strerror}",
+            hint=f"`sftctl train --print-config > {path.name}` writes one to begin with",
+        ) from problem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: not TOML: {problem}") from problem
+        raise ConfigError(
+            f"{path}: not TOML: {problem}",
+            hint='lines are `key = value` below a [section]; texts stand in "quotes"',
+        ) from problem
 
 
 def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sftctl.errors import ConfigError
 
 Auto = Literal["auto"]
 
+EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 DEFAULT_MAX_SEQ_LEN = 1024
 DEFAULT_MICRO_BATCH_TOKENS = 2048
 
@@ -44,19 +45,13 @@ Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
 
 
-def check_bounds(section: Any) -> None:
-    """Refuse a section with numbers outside the bounds of their fields: all of them at once."""
-    name = next(name for name, cls in SECTIONS.items() if cls is type(section))
-    hints = get_type_hints(type(section), include_extras=True)
-    problems = [
-        f"{name}.{key}: {problem}"
-        for key, hint in hints.items()
-        if isinstance(value := getattr(section, key), (int, float))
-        for bounds in _bounds_in(hint)
-        if (problem := bounds.problem(value))
-    ]
-    if problems:
-        raise ConfigError("; ".join(problems))
+def beyond_bounds(key: str, value: object) -> str | None:
+    """What is wrong with a value of the right type for a dotted key, or None."""
+    if not isinstance(value, (int, float)):
+        return None
+    section, name = key.split(".")
+    hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
+    return next((found for bounds in _bounds_in(hint) if (found := bounds.problem(value))), None)
 
 
 def _bounds_in(hint: Any) -> list[Bounds]:
@@ -82,9 +77,6 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which conversations, and how they reach the model."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
     path: str | None = None
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
@@ -116,9 +108,6 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its learning rate."""
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
     learning_rate: Amount | Auto = "auto"
     """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -144,7 +133,6 @@ class TrainConfig:
     """The loop."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         if self.reduction == "exact" and self.strategy != "ddp":
             raise ConfigError(
                 f"train.reduction: exact does not go with strategy {self.strategy}",
@@ -209,9 +197,6 @@ class TrainConfig:
 class CheckpointConfig:
     """When the run is saved."""
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
     save_interval: CountFrom0 = 100
     """Save every so many steps; the last step is always saved. 0: only the last."""
     keep: Count = 3
@@ -221,9 +206,6 @@ class CheckpointConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
     """Who is told."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
     log_interval: Count = 10
     """Steps between two lines on the console (metrics.jsonl has every step)."""
@@ -275,9 +257,14 @@ def default_of(key: str) -> object:
 
 def choices(key: str) -> tuple[str, ...]:
     """The words that a dotted key takes, or nothing where it takes more than words."""
-    section, name = key.split(".")
-    hint = get_type_hints(SECTIONS[section])[name]
+    hint = type_of(key)
     return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def type_of(key: str) -> Any:
+    """The type of a dotted key, without its bounds."""
+    section, name = key.split(".")
+    return get_type_hints(SECTIONS[section])[name]
 
 
 @cache

@@ -70,7 +70,8 @@ def test_a_wrong_key(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", "--set", "optim.learnin_rate=1e-5"),
         2,
-        "unknown key optim.learnin_rate; did you mean learning_rate?",
+        "unknown key optim.learnin_rate; did you mean optim.learning_rate?",
+        "`sftctl train --print-config` shows every key, what it means and its default",
     )
 
 
@@ -81,6 +82,7 @@ def test_a_wrong_type(sftctl: Sftctl, here: Path) -> None:
         2,
         "run.toml: train.epochs: expected int, got 'two'; "
         "run.toml: optim.grad_clip: expected float, got True",
+        "`sftctl train --print-config` shows every key, what it means and its default",
     )
 
 
@@ -226,6 +228,7 @@ def test_a_broken_configuration_file(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", "run.toml"),
         2,
         "run.toml: not TOML: Invalid value (at line 2, column 10)",
+        'lines are `key = value` below a [section]; texts stand in "quotes"',
     )
 
 

@@ -90,7 +90,7 @@ def test_all_problems_of_all_places_are_told_at_once(run_toml: Path) -> None:
     assert caught.value.message.split("; ") == [
         f"{run_toml}: train.epochs: expected int, got '3'",
         f"{run_toml}: unknown key train.bath_size",
-        "did you mean batch_size?",
+        "did you mean train.batch_size?",
         "optim.grad_clip: expected float, got 'high'",
         "checkpoint.keep: 0 is too small",
         "at least 1",
@@ -124,8 +124,20 @@ def test_an_assignment_without_equals_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_assignments(["train.epochs"])
     assert caught.value.message == "--set train.epochs: expected section.key=value"
-    with pytest.raises(ConfigError, match="--set a: expected .*; --set b: expected"):
-        parse_assignments(["a", "c=1", "b"])
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("as in --set train.epochs=3; ")
+    with pytest.raises(ConfigError, match="--set a: expected .*; --set =3: expected"):
+        parse_assignments(["a", "c=1", "=3"])
+
+
+@pytest.mark.parametrize("key", ["model.name", "data.path", "output_dir"])
+def test_an_empty_text_is_refused(key: str) -> None:
+    assert refusal(None, [f"{key}="]) == f"{key}: is empty"
+
+
+@pytest.mark.parametrize(("text", "value"), [(".5", 0.5), ("5.", 5.0), ("1e-05", 1e-5)])
+def test_a_number_is_read_as_people_write_it(text: str, value: float) -> None:
+    assert load_config(None, [f"optim.grad_clip={text}"]).optim.grad_clip == value
 
 
 # ---------------------------------------------------------------------------- wrong keys
@@ -134,9 +146,14 @@ def test_an_assignment_without_equals_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("optim.learnin_rate", "; did you mean learning_rate?"),
+        ("optim.learnin_rate", "; did you mean optim.learning_rate?"),
+        ("train.learning_rate", "; did you mean optim.learning_rate?"),
+        ("train.learnin_rate", "; did you mean optim.learning_rate?"),
+        ("optim.epoch", "; did you mean train.epochs?"),
+        ("learning_rate", "; did you mean optim.learning_rate?"),
+        ("model.zzz", "; [model] has name, tokenizer"),
         ("trian.epochs", "; did you mean train.epochs?"),
-        ("train.epoch", "; did you mean epochs?"),
+        ("train.epoch", "; did you mean train.epochs?"),
         (
             "zzz.qqq",
             "; sections are model, data, optim, train, checkpoint, tracking",
@@ -182,7 +199,7 @@ def test_an_output_directory_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_every_wrong_key_and_value_is_told_at_once(run_toml: Path) -> None:
     run_toml.write_text("[train]\nepoch = 1\nbatch_size = 'x'\n")
     assert refusal(run_toml, {"zzz.qqq": 1, "train.seed": "s"}) == (
-        f"{run_toml}: unknown key train.epoch; did you mean epochs?; "
+        f"{run_toml}: unknown key train.epoch; did you mean train.epochs?; "
         f"{run_toml}: train.batch_size: expected int, got 'x'; "
         "unknown key zzz.qqq; sections are model, data, optim, train, checkpoint, tracking; "
         "train.seed: expected int, got 's'"
@@ -193,6 +210,11 @@ def test_numbers_beyond_their_bounds_are_told_at_once_too() -> None:
     message = refusal(None, {"train.epochs": 0, "data.num_workers": -1, "train.seed": "s"})
     for key in ("train.epochs", "data.num_workers", "train.seed"):
         assert f"{key}: " in message
+
+
+def test_a_number_beyond_its_bounds_is_told_with_its_file(run_toml: Path) -> None:
+    run_toml.write_text("[train]\nepochs = 0\n")
+    assert refusal(run_toml) == f"{run_toml}: train.epochs: 0 is too small; at least 1"
 
 
 # ---------------------------------------------------------------------------- wrong files
@@ -243,7 +265,7 @@ def test_a_written_configuration_is_read_back(
     assert load_config(path) == config
 
 
-@given(text=st.text())
+@given(text=st.text(min_size=1))
 def test_any_text_survives_being_written(text: str) -> None:
     config = load_config(None, {"data.path": text})
     assert tomllib.loads(config_to_toml(config))["data"]["path"] == text
