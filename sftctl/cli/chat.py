@@ -30,15 +30,17 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model that was trained; with --prompt or a pipe, only the answer is printed."""
+    from sftctl.model.sampling import Sampling
+    from sftctl.serve.early import check_sampling, kind_of
     from sftctl.serve.terminal import answer_once, converse, question_given
 
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
+    check_sampling(sampling)
+    kind_of(path)
     question = question_given(prompt)
-    from sftctl.model.generate import Sampling
     from sftctl.serve.chat import ChatSession
 
-    session = ChatSession.open(
-        path, Sampling(max_new_tokens, temperature, top_p, top_k), system, seed
-    )
+    session = ChatSession.open(path, sampling, system, seed)
     if question is not None:
         answer_once(session, question)
     else:

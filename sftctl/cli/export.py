@@ -15,6 +15,9 @@ def export(
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
     from sftctl.cli import render
+    from sftctl.serve.early import check_export
+
+    check_export(path, output, dtype)
     from sftctl.serve.export import export_model
 
     export_model(path, output, dtype)

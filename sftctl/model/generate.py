@@ -6,30 +6,10 @@ from typing import Any
 
 import torch
 
+from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer import HFTokenizer
 
 _HALF_A_LETTER = "\ufffd"  # what the first bytes of a letter decode to until the rest has come
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0  # 0: always the likeliest, no randomness
-    top_p: float = 1.0  # 1: all tokens
-    top_k: int = 0  # 0: all tokens
-
-    def arguments(self) -> dict[str, Any]:
-        """For `generate`; every one of them, so that no default of the model's own is taken."""
-        if self.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-        }
 
 
 def stop_ids(model: Any, tokenizer: HFTokenizer) -> list[int]:

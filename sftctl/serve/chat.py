@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from sftctl.errors import ConfigError, DataError
-from sftctl.model.generate import Sampling, generate
+from sftctl.model.generate import generate
+from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer import HFTokenizer
 from sftctl.serve.trained import open_trained
 from sftctl.world import choose_device
@@ -32,10 +33,10 @@ class ChatSession:
 
         `seed` makes a session of sampled answers repeatable; without it each is another.
         """
-        check_sampling(sampling)
         trained = open_trained(path)
         if seed is not None:
             torch.manual_seed(seed)
+        check_room(trained.model, sampling)
         device = choose_device("auto")
         return cls(trained.model.eval().to(device), trained.tokenizer, sampling, system)
 
@@ -66,23 +67,30 @@ class ChatSession:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         text = self.tokenizer.render([*system, *messages], None, add_generation_prompt=True)
         prompt_ids: list[int] = self.tokenizer.encode(text).tolist()
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = _positions(self.model)
         wanted = len(prompt_ids) + self.sampling.max_new_tokens
         if most is not None and wanted > most:
+            what = "the conversation" if self.messages else "the prompt"
+            way = "/clear forgets what was said" if self.messages else "shorten it"
             raise DataError(
-                f"the conversation has {len(prompt_ids)} tokens: with --max-new-tokens "
+                f"{what} has {len(prompt_ids)} tokens: with --max-new-tokens "
                 f"{self.sampling.max_new_tokens} that is beyond the model's {most} positions",
-                hint="/clear forgets what was said; a smaller --max-new-tokens leaves more room",
+                hint=f"{way}; a smaller --max-new-tokens leaves more room",
             )
         return prompt_ids
 
 
-def check_sampling(sampling: Sampling) -> None:
-    """Refuse numbers that mean nothing, and flags without an effect."""
-    if not 0 < sampling.top_p <= 1:
-        raise ConfigError(f"--top-p: {sampling.top_p} is not above 0 and at most 1")
-    if sampling.temperature == 0 and (sampling.top_p != 1 or sampling.top_k != 0):
+def check_room(model: Any, sampling: Sampling) -> None:
+    """Refuse an answer that no prompt would leave room for."""
+    most = _positions(model)
+    if most is not None and sampling.max_new_tokens >= most:
         raise ConfigError(
-            "--top-p and --top-k choose among sampled tokens, and nothing is sampled",
-            hint="add a --temperature above 0, such as 0.8",
+            f"--max-new-tokens: {sampling.max_new_tokens}, and the model has {most} positions for "
+            "prompt and answer",
+            hint=f"--max-new-tokens {most // 2} leaves half of them to the prompt",
         )
+
+
+def _positions(model: Any) -> int | None:
+    """The longest text that the model can take, in tokens; None where it has no such limit."""
+    return getattr(model.config, "max_position_embeddings", None)

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from sftctl.disk import new_folder
-from sftctl.errors import CheckpointError, ConfigError
+from sftctl.errors import CheckpointError
 from sftctl.model.generate import stop_ids
 from sftctl.model.load import MAX_SHARD_BYTES, save_pretrained
 from sftctl.serve.card import model_card
+from sftctl.serve.early import check_export
 from sftctl.serve.trained import Trained, open_trained
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CARD_NAME = "README.md"
 
 
@@ -19,13 +19,10 @@ def export_model(
     source: Path, output: Path, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
     """Write `output`, whole or not at all; it must not exist."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"--dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
-    if output.exists():
-        raise ConfigError(f"{output}: exists already", hint="choose another --output")
+    check_export(source, output, dtype)
     trained = open_trained(source)
     card = _card(trained, source, dtype)
-    model = trained.model.to(DTYPES[dtype])
+    model = trained.model.to(getattr(torch, dtype))
     if model.generation_config is not None:  # others too must stop where a turn ends
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
     try:
@@ -35,7 +32,9 @@ def export_model(
                 (folder / CARD_NAME).write_text(card, encoding="utf-8")
     except OSError as problem:
         reason = problem.strerror or problem
-        raise CheckpointError(f"{output}: can't be written: {reason}") from problem
+        raise CheckpointError(
+            f"{output}: can't be written: {reason}", hint="choose another --output"
+        ) from problem
 
 
 def _card(trained: Trained, source: Path, dtype: str) -> str | None:

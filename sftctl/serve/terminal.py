@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from sftctl.errors import ConfigError, DataError
@@ -17,6 +18,7 @@ def question_given(prompt: str | None) -> str | None:
     """The one question of a script: `prompt`, or all that a pipe holds; None at a terminal."""
     if prompt is None and sys.stdin.isatty():
         return None
+    _take_any_bytes()
     question = prompt if prompt is not None else _readable(sys.stdin.read()).strip()
     if not question.strip():
         raise ConfigError(
@@ -38,6 +40,7 @@ def converse(session: "ChatSession") -> None:
     Ctrl-C stops an answer and keeps what was said; at the prompt it throws the line away.
     """
     _edit_lines()
+    _take_any_bytes()
     print(_WELCOME, file=sys.stderr)
     while True:
         try:
@@ -79,8 +82,22 @@ def _print_piece(piece: str) -> None:
 
 
 def _readable(text: str) -> str:
-    """Bytes that are no UTF-8 become question marks: no tokenizer takes half a letter."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Bytes that are no UTF-8 become question marks, and are told: no tokenizer takes such."""
+    given = text.encode("utf-8", "surrogateescape")
+    try:
+        return given.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        before = given[: problem.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        where = f"line {line}, byte {column}"
+        print(f"warning: stdin: {where}: not UTF-8, read as \ufffd", file=sys.stderr)
+        return given.decode("utf-8", "replace")
+
+
+def _take_any_bytes() -> None:
+    """Bytes that are no text wait in the text for `_readable`, rather than end the session."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def _edit_lines() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
-from sftctl.checkpoint.layout import MANIFEST_NAME, CheckpointManifest, read_manifest
+from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
 from sftctl.checkpoint.load import load_tensors
-from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
+from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.serve.early import kind_of
 from sftctl.train.rundir import RunDir
 from sftctl.world import start_world
 
@@ -27,20 +28,22 @@ class Trained:
 
 def open_trained(path: Path) -> Trained:
     """The model of `path`; a run gives `final/`, or its newest checkpoint."""
-    if (path / "run.json").is_file():
-        run = RunDir.open(path)
-        if run.final.is_dir():
-            return Trained(*_hugging_face(run.final), run, _last_manifest(run))
-        checkpoint, _ = newest_good(run.checkpoints, None)
-        return _checkpoint(run, checkpoint)
-    if (path / MANIFEST_NAME).is_file() and (path.parent.parent / "run.json").is_file():
+    kind = kind_of(path)
+    if kind == "model":
+        return Trained(*_hugging_face(path))
+    if kind == "checkpoint":
         problems = problems_of(path, verify=True)
         if problems:
-            raise CorruptCheckpoint(f"{path}: {'; '.join(problems)}")
+            raise CorruptCheckpoint(
+                f"{path}: {'; '.join(problems)}",
+                hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` says which are whole",
+            )
         return _checkpoint(RunDir.open(path.parent.parent), path)
-    if (path / "config.json").is_file():
-        return Trained(*_hugging_face(path))
-    raise NoCheckpoint(f"{path}: neither a run, nor a checkpoint of one, nor a model directory")
+    run = RunDir.open(path)
+    if run.final.is_dir():
+        return Trained(*_hugging_face(run.final), run, _last_manifest(run))
+    checkpoint, _ = newest_good(run.checkpoints, None)
+    return _checkpoint(run, checkpoint)
 
 
 def _hugging_face(folder: Path) -> tuple[Any, HFTokenizer]:

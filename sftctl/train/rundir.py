@@ -56,11 +56,11 @@ class RunDir:
         """An existing run; NoCheckpoint where there is none."""
         run = cls(path)
         if not path.is_dir():
-            raise NoCheckpoint(f"{path}: no such run directory", hint=_runs_nearby(path))
+            raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
         if not run.run_file.is_file() or not run.config_file.is_file():
             raise NoCheckpoint(
                 f"{path}: not a run directory (no run.json and config.toml)",
-                hint=_runs_nearby(path),
+                hint=runs_nearby(path),
             )
         run.facts()  # readable, or an error now
         return run
@@ -193,7 +193,8 @@ def default_run_path(config: RunConfig) -> Path:
     return Path("runs", f"{model}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def _runs_nearby(path: Path) -> str | None:
+def runs_nearby(path: Path) -> str:
+    """A hint for whoever meant a run and named something else."""
     folder = path.parent if path.parent.is_dir() else Path("runs")
     found = sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
     if not found:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sftctl.data.chat import TokenizedExample
-from sftctl.model.generate import Sampling, generate
+from sftctl.model.generate import generate
+from sftctl.model.sampling import Sampling
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest

@@ -7,7 +7,7 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.data.sample_data import sample_files
-from sftctl.model.generate import Sampling
+from sftctl.model.sampling import Sampling
 from sftctl.serve.chat import ChatSession
 from tests.real.conftest import sftctl
 

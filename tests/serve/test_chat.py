@@ -1,6 +1,8 @@
 """Answers: streamed, remembered, repeatable, and stopped where the template ends a turn."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import pytest
 import torch
 
 from sftctl.errors import ConfigError, DataError
-from sftctl.model.generate import Sampling, stop_ids
+from sftctl.model.generate import stop_ids
+from sftctl.model.sampling import Sampling
 from sftctl.serve.chat import ChatSession
+from sftctl.serve.early import check_sampling
 from tests.cli.conftest import Result
 from tests.cli.conftest import sftctl as sftctl
 
@@ -92,10 +96,27 @@ def test_an_answer_ends_with_the_turn(session: ChatSession) -> None:
 def test_a_conversation_beyond_the_model_is_refused_and_not_remembered(
     session: ChatSession,
 ) -> None:
-    with pytest.raises(DataError, match="beyond the model's .* positions") as caught:
-        session.answer("word " * session.model.config.max_position_embeddings)
-    assert caught.value.hint is not None and "/clear" in caught.value.hint
+    far = "word " * session.model.config.max_position_embeddings
+    with pytest.raises(
+        DataError, match="the prompt has .* beyond the model's .* positions"
+    ) as first:
+        session.answer(far)
+    assert first.value.hint == "shorten it; a smaller --max-new-tokens leaves more room"
     assert session.messages == []
+    session.answer("Count to 3.")
+    with pytest.raises(DataError, match="the conversation has .* positions") as later:
+        session.answer(far)
+    assert later.value.hint is not None and later.value.hint.startswith("/clear forgets ")
+    assert len(session.messages) == 2
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ChatSession.open(run, Sampling(max_new_tokens=4096))
+    assert caught.value.message == (
+        "--max-new-tokens: 4096, and the model has 4096 positions for prompt and answer"
+    )
+    assert caught.value.hint == "--max-new-tokens 2048 leaves half of them to the prompt"
 
 
 @pytest.mark.parametrize(
@@ -103,14 +124,36 @@ def test_a_conversation_beyond_the_model_is_refused_and_not_remembered(
     [
         (Sampling(top_p=0.0, temperature=1.0), "--top-p: 0.0 is not above 0"),
         (Sampling(top_p=0.5), "nothing is sampled"),
+        (Sampling(temperature=float("nan")), "--temperature: expected a number from 0 on, got nan"),
+        (Sampling(temperature=float("inf")), "--temperature: expected a number from 0 on, got inf"),
         (Sampling(top_k=5), "nothing is sampled"),
     ],
 )
-def test_sampling_that_means_nothing_is_refused(
-    run: Path, sampling: Sampling, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ChatSession.open(run, sampling)
+def test_sampling_that_means_nothing_is_refused(sampling: Sampling, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_sampling(sampling)
+    assert caught.value.hint is not None
+
+
+def test_a_wrong_path_or_number_is_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sftctl.cli.app import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "except SystemExit as leaving:\n"
+        "    heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "    print(leaving.code, heavy or 'light')"
+    )
+    for words, exit_code in (
+        (["chat", "nowhere"], 4),
+        (["chat", ".", "--temperature", "nan"], 2),
+        (["export", "nowhere", "--output", "x"], 4),
+        (["export", "nowhere", "--output", "."], 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == f"{exit_code} light\n", done.stderr
+        assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
 
 
 def test_a_run_a_checkpoint_and_a_directory_answer_alike(

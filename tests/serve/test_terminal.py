@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.model.generate import Sampling
+from sftctl.model.sampling import Sampling
 from sftctl.serve.chat import ChatSession
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -92,8 +92,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_session(terminal: Terminal) -> None:
 def test_ctrl_d_leaves_and_a_prompt_too_long_is_one_line(terminal: Terminal) -> None:
     terminal.wait_for(b"> ")
     terminal.type(b"word " * 700 + b"\r")
-    terminal.wait_for(b"error: the conversation has ")
-    terminal.wait_for(b"hint: /clear")
+    terminal.wait_for(b"error: the prompt has ")
+    terminal.wait_for(b"hint: shorten it")
     terminal.wait_for(b"> ")
     terminal.type(CTRL_D)
     assert terminal.exit_code() == 0
@@ -108,7 +108,14 @@ def test_a_question_in_a_pipe_is_answered_on_stdout_alone(run: Path) -> None:
     done = chat_in_a_pipe(run, b"Two lines,\nand half a letter: \xe4\xbd.\n")
     session = ChatSession.open(run, Sampling(max_new_tokens=40))
     expected = session.answer("Two lines,\nand half a letter: \ufffd.")
-    assert (done.returncode, done.stderr, done.stdout.decode()) == (0, b"", expected + "\n")
+    assert (done.returncode, done.stdout.decode()) == (0, expected + "\n")
+    assert done.stderr.decode().splitlines() == [
+        "warning: stdin: line 2, byte 20: not UTF-8, read as \ufffd"
+    ]
+
+
+def test_a_question_that_is_text_is_answered_without_another_word(run: Path) -> None:
+    assert chat_in_a_pipe(run, "Grüße 世界\n".encode()).stderr == b""
 
 
 def test_an_empty_pipe_asks_nothing(run: Path) -> None:
