@@ -23,11 +23,12 @@ class SftctlError(Exception):
     """An expected error: `message` says what and where, `hint` what to do next."""
 
     exit_code = 1
+    advice: str | None = None  # the hint of an error that is raised without one of its own
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.advice
 
     def __reduce__(self) -> tuple[type["SftctlError"], tuple[str, str | None]]:
         return type(self), (self.message, self.hint)
@@ -53,18 +54,25 @@ class CheckpointError(SftctlError):
     """A checkpoint that can't be written."""
 
     exit_code = 4
+    advice = "mend it, then `sftctl resume RUN_DIR` goes on from the last whole checkpoint"
 
 
 class NoCheckpoint(CheckpointError):
     """There is no checkpoint, or no run, where one was asked for."""
 
+    advice = "`sftctl inspect-ckpt RUN_DIR` lists the checkpoints of a run"
+
 
 class CorruptCheckpoint(CheckpointError):
     """A file of the checkpoint is missing, unknown, cut or changed."""
 
+    advice = "put it back from a copy, or use another checkpoint"
+
 
 class IncompatibleCheckpoint(CheckpointError):
     """A whole checkpoint that does not fit this model, data or version."""
+
+    advice = "resume with the model and the settings of the run, or start a new one"
 
 
 class TrainingDiverged(SftctlError):
@@ -75,6 +83,8 @@ class TrainingDiverged(SftctlError):
 
 class RankFailed(SftctlError):
     """A rank of a multi-process run died of something that is no SftctlError."""
+
+    advice = "killed for want of memory? `dmesg` tells; else what is above this line does"
 
 
 class LoaderDied(RankFailed):

@@ -43,16 +43,16 @@ def dump_pretty(value: object) -> bytes:
     )
 
 
-def read_object(path: Path, error: type[SftctlError]) -> dict[str, Any]:
+def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -> dict[str, Any]:
     """The JSON object in `path`; whatever is wrong with it is raised as `error`."""
     try:
         value = orjson.loads(path.read_bytes())
     except OSError as problem:
-        raise error(f"{path}: {problem.strerror}") from problem
+        raise error(f"{path}: {problem.strerror}", hint) from problem
     except orjson.JSONDecodeError as problem:
-        raise error(f"{path}:{problem.lineno}: not JSON: {problem.msg}") from problem
+        raise error(f"{path}:{problem.lineno}: not JSON: {problem.msg}", hint) from problem
     if not isinstance(value, dict):
-        raise error(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise error(f"{path}: expected a JSON object, found {type(value).__name__}", hint)
     return value
 
 

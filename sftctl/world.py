@@ -99,7 +99,10 @@ ALONE = World(0, 0, 1, torch.device("cpu"))
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
     """`auto`, `cpu` or `cuda` -> the device of this rank."""
     if setting == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device: cuda was asked for, but torch sees no CUDA device")
+        raise ConfigError(
+            "train.device: cuda was asked for, but torch sees no CUDA device",
+            hint=f"--device auto takes what there is; is torch {torch.__version__} built for CUDA?",
+        )
     if setting == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank)

@@ -104,7 +104,10 @@ def check_new_file(path: Path) -> None:
     if os.path.lexists(path):
         raise ConfigError(f"{path}: exists already", hint="name another file for --write-config")
     if not os.path.isdir(path.parent):
-        raise ConfigError(f"{path}: there is no folder {path.parent}")
+        raise ConfigError(
+            f"{path}: there is no folder {path.parent}",
+            hint="make it first, or name another file for --write-config",
+        )
 
 
 def write_new_file(path: Path, text: str) -> None:
@@ -114,4 +117,6 @@ def write_new_file(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as problem:
-        raise ConfigError(f"{path}: {problem.strerror}") from problem
+        raise ConfigError(
+            f"{path}: {problem.strerror}", hint="name another file for --write-config"
+        ) from problem

@@ -108,7 +108,8 @@ def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[P
             hint=_what_is_there(root) or "put one back from a copy, or start a new run",
         )
     asked = "" if step is None else f" of step {step}"
-    raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_what_is_there(root))
+    begin = f"`sftctl resume {root.parent}` begins or goes on, and saves one"
+    raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_what_is_there(root) or begin)
 
 
 def _what_is_there(root: Path) -> str | None:

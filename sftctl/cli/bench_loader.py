@@ -82,7 +82,9 @@ def bench_loader(
         report = bench.bench_loader(config, settings, on_progress)
     render.emit(report.to_json(), loader_report(report), as_json=json)
     if report.recommended is None:
-        raise DataError(f"{report.store}: {report.why}")
+        raise DataError(
+            f"{report.store}: {report.why}", hint="the table above says of what each setting died"
+        )
     if write_config is not None:
         path = config.data.path and str(Path(config.data.path).absolute())
         advice.write_new_file(write_config, advice.config_lines(report.recommended, path))

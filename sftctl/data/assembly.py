@@ -122,7 +122,10 @@ class StoreAssembly:
     def _nothing_left(self) -> DataError:
         if not self.rows_read:
             files = ", ".join(source.file for source in self.sources)
-            return DataError(f"{files}: no rows in this file")
+            return DataError(
+                f"{files}: no rows in this file",
+                "a row is a JSON object: one a line, or all of them in one array",
+            )
         dropped = self.ledger.rows_dropped
         reasons = "".join(f"; {reason}: {rows}" for reason, rows in dropped.items())
         what = f"no row is left to train on, of {self.rows_read} read{reasons}"

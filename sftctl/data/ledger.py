@@ -9,6 +9,8 @@ from sftctl.data.conversation import SourceLine
 from sftctl.data.reasons import KEPT, BadRow, Reason
 from sftctl.errors import DataError
 
+_LENIENT = "without --strict such a row is left out, and told in the store's ledger.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -54,7 +56,7 @@ class Ledger:
     def write(self, note: Note) -> None:
         """One row; a DataError where strictness allows none."""
         if self._strict:
-            raise DataError(note.message, note.hint)
+            raise DataError(note.message, note.hint or _LENIENT)
         source = note.source
         entry = {"file": source.file, "line": source.line, "reason": note.reason}
         detail = note.message.removeprefix(f"{source}: ")

@@ -123,7 +123,7 @@ class StoreManifest:
         path = store / "manifest.json"
         if not path.is_file():
             raise DataError(f"{store}: not a token store", "make one with `sftctl prepare-data`")
-        values = jsonio.read_object(path, DataError)
+        values = jsonio.read_object(path, DataError, PREPARE_ANEW)
         version = values.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(

@@ -31,11 +31,15 @@ def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
             known = [column for column in columns if column in ROW_KEYS]
             if not known:
                 raise DataError(
-                    f"{name}: no column of a known shape; its columns are: {', '.join(columns)}"
+                    f"{name}: no column of a known shape; its columns are: {', '.join(columns)}",
+                    "known are messages, conversations, instruction and output, prompt and "
+                    "completion: rename one",
                 )
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=known):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, jsonio.dump_line(row).strip()
     except pyarrow.ArrowException as problem:
-        raise DataError(f"{name}: damaged Parquet: {problem}") from problem
+        raise DataError(
+            f"{name}: damaged Parquet: {problem}", "copy or download the file again"
+        ) from problem

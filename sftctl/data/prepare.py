@@ -54,7 +54,10 @@ def prepare_store(
     """
     require_store_or_nothing(output)
     if settings.val_fraction and validation_inputs:
-        raise ConfigError("a validation fraction and validation inputs exclude each other")
+        raise ConfigError(
+            "a validation fraction and validation inputs exclude each other",
+            hint="leave out --val-fraction or --val-input",
+        )
     with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
         fingerprint = _fingerprint(train, validation, tokenizer, settings)
         found = same_store(output, fingerprint)
@@ -152,4 +155,6 @@ def _disk_errors(output: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"{output}: can't be written: {reason}") from problem
+        raise DataError(
+            f"{output}: can't be written: {reason}", "make room there, or choose another --output"
+        ) from problem

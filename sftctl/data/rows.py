@@ -9,6 +9,7 @@ from sftctl.data.compressed import CutOff, Reader, open_plain
 from sftctl.data.conversation import SourceLine
 from sftctl.data.parquet import is_parquet, parquet_rows
 from sftctl.data.reasons import BadRow
+from sftctl.data.sources import unreadable
 from sftctl.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24
@@ -28,7 +29,7 @@ def raw_rows(path: Path, name: str) -> Iterator[tuple[SourceLine, Raw]]:
         for line, row in _rows(path, name):
             yield SourceLine(name, line), row
     except OSError as problem:
-        raise DataError(f"{name}: {(problem.strerror or str(problem)).lower()}") from problem
+        raise unreadable(name, problem) from problem
 
 
 def _rows(path: Path, name: str) -> Iterator[tuple[int, Raw]]:

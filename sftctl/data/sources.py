@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,15 +53,32 @@ def found_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
 
 def require_input(path: Path) -> None:
     """DataError where `path` names nothing; nothing is read."""
+    if str(path) == STANDARD_INPUT:
+        raise DataError(
+            "--data -: train does not read standard input, which can't be read a second time",
+            "`sftctl prepare-data - --output STORE` first, then --data STORE",
+        )
     if not path.exists() and not glob.has_magic(str(path)):
-        raise DataError(f"{path}: no such file or directory")
+        raise DataError(f"{path}: no such file or directory", _nearby(path))
     if not path.exists():
         _files(path)
 
 
+def _nearby(path: Path) -> str:
+    """What may have been meant by a path that is not there."""
+    there = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = get_close_matches(path.name, there, n=1)
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    return "name a file, folder or pattern of conversations; train also takes a prepared store"
+
+
 def unreadable(name: str, problem: OSError) -> DataError:
     """An input that can't be read, in the system's words."""
-    return DataError(f"{name}: {(problem.strerror or str(problem)).lower()}")
+    reason = (problem.strerror or str(problem)).lower()
+    if isinstance(problem, FileNotFoundError):
+        return DataError(f"{name}: {reason}", _nearby(Path(name)))
+    return DataError(f"{name}: {reason}", "is the file whole, and may you read it?")
 
 
 def _files(path: Path) -> list[Path]:
@@ -71,7 +89,10 @@ def _files(path: Path) -> list[Path]:
     if not path.exists() and glob.has_magic(str(path)):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
-            raise DataError(f"{path}: no file matches this pattern")
+            raise DataError(
+                f"{path}: no file matches this pattern",
+                "* stands for a part of one name, ** for folders below each other",
+            )
         return [file for match in matches for file in _files(match)]
     return [path]
 

@@ -40,7 +40,7 @@ def configuration(name: str, tokenizer: HFTokenizer) -> Any:
     require_model_folder(name)
     if source.is_minimind:
         return minimind_configuration(Path(source.location))
-    with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):
+    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
         return AutoConfig.from_pretrained(source.location, **source.arguments)
 
 
@@ -53,7 +53,10 @@ def load_pretrained(name: str) -> Any:
     require_model_folder(name)
     if source.is_minimind:
         return load_minimind(Path(source.location))
-    with from_hub_or_disk(f"model {name}"), redirect_stderr(StringIO()):  # a bar that can't be off
+    with (
+        from_hub_or_disk(f"model {name}", source),
+        redirect_stderr(StringIO()),
+    ):  # a bar that can't be off
         return AutoModelForCausalLM.from_pretrained(
             source.location, dtype=torch.float32, **source.arguments, **_dense(source)
         )
@@ -76,7 +79,7 @@ def load_architecture(folder: Path) -> Any:
         raise CheckpointError(
             f"{folder / 'config.json'}: missing", hint="the run's model/ folder was changed or lost"
         )
-    with from_hub_or_disk(f"model {folder}"):
+    with from_hub_or_disk(f"model {folder}", ModelSource.of(str(folder))):
         model = from_configuration(AutoConfig.from_pretrained(folder, local_files_only=True))
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -116,7 +119,8 @@ def check_fit(model: Any, tokenizer: HFTokenizer, max_seq_len: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_seq_len > positions:
         raise ConfigError(
-            f"data.max_seq_len: {max_seq_len} is beyond the model's {positions} positions"
+            f"data.max_seq_len: {max_seq_len} is beyond the model's {positions} positions",
+            hint=f"prepare the data again with --max-seq-len {positions}",
         )
 
 

@@ -17,6 +17,7 @@ from sftctl.errors import ConfigError
 from sftctl.model.presets import preset_config
 
 _FIRST = "model.layers.0."
+_EXPECTED = "expected are weights as MiniMind saves them; `sftctl inspect-ckpt` shows what it holds"
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
@@ -29,10 +30,11 @@ def load_minimind(path: Path) -> Any:
     try:
         missing, unknown = model.load_state_dict(_stacked(weights), strict=False)
     except (RuntimeError, KeyError) as problem:
-        raise ConfigError(f"{path}: {str(problem).strip().splitlines()[-1].strip()}") from problem
+        reason = str(problem).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{path}: {reason}", hint=_EXPECTED) from problem
     wrong = sorted({*missing, *unknown} - {"lm_head.weight"})  # tied, so it may be left out
     if wrong:
-        raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}")
+        raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}", hint=_EXPECTED)
     return model
 
 
@@ -46,11 +48,14 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        raise ConfigError(f"{path}: can't be read as weights: {reason}") from problem
+        raise ConfigError(
+            f"{path}: can't be read as weights: {reason}", hint=_EXPECTED
+        ) from problem
     if isinstance(stored, dict) and isinstance(stored.get("model"), dict):
         stored = stored["model"]
     if not isinstance(stored, dict):
-        raise ConfigError(f"{path}: holds a {type(stored).__name__}, not weights by name")
+        what = type(stored).__name__
+        raise ConfigError(f"{path}: holds a {what}, not weights by name", hint=_EXPECTED)
     return {str(name): value.float() for name, value in stored.items() if torch.is_tensor(value)}
 
 

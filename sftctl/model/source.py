@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from urllib.request import getproxies
 from sftctl.errors import ConfigError
 from sftctl.model.presets import PRESETS
 
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
+_CHECK = "check the path: it is read from the folder in which you type"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
@@ -22,6 +26,11 @@ class ModelSource:
 
     location: str
     arguments: dict[str, Any]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it was found on this disk."""
+        return Path(self.location).exists()
 
     @property
     def is_minimind(self) -> bool:
@@ -34,20 +43,22 @@ class ModelSource:
         path = Path(name)
         if path.suffix == ".gguf":
             if not path.is_file():
-                raise ConfigError(f"{name}: no such file")
+                raise ConfigError(f"{name}: no such file", hint=_CHECK)
             return cls(str(path.parent), {"gguf_file": path.name})
         if path.suffix == ".pth":
             if not path.is_file():
-                raise ConfigError(f"{name}: no such file")
+                raise ConfigError(f"{name}: no such file", hint=_CHECK)
             return cls(name, {})
         if path.is_dir():
             return cls(name, {"local_files_only": True})  # never ask the hub about a directory
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise ConfigError(f"{name}: no such directory")
+            raise ConfigError(f"{name}: no such directory", hint=_CHECK)
         if "/" not in name:
+            near = get_close_matches(name, PRESETS, n=1)
             raise ConfigError(
                 f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, "
-                ".gguf or .pth file or owner/name on the hub"
+                ".gguf or .pth file or owner/name on the hub",
+                hint=f"did you mean {near[0]}?" if near else _CHECK,
             )
         return cls(name, {} if _hub_has_an_address() else {"local_files_only": True})
 
@@ -77,19 +88,36 @@ def quiet() -> None:
 
 def require_model_folder(name: str) -> None:
     """Refuse a directory that holds no model."""
-    if Path(name).is_dir() and not Path(name, "config.json").is_file():
-        raise ConfigError(f"{name}: no config.json in this directory, so it holds no model")
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{name}: no config.json in this directory, so it holds no model",
+            hint=_inside(folder, "config.json")
+            or "a Hugging Face model has config.json and its weights in one directory",
+        )
 
 
 def require_tokenizer_folder(name: str) -> None:
     """Refuse a directory that holds no tokenizer."""
     folder = Path(name)
-    if folder.is_dir() and not [*folder.glob("tokenizer*"), *folder.glob("vocab*")]:
-        raise ConfigError(f"{name}: no tokenizer.json in this directory, so it holds no tokenizer")
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise ConfigError(
+            f"{name}: no tokenizer.json in this directory, so it holds no tokenizer",
+            hint=_inside(folder, "tokenizer.json")
+            or "`AutoTokenizer.from_pretrained(…).save_pretrained(DIR)` writes one",
+        )
+
+
+def _inside(folder: Path, name: str) -> str | None:
+    """A run and a store hold theirs in a folder of their own."""
+    found = [
+        folder / inner for inner in ("final", "tokenizer") if (folder / inner / name).is_file()
+    ]
+    return f"did you mean {found[0]}?" if found else None
 
 
 @contextmanager
-def from_hub_or_disk(what: str) -> Iterator[None]:
+def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
     """Turn what transformers raises for a bad or unreachable name into one ConfigError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -98,8 +126,13 @@ def from_hub_or_disk(what: str) -> Iterator[None]:
     try:
         yield
     except (*files, ValueError, KeyError, ImportError, StrictDataclassError) as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else repr(problem)
-        raise ConfigError(
-            f"{what}: can't be loaded: {reason}",
-            hint="give a directory with config.json, a .gguf file, or a hub name and a network",
-        ) from problem
+        hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
+        if source.is_local:
+            hint = "is every file there and whole? copy or download it again"
+        raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
+
+
+def _first_words(problem: Exception) -> str:
+    """The first line of what a library says; all of it where that line only announces the rest."""
+    lines = str(problem).strip().splitlines() or [repr(problem)]
+    return lines[0] if not lines[0].endswith(":") else " ".join(" ".join(lines).split())

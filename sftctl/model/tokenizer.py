@@ -43,7 +43,10 @@ class HFTokenizer:
                 messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
             )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
-            raise DataError(f"the chat template refuses the conversation: {problem}") from problem
+            raise DataError(
+                f"the chat template refuses the conversation: {problem}",
+                "most templates want user and assistant in turn, after one system message at most",
+            ) from problem
         return text
 
     @property
@@ -123,17 +126,24 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
             f"{name}: weights alone, no tokenizer",
             hint="give --tokenizer DIR (MiniMind's model/ folder), or a prepared store",
         )
-    with from_hub_or_disk(f"tokenizer {name}"):
+    with from_hub_or_disk(f"tokenizer {name}", source):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     if not getattr(hf, "is_fast", False):
-        raise ConfigError(f"tokenizer {name}: has no fast tokenizer (tokenizer.json)")
+        raise ConfigError(
+            f"tokenizer {name}: has no fast tokenizer (tokenizer.json)",
+            hint="offsets are needed, and only fast ones give them: choose another --tokenizer",
+        )
     if chat_template is not None:
         try:
             hf.chat_template = chat_template.read_text(encoding="utf-8")
         except OSError as problem:
-            raise ConfigError(f"{chat_template}: {problem.strerror}") from problem
+            raise ConfigError(
+                f"{chat_template}: {problem.strerror}", hint="--chat-template names a Jinja file"
+            ) from problem
         except UnicodeDecodeError as problem:
-            raise ConfigError(f"{chat_template}: not UTF-8: {problem.reason}") from problem
+            raise ConfigError(
+                f"{chat_template}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
+            ) from problem
     if not hf.chat_template:
         raise ConfigError(
             f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"

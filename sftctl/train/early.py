@@ -6,13 +6,14 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.sources import require_input
 from sftctl.model.presets import PRESETS
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
-from sftctl.train.rundir import refuse_existing
+from sftctl.train.rundir import default_run_path, refuse_existing, require_writable
 
 
 def check_before_loading(config: RunConfig) -> None:
-    """Raise for paths that are not there, and for an output directory that is."""
-    if config.output_dir is not None:
-        refuse_existing(config.output_dir)
+    """Raise for paths that are not there, and for an output directory that is or can't be."""
+    run_dir = config.output_dir or default_run_path(config)
+    refuse_existing(run_dir)
+    require_writable(run_dir)
     if config.data.path is not None:
         require_input(Path(config.data.path))
     if config.model.name not in PRESETS:

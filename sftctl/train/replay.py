@@ -118,7 +118,10 @@ def _different_steps(
         if metrics.step == last_step:
             return
         if signal_name := stop.requested(world):
-            raise Stopped(f"by {signal_name} at step {metrics.step} of a replay; nothing changed")
+            raise Stopped(
+                f"by {signal_name} at step {metrics.step} of a replay; nothing changed",
+                hint="the same command starts anew",
+            )
 
 
 def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:

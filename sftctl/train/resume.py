@@ -33,7 +33,10 @@ class ResumeRequest:
     def __post_init__(self) -> None:
         known = [*allowable_keys()]
         for key in sorted(self.allow - {*known}):
-            raise ConfigError(f"--allow {key}: no such key; there are {', '.join(known)}")
+            raise ConfigError(
+                f"--allow {key}: no such key; there are {', '.join(known)}",
+                hint="the plan of a resume that is refused names the keys to allow",
+            )
 
     def applied_to(self, config: RunConfig) -> RunConfig:
         """The run's configuration with what this request changes."""
@@ -132,7 +135,10 @@ def plan_request(config: RunConfig, request: ResumeRequest, num_ranks: int) -> R
 def existing_run(config: RunConfig, announce: Announce | None = None) -> ResumeRequest | None:
     """The run at `output_dir` if there is one; ConfigError if it was made otherwise."""
     if config.output_dir is None:
-        raise ConfigError("--auto-resume needs --output-dir: the run to go on with")
+        raise ConfigError(
+            "--auto-resume needs --output-dir: the run to go on with",
+            hint="add --output-dir runs/NAME, the same one each time",
+        )
     if not (config.output_dir / "run.json").is_file():
         return None
     was = config_to_dict(RunDir.open(config.output_dir).config())

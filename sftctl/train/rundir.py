@@ -71,7 +71,7 @@ class RunDir:
 
     def facts(self) -> dict[str, Any]:
         """run.json: run_id, wandb_run_id, created, sftctl."""
-        return read_object(self.run_file, NoCheckpoint)
+        return read_object(self.run_file, NoCheckpoint, "put it back from a copy")
 
     def write_config(self, config: RunConfig, disk: Disk = DISK) -> None:
         """Replace config.toml, whole or not at all."""
@@ -79,7 +79,10 @@ class RunDir:
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
         except OSError as problem:
             reason = problem.strerror or problem
-            raise ConfigError(f"{self.config_file}: can't be written: {reason}") from problem
+            raise ConfigError(
+                f"{self.config_file}: can't be written: {reason}",
+                hint="a resume that changes a setting writes it there: make the file writable",
+            ) from problem
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -117,16 +120,21 @@ def refuse_existing(path: Path) -> None:
         )
 
 
+def require_writable(path: Path) -> None:
+    """Refuse a place in which the run directory can't be made: a file is written there and goes."""
+    (_nearest(path) / _leave_token(path)).unlink(missing_ok=True)
+
+
 def require_shared(path: Path, world: "World") -> None:
     """Refuse a place for a run that not all ranks share: rank 0 writes a file, all must see it."""
     if world.world_size == 1:
         return
     token = world.on_main(lambda: _leave_token(path))
     try:
-        sees = world.gather(_comes_to_be(_nearest_folder(path) / token))
+        sees = world.gather(_comes_to_be(_nearest(path) / token))
     finally:
         if world.is_main:
-            (_nearest_folder(path) / token).unlink(missing_ok=True)
+            (_nearest(path) / token).unlink(missing_ok=True)
     blind = [str(rank) for rank, does in enumerate(sees) if not does]
     if blind:
         raise ConfigError(
@@ -135,19 +143,28 @@ def require_shared(path: Path, world: "World") -> None:
         )
 
 
-def _nearest_folder(path: Path) -> Path:
-    """The folder in which a first one would be made on the way to `path`."""
-    return next(folder for folder in path.absolute().parents if folder.is_dir())
+def _nearest(path: Path) -> Path:
+    """What is there on the way to `path`: the folder in which a first one would be made."""
+    return next(above for above in path.absolute().parents if above.exists())
 
 
 def _leave_token(path: Path) -> str:
-    name, folder = f".sftctl-{uuid.uuid4().hex}", _nearest_folder(path)
-    try:
-        (folder / name).touch()
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise ConfigError(f"{path}: the run directory can't be made: {reason}") from problem
+    name = f".sftctl-{uuid.uuid4().hex}"
+    with _making(path):
+        (_nearest(path) / name).touch()
     return name
+
+
+@contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """What the disk refuses, as an error for people."""
+    try:
+        yield
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: the run directory can't be made: {problem.strerror or problem}",
+            hint="choose another --output-dir, where you may write",
+        ) from problem
 
 
 def _comes_to_be(file: Path) -> bool:
@@ -172,18 +189,14 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
         "created": time.time(),
         "sftctl": __version__,
     }
-    try:
-        with new_folder(path) as folder:
-            run = RunDir(folder)
-            run.config_file.write_text(config_to_toml(config), encoding="utf-8")
-            run.run_file.write_bytes(dump_pretty(facts))
-            run.model_folder.mkdir()
-            run.checkpoints.mkdir()
-            save_architecture(run.model_folder)
-            tokenizer.save(run.model_folder)
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise ConfigError(f"{path}: the run directory can't be made: {reason}") from problem
+    with _making(path), new_folder(path) as folder:
+        run = RunDir(folder)
+        run.config_file.write_text(config_to_toml(config), encoding="utf-8")
+        run.run_file.write_bytes(dump_pretty(facts))
+        run.model_folder.mkdir()
+        run.checkpoints.mkdir()
+        save_architecture(run.model_folder)
+        tokenizer.save(run.model_folder)
     return RunDir(path)
 
 

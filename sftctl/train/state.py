@@ -144,7 +144,10 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig) -> None:
         try:
             loss_module.model.activation_checkpointing_enable({"use_reentrant": False})
         except ValueError as problem:
-            raise ConfigError(f"train.activation_checkpointing: {problem}") from problem
+            raise ConfigError(
+                f"train.activation_checkpointing: {problem}",
+                hint="leave it out for this model; a smaller --micro-batch-tokens saves memory too",
+            ) from problem
 
 
 def checkpoint_bytes(model: Any) -> int:
@@ -161,7 +164,7 @@ def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:
     cuda = device.type == "cuda"
     bfloat16 = not cuda or torch.cuda.is_bf16_supported()
     if setting == "bfloat16" and not bfloat16:
-        raise ConfigError("train.dtype: this GPU has no bfloat16; use float16")
+        raise ConfigError("train.dtype: this GPU has no bfloat16", hint="--dtype float16, or auto")
     if setting == "auto":
         setting = "float32" if not cuda else "bfloat16" if bfloat16 else "float16"
     return replace(config, train=replace(config.train, dtype=setting))

@@ -50,19 +50,76 @@ def describe_model(folder: Path, **values: int) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def refused(result: Result, exit_code: int, error: str, hint: str | None = None) -> None:
+def refused(result: Result, exit_code: int, error: str, hint: str) -> None:
     """The answer is these two lines, and nothing else but the lines of a plan."""
     assert (result.exit_code, result.error) == (exit_code, f"error: {error}")
     hints = [line for line in result.stderr.splitlines() if line.startswith("hint: ")]
-    assert hints == ([] if hint is None else [f"hint: {hint}"])
+    assert hints == [f"hint: {hint}"]
     assert "Traceback" not in result.stderr
 
 
 def test_a_wrong_path(sftctl: Sftctl, here: Path) -> None:
+    (here / "chat.jsonl").touch()
+    for command in (["train", *TINY, "--data"], ["prepare-data", "--output", "new"]):
+        refused(
+            sftctl(*command, "chats.jsonl"),
+            3,
+            "chats.jsonl: no such file or directory",
+            "did you mean chat.jsonl?",
+        )
+
+
+def test_standard_input_for_train(sftctl: Sftctl, here: Path) -> None:
     refused(
-        sftctl("train", *TINY, "--data", "chats.jsonl"),
+        sftctl("train", *TINY, "--data", "-"),
         3,
-        "chats.jsonl: no such file or directory",
+        "--data -: train does not read standard input, which can't be read a second time",
+        "`sftctl prepare-data - --output STORE` first, then --data STORE",
+    )
+
+
+def test_a_directory_without_a_tokenizer(sftctl: Sftctl, here: Path) -> None:
+    (here / "model/tokenizer.json").unlink()
+    refused(
+        sftctl("train", *TINY, "--tokenizer", "model"),
+        2,
+        "model: no tokenizer.json in this directory, so it holds no tokenizer",
+        "`AutoTokenizer.from_pretrained(…).save_pretrained(DIR)` writes one",
+    )
+    for flag, folder, name in (
+        ("--tokenizer", "run/final", "tokenizer"),
+        ("--model", "run/final", "config"),
+    ):
+        result = sftctl("train", *TINY, flag, "run")
+        assert result.error.startswith(f"error: run: no {name}.json in this directory")
+        assert f"hint: did you mean {folder}?" in result.stderr
+
+
+def test_a_place_where_nothing_can_be_written(sftctl: Sftctl, here: Path) -> None:
+    for place, reason in (
+        ("/proc/nope", "No such file or directory"),
+        ("chats/run", "Not a directory"),
+    ):
+        (here / "chats").touch()
+        for command in (["train", *TINY], ["train", *TINY, "--dry-run"]):
+            refused(
+                sftctl(*command, "--output-dir", place),
+                2,
+                f"{place}: the run directory can't be made: {reason}",
+                "choose another --output-dir, where you may write",
+            )
+
+
+def test_a_device_that_is_not_there(sftctl: Sftctl, here: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("here is one")
+    refused(
+        sftctl("train", *TINY, "--device", "cuda"),
+        2,
+        "train.device: cuda was asked for, but torch sees no CUDA device",
+        f"--device auto takes what there is; is torch {torch.__version__} built for CUDA?",
     )
 
 
@@ -103,6 +160,7 @@ def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
         2,
         "data.max_seq_len: 123 is beyond the model's 16 positions",
+        "prepare the data again with --max-seq-len 16",
     )
     refused(
         sftctl("train", *TINY, "--data", "store", "--max-seq-len", 64),

@@ -78,8 +78,16 @@ def test_a_pipe_is_read_once(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message", "hint"),
     [
-        ("none.jsonl", "none.jsonl: no such file or directory", None),
-        ("none/*.jsonl", "none/*.jsonl: no file matches this pattern", None),
+        (
+            "none.jsonl",
+            "none.jsonl: no such file or directory",
+            "name a file, folder or pattern of conversations; train also takes a prepared store",
+        ),
+        (
+            "none/*.jsonl",
+            "none/*.jsonl: no file matches this pattern",
+            "* stands for a part of one name, ** for folders below each other",
+        ),
         ("empty", "empty: no data files in this folder", "known endings: .jsonl, .json, .parquet"),
         ("d/store", "d/store: is a token store", "name the conversations it was made from"),
     ],
