@@ -35,7 +35,7 @@ torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bi
 	$(BIN)/python -m pytest -m torture -rs tests/torture
 
 test-real: $(VENV)/.tested  ## real data, real weights, real kills: half an hour
-	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real
+	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real tests/docs
 
 $(VENV)/.benched: $(VENV)/.tested
 	$(PIP) -e '.[bench]'

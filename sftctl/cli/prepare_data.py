@@ -67,8 +67,8 @@ def prepare_data(
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
     options = PrepareOptions(strict, "hf" if engine == "hf" else "auto", workers)
-    progress = render_prepare.preparation_progress()
-    prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
+    with render_prepare.preparation_progress() as progress:
+        prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
     told = render_prepare.prepared_store(prepared, output)
     render.emit(prepared.manifest, told, as_json=json)
     if show and not json:

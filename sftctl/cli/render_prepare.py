@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,12 @@ def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
     return text
 
 
-def preparation_progress() -> Callable[["Progress"], None]:
-    """Rate and time left, rewritten in place on a terminal; a line now and then in a pipe."""
+@contextmanager
+def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
+    """Rate and time left, rewritten in place on a terminal; a line now and then in a pipe.
+
+    The line of a terminal is wiped at the end, for a result or an error begins where it stands.
+    """
     on_terminal = sys.stderr.isatty()
     started = told = time.monotonic()
 
@@ -102,7 +107,11 @@ def preparation_progress() -> Callable[["Progress"], None]:
         text = progress_line(progress, now - started)
         streams.tell(f"{start}{text}", end)
 
-    return on_progress
+    try:
+        yield on_progress
+    finally:
+        if on_terminal:
+            streams.tell("\r\x1b[K", end="")
 
 
 def progress_line(progress: "Progress", elapsed_s: float) -> str:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,9 +202,11 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
 
 
 def default_run_path(config: RunConfig) -> Path:
-    """runs/<model>-<local time>."""
+    """runs/<model>-<local time>, with a number behind it where one of that second is there."""
     model = Path(config.model.name).stem or "model"
-    return Path("runs", f"{model}-{time.strftime('%Y%m%d-%H%M%S')}")
+    name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = chain([name], (f"{name}-{n}" for n in count(2)))
+    return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 
 
 def runs_nearby(path: Path) -> str:

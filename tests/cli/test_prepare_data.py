@@ -1,6 +1,9 @@
 """What prepare-data says, and its own options."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,22 @@ def test_an_unknown_engine_is_a_usage_error(rows: Path, tmp_path: Path, sftctl) 
     done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "magic")
     assert done.exit_code == 2
     assert done.stderr == ("error: --engine magic: no such engine\nhint: known engines: auto, hf\n")
+
+
+@pytest.mark.parametrize(
+    ("missing", "begins"), [("", b"store "), ("no-such-file", b"error: no-such-file")]
+)
+def test_on_a_terminal_the_progress_makes_room_for_what_comes_of_it(
+    rows: Path, tmp_path: Path, missing: str, begins: bytes
+) -> None:
+    ours, terminal = os.openpty()
+    words = ["prepare-data", missing or str(rows), "--output", str(tmp_path / "s")]
+    subprocess.run(
+        [sys.executable, "-m", "sftctl", *words],
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    os.close(terminal)
+    assert b"\r\x1b[K" + begins in os.read(ours, 65536)
+    os.close(ours)

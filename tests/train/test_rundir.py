@@ -4,7 +4,7 @@ import pytest
 
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
-from sftctl.train.rundir import RunDir
+from sftctl.train.rundir import RunDir, default_run_path
 from tests.checkpoint.toys import FailingDisk
 
 
@@ -21,3 +21,12 @@ def test_a_configuration_that_cannot_be_written_is_told_and_leaves_no_other_file
         f"{tmp_path}/config.toml: can't be written: No space left on device"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_runs_that_begin_in_the_same_second_have_names_of_their_own() -> None:
+    paths = []
+    for _ in range(3):
+        paths.append(default_run_path(RunConfig()))
+        paths[-1].mkdir(parents=True)
+    assert len({*paths}) == 3
+    assert all(path.name.startswith("small-2") for path in paths)

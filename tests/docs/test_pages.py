@@ -10,11 +10,10 @@ import typer.main
 
 from sftctl.cli.app import app
 from sftctl.data.reasons import Reason
+from tests.docs.pages import DOCS, PAGES
 from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
 
-DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-README = Path(__file__).parents[1] / "README.md"
-PAGES = [page for page in [README, *DOCS] if page != CLI_PAGE]
+DESCRIBING = [page for page in PAGES if page != CLI_PAGE]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 GENERATE = "run `python -m tests.generate_docs`"
 
@@ -27,7 +26,7 @@ def test_the_command_line_page_is_what_the_help_says() -> None:
     assert CLI_PAGE.read_text(encoding="utf-8") == cli_page(), GENERATE
 
 
-@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
@@ -62,7 +61,7 @@ def flags_of(command: str) -> set[str]:
     } | {"--help"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", DESCRIBING, ids=lambda page: page.name)
 def test_every_flag_in_the_docs_is_one_of_its_command(page: Path) -> None:
     for command, rest in commands_in(page.read_text(encoding="utf-8")):
         assert command in COMMANDS, f"sftctl {command}{rest}"
