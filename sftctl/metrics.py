@@ -36,10 +36,12 @@ class RunSummary:
     status: str  # finished | stopped | nothing_to_do
     step: int
     total_steps: int
-    first_validation_loss: float | None
-    validation_loss: float | None
+    first_validation_loss: float | None  # of the run; None: there was no validation
+    validation_loss: float | None  # the last one
+    validation_step: int | None  # of the last one
     loss: float | None
     num_tokens: int
+    num_skipped: int  # steps of this call that updated nothing (train.on_nonfinite = skip)
     wall_time_s: float
 
 

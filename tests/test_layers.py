@@ -22,7 +22,7 @@ LAYERS = [
     {"checkpoint", "tracking", "model", "data"},
     {"world", "config"},
     {"metrics", "jsonio", "stateful", "disk", "environment"},
-    {"errors", "version"},
+    {"errors", "version", "words"},
 ]
 HEIGHT = {room: -depth for depth, layer in enumerate(LAYERS) for room in layer}
 

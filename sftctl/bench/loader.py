@@ -20,6 +20,7 @@ from sftctl.data.microbatch import Examples
 from sftctl.metrics import LoaderResult
 from sftctl.train.inputs import open_inputs, resolve_config
 from sftctl.train.stop import StopRequest
+from sftctl.words import counted
 from sftctl.world import World, choose_device
 
 Switch = Literal["auto", "on", "off", "both"]
@@ -213,4 +214,4 @@ def _notes(
     if processes > machine.cores:
         yield f"{processes} loader processes share {machine.cores:g} cores"
     if settings.source == "text" and len(store.lengths) < num_rows:
-        yield f"text: the first {len(store.lengths):,} examples of {num_rows:,}"
+        yield f"text: the first {counted(len(store.lengths), 'example')} of {num_rows:,}"

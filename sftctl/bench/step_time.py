@@ -16,6 +16,7 @@ from sftctl.train.launch import run_on_ranks
 from sftctl.train.state import build_state, choose_dtype
 from sftctl.train.step import StepRules, train_step
 from sftctl.train.stop import StopRequest
+from sftctl.words import counted
 from sftctl.world import start_world
 
 _NUM_STEPS = 6
@@ -40,7 +41,7 @@ def step_time_of_run(run_dir: Path) -> StepTime:
             f"{run_dir}: its metrics.jsonl has no second step to take the step time from",
             hint="train a few steps, or use --model, which measures the step time",
         )
-    return StepTime(median(work), f"median of {len(work)} steps of {run_dir}")
+    return StepTime(median(work), f"median of {counted(len(work), 'step')} of {run_dir}")
 
 
 def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
@@ -50,7 +51,9 @@ def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
     else:
         with StopRequest() as stop:
             seconds = few_steps(config, stop=stop)
-    return StepTime(median(seconds), f"median of {len(seconds)} steps of {config.model.name}")
+    return StepTime(
+        median(seconds), f"median of {counted(len(seconds), 'step')} of {config.model.name}"
+    )
 
 
 def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:

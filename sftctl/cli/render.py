@@ -1,5 +1,6 @@
 """Values into text and tables; pure but for `emit` and `show`, which print."""
 
+import math
 import sys
 
 from rich.console import Console, Group, RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 from sftctl import jsonio
 from sftctl.cli import streams
 from sftctl.metrics import RunSummary
+from sftctl.words import counted
 
 
 def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
@@ -42,9 +44,11 @@ def run_summary(summary: RunSummary) -> RenderableType:
         "nothing_to_do": f"finished already: step {summary.step} of {summary.total_steps}",
     }
     text = [lines[summary.status]]
-    if summary.validation_loss is not None and summary.first_validation_loss is not None:
-        first, last = summary.first_validation_loss, summary.validation_loss
-        text.append(f"validation loss {first:.4f} -> {last:.4f} (x {last / first:.2f})")
+    if summary.validation_step is not None:
+        text.append(_validation(summary))
+    if summary.num_skipped:
+        skipped = counted(summary.num_skipped, "step")
+        text.append(f"{skipped} without an update: the loss or gradient was no finite number")
     if summary.wall_time_s > 0:
         rate = summary.num_tokens / summary.wall_time_s
         text.append(
@@ -57,6 +61,25 @@ def run_summary(summary: RunSummary) -> RenderableType:
         text.append(f"take it:  sftctl export {where} --output DIR")
     text.append(f"look in:  sftctl inspect-ckpt {where}")
     return Text("\n".join(text))
+
+
+def _validation(summary: RunSummary) -> str:
+    """What is known of the validation loss, and of when."""
+    first, last = summary.first_validation_loss, summary.validation_loss
+    if first is None or last is None or not (math.isfinite(first) and math.isfinite(last)):
+        return (
+            f"validation loss {_loss(first)} -> {_loss(last)}: no finite number, look into the "
+            f"weights: sftctl inspect-ckpt {summary.run_dir} --tensors"
+        )
+    if summary.validation_step == 0:
+        return f"validation loss {first:.4f} before the first step, none since"
+    later = summary.validation_step != summary.step
+    when = f", at step {summary.validation_step}" if later else ""
+    return f"validation loss {first:.4f} -> {last:.4f} (x {last / first:.2f}){when}"
+
+
+def _loss(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.4f}"
 
 
 def stacked(*parts: RenderableType) -> RenderableType:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sftctl.cli.render import facts_table, megabytes
+from sftctl.words import counted
 
 if TYPE_CHECKING:
     from sftctl.inspection.report import Report
@@ -47,7 +48,7 @@ def _facts(report: "Report") -> Iterator[tuple[str, str]]:
         rates = (("this step", known("learning_rate")), ("next", report.next_learning_rate))
         yield "learning rate", ", ".join(f"{_rate(rate)} {when}" for when, rate in rates)
     if known("global_batch_size") is not None:
-        yield "global batch", f"{known('global_batch_size')} examples"
+        yield "global batch", counted(facts["global_batch_size"], "example")
     if known("world_size") is not None:
         yield "ranks", str(known("world_size"))
     if known("dtype"):
@@ -72,7 +73,7 @@ def _contents(report: "Report") -> Iterator[tuple[str, str]]:
         yield "parameters", f"{report.num_parameters:,}: {groups}"
     moments = report.optimizer_moments
     if moments or report.num_parameters:
-        counts = ", ".join(f"{name} of {n} tensors" for name, n in moments.items())
+        counts = ", ".join(f"{name} of {counted(n, 'tensor')}" for name, n in moments.items())
         yield "optimizer", counts or "no moments in it"
     if report.rng is not None:
         yield "randomness", _rng(report.rng)
@@ -87,7 +88,7 @@ def _contents(report: "Report") -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
     if report.facts.get("wandb_run_id"):
         yield "W&B run", report.facts["wandb_run_id"]
-    yield "size", f"{megabytes(report.num_bytes)} in {len(report.files)} files"
+    yield "size", f"{megabytes(report.num_bytes)} in {counted(len(report.files), 'file')}"
     sizes = sorted(report.files.items(), key=lambda item: -item[1]["num_bytes"])
     for name, entry in sizes[:_SHOWN_FILES]:
         yield "", f"{megabytes(entry['num_bytes']):>12}  {name}"
@@ -96,7 +97,7 @@ def _contents(report: "Report") -> Iterator[tuple[str, str]]:
 def _rng(rng: dict[str, Any]) -> str:
     if "scheme" in rng:
         return f"{rng['scheme']}; seed {rng['seed']}"
-    return f"state of {', '.join(rng['generators'])} for {rng['ranks']} ranks"
+    return f"state of {', '.join(rng['generators'])} for {counted(rng['ranks'], 'rank')}"
 
 
 def _verdict(report: "Report") -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sftctl.cli.render import facts_table, megabytes
 from sftctl.config.load import toml_value
+from sftctl.words import counted
 
 if TYPE_CHECKING:
     from sftctl.train.dry_run import RunPlan
@@ -55,8 +56,9 @@ def _size(plan: "RunPlan") -> Table:
     table.add_row("model", f"{plan.config['model']['name']}, {plan.num_parameters:,} parameters")
     table.add_row(
         "data",
-        f"{plan.num_examples:,} examples, {plan.num_tokens:,} tokens, {plan.num_target_tokens:,} "
-        f"of them targets; {plan.num_validation_examples:,} examples for validation",
+        f"{counted(plan.num_examples, 'example')}, {plan.num_tokens:,} tokens, "
+        f"{plan.num_target_tokens:,} of them targets; "
+        f"{counted(plan.num_validation_examples, 'example')} for validation",
     )
     table.add_row(
         "steps",

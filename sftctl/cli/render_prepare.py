@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sftctl.cli import streams
 from sftctl.cli.render import facts_table
+from sftctl.words import counted
 
 if TYPE_CHECKING:
     from sftctl.data.assembly import Progress
@@ -36,7 +37,8 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
     for reason, count in manifest.rows_dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     if manifest.rows_duplicated:
-        table.add_row("duplicates", f"{manifest.rows_duplicated:,} rows say what another says")
+        rows = counted(manifest.rows_duplicated, "row says", "rows say")
+        table.add_row("duplicates", f"{rows} what another says")
     for source in manifest.sources:
         if len(source.shapes) > 1:
             shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
@@ -44,7 +46,7 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
     for name, split in manifest.splits.items():
         table.add_row(
             name,
-            f"{split.num_examples:,} examples, {split.num_tokens:,} tokens, "
+            f"{counted(split.num_examples, 'example')}, {split.num_tokens:,} tokens, "
             f"{split.num_target_tokens:,} of them targets",
         )
     q = manifest.length_quantiles
@@ -57,7 +59,7 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
 
 def _engine(manifest: "StoreManifest") -> str:
     checked = manifest.engine_rows_checked
-    rows = f", and on {checked:,} rows of this data" if checked else ""
+    rows = f", and on {counted(checked, 'row')} of this data" if checked else ""
     return f"{manifest.engine}: {manifest.engine_reason}{rows}"
 
 
@@ -67,14 +69,14 @@ def _audit(audit: "Audit") -> Text:
     whole = audit.turns - audit.turns_cut
     cut = f"; the maximum length cuts {audit.turns_cut:,}" if audit.turns_cut else ""
     return Text(
-        f"passed: a target in each of {audit.num_examples:,} examples, one beginning, the end of "
-        f"turn trained in {whole:,} of {audit.turns:,} runs of targets{cut}"
+        f"passed: a target in each of {counted(audit.num_examples, 'example')}, one beginning, the "
+        f"end of turn trained in {whole:,} of {audit.turns:,} runs of targets{cut}"
     )
 
 
 def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
     tokens = manifest.tokens_lost.get(reason, 0)
-    return f", {tokens:,} tokens lost" if tokens else ""
+    return f", {counted(tokens, 'token')} lost" if tokens else ""
 
 
 def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:

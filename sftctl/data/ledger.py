@@ -8,8 +8,14 @@ from sftctl import jsonio
 from sftctl.data.conversation import SourceLine
 from sftctl.data.reasons import KEPT, BadRow, Reason
 from sftctl.errors import DataError
+from sftctl.words import counted
 
 _LENIENT = "without --strict such a row is left out, and told in the store's ledger.jsonl"
+
+
+def _beyond(tokens_lost: int) -> str:
+    verb = "is" if tokens_lost == 1 else "are"
+    return f"{counted(tokens_lost, 'token')} {verb} lost to the maximum length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +36,16 @@ class Note:
     @classmethod
     def too_long(cls, source: SourceLine, reason: Reason, tokens_lost: int) -> "Note":
         """A row of which the maximum length leaves less than all."""
-        message = f"{source}: {reason}: {tokens_lost} tokens are lost to the maximum length"
+        message = f"{source}: {reason}: {_beyond(tokens_lost)}"
         hint = "raise --max-seq-len, or prepare without --strict"
         return cls(source, reason, tokens_lost, message, hint)
 
     @classmethod
     def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
         """A row that became several examples; what of a turn does not fit into one is lost."""
-        message = f"{source}: split: into {num_examples} example{'s' * (num_examples > 1)}"
+        message = f"{source}: split: into {counted(num_examples, 'example')}"
         if tokens_lost:
-            message += f"; {tokens_lost} tokens are lost to the maximum length"
+            message += f"; {_beyond(tokens_lost)}"
         return cls(source, "split", tokens_lost, message, "raise --max-seq-len")
 
 

@@ -13,6 +13,7 @@ from sftctl.errors import SftctlError
 from sftctl.inspection.report import Report
 from sftctl.tracking.runlog import require_metrics
 from sftctl.train.rundir import RunDir
+from sftctl.words import counted
 
 Obstacle = tuple[str, str]  # why not, and what to do
 
@@ -103,7 +104,7 @@ def _of_other_data(
 
     steps = steps_per_epoch(there.num_examples, manifest.global_batch_size)
     if steps != manifest.steps_per_epoch:
-        what = f"{why}; {steps} steps an epoch, not {manifest.steps_per_epoch}"
+        what = f"{why}; {counted(steps, 'step')} an epoch, not {manifest.steps_per_epoch}"
         return what, "put the data back as it was, or start a new run"
     return why, f"sftctl resume {run} --allow data   (only if it is meant)"
 

@@ -64,7 +64,7 @@ def load_pretrained(name: str) -> Any:
 
 def _dense(source: ModelSource) -> dict[str, Any]:
     """A quantized .gguf file is unpacked: packed weights can be neither trained nor saved."""
-    if "gguf_file" not in source.arguments:
+    if not source.is_gguf:
         return {}
     from transformers import GgufConfig
 

@@ -33,6 +33,11 @@ class ModelSource:
         return Path(self.location).exists()
 
     @property
+    def is_gguf(self) -> bool:
+        """Whether it is one .gguf file."""
+        return "gguf_file" in self.arguments
+
+    @property
     def is_minimind(self) -> bool:
         """Whether it is a file of MiniMind's weights: no tokenizer is in there."""
         return self.location.endswith(".pth")
@@ -123,13 +128,29 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
     from safetensors import SafetensorError
 
     files = (OSError, SafetensorError, struct.error)
+    damage = (IndexError, OverflowError, TypeError) if source.is_gguf else ()
+    kinds = (*files, *damage, ValueError, KeyError, ImportError, StrictDataclassError)
     try:
         yield
-    except (*files, ValueError, KeyError, ImportError, StrictDataclassError) as problem:
+    except kinds as problem:
+        if source.is_gguf:
+            raise _unreadable_gguf(source, problem) from problem
         hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
         if source.is_local:
             hint = "is every file there and whole? copy or download it again"
         raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
+
+
+def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
+    """Model and tokenizer are in the one file: whichever is asked for, the file is to blame."""
+    reason = _first_words(problem)
+    if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
+        reason = "it is cut, or no .gguf file"
+    path = Path(source.location, source.arguments["gguf_file"])
+    return ConfigError(
+        f"{path}: can't be loaded: {reason}",
+        hint=f"`sftctl inspect-ckpt {path}` says what it holds; copy or download it again",
+    )
 
 
 def _first_words(problem: Exception) -> str:

@@ -17,6 +17,7 @@ _HERE = Path(__file__).parent
 _STATUS = {
     "finished": "finished",
     "stopped": "stopped and saved",
+    "failed": "ended by an error: the last event says which",
     "unfinished": "unfinished: still running, or it ended without a word",
 }
 

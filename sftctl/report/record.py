@@ -15,9 +15,11 @@ from sftctl.errors import SftctlError
 from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.metrics import StepMetrics
 from sftctl.train.rundir import RunDir
+from sftctl.words import counted
 
 _NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name != "examples_digest")
-_SESSION = ("started", "resumed", "stopped", "finished")
+_ENDS = ("stopped", "finished", "failed")
+_SESSION = ("started", "resumed", *_ENDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,9 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """finished | stopped | unfinished: still running, or ended without a word."""
+        """finished | stopped | failed | unfinished: still running, or ended without a word."""
         told = [event["event"] for event in self.events if event["event"] in _SESSION]
-        return told[-1] if told and told[-1] in ("finished", "stopped") else "unfinished"
+        return told[-1] if told and told[-1] in _ENDS else "unfinished"
 
     def validation(self) -> list[tuple[int, float]]:
         """(step, loss) of this line of history: a resume forgets what lay beyond it."""
@@ -125,11 +127,12 @@ def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.fl
         last = step
         rows.append([_number(line.get(name)) for name in _NUMBERS])
     if strange:
-        remarks.append(f"{path.name}: {strange} lines without a step of their own, left out")
+        lines = counted(strange, "line")
+        remarks.append(f"{path.name}: {lines} without a step of its own, left out")
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_NUMBERS))
     missing = last - len(rows)
     if missing > 0:
-        remarks.append(f"{path.name}: {missing} of {last} steps are missing")
+        remarks.append(f"{path.name}: {missing} of {counted(last, 'step')} missing")
     return {name: table[:, column] for column, name in enumerate(_NUMBERS)}
 
 

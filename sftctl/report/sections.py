@@ -13,7 +13,7 @@ from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.words import count, duration, moment, number, percent, short_count, table
 
-_FAULTS = ("warning", "save_failed", "diverged")
+_FAULTS = ("warning", "save_failed", "failed")
 _MOST_EVENTS = 500
 _MOST_SAMPLE_STEPS = 6
 

@@ -14,6 +14,7 @@ from sftctl.errors import DataError
 from sftctl.jsonio import JSONDecodeError, dump_canonical, read_lines
 from sftctl.model.presets import PRESETS
 from sftctl.train.rundir import RunDir
+from sftctl.words import counted
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,12 +84,15 @@ def _training(
         yield "tokens seen", f"{manifest.tokens_seen:,}"
         loss = _loss_at(run, manifest.step)
         if loss is not None:
-            yield "training loss of the last step", f"{loss:.4f}"
+            yield "training loss of the last step", loss
         for which in ("first", "best", "last"):
             if manifest.validation is not None:
-                yield f"validation loss, {which}", f"{manifest.validation[which]:.4f}"
+                yield f"validation loss, {which}", _number(manifest.validation[which])
     yield "examples a step", str(train.global_batch_size)
-    yield "learning rate", f"{optim.learning_rate}, warm-up {optim.warmup_steps} steps, cosine"
+    yield (
+        "learning rate",
+        f"{optim.learning_rate}, warm-up {counted(optim.warmup_steps, 'step')}, {optim.schedule}",
+    )
     yield "weight decay", str(optim.weight_decay)
     yield "gradient clip", str(optim.grad_clip)
     mixed = "" if train.dtype == "float32" else f"{train.dtype} autocast, "
@@ -128,11 +132,16 @@ def _started(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _loss_at(run: Path, step: int) -> float | None:
+def _loss_at(run: Path, step: int) -> str | None:
+    """The training loss of a step; None where the record does not tell."""
     with suppress(OSError, JSONDecodeError, StopIteration):
         lines = read_lines(run / "metrics.jsonl")
-        return float(next(line["loss"] for line in lines if line.get("step") == step))
+        return _number(next(line["loss"] for line in lines if line.get("step") == step))
     return None
+
+
+def _number(value: float | None) -> str:
+    return "no finite number" if value is None else f"{value:.4f}"  # JSON has null for it
 
 
 def _table(pairs: Iterable[tuple[str, str]]) -> str:

@@ -12,6 +12,7 @@ from sftctl.model.generate import generate
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer import HFTokenizer
 from sftctl.serve.trained import open_trained
+from sftctl.words import counted
 from sftctl.world import choose_device
 
 
@@ -73,7 +74,7 @@ class ChatSession:
             what = "the conversation" if self.messages else "the prompt"
             way = "/clear forgets what was said" if self.messages else "shorten it"
             raise DataError(
-                f"{what} has {len(prompt_ids)} tokens: with --max-new-tokens "
+                f"{what} has {counted(len(prompt_ids), 'token')}: with --max-new-tokens "
                 f"{self.sampling.max_new_tokens} that is beyond the model's {most} positions",
                 hint=f"{way}; a smaller --max-new-tokens leaves more room",
             )

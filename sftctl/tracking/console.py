@@ -5,9 +5,11 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
+from rich.segment import ControlType
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -44,6 +46,7 @@ class LiveTracker:
         self._validation_losses: list[float] = []
         self._saved = "none yet"
         self._drawn_at = 0.0
+        self._drawn_width, self._drawn_lines = console.width, 0
         # stdout belongs to the caller's results: what goes there is left alone.
         self._live = Live(
             get_renderable=self._panel, console=console, auto_refresh=False, redirect_stdout=False
@@ -66,17 +69,33 @@ class LiveTracker:
             self._saved = line.removeprefix("saved ")
         else:
             self._live.start()
+            self._gather_wrapped()
             style = "yellow" if name in ("warning", "save_failed") else ""
             self._console.print(Text(line, style=style))
         self._draw()
 
     def close(self) -> None:
+        self._gather_wrapped()
         self._live.stop()  # draws the last state, gives the cursor and stderr back
 
     def _draw(self) -> None:
         self._live.start()
+        self._gather_wrapped()
         self._live.refresh()
-        self._drawn_at = time.monotonic()
+        self._drawn_at, self._drawn_width = time.monotonic(), self._console.width
+        self._drawn_lines = len(self._console.render_lines(self._panel()))
+
+    def _gather_wrapped(self) -> None:
+        """In a terminal that became narrower each line of the panel wraps: erase what is too many.
+
+        rich goes up by the lines that it has written; the cursor is in the last of them.
+        """
+        rows_a_line = -(-self._drawn_width // self._console.width)
+        for _ in range(self._drawn_lines * (rows_a_line - 1)):
+            self._console.control(
+                Control((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+            )
+        self._drawn_width = self._console.width
 
     def _panel(self) -> Panel:
         total_steps = self._shape.total_steps

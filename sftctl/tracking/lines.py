@@ -20,6 +20,7 @@ _EVENTS = {
     "save_failed": "save failed at step {step}: {error}",
     "stopped": "stopped by {signal} at step {step}",
     "finished": "finished at step {step}",
+    "failed": "failed at step {step}",
     "warning": "warning: {message}",
 }
 

@@ -13,7 +13,7 @@ class Tracker(Protocol):
     Events and their fields: started (run_dir, num_parameters, num_examples, total_steps) · resumed
     (checkpoint) · changed (message) · evaluation (validation_loss, num_target_tokens) · sample
     (number, prompt, reply, reference) · saved (path, num_bytes, seconds) · save_failed (error) ·
-    stopped (signal) · finished · warning (message).
+    stopped (signal) · finished · failed (kind, message) · warning (message).
     """
 
     def log(self, metrics: StepMetrics) -> None:

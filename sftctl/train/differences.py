@@ -15,6 +15,7 @@ from sftctl.errors import ConfigError
 from sftctl.train.inputs import Inputs
 from sftctl.train.schedule import get_lr
 from sftctl.train.versions import versions
+from sftctl.words import counted
 
 Verdict = Literal["free", "allow", "impossible"]
 
@@ -78,7 +79,8 @@ def _other_data(
     ]
     cause = f" ({', '.join(edited)})" if edited else ""
     if per_epoch != manifest.steps_per_epoch:
-        effect = f"{per_epoch} steps an epoch, not {manifest.steps_per_epoch}: no place to go on at"
+        steps = counted(per_epoch, "step")
+        effect = f"{steps} an epoch, not {manifest.steps_per_epoch}: no place to go on at"
         yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
     else:
         effect = f"{inputs.train.path} is not what it was trained on"
@@ -141,9 +143,10 @@ def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str
     """What the next step's learning rate was to be, and is now."""
     total = config.train.total_steps(manifest.steps_per_epoch)
     if manifest.step > total:
-        asked = f"train.epochs: {config.train.epochs} epochs are {total} steps"
+        steps = counted(total, "step")
+        asked = f"train.epochs: {counted(config.train.epochs, 'epoch')}, {steps}"
         if config.train.max_steps == total:
-            asked = f"train.max_steps: {total} steps"
+            asked = f"train.max_steps: {steps}"
         raise ConfigError(
             f"{asked}, and the checkpoint is of step {manifest.step}",
             hint="a run can only grow; `--step N` goes back",
@@ -151,7 +154,7 @@ def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str
     step = manifest.step + 1
     was = get_lr(step, manifest.total_steps, config_from_dict(manifest.config).optim)
     now = get_lr(step, total, config.optim)
-    return f"{total} steps in all; learning rate of step {step} {was:.3g} -> {now:.3g}"
+    return f"{counted(total, 'step')} in all; learning rate of step {step} {was:.3g} -> {now:.3g}"
 
 
 def threads_for(manifest: CheckpointManifest, config: RunConfig, world_size: int) -> int:

@@ -17,6 +17,7 @@ from sftctl.model.presets import PRESETS
 from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
 from sftctl.train.fits import require_fitting_store
 from sftctl.train.stop import StopRequest
+from sftctl.words import counted
 from sftctl.world import World
 
 PRESET_LEARNING_RATE = 1e-3
@@ -63,7 +64,7 @@ def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
     if config.data.max_seq_len is not None and longest > config.data.max_seq_len:
         raise ConfigError(
             f"data.max_seq_len: {config.data.max_seq_len}, but {path} holds an example of "
-            f"{longest} tokens",
+            f"{counted(longest, 'token')}",
             hint="prepare the data again with --max-seq-len, or leave it out here",
         )
     has_validation = store.manifest.num_validation_examples > 0

@@ -25,6 +25,7 @@ from sftctl.train.estimate import ESTIMATE_ERROR_RATIO, MemoryEstimate
 from sftctl.train.inputs import Inputs
 from sftctl.train.rundir import RunDir
 from sftctl.train.state import checkpoint_bytes
+from sftctl.words import counted
 
 Level = Literal["ok", "warning", "error"]
 
@@ -106,7 +107,7 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "schedule",
-            f"{warmup} steps of warm-up in a run of {total}: the peak is never reached",
+            f"{counted(warmup, 'step')} of warm-up in a run of {total}: the peak is never reached",
             "lower optim.warmup_steps",
         )
     if batch > len(inputs.train):
@@ -164,7 +165,7 @@ def _disk(config: RunConfig, path: Path, outline: Outline) -> Iterator[Finding]:
     yield _checked(
         "disk",
         lambda: require_room(root, num_bytes, keep),
-        f"{keep} checkpoints of {size(num_bytes)} and one more while it is saved fit",
+        f"{counted(keep, 'checkpoint')} of {size(num_bytes)} and one more while it is saved fit",
     )
 
 
@@ -175,17 +176,19 @@ def _loader(config: RunConfig) -> Iterator[Finding]:
     shm, cores = Path("/dev/shm"), usable_cores()
     free = shutil.disk_usage(shm).free if shm.is_dir() else None
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = counted(workers, "loader process", "loader processes")
     problems = []
     if free is not None and free < workers * _SHM_BYTES_PER_WORKER:
         problems.append((f"{size(free)} free in /dev/shm", "make it larger (--shm-size in docker)"))
     if files < _FILES_AT_LEAST + workers * _FILES_PER_WORKER:
         problems.append((f"{files} open files allowed", "raise it with `ulimit -n`"))
     if workers > cores:
-        problems.append((f"{cores} usable cores", "`sftctl bench-loader` finds the best number"))
+        fewer = "`sftctl bench-loader` finds the best number"
+        problems.append((counted(cores, "usable core"), fewer))
     for what, fix in problems:
-        yield Finding("warning", "loader", f"{what}, for {workers} loader processes a rank", fix)
+        yield Finding("warning", "loader", f"{what}, for {wanted} a rank", fix)
     if not problems:
-        yield Finding("ok", "loader", f"{workers} loader processes a rank")
+        yield Finding("ok", "loader", f"{wanted} a rank")
 
 
 def _wandb(config: RunConfig) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from sftctl.train.run import training_steps
 from sftctl.train.rundir import RunDir
 from sftctl.train.session import Session, restored_session
 from sftctl.train.stop import StopRequest
+from sftctl.words import counted
 from sftctl.world import World, start_world
 
 COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens")
@@ -87,8 +88,9 @@ def _stretch(run: RunDir) -> tuple[int, Path]:
     """The step of the checkpoint before the last, and the last."""
     found = list_checkpoints(run.checkpoints)
     if len(found) < 2:
+        there = counted(len(found), "checkpoint")
         raise NoCheckpoint(
-            f"{run.checkpoints}: {len(found)} checkpoint, and a replay goes from one to the next",
+            f"{run.checkpoints}: {there}, and a replay goes from one to the next",
             hint="keep two: --keep 2, and a --save-interval shorter than the run",
         )
     return int(read_manifest(found[-2]).step), found[-1]
@@ -97,8 +99,8 @@ def _stretch(run: RunDir) -> tuple[int, Path]:
 def _require_same_ranks(last: Path, target: CheckpointManifest, world: World) -> None:
     if target.world_size != world.world_size:
         raise ConfigError(
-            f"{last}: written by {target.world_size} ranks, here are {world.world_size}: their "
-            "sums are rounded otherwise",
+            f"{last}: written by {counted(target.world_size, 'rank')}, not {world.world_size} as "
+            "here: their sums are rounded otherwise",
             hint=f"--nproc-per-node {target.world_size}",
         )
 

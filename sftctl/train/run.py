@@ -4,16 +4,19 @@ A run is made ready (session.py), then `training_steps` yields one StepMetrics f
 step. Whoever wants to act between steps stands in the `for` below.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import deaths_told
 from sftctl.disk import new_folder
-from sftctl.errors import CheckpointError
+from sftctl.errors import CheckpointError, TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.tracker import Tracker
@@ -44,10 +47,10 @@ def run_training(
         _session(config, resume, world, listening) as session,
     ):
         if session.is_complete:
-            return _summary(session, "nothing_to_do", None, 0, 0.0)
+            return _summary(session, "nothing_to_do", _Done())
         with (
-            shortage_told(session.shape.micro_batch_tokens),
             open_trackers(session, world) as (tracker, log),
+            shortage_told(session.shape.micro_batch_tokens),
             open_saving(session, world, tracker, log) as saving,
             deaths_told(),
         ):
@@ -65,18 +68,18 @@ def _session(
 def _train(
     session: Session, world: World, stop: StopRequest, tracker: Tracker, saving: Saving
 ) -> RunSummary:
-    started, num_tokens, loss = time.perf_counter(), 0, None
+    started, done = time.perf_counter(), _Done()
     progress, save_interval = session.state.progress, session.config.checkpoint.save_interval
     signal_name = _validate(session, world, tracker, stop)
     steps = training_steps(session, world) if signal_name is None else iter(())
     for metrics in steps:
         tracker.log(metrics)
+        done.add(metrics)
         if metrics.skipped is not None:
             message = (
                 f"step {metrics.step}: {metrics.skipped}: no update, the weights are as before"
             )
             tracker.event("warning", metrics.step, message=message)
-        num_tokens, loss = num_tokens + metrics.num_tokens, metrics.loss
         saving.poll()
         signal_name = _validate(session, world, tracker, stop)
         if signal_name is not None:
@@ -90,7 +93,8 @@ def _train(
         _write_final(session, world)
         tracker.event("finished", progress.step)
     status = "stopped" if signal_name is not None else "finished"
-    return _summary(session, status, loss, num_tokens, time.perf_counter() - started)
+    done.wall_time_s = time.perf_counter() - started
+    return _summary(session, status, done)
 
 
 def training_steps(session: Session, world: World) -> Iterator[StepMetrics]:
@@ -130,8 +134,24 @@ def _validate(session: Session, world: World, tracker: Tracker, stop: StopReques
             validation_loss=result.validation_loss,
             num_target_tokens=result.num_target_tokens,
         )
+        _require_finite(result.validation_loss, session, tracker)
         tell_samples(session, world, tracker, stop)
     return stop.requested(world)
+
+
+def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
+    """Weights that give no finite loss before the first step are no examples' fault: say so."""
+    step, stops = session.state.progress.step, session.config.train.on_nonfinite == "stop"
+    if math.isfinite(loss):
+        return
+    what = f"step {step}: the validation loss is {loss}"
+    if step == 0 and stops:
+        raise TrainingDiverged(
+            f"{what} before any update: the model that was loaded gives no finite loss",
+            hint=f"`sftctl inspect-ckpt {session.config.model.name} --tensors` counts NaNs in "
+            "weights; with --dtype float16 numbers overflow: try float32",
+        )
+    tracker.event("warning", step, message=f"{what}: no finite number")
 
 
 def _write_final(session: Session, world: World) -> None:
@@ -158,10 +178,23 @@ def _write_final(session: Session, world: World) -> None:
     world.on_main(write)
 
 
-def _summary(
-    session: Session, status: str, loss: float | None, num_tokens: int, wall_time_s: float
-) -> RunSummary:
-    validation = session.state.progress.validation or {}
+@dataclass
+class _Done:
+    """What this call has trained."""
+
+    loss: float | None = None  # of the last step
+    num_tokens: int = 0
+    num_skipped: int = 0
+    wall_time_s: float = 0.0
+
+    def add(self, metrics: StepMetrics) -> None:
+        self.loss = metrics.loss
+        self.num_tokens += metrics.num_tokens
+        self.num_skipped += metrics.skipped is not None
+
+
+def _summary(session: Session, status: str, done: _Done) -> RunSummary:
+    validation: dict[str, Any] = session.state.progress.validation or {}
     return RunSummary(
         run_dir=session.run.path,
         status=status,
@@ -169,7 +202,9 @@ def _summary(
         total_steps=session.total_steps,
         first_validation_loss=validation.get("first"),
         validation_loss=validation.get("last"),
-        loss=loss,
-        num_tokens=num_tokens,
-        wall_time_s=wall_time_s,
+        validation_step=validation.get("step"),
+        loss=done.loss,
+        num_tokens=done.num_tokens,
+        num_skipped=done.num_skipped,
+        wall_time_s=done.wall_time_s,
     )

@@ -1,5 +1,6 @@
 """TrainState: what a step changes, and the one list of what survives a crash."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -43,7 +44,8 @@ class Progress:
     def validated(self, loss: float) -> None:
         """Take note of a validation loss."""
         seen = self.validation or {"first": loss, "best": loss}
-        best = min(loss, seen["best"])
+        finite = [one for one in (loss, seen["best"]) if math.isfinite(one)]
+        best = min(finite, default=math.nan)
         self.validation = {**seen, "best": best, "last": loss, "step": self.step}
 
     @property
@@ -57,6 +59,8 @@ class Progress:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for item in fields(self):
             setattr(self, item.name, state_dict[item.name])
+        if self.validation is not None:  # JSON has no number for what is none
+            self.validation = {k: math.nan if v is None else v for k, v in self.validation.items()}
 
 
 @dataclass

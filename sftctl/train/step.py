@@ -13,7 +13,7 @@ from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
 from sftctl.train.exact import whole_units
-from sftctl.train.optim import clip_gradients
+from sftctl.train.optim import clip_gradients, share_of
 from sftctl.train.schedule import get_lr
 from sftctl.train.state import TrainState
 from sftctl.world import World
@@ -70,7 +70,7 @@ def train_step(
     elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
         state.scaler.update(state.scaler.get_scale())  # it must forget what it has unscaled
     else:
-        raise _diverged(gradient.problem, step, batch, world)
+        raise _diverged(gradient.problem, state, batch, world)
     state.optimizer.zero_grad(set_to_none=True)
     totals = world.sum(_counts(gradient.tally, world.device)).tolist()
     metrics = StepMetrics(
@@ -172,15 +172,30 @@ def _counts(tally: _Tally, device: torch.device) -> torch.Tensor:
     return torch.tensor([signed, tally.num_tokens, tally.num_padding_tokens], device=device)
 
 
-def _diverged(what: str, step: int, batch: StepBatch, world: World) -> TrainingDiverged:
+def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> TrainingDiverged:
     """All ranks see the same loss and norm, so all come here together."""
+    step = state.progress.step + 1
     mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
     examples = sorted(index for part in world.gather(mine) for index in part)
+    where = f"step {step} (epoch {batch.epoch}): {what}"
+    broken = [name for part in world.gather(_broken_weights(state)) for name in part]
+    if broken:
+        return TrainingDiverged(
+            f"{where}; the weights that it began with are not finite: {broken[0]}",
+            hint="no example is to blame: `sftctl inspect-ckpt MODEL --tensors` counts NaNs in "
+            "the weights that training began with",
+        )
     return TrainingDiverged(
-        f"step {step} (epoch {batch.epoch}): {what}; the weights are those of step {step - 1}; "
+        f"{where}; the weights are those of step {step - 1}; "
         f"examples of the step: {', '.join(map(str, examples[:32]))}",
         hint="look at these examples (prepare-data --show), or lower optim.learning_rate",
     )
+
+
+def _broken_weights(state: TrainState) -> list[str]:
+    """Names of parameters with a number that is not finite, in this rank's share."""
+    parameters = state.loss_module.model.named_parameters()
+    return [name for name, weight in parameters if not share_of(weight).isfinite().all()]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """Who is told about this session: the run's own log, the console, and W&B if asked for."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -35,7 +35,12 @@ def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, Run
         group = TrackerGroup(required=[log], optional=_optional(session, world, problems))
         stack.callback(group.close)
         _tell_beginning(session, group, problems)
-        yield group, log
+        try:
+            yield group, log
+        except Exception as error:
+            with suppress(Exception):  # the error itself matters more than that it is told
+                _tell_failure(error, session.state.progress.step, group)
+            raise
 
 
 def _optional(session: Session, world: World, problems: list[str]) -> list[Tracker]:
@@ -110,6 +115,12 @@ def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> 
         total_steps=session.total_steps,
         num_parameters=sum(p.numel() for p in session.state.loss_module.parameters()),
     )
+
+
+def _tell_failure(error: Exception, step: int, tracker: Tracker) -> None:
+    message = error.message if isinstance(error, SftctlError) else str(error)
+    kind = type(error).__name__
+    tracker.event("failed", step, kind=kind, message=" ".join(message.split()) or kind)
 
 
 def _tell_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker) -> None:

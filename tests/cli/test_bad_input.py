@@ -242,7 +242,7 @@ def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(
     first = sftctl("prepare-data", "data.jsonl", "--output", "store")
     assert (first.exit_code, "reused" in first.stdout, "made anew" in first.stdout) == (0, 0, 0)
     assert "dropped: broken_json" in first.stdout
-    assert "1 rows say what another says" in first.stdout
+    assert "1 row says what another says" in first.stdout
     assert "data.jsonl: messages 2, alpaca 1" in first.stdout
     again = sftctl("prepare-data", "data.jsonl", "--output", "store")
     assert (again.exit_code, "reused: nothing changed" in again.stdout) == (0, True)

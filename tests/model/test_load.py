@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from sftctl.model.load import (
     save_pretrained,
 )
 from sftctl.model.source import ModelSource, require_model_folder
-from sftctl.model.tokenizer import HFTokenizer
+from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +152,32 @@ def test_weights_that_were_cut_are_refused(folder: Path) -> None:
     assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
 
 
-def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
+def gguf(path: Path) -> bytes:
+    """A small .gguf file of a model without a tokenizer."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("toy")
+    writer.add_block_count(1)
+    writer.add_tensor("output.weight", np.zeros((8, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+def test_a_damaged_gguf_file_is_named_itself_and_in_words_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    path.write_bytes(b"GGUF")
-    assert refusal(path).startswith(f"model {path}: can't be loaded: ")
+    whole = gguf(path)
+    for damaged in (b"", b"GGUF", b"not a model at all", whole[:12], whole[:60], whole[:-100]):
+        path.write_bytes(damaged)
+        for load in (load_pretrained, load_tokenizer):
+            with pytest.raises(ConfigError) as caught:
+                load(str(path))
+            assert caught.value.message == f"{path}: can't be loaded: it is cut, or no .gguf file"
+            assert caught.value.hint is not None
+            assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {path}` says what it holds")
 
 
 # ---------------------------------------------------------------------------- fit

@@ -170,8 +170,8 @@ def test_damaged_lines_are_left_out_and_told(tmp_path: Path) -> None:
     assert record.steps.tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert record.remarks == [
         "metrics.jsonl:3: not a JSON object; 2 such lines left out",
-        "metrics.jsonl: 1 lines without a step of their own, left out",
-        "metrics.jsonl: 2 of 9 steps are missing",
+        "metrics.jsonl: 1 line without a step of its own, left out",
+        "metrics.jsonl: 2 of 9 steps missing",
         "events.jsonl:18: not a JSON object; 1 such lines left out",
     ]
     page = page_of(run)

@@ -200,6 +200,55 @@ def test_the_panel_fits_its_terminal(width: int) -> None:
     assert any("640/640" in line for line in lines)
 
 
+class Screen:
+    """A terminal that wraps what it shows anew when it becomes narrower, as most do."""
+
+    def __init__(self, width: int) -> None:
+        self.rows, self._row, self._width = [""], 0, width
+
+    def write(self, output: str) -> None:
+        for code, letter in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z])|([\s\S])", output):
+            if code == "\x1b[1A":
+                self._row -= 1
+                assert self._row >= 0, "above the first line"
+            elif code == "\x1b[2K":
+                self.rows[self._row] = ""
+            elif letter == "\n":
+                self._down()
+            elif letter and letter != "\r":
+                if cell_len(self.rows[self._row]) == self._width:
+                    self._down()
+                self.rows[self._row] += letter
+
+    def shrink(self, width: int) -> None:
+        text = "\n".join(self.rows[: self._row + 1])
+        self.rows, self._row, self._width = [""], 0, width
+        self.write(text)
+
+    def _down(self) -> None:
+        self._row += 1
+        self.rows += [""] * (self._row == len(self.rows))
+
+
+@pytest.mark.parametrize("narrow", [79, 50, 26])
+def test_a_terminal_that_becomes_narrower_keeps_no_part_of_the_old_panel(narrow: int) -> None:
+    stream, screen = io.StringIO(), Screen(80)
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    tracker = LiveTracker(run_shape(), console)
+    tracker.event("evaluation", 0, validation_loss=7.6241)
+    tracker.log(step_metrics(1))
+    screen.write(stream.getvalue())
+    assert sum("╭" in row for row in screen.rows) == 1
+    screen.shrink(narrow)
+    console.width, begin = narrow, stream.tell()
+    tracker.event("warning", 1, message="narrow")
+    tracker.close()
+    screen.write(stream.getvalue()[begin:])
+    assert screen.rows[0].startswith("evaluation at step 0")
+    assert sum("╭" in row for row in screen.rows) == sum("╰" in row for row in screen.rows) == 1
+    assert sum("warning: narrow" in row for row in screen.rows) == 1
+
+
 def test_pairs_fill_their_lines_and_are_not_broken() -> None:
     pairs = [Text(word) for word in ("loss 1", "lr 2", "grad 3.25", "memory 1.0 GB")]
     assert [line.plain for line in flow(pairs, 13)] == [

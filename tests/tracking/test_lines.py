@@ -55,6 +55,7 @@ def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
             "saved step-00000100 (12.3 MB in 0.2 s)",
         ),
         ("save_failed", {"error": "no space"}, "save failed at step 100: no space"),
+        ("failed", {"kind": "DataError", "message": "damaged"}, "failed at step 100"),
         ("stopped", {"signal": "SIGTERM"}, "stopped by SIGTERM at step 100"),
         ("finished", {}, "finished at step 100"),
         ("sample", {"number": 1, "reply": "It is\nParis."}, "sample 1 at step 100: It is Paris."),

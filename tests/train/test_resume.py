@@ -131,7 +131,7 @@ def test_a_run_that_goes_on_has_no_final_model_until_it_ends_again(run: Path) ->
 
 
 def test_fewer_epochs_than_are_trained_are_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="1 epochs are 6 steps, and the checkpoint is of step 12"):
+    with pytest.raises(ConfigError, match="1 epoch, 6 steps, and the checkpoint is of step 12"):
         resume(run, epochs=1)
     assert RunDir.open(run).config().train.epochs == 2
 

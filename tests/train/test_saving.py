@@ -133,7 +133,7 @@ def test_three_failed_saves_in_a_row_end_the_run_and_the_good_checkpoint_stays(
         "3 saves in a row failed: can't write checkpoint step 4 in "
         f"{run}/checkpoints: No space left on device"
     )
-    assert events_of(run) == ["started", "saved", *["save_failed"] * 3]
+    assert events_of(run) == ["started", "saved", *["save_failed"] * 3, "failed"]
     (path,) = list_checkpoints(run / "checkpoints")
     assert problems_of(path, verify=True) == []
     assert [entry.name for entry in (run / "checkpoints").iterdir()] == [path.name]
@@ -149,7 +149,7 @@ def test_a_last_save_that_fails_is_exit_4(tmp_path: Path, monkeypatch: pytest.Mo
     read_only_while(lambda: True, monkeypatch)
     with pytest.raises(CheckpointError, match="can't write checkpoint step 12 .* No space left"):
         run_training(toy_config(tmp_path, checkpoint__save_interval=0))
-    assert events_of(run) == ["started", "save_failed"]
+    assert events_of(run) == ["started", "save_failed", "failed"]
     assert len(metrics_of(run)) == 12 and not (run / "final").exists()
 
 

@@ -235,10 +235,18 @@ def assert_diverges(state: TrainState, problem: str, dtype: str = "float32") -> 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_weight_that_is_no_number_stops_the_run(dtype: str) -> None:
-    state = make_state(make_config(dtype=dtype))
+    config = make_config(dtype=dtype)
+    state = make_state(config)
     with torch.no_grad():
         state.loss_module.model.model.norm.weight[0] = math.nan
-    assert_diverges(state, "the loss is nan", dtype)
+    with pytest.raises(TrainingDiverged) as caught:
+        take(state, steps_of(config)[0], config)
+    assert caught.value.message == (
+        "step 1 (epoch 0): the loss is nan; the weights that it began with are not finite: "
+        "model.norm.weight"
+    )
+    assert caught.value.exit_code == 5
+    assert state.progress.step == 0
 
 
 class RootOfNothing(torch.nn.Module):
