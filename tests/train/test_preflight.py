@@ -58,7 +58,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
         (
             {"data__num_workers": 1000},
             "loader",
-            f"{len(os.sched_getaffinity(0))} usable cores, for 1000 loader processes a rank",
+            f"{len(os.sched_getaffinity(0))} usable cores, for 1,000 loader processes a rank",
             "`sftctl bench-loader` finds the best number",
         ),
     ],
@@ -80,7 +80,7 @@ def test_too_few_open_files_for_the_loader_are_told(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     (told,) = findings(plan, "loader")
     assert told[1:] == (
-        "200 open files allowed, for 1 loader processes a rank",
+        "200 open files allowed, for 1 loader process a rank",
         "raise it with `ulimit -n`",
     )
 
