@@ -14,7 +14,7 @@ Auto = Literal["auto"]
 
 EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 DEFAULT_MAX_SEQ_LEN = 1024
-DEFAULT_MICRO_BATCH_TOKENS = 2048
+DEFAULT_MICRO_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class TrainConfig:
     """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
     """Most tokens, padding included, of one forward pass: memory and speed, never the update. auto:
-    on CUDA what the model's shape and the device's memory allow, else 2048."""
+    on CUDA what the model's shape and the device's memory allow, else 1024."""
     activation_checkpointing: bool = False
     """Keep only the input of each layer, and run the layer again in the backward pass: less memory,
     a third more time, the same update."""

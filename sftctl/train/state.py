@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sftctl.config.schema import RunConfig
 from sftctl.data.plan import DataPosition
 from sftctl.errors import ConfigError
+from sftctl.model.linear import by_onednn
 from sftctl.model.loss import LossModule
 from sftctl.stateful import Stateful
 from sftctl.train.exact import ExactSum
@@ -123,7 +124,7 @@ class TrainState:
 def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     """Move the model to its device and put the engine around it; the state is that of step 0."""
     loss_module = LossModule(model).train()
-    _adapt_passes(loss_module, config)
+    _adapt_passes(loss_module, config, world.device)
     module: torch.nn.Module
     if world.world_size == 1:
         module = loss_module.to(world.device)
@@ -139,8 +140,10 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
     return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype, exact)
 
 
-def _adapt_passes(loss_module: LossModule, config: RunConfig) -> None:
-    """Compiled layers, and layers that are run again in the backward pass, as the options say."""
+def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.device) -> None:
+    """Layers compiled, or run again in the backward pass, as the options say; fast products."""
+    if device.type == "cpu" and not config.train.compile:
+        by_onednn(loss_module)
     if config.train.compile:
         for block in blocks(loss_module):
             block.compile(dynamic=True)  # widths differ from micro-batch to micro-batch

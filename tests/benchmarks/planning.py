@@ -20,7 +20,7 @@ def balance(store: Path) -> list[list[str]]:
     lengths = TokenStore.open(store).lengths
     plan = plan_epoch(lengths, 0, 0, BATCH_SIZE)
     rows = []
-    for budget in (2048, 16384):
+    for budget in (1024, 16384):
         for num_ranks in (1, 2, 4, 8):
             means, maxima, real, processed = [], [], 0, 0
             for step in range(len(plan)):
@@ -63,7 +63,7 @@ def measure() -> None:
     def step_ms(of: object, steps: range) -> float:
         begun = time.perf_counter()
         for step in steps:
-            cut_step(lengths[of[step]], 2048, 1)  # type: ignore[index]
+            cut_step(lengths[of[step]], 1024, 1)  # type: ignore[index]
         return (time.perf_counter() - begun) / len(steps) * 1e3
 
     found["first_ms"] = step_ms(plan, range(200))

@@ -207,7 +207,7 @@ def alpaca_like_lengths(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4, 8])
-@pytest.mark.parametrize("budget", [2048, 16384])
+@pytest.mark.parametrize("budget", [1024, 16384])
 def test_ranks_wait_for_each_other_at_most_a_tenth_of_their_time(
     num_ranks: int, budget: int
 ) -> None:

@@ -137,7 +137,7 @@ def test_auto_is_a_number_in_the_runs_configuration(tmp_path: Path) -> None:
     toy_data(tmp_path)
     settings = {"train__micro_batch_tokens": "auto", "train__max_steps": 1}
     run_training(toy_config(tmp_path, "run", **settings))
-    assert RunDir.open(tmp_path / "run").config().train.micro_batch_tokens == 2048
+    assert RunDir.open(tmp_path / "run").config().train.micro_batch_tokens == 1024
 
 
 def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_they_are() -> None:

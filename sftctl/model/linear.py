@@ -1,0 +1,56 @@
+"""Linear layers by oneDNN, whose float32 products on a CPU are faster than the ones torch picks.
+
+torch gives float32 products to MKL; oneDNN makes code for the vector instructions that it finds, of
+any vendor, and loses less on few rows. The arithmetic is float32 as before, the rounding another.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+def by_onednn(module: torch.nn.Module) -> None:
+    """Let every plain linear layer within `module` compute by oneDNN, where torch has both."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return
+    for layer in module.modules():
+        if type(layer) is torch.nn.Linear:
+            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+
+
+def _forward(layer: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
+    """`layer(values)`; no rows, or another type than float32, as under autocast: by torch."""
+    plain = values.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not plain or values.numel() == 0:
+        return F.linear(values, layer.weight, layer.bias)
+    product: torch.Tensor = _Linear.apply(values, layer.weight)  # type: ignore[no-untyped-call]
+    return product if layer.bias is None else product + layer.bias
+
+
+class _Linear(torch.autograd.Function):
+    """values (..., I) @ weight (O, I).T -> (..., O)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(values, weight)
+        return _product(values, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of both, each one more product."""
+        values, weight = ctx.saved_tensors
+        (of_output,) = gradients
+        of_values = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_values = _product(of_output, weight.t())
+        if ctx.needs_input_grad[1]:
+            of_weight = _product(of_output.flatten(0, -2).t(), values.flatten(0, -2).t())
+        return of_values, of_weight
+
+
+def _product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """one (..., I) @ other (O, I).T, either of them in any layout."""
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
+    return product
