@@ -11,9 +11,21 @@ import torch
 import torch.nn.functional as F
 
 
+def has_onednn() -> bool:
+    """Whether there is a choice: torch has both."""
+    known = (torch.backends.mkl.is_available, torch.backends.mkldnn.is_available)
+    return all(is_available() for is_available in known)
+
+
+def onednn_product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """one (..., I) @ other (O, I).T, either of them in any layout."""
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
+    return product
+
+
 def by_onednn(module: torch.nn.Module) -> None:
-    """Let every plain linear layer within `module` compute by oneDNN, where torch has both."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    """Let every plain linear layer within `module` compute by oneDNN, where there is a choice."""
+    if not has_onednn():
         return
     for layer in module.modules():
         if type(layer) is torch.nn.Linear:
@@ -35,7 +47,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(values, weight)
-        return _product(values, weight)
+        return onednn_product(values, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -44,13 +56,7 @@ class _Linear(torch.autograd.Function):
         (of_output,) = gradients
         of_values = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_values = _product(of_output, weight.t())
+            of_values = onednn_product(of_output, weight.t())
         if ctx.needs_input_grad[1]:
-            of_weight = _product(of_output.flatten(0, -2).t(), values.flatten(0, -2).t())
+            of_weight = onednn_product(of_output.flatten(0, -2).t(), values.flatten(0, -2).t())
         return of_values, of_weight
-
-
-def _product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """one (..., I) @ other (O, I).T, either of them in any layout."""
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
-    return product

@@ -1,12 +1,13 @@
 """How much of the machine's matrix-product rate training uses, and what takes the rest.
 
 `python -m tests.benchmarks --only utilisation`: steps of minimind-3 on Alpaca in this process, the
-rate of a float32 product measured before every step, and a profile of the last one.
+rate of a float32 product measured before and after every step, and a profile of the last one.
 """
 
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
 from sftctl.data.microbatch import StepBatch
 from sftctl.data.store import TokenStore
+from sftctl.model.linear import onednn_product
 from sftctl.model.load import load_model
 from sftctl.model.tokenizer import load_tokenizer
 from sftctl.train.state import build_state
@@ -25,7 +27,7 @@ from sftctl.world import ALONE
 
 SIZE = 2048
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "attention": ("aten::_scaled_dot_product",),
     "softmax and loss of the logits": ("aten::_log_softmax", "aten::nll_loss"),
     "AdamW": ("aten::_fused_adamw",),
@@ -46,34 +48,37 @@ def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[lis
     )  # fmt: skip
     rules = StepRules(config.optim, 0, steps + 2, 1000)
     batches = StepLoader(store, shape, LoaderSettings()).steps(0)
-    used, rates, achieved = [], [], []
+    products = {"torch's": torch.matmul, "oneDNN's": onednn_product}
+    rates: dict[str, list[float]] = {name: [] for name in products}
+    achieved = []
     train_step(state, next(batches), rules, ALONE, 0.0)  # warms up
     for _ in range(steps):
         batch = next(batches)
-        rate = product_rate()
+        before = [product_rate(multiply) for multiply in products.values()]
         metrics = train_step(state, batch, rules, ALONE, 0.0)
-        rate = (rate + product_rate()) / 2
-        done = operations(state.loss_module.model, store, batch) / metrics.step_time_s
-        used.append(done / rate)
-        rates.append(rate)
-        achieved.append(done)
+        after = [product_rate(multiply) for multiply in products.values()]
+        for name, one, other in zip(products, before, after, strict=True):
+            rates[name].append((one + other) / 2)
+        achieved.append(operations(state.loss_module.model, store, batch) / metrics.step_time_s)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         train_step(state, next(batches), rules, ALONE, 0.0)
-    sentence = (
-        f"batches of {batch_size}: {statistics.median(used):.2f} of the product rate "
-        f"({min(used):.2f} to {max(used):.2f}): {statistics.median(achieved) / 1e9:.0f} of "
-        f"{statistics.median(rates) / 1e9:.0f} GFLOP/s"
-    )
+    sentence = f"batches of {batch_size}: {statistics.median(achieved) / 1e9:.0f} GFLOP/s"
+    for name, measured in rates.items():
+        used = [done / rate for done, rate in zip(achieved, measured, strict=True)]
+        sentence += (
+            f"; {statistics.median(used):.2f} ({min(used):.2f} to {max(used):.2f}) of {name} "
+            f"product, {statistics.median(measured) / 1e9:.0f} GFLOP/s"
+        )
     return shares(profiled), sentence
 
 
-def product_rate() -> float:
+def product_rate(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
     """Operations a second of a square float32 product on all threads; the median of three."""
     one = torch.randn(SIZE, SIZE)
     rates = []
     for _ in range(4):
         started = time.perf_counter()
-        one @ one
+        multiply(one, one)
         rates.append(2 * SIZE**3 / (time.perf_counter() - started))
     return statistics.median(rates[1:])
 
