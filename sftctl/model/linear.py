@@ -13,8 +13,7 @@ import torch.nn.functional as F
 
 def has_onednn() -> bool:
     """Whether there is a choice: torch has both."""
-    known = (torch.backends.mkl.is_available, torch.backends.mkldnn.is_available)
-    return all(is_available() for is_available in known)
+    return all(backend.is_available() for backend in (torch.backends.mkl, torch.backends.mkldnn))
 
 
 def onednn_product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
