@@ -8,6 +8,7 @@ from pathlib import Path
 from sftctl import jsonio
 from sftctl.disk import FileEntry
 from sftctl.errors import DataError
+from sftctl.words import counted
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
@@ -16,10 +17,15 @@ PREPARE_ANEW = "prepare the data anew"
 
 
 _FAILURES = {
-    "examples_without_target": "examples have no target token",
-    "examples_with_two_bos": "examples begin with two beginning-of-sequence tokens",
-    "turns_without_end": "trained turns end without an end-of-turn token, which teaches no stop",
-}
+    "examples_without_target": ("example has", "examples have", "no target token"),
+    "examples_with_two_bos": (
+        "example begins", "examples begin", "with two beginning-of-sequence tokens"
+    ),
+    "turns_without_end": (
+        "trained turn ends", "trained turns end",
+        "without an end-of-turn token, which teaches no stop",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,11 @@ class Audit:
 
     def problems(self) -> list[str]:
         """What is wrong, in words."""
-        counts = {words: getattr(self, name) for name, words in _FAILURES.items()}
-        return [f"{count:,} {words}" for words, count in counts.items() if count]
+        return [
+            f"{counted(count, one, many)} {what}"
+            for name, (one, many, what) in _FAILURES.items()
+            if (count := getattr(self, name))
+        ]
 
 
 @dataclass(frozen=True, slots=True)

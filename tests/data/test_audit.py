@@ -42,10 +42,10 @@ def test_runs_of_neighbouring_examples_are_not_one():
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (([START, TEXT, END], "..."), "1 examples have no target token"),
-        (([START, TEXT, TEXT, END], "..x."), "1 trained turns end without an end-of-turn token"),
-        (([START, TEXT, TEXT], "..x"), "1 trained turns end without an end-of-turn token"),
-        (([0, 0, TEXT, END], "...x"), "1 examples begin with two beginning-of-sequence tokens"),
+        (([START, TEXT, END], "..."), "1 example has no target token"),
+        (([START, TEXT, TEXT, END], "..x."), "1 trained turn ends without an end-of-turn token"),
+        (([START, TEXT, TEXT], "..x"), "1 trained turn ends without an end-of-turn token"),
+        (([0, 0, TEXT, END], "...x"), "1 example begins with two beginning-of-sequence tokens"),
     ],
 )
 def test_what_is_wrong_fails(row, problem, monkeypatch):
