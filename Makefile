@@ -28,8 +28,9 @@ demo: $(VENV)/.installed  ## train the small model on the bundled sample, then a
 	$(BIN)/sftctl train --epochs 2 --output-dir runs/demo
 	$(BIN)/sftctl chat runs/demo --prompt "What is the capital of France?"
 
+# loadfile: what a file of tests sets up for itself is made once.
 test: $(VENV)/.tested  ## the test suite, in minutes
-	$(BIN)/python -m pytest -m "not real and not torture" tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not real and not torture" tests
 
 torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bits by the thousand
 	$(BIN)/python -m pytest -m torture -rs tests/torture

@@ -13,9 +13,14 @@ from tests.train.toys import toy_config, whole_lines
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_never_was(tmp_path: Path) -> None:
-    tally = crash_loop(tmp_path, Loop(num_kills=6, num_workers=1), seed=4)
-    assert tally.kills == 6
-    assert tally.inside_a_save >= 1
+    for seed in (4, 5, 6):  # on a busy machine a kill that is aimed at a save may come behind it
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        tally = crash_loop(folder, Loop(num_kills=6, num_workers=1), seed)
+        assert tally.kills == 6
+        if tally.inside_a_save:
+            return
+    raise AssertionError("of 18 kills none came inside a save")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it looks for its parent by itself")
