@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
+from sftctl.model.linear import product
 from sftctl.model.router import balance_coefficient, balance_loss
 
-CHUNK_LOGITS = 1 << 24  # 64 MB of float32 logits at a time
+CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at a time
 
 
 class LossModule(torch.nn.Module):
@@ -58,19 +58,60 @@ class LossModule(torch.nn.Module):
     def _head_losses(self, hidden: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
         """The head on hidden states (N, D), some rows at a time."""
         head = self.model.get_output_embeddings()
-        rows = max(1, CHUNK_LOGITS // head.weight.shape[0])
-        if len(hidden) <= rows:
+        if type(head) is not torch.nn.Linear or head.bias is not None:
             return _cross_entropy_sum(head(hidden), target_ids)
-        chunks = zip(torch.split(hidden, rows), torch.split(target_ids, rows), strict=True)
-        losses = [
-            checkpoint(_head_loss, head, h, t, use_reentrant=False, preserve_rng_state=False)
-            for h, t in chunks
-        ]
-        return torch.stack(losses).sum()
+        loss: torch.Tensor = _ChunkedHead.apply(
+            hidden, head.weight, target_ids, torch.is_grad_enabled()
+        )
+        return loss
 
 
-def _head_loss(head: Any, hidden: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
-    return _cross_entropy_sum(head(hidden), target_ids)
+class _ChunkedHead(torch.autograd.Function):
+    """Linear head and summed cross entropy; the gradient is made along with the loss, by chunks.
+
+    So no logits are kept and none are made again (Hsu et al. 2024, Liger Kernel, has the idea).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,  # (N, D)
+        weight: torch.Tensor,  # (V, D)
+        target_ids: torch.Tensor,  # (N,)
+        is_trained: bool,
+    ) -> torch.Tensor:
+        """A float32 scalar."""
+        of_hidden = torch.empty_like(hidden) if is_trained else None
+        of_weight = torch.zeros_like(weight) if is_trained else None
+        loss = torch.zeros((), device=hidden.device)
+        rows = max(1, CHUNK_LOGITS // len(weight))
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            targets = target_ids[part].unsqueeze(1)
+            logits = _logits(hidden[part], weight)
+            scores = logits.float().log_softmax(dim=-1)
+            loss -= scores.gather(1, targets).sum()
+            if of_hidden is not None and of_weight is not None:
+                of_logits = scores.exp_()
+                of_logits.scatter_add_(1, targets, scores.new_full(targets.shape, -1.0))
+                of_logits = of_logits.to(logits.dtype)
+                of_hidden[part] = product(of_logits, weight.t().to(logits.dtype))
+                of_weight += product(of_logits.t(), hidden[part].t().to(logits.dtype))
+        ctx.save_for_backward(of_hidden, of_weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Both gradients, times that of the loss."""
+        of_hidden, of_weight = ctx.saved_tensors
+        return of_hidden.mul_(gradients[0]), of_weight.mul_(gradients[0]), None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """In the type that autocast asks for, if any does."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return F.linear(hidden, weight)
+    return product(hidden, weight)
 
 
 def _cross_entropy_sum(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sftctl.model.linear import has_onednn, onednn_product
+from sftctl.model.linear import product
 
 _MEASURED_S = 0.05
 _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
@@ -29,12 +29,9 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """The best rate of a few products in a twentieth of a second; nothing is drawn at random."""
     size = _SIZES.get(device.type, 1024)
     left = torch.full((size, size), 0.5, device=device, dtype=dtype)
-    by_onednn = device.type == "cpu" and dtype == torch.float32 and has_onednn()
-    multiply = onednn_product if by_onednn else torch.matmul
     best, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < _MEASURED_S:
         asked = time.perf_counter()
-        product = multiply(left, left)
-        product[0, 0].item()  # waits for a GPU
+        product(left, left)[0, 0].item()  # waits for a GPU
         best = max(best, 2 * size**3 / (time.perf_counter() - asked))
     return best

@@ -18,7 +18,7 @@ from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
 from sftctl.data.microbatch import StepBatch
 from sftctl.data.store import TokenStore
-from sftctl.model.linear import onednn_product
+from sftctl.model.linear import product
 from sftctl.model.load import load_model
 from sftctl.model.tokenizer import load_tokenizer
 from sftctl.train.state import build_state
@@ -48,7 +48,7 @@ def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[lis
     )  # fmt: skip
     rules = StepRules(config.optim, 0, steps + 2, 1000)
     batches = StepLoader(store, shape, LoaderSettings()).steps(0)
-    products = {"torch's": torch.matmul, "oneDNN's": onednn_product}
+    products = {"torch's": torch.matmul, "oneDNN's": product}
     rates: dict[str, list[float]] = {name: [] for name in products}
     achieved = []
     train_step(state, next(batches), rules, ALONE, 0.0)  # warms up
