@@ -1,5 +1,6 @@
 """The Typer app: its commands, and the one place where an error becomes a line and an exit code."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -51,15 +52,23 @@ def _exit_code(command: Callable[[], Any]) -> int:
     except typer.TyperException as error:
         report(ConfigError(error.format_message(), hint=_usage_hint(error)))
         return ConfigError.exit_code
-    except BrokenPipeError:  # of stdout: its reader has what it wanted
-        if not streams.is_left():
-            raise
-        return 0
+    except OSError as problem:
+        return _unprinted(problem)
     except SystemExit as leaving:  # rich leaves with 1 where it meets that
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _unprinted(problem: OSError) -> int:
+    """stdout could not be written: its reader left, or its disk is full; raises all else."""
+    if isinstance(problem, BrokenPipeError) and streams.is_left():
+        return 0  # the reader has what it wanted
+    if problem.errno != errno.ENOSPC or problem.filename is not None:
+        raise problem
+    report(ConfigError("stdout: can't be written: no space left on it", hint="free some room"))
+    return ConfigError.exit_code
 
 
 def report(error: SftctlError) -> None:

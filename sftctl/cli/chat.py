@@ -26,7 +26,8 @@ def chat(
         int, typer.Option(min=0, help="Sample among so many of the likeliest; 0: all.")
     ] = 0,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of sampling; unset: another answer each time.")
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Of sampling; unset: another answer each time."),
     ] = None,
 ) -> None:
     """Talk to a model that was trained; with --prompt or a pipe, only the answer is printed."""

@@ -4,15 +4,14 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from sftctl.config.schema import Auto, choices, default_of, documentation, type_of
+from sftctl.config.schema import Auto, default_of, documentation, type_of
 
 
 def option(key: str, *names: str) -> Any:
     """A flag for a configuration key: its documentation and default, in its section's panel."""
     default = default_of(key)
-    words = f" One of {', '.join(choices(key))}." if choices(key) else ""
     told = "" if default is None or isinstance(default, bool) else f" Default: {default}."
-    text = documentation()[key] + words + told
+    text = documentation()[key] + told
     return typer.Option(
         *names, help=text, rich_help_panel=key.split(".")[0], metavar=_metavar(type_of(key))
     )

@@ -1,6 +1,7 @@
 """Values into text and tables; pure but for `emit` and `show`, which print."""
 
 import math
+import shlex
 import sys
 
 from rich.console import Console, Group, RenderableType
@@ -37,7 +38,7 @@ def show(renderable: RenderableType) -> None:
 
 def run_summary(summary: RunSummary) -> RenderableType:
     """How a run ended, and what to type next."""
-    where = summary.run_dir
+    where = shlex.quote(str(summary.run_dir))
     lines = {
         "finished": f"finished: step {summary.step} of {summary.total_steps}",
         "stopped": f"stopped and saved: step {summary.step} of {summary.total_steps}",

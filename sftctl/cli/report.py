@@ -17,6 +17,9 @@ def report(
 ) -> None:
     """Write one HTML page about a run: curves, data and masks, samples, checkpoints, events."""
     from sftctl.cli import render
+    from sftctl.train.rundir import require_folder
+
+    require_folder(run_dir)
     from sftctl.report.page import write_report
 
     path, record = write_report(run_dir, output)

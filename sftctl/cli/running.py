@@ -104,11 +104,14 @@ def _resume_request_of(config: RunConfig) -> "ResumeRequest | None":
     return existing_run(config, announce)
 
 
-def print_config(config: RunConfig) -> None:
+def print_config(config: RunConfig, *, as_json: bool) -> None:
     """The configuration as TOML, each key under its documentation."""
-    from sftctl.config.load import config_to_commented_toml
+    from sftctl.config.load import config_to_commented_toml, config_to_dict
 
-    print(config_to_commented_toml(config), end="")
+    if as_json:
+        render.emit(config_to_dict(config), "", as_json=True)
+    else:
+        print(config_to_commented_toml(config), end="")
 
 
 def describe(config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool) -> None:

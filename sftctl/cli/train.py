@@ -83,7 +83,7 @@ def train(
     assignments = parse_assignments(set_ or ())
     config, origins = load_layers([*file, Layer("--set", assignments), Layer("flag", flags)])
     if print_config:
-        running.print_config(config)
+        running.print_config(config, as_json=json)
     elif dry_run:
         running.describe(config, origins, nproc_per_node, as_json=json)
     else:

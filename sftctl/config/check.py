@@ -89,5 +89,9 @@ def _fits(value: object, expected: Any) -> bool:
 
 
 def _describe(allowed: list[Any]) -> str:
-    names = [a.__name__ if isinstance(a, type) else str(a) for a in allowed if a is not None]
+    names = [
+        "true or false" if a is bool else getattr(a, "__name__", str(a))
+        for a in allowed
+        if a is not None
+    ]
     return " or ".join(names)

@@ -278,5 +278,7 @@ def documentation() -> dict[str, str]:
             for item, text in zip(node.body, node.body[1:], strict=False):
                 match item, text:
                     case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
-                        result[f"{section_of[node.name]}.{name}"] = " ".join(words.split())
+                        key = f"{section_of[node.name]}.{name}"
+                        one_of = f" One of {', '.join(choices(key))}." if choices(key) else ""
+                        result[key] = " ".join(words.split()) + one_of
     return result

@@ -4,6 +4,9 @@ torch's fake tensors have shape, dtype and device but no memory, so the model's 
 it would allocate, whatever the architecture.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +42,8 @@ class Outline:
         """
         kept = _Kept(self.model)
         autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-        with self.mode, self.device, autocast, saved_tensors_hooks(kept.take, _as_it_is):
+        hooks = saved_tensors_hooks(kept.take, _as_it_is)
+        with self.mode, self.device, autocast, hooks, _unlogged():
             ids = torch.zeros(num_rows, num_tokens, dtype=torch.long)  # (B, T)
             places = torch.zeros(num_targets, dtype=torch.long)  # (N,)
             lengths = torch.full((num_rows,), num_tokens)  # (B,)
@@ -55,6 +59,17 @@ def outline_of(name: str, tokenizer: HFTokenizer, device: torch.device) -> Outli
     config = configuration(name, tokenizer)
     with FakeTensorMode() as mode, device:
         return Outline(from_configuration(config), mode, device)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """torch logs a traceback where fake tensors fail, which is an answer here, and no error."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 class _Kept:

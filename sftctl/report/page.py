@@ -13,6 +13,7 @@ from sftctl.report.record import RunRecord, read_run
 from sftctl.report.words import moment
 
 REPORT_NAME = "report.html"
+_BEGIN = "<!doctype html>\n"
 _HERE = Path(__file__).parent
 _STATUS = {
     "finished": "finished",
@@ -24,8 +25,9 @@ _STATUS = {
 
 def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
     """Write the page of a run, by default into the run; gives the file and what was read."""
+    path = run_dir / REPORT_NAME if output is None else output
+    _refuse_other_files(path)
     record = read_run(run_dir)
-    path = output or run_dir / REPORT_NAME
     try:
         replace_file(path, report_page(record).encode("utf-8", "replace"))
     except OSError as problem:
@@ -34,6 +36,15 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
             f"{path}: can't be written: {reason}", hint="choose another --output"
         ) from problem
     return path, record
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Only a page like this one is written over."""
+    if not path.exists() and not path.is_symlink():
+        return
+    is_page = path.is_file() and not path.is_symlink()
+    if not is_page or path.read_bytes()[: len(_BEGIN)] != _BEGIN.encode():
+        raise ConfigError(f"{path}: is there, and no report", hint="choose another --output")
 
 
 def report_page(record: RunRecord) -> str:
@@ -65,7 +76,7 @@ def report_page(record: RunRecord) -> str:
         tag("footer", f"sftctl {__version__}, {time.strftime('%Y-%m-%d %H:%M')}"),
         _script(),
     )
-    return "<!doctype html>\n" + tag("html", _metadata(name), body, lang="en").text + "\n"
+    return _BEGIN + tag("html", _metadata(name), body, lang="en").text + "\n"
 
 
 def _metadata(name: str) -> Html:

@@ -11,6 +11,8 @@ from sftctl.train.rundir import RunDir, runs_nearby
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+_COLDEST = 1e-4
+
 Kind = Literal["run", "checkpoint", "model"]
 
 
@@ -46,6 +48,11 @@ def check_sampling(sampling: Sampling) -> None:
         raise ConfigError(
             f"--temperature: expected a number from 0 on, got {sampling.temperature}",
             hint="0 takes the likeliest token each time; 0.8 is usual for sampling",
+        )
+    if 0 < sampling.temperature < _COLDEST:
+        raise ConfigError(
+            f"--temperature: {sampling.temperature} is too near 0 to divide by",
+            hint="0 takes the likeliest token each time",
         )
     if not 0 < sampling.top_p <= 1:
         raise ConfigError(

@@ -123,7 +123,13 @@ def require_login() -> None:
     import wandb
 
     settings = wandb.Settings(silent=True)
-    is_online = wandb.setup(settings).settings.mode == "online"
+    try:
+        is_online = wandb.setup(settings).settings.mode == "online"
+    except ValueError as refusal:  # of a WANDB_… variable
+        reason = " ".join(line.strip() for line in str(refusal).splitlines()[1:3])
+        raise ConfigError(
+            f"W&B refuses a setting: {reason}", hint="look at the WANDB_… variables that are set"
+        ) from refusal
     if is_online and not wandb.login(prompt=False, verify=False):
         raise ConfigError("tracking.wandb: not logged in", hint=_LOGIN_HINT)
 

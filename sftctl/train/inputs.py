@@ -102,7 +102,13 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     key = store_fingerprint([train], tokenizer, settings, validation_inputs)
     path = cache_folder() / "stores" / key[:32]
     if not _opens(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise ConfigError(
+                f"{path.parent}: the cache can't be made: {problem.strerror or problem}",
+                hint="set XDG_CACHE_HOME to a folder that can be written, or prepare-data first",
+            ) from problem
         prepare_store(
             [train],
             path,

@@ -56,8 +56,7 @@ class RunDir:
     def open(cls, path: Path) -> "RunDir":
         """An existing run; NoCheckpoint where there is none."""
         run = cls(path)
-        if not path.is_dir():
-            raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
+        require_folder(path)
         if not run.run_file.is_file() or not run.config_file.is_file():
             raise NoCheckpoint(
                 f"{path}: not a run directory (no run.json and config.toml)",
@@ -207,6 +206,12 @@ def default_run_path(config: RunConfig) -> Path:
     name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = chain([name], (f"{name}-{n}" for n in count(2)))
     return next(path for path in (Path("runs", name) for name in names) if not path.exists())
+
+
+def require_folder(path: Path) -> None:
+    """NoCheckpoint where there is no folder of that name."""
+    if not path.is_dir():
+        raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
 
 
 def runs_nearby(path: Path) -> str:

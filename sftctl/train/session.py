@@ -174,7 +174,9 @@ def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
     """The shortest example decides whether the loss may use the head alone."""
     shortest = int(inputs.train.lengths.argmin())
     example = collate(inputs.train, (shortest,), 0).to(world.device)
-    return check_head(state.loss_module, *example.tensors)
+    told = check_head(state.loss_module, *example.tensors)
+    state.reshard()
+    return told
 
 
 def _restore(session: Session, world: World) -> None:

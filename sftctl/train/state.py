@@ -81,14 +81,18 @@ class TrainState:
         """True: every rank must run equally many passes, for FSDP gathers weights in each."""
         return isinstance(self.module, FSDPModule)
 
+    def reshard(self) -> None:
+        """After a pass without gradients: FSDP leaves the root's parameters whole, as they were."""
+        if isinstance(self.module, FSDPModule):
+            self.module.reshard()
+
     def statefuls(self) -> dict[str, Stateful]:
         """Everything a resumed run needs, under the names used in the checkpoint.
 
         Missing on purpose, being pure functions of these and the configuration: the learning rate
         (of the step), the order of the data (of seed and epoch), randomness (of seed and step).
         """
-        if isinstance(self.module, FSDPModule):
-            self.module.reshard()  # a pass without gradients leaves the root's parameters whole
+        self.reshard()
         model = self.loss_module.model
         return {
             "model": model,

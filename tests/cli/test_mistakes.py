@@ -297,3 +297,35 @@ def test_a_directory_that_is_no_run(sftctl: Sftctl, here: Path) -> None:
         "store: not a run directory (no run.json and config.toml)",
         "the newest run there is run",
     )
+
+
+def test_a_cache_that_cannot_be_made(
+    sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
+    result = sftctl("train", *TINY, "--output-dir", here / "new")
+    assert result.exit_code == 2
+    assert "file/sftctl/stores: the cache can't be made: Not a directory" in result.stderr
+    assert "hint: set XDG_CACHE_HOME to a folder that can be written" in result.stderr
+
+
+def test_a_setting_that_wandb_refuses(
+    sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    result = sftctl("train", *TINY, "--wandb", "--output-dir", here / "new")
+    assert result.exit_code == 2
+    assert "error: W&B refuses a setting: mode Input should be 'online'" in result.stderr
+    assert "hint: look at the WANDB_" in result.stderr
+
+
+def test_a_report_of_what_is_no_folder(sftctl: Sftctl, here: Path) -> None:
+    result = sftctl("report", here / "nope")
+    assert result.exit_code == 4
+    assert "nope: no such run directory" in result.stderr
+
+
+def test_the_configuration_is_printed_as_json_too(sftctl: Sftctl) -> None:
+    result = sftctl("train", "--print-config", "--json", "--epochs", "3")
+    assert json.loads(result.stdout)["train"]["epochs"] == 3

@@ -79,6 +79,17 @@ def test_a_full_disk_under_stdout_is_told_in_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--print-config"]])
+def test_so_is_one_under_a_help_text(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run(*words, stdout=full.fileno())
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        "error: stdout: can't be written: no space left on it",
+        "hint: free some room",
+    ]
+
+
 def test_tables_in_a_pipe_have_no_trailing_blanks() -> None:
     done = run("train", "--dry-run", "--model", "tiny")
     lines = done.stdout.decode().splitlines()

@@ -182,7 +182,7 @@ def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
         ("optim.grad_clip", True, "expected float, got True"),
         ("optim.grad_clip", "a", "expected float, got 'a'"),
         ("optim.learning_rate", "fast", "expected float or auto, got 'fast'"),
-        ("data.persistent_workers", 1, "expected bool, got 1"),
+        ("data.persistent_workers", 1, "expected true or false, got 1"),
         ("model.name", 3, "expected str, got 3"),
         ("data.max_seq_len", "long", "expected int, got 'long'"),
         ("train.device", "gpu", "expected auto or cpu or cuda, got 'gpu'"),

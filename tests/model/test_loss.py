@@ -161,8 +161,8 @@ def test_a_plain_head_is_used_alone_and_without_a_word(model: Any, batch: MicroB
     assert module.training is True
 
 
-def make_capped_model() -> Any:
-    """A Gemma 2 that caps its logits at 0.5, with weights large enough to feel it."""
+def make_capped_model(cap: float, enlarged: int) -> Any:
+    """A Gemma 2 that caps its logits, with weights so many times as large as new ones."""
     from transformers import AutoModelForCausalLM, Gemma2Config
 
     torch.manual_seed(0)
@@ -174,28 +174,31 @@ def make_capped_model() -> Any:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,
-        final_logit_softcapping=0.5,
+        final_logit_softcapping=cap,
         attn_logit_softcapping=None,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(20)
+        model.get_input_embeddings().weight.mul_(enlarged)
     return model
 
 
-def test_a_head_that_caps_its_logits_comes_out_right_and_is_told(batch: MicroBatch) -> None:
-    model = make_capped_model()
+@pytest.mark.parametrize(("cap", "enlarged"), [(0.5, 20), (30.0, 20), (30.0, 1)])
+def test_a_head_that_caps_its_logits_comes_out_right_and_is_told(
+    cap: float, enlarged: int, batch: MicroBatch
+) -> None:
+    """Also where the first logits are too small to show it: they grow."""
+    model = make_capped_model(cap, enlarged)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     module = LossModule(model)
-    wrong = loss_of(module, batch).item()
-    right = plain_loss_of(model, batch).item()
     told = check(module, batch) or ""
-    shown = [float(number) for number in re.findall(r"\d+\.\d{4}", told)]
-    assert shown == pytest.approx([wrong, right], abs=1e-3)
     assert re.sub(r"\d+\.\d{4}", "X", told) == (
-        "the model's head is no plain matrix product (loss X against its own X): its whole forward "
-        "pass is used, which takes more memory"
+        "the model's head is no plain matrix product (made 64 times as large, its loss is X, not "
+        "X): its whole forward pass is used, which takes more memory"
     )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert module.uses_own_forward is True
+    right = plain_loss_of(model, batch).item()
     assert loss_of(module, batch).item() == pytest.approx(right, rel=1e-5)
     ours = gradients_of(model, loss_of(module, batch))
     assert_close(ours, gradients_of(model, plain_loss_of(model, batch)))

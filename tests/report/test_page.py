@@ -134,6 +134,28 @@ def test_no_text_of_a_run_becomes_markup(tmp_path: Path) -> None:
     assert page.words.count(HOSTILE) >= 5 and name in page.words
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_nothing_but_a_report_is_written_over(kind: str, tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 4)
+    there = tmp_path / "there"
+    if kind == "file":
+        there.write_text("mine")
+    elif kind == "folder":
+        there.mkdir()
+    else:
+        there.symlink_to(write_report(run, None)[0])
+    with pytest.raises(ConfigError) as caught:
+        write_report(run, there)
+    assert caught.value.message == f"{there}: is there, and no report"
+    assert caught.value.hint == "choose another --output"
+    assert kind != "file" or there.read_text() == "mine"
+
+
+def test_a_report_is_made_anew(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 4)
+    assert write_report(run, None)[0] == write_report(run, None)[0]
+
+
 def test_a_run_that_has_not_trained_yet_has_a_page(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 4)
     (run / "metrics.jsonl").unlink()
@@ -226,7 +248,7 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 2)
-    for output in (tmp_path / "no" / "x.html", tmp_path):
-        with pytest.raises(ConfigError, match="can't be written") as caught:
-            write_report(run, output)
-        assert caught.value.hint == "choose another --output"
+    output = tmp_path / "no" / "x.html"
+    with pytest.raises(ConfigError, match="can't be written") as caught:
+        write_report(run, output)
+    assert caught.value.hint == "choose another --output"

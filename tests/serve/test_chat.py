@@ -124,6 +124,7 @@ def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> Non
     [
         (Sampling(top_p=0.0, temperature=1.0), "--top-p: 0.0 is not above 0"),
         (Sampling(top_p=0.5), "nothing is sampled"),
+        (Sampling(temperature=1e-39), "--temperature: 1e-39 is too near 0 to divide by"),
         (Sampling(temperature=float("nan")), "--temperature: expected a number from 0 on, got nan"),
         (Sampling(temperature=float("inf")), "--temperature: expected a number from 0 on, got inf"),
         (Sampling(top_k=5), "nothing is sampled"),
