@@ -10,11 +10,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+_WORTH = 1 << 27
+"""Multiply-adds from which oneDNN pays: for each shape that is new to it, it first makes code."""
+
 
 def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """one (..., I) @ other (O, I).T, either of them in any layout: by oneDNN where it pays."""
     is_plain = one.device.type == "cpu" and one.dtype == other.dtype == torch.float32
-    if not is_plain or one.numel() == 0 or not _has_onednn():
+    if not is_plain or one.numel() * len(other) < _WORTH or not _has_onednn():
         return one @ other.t()
     found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
     return found
