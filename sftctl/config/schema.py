@@ -142,7 +142,7 @@ class TrainConfig:
     epochs: Count = 2
     """Times that every example is trained."""
     max_steps: Count | None = None
-    """Stop after this many steps, whatever `epochs` says."""
+    """Stop after this many steps at the latest; `epochs` can end the run before."""
     batch_size: Count = 16
     """Examples per accumulation window, over all ranks."""
     accumulation_steps: Count = 1

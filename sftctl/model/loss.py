@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sftctl.model.linear import product
 from sftctl.model.router import balance_coefficient, balance_loss
 
-_ENLARGED = 64
+_ENLARGED = 64  # a power of two, so that making the head smaller again gives the same bits
 CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at a time
 
 
@@ -140,7 +140,7 @@ def check_head(
     ours = float(module(*inputs))
     module.uses_own_forward = True
     theirs = float(module(*inputs))
-    weight.mul_(1 / _ENLARGED)  # the same bits again: it is a power of two
+    weight.mul_(1 / _ENLARGED)
     module.train(training)
     module.uses_own_forward = not abs(ours - theirs) <= 1e-3 * max(1.0, abs(theirs))
     if not module.uses_own_forward:
