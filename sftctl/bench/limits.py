@@ -5,9 +5,9 @@ import resource
 
 import numpy as np
 
-from sftctl.bench.machine import Machine
 from sftctl.data.loader import LoaderSettings, StepShape
 from sftctl.data.microbatch import Examples
+from sftctl.machine import Machine
 
 # Estimated from a few runs on Linux with torch 2.13, on the safe side.
 _FILES_OF_A_RANK = 24

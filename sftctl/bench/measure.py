@@ -12,9 +12,9 @@ from multiprocessing import active_children
 import numpy as np
 import torch
 
-from sftctl.bench.machine import usage_of
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
 from sftctl.data.microbatch import Examples, StepBatch
+from sftctl.machine import usage_of
 from sftctl.metrics import LoaderResult
 
 _COMPUTED = 512  # width of the matrices that stand for a model's work on the CPU

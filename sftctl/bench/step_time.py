@@ -11,10 +11,10 @@ from sftctl.data.plan import steps_per_epoch
 from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
 from sftctl.model.load import check_fit, load_model
-from sftctl.train.inputs import open_inputs, resolve_config
+from sftctl.train.engine.state import build_state, choose_dtype
+from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.launch import run_on_ranks
-from sftctl.train.state import build_state, choose_dtype
-from sftctl.train.step import StepRules, train_step
+from sftctl.train.preflight.inputs import open_inputs, resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
 from sftctl.world import start_world

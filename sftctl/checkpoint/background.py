@@ -16,7 +16,7 @@ import torch
 from sftctl.checkpoint.directory import retire
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.save import save_checkpoint, tied_names
-from sftctl.checkpoint.storage import local_part
+from sftctl.checkpoint.shard_writer import local_part
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
 from sftctl.world import World

@@ -8,10 +8,10 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from sftctl.checkpoint.headers import StoredTensor, stored_tensors
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.save import tied_names
-from sftctl.checkpoint.storage import DTYPE_NAMES
+from sftctl.checkpoint.shard_writer import DTYPE_NAMES
+from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint
 from sftctl.world import World
 

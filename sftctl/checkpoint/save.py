@@ -25,7 +25,7 @@ from sftctl.checkpoint.layout import (
     manifest_bytes,
     manifest_hash_line,
 )
-from sftctl.checkpoint.storage import ShardWriter, local_part
+from sftctl.checkpoint.shard_writer import ShardWriter, local_part
 from sftctl.disk import (
     DISK,
     Disk,

@@ -61,9 +61,9 @@ def bench_loader(
         )
 
     from sftctl.bench import advice
-    from sftctl.bench import loader as bench
-    from sftctl.cli import render
-    from sftctl.cli.render_loader import live_table, loader_report
+    from sftctl.bench import sweep as bench
+    from sftctl.cli.show import run as render
+    from sftctl.cli.show.loader import live_table, loader_report
 
     if write_config is not None:
         advice.check_new_file(write_config)
@@ -108,7 +108,7 @@ def _config(
                 f"{name} does not go with --run: the step time is that of the run's own",
                 hint=f"leave out {name}, or --run",
             )
-    from sftctl.cli.running import config_of_run
+    from sftctl.cli.train_commands import config_of_run
 
     return config_of_run(run)
 

@@ -32,14 +32,14 @@ def chat(
 ) -> None:
     """Talk to a model that was trained; with --prompt or a pipe, only the answer is printed."""
     from sftctl.model.sampling import Sampling
-    from sftctl.serve.early import check_sampling, kind_of
-    from sftctl.serve.terminal import answer_once, converse, question_given
+    from sftctl.trained.checks import check_sampling, kind_of
+    from sftctl.trained.terminal import answer_once, converse, question_given
 
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
     check_sampling(sampling)
     kind_of(path)
     question = question_given(prompt)
-    from sftctl.serve.chat import ChatSession
+    from sftctl.trained.chat import ChatSession
 
     session = ChatSession.open(path, sampling, system, seed)
     if question is not None:

@@ -14,11 +14,11 @@ def export(
     ] = "float32",
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
-    from sftctl.cli import render
-    from sftctl.serve.early import check_export
+    from sftctl.cli.show import run as render
+    from sftctl.trained.checks import check_export
 
     check_export(path, output, dtype)
-    from sftctl.serve.export import export_model
+    from sftctl.trained.export import export_model
 
     export_model(path, output, dtype)
     render.show(f"exported to {output}")

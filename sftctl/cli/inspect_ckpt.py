@@ -28,7 +28,7 @@ def inspect_ckpt(
     json: Json = False,
 ) -> None:
     """Show what a checkpoint holds and whether it can be resumed; runs no code from it."""
-    from sftctl.inspection.detect import inspect_path
+    from sftctl.inspection.inspect import inspect_path
 
     if other is not None and tensors:
         raise ConfigError(
@@ -47,21 +47,24 @@ def inspect_ckpt(
 
 
 def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
-    from sftctl.cli import render, render_inspect, render_tensors
+    from sftctl.cli.show.checkpoint import checkpoint_report
+    from sftctl.cli.show.run import emit, stacked
+    from sftctl.cli.show.tensors import statistics_table
 
-    value, text = report.to_json(), render_inspect.checkpoint_report(report)
+    value, text = report.to_json(), checkpoint_report(report)
     if tensors:
-        from sftctl.inspection.statistics import tensor_statistics
+        from sftctl.inspection.tensors.statistics import tensor_statistics
 
         statistics = tensor_statistics(report)
         value |= {"tensors": statistics}
-        text = render.stacked(text, render_tensors.statistics_table(statistics))
-    render.emit(value, text, as_json=as_json)
+        text = stacked(text, statistics_table(statistics))
+    emit(value, text, as_json=as_json)
 
 
 def _show_diff(a: "Report", b: "Report", *, as_json: bool) -> None:
-    from sftctl.cli import render, render_tensors
+    from sftctl.cli.show.run import emit
+    from sftctl.cli.show.tensors import diff_report
     from sftctl.inspection.diff import diff
 
     found = diff(a, b)
-    render.emit(found.to_json(), render_tensors.diff_report(found), as_json=as_json)
+    emit(found.to_json(), diff_report(found), as_json=as_json)

@@ -48,13 +48,15 @@ def prepare_data(
     json: Json = False,
 ) -> None:
     """Turn conversations into a token store with exact loss masks."""
-    from sftctl.cli import render, render_prepare
     from sftctl.cli.options import given
+    from sftctl.cli.show.run import emit
+    from sftctl.cli.show.run import show as show_text
+    from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
     from sftctl.config.load import load_config
+    from sftctl.data.show import shown_examples
     from sftctl.data.store import TokenStore
-    from sftctl.data.view import shown_examples
     from sftctl.errors import ConfigError
-    from sftctl.train.inputs import PrepareOptions, prepare_files, stores_tokenizer
+    from sftctl.train.preflight.inputs import PrepareOptions, prepare_files, stores_tokenizer
 
     config = load_config(
         None,
@@ -67,10 +69,10 @@ def prepare_data(
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
     options = PrepareOptions(strict, "hf" if engine == "hf" else "auto", workers)
-    with render_prepare.preparation_progress() as progress:
+    with preparation_progress() as progress:
         prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
-    told = render_prepare.prepared_store(prepared, output)
-    render.emit(prepared.manifest, told, as_json=json)
+    told = prepared_store(prepared, output)
+    emit(prepared.manifest, told, as_json=json)
     if show and not json:
         examples = shown_examples(TokenStore.open(output), stores_tokenizer(output), show)
-        render.show(render_prepare.show_examples(examples))
+        show_text(show_examples(examples))

@@ -16,8 +16,8 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML page about a run: curves, data and masks, samples, checkpoints, events."""
-    from sftctl.cli import render
-    from sftctl.train.rundir import require_folder
+    from sftctl.cli.show import run as render
+    from sftctl.runs.directory import require_folder
 
     require_folder(run_dir)
     from sftctl.report.page import write_report

@@ -37,7 +37,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with a run exactly where its checkpoint stands."""
-    from sftctl.cli import running
+    from sftctl.cli import train_commands as running
 
     if verify_replay and (dry_run or allow or max_restarts or (step, epochs) != (None, None)):
         raise ConfigError(

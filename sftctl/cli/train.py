@@ -64,7 +64,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a model on conversations. Alone: a small model on the bundled sample."""
-    from sftctl.cli import running
+    from sftctl.cli import train_commands as running
     from sftctl.config.load import Layer, file_layer, load_layers, parse_assignments
 
     flags = given(

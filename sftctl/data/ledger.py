@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sftctl import jsonio
-from sftctl.data.conversation import SourceLine
+from sftctl.data.conversations.conversation import SourceLine
 from sftctl.data.reasons import KEPT, BadRow, Reason
 from sftctl.errors import DataError
 from sftctl.words import counted

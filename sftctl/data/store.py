@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.data.chat import ExampleArrays, TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import PREPARE_ANEW, SPLITS, SplitCounts
 from sftctl.data.manifest import StoreManifest as StoreManifest
 from sftctl.errors import DataError

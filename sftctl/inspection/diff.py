@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from sftctl.checkpoint.headers import StoredTensor
+from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.contents import STRETCH, located, read
 from sftctl.inspection.report import MANIFEST_KEYS, Report
+from sftctl.inspection.tensors.read import STRETCH, located, read
 
 _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version")
 

@@ -11,8 +11,8 @@ from sftctl.data.manifest import StoreManifest
 from sftctl.environment import cache_folder
 from sftctl.errors import SftctlError
 from sftctl.inspection.report import Report
-from sftctl.tracking.runlog import require_metrics
-from sftctl.train.rundir import RunDir
+from sftctl.runs.directory import RunDir
+from sftctl.runs.log import require_metrics
 from sftctl.words import counted
 
 Obstacle = tuple[str, str]  # why not, and what to do

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.headers import StoredTensor
 from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.inspection.groups import component_of
 
 MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sftctl.model.sampling import Sampling
-from sftctl.model.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import HFTokenizer
 
 _HALF_A_LETTER = "\ufffd"  # what the first bytes of a letter decode to until the rest has come
 

@@ -11,7 +11,7 @@ from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
-from sftctl.model.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import HFTokenizer
 
 
 def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:

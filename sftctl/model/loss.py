@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sftctl.model.linear import product
-from sftctl.model.router import balance_coefficient, balance_loss
+from sftctl.model.moe_loss import balance_coefficient, balance_loss
+from sftctl.model.onednn import product
 
 _ENLARGED = 64  # a power of two, so that making the head smaller again gives the same bits
 CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at a time

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sftctl.data.show import shown_examples
 from sftctl.data.store import StoreManifest, TokenStore
-from sftctl.data.view import shown_examples
 from sftctl.errors import SftctlError
 from sftctl.report.bars import bar_chart
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
-from sftctl.report.words import count, facts, percent, table
-from sftctl.train.inputs import stores_tokenizer
+from sftctl.report.wording import count, facts, percent, table
+from sftctl.train.preflight.inputs import stores_tokenizer
 
 _NUM_SHOWN = 3
 _MOST_SHOWN_LETTERS = 3000

@@ -10,7 +10,7 @@ from sftctl.report import sections
 from sftctl.report.dataset import data_section, open_dataset
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord, read_run
-from sftctl.report.words import moment
+from sftctl.report.wording import moment
 
 REPORT_NAME = "report.html"
 _BEGIN = "<!doctype html>\n"

@@ -14,7 +14,7 @@ from sftctl.config.load import config_to_dict
 from sftctl.errors import SftctlError
 from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.metrics import StepMetrics
-from sftctl.train.rundir import RunDir
+from sftctl.runs.directory import RunDir
 from sftctl.words import counted
 
 _NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name != "examples_digest")

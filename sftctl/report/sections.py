@@ -11,7 +11,7 @@ from sftctl.report.charts import Mark, Series, line_chart
 from sftctl.report.curves import Bucket, Numbers, shortened
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
-from sftctl.report.words import count, duration, moment, number, percent, short_count, table
+from sftctl.report.wording import count, duration, moment, number, percent, short_count, table
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MOST_EVENTS = 500

@@ -28,9 +28,9 @@ from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
+from sftctl.runs.directory import RunDir, default_run_path
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.rundir import RunDir, default_run_path
 from sftctl.train.stop import SIGNALS, StopRequest
 
 T = TypeVar("T")

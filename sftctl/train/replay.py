@@ -11,14 +11,14 @@ import torch
 from sftctl.checkpoint.directory import list_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
 from sftctl.checkpoint.load import load_tensors
-from sftctl.checkpoint.storage import local_part
+from sftctl.checkpoint.shard_writer import local_part
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
-from sftctl.train.differences import allowable_keys
+from sftctl.runs.differences import allowable_keys
+from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
-from sftctl.train.rundir import RunDir
 from sftctl.train.session import Session, restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted

@@ -9,10 +9,10 @@ from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
-from sftctl.tracking.runlog import last_saved_step, require_metrics
-from sftctl.train.differences import Difference, allowable_keys, differences_of
-from sftctl.train.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.rundir import RunDir
+from sftctl.runs.differences import Difference, allowable_keys, differences_of
+from sftctl.runs.directory import RunDir
+from sftctl.runs.log import last_saved_step, require_metrics
+from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 

@@ -20,15 +20,15 @@ from sftctl.errors import CheckpointError, TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import load_architecture, save_pretrained
 from sftctl.tracking.tracker import Tracker
-from sftctl.train.evaluate import evaluate
-from sftctl.train.memory import shortage_told
+from sftctl.train.announce import open_trackers
+from sftctl.train.engine.evaluate import evaluate
+from sftctl.train.engine.step import train_step
+from sftctl.train.preflight.rehearsal import shortage_told
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.samples import tell_samples
 from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
-from sftctl.train.step import train_step
 from sftctl.train.stop import StopRequest
-from sftctl.train.trackers import open_trackers
 from sftctl.world import ALONE, World, start_world
 
 

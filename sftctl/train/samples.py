@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftctl.data.chat import TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.model.generate import generate
 from sftctl.model.sampling import Sampling
 from sftctl.tracking.tracker import Tracker

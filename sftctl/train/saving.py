@@ -9,12 +9,12 @@ import torch
 from sftctl.checkpoint.background import BackgroundSaver, SaveOutcome
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.load import config_to_dict
+from sftctl.config.schedule import get_lr
 from sftctl.errors import CheckpointError, SftctlError
-from sftctl.tracking.runlog import RunLog
+from sftctl.runs.log import RunLog
+from sftctl.runs.versions import versions
 from sftctl.tracking.tracker import Tracker
-from sftctl.train.schedule import get_lr
 from sftctl.train.session import Session
-from sftctl.train.versions import versions
 from sftctl.world import World
 
 MAX_FAILURES = 3

@@ -18,15 +18,15 @@ from sftctl.disk import remove_folder
 from sftctl.errors import IncompatibleCheckpoint
 from sftctl.model.load import load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
-from sftctl.train.differences import threads_for
-from sftctl.train.inputs import Inputs, open_inputs
-from sftctl.train.memory import rehearse
-from sftctl.train.preflight import refuse_errors
-from sftctl.train.proposal import propose
+from sftctl.runs.differences import threads_for
+from sftctl.runs.directory import RunDir, create_run
+from sftctl.train.engine.state import TrainState, build_state, checkpoint_bytes
+from sftctl.train.engine.step import StepRules
+from sftctl.train.preflight.findings import refuse_errors
+from sftctl.train.preflight.inputs import Inputs, open_inputs
+from sftctl.train.preflight.proposal import propose
+from sftctl.train.preflight.rehearsal import rehearse
 from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume
-from sftctl.train.rundir import RunDir, create_run
-from sftctl.train.state import TrainState, build_state, checkpoint_bytes
-from sftctl.train.step import StepRules
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 

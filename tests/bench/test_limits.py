@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from sftctl.bench.limits import obstacle
-from sftctl.bench.machine import Machine
 from sftctl.data.loader import LoaderSettings
-from tests.bench.toys import SHAPE, Toy
+from sftctl.machine import Machine
+from tests.toys.loaders import SHAPE, Toy
 
 ROOMY = Machine(2, None, 10**9, 1024, 10**10)
 MANY = LoaderSettings(num_workers=20)

@@ -16,12 +16,12 @@ import torch
 from sftctl.checkpoint.layout import checkpoint_name, read_manifest
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.schema import OptimConfig
-from sftctl.data.chat import TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.data.store import TokenStoreWriter
 from sftctl.jsonio import dump_line, dump_pretty, loads
 from sftctl.model.load import load_model
-from sftctl.model.tokenizer import load_tokenizer
-from sftctl.train.optim import NamedOptimizer, build_optimizer
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
 from sftctl.world import ALONE
 
 SAVE_INTERVAL, NUM_STEPS = 8, 32

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.inspection.test_flat import NUM_BYTES, gguf, hugging_face, ours, pth
+from tests.inspection.formats.test_flat import NUM_BYTES, gguf, hugging_face, ours, pth
 
 
 def inspecting(options: argparse.Namespace) -> list[list[str]]:

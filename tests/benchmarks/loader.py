@@ -23,9 +23,9 @@ from sftctl.data.microbatch import StepBatch
 from sftctl.data.store import TokenStore
 from sftctl.metrics import StepMetrics
 from sftctl.train import run as training
+from sftctl.train.engine.state import TrainState
+from sftctl.train.engine.step import StepRules
 from sftctl.train.session import new_session
-from sftctl.train.state import TrainState
-from sftctl.train.step import StepRules
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE, World
 

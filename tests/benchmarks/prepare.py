@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sftctl.model.tokenizer import load_tokenizer
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.benchmarks.hf_prepare import MAX_LENGTH
-from tests.real.fetched import sharegpt_file, smollm2_file
+from tests.toys.fetched import sharegpt_file, smollm2_file
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "system": "system"}
 _MEMORY_SIZES = (100_000_000, 1_000_000_000)

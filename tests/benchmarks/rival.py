@@ -17,7 +17,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 
 from sftctl.data.store import TokenStore
 from sftctl.model.load import load_model
-from sftctl.model.tokenizer import load_tokenizer
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]

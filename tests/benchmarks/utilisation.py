@@ -18,11 +18,11 @@ from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
 from sftctl.data.microbatch import StepBatch
 from sftctl.data.store import TokenStore
-from sftctl.model.linear import product
 from sftctl.model.load import load_model
-from sftctl.model.tokenizer import load_tokenizer
-from sftctl.train.state import build_state
-from sftctl.train.step import StepRules, train_step
+from sftctl.model.onednn import product
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from sftctl.train.engine.state import build_state
+from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import ALONE
 
 SIZE = 2048

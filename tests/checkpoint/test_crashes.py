@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from sftctl.disk import Disk
-from tests.checkpoint.toys import save_toy
-from tests.torture.bits import draw_flips, is_found
-from tests.torture.cuts import (
+from tests.toys.checkpoints import save_toy
+from tests.toys.torture.bits import draw_flips, is_found
+from tests.toys.torture.cuts import (
     NeverSyncsFiles,
     NeverSyncsFolders,
     RenamesFirst,
     cut_everywhere,
 )
-from tests.torture.points import Rehearsed, try_point
-from tests.torture.recording import RecordingDisk
-from tests.torture.stories import Story
-from tests.torture.telling import fast_folder
+from tests.toys.torture.points import Rehearsed, try_point
+from tests.toys.torture.recording import RecordingDisk
+from tests.toys.torture.stories import Story
+from tests.toys.torture.telling import fast_folder
 
 STORY = Story((10,), 10, (20,))
 FRESH = Story((), 0, (10,))

@@ -16,7 +16,7 @@ from sftctl.checkpoint.directory import (
 )
 from sftctl.checkpoint.layout import manifest_hash_line
 from sftctl.errors import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
-from tests.checkpoint.toys import FailingDisk, save_toy
+from tests.toys.checkpoints import FailingDisk, save_toy
 
 SHARD = "shard-00001.safetensors"
 

@@ -13,7 +13,7 @@ from sftctl.checkpoint.layout import (
     step_of,
 )
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
-from tests.checkpoint.toys import save_toy
+from tests.toys.checkpoints import save_toy
 
 Write = Callable[..., Path]
 

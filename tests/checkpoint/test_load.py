@@ -7,7 +7,7 @@ from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint
-from tests.checkpoint.toys import ALONE, blank, equal, make_manifest, make_tensors, save_toy
+from tests.toys.checkpoints import ALONE, blank, equal, make_manifest, make_tensors, save_toy
 
 
 @pytest.fixture

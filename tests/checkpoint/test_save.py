@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
-from sftctl.checkpoint.headers import stored_tensors
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint, tied_names
+from sftctl.checkpoint.tensor_index import stored_tensors
 from sftctl.disk import Disk
 from sftctl.errors import CheckpointError
-from tests.checkpoint.toys import (
+from tests.toys.checkpoints import (
     ALONE,
     CountingDisk,
     FailingDisk,

@@ -8,14 +8,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from sftctl.checkpoint.directory import list_checkpoints, problems_of
-from sftctl.checkpoint.headers import stored_tensors
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
+from sftctl.checkpoint.tensor_index import stored_tensors
 from sftctl.disk import DISK
 from sftctl.errors import CheckpointError
 from sftctl.world import start_world
-from tests.checkpoint.toys import (
+from tests.toys.checkpoints import (
     ALONE,
     FailingDisk,
     blank,
@@ -24,7 +24,7 @@ from tests.checkpoint.toys import (
     make_tensors,
     save_toy,
 )
-from tests.ranks import run_ranks
+from tests.toys.ranks import run_ranks
 
 ONE_RANK, REPLICAS, SHARDED, ONE_TENSOR, FAILED = 1, 2, 3, 4, 5
 

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sftctl.bench.loader import LoaderReport
-from sftctl.bench.machine import Machine
+from sftctl.bench.sweep import LoaderReport
 from sftctl.cli.app import app
-from sftctl.cli.render_loader import live_table, loader_report
+from sftctl.cli.show.loader import live_table, loader_report
 from sftctl.config.load import load_config
+from sftctl.machine import Machine
 from sftctl.metrics import LoaderResult
 
 CONTRACT = {

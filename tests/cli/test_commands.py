@@ -15,7 +15,7 @@ import pytest
 
 from sftctl.data.store import TokenStore
 from tests.cli.conftest import Result
-from tests.train.toys import events_of, metrics_of, same_run
+from tests.toys.runs import events_of, metrics_of, same_run
 
 Sftctl = Callable[..., Result]
 TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
@@ -89,7 +89,7 @@ def test_an_exported_model_is_the_trained_one_in_plain_transformers(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sftctl.serve.trained import open_trained
+    from sftctl.trained.open import open_trained
 
     assert sftctl(*TINY, "--output-dir", "run").exit_code == 0
     assert sftctl("export", "run", "--output", "hf").exit_code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.data.sample_data import SAMPLE_TOKENIZER
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.source import _hub_has_an_address
 from tests.cli.conftest import Result
 
@@ -22,8 +22,8 @@ TINY = ["--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a prepared `store` and a finished `run`."""
     from sftctl.config.load import load_config
-    from sftctl.data.sample_data import sample_files
-    from sftctl.train.inputs import prepare_files
+    from sftctl.data.sample import sample_files
+    from sftctl.train.preflight.inputs import prepare_files
     from sftctl.train.run import run_training
 
     folder = tmp_path_factory.mktemp("trained")

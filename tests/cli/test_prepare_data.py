@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.cli.render_prepare import progress_line
-from sftctl.data.assembly import Progress
+from sftctl.cli.show.store import progress_line
+from sftctl.data.prepare.builder import Progress
 
 
 @pytest.mark.parametrize(

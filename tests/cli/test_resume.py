@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Result
-from tests.train.toys import events_of, metrics_of, same_run
+from tests.toys.runs import events_of, metrics_of, same_run
 
 Sftctl = Callable[..., Result]
 SHORT = ["train", "--model", "tiny", "--max-steps", "6", "--batch-size", "4"]

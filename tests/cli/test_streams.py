@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.toys import events_of
+from tests.toys.runs import events_of
 
 TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
 

@@ -1,7 +1,7 @@
 import pytest
 
-from sftctl.data.sample_data import SAMPLE_TOKENIZER
-from tests.data.chat_tokenizers import CHATML, SHARED, Tokenizer, load
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from tests.toys.tokenizers import CHATML, SHARED, Tokenizer, load
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from sftctl.data.chat import TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.data.manifest import FORMAT_VERSION, Audit, SourceEntry, SplitCounts, StoreManifest
 from sftctl.data.store import TokenStore, TokenStoreWriter
 from sftctl.errors import DataError

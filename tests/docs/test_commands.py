@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sftctl.cli.app import app
-from tests.docs.pages import PAGES, REPOSITORY, Command, commands_of, write_shown_files
-from tests.docs.toys import make_toys
+from tests.toys.docs import make_toys
+from tests.toys.pages import PAGES, REPOSITORY, Command, commands_of, write_shown_files
 
 NOT_HERE = {
     "make demo": "installs; its two commands are typed from the README",

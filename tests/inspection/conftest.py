@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sftctl.train.run import run_training
-from tests.inspection.toys import save_distributed, save_minimind, train_by_trainer
-from tests.train.toys import toy_config
+from tests.toys.foreign import save_distributed, save_minimind, train_by_trainer
+from tests.toys.runs import toy_config
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sftctl.inspection.detect import inspect_path
 from sftctl.inspection.diff import CheckpointDiff, diff
-from tests.inspection.toys import toy_model
+from sftctl.inspection.inspect import inspect_path
+from tests.toys.foreign import toy_model
 
 
 def compare(a: Path, b: Path) -> CheckpointDiff:

@@ -8,9 +8,9 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.environment import cache_folder
-from sftctl.inspection.detect import inspect_path
+from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.report import Report
-from tests.train.toys import metrics_of, toy_config
+from tests.toys.runs import metrics_of, toy_config
 
 LAST = "step-00000012"
 

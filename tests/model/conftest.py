@@ -1,7 +1,7 @@
 import pytest
 
-from sftctl.data.sample_data import SAMPLE_TOKENIZER
-from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from sftctl.model.load import (
     save_pretrained,
 )
 from sftctl.model.source import ModelSource, require_model_folder
-from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")

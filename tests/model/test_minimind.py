@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from sftctl.errors import ConfigError
+from sftctl.model.fake import outline_of
 from sftctl.model.load import load_pretrained
-from sftctl.model.outline import outline_of
-from sftctl.model.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
 
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD, FFN, LAYERS, EXPERTS = 29, 16, 2, 1, 8, 12, 2, 3
 

@@ -3,7 +3,7 @@ import torch
 
 from sftctl.model.load import load_model
 from sftctl.model.presets import PRESETS, preset_config
-from sftctl.model.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import HFTokenizer
 
 
 def num_parameters(model: torch.nn.Module) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.fetched import smollm2_file
+from tests.toys.fetched import smollm2_file
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.data.conversation import Conversation, SourceLine, from_text
+from sftctl.data.conversations.conversation import Conversation, SourceLine, from_text
+from sftctl.data.prepare.workers import in_order
+from sftctl.data.reading.rows import raw_rows
 from sftctl.data.reasons import BadRow
-from sftctl.data.rows import raw_rows
-from sftctl.data.workers import in_order
 from sftctl.environment import usable_cores
-from sftctl.model.tokenizer import load_tokenizer
-from tests.data.chat_tokenizers import conversations
-from tests.data.comparison import Comparison
-from tests.data.templates import FAMILIES
-from tests.real.fetched import sharegpt_file
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from tests.toys.comparison import Comparison
+from tests.toys.fetched import sharegpt_file
+from tests.toys.templates import FAMILIES
+from tests.toys.tokenizers import conversations
 
 pytestmark = pytest.mark.real
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from sftctl.model.load import load_model
-from sftctl.model.tokenizer import load_tokenizer
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.real.conftest import column, sftctl
 
 pytestmark = pytest.mark.real

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import sftctl
-from tests.report.toys import toy_run
+from tests.toys.records import toy_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sftctl import jsonio
-from sftctl.data.sample_data import sample_files
+from sftctl.data.sample import sample_files
 from sftctl.model.sampling import Sampling
-from sftctl.serve.chat import ChatSession
+from sftctl.trained.chat import ChatSession
 from tests.real.conftest import sftctl
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,7 @@ import pytest
 
 from sftctl.data.store import TokenStore
 from tests.real.conftest import sftctl
-from tests.real.fetched import sharegpt_file
+from tests.toys.fetched import sharegpt_file
 
 pytestmark = pytest.mark.real
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sftctl.serve.trained import open_trained
+from sftctl.trained.open import open_trained
 from tests.real.conftest import events, sftctl
 
 pytestmark = pytest.mark.real

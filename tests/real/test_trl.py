@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.data.sample_data import SAMPLE_TOKENIZER
-from sftctl.inspection.detect import inspect_path
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.inspection.inspect import inspect_path
 
 pytestmark = pytest.mark.real
 

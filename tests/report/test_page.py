@@ -12,12 +12,12 @@ from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_line
 from sftctl.report.page import write_report
 from sftctl.report.record import read_run
-from sftctl.train.inputs import prepare_files
+from sftctl.train.preflight.inputs import prepare_files
 from sftctl.train.run import run_training
 from tests.cli.conftest import Result
 from tests.cli.conftest import sftctl as sftctl
-from tests.report.toys import metrics, sample, toy_run, write_lines
-from tests.train.toys import toy_config
+from tests.toys.records import metrics, sample, toy_run, write_lines
+from tests.toys.runs import toy_config
 
 WITHOUT_END = ("meta",)
 

@@ -6,9 +6,9 @@ import pytest
 
 from sftctl.checkpoint.directory import problems_of
 from sftctl.checkpoint.save import save_checkpoint
-from tests.checkpoint.toys import ALONE, make_manifest
-from tests.torture.bits import draw_flips, is_found
-from tests.torture.stories import Copy, Story, tensors_of
+from tests.toys.checkpoints import ALONE, make_manifest
+from tests.toys.torture.bits import draw_flips, is_found
+from tests.toys.torture.stories import Copy, Story, tensors_of
 
 pytestmark = pytest.mark.torture
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.crash_loop import Loop, crash_loop
+from tests.toys.torture.crash_loop import Loop, crash_loop
 
 pytestmark = pytest.mark.torture
 

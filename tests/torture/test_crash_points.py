@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.torture.points import Tried, try_all_points
-from tests.torture.stories import STORIES
-from tests.torture.workers import on_all_cores
+from tests.toys.torture.points import Tried, try_all_points
+from tests.toys.torture.stories import STORIES
+from tests.toys.torture.workers import on_all_cores
 
 pytestmark = pytest.mark.torture
 

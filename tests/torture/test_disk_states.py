@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.torture.cuts import Examined, cut_everywhere
-from tests.torture.stories import STORIES, Story
-from tests.torture.workers import on_all_cores
+from tests.toys.torture.cuts import Examined, cut_everywhere
+from tests.toys.torture.stories import STORIES, Story
+from tests.toys.torture.workers import on_all_cores
 
 pytestmark = pytest.mark.torture
 

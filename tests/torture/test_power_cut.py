@@ -11,8 +11,8 @@ from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.disk import hash_file
 from sftctl.jsonio import read_lines
-from tests.torture.powercut import cuts_of, make_image, mounted, started
-from tests.torture.telling import fast_folder
+from tests.toys.torture.powercut import cuts_of, make_image, mounted, started
+from tests.toys.torture.telling import fast_folder
 
 pytestmark = pytest.mark.torture
 
@@ -44,7 +44,7 @@ def image() -> Iterator[Path]:
 
 def training(run: Path, *options: object) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """`sftctl train` that stops itself after each `saved`."""
-    words = ["-m", "tests.torture.stopping", "train", "--model", "tiny", "--output-dir", run]
+    words = ["-m", "tests.toys.torture.stopping", "train", "--model", "tiny", "--output-dir", run]
     return started(*words, *options, folder=REPOSITORY)
 
 

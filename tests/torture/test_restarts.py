@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sftctl import jsonio
-from tests.torture.processes import PATIENCE_S, Ranks, children, forked, fresh_sftctl, send
-from tests.train.toys import assert_same_end, events_of, toy_data, whole_lines
+from tests.toys.runs import assert_same_end, events_of, toy_data, whole_lines
+from tests.toys.torture.processes import PATIENCE_S, Ranks, children, forked, fresh_sftctl, send
 
 pytestmark = pytest.mark.torture
 

@@ -16,8 +16,16 @@ from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import step_of
 from sftctl.errors import EXIT_STOPPED
-from tests.torture.processes import Ranks, catches, descendants, forked, fresh_sftctl, send, sftctl
-from tests.train.toys import assert_same_end, half_made, toy_data, whole_lines
+from tests.toys.runs import assert_same_end, half_made, toy_data, whole_lines
+from tests.toys.torture.processes import (
+    Ranks,
+    catches,
+    descendants,
+    forked,
+    fresh_sftctl,
+    send,
+    sftctl,
+)
 
 pytestmark = pytest.mark.torture
 

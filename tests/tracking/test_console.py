@@ -19,7 +19,7 @@ from sftctl.tracking.console import (
     make_console_tracker,
     sparkline,
 )
-from tests.tracking.toys import run_shape, step_metrics
+from tests.toys.metrics import run_shape, step_metrics
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -28,7 +28,7 @@ SESSION = """
 import sys, threading
 from contextlib import closing
 from sftctl.tracking.console import make_console_tracker
-from tests.tracking.toys import run_shape, step_metrics
+from tests.toys.metrics import run_shape, step_metrics
 tracker = make_console_tracker(run_shape())
 with closing(tracker):
     tracker.event("evaluation", 0, validation_loss=7.6241, num_target_tokens=10)

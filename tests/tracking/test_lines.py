@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sftctl.tracking.lines import LineTracker, clock, event_line, size
-from tests.tracking.toys import run_shape, step_metrics
+from tests.toys.metrics import run_shape, step_metrics
 
 
 def test_a_line_says_where_the_run_stands_and_how_fast_it_goes() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
-from tests.tracking.toys import Broken, Memory, step_metrics
+from tests.toys.metrics import Broken, Memory, step_metrics
 
 MESSAGE = "Broken failed and is not told any more: RuntimeError: no route to host"
 

@@ -17,7 +17,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from sftctl.errors import ConfigError
 from sftctl.tracking.wandb import INIT_TIMEOUT_S, WandbTracker, require_login
-from tests.tracking.toys import step_metrics
+from tests.toys.metrics import step_metrics
 
 BLOCK_BYTES = 32768
 WHOLE, LAST = 1, 4

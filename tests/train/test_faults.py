@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.rundir import RunDir
-from tests.train.toys import events_of, metrics_of, same_run, toy_config
+from tests.toys.runs import events_of, metrics_of, same_run, toy_config
 
 TRAIN = ["train", "--model", "tiny", "--max-steps", "30", "--batch-size", "4"]
 TRAIN += ["--log-interval", "1000", "--output-dir", "run"]

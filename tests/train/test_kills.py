@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.crash_loop import Loop, crash_loop
-from tests.torture.processes import PATIENCE_S, children, forked, is_gone, send, train
-from tests.train.toys import toy_config, whole_lines
+from tests.toys.runs import toy_config, whole_lines
+from tests.toys.torture.crash_loop import Loop, crash_loop
+from tests.toys.torture.processes import PATIENCE_S, children, forked, is_gone, send, train
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_never_was(tmp_path: Path) -> None:

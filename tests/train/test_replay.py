@@ -15,7 +15,7 @@ from sftctl.train.replay import replay
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
-from tests.train.toys import stored_tensors, toy_config
+from tests.toys.runs import stored_tensors, toy_config
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ from sftctl.errors import (
     IncompatibleCheckpoint,
     NoCheckpoint,
 )
+from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.resume import ResumeRequest, existing_run, plan_request
 from sftctl.train.run import run_training
-from sftctl.train.rundir import RunDir
-from tests.train.toys import (
+from tests.toys.runs import (
     NUM_EXAMPLES,
     STEPS_PER_EPOCH,
     events_of,
@@ -370,7 +370,7 @@ def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
 
 HOLDS_THE_LOCK = """
 import pathlib, sys
-from sftctl.train.rundir import RunDir
+from sftctl.runs.directory import RunDir
 with RunDir.open(pathlib.Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()

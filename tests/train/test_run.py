@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from sftctl import jsonio
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
+from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest
 from sftctl.errors import ConfigError, DataError
-from sftctl.train.dry_run import plan_run
+from sftctl.train.preflight.dry_run import plan_run
 from sftctl.train.run import run_training
-from sftctl.train.schedule import get_lr
-from tests.train.toys import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
+from tests.toys.runs import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
 
 
 def test_metrics_have_a_line_for_every_step_and_every_example_is_trained_once_an_epoch(

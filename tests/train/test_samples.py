@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from sftctl import jsonio
-from sftctl.data.chat import TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.samples import Prompt, tell_samples
 from sftctl.train.session import restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
-from tests.ranks import run_ranks
-from tests.tracking.toys import Memory
-from tests.train.toys import assert_same_end, events_of, toy_config
+from tests.toys.metrics import Memory
+from tests.toys.ranks import run_ranks
+from tests.toys.runs import assert_same_end, events_of, toy_config
 
 SETTINGS = {"data__val_fraction": 0.3, "train__eval_interval": 2, "train__epochs": 1}
 

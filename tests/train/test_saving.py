@@ -17,14 +17,14 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.room import require_room
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
-from sftctl.train.dry_run import plan_run
-from sftctl.train.preflight import refuse_errors
+from sftctl.runs.directory import RunDir
+from sftctl.train.preflight.dry_run import plan_run
+from sftctl.train.preflight.findings import refuse_errors
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.rundir import RunDir
 from sftctl.world import ALONE
-from tests.checkpoint.toys import blank, equal, make_manifest, make_tensors
-from tests.train.toys import assert_same_tensors, events_of, metrics_of, stored_tensors, toy_config
+from tests.toys.checkpoints import blank, equal, make_manifest, make_tensors
+from tests.toys.runs import assert_same_tensors, events_of, metrics_of, stored_tensors, toy_config
 
 
 class SlowDisk(Disk):

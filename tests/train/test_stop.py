@@ -13,15 +13,15 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
-from sftctl.data.prepare import prepare_store
+from sftctl.data.prepare.prepare import prepare_store
 from sftctl.errors import Stopped
-from sftctl.train import evaluate as evaluation
+from sftctl.runs.directory import RunDir
+from sftctl.train.engine import evaluate as evaluation
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.rundir import RunDir
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
-from tests.train.toys import (
+from tests.toys.runs import (
     assert_same_tensors,
     events_of,
     metrics_of,
@@ -48,7 +48,7 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stopping = signal_at_call(1, prepare_store)
-    monkeypatch.setattr("sftctl.train.inputs.prepare_store", stopping)
+    monkeypatch.setattr("sftctl.train.preflight.inputs.prepare_store", stopping)
     with pytest.raises(
         Stopped, match="by SIGTERM before training began: nothing to save"
     ) as raised:

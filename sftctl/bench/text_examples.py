@@ -1,0 +1,82 @@
+"""Examples that are tokenized each time they are asked for, as a loader without a store does."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from sftctl.config.schema import RunConfig
+from sftctl.data.conversations.conversation import SourceLine, from_text
+from sftctl.data.example import ChatTokenizer, TokenizedExample
+from sftctl.data.masks.encode import tokenize
+from sftctl.data.prepare.settings import PrepareSettings
+from sftctl.data.reading.rows import raw_rows
+from sftctl.data.reading.sources import found_sources
+from sftctl.data.reasons import BadRow
+from sftctl.data.sample import sample_files
+from sftctl.data.store import TokenStore
+from sftctl.errors import DataError
+from sftctl.train.preflight.inputs import prepare_settings
+
+MOST_ROWS = 2000
+"""Rows of text that are compared: their lengths must be known before the first step is cut."""
+
+Row = tuple[SourceLine, bytes]
+
+
+class TextExamples:
+    """Rows of text behind the same door as a TokenStore: parsed, rendered, encoded, masked, cut."""
+
+    def __init__(
+        self, rows: Sequence[Row], tokenizer: ChatTokenizer, settings: PrepareSettings
+    ) -> None:
+        self._tokenizer, self._settings = tokenizer, settings
+        self._rows: list[Row] = []
+        lengths, target_lengths = [], []
+        for row in rows:
+            with suppress(BadRow):
+                example = self._tokenized(row)
+                if example.num_target_tokens:
+                    self._rows.append(row)
+                    lengths.append(example.num_tokens)
+                    target_lengths.append(example.num_target_tokens)
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self.target_lengths = np.array(target_lengths, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TokenizedExample:
+        return self._tokenized(self._rows[index])
+
+    def _tokenized(self, row: Row) -> TokenizedExample:
+        source, text = row
+        conversation = from_text(text, self._settings.format, source)
+        # Where a template rewrites turns a row is several examples: one is as good to time.
+        example, *_ = tokenize(conversation, self._tokenizer, self._settings.train_on)
+        return example.first(self._settings.max_seq_len)
+
+
+def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
+    """The first rows of the files that a store was made of; DataError where they are gone."""
+    given, manifest = config.data.path, store.manifest
+    if given is None:
+        paths = [sample_files()[0]]
+    elif Path(given) == store.path:
+        paths = [Path(entry.file) for entry in manifest.sources]
+    else:
+        paths = [Path(given)]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: the text that {store.path} was made of is not there",
+            hint="give the conversations themselves as --data",
+        )
+    settings = replace(prepare_settings(config.data), max_seq_len=manifest.max_seq_len)
+    with found_sources(paths) as sources:
+        every = (row for source in sources for row in raw_rows(source.path, source.name))
+        texts = [(line, text) for line, text in islice(every, MOST_ROWS) if isinstance(text, bytes)]
+    return TextExamples(texts, tokenizer, settings)

@@ -1,0 +1,153 @@
+"""A checkpoint's report as text."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftctl.cli.show.run import facts_table, megabytes
+from sftctl.words import counted
+
+if TYPE_CHECKING:
+    from sftctl.inspection.report import Report
+
+_SHOWN_FILES = 8
+_SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def checkpoint_report(report: "Report") -> RenderableType:
+    """What a checkpoint holds, its verdict, and the others of its run."""
+    table = facts_table()
+    for name, text in (*_facts(report), *_contents(report), *_verdict(report)):
+        table.add_row(name, text)
+    for problem in report.problems:
+        table.add_row("problem", Text(problem, style="red"))
+    return Group(table, _siblings(report.checkpoints)) if report.checkpoints else table
+
+
+def _facts(report: "Report") -> Iterator[tuple[str, str]]:
+    """Where the training stood; a line for what is known."""
+    facts = report.facts
+    known = facts.get
+    yield "checkpoint", str(report.path)
+    yield "format", report.format + (f", saved {_ago(report.saved_at)}" if report.saved_at else "")
+    if known("step") is not None:
+        of = f" of {known('total_steps')}" if known("total_steps") is not None else ""
+        yield "step", f"{known('step')}{of}{_remark(report.step_counts)}"
+    if known("epoch") is not None:
+        yield "epoch", _epoch(report)
+    if known("examples_seen") is not None or known("tokens_seen") is not None:
+        counts = (("examples", known("examples_seen")), ("tokens", known("tokens_seen")))
+        yield "seen", ", ".join(f"{n:,} {what}" for what, n in counts if n is not None)
+    if report.loss is not None:
+        yield "loss", f"{report.loss:.4f} in this step"
+    if known("learning_rate") is not None or report.next_learning_rate is not None:
+        rates = (("this step", known("learning_rate")), ("next", report.next_learning_rate))
+        yield "learning rate", ", ".join(f"{_rate(rate)} {when}" for when, rate in rates)
+    if known("global_batch_size") is not None:
+        yield "global batch", counted(facts["global_batch_size"], "example")
+    if known("world_size") is not None:
+        yield "ranks", str(known("world_size"))
+    if known("dtype"):
+        scaler = known("scaler")
+        yield "dtype", facts["dtype"] + (f", scaler at {scaler['scale']:g}" if scaler else "")
+    if known("validation"):
+        losses = ((name, facts["validation"].get(name)) for name in ("first", "best", "last"))
+        text = ", ".join(f"{name} {loss:.4f}" for name, loss in losses if loss is not None)
+        yield "validation loss", text
+
+
+def _epoch(report: "Report") -> str:
+    done, of = report.facts.get("step_in_epoch"), report.facts.get("steps_per_epoch")
+    ratio = f" ({report.epoch_ratio:.0%})" if report.epoch_ratio is not None else ""
+    where = f", step {done} of {of} in it" if of and done is not None else ""
+    return f"{report.facts['epoch']:g}{where}{ratio}{_remark(report.epoch_counts)}"
+
+
+def _contents(report: "Report") -> Iterator[tuple[str, str]]:
+    groups = ", ".join(f"{name} {n:,}" for name, n in report.parameters_by_group.items())
+    if report.num_parameters:
+        yield "parameters", f"{report.num_parameters:,}: {groups}"
+    moments = report.optimizer_moments
+    if moments or report.num_parameters:
+        counts = ", ".join(f"{name} of {counted(n, 'tensor')}" for name, n in moments.items())
+        yield "optimizer", counts or "no moments in it"
+    if report.rng is not None:
+        yield "randomness", _rng(report.rng)
+    if report.data_store is not None:
+        fits = {True: "fits", False: "does not fit", None: "not checked"}
+        why = report.data_store["why"]
+        fingerprint = str(report.facts.get("data_fingerprint"))[:12]
+        verdict = f"{fits[report.data_store['fits']]}{_remark(why)}"
+        yield "data", f"{fingerprint}, {report.data_store['path']}: {verdict}"
+    versions = report.facts.get("versions")
+    if versions:
+        yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    if report.facts.get("wandb_run_id"):
+        yield "W&B run", report.facts["wandb_run_id"]
+    yield "size", f"{megabytes(report.num_bytes)} in {counted(len(report.files), 'file')}"
+    sizes = sorted(report.files.items(), key=lambda item: -item[1]["num_bytes"])
+    for name, entry in sizes[:_SHOWN_FILES]:
+        yield "", f"{megabytes(entry['num_bytes']):>12}  {name}"
+
+
+def _rng(rng: dict[str, Any]) -> str:
+    if "scheme" in rng:
+        return f"{rng['scheme']}; seed {rng['seed']}"
+    return f"state of {', '.join(rng['generators'])} for {counted(rng['ranks'], 'rank')}"
+
+
+def _verdict(report: "Report") -> Iterator[tuple[str, str]]:
+    verified = {None: "no", True: "yes", False: "no: damaged"}
+    yield "complete", "yes" if report.complete else "no"
+    yield "verified", verified[report.verified]
+    yield "resumable", "yes, here and now" if report.resumable else "no"
+    for obstacle in report.obstacles:
+        yield "because", obstacle
+    if report.advice:
+        yield "next", report.advice
+    for note in report.notes:
+        yield "note", note
+
+
+def _siblings(reports: "list[Report]") -> Table:
+    table = Table(title="checkpoints of the run", title_justify="left")
+    columns = ("name", "step", "epoch", "examples", "loss", "LR", "size", "age", "whole")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for report in reports:
+        row = report.summary()
+        loss, saved_at = row["loss"], row["saved_at"]
+        table.add_row(
+            row["name"],
+            _number(row["step"]),
+            _number(row["epoch"]),
+            _number(row["examples_seen"]),
+            "-" if loss is None else f"{loss:.4f}",
+            _rate(row["learning_rate"]),
+            megabytes(row["num_bytes"]),
+            "-" if saved_at is None else _ago(saved_at),
+            "no" if row["problems"] else "yes",
+        )
+    return table
+
+
+def _ago(saved_at: float) -> str:
+    seconds = max(0, time.time() - saved_at)
+    length, unit = next((s for s in _SPANS if seconds >= 2 * s[0]), _SPANS[-1])
+    return f"{seconds / length:.0f} {unit} ago"
+
+
+def _remark(text: str | None) -> str:
+    return f" ({text})" if text else ""
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.4g}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"

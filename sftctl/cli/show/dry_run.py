@@ -1,0 +1,102 @@
+"""A run that was not started: its size, learning rate, findings, and where each value is from."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftctl.cli.show.run import facts_table, megabytes
+from sftctl.config.load import toml_value
+from sftctl.words import counted
+
+if TYPE_CHECKING:
+    from sftctl.train.preflight.dry_run import RunPlan
+    from sftctl.train.preflight.findings import Finding
+    from sftctl.train.preflight.memory import MemoryEstimate
+
+_ROWS = 5
+_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def run_plan(plan: "RunPlan") -> RenderableType:
+    """Everything that `--dry-run` tells."""
+    return Group(
+        _size(plan),
+        Text("\nlearning rate", style="bold"),
+        Text("\n".join(plot(plan.learning_rates, "•" if _speaks_unicode() else "*"))),
+        Text("\nchecks", style="bold"),
+        _findings(plan.findings),
+        Text("\nconfiguration, and where each value is from", style="bold"),
+        _settings(plan),
+    )
+
+
+def plot(points: Sequence[tuple[int, float]], dot: str) -> Iterator[str]:
+    """A curve of positive values as lines of text, the largest value at the top."""
+    top = max(value for _, value in points) or 1.0
+    heights = [round(value / top * (_ROWS - 1)) for _, value in points]
+    for row in range(_ROWS - 1, -1, -1):
+        label = f"{top * row / (_ROWS - 1):9.2e}"
+        yield f"{label} |{''.join(dot if height == row else ' ' for height in heights)}".rstrip()
+    last = f"step {points[-1][0]}"
+    yield f"{'':9} +{'-' * len(points)}"
+    yield f"{'':11}1{last:>{max(len(last) + 1, len(points) - 1)}}"
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
+
+
+def _size(plan: "RunPlan") -> Table:
+    table, train = facts_table(), plan.config["train"]
+    table.add_row("run", plan.run_dir)
+    table.add_row("model", f"{plan.config['model']['name']}, {plan.num_parameters:,} parameters")
+    table.add_row(
+        "data",
+        f"{counted(plan.num_examples, 'example')}, {plan.num_tokens:,} tokens, "
+        f"{plan.num_target_tokens:,} of them targets; "
+        f"{counted(plan.num_validation_examples, 'example')} for validation",
+    )
+    table.add_row(
+        "steps",
+        f"{plan.steps_per_epoch} an epoch of {train['batch_size']} x "
+        f"{train['accumulation_steps']} examples, {plan.total_steps} in all",
+    )
+    table.add_row("memory", _memory(plan.memory))
+    table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
+    return table
+
+
+def _memory(memory: "MemoryEstimate") -> str:
+    parts = {
+        "weights": memory.weights_bytes,
+        "gradients": memory.gradients_bytes,
+        "optimizer": memory.optimizer_bytes,
+        "activations": memory.activations_bytes,
+        "copy while saving": memory.save_copy_bytes,
+        "process": memory.process_bytes,
+    }
+    told = (f"{name} {megabytes(size)}" for name, size in parts.items() if size)
+    return f"about {megabytes(memory.total_bytes)} a rank: {', '.join(told)}"
+
+
+def _findings(findings: "Sequence[Finding]") -> Table:
+    table = facts_table()
+    for finding in findings:
+        fix = f"; {finding.fix}" if finding.fix else ""
+        level = Text(finding.level, style=_STYLES[finding.level])
+        table.add_row(level, Text(f"{finding.subject}: {finding.what}{fix}"))
+    return table
+
+
+def _settings(plan: "RunPlan") -> Table:
+    table = Table.grid(padding=(0, 2))
+    for key, origin in plan.origins.items():
+        section, name = key.split(".")
+        value = plan.config[section].get(name)
+        told = "unset" if value is None else toml_value(value)
+        table.add_row(key, Text(told), Text(origin, style="dim" if origin == "default" else "bold"))
+    return table

@@ -1,0 +1,95 @@
+"""Tensors of a checkpoint as tables: their numbers, and how far they moved to another one's."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftctl.cli.show.run import facts_table
+
+if TYPE_CHECKING:
+    from sftctl.inspection.diff import CheckpointDiff, TensorChange
+    from sftctl.inspection.tensors.statistics import TensorStatistics
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SHOWN = 20  # rows of a ranking; all are in --json
+
+
+def statistics_table(statistics: "list[TensorStatistics]") -> Table:
+    """A row a tensor, its histogram from min to max as bars."""
+    table = Table(title="tensors", title_justify="left", box=None, pad_edge=False)
+    for name in ("name", "dtype", "shape"):
+        table.add_column(name, no_wrap=True)
+    for name in ("norm", "mean", "std", "min", "max", "NaN", "Inf"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("min to max", no_wrap=True)
+    for one in statistics:
+        if one.name.endswith(".step") and not one.shape:
+            continue  # of the optimizer, for every parameter; --json has them
+        numbers = (one.norm, one.mean, one.std, one.min, one.max)
+        bad = [Text(_count(n), style="red" if n else "") for n in (one.num_nan, one.num_inf)]
+        shape = "x".join(map(str, one.shape)) or "()"
+        bars = one.error or _bars(one.histogram or ())
+        table.add_row(one.name, one.dtype, shape, *map(_short, numbers), *bad, bars)
+    return table
+
+
+def _bars(counts: tuple[int, ...]) -> str:
+    """The fullest bin is the highest bar; an empty one is a blank."""
+    top = max(counts, default=0)
+    return "".join(_BARS[-(-c * (len(_BARS) - 1) // top)] if c else " " for c in counts)
+
+
+def diff_report(diff: "CheckpointDiff") -> RenderableType:
+    """What differs between two checkpoints, the tensors that moved farthest first."""
+    table = facts_table()
+    table.add_row("a", f"{diff.a.path} ({diff.a.format})")
+    table.add_row("b", f"{diff.b.path} ({diff.b.format})")
+    for title, changes in (("counter", diff.counters), ("config", diff.config)):
+        for change in changes:
+            table.add_row(title, f"{change.key}: {change.a} -> {change.b}")
+    rng = {True: "equal", False: "another", None: "not told by both"}[diff.rng_equal]
+    table.add_row("randomness", rng)
+    for name, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
+        table.add_row(name, _count_of(tensors))
+    for name, only in (("a", diff.only_in_a), ("b", diff.only_in_b)):
+        if only:
+            more = f" and {len(only) - 3} more" if len(only) > 3 else ""
+            table.add_row(f"only in {name}", ", ".join(only[:3]) + more)
+    for name in diff.nan_appeared:
+        table.add_row("NaN appeared", Text(name, style="red"))
+    return Group(table, *_rankings(diff))
+
+
+def _count_of(tensors: "list[TensorChange]") -> str:
+    equal = sum(tensor.is_equal for tensor in tensors)
+    return f"{len(tensors)} in both, {equal} equal, {len(tensors) - equal} not"
+
+
+def _rankings(diff: "CheckpointDiff") -> Iterator[Table]:
+    for title, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
+        moved = [tensor for tensor in tensors if not tensor.is_equal]
+        if not moved:
+            continue
+        shown = f", the first {_SHOWN} of {len(moved)}" if len(moved) > _SHOWN else ""
+        table = Table(title=f"{title} that moved{shown}", title_justify="left", box=None)
+        table.add_column("name", no_wrap=True)
+        for name in ("relative", "largest", "norm a", "norm b", "NaN a", "NaN b"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for one in moved[:_SHOWN]:
+            numbers = (one.relative_change, one.max_change, one.norm_a, one.norm_b)
+            counts = (_count(one.num_nan_a), _count(one.num_nan_b))
+            table.add_row(
+                one.name, *([one.error] if one.error else [*map(_short, numbers), *counts])
+            )
+        yield table
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _count(value: Any) -> str:
+    return "-" if value is None else f"{value:,}"

@@ -1,0 +1,139 @@
+"""What train and resume do alike: call the engine on one rank or several, print how it ended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sftctl import environment
+from sftctl.cli import streams
+from sftctl.cli.show.run import emit, run_summary
+from sftctl.config.schema import RunConfig
+from sftctl.errors import EXIT_STOPPED, CheckpointError
+
+if TYPE_CHECKING:
+    from sftctl.train.resume import ResumePlan, ResumeRequest
+    from sftctl.train.stop import StopRequest
+
+
+@contextmanager
+def listening() -> Iterator["StopRequest"]:
+    """From here on a signal is heard, also while torch is loading, to the end of the process."""
+    from sftctl.train.stop import StopRequest
+
+    with StopRequest() as stop:
+        try:
+            yield stop
+        finally:
+            stop.outlive()
+
+
+def start(
+    config: RunConfig, num_ranks: int, max_restarts: int, *, auto_resume: bool, as_json: bool
+) -> None:
+    """Train a new run, or with `auto_resume` go on with the one that is there."""
+    with listening() as stop:
+        request = _resume_request_of(config) if auto_resume else None
+        if request is None:
+            from sftctl.train.preflight.paths import check_before_loading
+
+            check_before_loading(config)
+        run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
+
+
+def run(
+    config: RunConfig,
+    request: "ResumeRequest | None",
+    num_ranks: int,
+    max_restarts: int,
+    stop: "StopRequest",
+    *,
+    as_json: bool,
+) -> None:
+    """Train; exit code 75 where a signal stopped it."""
+    if num_ranks > 1 or max_restarts:
+        from sftctl.train.launch import train_on_ranks
+
+        summary = train_on_ranks(config, request, num_ranks, max_restarts, stop)
+    else:
+        from sftctl.train.run import run_training
+
+        summary = run_training(config, request, stop=stop)
+    if environment.rank() == 0:
+        emit(summary, run_summary(summary), as_json=as_json)
+    if summary.status == "stopped":
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json: bool) -> None:
+    """Train the last stretch again and compare; CheckpointError where it differs."""
+    from sftctl.train.replay import replay
+
+    if num_ranks > 1:
+        from sftctl.train.launch import run_on_ranks
+
+        verdict = run_on_ranks(num_ranks, replay, run_dir, stop=stop)
+    else:
+        verdict = replay(run_dir, stop=stop)
+    if environment.rank() == 0:
+        emit(verdict, "\n".join(verdict.lines()), as_json=as_json)
+    if not verdict.is_equal:
+        raise CheckpointError(
+            f"{run_dir}: the replay differs: {verdict.differences[0]}",
+            hint="other hardware, versions or threads than the run's explain it; else tell us",
+        )
+
+
+def announce(plan: "ResumePlan", allow: frozenset[str]) -> None:
+    """The plan of a resume, on stderr before anything is loaded or changed."""
+    streams.tell("\n".join(plan.lines(allow)))
+
+
+def config_of_run(run_dir: Path) -> RunConfig:
+    """The configuration that a run directory holds."""
+    from sftctl.runs.directory import RunDir
+
+    return RunDir.open(run_dir).config()
+
+
+def _resume_request_of(config: RunConfig) -> "ResumeRequest | None":
+    """For --auto-resume: the existing run of the same configuration, or None to start one."""
+    from sftctl.train.resume import existing_run
+
+    return existing_run(config, announce)
+
+
+def print_config(config: RunConfig, *, as_json: bool) -> None:
+    """The configuration as TOML, each key under its documentation."""
+    from sftctl.config.load import config_to_commented_toml, config_to_dict
+
+    if as_json:
+        emit(config_to_dict(config), "", as_json=True)
+    else:
+        print(config_to_commented_toml(config), end="")
+
+
+def describe(config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool) -> None:
+    """What a run would be; raises what it would be refused for."""
+    from sftctl.cli.show.dry_run import run_plan
+    from sftctl.train.preflight.dry_run import plan_run
+    from sftctl.train.preflight.findings import refuse_errors
+    from sftctl.train.preflight.paths import check_before_loading
+
+    check_before_loading(config)
+    plan = plan_run(config, origins, num_ranks)
+    emit(plan.to_json(), run_plan(plan), as_json=as_json)
+    refuse_errors(plan.findings)
+
+
+def describe_resume(
+    config: RunConfig, request: "ResumeRequest", num_ranks: int, *, as_json: bool
+) -> None:
+    """What a resume would restore; raises what it would be refused for."""
+    from sftctl.train.resume import plan_request
+
+    plan = plan_request(config, request, num_ranks)
+    emit(plan, "\n".join(plan.lines(request.allow)), as_json=as_json)
+    plan.refuse(request.allow)

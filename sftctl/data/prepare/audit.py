@@ -1,0 +1,43 @@
+"""The audit of a store: what is true of every example and turn in it, counted, and the verdict."""
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.data.example import ChatTokenizer, ExampleArrays
+from sftctl.data.manifest import Audit
+from sftctl.data.masks.turns import TrainOn
+
+
+def audit(
+    examples: ExampleArrays, tokenizer: ChatTokenizer, max_seq_len: int, train_on: TrainOn
+) -> Audit:
+    """Of examples as they are stored, from their arrays alone."""
+    ids, mask, lengths = examples.input_ids, examples.loss_mask, examples.lengths
+    if not len(lengths):
+        return Audit()
+    ends = np.cumsum(lengths)
+    is_last = np.zeros(len(ids), dtype=np.bool_)  # (T,) True: an example ends here
+    is_last[ends - 1] = True
+    turn_ends = np.flatnonzero(mask & (is_last | ~np.append(mask[1:], False)))
+    has_end = np.isin(ids[turn_ends], _array(tokenizer.special_ids))
+    full = np.repeat(lengths == max_seq_len, lengths)
+    is_cut = ~has_end & is_last[turn_ends] & full[turn_ends]
+    first, second = ids[ends - lengths], ids[np.minimum(ends - lengths + 1, len(ids) - 1)]
+    two_bos = (first == second) & (first == _bos(tokenizer)) & (lengths > 1)
+    return Audit.of(
+        num_examples=len(lengths),
+        examples_without_target=int(np.count_nonzero(examples.target_lengths == 0)),
+        examples_with_two_bos=int(np.count_nonzero(two_bos)),
+        turns=len(turn_ends),
+        turns_cut=int(np.count_nonzero(is_cut)),
+        # Where everything is trained a run is no turn: the end of turn lies within it.
+        turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
+    )
+
+
+def _array(special_ids: frozenset[int]) -> npt.NDArray[np.int32]:
+    return np.fromiter(special_ids, dtype=np.int32)
+
+
+def _bos(tokenizer: ChatTokenizer) -> int:
+    return -1 if tokenizer.bos_id is None else tokenizer.bos_id

@@ -1,0 +1,101 @@
+"""A store that is there already: reused where it is the same, replaced where it is another one."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+from sftctl.data.manifest import SPLITS, StoreManifest
+from sftctl.data.reading.sources import is_store
+from sftctl.data.store import TokenStore
+from sftctl.disk import FileEntry, hash_file, remove_folder
+from sftctl.environment import usable_cores
+from sftctl.errors import ConfigError, DataError
+
+_ENTRIES = {"manifest.json", "ledger.jsonl", "tokenizer", *SPLITS}
+_RESULTS = {
+    "fingerprint",
+    "files",
+    "audit",
+    "engine_reason",
+    "engine_rows_checked",
+    "sources",
+    "splits",
+    "length_quantiles",
+    "tokenizer",
+}
+
+
+def require_store_or_nothing(output: Path) -> None:
+    """ConfigError where `output` is anything that must not be replaced."""
+    if not os.path.lexists(output):
+        return
+    hint = "name another output, or remove it first"
+    if output.is_symlink() or not output.is_dir() or not is_store(output):
+        raise ConfigError(f"{output}: exists already, and is no token store", hint)
+    others = {*os.listdir(output)} - _ENTRIES
+    if manifest := readable_manifest(output):
+        there = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+        others |= there - {*manifest.files, "manifest.json"}
+    if others:
+        other = min(others)
+        raise ConfigError(f"{output}: exists already, and holds {other} beside a store", hint)
+
+
+def same_store(output: Path, fingerprint: str) -> StoreManifest | None:
+    """The manifest of the store at `output` if it is whole and was made of the same; else None."""
+    with suppress(DataError):
+        manifest = StoreManifest.read(output)
+        if manifest.fingerprint != fingerprint:
+            return None
+        for split in SPLITS:
+            TokenStore.open(output, split)
+        if hash_files(output) == manifest.files:
+            return manifest
+    return None
+
+
+def readable_manifest(output: Path) -> StoreManifest | None:
+    """The manifest of whatever store is at `output`."""
+    with suppress(DataError):
+        return StoreManifest.read(output)
+    return None
+
+
+def hash_files(store: Path) -> dict[str, FileEntry]:
+    """Size and hash of every file but the manifest, which holds them."""
+    paths = sorted(path for path in store.rglob("*") if path.is_file())
+    names = [str(path.relative_to(store)) for path in paths]
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        entries = dict(zip(names, threads.map(hash_file, paths), strict=True))
+    entries.pop("manifest.json", None)
+    return entries
+
+
+def make_way(output: Path, fingerprint: str) -> None:
+    """Remove another store at `output`; one that a second process made of the same stays."""
+    with suppress(FileNotFoundError):  # a second process was faster
+        if is_store(output) and same_store(output, fingerprint) is None:
+            remove_folder(output)
+
+
+def what_differs(old: StoreManifest | None, new: StoreManifest) -> str:
+    """Why the old store could not be reused, in words; None for one that could not be read."""
+    if old is None:
+        return "the store there could not be read by this version"
+    named = [
+        f"{key.name} {getattr(old, key.name)} → {getattr(new, key.name)}"
+        for key in fields(StoreManifest)
+        if key.name not in _RESULTS
+        and not key.name.startswith(("num_", "rows_", "tokens_"))
+        and getattr(old, key.name) != getattr(new, key.name)
+        and not key.name.endswith("_hash")
+    ]
+    hashed = {
+        "the tokenizer": old.tokenizer_hash != new.tokenizer_hash,
+        "the chat template": old.template_hash != new.template_hash,
+        "the inputs": [s.sha256 for s in old.sources] != [s.sha256 for s in new.sources],
+    }
+    changed = [f"{what} changed" for what, differs in hashed.items() if differs]
+    return "; ".join([*changed, *named]) or "its files were damaged"

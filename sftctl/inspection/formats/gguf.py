@@ -1,0 +1,153 @@
+"""The header of a .gguf file: its keys, and which tensors lie where. No tensor is read."""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.errors import CorruptCheckpoint
+
+_MOST_ENTRIES = 1 << 20
+_LONGEST_TEXT_BYTES = 1 << 24
+_SHOWN_ITEMS = 8  # of an array: vocabularies are long
+_NUMBERS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_TEXT, _ARRAY = 8, 9
+# ggml's number -> our name, elements of a block, bytes of a block.
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a .gguf file says before its data."""
+
+    version: int
+    values: dict[str, Any]  # of an array, the first few
+    tensors: dict[str, StoredTensor]
+
+
+def read_gguf(file: Path) -> GgufHeader:
+    """Read the header, and check that the file is long enough for it; raises CorruptCheckpoint."""
+    try:
+        with file.open("rb") as stream:
+            return _header(stream, file)
+    except FileNotFoundError as problem:
+        raise CorruptCheckpoint(f"{file}: missing") from problem
+    except OSError as problem:
+        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
+    except (ValueError, struct.error) as problem:
+        raise CorruptCheckpoint(f"{file}: not a whole .gguf file: {problem}") from problem
+
+
+def _header(stream: IO[bytes], file: Path) -> GgufHeader:
+    if stream.read(4) != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    version = _number(stream, "<I")
+    if version not in (2, 3):
+        raise ValueError(f"version {version}")
+    num_tensors, num_values = _count(stream), _count(stream)
+    values = {_text(stream): _value(stream, _number(stream, "<I")) for _ in range(num_values)}
+    entries = [_entry(stream) for _ in range(num_tensors)]
+    alignment = values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"alignment {alignment}")
+    data_begin = -(-stream.tell() // alignment) * alignment
+    num_bytes = file.stat().st_size
+    tensors = {}
+    for name, shape, kind, offset in entries:
+        tensor = _tensor(file, shape, kind, data_begin + offset)
+        end = tensor.parts[0].begin + tensor.num_bytes
+        if end > num_bytes:
+            raise ValueError(f"{name} ends at byte {end}, the file has {num_bytes}: it was cut")
+        tensors[name] = tensor
+    return GgufHeader(version, values, tensors)
+
+
+def _tensor(file: Path, shape: tuple[int, ...], kind: int, begin: int) -> StoredTensor:
+    if kind not in TYPES:
+        raise ValueError(f"tensor type {kind} is unknown")
+    name, block_elements, block_bytes = TYPES[kind]
+    count = math.prod(shape)
+    num_bytes = count // block_elements * block_bytes
+    return StoredTensor(
+        name, shape, count, num_bytes, (Part(file, begin, shape, (0,) * len(shape)),)
+    )
+
+
+def _entry(stream: IO[bytes]) -> tuple[str, tuple[int, ...], int, int]:
+    name, num_axes = _text(stream), _number(stream, "<I")
+    if num_axes > 8:
+        raise ValueError(f"{name} has {num_axes} axes")
+    sizes = [_number(stream, "<Q") for _ in range(num_axes)]  # innermost first
+    return name, tuple(reversed(sizes)), _number(stream, "<I"), _number(stream, "<Q")
+
+
+def _value(stream: IO[bytes], kind: int) -> Any:
+    if kind == _TEXT:
+        return _text(stream)
+    if kind in _NUMBERS:
+        return _number(stream, _NUMBERS[kind])
+    if kind != _ARRAY:
+        raise ValueError(f"value type {kind} is unknown")
+    item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
+    first = [_value(stream, item_kind) for _ in range(min(count, _SHOWN_ITEMS))]
+    rest = count - len(first)
+    if item_kind in _NUMBERS:
+        stream.seek(rest * struct.calcsize(_NUMBERS[item_kind]), 1)
+    elif item_kind == _TEXT:
+        for _ in range(rest):
+            _skip_text(stream)
+    elif rest:
+        raise ValueError("arrays of arrays are unknown")
+    return first
+
+
+def _number(stream: IO[bytes], form: str) -> Any:
+    return struct.unpack(form, stream.read(struct.calcsize(form)))[0]
+
+
+def _count(stream: IO[bytes]) -> int:
+    count = int(_number(stream, "<Q"))
+    if count > _MOST_ENTRIES:
+        raise ValueError(f"{count} entries")
+    return count
+
+
+def _text_bytes(stream: IO[bytes]) -> int:
+    num_bytes = int(_number(stream, "<Q"))
+    if num_bytes > _LONGEST_TEXT_BYTES:
+        raise ValueError(f"a text of {num_bytes} bytes")
+    return num_bytes
+
+
+def _text(stream: IO[bytes]) -> str:
+    return stream.read(_text_bytes(stream)).decode("utf-8", "replace")
+
+
+def _skip_text(stream: IO[bytes]) -> None:
+    num_bytes = _text_bytes(stream)
+    if len(stream.read(num_bytes)) != num_bytes:
+        raise ValueError("it ends within its keys")

@@ -1,0 +1,161 @@
+"""A file of torch.save: its value, its tensors and where their bytes lie, without loading it.
+
+A zip archive of `NAME/data.pkl` (a pickle, read by opcodes.py) and one entry for every storage,
+never compressed. An older torch wrote five pickles in a row and then the storages.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from sftctl.checkpoint.tensor_index import StoredTensor
+from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.pickles.allowed import refused
+from sftctl.inspection.pickles.opcodes import read_pickle
+from sftctl.inspection.pickles.torch_tensors import storage_bytes, storages_in, tensors_in
+from sftctl.inspection.pickles.window import Window
+
+_LONGEST_PICKLE_BYTES = 1 << 25
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class TorchFile:
+    """What a file of torch.save says."""
+
+    value: Any
+    problems: list[str]  # what is wrong with it, or refused
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by their place: "model.x"
+
+
+def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
+    """Read the pickle of a file, or of a stretch of one; raises CorruptCheckpoint."""
+    try:
+        with file.open("rb") as stream:
+            window = Window(stream, begin, num_bytes)
+            head = window.read(4)
+            window.seek(0)
+            if head == b"PK\x03\x04":
+                return _read_zip(file, window)
+            return _read_legacy(file, window)
+    except FileNotFoundError as problem:
+        raise CorruptCheckpoint(f"{file}: missing") from problem
+    except OSError as problem:
+        raise CorruptCheckpoint(f"{file}: {problem.strerror or problem}") from problem
+    except (ValueError, zipfile.BadZipFile, NotImplementedError) as problem:
+        raise CorruptCheckpoint(f"{file}: not a whole file of torch.save: {problem}") from problem
+
+
+def _read_zip(file: Path, window: Window) -> TorchFile:
+    with zipfile.ZipFile(window) as archive:
+        entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        compressed = [
+            name for name, info in entries.items() if info.compress_type or info.flag_bits & 1
+        ]
+        if compressed:
+            raise ValueError(f"{compressed[0]} is compressed; torch compresses nothing")
+        if "data.pkl" not in entries:
+            raise ValueError("a zip archive without data.pkl")
+        if entries["data.pkl"].file_size > _LONGEST_PICKLE_BYTES:
+            raise ValueError(f"data.pkl of {entries['data.pkl'].file_size} bytes is too long")
+        reading = read_pickle(io.BytesIO(archive.read(entries["data.pkl"])))
+        order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
+    storages = {
+        name.removeprefix("data/"): (_data_begin(window, info), info.file_size)
+        for name, info in entries.items()
+        if name.startswith("data/")
+    }
+    found = _found(file, reading.value, reading.names, storages)
+    if order.strip() != b"little":
+        found.problems.append("its numbers are big-endian")
+    return found
+
+
+def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
+    """Where an entry's bytes begin in the file: after its own header, whose length varies."""
+    window.seek(info.header_offset)
+    head = window.read(30)
+    if head[:4] != b"PK\x03\x04":
+        raise ValueError(f"{info.filename}: no entry where the archive says")
+    sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+    begin = info.header_offset + 30 + sizes
+    if begin + info.file_size > window.num_bytes:
+        raise ValueError(f"{info.filename}: cut")
+    return window.begin + begin
+
+
+def _read_legacy(file: Path, window: Window) -> TorchFile:
+    magic = read_pickle(window).value
+    if magic != 0x1950A86A20F9469CFC6C:
+        window.seek(0)
+        reading = read_pickle(window)
+        return TorchFile(reading.value, _refusals(reading.names))
+    readings = [read_pickle(window) for _ in range(4)]
+    names = frozenset().union(*(reading.names for reading in readings))
+    _, _, main, keys = readings
+    sizes = {str(storage.key[2]): storage_bytes(storage) for storage in storages_in(main.value)}
+    storages, position = {}, window.tell()
+    for key in keys.value if isinstance(keys.value, list) else []:
+        storages[str(key)] = (window.begin + position + 8, sizes.get(str(key), 0))
+        position += 8 + sizes.get(str(key), 0)
+    if position > window.num_bytes:
+        raise ValueError(f"{position} bytes of storages, the file holds {window.num_bytes}")
+    return _found(file, main.value, names, storages)
+
+
+def _found(
+    file: Path, value: Any, names: frozenset[str], storages: dict[str, tuple[int, int]]
+) -> TorchFile:
+    tensors, lost = tensors_in(value, file, storages)
+    problems = [f"tensor {place}: its bytes are not there" for place in lost]
+    return TorchFile(value, _refusals(names) + problems, tensors)
+
+
+def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> list[str] | None:
+    """Entries of an archive whose bytes don't fit their checksum; None where it is no archive."""
+    wrong = []
+    try:
+        with file.open("rb") as stream:
+            archive = zipfile.ZipFile(cast(IO[bytes], Window(stream, begin, num_bytes)))
+            for info in archive.infolist():
+                if not info.compress_type and not _fits(archive, info):
+                    wrong.append(f"{info.filename}: its content was changed (another checksum)")
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    return wrong
+
+
+def _fits(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as entry:
+            while entry.read(_CHUNK_BYTES):
+                pass
+        return True
+    except zipfile.BadZipFile:
+        return False
+
+
+def archive_digest(file: Path) -> str | None:
+    """A hash of what an archive's directory says of its entries; None where it is none.
+
+    Equal for files with equal values, whenever and under whatever name they were saved.
+    """
+    try:
+        with file.open("rb") as stream, zipfile.ZipFile(cast(IO[bytes], Window(stream))) as archive:
+            entries = [
+                (info.filename.partition("/")[2], info.CRC, info.file_size)
+                for info in archive.infolist()
+            ]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    data = [entry for entry in entries if entry[0] == "data.pkl" or entry[0].startswith("data/")]
+    return hashlib.sha256(repr(sorted(data)).encode()).hexdigest()
+
+
+def _refusals(names: frozenset[str]) -> list[str]:
+    bad = refused(names)
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return [f"names code: {', '.join(bad[:3])}{more}: not run, nothing is unpickled"] if bad else []

@@ -1,0 +1,120 @@
+"""Tensors in the value of a torch.save file: torch's calls that would build them, read as facts."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.inspection.pickles.numbers import ITEM_BYTES
+from sftctl.inspection.pickles.opcodes import Made, Name, Outside
+
+_MOST_VALUES = 1_000_000
+_LONGEST_PLACE = 300  # of a nesting, in characters
+_REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+_DTYPES = {
+    "Double": "F64",
+    "Float": "F32",
+    "Half": "F16",
+    "BFloat16": "BF16",
+    "Long": "I64",
+    "Int": "I32",
+    "Short": "I16",
+    "Char": "I8",
+    "Byte": "U8",
+    "Bool": "BOOL",
+}
+
+
+def walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested containers with its place; each container once, however often named."""
+    pending: list[tuple[str, Any]] = [("", value)]
+    seen: set[int] = set()
+    while pending and len(seen) < _MOST_VALUES:
+        place, item = pending.pop()
+        if len(place) > _LONGEST_PLACE:
+            continue
+        if isinstance(item, Made) and item.by == "torch._utils._rebuild_parameter":
+            item = item.arguments[0] if item.arguments else None
+        if not isinstance(item, (dict, list, tuple)):
+            yield place, item
+        elif id(item) not in seen:
+            seen.add(id(item))
+            pairs = item.items() if isinstance(item, dict) else enumerate(item)
+            before = f"{place}." if place else ""
+            pending += [(before + _text(key), child) for key, child in pairs]
+
+
+def _text(key: Any) -> str:
+    return str(key)[:_LONGEST_PLACE] if isinstance(key, (str, int)) else type(key).__name__
+
+
+def storages_in(value: Any) -> Iterator[Outside]:
+    for _, item in walk(value):
+        if isinstance(item, Made) and item.by in _REBUILT:
+            yield from filter(_is_storage, item.arguments[:1])
+
+
+def _is_storage(outside: Any) -> bool:
+    """`('storage', torch.FloatStorage, key, location, number of elements)`, perhaps more."""
+    return (
+        isinstance(outside, Outside)
+        and isinstance(outside.key, tuple)
+        and len(outside.key) >= 5
+        and isinstance(outside.key[1], Name)
+        and isinstance(outside.key[4], int)
+    )
+
+
+def _dtype(storage: Outside) -> str | None:
+    name = storage.key[1].text.rpartition(".")[2].removesuffix("Storage")
+    return _DTYPES.get(name)
+
+
+def storage_bytes(storage: Outside) -> int:
+    """Its length."""
+    return ITEM_BYTES.get(_dtype(storage) or "", 1) * int(storage.key[4])
+
+
+def tensors_in(
+    value: Any, file: Path, storages: dict[str, tuple[int, int]]
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors of a value by their place, and the places of those whose bytes are not there.
+
+    `storages` says where each storage begins in the file, and its length.
+    """
+    found, lost = {}, []
+    for place, item in sorted(walk(value), key=lambda pair: pair[0]):
+        if isinstance(item, Made) and item.by in _REBUILT and len(item.arguments) >= 4:
+            tensor = _tensor(item, file, storages)
+            if tensor is None:
+                lost.append(place)
+            else:
+                found[place] = tensor
+    return found, lost
+
+
+def _tensor(made: Made, file: Path, storages: dict[str, tuple[int, int]]) -> StoredTensor | None:
+    storage, start, shape, strides = made.arguments[:4]
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and _is_storage(storage)):
+        return None
+    if (dtype := _dtype(storage)) is None:
+        return None
+    numbers = (start, *shape, *strides)
+    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
+        return None
+    begin, num_bytes = storages.get(str(storage.key[2]), (0, -1))
+    count, size = math.prod(shape), ITEM_BYTES[dtype]
+    end = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
+    if num_bytes < 0 or (count and end * size > num_bytes):
+        return None
+    rows = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    in_rows = all(n == 1 or step == row for n, step, row in zip(shape, strides, rows, strict=True))
+    part = Part(
+        file,
+        begin + start * size,
+        shape,
+        (0,) * len(shape),
+        None if in_rows or not count else strides,
+    )
+    return StoredTensor(dtype, shape, count, count * size, (part,))

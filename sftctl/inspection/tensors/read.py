@@ -1,0 +1,144 @@
+"""The numbers of a stored tensor, a stretch at a time, straight from its file."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.formats.distributed import unpacked
+from sftctl.inspection.formats.gguf import TYPES
+
+Numbers = npt.NDArray[np.float64]
+Raw = npt.NDArray[np.generic]
+
+STRETCH = 1 << 20  # elements read at once; whole blocks of every quantized type
+_PLAIN = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "BOOL": "|b1",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "F8_E4M3": "|u1",
+    "F8_E5M2": "|u1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+}
+_BLOCKS = {name: (elements, size, kind) for kind, (name, elements, size) in TYPES.items()}
+
+
+def stretches(tensor: StoredTensor) -> Iterator[Numbers]:
+    """All numbers of a tensor in order, up to STRETCH at once; as `read` raises."""
+    tensor = located(tensor)
+    for start in range(0, tensor.num_elements, STRETCH):
+        yield read(tensor, start, min(start + STRETCH, tensor.num_elements))
+
+
+def located(tensor: StoredTensor) -> StoredTensor:
+    """The tensor with its parts out of the archives that they may lie in."""
+    if not tensor.is_whole:
+        raise CorruptCheckpoint(f"a part of {list(tensor.shape)} is missing")
+    parts = tuple(p if p.archive_bytes is None else unpacked(p) for p in tensor.parts)
+    return replace(tensor, parts=parts)
+
+
+def read(tensor: StoredTensor, start: int, stop: int) -> Numbers:
+    """Elements `start` to `stop` of a located tensor, row after row: (stop - start,).
+
+    Raises CorruptCheckpoint where they are not there or of a type that can't be read.
+    """
+    if len(tensor.parts) == 1:
+        return _read_part(tensor.dtype, tensor.parts[0], start, stop)
+    row = math.prod(tensor.shape[1:])
+    first, last = start // row, -(-stop // row)
+    rows = np.zeros((last - first, *tensor.shape[1:]))
+    for part in tensor.parts:
+        top = max(first, part.offsets[0])
+        bottom = min(last, part.offsets[0] + part.shape[0])
+        if top < bottom:
+            width, begin = math.prod(part.shape[1:]), part.offsets[0]
+            values = _read_part(tensor.dtype, part, (top - begin) * width, (bottom - begin) * width)
+            ends = zip(part.offsets[1:], part.shape[1:], strict=True)
+            across = tuple(slice(offset, offset + size) for offset, size in ends)
+            place = (slice(top - first, bottom - first), *across)
+            rows[place] = values.reshape(bottom - top, *part.shape[1:])
+    return rows.reshape(-1)[start - first * row : stop - first * row]
+
+
+def _read_part(dtype: str, part: Part, start: int, stop: int) -> Numbers:
+    if dtype in _BLOCKS and _BLOCKS[dtype][0] > 1:
+        return _read_blocks(dtype, part, start, stop)
+    if dtype not in _PLAIN:
+        raise CorruptCheckpoint(f"{part.file}: numbers of type {dtype} can't be read")
+    kind = np.dtype(_PLAIN[dtype])
+    if part.strides is not None:
+        return _decoded(dtype, _read_strided(part, kind, start, stop))
+    return _decoded(dtype, _bare(part, kind, start * kind.itemsize, stop - start))
+
+
+def _bare(
+    part: Part, kind: np.dtype[np.generic], begin: int, count: int
+) -> npt.NDArray[np.generic]:
+    values = np.fromfile(part.file, kind, count, offset=part.begin + begin)
+    if len(values) != count:
+        raise CorruptCheckpoint(f"{part.file}: it ends too early")
+    return values
+
+
+def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int) -> Raw:
+    assert part.strides is not None
+    span = 1 + sum((n - 1) * step for n, step in zip(part.shape, part.strides, strict=True))
+    if math.prod(part.shape) > span:
+        raise CorruptCheckpoint(f"{part.file}: a tensor that repeats its memory")
+    memory = np.memmap(part.file, kind, "r", part.begin, (span,))
+    steps = tuple(step * kind.itemsize for step in part.strides)
+    view = np.lib.stride_tricks.as_strided(memory, part.shape, steps, writeable=False)
+    return view.flat[start:stop]
+
+
+def _read_blocks(dtype: str, part: Part, start: int, stop: int) -> Numbers:
+    """Quantized numbers: `start` is the beginning of a block."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    elements, num_bytes, kind = _BLOCKS[dtype]
+    count = -(-(stop - start) // elements)
+    data = _bare(part, np.dtype(np.uint8), start // elements * num_bytes, count * num_bytes)
+    try:
+        values = dequantize(data.reshape(count, num_bytes), GGMLQuantizationType(kind))
+    except NotImplementedError as problem:
+        raise CorruptCheckpoint(f"{part.file}: numbers of type {dtype} can't be read") from problem
+    return np.asarray(values.reshape(-1)[: stop - start], np.float64)
+
+
+def _decoded(dtype: str, values: Raw) -> Numbers:
+    if dtype == "BF16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    elif dtype == "F8_E5M2":  # the upper half of a float16
+        values = (values.astype(np.uint16) << 8).view(np.float16)
+    elif dtype == "F8_E4M3":
+        values = _E4M3[values.astype(np.uint8)]
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
+
+
+def _e4m3() -> Numbers:
+    """All 256 numbers of one sign, four bits of exponent and three of mantissa; no infinity."""
+    codes = np.arange(256)
+    exponent, mantissa = (codes >> 3) & 15, codes & 7
+    normal = (8 + mantissa) / 8 * 2.0 ** (exponent - 7)
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, normal)
+    size[(codes & 127) == 127] = np.nan
+    return np.where(codes & 128, -size, size)
+
+
+_E4M3 = _e4m3()

@@ -1,0 +1,81 @@
+"""What the numbers of every tensor look like, in memory that doesn't grow with them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sftctl.checkpoint.tensor_index import StoredTensor
+from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.report import Report
+from sftctl.inspection.tensors.read import Numbers, stretches
+
+NUM_BINS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """Of one tensor; everything but the two counts is of its finite numbers."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    norm: float | None = None  # L2
+    mean: float | None = None
+    std: float | None = None  # of the whole, not of a sample
+    min: float | None = None
+    max: float | None = None
+    num_nan: int | None = None
+    num_inf: int | None = None
+    histogram: tuple[int, ...] | None = None  # counts in equal bins from min to max
+    error: str | None = None  # why there are no numbers
+
+
+def tensor_statistics(report: Report) -> list[TensorStatistics]:
+    """Of every tensor of a checkpoint, by name; each is read twice, a stretch at a time."""
+    return [_statistics(name, tensor) for name, tensor in sorted(report.tensors.items())]
+
+
+def _statistics(name: str, tensor: StoredTensor) -> TensorStatistics:
+    try:
+        return _of_numbers(name, tensor)
+    except (CorruptCheckpoint, OSError, ValueError) as problem:
+        return TensorStatistics(name, tensor.dtype, tensor.shape, error=str(problem))
+
+
+def _of_numbers(name: str, tensor: StoredTensor) -> TensorStatistics:
+    count = num_nan = num_inf = 0
+    total = squares = 0.0
+    low, high = np.inf, -np.inf
+    for values in stretches(tensor):
+        num_nan += int(np.isnan(values).sum())
+        num_inf += int(np.isinf(values).sum())
+        finite = _finite(values)
+        if len(finite):
+            count, total = count + len(finite), total + float(finite.sum())
+            squares += float(finite @ finite)
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    found = TensorStatistics(name, tensor.dtype, tensor.shape, num_nan=num_nan, num_inf=num_inf)
+    if not count:
+        return found
+    mean = total / count
+    deviations, bins = 0.0, np.zeros(NUM_BINS, np.int64)
+    scale = NUM_BINS / (high - low) if high > low else 0.0
+    for values in stretches(tensor):
+        finite = _finite(values)
+        away = finite - mean
+        deviations += float(away @ away)
+        places = np.minimum(((finite - low) * scale).astype(np.int64), NUM_BINS - 1)
+        bins += np.bincount(places, minlength=NUM_BINS)
+    return replace(
+        found,
+        norm=squares**0.5,
+        mean=mean,
+        std=(deviations / count) ** 0.5,
+        min=low,
+        max=high,
+        histogram=tuple(bins.tolist()),
+    )
+
+
+def _finite(values: Numbers) -> Numbers:
+    return values[np.isfinite(values)]

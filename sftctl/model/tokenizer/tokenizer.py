@@ -1,0 +1,159 @@
+"""HFTokenizer: a transformers fast tokenizer and its chat template, as the data layer needs it."""
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from sftctl.errors import ConfigError, DataError
+from sftctl.jsonio import dump_canonical, loads
+from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
+from sftctl.model.tokenizer.encoders import (
+    Checked,
+    Encoder,
+    Ids,
+    Reference,
+    Span,
+    Splintr,
+    fast_engine,
+)
+from sftctl.model.tokenizer.template import is_content_blind
+
+
+class HFTokenizer:
+    """Render conversations with the chat template, and encode the text, nothing added."""
+
+    def __init__(self, hf: Any, name: str) -> None:
+        self.hf = hf
+        self.name = name
+        self.vocab_size = len(hf)
+        self.bos_id: int | None = hf.bos_token_id
+        self.is_content_blind = is_content_blind(hf.chat_template or "")
+        self._reference = Reference(hf)
+        self._encoder: Encoder = self._reference
+        self.engine_reason = "not asked for another"
+        self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
+        self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
+        self.content_hash = self._hash_content()
+        self.template_hash = hashlib.sha256((hf.chat_template or "").encode()).hexdigest()
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text the model sees; DataError where the template refuses the messages."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.hf.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
+            raise DataError(
+                f"the chat template refuses the conversation: {problem}",
+                "most templates want user and assistant in turn, after one system message at most",
+            ) from problem
+        return text
+
+    @property
+    def engine(self) -> str:
+        """Name and version of what encodes."""
+        return self._encoder.name
+
+    @property
+    def is_fast(self) -> bool:
+        """True: `encode` is not the reference."""
+        return self._encoder.is_fast
+
+    def encode(self, text: str) -> Ids:
+        """Token ids (T,); no BOS is added."""
+        return self._encoder.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
+        """Token ids by the reference, and their (start, end) characters; no BOS is added."""
+        return self._reference.encode_with_offsets(text)
+
+    def fast(self) -> "HFTokenizer":
+        """With a fast engine that is proved on probes; EngineDiffers where there is none."""
+        return self._with(fast_engine(self.hf), "proved equal to the reference on probes")
+
+    def checked(self) -> "HFTokenizer":
+        """With the fast engine compared with the reference at each text."""
+        fast = self._encoder
+        if not isinstance(fast, Splintr):
+            return self
+        return self._with(Checked(fast, self._reference), self.engine_reason)
+
+    def by_reference(self, why: str) -> "HFTokenizer":
+        """With the reference."""
+        return self._with(self._reference, why)
+
+    def _with(self, encoder: Encoder, why: str) -> "HFTokenizer":
+        other = copy.copy(self)
+        other._encoder = encoder
+        other.engine_reason = why
+        return other
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = True) -> str:
+        """Token ids back to text."""
+        text: str = self.hf.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face files, template included."""
+        self.hf.save_pretrained(folder)
+
+    def _hash_content(self) -> str:
+        """Of all that decides ids: vocabulary, merges, what comes before them, special tokens."""
+        content = loads(self.hf.backend_tokenizer.to_str())
+        for of_the_moment in ("truncation", "padding"):
+            content.pop(of_the_moment, None)
+        special = [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)]
+        return hashlib.sha256(dump_canonical([content, special])).hexdigest()
+
+
+def _special_added(hf: Any) -> frozenset[int]:
+    """Added tokens marked special, whether or not the tokenizer's configuration names them."""
+    added = hf.added_tokens_decoder
+    return frozenset(index for index, token in added.items() if token.special)
+
+
+def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
+    """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
+    quiet()
+    from transformers import AutoTokenizer
+
+    source = ModelSource.of(name)
+    require_tokenizer_folder(name)
+    if source.is_minimind:
+        raise ConfigError(
+            f"{name}: weights alone, no tokenizer",
+            hint="give --tokenizer DIR (MiniMind's model/ folder), or a prepared store",
+        )
+    with from_hub_or_disk(f"tokenizer {name}", source):
+        hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    if not getattr(hf, "is_fast", False):
+        raise ConfigError(
+            f"tokenizer {name}: has no fast tokenizer (tokenizer.json)",
+            hint="offsets are needed, and only fast ones give them: choose another --tokenizer",
+        )
+    if chat_template is not None:
+        try:
+            hf.chat_template = chat_template.read_text(encoding="utf-8")
+        except OSError as problem:
+            raise ConfigError(
+                f"{chat_template}: {problem.strerror}", hint="--chat-template names a Jinja file"
+            ) from problem
+        except UnicodeDecodeError as problem:
+            raise ConfigError(
+                f"{chat_template}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
+            ) from problem
+    if not hf.chat_template:
+        raise ConfigError(
+            f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"
+        )
+    return HFTokenizer(hf, name)

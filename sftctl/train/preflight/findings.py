@@ -1,0 +1,205 @@
+"""What is looked at before a run: alone with `sftctl train --dry-run`, and at every start.
+
+Each function gives findings. No weight is loaded for them: the model is an outline.
+"""
+
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sftctl.checkpoint.room import require_room
+from sftctl.config.schema import RunConfig
+from sftctl.data.plan import steps_per_epoch
+from sftctl.environment import usable_cores
+from sftctl.errors import ConfigError, SftctlError
+from sftctl.model.fake import Outline
+from sftctl.model.load import check_fit
+from sftctl.model.presets import PRESETS
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from sftctl.runs.directory import RunDir
+from sftctl.tracking.lines import size
+from sftctl.tracking.wandb import require_login
+from sftctl.train.engine.state import checkpoint_bytes
+from sftctl.train.preflight.inputs import Inputs
+from sftctl.train.preflight.memory import ESTIMATE_ERROR_RATIO, MemoryEstimate
+from sftctl.words import counted
+
+Level = Literal["ok", "warning", "error"]
+
+_SHM_BYTES_PER_WORKER = 16 << 20
+_FILES_PER_WORKER = 32
+_FILES_AT_LEAST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, and what to do about it."""
+
+    level: Level
+    subject: str
+    what: str
+    fix: str | None = None
+    error: SftctlError | None = field(default=None, repr=False)  # what a run would be refused with
+
+    def to_json(self) -> dict[str, str | None]:
+        return {"level": self.level, "subject": self.subject, "what": self.what, "fix": self.fix}
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+
+
+def preflight(
+    config: RunConfig, path: Path, inputs: Inputs, outline: Outline, memory: MemoryEstimate
+) -> list[Finding]:
+    """Everything about a new run in `path`, on the machine of rank 0."""
+    return [
+        *_data(config, inputs, outline),
+        *_schedule(config, inputs),
+        *_device(config, outline),
+        *_memory(memory, outline),
+        *_disk(config, path, outline),
+        *_loader(config),
+        *_wandb(config),
+    ]
+
+
+def refuse_errors(findings: list[Finding]) -> None:
+    """Raise what stands in the way of a run, all of it at once, with the first one's exit code."""
+    errors = [finding.error for finding in findings if finding.error is not None]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        hints = [error.hint for error in errors if error.hint]
+        message = "; ".join(error.message for error in errors)
+        raise type(errors[0])(message, "; ".join(hints) or None)
+
+
+def _data(config: RunConfig, inputs: Inputs, outline: Outline) -> Iterator[Finding]:
+    manifest, longest = inputs.train.manifest, int(inputs.train.lengths.max())
+    rows = outline.model.get_input_embeddings().num_embeddings
+    yield _checked(
+        "fit",
+        lambda: check_fit(outline.model, inputs.tokenizer, longest),
+        f"{inputs.tokenizer.vocab_size:,} ids for {rows:,} rows of the model's embeddings; longest "
+        f"example {longest:,} tokens",
+    )
+    name = config.model.tokenizer or config.model.name
+    if name not in PRESETS and not name.endswith(".gguf"):  # which takes seconds to be read
+        tokenizer = load_tokenizer(name)
+        if tokenizer.template_hash == manifest.template_hash:
+            yield Finding("ok", "template", "the data was rendered with the model's own")
+        else:
+            yield Finding(
+                "warning",
+                "template",
+                "the data was rendered with another one than the model's own",
+                "wanted? then go on: the run keeps the data's; else prepare the data again",
+            )
+
+
+def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
+    batch, warmup = config.train.global_batch_size, config.optim.warmup_steps
+    total = config.train.total_steps(steps_per_epoch(len(inputs.train), batch))
+    if warmup >= total:
+        yield Finding(
+            "warning",
+            "schedule",
+            f"{counted(warmup, 'step')} of warm-up in a run of {total}: the peak is never reached",
+            "lower optim.warmup_steps",
+        )
+    if batch > len(inputs.train):
+        yield Finding(
+            "warning",
+            "schedule",
+            f"a step takes {batch} examples, the data has {len(inputs.train)}: one step an epoch",
+            "lower --batch-size or --accumulation-steps",
+        )
+
+
+def _device(config: RunConfig, outline: Outline) -> Iterator[Finding]:
+    device, dtype = outline.device, config.train.dtype
+    if device.type == "cpu" and dtype != "float32":
+        yield Finding(
+            "warning",
+            "device",
+            f"cpu with {dtype}: few processors multiply it faster than float32",
+            "compare a few steps with --dtype float32",
+        )
+    else:
+        yield Finding("ok", "device", f"{device.type} with {dtype}")
+
+
+def _memory(memory: MemoryEstimate, outline: Outline) -> Iterator[Finding]:
+    total, available = memory.total_bytes, memory.available_bytes
+    what = (
+        f"about {size(total)} at the largest micro-batch ({memory.rows} x {memory.row_tokens} "
+        f"tokens), within {ESTIMATE_ERROR_RATIO:.0%}"
+    )
+    if memory.activations_bytes is None:
+        what = f"{size(total)}, and what a pass over {memory.rows} x {memory.row_tokens} keeps"
+    if available is None:
+        yield Finding("ok", "memory", f"{what}; how much is free can't be told here")
+        return
+    what = f"{what}; {size(available)} are there"
+    if memory.certain_bytes > available:
+        reason = f"no room for {outline.num_parameters:,} parameters in training: "
+        error = ConfigError(
+            f"memory: {reason}weights, gradients and optimizer take {size(memory.certain_bytes)}, "
+            f"{size(available)} are there",
+            hint="a smaller model, or --strategy fsdp over more ranks or nodes",
+        )
+        yield Finding("error", "memory", what, error.hint, error)
+    elif total > available:
+        fix = "lower --micro-batch-tokens; the update stays the same"
+        yield Finding("warning", "memory", what, fix)
+    else:
+        yield Finding("ok", "memory", what)
+
+
+def _disk(config: RunConfig, path: Path, outline: Outline) -> Iterator[Finding]:
+    num_bytes, keep = checkpoint_bytes(outline.model), config.checkpoint.keep
+    root = RunDir(path).checkpoints
+    yield _checked(
+        "disk",
+        lambda: require_room(root, num_bytes, keep),
+        f"{counted(keep, 'checkpoint')} of {size(num_bytes)} and one more while it is saved fit",
+    )
+
+
+def _loader(config: RunConfig) -> Iterator[Finding]:
+    workers = config.data.num_workers
+    if not workers:
+        return
+    shm, cores = Path("/dev/shm"), usable_cores()
+    free = shutil.disk_usage(shm).free if shm.is_dir() else None
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = counted(workers, "loader process", "loader processes")
+    problems = []
+    if free is not None and free < workers * _SHM_BYTES_PER_WORKER:
+        problems.append((f"{size(free)} free in /dev/shm", "make it larger (--shm-size in docker)"))
+    if files < _FILES_AT_LEAST + workers * _FILES_PER_WORKER:
+        problems.append((f"{files} open files allowed", "raise it with `ulimit -n`"))
+    if workers > cores:
+        fewer = "`sftctl bench-loader` finds the best number"
+        problems.append((counted(cores, "usable core"), fewer))
+    for what, fix in problems:
+        yield Finding("warning", "loader", f"{what}, for {wanted} a rank", fix)
+    if not problems:
+        yield Finding("ok", "loader", f"{wanted} a rank")
+
+
+def _wandb(config: RunConfig) -> Iterator[Finding]:
+    if config.tracking.wandb:
+        yield _checked("wandb", require_login, "logged in, or offline")
+
+
+def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
+    """What `check` raises as a finding; `fine` where it raises nothing."""
+    try:
+        check()
+    except SftctlError as error:
+        return Finding("error", subject, error.message, error.hint, error)
+    return Finding("ok", subject, fine)

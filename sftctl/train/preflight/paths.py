@@ -1,0 +1,24 @@
+"""What can be refused in the first second, before torch is loaded."""
+
+from pathlib import Path
+
+from sftctl.config.schema import RunConfig
+from sftctl.data.reading.sources import require_input
+from sftctl.model.presets import PRESETS
+from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
+from sftctl.runs.directory import default_run_path, refuse_existing, require_writable
+
+
+def check_before_loading(config: RunConfig) -> None:
+    """Raise for paths that are not there, and for an output directory that is or can't be."""
+    run_dir = config.output_dir or default_run_path(config)
+    refuse_existing(run_dir)
+    require_writable(run_dir)
+    if config.data.path is not None:
+        require_input(Path(config.data.path))
+    if config.model.name not in PRESETS:
+        ModelSource.of(config.model.name)
+        require_model_folder(config.model.name)
+    if config.model.tokenizer is not None:
+        ModelSource.of(config.model.tokenizer)
+        require_tokenizer_folder(config.model.tokenizer)

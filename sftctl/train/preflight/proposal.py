@@ -1,0 +1,69 @@
+"""A new run before it is made: its inputs are open, no weight is loaded, nothing is written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sftctl.config.schema import RunConfig
+from sftctl.environment import local_world_size
+from sftctl.model.fake import outline_of
+from sftctl.runs.directory import default_run_path, refuse_existing, require_shared
+from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
+from sftctl.train.preflight.findings import Finding, preflight
+from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
+from sftctl.train.preflight.rehearsal import resolve_micro_batch
+from sftctl.train.stop import StopRequest
+from sftctl.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What the outline of the model tells."""
+
+    num_parameters: int
+    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
+    memory: MemoryEstimate
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Everything that is known of a run before its model is loaded."""
+
+    config: RunConfig  # resolved
+    path: Path
+    inputs: Inputs
+    size: Size
+    findings: list[Finding]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(str(finding) for finding in self.findings if finding.level == "warning")
+
+
+def propose(
+    config: RunConfig, world: World, stop: StopRequest, num_ranks: int | None = None
+) -> Proposal:
+    """Called on every rank; rank 0 looks. `num_ranks` stands in for this world's, in a dry run.
+
+    Raises at once what leaves the rest unknown; all else that is wrong is a finding.
+    """
+    config = resolve_config(config)
+    config = choose_dtype(config, world.device)
+    path = world.broadcast(config.output_dir or default_run_path(config))
+    world.on_main(lambda: refuse_existing(path))
+    require_shared(path, world)
+    inputs = open_inputs(config, world, stop)
+    longest = inputs.train.manifest.max_seq_len
+    config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
+    ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
+
+    outline = outline_of(config.model.name, inputs.tokenizer, world.device)
+    config = resolve_micro_batch(config, outline.model, world)
+
+    def look() -> tuple[Size, list[Finding]]:
+        memory = estimate_memory(config, inputs.train, outline, ranks, ranks_here)
+        size = Size(outline.num_parameters, checkpoint_bytes(outline.model), memory)
+        return size, preflight(config, path, inputs, outline, memory)
+
+    size, findings = world.on_main(look)
+    return Proposal(config, path, inputs, size, findings)

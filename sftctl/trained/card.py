@@ -1,0 +1,156 @@
+"""The model card of an exported model: what a run's own record says of its training."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sftctl import __version__
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.config.load import config_from_dict, config_to_toml
+from sftctl.config.schema import RunConfig
+from sftctl.data.manifest import StoreManifest
+from sftctl.errors import DataError
+from sftctl.jsonio import JSONDecodeError, dump_canonical, read_lines
+from sftctl.model.presets import PRESETS
+from sftctl.runs.directory import RunDir
+from sftctl.words import counted
+
+_USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
+model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")
+messages = [{"role": "user", "content": "Hello!"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+output = model.generate(**inputs, max_new_tokens=128)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+
+or `sftctl chat THIS_DIRECTORY`."""
+
+
+def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> str:
+    """README.md; without a checkpoint's manifest, what the run's configuration says."""
+    config = config_from_dict(manifest.config) if manifest is not None else run.config()
+    name = run.path.absolute().name
+    started = _started(run.path)
+    parts = [
+        _front_matter(config),
+        f"# {_plain(name)}",
+        f"A language model that was fine-tuned on conversations by sftctl {__version__}, exported "
+        f"in {dtype}. It speaks the chat template beside it.",
+        "## Use",
+        _USE,
+        "## Training",
+        _table(_training(config, manifest, run.path)),
+    ]
+    data = _data(started)
+    if data:
+        parts += ["## Data", _table(data)]
+    if manifest is not None:
+        versions = manifest.versions.items()
+        parts += ["## Versions", _table((key, str(value)) for key, value in versions)]
+    parts += [
+        "## To train it again",
+        "With this as `run.toml`, `sftctl train run.toml` runs it anew:",
+        f"```toml\n{config_to_toml(config).strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: RunConfig) -> str:
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sft, sftctl]"]
+    name = config.model.name
+    if name not in PRESETS and not Path(name).is_absolute():
+        lines.insert(0, f"base_model: {dump_canonical(name).decode()}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _training(
+    config: RunConfig, manifest: CheckpointManifest | None, run: Path
+) -> Iterable[tuple[str, str]]:
+    name = config.model.name
+    kind = "preset, from random weights" if name in PRESETS else "pretrained"
+    yield "base model", f"{Path(name).name if Path(name).is_absolute() else name} ({kind})"
+    optim, train = config.optim, config.train
+    if manifest is not None:
+        yield "steps", f"{manifest.step:,} of {manifest.total_steps:,}"
+        epochs = manifest.epoch + manifest.step_in_epoch / max(1, manifest.steps_per_epoch)
+        yield "epochs", f"{epochs:.3g} of {train.epochs}"
+        yield "examples seen", f"{manifest.examples_seen:,}"
+        yield "tokens seen", f"{manifest.tokens_seen:,}"
+        loss = _loss_at(run, manifest.step)
+        if loss is not None:
+            yield "training loss of the last step", loss
+        for which in ("first", "best", "last"):
+            if manifest.validation is not None:
+                yield f"validation loss, {which}", _number(manifest.validation[which])
+    yield "examples a step", str(train.global_batch_size)
+    yield (
+        "learning rate",
+        f"{optim.learning_rate}, warm-up {counted(optim.warmup_steps, 'step')}, {optim.schedule}",
+    )
+    yield "weight decay", str(optim.weight_decay)
+    yield "gradient clip", str(optim.grad_clip)
+    mixed = "" if train.dtype == "float32" else f"{train.dtype} autocast, "
+    yield "precision", f"{mixed}float32 weights"
+    yield "seed", str(train.seed)
+
+
+def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
+    """The counts of the store, where it still is."""
+    try:
+        store = StoreManifest.read(Path(started["store"]))
+    except (KeyError, DataError):
+        return []
+    if store.fingerprint != started.get("data_fingerprint"):
+        return []
+    dropped = ", ".join(f"{reason} {n:,}" for reason, n in store.rows_dropped.items() if n)
+    return [
+        ("sources", ", ".join(Path(source.file).name for source in store.sources)),
+        ("rows read", f"{store.rows_read:,}"),
+        ("rows kept", f"{store.rows_kept:,} ({store.rows_truncated:,} truncated)"),
+        ("rows dropped", dropped or "none"),
+        ("rows said twice", f"{store.rows_duplicated:,}"),
+        ("examples", f"{store.num_examples:,}"),
+        ("examples for validation", f"{store.num_validation_examples:,}"),
+        ("tokens", f"{store.num_tokens:,}"),
+        ("target tokens", f"{store.num_target_tokens:,} (trained on: {store.train_on})"),
+        ("longest example allowed", f"{store.max_seq_len:,} tokens"),
+        ("fingerprint", store.fingerprint),
+    ]
+
+
+def _started(run: Path) -> dict[str, Any]:
+    """The event that began the run; empty where there is none to read."""
+    with suppress(OSError, JSONDecodeError, StopIteration):
+        lines = read_lines(run / "events.jsonl")
+        return next(line for line in lines if line.get("event") == "started")
+    return {}
+
+
+def _loss_at(run: Path, step: int) -> str | None:
+    """The training loss of a step; None where the record does not tell."""
+    with suppress(OSError, JSONDecodeError, StopIteration):
+        lines = read_lines(run / "metrics.jsonl")
+        return _number(next(line["loss"] for line in lines if line.get("step") == step))
+    return None
+
+
+def _number(value: float | None) -> str:
+    return "no finite number" if value is None else f"{value:.4f}"  # JSON has null for it
+
+
+def _table(pairs: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {_plain(v)} |" for k, v in pairs)])
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves alone, on one line."""
+    marked = "\\`*_[]<>#|"
+    return "".join(
+        f"\\{letter}" if letter in marked else letter for letter in " ".join(text.split())
+    )

@@ -1,0 +1,45 @@
+"""A plain Hugging Face directory from a run or a checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from sftctl.disk import new_folder
+from sftctl.errors import CheckpointError
+from sftctl.model.generate import stop_ids
+from sftctl.model.load import MAX_SHARD_BYTES, save_pretrained
+from sftctl.trained.card import model_card
+from sftctl.trained.checks import check_export
+from sftctl.trained.open import Trained, open_trained
+
+CARD_NAME = "README.md"
+
+
+def export_model(
+    source: Path, output: Path, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write `output`, whole or not at all; it must not exist."""
+    check_export(source, output, dtype)
+    trained = open_trained(source)
+    card = _card(trained, source, dtype)
+    model = trained.model.to(getattr(torch, dtype))
+    if model.generation_config is not None:  # others too must stop where a turn ends
+        model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
+    try:
+        with new_folder(output) as folder:
+            save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
+            if card is not None:
+                (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise CheckpointError(
+            f"{output}: can't be written: {reason}", hint="choose another --output"
+        ) from problem
+
+
+def _card(trained: Trained, source: Path, dtype: str) -> str | None:
+    """What was trained, and how; a plain directory keeps the card that it has."""
+    if trained.run is not None:
+        return model_card(trained.run, trained.manifest, dtype)
+    own = source / CARD_NAME
+    return own.read_text(encoding="utf-8", errors="replace") if own.is_file() else None

@@ -1,0 +1,67 @@
+"""Open a trained model from a run, a checkpoint, or a Hugging Face directory."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
+from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
+from sftctl.checkpoint.load import load_tensors
+from sftctl.errors import CheckpointError, CorruptCheckpoint
+from sftctl.model.load import load_architecture, load_pretrained
+from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.runs.directory import RunDir
+from sftctl.trained.checks import kind_of
+from sftctl.world import start_world
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model in float32, its tokenizer, and where it comes from."""
+
+    model: Any
+    tokenizer: HFTokenizer
+    run: RunDir | None = None  # None: a plain directory
+    manifest: CheckpointManifest | None = None  # of the weights' checkpoint, if it is there
+
+
+def open_trained(path: Path) -> Trained:
+    """The model of `path`; a run gives `final/`, or its newest checkpoint."""
+    kind = kind_of(path)
+    if kind == "model":
+        return Trained(*_hugging_face(path))
+    if kind == "checkpoint":
+        problems = problems_of(path, verify=True)
+        if problems:
+            raise CorruptCheckpoint(
+                f"{path}: {'; '.join(problems)}",
+                hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` says which are whole",
+            )
+        return _checkpoint(RunDir.open(path.parent.parent), path)
+    run = RunDir.open(path)
+    if run.final.is_dir():
+        return Trained(*_hugging_face(run.final), run, _last_manifest(run))
+    checkpoint, _ = newest_good(run.checkpoints, None)
+    return _checkpoint(run, checkpoint)
+
+
+def _hugging_face(folder: Path) -> tuple[Any, HFTokenizer]:
+    return load_pretrained(str(folder)), load_tokenizer(str(folder))
+
+
+def _last_manifest(run: RunDir) -> CheckpointManifest | None:
+    """Of the checkpoint that `final/` was made from, the last one."""
+    for checkpoint in list_checkpoints(run.checkpoints)[-1:]:
+        with suppress(CheckpointError):
+            return read_manifest(checkpoint)
+    return None
+
+
+def _checkpoint(run: RunDir, checkpoint: Path) -> Trained:
+    model = load_architecture(run.model_folder)
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    with start_world("cpu") as world:
+        load_tensors(checkpoint, tensors, world, prefix="model.")
+    tokenizer = load_tokenizer(str(run.model_folder))
+    return Trained(model, tokenizer, run, read_manifest(checkpoint))

@@ -1,0 +1,106 @@
+"""A conversation at a terminal, and one question of a script: answers alone go to stdout."""
+
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import TYPE_CHECKING
+
+from sftctl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from sftctl.trained.chat import ChatSession
+
+_PROMPT = "> "
+_WELCOME = "/clear forgets what was said, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+def question_given(prompt: str | None) -> str | None:
+    """The one question of a script: `prompt`, or all that a pipe holds; None at a terminal."""
+    if prompt is None and sys.stdin.isatty():
+        return None
+    _take_any_bytes()
+    question = prompt if prompt is not None else _readable(sys.stdin.read()).strip()
+    if not question.strip():
+        raise ConfigError(
+            "nothing was asked: the prompt is empty",
+            hint='`--prompt "…"`, or a question on stdin',
+        )
+    return question
+
+
+def answer_once(session: "ChatSession", question: str) -> None:
+    """Print the answer as it comes, and nothing else."""
+    session.answer(question, _print_piece)
+    print()
+
+
+def converse(session: "ChatSession") -> None:
+    """Read lines and answer them until /exit or the end of input.
+
+    Ctrl-C stops an answer and keeps what was said; at the prompt it throws the line away.
+    """
+    _edit_lines()
+    _take_any_bytes()
+    print(_WELCOME, file=sys.stderr)
+    while True:
+        try:
+            line = _readable(_ask()).strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print(f"\n{_WELCOME}", file=sys.stderr)
+            continue
+        if line == "/exit":
+            return
+        if line == "/clear":
+            session.clear()
+        elif line:
+            _answer(session, line)
+
+
+def _ask() -> str:
+    """A line; where stdout is a file, the prompt goes to the terminal all the same."""
+    if sys.stdout.isatty():
+        return input(_PROMPT)
+    print(_PROMPT, end="", file=sys.stderr, flush=True)
+    return input()
+
+
+def _answer(session: "ChatSession", line: str) -> None:
+    try:
+        session.answer(line, _print_piece)
+    except KeyboardInterrupt:
+        print(" …", end="")
+    except DataError as problem:  # too long by now, or refused by the template: say so, go on
+        print(f"error: {problem.message}\nhint: {problem.hint or '/clear'}", file=sys.stderr)
+    print(flush=True)
+
+
+def _print_piece(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def _readable(text: str) -> str:
+    """Bytes that are no UTF-8 become question marks, and are told: no tokenizer takes such."""
+    given = text.encode("utf-8", "surrogateescape")
+    try:
+        return given.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        before = given[: problem.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        where = f"line {line}, byte {column}"
+        print(f"warning: stdin: {where}: not UTF-8, read as \ufffd", file=sys.stderr)
+        return given.decode("utf-8", "replace")
+
+
+def _take_any_bytes() -> None:
+    """Bytes that are no text wait in the text for `_readable`, rather than end the session."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def _edit_lines() -> None:
+    """Arrow keys and a history, where Python was built with them."""
+    with suppress(ImportError):
+        import readline  # noqa: F401

@@ -1,0 +1,86 @@
+"""Whatever is said, and whatever the template: what is trained are the assistant's turns, once."""
+
+import re
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from sftctl.data.conversations.conversation import Conversation, SourceLine
+from sftctl.data.masks.encode import encoded
+from sftctl.data.masks.shortcut import Renderer
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from tests.toys.tokenizers import CHATML
+
+ANSWER = "{% if m.role == 'assistant' %}"
+TEMPLATES = {
+    "chatml": CHATML,
+    "system by default": "{% if messages[0].role != 'system' %}<|im_start|>system\nnop<|im_end|>\n"
+    "{% endif %}" + CHATML,
+    "trimmed": CHATML.replace("m.content", "m.content | trim"),
+    "old answers shortened": CHATML.replace(
+        "{{ m.content }}",
+        ANSWER + "{{ m.content if loop.last else m.content.split('b')[-1] }}{% else %}"
+        "{{ m.content }}{% endif %}",
+    ),
+    "thinking before the last": CHATML.replace(
+        "{{ m.content }}",
+        ANSWER + "{% if loop.last %}<think>\n\n</think>\n\n{% endif %}{% endif %}{{ m.content }}",
+    ),
+    "text after the last": CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}",
+}
+REWRITING = ("old answers shortened", "thinking before the last")
+HERE = SourceLine("rows.jsonl", 7)
+
+
+@cache
+def tokenizer(name: str) -> HFTokenizer:
+    hf = AutoTokenizer.from_pretrained(SAMPLE_TOKENIZER)
+    hf.chat_template = TEMPLATES[name]
+    return HFTokenizer(hf, name)
+
+
+def said(letters: str) -> st.SearchStrategy[str]:
+    return st.text(letters + " \n你🤖é", max_size=10).map(lambda text: text + letters[0])
+
+
+TURN = st.one_of(
+    said("abcdefg").map(lambda text: {"role": "assistant", "content": text}),
+    said("opqrst").map(lambda text: {"role": "user", "content": text}),
+    said("opqrst").map(lambda text: {"role": "system", "content": text}),
+)
+TURNS = st.lists(TURN, min_size=1, max_size=6).filter(
+    lambda turns: any(turn["role"] == "assistant" for turn in turns)
+)
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=30, deadline=None)
+@given(turns=TURNS)
+def test_the_assistants_turns_are_trained_once_and_nothing_else(name, engine, turns):
+    roles = [turn["role"] for turn in turns]
+    twice = any(pair == ("assistant", "assistant") for pair in pairwise(roles))
+    # Refused: what a model would see before such a turn can't be told, or is not what is written.
+    assume(not (name in REWRITING and twice))
+    assume(not (name == "text after the last" and roles[0] == "assistant"))
+    reference = tokenizer(name)
+    chosen = reference.fast() if engine == "fast" else reference
+    row = Conversation(tuple(turns), None, HERE)
+    examples = encoded(Renderer(chosen, "assistant").renderings(row), row, chosen)
+    prefixes = [reference.render(turns[: n + 1]) for n in range(len(turns))]
+    trained = ""
+    for example in examples:
+        text = reference.decode(example.input_ids, skip_special_tokens=False)
+        assert text in prefixes  # decode(tokens) is what the template makes
+        assert example.input_ids.tolist() == reference.encode(text).tolist()
+        trained += reference.decode(example.input_ids[example.loss_mask], False)
+    ends = re.sub("<think>\n\n</think>\n\n|\n?<.endoftext.>", "", trained).split("<|im_end|>")
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    if name == "trimmed":
+        answers = [answer.strip() for answer in answers]
+    assert sorted(ends) == sorted([*answers, ""])

@@ -1,0 +1,100 @@
+"""Texts, token ids and masks are those of an independent reference, row by row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftctl.data.conversations.conversation import Conversation, SourceLine, from_row
+from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from tests.toys.comparison import Comparison
+from tests.toys.templates import FAMILIES
+from tests.toys.tokenizers import SHARED, conversations
+
+FILES = {
+    "alpaca_en_demo.json": 999,
+    "alpaca_zh_demo.json": 1000,
+    "glaive_toolcall_en_demo.json": 300,
+    "fastchat_dummy_conversation.json": 500,
+}
+
+
+def rows_of(*paths: Path) -> list[Conversation]:
+    return [row for path in paths for row in conversations(path)]
+
+
+def turns(*said: tuple[str, str], **row: Any) -> Conversation:
+    messages = [{"role": role, "content": content} for role, content in said]
+    return from_row({"messages": messages} | row, "messages", SourceLine("rows.jsonl", 7))
+
+
+NASTY = [
+    turns(("user", "Hi"), ("assistant", "Hello")),
+    turns(("system", "Be kind."), ("user", " Hi\n"), ("assistant", "\n\nHello \n")),
+    turns(("assistant", "I begin."), ("user", "Hi"), ("assistant", "So do I.")),
+    turns(*[("user", "你好🤖"), ("assistant", "🤖你好，世界👩‍👩‍👧")] * 3),
+    turns(("user", "x"), ("assistant", "")),
+    turns(("user", "Write <think>\n"), ("assistant", "<think>\nhm\n</think>\n\nYes"), ("user", "y"),
+          ("assistant", "no <think>x</think> more </think>\nhere"), ("user", "?"),
+          ("assistant", "<think>last</think>end")),
+    turns(("user", "x"), ("user", "y"), ("assistant", "two questions")),
+    turns(("user", "x"), ("assistant", "one"), ("assistant", "two")),
+    turns(("system", ""), ("user", "x"), ("assistant", "def f():\n\treturn 1\n\n\n")),
+    turns(("user", "no answer")),
+    turns(("user", "Find"), ("tool", "[1]"), ("tool", "[2]"), ("assistant", "Found")),
+    from_row(
+        {
+            "tools": [{"name": "search", "about": "é"}],
+            "messages": [
+                {"role": "system", "content": "S"},
+                {"role": "user", "content": "Find"},
+                {"role": "assistant", "content": "Wait.", "reasoning_content": "hm",
+                 "tool_calls": [{"name": "search", "arguments": {"q": "crêpes"}},
+                                {"name": "search", "arguments": "[text"}]},
+                {"role": "tool", "content": "[1]"},
+                {"role": "assistant", "content": None,
+                 "tool_calls": [{"name": "search", "arguments": {}}]},
+                {"role": "tool", "content": "[2]"},
+                {"role": "assistant", "content": "Found", "reasoning_content": "\nso\n"},
+                {"role": "user", "content": "Thanks"},
+                {"role": "assistant", "content": "Welcome"},
+            ],
+        },
+        "messages",
+        SourceLine("rows.jsonl", 8),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nasty_rows_and_the_bundled_ones_by_every_family(name: str) -> None:
+    comparison = Comparison(SAMPLE_TOKENIZER, name)
+    kept = [comparison.assert_equal(row) for row in NASTY]
+    assert kept.count(True) >= (5 if name in ("mistral", "gemma") else 9)
+    for row in rows_of(*sample_files()):
+        assert comparison.assert_equal(row)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bos_stands_once_and_the_end_of_turn_is_trained(name: str) -> None:
+    comparison, family = Comparison(SAMPLE_TOKENIZER, name), FAMILIES[name]
+    [example] = comparison.examples(NASTY[0])
+    trained = comparison.tokenizer.decode(example.input_ids[example.loss_mask], False)
+    assert trained.endswith("Hello" + family.special[-1])
+    if family.bos:
+        bos = comparison.hf.convert_tokens_to_ids(family.bos)
+        assert example.input_ids.tolist().count(bos) == 1
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("name", ["minimind", *FAMILIES])
+def test_rows_of_known_sets_with_minimind_s_tokenizer(file: str, name: str) -> None:
+    """Every row by MiniMind's template, every eleventh by others: tests/real has all of them."""
+    if not SHARED.exists():
+        pytest.skip("../shared/data is absent")
+    rows = rows_of(SHARED / file)
+    assert len(rows) == FILES[file]
+    rows = rows if name == "minimind" else rows[::11]
+    comparison = Comparison(SHARED / "minimind_tokenizer", name)
+    kept = sum(comparison.assert_equal(row) for row in rows)
+    assert kept == len(rows) or (name in ("llama3", "mistral", "gemma") and "tool" in file)

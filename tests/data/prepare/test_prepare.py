@@ -1,0 +1,393 @@
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sftctl.data.manifest import SPLITS
+from sftctl.data.prepare.prepare import prepare_store, store_fingerprint
+from sftctl.data.prepare.settings import PrepareSettings
+from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.store import TokenStore
+from sftctl.errors import ConfigError, DataError, EngineDiffers
+from tests.toys.tokenizers import CHATML, Tokenizer, load
+
+SETTINGS = PrepareSettings(max_seq_len=64)
+
+
+def row(question, answer="Yes."):
+    return {"instruction": question, "output": answer}
+
+
+def written(path, rows):
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return written(tmp_path / "rows.jsonl", [row(f"Question {i}?") for i in range(200)])
+
+
+def texts_of(path, split, tokenizer):
+    store = TokenStore.open(path, split)
+    return [tokenizer.decode(store[i].input_ids) for i in range(len(store))]
+
+
+def test_the_bundled_sample_becomes_a_store_that_reads_back_as_text(tmp_path, chatml):
+    train, validation = sample_files()
+    made = prepare_store([train], tmp_path / "s", chatml, PrepareSettings(), [validation])
+    manifest = made.manifest
+    for split, path in (("train", train), ("validation", validation)):
+        messages = [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+        expected = [chatml.render(turns, None, False) for turns in messages]
+        assert texts_of(tmp_path / "s", split, chatml) == expected
+    assert [source.rows for source in manifest.sources] == [
+        manifest.num_examples,
+        manifest.num_validation_examples,
+    ]
+
+
+def test_the_manifest_on_disk_counts_what_the_store_holds(tmp_path, chatml, rows):
+    made = prepare_store([rows], tmp_path / "s", chatml, replace(SETTINGS, val_fraction=0.2))
+    store, validation = (
+        TokenStore.open(tmp_path / "s"),
+        TokenStore.open(tmp_path / "s", "validation"),
+    )
+    manifest = json.loads((tmp_path / "s/manifest.json").read_text())
+    assert store.manifest == made.manifest
+    assert manifest["num_examples"] == len(store)
+    assert manifest["num_validation_examples"] == len(validation)
+    assert manifest["num_tokens"] == store.lengths.sum()
+    assert manifest["num_target_tokens"] == store.target_lengths.sum()
+    assert manifest["num_target_tokens"] == sum(int(item.loss_mask.sum()) for item in store)
+    assert manifest["splits"]["validation"]["num_tokens"] == validation.lengths.sum()
+    assert manifest["rows_read"] == manifest["rows_kept"] == 200 == len(store) + len(validation)
+    assert manifest["rows_dropped"] == {}
+    assert manifest["length_quantiles"]["max"] == store.lengths.max()
+    assert manifest["sources"][0]["rows"] == 200
+    assert (tmp_path / "s/ledger.jsonl").read_bytes() == b""
+
+
+def test_the_store_holds_its_own_tokenizer(tmp_path, chatml, rows):
+    prepare_store([rows], tmp_path / "s", chatml, SETTINGS)
+    copy = load(tmp_path / "s/tokenizer")
+    assert copy.hf.chat_template == CHATML
+    assert copy.encode("Hi<|im_end|>").tolist() == chatml.encode("Hi<|im_end|>").tolist()
+
+
+def overlong(tmp_path):
+    rows = [row("Short?"), row("Long?", "word " * 99), row("word " * 99), row("Short too?")]
+    return written(tmp_path / "long.jsonl", rows)
+
+
+def ledger_of(path):
+    return [json.loads(line) for line in (path / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_a_long_row_is_truncated_and_one_left_without_target_dropped(tmp_path, chatml):
+    path = overlong(tmp_path)
+    whole = TokenStore.open(_prepared(tmp_path / "w", path, chatml, max_seq_len=2048)).lengths
+    store = TokenStore.open(_prepared(tmp_path / "s", path, chatml))
+    assert store.lengths.tolist() == [whole[0], 64, whole[3]]
+    manifest = store.manifest
+    assert (manifest.rows_read, manifest.rows_kept, manifest.rows_truncated) == (4, 3, 1)
+    assert manifest.rows_dropped == {"no_target": 1}
+    lost = [("truncated", 2, whole[1] - 64), ("no_target", 3, whole[2])]
+    entries = ledger_of(tmp_path / "s")
+    assert [(e["file"], e["reason"], e["line"], e["tokens_lost"]) for e in entries] == [
+        (str(path), *entry) for entry in lost
+    ]
+    assert manifest.tokens_lost == {reason: tokens for reason, _, tokens in lost}
+
+
+def test_overflow_drop_drops_every_long_row(tmp_path, chatml):
+    store = TokenStore.open(_prepared(tmp_path / "s", overlong(tmp_path), chatml, overflow="drop"))
+    assert len(store) == 2
+    assert store.manifest.rows_dropped == {"too_long_dropped": 2}
+    assert [entry["line"] for entry in ledger_of(tmp_path / "s")] == [2, 3]
+
+
+def _prepared(output, path, tokenizer, **changes):
+    prepare_store([path], output, tokenizer, replace(SETTINGS, **changes))
+    return output
+
+
+def test_strict_allows_no_row_to_be_shortened(tmp_path, chatml):
+    path = overlong(tmp_path)
+    with pytest.raises(DataError, match=rf"{path}:2: truncated: \d+ tokens are lost") as caught:
+        _prepared(tmp_path / "s", path, chatml, strict=True)
+    assert caught.value.exit_code == 3
+    assert os.listdir(tmp_path) == ["long.jsonl"]
+
+
+def test_a_row_never_changes_sides(tmp_path, chatml, rows):
+    _prepared(tmp_path / "a", rows, chatml, val_fraction=0.3)
+    lines = rows.read_text().splitlines()
+    others = [row(f"Another {i}?") for i in range(50)]
+    written(rows, [*others, *reversed(lines), *others])
+    _prepared(tmp_path / "b", rows, chatml, val_fraction=0.3)
+    sides = {}
+    for store in ("a", "b"):
+        for split in ("train", "validation"):
+            for text in texts_of(tmp_path / store, split, chatml):
+                assert sides.setdefault(text, split) == split
+    assert 30 < list(sides.values()).count("validation") < 120
+
+
+BAD_ROWS = [
+    ("{broken}", "broken_json", "broken JSON at column "),
+    ("", None, ""),
+    ({"conversations": [{"from": "robot", "value": "x"}]}, "bad_role", "unknown role 'robot'"),
+    ({"messages": []}, "empty", "empty conversation"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "no_target", "no assistant turn to train"),
+    ({"text": "x"}, "bad_shape", "no known shape; its keys are: text"),
+    ("[1]", "bad_shape", "a row must be a JSON object, this is a list"),
+    ('{"instruction": "\\udc00", "output": ""}', "broken_json", "broken JSON at column "),
+    ('{"messages": [{"role": "user"', "cut_off", "the file ends within this row"),
+]
+
+
+def test_a_malformed_row_is_dropped_into_the_ledger(tmp_path, chatml):
+    path = written(tmp_path / "rows.jsonl", [row("a"), *(bad for bad, _, _ in BAD_ROWS)])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    store = TokenStore.open(_prepared(tmp_path / "s", path, chatml))
+    expected = [(n, reason, detail) for n, (_, reason, detail) in enumerate(BAD_ROWS, 2) if reason]
+    ledger = ledger_of(tmp_path / "s")
+    assert [(entry["line"], entry["reason"]) for entry in ledger] == [e[:2] for e in expected]
+    for entry, (_, _, detail) in zip(ledger, expected, strict=True):
+        assert entry["detail"].startswith(detail)
+        assert entry["file"] == str(path)
+        assert (entry["tokens_lost"] > 0) == (entry["reason"] == "no_target")  # it was rendered
+    manifest = store.manifest
+    assert (manifest.rows_read, manifest.rows_kept, len(store)) == (len(expected) + 1, 1, 1)
+    assert manifest.rows_dropped == Counter(reason for _, reason, _ in expected)
+    assert manifest.sources[0].rows == manifest.rows_read
+    assert manifest.sources[0].shapes == {"alpaca": 1, "messages": 1}
+
+
+@pytest.mark.parametrize(("bad", "reason", "message"), [row for row in BAD_ROWS if row[1]])
+def test_strict_stops_at_a_malformed_row_and_leaves_nothing(tmp_path, chatml, bad, reason, message):
+    path = written(tmp_path / "rows.jsonl", [row("a"), bad])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    with pytest.raises(DataError) as caught:
+        _prepared(tmp_path / "s", path, chatml, strict=True)
+    assert caught.value.message.startswith(f"{path}:2: {message}")
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_invalid_utf8_is_a_reason_too(tmp_path, chatml, rows):
+    rows.write_bytes(b'{"instruction": "\xff", "output": "x"}\n' + rows.read_bytes())
+    _prepared(tmp_path / "s", rows, chatml)
+    [entry] = ledger_of(tmp_path / "s")
+    assert (entry["line"], entry["reason"], entry["detail"]) == (1, "invalid_utf8", "invalid UTF-8")
+
+
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_store([rows], tmp_path / "s", chatml, SETTINGS, on_progress=interrupt)
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_progress_counts_rows_and_tokens(tmp_path, chatml, monkeypatch):
+    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 1000)
+    path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
+    manifest = prepare_store(
+        [path], tmp_path / "s", chatml, SETTINGS, on_progress=told.append
+    ).manifest
+    assert len(told) > 9
+    assert [told.num_rows for told in told] == sorted(told.num_rows for told in told)
+    last, size = told[-1], path.stat().st_size
+    assert (last.num_rows, last.num_tokens) == (300, manifest.num_tokens)
+    assert (last.num_bytes, last.total_bytes) == (size - 300, size)  # without the newlines
+
+
+def test_an_output_that_exists_is_refused(tmp_path, chatml, rows):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for output in (tmp_path / "folder", tmp_path / "link", rows):
+        with pytest.raises(ConfigError, match=f"{output}: exists already, and is no") as caught:
+            prepare_store([rows], output, chatml, SETTINGS)
+        assert caught.value.hint == "name another output, or remove it first"
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, chatml, rows):
+    with pytest.raises(DataError, match=r"rows\.jsonl/s: can't be written: not a directory"):
+        prepare_store([rows], rows / "s", chatml, SETTINGS)
+
+
+def test_a_fraction_and_inputs_for_validation_exclude_each_other(tmp_path, chatml, rows):
+    settings = replace(SETTINGS, val_fraction=0.5)
+    with pytest.raises(ConfigError, match="validation fraction and validation inputs exclude"):
+        prepare_store([rows], tmp_path / "s", chatml, settings, [rows])
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path, chatml, rows):
+    message = "no row is left to train on, of 200 read; too_long_dropped: 200"
+    with pytest.raises(DataError, match=message) as caught:
+        _prepared(tmp_path / "s", rows, chatml, max_seq_len=4, overflow="drop")
+    assert caught.value.hint.startswith(f"the first: {rows}:1: too_long_dropped: ")
+    with pytest.raises(DataError, match="no row is left to train on, of 200 read") as caught:
+        _prepared(tmp_path / "s", rows, chatml, val_fraction=1.0)
+    assert caught.value.hint == "lower --val-fraction"
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_file_without_rows_is_an_error_only_if_there_is_no_other(tmp_path, chatml, rows):
+    empty = written(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match=f"{empty}: no rows in this file"):
+        _prepared(tmp_path / "s", empty, chatml)
+    manifest = prepare_store([empty, rows], tmp_path / "s", chatml, SETTINGS).manifest
+    assert [source.rows for source in manifest.sources] == [0, 200]
+
+
+def test_duplicates_are_counted_whatever_their_shape(tmp_path, chatml, rows):
+    same = {"prompt": "Question 3?", "completion": "Yes."}
+    others = written(tmp_path / "others.jsonl", [row("New?"), row("New?"), same])
+    manifest = prepare_store([rows, others], tmp_path / "s", chatml, SETTINGS).manifest
+    assert (manifest.rows_duplicated, manifest.rows_kept) == (2, 203)
+    assert [source.shapes for source in manifest.sources] == [
+        {"alpaca": 200},
+        {"alpaca": 2, "prompt-completion": 1},
+    ]
+
+
+def test_a_row_of_the_validation_inputs_is_never_trained(tmp_path, chatml, rows):
+    held_out = [row("Mine?"), row("Question 3?"), row("Question 3?"), row("long " * 99)]
+    validation = written(tmp_path / "validation.jsonl", held_out)
+    manifest = prepare_store([rows], tmp_path / "s", chatml, SETTINGS, [validation]).manifest
+    assert manifest.num_validation_examples == 3
+    assert manifest.rows_dropped == {"no_target": 1, "in_validation": 1}
+    assert manifest.rows_duplicated == 1
+    train, held_out = (set(texts_of(tmp_path / "s", split, chatml)) for split in SPLITS)
+    assert not train & held_out
+    [_, entry] = ledger_of(tmp_path / "s")
+    assert (entry["file"], entry["line"]) == (str(rows), 4)
+    assert entry["tokens_lost"] > 0
+
+
+def test_the_fingerprint_is_known_beforehand_and_does_not_depend_on_names(tmp_path, chatml, rows):
+    known = store_fingerprint([rows], chatml, SETTINGS)
+    assert prepare_store([rows], tmp_path / "s", chatml, SETTINGS).manifest.fingerprint == known
+    moved = rows.rename(tmp_path / "moved.jsonl")
+    assert store_fingerprint([moved], chatml, replace(SETTINGS, strict=True)) == known
+
+
+def test_the_fingerprint_changes_with_each_ingredient(tmp_path, chatml, rows, monkeypatch):
+    other = written(tmp_path / "other.jsonl", [row("Other?")])
+    rerendered = load(SAMPLE_TOKENIZER, CHATML + " ")
+    retrained = load(SAMPLE_TOKENIZER, CHATML)
+    retrained.content_hash = "0" * 64
+    changes = [
+        {"format": "alpaca"},
+        {"max_seq_len": 65},
+        {"overflow": "drop"},
+        {"train_on": "last"},
+        {"val_fraction": 0.5},
+        {"engine": "other"},
+    ]
+    fingerprints = [
+        store_fingerprint([rows], chatml, SETTINGS),
+        store_fingerprint([other], chatml, SETTINGS),
+        store_fingerprint([rows, other], chatml, SETTINGS),
+        store_fingerprint([rows], chatml, SETTINGS, [other]),
+        store_fingerprint([rows], rerendered, SETTINGS),
+        store_fingerprint([rows], retrained, SETTINGS),
+        *(store_fingerprint([rows], chatml, replace(SETTINGS, **change)) for change in changes),
+    ]
+    for constant in ("FORMAT_VERSION", "MASK_RULES_VERSION"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"sftctl.data.prepare.prepare.{constant}", 99)
+            fingerprints.append(store_fingerprint([rows], chatml, SETTINGS))
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path, chatml, rows):
+    for name in "ab":
+        _prepared(tmp_path / name, rows, chatml, val_fraction=0.1)
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]
+    assert len(files) > 10
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_several_workers_make_the_store_of_one(tmp_path, chatml, rows, monkeypatch, num_workers):
+    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 500)
+    settings = replace(SETTINGS, max_seq_len=24, val_fraction=0.2)
+    for name, workers in (("a", 1), ("b", num_workers)):
+        prepare_store([rows, rows], tmp_path / name, chatml, settings, num_workers=workers)
+    for file in ("manifest.json", "ledger.jsonl", "train/tokens-00000.npy"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+class OftenWrong(Tokenizer):
+    """A fast engine that gives other ids for the row in question, and its proof."""
+
+    is_fast = True
+
+    def __init__(self, chatml, wrong_in):
+        self.__dict__.update(chatml.__dict__ | {"is_fast": True, "engine": "fast 1.0"})
+        self.reference, self.wrong_in = chatml, wrong_in
+
+    def encode(self, text):
+        if self.wrong_in in text:
+            raise EngineDiffers(f"fast 1.0 gives other token ids for {text!r}")
+        return self.reference.encode(text)
+
+    def by_reference(self, why):
+        reference = load(SAMPLE_TOKENIZER, CHATML)
+        reference.engine_reason = why
+        return reference
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_engine_that_differs_on_the_users_own_rows_is_not_used(
+    tmp_path, chatml, rows, monkeypatch, num_workers
+):
+    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 500)
+    expected = prepare_store([rows], tmp_path / "a", chatml, SETTINGS).manifest
+    wrong = OftenWrong(chatml, "Question 150?")
+    made = prepare_store([rows], tmp_path / "b", wrong, SETTINGS, num_workers=num_workers).manifest
+    assert made.engine == "tokenizers"
+    assert made.engine_reason.startswith("fast 1.0 gives other token ids for ")
+    assert made.engine_rows_checked == 0
+    assert made.sources == expected.sources
+    file = "train/tokens-00000.npy"
+    assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(
+    tmp_path, chatml, rows, monkeypatch
+):
+    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 4000)
+    made = prepare_store([rows], tmp_path / "s", OftenWrong(chatml, "nowhere"), SETTINGS).manifest
+    assert made.engine == "fast 1.0"
+    assert 32 < made.engine_rows_checked < 40
+
+
+NO_END = CHATML.replace("<|im_end|>", "")
+
+
+def test_strict_makes_a_failed_audit_an_error(tmp_path, rows):
+    tokenizer = load(SAMPLE_TOKENIZER, NO_END)
+    audit = prepare_store([rows], tmp_path / "a", tokenizer, SETTINGS).manifest.audit
+    assert (audit.passed, audit.turns_without_end, audit.turns) == (False, 200, 200)
+    for strict in (tmp_path / "a", tmp_path / "b"):
+        with pytest.raises(DataError, match="the audit of the masks failed: 200 trained turns"):
+            _prepared(strict, rows, tokenizer, strict=True)
+    assert sorted(os.listdir(tmp_path)) == ["a", "rows.jsonl"]
+
+
+def test_several_files_follow_each_other(tmp_path, chatml):
+    paths = [written(tmp_path / f"{name}.jsonl", [row(name)]) for name in "ab"]
+    prepare_store(paths, tmp_path / "s", chatml, SETTINGS)
+    store = TokenStore.open(tmp_path / "s")
+    assert [source.file for source in store.manifest.sources] == [str(path) for path in paths]
+    assert not np.array_equal(store[0].input_ids, store[1].input_ids)

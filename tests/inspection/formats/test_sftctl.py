@@ -1,0 +1,166 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sftctl.checkpoint.layout import MANIFEST_HASH_NAME, MANIFEST_NAME, manifest_hash_line
+from sftctl.errors import NoCheckpoint
+from sftctl.inspection.inspect import inspect_path
+from tests.toys.checkpoints import save_toy
+
+SHARD = "shard-00001.safetensors"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with checkpoints at steps 100 and 200."""
+    for step in (100, 200):
+        save_toy(tmp_path / "checkpoints", step)
+    (tmp_path / "run.json").write_text("{}")
+    return tmp_path
+
+
+def flip_last_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_checkpoint_is_reported_with_its_manifest_and_its_tensors(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000100"
+    report = inspect_path(path, verify=False).to_json()
+    assert report["step"] == 100
+    assert report["config"] == {"train": {"epochs": 2}}
+    assert report["files"].keys() == {SHARD}
+    assert report["path"] == str(path)
+    assert (report["complete"], report["verified"], report["problems"]) == (True, None, [])
+    assert report["num_parameters"] == 44 + 7 + 15 + 18 + 1
+    assert report["optimizer_moments"] == {"exp_avg": 1}
+    assert report["tensors_by_group"] == {
+        "model": {"num_tensors": 6, "num_bytes": 4 * 44 + 7 + 2 * 15 + 4 * 18 + 8},
+        "optimizer": {"num_tensors": 2, "num_bytes": 4 * 44 + 4},
+    }
+    assert report["num_bytes"] == sum(file.stat().st_size for file in path.iterdir())
+    assert "checkpoints" not in report
+
+
+def test_a_run_is_reported_as_its_newest_checkpoint_and_all_in_short(run: Path) -> None:
+    report = inspect_path(run, verify=True).to_json()
+    assert (report["step"], report["verified"]) == (200, True)
+    assert [row["name"] for row in report["checkpoints"]] == ["step-00000100", "step-00000200"]
+    row = report["checkpoints"][0]
+    assert (row["step"], row["epoch"], row["examples_seen"]) == (100, 1, 1600)
+    assert row["learning_rate"] == 1e-4 / 3
+    assert (row["complete"], row["verified"], row["problems"]) == (True, True, [])
+
+
+def test_a_flipped_bit_shows_when_verified_and_names_the_file(run: Path) -> None:
+    shard = run / "checkpoints" / "step-00000200" / SHARD
+    flip_last_bit(shard)
+    quick, full = inspect_path(run, verify=False), inspect_path(run, verify=True)
+    assert (quick.complete, quick.verified, quick.damage) == (True, None, [])
+    assert (full.complete, full.verified, full.resumable) == (True, False, False)
+    assert full.damage == [f"{shard}: its content was changed (another SHA-256)"]
+
+
+def test_damage_of_an_older_checkpoint_is_told_of_the_run(run: Path) -> None:
+    shard = run / "checkpoints" / "step-00000100" / SHARD
+    shard.unlink()
+    report = inspect_path(run, verify=True)
+    assert report.verified and report.problems == []
+    assert report.damage == [f"{shard}: missing"]
+
+
+def test_a_missing_shard_is_told_once(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    (path / SHARD).unlink()
+    report = inspect_path(path, verify=True)
+    assert (report.complete, report.verified, report.resumable) == (False, False, False)
+    assert report.problems == [f"{SHARD}: missing"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff" * 64, b"\x02" + 7 * b"\0" + b"[]", b"\x08" + 7 * b"\0" + b'{"a":{}}'],
+)
+def test_a_broken_header_is_told_without_hashing(run: Path, data: bytes) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    num_bytes = (path / SHARD).stat().st_size
+    (path / SHARD).write_bytes(data.ljust(num_bytes, b"\0"))
+    report = inspect_path(path, verify=False)
+    [problem] = report.problems
+    assert problem.startswith(f"{SHARD}: not a safetensors header: ")
+    assert not report.complete
+
+
+def test_an_unreadable_manifest_is_reported_not_raised(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    (path / "manifest.json").unlink()
+    report = inspect_path(path, verify=True)
+    assert report.to_json()["step"] == report.summary()["step"] == 200  # by the folder's name
+    assert report.to_json()["epoch"] is None
+    assert report.problems == ["manifest.json: missing"]
+
+
+def test_the_working_directory_may_be_the_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "checkpoints" / "step-00000200" / "manifest.json.sha256").unlink()
+    monkeypatch.chdir(run / "checkpoints" / "step-00000200")
+    assert inspect_path(Path("."), verify=False).problems == ["manifest.json.sha256: missing"]
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(NoCheckpoint) as caught:
+        inspect_path(tmp_path, verify=False)
+    assert caught.value.message == f"{tmp_path}: the run has no checkpoint yet"
+    assert caught.value.hint == f"`sftctl resume {tmp_path}` starts it at step 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("", "neither a run nor a checkpoint"),
+        ("checkpoints", "neither a run nor a checkpoint"),
+        ("nothing", "no such file or folder"),
+    ],
+)
+def test_what_is_neither_says_so(tmp_path: Path, name: str, what: str) -> None:
+    save_toy(tmp_path / "checkpoints", 1)
+    with pytest.raises(NoCheckpoint) as caught:
+        inspect_path(tmp_path / name, verify=False)
+    assert caught.value.message == f"{tmp_path / name}: {what}"
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("known are a run or checkpoint of sftctl, checkpoint-N")
+
+
+def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
+    code = (
+        "import sys, pathlib, sftctl.inspection.inspect as d\n"
+        f"d.inspect_path(pathlib.Path({str(run)!r}), verify=True)\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
+
+
+def test_a_pipe_in_place_of_a_shard_is_told_and_not_waited_for(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000100"
+    (path / SHARD).unlink()
+    os.mkfifo(path / SHARD)
+    report = inspect_path(path, verify=True)
+    assert f"{SHARD}: not a regular file" in report.problems and not report.complete
+
+
+def test_a_newer_format_is_no_damage(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    manifest = (path / MANIFEST_NAME).read_bytes()
+    newer = manifest.replace(b'"format_version": 1', b'"format_version": 9')
+    (path / MANIFEST_NAME).write_bytes(newer)
+    (path / MANIFEST_HASH_NAME).write_bytes(manifest_hash_line(newer))
+    report = inspect_path(path, verify=True)
+    assert report.problems == [] and report.verified is None and not report.resumable
+    assert report.obstacles == ["checkpoint format 9; this sftctl reads up to 1"]
+    assert report.advice == "use the sftctl that wrote it, or a newer one"

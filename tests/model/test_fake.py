@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from sftctl.model.fake import outline_of
+from sftctl.model.load import load_model
+from sftctl.model.loss import LossModule
+from sftctl.model.tokenizer.tokenizer import HFTokenizer
+
+CPU = torch.device("cpu")
+
+
+def kept_by_the_real_one(name: str, tokenizer: HFTokenizer, dtype: torch.dtype | None) -> int:
+    """What autograd keeps in a real pass over 8 x 64 tokens with 100 targets."""
+    model = load_model(name, tokenizer, seed=0)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def take(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    zeros = torch.zeros(8, 64, dtype=torch.long)
+    places = torch.zeros(100, dtype=torch.long)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=dtype is not None),
+    ):
+        LossModule(model).train()(zeros, places, places, torch.full((8,), 64))
+    return sum(size for name, size in kept.items() if name not in own)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_an_outline_tells_the_size_of_the_real_model_and_of_its_pass(
+    bundled: HFTokenizer, dtype: torch.dtype | None
+) -> None:
+    outline = outline_of("small", bundled, CPU)
+    real = load_model("small", bundled, seed=0)
+    assert outline.num_parameters == sum(p.numel() for p in real.parameters())
+    kept = outline.kept_bytes(8, 64, 100, dtype)
+    assert kept == pytest.approx(kept_by_the_real_one("small", bundled, dtype), rel=0.2)
+
+
+def test_a_longer_micro_batch_keeps_more(bundled: HFTokenizer) -> None:
+    outline = outline_of("tiny", bundled, CPU)
+    sizes = [outline.kept_bytes(rows, 64, 16 * rows) for rows in (1, 2, 4)]
+    assert sizes == sorted(sizes) and len({*sizes}) == 3
+
+
+def test_logits_in_chunks_are_told_too(bundled: HFTokenizer) -> None:
+    many = 2 * (1 << 24) // bundled.vocab_size
+    assert outline_of("tiny", bundled, CPU).kept_bytes(64, 1024, many) is not None
+
+
+def test_an_outline_draws_no_random_number(bundled: HFTokenizer) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    outline_of("tiny", bundled, CPU).kept_bytes(2, 8, 4)
+    assert torch.equal(torch.rand(3), expected)

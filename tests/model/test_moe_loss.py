@@ -1,0 +1,102 @@
+"""The auxiliary loss of a mixture of experts: per example, and no cut changes it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sftctl.data.microbatch import MicroBatch, collate
+from sftctl.model.loss import LossModule
+from sftctl.model.moe_loss import balance_coefficient, balance_loss
+from sftctl.model.presets import preset_config
+from tests.toys.stores import ToyStore
+
+STORE = ToyStore([9, 14, 5, 11], vocab_size=61)
+COEFFICIENT = 0.5
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 16, "intermediate_size": 24, "moe_intermediate_size": 24,
+    "num_experts_per_tok": 2, "router_aux_loss_coef": COEFFICIENT,
+}  # fmt: skip
+
+
+def make_model() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = preset_config("minimind-3-moe", STORE.vocab_size)
+    config.update(SIZES | {"vocab_size": STORE.vocab_size})
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def gradients_of(model: Any, batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
+    module = LossModule(model).train()
+    model.zero_grad()
+    for batch in batches:
+        module(*batch.tensors).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name in one:
+        torch.testing.assert_close(
+            one[name], other[name], rtol=1e-4, atol=1e-5 * float(other[name].abs().max()), msg=name
+        )
+
+
+def test_the_loss_of_a_row_is_that_of_transformers_for_the_row_alone() -> None:
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+    torch.manual_seed(0)
+    lengths = torch.tensor([7, 3, 5])
+    logits = tuple(torch.randn(3 * 7, 4) for _ in range(2))  # two layers, rows padded to seven
+    expected = [
+        load_balancing_loss_func(
+            tuple(layer.view(3, 7, 4)[row, :length] for layer in logits), num_experts=4, top_k=2
+        )
+        for row, length in enumerate(lengths)
+    ]
+    torch.testing.assert_close(balance_loss(logits, 2, lengths), torch.stack(expected))
+
+
+def test_the_cut_changes_no_gradient() -> None:
+    model = make_model()
+    cuts = [[(1, 3, 0, 2)], [(1, 3), (0, 2)], [(1,), (3,), (0,), (2,)]]
+    whole, *others = [gradients_of(model, [collate(STORE, c, 0) for c in cut]) for cut in cuts]
+    for other in others:
+        assert_close(other, whole)
+
+
+def test_the_gradient_is_that_of_the_sum_of_both_losses() -> None:
+    """By transformers' own functions, a row at a time, weighed by the row's target tokens."""
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+    model = make_model()
+    ours = gradients_of(model, [collate(STORE, (0, 1, 2, 3), 0)])
+    model.zero_grad()
+    for index in range(4):
+        batch = collate(STORE, (index,), 0)
+        output = model(input_ids=batch.input_ids, output_router_logits=True)
+        picked = output.logits[0, batch.target_positions]
+        loss = torch.nn.functional.cross_entropy(picked, batch.target_ids, reduction="sum")
+        auxiliary = load_balancing_loss_func(output.router_logits, num_experts=4, top_k=2)
+        (loss + COEFFICIENT * len(batch.target_ids) * auxiliary).backward()
+    theirs = {name: p.grad for name, p in model.named_parameters()}
+    assert_close(ours, theirs)
+    model.config.router_aux_loss_coef = 0.0
+    without = gradients_of(model, [collate(STORE, (0, 1, 2, 3), 0)])
+    gate = "model.layers.0.mlp.gate.weight"
+    assert float((without[gate] - theirs[gate]).norm() / theirs[gate].norm()) > 0.01
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_value_is_the_cross_entropy_alone(training: bool) -> None:
+    model, batch = make_model(), collate(STORE, (0, 1, 2, 3), 0)
+    value = LossModule(model).train(training)(*batch.tensors).item()
+    model.config.router_aux_loss_coef = 0.0
+    assert value == LossModule(model).train(training)(*batch.tensors).item()
+
+
+def test_a_model_without_a_router_has_no_coefficient() -> None:
+    assert balance_coefficient(preset_config("tiny", 53)) == 0.0
+    assert balance_coefficient(preset_config("minimind-3-moe", 53)) == 5e-4

@@ -1,0 +1,75 @@
+"""Linear layers by oneDNN: the products of torch, whatever the shape and layout."""
+
+import pytest
+import torch
+
+from sftctl.model.onednn import by_onednn
+
+SHAPES = [(1, 1, 3), (5, 7, 4), (0, 8, 3), (64, 96, 33), (300, 128, 257), (300, 512, 513)]
+
+
+def pair_of(inputs: int, outputs: int, bias: bool) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(inputs, outputs, bias=bias)
+    fast = torch.nn.Linear(inputs, outputs, bias=bias)
+    fast.load_state_dict(plain.state_dict())
+    by_onednn(fast)
+    return plain, fast
+
+
+def run(layer: torch.nn.Linear, values: torch.Tensor) -> list[torch.Tensor]:
+    """Output and gradients: of the values, the weight and the bias."""
+    values = values.detach().requires_grad_()
+    output = layer(values)
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    parameters = [parameter.grad for parameter in layer.parameters()]
+    return [output.detach(), values.grad, *parameters]  # type: ignore[list-item]
+
+
+def assert_alike(plain: torch.nn.Linear, fast: torch.nn.Linear, values: torch.Tensor) -> None:
+    """To float32's rounding, as relative L2."""
+    for ours, theirs in zip(run(fast, values), run(plain, values), strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours - theirs).norm()) <= 1e-6 * float(theirs.norm())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+def test_output_and_gradients_are_those_of_torch(
+    rows: int, inputs: int, outputs: int, bias: bool
+) -> None:
+    plain, fast = pair_of(inputs, outputs, bias)
+    assert_alike(plain, fast, torch.randn(2, rows, inputs))
+
+
+def test_values_need_not_lie_in_one_piece() -> None:
+    plain, fast = pair_of(16, 8, bias=False)
+    assert_alike(plain, fast, torch.randn(16, 12, 2).permute(2, 1, 0))
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    _, fast = pair_of(16, 8, bias=False)
+    fast.weight.requires_grad_(False)
+    assert run(fast, torch.randn(4, 16))[2] is None
+
+
+def test_the_same_bits_every_time() -> None:
+    _, fast = pair_of(512, 513, bias=False)
+    values = torch.randn(600, 512)
+    first = run(fast, values)
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(fast, values), strict=True))
+
+
+def test_autocast_still_computes_in_its_type() -> None:
+    _, fast = pair_of(16, 8, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast(torch.randn(4, 16)).dtype == torch.bfloat16
+
+
+def test_an_engine_on_a_cpu_uses_it_and_its_weights_keep_their_names() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    names = list(model.state_dict())
+    by_onednn(model)
+    assert "forward" in vars(model[0])
+    assert list(model.state_dict()) == names

@@ -1,0 +1,140 @@
+"""Runs that are killed at random moments and resumed, again and again, until they are finished."""
+
+import random
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sftctl.config.schema import RunConfig
+from sftctl.train.resume import ResumeRequest
+from tests.toys.runs import assert_same_end, half_made, toy_config
+from tests.toys.torture.processes import Ranks, children, forked, send, train
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """How many kills, and of what."""
+
+    num_kills: int
+    num_ranks: int = 1
+    num_workers: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the kills were."""
+
+    kills: int = 0
+    inside_a_save: int = 0  # a checkpoint was half written or half deleted, and stayed so
+    of_one_process: int = 0  # one rank of two, or a trainer without its loader processes
+    runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """How long an undisturbed run takes, and a save."""
+
+    run_s: float
+    save_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """When a kill comes, and whom it meets."""
+
+    save: int  # so many saves are waited for; 0: none
+    delay_s: float  # after that
+    rank: int | None  # this one, without its loader processes; None: whatever there is
+
+
+def crash_loop(folder: Path, loop: Loop, seed: int) -> Tally:
+    """Kill and resume until `loop` is done, and hold every run to one that was never killed."""
+    draw, tally = random.Random(seed), Tally()
+    reference = _config(folder, "reference", loop)
+    times = _undisturbed(reference, loop)
+    while tally.kills < loop.num_kills:
+        config = _config(folder, f"run-{tally.runs}", loop)
+        finished = False
+        while not finished:
+            aim = _aim(loop, times, draw) if tally.kills < loop.num_kills else None
+            before = half_made(_path(config) / "checkpoints")
+            finished = _is_finished(config, loop, aim)
+            if aim is not None and not finished:
+                tally.kills += 1
+                tally.of_one_process += aim.rank is not None
+                tally.inside_a_save += bool(half_made(_path(config) / "checkpoints") - before)
+        assert_same_end(_path(config), _path(reference))
+        tally.runs += 1
+    return tally
+
+
+def _config(folder: Path, name: str, loop: Loop) -> RunConfig:
+    return toy_config(
+        folder, name, train__batch_size=3, train__epochs=5, train__eval_interval=7,
+        data__val_fraction=0.2, data__num_workers=loop.num_workers,
+        checkpoint__save_interval=2, checkpoint__keep=2,
+    )  # fmt: skip
+
+
+def _path(config: RunConfig) -> Path:
+    assert config.output_dir is not None
+    return config.output_dir
+
+
+def _undisturbed(reference: RunConfig, loop: Loop) -> _Times:
+    """Train the reference, and take its times: in the second of two runs, when all is warm."""
+    for config in (replace(reference, output_dir=_path(reference).with_name("warm")), reference):
+        started = time.monotonic()
+        with forked(train, config, None, ranks=loop.num_ranks) as ranks:
+            _wait_for_saves(config, ranks, 1)
+            save_started = time.monotonic()
+            while half_made(_path(config) / "checkpoints") and ranks.all_run:
+                pass
+            save_s = time.monotonic() - save_started
+            assert set(ranks.ended()) == {0}, ranks.printed()
+    return _Times(time.monotonic() - started, save_s)
+
+
+def _aim(loop: Loop, times: _Times, draw: random.Random) -> _Aim:
+    some_rank = draw.randrange(loop.num_ranks) if draw.random() < 0.5 else None
+    if draw.random() < 0.7:
+        return _Aim(draw.randint(1, 4), draw.uniform(0, times.save_s), some_rank)
+    # The ranks wait long for one that dies on its way to them: at any moment only all are killed.
+    some_rank = some_rank if loop.num_ranks == 1 else None
+    return _Aim(0, draw.uniform(0, times.run_s / 2), some_rank)
+
+
+def _is_finished(config: RunConfig, loop: Loop, aim: _Aim | None) -> bool:
+    """Start or resume a run and kill it as `aim` says; True if its end was sooner."""
+    request = ResumeRequest(_path(config)) if _path(config).exists() else None
+    with forked(train, config, request, ranks=loop.num_ranks) as ranks:
+        may_fail = aim is not None and _strike(config, ranks, aim)
+        codes = set(ranks.ended())
+        assert codes <= {0, -signal.SIGKILL, 1 if may_fail else 0}, ranks.printed()
+    return codes == {0}
+
+
+def _strike(config: RunConfig, ranks: Ranks, aim: _Aim) -> bool:
+    """Kill; True if that leaves ranks that can't go on, and must say so by exit code 1."""
+    _wait_for_saves(config, ranks, aim.save)
+    ranks.wait(aim.delay_s)
+    if not ranks.all_run:
+        return False
+    pids = [process.pid for process in ranks.processes]
+    victims = [pids[aim.rank]] if aim.rank is not None else pids
+    if aim.rank is None:
+        victims = [child for pid in pids for child in children(pid)] + victims
+    for pid in victims:
+        send(pid, signal.SIGKILL)
+    return aim.rank is not None and len(pids) > 1
+
+
+def _wait_for_saves(config: RunConfig, ranks: Ranks, count: int) -> None:
+    """Until so many saves or deletions of checkpoints have begun; fewer if the run ends."""
+    checkpoints = _path(config) / "checkpoints"
+    seen = half_made(checkpoints)
+    for _ in range(count):
+        while ranks.all_run and half_made(checkpoints) <= seen:
+            pass
+        seen |= half_made(checkpoints)

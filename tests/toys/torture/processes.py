@@ -1,0 +1,183 @@
+"""Training processes to interrupt: forked in milliseconds from one that has imported everything.
+
+The process that forks never trains, for torch can't be forked once its threads are at work.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from sftctl.config.schema import RunConfig
+from sftctl.train.resume import ResumeRequest
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(
+    [
+        "sftctl.cli.train_commands",
+        "sftctl.train.preflight.paths",
+        "sftctl.train.launch",
+        "sftctl.train.run",
+        "torch._dynamo",
+        "torch.onnx",
+        "transformers.generation.utils",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.qwen3.modeling_qwen3",
+    ]
+)
+PATIENCE_S = 120.0  # of a process that ends by itself, on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The processes of one run, rank by rank, and the file that they print into."""
+
+    processes: tuple[BaseProcess, ...]
+    log: Path
+
+    @property
+    def exit_codes(self) -> list[int | None]:
+        return [process.exitcode for process in self.processes]
+
+    @property
+    def all_run(self) -> bool:
+        return self.exit_codes == [None] * len(self.processes)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until one of them has ended, or the time is over."""
+        wait([process.sentinel for process in self.processes], timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all that are still there."""
+        for process in self.processes:
+            send(process.pid, number)
+
+    def ended(self) -> list[int]:
+        """Their exit codes, once all of them have ended by themselves or were killed."""
+        deadline = time.monotonic() + PATIENCE_S
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        codes = [code for code in self.exit_codes if code is not None]
+        assert len(codes) == len(self.processes), f"no end in {PATIENCE_S} s: {self.printed()}"
+        return codes
+
+    def printed(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@contextmanager
+def forked(function: Callable[..., object], *arguments: object, ranks: int = 1) -> Iterator[Ranks]:
+    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed."""
+    with tempfile.TemporaryDirectory(prefix="sftctl-torture-") as folder:
+        port, log = free_port(), Path(folder, "output.txt")
+        given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
+        processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
+        for process in processes:
+            process.start()
+        try:
+            yield Ranks(processes, log)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _rank(
+    log: Path,
+    rank: int,
+    num_ranks: int,
+    port: int,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+) -> None:
+    multiprocessing.set_start_method(None, force=True)  # loader processes as a command starts them
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    if num_ranks > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    function(*arguments)
+
+
+def train(config: RunConfig, request: ResumeRequest | None) -> None:
+    """What a rank that is to be killed runs."""
+    from sftctl.train.run import run_training
+
+    run_training(config, request)
+
+
+def sftctl(*arguments: str) -> None:
+    """What a process that is to be stopped runs: the command line, with everything imported."""
+    from sftctl.cli.app import app
+
+    app(list(arguments), prog_name="sftctl")
+
+
+def fresh_sftctl(*arguments: str) -> None:
+    """The same as somebody types it: a Python that has imported nothing yet."""
+    os.execv(sys.executable, [sys.executable, "-m", "sftctl", *arguments])
+
+
+def free_port() -> int:
+    """A port that no connection is given by chance: below the range that the system deals from."""
+    for port in random.sample(range(15000, 32000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
+
+
+def send(pid: int | None, number: signal.Signals) -> None:
+    """A signal to a process, unless that has ended."""
+    assert pid is not None
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def children(pid: int | None) -> list[int]:
+    """The processes that a process has started and that still run, by age."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def is_gone(pid: int) -> bool:
+    """Has it ended? Whoever is its parent by now may not have noticed."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def descendants(pid: int | None) -> list[int]:
+    """Its children and theirs."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def catches(pid: int | None, number: signal.Signals) -> bool:
+    """Does a process have a handler of its own for a signal?"""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False

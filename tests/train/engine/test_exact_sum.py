@@ -1,0 +1,231 @@
+"""train.reduction = exact: the same bits on one, two, three and four ranks."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.config.load import load_config
+from sftctl.errors import ConfigError
+from sftctl.train.engine import exact_sum as exact
+from sftctl.train.engine.evaluate import evaluate
+from sftctl.train.engine.exact_sum import ExactSum
+from sftctl.train.engine.state import build_state
+from sftctl.train.stop import StopRequest
+from sftctl.world import World
+from tests.toys.runs import (
+    assert_same_tensors,
+    metrics_of,
+    same_run,
+    stored_tensors,
+    toy_data,
+)
+from tests.toys.steps import ALONE, STORE, make_config, make_model, relative_distance
+from tests.toys.strategies import (
+    Found,
+    diverged,
+    do_on_ranks,
+    go_on,
+    shape_of,
+    start,
+    state_of,
+    take_steps,
+    told,
+    whole,
+)
+
+# ---------------------------------------------------------------------------- the sum alone
+
+
+def exact_sum(gradients: list[torch.Tensor], scale: float = 1.0) -> torch.Tensor:
+    """Of gradients of one parameter, that many micro-batches, on one rank."""
+    parameter = torch.nn.Parameter(torch.zeros_like(gradients[0]))
+    module = torch.nn.ParameterList([parameter])
+    exact_sum = ExactSum(module)
+
+    def run() -> None:
+        for gradient in gradients:
+            parameter.grad = gradient * scale
+            exact_sum.take()
+
+    exact_sum.of_step(run, len(gradients), scale, ALONE)
+    assert parameter.grad is not None
+    return parameter.grad / scale
+
+
+def gradients_of(count: int, size: int = 1000, spread: float = 3.0) -> list[torch.Tensor]:
+    """Random, over many orders of magnitude."""
+    generator = torch.Generator().manual_seed(count)
+    return [
+        torch.randn(size, generator=generator)
+        * 10 ** (torch.randn(size, generator=generator) * spread - 3)
+        for _ in range(count)
+    ]
+
+
+@given(st.integers(2, 12), st.randoms(use_true_random=False))
+def test_the_order_of_the_micro_batches_does_not_change_a_bit(
+    count: int, source: random.Random
+) -> None:
+    gradients = gradients_of(count)
+    expected = exact_sum(gradients)
+    source.shuffle(gradients)
+    assert torch.equal(exact_sum(gradients), expected)
+
+
+def test_a_sum_in_float32_does_depend_on_the_order() -> None:
+    gradients = gradients_of(12)
+    assert not torch.equal(sum(gradients), sum(gradients[::-1]))
+
+
+@pytest.mark.parametrize("count", [3, 15, 64])
+def test_the_sum_is_nearer_to_the_true_one_than_a_sum_in_float32(count: int) -> None:
+    gradients = [gradient * 1e-4 for gradient in gradients_of(count, 10_000, spread=0.5)]
+    true = sum(gradient.double() for gradient in gradients)
+    assert isinstance(true, torch.Tensor)
+    ours = relative_distance(exact_sum(gradients).double(), true)
+    theirs = relative_distance(sum(gradients).double(), true)
+    assert ours < theirs
+    assert ours < 3e-8  # that of one rounding to float32
+
+
+@pytest.mark.parametrize("largest", [1e3, 1e10, 1e30])
+def test_large_gradients_are_summed_in_coarser_units(largest: float) -> None:
+    gradients = [torch.tensor([largest, -largest / 7, 1.0]) for _ in range(5)]
+    true = 5 * gradients[0].double()
+    assert relative_distance(exact_sum(gradients).double(), true) < 1e-7
+
+
+def test_a_loss_scale_changes_nothing() -> None:
+    gradients = gradients_of(5)
+    assert torch.equal(exact_sum(gradients, 2.0**16), exact_sum(gradients))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_stays_none(bad: float) -> None:
+    assert exact_sum([torch.ones(3), torch.tensor([1.0, bad, 1.0])]).isnan().all()
+
+
+def test_a_parameter_without_a_gradient_gets_a_zero() -> None:
+    """So that it is treated alike on a rank whose micro-batches don't reach it."""
+    module = torch.nn.Linear(2, 2)
+    ExactSum(module).of_step(lambda: None, 1, 1.0, ALONE)
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+def test_exact_with_fsdp_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.reduction=exact", "train.strategy=fsdp"])
+    assert caught.value.message == "train.reduction: exact does not go with strategy fsdp"
+
+
+# ---------------------------------------------------------------------------- steps and runs
+
+
+def digests(world: World, folder: Path) -> Found:
+    """Of what steps tell and leave, in several settings; and what a mishap is told as."""
+    found = {
+        "plain": digest(world, 5),
+        "exact": digest(world, 20, reduction="exact"),
+        "exact float16": digest(world, 4, reduction="exact", dtype="float16"),
+    }
+    fine, exact.FINEST = exact.FINEST, 61  # every step overflows at first
+    found["exact, too fine"] = digest(world, 2, reduction="exact")
+    exact.FINEST = fine
+    found["first weights"] = str(first_weights(world))
+    return found | {"diverged": diverged(make_config(reduction="exact"), world)}
+
+
+def first_weights(world: World) -> list[float]:
+    """Of a state whose model was loaded otherwise on every rank."""
+    model = make_model()
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, world.rank + 1)
+    state = build_state(model, make_config(reduction="exact"), world)
+    return sorted({float(end) for p in state.loss_module.parameters() for end in p.aminmax()})
+
+
+def digest(world: World, num_steps: int, **settings: Any) -> str:
+    """Of losses, norms, validation loss, and every tensor of the state."""
+    config = make_config(batch_size=4, **settings)
+    config = replace(config, optim=replace(config.optim, grad_clip=1.0))
+    state = state_of(config, world)
+    steps = [told(line) for line in take_steps(state, config, world, num_steps)]
+    assert len(steps) == num_steps
+    validation = evaluate(state, STORE, shape_of(state, config, world), world, StopRequest())
+    result = sha256(repr((steps, validation)).encode())
+    for _, array in sorted(whole(state).items()):
+        result.update(array.tobytes())
+    return result.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As the ranks have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exact")
+    toy_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path, one_thread: None) -> dict[int, list[Found]]:
+    """Number of ranks -> what each found. A run of four goes on from step 3 on one, two, three."""
+    four = do_on_ranks(4, digests, folder, (start, ("4",), {"reduction": "exact"}))
+    found = {1: [digests(ALONE, folder)], 4: four}
+    for count in (2, 3):
+        found[count] = do_on_ranks(count, digests, folder, (go_on, (str(count), "4", 3), {}))
+    torch.set_num_threads(2)  # of another number of ranks; the run takes its own one thread again
+    go_on(folder, "1", "4", 3)
+    return found
+
+
+@pytest.mark.parametrize("setting", ["exact", "exact float16", "exact, too fine"])
+def test_steps_are_the_same_bits_on_any_number_of_ranks(
+    ranks: dict[int, list[Found]], setting: str
+) -> None:
+    """Losses, norms, weights and moments of up to twenty clipped steps, and validation loss."""
+    assert len({found[setting] for count in ranks for found in ranks[count]}) == 1
+
+
+def test_every_rank_starts_with_the_weights_of_the_first(ranks: dict[int, list[Found]]) -> None:
+    assert {found["first weights"] for count in ranks for found in ranks[count]} == {"[1.0]"}
+
+
+def test_plain_steps_are_not(ranks: dict[int, list[Found]]) -> None:
+    assert len({ranks[count][0]["plain"] for count in ranks}) > 1
+
+
+def test_a_gradient_that_is_no_number_on_one_rank_stops_all(
+    ranks: dict[int, list[Found]],
+) -> None:
+    told_by = {found["diverged"] for count in ranks for found in ranks[count]}
+    [(message, unchanged)] = told_by
+    assert message.startswith("step 1 (epoch 0): the gradient norm is nan; the weights are those")
+    assert unchanged
+
+
+@pytest.mark.usefixtures("ranks")
+@pytest.mark.parametrize("count", ["1", "2", "3"])
+def test_a_run_of_four_ranks_goes_on_with_the_same_bits_on_fewer(folder: Path, count: str) -> None:
+    assert same_run(metrics_of(folder / count)) == same_run(metrics_of(folder / "4"))
+    last = "checkpoints/step-00000008"
+    assert_same_tensors(stored_tensors(folder / count / last), stored_tensors(folder / "4" / last))
+    one, four = (read_manifest(folder / name / last) for name in (count, "4"))
+    assert (one.validation, one.num_threads) == (four.validation, four.num_threads)

@@ -1,0 +1,132 @@
+"""Weights that are no numbers are blamed, not the examples; and what is told at the end."""
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sftctl.cli.show.run import run_summary
+from sftctl.config.load import load_config
+from sftctl.errors import TrainingDiverged
+from sftctl.jsonio import read_lines
+from sftctl.metrics import RunSummary
+from sftctl.report.record import read_run
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.trained.export import export_model
+from tests.toys.runs import toy_config
+
+NORM = "model.layers.1.input_layernorm.weight"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose first weight of a norm is no number."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_training(toy_config(folder, train__max_steps=1, checkpoint__save_interval=0))
+    weights = folder / "run/final/model.safetensors"
+    tensors = load_file(weights)
+    tensors[NORM][0] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder / "run/final"
+
+
+@pytest.fixture
+def poisoned(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "poisoned")
+    return tmp_path / "poisoned"
+
+
+def last_event(run: Path) -> dict[str, object]:
+    *_, event = read_lines(run / "events.jsonl")
+    return event
+
+
+def test_a_model_that_gives_no_finite_validation_loss_is_refused_before_a_step(
+    tmp_path: Path, poisoned: Path
+) -> None:
+    config = toy_config(tmp_path, model__name=str(poisoned), data__val_fraction=0.3)
+    with pytest.raises(TrainingDiverged) as caught:
+        run_training(config)
+    assert caught.value.message == (
+        "step 0: the validation loss is nan before any update: the model that was loaded gives "
+        "no finite loss"
+    )
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {poisoned} --tensors` counts NaNs")
+    event = last_event(tmp_path / "run")
+    assert (event["event"], event["step"]) == ("failed", 0)
+    assert (event["kind"], event["message"]) == ("TrainingDiverged", caught.value.message)
+
+
+def test_without_a_validation_the_first_step_names_the_weights_and_no_example(
+    tmp_path: Path, poisoned: Path
+) -> None:
+    with pytest.raises(TrainingDiverged) as caught:
+        run_training(toy_config(tmp_path, model__name=str(poisoned)))
+    assert caught.value.message == (
+        "step 1 (epoch 0): the loss is nan; the weights that it began with are not finite: " + NORM
+    )
+    assert caught.value.hint is not None and "no example is to blame" in caught.value.hint
+    record = read_run(tmp_path / "run")
+    assert record.status == "failed"
+    assert record.events[-1]["message"] == caught.value.message
+
+
+def test_a_run_that_skips_tells_how_many_steps_did_nothing(tmp_path: Path, poisoned: Path) -> None:
+    config = toy_config(
+        tmp_path, model__name=str(poisoned), data__val_fraction=0.3, train__on_nonfinite="skip",
+        train__max_steps=3,
+    )  # fmt: skip
+    summary = run_training(config)
+    assert (summary.status, summary.num_skipped) == ("finished", 3)
+    assert summary.validation_loss is not None and math.isnan(summary.validation_loss)
+    text = str(run_summary(summary))
+    assert "3 steps without an update: the loss or gradient was no finite number" in text
+    assert "validation loss nan -> nan: no finite number, look into the weights" in text
+
+    export_model(tmp_path / "run", tmp_path / "hf", "float32")
+    assert "no finite number" in (tmp_path / "hf/README.md").read_text()
+    again = run_training(load_config(), ResumeRequest(tmp_path / "run", epochs=3))
+    assert again.num_skipped == 0  # max_steps ends it: nothing is left to do
+    assert again.validation_loss is not None and math.isnan(again.validation_loss)
+
+
+def test_an_error_of_the_record_does_not_hide_the_first_one(
+    tmp_path: Path, poisoned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sftctl.runs.log import RunLog
+
+    written = RunLog.event
+
+    def event(log: RunLog, name: str, step: int, **fields: object) -> None:
+        if name == "failed":
+            raise OSError("disk full")
+        written(log, name, step, **fields)
+
+    monkeypatch.setattr(RunLog, "event", event)
+    with pytest.raises(TrainingDiverged, match="the weights that it began with"):
+        run_training(toy_config(tmp_path, model__name=str(poisoned)))
+    assert read_run(tmp_path / "run").status == "unfinished"
+
+
+def ended(**values: object) -> str:
+    known: dict[str, object] = {
+        "run_dir": Path("run"), "status": "stopped", "step": 7, "total_steps": 9,
+        "first_validation_loss": 4.0, "validation_loss": 4.0, "validation_step": 0, "loss": 3.0,
+        "num_tokens": 70, "num_skipped": 0, "wall_time_s": 1.0,
+    }  # fmt: skip
+    return str(run_summary(RunSummary(**(known | values))))  # type: ignore[arg-type]
+
+
+def test_a_stopped_run_tells_no_validation_that_was_not_made() -> None:
+    assert "\nvalidation loss 4.0000 before the first step, none since\n" in ended()
+    later = ended(validation_loss=2.0, validation_step=5)
+    assert "\nvalidation loss 4.0000 -> 2.0000 (x 0.50), at step 5\n" in later
+    last = ended(validation_loss=2.0, validation_step=7)
+    assert "\nvalidation loss 4.0000 -> 2.0000 (x 0.50)\n" in last
+    assert "validation" not in ended(validation_loss=None, validation_step=None)
+    assert "\n1 step without an update: " in ended(num_skipped=1)

@@ -1,0 +1,165 @@
+import math
+
+import pytest
+import torch
+
+from sftctl.config.schedule import get_lr
+from sftctl.config.schema import OptimConfig
+from sftctl.train.engine.optim import NamedOptimizer, build_optimizer, clip_gradients
+from tests.toys.steps import ALONE, make_model
+
+
+def minimind_lr(step: int, total: int, lr: float) -> float:
+    """MiniMind's get_lr, as it stands in its trainer."""
+    return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / total)))
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 1000])
+def test_without_warm_up_every_step_takes_the_rate_of_minimind(total: int) -> None:
+    optim = OptimConfig(learning_rate=5e-4)
+    for step in range(1, total + 1):
+        assert get_lr(step, total, optim) == pytest.approx(
+            minimind_lr(step, total, 5e-4), rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1, 10, 99])
+def test_the_last_step_takes_a_tenth_of_the_peak(warmup_steps: int) -> None:
+    optim = OptimConfig(learning_rate=1e-3, warmup_steps=warmup_steps)
+    assert get_lr(100, 100, optim) == pytest.approx(1e-4)
+
+
+def test_the_floor_is_a_setting() -> None:
+    assert get_lr(9, 9, OptimConfig(learning_rate=2.0, min_lr_ratio=0.5)) == pytest.approx(1.0)
+    assert get_lr(9, 9, OptimConfig(learning_rate=2.0, min_lr_ratio=0.0)) == pytest.approx(0.0)
+
+
+def test_a_warm_up_is_linear_and_goes_into_the_cosine_without_a_jump() -> None:
+    optim = OptimConfig(learning_rate=1.0, warmup_steps=10)
+    rates = [get_lr(step, 110, optim) for step in range(1, 111)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert max(rates) == rates[9] == 1.0
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    falls = [before - after for before, after in zip(rates[9:], rates[10:], strict=False)]
+    assert max(falls) < 0.9 * math.pi / 2 / 100 * 1.01  # the cosine's steepest
+    assert rates[10:] == pytest.approx([minimind_lr(step, 100, 1.0) for step in range(1, 101)])
+
+
+@pytest.mark.parametrize("warmup_steps", [5, 50])
+def test_a_run_shorter_than_its_warm_up_stays_on_the_line(warmup_steps: int) -> None:
+    optim = OptimConfig(learning_rate=1.0, warmup_steps=warmup_steps)
+    rates = [get_lr(step, 5, optim) for step in range(1, 6)]
+    assert rates == pytest.approx([step / warmup_steps for step in range(1, 6)])
+
+
+def test_a_line_falls_by_the_same_amount_every_step() -> None:
+    optim = OptimConfig(learning_rate=1.0, schedule="linear", warmup_steps=10)
+    rates = [get_lr(step, 110, optim) for step in range(1, 112)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert rates[9:110] == pytest.approx([1 - 0.009 * step for step in range(101)])
+    assert rates[110] == pytest.approx(0.1)
+
+
+def test_a_constant_rate_is_the_peak_after_the_warm_up() -> None:
+    optim = OptimConfig(learning_rate=3.0, schedule="constant", warmup_steps=2)
+    assert [get_lr(step, 5, optim) for step in range(1, 7)] == [1.5, 3.0, 3.0, 3.0, 3.0, 3.0]
+
+
+def test_beyond_the_end_the_rate_stays_at_the_floor() -> None:
+    assert get_lr(12, 10, OptimConfig(learning_rate=1.0)) == pytest.approx(0.1)
+
+
+# ---------------------------------------------------------------------------- AdamW
+
+
+def test_only_matrices_decay() -> None:
+    model = make_model(attention_bias=True)
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = 0.0 if "norm" in name or name.endswith("bias") else 0.3
+        assert decay[id(parameter)] == expected, name
+    assert sorted({group["weight_decay"] for group in groups}) == [0.0, 0.3]
+
+
+def test_a_tied_parameter_is_optimized_once() -> None:
+    model = make_model()
+    groups = build_optimizer(model, OptimConfig()).param_groups
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert len(listed) == len(set(listed)) == len(list(model.parameters()))
+
+
+def test_the_settings_reach_the_optimizer() -> None:
+    optim = OptimConfig(beta1=0.8, beta2=0.95, eps=1e-6)
+    for group in build_optimizer(make_model(), optim).param_groups:
+        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+
+
+def test_a_model_of_matrices_alone_has_one_group() -> None:
+    model = torch.nn.Linear(2, 3, bias=False)
+    assert len(build_optimizer(model, OptimConfig()).param_groups) == 1
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = torch.nn.Linear(2, 3)
+    model.bias.requires_grad_(False)
+    [group] = build_optimizer(model, OptimConfig()).param_groups
+    assert [id(p) for p in group["params"]] == [id(model.weight)]
+
+
+def test_the_state_is_there_before_the_first_step_and_changes_nothing() -> None:
+    """Made by hand, so that it can be loaded into: the update must be that of a plain AdamW."""
+    torch.manual_seed(0)
+    ours, plain = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(ours, OptimConfig(weight_decay=0.1))
+    reference = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+    for _ in range(3):
+        for model, each in ((ours, optimizer), (plain, reference)):
+            each.param_groups[0]["lr"] = 0.1
+            each.zero_grad()
+            model(torch.ones(1, 3)).pow(2).sum().backward()
+            each.step()
+    assert torch.equal(ours.weight, plain.weight)
+
+
+def test_tensors_are_named_after_their_parameters_and_loaded_in_place() -> None:
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizers = [build_optimizer(model, OptimConfig()) for model in (one, other)]
+    one(torch.ones(1, 2)).sum().backward()
+    optimizers[0].step()
+    source = NamedOptimizer(optimizers[0], one)
+    target = NamedOptimizer(optimizers[1], other)
+    assert sorted(source.state_dict()) == sorted(
+        f"{name}.{key}" for name in ("weight", "bias") for key in ("step", "exp_avg", "exp_avg_sq")
+    )
+    before = target.state_dict()
+    target.load_state_dict(source.state_dict())
+    for key, tensor in target.state_dict().items():
+        assert tensor is before[key]
+        assert torch.equal(tensor, source.state_dict()[key])
+    assert float(before["weight.step"]) == 1.0
+
+
+# ---------------------------------------------------------------------------- clipping
+
+
+def test_the_norm_of_a_large_gradient_is_right_to_the_sixth_digit() -> None:
+    """A plain float32 norm of this matrix is wrong in the fourth: it would clip otherwise."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(1024, 4096, bias=False)
+    gradient = torch.randn(4096, 1024)
+    module.weight.grad = gradient.clone()
+    exact = float(gradient.double().norm())
+    assert clip_gradients(module, 1.0, ALONE) == pytest.approx(exact, rel=1e-6)
+    assert float(module.weight.grad.double().norm()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_gradients_below_the_norm_are_left_as_they_are() -> None:
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)])
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, float(number))
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    expected = torch.cat([gradient.flatten() for gradient in before]).norm()
+    assert clip_gradients(model, math.inf, ALONE) == pytest.approx(float(expected))
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))

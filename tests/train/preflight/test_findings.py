@@ -1,0 +1,177 @@
+"""What is told before a run, and what stops one."""
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from sftctl import jsonio
+from sftctl.config.schema import RunConfig
+from sftctl.errors import CheckpointError, ConfigError, DataError
+from sftctl.runs.directory import require_shared
+from sftctl.train.preflight.dry_run import RunPlan, plan_run
+from sftctl.train.preflight.findings import Finding, refuse_errors
+from sftctl.train.preflight.memory import largest_micro_batch
+from sftctl.train.preflight.proposal import propose
+from sftctl.train.run import run_training
+from sftctl.train.stop import StopRequest
+from sftctl.world import ALONE, start_world
+from tests.toys.ranks import run_ranks
+from tests.toys.runs import toy_config
+
+
+def findings(plan: RunPlan, subject: str) -> list[tuple[str, str, str | None]]:
+    return [(f.level, f.what, f.fix) for f in plan.findings if f.subject == subject]
+
+
+def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
+    plan = plan_run(toy_config(tmp_path))
+    assert {finding.level for finding in plan.findings} == {"ok"}
+    assert {finding.subject for finding in plan.findings} == {"fit", "device", "memory", "disk"}
+    assert json.loads(jsonio.dump_pretty(plan.to_json()))["findings"][0]["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "subject", "what", "fix"),
+    [
+        (
+            {"optim__warmup_steps": 12},
+            "schedule",
+            "12 steps of warm-up in a run of 12: the peak is never reached",
+            "lower optim.warmup_steps",
+        ),
+        (
+            {"train__batch_size": 23},
+            "schedule",
+            "a step takes 23 examples, the data has 22: one step an epoch",
+            "lower --batch-size or --accumulation-steps",
+        ),
+        (
+            {"train__dtype": "bfloat16"},
+            "device",
+            "cpu with bfloat16: few processors multiply it faster than float32",
+            "compare a few steps with --dtype float32",
+        ),
+        (
+            {"data__num_workers": 1000},
+            "loader",
+            f"{len(os.sched_getaffinity(0))} usable cores, for 1,000 loader processes a rank",
+            "`sftctl bench-loader` finds the best number",
+        ),
+    ],
+)
+def test_what_is_unwise_is_a_warning_with_a_way_out(
+    tmp_path: Path, overrides: dict[str, object], subject: str, what: str, fix: str
+) -> None:
+    plan = plan_run(toy_config(tmp_path, **overrides))
+    assert ("warning", what, fix) in findings(plan, subject)
+    refuse_errors(plan.findings)
+
+
+def test_too_few_open_files_for_the_loader_are_told(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        plan = plan_run(toy_config(tmp_path, data__num_workers=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (told,) = findings(plan, "loader")
+    assert told[1:] == (
+        "200 open files allowed, for 1 loader process a rank",
+        "raise it with `ulimit -n`",
+    )
+
+
+def test_a_warning_is_told_at_the_start_of_the_run_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_training(toy_config(tmp_path, optim__warmup_steps=12))
+    assert capsys.readouterr().err.startswith(
+        "warning: schedule: 12 steps of warm-up in a run of 12: the peak is never reached; lower"
+    )
+
+
+def huge_model(folder: Path) -> Path:
+    """A directory that describes a model of 3 x 10^12 parameters; it holds no weights."""
+    run_training(toy_config(folder, "first", train__max_steps=1))
+    final = folder / "first/final"
+    content = json.loads((final / "config.json").read_text())
+    content |= {"hidden_size": 2**17, "intermediate_size": 2**22}
+    (final / "config.json").write_text(json.dumps(content))
+    (final / "model.safetensors").unlink()
+    return final
+
+
+def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_read(
+    tmp_path: Path,
+) -> None:
+    config = toy_config(tmp_path, model__name=str(huge_model(tmp_path)))
+    with pytest.raises((ConfigError, CheckpointError)) as raised:
+        run_training(config)
+    message, hint = raised.value.message, raised.value.hint
+    assert message.startswith("memory: no room for 3,298,8") and "weights, gradients" in message
+    assert "no room for checkpoints" in message  # every problem at once
+    assert hint is not None and "--strategy fsdp" in hint and "--keep" in hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_grows_with_the_micro_batch_and_shrinks_with_shards(tmp_path: Path) -> None:
+    def memory(num_ranks: int = 1, **overrides: object) -> tuple[int, int]:
+        estimate = plan_run(toy_config(tmp_path, **overrides), None, num_ranks).memory
+        assert estimate.activations_bytes is not None
+        return estimate.certain_bytes, estimate.activations_bytes
+
+    assert memory()[0] == 16 * plan_run(toy_config(tmp_path)).num_parameters
+    assert memory(train__micro_batch_tokens=512)[1] > memory()[1]
+    assert memory(2, train__strategy="fsdp")[0] == memory(2)[0] // 2
+    assert memory(train__reduction="exact")[0] == memory()[0] * 24 // 16
+
+
+def test_the_largest_micro_batch_is_the_one_with_most_tokens(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, train__micro_batch_tokens=1)  # every example alone
+    with StopRequest() as stop:
+        store = propose(config, ALONE, stop).inputs.train
+    rows, row_tokens, num_targets = largest_micro_batch(config, store, num_ranks=1)
+    assert (rows, row_tokens) == (1, int(store.lengths.max()))
+    assert 0 < num_targets < row_tokens
+
+
+def test_several_errors_are_one_with_all_of_them() -> None:
+    first, second = DataError("a is wrong", "mend a"), ConfigError("b is wrong")
+    told = [Finding("error", "a", "…", None, first), Finding("error", "b", "…", None, second)]
+    with pytest.raises(DataError) as raised:
+        refuse_errors([Finding("ok", "c", "fine"), *told])
+    assert (raised.value.message, raised.value.hint) == ("a is wrong; b is wrong", "mend a")
+    refuse_errors([Finding("ok", "c", "fine")])
+
+
+def _share(folders: list[str]) -> str | None:
+    with start_world("cpu") as world:
+        os.chdir(folders[world.rank])
+        try:
+            require_shared(Path("runs/x"), world)
+        except ConfigError as error:
+            return error.message
+        return None
+
+
+def test_a_run_directory_must_be_the_same_one_for_all_ranks(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "a", tmp_path / "b"
+    here.mkdir()
+    elsewhere.mkdir()
+    assert run_ranks(2, _share, [str(here), str(here)]) == [None, None]
+    refused = run_ranks(2, _share, [str(here), str(elsewhere)])
+    assert refused == ["runs/x: what rank 0 writes there is not seen by rank 1"] * 2
+    assert [*here.iterdir(), *elsewhere.iterdir()] == []
+
+
+def test_the_random_numbers_of_a_run_do_not_depend_on_the_look_at_it(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    config: RunConfig = toy_config(tmp_path)
+    plan_run(config)
+    assert torch.equal(torch.rand(2), expected)
