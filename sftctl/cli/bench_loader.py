@@ -1,20 +1,25 @@
 """sftctl bench-loader."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sftctl.cli import streams
-from sftctl.cli.options import Json, RanksHere, given, option
+from sftctl.cli.options import ConfigFlags, Json, RanksHere, config_flags, flag_name
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from sftctl.bench.sweep import BenchSettings
 
 Switch = Literal["auto", "on", "off", "both"]
 
 
+@config_flags("data.path", "train.batch_size")
 def bench_loader(
-    data: Annotated[str | None, option("data.path", "--data")] = None,
+    *,
+    flags: ConfigFlags,
     workers: Annotated[
         str, typer.Option(help="Numbers of loader processes; one alone is compared with 0.")
     ] = "0,1,2,4",
@@ -27,7 +32,6 @@ def bench_loader(
     persistent_workers: Annotated[
         Switch, typer.Option(help="Keep the loader processes between epochs; auto: on.")
     ] = "auto",
-    batch_size: Annotated[str | None, option("train.batch_size", "--batch-size")] = None,
     nproc_per_node: RanksHere = 1,
     run: Annotated[
         Path | None,
@@ -53,21 +57,15 @@ def bench_loader(
     """Measure the loader that training uses, and say which of its settings to take."""
     counts = _numbers("--workers", workers, at_least=0)
     prefetch = _numbers("--prefetch-factor", prefetch_factor, at_least=1)
-    config = _config(data, batch_size, run, model)
+    config = _config(flags, run, model)
     if write_config is not None and source == "text":
         raise ConfigError(
             "--write-config: train reads the store, so --source text has no setting for it",
             hint="leave out --source, or --write-config",
         )
+    from sftctl.bench.sweep import BenchSettings
 
-    from sftctl.bench import advice
-    from sftctl.bench import sweep as bench
-    from sftctl.cli.show import run as render
-    from sftctl.cli.show.loader import live_table, loader_report
-
-    if write_config is not None:
-        advice.check_new_file(write_config)
-    settings = bench.BenchSettings(
+    settings = BenchSettings(
         workers=counts,
         pin_memory=pin_memory,
         prefetch=prefetch,
@@ -78,9 +76,22 @@ def bench_loader(
         run=run,
         measure_steps=model is not None,
     )
-    with live_table(wanted=not json) as on_progress:
-        report = bench.bench_loader(config, settings, on_progress)
-    render.emit(report.to_json(), loader_report(report), as_json=json)
+    _measure(config, settings, write_config, as_json=json)
+
+
+def _measure(
+    config: RunConfig, settings: "BenchSettings", write_config: Path | None, *, as_json: bool
+) -> None:
+    """Run the sweep, print its table, and write the recommended setting if asked."""
+    from sftctl.bench import advice, sweep
+    from sftctl.cli.show.loader import live_table, loader_report
+    from sftctl.cli.show.run import emit
+
+    if write_config is not None:
+        advice.check_new_file(write_config)
+    with live_table(wanted=not as_json) as on_progress:
+        report = sweep.bench_loader(config, settings, on_progress)
+    emit(report.to_json(), loader_report(report), as_json=as_json)
     if report.recommended is None:
         raise DataError(
             f"{report.store}: {report.why}", hint="the table above says of what each setting died"
@@ -91,23 +102,19 @@ def bench_loader(
         streams.tell(f"wrote {write_config}: sftctl train {write_config}")
 
 
-def _config(
-    data: str | None, batch_size: str | None, run: Path | None, model: str | None
-) -> RunConfig:
+def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfig:
     """The run's own configuration, or one made of the flags."""
-    flags = {"--data": data, "--batch-size": batch_size, "--model": model}
+    if model is not None:
+        flags = {**flags, "model.name": model}
     if run is None:
         from sftctl.config.load import load_config
 
-        return load_config(
-            None, given(data__path=data, train__batch_size=batch_size, model__name=model)
+        return load_config(None, flags)
+    for key in flags:
+        raise ConfigError(
+            f"{flag_name(key)} does not go with --run: the step time is that of the run's own",
+            hint=f"leave out {flag_name(key)}, or --run",
         )
-    for name, value in flags.items():
-        if value is not None:
-            raise ConfigError(
-                f"{name} does not go with --run: the step time is that of the run's own",
-                hint=f"leave out {name}, or --run",
-            )
     from sftctl.cli.train_commands import config_of_run
 
     return config_of_run(run)

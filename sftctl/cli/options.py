@@ -1,36 +1,98 @@
-"""Options that commands share, and options whose help is the docstring of a configuration key."""
+"""Command-line flags: those that set a configuration key, and those that several commands share."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from typing import Annotated, Any, get_args
 
 import typer
 
 from sftctl.config.schema import Auto, default_of, documentation, type_of
 
+_SHORTER_NAMES = {"data.path": "--data", "model.name": "--model"}
 
-def option(key: str, *names: str) -> Any:
-    """A flag for a configuration key: its documentation and default, in its section's panel."""
+ConfigFlags = Mapping[str, object]
+"""The configuration flags that the user typed: dotted key -> value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag that sets a configuration key, with help text of its own."""
+
+    key: str
+    help: str
+
+
+def flag_name(key: str) -> str:
+    """`optim.learning_rate` -> `--learning-rate`."""
+    return _SHORTER_NAMES.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+
+
+def config_flags(*flags: str | Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command to take these configuration flags, as its parameter `flags`.
+
+    A flag is a dotted key, whose documentation in the schema is the help text, or a `Flag`. The
+    command takes keyword arguments only. In the signature that typer reads, the flags' optional
+    parameters replace `flags`; the command receives those that the user typed as `ConfigFlags`.
+    """
+    options = [_parameter(flag) for flag in flags]
+    key_of = {o.name: getattr(f, "key", f) for o, f in zip(options, flags, strict=True)}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_flags(**arguments: Any) -> None:
+            typed = {key: arguments.pop(name) for name, key in key_of.items()}
+            given = {key: value for key, value in typed.items() if value is not None}
+            command(**arguments, flags=given)
+
+        own = inspect.signature(command, eval_str=True)
+        own_parameters = own.parameters.values()  # keyword-only, so options can come anywhere
+        parameters = [p for o in own_parameters for p in (options if o.name == "flags" else [o])]
+        with_flags.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
+        return with_flags
+
+    return decorate
+
+
+def _parameter(flag: str | Flag) -> inspect.Parameter:
+    """The parameter that makes typer offer this flag."""
+    key = flag.key if isinstance(flag, Flag) else flag
+    name = flag_name(key)
+    annotation: Any
+    if isinstance(flag, Flag):
+        annotation = Annotated[str | None, typer.Option(name, help=flag.help)]
+    elif type_of(key) is bool:
+        annotation = Annotated[bool | None, _option(key, f"{name}/--no-{name[2:]}")]
+    else:
+        annotation = Annotated[str | None, _option(key, name)]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(key.replace(".", "_"), kind, default=None, annotation=annotation)
+
+
+def _option(key: str, name: str) -> Any:
+    """The key's documentation and default as help text, in its section's panel."""
     default = default_of(key)
-    told = "" if default is None or isinstance(default, bool) else f" Default: {default}."
-    text = documentation()[key] + told
+    shown = "" if default is None or isinstance(default, bool) else f" Default: {default}."
     return typer.Option(
-        *names, help=text, rich_help_panel=key.split(".")[0], metavar=_metavar(type_of(key))
+        name,
+        help=documentation()[key] + shown,
+        rich_help_panel=key.split(".")[0],
+        metavar=_metavar(type_of(key)),
     )
 
 
 def _metavar(kind: Any) -> str | None:
     """`<int>`, `<int|auto>`, `<float>`; None is typer's own.
 
-    A number is taken as a text all the same, so that a wrong one is told together with all others.
+    typer reads a number as text. The schema checks it, so that all wrong values are reported
+    together.
     """
     words = {int: "int", float: "float"}
     numbers = [words[one] for one in (kind, *get_args(kind)) if one in words]
     auto = "|auto" if Auto in get_args(kind) else ""
     return f"<{numbers[0]}{auto}>" if numbers else None
-
-
-def given(**values: object) -> dict[str, object]:
-    """`data__path=x` -> {"data.path": x}, without the flags that were left out."""
-    return {k.replace("__", "."): v for k, v in values.items() if v is not None}
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

@@ -5,10 +5,20 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json, option
+from sftctl.cli.options import ConfigFlags, Flag, Json, config_flags
 
 
+@config_flags(
+    Flag("model.tokenizer", "Directory, hub name or .gguf file. Default: the bundled one."),
+    "data.format",
+    "data.chat_template",
+    "data.max_seq_len",
+    "data.overflow",
+    "data.train_on",
+    "data.val_fraction",
+)
 def prepare_data(
+    *,
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -16,20 +26,10 @@ def prepare_data(
             metavar="[INPUT]...",
         ),
     ] = None,
-    *,
     output: Annotated[
         Path, typer.Option(help="The store's directory; a store there is reused or replaced.")
     ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Directory, hub name or .gguf file. Default: the bundled one."),
-    ] = None,
-    format_: Annotated[str | None, option("data.format", "--format")] = None,
-    chat_template: Annotated[str | None, option("data.chat_template", "--chat-template")] = None,
-    max_seq_len: Annotated[str | None, option("data.max_seq_len", "--max-seq-len")] = None,
-    overflow: Annotated[str | None, option("data.overflow", "--overflow")] = None,
-    train_on: Annotated[str | None, option("data.train_on", "--train-on")] = None,
-    val_fraction: Annotated[str | None, option("data.val_fraction", "--val-fraction")] = None,
+    flags: ConfigFlags,
     val_input: Annotated[
         list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
     ] = None,
@@ -48,7 +48,6 @@ def prepare_data(
     json: Json = False,
 ) -> None:
     """Turn conversations into a token store with exact loss masks."""
-    from sftctl.cli.options import given
     from sftctl.cli.show.run import emit
     from sftctl.cli.show.run import show as show_text
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
@@ -58,14 +57,7 @@ def prepare_data(
     from sftctl.errors import ConfigError
     from sftctl.train.preflight.inputs import PrepareOptions, prepare_files, stores_tokenizer
 
-    config = load_config(
-        None,
-        given(
-            data__format=format_, data__chat_template=chat_template, data__overflow=overflow,
-            data__max_seq_len=max_seq_len, data__train_on=train_on,
-            data__val_fraction=val_fraction, model__tokenizer=tokenizer,
-        ),
-    )  # fmt: skip
+    config = load_config(None, flags)
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
     options = PrepareOptions(strict, "hf" if engine == "hf" else "auto", workers)
