@@ -10,7 +10,7 @@ import numpy as np
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.conversations.conversation import SourceLine, from_text
-from sftctl.data.example import ChatTokenizer, TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.reading.rows import raw_rows
@@ -19,6 +19,7 @@ from sftctl.data.reasons import BadRow
 from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from sftctl.errors import DataError
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.train.preflight.inputs import prepare_settings
 
 MOST_ROWS = 2000

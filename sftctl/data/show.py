@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sftctl.data.example import ChatTokenizer
 from sftctl.data.store import TokenStore
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 Run = tuple[str, bool]
 """Text of consecutive tokens, special ones visible, and whether they are trained."""

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sftctl.model.load import configuration, from_configuration
 from sftctl.model.loss import LossModule
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Outline:
         return kept.num_bytes
 
 
-def outline_of(name: str, tokenizer: HFTokenizer, device: torch.device) -> Outline:
+def outline_of(name: str, tokenizer: ChatTokenizer, device: torch.device) -> Outline:
     """The outline of what `load_model(name, tokenizer, …)` would load; ConfigError as there."""
     config = configuration(name, tokenizer)
     with FakeTensorMode() as mode, device:

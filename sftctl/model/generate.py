@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from sftctl.model.sampling import Sampling
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _HALF_A_LETTER = "\ufffd"  # what the first bytes of a letter decode to until the rest has come
 
 
-def stop_ids(model: Any, tokenizer: HFTokenizer) -> list[int]:
+def stop_ids(model: Any, tokenizer: ChatTokenizer) -> list[int]:
     """Tokens that end an answer: the tokenizer's and the model's own, and the template's."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
@@ -20,7 +20,7 @@ def stop_ids(model: Any, tokenizer: HFTokenizer) -> list[int]:
     return sorted(int(token) for token in found)
 
 
-def _end_of_turn(tokenizer: HFTokenizer) -> int | None:
+def _end_of_turn(tokenizer: ChatTokenizer) -> int | None:
     """The special token that the chat template puts behind an assistant's words, if it does."""
     words = "sftctl-end-of-turn"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
@@ -32,7 +32,7 @@ def _end_of_turn(tokenizer: HFTokenizer) -> int | None:
 @torch.no_grad()
 def generate(
     model: Any,
-    tokenizer: HFTokenizer,
+    tokenizer: ChatTokenizer,
     prompt_ids: list[int],
     sampling: Sampling,
     on_text: Callable[[str], None] = lambda piece: None,
@@ -63,7 +63,7 @@ def generate(
 class _Stream:
     """What `generate` hands its tokens to: the prompt first, then one at a time."""
 
-    tokenizer: HFTokenizer
+    tokenizer: ChatTokenizer
     ends: frozenset[int]
     on_text: Callable[[str], None]
     text: str = ""  # handed out so far

@@ -11,10 +11,10 @@ from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
-def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
+def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
     """The model that training starts from, in float32: a preset's weights are drawn from `seed`."""
     if name in PRESETS:
         torch.manual_seed(seed)
@@ -22,7 +22,7 @@ def load_model(name: str, tokenizer: HFTokenizer, seed: int) -> Any:
     return load_pretrained(name)
 
 
-def configuration(name: str, tokenizer: HFTokenizer) -> Any:
+def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
     """The `transformers` configuration of what `load_model` loads, read without its weights."""
     if name in PRESETS:
         hf = tokenizer.hf
@@ -98,7 +98,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 def save_pretrained(
-    model: Any, tokenizer: HFTokenizer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+    model: Any, tokenizer: ChatTokenizer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
     """A plain Hugging Face directory: weights, configuration, tokenizer, template."""
     model.save_pretrained(folder, max_shard_size=max_shard_bytes)
@@ -107,7 +107,7 @@ def save_pretrained(
     tokenizer.save(folder)
 
 
-def check_fit(model: Any, tokenizer: HFTokenizer, max_seq_len: int) -> None:
+def check_fit(model: Any, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
     """Refuse a tokenizer with more ids than the model has rows, and examples that are too long."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:

@@ -10,7 +10,7 @@ import torch
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.generate import generate
 from sftctl.model.sampling import Sampling
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.trained.open import open_trained
 from sftctl.words import counted
 from sftctl.world import choose_device
@@ -21,7 +21,7 @@ class ChatSession:
     """A model, and what has been said so far."""
 
     model: Any
-    tokenizer: HFTokenizer
+    tokenizer: ChatTokenizer
     sampling: Sampling
     system: str | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)

@@ -10,7 +10,7 @@ from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
 from sftctl.checkpoint.load import load_tensors
 from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.model.load import load_architecture, load_pretrained
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.trained.checks import kind_of
 from sftctl.world import start_world
@@ -21,7 +21,7 @@ class Trained:
     """A model in float32, its tokenizer, and where it comes from."""
 
     model: Any
-    tokenizer: HFTokenizer
+    tokenizer: ChatTokenizer
     run: RunDir | None = None  # None: a plain directory
     manifest: CheckpointManifest | None = None  # of the weights' checkpoint, if it is there
 
@@ -46,7 +46,7 @@ def open_trained(path: Path) -> Trained:
     return _checkpoint(run, checkpoint)
 
 
-def _hugging_face(folder: Path) -> tuple[Any, HFTokenizer]:
+def _hugging_face(folder: Path) -> tuple[Any, ChatTokenizer]:
     return load_pretrained(str(folder)), load_tokenizer(str(folder))
 
 

@@ -1,11 +1,11 @@
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="session")
-def bundled() -> HFTokenizer:
+def bundled() -> ChatTokenizer:
     """The tokenizer of the bundled sample."""
     return load_tokenizer(str(SAMPLE_TOKENIZER))
 

@@ -4,12 +4,12 @@ import torch
 from sftctl.model.fake import outline_of
 from sftctl.model.load import load_model
 from sftctl.model.loss import LossModule
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 CPU = torch.device("cpu")
 
 
-def kept_by_the_real_one(name: str, tokenizer: HFTokenizer, dtype: torch.dtype | None) -> int:
+def kept_by_the_real_one(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype | None) -> int:
     """What autograd keeps in a real pass over 8 x 64 tokens with 100 targets."""
     model = load_model(name, tokenizer, seed=0)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -33,7 +33,7 @@ def kept_by_the_real_one(name: str, tokenizer: HFTokenizer, dtype: torch.dtype |
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_an_outline_tells_the_size_of_the_real_model_and_of_its_pass(
-    bundled: HFTokenizer, dtype: torch.dtype | None
+    bundled: ChatTokenizer, dtype: torch.dtype | None
 ) -> None:
     outline = outline_of("small", bundled, CPU)
     real = load_model("small", bundled, seed=0)
@@ -42,18 +42,18 @@ def test_an_outline_tells_the_size_of_the_real_model_and_of_its_pass(
     assert kept == pytest.approx(kept_by_the_real_one("small", bundled, dtype), rel=0.2)
 
 
-def test_a_longer_micro_batch_keeps_more(bundled: HFTokenizer) -> None:
+def test_a_longer_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
     outline = outline_of("tiny", bundled, CPU)
     sizes = [outline.kept_bytes(rows, 64, 16 * rows) for rows in (1, 2, 4)]
     assert sizes == sorted(sizes) and len({*sizes}) == 3
 
 
-def test_logits_in_chunks_are_told_too(bundled: HFTokenizer) -> None:
+def test_logits_in_chunks_are_told_too(bundled: ChatTokenizer) -> None:
     many = 2 * (1 << 24) // bundled.vocab_size
     assert outline_of("tiny", bundled, CPU).kept_bytes(64, 1024, many) is not None
 
 
-def test_an_outline_draws_no_random_number(bundled: HFTokenizer) -> None:
+def test_an_outline_draws_no_random_number(bundled: ChatTokenizer) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

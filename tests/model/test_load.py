@@ -16,16 +16,16 @@ from sftctl.model.load import (
     save_pretrained,
 )
 from sftctl.model.source import ModelSource, require_model_folder
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def model(bundled: HFTokenizer) -> Any:
+def model(bundled: ChatTokenizer) -> Any:
     return load_model("tiny", bundled, seed=3)
 
 
 @pytest.fixture(scope="module")
-def saved(model: Any, bundled: HFTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(model: Any, bundled: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory; not to be written into."""
     folder = tmp_path_factory.mktemp("model")
     save_pretrained(model, bundled, folder)
@@ -59,7 +59,9 @@ def test_a_saved_model_is_a_plain_directory_that_everyone_may_read(saved: Path) 
     assert (saved / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_half_precision_weights_are_loaded_as_float32(bundled: HFTokenizer, tmp_path: Path) -> None:
+def test_half_precision_weights_are_loaded_as_float32(
+    bundled: ChatTokenizer, tmp_path: Path
+) -> None:
     half = load_model("tiny", bundled, seed=3).to(torch.bfloat16)
     save_pretrained(half, bundled, tmp_path)
     again = load_pretrained(str(tmp_path))
@@ -183,7 +185,7 @@ def test_a_damaged_gguf_file_is_named_itself_and_in_words_of_ours(tmp_path: Path
 # ---------------------------------------------------------------------------- fit
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: HFTokenizer) -> None:
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: ChatTokenizer) -> None:
     model = load_model("tiny", bundled, 0)
     model.resize_token_embeddings(100)
     with pytest.raises(ConfigError) as caught:
@@ -195,7 +197,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: HFTokenize
 
 
 def test_examples_longer_than_the_models_positions_are_refused(
-    model: Any, bundled: HFTokenizer
+    model: Any, bundled: ChatTokenizer
 ) -> None:
     check_fit(model, bundled, 4096)
     with pytest.raises(ConfigError) as caught:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sftctl.errors import ConfigError
 from sftctl.model.fake import outline_of
 from sftctl.model.load import load_pretrained
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD, FFN, LAYERS, EXPERTS = 29, 16, 2, 1, 8, 12, 2, 3
 
@@ -104,7 +104,7 @@ def test_the_model_of_a_pth_file_computes_what_minimind_computes(
 
 @pytest.mark.parametrize("experts", [0, EXPERTS])
 def test_its_outline_is_known_before_a_run(
-    tmp_path: Path, bundled: HFTokenizer, experts: int
+    tmp_path: Path, bundled: ChatTokenizer, experts: int
 ) -> None:
     name = written(tmp_path / "full_sft_16.pth", weights(experts))
     outline = outline_of(name, bundled, torch.device("cpu"))

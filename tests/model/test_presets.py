@@ -3,7 +3,7 @@ import torch
 
 from sftctl.model.load import load_model
 from sftctl.model.presets import PRESETS, preset_config
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def num_parameters(model: torch.nn.Module) -> int:
@@ -46,13 +46,13 @@ def test_a_preset_has_a_row_for_every_id_of_its_tokenizer(name: str) -> None:
     assert preset_config("tiny", 2048).vocab_size == 2048
 
 
-def test_a_presets_weights_are_drawn_from_the_seed(bundled: HFTokenizer) -> None:
+def test_a_presets_weights_are_drawn_from_the_seed(bundled: ChatTokenizer) -> None:
     one, again, other = (load_model("tiny", bundled, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
 
-def test_a_preset_is_float32_and_knows_its_special_tokens(bundled: HFTokenizer) -> None:
+def test_a_preset_is_float32_and_knows_its_special_tokens(bundled: ChatTokenizer) -> None:
     model = load_model("tiny", bundled, 0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.eos_token_id == bundled.hf.eos_token_id == 2

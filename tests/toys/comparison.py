@@ -11,7 +11,7 @@ from sftctl.data.example import TokenizedExample
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.reasons import BadRow
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.mask_reference import RENDERS, Refused, expected_mask, expected_texts
 from tests.toys.templates import FAMILIES, Family
 
@@ -55,11 +55,11 @@ class Comparison:
         return True
 
 
-def in_family(tokenizer: HFTokenizer, family: Family) -> HFTokenizer:
+def in_family(tokenizer: ChatTokenizer, family: Family) -> ChatTokenizer:
     """A tokenizer's vocabulary, the special tokens and the template of a family."""
     hf = tokenizer.hf
     begins = {"bos_token": family.bos} if family.bos else {}
     hf.add_special_tokens(begins | {"eos_token": family.special[-1]})
     hf.add_tokens([AddedToken(token, special=True, normalized=False) for token in family.special])
     hf.chat_template = family.template
-    return HFTokenizer(hf, tokenizer.name)
+    return ChatTokenizer(hf, tokenizer.name)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.conversations.conversation import Conversation, Message, from_text
-from sftctl.data.example import Span
 from sftctl.data.reading.rows import raw_rows
 from sftctl.errors import DataError
+from sftctl.model.tokenizer.encoders import Span
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

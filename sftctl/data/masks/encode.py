@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.example import ChatTokenizer, Span, TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.data.masks.turns import Rendering, TrainOn, renderings
 from sftctl.data.reasons import BadRow
 from sftctl.errors import EngineDiffers
+from sftctl.model.tokenizer.encoders import Span
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 3
 """Changes when the same text would be masked in another way."""

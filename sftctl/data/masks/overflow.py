@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.example import ChatTokenizer, TokenizedExample
+from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import Note
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.tools import render
 from sftctl.data.prepare.settings import Overflow
 from sftctl.data.reasons import BadRow, Reason
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.example import ChatTokenizer
 from sftctl.data.reasons import BadRow
 from sftctl.errors import DataError
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) -> str:

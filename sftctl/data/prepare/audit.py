@@ -3,9 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.data.example import ChatTokenizer, ExampleArrays
+from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
 from sftctl.data.masks.turns import TrainOn
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def audit(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sftctl.data.example import ChatTokenizer
 from sftctl.data.ledger import Ledger
 from sftctl.data.manifest import FORMAT_VERSION, SPLITS, Audit, SourceEntry, StoreManifest
 from sftctl.data.prepare.duplicates import SeenDigests
@@ -14,6 +13,7 @@ from sftctl.data.prepare.work import BatchPreparation, Input, raw_batches
 from sftctl.data.prepare.workers import in_order
 from sftctl.data.store import TokenStoreWriter
 from sftctl.errors import DataError
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)

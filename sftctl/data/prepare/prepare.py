@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from sftctl import jsonio
-from sftctl.data.example import ChatTokenizer
 from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, StoreManifest
 from sftctl.data.masks.encode import MASK_RULES_VERSION
 from sftctl.data.prepare.builder import Progress, StoreAssembly, silent
@@ -26,6 +25,7 @@ from sftctl.data.prepare.work import Input
 from sftctl.data.reading.sources import Source, found_sources
 from sftctl.disk import new_folder
 from sftctl.errors import ConfigError, DataError, EngineDiffers
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _LOOK = "look at them: prepare without --strict, with --show 3"
 

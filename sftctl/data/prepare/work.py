@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sftctl.data.conversations.conversation import Conversation, SourceLine, from_text
-from sftctl.data.example import ChatTokenizer, ExampleArrays, TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.ledger import Note
 from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import Fitting
@@ -18,6 +18,7 @@ from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.reading.rows import Raw, raw_rows
 from sftctl.data.reading.sources import Source
 from sftctl.data.reasons import BadRow
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _BATCH_BYTES = 1 << 20
 _CHECKED_AT_FIRST = 32  # rows of each input's first batch that the reference encodes too

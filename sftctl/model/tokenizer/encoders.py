@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sftctl.errors import EngineDiffers
 
 Ids = npt.NDArray[np.int32]  # (T,)
-Span = tuple[int, int]
+Span = tuple[int, int]  # start and end, in characters
 
 _PROBES = (
     "",

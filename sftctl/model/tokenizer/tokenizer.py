@@ -1,4 +1,4 @@
-"""HFTokenizer: a transformers fast tokenizer and its chat template, as the data layer needs it."""
+"""ChatTokenizer: a transformers fast tokenizer and its chat template."""
 
 import copy
 import hashlib
@@ -20,7 +20,7 @@ from sftctl.model.tokenizer.encoders import (
 from sftctl.model.tokenizer.template import is_content_blind
 
 
-class HFTokenizer:
+class ChatTokenizer:
     """Render conversations with the chat template, and encode the text, nothing added."""
 
     def __init__(self, hf: Any, name: str) -> None:
@@ -75,22 +75,22 @@ class HFTokenizer:
         """Token ids by the reference, and their (start, end) characters; no BOS is added."""
         return self._reference.encode_with_offsets(text)
 
-    def fast(self) -> "HFTokenizer":
+    def fast(self) -> "ChatTokenizer":
         """With a fast engine that is proved on probes; EngineDiffers where there is none."""
         return self._with(fast_engine(self.hf), "proved equal to the reference on probes")
 
-    def checked(self) -> "HFTokenizer":
+    def checked(self) -> "ChatTokenizer":
         """With the fast engine compared with the reference at each text."""
         fast = self._encoder
         if not isinstance(fast, Splintr):
             return self
         return self._with(Checked(fast, self._reference), self.engine_reason)
 
-    def by_reference(self, why: str) -> "HFTokenizer":
+    def by_reference(self, why: str) -> "ChatTokenizer":
         """With the reference."""
         return self._with(self._reference, why)
 
-    def _with(self, encoder: Encoder, why: str) -> "HFTokenizer":
+    def _with(self, encoder: Encoder, why: str) -> "ChatTokenizer":
         other = copy.copy(self)
         other._encoder = encoder
         other.engine_reason = why
@@ -122,7 +122,7 @@ def _special_added(hf: Any) -> frozenset[int]:
     return frozenset(index for index, token in added.items() if token.special)
 
 
-def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
+def load_tokenizer(name: str, chat_template: Path | None = None) -> ChatTokenizer:
     """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
     quiet()
     from transformers import AutoTokenizer
@@ -156,4 +156,4 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> HFTokenizer:
         raise ConfigError(
             f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"
         )
-    return HFTokenizer(hf, name)
+    return ChatTokenizer(hf, name)

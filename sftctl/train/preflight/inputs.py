@@ -14,7 +14,7 @@ from sftctl.data.store import TokenStore
 from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.presets import PRESETS
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.train.preflight.fits import require_fitting_store
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
@@ -28,7 +28,7 @@ PRETRAINED_LEARNING_RATE = 2e-5
 class Inputs:
     """What training reads."""
 
-    tokenizer: HFTokenizer
+    tokenizer: ChatTokenizer
     train: TokenStore
     validation: TokenStore | None
 
@@ -71,7 +71,7 @@ def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
     return Inputs(tokenizer, store, TokenStore.open(path, "validation") if has_validation else None)
 
 
-def stores_tokenizer(store: Path) -> HFTokenizer:
+def stores_tokenizer(store: Path) -> ChatTokenizer:
     """The tokenizer that a store was prepared with."""
     try:
         return load_tokenizer(str(store / "tokenizer"))
@@ -160,7 +160,7 @@ class PrepareOptions:
     num_workers: int | None = None  # None: one a usable core
 
 
-def with_engine(tokenizer: HFTokenizer, engine: Engine) -> HFTokenizer:
+def with_engine(tokenizer: ChatTokenizer, engine: Engine) -> ChatTokenizer:
     """The tokenizer with a fast engine where one is asked for and proves equal on probes."""
     if engine == "hf":
         return tokenizer.by_reference("asked for by --engine hf")

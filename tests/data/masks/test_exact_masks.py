@@ -13,7 +13,7 @@ from sftctl.data.conversations.conversation import Conversation, SourceLine
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.tokenizer.tokenizer import HFTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.tokenizers import CHATML
 
 ANSWER = "{% if m.role == 'assistant' %}"
@@ -38,10 +38,10 @@ HERE = SourceLine("rows.jsonl", 7)
 
 
 @cache
-def tokenizer(name: str) -> HFTokenizer:
+def tokenizer(name: str) -> ChatTokenizer:
     hf = AutoTokenizer.from_pretrained(SAMPLE_TOKENIZER)
     hf.chat_template = TEMPLATES[name]
-    return HFTokenizer(hf, name)
+    return ChatTokenizer(hf, name)
 
 
 def said(letters: str) -> st.SearchStrategy[str]:

@@ -7,7 +7,7 @@ import splintr
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Checked, Reference, Splintr, fast_engine
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 
 class OffByOne:
@@ -23,7 +23,7 @@ class OffByOne:
         return self._fast.encode(text) + ("z" in text)
 
 
-def test_the_fast_engine_gives_the_ids_of_the_reference(bundled: HFTokenizer) -> None:
+def test_the_fast_engine_gives_the_ids_of_the_reference(bundled: ChatTokenizer) -> None:
     fast = bundled.fast()
     assert (fast.is_fast, fast.engine.split()[0]) == (True, "splintr-rs")
     assert (bundled.is_fast, bundled.engine.split()[0]) == (False, "tokenizers")
@@ -32,11 +32,11 @@ def test_the_fast_engine_gives_the_ids_of_the_reference(bundled: HFTokenizer) ->
         assert fast.encode(text).dtype == np.int32
 
 
-def test_offsets_come_from_the_reference(bundled: HFTokenizer) -> None:
+def test_offsets_come_from_the_reference(bundled: ChatTokenizer) -> None:
     assert bundled.fast().encode_with_offsets("Hi")[1] == bundled.encode_with_offsets("Hi")[1]
 
 
-def test_a_checked_engine_tells_where_it_differs(bundled: HFTokenizer) -> None:
+def test_a_checked_engine_tells_where_it_differs(bundled: ChatTokenizer) -> None:
     wrong = OffByOne(Splintr(bundled.hf))
     checked = Checked(wrong, Reference(bundled.hf))
     assert checked.encode("a").tolist() == bundled.encode("a").tolist()
@@ -45,7 +45,7 @@ def test_a_checked_engine_tells_where_it_differs(bundled: HFTokenizer) -> None:
 
 
 def test_probes_find_an_engine_that_is_not_equal(
-    bundled: HFTokenizer, monkeypatch: pytest.MonkeyPatch
+    bundled: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = splintr.from_json_bytes(bundled.hf.backend_tokenizer.to_str().encode())
 
@@ -69,7 +69,7 @@ def test_a_tokenizer_that_the_engine_does_not_know_is_told(tmp_path) -> None:
         fast_engine(hf)
 
 
-def test_why_an_engine_was_chosen_goes_along(bundled: HFTokenizer) -> None:
+def test_why_an_engine_was_chosen_goes_along(bundled: ChatTokenizer) -> None:
     assert bundled.fast().engine_reason == "proved equal to the reference on probes"
     assert bundled.fast().checked().engine_reason == bundled.fast().engine_reason
     back = bundled.fast().by_reference("it differs")

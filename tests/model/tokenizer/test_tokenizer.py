@@ -6,7 +6,7 @@ import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError, DataError
-from sftctl.model.tokenizer.tokenizer import HFTokenizer, load_tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 MESSAGES = [
     {"role": "user", "content": "Hi, 你好"},
@@ -34,13 +34,13 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_conversation_is_rendered_by_the_template(bundled: HFTokenizer) -> None:
+def test_a_conversation_is_rendered_by_the_template(bundled: ChatTokenizer) -> None:
     assert bundled.render(MESSAGES) == RENDERED
     prompt = bundled.render(MESSAGES[:1], add_generation_prompt=True)
     assert RENDERED.startswith(prompt) and prompt.endswith("assistant\n")
 
 
-def test_a_text_comes_back_from_its_tokens(bundled: HFTokenizer) -> None:
+def test_a_text_comes_back_from_its_tokens(bundled: ChatTokenizer) -> None:
     ids, offsets = bundled.encode_with_offsets(RENDERED)
     assert bundled.decode(ids, skip_special_tokens=False) == RENDERED
     assert bundled.decode(ids) == RENDERED.replace("<|im_start|>", "").replace("<|im_end|>", "")
@@ -48,17 +48,17 @@ def test_a_text_comes_back_from_its_tokens(bundled: HFTokenizer) -> None:
     assert max(ids) < bundled.vocab_size == 2048
 
 
-def test_nothing_is_added_to_a_text(bundled: HFTokenizer) -> None:
+def test_nothing_is_added_to_a_text(bundled: ChatTokenizer) -> None:
     ids, offsets = bundled.encode_with_offsets("<|im_end|>")
     assert (ids.tolist(), offsets) == ([2], [(0, 10)])
     assert bundled.encode("").tolist() == []
 
 
-def test_special_tokens_are_known(bundled: HFTokenizer) -> None:
+def test_special_tokens_are_known(bundled: ChatTokenizer) -> None:
     assert bundled.special_ids == {0, 1, 2}
 
 
-def test_a_saved_tokenizer_is_the_same(bundled: HFTokenizer, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_is_the_same(bundled: ChatTokenizer, tmp_path: Path) -> None:
     bundled.save(tmp_path)
     again = load_tokenizer(str(tmp_path))
     assert again.content_hash == bundled.content_hash
@@ -68,7 +68,7 @@ def test_a_saved_tokenizer_is_the_same(bundled: HFTokenizer, tmp_path: Path) -> 
 
 
 def test_another_template_changes_only_the_template_hash(
-    bundled: HFTokenizer, tmp_path: Path
+    bundled: ChatTokenizer, tmp_path: Path
 ) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}")
@@ -78,14 +78,14 @@ def test_another_template_changes_only_the_template_hash(
     assert other.template_hash != bundled.template_hash
 
 
-def test_another_vocabulary_changes_the_content_hash(bundled: HFTokenizer, folder: Path) -> None:
+def test_another_vocabulary_changes_the_content_hash(bundled: ChatTokenizer, folder: Path) -> None:
     text = (folder / "tokenizer.json").read_text().replace("<|endoftext|>", "<|end|>")
     (folder / "tokenizer.json").write_text(text)
     edit(folder, pad_token="<|end|>")
     assert load_tokenizer(str(folder)).content_hash != bundled.content_hash
 
 
-def test_another_end_token_changes_the_content_hash(bundled: HFTokenizer, folder: Path) -> None:
+def test_another_end_token_changes_the_content_hash(bundled: ChatTokenizer, folder: Path) -> None:
     edit(folder, eos_token="<|endoftext|>")
     assert load_tokenizer(str(folder)).content_hash != bundled.content_hash
 
