@@ -1,7 +1,8 @@
-"""Whether a checkpoint of ours can be resumed here and now; if not, why, and what would mend it."""
+"""Whether a checkpoint of ours can be resumed here and now; if not, why, and what would fix it."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import CheckpointManifest
@@ -10,7 +11,6 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.manifest import StoreManifest
 from sftctl.environment import cache_folder
 from sftctl.errors import SftctlError
-from sftctl.inspection.report import Report
 from sftctl.runs.directory import RunDir
 from sftctl.runs.log import require_metrics
 from sftctl.words import counted
@@ -18,24 +18,39 @@ from sftctl.words import counted
 Obstacle = tuple[str, str]  # why not, and what to do
 
 
-def judge(report: Report, manifest: CheckpointManifest | None) -> None:
-    """Fill in `obstacles`, `advice`, `data_store` and `notes`."""
-    run = RunDir(report.path.absolute().parent.parent)
-    shown = _shown(report.path, run)
-    if manifest is None or report.problems:
-        report.advice = f"sftctl resume {shown}   (falls back to the newest whole checkpoint)"
-        return
-    obstacles = list(_obstacles(report, manifest, run))
-    report.obstacles = [why for why, _ in obstacles]
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The verdict on one checkpoint."""
+
+    advice: str  # what to type, or what removes the first obstacle
+    obstacles: list[str] = field(default_factory=list)  # why it can't be resumed; empty: it can
+    data_store: dict[str, Any] | None = None  # path, fits (None: not checked), why
+    notes: list[str] = field(default_factory=list)
+
+
+def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: bool) -> Readiness:
+    """Whether `sftctl resume` can continue from this checkpoint (None: no readable manifest)."""
+    run = RunDir(checkpoint.absolute().parent.parent)
+    shown = _shown(checkpoint, run)
+    if manifest is None or is_damaged:
+        return Readiness(f"sftctl resume {shown}   (falls back to the newest whole checkpoint)")
+    try:
+        config = RunDir.open(run.path).config()
+    except SftctlError as error:
+        return Readiness("put it back into RUN/checkpoints of its run", [error.message])
+    store, data_obstacles = _judge_data(manifest, config, shown)
+    obstacles = [*_missing_files(run, manifest), *data_obstacles]
+    notes = _changed_config(manifest, config, shown)
     if obstacles:
-        report.advice = obstacles[0][1]
-    elif list_checkpoints(run.checkpoints)[-1].name != report.path.absolute().name:
-        report.advice = f"sftctl resume {shown} --step {manifest.step}   (sets later ones aside)"
+        advice = obstacles[0][1]
+    elif list_checkpoints(run.checkpoints)[-1].name != checkpoint.absolute().name:
+        advice = f"sftctl resume {shown} --step {manifest.step}   (sets later ones aside)"
     elif manifest.step >= manifest.total_steps:
-        report.notes.append("finished: every step is trained")
-        report.advice = f"sftctl resume {shown} --epochs N   (to train longer)"
+        notes = [*notes, "finished: every step is trained"]
+        advice = f"sftctl resume {shown} --epochs N   (to train longer)"
     else:
-        report.advice = f"sftctl resume {shown}"
+        advice = f"sftctl resume {shown}"
+    return Readiness(advice, [why for why, _ in obstacles], store, notes)
 
 
 def _shown(checkpoint: Path, run: RunDir) -> Path:
@@ -43,56 +58,49 @@ def _shown(checkpoint: Path, run: RunDir) -> Path:
     return run.path if checkpoint.is_absolute() else checkpoint.parent.parent
 
 
-def _obstacles(report: Report, manifest: CheckpointManifest, run: RunDir) -> Iterator[Obstacle]:
-    try:
-        config = RunDir.open(run.path).config()
-    except SftctlError as error:
-        yield error.message, "put it back into RUN/checkpoints of its run"
-        return
-    for name in ("config.json", "tokenizer.json"):
-        if not (run.model_folder / name).is_file():
-            yield f"{run.model_folder / name}: missing", "put back the run's model folder"
+def _missing_files(run: RunDir, manifest: CheckpointManifest) -> list[Obstacle]:
+    """What the run directory lacks."""
+    files = [run.model_folder / name for name in ("config.json", "tokenizer.json")]
+    found = [
+        (f"{file}: missing", "put back the run's model folder")
+        for file in files
+        if not file.is_file()
+    ]
     try:
         require_metrics(run.path, manifest.metrics_bytes)
     except SftctlError as error:
-        yield error.message, error.hint or "put it back from a copy"
-    yield from _of_data(report, manifest, config, run)
-    changed = _changed(manifest, config)
-    if changed:
-        report.notes.append(
-            f"config.toml is no longer what it was: {', '.join(changed)}; "
-            f"`sftctl resume {_shown(report.path, run)} --dry-run` says what that means"
-        )
+        found.append((error.message, error.hint or "put it back from a copy"))
+    return found
 
 
-def _of_data(
-    report: Report, manifest: CheckpointManifest, config: RunConfig, run: RunDir
-) -> Iterator[Obstacle]:
+def _judge_data(
+    manifest: CheckpointManifest, config: RunConfig, shown: Path
+) -> tuple[dict[str, Any], list[Obstacle]]:
+    """Which store a resume would open and whether it fits, and the obstacles in the data."""
     given = config.data.path
     is_store = given is not None and Path(given).is_dir()
     cached = cache_folder() / "stores" / manifest.data_fingerprint[:32]
     store = Path(given) if given is not None and is_store else cached
-    report.data_store = {"path": str(store), "fits": None, "why": None}
     if given is not None and not Path(given).exists():
-        report.data_store |= {"path": given, "why": "missing"}
-        yield f"data: {given}: missing", f"put {given} back, or prepare it as it was"
-        return
+        missing = {"path": given, "fits": None, "why": "missing"}
+        return missing, [(f"data: {given}: missing", f"put {given} back, or prepare it as it was")]
+    found: list[Obstacle] = []
     name = config.model.tokenizer or config.model.name
     if not is_store and Path(name).is_absolute() and not Path(name).exists():
-        yield f"tokenizer: {name}: missing, and the data is prepared with it", f"put {name} back"
+        why = f"tokenizer: {name}: missing, and the data is prepared with it"
+        found.append((why, f"put {name} back"))
     if not is_store and not cached.is_dir():
-        report.data_store["why"] = "not in the cache: resume prepares it again"
-        return
+        why = "not in the cache: resume prepares it again"
+        return {"path": str(store), "fits": None, "why": why}, found
     try:
         there = StoreManifest.read(store)
     except SftctlError as error:
-        report.data_store["why"] = error.message
-        yield f"data: {error.message}", error.hint or "prepare the data again"
-        return
-    report.data_store["fits"] = there.fingerprint == manifest.data_fingerprint
-    if there.fingerprint != manifest.data_fingerprint:
-        report.data_store["why"] = "other data: another fingerprint"
-        yield _of_other_data(there, manifest, store, _shown(report.path, run))
+        found.append((f"data: {error.message}", error.hint or "prepare the data again"))
+        return {"path": str(store), "fits": None, "why": error.message}, found
+    if there.fingerprint == manifest.data_fingerprint:
+        return {"path": str(store), "fits": True, "why": None}, found
+    found.append(_of_other_data(there, manifest, store, shown))
+    return {"path": str(store), "fits": False, "why": "other data: another fingerprint"}, found
 
 
 def _of_other_data(
@@ -109,13 +117,19 @@ def _of_other_data(
     return why, f"sftctl resume {run} --allow data   (only if it is meant)"
 
 
-def _changed(manifest: CheckpointManifest, config: RunConfig) -> list[str]:
-    """Keys of the configuration that are not as they were when this was saved."""
+def _changed_config(manifest: CheckpointManifest, config: RunConfig, shown: Path) -> list[str]:
+    """A note on the configuration keys that were changed since the checkpoint was saved."""
     now = config_to_dict(config)
-    return [
+    changed = [
         f"{section}.{key}: {was} -> {now[section][key]}"
         for section, values in manifest.config.items()
         if isinstance(values, dict)
         for key, was in values.items()
         if key in now.get(section, {}) and now[section][key] != was
+    ]
+    if not changed:
+        return []
+    return [
+        f"config.toml is no longer what it was: {', '.join(changed)}; "
+        f"`sftctl resume {shown} --dry-run` says what that means"
     ]

@@ -100,7 +100,9 @@ def inspect_checkpoint(path: Path, verify: bool) -> Report:
     )
     if manifest is not None:
         _tell(report, manifest)
-    judge(report, manifest)
+    readiness = judge(path, manifest, is_damaged=bool(problems))
+    report.advice, report.obstacles = readiness.advice, readiness.obstacles
+    report.data_store, report.notes = readiness.data_store, readiness.notes
     return report
 
 
