@@ -85,7 +85,7 @@ def _measure(
     """Run the sweep, print its table, and write the recommended setting if asked."""
     from sftctl.bench import advice, sweep
     from sftctl.cli.show.loader import live_table, loader_report
-    from sftctl.cli.show.run import emit
+    from sftctl.cli.show.output import emit
 
     if write_config is not None:
         advice.check_new_file(write_config)

@@ -14,11 +14,11 @@ def export(
     ] = "float32",
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
-    from sftctl.cli.show import run as render
+    from sftctl.cli.show.output import show
     from sftctl.trained.checks import check_export
 
     check_export(path, output, dtype)
     from sftctl.trained.export import export_model
 
     export_model(path, output, dtype)
-    render.show(f"exported to {output}")
+    show(f"exported to {output}")

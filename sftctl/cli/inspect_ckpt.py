@@ -48,7 +48,7 @@ def inspect_ckpt(
 
 def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
     from sftctl.cli.show.checkpoint import checkpoint_report
-    from sftctl.cli.show.run import emit, stacked
+    from sftctl.cli.show.output import emit, stacked
     from sftctl.cli.show.tensors import statistics_table
 
     value, text = report.to_json(), checkpoint_report(report)
@@ -62,7 +62,7 @@ def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
 
 
 def _show_diff(a: "Report", b: "Report", *, as_json: bool) -> None:
-    from sftctl.cli.show.run import emit
+    from sftctl.cli.show.output import emit
     from sftctl.cli.show.tensors import diff_report
     from sftctl.inspection.diff import diff
 

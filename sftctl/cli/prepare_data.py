@@ -48,8 +48,8 @@ def prepare_data(
     json: Json = False,
 ) -> None:
     """Turn conversations into a token store with exact loss masks."""
-    from sftctl.cli.show.run import emit
-    from sftctl.cli.show.run import show as show_text
+    from sftctl.cli.show.output import emit
+    from sftctl.cli.show.output import show as show_text
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
     from sftctl.config.load import load_config
     from sftctl.data.show import shown_examples

@@ -16,7 +16,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML page about a run: curves, data and masks, samples, checkpoints, events."""
-    from sftctl.cli.show import run as render
+    from sftctl.cli.show.output import emit
     from sftctl.runs.directory import require_folder
 
     require_folder(run_dir)
@@ -24,4 +24,4 @@ def report(
 
     path, record = write_report(run_dir, output)
     text = "\n".join([*(f"remark: {remark}" for remark in record.remarks), f"wrote {path}"])
-    render.emit({"report": path} | record.summary(), text, as_json=json)
+    emit({"report": path} | record.summary(), text, as_json=json)

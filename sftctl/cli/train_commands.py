@@ -9,7 +9,8 @@ import typer
 
 from sftctl import environment
 from sftctl.cli import streams
-from sftctl.cli.show.run import emit, run_summary
+from sftctl.cli.show.output import emit
+from sftctl.cli.show.run import run_summary
 from sftctl.config.schema import RunConfig
 from sftctl.errors import EXIT_STOPPED, CheckpointError
 

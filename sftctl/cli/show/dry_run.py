@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sftctl.cli.show.run import facts_table, megabytes
+from sftctl.cli.show.output import facts_table, megabytes
 from sftctl.config.load import toml_value
 from sftctl.words import counted
 

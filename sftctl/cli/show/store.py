@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from sftctl.cli import streams
-from sftctl.cli.show.run import facts_table
+from sftctl.cli.show.output import facts_table
 from sftctl.words import counted
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sftctl.cli.show.run import facts_table
+from sftctl.cli.show.output import facts_table
 
 if TYPE_CHECKING:
     from sftctl.inspection.diff import CheckpointDiff, TensorChange
