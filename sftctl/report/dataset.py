@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sftctl.data.show import shown_examples
 from sftctl.data.store import StoreManifest, TokenStore
 from sftctl.errors import SftctlError
-from sftctl.report.bars import bar_chart
+from sftctl.report.charts import bar_chart
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.wording import count, facts, percent, table

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sftctl.report.curves import ticks
+import numpy as np
+
 from sftctl.report.markup import Content, Html, join, tag
 
 SIZE = 1000
@@ -78,3 +79,15 @@ def figure(title: str, names: Sequence[tuple[str, str]], body: Html, *, wide: bo
     legend = [tag("span", name, class_=kind) for name, kind in names]
     caption = tag("figcaption", tag("h3", title), tag("p", *legend, class_="legend"))
     return tag("figure", caption, body, class_="chart wide" if wide else "chart")
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers within [low, high], some `about` of them."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    power = 10.0 ** np.floor(np.log10(raw))
+    distance = float(power * min((1, 2, 2.5, 5, 10), key=lambda k: abs(k * power - raw)))
+    first = int(np.ceil(low / distance - 1e-9))
+    last = int(np.floor(high / distance + 1e-9))
+    return [number * distance for number in range(first, last + 1)]

@@ -8,7 +8,7 @@ import numpy as np
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig, documentation
 from sftctl.report.charts import Mark, Series, line_chart
-from sftctl.report.curves import Bucket, Numbers, shortened
+from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.wording import count, duration, moment, number, percent, short_count, table
@@ -57,7 +57,7 @@ def curves(record: RunRecord) -> Html:
     ]
 
     def series(name: str, values: Numbers) -> Series:
-        return Series(name, shortened(steps, values))
+        return Series(name, downsampled(steps, values))
 
     def chart(title: str, *named: tuple[str, Numbers], **options: Any) -> Html:
         form = options.pop("form", number)

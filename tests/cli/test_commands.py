@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sftctl.data.store import TokenStore
-from tests.cli.conftest import Result
+from tests.toys.commands import Result
 from tests.toys.runs import events_of, metrics_of, same_run
 
 Sftctl = Callable[..., Result]

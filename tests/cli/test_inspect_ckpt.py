@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import Result
+from tests.toys.commands import Result
 
 Sftctl = Callable[..., Result]
 

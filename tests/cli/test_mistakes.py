@@ -12,7 +12,7 @@ import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.source import _hub_has_an_address
-from tests.cli.conftest import Result
+from tests.toys.commands import Result
 
 Sftctl = Callable[..., Result]
 TINY = ["--model", "tiny", "--max-steps", "3", "--batch-size", "8"]

@@ -14,8 +14,7 @@ from sftctl.report.page import write_report
 from sftctl.report.record import read_run
 from sftctl.train.preflight.inputs import prepare_files
 from sftctl.train.run import run_training
-from tests.cli.conftest import Result
-from tests.cli.conftest import sftctl as sftctl
+from tests.toys.commands import Result
 from tests.toys.records import metrics, sample, toy_run, write_lines
 from tests.toys.runs import toy_config
 

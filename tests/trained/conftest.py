@@ -1,8 +1,11 @@
+"""The fixtures that run a command and that train a toy run once."""
+
 from pathlib import Path
 
 import pytest
 
 from sftctl.train.run import run_training
+from tests.toys.commands import sftctl as sftctl
 from tests.toys.runs import toy_config
 
 

@@ -14,8 +14,7 @@ from sftctl.model.generate import stop_ids
 from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
 from sftctl.trained.checks import check_sampling
-from tests.cli.conftest import Result
-from tests.cli.conftest import sftctl as sftctl
+from tests.toys.commands import Result
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class Bucket:
         return (self.first_step + self.last_step) / 2
 
 
-def shortened(
+def downsampled(
     steps: npt.NDArray[np.integer[Any]], values: Numbers, most: int = MOST_BUCKETS
 ) -> list[list[Bucket]]:
     """At most about `most` buckets, in stretches without a hole.
@@ -54,15 +54,3 @@ def shortened(
         bucket = Bucket(first, last, float(lows[i]), float(means[i]), float(highs[i]))
         stretches[-1].append(bucket)
     return stretches
-
-
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers within [low, high], some `about` of them."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / about
-    power = 10.0 ** np.floor(np.log10(raw))
-    distance = float(power * min((1, 2, 2.5, 5, 10), key=lambda k: abs(k * power - raw)))
-    first = int(np.ceil(low / distance - 1e-9))
-    last = int(np.floor(high / distance + 1e-9))
-    return [number * distance for number in range(first, last + 1)]
