@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftctl.errors import SftctlError
+
 TEMPORARY_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 24
@@ -26,6 +28,37 @@ class FileEntry:
 
     num_bytes: int
     sha256: str
+
+
+@contextlib.contextmanager
+def refusals(
+    path: Path | str,
+    error: type[SftctlError],
+    hint: str | None = None,
+    what: str = "can't be written",
+) -> Iterator[None]:
+    """Turn an OSError into `error`: "PATH: can't be written: No space left on device"."""
+    try:
+        yield
+    except OSError as problem:
+        raise error(f"{path}: {what}: {problem.strerror or problem}", hint) from problem
+
+
+@contextlib.contextmanager
+def read_refusals(
+    path: Path, error: type[SftctlError], hint: str | None = None, missing: str | None = None
+) -> Iterator[None]:
+    """Turn an OSError into `error`: "PATH: Permission denied".
+
+    `missing` replaces the system's words for a file that does not exist.
+    """
+    try:
+        yield
+    except OSError as problem:
+        reason = problem.strerror or problem
+        if missing is not None and isinstance(problem, FileNotFoundError):
+            reason = missing
+        raise error(f"{path}: {reason}", hint) from problem
 
 
 class Disk:

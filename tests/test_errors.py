@@ -24,14 +24,22 @@ KINDS = {kind.__name__: kind for kind in kinds() if kind.__module__ == errors.__
 
 
 def raised(tree: ast.Module) -> Iterator[tuple[ast.Call, type[SftctlError]]]:
-    """Every call that makes one of our errors."""
+    """Every call that makes one of our errors, and every `refusals(path, OurError, ...)`."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
-            yield node, KINDS[node.func.id]
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        kind = ast.unparse(node.args[1]) if is_refusals(node) else node.func.id
+        if kind in KINDS:
+            yield node, KINDS[kind]
+
+
+def is_refusals(call: ast.Call) -> bool:
+    return ast.unparse(call.func) in ("refusals", "read_refusals") and len(call.args) > 1
 
 
 def has_hint(call: ast.Call, kind: type[SftctlError]) -> bool:
-    given = [*call.args[1:], *(word.value for word in call.keywords if word.arg == "hint")]
+    first = 2 if is_refusals(call) else 1
+    given = [*call.args[first:], *(word.value for word in call.keywords if word.arg == "hint")]
     return kind.advice is not None or any(ast.unparse(value) != "None" for value in given)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sftctl.config.load import toml_value
 from sftctl.config.schema import DataConfig
+from sftctl.disk import refusals
 from sftctl.errors import ConfigError
 from sftctl.metrics import LoaderResult
 
@@ -113,10 +114,8 @@ def check_new_file(path: Path) -> None:
 def write_new_file(path: Path, text: str) -> None:
     """Write a file that must not exist."""
     check_new_file(path)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as problem:
-        raise ConfigError(
-            f"{path}: {problem.strerror}", hint="name another file for --write-config"
-        ) from problem
+    with (
+        refusals(path, ConfigError, hint="name another file for --write-config"),
+        path.open("x", encoding="utf-8") as file,
+    ):
+        file.write(text)

@@ -19,7 +19,15 @@ from sftctl.checkpoint.layout import (
     read_manifest,
     step_of,
 )
-from sftctl.disk import DISK, TEMPORARY_PREFIX, TRASH_PREFIX, Disk, hash_file, remove_folder
+from sftctl.disk import (
+    DISK,
+    TEMPORARY_PREFIX,
+    TRASH_PREFIX,
+    Disk,
+    hash_file,
+    refusals,
+    remove_folder,
+)
 from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
 
 _LEFTOVER = re.compile(
@@ -128,10 +136,8 @@ def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
     """
     old = [path for path in list_checkpoints(root) if _is_whole(path)][: -max(keep, 1)]
     for path in old:
-        try:
+        with refusals(path, CheckpointError, what="can't be deleted"):
             remove_folder(path, disk)
-        except OSError as error:
-            raise CheckpointError(f"can't delete {path}: {error.strerror}") from error
     return old
 
 
@@ -147,15 +153,13 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     stamp = time.strftime("abandoned-%Y%m%d-%H%M%S")
     tries = (root / f"{stamp}{suffix}" for suffix in _suffixes())
     folder = next(path for path in tries if not path.exists())
-    try:
+    with refusals(folder, CheckpointError, what="can't move later checkpoints there"):
         disk.make_folder(folder)
         disk.sync_folder(root)  # a folder that a power cut can take must hold nothing yet
         for name in later:
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)
         disk.sync_folder(root)
-    except OSError as error:
-        raise CheckpointError(f"can't set aside checkpoints: {folder}: {error.strerror}") from error
     return [folder / name for name in reversed(later)]
 
 
@@ -173,7 +177,5 @@ def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     for name in filter(_LEFTOVER.fullmatch, names):
-        try:
+        with refusals(root / name, CheckpointError, what="can't be deleted"):
             disk.remove_tree(root / name)
-        except OSError as error:
-            raise CheckpointError(f"can't delete {root / name}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from sftctl import jsonio
-from sftctl.disk import FileEntry
+from sftctl.disk import FileEntry, read_refusals
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
 
 FORMAT_VERSION = 1
@@ -110,17 +110,13 @@ def _bad(path: Path, problem: str) -> CorruptCheckpoint:
 
 def _read_small_file(file: Path) -> bytes:
     """Bytes of a regular file; neither follows a link nor waits for a pipe."""
-    try:
+    with read_refusals(file, CorruptCheckpoint, missing="missing"):
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise CorruptCheckpoint(f"{file}: not a regular file")
         if status.st_size > _LONGEST_MANIFEST_BYTES:
             raise CorruptCheckpoint(f"{file}: too long ({status.st_size} bytes)")
         return file.read_bytes()
-    except FileNotFoundError as problem:
-        raise CorruptCheckpoint(f"{file}: missing") from problem
-    except OSError as problem:
-        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
 
 
 def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
+from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 
 SUFFIX = ".safetensors"
@@ -60,18 +61,15 @@ def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
     if file.exists() and not file.is_file():  # a pipe would wait for a writer
         raise CorruptCheckpoint(f"{file}: not a regular file")
     try:
-        header, data_begin = _read_header(file)
+        with read_refusals(file, CorruptCheckpoint, missing="missing"):
+            header, data_begin = _read_header(file)
+            num_data_bytes = file.stat().st_size - data_begin
         metadata = header.pop("__metadata__", {})
         sharding = jsonio.loads(metadata.get("DCP_SHARDING_INFO", "{}"))
-        num_data_bytes = file.stat().st_size - data_begin
         return {
             name: _part(file, data_begin, num_data_bytes, entry, sharding.get(name, {}))
             for name, entry in header.items()
         }
-    except FileNotFoundError as problem:
-        raise CorruptCheckpoint(f"{file}: missing") from problem
-    except OSError as problem:
-        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise CorruptCheckpoint(f"{file}: not a safetensors header: {problem}") from problem
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from sftctl.disk import refusals
 from sftctl.errors import ConfigError
 
 
@@ -21,17 +22,16 @@ def open_missing() -> None:
 @contextmanager
 def results() -> Iterator[None]:
     """For what a command has found, on stdout: that nobody reads it is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _let_go(sys.stdout)
-    except OSError as problem:
-        _let_go(sys.stdout)
-        raise ConfigError(
-            f"stdout: can't be written: {problem.strerror or problem}",
-            hint="the command's own work is done: free some room, and have it told again",
-        ) from problem
+    hint = "the command's own work is done: free some room, and have it told again"
+    with refusals("stdout", ConfigError, hint):
+        try:
+            yield
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _let_go(sys.stdout)
+        except OSError:
+            _let_go(sys.stdout)
+            raise
 
 
 def tell(text: str, end: str = "\n") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sftctl.config.check import checked, readings_of
 from sftctl.config.schema import EVERY_KEY, SECTIONS, RunConfig, documentation, keys
+from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
 
@@ -136,13 +137,10 @@ def toml_value(value: object) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    hint = f"`sftctl train --print-config > {path.name}` writes one to begin with"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise ConfigError(
-            f"{path}: {problem.strerror}",
-            hint=f"`sftctl train --print-config > {path.name}` writes one to begin with",
-        ) from problem
+        with read_refusals(path, ConfigError, hint):
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise ConfigError(
             f"{path}: not TOML: {problem}",

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from sftctl import __version__
-from sftctl.disk import replace_file
+from sftctl.disk import refusals, replace_file
 from sftctl.errors import ConfigError
 from sftctl.report import sections
 from sftctl.report.dataset import data_section, open_dataset
@@ -28,13 +28,8 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
     path = run_dir / REPORT_NAME if output is None else output
     _refuse_other_files(path)
     record = read_run(run_dir)
-    try:
+    with refusals(path, ConfigError, hint="choose another --output"):
         replace_file(path, report_page(record).encode("utf-8", "replace"))
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise ConfigError(
-            f"{path}: can't be written: {reason}", hint="choose another --output"
-        ) from problem
     return path, record
 
 

@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sftctl import __version__
 from sftctl.config.load import config_to_toml, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, Disk, new_folder, replace_file
+from sftctl.disk import DISK, Disk, new_folder, replace_file, refusals
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
@@ -75,14 +75,9 @@ class RunDir:
 
     def write_config(self, config: RunConfig, disk: Disk = DISK) -> None:
         """Replace config.toml, whole or not at all."""
-        try:
+        hint = "a resume that changes a setting writes it there: make the file writable"
+        with refusals(self.config_file, ConfigError, hint):
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
-        except OSError as problem:
-            reason = problem.strerror or problem
-            raise ConfigError(
-                f"{self.config_file}: can't be written: {reason}",
-                hint="a resume that changes a setting writes it there: make the file writable",
-            ) from problem
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -90,13 +85,9 @@ class RunDir:
 
         A record lock, which forked loader processes don't share: they outlive a killed trainer.
         """
-        try:
+        hint = "a run is locked by a file in its folder, which must be writable"
+        with refusals(self.path, ConfigError, hint, "the run can't be locked"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as problem:
-            raise ConfigError(
-                f"{self.path}: the run can't be locked: {problem.strerror}",
-                hint="a run is locked by a file in its folder, which must be writable",
-            ) from problem
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -155,16 +146,10 @@ def _leave_token(path: Path) -> str:
     return name
 
 
-@contextmanager
-def _making(path: Path) -> Iterator[None]:
-    """What the disk refuses, as an error for people."""
-    try:
-        yield
-    except OSError as problem:
-        raise ConfigError(
-            f"{path}: the run directory can't be made: {problem.strerror or problem}",
-            hint="choose another --output-dir, where you may write",
-        ) from problem
+def _making(path: Path) -> AbstractContextManager[None]:
+    """The system's refusal to make a run directory, as an error for people."""
+    hint = "choose another --output-dir, where you may write"
+    return refusals(path, ConfigError, hint, "the run directory can't be made")
 
 
 def _comes_to_be(file: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sftctl.disk import DISK, Disk
+from sftctl.disk import DISK, Disk, refusals
 from sftctl.errors import CheckpointError
 from sftctl.jsonio import JSONDecodeError, dump_line, loads
 from sftctl.metrics import StepMetrics
@@ -27,7 +27,7 @@ class RunLog:
             opened.callback(self._metrics.close)
             self._events = _LineFile(run_dir / "events.jsonl", None, disk)
             opened.callback(self._events.close)
-            with _told(run_dir):
+            with refusals(run_dir, CheckpointError, _REPAIR):
                 disk.sync_folder(run_dir)
             self._opened = opened.pop_all()
 
@@ -51,16 +51,7 @@ class RunLog:
         self._opened.close()
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the disk refuses, as an error for people."""
-    try:
-        yield
-    except OSError as problem:
-        raise CheckpointError(
-            f"{path}: can't be written: {problem.strerror}",
-            hint="mend it, then `sftctl resume` goes on from the last checkpoint",
-        ) from problem
+_REPAIR = "fix it, then `sftctl resume` continues from the last checkpoint"
 
 
 class _LineFile:
@@ -72,7 +63,7 @@ class _LineFile:
     def __init__(self, path: Path, keep_bytes: int | None, disk: Disk) -> None:
         self._path, self._disk = path, disk
         self._is_torn = self._sync_failed = False
-        with _told(path):
+        with refusals(path, CheckpointError, _REPAIR):
             self._descriptor: int | None = disk.open_to_append(path)
         try:
             self.num_bytes = _bytes_to_keep(path, self._descriptor, keep_bytes)
@@ -84,7 +75,7 @@ class _LineFile:
     def _cut_off_the_rest(self) -> None:
         """Remove what lies beyond `num_bytes`: later steps, or a line that was not finished."""
         descriptor = self._open_descriptor()
-        with _told(self._path):
+        with refusals(self._path, CheckpointError, _REPAIR):
             if os.fstat(descriptor).st_size > self.num_bytes:
                 self._disk.truncate(descriptor, self.num_bytes)
         self._is_torn = False
@@ -95,7 +86,7 @@ class _LineFile:
             self._cut_off_the_rest()
         self._is_torn = True
         try:
-            with _told(self._path):
+            with refusals(self._path, CheckpointError, _REPAIR):
                 while len(rest):  # a write may take less than it was given
                     rest = rest[self._disk.write(descriptor, rest) :]
         except CheckpointError:
@@ -109,14 +100,14 @@ class _LineFile:
         if self._sync_failed:
             raise CheckpointError(f"{self._path}: an earlier sync failed; its bytes may be lost")
         self._sync_failed = True
-        with _told(self._path):
+        with refusals(self._path, CheckpointError, _REPAIR):
             self._disk.sync(self._open_descriptor())
         self._sync_failed = False
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with _told(self._path):
+            with refusals(self._path, CheckpointError, _REPAIR):
                 self._disk.close(descriptor)
 
     def _open_descriptor(self) -> int:

@@ -15,7 +15,7 @@ from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import deaths_told
-from sftctl.disk import new_folder
+from sftctl.disk import new_folder, refusals
 from sftctl.errors import CheckpointError, TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.model.load import load_architecture, save_pretrained
@@ -168,12 +168,8 @@ def _write_final(session: Session, world: World) -> None:
         model = load_architecture(run.model_folder)
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         load_tensors(checkpoint, tensors, ALONE, prefix="model.")
-        try:
-            with new_folder(run.final) as folder:
-                save_pretrained(model, session.inputs.tokenizer, folder)
-        except OSError as problem:
-            reason = problem.strerror or problem
-            raise CheckpointError(f"{run.final}: can't be written: {reason}") from problem
+        with refusals(run.final, CheckpointError), new_folder(run.final) as folder:
+            save_pretrained(model, session.inputs.tokenizer, folder)
 
     world.on_main(write)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from sftctl.disk import new_folder
+from sftctl.disk import new_folder, refusals
 from sftctl.errors import CheckpointError
 from sftctl.model.generate import stop_ids
 from sftctl.model.load import MAX_SHARD_BYTES, save_pretrained
@@ -25,16 +25,13 @@ def export_model(
     model = trained.model.to(getattr(torch, dtype))
     if model.generation_config is not None:  # others too must stop where a turn ends
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
-    try:
-        with new_folder(output) as folder:
-            save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
-            if card is not None:
-                (folder / CARD_NAME).write_text(card, encoding="utf-8")
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise CheckpointError(
-            f"{output}: can't be written: {reason}", hint="choose another --output"
-        ) from problem
+    with (
+        refusals(output, CheckpointError, hint="choose another --output"),
+        new_folder(output) as folder,
+    ):
+        save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
+        if card is not None:
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def _card(trained: Trained, source: Path, dtype: str) -> str | None:

@@ -192,7 +192,9 @@ def test_what_is_not_whole_neither_counts_nor_goes(root: Path) -> None:
 def test_a_checkpoint_that_cannot_be_deleted_is_named(root: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         retire(root, 2, FailingDisk(at=1))
-    assert caught.value.message == f"can't delete {root}/step-00000100: No space left on device"
+    assert (
+        caught.value.message == f"{root}/step-00000100: can't be deleted: No space left on device"
+    )
     assert len(list_checkpoints(root)) == 3
 
 
@@ -217,7 +219,7 @@ def test_setting_aside_twice_in_a_second_keeps_both(root: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_set_aside_is_told(root: Path) -> None:
-    with pytest.raises(CheckpointError, match="can't set aside checkpoints: .*: No space left"):
+    with pytest.raises(CheckpointError, match="can't move later checkpoints there: No space left"):
         abandon_after(root, 200, FailingDisk(at=2))
     assert len(list_checkpoints(root)) == 3
 
@@ -239,7 +241,7 @@ def test_leftovers_go_and_nothing_else(root: Path) -> None:
 
 def test_a_leftover_that_cannot_be_deleted_is_named(root: Path) -> None:
     (root / ".tmp-step-00000400-0123abcd").mkdir()
-    with pytest.raises(CheckpointError, match="can't delete .*0123abcd: No space left"):
+    with pytest.raises(CheckpointError, match="0123abcd: can't be deleted: No space left"):
         clean_leftovers(root, FailingDisk(at=1))
 
 

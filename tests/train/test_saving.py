@@ -92,7 +92,7 @@ def test_an_old_checkpoint_that_stays_is_a_warning(tmp_path: Path) -> None:
         saver.start(make_manifest(step))
         outcome = saver.wait()
     assert outcome is not None and outcome.error is None
-    assert outcome.warning is not None and "can't delete" in outcome.warning
+    assert outcome.warning is not None and "can't be deleted" in outcome.warning
 
 
 def read_only_while(condition: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,7 @@
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +22,11 @@ from sftctl.data.prepare.existing import (
 from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.prepare.work import Input
 from sftctl.data.reading.sources import Source, found_sources
-from sftctl.disk import new_folder
+from sftctl.disk import new_folder, refusals
 from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
+_MAKE_ROOM = "make room there, or choose another --output"
 _LOOK = "look at them: prepare without --strict, with --show 3"
 
 
@@ -76,7 +76,7 @@ def prepare_store(
         numbered = [Input(number, item, share) for number, item in enumerate(sources)]
         held_out = [replace(item, val_fraction=1.0) for item in numbered[len(train) :]]
         parts = [held_out, numbered[: len(train)]]
-        with _disk_errors(output):
+        with refusals(output, DataError, _MAKE_ROOM):
             try:
                 made = assembly(tokenizer=tokenizer, sources=entries[:])
                 return _write(output, made, parts, num_workers)
@@ -147,14 +147,3 @@ def _fingerprint(
         "settings": replace(settings, strict=False),  # strictness changes no store that is made
     }
     return hashlib.sha256(jsonio.dump_canonical(ingredients)).hexdigest()
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(
-            f"{output}: can't be written: {reason}", "make room there, or choose another --output"
-        ) from problem

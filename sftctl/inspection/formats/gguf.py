@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 
 _MOST_ENTRIES = 1 << 20
@@ -52,12 +53,8 @@ class GgufHeader:
 def read_gguf(file: Path) -> GgufHeader:
     """Read the header, and check that the file is long enough for it; raises CorruptCheckpoint."""
     try:
-        with file.open("rb") as stream:
+        with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
-    except FileNotFoundError as problem:
-        raise CorruptCheckpoint(f"{file}: missing") from problem
-    except OSError as problem:
-        raise CorruptCheckpoint(f"{file}: {problem.strerror}") from problem
     except (ValueError, struct.error) as problem:
         raise CorruptCheckpoint(f"{file}: not a whole .gguf file: {problem}") from problem
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from sftctl.checkpoint.tensor_index import StoredTensor
+from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.pickles.allowed import refused
 from sftctl.inspection.pickles.opcodes import read_pickle
@@ -34,17 +35,13 @@ class TorchFile:
 def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
     """Read the pickle of a file, or of a stretch of one; raises CorruptCheckpoint."""
     try:
-        with file.open("rb") as stream:
+        with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             window = Window(stream, begin, num_bytes)
             head = window.read(4)
             window.seek(0)
             if head == b"PK\x03\x04":
                 return _read_zip(file, window)
             return _read_legacy(file, window)
-    except FileNotFoundError as problem:
-        raise CorruptCheckpoint(f"{file}: missing") from problem
-    except OSError as problem:
-        raise CorruptCheckpoint(f"{file}: {problem.strerror or problem}") from problem
     except (ValueError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise CorruptCheckpoint(f"{file}: not a whole file of torch.save: {problem}") from problem
 

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError, DataError
 from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
@@ -143,11 +144,8 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> ChatTokenize
         )
     if chat_template is not None:
         try:
-            hf.chat_template = chat_template.read_text(encoding="utf-8")
-        except OSError as problem:
-            raise ConfigError(
-                f"{chat_template}: {problem.strerror}", hint="--chat-template names a Jinja file"
-            ) from problem
+            with read_refusals(chat_template, ConfigError, "--chat-template names a Jinja file"):
+                hf.chat_template = chat_template.read_text(encoding="utf-8")
         except UnicodeDecodeError as problem:
             raise ConfigError(
                 f"{chat_template}: not UTF-8: {problem.reason}", hint="save it as UTF-8"

@@ -11,6 +11,7 @@ from sftctl.data.prepare.prepare import PreparedStore, prepare_store, store_fing
 from sftctl.data.prepare.settings import Engine, PrepareSettings
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.store import TokenStore
+from sftctl.disk import refusals
 from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.presets import PRESETS
@@ -102,13 +103,9 @@ def _store_path(config: RunConfig, stop: StopRequest) -> Path:
     key = store_fingerprint([train], tokenizer, settings, validation_inputs)
     path = cache_folder() / "stores" / key[:32]
     if not _opens(path):
-        try:
+        hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
+        with refusals(path.parent, ConfigError, hint, "the cache can't be made"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise ConfigError(
-                f"{path.parent}: the cache can't be made: {problem.strerror or problem}",
-                hint="set XDG_CACHE_HOME to a folder that can be written, or prepare-data first",
-            ) from problem
         prepare_store(
             [train],
             path,

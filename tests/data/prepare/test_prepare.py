@@ -218,7 +218,7 @@ def test_an_output_that_exists_is_refused(tmp_path, chatml, rows):
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path, chatml, rows):
-    with pytest.raises(DataError, match=r"rows\.jsonl/s: can't be written: not a directory"):
+    with pytest.raises(DataError, match=r"rows\.jsonl/s: can't be written: Not a directory"):
         prepare_store([rows], rows / "s", chatml, SETTINGS)
 
 

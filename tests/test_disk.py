@@ -1,0 +1,60 @@
+"""disk: how an OSError becomes one of our errors."""
+
+from pathlib import Path
+
+import pytest
+
+from sftctl.disk import read_refusals, refusals
+from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint
+
+
+def test_refusals_names_the_path_and_the_reason_and_keeps_the_cause() -> None:
+    cause = OSError(28, "No space left on device")
+    with (
+        pytest.raises(ConfigError) as caught,
+        refusals(Path("a/b"), ConfigError, "make room"),
+    ):
+        raise cause
+    assert caught.value.message == "a/b: can't be written: No space left on device"
+    assert caught.value.hint == "make room"
+    assert caught.value.__cause__ is cause
+
+
+def test_refusals_of_another_act_without_a_hint() -> None:
+    with (
+        pytest.raises(CheckpointError) as caught,
+        refusals("a", CheckpointError, what="can't be deleted"),
+    ):
+        raise OSError("the library's own words")  # no errno, so no strerror
+    assert caught.value.message == "a: can't be deleted: the library's own words"
+    assert caught.value.hint == CheckpointError.advice
+
+
+def test_refusals_passes_other_errors_through() -> None:
+    with pytest.raises(ValueError, match="not the disk"), refusals("a", ConfigError):
+        raise ValueError("not the disk")
+
+
+def test_read_refusals_of_a_missing_file(tmp_path: Path) -> None:
+    file = tmp_path / "none"
+    with pytest.raises(ConfigError) as plain, read_refusals(file, ConfigError):
+        file.read_bytes()
+    assert plain.value.message == f"{file}: No such file or directory"
+    with (
+        pytest.raises(CorruptCheckpoint) as named,
+        read_refusals(file, CorruptCheckpoint, missing="missing"),
+    ):
+        file.read_bytes()
+    assert named.value.message == f"{file}: missing"
+    assert named.value.hint == CorruptCheckpoint.advice
+
+
+def test_read_refusals_of_another_reason(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CorruptCheckpoint) as caught,
+        read_refusals(tmp_path, CorruptCheckpoint, missing="missing"),
+    ):
+        tmp_path.read_bytes()
+    assert caught.value.message == f"{tmp_path}: Is a directory"
+    with pytest.raises(ConfigError, match="a: odd words"), read_refusals(Path("a"), ConfigError):
+        raise OSError("odd words")
