@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.conversations.conversation import SourceLine, from_text
+from sftctl.data.conversations.conversation import from_text
 from sftctl.data.example import TokenizedExample
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.reading.rows import raw_rows
 from sftctl.data.reading.sources import found_sources
-from sftctl.data.reasons import BadRow
 from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from sftctl.errors import DataError

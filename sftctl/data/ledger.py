@@ -1,56 +1,112 @@
-"""The ledger: a line for every row that was not kept as it came."""
+"""Rows that were not kept as they came: the reasons, the error, and ledger.jsonl.
+
+docs/data.md documents every reason.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from sftctl import jsonio
-from sftctl.data.conversations.conversation import SourceLine
-from sftctl.data.reasons import KEPT, BadRow, Reason
 from sftctl.errors import DataError
 from sftctl.words import counted
 
-_LENIENT = "without --strict such a row is left out, and told in the store's ledger.jsonl"
+Reason = Literal[
+    "broken_json",
+    "invalid_utf8",
+    "cut_off",
+    "oversized",
+    "bad_shape",
+    "bad_role",
+    "empty",
+    "no_target",
+    "template_refused",
+    "tools_not_rendered",
+    "duplicate_bos",
+    "mask_not_exact",
+    "in_validation",
+    "too_long_dropped",
+    "truncated",
+    "split",
+]
+
+KEPT: frozenset[Reason] = frozenset({"truncated", "split"})
+"""Reasons that keep the row, in part or in pieces. All others drop it."""
+
+TooLong = Literal["truncated", "too_long_dropped", "no_target"]
+_TOO_LONG: dict[TooLong, str] = {
+    "truncated": "truncated to the maximum length",
+    "too_long_dropped": "longer than the maximum length",
+    "no_target": "no target token within the maximum length",
+}
+_STRICT_HINT = "without --strict such a row is skipped and recorded in ledger.jsonl"
 
 
-def _beyond(tokens_lost: int) -> str:
-    verb = "is" if tokens_lost == 1 else "are"
-    return f"{counted(tokens_lost, 'token')} {verb} lost to the maximum length"
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """Where a row begins. Lines count from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class BadRow(DataError):
+    """A row that can't be kept. It goes into the ledger, or ends a strict preparation."""
+
+    def __init__(
+        self, reason: Reason, message: str, hint: str | None = None, tokens_lost: int = 0
+    ) -> None:
+        super().__init__(message, hint)
+        self.reason: Reason = reason
+        self.tokens_lost = tokens_lost
+
+    def __reduce__(self) -> tuple[type["BadRow"], tuple[Reason, str, str | None, int]]:  # type: ignore[override]
+        return BadRow, (self.reason, self.message, self.hint, self.tokens_lost)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A row that was not kept as it came: a plain value, which any process can send."""
+    """Why a row was not kept as it came. A plain value that can be sent between processes."""
 
     source: SourceLine
     reason: Reason
     tokens_lost: int
-    message: str  # with file and line
+    message: str  # begins with file and line
     hint: str | None = None
 
     @classmethod
     def of(cls, problem: BadRow, source: SourceLine) -> "Note":
-        """A row that can't be kept."""
+        """The note for a row that can't be kept."""
         return cls(source, problem.reason, problem.tokens_lost, problem.message, problem.hint)
 
     @classmethod
-    def too_long(cls, source: SourceLine, reason: Reason, tokens_lost: int) -> "Note":
-        """A row of which the maximum length leaves less than all."""
-        message = f"{source}: {reason}: {_beyond(tokens_lost)}"
+    def too_long(cls, source: SourceLine, reason: TooLong, tokens_lost: int) -> "Note":
+        """The note for a row that is longer than the maximum length."""
+        message = f"{source}: {_TOO_LONG[reason]}: {_lost(tokens_lost)}"
         hint = "raise --max-seq-len, or prepare without --strict"
         return cls(source, reason, tokens_lost, message, hint)
 
     @classmethod
     def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
-        """A row that became several examples; what of a turn does not fit into one is lost."""
-        message = f"{source}: split: into {counted(num_examples, 'example')}"
+        """The note for a row that became several examples.
+
+        Lost tokens belong to exchanges that are too long or have no target token.
+        """
+        message = f"{source}: split into {counted(num_examples, 'example')}"
         if tokens_lost:
-            message += f"; {_beyond(tokens_lost)}"
+            message += f": {_lost(tokens_lost)}"
         return cls(source, "split", tokens_lost, message, "raise --max-seq-len")
 
 
+def _lost(num_tokens: int) -> str:
+    return f"{counted(num_tokens, 'token')} {'is' if num_tokens == 1 else 'are'} lost"
+
+
 class Ledger:
-    """Writes ledger.jsonl and counts its reasons."""
+    """Writes ledger.jsonl, one line for each note, and counts rows and tokens by reason."""
 
     def __init__(self, file: BinaryIO, strict: bool) -> None:
         self._file = file
@@ -60,15 +116,18 @@ class Ledger:
         self.first_dropped: Note | None = None
 
     def write(self, note: Note) -> None:
-        """One row; a DataError where strictness allows none."""
+        """Record one row. In a strict preparation raise it as a DataError instead."""
         if self._strict:
-            raise DataError(note.message, note.hint or _LENIENT)
+            raise DataError(note.message, note.hint or _STRICT_HINT)
         source = note.source
-        entry = {"file": source.file, "line": source.line, "reason": note.reason}
-        detail = note.message.removeprefix(f"{source}: ")
-        self._file.write(
-            jsonio.dump_line(entry | {"tokens_lost": note.tokens_lost, "detail": detail})
-        )
+        entry = {
+            "file": source.file,
+            "line": source.line,
+            "reason": note.reason,
+            "tokens_lost": note.tokens_lost,
+            "detail": note.message.removeprefix(f"{source}: "),
+        }
+        self._file.write(jsonio.dump_line(entry))
         self._rows[note.reason] += 1
         self._tokens[note.reason] += note.tokens_lost
         if note.reason not in KEPT and self.first_dropped is None:
@@ -76,20 +135,20 @@ class Ledger:
 
     @property
     def rows_truncated(self) -> int:
-        """Rows kept in part."""
+        """Number of rows that are kept in part."""
         return self._rows["truncated"]
 
     @property
     def rows_split(self) -> int:
-        """Rows kept in pieces."""
+        """Number of rows that are kept as several examples."""
         return self._rows["split"]
 
     @property
     def rows_dropped(self) -> dict[str, int]:
-        """Rows not kept, by reason."""
+        """Number of dropped rows, by reason."""
         return {reason: rows for reason, rows in self._rows.items() if reason not in KEPT}
 
     @property
     def tokens_lost(self) -> dict[str, int]:
-        """Tokens lost, by reason; rows that could not be read or rendered had none."""
+        """Number of lost tokens, by reason. Rows that could not be read or rendered count 0."""
         return {reason: tokens for reason, tokens in self._tokens.items()}

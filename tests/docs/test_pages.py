@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from sftctl.cli.app import app
-from sftctl.data.reasons import Reason
+from sftctl.data.ledger import Reason
 from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
 from tests.toys.pages import DOCS, PAGES
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine, from_text
+from sftctl.data.conversations.conversation import Conversation, from_text
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.prepare.workers import in_order
 from sftctl.data.reading.rows import raw_rows
-from sftctl.data.reasons import BadRow
 from sftctl.environment import usable_cores
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.toys.comparison import Comparison

@@ -8,9 +8,9 @@ from tokenizers import AddedToken
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
+from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
-from sftctl.data.reasons import BadRow
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.mask_reference import RENDERS, Refused, expected_mask, expected_texts
 from tests.toys.templates import FAMILIES, Family

@@ -8,18 +8,7 @@ from sftctl import jsonio
 from sftctl.data.conversations.shapes import Format as Format
 from sftctl.data.conversations.shapes import Message as Message
 from sftctl.data.conversations.shapes import Shaped, detect_format, shaped
-from sftctl.data.reasons import BadRow
-
-
-@dataclass(frozen=True, slots=True)
-class SourceLine:
-    """Where a row begins; lines count from 1."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+from sftctl.data.ledger import BadRow, SourceLine
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sftctl.data.conversations.tool_calls import function_calls, tool_calls, tool_list
-from sftctl.data.reasons import BadRow
+from sftctl.data.ledger import BadRow
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
 Message = dict[str, Any]

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.data.reasons import BadRow
+from sftctl.data.ledger import BadRow
 
 
 def tool_list(value: object) -> list[Any] | None:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
+from sftctl.data.ledger import BadRow
 from sftctl.data.masks.turns import Rendering, TrainOn, renderings
-from sftctl.data.reasons import BadRow
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
-from sftctl.data.ledger import Note
+from sftctl.data.ledger import BadRow, Note, TooLong
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.tools import render
 from sftctl.data.prepare.settings import Overflow
-from sftctl.data.reasons import BadRow, Reason
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
@@ -37,7 +36,7 @@ class Fitting:
         else:
             kept, lost = self._shortened(whole)
         if not kept:
-            reason: Reason = "too_long_dropped" if self.overflow == "drop" else "no_target"
+            reason: TooLong = "too_long_dropped" if self.overflow == "drop" else "no_target"
             return [], [Note.too_long(row.source, reason, num_tokens)]
         return kept, [Note.too_long(row.source, "truncated", lost)]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow
 from sftctl.data.masks.tools import render
 from sftctl.data.masks.turns import Rendering, TrainOn, renderings
-from sftctl.data.reasons import BadRow
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.reasons import BadRow
+from sftctl.data.ledger import BadRow
 from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 

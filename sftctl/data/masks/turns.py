@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow
 from sftctl.data.masks.tools import render, require_tool_calls, require_tools
-from sftctl.data.reasons import BadRow
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 

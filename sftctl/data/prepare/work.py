@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine, from_text
+from sftctl.data.conversations.conversation import Conversation, from_text
 from sftctl.data.example import ExampleArrays, TokenizedExample
-from sftctl.data.ledger import Note
+from sftctl.data.ledger import BadRow, Note, SourceLine
 from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import Fitting
 from sftctl.data.masks.shortcut import Renderer
@@ -17,7 +17,6 @@ from sftctl.data.prepare.duplicates import Digests, SeenDigests
 from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.reading.rows import Raw, raw_rows
 from sftctl.data.reading.sources import Source
-from sftctl.data.reasons import BadRow
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _BATCH_BYTES = 1 << 20

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sftctl import jsonio
-from sftctl.data.conversations.conversation import SourceLine
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.reading.compressed import CutOff, Reader, open_plain
 from sftctl.data.reading.json_array import ArrayScanner
 from sftctl.data.reading.parquet import is_parquet, parquet_rows
 from sftctl.data.reading.sources import unreadable
-from sftctl.data.reasons import BadRow
 from sftctl.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24

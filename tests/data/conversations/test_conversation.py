@@ -1,8 +1,8 @@
 import pytest
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine, from_row, from_text
+from sftctl.data.conversations.conversation import Conversation, from_row, from_text
 from sftctl.data.conversations.shapes import detect_format
-from sftctl.data.reasons import BadRow
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.errors import DataError
 
 HERE = SourceLine("rows.jsonl", 7)

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import SourceLine
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER

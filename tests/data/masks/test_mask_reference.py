@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine, from_row
+from sftctl.data.conversations.conversation import Conversation, from_row
+from sftctl.data.ledger import SourceLine
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from tests.toys.comparison import Comparison
 from tests.toys.templates import FAMILIES

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from sftctl.data.conversations.conversation import SourceLine, from_row
+from sftctl.data.conversations.conversation import from_row
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
-from sftctl.data.reasons import BadRow
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.errors import DataError
 from tests.toys.tokenizers import CHATML, SHARED, conversations, load

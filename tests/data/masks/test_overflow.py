@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import SourceLine
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.overflow import Fitting
 from sftctl.data.masks.shortcut import Renderer
@@ -56,7 +57,7 @@ def test_split_repeats_the_system_prompt_and_loses_no_target():
     assert all(TOKENIZER.decode(e.input_ids).startswith(start) for e in examples)
     assert targets(examples) == targets(tokenize(row, TOKENIZER, "assistant"))
     assert (note.reason, note.tokens_lost) == ("split", 0)
-    assert note.message == f"rows.jsonl:7: split: into {len(examples)} examples"
+    assert note.message == f"rows.jsonl:7: split into {len(examples)} examples"
 
 
 def test_split_fills_an_example_with_as_many_exchanges_as_fit():
@@ -72,7 +73,7 @@ def test_an_exchange_that_is_too_long_by_itself_is_cut_and_told():
     assert max(example.num_tokens for example in examples) == 60
     assert note.reason == "split"
     assert note.tokens_lost > 100
-    assert note.message.endswith(f"; {note.tokens_lost} tokens are lost to the maximum length")
+    assert note.message.endswith(f": {note.tokens_lost} tokens are lost")
 
 
 def test_a_conversation_without_a_place_to_cut_is_truncated():

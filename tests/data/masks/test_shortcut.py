@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftctl.data.conversations.conversation import Conversation, SourceLine
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.turns import renderings
-from sftctl.data.reasons import BadRow
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.tokenizers import CHATML, load
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sftctl.data.conversations.conversation import SourceLine, from_text
+from sftctl.data.conversations.conversation import from_text
 from sftctl.data.conversations.shapes import ROLES, ROW_KEYS
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.prepare.work import BatchPreparation, Input, raw_batches
 from sftctl.data.reading.sources import Source
-from sftctl.data.reasons import BadRow
 from tests.toys.tokenizers import Tokenizer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

@@ -118,7 +118,9 @@ def _prepared(output, path, tokenizer, **changes):
 
 def test_strict_allows_no_row_to_be_shortened(tmp_path, chatml):
     path = overlong(tmp_path)
-    with pytest.raises(DataError, match=rf"{path}:2: truncated: \d+ tokens are lost") as caught:
+    with pytest.raises(
+        DataError, match=rf"{path}:2: truncated to the maximum length: \d+ tokens are lost"
+    ) as caught:
         _prepared(tmp_path / "s", path, chatml, strict=True)
     assert caught.value.exit_code == 3
     assert os.listdir(tmp_path) == ["long.jsonl"]
@@ -232,7 +234,7 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path, chatml, rows):
     message = "no row is left to train on, of 200 read; too_long_dropped: 200"
     with pytest.raises(DataError, match=message) as caught:
         _prepared(tmp_path / "s", rows, chatml, max_seq_len=4, overflow="drop")
-    assert caught.value.hint.startswith(f"the first: {rows}:1: too_long_dropped: ")
+    assert caught.value.hint.startswith(f"the first: {rows}:1: longer than ")
     with pytest.raises(DataError, match="no row is left to train on, of 200 read") as caught:
         _prepared(tmp_path / "s", rows, chatml, val_fraction=1.0)
     assert caught.value.hint == "lower --val-fraction"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftctl.data.ledger import BadRow
 from sftctl.data.reading.json_array import ArrayScanner
 from sftctl.data.reading.rows import MAX_ROW_BYTES, raw_rows
-from sftctl.data.reasons import BadRow
 from sftctl.errors import DataError
 
 
