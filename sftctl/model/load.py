@@ -9,14 +9,14 @@ import torch
 
 from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.minimind import load_minimind, minimind_configuration
-from sftctl.model.presets import PRESETS, preset_config
+from sftctl.model.presets import is_preset, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
     """The model that training starts from, in float32: a preset's weights are drawn from `seed`."""
-    if name in PRESETS:
+    if is_preset(name):
         torch.manual_seed(seed)
         return from_configuration(configuration(name, tokenizer))
     return load_pretrained(name)
@@ -24,7 +24,7 @@ def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
 
 def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
     """The `transformers` configuration of what `load_model` loads, read without its weights."""
-    if name in PRESETS:
+    if is_preset(name):
         hf = tokenizer.hf
         return preset_config(
             name,

@@ -24,6 +24,11 @@ _SHAPES["minimind-3-moe"] = _SHAPES["minimind-3"] | dict(
 PRESETS = tuple(_SHAPES)
 
 
+def is_preset(name: str) -> bool:
+    """Whether a model's name is that of a preset; a preset comes before a folder of that name."""
+    return name in PRESETS
+
+
 def preset_config(name: str, vocab_size: int, **changes: int | None) -> Any:
     """The `transformers` configuration of a preset, its vocabulary at least `vocab_size`.
 

@@ -12,7 +12,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.manifest import StoreManifest
 from sftctl.errors import DataError
 from sftctl.jsonio import JSONDecodeError, dump_canonical, read_lines
-from sftctl.model.presets import PRESETS
+from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
 from sftctl.words import counted
 
@@ -64,7 +64,7 @@ def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> 
 def _front_matter(config: RunConfig) -> str:
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sft, sftctl]"]
     name = config.model.name
-    if name not in PRESETS and not Path(name).is_absolute():
+    if not is_preset(name) and not Path(name).is_absolute():
         lines.insert(0, f"base_model: {dump_canonical(name).decode()}")
     return "\n".join(["---", *lines, "---"])
 
@@ -73,7 +73,7 @@ def _training(
     config: RunConfig, manifest: CheckpointManifest | None, run: Path
 ) -> Iterable[tuple[str, str]]:
     name = config.model.name
-    kind = "preset, from random weights" if name in PRESETS else "pretrained"
+    kind = "preset, from random weights" if is_preset(name) else "pretrained"
     yield "base model", f"{Path(name).name if Path(name).is_absolute() else name} ({kind})"
     optim, train = config.optim, config.train
     if manifest is not None:

@@ -17,7 +17,7 @@ from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, SftctlError
 from sftctl.model.fake import Outline
 from sftctl.model.load import check_fit
-from sftctl.model.presets import PRESETS
+from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.tracking.lines import size
@@ -87,7 +87,7 @@ def _data(config: RunConfig, inputs: Inputs, outline: Outline) -> Iterator[Findi
         f"example {longest:,} tokens",
     )
     name = config.model.tokenizer or config.model.name
-    if name not in PRESETS and not name.endswith(".gguf"):  # which takes seconds to be read
+    if not is_preset(name) and not name.endswith(".gguf"):  # which takes seconds to be read
         tokenizer = load_tokenizer(name)
         if tokenizer.template_hash == manifest.template_hash:
             yield Finding("ok", "template", "the data was rendered with the model's own")

@@ -5,7 +5,7 @@ from pathlib import Path
 from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.manifest import StoreManifest
 from sftctl.errors import DataError
-from sftctl.model.presets import PRESETS
+from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
@@ -21,7 +21,7 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
     """Refuse a store of another tokenizer than the model's own, or than the one asked for."""
     name = config.model.tokenizer
     if name is None:
-        if config.model.name in PRESETS or ModelSource.of(config.model.name).is_minimind:
+        if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:
             return  # it takes the vocabulary of its data
         name = config.model.name
     tokenizer = load_tokenizer(name)

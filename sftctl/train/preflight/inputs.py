@@ -14,7 +14,7 @@ from sftctl.data.store import TokenStore
 from sftctl.disk import refusals
 from sftctl.environment import cache_folder, usable_cores
 from sftctl.errors import ConfigError, DataError, EngineDiffers
-from sftctl.model.presets import PRESETS
+from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.train.preflight.fits import require_fitting_store
 from sftctl.train.stop import StopRequest
@@ -38,10 +38,10 @@ def resolve_config(config: RunConfig) -> RunConfig:
     """Absolute paths, and numbers in place of what depends on the model."""
     model, data, optim = config.model, config.data, config.optim
     if optim.learning_rate == "auto":
-        preset = model.name in PRESETS
+        preset = is_preset(model.name)
         rate = PRESET_LEARNING_RATE if preset else PRETRAINED_LEARNING_RATE
         optim = replace(optim, learning_rate=rate)
-    if model.name not in PRESETS:
+    if not is_preset(model.name):
         model = replace(model, name=_absolute(model.name))
     if model.tokenizer is not None:
         model = replace(model, tokenizer=_absolute(model.tokenizer))
@@ -140,7 +140,7 @@ def prepare_settings(data: DataConfig) -> PrepareSettings:
 
 
 def _models_tokenizer(model: str) -> str:
-    return str(SAMPLE_TOKENIZER) if model in PRESETS else model
+    return str(SAMPLE_TOKENIZER) if is_preset(model) else model
 
 
 def _absolute(name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
-from sftctl.model.presets import PRESETS
+from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
 from sftctl.runs.directory import default_run_path, refuse_existing, require_writable
 
@@ -16,7 +16,7 @@ def check_before_loading(config: RunConfig) -> None:
     require_writable(run_dir)
     if config.data.path is not None:
         require_input(Path(config.data.path))
-    if config.model.name not in PRESETS:
+    if not is_preset(config.model.name):
         ModelSource.of(config.model.name)
         require_model_folder(config.model.name)
     if config.model.tokenizer is not None:
