@@ -1,6 +1,8 @@
+"""Counts, sizes and durations as text."""
+
 import pytest
 
-from sftctl.words import counted
+from sftctl.words import counted, format_bytes, format_duration
 
 
 @pytest.mark.parametrize(
@@ -13,3 +15,27 @@ def test_a_count_has_the_right_noun(number: int, words: str) -> None:
 def test_a_noun_may_have_a_plural_of_its_own() -> None:
     assert counted(1, "row says", "rows say") == "1 row says"
     assert counted(3, "row says", "rows say") == "3 rows say"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (12_345_678, "12.3 MB"),
+        (999_949_999, "999.9 MB"),
+        (999_950_000, "1.0 GB"),
+        (5 * 10**13, "50.0 TB"),
+        (5 * 10**16, "50,000.0 TB"),
+    ],
+)
+def test_a_size_has_the_largest_unit_that_leaves_at_least_one(num_bytes: int, text: str) -> None:
+    assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (92, "1:32"), (3599.6, "1:00:00"), (7500, "2:05:00")]
+)
+def test_a_duration_shows_hours_from_one_hour_on(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

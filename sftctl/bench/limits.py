@@ -8,6 +8,7 @@ import numpy as np
 from sftctl.data.loader import LoaderSettings, StepShape
 from sftctl.data.microbatch import Examples
 from sftctl.machine import Machine
+from sftctl.words import format_bytes
 
 # Estimated from a few runs on Linux with torch 2.13, on the safe side.
 _FILES_OF_A_RANK = 24
@@ -31,10 +32,16 @@ def obstacle(
     held = ranks * workers * setting.prefetch_factor * _bytes_of_a_batch(store, shape)
     ram = ranks * workers * _BYTES_PER_WORKER + held
     if machine.ram_free_bytes is not None and ram > machine.ram_free_bytes:
-        return _skipped(f"about {_mb(ram)} of memory", f"{_mb(machine.ram_free_bytes)} are free")
+        return _skipped(
+            f"about {format_bytes(ram)} of memory",
+            f"{format_bytes(machine.ram_free_bytes)} are free",
+        )
     shm = ranks * workers * _SHM_PER_WORKER
     if machine.shm_free_bytes is not None and shm > machine.shm_free_bytes:
-        return _skipped(f"about {_mb(shm)} of /dev/shm", f"{_mb(machine.shm_free_bytes)} are free")
+        return _skipped(
+            f"about {format_bytes(shm)} of /dev/shm",
+            f"{format_bytes(machine.shm_free_bytes)} are free",
+        )
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if os.geteuid() != 0 and 0 <= processes < ranks * (workers + 1):
         return _skipped(f"{ranks * (workers + 1):,} processes", f"{processes:,} are allowed")
@@ -49,7 +56,3 @@ def _bytes_of_a_batch(store: Examples, shape: StepShape) -> int:
 
 def _skipped(need: str, allowed: str) -> str:
     return f"skipped: needs {need}, {allowed}"
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB" if num_bytes >= 10e6 else f"{num_bytes / 1e6:.1f} MB"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.errors import CheckpointError
+from sftctl.words import format_bytes
 
 
 def require_room(root: Path, num_bytes: int, keep: int) -> None:
@@ -18,11 +19,7 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(
-            f"{root}: no room for checkpoints: {keep + 1 - there} x {_megabytes(num_bytes)} = "
-            f"{_megabytes(needed)} are needed, {_megabytes(free)} are free",
+            f"{root}: no room for checkpoints: {keep + 1 - there} x {format_bytes(num_bytes)} = "
+            f"{format_bytes(needed)} are needed, {format_bytes(free)} are free",
             hint="--keep (checkpoint.keep) says how many stay; one more is held while it is saved",
         )
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"

@@ -11,7 +11,8 @@ from sftctl.report.charts import Mark, Series, line_chart
 from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
-from sftctl.report.wording import count, duration, moment, number, percent, short_count, table
+from sftctl.report.wording import count, moment, number, percent, short_count, table
+from sftctl.words import format_bytes, format_duration
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MOST_EVENTS = 500
@@ -38,7 +39,9 @@ def cards(record: RunRecord) -> Html:
     if total_s > 0:
         shown.append(("tokens a second", short_count(tokens / total_s), "over all steps"))
         waited = float(np.nansum(metrics["data_wait_s"])) / total_s
-        shown.append(("time in steps", duration(total_s), f"{percent(waited)} waiting for data"))
+        shown.append(
+            ("time in steps", format_duration(total_s), f"{percent(waited)} waiting for data")
+        )
     return tag("dl", *(_card(*one) for one in shown), class_="cards")
 
 
@@ -133,7 +136,7 @@ def checkpoints(record: RunRecord) -> Html:
             line.name,
             "-" if line.epoch is None else str(line.epoch),
             "-" if line.validation_loss is None else number(line.validation_loss),
-            f"{line.num_bytes / 1e6:,.1f} MB",
+            format_bytes(line.num_bytes),
             _state("whole", "good") if not line.problems else _state(line.problems[0], "bad"),
         )
         for line in reversed(record.checkpoints)

@@ -29,16 +29,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 07 min`"""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 def moment(seconds: object) -> str:
     """Local date and time of a Unix time; a dash for anything else."""
     try:

@@ -14,8 +14,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sftctl.metrics import StepMetrics
-from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, clock, event_line, size
+from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, event_line
 from sftctl.tracking.tracker import Tracker
+from sftctl.words import format_bytes, format_duration
 
 _SECONDS_PER_FRAME = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
@@ -100,7 +101,9 @@ class LiveTracker:
     def _panel(self) -> Panel:
         total_steps = self._shape.total_steps
         step = self._metrics.step if self._metrics else self._shape.first_step
-        left = clock(self._pace.step_time_s * (total_steps - step)) if self._metrics else "-"
+        left = (
+            format_duration(self._pace.step_time_s * (total_steps - step)) if self._metrics else "-"
+        )
         head = Table.grid(Column(no_wrap=True), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
         bar = ProgressBar(total=max(1, total_steps), completed=step)
         head.add_row(_pair("step", f"{step}/{total_steps}"), bar, _pair("eta", left))
@@ -133,7 +136,7 @@ class LiveTracker:
                 *([_pair("mfu", f"{mfu:.0%}")] if (mfu := self._pace.mfu(self._shape)) else []),
                 _pair("wait", f"{self._pace.data_wait_ratio:.1%}"),
                 _pair("padding", f"{self._pace.padding_ratio:.1%}"),
-                _pair("memory", size(self._metrics.peak_memory_bytes)),
+                _pair("memory", format_bytes(self._metrics.peak_memory_bytes)),
             ]
         return [*pairs, _pair("checkpoint", self._saved)]
 

@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import TextIO
 
 from sftctl.metrics import StepMetrics
+from sftctl.words import format_bytes, format_duration
 
 _RECENT_STEPS = 50
 _LONGEST_REPLY = 100  # letters of a sample's line; events.jsonl has all of it
-_UNIT_NAMES = ("B", "kB", "MB", "GB")
 _EVENTS = {
     "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
     "{total_steps:,} steps",
@@ -115,7 +115,7 @@ def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
         f"step {metrics.step:>5}/{total_steps}  epoch {metrics.epoch}  loss {metrics.loss:.4f}"
         f"  lr {metrics.learning_rate:.1e}  grad {metrics.grad_norm:.3g}"
         f"  {pace.tokens_per_s:.0f} tok/s  wait {pace.data_wait_ratio:.1%}"
-        f"  eta {clock(pace.step_time_s * (total_steps - metrics.step))}"
+        f"  eta {format_duration(pace.step_time_s * (total_steps - metrics.step))}"
     )
 
 
@@ -124,27 +124,12 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
     words: dict[str, object] = {"step": step} | fields
     if name == "saved":
         words["name"] = PurePath(str(fields["path"])).name
-        words["size"] = size(int(str(fields["num_bytes"])))
+        words["size"] = format_bytes(int(str(fields["num_bytes"])))
     if name == "sample":
         reply = " ".join(str(fields["reply"]).split())
         words["reply"] = reply if len(reply) <= _LONGEST_REPLY else reply[:_LONGEST_REPLY] + " …"
     line = _EVENTS.get(name, name + " at step {step}").format_map(words)
     return "".join(letter if letter.isprintable() else " " for letter in line)
-
-
-def size(num_bytes: int) -> str:
-    """`12.3 MB`, in powers of 1000 as disks are sold."""
-    value, unit = float(num_bytes), 0
-    while value >= 1000 and unit + 1 < len(_UNIT_NAMES):
-        value, unit = value / 1000, unit + 1
-    return f"{value:.{1 if unit else 0}f} {_UNIT_NAMES[unit]}"
-
-
-def clock(seconds: float) -> str:
-    """`1:32`, or `2:05:00` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -26,11 +26,11 @@ def test_what_fits_is_tried():
         ),
         (
             replace(ROOMY, ram_free_bytes=500_000_000),
-            "skipped: needs about 800 MB of memory, 500 MB are free",
+            "skipped: needs about 800.0 MB of memory, 500.0 MB are free",
         ),
         (
             replace(ROOMY, shm_free_bytes=0),
-            "skipped: needs about 0.4 MB of /dev/shm, 0.0 MB are free",
+            "skipped: needs about 409.6 kB of /dev/shm, 0 B are free",
         ),
     ],
 )
@@ -42,4 +42,4 @@ def test_what_the_machine_can_not_hold_is_skipped_with_the_reason(machine, reaso
 def test_the_memory_of_all_ranks_counts():
     machine = replace(ROOMY, ram_free_bytes=10**9)
     assert obstacle(MANY, Toy(), SHAPE, machine) is None
-    assert "1,600 MB of memory" in obstacle(MANY, Toy(), replace(SHAPE, world_size=2), machine)
+    assert "1.6 GB of memory" in obstacle(MANY, Toy(), replace(SHAPE, world_size=2), machine)

@@ -243,7 +243,7 @@ def test_a_skipped_setting_and_the_step_time_are_told():
     text = rendered([good, skipped], step_time_s=0.5)
     assert "a step takes 0.5 s (3 steps of tiny)" in text
     assert "4 a batch, to cpu, 2 ranks at once" in text
-    assert "8,000 MB of memory free" in text
+    assert "8.0 GB of memory free" in text
     assert "in step" in text and "1.25" in text
     assert "workers 9, pin off, prefetch 2, persistent on: skipped: needs about 78" in text
     assert "judged by speed alone" not in text

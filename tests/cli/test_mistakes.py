@@ -199,7 +199,7 @@ def test_no_room_in_memory(sftctl: Sftctl, here: Path) -> None:
     assert result.exit_code == 2
     assert result.error.startswith(
         "error: memory: no room for 3,298,854,305,856 parameters in training: weights, gradients "
-        "and optimizer take 52781.7 GB, "
+        "and optimizer take 52.8 TB, "
     )
     assert not (here / "new").exists()
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.tracking.lines import LineTracker, clock, event_line, size
+from sftctl.tracking.lines import LineTracker, event_line
 from tests.toys.metrics import run_shape, step_metrics
 
 
@@ -75,14 +75,3 @@ def test_a_message_can_neither_break_the_line_nor_command_the_terminal() -> None
 
 def test_braces_in_a_message_are_only_braces() -> None:
     assert event_line("warning", 1, {"message": "{step} {x}"}) == "warning: {step} {x}"
-
-
-def test_sizes_and_times_are_written_for_people() -> None:
-    assert [size(n) for n in (0, 999, 1000, 12_345_678, 5 * 10**13)] == [
-        "0 B",
-        "999 B",
-        "1.0 kB",
-        "12.3 MB",
-        "50000.0 GB",
-    ]
-    assert [clock(s) for s in (0.4, 92, 3599.6, 7500)] == ["0:00", "1:32", "1:00:00", "2:05:00"]

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sftctl.cli.show.output import facts_table, megabytes
-from sftctl.words import counted
+from sftctl.cli.show.output import facts_table
+from sftctl.words import counted, format_bytes
 
 if TYPE_CHECKING:
     from sftctl.inspection.report import Report
@@ -88,10 +88,10 @@ def _contents(report: "Report") -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
     if report.facts.get("wandb_run_id"):
         yield "W&B run", report.facts["wandb_run_id"]
-    yield "size", f"{megabytes(report.num_bytes)} in {counted(len(report.files), 'file')}"
+    yield "size", f"{format_bytes(report.num_bytes)} in {counted(len(report.files), 'file')}"
     sizes = sorted(report.files.items(), key=lambda item: -item[1]["num_bytes"])
     for name, entry in sizes[:_SHOWN_FILES]:
-        yield "", f"{megabytes(entry['num_bytes']):>12}  {name}"
+        yield "", f"{format_bytes(entry['num_bytes']):>12}  {name}"
 
 
 def _rng(rng: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _siblings(reports: "list[Report]") -> Table:
             _number(row["examples_seen"]),
             "-" if loss is None else f"{loss:.4f}",
             _rate(row["learning_rate"]),
-            megabytes(row["num_bytes"]),
+            format_bytes(row["num_bytes"]),
             "-" if saved_at is None else _ago(saved_at),
             "no" if row["problems"] else "yes",
         )

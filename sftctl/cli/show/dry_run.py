@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sftctl.cli.show.output import facts_table, megabytes
+from sftctl.cli.show.output import facts_table
 from sftctl.config.load import toml_value
-from sftctl.words import counted
+from sftctl.words import counted, format_bytes
 
 if TYPE_CHECKING:
     from sftctl.train.preflight.dry_run import RunPlan
@@ -66,7 +66,7 @@ def _size(plan: "RunPlan") -> Table:
         f"{train['accumulation_steps']} examples, {plan.total_steps} in all",
     )
     table.add_row("memory", _memory(plan.memory))
-    table.add_row("a checkpoint", f"about {megabytes(plan.checkpoint_bytes)}")
+    table.add_row("a checkpoint", f"about {format_bytes(plan.checkpoint_bytes)}")
     return table
 
 
@@ -79,8 +79,8 @@ def _memory(memory: "MemoryEstimate") -> str:
         "copy while saving": memory.save_copy_bytes,
         "process": memory.process_bytes,
     }
-    told = (f"{name} {megabytes(size)}" for name, size in parts.items() if size)
-    return f"about {megabytes(memory.total_bytes)} a rank: {', '.join(told)}"
+    told = (f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+    return f"about {format_bytes(memory.total_bytes)} a rank: {', '.join(told)}"
 
 
 def _findings(findings: "Sequence[Finding]") -> Table:

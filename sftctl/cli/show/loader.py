@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sftctl.metrics import LoaderResult
+from sftctl.words import format_bytes
 
 if TYPE_CHECKING:
     from sftctl.bench.sweep import LoaderReport
@@ -123,8 +124,8 @@ def _machine(machine: "Machine") -> str:
         [
             f"{machine.usable_cores} usable cores",
             "no CPU quota" if quota is None else f"CPU quota of {quota:g} cores",
-            "memory unknown" if ram is None else f"{ram / 1e6:,.0f} MB of memory free",
-            "no /dev/shm" if shm is None else f"{shm / 1e6:,.0f} MB free in /dev/shm",
+            "memory unknown" if ram is None else f"{format_bytes(ram)} of memory free",
+            "no /dev/shm" if shm is None else f"{format_bytes(shm)} free in /dev/shm",
             f"{machine.open_file_limit:,} open files",
         ]
     )

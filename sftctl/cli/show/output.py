@@ -42,8 +42,3 @@ def facts_table() -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     return table
-
-
-def megabytes(num_bytes: int) -> str:
-    """In millions, as a disk counts."""
-    return f"{num_bytes / 1e6:,.1f} MB"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sftctl.cli import streams
 from sftctl.cli.show.output import facts_table
-from sftctl.words import counted
+from sftctl.words import counted, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from sftctl.data.manifest import Audit, StoreManifest
@@ -119,9 +119,9 @@ def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
 def progress_line(progress: "Progress", elapsed_s: float) -> str:
     """`12,000 rows, 9,100,000 tokens, 21.3 MB/s, 25%, 0:14 left`."""
     rate = progress.num_bytes / max(elapsed_s, 1e-9)
-    line = f"{progress.num_rows:,} rows, {progress.num_tokens:,} tokens, {rate / 1e6:.1f} MB/s"
+    line = f"{progress.num_rows:,} rows, {progress.num_tokens:,} tokens, {format_bytes(rate)}/s"
     if progress.total_bytes and rate:
-        left_s = int(max(0, progress.total_bytes - progress.num_bytes) / rate)
+        left_s = max(0, progress.total_bytes - progress.num_bytes) / rate
         share = min(1.0, progress.num_bytes / progress.total_bytes)
-        line += f", {share:.0%}, {left_s // 60}:{left_s % 60:02d} left"
+        line += f", {share:.0%}, {format_duration(left_s)} left"
     return line

@@ -20,12 +20,11 @@ from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
-from sftctl.tracking.lines import size
 from sftctl.tracking.wandb import require_login
 from sftctl.train.engine.state import checkpoint_bytes
 from sftctl.train.preflight.inputs import Inputs
 from sftctl.train.preflight.memory import ESTIMATE_ERROR_RATIO, MemoryEstimate
-from sftctl.words import counted
+from sftctl.words import counted, format_bytes
 
 Level = Literal["ok", "warning", "error"]
 
@@ -135,20 +134,22 @@ def _device(config: RunConfig, outline: Outline) -> Iterator[Finding]:
 def _memory(memory: MemoryEstimate, outline: Outline) -> Iterator[Finding]:
     total, available = memory.total_bytes, memory.available_bytes
     what = (
-        f"about {size(total)} at the largest micro-batch ({memory.rows} x {memory.row_tokens} "
-        f"tokens), within {ESTIMATE_ERROR_RATIO:.0%}"
+        f"about {format_bytes(total)} at the largest micro-batch "
+        f"({memory.rows} x {memory.row_tokens} tokens), within {ESTIMATE_ERROR_RATIO:.0%}"
     )
     if memory.activations_bytes is None:
-        what = f"{size(total)}, and what a pass over {memory.rows} x {memory.row_tokens} keeps"
+        what = (
+            f"{format_bytes(total)}, and what a pass over {memory.rows} x {memory.row_tokens} keeps"
+        )
     if available is None:
         yield Finding("ok", "memory", f"{what}; how much is free can't be told here")
         return
-    what = f"{what}; {size(available)} are there"
+    what = f"{what}; {format_bytes(available)} are there"
     if memory.certain_bytes > available:
         reason = f"no room for {outline.num_parameters:,} parameters in training: "
         error = ConfigError(
-            f"memory: {reason}weights, gradients and optimizer take {size(memory.certain_bytes)}, "
-            f"{size(available)} are there",
+            f"memory: {reason}weights, gradients and optimizer take "
+            f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are there",
             hint="a smaller model, or --strategy fsdp over more ranks or nodes",
         )
         yield Finding("error", "memory", what, error.hint, error)
@@ -165,7 +166,8 @@ def _disk(config: RunConfig, path: Path, outline: Outline) -> Iterator[Finding]:
     yield _checked(
         "disk",
         lambda: require_room(root, num_bytes, keep),
-        f"{counted(keep, 'checkpoint')} of {size(num_bytes)} and one more while it is saved fit",
+        f"{counted(keep, 'checkpoint')} of {format_bytes(num_bytes)} and one more while it is saved "
+        "fit",
     )
 
 
@@ -179,7 +181,9 @@ def _loader(config: RunConfig) -> Iterator[Finding]:
     wanted = counted(workers, "loader process", "loader processes")
     problems = []
     if free is not None and free < workers * _SHM_BYTES_PER_WORKER:
-        problems.append((f"{size(free)} free in /dev/shm", "make it larger (--shm-size in docker)"))
+        problems.append(
+            (f"{format_bytes(free)} free in /dev/shm", "make it larger (--shm-size in docker)")
+        )
     if files < _FILES_AT_LEAST + workers * _FILES_PER_WORKER:
         problems.append((f"{files} open files allowed", "raise it with `ulimit -n`"))
     if workers > cores:
