@@ -166,8 +166,8 @@ def _disk(config: RunConfig, path: Path, outline: Outline) -> Iterator[Finding]:
     yield _checked(
         "disk",
         lambda: require_room(root, num_bytes, keep),
-        f"{counted(keep, 'checkpoint')} of {format_bytes(num_bytes)} and one more while it is saved "
-        "fit",
+        f"{counted(keep, 'checkpoint')} of {format_bytes(num_bytes)}"
+        " and one more while it is saved fit",
     )
 
 
