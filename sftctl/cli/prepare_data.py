@@ -52,7 +52,7 @@ def prepare_data(
     from sftctl.cli.show.output import show as show_text
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
     from sftctl.config.load import load_config
-    from sftctl.data.show import shown_examples
+    from sftctl.data.example_text import shown_examples
     from sftctl.data.store import TokenStore
     from sftctl.errors import ConfigError
     from sftctl.train.preflight.inputs import PrepareOptions, prepare_files, stores_tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.data.show import shown_examples
+from sftctl.data.example_text import shown_examples
 from sftctl.data.store import StoreManifest, TokenStore
 from sftctl.errors import SftctlError
 from sftctl.report.charts import bar_chart

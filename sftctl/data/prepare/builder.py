@@ -8,8 +8,8 @@ from pathlib import Path
 from sftctl.data.ledger import Ledger
 from sftctl.data.manifest import FORMAT_VERSION, SPLITS, Audit, SourceEntry, StoreManifest
 from sftctl.data.prepare.duplicates import SeenDigests
+from sftctl.data.prepare.row_batches import BatchPreparation, Input, raw_batches
 from sftctl.data.prepare.settings import PrepareSettings
-from sftctl.data.prepare.work import BatchPreparation, Input, raw_batches
 from sftctl.data.prepare.workers import in_order
 from sftctl.data.store import TokenStoreWriter
 from sftctl.errors import DataError

@@ -11,7 +11,7 @@ from sftctl import jsonio
 from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, StoreManifest
 from sftctl.data.masks.encode import MASK_RULES_VERSION
 from sftctl.data.prepare.builder import Progress, StoreAssembly, silent
-from sftctl.data.prepare.existing import (
+from sftctl.data.prepare.existing_store import (
     hash_files,
     make_way,
     readable_manifest,
@@ -19,8 +19,8 @@ from sftctl.data.prepare.existing import (
     same_store,
     what_differs,
 )
+from sftctl.data.prepare.row_batches import Input
 from sftctl.data.prepare.settings import PrepareSettings
-from sftctl.data.prepare.work import Input
 from sftctl.data.reading.sources import Source, found_sources
 from sftctl.disk import new_folder, refusals
 from sftctl.errors import ConfigError, DataError, EngineDiffers

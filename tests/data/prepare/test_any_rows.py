@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.conversations.shapes import ROLES, ROW_KEYS
 from sftctl.data.ledger import BadRow, SourceLine
+from sftctl.data.prepare.row_batches import BatchPreparation, Input, raw_batches
 from sftctl.data.prepare.settings import PrepareSettings
-from sftctl.data.prepare.work import BatchPreparation, Input, raw_batches
 from sftctl.data.reading.sources import Source
 from tests.toys.tokenizers import Tokenizer
 
@@ -147,7 +147,7 @@ def test_a_cut_anywhere_loses_nothing_before_it(tmp_path: Path, chatml: Tokenize
 def test_batches_are_cut_by_size_and_hold_every_row(
     tmp_path: Path, chatml: Tokenizer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", size)
+    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", size)
     rows = [good("question", "answer", number % 6) for number in range(40)]
     (tmp_path / "rows").write_bytes(b"\n".join(rows))
     assert prepared(tmp_path / "rows", chatml) == (40, 40, [])

@@ -198,7 +198,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
 
 
 def test_progress_counts_rows_and_tokens(tmp_path, chatml, monkeypatch):
-    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 1000)
+    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 1000)
     path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
     manifest = prepare_store(
         [path], tmp_path / "s", chatml, SETTINGS, on_progress=told.append
@@ -321,7 +321,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, chatml, rows):
 
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_several_workers_make_the_store_of_one(tmp_path, chatml, rows, monkeypatch, num_workers):
-    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 500)
+    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 500)
     settings = replace(SETTINGS, max_seq_len=24, val_fraction=0.2)
     for name, workers in (("a", 1), ("b", num_workers)):
         prepare_store([rows, rows], tmp_path / name, chatml, settings, num_workers=workers)
@@ -353,7 +353,7 @@ class OftenWrong(Tokenizer):
 def test_an_engine_that_differs_on_the_users_own_rows_is_not_used(
     tmp_path, chatml, rows, monkeypatch, num_workers
 ):
-    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 500)
+    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 500)
     expected = prepare_store([rows], tmp_path / "a", chatml, SETTINGS).manifest
     wrong = OftenWrong(chatml, "Question 150?")
     made = prepare_store([rows], tmp_path / "b", wrong, SETTINGS, num_workers=num_workers).manifest
@@ -368,7 +368,7 @@ def test_an_engine_that_differs_on_the_users_own_rows_is_not_used(
 def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(
     tmp_path, chatml, rows, monkeypatch
 ):
-    monkeypatch.setattr("sftctl.data.prepare.work._BATCH_BYTES", 4000)
+    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 4000)
     made = prepare_store([rows], tmp_path / "s", OftenWrong(chatml, "nowhere"), SETTINGS).manifest
     assert made.engine == "fast 1.0"
     assert 32 < made.engine_rows_checked < 40

@@ -1,6 +1,6 @@
+from sftctl.data.example_text import shown_examples
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.prepare.settings import PrepareSettings
-from sftctl.data.show import shown_examples
 from sftctl.data.store import TokenStore
 
 
