@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from sftctl.errors import ConfigError
 
 Auto = Literal["auto"]
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
+Overflow = Literal["truncate", "split", "drop"]
+TrainOn = Literal["assistant", "last", "all"]
 
 EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 DEFAULT_MAX_SEQ_LEN = 1024
@@ -81,14 +84,14 @@ class DataConfig:
     path: str | None = None
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
     bundled sample."""
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"] = "auto"
+    format: Format = "auto"
     """Shape of the rows of a file."""
     max_seq_len: Annotated[int, Bounds(at_least=2)] | None = None
     """Longest example, in tokens; a longer one is handled by `overflow`. Unset: the store's own, or
     1024 where a file is prepared."""
-    overflow: Literal["truncate", "split", "drop"] = "truncate"
+    overflow: Overflow = "truncate"
     """What happens to a longer example: it is cut short, split at turn boundaries, or dropped."""
-    train_on: Literal["assistant", "last", "all"] = "assistant"
+    train_on: TrainOn = "assistant"
     """Which tokens are targets: every assistant turn, the last one, or everything."""
     chat_template: str | None = None
     """A Jinja file that replaces the tokenizer's chat template."""
@@ -102,6 +105,11 @@ class DataConfig:
     """Steps that each loader process holds ready."""
     persistent_workers: bool = True
     """Keep the loader processes between epochs."""
+
+    @property
+    def example_tokens(self) -> int:
+        """`max_seq_len` as a number: the default where it is unset and a file is prepared."""
+        return self.max_seq_len or DEFAULT_MAX_SEQ_LEN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

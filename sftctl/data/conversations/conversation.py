@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.data.conversations.shapes import Format as Format
+from sftctl.config.schema import Format
 from sftctl.data.conversations.shapes import Message as Message
 from sftctl.data.conversations.shapes import Shaped, detect_format, shaped
 from sftctl.data.ledger import BadRow, SourceLine

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from sftctl.config.schema import Format
 from sftctl.data.conversations.tool_calls import function_calls, tool_calls, tool_list
 from sftctl.data.ledger import BadRow
 
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
 Message = dict[str, Any]
 
 ROLES = {

@@ -11,10 +11,11 @@ from bisect import bisect_right
 import numpy as np
 import numpy.typing as npt
 
+from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.turns import Rendering, TrainOn, renderings
+from sftctl.data.masks.turns import Rendering, renderings
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sftctl.config.schema import Overflow
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, Note, TooLong
 from sftctl.data.masks.encode import encoded
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.tools import render
-from sftctl.data.prepare.settings import Overflow
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 

@@ -8,10 +8,11 @@ of a conversation is put together, and used only if it equals the text that the 
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.tools import render
-from sftctl.data.masks.turns import Rendering, TrainOn, renderings
+from sftctl.data.masks.turns import Rendering, renderings
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 

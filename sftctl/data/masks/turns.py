@@ -8,15 +8,13 @@ turn gets a text of its own, the conversation up to it, as it was when the turn 
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.tools import render, require_tool_calls, require_tools
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-
-TrainOn = Literal["assistant", "last", "all"]
 
 _OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 

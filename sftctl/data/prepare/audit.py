@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from sftctl.config.schema import TrainOn
 from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
-from sftctl.data.masks.turns import TrainOn
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sftctl.data.conversations.conversation import Format
-from sftctl.data.masks.turns import TrainOn
+from sftctl.config.schema import Format, Overflow, TrainOn
 
-Overflow = Literal["truncate", "split", "drop"]
 Engine = Literal["auto", "hf"]
 
 
