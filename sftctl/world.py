@@ -87,13 +87,15 @@ class World:
             raise error
         return result
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            dist.barrier(group=self.group)
-
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this rank holds: its shard of a DTensor, else the tensor itself."""
+    from torch.distributed.tensor import DTensor  # takes half a second: not for every process
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:

@@ -16,10 +16,9 @@ import torch
 from sftctl.checkpoint.directory import retire
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.save import save_checkpoint, tied_names
-from sftctl.checkpoint.shard_writer import local_part
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
-from sftctl.world import World
+from sftctl.world import World, local_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from sftctl.checkpoint.layout import (
     manifest_bytes,
     manifest_hash_line,
 )
-from sftctl.checkpoint.shard_writer import ShardWriter, local_part
+from sftctl.checkpoint.shard_writer import ShardWriter
 from sftctl.disk import (
     DISK,
     Disk,
@@ -36,7 +36,7 @@ from sftctl.disk import (
     write_file,
 )
 from sftctl.errors import CheckpointError, SftctlError
-from sftctl.world import World
+from sftctl.world import World, local_part
 
 T = TypeVar("T")
 

@@ -13,25 +13,14 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
-from sftctl.checkpoint.tensor_index import SUFFIX
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, SUFFIX
 from sftctl.disk import Disk, FileEntry, write_file
 from sftctl.errors import CheckpointError
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+DTYPE_NAMES = {getattr(torch, known.torch): name for name, known in NUMBER_TYPES.items()}
+"""torch's dtype -> safetensors' name."""
 
 
 class ShardWriter(HuggingFaceStorageWriter):
@@ -63,11 +52,6 @@ class ShardWriter(HuggingFaceStorageWriter):
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(item.index, _num_bytes(item), None) for item in items])
         return done
-
-
-def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor: all of it, or its shard."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _shard_pieces(

@@ -15,7 +15,37 @@ from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 
 SUFFIX = ".safetensors"
-_LONGEST_HEADER_BYTES = 100_000_000  # the bound of the safetensors library
+_LONGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+
+@dataclass(frozen=True, slots=True)
+class NumberType:
+    """The type of a tensor's elements, as the libraries name it."""
+
+    torch: str  # torch.bfloat16 -> "bfloat16"
+    num_bytes: int  # of one element
+    numpy: str  # how to read the bytes; integers stand in for types that numpy does not have
+    storage: str | None  # torch.save: torch.BFloat16Storage -> "BFloat16"
+
+
+NUMBER_TYPES = {
+    "F64": NumberType("float64", 8, "<f8", "Double"),
+    "F32": NumberType("float32", 4, "<f4", "Float"),
+    "F16": NumberType("float16", 2, "<f2", "Half"),
+    "BF16": NumberType("bfloat16", 2, "<u2", "BFloat16"),
+    "F8_E4M3": NumberType("float8_e4m3fn", 1, "|u1", None),
+    "F8_E5M2": NumberType("float8_e5m2", 1, "|u1", None),
+    "I64": NumberType("int64", 8, "<i8", "Long"),
+    "I32": NumberType("int32", 4, "<i4", "Int"),
+    "I16": NumberType("int16", 2, "<i2", "Short"),
+    "I8": NumberType("int8", 1, "|i1", "Char"),
+    "U64": NumberType("uint64", 8, "<u8", None),
+    "U32": NumberType("uint32", 4, "<u4", None),
+    "U16": NumberType("uint16", 2, "<u2", None),
+    "U8": NumberType("uint8", 1, "|u1", "Byte"),
+    "BOOL": NumberType("bool", 1, "|b1", "Bool"),
+}
+"""By the names that safetensors uses, which are ours."""
 
 
 @dataclass(frozen=True, slots=True)

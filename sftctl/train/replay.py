@@ -11,7 +11,6 @@ import torch
 from sftctl.checkpoint.directory import list_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
 from sftctl.checkpoint.load import load_tensors
-from sftctl.checkpoint.shard_writer import local_part
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
@@ -22,7 +21,7 @@ from sftctl.train.run import training_steps
 from sftctl.train.session import Session, restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
-from sftctl.world import World, start_world
+from sftctl.world import World, local_part, start_world
 
 COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens")
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from sftctl.config.schema import OptimConfig
-from sftctl.world import World
+from sftctl.world import World, local_part
 
 
 def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
@@ -33,15 +33,10 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.A
     return optimizer
 
 
-def share_of(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor: under FSDP a part, else all of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def clip_gradients(module: torch.nn.Module, max_norm: float, world: World) -> float:
     """Scale the gradients down to `max_norm`; gives their norm before, that of the whole model."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    shares = [share_of(gradient) for gradient in gradients]
+    shares = [local_part(gradient) for gradient in gradients]
     # By rows first: one float32 sum over millions of squares is wrong in the fourth digit.
     rows = torch.cat([torch.linalg.vector_norm(share, dim=-1).flatten() for share in shares])
     squares = rows.double().square().sum()

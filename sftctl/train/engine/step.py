@@ -14,9 +14,9 @@ from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
 from sftctl.train.engine.exact_sum import whole_units
-from sftctl.train.engine.optim import clip_gradients, share_of
+from sftctl.train.engine.optim import clip_gradients
 from sftctl.train.engine.state import TrainState
-from sftctl.world import World
+from sftctl.world import World, local_part
 
 MAX_OVERFLOWS = 20
 """float16 overflows in a row, each halving the scale and repeating the step, before giving up."""
@@ -195,7 +195,7 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
 def _broken_weights(state: TrainState) -> list[str]:
     """Names of parameters with a number that is not finite, in this rank's share."""
     parameters = state.loss_module.model.named_parameters()
-    return [name for name, weight in parameters if not share_of(weight).isfinite().all()]
+    return [name for name, weight in parameters if not local_part(weight).isfinite().all()]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

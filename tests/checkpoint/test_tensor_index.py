@@ -1,0 +1,35 @@
+"""tensor_index: the table of number types agrees with torch, numpy and safetensors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.save import save_checkpoint
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, tensors_of_file
+from sftctl.world import ALONE
+from tests.toys.checkpoints import make_manifest
+
+
+@pytest.mark.parametrize("name", NUMBER_TYPES)
+def test_every_number_type_is_written_and_read_back(tmp_path: Path, name: str) -> None:
+    known = NUMBER_TYPES[name]
+    data = torch.arange(24, dtype=torch.uint8) % 2  # bytes that are a valid bool too
+    tensor = data.view(getattr(torch, known.torch))
+    assert tensor.itemsize == known.num_bytes == np.dtype(known.numpy).itemsize
+    path = save_checkpoint(tmp_path, {"model.a": tensor}, make_manifest(1), ALONE)
+    [file] = path.glob("*.safetensors")
+    stored = tensors_of_file(file)["model.a"]
+    assert (stored.dtype, stored.num_bytes) == (name, 24)
+    loaded = torch.zeros_like(tensor)
+    load_tensors(path, {"model.a": loaded}, ALONE)
+    assert torch.equal(loaded.view(torch.uint8), data)
+
+
+def test_storage_names_are_torchs() -> None:
+    for known in NUMBER_TYPES.values():
+        if known.storage is not None:
+            storage = getattr(torch, f"{known.storage}Storage")
+            assert storage._dtype is getattr(torch, known.torch)
