@@ -9,8 +9,8 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, Note, TooLong
 from sftctl.data.masks.encode import encoded
+from sftctl.data.masks.render import render
 from sftctl.data.masks.shortcut import Renderer
-from sftctl.data.masks.tools import render
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.tools import render
+from sftctl.data.masks.render import render
 from sftctl.data.masks.turns import Rendering, renderings
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.tools import render, require_tool_calls, require_tools
+from sftctl.data.masks.render import render, require_tool_calls, require_tools
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
