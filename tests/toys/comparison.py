@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.encode import encoded
+from sftctl.data.masks.encode import encode_texts
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.mask_reference import RENDERS, Refused, expected_mask, expected_texts
@@ -30,7 +30,7 @@ class Comparison:
         self._render = RENDERS[name]
 
     def examples(self, row: Conversation) -> list[TokenizedExample]:
-        return encoded(self._renderer.renderings(row), row, self.tokenizer)
+        return encode_texts(self._renderer.training_texts(row), row, self.tokenizer)
 
     def assert_equal(self, row: Conversation) -> bool:
         """False where both refuse the row."""

@@ -22,6 +22,13 @@ class Conversation:
     shape: Format = "messages"  # of the row it was
     digest: int = 0  # 64 bits of a hash of what is said: equal for duplicates of any shape
 
+    @property
+    def target_turns(self) -> list[int]:
+        """The assistant messages to train on, in order."""
+        roles = (message["role"] for message in self.messages)
+        turns = (index for index, role in enumerate(roles) if role == "assistant")
+        return [turn for turn in turns if turn not in self.untrained]
+
 
 def from_text(text: bytes, format: Format, source: SourceLine) -> Conversation:
     """The conversation in the JSON text of a row; BadRow with file and line where there is none."""

@@ -1,9 +1,9 @@
-"""From conversations to tokens and exact loss masks.
+"""Encode texts to token ids, and turn their target characters into exact loss masks.
 
-Which characters are trained, `turns` says; here characters become tokens. By a fast engine, which
-tells no offsets, the pieces between the edges are encoded too: only where their ids, joined, are
-those of the whole text are the edges exact. Else the reference's offsets decide, and what can't be
-mapped exactly is refused.
+A fast engine returns ids without character offsets. So the pieces between the edges of the targets
+are encoded as well. If their ids, joined, equal the ids of the complete text, the edges between
+the pieces are exact. Otherwise the reference's offsets decide. A row whose mask cannot be
+determined exactly is refused; masks are never guessed.
 """
 
 from bisect import bisect_right
@@ -15,84 +15,90 @@ from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.turns import Rendering, renderings
+from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.errors import EngineDiffers
-from sftctl.model.tokenizer.encoders import Span
+from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 3
-"""Changes when the same text would be masked in another way."""
+"""Raise it when the same conversation would get other texts, tokens or masks."""
 
-Ids = npt.NDArray[np.int32]  # (T,)
 Mask = npt.NDArray[np.bool_]  # (T,)
 
 
 def tokenize(
     conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
 ) -> list[TokenizedExample]:
-    """Tokens and masks of a row, in one example or more; BadRow where it has none."""
-    return encoded(renderings(conversation, tokenizer, train_on), conversation, tokenizer)
+    """The examples of a conversation, of any length; BadRow if there are none or one is unclear."""
+    texts = training_texts(conversation, tokenizer, train_on)
+    return encode_texts(texts, conversation, tokenizer)
 
 
-def encoded(
-    texts: list[Rendering], conversation: Conversation, tokenizer: ChatTokenizer
+def encode_texts(
+    texts: list[TrainingText], conversation: Conversation, tokenizer: ChatTokenizer
 ) -> list[TokenizedExample]:
-    """Tokens and masks of the texts that `conversation` became."""
+    """One example for each text that `conversation` was rendered to; BadRow if one is unclear."""
     examples = []
-    for rendering in texts:
-        ids, mask = _encoded(rendering, conversation, tokenizer)
+    for text in texts:
+        ids, mask = _encode(text, conversation, tokenizer)
         mask[:1] = False  # nothing comes before the first token, so nothing predicts it
         if not mask.any():
-            what = f"{conversation.source}: no token to train on"
-            raise BadRow("no_target", what, "remove the row", len(ids))
+            message = f"{conversation.source}: no token to train on"
+            raise BadRow("no_target", message, "remove the row", len(ids))
         _refuse_two_bos(conversation, tokenizer, ids)
         examples.append(TokenizedExample(ids, mask))
     return examples
 
 
-def _encoded(
-    rendering: Rendering, conversation: Conversation, tokenizer: ChatTokenizer
+def _encode(
+    text: TrainingText, conversation: Conversation, tokenizer: ChatTokenizer
 ) -> tuple[Ids, Mask]:
     if tokenizer.is_fast:
-        ids = tokenizer.encode(rendering.text)
-        mask = _mask_by_pieces(rendering, tokenizer, ids)
+        ids = tokenizer.encode(text.text)
+        mask = _mask_from_pieces(text, tokenizer, ids)
         if mask is not None:
             return ids, mask
-    reference, offsets = tokenizer.encode_with_offsets(rendering.text)
+    reference, offsets = tokenizer.encode_with_offsets(text.text)
     if tokenizer.is_fast and not np.array_equal(ids, reference):
         raise EngineDiffers(f"{conversation.source}: {tokenizer.engine} gives other token ids")
-    mask = np.zeros(len(reference), dtype=np.bool_)
-    for span in rendering.targets:
-        start, end = (_token_at(offsets, edge) for edge in span)
+    return reference, _mask_from_offsets(text, conversation, offsets)
+
+
+def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
+    """The mask of `ids`; None if the ids of the pieces, joined, are not `ids`."""
+    position = 0
+    pieces: list[Ids] = []
+    is_target: list[bool] = []
+    for start, end in text.targets:
+        pieces += [tokenizer.encode(text.text[position:start])]
+        pieces += [tokenizer.encode(text.text[start:end])]
+        is_target += [False, True]
+        position = end
+    pieces.append(tokenizer.encode(text.text[position:]))
+    is_target.append(False)
+    if not np.array_equal(np.concatenate(pieces), ids):
+        return None
+    return np.repeat(is_target, [len(piece) for piece in pieces])
+
+
+def _mask_from_offsets(text: TrainingText, conversation: Conversation, offsets: list[Span]) -> Mask:
+    """The mask of the tokens with these character offsets; BadRow if an edge is inside a token."""
+    mask = np.zeros(len(offsets), dtype=np.bool_)
+    for span in text.targets:
+        start, end = (_tokens_before(edge, offsets) for edge in span)
         if start is None or end is None:
             raise BadRow(
                 "mask_not_exact",
-                f"{conversation.source}: a token lies half inside an assistant turn",
+                f"{conversation.source}: a token is half inside an assistant turn",
                 "use a chat template with special tokens around the turns",
-                len(reference),
+                len(offsets),
             )
         mask[start:end] = True
-    return reference, mask
+    return mask
 
 
-def _mask_by_pieces(rendering: Rendering, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
-    """The mask of the whole text's `ids`; None where the pieces are not those of the whole."""
-    text, position = rendering.text, 0
-    pieces: list[Ids] = []
-    in_target: list[bool] = []
-    for start, end in rendering.targets:
-        pieces += [tokenizer.encode(text[position:start]), tokenizer.encode(text[start:end])]
-        in_target += [False, True]
-        position = end
-    pieces.append(tokenizer.encode(text[position:]))
-    in_target.append(False)
-    if not np.array_equal(np.concatenate(pieces), ids):
-        return None
-    return np.repeat(in_target, [len(piece) for piece in pieces])
-
-
-def _token_at(offsets: list[Span], position: int) -> int | None:
-    """How many tokens end at or before the character; None if one straddles it or leaves a gap.
+def _tokens_before(position: int, offsets: list[Span]) -> int | None:
+    """How many tokens end at or before a character; None if it is inside a token or a gap.
 
     Tokens that are bytes of one character have the same offsets, so all of them are on one side.
     """
@@ -107,7 +113,10 @@ def _end(span: Span) -> int:
 
 
 def _refuse_two_bos(conversation: Conversation, tokenizer: ChatTokenizer, ids: Ids) -> None:
-    """No inference begins with the beginning twice: a template and a message both wrote it."""
+    """Refuse a text that begins with two BOS tokens: no text does so at inference.
+
+    It happens when the template writes one and the first message begins with another.
+    """
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_id:
         raise BadRow(
             "duplicate_bos",

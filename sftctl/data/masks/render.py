@@ -1,4 +1,4 @@
-"""A conversation as the text that inference would see, with all that it says in it."""
+"""Render a conversation to text with the chat template, and refuse text without its tools."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,23 +10,27 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) -> str:
-    """The text that inference would see; BadRow where the template refuses the conversation."""
+    """The text that a model sees at inference; with `prompt` it ends where an answer begins.
+
+    Raises BadRow if the template refuses the conversation.
+    """
     try:
         return tokenizer.render(list(row.messages), row.tools, prompt)
     except DataError as problem:
-        what = f"{row.source}: {problem.message}"
-        raise BadRow("template_refused", what, problem.hint) from problem
+        message = f"{row.source}: {problem.message}"
+        raise BadRow("template_refused", message, problem.hint) from problem
 
 
 def require_tools(row: Conversation, tokenizer: ChatTokenizer, text: str) -> None:
-    """BadRow where `text`, which `row` became, leaves tools or tool calls out.
+    """Raise BadRow if `text`, the rendered `row`, leaves out tools or tool calls.
 
-    Many templates drop them without a word: that would teach calls of what the model was never
-    shown, or silence. That a name stands in the text is no proof: somebody may have said it.
+    Many templates drop them silently. Training on such text would teach the model to call tools
+    that it was never shown, or to say nothing. A tool's name in the text is not proof, because
+    somebody may have mentioned it. So the text must also change when the tools are removed.
     """
     names = [name for tool in row.tools or () if (name := _name(tool)) is not None]
     missing = [name for name in names if name not in text]
-    if row.tools and not missing and _becomes(text, replace(row, tools=None), tokenizer):
+    if row.tools and not missing and _renders_to(text, replace(row, tools=None), tokenizer):
         missing = names or ["?"]
     if missing:
         raise BadRow(
@@ -36,17 +40,17 @@ def require_tools(row: Conversation, tokenizer: ChatTokenizer, text: str) -> Non
         )
     calling = [i for i, message in enumerate(row.messages) if message.get("tool_calls")]
     require_tool_calls(row, calling, text)
-    silent = [{k: v for k, v in m.items() if k != "tool_calls"} for m in row.messages]
-    if calling and _becomes(text, replace(row, messages=tuple(silent)), tokenizer):
-        raise _without_calls(row, calling[0])
+    without = [{k: v for k, v in m.items() if k != "tool_calls"} for m in row.messages]
+    if calling and _renders_to(text, replace(row, messages=tuple(without)), tokenizer):
+        raise _calls_not_rendered(row, calling[0])
 
 
 def require_tool_calls(row: Conversation, turns: Iterable[int], text: str) -> None:
-    """BadRow where `text` has not even the names of what these turns call."""
+    """Raise BadRow if `text` lacks the name of a function that one of these messages calls."""
     for index in turns:
         for call in row.messages[index].get("tool_calls", ()):
             if call["function"]["name"] not in text:
-                raise _without_calls(row, index)
+                raise _calls_not_rendered(row, index)
 
 
 def _name(tool: object) -> str | None:
@@ -55,16 +59,16 @@ def _name(tool: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _becomes(text: str, row: Conversation, tokenizer: ChatTokenizer) -> bool:
+def _renders_to(text: str, row: Conversation, tokenizer: ChatTokenizer) -> bool:
     try:
         return render(row, tokenizer) == text
-    except BadRow:  # the template misses what was left out: it looked at it
+    except BadRow:  # the template needs what was removed, so it does render it
         return False
 
 
-def _without_calls(row: Conversation, index: int) -> BadRow:
+def _calls_not_rendered(row: Conversation, index: int) -> BadRow:
     return BadRow(
         "tools_not_rendered",
         f"{row.source}: message {index + 1}: the chat template does not render tool calls",
-        "use a tokenizer or a chat template that renders them",
+        "use a tokenizer or a chat template that renders tool calls",
     )

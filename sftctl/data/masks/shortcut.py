@@ -1,70 +1,81 @@
-"""Renderings without rendering every turn, where a template is proved blind to contents.
+"""A faster way to the texts to train on, for templates that don't look at message contents.
 
 Such a template writes the same text around the contents of all conversations with the same roles.
-It is found out once, on a stand-in that says other words, with all of `turns`' care. Then the text
-of a conversation is put together, and used only if it equals the text that the template makes.
+That text, the layout, is learned once, by finding the turns of a stand-in conversation. For every
+other conversation the contents are put into the layout. The result is used only if it equals the
+text that the template renders.
 """
 
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.render import render
-from sftctl.data.masks.turns import Rendering, renderings
+from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-_MOST_KNOWN = 4096
-_Key = tuple[tuple[tuple[str, bool], ...], frozenset[int]]
+_LayoutKey = tuple[tuple[tuple[str, bool], ...], frozenset[int]]
+"""(role, whether the content is empty) of every message, and the messages not to be trained."""
+
+
+class _Edge(NamedTuple):
+    """Where a target begins or ends: `offset` characters into the fixed text number `text`."""
+
+    text: int
+    offset: int
+
+
+class _Target(NamedTuple):
+    start: _Edge
+    end: _Edge
 
 
 @dataclass(frozen=True, slots=True)
-class _Skeleton:
-    """The texts between contents, and each edge of a target: (in which of them, where in it)."""
+class _Layout:
+    """What a template writes before, between and after N contents: N+1 fixed texts."""
 
-    between: list[str]
-    is_trimmed: bool
-    targets: list[tuple[tuple[int, int], tuple[int, int]]]
+    fixed: list[str]
+    is_trimmed: bool  # True: the template strips white space around contents
+    targets: list[_Target]
 
-    def filled(self, contents: list[str]) -> Rendering:
-        """With the contents of a conversation."""
-        parts = [self.between[0]]
-        for content, behind in zip(contents, self.between[1:], strict=True):
-            parts += [content.strip() if self.is_trimmed else content, behind]
-        starts = list(accumulate(map(len, parts), initial=0))[::2]
-        spans = [(starts[a] + i, starts[b] + j) for (a, i), (b, j) in self.targets]
-        return Rendering("".join(parts), spans)
+    def filled(self, contents: list[str]) -> TrainingText:
+        """The text with these N contents."""
+        parts = [self.fixed[0]]
+        for content, after in zip(contents, self.fixed[1:], strict=True):
+            parts += [content.strip() if self.is_trimmed else content, after]
+        starts = list(accumulate(map(len, parts), initial=0))[::2]  # of the fixed texts
+        spans = [
+            (starts[start.text] + start.offset, starts[end.text] + end.offset)
+            for start, end in self.targets
+        ]
+        return TrainingText("".join(parts), spans)
 
 
 @dataclass(slots=True)
 class Renderer:
-    """Renders conversations for training, and remembers the skeletons that it has found."""
+    """Renders conversations to texts to train on, and remembers the layouts that it learns."""
 
     tokenizer: ChatTokenizer
     train_on: TrainOn
-    _known: dict[_Key, _Skeleton | None] = field(default_factory=dict)
+    max_layouts: int = 4096  # kept in memory
+    _layouts: dict[_LayoutKey, _Layout | None] = field(default_factory=dict)
 
-    def renderings(self, row: Conversation) -> list[Rendering]:
-        """The texts that train every target turn of `row` once; BadRow where there is none."""
+    def training_texts(self, row: Conversation) -> list[TrainingText]:
+        """What `turns.training_texts` returns or raises for `row`, usually after one rendering."""
         key = self._key(row)
-        if key is None:
-            return renderings(row, self.tokenizer, self.train_on)
-        if key not in self._known:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = self._skeleton(row)
-        skeleton = self._known[key]
-        if skeleton is not None:
-            contents = [m["content"] for m in row.messages if m["content"]]
-            filled = skeleton.filled(contents)
+        layout = None if key is None else self._layout(key, row)
+        if layout is not None:
+            filled = layout.filled([m["content"] for m in row.messages if m["content"]])
             if filled.text == render(row, self.tokenizer):
                 return [filled]
-        return renderings(row, self.tokenizer, self.train_on)
+        return training_texts(row, self.tokenizer, self.train_on)
 
-    def _key(self, row: Conversation) -> _Key | None:
-        """What decides the text around contents; None where more might."""
+    def _key(self, row: Conversation) -> _LayoutKey | None:
+        """What decides the fixed texts and the targets; None if more than the roles might."""
         if not self.tokenizer.is_content_blind or row.tools:
             return None
         for message in row.messages:
@@ -74,8 +85,16 @@ class Renderer:
         roles = tuple((message["role"], not message["content"]) for message in row.messages)
         return roles, row.untrained
 
-    def _skeleton(self, row: Conversation) -> _Skeleton | None:
-        """By a conversation of the same roles that says nothing but numbers."""
+    def _layout(self, key: _LayoutKey, row: Conversation) -> _Layout | None:
+        """The layout for `row`, learned on first use; None if it has none."""
+        if key not in self._layouts:
+            if len(self._layouts) >= self.max_layouts:
+                self._layouts.clear()
+            self._layouts[key] = self._learn_layout(row)
+        return self._layouts[key]
+
+    def _learn_layout(self, row: Conversation) -> _Layout | None:
+        """From a stand-in with the roles of `row`, whose contents are marks found nowhere else."""
         marks = {i: f"\ue000{i}\ue001" for i, m in enumerate(row.messages) if m["content"]}
         messages = tuple(
             message | {"content": f" \n{marks[i]} \n" if i in marks else ""}
@@ -83,44 +102,42 @@ class Renderer:
         )
         stand_in = replace(row, messages=messages)
         try:
-            found = renderings(stand_in, self.tokenizer, self.train_on)
+            found = training_texts(stand_in, self.tokenizer, self.train_on)
         except BadRow:
-            return None  # refused again, with its own line, for each such row
+            return None  # each such row is refused by itself, with its own file and line
         if len(found) != 1:
             return None
-        [rendering] = found
         for is_trimmed in (False, True):
-            said = [mark if is_trimmed else f" \n{mark} \n" for mark in marks.values()]
-            skeleton = _cut(rendering, said, is_trimmed)
-            if skeleton is not None:
-                return skeleton
+            contents = [mark if is_trimmed else f" \n{mark} \n" for mark in marks.values()]
+            layout = _layout_around(contents, found[0], is_trimmed)
+            if layout is not None:
+                return layout
         return None
 
 
-def _cut(rendering: Rendering, contents: list[str], is_trimmed: bool) -> _Skeleton | None:
-    """The skeleton left when `contents` are cut out; None if not each is there once, in order."""
-    text, between, position = rendering.text, [], 0
-    places: list[Span] = []
+def _layout_around(contents: list[str], found: TrainingText, is_trimmed: bool) -> _Layout | None:
+    """The layout that remains without `contents`; None unless each occurs once, in order."""
+    text, position = found.text, 0
+    places: list[Span] = []  # of the fixed texts
     for content in contents:
         start = text.find(content, position)
         if start < 0 or text.count(content) != 1:
             return None
-        between.append(text[position:start])
         places.append((position, start))
         position = start + len(content)
-    between.append(text[position:])
     places.append((position, len(text)))
     targets = []
-    for span in rendering.targets:
-        first, last = _edge(span[0], places), _edge(span[1], places)
+    for span in found.targets:
+        first, last = (_edge(position, places) for position in span)
         if first is None or last is None:
             return None
-        targets.append((first, last))
-    return _Skeleton(between, is_trimmed, targets)
+        targets.append(_Target(first, last))
+    return _Layout([text[start:end] for start, end in places], is_trimmed, targets)
 
 
-def _edge(position: int, places: list[Span]) -> tuple[int, int] | None:
+def _edge(position: int, places: list[Span]) -> _Edge | None:
+    """The fixed text that holds a position; None if it is inside a content."""
     for index, (start, end) in enumerate(places):
         if start <= position <= end:
-            return index, position - start
+            return _Edge(index, position - start)
     return None

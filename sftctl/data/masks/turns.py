@@ -1,9 +1,11 @@
-"""Where assistant turns lie in the text that a chat template makes of a conversation.
+"""Choose the texts to train on, and find the assistant's turns in them.
 
-A turn is what inference would have to write: it begins behind the prompt for it, and prompt and
-turn together begin the rendered text. A template that writes earlier turns otherwise once others
-follow (Qwen 3 drops old thinking) makes texts in which they are not what inference sees: such a
-turn gets a text of its own, the conversation up to it, as it was when the turn was the last.
+A turn is what the model has to write at inference: it begins after the prompt for it and ends with
+its end-of-turn token. It is a target in a text that begins with exactly that prompt and that turn.
+
+Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
+the text of the full conversation such a turn is not what inference sees. So it gets a text of its
+own, which ends with it: the conversation up to and including the turn.
 """
 
 import re
@@ -20,143 +22,146 @@ _OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Rendering:
-    """One text to train on, and which of its characters: disjoint spans, in order."""
+class TrainingText:
+    """A text, and the spans of it that are trained: in characters, disjoint, in order."""
 
     text: str
     targets: list[Span]
 
 
-def renderings(
+def training_texts(
     conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
-) -> list[Rendering]:
-    """The texts that train every target turn once; one is enough for most templates."""
-    turns = _Turns(conversation, tokenizer)
-    text = turns.render(len(conversation.messages))
-    require_tools(conversation, tokenizer, text)
+) -> list[TrainingText]:
+    """The texts in which every target turn is trained exactly once; one text for most templates.
+
+    Raises BadRow if there is no target turn, or if a turn cannot be located exactly.
+    """
+    full_text = render(conversation, tokenizer)
+    require_tools(conversation, tokenizer, full_text)
+    finder = _TurnFinder(conversation, tokenizer, full_text)
     if train_on == "all":
-        return [Rendering(text, _gaps(turns, text))]
-    pending = _trainable(conversation)
+        return [TrainingText(full_text, _all_but_context(finder))]
+    pending = conversation.target_turns
     if not pending:
         raise BadRow(
             "no_target", f"{conversation.source}: no assistant turn to train on", "remove the row"
         )
     if train_on == "last":
         pending = pending[-1:]
-    if turns.span(pending[-1], text) is None:
-        text = turns.as_last(pending[-1])
-    found: list[Rendering] = []
-    while pending:  # the last of them always lies within the text
-        within = {turn: span for turn in pending if (span := turns.span(turn, text)) is not None}
-        found.append(Rendering(text, list(within.values())))
+    found, text = [], full_text
+    while pending:
+        if finder.span(pending[-1], text) is None:
+            text = finder.text_through(pending[-1])
+        within = {turn: span for turn in pending if (span := finder.span(turn, text)) is not None}
+        found.append(TrainingText(text, list(within.values())))
         pending = [turn for turn in pending if turn not in within]
-        if pending:
-            text = turns.as_last(pending[-1])
     return found[::-1]
 
 
 @dataclass(slots=True)
-class _Turns:
-    """A conversation's turns, each rendered as inference has it: nothing comes behind it."""
+class _TurnFinder:
+    """Finds messages in texts, by rendering the conversation up to them as inference does."""
 
     conversation: Conversation
     tokenizer: ChatTokenizer
-    _known: dict[int, tuple[str, str]] = field(default_factory=dict)
+    full_text: str
+    _texts: dict[int, str] = field(default_factory=dict)
+    _prompts: dict[int, str] = field(default_factory=dict)
 
     def span(self, turn: int, text: str) -> Span | None:
-        """Where the turn lies in `text`; None where `text` has not what inference would see."""
-        header, until = self._rendered(turn, text)
-        if not text.startswith(until):
+        """Where an assistant turn is in `text`; None if `text` differs from what inference sees."""
+        prompt, through = self.prompt(turn), self.text_through(turn)
+        if not text.startswith(through):
             return None
-        said = until[len(header) :]
-        require_tool_calls(self.conversation, [turn], said)
-        # White space behind an end-of-turn token is the template's: no model has to write it.
-        ended = said.rstrip()
-        if not ended.endswith(self.tokenizer.special_texts):
-            ended = said
-        return len(header), len(header) + len(ended)
+        answer = through[len(prompt) :]
+        require_tool_calls(self.conversation, [turn], answer)
+        # The template adds white space after an end-of-turn token. No model has to write it.
+        stripped = answer.rstrip()
+        if stripped.endswith(self.tokenizer.special_texts):
+            answer = stripped
+        return len(prompt), len(prompt) + len(answer)
 
-    def span_of_context(self, message: int, text: str) -> Span | None:
-        """Where a message of another role lies in `text`, header and all; None if it can't be told.
+    def context_span(self, message: int) -> Span | None:
+        """Where a message of another role is in the full text, with its header; None if unclear.
 
-        The first one begins with the text, for nothing before it is anybody's words.
+        The span of the first message includes what the template writes before any message.
         """
-        before = self.render(message) if message else ""
-        until = text if message + 1 == len(self.conversation.messages) else self.as_last(message)
-        is_told = text.startswith(until) and until.startswith(before)
-        return (len(before), len(until)) if is_told else None
+        before = self.text_through(message - 1) if message else ""
+        through = self.text_through(message)
+        is_exact = self.full_text.startswith(through) and through.startswith(before)
+        return (len(before), len(through)) if is_exact else None
 
-    def as_last(self, turn: int) -> str:
-        """The conversation up to and with this turn."""
-        return self.render(turn + 1)
+    def text_through(self, message: int) -> str:
+        """The conversation up to and including a message, as text."""
+        if message + 1 == len(self.conversation.messages):
+            return self.full_text
+        if message not in self._texts:
+            self._texts[message] = self._render_first(message + 1)
+        return self._texts[message]
 
-    def render(self, num_messages: int, prompt: bool = False) -> str:
-        """The first messages as text, with the prompt for an answer if asked for."""
-        first = replace(self.conversation, messages=self.conversation.messages[:num_messages])
-        return render(first, self.tokenizer, prompt)
+    def prompt(self, turn: int) -> str:
+        """The text that inference is given to write an assistant turn; BadRow if that is unclear.
 
-    def _rendered(self, turn: int, text: str) -> tuple[str, str]:
-        """The prompt for the turn, and the text that ends with the turn."""
-        if turn not in self._known:
-            is_last = turn + 1 == len(self.conversation.messages)
-            until = text if is_last else self.as_last(turn)
-            header = self._header(turn) if turn else _first_header(self, until)
-            if not (until.startswith(header)):
+        A thinking block that the prompt opens belongs to the turn, so it is left out here.
+        """
+        if turn not in self._prompts:
+            prompt = self._prompt(turn) if turn else self._first_prompt()
+            if not self.text_through(turn).startswith(prompt):
                 raise BadRow(
                     "mask_not_exact",
                     f"{self.conversation.source}: message {turn + 1}: the chat template prompts "
-                    "for this turn with other text than it writes before it",
+                    "for this turn with other text than it writes before the turn",
                     "use another chat template",
                 )
-            self._known[turn] = header, until
-        return self._known[turn]
+            self._prompts[turn] = prompt
+        return self._prompts[turn]
 
-    def _header(self, turn: int) -> str:
-        """What inference is prompted with; a thinking block that it opens is the turn's."""
-        prompt = self.render(turn, prompt=True)
-        said = self.conversation.messages[turn - 1]["content"]
-        if _OPENED_THINKING.search(said) and prompt == self.render(turn):
-            return prompt  # the prompt opens nothing: these are words of the message before
+    def _prompt(self, turn: int) -> str:
+        prompt = self._render_first(turn, prompt=True)
+        before = self.conversation.messages[turn - 1]["content"]
+        if _OPENED_THINKING.search(before) and prompt == self.text_through(turn - 1):
+            return prompt  # the message before ends with such a block: the prompt opens nothing
         return _OPENED_THINKING.sub("", prompt)
 
+    def _first_prompt(self) -> str:
+        """The prompt of a conversation that begins with the assistant.
 
-def _first_header(turns: _Turns, text: str) -> str:
-    """The header of a conversation that begins with the assistant.
+        Templates can't render zero messages. So the header is taken from a stand-in conversation,
+        and the text before it must be what the template writes before any conversation.
+        """
+        row, through = self.conversation, self.text_through(0)
+        stand_in = replace(row, messages=({"role": "user", "content": "?"},))
+        user = render(stand_in, self.tokenizer)
+        prompted = render(stand_in, self.tokenizer, prompt=True)
+        header = _OPENED_THINKING.sub("", prompted).removeprefix(user)
+        preamble, found, _ = through.partition(header) if header else ("", "", "")
+        if found != header or not user.startswith(preamble):
+            raise BadRow(
+                "mask_not_exact",
+                f"{row.source}: message 1: can't tell where this first assistant turn begins",
+                "begin the conversation with a user message, or use another chat template",
+            )
+        return preamble + header
 
-    Templates can't render zero messages, so the header is taken from behind a stand-in, and what
-    stands before it must be what the template puts before any conversation.
-    """
-    row = turns.conversation
-    stand_in = _Turns(
-        Conversation(({"role": "user", "content": "?"},), row.tools, row.source), turns.tokenizer
-    )
-    without = stand_in.render(1)
-    header = _OPENED_THINKING.sub("", stand_in.render(1, prompt=True)).removeprefix(without)
-    preamble, found, _ = text.partition(header) if header else ("", "", text)
-    if not without.startswith(preamble) or found != header:
-        raise BadRow("mask_not_exact", f"{row.source}: message 1: its header can't be told exactly")
-    return preamble + header
+    def _render_first(self, num_messages: int, prompt: bool = False) -> str:
+        messages = self.conversation.messages[:num_messages]
+        return render(replace(self.conversation, messages=messages), self.tokenizer, prompt)
 
 
-def _trainable(row: Conversation) -> list[int]:
-    turns = (i for i, message in enumerate(row.messages) if message["role"] == "assistant")
-    return [turn for turn in turns if turn not in row.untrained]
-
-
-def _gaps(turns: _Turns, text: str) -> list[Span]:
-    """All of `text` but the messages that are not to be trained."""
-    row = turns.conversation
-    position, gaps = 0, []
+def _all_but_context(finder: _TurnFinder) -> list[Span]:
+    """The full text without the messages that are not to be trained."""
+    row = finder.conversation
+    position, spans = 0, []
     for turn in sorted(row.untrained):
-        is_said = row.messages[turn]["role"] == "assistant"
-        span = turns.span(turn, text) if is_said else turns.span_of_context(turn, text)
+        is_answer = row.messages[turn]["role"] == "assistant"
+        span = finder.span(turn, finder.full_text) if is_answer else finder.context_span(turn)
         if span is None:
             raise BadRow(
                 "mask_not_exact",
-                f"{row.source}: message {turn + 1}: the chat template renders this turn "
-                "differently within the whole conversation than at its end",
+                f"{row.source}: message {turn + 1}: the chat template writes this message "
+                "differently when others follow it",
                 "train on the assistant's turns only",
             )
-        gaps.append((position, span[0]))
+        spans.append((position, span[0]))
         position = span[1]
-    return [*gaps, (position, len(text))]
+    return [*spans, (position, len(finder.full_text))]

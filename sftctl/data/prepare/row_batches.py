@@ -10,7 +10,7 @@ from sftctl.data.conversations.conversation import Conversation, from_text
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.ledger import BadRow, Note, SourceLine
 from sftctl.data.manifest import SPLITS, Audit
-from sftctl.data.masks.overflow import Fitting
+from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.prepare.audit import audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
@@ -86,13 +86,15 @@ class BatchPreparation:
     tokenizer: ChatTokenizer
     settings: PrepareSettings
     held_out: SeenDigests = field(default_factory=SeenDigests)  # rows of the validation inputs
-    _fitting: Fitting = field(init=False)
-    _checked_fitting: Fitting = field(init=False)
+    _fitting: ExampleMaker = field(init=False)
+    _checked_fitting: ExampleMaker = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
         renderer = Renderer(self.tokenizer, settings.train_on)
-        self._fitting = Fitting(self.tokenizer, renderer, settings.max_seq_len, settings.overflow)
+        self._fitting = ExampleMaker(
+            self.tokenizer, renderer, settings.max_seq_len, settings.overflow
+        )
         self._checked_fitting = replace(self._fitting, tokenizer=self.tokenizer.checked())
 
     def __call__(self, batch: RawBatch) -> PreparedBatch:
@@ -137,7 +139,7 @@ class BatchPreparation:
         return from_text(raw, self.settings.format, source)
 
     def _examples(
-        self, row: Conversation, fitting: Fitting, notes: list[Note]
+        self, row: Conversation, fitting: ExampleMaker, notes: list[Note]
     ) -> list[TokenizedExample]:
         """The examples of a row within max_seq_len; what is lost is noted."""
         examples, found = fitting.examples(row)

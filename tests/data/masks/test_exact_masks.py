@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import SourceLine
-from sftctl.data.masks.encode import encoded
+from sftctl.data.masks.encode import encode_texts
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -72,7 +72,7 @@ def test_the_assistants_turns_are_trained_once_and_nothing_else(name, engine, tu
     reference = tokenizer(name)
     chosen = reference.fast() if engine == "fast" else reference
     row = Conversation(tuple(turns), None, HERE)
-    examples = encoded(Renderer(chosen, "assistant").renderings(row), row, chosen)
+    examples = encode_texts(Renderer(chosen, "assistant").training_texts(row), row, chosen)
     prefixes = [reference.render(turns[: n + 1]) for n in range(len(turns))]
     trained = ""
     for example in examples:

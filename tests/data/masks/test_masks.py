@@ -213,13 +213,13 @@ def test_a_conversation_of_one_exchange_is_rendered_twice(chatml):
         pytest.param(
             HEADERLESS,
             TURNS[2:3],
-            "message 1: its header can't be told exactly",
+            "message 1: can't tell where this first assistant turn begins",
             id="header of a first turn absent",
         ),
         pytest.param(
             SPACED,
             [TURNS[1], {"role": "assistant", "content": "the"}],
-            "a token lies half inside an assistant turn",
+            "a token is half inside an assistant turn",
             id="space merges with the answer",
         ),
         pytest.param(

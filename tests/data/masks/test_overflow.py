@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import SourceLine
 from sftctl.data.masks.encode import tokenize
-from sftctl.data.masks.overflow import Fitting
+from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.tokenizers import CHATML, load
@@ -18,7 +18,7 @@ SYSTEM = {"role": "system", "content": "Be kind."}
 
 
 def fitting(max_seq_len, overflow, train_on="assistant"):
-    return Fitting(TOKENIZER, Renderer(TOKENIZER, train_on), max_seq_len, overflow)
+    return ExampleMaker(TOKENIZER, Renderer(TOKENIZER, train_on), max_seq_len, overflow)
 
 
 def conversation(*messages, untrained=()):
@@ -134,3 +134,11 @@ def test_kept_and_lost_tokens_are_all_tokens(turns, max_seq_len, overflow):
     examples, notes = fitting(max_seq_len, overflow).examples(row)
     kept = sum(example.num_tokens for example in examples)
     assert kept + sum(n.tokens_lost for n in notes) == sum(e.num_tokens for e in whole)
+
+
+def test_split_with_all_leaves_out_context_of_later_parts():
+    row = conversation(*exchanges(6), untrained=(9, 10))
+    examples, _ = fitting(60, "split", "all").examples(row)
+    trained = " ".join(TOKENIZER.decode(e.input_ids[e.loss_mask]) for e in examples)
+    assert [f"answer {n}" in trained for n in range(6)] == [True] * 4 + [False, True]
+    assert [f"Question {n}?" in trained for n in range(6)] == [True] * 5 + [False]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.shortcut import Renderer
-from sftctl.data.masks.turns import renderings
+from sftctl.data.masks.turns import training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.tokenizers import CHATML, load
 
@@ -48,9 +48,9 @@ def test_renderings_are_the_same_by_the_skeleton(name, train_on, rows):
     renderer = Renderer(tokenizer, train_on)
     for turns, untrained in rows:
         row = Conversation(tuple(turns), None, HERE, untrained & frozenset(range(len(turns))))
-        expected = by(lambda row: renderings(row, tokenizer, train_on), row)
-        assert by(renderer.renderings, row) == expected
-        assert by(renderer.renderings, row) == expected  # the second time it is known
+        expected = by(lambda row: training_texts(row, tokenizer, train_on), row)
+        assert by(renderer.training_texts, row) == expected
+        assert by(renderer.training_texts, row) == expected  # the second time it is known
 
 
 def test_a_known_conversation_is_rendered_once():
@@ -58,10 +58,10 @@ def test_a_known_conversation_is_rendered_once():
     tokenizer.is_content_blind = True
     renderer = Renderer(tokenizer, "assistant")
     turns = [{"role": role, "content": role} for role in ("user", "assistant") * 3]
-    renderer.renderings(Conversation(tuple(turns), None, HERE))
+    renderer.training_texts(Conversation(tuple(turns), None, HERE))
     before = tokenizer.num_renders
     others = [turn | {"content": f"{turn['content']}?"} for turn in turns]
-    renderer.renderings(Conversation(tuple(others), None, HERE))
+    renderer.training_texts(Conversation(tuple(others), None, HERE))
     assert tokenizer.num_renders - before == 1
 
 
@@ -72,5 +72,5 @@ def test_a_text_that_is_not_what_the_template_makes_is_not_used():
     renderer = Renderer(tokenizer, "assistant")
     for word in ("plain", "sly"):
         turns = ({"role": "user", "content": word}, {"role": "assistant", "content": word})
-        [rendering] = renderer.renderings(Conversation(turns, None, HERE))
+        [rendering] = renderer.training_texts(Conversation(turns, None, HERE))
         assert "sly" not in rendering.text
