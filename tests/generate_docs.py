@@ -9,8 +9,9 @@ from pathlib import Path
 import typer.main
 
 from sftctl.cli.app import app
+from sftctl.config.keys import documentation
 from sftctl.config.load import toml_value
-from sftctl.config.schema import SECTIONS, documentation
+from sftctl.config.schema import SECTIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONFIG_PAGE, CLI_PAGE = DOCS / "config.md", DOCS / "cli.md"

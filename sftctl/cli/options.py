@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from sftctl.config.schema import Auto, default_of, documentation, type_of
+from sftctl.config.keys import default_of, documentation, type_of
+from sftctl.config.schema import Auto
 
 _SHORTER_NAMES = {"data.path": "--data", "model.name": "--model"}
 

@@ -6,8 +6,11 @@ from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from sftctl.config.schema import EVERY_KEY, SECTIONS, beyond_bounds, keys, type_of
+from sftctl.config.keys import beyond_bounds, keys, type_of
+from sftctl.config.schema import SECTIONS
 from sftctl.errors import ConfigError
+
+EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:

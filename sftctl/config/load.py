@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sftctl.config.check import checked, readings_of
-from sftctl.config.schema import EVERY_KEY, SECTIONS, RunConfig, documentation, keys
+from sftctl.config.check import EVERY_KEY, checked, readings_of
+from sftctl.config.keys import documentation, keys
+from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical

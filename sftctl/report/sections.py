@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from sftctl.config.keys import documentation
 from sftctl.config.load import config_to_dict
-from sftctl.config.schema import RunConfig, documentation
+from sftctl.config.schema import RunConfig
 from sftctl.report.charts import Mark, Series, line_chart
 from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Html, join, tag

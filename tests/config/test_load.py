@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftctl.config.keys import keys
 from sftctl.config.load import (
     Layer,
     config_from_dict,
@@ -16,7 +17,7 @@ from sftctl.config.load import (
     load_layers,
     parse_assignments,
 )
-from sftctl.config.schema import ModelConfig, RunConfig, TrainConfig, keys
+from sftctl.config.schema import ModelConfig, RunConfig, TrainConfig
 from sftctl.errors import ConfigError
 
 
@@ -286,7 +287,7 @@ def test_what_is_written_names_neither_the_output_directory_nor_unset_keys() -> 
 def test_the_commented_form_shows_each_key_below_its_documentation() -> None:
     lines = config_to_commented_toml(RunConfig()).splitlines()
     at = lines.index("epochs = 2")
-    assert lines[at - 1] == "# Times that every example is trained."
+    assert lines[at - 1] == "# How many times each example is trained."
     assert "# tokenizer =" in lines
     assert max(map(len, lines)) <= 100
 

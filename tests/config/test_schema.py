@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sftctl.config.keys import documentation, keys
 from sftctl.config.load import load_config
-from sftctl.config.schema import SECTIONS, RunConfig, documentation, keys
+from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.errors import ConfigError
 
 
