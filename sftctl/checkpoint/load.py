@@ -13,7 +13,7 @@ from sftctl.checkpoint.save import tied_names
 from sftctl.checkpoint.shard_writer import DTYPE_NAMES
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint
-from sftctl.world import World
+from sftctl.world import ALONE, World
 
 
 def load_tensors(
@@ -49,6 +49,15 @@ def load_tensors(
         raise CorruptCheckpoint(f"{path}: can't be read: {first}") from error
     for name in tensors.keys() & aliases.keys():
         tensors[name].detach().copy_(targets[aliases[name]].detach())
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Fill a complete model in place from a checkpoint, on this process alone.
+
+    Raises as `load_tensors` does.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    load_tensors(path, tensors, ALONE, prefix="model.")
 
 
 def _require_fit(

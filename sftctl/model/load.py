@@ -116,12 +116,17 @@ def check_fit(model: Any, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
             f"for {rows}",
             hint="prepare the data with the model's own tokenizer",
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = max_positions(model)
     if positions is not None and max_seq_len > positions:
         raise ConfigError(
             f"data.max_seq_len: {max_seq_len} is beyond the model's {positions} positions",
             hint=f"prepare the data again with --max-seq-len {positions}",
         )
+
+
+def max_positions(model: Any) -> int | None:
+    """The longest text that a model can take, in tokens; None if it has no limit."""
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def from_configuration(config: Any) -> Any:

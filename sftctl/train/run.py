@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sftctl.checkpoint.directory import newest_good
-from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.load import load_weights
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import deaths_told
 from sftctl.disk import new_folder, refusals
@@ -29,7 +29,7 @@ from sftctl.train.samples import tell_samples
 from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
 from sftctl.train.stop import StopRequest
-from sftctl.world import ALONE, World, start_world
+from sftctl.world import World, start_world
 
 
 def run_training(
@@ -166,8 +166,7 @@ def _write_final(session: Session, world: World) -> None:
             return
         checkpoint, _ = newest_good(run.checkpoints, session.state.progress.step)
         model = load_architecture(run.model_folder)
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        load_tensors(checkpoint, tensors, ALONE, prefix="model.")
+        load_weights(checkpoint, model)
         with refusals(run.final, CheckpointError), new_folder(run.final) as folder:
             save_pretrained(model, session.inputs.tokenizer, folder)
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sftctl.data.example import TokenizedExample
 from sftctl.model.generate import generate
+from sftctl.model.load import max_positions
 from sftctl.model.sampling import Sampling
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
@@ -95,9 +97,9 @@ def _prompts(session: Session) -> Iterator[Prompt]:
             yield prompt
 
 
-def _room(model: object, prompt: Prompt) -> int:
+def _room(model: Any, prompt: Prompt) -> int:
     """Tokens that an answer may have within the model's positions."""
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    positions = max_positions(model)
     if positions is None:
         return MAX_NEW_TOKENS
-    return min(MAX_NEW_TOKENS, int(positions) - len(prompt.prompt_ids))
+    return min(MAX_NEW_TOKENS, positions - len(prompt.prompt_ids))

@@ -9,6 +9,7 @@ import torch
 
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.generate import generate
+from sftctl.model.load import max_positions
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.trained.open import open_trained
@@ -68,7 +69,7 @@ class ChatSession:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         text = self.tokenizer.render([*system, *messages], None, add_generation_prompt=True)
         prompt_ids: list[int] = self.tokenizer.encode(text).tolist()
-        most = _positions(self.model)
+        most = max_positions(self.model)
         wanted = len(prompt_ids) + self.sampling.max_new_tokens
         if most is not None and wanted > most:
             what = "the conversation" if self.messages else "the prompt"
@@ -83,15 +84,10 @@ class ChatSession:
 
 def check_room(model: Any, sampling: Sampling) -> None:
     """Refuse an answer that no prompt would leave room for."""
-    most = _positions(model)
+    most = max_positions(model)
     if most is not None and sampling.max_new_tokens >= most:
         raise ConfigError(
             f"--max-new-tokens: {sampling.max_new_tokens}, and the model has {most} positions for "
             "prompt and answer",
             hint=f"--max-new-tokens {most // 2} leaves half of them to the prompt",
         )
-
-
-def _positions(model: Any) -> int | None:
-    """The longest text that the model can take, in tokens; None where it has no such limit."""
-    return getattr(model.config, "max_position_embeddings", None)

@@ -7,13 +7,12 @@ from typing import Any
 
 from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
-from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.load import load_weights
 from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.trained.checks import kind_of
-from sftctl.world import start_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,6 @@ def _last_manifest(run: RunDir) -> CheckpointManifest | None:
 
 def _checkpoint(run: RunDir, checkpoint: Path) -> Trained:
     model = load_architecture(run.model_folder)
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    with start_world("cpu") as world:
-        load_tensors(checkpoint, tensors, world, prefix="model.")
+    load_weights(checkpoint, model)
     tokenizer = load_tokenizer(str(run.model_folder))
     return Trained(model, tokenizer, run, read_manifest(checkpoint))
