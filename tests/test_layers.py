@@ -180,6 +180,27 @@ def test_environment_variables_are_read_in_one_file() -> None:
     assert {file: found for file, found in uses.items() if found} == {}
 
 
+def callers(name: str) -> set[str]:
+    """Files that call a function or class by this name."""
+    return {
+        file
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name
+    }
+
+
+def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
+    assert callers("StepShape") == {"data/loader.py"}
+    asked = {
+        "train/session.py",
+        "train/preflight/memory.py",
+        "bench/sweep.py",
+        "bench/step_time.py",
+    }
+    assert callers("step_shape") == asked
+
+
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader, step_shape
 from sftctl.data.plan import steps_per_epoch
 from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
@@ -65,15 +65,7 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
         model = load_model(config.model.name, inputs.tokenizer, train.seed)
         check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
         state = build_state(model, config, world)
-        shape = StepShape(
-            seed=train.seed,
-            global_batch_size=train.global_batch_size,
-            micro_batch_tokens=train.pass_tokens,
-            cut_for_ranks=world.world_size,
-            rank=world.rank,
-            world_size=world.world_size,
-            lockstep=state.lockstep,
-        )
+        shape = step_shape(train, world.device.type, rank=world.rank, world_size=world.world_size)
         per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
         rules = StepRules(config.optim, train.seed, _NUM_STEPS + 1, per_epoch)
         loader = StepLoader(inputs.train, shape, LoaderSettings())

@@ -14,7 +14,7 @@ from sftctl.bench.ranks import Ranks, loading_ranks
 from sftctl.bench.step_time import StepTime, measured_step_time, step_time_of_run
 from sftctl.bench.text_examples import text_of
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import LoaderSettings, StepShape
+from sftctl.data.loader import LoaderSettings, step_shape
 from sftctl.data.microbatch import Examples
 from sftctl.machine import Machine
 from sftctl.metrics import LoaderResult
@@ -98,7 +98,11 @@ def bench_loader(
         _choices(settings.persistent, auto=DataConfig().persistent_workers),
     )
     machine = Machine.here()
-    shapes = [_shape(config, rank, settings.num_ranks) for rank in range(settings.num_ranks)]
+    num_ranks = settings.num_ranks
+    shapes = [
+        step_shape(config.train, device.type, rank=rank, world_size=num_ranks)
+        for rank in range(num_ranks)
+    ]
     seconds = step_time.seconds if step_time else None
     with loading_ranks(store, shapes, config.train.device) as ranks:
         obstacles = {each: obstacle(each, store, shapes[0], machine) for each in sweep}
@@ -125,19 +129,6 @@ def _step_time(config: RunConfig, settings: BenchSettings) -> StepTime | None:
     if settings.run is not None:
         return step_time_of_run(settings.run)
     return measured_step_time(config, settings.num_ranks) if settings.measure_steps else None
-
-
-def _shape(config: RunConfig, rank: int, num_ranks: int) -> StepShape:
-    train = config.train
-    return StepShape(
-        seed=train.seed,
-        global_batch_size=train.global_batch_size,
-        micro_batch_tokens=train.pass_tokens,
-        cut_for_ranks=num_ranks,
-        rank=rank,
-        world_size=num_ranks,
-        lockstep=train.strategy == "fsdp" and num_ranks > 1,
-    )
 
 
 def sweep_settings(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sftctl.config.schema import TrainConfig
 from sftctl.data.manifest import PREPARE_ANEW
 from sftctl.data.microbatch import (
     Examples,
@@ -39,8 +40,34 @@ class StepShape:
     cut_for_ranks: int  # the world size at the start of the run; kept on resume
     rank: int
     world_size: int
-    lockstep: bool = False  # every rank runs equally many micro-batches: FSDP talks in each
-    pad_to_multiple_of: int = 1  # of a micro-batch's width: CUDA's kernels like eights
+    lockstep: bool = False  # every rank runs equally many micro-batches
+    pad_to_multiple_of: int = 1  # tokens; a micro-batch's width is rounded up to it
+
+
+def step_shape(
+    train: TrainConfig,
+    device_type: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    cut_for_ranks: int | None = None,
+) -> StepShape:
+    """How a run with these settings shapes its steps on one rank.
+
+    Training, the memory estimate and bench-loader all ask here, so they see the same micro-batches.
+    `cut_for_ranks` is the world size at the start of the run; None: it starts with `world_size`.
+    """
+    return StepShape(
+        seed=train.seed,
+        global_batch_size=train.global_batch_size,
+        micro_batch_tokens=train.pass_tokens,
+        cut_for_ranks=world_size if cut_for_ranks is None else cut_for_ranks,
+        rank=rank,
+        world_size=world_size,
+        # FSDP gathers weights in every micro-batch, so each rank must run equally many.
+        lockstep=train.strategy == "fsdp" and world_size > 1,
+        pad_to_multiple_of=8 if device_type == "cuda" else 1,  # CUDA kernels are faster with it
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from sftctl.checkpoint.directory import abandon_after, clean_leftovers
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.room import require_room
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, step_shape
 from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
@@ -153,15 +153,12 @@ def _session(
 ) -> Session:
     state = build_state(model, config, world)
     manifest = plan.manifest if plan is not None else None
-    shape = StepShape(
-        seed=config.train.seed,
-        global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=config.train.pass_tokens,
-        cut_for_ranks=manifest.cut_for_ranks if manifest else world.world_size,
+    shape = step_shape(
+        config.train,
+        world.device.type,
         rank=world.rank,
         world_size=world.world_size,
-        lockstep=state.lockstep,
-        pad_to_multiple_of=8 if world.device.type == "cuda" else 1,
+        cut_for_ranks=manifest.cut_for_ranks if manifest else None,
     )
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from sftctl.config.schema import TrainConfig
 from sftctl.data.loader import (
     LoaderSettings,
     StepLoader,
     StepShape,
     evaluation_blocks,
     longest_micro_batch,
+    step_shape,
 )
 from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
@@ -156,6 +158,38 @@ def test_a_rank_without_examples_runs_one_row_without_a_target() -> None:
         assert len(row.target_ids) == len(row.target_positions) == row.num_tokens == 0
         assert part.num_target_tokens > 0
         assert examples_digest(row.examples) == 0
+
+
+@pytest.mark.parametrize(
+    ("device_type", "strategy", "world_size", "lockstep", "pad_to_multiple_of"),
+    [
+        ("cpu", "ddp", 2, False, 1),
+        ("cpu", "fsdp", 1, False, 1),
+        ("cpu", "fsdp", 2, True, 1),
+        ("cuda", "ddp", 1, False, 8),
+        ("cuda", "fsdp", 2, True, 8),
+    ],
+)
+def test_device_and_strategy_decide_padding_and_lockstep(
+    device_type: str, strategy: Any, world_size: int, lockstep: bool, pad_to_multiple_of: int
+) -> None:
+    train = TrainConfig(batch_size=3, accumulation_steps=2, strategy=strategy, seed=7)
+    rank = world_size - 1
+    assert step_shape(train, device_type, rank=rank, world_size=world_size) == StepShape(
+        seed=7,
+        global_batch_size=6,
+        micro_batch_tokens=1024,
+        cut_for_ranks=world_size,
+        rank=rank,
+        world_size=world_size,
+        lockstep=lockstep,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )
+
+
+def test_a_resumed_run_keeps_the_number_of_ranks_that_steps_are_cut_for() -> None:
+    shape = step_shape(TrainConfig(), "cpu", rank=1, world_size=2, cut_for_ranks=5)
+    assert (shape.cut_for_ranks, shape.rank, shape.world_size) == (5, 1, 2)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import StepShape, longest_micro_batch
+from sftctl.data.loader import longest_micro_batch, step_shape
 from sftctl.data.store import TokenStore
 from sftctl.model.fake import Outline
 from sftctl.train.engine.state import AUTOCAST_DTYPES
@@ -56,7 +56,9 @@ def estimate_memory(
     on_cpu = outline.device.type == "cpu"
     shards = num_ranks if config.train.strategy == "fsdp" else 1
     state = outline.num_parameters * _WORD // shards
-    rows, row_tokens, num_targets = largest_micro_batch(config, store, num_ranks)
+    shape = step_shape(config.train, outline.device.type, world_size=num_ranks)
+    batch = longest_micro_batch(store, shape)
+    (rows, row_tokens), num_targets = batch.input_ids.shape, len(batch.target_ids)
     exact = 2 * state if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
     saves_on_the_way = config.checkpoint.save_interval > 0
     return MemoryEstimate(
@@ -81,24 +83,6 @@ def _activations(
         return rows * row_tokens * shape.bytes_per_token(config.train.dtype, recomputed=True)
     dtype = AUTOCAST_DTYPES.get(config.train.dtype)
     return outline.kept_bytes(rows, row_tokens, num_targets, dtype)
-
-
-def largest_micro_batch(
-    config: RunConfig, store: TokenStore, num_ranks: int
-) -> tuple[int, int, int]:
-    """Rows, tokens of each, and targets of the one that is rehearsed before the first step."""
-    shape = StepShape(
-        seed=config.train.seed,
-        global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=int(config.train.micro_batch_tokens),
-        cut_for_ranks=num_ranks,
-        rank=0,
-        world_size=num_ranks,
-        lockstep=False,
-    )
-    batch = longest_micro_batch(store, shape)
-    rows, row_tokens = batch.input_ids.shape
-    return rows, row_tokens, len(batch.target_ids)
 
 
 def _resident_bytes() -> int:

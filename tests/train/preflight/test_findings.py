@@ -14,7 +14,6 @@ from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.runs.directory import require_shared
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
 from sftctl.train.preflight.findings import Finding, refuse_errors
-from sftctl.train.preflight.memory import largest_micro_batch
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
@@ -133,10 +132,9 @@ def test_the_estimate_grows_with_the_micro_batch_and_shrinks_with_shards(tmp_pat
 def test_the_largest_micro_batch_is_the_one_with_most_tokens(tmp_path: Path) -> None:
     config = toy_config(tmp_path, train__micro_batch_tokens=1)  # every example alone
     with StopRequest() as stop:
-        store = propose(config, ALONE, stop).inputs.train
-    rows, row_tokens, num_targets = largest_micro_batch(config, store, num_ranks=1)
-    assert (rows, row_tokens) == (1, int(store.lengths.max()))
-    assert 0 < num_targets < row_tokens
+        proposal = propose(config, ALONE, stop)
+    memory = proposal.size.memory
+    assert (memory.rows, memory.row_tokens) == (1, int(proposal.inputs.train.lengths.max()))
 
 
 def test_several_errors_are_one_with_all_of_them() -> None:
