@@ -9,7 +9,7 @@ from sftctl.cli.options import Json
 from sftctl.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from sftctl.inspection.report import Report
+    from sftctl.inspection.inspection import Inspection
 
 
 def inspect_ckpt(
@@ -46,7 +46,7 @@ def inspect_ckpt(
         raise CheckpointError("; ".join(damage), hint=hints[0])
 
 
-def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
+def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> None:
     from sftctl.cli.show.checkpoint import checkpoint_report
     from sftctl.cli.show.output import emit, stacked
     from sftctl.cli.show.tensors import statistics_table
@@ -61,7 +61,7 @@ def _show(report: "Report", tensors: bool, *, as_json: bool) -> None:
     emit(value, text, as_json=as_json)
 
 
-def _show_diff(a: "Report", b: "Report", *, as_json: bool) -> None:
+def _show_diff(a: "Inspection", b: "Inspection", *, as_json: bool) -> None:
     from sftctl.cli.show.output import emit
     from sftctl.cli.show.tensors import diff_report
     from sftctl.inspection.diff import diff

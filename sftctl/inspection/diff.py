@@ -1,5 +1,6 @@
 """What differs between two checkpoints, of one format or of two whose names match."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.report import MANIFEST_KEYS, Report
+from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
 from sftctl.inspection.tensors.read import STRETCH, located, read
 
 _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version")
@@ -41,8 +42,8 @@ class TensorChange:
 class CheckpointDiff:
     """Two checkpoints compared; tensors by how far they moved, the farthest first."""
 
-    a: Report
-    b: Report
+    a: Inspection
+    b: Inspection
     config: list[Change]
     counters: list[Change]
     tensors: list[TensorChange]
@@ -68,7 +69,7 @@ class CheckpointDiff:
         }
 
 
-def diff(a: Report, b: Report) -> CheckpointDiff:
+def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
     """Compare two checkpoints; tensors are read a stretch at a time."""
     ours, theirs = _with_aliases(a, b), _with_aliases(b, a)
     common = sorted(ours.keys() & theirs.keys())
@@ -86,29 +87,29 @@ def diff(a: Report, b: Report) -> CheckpointDiff:
     )
 
 
-def _with_aliases(report: Report, other: Report) -> dict[str, StoredTensor]:
+def _with_aliases(report: Inspection, other: Inspection) -> dict[str, StoredTensor]:
     """Its tensors, and tied ones under the other name where the other checkpoint has that."""
     tied = {
         name: report.tensors[stored]
         for name, stored in report.aliases.items()
         if name in other.tensors and stored in report.tensors
     }
-    return report.tensors | tied
+    return {**report.tensors, **tied}
 
 
-def _counters(report: Report) -> dict[str, Any]:
+def _counters(report: Inspection) -> dict[str, Any]:
     facts = {key: report.facts.get(key) for key in MANIFEST_KEYS if key not in _NOT_COUNTERS}
     facts |= {"loss": report.loss, "next_learning_rate": report.next_learning_rate}
     return _flat(facts) | {"format": report.format}
 
 
-def _config_changes(a: Report, b: Report) -> list[Change]:
+def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
     ours, theirs = _flat(a.facts.get("config") or {}), _flat(b.facts.get("config") or {})
     return _changes(*_of_both(a, b, ours, theirs))
 
 
 def _of_both(
-    a: Report, b: Report, ours: dict[str, Any], theirs: dict[str, Any]
+    a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Between two formats only what both tell: that one lacks a key says nothing."""
     if a.format == b.format:
@@ -123,7 +124,7 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[Change]:
     return [Change(key, a, b) for key, a, b in pairs if a != b]
 
 
-def _flat(tree: dict[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

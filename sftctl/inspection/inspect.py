@@ -1,78 +1,91 @@
-"""Which tool made a path, and what can be said of it."""
+"""The formats that inspect-ckpt knows: which one recognises a path, and what it says about it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sftctl.errors import NoCheckpoint
-from sftctl.inspection.formats.distributed import METADATA_NAME, inspect_distributed
-from sftctl.inspection.formats.files import TORCH_SUFFIXES, check_bytes
+from sftctl.inspection.formats.distributed import inspect_distributed, is_distributed
+from sftctl.inspection.formats.files import verify_archives
+from sftctl.inspection.formats.gguf import inspect_gguf_file, is_gguf_file
 from sftctl.inspection.formats.model_files import (
-    inspect_directory,
-    inspect_gguf,
-    inspect_safetensors,
+    inspect_model_directory,
+    inspect_safetensors_file,
+    is_model_directory,
+    is_safetensors_file,
 )
-from sftctl.inspection.formats.sftctl import inspect_checkpoint, inspect_run, is_checkpoint, is_run
-from sftctl.inspection.formats.torch_dict import inspect_torch_file
+from sftctl.inspection.formats.sftctl import (
+    inspect_checkpoint,
+    inspect_run,
+    is_checkpoint,
+    is_run,
+    verify_checkpoint,
+)
+from sftctl.inspection.formats.torch_dict import inspect_torch_file, is_torch_file
 from sftctl.inspection.formats.transformers_trainer import (
-    STATE_NAME,
-    checkpoints_in,
-    inspect_output,
-    inspect_trainer,
+    inspect_trainer_checkpoint,
+    inspect_trainer_output,
+    is_trainer_checkpoint,
+    is_trainer_output,
 )
-from sftctl.inspection.report import Report
+from sftctl.inspection.inspection import Inspection
 
+
+class Format(NamedTuple):
+    """One format. `inspect` reports damage and does not raise it."""
+
+    recognises: Callable[[Path], bool]
+    inspect: Callable[[Path], Inspection]
+    verify: Callable[[Inspection], Inspection] = verify_archives  # also checks every checksum
+
+
+FORMATS = (  # the first one that recognises a path inspects it
+    Format(is_run, inspect_run, verify_checkpoint),
+    Format(is_checkpoint, inspect_checkpoint, verify_checkpoint),
+    Format(is_trainer_checkpoint, inspect_trainer_checkpoint),
+    Format(is_distributed, inspect_distributed),
+    Format(is_trainer_output, inspect_trainer_output),
+    Format(is_model_directory, inspect_model_directory),
+    Format(is_gguf_file, inspect_gguf_file),
+    Format(is_safetensors_file, inspect_safetensors_file),
+    Format(is_torch_file, inspect_torch_file),
+)
 _KNOWN = (
     "a run or checkpoint of sftctl, checkpoint-N of transformers or TRL, a .pth of MiniMind, a "
     "folder of torch.distributed.checkpoint, a model directory, .safetensors, .gguf"
 )
 
 
-def inspect_path(path: Path, verify: bool = False) -> Report:
-    """The report of a checkpoint, or of a run's newest one with `checkpoints` of all.
+def inspect_path(path: Path, verify: bool = False) -> Inspection:
+    """Inspect a checkpoint, or a run's newest checkpoint with all of them in `checkpoints`.
 
-    `verify` reads every byte that has a checksum. Damage is reported, not raised; NoCheckpoint
-    where there is nothing that is known.
+    `verify` reads every byte that has a checksum. Damage is reported, not raised. Raises
+    NoCheckpoint if no format recognises the path.
     """
-    if is_run(path):
-        return inspect_run(path, verify)
-    if is_checkpoint(path):
-        return inspect_checkpoint(path, verify)
-    report = _inspect_file(path) if path.is_file() else _inspect_folder(path)
-    for one in report.checkpoints if report.checkpoints is not None else [report]:
-        one.complete = one.complete and all(tensor.is_whole for tensor in one.tensors.values())
-        if verify:
-            check_bytes(one)
-        if one.problems:  # who is told to load it would run what is refused here
-            one.complete, one.advice = False, None
-    if report.checkpoints:
-        report.verified, report.problems = (
-            report.checkpoints[-1].verified,
-            report.checkpoints[-1].problems,
-        )
-    return report
+    format = next((format for format in FORMATS if format.recognises(path)), None)
+    if format is None:
+        raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {_KNOWN}")
+    inspection = format.inspect(path)
+    return _verified(inspection, format.verify) if verify else inspection
 
 
-def _inspect_folder(path: Path) -> Report:
-    if (path / STATE_NAME).is_file():
-        return inspect_trainer(path)
-    if (path / METADATA_NAME).is_file():
-        return inspect_distributed(path)
-    if path.is_dir() and checkpoints_in(path):
-        return inspect_output(path)
-    names = [file.name for file in path.iterdir()] if path.is_dir() else []
-    is_weights = any(n.endswith((".safetensors", *TORCH_SUFFIXES)) for n in names)
-    if "config.json" in names or "adapter_config.json" in names or is_weights:
-        return inspect_directory(path)
-    what = "neither a run nor a checkpoint" if path.exists() else "no such file or folder"
-    raise NoCheckpoint(f"{path}: {what}", hint=f"known are {_KNOWN}")
+def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]) -> Inspection:
+    if inspection.checkpoints is None:
+        return verify(inspection)
+    checkpoints = [verify(checkpoint) for checkpoint in inspection.checkpoints]
+    newest = checkpoints[-1]
+    return replace(
+        inspection,
+        checkpoints=checkpoints,
+        complete=newest.complete,
+        verified=newest.verified,
+        problems=newest.problems,
+        advice=newest.advice,
+    )
 
 
-def _inspect_file(path: Path) -> Report:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head.startswith(b"GGUF") or path.suffix == ".gguf":
-        return inspect_gguf(path)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return inspect_safetensors(path)
-    if head.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in TORCH_SUFFIXES:
-        return inspect_torch_file(path)
-    raise NoCheckpoint(f"{path}: not a checkpoint", hint=f"known are {_KNOWN}")
+def _what_it_is(path: Path) -> str:
+    if path.is_file():
+        return "not a checkpoint"
+    return "neither a run nor a checkpoint" if path.exists() else "no such file or folder"

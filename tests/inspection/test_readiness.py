@@ -9,7 +9,7 @@ import pytest
 from sftctl import jsonio
 from sftctl.environment import cache_folder
 from sftctl.inspection.inspect import inspect_path
-from sftctl.inspection.report import Report
+from sftctl.inspection.inspection import Inspection
 from tests.toys.runs import metrics_of, toy_config
 
 LAST = "step-00000012"
@@ -21,7 +21,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def checkpoint(run: Path, step: int = 12) -> Report:
+def checkpoint(run: Path, step: int = 12) -> Inspection:
     return inspect_path(run / "checkpoints" / f"step-{step:08d}")
 
 

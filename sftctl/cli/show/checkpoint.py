@@ -1,7 +1,7 @@
 """A checkpoint's report as text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -12,13 +12,13 @@ from sftctl.cli.show.output import facts_table
 from sftctl.words import counted, format_bytes
 
 if TYPE_CHECKING:
-    from sftctl.inspection.report import Report
+    from sftctl.inspection.inspection import Inspection
 
 _SHOWN_FILES = 8
 _SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
-def checkpoint_report(report: "Report") -> RenderableType:
+def checkpoint_report(report: "Inspection") -> RenderableType:
     """What a checkpoint holds, its verdict, and the others of its run."""
     table = facts_table()
     for name, text in (*_facts(report), *_contents(report), *_verdict(report)):
@@ -28,7 +28,7 @@ def checkpoint_report(report: "Report") -> RenderableType:
     return Group(table, _siblings(report.checkpoints)) if report.checkpoints else table
 
 
-def _facts(report: "Report") -> Iterator[tuple[str, str]]:
+def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
     """Where the training stood; a line for what is known."""
     facts = report.facts
     known = facts.get
@@ -60,14 +60,14 @@ def _facts(report: "Report") -> Iterator[tuple[str, str]]:
         yield "validation loss", text
 
 
-def _epoch(report: "Report") -> str:
+def _epoch(report: "Inspection") -> str:
     done, of = report.facts.get("step_in_epoch"), report.facts.get("steps_per_epoch")
     ratio = f" ({report.epoch_ratio:.0%})" if report.epoch_ratio is not None else ""
     where = f", step {done} of {of} in it" if of and done is not None else ""
     return f"{report.facts['epoch']:g}{where}{ratio}{_remark(report.epoch_counts)}"
 
 
-def _contents(report: "Report") -> Iterator[tuple[str, str]]:
+def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
     groups = ", ".join(f"{name} {n:,}" for name, n in report.parameters_by_group.items())
     if report.num_parameters:
         yield "parameters", f"{report.num_parameters:,}: {groups}"
@@ -94,13 +94,13 @@ def _contents(report: "Report") -> Iterator[tuple[str, str]]:
         yield "", f"{format_bytes(entry['num_bytes']):>12}  {name}"
 
 
-def _rng(rng: dict[str, Any]) -> str:
+def _rng(rng: Mapping[str, Any]) -> str:
     if "scheme" in rng:
         return f"{rng['scheme']}; seed {rng['seed']}"
     return f"state of {', '.join(rng['generators'])} for {counted(rng['ranks'], 'rank')}"
 
 
-def _verdict(report: "Report") -> Iterator[tuple[str, str]]:
+def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
     verified = {None: "no", True: "yes", False: "no: damaged"}
     yield "complete", "yes" if report.complete else "no"
     yield "verified", verified[report.verified]
@@ -113,7 +113,7 @@ def _verdict(report: "Report") -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _siblings(reports: "list[Report]") -> Table:
+def _siblings(reports: "Sequence[Inspection]") -> Table:
     table = Table(title="checkpoints of the run", title_justify="left")
     columns = ("name", "step", "epoch", "examples", "loss", "LR", "size", "age", "whole")
     for column in columns:

@@ -7,14 +7,14 @@ from typing import Any
 
 from sftctl.checkpoint.tensor_index import Part, StoredTensor
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.formats.files import read_torch, report_of
+from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.numbers import ITEM_BYTES
 from sftctl.inspection.pickles.opcodes import Made, Name
 from sftctl.inspection.pickles.torch_file import read_torch_file
 from sftctl.inspection.pickles.values import attributes, number, plain, table
-from sftctl.inspection.report import Report
 
-METADATA_NAME = ".metadata"
+_METADATA_NAME = ".metadata"
 _DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -31,55 +31,77 @@ _DTYPES = {
 }
 _LONGEST_VALUE_BYTES = 1 << 16
 _MOST_VALUES = 500
-_STEPS = ("step", "global_step", "iteration", "iter_num")
+_STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
+_RATE_KEYS = ("lr", "learning_rate")
+_ADVICE = "torch.distributed.checkpoint.load reads it into tensors of the same names"
+
+# Where .metadata says each saved object is, by (name, offsets): file, offset, length.
+Places = dict[tuple[Any, tuple[Any, ...]], dict[str, Any]]
 
 
-def inspect_distributed(path: Path) -> Report:
-    """What `.metadata` says, and whether every stretch that it speaks of is there."""
-    report = report_of(path, "torch.distributed checkpoint")
-    metadata = attributes(read_torch(report, METADATA_NAME).value)
-    places = {
+def is_distributed(path: Path) -> bool:
+    """Whether this is a folder that torch.distributed.checkpoint saved."""
+    return (path / _METADATA_NAME).is_file()
+
+
+def inspect_distributed(path: Path) -> Inspection:
+    """The tensors and values that `.metadata` lists, each checked against its file's size."""
+    files = Files.of(path)
+    metadata = attributes(files.read_torch(_METADATA_NAME).value)
+    places: Places = {
         (key.get("fqn"), tuple(key.get("offset") or ())): attributes(info)
         for made, info in table(metadata.get("storage_data")).items()
         for key in [attributes(made)]
     }
-    for place in places.values():
-        _check(report, place)
+    _check_sizes(files, places)
     planned = table(metadata.get("planner_data"))
+    tensors: dict[str, StoredTensor] = {}
     values: dict[str, Any] = {}
     for name, entry in table(metadata.get("state_dict_metadata")).items():
         if not isinstance(name, str):
             continue
         facts = attributes(entry)
         if "chunks" in facts:
-            report.tensors[_grouped(name, planned)] = _tensor(path, name, facts, places)
+            tensors[_grouped(name, planned)] = _tensor(path, name, facts, places)
         elif len(values) < _MOST_VALUES and (name, ()) in places:
-            values[name] = _value(report, places[name, ()])
-    _tell(report, values)
-    if not places:
-        report.notes.append(
-            f"what {METADATA_NAME} says is not known: names and sizes of files only"
-        )
-    return report
+            values[name] = _value(files, places[name, ()])
+    step_key, epoch_key = _find_number(values, _STEP_KEYS), _find_number(values, ("epoch",))
+    ranks = {name.split("_")[2] for name in files.sizes if name.startswith("__")}
+    return replace(
+        files.inspection("torch.distributed checkpoint", tensors, _ADVICE),
+        facts={
+            "step": values.get(step_key),
+            "epoch": values.get(epoch_key),
+            "learning_rate": values.get(_find_number(values, _RATE_KEYS)),
+            "world_size": len(ranks) or None,
+            "dtype": weights_dtype(tensors),
+            "config": {"stored": values} if values else None,
+        },
+        step_counts=f"as stored under {step_key!r}" if step_key else None,
+        epoch_counts=f"as stored under {epoch_key!r}" if epoch_key else None,
+        obstacles=[OTHER_TOOL],
+        notes=[]
+        if places
+        else [f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"],
+    )
 
 
-def _check(report: Report, place: dict[str, Any]) -> None:
-    """Add a problem where a stretch is not in its file, once for a file."""
-    name = str(place.get("relative_path"))
-    there = report.files.get(name)
-    end = (number(place.get("offset")) or 0) + (number(place.get("length")) or 0)
-    problem = None
-    if there is None:
-        problem = f"{name}: missing"
-    elif end > there["num_bytes"]:
-        problem = f"{name}: cut: {there['num_bytes']} bytes"
-    if problem and problem not in report.problems:
-        report.problems.append(problem)
-        report.complete = False
+def _check_sizes(files: Files, places: Places) -> None:
+    """Add a problem for each file that is missing or too short for what is listed in it."""
+    ends: dict[str, int] = {}
+    for place in places.values():
+        name = str(place.get("relative_path"))
+        end = (number(place.get("offset")) or 0) + (number(place.get("length")) or 0)
+        ends[name] = max(end, ends.get(name, 0))
+    for name, end in ends.items():
+        if name not in files.sizes:
+            files.problems.append(f"{name}: missing")
+        elif end > files.sizes[name]:
+            files.problems.append(f"{name}: cut: {files.sizes[name]} bytes")
 
 
 def _grouped(name: str, planned: dict[Any, Any]) -> str:
-    """The name under its group: the first key of the saved dictionary tells which it is."""
+    """The name under `model.` or `optimizer.`, by the first key in the saved dictionary."""
     path = planned.get(name)
     keys = [str(key) for key in path] if isinstance(path, (tuple, list)) else name.split(".")
     first, rest = keys[0], [key for key in keys[1:] if key != "state"]
@@ -89,9 +111,7 @@ def _grouped(name: str, planned: dict[Any, Any]) -> str:
     return f"model.{'.'.join(keys[1:])}" if is_model else f"model.{name}"
 
 
-def _tensor(
-    path: Path, name: str, facts: dict[str, Any], places: dict[Any, dict[str, Any]]
-) -> StoredTensor:
+def _tensor(path: Path, name: str, facts: dict[str, Any], places: Places) -> StoredTensor:
     dtype = _dtype(facts.get("properties"))
     parts, count = [], 0
     for chunk in map(attributes, facts.get("chunks") or ()):
@@ -114,17 +134,17 @@ def _dtype(properties: Any) -> str:
     return _DTYPES.get(named, named)
 
 
-def _value(report: Report, place: dict[str, Any]) -> Any:
-    """A number or text that was saved beside the tensors, in a small archive of its own."""
+def _value(files: Files, place: dict[str, Any]) -> Any:
+    """A number or text saved beside the tensors, in a small archive of its own."""
     length = number(place.get("length"))
-    file = report.path / str(place.get("relative_path"))
-    if not length or length > _LONGEST_VALUE_BYTES or file.name not in report.files:
+    file = files.path / str(place.get("relative_path"))
+    if not length or length > _LONGEST_VALUE_BYTES or file.name not in files.sizes:
         return None
     try:
         found = read_torch_file(file, number(place.get("offset")) or 0, length)
     except CorruptCheckpoint:
         return None
-    report.problems += [f"{file.name}: {problem}" for problem in found.problems]
+    files.problems.extend(f"{file.name}: {problem}" for problem in found.problems)
     return plain(found.value)
 
 
@@ -136,23 +156,7 @@ def unpacked(part: Part) -> Part:
     return replace(found.tensors[""].parts[0], offsets=part.offsets)
 
 
-def _tell(report: Report, values: dict[str, Any]) -> None:
-    def found(names: tuple[str, ...]) -> tuple[str, Any] | tuple[None, None]:
-        hits = [key for key in values if key.rpartition(".")[2] in names]
-        key = min((k for k in hits if number(values[k]) is not None), key=len, default=None)
-        return (key, values[key]) if key is not None else (None, None)
-
-    step_key, step = found(_STEPS)
-    epoch_key, epoch = found(("epoch",))
-    _, rate = found(("lr", "learning_rate"))
-    ranks = {name.split("_")[2] for name in report.files if name.startswith("__")}
-    report.facts |= {"step": step, "epoch": epoch, "world_size": len(ranks) or None}
-    report.facts |= {
-        "dtype": report.weights_dtype,
-        "config": {"stored": values} if values else None,
-    }
-    report.facts["learning_rate"] = rate
-    report.step_counts = step_key and f"as stored under {step_key!r}"
-    report.epoch_counts = epoch_key and f"as stored under {epoch_key!r}"
-    report.obstacles.append("sftctl resumes its own runs only")
-    report.advice = "torch.distributed.checkpoint.load reads it into tensors of the same names"
+def _find_number(values: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """The shortest name whose last part is one of the keys and whose value is a number, or ""."""
+    names = (name for name in values if name.rpartition(".")[2] in keys)
+    return min((n for n in names if number(values[n]) is not None), key=len, default="")

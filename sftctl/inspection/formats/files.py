@@ -1,133 +1,129 @@
-"""Folders and files of other tools: what is there, and how big."""
+"""Reading the files of another tool. Problems are collected, not raised."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.inspection import Inspection, Tensors
 from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wrong_bytes
-from sftctl.inspection.pickles.values import plain
-from sftctl.inspection.report import Report
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "not all of its files hold checksums: of these, headers and sizes were checked"
 _LONGEST_JSON_BYTES = 1 << 26
 
 
-def report_of(path: Path, format: str, patterns: tuple[str, ...] = ("*",)) -> Report:
-    """An empty report with the files of a folder, or the one file, and their sizes."""
-    inside = (file for pattern in patterns for file in path.glob(pattern))
-    found = [path] if path.is_file() else sorted(file for file in inside if file.is_file())
-    root = path.parent if path.is_file() else path
-    sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
-    return Report(
-        path=path,
-        format=format,
-        files={name: {"num_bytes": size, "sha256": None} for name, size in sizes.items()},
-        num_bytes=sum(sizes.values()),
-        saved_at=max((file.stat().st_mtime for file in found), default=None),
-    )
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a checkpoint. Each method adds what is wrong with a file to `problems`."""
 
+    path: Path  # a folder, or one file
+    sizes: dict[str, int]  # bytes, by name in the folder
+    saved_at: float | None
+    problems: list[str] = field(default_factory=list)
 
-def read_json(report: Report, name: str) -> dict[str, Any]:
-    """A JSON object of the folder; empty where it is absent, or with a problem where it is bad."""
-    file = report.path / name
-    if not file.is_file():
-        return {}
-    if file.stat().st_size > _LONGEST_JSON_BYTES:
-        report.problems.append(f"{name}: too long for what it is")
-        return {}
-    try:
-        return jsonio.read_object(file, CorruptCheckpoint)
-    except CorruptCheckpoint as error:
-        damaged(report, error)
-        return {}
+    @classmethod
+    def of(cls, path: Path, patterns: Sequence[str] = ("*",)) -> "Files":
+        """All files of a folder that match, or the one file."""
+        inside = (file for pattern in patterns for file in path.glob(pattern))
+        found = [path] if path.is_file() else sorted(file for file in inside if file.is_file())
+        root = folder_of(path)
+        sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
+        return cls(path, sizes, max((file.stat().st_mtime for file in found), default=None))
 
-
-def damaged(report: Report, error: CorruptCheckpoint) -> None:
-    """Add what is wrong with a file, named as within the report's folder."""
-    root = report.path.parent if report.path.is_file() else report.path
-    report.problems.append(error.message.removeprefix(f"{root}/"))
-    report.complete = False
-
-
-def read_torch(report: Report, name: str) -> TorchFile:
-    """A torch.save file of the folder; what is wrong or refused becomes problems of the report."""
-    file = report.path / name if report.path.is_dir() else report.path
-    if not file.is_file():
-        return TorchFile(None, [])
-    try:
-        found = read_torch_file(file)
-    except CorruptCheckpoint as error:
-        damaged(report, error)
-        return TorchFile(None, [])
-    report.problems += [f"{name}: {problem}" for problem in found.problems]
-    return found
-
-
-def settings(report: Report, name: str) -> dict[str, Any]:
-    """The attributes of the object in a torch.save file, as plain values."""
-    value = plain(read_torch(report, name).value)
-    return value if isinstance(value, dict) else {}
-
-
-def read_weights(report: Report) -> None:
-    """The model's tensors: safetensors, or pytorch_model*.bin, and their index."""
-    names = list(report.files)
-    tensors = _safetensors(
-        report, [n for n in names if n.endswith(".safetensors") and "/" not in n]
-    )
-    if not tensors:
-        for name in names:
-            if name.endswith(".bin") and Path(name).name.startswith(("pytorch_model", "adapter_")):
-                tensors |= read_torch(report, name).tensors
-    report.tensors |= {f"model.{name}": tensor for name, tensor in tensors.items()}
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        weight_map = read_json(report, index).get("weight_map")
-        if isinstance(weight_map, dict):
-            _check_index(report, index, weight_map, tensors)
-
-
-def _safetensors(report: Report, names: list[str]) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
-    for name in names:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty if the file is absent or bad."""
+        file = folder_of(self.path) / name
+        if not file.is_file():
+            return {}
+        if file.stat().st_size > _LONGEST_JSON_BYTES:
+            self.problems.append(f"{name}: longer than {_LONGEST_JSON_BYTES} bytes")
+            return {}
         try:
-            tensors |= stored_tensors(report.path, [name])
+            return jsonio.read_object(file, CorruptCheckpoint)
         except CorruptCheckpoint as error:
-            damaged(report, error)
-    return tensors
+            self.add(error)
+            return {}
+
+    def read_torch(self, name: str) -> TorchFile:
+        """A torch.save file; without value and tensors if it is absent or bad."""
+        file = folder_of(self.path) / name
+        if not file.is_file():
+            return TorchFile(None, [])
+        try:
+            found = read_torch_file(file)
+        except CorruptCheckpoint as error:
+            self.add(error)
+            return TorchFile(None, [])
+        self.problems.extend(f"{name}: {problem}" for problem in found.problems)
+        return found
+
+    def read_safetensors(self, name: str) -> dict[str, StoredTensor]:
+        """The tensors of a safetensors file; none if it is bad."""
+        try:
+            return stored_tensors(folder_of(self.path), [name])
+        except CorruptCheckpoint as error:
+            self.add(error)
+            return {}
+
+    def add(self, error: CorruptCheckpoint) -> None:
+        """Record a problem; its file is named relative to the folder."""
+        self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
+
+    def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
+        """What the files say by themselves. With problems it is incomplete, and has no advice."""
+        return Inspection(
+            path=self.path,
+            format=format,
+            files={name: {"num_bytes": size, "sha256": None} for name, size in self.sizes.items()},
+            num_bytes=sum(self.sizes.values()),
+            saved_at=self.saved_at,
+            tensors=tensors,
+            complete=not self.problems and all(tensor.is_whole for tensor in tensors.values()),
+            problems=list(self.problems),
+            advice=None if self.problems else advice,
+        )
 
 
-def _check_index(
-    report: Report, index: str, weight_map: dict[str, Any], tensors: dict[str, StoredTensor]
-) -> None:
-    lost = sorted(set(map(str, weight_map.values())) - report.files.keys())
-    report.problems += [f"{name}: missing, {index} speaks of it" for name in lost]
-    absent = sorted(name for name in weight_map if name not in tensors)
-    if absent and not lost and report.complete:
-        report.problems.append(f"{index}: {absent[0]} is in no file ({len(absent)} such tensors)")
-    report.complete = report.complete and not lost and not absent
+def folder_of(path: Path) -> Path:
+    """The folder that the names of a checkpoint's files are relative to."""
+    return path.parent if path.is_file() else path
 
 
-def check_bytes(report: Report) -> None:
-    """For `--verify`: the checksum of every entry of torch's archives; other files have none."""
-    root = report.path if report.path.is_dir() else report.path.parent
-    without = set()
-    for file, begin, num_bytes in sorted(_stretches(report, root), key=str):
+def first_bytes(path: Path) -> bytes:
+    """The first nine bytes of a regular file, enough to tell the formats apart; else none."""
+    if not path.is_file():  # a pipe would wait for a writer
+        return b""
+    with path.open("rb") as file:
+        return file.read(9)
+
+
+def verify_archives(inspection: Inspection) -> Inspection:
+    """The same with the checksum of every entry in torch's archives checked. Others have none."""
+    root = folder_of(inspection.path)
+    problems, has_all = list(inspection.problems), True
+    for file, begin, num_bytes in sorted(_stretches(inspection, root), key=str):
         wrong = wrong_bytes(file, begin, num_bytes)
-        if wrong is None:
-            without.add(file)
-        report.problems += [f"{file.relative_to(root)}: {problem}" for problem in wrong or []]
-    if without:
-        report.notes.append(NO_CHECKSUMS)
-    report.verified = False if report.problems else (None if without else True)
+        has_all = has_all and wrong is not None
+        problems += [f"{file.relative_to(root)}: {problem}" for problem in wrong or []]
+    return replace(
+        inspection,
+        problems=problems,
+        complete=inspection.complete and not problems,
+        verified=False if problems else (True if has_all else None),
+        notes=[*inspection.notes, *([] if has_all else [NO_CHECKSUMS])],
+        advice=None if problems else inspection.advice,
+    )
 
 
-def _stretches(report: Report, root: Path) -> set[tuple[Path, int, int | None]]:
-    """Every file that holds tensors or is a torch.save file; of a shared file, each archive."""
-    parts = [part for tensor in report.tensors.values() for part in tensor.parts]
+def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int | None]]:
+    """Every file with tensors and every torch file; for a shared file, each archive in it."""
+    parts = [part for tensor in inspection.tensors.values() for part in tensor.parts]
     packed = {(p.file, p.begin, p.archive_bytes) for p in parts if p.archive_bytes is not None}
     whole = {part.file for part in parts if part.archive_bytes is None}
-    whole |= {root / name for name in report.files if name.endswith(TORCH_SUFFIXES)}
+    whole |= {root / name for name in inspection.files if name.endswith(TORCH_SUFFIXES)}
     return packed | {(file, 0, None) for file in whole}

@@ -1,14 +1,17 @@
-"""The header of a .gguf file: its keys, and which tensors lie where. No tensor is read."""
+"""A .gguf file: the keys and the tensors that its header lists. No tensor data is read."""
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from sftctl.checkpoint.tensor_index import Part, StoredTensor
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.formats.files import Files, first_bytes
+from sftctl.inspection.formats.model_files import NO_STATE, as_weights, train_advice
+from sftctl.inspection.inspection import Inspection, weights_dtype
 
 _MOST_ENTRIES = 1 << 20
 _LONGEST_TEXT_BYTES = 1 << 24
@@ -48,6 +51,29 @@ class GgufHeader:
     version: int
     values: dict[str, Any]  # of an array, the first few
     tensors: dict[str, StoredTensor]
+
+
+def is_gguf_file(path: Path) -> bool:
+    """Whether the name or the first bytes are those of GGUF."""
+    return path.is_file() and (path.suffix == ".gguf" or first_bytes(path).startswith(b"GGUF"))
+
+
+def inspect_gguf_file(path: Path) -> Inspection:
+    """One .gguf file."""
+    files, header = Files.of(path), None
+    try:
+        header = read_gguf(path)
+    except CorruptCheckpoint as error:
+        files.add(error)
+    tensors = as_weights(header.tensors) if header else {}
+    facts: dict[str, Any] = {"dtype": weights_dtype(tensors)}
+    if header:
+        facts |= {"config": {"gguf": header.values}, "versions": {"gguf": header.version}}
+    return replace(
+        files.inspection("GGUF file", tensors, train_advice(path)),
+        facts=facts,
+        obstacles=[NO_STATE],
+    )
 
 
 def read_gguf(file: Path) -> GgufHeader:

@@ -1,8 +1,8 @@
-"""Our own runs and checkpoints, from JSON and headers: no torch, no tensor, no code."""
+"""Our own runs and checkpoints, from JSON and safetensors headers. Nothing here loads torch."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints, problems_of
@@ -23,43 +23,39 @@ from sftctl.errors import (
     IncompatibleCheckpoint,
     NoCheckpoint,
 )
+from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
 from sftctl.inspection.readiness import judge
-from sftctl.inspection.report import MANIFEST_KEYS, Report
 from sftctl.runs.directory import RunDir
 
-FORMAT = "sftctl checkpoint"
-_LONGEST_LINE_BYTES = 1 << 16  # of metrics.jsonl
+_FORMAT = "sftctl checkpoint"
+_LONGEST_LINE_BYTES = 1 << 16  # in metrics.jsonl
 
 
 def is_run(path: Path) -> bool:
-    """Whether this is the directory of a run of ours."""
+    """Whether this is a run directory."""
     return RunDir(path).run_file.is_file()
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is a checkpoint of ours, whatever its state."""
+    """Whether this is a checkpoint folder, damaged or not."""
     name = Path(os.path.abspath(path)).name  # of `.` too
     return path.is_dir() and (step_of(name) is not None or (path / MANIFEST_HASH_NAME).exists())
 
 
-def inspect_run(path: Path, verify: bool) -> Report:
-    """The newest checkpoint, with `checkpoints` of all; raises NoCheckpoint where there is none."""
+def inspect_run(path: Path) -> Inspection:
+    """The newest checkpoint, with all of them in `checkpoints`; raises NoCheckpoint."""
     found = list_checkpoints(RunDir(path).checkpoints)
     if not found:
         raise NoCheckpoint(
             f"{path}: the run has no checkpoint yet",
             hint=f"`sftctl resume {path}` starts it at step 0",
         )
-    reports = [inspect_checkpoint(checkpoint, verify) for checkpoint in found]
-    newest = inspect_checkpoint(found[-1], verify=False)
-    newest.verified, newest.problems = reports[-1].verified, reports[-1].problems
-    newest.advice = reports[-1].advice
-    newest.checkpoints = reports
-    return newest
+    checkpoints = [inspect_checkpoint(checkpoint) for checkpoint in found]
+    return replace(checkpoints[-1], checkpoints=checkpoints)
 
 
-def inspect_checkpoint(path: Path, verify: bool) -> Report:
-    """Judge one checkpoint; `verify` hashes every byte. Damage is reported, not raised."""
+def inspect_checkpoint(path: Path) -> Inspection:
+    """One checkpoint, without hashing its files. Damage is reported, not raised."""
     manifest, tensors = None, dict[str, StoredTensor]()
     problems = problems_of(path, verify=False)
     try:
@@ -73,37 +69,55 @@ def inspect_checkpoint(path: Path, verify: bool) -> Report:
     except CorruptCheckpoint as error:
         problem = error.message.removeprefix(f"{path}/")
         problems += [problem] if problem not in problems else []
-    except IncompatibleCheckpoint as error:  # a newer format is no damage
-        return Report(
-            path=path,
-            format=FORMAT,
-            facts={"step": step_of(path.name)},
-            complete=False,
-            obstacles=[error.message.removeprefix(f"{path}: ")],
-            advice=error.hint,
-            num_bytes=_bytes_in(path),
-        )
+    except IncompatibleCheckpoint as error:
+        return _of_newer_format(path, error)
     except CheckpointError:
-        pass  # what is no folder: among the problems already
-    complete = not problems
-    if verify:
-        problems += [p for p in problems_of(path, verify=True) if p not in problems]
-    report = Report(
+        pass  # not a folder: already among the problems
+    found = Inspection(
         path=path,
-        format=FORMAT,
+        format=_FORMAT,
         facts={"step": step_of(path.name)},
         tensors=tensors,
-        complete=complete,
-        verified=not problems if verify else None,
+        complete=not problems,
         problems=problems,
         num_bytes=_bytes_in(path),
     )
-    if manifest is not None:
-        _tell(report, manifest)
-    readiness = judge(path, manifest, is_damaged=bool(problems))
-    report.advice, report.obstacles = readiness.advice, readiness.obstacles
-    report.data_store, report.notes = readiness.data_store, readiness.notes
-    return report
+    return _judged(found if manifest is None else _with_manifest(found, manifest), manifest)
+
+
+def verify_checkpoint(inspection: Inspection) -> Inspection:
+    """The same with every file hashed."""
+    if not inspection.files:  # the manifest can't be read, so no hash is known
+        return replace(inspection, verified=False if inspection.problems else None)
+    known = inspection.problems
+    changed = [text for text in problems_of(inspection.path, verify=True) if text not in known]
+    verified = replace(inspection, problems=[*known, *changed], verified=not (known or changed))
+    return _judged(verified, None) if changed else verified
+
+
+def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Inspection:
+    """The same with the answer to whether it can be resumed here and now."""
+    readiness = judge(inspection.path, manifest, is_damaged=bool(inspection.problems))
+    return replace(
+        inspection,
+        advice=readiness.advice,
+        obstacles=readiness.obstacles,
+        data_store=readiness.data_store,
+        notes=readiness.notes,
+    )
+
+
+def _of_newer_format(path: Path, error: IncompatibleCheckpoint) -> Inspection:
+    """Not damaged, but not readable by this version."""
+    return Inspection(
+        path=path,
+        format=_FORMAT,
+        facts={"step": step_of(path.name)},
+        complete=False,
+        obstacles=[error.message.removeprefix(f"{path}: ")],
+        advice=error.hint,
+        num_bytes=_bytes_in(path),
+    )
 
 
 def _bytes_in(path: Path) -> int:
@@ -111,31 +125,32 @@ def _bytes_in(path: Path) -> int:
         return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
 
 
-def _tell(report: Report, manifest: CheckpointManifest) -> None:
-    report.facts = {key: getattr(manifest, key) for key in MANIFEST_KEYS}
-    report.files = {
-        name: {"num_bytes": entry.num_bytes, "sha256": entry.sha256}
-        for name, entry in manifest.files.items()
-    }
-    report.aliases = manifest.aliases
-    report.saved_at = (report.path / MANIFEST_NAME).stat().st_mtime
-    report.step_counts = "optimizer updates"
-    report.epoch_counts = "from 0; after an epoch's last step the next one begins"
-    report.next_learning_rate = _next_learning_rate(manifest)
-    report.rng = _rng(manifest.config)
-    report.loss = _loss(report.path.absolute().parent.parent / "metrics.jsonl", manifest)
-
-
-def _rng(config: dict[str, Any]) -> dict[str, Any]:
-    """Randomness is a function of seed, step and micro-batch: there is no state of it."""
-    seed = config.get("train", {}).get("seed")
-    return {"scheme": "a function of seed, step and micro-batch; no state", "seed": seed}
+def _with_manifest(inspection: Inspection, manifest: CheckpointManifest) -> Inspection:
+    path = inspection.path
+    return replace(
+        inspection,
+        facts={key: getattr(manifest, key) for key in MANIFEST_KEYS},
+        files={
+            name: {"num_bytes": entry.num_bytes, "sha256": entry.sha256}
+            for name, entry in manifest.files.items()
+        },
+        aliases=manifest.aliases,
+        saved_at=(path / MANIFEST_NAME).stat().st_mtime,
+        step_counts="optimizer updates",
+        epoch_counts="from 0; after an epoch's last step the next one begins",
+        next_learning_rate=_next_learning_rate(manifest),
+        rng={
+            "scheme": "a function of seed, step and micro-batch; no state",
+            "seed": manifest.config.get("train", {}).get("seed"),
+        },
+        loss=_loss(path.absolute().parent.parent / "metrics.jsonl", manifest),
+    )
 
 
 def _next_learning_rate(manifest: CheckpointManifest) -> float | None:
     try:
         optim = config_from_dict(manifest.config).optim
-    except ConfigError:  # of another version
+    except ConfigError:  # written by another version
         return None
     if manifest.step >= manifest.total_steps or optim.learning_rate == "auto":
         return None
@@ -143,7 +158,7 @@ def _next_learning_rate(manifest: CheckpointManifest) -> float | None:
 
 
 def _loss(metrics: Path, manifest: CheckpointManifest) -> float | None:
-    """The loss of the checkpoint's step: in the last line that the manifest vouches for."""
+    """The loss in the checkpoint's step, from the last line within the manifest's metrics_bytes."""
     try:
         with metrics.open("rb") as file:
             begin = max(0, manifest.metrics_bytes - _LONGEST_LINE_BYTES)

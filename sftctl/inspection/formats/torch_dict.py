@@ -1,77 +1,115 @@
-"""One file of torch.save: MiniMind's `*_resume.pth` and `*.pth`, or a dictionary of anybody's."""
+"""One torch.save file: MiniMind's `*_resume.pth` and `*.pth`, or any dictionary of tensors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.tensor_index import StoredTensor
-from sftctl.inspection.formats.files import read_torch, report_of
-from sftctl.inspection.formats.optimizer import take_optimizer
+from sftctl.inspection.formats.files import OTHER_TOOL, TORCH_SUFFIXES, Files, first_bytes
+from sftctl.inspection.formats.model_files import NO_STATE
+from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.torch_file import TorchFile
 from sftctl.inspection.pickles.values import is_tensor_like, number, plain, table
-from sftctl.inspection.report import Report
 
 _MINIMIND = {"model", "optimizer", "epoch", "step", "world_size"}
+_MINIMIND_ADVICE = "MiniMind's trainer goes on with it: --from_resume 1"
 _MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim")
-_STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
+STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
 _EPOCH_KEYS = ("epoch", "epochs")
-_WRAPPERS = ("module.", "_orig_mod.")  # of DDP and torch.compile
+_WRAPPERS = ("module.", "_orig_mod.")  # DDP's and torch.compile's prefixes
 
 
-def inspect_torch_file(path: Path) -> Report:
-    """What a .pth, .pt or .bin file says."""
-    report = report_of(path, "torch file")
-    found = read_torch(report, path.name)
+def is_torch_file(path: Path) -> bool:
+    """Whether the name or the first bytes (a zip archive, a pickle) are those of torch.save."""
+    magic = (b"PK\x03\x04", b"\x80")
+    return path.is_file() and (path.suffix in TORCH_SUFFIXES or first_bytes(path).startswith(magic))
+
+
+def inspect_torch_file(path: Path) -> Inspection:
+    """An optimizer, weights, or a dictionary that holds both and more."""
+    files = Files.of(path)
+    found = files.read_torch(path.name)
     value = table(found.value)
-    model = next((k for k in _MODEL_KEYS if isinstance(value.get(k), dict)), None)
+    model = next((key for key in _MODEL_KEYS if isinstance(value.get(key), dict)), None)
     if "param_groups" in value:
-        report.format = "torch optimizer file"
-        report.facts["learning_rate"] = take_optimizer(report, found, "").learning_rate
-        report.obstacles.append("an optimizer alone: no weights")
-    elif model is None:
-        report.format = "torch weights file" if found.tensors else report.format
-        report.tensors = _weights(found.tensors, "")
-        report.obstacles.append("weights alone: no optimizer, no step")
-    else:
-        report.tensors = _weights(found.tensors, f"{model}.")
-        _tell_counters(report, found, value)
-    report.facts["dtype"] = report.weights_dtype
-    return report
+        return replace(
+            files.inspection("torch optimizer file", optimizer_tensors(found.tensors, "state.")),
+            facts={"learning_rate": learning_rate_of(value)},
+            obstacles=["an optimizer alone: no weights"],
+        )
+    if model is not None:
+        return _inspect_training_state(files, found, value, model)
+    tensors = _weights(found.tensors, "")
+    return replace(
+        files.inspection("torch weights file" if tensors else "torch file", tensors),
+        facts={"dtype": weights_dtype(tensors)},
+        obstacles=[NO_STATE],
+    )
 
 
-def _tell_counters(report: Report, found: TorchFile, value: dict[Any, Any]) -> None:
-    is_minimind = value.keys() >= _MINIMIND
-    if is_minimind:
-        report.format = "MiniMind resume file"
-    optimizer = next((key for key in _OPTIMIZER_KEYS if key in value), None)
+def _inspect_training_state(
+    files: Files, found: TorchFile, value: dict[Any, Any], model: str
+) -> Inspection:
+    optimizer = _first_key(value, _OPTIMIZER_KEYS)
+    tensors = _weights(found.tensors, f"{model}.")
     if optimizer is not None:
-        report.facts["learning_rate"] = take_optimizer(report, found, optimizer).learning_rate
-    step, epoch = (_first(value, keys) for keys in (_STEP_KEYS, _EPOCH_KEYS))
-    report.facts |= {"step": number(value.get(step)), "epoch": number(value.get(epoch))}
-    report.step_counts = f"as stored under {step!r}: the tool that wrote it knows what it counts"
-    report.epoch_counts = f"as stored under {epoch!r}"
-    if is_minimind:
-        report.step_counts = "micro-batches of one rank in this epoch"
-        report.epoch_counts = "from 0"
-        report.facts["step_in_epoch"] = report.facts["step"]
-    report.facts["world_size"] = number(value.get("world_size"))
+        tensors |= optimizer_tensors(found.tensors, f"{optimizer}.state.")
+    step_key, epoch_key = _first_key(value, STEP_KEYS), _first_key(value, _EPOCH_KEYS)
     run_id = value.get("wandb_id", value.get("wandb_run_id"))
-    report.facts["wandb_run_id"] = run_id if isinstance(run_id, str) else None
-    report.facts["scaler"] = plain(value.get("scaler")) or None
     others = {
         str(key): plain(item)
         for key, item in value.items()
         if key not in (*_MODEL_KEYS, *_OPTIMIZER_KEYS) and not is_tensor_like(item)
     }
-    report.facts["config"] = {"stored": others}
-    if not any("rng" in str(key).lower() for key in value):
-        report.notes.append("no RNG state: a resumed run is another run")
-    report.obstacles.append("sftctl resumes its own runs only")
-    if is_minimind:
-        report.advice = "MiniMind's trainer goes on with it: --from_resume 1"
+    facts = {
+        "step": number(value.get(step_key)),
+        "epoch": number(value.get(epoch_key)),
+        "learning_rate": learning_rate_of(value.get(optimizer)),
+        "world_size": number(value.get("world_size")),
+        "wandb_run_id": run_id if isinstance(run_id, str) else None,
+        "scaler": plain(value.get("scaler")) or None,
+        "config": {"stored": others},
+        "dtype": weights_dtype(tensors),
+    }
+    if value.keys() >= _MINIMIND:
+        base = files.inspection("MiniMind resume file", tensors, _MINIMIND_ADVICE)
+        facts["step_in_epoch"] = facts["step"]
+        counts = "micro-batches of one rank in this epoch", "from 0"
+    else:
+        base = files.inspection("torch file", tensors)
+        step_counts = f"as stored under {step_key!r}: the tool that wrote it knows what it counts"
+        counts = step_counts, f"as stored under {epoch_key!r}"
+    has_rng = any("rng" in str(key).lower() for key in value)
+    return replace(
+        base,
+        facts=facts,
+        step_counts=counts[0],
+        epoch_counts=counts[1],
+        obstacles=[OTHER_TOOL],
+        notes=[] if has_rng else ["no RNG state: a resumed run is another run"],
+    )
+
+
+def optimizer_tensors(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:
+    """The tensors whose name starts with `before`, as "optimizer.<parameter>.<moment>"."""
+    return {
+        f"optimizer.{name.removeprefix(before)}": tensor
+        for name, tensor in tensors.items()
+        if name.startswith(before)
+    }
+
+
+def learning_rate_of(state: Any) -> float | None:
+    """The learning rate of an optimizer's first parameter group, as stored."""
+    groups = table(state).get("param_groups")
+    first = groups[0] if isinstance(groups, list) and groups else None
+    rate = number(table(first).get("lr"))
+    return None if rate is None else float(rate)
 
 
 def _weights(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:
+    """The tensors whose name starts with `before`, under the names the bare model has."""
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(before):
@@ -82,5 +120,5 @@ def _weights(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredT
     return found
 
 
-def _first(value: dict[Any, Any], keys: tuple[str, ...]) -> str | None:
+def _first_key(value: dict[Any, Any], keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if key in value), None)

@@ -1,143 +1,162 @@
-"""`checkpoint-N` of transformers' Trainer, and of TRL, which is one of its kind."""
+"""`checkpoint-N` of transformers' Trainer, and of trainers derived from it (TRL)."""
 
-import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.errors import NoCheckpoint
-from sftctl.inspection.formats.files import read_json, read_torch, read_weights, report_of, settings
-from sftctl.inspection.formats.model_files import tell_model
-from sftctl.inspection.formats.optimizer import OptimizerFacts, take_optimizer
+from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.formats.model_files import model_facts, read_weights, train_advice
+from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
+from sftctl.inspection.inspection import Inspection, Tensors, weights_dtype
 from sftctl.inspection.pickles.opcodes import Made
 from sftctl.inspection.pickles.torch_file import archive_digest
 from sftctl.inspection.pickles.values import number, plain, table
-from sftctl.inspection.report import Report
 
-STATE_NAME = "trainer_state.json"
+_STATE_NAME = "trainer_state.json"
 _STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
 _RNG_NAME = re.compile(r"rng_state(_[0-9]+)?\.pth")
-_WANTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
+_EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
 
 
-def checkpoints_in(path: Path) -> list[Path]:
-    """The Trainer's checkpoints in its output folder, by step."""
-    found = {int(m[1]): p for p in path.iterdir() if (m := _STEP_NAME.fullmatch(p.name))}
-    return [found[step] for step in sorted(found) if (found[step] / STATE_NAME).is_file()]
+def is_trainer_checkpoint(path: Path) -> bool:
+    """Whether this is one checkpoint."""
+    return (path / _STATE_NAME).is_file()
 
 
-def inspect_output(path: Path) -> Report:
-    """The newest checkpoint of an output folder, with `checkpoints` of all."""
-    found = checkpoints_in(path)
-    if not found:
-        raise NoCheckpoint(f"{path}: no checkpoint-N with {STATE_NAME} in it")
-    newest = inspect_trainer(found[-1])
-    newest.checkpoints = [inspect_trainer(checkpoint) for checkpoint in found]
-    return newest
+def is_trainer_output(path: Path) -> bool:
+    """Whether this is a folder of checkpoints."""
+    return bool(_checkpoints_in(path))
 
 
-def inspect_trainer(path: Path) -> Report:
-    """What a Trainer's checkpoint says of itself."""
-    report = report_of(path, "transformers Trainer checkpoint", ("*", "*/*"))
-    state, arguments = read_json(report, STATE_NAME), read_torch(report, "training_args.bin")
-    options = table(plain(arguments.value))
-    if isinstance(arguments.value, Made) and arguments.value.by.startswith("trl."):
-        report.format = f"TRL checkpoint ({arguments.value.by.rpartition('.')[2]})"
-    tell_model(report, read_json(report, "config.json"))
-    read_weights(report)
-    optimizer = take_optimizer(report, read_torch(report, "optimizer.pt"), prefix="")
-    report.rng = _rng(report)
-    scaler = settings(report, "scaler.pt")
+def inspect_trainer_output(path: Path) -> Inspection:
+    """The newest checkpoint of an output folder, with all of them in `checkpoints`."""
+    checkpoints = [inspect_trainer_checkpoint(checkpoint) for checkpoint in _checkpoints_in(path)]
+    return replace(checkpoints[-1], checkpoints=checkpoints)
+
+
+def inspect_trainer_checkpoint(path: Path) -> Inspection:
+    """One checkpoint: its JSON files, its weights, and its torch files without running them."""
+    files = Files.of(path, ("*", "*/*"))
+    state = files.read_json(_STATE_NAME)
+    arguments = files.read_torch("training_args.bin").value
+    options = table(plain(arguments))
+    facts = model_facts(files.read_json("config.json"))
+    tensors = read_weights(files)
+    optimizer = files.read_torch("optimizer.pt")
+    tensors |= optimizer_tensors(optimizer.tensors, "state.")
+    rng = _rng(files)
+    scaler = table(plain(files.read_torch("scaler.pt").value))
+    rates = table(plain(files.read_torch("scheduler.pt").value)).get("_last_lr")
+    next_rate = number(rates[0]) if isinstance(rates, list) and rates else None
     if options:
-        report.facts |= {"config": {"training_args": options}}
-    _tell_state(report, state, options)
-    _tell_rates(report, state, optimizer)
-    report.facts |= {"scaler": scaler or None, "dtype": _dtype(options) or report.weights_dtype}
-    _judge(report)
-    return report
+        facts["config"] = {"training_args": options}
+    facts |= _counters(state, options, _world_size(files, options)) | _logged(state)
+    facts |= {"scaler": scaler or None, "dtype": _dtype(options) or weights_dtype(tensors)}
+    format = "transformers Trainer checkpoint"
+    if isinstance(arguments, Made) and arguments.by.startswith("trl."):
+        format = f"TRL checkpoint ({arguments.by.rpartition('.')[2]})"
+    resume = f"trainer.train(resume_from_checkpoint={str(path)!r}) goes on with it"
+    return replace(
+        files.inspection(format, tensors, f"{resume}; {train_advice(path)}"),
+        facts=facts,
+        step_counts="optimizer updates (global_step)",
+        epoch_counts="epochs done, with their fraction",
+        next_learning_rate=learning_rate_of(optimizer.value) if next_rate is None else next_rate,
+        loss=_last_logged(state, "loss"),
+        rng=rng,
+        obstacles=[OTHER_TOOL],
+        notes=_notes(files, tensors, rng is not None),
+    )
 
 
-def _tell_state(report: Report, state: dict[str, Any], options: dict[str, Any]) -> None:
-    step, total = state.get("global_step"), state.get("max_steps")
-    epochs, world_size = state.get("num_train_epochs"), _world_size(report, options)
-    report.facts |= {"step": step, "epoch": state.get("epoch"), "total_steps": total}
-    report.facts["tokens_seen"] = state.get("num_input_tokens_seen") or None
-    report.facts["world_size"] = world_size
+def _checkpoints_in(path: Path) -> list[Path]:
+    """The checkpoints in a folder, by step."""
+    entries = path.iterdir() if path.is_dir() else ()
+    found = {
+        int(match[1]): entry for entry in entries if (match := _STEP_NAME.fullmatch(entry.name))
+    }
+    return [found[step] for step in sorted(found) if is_trainer_checkpoint(found[step])]
+
+
+def _counters(
+    state: dict[str, Any], options: dict[str, Any], world_size: int | None
+) -> dict[str, Any]:
+    step, total, epochs = (state.get(k) for k in ("global_step", "max_steps", "num_train_epochs"))
+    facts: dict[str, Any] = {"step": step, "epoch": state.get("epoch"), "total_steps": total}
+    facts |= {"tokens_seen": state.get("num_input_tokens_seen") or None, "world_size": world_size}
     batch = options.get("per_device_train_batch_size", state.get("train_batch_size"))
-    pieces = [batch, options.get("gradient_accumulation_steps"), world_size]
-    if all(isinstance(piece, int) for piece in pieces):
-        report.facts["global_batch_size"] = math.prod(pieces)
+    accumulation = options.get("gradient_accumulation_steps")
+    if isinstance(batch, int) and isinstance(accumulation, int) and world_size is not None:
+        facts["global_batch_size"] = batch * accumulation * world_size
     if isinstance(total, int) and isinstance(epochs, int) and epochs and total % epochs == 0:
-        per_epoch = total // epochs
-        report.facts["steps_per_epoch"] = per_epoch
+        per_epoch = facts["steps_per_epoch"] = total // epochs
         if isinstance(step, int) and per_epoch:
-            report.facts["step_in_epoch"] = step % per_epoch
-    report.step_counts = "optimizer updates (global_step)"
-    report.epoch_counts = "epochs done, with their fraction"
+            facts["step_in_epoch"] = step % per_epoch
+    return facts
 
 
-def _tell_rates(report: Report, state: dict[str, Any], optimizer: OptimizerFacts) -> None:
-    scheduler = settings(report, "scheduler.pt")
-    rates = scheduler.get("_last_lr")
-    report.next_learning_rate = number(rates[0]) if isinstance(rates, list) and rates else None
-    if report.next_learning_rate is None:
-        report.next_learning_rate = optimizer.learning_rate
+def _history(state: dict[str, Any]) -> list[dict[str, Any]]:
     history = state.get("log_history")
-    logged = [line for line in history or [] if isinstance(line, dict)]
-    now = [line for line in logged if line.get("step") == state.get("global_step")]
-    for line in now:  # of this very step: what was logged earlier speaks of another
-        report.loss = number(line.get("loss")) or report.loss
-        rate = number(line.get("learning_rate"))
-        report.facts["learning_rate"] = rate or report.facts.get("learning_rate")
-    losses = [(line.get("step"), line["eval_loss"]) for line in logged if "eval_loss" in line]
-    if losses:
-        values = [loss for _, loss in losses]
-        first, best, last = values[0], min(values), values[-1]
-        report.facts["validation"] = {
-            "first": first,
-            "best": best,
-            "last": last,
-            "step": losses[-1][0],
+    return [line for line in history if isinstance(line, dict)] if isinstance(history, list) else []
+
+
+def _last_logged(state: dict[str, Any], key: str) -> Any:
+    """The last number logged under this key in the checkpoint's own step; else None."""
+    lines = [line for line in _history(state) if line.get("step") == state.get("global_step")]
+    values = [number(line.get(key)) for line in lines]
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _logged(state: dict[str, Any]) -> dict[str, Any]:
+    """The learning rate of this step, and the validation losses so far."""
+    facts: dict[str, Any] = {"learning_rate": _last_logged(state, "learning_rate")}
+    evaluations = [line for line in _history(state) if number(line.get("eval_loss")) is not None]
+    if evaluations:
+        losses = [line["eval_loss"] for line in evaluations]
+        facts["validation"] = {
+            "first": losses[0],
+            "best": min(losses),
+            "last": losses[-1],
+            "step": evaluations[-1].get("step"),
         }
+    return facts
 
 
-def _world_size(report: Report, options: dict[str, Any]) -> int | None:
-    """As many ranks as the arguments say, or as there are RNG states."""
+def _world_size(files: Files, options: dict[str, Any]) -> int | None:
+    """The number of ranks in the arguments, else the number of RNG states."""
     processes = table(options.get("distributed_state")).get("num_processes")
-    states = sum(1 for name in report.files if _RNG_NAME.fullmatch(name))
-    return processes if isinstance(processes, int) else states or None
+    return processes if isinstance(processes, int) else len(_rng_names(files)) or None
 
 
 def _dtype(options: dict[str, Any]) -> str | None:
-    """Of autocast."""
+    """Autocast's dtype."""
     if options.get("bf16"):
         return "bfloat16"
     return "float16" if options.get("fp16") else "float32" if options else None
 
 
-def _rng(report: Report) -> dict[str, Any] | None:
-    names = sorted(name for name in report.files if _RNG_NAME.fullmatch(name))
+def _rng_names(files: Files) -> list[str]:
+    return sorted(name for name in files.sizes if _RNG_NAME.fullmatch(name))
+
+
+def _rng(files: Files) -> dict[str, Any] | None:
+    names = _rng_names(files)
     if not names:
         return None
-    generators = sorted(map(str, table(read_torch(report, names[0]).value)))
-    digests = [archive_digest(report.path / name) for name in names]
+    generators = sorted(map(str, table(files.read_torch(names[0]).value)))
+    digests = [archive_digest(files.path / name) for name in names]
     return {"ranks": len(names), "generators": generators, "digests": digests}
 
 
-def _judge(report: Report) -> None:
-    """Whole for its own tool, or not; never to be resumed by ours."""
-    missing = [name for name in _WANTED if name not in report.files]
-    folders = {name.partition("/")[0] for name in report.files if "/" in name}
-    if "optimizer.pt" in missing and any("optim" in folder for folder in folders):
-        missing.remove("optimizer.pt")  # FSDP's is a folder
-    if report.rng is None:
+def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
+    """What a resume by the Trainer would miss. FSDP saves weights and optimizer as folders."""
+    folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
+    missing = [name for name in _EXPECTED if name not in files.sizes]
+    if any("optim" in folder for folder in folders):
+        missing = [name for name in missing if name != "optimizer.pt"]
+    if not has_rng:
         missing.append("rng_state.pth")
-    if not report.tensors and not folders:
+    if not tensors and not folders:
         missing.append("weights")
-    if missing:
-        report.notes.append(f"not in it: {', '.join(missing)}")
-    report.obstacles.append("sftctl resumes its own runs only")
-    report.advice = (
-        f"trainer.train(resume_from_checkpoint={str(report.path)!r}) goes on with it; "
-        f"`sftctl train --model {report.path}` starts a run from its weights"
-    )
+    return [f"not in it: {', '.join(missing)}"] if missing else []

@@ -6,7 +6,7 @@ import numpy as np
 
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.report import Report
+from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.tensors.read import Numbers, stretches
 
 NUM_BINS = 16
@@ -30,9 +30,9 @@ class TensorStatistics:
     error: str | None = None  # why there are no numbers
 
 
-def tensor_statistics(report: Report) -> list[TensorStatistics]:
+def tensor_statistics(inspection: Inspection) -> list[TensorStatistics]:
     """Of every tensor of a checkpoint, by name; each is read twice, a stretch at a time."""
-    return [_statistics(name, tensor) for name, tensor in sorted(report.tensors.items())]
+    return [_statistics(name, tensor) for name, tensor in sorted(inspection.tensors.items())]
 
 
 def _statistics(name: str, tensor: StoredTensor) -> TensorStatistics:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from sftctl.errors import NoCheckpoint
 from sftctl.inspection.inspect import inspect_path
-from sftctl.inspection.report import MANIFEST_KEYS
+from sftctl.inspection.inspection import MANIFEST_KEYS
 from tests.toys.foreign import toy_model, toy_optimizer
 
 GROUPS = {"mlp": 3072, "attention": 1536, "head": 1024, "embedding": 1024, "norm": 112}
@@ -158,7 +158,7 @@ def test_a_hugging_face_directory_of_several_shards(tmp_path: Path) -> None:
     lost = next((tmp_path / "hf").glob("*-00002-of-*"))
     lost.unlink()
     report = inspect_path(tmp_path / "hf")
-    assert report.problems == [f"{lost.name}: missing, model.safetensors.index.json speaks of it"]
+    assert report.problems == [f"{lost.name}: missing, model.safetensors.index.json refers to it"]
     assert not report.complete
 
 

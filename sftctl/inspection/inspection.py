@@ -1,0 +1,189 @@
+"""Inspection: what is known about a checkpoint of any tool, and the verdict on it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.tensor_index import StoredTensor
+
+Tensors = Mapping[str, StoredTensor]
+
+MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest))
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+_COMPONENTS = {  # the first pattern found in a parameter's name decides
+    "lora": r"lora",
+    "embedding": r"embed|tok_emb|token_embd|wte|wpe",
+    "experts": r"expert|router|_exps|gate_inp",
+    "norm": r"norm|\bln_|ln_f",
+    "attention": r"attn|attention|[qkvo]_proj\b",
+    "mlp": r"mlp|ffn|feed_forward|(gate|up|down)_proj\b",
+    "head": r"lm_head|\boutput\.weight|^output|score\.weight",
+}
+_SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")
+_VERDICT = ("complete", "verified", "resumable", "problems", "obstacles", "notes", "advice")
+_FINDINGS = (
+    "aliases",
+    "files",
+    "format",
+    "step_counts",
+    "epoch_counts",
+    "epoch_ratio",
+    "next_learning_rate",
+    "loss",
+    "rng",
+    "data_store",
+    "saved_at",
+    "num_parameters",
+    "parameters_by_group",
+    "optimizer_moments",
+    "tensors_by_group",
+    "num_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """One checkpoint. What its format does not store is absent from `facts`, or None.
+
+    `facts` has the keys of our manifest. A problem is damage, or code that was not run. An obstacle
+    is a reason why an undamaged checkpoint can't be resumed here and now.
+    """
+
+    path: Path
+    format: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    step_counts: str | None = None  # what a step is in this format
+    epoch_counts: str | None = None
+    next_learning_rate: float | None = None
+    loss: float | None = None  # in the last step
+    rng: Mapping[str, Any] | None = None
+    data_store: Mapping[str, Any] | None = None  # path, fits (None: not checked), why
+    saved_at: float | None = None  # seconds since 1970
+    num_bytes: int = 0  # on disk
+    files: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # num_bytes, sha256 or None
+    tensors: Tensors = field(default_factory=dict)  # model.x, optimizer.x
+    aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> stored name
+    complete: bool = True  # every file and tensor it refers to is there, with the right size
+    verified: bool | None = None  # all checksums match; None: not checked, or some file has none
+    problems: Sequence[str] = field(default_factory=list)  # "file: what is wrong"
+    obstacles: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = field(default_factory=list)
+    advice: str | None = None  # the command or call that continues from it
+    checkpoints: "Sequence[Inspection] | None" = None  # of a run, by step
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `sftctl resume` can continue from it here and now."""
+        return not self.problems and not self.obstacles
+
+    @property
+    def damage(self) -> list[str]:
+        """The problems of all inspected checkpoints, each with its full path."""
+        inspected = self.checkpoints if self.checkpoints is not None else [self]
+        return [_located(one.path, problem) for one in inspected for problem in one.problems]
+
+    @property
+    def damage_hint(self) -> str:
+        """What to do about damage."""
+        if self.format.startswith("sftctl"):
+            return "`sftctl resume` falls back to the newest whole one"
+        return "get a good copy of it; do not load it with a tool that unpickles"
+
+    @property
+    def weights(self) -> dict[str, StoredTensor]:
+        """The model's tensors without the prefix `model.`; tied ones once."""
+        return weights_in(self.tensors)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.num_elements for tensor in self.weights.values())
+
+    @property
+    def parameters_by_group(self) -> dict[str, int]:
+        """Number of parameters in each component of the model, the largest first."""
+        groups: Counter[str] = Counter()
+        for name, tensor in self.weights.items():
+            groups[component_of(name)] += tensor.num_elements
+        return dict(groups.most_common())
+
+    @property
+    def tensors_by_group(self) -> dict[str, dict[str, int]]:
+        """Number of tensors and bytes by the first part of the name: model, optimizer."""
+        groups: dict[str, dict[str, int]] = {}
+        for name, tensor in self.tensors.items():
+            group = groups.setdefault(name.partition(".")[0], {"num_tensors": 0, "num_bytes": 0})
+            group["num_tensors"] += 1
+            group["num_bytes"] += tensor.num_bytes
+        return groups
+
+    @property
+    def optimizer_moments(self) -> dict[str, int]:
+        """Number of tensors of each kind of moment (`exp_avg`, …)."""
+        kinds = (name.rpartition(".")[2] for name in self.tensors if name.startswith("optimizer."))
+        counts = Counter(kinds)
+        return {kind: counts[kind] for kind in _MOMENTS if counts[kind]}
+
+    @property
+    def epoch_ratio(self) -> float | None:
+        """The finished part of the current epoch, in 0..1."""
+        steps, done = self.facts.get("steps_per_epoch"), self.facts.get("step_in_epoch")
+        if steps and done is not None:
+            return float(done / steps)
+        epoch = self.facts.get("epoch")
+        return epoch % 1 if isinstance(epoch, float) else None
+
+    def summary(self) -> dict[str, Any]:
+        """One row in the list of a run's checkpoints."""
+        return {
+            "name": self.path.name,
+            **{key: self.facts.get(key) for key in _SUMMARY_FACTS},
+            **{key: getattr(self, key) for key in ("loss", "num_bytes", "saved_at", *_VERDICT)},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's keys (null where unknown), the findings and the verdict."""
+        values = {key: self.facts.get(key) for key in MANIFEST_KEYS}
+        values |= {key: getattr(self, key) for key in (*_FINDINGS, *_VERDICT)}
+        values["path"] = str(self.path)
+        if self.checkpoints is not None:
+            values["checkpoints"] = [checkpoint.summary() for checkpoint in self.checkpoints]
+        return values
+
+
+def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
+    """The tensors whose name starts with `model.`, without that prefix; tied ones once."""
+    places: set[object] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.parts[:1]
+        if name.startswith("model.") and not (place and place in places):
+            found[name.removeprefix("model.")] = tensor
+            places.add(place)
+    return found
+
+
+def weights_dtype(tensors: Tensors) -> str | None:
+    """The dtype of most of the weights' bytes, by torch's name."""
+    sizes: Counter[str] = Counter()
+    for tensor in weights_in(tensors).values():
+        sizes[tensor.dtype] += tensor.num_bytes
+    largest = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    return _DTYPES.get(largest, largest) if largest is not None else None
+
+
+def component_of(name: str) -> str:
+    """The model component of a parameter: embedding, experts, …, or `other`."""
+    found = (part for part, pattern in _COMPONENTS.items() if re.search(pattern, name))
+    return next(found, "other")
+
+
+def _located(path: Path, problem: str) -> str:
+    """A problem with its path. It starts with a file name: in the folder, or the file itself."""
+    return str((path.parent if path.is_file() else path) / problem)
