@@ -3,7 +3,7 @@
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -32,6 +32,25 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
             process.join(timeout=1)
             process.kill()
             process.join()
+
+
+def run_in_turn(
+    n: int, calls: Sequence[Callable[[], Any]], timeout_s: float = 300
+) -> list[list[Any]]:
+    """Make all `calls` on each of `n` new processes; returns each rank's results, in rank order.
+
+    Every call may enter a world of its own. Starting a process costs seconds, so calls share one.
+    """
+    with_ports = [(free_port(), call) for call in calls]
+    return run_ranks(n, _in_turn, with_ports, timeout_s=timeout_s)
+
+
+def _in_turn(calls: Sequence[tuple[int, Callable[[], Any]]]) -> list[Any]:
+    results = []
+    for port, call in calls:
+        os.environ["MASTER_PORT"] = str(port)  # a port of its own: the last world may still close
+        results.append(call())
+    return results
 
 
 def free_port() -> int:
