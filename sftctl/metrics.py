@@ -28,21 +28,27 @@ class StepMetrics:
         return self.num_tokens / self.step_time_s if self.step_time_s > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunSummary:
     """How a call of `run_training` ended."""
 
     run_dir: Path
-    status: str  # finished | stopped | nothing_to_do
-    step: int
-    total_steps: int
-    first_validation_loss: float | None  # of the run; None: there was no validation
-    validation_loss: float | None  # the last one
-    validation_step: int | None  # of the last one
-    loss: float | None
-    num_tokens: int
-    num_skipped: int  # steps of this call that updated nothing (train.on_nonfinite = skip)
-    wall_time_s: float
+    status: str = ""  # finished | stopped | nothing_to_do
+    step: int = 0
+    total_steps: int = 0
+    first_validation_loss: float | None = None  # of the run; None: there was no validation
+    validation_loss: float | None = None  # the last one
+    validation_step: int | None = None  # of the last one
+    loss: float | None = None  # of the last step in this call
+    num_tokens: int = 0  # trained in this call, without padding
+    num_skipped: int = 0  # steps of this call that updated nothing (train.on_nonfinite = skip)
+    wall_time_s: float = 0.0
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Count one step of this call."""
+        self.loss = metrics.loss
+        self.num_tokens += metrics.num_tokens
+        self.num_skipped += metrics.skipped is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from sftctl.train.engine.state import AUTOCAST_DTYPES
 from sftctl.train.resume import ResumePlan
 from sftctl.train.samples import why_no_samples
 from sftctl.train.session import Session
-from sftctl.world import World
 
 
 @contextmanager
-def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, RunLog | None]]:
+def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
     """The trackers of this rank, told how the session begins; only rank 0 has any."""
-    if not world.is_main:
+    if not session.world.is_main:
         yield NullTracker(), None
         return
     manifest = session.plan.manifest if session.plan is not None else None
@@ -32,7 +31,7 @@ def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, Run
         log = RunLog(session.run.path, manifest.metrics_bytes if manifest is not None else 0)
         stack.callback(log.close)
         problems: list[str] = []
-        group = TrackerGroup(required=[log], optional=_optional(session, world, problems))
+        group = TrackerGroup(required=[log], optional=_optional(session, problems))
         stack.callback(group.close)
         _tell_beginning(session, group, problems)
         try:
@@ -43,7 +42,7 @@ def open_trackers(session: Session, world: World) -> Iterator[tuple[Tracker, Run
             raise
 
 
-def _optional(session: Session, world: World, problems: list[str]) -> list[Tracker]:
+def _optional(session: Session, problems: list[str]) -> list[Tracker]:
     """The console and W&B; what W&B can't do at the start joins `problems`, and ends nothing."""
     config, progress = session.config, session.state.progress
     shape = RunShape(
@@ -54,7 +53,7 @@ def _optional(session: Session, world: World, problems: list[str]) -> list[Track
         first_step=progress.step,
     )
     if has_panel():
-        shape = _with_speeds(shape, session, world)
+        shape = _with_speeds(shape, session)
     trackers: list[Tracker] = [make_console_tracker(shape)]
     if config.tracking.wandb:
         try:
@@ -81,10 +80,11 @@ def _wandb(session: Session) -> WandbTracker:
     )
 
 
-def _with_speeds(shape: RunShape, session: Session, world: World) -> RunShape:
+def _with_speeds(shape: RunShape, session: Session) -> RunShape:
     """What the panel's MFU is made of; the other ranks are taken to be as fast as this one."""
     per_token, per_target_token = model_flops(session.state.loss_module.model)
     dtype = AUTOCAST_DTYPES.get(session.config.train.dtype, torch.float32)
+    world = session.world
     peak = matmul_flops_per_s(world.device, dtype) * world.world_size
     return replace(
         shape,

@@ -72,9 +72,9 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
         world.on_main(lambda: newest_good(run.checkpoints, target.step))  # damage is told as such
         with restored_session(request, world, listening, config) as session:
             differences = [
-                *_different_steps(session, world, listening, target.step),
+                *_different_steps(session, target.step),
                 *_different_progress(session, target),
-                *_different_tensors(session, world, last),
+                *_different_tensors(session, last),
             ]
             num_tensors = len(session.state.tensors())
     wall_time_s = time.perf_counter() - started
@@ -104,13 +104,11 @@ def _require_same_ranks(last: Path, target: CheckpointManifest, world: World) ->
         )
 
 
-def _different_steps(
-    session: Session, world: World, stop: StopRequest, last_step: int
-) -> Iterator[str]:
+def _different_steps(session: Session, last_step: int) -> Iterator[str]:
     """Train to `last_step`; what is not as metrics.jsonl has it."""
     lines = read_lines(session.run.path / "metrics.jsonl")
     recorded = {line["step"]: line for line in lines}
-    for metrics in training_steps(session, world):
+    for metrics in training_steps(session):
         line = recorded.get(metrics.step, {})
         for key in COMPARED:
             was, now = line.get(key), getattr(metrics, key)
@@ -118,11 +116,11 @@ def _different_steps(
                 yield f"step {metrics.step}: {key} was {was}, is {now}"
         if metrics.step == last_step:
             return
-        if signal_name := stop.requested(world):
-            raise Stopped(
-                f"by {signal_name} at step {metrics.step} of a replay; nothing changed",
-                hint="the same command starts anew",
-            )
+    raise Stopped(
+        f"by {session.stop.agreed} at step {session.state.progress.step} of a replay; "
+        "nothing changed",
+        hint="run the same command again",
+    )
 
 
 def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:
@@ -135,14 +133,14 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
             yield f"{key} was {getattr(target, key)}, is {now[key]}"
 
 
-def _different_tensors(session: Session, world: World, last: Path) -> list[str]:
+def _different_tensors(session: Session, last: Path) -> list[str]:
     """Names of tensors that are not those of the checkpoint, from all ranks."""
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
-    load_tensors(last, there, world)
+    load_tensors(last, there, session.world)
     mine = [
         f"{name}: by at most {float((local_part(there[name]) - part).abs().max()):.3g}"
         for name, tensor in here.items()
         if not torch.equal(local_part(there[name]), part := local_part(tensor))
     ]
-    return sorted({text for texts in world.gather(mine) for text in texts})
+    return sorted({text for texts in session.world.gather(mine) for text in texts})

@@ -13,8 +13,6 @@ from sftctl.model.load import max_positions
 from sftctl.model.sampling import Sampling
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
-from sftctl.train.stop import StopRequest
-from sftctl.world import World
 
 MAX_NEW_TOKENS = 128
 
@@ -38,25 +36,25 @@ class _SignalCame(Exception):
     """The sample in the making is given up."""
 
 
-def tell_samples(session: Session, world: World, tracker: Tracker, stop: StopRequest) -> None:
+def show_samples(session: Session, tracker: Tracker) -> None:
     """Answer `tracking.samples` prompts of the validation part, the likeliest token each time.
 
     Rank 0 answers with its own copy of the model; no random number is drawn. Under FSDP nobody
     holds the model: `why_no_samples` has said so. A signal ends them at once.
     """
-    if not world.is_main or why_no_samples(session) is not None:
+    if not session.world.is_main or why_no_samples(session) is not None:
         return
     module, tokenizer = session.state.loss_module, session.inputs.tokenizer
 
     def heed(piece: str) -> None:
-        if stop.heard is not None:
+        if session.stop.heard is not None:
             raise _SignalCame
 
     module.eval()
     with suppress(_SignalCame):
         for number, prompt in enumerate(_prompts(session)):
             sampling = Sampling(_room(module.model, prompt))
-            with session.state.autocast(world.device):
+            with session.state.autocast(session.world.device):
                 reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, heed)
             tracker.event(
                 "sample",

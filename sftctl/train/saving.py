@@ -15,7 +15,6 @@ from sftctl.runs.log import RunLog
 from sftctl.runs.versions import versions
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
-from sftctl.world import World
 
 MAX_FAILURES = 3
 """Failed saves in a row that end a run."""
@@ -24,16 +23,14 @@ MAX_FAILURES = 3
 class Saving:
     """Asked for between steps, written behind the loop's back, told when done."""
 
-    def __init__(
-        self, session: Session, world: World, tracker: Tracker, log: RunLog | None
-    ) -> None:
+    def __init__(self, session: Session, tracker: Tracker, log: RunLog | None) -> None:
         checkpoint = session.config.checkpoint
-        self._session, self._world, self._tracker, self._log = session, world, tracker, log
+        self._session, self._tracker, self._log = session, tracker, log
         self._saver = BackgroundSaver(
             session.run.checkpoints,
             checkpoint.keep,
             session.state.tensors(),
-            world,
+            session.world,
             in_background=checkpoint.save_interval > 0,
         )
         plan = session.plan
@@ -43,7 +40,7 @@ class Saving:
     def poll(self) -> None:
         """Tell of a save that has ended; MAX_FAILURES in a row raise CheckpointError."""
         self._tell(self._saver.ended())
-        if self._world.max(len(self._failures)) < MAX_FAILURES:
+        if self._session.world.max(len(self._failures)) < MAX_FAILURES:
             return
         self._tell(self._saver.wait())  # a rank that has not heard of the last one yet
         raise CheckpointError(
@@ -110,7 +107,7 @@ class Saving:
             micro_batch_tokens=session.shape.micro_batch_tokens,
             cut_for_ranks=session.shape.cut_for_ranks,
             num_threads=torch.get_num_threads(),
-            world_size=self._world.world_size,
+            world_size=session.world.world_size,
             dtype=session.config.train.dtype,
             scaler=session.state.scaler.state_dict() or None,
             data_fingerprint=session.inputs.train.manifest.fingerprint,
@@ -122,11 +119,9 @@ class Saving:
 
 
 @contextmanager
-def open_saving(
-    session: Session, world: World, tracker: Tracker, log: RunLog | None
-) -> Iterator[Saving]:
+def open_saving(session: Session, tracker: Tracker, log: RunLog | None) -> Iterator[Saving]:
     """Saving for a loop; an error that all ranks share still lets the save in flight end."""
-    saving = Saving(session, world, tracker, log)
+    saving = Saving(session, tracker, log)
     try:
         yield saving
     except SftctlError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Session:
     """Everything that the loop needs."""
 
     config: RunConfig
+    world: World
+    stop: StopRequest
     run: RunDir
     inputs: Inputs
     state: TrainState
@@ -64,9 +66,10 @@ class Session:
         trained = self.state.progress.step >= self.total_steps
         return trained and validated and self.run.final.is_dir()
 
-    def loader(self, world: World) -> StepLoader:
+    def loader(self) -> StepLoader:
         """The loader of this run on this rank."""
-        return StepLoader(self.inputs.train, self.shape, loader_settings(self.config, world.device))
+        settings = loader_settings(self.config, self.world.device)
+        return StepLoader(self.inputs.train, self.shape, settings)
 
 
 def loader_settings(config: RunConfig, device: torch.device) -> LoaderSettings:
@@ -88,7 +91,8 @@ def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[
     config, inputs, path = proposal.config, proposal.inputs, proposal.path
     model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
     world.on_main(stop.check)
-    session = _session(config, RunDir(path), inputs, model, world, None, proposal.warnings)
+    session = _session(config, world, stop, RunDir(path), inputs, model, None)
+    session = replace(session, warnings=(*proposal.warnings, *session.warnings))
     rehearse(session.state, inputs.train, session.shape, world)
     world.on_main(
         lambda: create_run(
@@ -137,19 +141,19 @@ def restored_session(
             model = load_architecture(run.model_folder)
         if plan.manifest is not None:
             torch.set_num_threads(threads_for(plan.manifest, config, world.world_size))
-        session = _session(config, run, inputs, model, world, plan)
-        _restore(session, world)
+        session = _session(config, world, stop, run, inputs, model, plan)
+        _restore(session)
         yield session
 
 
 def _session(
     config: RunConfig,
+    world: World,
+    stop: StopRequest,
     run: RunDir,
     inputs: Inputs,
     model: Any,
-    world: World,
     plan: ResumePlan | None,
-    warnings: tuple[str, ...] = (),
 ) -> Session:
     state = build_state(model, config, world)
     manifest = plan.manifest if plan is not None else None
@@ -163,8 +167,8 @@ def _session(
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)
     warning = _check_head(state, inputs, world)
-    warnings = (*warnings, warning) if warning else warnings
-    return Session(config, run, inputs, state, shape, per_epoch, total, plan, warnings)
+    warnings = (warning,) if warning else ()
+    return Session(config, world, stop, run, inputs, state, shape, per_epoch, total, plan, warnings)
 
 
 def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
@@ -176,11 +180,11 @@ def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
     return told
 
 
-def _restore(session: Session, world: World) -> None:
+def _restore(session: Session) -> None:
     plan, state = session.plan, session.state
     if plan is None or plan.manifest is None or plan.checkpoint is None:
         return
-    load_tensors(plan.checkpoint, state.tensors(), world)
+    load_tensors(plan.checkpoint, state.tensors(), session.world)
     if state.scaler.is_enabled() and plan.manifest.dtype == session.config.train.dtype:
         if not plan.manifest.scaler:
             raise IncompatibleCheckpoint(f"{plan.checkpoint}: float16 without a scaler's state")

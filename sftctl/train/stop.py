@@ -33,6 +33,7 @@ class StopRequest:
         self._stop_file = stop_file
         self._relay: Path | None = None
         self._signal_name: str | None = None
+        self._agreed: str | None = None
         self._asked_at = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -100,14 +101,24 @@ class StopRequest:
         if self.heard is not None:
             raise Stopped(
                 f"by {self.heard} before training began: nothing to save, nothing lost",
-                hint="the same command starts anew",
+                hint="run the same command again",
             )
 
     def requested(self, world: "World") -> str | None:
-        """The signal's name if any rank was asked to stop; the same answer on every rank."""
-        heard = self.heard if world.is_main else self._signal_name
-        agreed = world.max(int(signal.Signals[heard]) if heard else 0)
-        return signal.Signals(agreed).name if agreed else None
+        """The signal's name if any rank was asked to stop; the same answer on every rank.
+
+        All ranks must call it together. Once they agree to stop, the answer stays.
+        """
+        if self._agreed is None:
+            heard = self.heard if world.is_main else self._signal_name
+            number = world.max(int(signal.Signals[heard]) if heard else 0)
+            self._agreed = signal.Signals(number).name if number else None
+        return self._agreed
+
+    @property
+    def agreed(self) -> str | None:
+        """The signal at which all ranks have agreed to stop; None: they go on."""
+        return self._agreed
 
 
 def _read(path: Path) -> str | None:

@@ -108,7 +108,7 @@ def train(store_path: Path, num_workers: int) -> float:
     }
     training.train_step = _take
     with StopRequest() as stop, new_session(load_config(None, keys), ALONE, stop) as session:
-        steps = training.training_steps(session, ALONE)
+        steps = training.training_steps(session)
         for _ in range(1 + 2 * num_workers):
             next(steps)
         started, number = time.perf_counter(), 0

@@ -185,7 +185,7 @@ def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75, stderr.decode()
     assert b"stopped: by SIGTERM before training began: nothing to save, nothing lost" in stderr
-    assert b"hint: the same command starts anew" in stderr
+    assert b"hint: run the same command again" in stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ from sftctl import jsonio
 from sftctl.data.example import TokenizedExample
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.samples import Prompt, tell_samples
+from sftctl.train.samples import Prompt, show_samples
 from sftctl.train.session import restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
@@ -64,7 +64,7 @@ def test_a_signal_ends_the_samples_at_once(
     with restored_session(ResumeRequest(folder / "with"), ALONE, stop) as session:
         if signal_name is not None:
             (tmp_path / "stop").write_text(signal_name)
-        tell_samples(session, ALONE, tracker, stop)
+        show_samples(session, tracker)
         assert session.state.loss_module.training
     assert [name for name, _, _ in tracker.events] == ["sample"] * num_samples
 

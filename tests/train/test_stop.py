@@ -54,7 +54,7 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
     ) as raised:
         run_training(toy_config(tmp_path))
     assert raised.value.exit_code == 75
-    assert raised.value.hint == "the same command starts anew"
+    assert raised.value.hint == "run the same command again"
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "cache").rglob("manifest.json")) == []
 

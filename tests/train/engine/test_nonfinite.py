@@ -52,8 +52,8 @@ def test_a_model_that_gives_no_finite_validation_loss_is_refused_before_a_step(
     with pytest.raises(TrainingDiverged) as caught:
         run_training(config)
     assert caught.value.message == (
-        "step 0: the validation loss is nan before any update: the model that was loaded gives "
-        "no finite loss"
+        "step 0: the validation loss is nan before any update: the loss of the loaded "
+        "model is not finite"
     )
     assert caught.value.hint is not None
     assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {poisoned} --tensors` counts NaNs")
