@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from sftctl.disk import (
     remove_folder,
 )
 from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
+from sftctl.words import format_bytes
 
 _LEFTOVER = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
@@ -127,6 +129,24 @@ def _what_is_there(root: Path) -> str | None:
 
 def _is_whole(path: Path) -> bool:
     return not problems_of(path, verify=False)
+
+
+def require_room(root: Path, num_bytes: int, keep: int) -> None:
+    """Refuse a disk without room for `keep` checkpoints of `num_bytes` each and the next one.
+
+    Checkpoints that exist already need no more room. Raises CheckpointError with the numbers.
+    """
+    present = min(len(list_checkpoints(root)), keep)
+    missing = keep + 1 - present
+    needed = missing * num_bytes
+    folder = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CheckpointError(
+            f"{root}: no room for checkpoints: {missing} x {format_bytes(num_bytes)} = "
+            f"{format_bytes(needed)} are needed, {format_bytes(free)} are free",
+            hint="--keep (checkpoint.keep) sets how many are kept; a save needs room for one more",
+        )
 
 
 def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:

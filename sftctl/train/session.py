@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from sftctl.checkpoint.directory import abandon_after, clean_leftovers
+from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_room
 from sftctl.checkpoint.load import load_tensors
-from sftctl.checkpoint.room import require_room
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, step_shape
 from sftctl.data.microbatch import collate

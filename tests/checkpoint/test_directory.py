@@ -12,6 +12,7 @@ from sftctl.checkpoint.directory import (
     list_checkpoints,
     newest_good,
     problems_of,
+    require_room,
     retire,
 )
 from sftctl.checkpoint.layout import manifest_hash_line
@@ -248,3 +249,20 @@ def test_a_leftover_that_cannot_be_deleted_is_named(root: Path) -> None:
 def test_a_checkpoint_may_be_copied_elsewhere(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root / "step-00000300", tmp_path / "elsewhere" / "best")
     assert problems_of(Path(copy), verify=True) == []
+
+
+def test_checkpoints_that_exist_need_no_more_room(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(CheckpointError, match="no room for checkpoints: 3 x "):
+        require_room(tmp_path / "not" / "yet", free // 2, keep=2)
+    for step in (1, 2):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    require_room(tmp_path, free // 2, keep=2)
+
+
+def test_more_checkpoints_than_are_kept_still_leave_room_for_one(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    for step in (1, 2, 3, 4):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    with pytest.raises(CheckpointError, match="no room for checkpoints: 1 x "):
+        require_room(tmp_path, 2 * free, keep=2)

@@ -188,7 +188,7 @@ def test_no_room_on_the_disk(sftctl: Sftctl, small_disk: Path) -> None:
         4,
         "disk/run/checkpoints: no room for checkpoints: 4 x 2.8 MB = 11.0 MB are needed, "
         "1.0 MB are free",
-        "--keep (checkpoint.keep) says how many stay; one more is held while it is saved",
+        "--keep (checkpoint.keep) sets how many are kept; a save needs room for one more",
     )
     assert [*small_disk.iterdir()] == []
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sftctl.checkpoint.room import require_room
+from sftctl.checkpoint.directory import require_room
 from sftctl.config.schema import RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.environment import usable_cores
