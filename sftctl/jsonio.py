@@ -46,9 +46,18 @@ def dump_pretty(value: object) -> bytes:
 def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -> dict[str, Any]:
     """The JSON object in `path`; whatever is wrong with it is raised as `error`."""
     try:
-        value = orjson.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as problem:
         raise error(f"{path}: {problem.strerror}", hint) from problem
+    return parse_object(path, data, error, hint)
+
+
+def parse_object(
+    path: Path, data: bytes, error: type[SftctlError], hint: str | None = None
+) -> dict[str, Any]:
+    """The JSON object in `data`, the content of `path`; anything wrong is raised as `error`."""
+    try:
+        value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
         raise error(f"{path}:{problem.lineno}: not JSON: {problem.msg}", hint) from problem
     if not isinstance(value, dict):

@@ -4,18 +4,19 @@ Nothing here loads torch. Only names of the form step-00000300 are ours; anythin
 counted nor touched.
 """
 
-import contextlib
 import itertools
 import os
 import re
 import shutil
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl.checkpoint.layout import (
     MANIFEST_HASH_NAME,
     MANIFEST_NAME,
+    CheckpointManifest,
     checkpoint_name,
     read_manifest,
     step_of,
@@ -62,13 +63,31 @@ def _named_steps(root: Path) -> list[int]:
     return sorted(_steps(os.listdir(root) if root.is_dir() else []))
 
 
+@dataclass(frozen=True, slots=True)
+class GoodCheckpoint:
+    """A checkpoint whose every byte was checked."""
+
+    path: Path
+    manifest: CheckpointManifest
+    skipped: tuple[tuple[Path, list[str]], ...]  # newer ones that are damaged, with their problems
+
+
 def problems_of(path: Path, verify: bool) -> list[str]:
     """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
     try:
-        manifest = read_manifest(path)
-        present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
+        return problems_in_files(path, read_manifest(path), verify)
     except CheckpointError as error:
-        return [error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")]
+        return [_without(path, error)]
+
+
+def _without(path: Path, error: CheckpointError) -> str:
+    return error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")
+
+
+def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) -> list[str]:
+    """The same for a checkpoint whose manifest was read already."""
+    try:
+        present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
     except OSError as error:
         return [f"{path.name}: {error.strerror}"]
     extra = present - manifest.files.keys() - {MANIFEST_NAME, MANIFEST_HASH_NAME}
@@ -91,10 +110,11 @@ def problems_of(path: Path, verify: bool) -> list[str]:
     return problems
 
 
-def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[Path, list[str]]]]:
-    """The newest checkpoint whose every byte is right, and the newer bad ones with their problems.
+def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
+    """The newest checkpoint whose every byte is right; its manifest is read once.
 
-    `step` asks for exactly that one. Raises NoCheckpoint, or CorruptCheckpoint where none is good.
+    `step` asks for exactly that one. Raises NoCheckpoint, CorruptCheckpoint where none is good, or
+    IncompatibleCheckpoint for a newer format, which is not damage to step back from.
     """
     folders, candidates = set(list_checkpoints(root)), named_checkpoints(root)
     if step is not None:
@@ -104,11 +124,14 @@ def newest_good(root: Path, step: int | None = None) -> tuple[Path, list[tuple[P
         if path not in folders:
             skipped.append((path, ["a link or a file, not a folder"]))
             continue
-        with contextlib.suppress(CorruptCheckpoint):
-            read_manifest(path)  # a newer format is no damage to step back from: it raises
-        problems = problems_of(path, verify=True)
+        try:
+            manifest = read_manifest(path)
+        except CorruptCheckpoint as error:
+            skipped.append((path, [_without(path, error)]))
+            continue
+        problems = problems_in_files(path, manifest, verify=True)
         if not problems:
-            return path, skipped
+            return GoodCheckpoint(path, manifest, tuple(skipped))
         skipped.append((path, problems))
     if skipped:
         damage = [f"{path.name}: {'; '.join(problems[:3])}" for path, problems in skipped]

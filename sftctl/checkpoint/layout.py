@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
     data = _read_small_file(path / MANIFEST_NAME)
     if _read_small_file(path / MANIFEST_HASH_NAME) != manifest_hash_line(data):
         raise _bad(path, f"its SHA-256 is not the one in {MANIFEST_HASH_NAME}")
-    values = jsonio.read_object(path / MANIFEST_NAME, CorruptCheckpoint)
+    values = jsonio.parse_object(path / MANIFEST_NAME, data, CorruptCheckpoint)
     version = values.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise _bad(path, f"format_version: {version!r} is no version")

@@ -8,7 +8,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
 from sftctl.checkpoint.save import tied_names
 from sftctl.checkpoint.shard_writer import DTYPE_NAMES
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
@@ -17,15 +17,19 @@ from sftctl.world import ALONE, World
 
 
 def load_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], world: World, prefix: str = ""
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    world: World,
+    prefix: str = "",
+    manifest: CheckpointManifest | None = None,
 ) -> None:
     """Fill `tensors` in place; called by all ranks with the same names.
 
     The names must be those of the checkpoint that begin with `prefix` ("model." leaves out the
     optimizer), shapes and types too: else IncompatibleCheckpoint, with nothing changed. The bytes
-    are not verified here: see `newest_good`.
+    are not verified here: see `newest_good`. `manifest` is the checkpoint's, if it is read already.
     """
-    manifest = read_manifest(path)
+    manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
     aliases = manifest.aliases
     stored |= {name: stored[source] for name, source in aliases.items() if source in stored}
@@ -51,13 +55,15 @@ def load_tensors(
         tensors[name].detach().copy_(targets[aliases[name]].detach())
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> None:
+def load_weights(
+    path: Path, model: torch.nn.Module, manifest: CheckpointManifest | None = None
+) -> None:
     """Fill a complete model in place from a checkpoint, on this process alone.
 
     Raises as `load_tensors` does.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    load_tensors(path, tensors, ALONE, prefix="model.")
+    load_tensors(path, tensors, ALONE, "model.", manifest)
 
 
 def _require_fit(

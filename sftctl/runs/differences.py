@@ -1,74 +1,126 @@
-"""What is not as it was when a checkpoint was made, and what that means for a run that goes on."""
+"""What has changed since a checkpoint was saved, and what each change means for a resumed run.
 
+Loads neither torch nor numpy: inspect-ckpt asks the same questions as a resume.
+"""
+
+import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from sftctl import __version__
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.load import config_from_dict, config_to_dict
+from sftctl.config.schedule import get_lr
 from sftctl.config.schema import SECTIONS, RunConfig
-from sftctl.data.plan import steps_per_epoch
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError
-from sftctl.train.preflight.inputs import Inputs
-from sftctl.config.schedule import get_lr
-from sftctl.runs.versions import versions
 from sftctl.words import counted
 
 Verdict = Literal["free", "allow", "impossible"]
 
 DATA = "data"
-"""The `--allow` key of other data than the checkpoint was trained on."""
+"""The key that `--allow` takes for other data than the checkpoint was trained on."""
 
 ROUNDED = "the same examples in every step, sums rounded otherwise"
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+_ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
+_LEARNING_RATE_KEYS = (
+    "train.epochs",
+    "train.max_steps",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "optim.min_lr_ratio",
+)
+_LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
+
+
+@dataclass(frozen=True, slots=True)
+class DataHere:
+    """The training data that a resume would read now."""
+
+    path: Path
+    fingerprint: str
+    num_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeHere:
+    """What a resume would compute with now."""
+
+    world_size: int
+    num_threads: int  # torch's own choice, per rank
+    versions: dict[str, str]
+
+
+def versions(cpu_capability: str) -> dict[str, str]:
+    """Versions of everything that can change a run's bits.
+
+    `cpu_capability` is the CPU's vector instruction set as torch names it.
+    """
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in _PACKAGES}
+    own = {"sftctl": __version__, "python": platform.python_version()}
+    return {**own, **packages, "cpu": cpu_capability}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is not as it was when the checkpoint was made."""
+    """One thing that has changed since the checkpoint was saved."""
 
     key: str
     was: Any
     now: Any
     verdict: Verdict
-    effect: str  # what it means for the run
+    effect: str  # on the run from here on
 
     def __str__(self) -> str:
         return f"{self.key}: {self.was} -> {self.now}: {self.effect}"
 
     def verdict_with(self, allow: Collection[str]) -> Verdict:
-        """What is asked for may be allowed; what is impossible stays so."""
+        """The verdict when the keys in `allow` are allowed; impossible stays impossible."""
         return "free" if self.verdict == "allow" and self.key in allow else self.verdict
 
 
 def differences_of(
-    manifest: CheckpointManifest, config: RunConfig, inputs: Inputs, world_size: int
+    manifest: CheckpointManifest,
+    config: RunConfig,
+    data: DataHere | None,
+    compute: ComputeHere | None = None,
 ) -> Iterator[Difference]:
-    per_epoch = steps_per_epoch(len(inputs.train), manifest.global_batch_size)
-    yield from _other_data(manifest, config, inputs, per_epoch)
-    yield from _other_processes(manifest, config, world_size)
+    """Every change since the checkpoint was saved.
+
+    `data` is None where it is not known yet. `compute` is None where nothing will be computed:
+    what it changes is always free.
+    """
+    if data is not None:
+        yield from _data_differences(manifest, config, data)
+    if compute is not None:
+        yield from _process_differences(manifest, config, compute)
     was, now = manifest.config, config_to_dict(config)
     for section, cls in SECTIONS.items():
         for item in fields(cls):
-            name = item.name
+            key, name = f"{section}.{item.name}", item.name
             then, here = was[section].get(name), now[section].get(name)
             if then is None and item.default is not None:
-                continue  # a key that did not exist yet
-            if then != here and (verdict := _judged(f"{section}.{name}", manifest, config)):
-                effect = _effect(f"{section}.{name}", verdict, manifest, config)
-                yield Difference(f"{section}.{name}", then, here, verdict, effect)
-    for name, version in versions().items():
-        if manifest.versions.get(name) != version:
-            was_version = manifest.versions.get(name)
-            yield Difference(name, was_version, version, "free", "bits may differ")
+                continue  # the key did not exist when the checkpoint was saved
+            if then != here and (verdict := _verdict(key, manifest, config)):
+                yield Difference(key, then, here, verdict, _effect(key, verdict, manifest, config))
+    for name, version in (compute.versions if compute is not None else {}).items():
+        if (then := manifest.versions.get(name)) != version:
+            yield Difference(name, then, version, "free", "bits may differ")
 
 
-def _other_data(
-    manifest: CheckpointManifest, config: RunConfig, inputs: Inputs, per_epoch: int
+def _data_differences(
+    manifest: CheckpointManifest, config: RunConfig, data: DataHere
 ) -> Iterator[Difference]:
-    was, now = manifest.data_fingerprint, inputs.train.manifest.fingerprint
+    from sftctl.data.plan import steps_per_epoch  # loads numpy, and is rarely needed
+
+    was, now = manifest.data_fingerprint, data.fingerprint
     if was == now:
         return
     then, here = manifest.config["data"], config_to_dict(config)["data"]
@@ -78,28 +130,30 @@ def _other_data(
         if then.get(key) != here.get(key)
     ]
     cause = f" ({', '.join(edited)})" if edited else ""
+    per_epoch = steps_per_epoch(data.num_examples, manifest.global_batch_size)
     if per_epoch != manifest.steps_per_epoch:
         steps = counted(per_epoch, "step")
         effect = f"{steps} an epoch, not {manifest.steps_per_epoch}: no place to go on at"
         yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
     else:
-        effect = f"{inputs.train.path} is not what it was trained on"
+        effect = f"{data.path} is not what it was trained on"
         yield Difference(DATA, was[:12], now[:12], "allow", effect + cause)
 
 
-def _other_processes(
-    manifest: CheckpointManifest, config: RunConfig, world_size: int
+def _process_differences(
+    manifest: CheckpointManifest, config: RunConfig, compute: ComputeHere
 ) -> Iterator[Difference]:
-    exact, threads = config.train.reduction == "exact", threads_for(manifest, config, world_size)
-    if manifest.world_size != world_size:
+    exact, ranks = config.train.reduction == "exact", compute.world_size
+    threads = threads_for(manifest, config, ranks, compute.num_threads)
+    if manifest.world_size != ranks:
         effect = "the same steps, to the bit" if exact else ROUNDED
-        yield Difference("ranks", manifest.world_size, world_size, "free", effect)
-    if manifest.num_threads != threads and (exact or manifest.world_size == world_size):
+        yield Difference("ranks", manifest.world_size, ranks, "free", effect)
+    if manifest.num_threads != threads and (exact or manifest.world_size == ranks):
         yield Difference("threads", manifest.num_threads, threads, "free", "sums rounded otherwise")
 
 
-def _judged(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
-    """What a changed key means; None where it says nothing about a run that goes on."""
+def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
+    """What a changed key means for a resumed run; None if it means nothing by itself."""
     section, _, name = key.partition(".")
     if key in ("train.batch_size", "train.accumulation_steps"):
         same = config.train.global_batch_size == manifest.global_batch_size
@@ -111,20 +165,8 @@ def _judged(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdic
     return "allow" if key in allowable_keys() else "free"
 
 
-_ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
-_OF_THE_LEARNING_RATE = (
-    "train.epochs",
-    "train.max_steps",
-    "optim.learning_rate",
-    "optim.schedule",
-    "optim.warmup_steps",
-    "optim.min_lr_ratio",
-)
-_LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
-
-
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
-    if key in _OF_THE_LEARNING_RATE:
+    if key in _LEARNING_RATE_KEYS:
         return _learning_rate_after(manifest, config)
     if key.startswith("optim."):
         return "other updates from here on"
@@ -140,7 +182,7 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
 
 
 def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """What the next step's learning rate was to be, and is now."""
+    """The next step's learning rate as it was planned, and as it is now."""
     total = config.train.total_steps(manifest.steps_per_epoch)
     if manifest.step > total:
         steps = counted(total, "step")
@@ -157,15 +199,21 @@ def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str
     return f"{counted(total, 'step')} in all; learning rate of step {step} {was:.3g} -> {now:.3g}"
 
 
-def threads_for(manifest: CheckpointManifest, config: RunConfig, world_size: int) -> int:
-    """As many threads as before, where possible: how sums are rounded depends on their number."""
+def threads_for(
+    manifest: CheckpointManifest, config: RunConfig, world_size: int, num_threads: int
+) -> int:
+    """Threads per rank of a resumed run; `num_threads` is torch's own choice.
+
+    The checkpoint's number where it decides the bits and there are cores for it: how sums are
+    rounded depends on the number of threads.
+    """
     matters = manifest.world_size == world_size or config.train.reduction == "exact"
     possible = manifest.num_threads <= usable_cores()
-    return manifest.num_threads if matters and possible else torch.get_num_threads()
+    return manifest.num_threads if matters and possible else num_threads
 
 
 def allowable_keys() -> Iterator[str]:
-    """What `--allow` takes: changes that make another run, and may be meant."""
+    """The keys that `--allow` takes: their changes make another run, which may be wanted."""
     yield DATA
     yield "train.dtype"
     yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))

@@ -74,7 +74,7 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
             differences = [
                 *_different_steps(session, target.step),
                 *_different_progress(session, target),
-                *_different_tensors(session, last),
+                *_different_tensors(session, last, target),
             ]
             num_tensors = len(session.state.tensors())
     wall_time_s = time.perf_counter() - started
@@ -133,11 +133,11 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
             yield f"{key} was {getattr(target, key)}, is {now[key]}"
 
 
-def _different_tensors(session: Session, last: Path) -> list[str]:
+def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:
     """Names of tensors that are not those of the checkpoint, from all ranks."""
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
-    load_tensors(last, there, session.world)
+    load_tensors(last, there, session.world, manifest=target)
     mine = [
         f"{name}: by at most {float((local_part(there[name]) - part).abs().max()):.3g}"
         for name, tensor in here.items()

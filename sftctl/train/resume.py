@@ -4,12 +4,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sftctl.checkpoint.directory import named_checkpoints, newest_good
-from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
+from sftctl.checkpoint.layout import CheckpointManifest, step_of
 from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
-from sftctl.runs.differences import Difference, allowable_keys, differences_of
+from sftctl.runs.differences import (
+    ComputeHere,
+    DataHere,
+    Difference,
+    allowable_keys,
+    differences_of,
+    versions,
+)
 from sftctl.runs.directory import RunDir
 from sftctl.runs.log import last_saved_step, require_metrics
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
@@ -111,18 +120,24 @@ def plan_resume(
     if step is None and not named:
         _require_nothing_saved(run)
         return ResumePlan(run.path, None, None, (), (), ())
-    path, bad = newest_good(run.checkpoints, step)
-    manifest = read_manifest(path)
+    found = newest_good(run.checkpoints, step)
+    manifest, store = found.manifest, inputs.train
     require_metrics(run.path, manifest.metrics_bytes)
+    data = DataHere(store.path, store.manifest.fingerprint, len(store))
     later = [p.name for p in named if _step(p) > manifest.step]
     return ResumePlan(
         run_dir=run.path,
-        checkpoint=path,
+        checkpoint=found.path,
         manifest=manifest,
-        skipped=tuple(f"{p.name}: {'; '.join(problems)}" for p, problems in bad),
+        skipped=tuple(f"{p.name}: {'; '.join(problems)}" for p, problems in found.skipped),
         abandoned=tuple(later),
-        differences=tuple(differences_of(manifest, config, inputs, world_size)),
+        differences=tuple(differences_of(manifest, config, data, _compute_here(world_size))),
     )
+
+
+def _compute_here(world_size: int) -> ComputeHere:
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return ComputeHere(world_size, torch.get_num_threads(), versions(cpu))
 
 
 def plan_request(config: RunConfig, request: ResumeRequest, num_ranks: int) -> ResumePlan:

@@ -170,9 +170,9 @@ def _write_final(session: Session) -> None:
     def write() -> None:
         if run.final.is_dir():
             return
-        checkpoint, _ = newest_good(run.checkpoints, session.state.progress.step)
+        found = newest_good(run.checkpoints, session.state.progress.step)
         model = load_architecture(run.model_folder)
-        load_weights(checkpoint, model)
+        load_weights(found.path, model, found.manifest)
         with refusals(run.final, CheckpointError), new_folder(run.final) as folder:
             save_pretrained(model, session.inputs.tokenizer, folder)
 

@@ -11,8 +11,8 @@ from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.load import config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.errors import CheckpointError, SftctlError
+from sftctl.runs.differences import versions
 from sftctl.runs.log import RunLog
-from sftctl.runs.versions import versions
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
 
@@ -112,7 +112,7 @@ class Saving:
             scaler=session.state.scaler.state_dict() or None,
             data_fingerprint=session.inputs.train.manifest.fingerprint,
             config=config_to_dict(session.config),
-            versions=versions(),
+            versions=versions(torch.backends.cpu.get_cpu_capability()),
             wandb_run_id=session.run.facts()["wandb_run_id"],
             metrics_bytes=self._log.metrics_bytes if self._log is not None else 0,
         )

@@ -139,7 +139,9 @@ def restored_session(
         else:
             model = load_architecture(run.model_folder)
         if plan.manifest is not None:
-            torch.set_num_threads(threads_for(plan.manifest, config, world.world_size))
+            default = torch.get_num_threads()
+            threads = threads_for(plan.manifest, config, world.world_size, default)
+            torch.set_num_threads(threads)
         session = _session(config, world, stop, run, inputs, model, plan)
         _restore(session)
         yield session
@@ -183,7 +185,7 @@ def _restore(session: Session) -> None:
     plan, state = session.plan, session.state
     if plan is None or plan.manifest is None or plan.checkpoint is None:
         return
-    load_tensors(plan.checkpoint, state.tensors(), session.world)
+    load_tensors(plan.checkpoint, state.tensors(), session.world, manifest=plan.manifest)
     if state.scaler.is_enabled() and plan.manifest.dtype == session.config.train.dtype:
         if not plan.manifest.scaler:
             raise IncompatibleCheckpoint(f"{plan.checkpoint}: float16 without a scaler's state")

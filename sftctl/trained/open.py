@@ -31,18 +31,17 @@ def open_trained(path: Path) -> Trained:
     if kind == "model":
         return Trained(*_hugging_face(path))
     if kind == "checkpoint":
-        problems = problems_of(path, verify=True)
-        if problems:
+        if problems := problems_of(path, verify=True):
             raise CorruptCheckpoint(
                 f"{path}: {'; '.join(problems)}",
                 hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` says which are whole",
             )
-        return _checkpoint(RunDir.open(path.parent.parent), path)
+        return _checkpoint(RunDir.open(path.parent.parent), path, read_manifest(path))
     run = RunDir.open(path)
     if run.final.is_dir():
         return Trained(*_hugging_face(run.final), run, _last_manifest(run))
-    checkpoint, _ = newest_good(run.checkpoints, None)
-    return _checkpoint(run, checkpoint)
+    found = newest_good(run.checkpoints)
+    return _checkpoint(run, found.path, found.manifest)
 
 
 def _hugging_face(folder: Path) -> tuple[Any, ChatTokenizer]:
@@ -57,8 +56,8 @@ def _last_manifest(run: RunDir) -> CheckpointManifest | None:
     return None
 
 
-def _checkpoint(run: RunDir, checkpoint: Path) -> Trained:
+def _checkpoint(run: RunDir, checkpoint: Path, manifest: CheckpointManifest) -> Trained:
     model = load_architecture(run.model_folder)
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, manifest)
     tokenizer = load_tokenizer(str(run.model_folder))
-    return Trained(model, tokenizer, run, read_manifest(checkpoint))
+    return Trained(model, tokenizer, run, manifest)

@@ -15,7 +15,7 @@ from sftctl.checkpoint.directory import (
     require_room,
     retire,
 )
-from sftctl.checkpoint.layout import manifest_hash_line
+from sftctl.checkpoint.layout import manifest_hash_line, read_manifest
 from sftctl.errors import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
 from tests.toys.checkpoints import FailingDisk, save_toy
 
@@ -112,24 +112,33 @@ def test_what_a_file_manager_left_is_no_damage(root: Path) -> None:
     assert problems_of(root / "step-00000300", verify=True) == []
 
 
+def chosen(root: Path, step: int | None = None) -> tuple[Path, object]:
+    found = newest_good(root, step)
+    return found.path, found.skipped
+
+
 def test_the_newest_good_one_is_chosen_and_the_skipped_are_told(root: Path) -> None:
-    assert newest_good(root) == (root / "step-00000300", [])
+    assert chosen(root) == (root / "step-00000300", ())
     flip_bit(root / "step-00000300" / SHARD, 5000)
     (root / "step-00000200" / SHARD).unlink()
-    assert newest_good(root) == (
+    assert chosen(root) == (
         root / "step-00000100",
-        [
+        (
             (
                 root / "step-00000300",
                 [f"{SHARD}: its content was changed (another SHA-256)"],
             ),
             (root / "step-00000200", [f"{SHARD}: missing"]),
-        ],
+        ),
     )
 
 
 def test_one_step_can_be_asked_for(root: Path) -> None:
-    assert newest_good(root, 200) == (root / "step-00000200", [])
+    assert chosen(root, 200) == (root / "step-00000200", ())
+
+
+def test_the_manifest_of_the_newest_good_one_is_returned(root: Path) -> None:
+    assert newest_good(root).manifest == read_manifest(root / "step-00000300")
 
 
 def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> None:

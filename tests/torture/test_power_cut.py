@@ -58,7 +58,7 @@ def lost(run: Path, before: Path) -> list[str]:
         found += [f"{each.name}: {problem}" for problem in problems_of(each, verify=True)]
     if not path.exists():
         return [*found, f"{path.name} is not there"]
-    if newest_good(path.parent)[0] != path:
+    if newest_good(path.parent).path != path:
         found.append(f"{path.name} is not the newest good one")
     for file in original.iterdir():
         if hash_file(path / file.name) != hash_file(file):

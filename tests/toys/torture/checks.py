@@ -112,7 +112,7 @@ def misplaced(here: set[Copy], aside: set[Copy | None], owed: Promise) -> list[s
 
 def newest_copy(root: Path, book: Book) -> Copy | None:
     try:
-        return book.read(newest_good(root)[0])
+        return book.read(newest_good(root).path)
     except (NoCheckpoint, CorruptCheckpoint):
         return None
 
@@ -124,13 +124,13 @@ def next_session_violations(run: Path, story: Story, book: Book, newest: Copy | 
     again = replace(story, start=step, new=(step + 5,), tensors="few")
     try:
         session(run, again, len(book.metrics[newest]))
-        path, skipped = newest_good(root)
+        last = newest_good(root)
         events = [line["event"] for line in read_lines(run / "events.jsonl")]
     except (CheckpointError, ValueError) as error:
         return [f"the next session: {error}"]
     found = []
-    if step_of(path.name) != step + 5 or skipped:
-        found.append(f"the next session saved, the newest good one is {path.name}")
+    if last.manifest.step != step + 5 or last.skipped:
+        found.append(f"the next session saved, the newest good one is {last.path.name}")
     if events[-3:] != ["resumed", "evaluation", "saved"]:
         found.append(f"events.jsonl ends with {events[-3:]}")
     lines = book.metrics[newest] + b"".join(lines_of(Copy(step + 5, "new")))
