@@ -8,19 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sftctl.config.schema import RunConfig
+from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
-from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.reading.rows import raw_rows
 from sftctl.data.reading.sources import found_sources
 from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.train.preflight.inputs import prepare_settings
 
 MOST_ROWS = 2000
 """Rows of text that are compared: their lengths must be known before the first step is cut."""
@@ -31,10 +29,8 @@ Row = tuple[SourceLine, bytes]
 class TextExamples:
     """Rows of text behind the same door as a TokenStore: parsed, rendered, encoded, masked, cut."""
 
-    def __init__(
-        self, rows: Sequence[Row], tokenizer: ChatTokenizer, settings: PrepareSettings
-    ) -> None:
-        self._tokenizer, self._settings = tokenizer, settings
+    def __init__(self, rows: Sequence[Row], tokenizer: ChatTokenizer, data: DataConfig) -> None:
+        self._tokenizer, self._data = tokenizer, data
         self._rows: list[Row] = []
         lengths, target_lengths = [], []
         for row in rows:
@@ -55,10 +51,10 @@ class TextExamples:
 
     def _tokenized(self, row: Row) -> TokenizedExample:
         source, text = row
-        conversation = from_text(text, self._settings.format, source)
+        conversation = from_text(text, self._data.format, source)
         # Where a template rewrites turns a row is several examples: one is as good to time.
-        example, *_ = tokenize(conversation, self._tokenizer, self._settings.train_on)
-        return example.first(self._settings.max_seq_len)
+        example, *_ = tokenize(conversation, self._tokenizer, self._data.train_on)
+        return example.first(self._data.example_tokens)
 
 
 def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
@@ -76,8 +72,8 @@ def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> T
             f"{missing[0]}: the text that {store.path} was made of is not there",
             hint="give the conversations themselves as --data",
         )
-    settings = replace(prepare_settings(config.data), max_seq_len=manifest.max_seq_len)
+    data = replace(config.data, max_seq_len=manifest.max_seq_len)
     with found_sources(paths) as sources:
         every = (row for source in sources for row in raw_rows(source.path, source.name))
         texts = [(line, text) for line, text in islice(every, MOST_ROWS) if isinstance(text, bytes)]
-    return TextExamples(texts, tokenizer, settings)
+    return TextExamples(texts, tokenizer, data)

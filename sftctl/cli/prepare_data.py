@@ -53,18 +53,21 @@ def prepare_data(
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
     from sftctl.config.load import load_config
     from sftctl.data.example_text import shown_examples
+    from sftctl.data.prepare.fingerprint import PrepareOptions
+    from sftctl.data.prepare.prepare import prepare_files
     from sftctl.data.store import TokenStore
     from sftctl.errors import ConfigError
-    from sftctl.train.preflight.inputs import PrepareOptions, prepare_files, stores_tokenizer
 
     config = load_config(None, flags)
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
-    options = PrepareOptions(strict, "hf" if engine == "hf" else "auto", workers)
+    options = PrepareOptions(
+        engine="hf" if engine == "hf" else "auto", strict=strict, num_workers=workers
+    )
     with preparation_progress() as progress:
         prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
     told = prepared_store(prepared, output)
     emit(prepared.manifest, told, as_json=json)
     if show and not json:
-        examples = shown_examples(TokenStore.open(output), stores_tokenizer(output), show)
+        examples = shown_examples(TokenStore.open(output), show)
         show_text(show_examples(examples))

@@ -3,20 +3,19 @@
 import numpy as np
 
 from sftctl.data.store import TokenStore
-from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 Run = tuple[str, bool]
 """Text of consecutive tokens, special ones visible, and whether they are trained."""
 
 
-def shown_examples(store: TokenStore, tokenizer: ChatTokenizer, count: int) -> list[list[Run]]:
+def shown_examples(store: TokenStore, count: int) -> list[list[Run]]:
     """The first `count` examples, each as runs of trained and of other tokens."""
-    shown = []
+    tokenizer, shown = store.load_tokenizer(), []
     for index in range(min(count, len(store))):
         example = store[index]
         edges = np.flatnonzero(np.diff(example.loss_mask)) + 1
         parts = np.split(example.input_ids, edges)
         trained = example.loss_mask[[0, *edges]].tolist()
-        texts = [tokenizer.decode(part.tolist(), skip_special_tokens=False) for part in parts]
+        texts = [tokenizer.decode(part) for part in parts]
         shown.append(list(zip(texts, trained, strict=True)))
     return shown

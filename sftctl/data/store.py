@@ -11,7 +11,8 @@ import numpy.typing as npt
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import PREPARE_ANEW, SPLITS, SplitCounts
 from sftctl.data.manifest import StoreManifest as StoreManifest
-from sftctl.errors import DataError
+from sftctl.errors import ConfigError, DataError
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _SHARD_TOKENS = 1 << 24
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -146,6 +147,13 @@ class TokenStore:
                 PREPARE_ANEW,
             )
         return TokenizedExample(ids, mask[start:end])
+
+    def load_tokenizer(self) -> ChatTokenizer:
+        """The tokenizer that the store was prepared with; DataError if it is damaged."""
+        try:
+            return load_tokenizer(str(self.path / "tokenizer"))
+        except ConfigError as problem:
+            raise DataError(f"{self.path}: damaged: {problem.message}", PREPARE_ANEW) from problem
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.path, self.split, self.manifest)

@@ -75,12 +75,12 @@ class _Stream:
             self._is_prompt = False
             return
         self._ids += [token for token in value.flatten().tolist() if token not in self.ends]
-        whole = self.tokenizer.decode(self._ids)
+        whole = self.tokenizer.decode(self._ids, skip_special_tokens=True)
         if not whole.endswith(_HALF_A_LETTER):
             self._hand_out(whole)
 
     def end(self) -> None:
-        self._hand_out(self.tokenizer.decode(self._ids))
+        self._hand_out(self.tokenizer.decode(self._ids, skip_special_tokens=True))
 
     def _hand_out(self, whole: str) -> None:
         """Leading blanks are left out; so are trailing ones until something follows them."""

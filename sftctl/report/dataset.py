@@ -15,7 +15,6 @@ from sftctl.report.charts import bar_chart
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.wording import count, facts, percent, table
-from sftctl.train.preflight.inputs import stores_tokenizer
 
 _NUM_SHOWN = 3
 _MOST_SHOWN_LETTERS = 3000
@@ -42,7 +41,7 @@ def open_dataset(record: RunRecord) -> Dataset | None:
     path = Path(given[0])
     try:
         store = TokenStore.open(path)
-        examples = shown_examples(store, stores_tokenizer(path), _NUM_SHOWN)
+        examples = shown_examples(store, _NUM_SHOWN)
     except SftctlError as problem:
         record.remarks.append(problem.message)
         return None

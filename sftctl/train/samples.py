@@ -60,9 +60,9 @@ def show_samples(session: Session, tracker: Tracker) -> None:
                 "sample",
                 session.state.progress.step,
                 number=number,
-                prompt=tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False),
+                prompt=tokenizer.decode(prompt.prompt_ids),
                 reply=reply,
-                reference=tokenizer.decode(prompt.reference_ids).strip(),
+                reference=tokenizer.decode(prompt.reference_ids, skip_special_tokens=True).strip(),
             )
     module.train()
 

@@ -22,8 +22,8 @@ TINY = ["--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a prepared `store` and a finished `run`."""
     from sftctl.config.load import load_config
+    from sftctl.data.prepare.prepare import prepare_files
     from sftctl.data.sample import sample_files
-    from sftctl.train.preflight.inputs import prepare_files
     from sftctl.train.run import run_training
 
     folder = tmp_path_factory.mktemp("trained")

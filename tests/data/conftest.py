@@ -1,17 +1,17 @@
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.tokenizers import CHATML, SHARED, Tokenizer, load
+from tests.toys.tokenizers import CHATML, SHARED, CountingTokenizer, load
 
 
 @pytest.fixture(scope="session")
-def chatml() -> Tokenizer:
+def chatml() -> CountingTokenizer:
     """The bundled tokenizer with plain ChatML."""
     return load(SAMPLE_TOKENIZER, CHATML)
 
 
 @pytest.fixture(scope="session")
-def minimind() -> Tokenizer:
+def minimind() -> CountingTokenizer:
     """MiniMind's: thinking blocks and tools."""
     if not SHARED.exists():
         pytest.skip("../shared/data is absent")

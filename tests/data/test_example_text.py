@@ -1,14 +1,14 @@
+from sftctl.config.schema import DataConfig
 from sftctl.data.example_text import shown_examples
 from sftctl.data.prepare.prepare import prepare_store
-from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.store import TokenStore
 
 
 def test_examples_are_shown_as_trained_and_other_text_with_special_tokens(tmp_path, chatml):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "Hi", "output": "Hello"}\n' * 3)
-    prepare_store([rows], tmp_path / "s", chatml, PrepareSettings())
-    shown = shown_examples(TokenStore.open(tmp_path / "s"), chatml, 2)
+    prepare_store([rows], tmp_path / "s", chatml, DataConfig())
+    shown = shown_examples(TokenStore.open(tmp_path / "s"), 2)
     assert (
         shown
         == [

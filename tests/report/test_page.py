@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sftctl.data.prepare.prepare import prepare_files
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_line
 from sftctl.report.page import write_report
 from sftctl.report.record import read_run
-from sftctl.train.preflight.inputs import prepare_files
 from sftctl.train.run import run_training
 from tests.toys.commands import Result
 from tests.toys.records import metrics, sample, toy_run, write_lines

@@ -47,7 +47,7 @@ def test_the_answer_is_what_plain_generation_gives(session: ChatSession) -> None
         for _ in range(12):
             best = session.model(ids).logits[0, -1].argmax()
             ids = torch.cat([ids, best.reshape(1, 1)], dim=1)
-    expected = session.tokenizer.decode(ids[0, -12:].tolist()).strip()
+    expected = session.tokenizer.decode(ids[0, -12:].tolist(), True).strip()
     assert session.answer("Hi") == expected
 
 

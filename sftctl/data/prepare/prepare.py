@@ -1,16 +1,15 @@
-"""From files of conversations to a token store that is whole or absent, every row accounted for."""
+"""What `prepare-data` does: files of conversations become a token store, complete or absent."""
 
 import errno
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from sftctl import jsonio
-from sftctl.data.manifest import FORMAT_VERSION, SourceEntry, StoreManifest
-from sftctl.data.masks.encode import MASK_RULES_VERSION
-from sftctl.data.prepare.builder import Progress, StoreAssembly, silent
+from sftctl.config.schema import DataConfig, RunConfig
+from sftctl.data.manifest import StoreManifest
+from sftctl.data.prepare.builder import Progress, build_store, silent
 from sftctl.data.prepare.existing_store import (
     hash_files,
     make_way,
@@ -19,12 +18,11 @@ from sftctl.data.prepare.existing_store import (
     same_store,
     what_differs,
 )
-from sftctl.data.prepare.row_batches import Input
-from sftctl.data.prepare.settings import PrepareSettings
-from sftctl.data.reading.sources import Source, found_sources
+from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
+from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.disk import new_folder, refusals
 from sftctl.errors import ConfigError, DataError, EngineDiffers
-from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _MAKE_ROOM = "make room there, or choose another --output"
 _LOOK = "look at them: prepare without --strict, with --show 3"
@@ -32,118 +30,84 @@ _LOOK = "look at them: prepare without --strict, with --show 3"
 
 @dataclass(frozen=True, slots=True)
 class PreparedStore:
-    """A store, and whether it was made now."""
+    """A store's manifest, and how the store came to be."""
 
     manifest: StoreManifest
     is_reused: bool = False
-    replaced: str | None = None  # why the store that stood there was made anew
+    replaced: str | None = None  # why the store that was there before could not be reused
+
+
+def prepare_files(
+    inputs: Sequence[Path],
+    validation_inputs: Sequence[Path],
+    output: Path,
+    config: RunConfig,
+    on_progress: Callable[[Progress], None] = silent,
+    options: PrepareOptions = PrepareOptions(),
+) -> PreparedStore:
+    """Prepare files with the configured tokenizer and template; no inputs: the bundled sample."""
+    if not inputs:
+        train, validation = sample_files()
+        inputs, validation_inputs = [train], validation_inputs or [validation]
+    tokenizer = load_tokenizer(
+        config.model.tokenizer or str(SAMPLE_TOKENIZER), config.data.chat_template
+    ).with_engine(options.engine)
+    return prepare_store(
+        inputs, output, tokenizer, config.data, validation_inputs, on_progress, options
+    )
 
 
 def prepare_store(
     inputs: Sequence[Path],
     output: Path,
     tokenizer: ChatTokenizer,
-    settings: PrepareSettings,
+    data: DataConfig,
     validation_inputs: Sequence[Path] = (),
     on_progress: Callable[[Progress], None] = silent,
-    num_workers: int = 1,
+    options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
-    """Make the store at `output`, or reuse the one there if it was made of the same.
+    """Make the store at `output`, or reuse the one there if its fingerprint is the same.
 
-    Another store there is replaced once the new one is whole; what is no store is never touched.
+    A store with another fingerprint is replaced once the new one is complete. Anything that is not
+    a store is left alone: ConfigError.
     """
     require_store_or_nothing(output)
-    if settings.val_fraction and validation_inputs:
+    if data.val_fraction and validation_inputs:
         raise ConfigError(
             "a validation fraction and validation inputs exclude each other",
             hint="leave out --val-fraction or --val-input",
         )
-    with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
-        fingerprint = _fingerprint(train, validation, tokenizer, settings)
-        found = same_store(output, fingerprint)
-        if found is not None and not (settings.strict and found.has_notes):
+    with StoreInputs.found(inputs, tokenizer, data, validation_inputs, options) as made_from:
+        found = same_store(output, made_from.fingerprint())
+        if found is not None and not (options.strict and found.has_notes):
             return PreparedStore(found, is_reused=True)
-        sources = [*train, *validation]
-        share = settings.val_fraction
-        assembly = partial(
-            StoreAssembly,
-            fingerprint,
-            settings=settings,
-            on_progress=on_progress,
-            total_bytes=_total_bytes(sources),
-        )
-        entries = [SourceEntry(item.name, item.sha256, 0, {}) for item in sources]
-        numbered = [Input(number, item, share) for number, item in enumerate(sources)]
-        held_out = [replace(item, val_fraction=1.0) for item in numbered[len(train) :]]
-        parts = [held_out, numbered[: len(train)]]
         with refusals(output, DataError, _MAKE_ROOM):
             try:
-                made = assembly(tokenizer=tokenizer, sources=entries[:])
-                return _write(output, made, parts, num_workers)
-            except EngineDiffers as problem:  # all of it anew: which rows differ, nobody knows
+                return _write(output, made_from, on_progress)
+            except EngineDiffers as problem:  # start again: other rows may differ too
                 reference = tokenizer.by_reference(problem.message)
-                made = assembly(tokenizer=reference, sources=entries[:])
-                return _write(output, made, parts, num_workers)
-
-
-def _total_bytes(sources: Sequence[Source]) -> int | None:
-    """Of files that hold rows as text."""
-    if all(source.path.suffix in (".jsonl", ".json") for source in sources):
-        return sum(source.path.stat().st_size for source in sources)
-    return None
+                return _write(output, replace(made_from, tokenizer=reference), on_progress)
 
 
 def _write(
-    output: Path, assembly: StoreAssembly, parts: Sequence[Sequence[Input]], num_workers: int
+    output: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
 ) -> PreparedStore:
     existed, old = output.exists(), readable_manifest(output)
-    fingerprint = assembly.fingerprint
+    fingerprint = made_from.fingerprint()
     try:
         with new_folder(output, make_way=partial(make_way, output, fingerprint)) as folder:
-            with assembly.opened(folder):
-                for part in parts:
-                    assembly.add(part, num_workers)
-            manifest = assembly.finish()
-            if assembly.settings.strict and not manifest.audit.passed:
+            manifest = build_store(folder, made_from, on_progress)
+            if made_from.options.strict and not manifest.audit.passed:
                 what = "; ".join(manifest.audit.problems())
                 raise DataError(f"{output}: the audit of the masks failed: {what}", _LOOK)
-            assembly.tokenizer.save(folder / "tokenizer")
+            made_from.tokenizer.save(folder / "tokenizer")
             manifest = replace(manifest, files=hash_files(folder))
             (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))
     except OSError as problem:
         if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        found = same_store(output, fingerprint)  # a second process made it meanwhile
+        found = same_store(output, fingerprint)  # another process has made it meanwhile
         if found is None:
             raise
         return PreparedStore(found, is_reused=True)
     return PreparedStore(manifest, replaced=what_differs(old, manifest) if existed else None)
-
-
-def store_fingerprint(
-    inputs: Sequence[Path],
-    tokenizer: ChatTokenizer,
-    settings: PrepareSettings,
-    validation_inputs: Sequence[Path] = (),
-) -> str:
-    """The fingerprint `prepare_store` would write, without tokenizing: a key for a cache."""
-    with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
-        return _fingerprint(train, validation, tokenizer, settings)
-
-
-def _fingerprint(
-    train: Sequence[Source],
-    validation: Sequence[Source],
-    tokenizer: ChatTokenizer,
-    settings: PrepareSettings,
-) -> str:
-    ingredients = {
-        "format_version": FORMAT_VERSION,
-        "mask_rules_version": MASK_RULES_VERSION,
-        "train": [source.sha256 for source in train],
-        "validation": [source.sha256 for source in validation],
-        "tokenizer": tokenizer.content_hash,
-        "template": tokenizer.template_hash,
-        "settings": replace(settings, strict=False),  # strictness changes no store that is made
-    }
-    return hashlib.sha256(jsonio.dump_canonical(ingredients)).hexdigest()

@@ -3,10 +3,10 @@
 import copy
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sftctl.disk import read_refusals
-from sftctl.errors import ConfigError, DataError
+from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
 from sftctl.model.tokenizer.encoders import (
@@ -20,11 +20,16 @@ from sftctl.model.tokenizer.encoders import (
 )
 from sftctl.model.tokenizer.template import is_content_blind
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Engine = Literal["auto", "hf"]
+
 
 class ChatTokenizer:
     """Render conversations with the chat template, and encode the text, nothing added."""
 
-    def __init__(self, hf: Any, name: str) -> None:
+    def __init__(self, hf: "PreTrainedTokenizerFast", name: str) -> None:
         self.hf = hf
         self.name = name
         self.vocab_size = len(hf)
@@ -76,29 +81,39 @@ class ChatTokenizer:
         """Token ids by the reference, and their (start, end) characters; no BOS is added."""
         return self._reference.encode_with_offsets(text)
 
+    def with_engine(self, engine: Engine) -> "ChatTokenizer":
+        """auto: with the fast engine if it proves equal on probes. hf: with the reference."""
+        if engine == "hf":
+            return self.by_reference("asked for by --engine hf")
+        try:
+            return self.fast()
+        except EngineDiffers as problem:
+            return self.by_reference(problem.message)
+
     def fast(self) -> "ChatTokenizer":
-        """With a fast engine that is proved on probes; EngineDiffers where there is none."""
-        return self._with(fast_engine(self.hf), "proved equal to the reference on probes")
+        """With the fast engine; EngineDiffers if it does not prove equal on probes."""
+        return self.with_encoder(fast_engine(self.hf), "proved equal to the reference on probes")
 
     def checked(self) -> "ChatTokenizer":
-        """With the fast engine compared with the reference at each text."""
+        """With every text encoded by the reference too; EngineDiffers if the ids are not equal."""
         fast = self._encoder
         if not isinstance(fast, Splintr):
             return self
-        return self._with(Checked(fast, self._reference), self.engine_reason)
+        return self.with_encoder(Checked(fast, self._reference), self.engine_reason)
 
     def by_reference(self, why: str) -> "ChatTokenizer":
-        """With the reference."""
-        return self._with(self._reference, why)
+        """With the reference encoder, and the reason for it."""
+        return self.with_encoder(self._reference, why)
 
-    def _with(self, encoder: Encoder, why: str) -> "ChatTokenizer":
+    def with_encoder(self, encoder: Encoder, why: str) -> "ChatTokenizer":
+        """A copy that encodes with `encoder`."""
         other = copy.copy(self)
         other._encoder = encoder
         other.engine_reason = why
         return other
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = True) -> str:
-        """Token ids back to text."""
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
+        """Token ids back to text, the inverse of `encode`."""
         text: str = self.hf.decode(
             token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
@@ -117,13 +132,13 @@ class ChatTokenizer:
         return hashlib.sha256(dump_canonical([content, special])).hexdigest()
 
 
-def _special_added(hf: Any) -> frozenset[int]:
+def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
     """Added tokens marked special, whether or not the tokenizer's configuration names them."""
     added = hf.added_tokens_decoder
     return frozenset(index for index, token in added.items() if token.special)
 
 
-def load_tokenizer(name: str, chat_template: Path | None = None) -> ChatTokenizer:
+def load_tokenizer(name: str, chat_template: Path | str | None = None) -> ChatTokenizer:
     """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
     quiet()
     from transformers import AutoTokenizer
@@ -143,12 +158,13 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> ChatTokenize
             hint="offsets are needed, and only fast ones give them: choose another --tokenizer",
         )
     if chat_template is not None:
+        file = Path(chat_template)
         try:
-            with read_refusals(chat_template, ConfigError, "--chat-template names a Jinja file"):
-                hf.chat_template = chat_template.read_text(encoding="utf-8")
+            with read_refusals(file, ConfigError, "--chat-template names a Jinja file"):
+                hf.chat_template = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as problem:
             raise ConfigError(
-                f"{chat_template}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
+                f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
             ) from problem
     if not hf.chat_template:
         raise ConfigError(

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sftctl.config.schema import DataConfig
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.conversations.shapes import ROLES, ROW_KEYS
 from sftctl.data.ledger import BadRow, SourceLine
-from sftctl.data.prepare.row_batches import BatchPreparation, Input, raw_batches
-from sftctl.data.prepare.settings import PrepareSettings
+from sftctl.data.prepare.duplicates import SeenDigests
+from sftctl.data.prepare.row_batches import InputFile, RowPreparation, prepare_rows, raw_batches
 from sftctl.data.reading.sources import Source
-from tests.toys.tokenizers import Tokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 SOME = TEXT.filter(str.strip)
@@ -63,10 +64,13 @@ ROW = st.one_of(
 PLAIN_OR_ZIPPED = st.sampled_from([bytes, gzip.compress])
 
 
-def prepared(path: Path, tokenizer: Tokenizer) -> tuple[int, int, list[tuple[int, str]]]:
+def prepared(
+    path: Path, tokenizer: ChatTokenizer, batch_bytes: int = 1 << 20
+) -> tuple[int, int, list[tuple[int, str]]]:
     """Rows read, examples kept, and the (line, reason) of every note."""
-    prepare = BatchPreparation(tokenizer, PrepareSettings(max_seq_len=500))
-    batches = [prepare(b) for b in raw_batches([Input(0, Source(path, "rows", ""), 0.3)])]
+    preparation = RowPreparation.of(tokenizer, DataConfig(max_seq_len=500), SeenDigests())
+    file = InputFile(0, Source(path, "rows", ""), 0.3)
+    batches = [prepare_rows(batch, preparation) for batch in raw_batches([file], batch_bytes)]
     assert all(note.source.file == "rows" for batch in batches for note in batch.notes)
     return (
         sum(batch.num_rows for batch in batches),
@@ -91,7 +95,7 @@ quick = settings(
 @quick
 @given(st.lists(st.tuples(ROW, st.integers(0, 2)), max_size=12), PLAIN_OR_ZIPPED, st.booleans())
 def test_kept_and_dropped_are_all_rows_of_json_lines(
-    tmp_path: Path, chatml: Tokenizer, rows_and_gaps, pack, has_crlf: bool
+    tmp_path: Path, chatml: ChatTokenizer, rows_and_gaps, pack, has_crlf: bool
 ) -> None:
     newline = b"\r\n" if has_crlf else b"\n"
     text, lines, line = b"", [], 1
@@ -109,7 +113,7 @@ def test_kept_and_dropped_are_all_rows_of_json_lines(
 @quick
 @given(st.lists(ROW, max_size=12), PLAIN_OR_ZIPPED, st.sampled_from([b",\n", b" , ", b"\n\n,"]))
 def test_kept_and_dropped_are_all_rows_of_an_array(
-    tmp_path: Path, chatml: Tokenizer, rows, pack, comma: bytes
+    tmp_path: Path, chatml: ChatTokenizer, rows, pack, comma: bytes
 ) -> None:
     text, lines = b"\n[", []
     for number, (row, _) in enumerate(rows):
@@ -123,7 +127,9 @@ def test_kept_and_dropped_are_all_rows_of_an_array(
 
 @quick
 @given(st.data())
-def test_a_cut_anywhere_loses_nothing_before_it(tmp_path: Path, chatml: Tokenizer, data) -> None:
+def test_a_cut_anywhere_loses_nothing_before_it(
+    tmp_path: Path, chatml: ChatTokenizer, data
+) -> None:
     rows = [good(f"question {number}", "answer", number % 6) for number in range(6)]
     array = data.draw(st.booleans())
     text = b"[" + b",\n".join(rows) + b"]" if array else b"\n".join(rows) + b"\n"
@@ -145,12 +151,11 @@ def test_a_cut_anywhere_loses_nothing_before_it(tmp_path: Path, chatml: Tokenize
 
 @pytest.mark.parametrize("size", [1, 3, 4096])
 def test_batches_are_cut_by_size_and_hold_every_row(
-    tmp_path: Path, chatml: Tokenizer, monkeypatch: pytest.MonkeyPatch, size: int
+    tmp_path: Path, chatml: ChatTokenizer, size: int
 ) -> None:
-    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", size)
     rows = [good("question", "answer", number % 6) for number in range(40)]
     (tmp_path / "rows").write_bytes(b"\n".join(rows))
-    assert prepared(tmp_path / "rows", chatml) == (40, 40, [])
+    assert prepared(tmp_path / "rows", chatml, size) == (40, 40, [])
 
 
 FIELDS = sorted(ROW_KEYS) + ["role", "content", "from", "value", "tool_calls", "function_call"]

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sftctl.config.schema import DataConfig
 from sftctl.data.manifest import FORMAT_VERSION
+from sftctl.data.prepare.fingerprint import PrepareOptions
 from sftctl.data.prepare.prepare import prepare_store
-from sftctl.data.prepare.settings import PrepareSettings
 from sftctl.data.store import TokenStore
 from sftctl.errors import ConfigError, DataError
 from tests.data.prepare.test_prepare import row, written
 from tests.toys.tokenizers import CHATML, load
 
-SETTINGS = PrepareSettings(max_seq_len=64)
+SETTINGS = DataConfig(max_seq_len=64)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_failure_leaves_the_old_store_as_it_was(tmp_path, chatml, rows, store)
     before = contents(store)
     written(rows, [row("Fine?"), "{broken"])
     with pytest.raises(DataError, match=f"{rows}:2: broken JSON"):
-        prepare_store([rows], store, chatml, replace(SETTINGS, strict=True))
+        prepare_store([rows], store, chatml, SETTINGS, options=PrepareOptions(strict=True))
     assert contents(store) == before
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
 
@@ -100,7 +101,7 @@ def test_strict_does_not_reuse_a_store_with_a_ledger(chatml, rows, store):
     prepare_store([rows], store, chatml, SETTINGS)
     assert prepare_store([rows], store, chatml, SETTINGS).is_reused
     with pytest.raises(DataError, match=f"{rows}:2: broken JSON"):
-        prepare_store([rows], store, chatml, replace(SETTINGS, strict=True))
+        prepare_store([rows], store, chatml, SETTINGS, options=PrepareOptions(strict=True))
 
 
 def test_what_is_no_store_is_never_replaced(tmp_path, chatml, rows, store):

@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sftctl.config.schema import DataConfig
 from sftctl.data.manifest import SPLITS
-from sftctl.data.prepare.prepare import prepare_store, store_fingerprint
-from sftctl.data.prepare.settings import PrepareSettings
+from sftctl.data.prepare.fingerprint import PrepareOptions
+from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.store import TokenStore
-from sftctl.errors import ConfigError, DataError, EngineDiffers
-from tests.toys.tokenizers import CHATML, Tokenizer, load
+from sftctl.errors import ConfigError, DataError
+from sftctl.model.tokenizer.encoders import Ids, Splintr
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from tests.toys.tokenizers import CHATML, load
 
-SETTINGS = PrepareSettings(max_seq_len=64)
+SETTINGS = DataConfig(max_seq_len=64)
 
 
 def row(question, answer="Yes."):
@@ -39,7 +42,7 @@ def texts_of(path, split, tokenizer):
 
 def test_the_bundled_sample_becomes_a_store_that_reads_back_as_text(tmp_path, chatml):
     train, validation = sample_files()
-    made = prepare_store([train], tmp_path / "s", chatml, PrepareSettings(), [validation])
+    made = prepare_store([train], tmp_path / "s", chatml, DataConfig(), [validation])
     manifest = made.manifest
     for split, path in (("train", train), ("validation", validation)):
         messages = [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
@@ -111,8 +114,9 @@ def test_overflow_drop_drops_every_long_row(tmp_path, chatml):
     assert [entry["line"] for entry in ledger_of(tmp_path / "s")] == [2, 3]
 
 
-def _prepared(output, path, tokenizer, **changes):
-    prepare_store([path], output, tokenizer, replace(SETTINGS, **changes))
+def _prepared(output, path, tokenizer, strict=False, **changes):
+    options = PrepareOptions(strict=strict)
+    prepare_store([path], output, tokenizer, replace(SETTINGS, **changes), options=options)
     return output
 
 
@@ -197,16 +201,14 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, chatml, rows):
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
-def test_progress_counts_rows_and_tokens(tmp_path, chatml, monkeypatch):
-    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 1000)
+def test_progress_counts_rows_and_tokens(tmp_path, chatml):
     path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
-    manifest = prepare_store(
-        [path], tmp_path / "s", chatml, SETTINGS, on_progress=told.append
-    ).manifest
+    options = PrepareOptions(batch_bytes=1000)
+    made = prepare_store([path], tmp_path / "s", chatml, SETTINGS, (), told.append, options)
     assert len(told) > 9
     assert [told.num_rows for told in told] == sorted(told.num_rows for told in told)
     last, size = told[-1], path.stat().st_size
-    assert (last.num_rows, last.num_tokens) == (300, manifest.num_tokens)
+    assert (last.num_rows, last.num_tokens) == (300, made.manifest.num_tokens)
     assert (last.num_bytes, last.total_bytes) == (size - 300, size)  # without the newlines
 
 
@@ -274,42 +276,6 @@ def test_a_row_of_the_validation_inputs_is_never_trained(tmp_path, chatml, rows)
     assert entry["tokens_lost"] > 0
 
 
-def test_the_fingerprint_is_known_beforehand_and_does_not_depend_on_names(tmp_path, chatml, rows):
-    known = store_fingerprint([rows], chatml, SETTINGS)
-    assert prepare_store([rows], tmp_path / "s", chatml, SETTINGS).manifest.fingerprint == known
-    moved = rows.rename(tmp_path / "moved.jsonl")
-    assert store_fingerprint([moved], chatml, replace(SETTINGS, strict=True)) == known
-
-
-def test_the_fingerprint_changes_with_each_ingredient(tmp_path, chatml, rows, monkeypatch):
-    other = written(tmp_path / "other.jsonl", [row("Other?")])
-    rerendered = load(SAMPLE_TOKENIZER, CHATML + " ")
-    retrained = load(SAMPLE_TOKENIZER, CHATML)
-    retrained.content_hash = "0" * 64
-    changes = [
-        {"format": "alpaca"},
-        {"max_seq_len": 65},
-        {"overflow": "drop"},
-        {"train_on": "last"},
-        {"val_fraction": 0.5},
-        {"engine": "other"},
-    ]
-    fingerprints = [
-        store_fingerprint([rows], chatml, SETTINGS),
-        store_fingerprint([other], chatml, SETTINGS),
-        store_fingerprint([rows, other], chatml, SETTINGS),
-        store_fingerprint([rows], chatml, SETTINGS, [other]),
-        store_fingerprint([rows], rerendered, SETTINGS),
-        store_fingerprint([rows], retrained, SETTINGS),
-        *(store_fingerprint([rows], chatml, replace(SETTINGS, **change)) for change in changes),
-    ]
-    for constant in ("FORMAT_VERSION", "MASK_RULES_VERSION"):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"sftctl.data.prepare.prepare.{constant}", 99)
-            fingerprints.append(store_fingerprint([rows], chatml, SETTINGS))
-    assert len(set(fingerprints)) == len(fingerprints)
-
-
 def test_the_same_inputs_give_the_same_bytes(tmp_path, chatml, rows):
     for name in "ab":
         _prepared(tmp_path / name, rows, chatml, val_fraction=0.1)
@@ -320,56 +286,53 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, chatml, rows):
 
 
 @pytest.mark.parametrize("num_workers", [2, 3])
-def test_several_workers_make_the_store_of_one(tmp_path, chatml, rows, monkeypatch, num_workers):
-    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 500)
+def test_several_workers_make_the_store_of_one(tmp_path, chatml, rows, num_workers):
     settings = replace(SETTINGS, max_seq_len=24, val_fraction=0.2)
     for name, workers in (("a", 1), ("b", num_workers)):
-        prepare_store([rows, rows], tmp_path / name, chatml, settings, num_workers=workers)
+        options = PrepareOptions(num_workers=workers, batch_bytes=500)
+        prepare_store([rows, rows], tmp_path / name, chatml, settings, options=options)
     for file in ("manifest.json", "ledger.jsonl", "train/tokens-00000.npy"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-class OftenWrong(Tokenizer):
-    """A fast engine that gives other ids for the row in question, and its proof."""
+class SometimesWrong(Splintr):
+    """A fast engine that gives other ids for texts with certain words."""
 
-    is_fast = True
+    def __init__(self, tokenizer: ChatTokenizer, wrong_in: str) -> None:
+        super().__init__(tokenizer.hf)
+        self.name = "fast 1.0"
+        self.wrong_in = wrong_in
 
-    def __init__(self, chatml, wrong_in):
-        self.__dict__.update(chatml.__dict__ | {"is_fast": True, "engine": "fast 1.0"})
-        self.reference, self.wrong_in = chatml, wrong_in
-
-    def encode(self, text):
-        if self.wrong_in in text:
-            raise EngineDiffers(f"fast 1.0 gives other token ids for {text!r}")
-        return self.reference.encode(text)
-
-    def by_reference(self, why):
-        reference = load(SAMPLE_TOKENIZER, CHATML)
-        reference.engine_reason = why
-        return reference
+    def encode(self, text: str) -> Ids:
+        return super().encode(text) + (self.wrong_in in text)
 
 
+def sometimes_wrong(tokenizer: ChatTokenizer, wrong_in: str) -> ChatTokenizer:
+    return tokenizer.with_encoder(SometimesWrong(tokenizer, wrong_in), "a toy")
+
+
+@pytest.mark.parametrize("wrong_in", ["Question 150?", "Question 2?"])
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_engine_that_differs_on_the_users_own_rows_is_not_used(
-    tmp_path, chatml, rows, monkeypatch, num_workers
+    tmp_path, chatml, rows, num_workers, wrong_in
 ):
-    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 500)
-    expected = prepare_store([rows], tmp_path / "a", chatml, SETTINGS).manifest
-    wrong = OftenWrong(chatml, "Question 150?")
-    made = prepare_store([rows], tmp_path / "b", wrong, SETTINGS, num_workers=num_workers).manifest
-    assert made.engine == "tokenizers"
-    assert made.engine_reason.startswith("fast 1.0 gives other token ids for ")
+    """Row 2 is one of those that the reference encodes too; row 150 is not."""
+    options = PrepareOptions(num_workers=num_workers, batch_bytes=5000)
+    expected = prepare_store([rows], tmp_path / "a", chatml, SETTINGS, options=options).manifest
+    wrong = sometimes_wrong(chatml, wrong_in)
+    made = prepare_store([rows], tmp_path / "b", wrong, SETTINGS, options=options).manifest
+    assert made.engine == expected.engine != "fast 1.0"
+    assert "fast 1.0 gives other token ids" in made.engine_reason
     assert made.engine_rows_checked == 0
     assert made.sources == expected.sources
     file = "train/tokens-00000.npy"
     assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(
-    tmp_path, chatml, rows, monkeypatch
-):
-    monkeypatch.setattr("sftctl.data.prepare.row_batches._BATCH_BYTES", 4000)
-    made = prepare_store([rows], tmp_path / "s", OftenWrong(chatml, "nowhere"), SETTINGS).manifest
+def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(tmp_path, chatml, rows):
+    options = PrepareOptions(batch_bytes=4000)
+    tokenizer = sometimes_wrong(chatml, "nowhere")
+    made = prepare_store([rows], tmp_path / "s", tokenizer, SETTINGS, options=options).manifest
     assert made.engine == "fast 1.0"
     assert 32 < made.engine_rows_checked < 40
 
