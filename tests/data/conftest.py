@@ -1,7 +1,7 @@
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.tokenizers import CHATML, SHARED, CountingTokenizer, load
+from tests.toys.data import CHATML, SHARED, CountingTokenizer, load
 
 
 @pytest.fixture(scope="session")

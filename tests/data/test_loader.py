@@ -19,7 +19,7 @@ from sftctl.data.loader import (
 )
 from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
-from tests.toys.stores import ToyStore
+from tests.toys.data import ToyStore
 
 LENGTHS = [2, 5, 31, 8, 3, 17, 9, 4, 26, 12, 6, 7, 3, 21, 11, 10, 2, 14, 5]
 STORE = ToyStore(LENGTHS)

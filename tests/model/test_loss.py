@@ -8,7 +8,7 @@ import sftctl.model.loss
 from sftctl.data.microbatch import MicroBatch, collate
 from sftctl.model.loss import LossModule, check_head
 from sftctl.model.presets import preset_config
-from tests.toys.stores import ToyStore
+from tests.toys.data import ToyStore
 
 STORE = ToyStore([9, 14, 5, 11], vocab_size=53)
 IGNORED = -100

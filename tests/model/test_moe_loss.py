@@ -9,7 +9,7 @@ from sftctl.data.microbatch import MicroBatch, collate
 from sftctl.model.loss import LossModule
 from sftctl.model.moe_loss import balance_coefficient, balance_loss
 from sftctl.model.presets import preset_config
-from tests.toys.stores import ToyStore
+from tests.toys.data import ToyStore
 
 STORE = ToyStore([9, 14, 5, 11], vocab_size=61)
 COEFFICIENT = 0.5

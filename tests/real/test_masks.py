@@ -12,9 +12,9 @@ from sftctl.data.reading.rows import raw_rows
 from sftctl.environment import usable_cores
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.toys.comparison import Comparison
+from tests.toys.data import conversations
 from tests.toys.fetched import sharegpt_file
 from tests.toys.templates import FAMILIES
-from tests.toys.tokenizers import conversations
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,7 @@ from sftctl.model.presets import preset_config
 from sftctl.train.engine.state import TrainState, build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World
-from tests.toys.stores import ToyStore
+from tests.toys.data import ToyStore
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 STORE = ToyStore([9, 30, 4, 17, 22, 6, 12, 3, 41, 15, 8, 27, 5, 19, 11, 33], vocab_size=61)

@@ -30,10 +30,10 @@ from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import World, start_world
 from tests.toys.checkpoints import make_manifest
+from tests.toys.data import ToyStore
 from tests.toys.ranks import free_port, run_ranks
 from tests.toys.runs import toy_config
 from tests.toys.steps import STORE, make_config, make_model
-from tests.toys.stores import ToyStore
 
 BATCH_SIZE = 5  # of 16 examples: the fourth and last step of an epoch holds one
 NUM_STEPS = 5

@@ -9,8 +9,8 @@ from sftctl.data.conversations.conversation import Conversation, from_row
 from sftctl.data.ledger import SourceLine
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from tests.toys.comparison import Comparison
+from tests.toys.data import SHARED, conversations
 from tests.toys.templates import FAMILIES
-from tests.toys.tokenizers import SHARED, conversations
 
 FILES = {
     "alpaca_en_demo.json": 999,

@@ -7,7 +7,7 @@ from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.errors import DataError
-from tests.toys.tokenizers import CHATML, SHARED, conversations, load
+from tests.toys.data import CHATML, SHARED, conversations, load
 
 HERE = SourceLine("rows.jsonl", 7)
 HEADERLESS = (

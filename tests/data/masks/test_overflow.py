@@ -10,7 +10,7 @@ from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load
 
 TOKENIZER = load(SAMPLE_TOKENIZER, CHATML)
 HERE = SourceLine("rows.jsonl", 7)

@@ -11,7 +11,7 @@ from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.turns import training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load
 
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"

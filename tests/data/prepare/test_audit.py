@@ -5,7 +5,7 @@ from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import Audit
 from sftctl.data.prepare.audit import audit
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load
 
 TOKENIZER = load(SAMPLE_TOKENIZER, CHATML)
 START, END, TEXT = 1, 2, 300

@@ -12,8 +12,7 @@ from sftctl.data.prepare.fingerprint import PrepareOptions
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.store import TokenStore
 from sftctl.errors import ConfigError, DataError
-from tests.data.prepare.test_prepare import row, written
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load, row, written
 
 SETTINGS = DataConfig(max_seq_len=64)
 

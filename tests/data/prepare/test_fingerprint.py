@@ -10,7 +10,7 @@ from sftctl.data.prepare.fingerprint import PrepareOptions, store_fingerprint
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load
 
 DATA = DataConfig(max_seq_len=64)
 

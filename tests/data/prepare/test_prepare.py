@@ -15,19 +15,9 @@ from sftctl.data.store import TokenStore
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.encoders import Ids, Splintr
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from tests.toys.tokenizers import CHATML, load
+from tests.toys.data import CHATML, load, row, written
 
 SETTINGS = DataConfig(max_seq_len=64)
-
-
-def row(question, answer="Yes."):
-    return {"instruction": question, "output": answer}
-
-
-def written(path, rows):
-    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture

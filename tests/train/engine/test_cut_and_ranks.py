@@ -12,9 +12,9 @@ from sftctl.train.engine.state import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World, start_world
 from tests.model.test_moe_loss import make_model as make_mixture
+from tests.toys.data import ToyStore
 from tests.toys.ranks import run_ranks
 from tests.toys.steps import ALONE, STORE, first_gradient, make_config, make_model
-from tests.toys.stores import ToyStore
 
 SEEDS = tuple(range(8))
 CUTS = (1, 2, 5)

@@ -14,6 +14,7 @@ from sftctl.errors import TrainingDiverged
 from sftctl.train.engine.optim import build_optimizer
 from sftctl.train.engine.state import Progress, TrainState, choose_dtype
 from sftctl.train.engine.step import MAX_OVERFLOWS
+from tests.toys.data import ToyStore
 from tests.toys.steps import (
     ALONE,
     STORE,
@@ -26,7 +27,6 @@ from tests.toys.steps import (
     take,
     weights_of,
 )
-from tests.toys.stores import ToyStore
 
 TINY, HUGE = 1, 1 << 20  # micro_batch_tokens: a row each, and one micro-batch a step
 

@@ -13,9 +13,9 @@ from sftctl.errors import ConfigError
 from sftctl.runs.directory import RunDir
 from sftctl.train.preflight.rehearsal import ModelShape, fitting_tokens, rehearse, shortage_told
 from sftctl.train.run import run_training
+from tests.toys.data import ToyStore
 from tests.toys.runs import toy_config, toy_data
 from tests.toys.steps import ALONE, STORE, equal, make_config, make_model, make_state
-from tests.toys.stores import ToyStore
 
 MINIMIND = ModelShape(num_parameters=63_912_192, num_layers=8, width=768, inner=13_568)
 GB = 1 << 30

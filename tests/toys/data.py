@@ -1,0 +1,79 @@
+"""Tokenizers, files of rows, and stores in memory."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sftctl.data.conversations.conversation import Conversation, from_text
+from sftctl.data.example import TokenizedExample
+from sftctl.data.reading.rows import raw_rows
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class CountingTokenizer(ChatTokenizer):
+    """Counts how often it renders a conversation."""
+
+    num_renders = 0
+
+    def render(self, *arguments: Any, **keywords: Any) -> str:
+        self.num_renders += 1
+        return super().render(*arguments, **keywords)
+
+
+def load(folder: Path, template: str | None = None) -> CountingTokenizer:
+    """The tokenizer in a folder, with another chat template if one is given."""
+    hf = load_tokenizer(str(folder)).hf
+    hf.chat_template = template or hf.chat_template
+    return CountingTokenizer(hf, folder.name)
+
+
+def conversations(path: Path) -> list[Conversation]:
+    """All rows of a file; every one must be complete."""
+    rows = raw_rows(path, path.name)
+    return [from_text(text, "auto", source) for source, text in rows if isinstance(text, bytes)]
+
+
+def row(question: str, answer: str = "Yes.") -> dict[str, str]:
+    """A row in the shape of Alpaca."""
+    return {"instruction": question, "output": answer}
+
+
+def written(path: Path, rows: Iterable[Any]) -> Path:
+    """Write JSON lines to `path`. A row that is a string is written as it is."""
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class ToyStore:
+    """Random examples of the given lengths; the padding id 0 is in none of them."""
+
+    def __init__(self, lengths: Sequence[int], vocab_size: int = 97, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.vocab_size = vocab_size
+        self.examples = [_example(int(length), vocab_size, rng) for length in lengths]
+        self.lengths = np.array([item.num_tokens for item in self.examples], dtype=np.int64)
+        self.target_lengths = np.array([item.num_target_tokens for item in self.examples])
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> TokenizedExample:
+        return self.examples[index]
+
+
+def _example(length: int, vocab_size: int, rng: np.random.Generator) -> TokenizedExample:
+    mask = rng.random(length) < 0.5
+    mask[-1] = True
+    mask[0] = False  # nothing predicts the first token
+    return TokenizedExample(rng.integers(1, vocab_size, length, dtype=np.int32), mask)
