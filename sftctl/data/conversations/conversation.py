@@ -1,4 +1,4 @@
-"""The way in: a row of any known shape becomes a Conversation in OpenAI's shape."""
+"""A Conversation, and how the JSON text of a row becomes one."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from typing import Any
 
 from sftctl import jsonio
 from sftctl.config.schema import Format
-from sftctl.data.conversations.shapes import Message as Message
-from sftctl.data.conversations.shapes import Shaped, detect_format, shaped
+from sftctl.data.conversations.shapes import SHAPES, Message, ParsedRow, detect_shape, known_shapes
 from sftctl.data.ledger import BadRow, SourceLine
 
 
@@ -18,9 +17,9 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: list[Any] | None
     source: SourceLine
-    untrained: frozenset[int] = frozenset()  # messages that are context: never a target
-    shape: Format = "messages"  # of the row it was
-    digest: int = 0  # 64 bits of a hash of what is said: equal for duplicates of any shape
+    untrained: frozenset[int] = frozenset()  # messages that are only context, never a target
+    shape: Format = "messages"  # the shape of the row
+    digest: int = 0  # 64-bit hash of messages and tools: duplicates have the same in any shape
 
     @property
     def target_turns(self) -> list[int]:
@@ -31,45 +30,51 @@ class Conversation:
 
 
 def from_text(text: bytes, format: Format, source: SourceLine) -> Conversation:
-    """The conversation in the JSON text of a row; BadRow with file and line where there is none."""
+    """The conversation in the JSON text of a row. Raises BadRow with file and line."""
     try:
         row = jsonio.loads(text)
     except jsonio.JSONDecodeError as problem:
-        raise _unparsed(text, source, problem) from problem
+        raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
-        what = f"{source}: a row must be a JSON object, this is a {type(row).__name__}"
-        raise BadRow("bad_shape", what)
+        found = type(row).__name__
+        raise BadRow("bad_shape", f"{source}: a row must be a JSON object, this is a {found}")
     return from_row(row, format, source)
 
 
 def from_row(row: dict[str, Any], format: Format, source: SourceLine) -> Conversation:
-    """The conversation in `row`; BadRow with file and line where there is none."""
+    """The conversation in a row. Raises BadRow with file and line."""
     try:
-        shape = detect_format(row) if format == "auto" else format
+        shape = detect_shape(row) if format == "auto" else format
         if shape is None:
-            keys = ", ".join(f"{key:.40}" for key in sorted(row)[:10]) or "none"
-            known = "messages, conversations, instruction and output, prompt and completion"
-            what = f"no known shape; its keys are: {keys}"
-            raise BadRow("bad_shape", what, f"known keys: {known}")
-        found = shaped(row, shape)
-        if not found.messages:
+            raise _unknown_shape(row)
+        parsed = SHAPES[shape].parse(row)
+        if not parsed.messages:
             raise BadRow("empty", "empty conversation", "remove the row")
-        digest = _digest(found)
+        digest = _digest(parsed)
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None
-    untrained = frozenset(found.untrained)
-    return Conversation(tuple(found.messages), found.tools, source, untrained, shape, digest)
+    untrained = frozenset(parsed.untrained)
+    return Conversation(tuple(parsed.messages), parsed.tools, source, untrained, shape, digest)
 
 
-def _digest(found: Shaped) -> int:
+def _unknown_shape(row: dict[str, Any]) -> BadRow:
+    keys = ", ".join(f"{key:.40}" for key in sorted(row)[:10]) or "none"
+    return BadRow(
+        "bad_shape",
+        f"unknown row shape, with keys: {keys}; a row needs {known_shapes()}",
+        "rename the keys, or name the shape with --format",
+    )
+
+
+def _digest(parsed: ParsedRow) -> int:
     try:
-        content = jsonio.dump_canonical([found.messages, found.tools])
-    except TypeError:  # nothing else that was read as JSON can't be written as JSON
-        raise BadRow("bad_shape", "tools are nested too deeply") from None
+        content = jsonio.dump_canonical([parsed.messages, parsed.tools])
+    except TypeError:  # the only reason why parsed JSON can't be written again
+        raise BadRow("bad_shape", "tools or tool calls are nested too deeply") from None
     return int.from_bytes(hashlib.sha256(content).digest()[:8])
 
 
-def _unparsed(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) -> BadRow:
+def _not_json(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) -> BadRow:
     try:
         text.decode()
     except UnicodeDecodeError as invalid:

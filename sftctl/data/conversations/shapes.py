@@ -1,4 +1,7 @@
-"""The shapes in which conversations are found, each made OpenAI's."""
+"""The shapes of rows, and how each is read into messages of OpenAI's shape.
+
+docs/extending.md tells how to add one.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +11,7 @@ from sftctl.config.schema import Format
 from sftctl.data.conversations.tool_calls import function_calls, tool_calls, tool_list
 from sftctl.data.ledger import BadRow
 
+Row = dict[str, Any]
 Message = dict[str, Any]
 
 ROLES = {
@@ -31,133 +35,180 @@ SHAREGPT_ROLES = ROLES | {
     "function_response": "tool",
     "tool_response": "tool",
 }
-ROW_KEYS = frozenset(
-    ["messages", "conversations", "tools", "system", "instruction", "input", "output", "history"]
-    + ["prompt", "completion"]
-)
-"""All that is read of a row; its other keys are notes of its authors."""
-
-_TURNS = ("messages", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
-class Shaped:
-    """A row in OpenAI's shape, and which of its messages are context only."""
+class ParsedRow:
+    """A row in OpenAI's shape, and which of its messages are only context."""
 
     messages: list[Message]
     tools: list[Any] | None = None
     untrained: set[int] = field(default_factory=set)
 
 
-def detect_format(row: dict[str, Any]) -> Format | None:
-    """The shape that the keys of `row` tell; None for an unknown one."""
-    for key in _TURNS:
-        if key in row:
-            turns = row[key] if isinstance(row[key], list) else []
-            from_value = any(isinstance(turn, dict) and "from" in turn for turn in turns)
-            return "sharegpt" if from_value else "messages"
-    if "instruction" in row:
-        return "alpaca"
-    if "prompt" in row and "completion" in row:
-        return "prompt-completion"
-    return None
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How rows of a shape are recognized and read."""
+
+    needs: str  # the keys that such a row must have, for messages
+    reads: tuple[str, ...]  # all keys that are read; others are ignored
+    matches: Callable[[Row], bool]
+    parse: Callable[[Row], ParsedRow]  # raises BadRow
 
 
-def shaped(row: dict[str, Any], shape: Format) -> Shaped:
-    """The row read as `shape`; BadRow where it is not one."""
-    return _PARSERS[shape](row)
+def detect_shape(row: Row) -> Format | None:
+    """The first shape that matches the row; None if none does."""
+    return next((name for name, shape in SHAPES.items() if shape.matches(row)), None)
 
 
-def _parse_messages(row: dict[str, Any]) -> Shaped:
+def known_shapes() -> str:
+    """The keys by which shapes are recognized, as text."""
+    *needs, last = dict.fromkeys(shape.needs for shape in SHAPES.values())
+    return f"{', '.join(needs)}, or {last}"
+
+
+def _parse_messages(row: Row) -> ParsedRow:
     turns = _turns(row)
     # MiniMind keeps the tools in the system message.
     inner = next((turn["tools"] for turn in turns if turn.get("tools")), None)
     tools = tool_list(row.get("tools") or inner)
-    return Shaped([_message(turn) for turn in turns], tools, _untrained(turns))
+    return ParsedRow([_message(turn) for turn in turns], tools, _untrained(turns))
 
 
-def _parse_sharegpt(row: dict[str, Any]) -> Shaped:
+def _parse_sharegpt(row: Row) -> ParsedRow:
     turns = _turns(row)
     messages = _system(row)
     untrained = {len(messages) + index for index in _untrained(turns)}
     for turn in turns:
-        name, value = turn.get("from"), _text(turn, "value")
-        message = _plain(_role(name, SHAREGPT_ROLES), value)
-        calls = function_calls(value) if name in ("function_call", "tool_call") else None
-        messages.append(
-            message if calls is None else message | {"content": "", "tool_calls": calls}
-        )
-    return Shaped(messages if turns else [], tool_list(row.get("tools")), untrained)
+        role, value = _role(turn, "from", SHAREGPT_ROLES), _text(turn, "value")
+        message = _plain(role, value)
+        if turn["from"] in ("function_call", "tool_call"):
+            calls = function_calls(value)
+            if calls is not None:
+                message |= {"content": "", "tool_calls": calls}
+        messages.append(message)
+    return ParsedRow(messages if turns else [], tool_list(row.get("tools")), untrained)
 
 
-def _parse_alpaca(row: dict[str, Any]) -> Shaped:
+def _parse_alpaca(row: Row) -> ParsedRow:
     messages = _system(row)
-    for pair in _listed(row.get("history")):
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
-        ):
-            raise BadRow("bad_shape", "history is not a list of [instruction, answer] pairs")
-        messages += [_plain("user", pair[0]), _plain("assistant", pair[1])]
+    for question, answer in _pairs(row.get("history")):
+        messages += [_plain("user", question), _plain("assistant", answer)]
     prompt = _text(row, "instruction")
     if row.get("input"):
         prompt += "\n" + _text(row, "input")
-    return Shaped([*messages, _plain("user", prompt), _plain("assistant", _text(row, "output"))])
+    messages += [_plain("user", prompt), _plain("assistant", _text(row, "output"))]
+    return ParsedRow(messages)
 
 
-def _parse_prompt_completion(row: dict[str, Any]) -> Shaped:
-    sides, untrained = [], set()
+def _parse_prompt_completion(row: Row) -> ParsedRow:
+    sides: list[list[Message]] = []
+    untrained: set[int] = set()
     for key, role in (("prompt", "user"), ("completion", "assistant")):
         if isinstance(row.get(key), list):
-            turns = _objects(row[key], key)
+            turns = _objects(row, key)
             sides.append([_message(turn) for turn in turns])
             untrained = {len(sides[0]) + index for index in _untrained(turns)}
         else:
             sides.append([_plain(role, _text(row, key))])
     prompt, completion = sides
     untrained = {index for index in untrained if index >= len(prompt)} | set(range(len(prompt)))
-    return Shaped(prompt + completion, tool_list(row.get("tools")), untrained)
+    return ParsedRow(prompt + completion, tool_list(row.get("tools")), untrained)
 
 
-_PARSERS: dict[str, Callable[[dict[str, Any]], Shaped]] = {
-    "messages": _parse_messages,
-    "sharegpt": _parse_sharegpt,
-    "alpaca": _parse_alpaca,
-    "prompt-completion": _parse_prompt_completion,
+_TURNS = ("messages", "conversations")
+
+
+def _has_turns(row: Row) -> bool:
+    return any(key in row for key in _TURNS)
+
+
+def _has_turns_with_from(row: Row) -> bool:
+    turns = row.get(_turns_key(row))
+    return isinstance(turns, list) and any(isinstance(t, dict) and "from" in t for t in turns)
+
+
+SHAPES: dict[Format, Shape] = {
+    "sharegpt": Shape(
+        needs="messages or conversations",
+        reads=(*_TURNS, "tools", "system"),
+        matches=_has_turns_with_from,
+        parse=_parse_sharegpt,
+    ),
+    "messages": Shape(
+        needs="messages or conversations",
+        reads=(*_TURNS, "tools"),
+        matches=_has_turns,
+        parse=_parse_messages,
+    ),
+    "alpaca": Shape(
+        needs="instruction and output",
+        reads=("instruction", "input", "output", "history", "system"),
+        matches=lambda row: "instruction" in row,
+        parse=_parse_alpaca,
+    ),
+    "prompt-completion": Shape(
+        needs="prompt and completion",
+        reads=("prompt", "completion", "tools"),
+        matches=lambda row: "prompt" in row and "completion" in row,
+        parse=_parse_prompt_completion,
+    ),
 }
+"""In the order in which a row is compared with them."""
+
+ROW_KEYS = frozenset(key for shape in SHAPES.values() for key in shape.reads)
+"""All keys that are read from rows."""
 
 
 def _plain(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _system(row: dict[str, Any]) -> list[Message]:
+def _system(row: Row) -> list[Message]:
     return [_plain("system", _text(row, "system"))] if row.get("system") else []
 
 
-def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
-    key = next((key for key in _TURNS if key in row), "messages")
-    return _objects(row.get(key), key)
+def _turns_key(row: Row) -> str:
+    return next((key for key in _TURNS if key in row), _TURNS[0])
 
 
-def _objects(turns: object, key: str) -> list[dict[str, Any]]:
+def _turns(row: Row) -> list[Row]:
+    return _objects(row, _turns_key(row))
+
+
+def _objects(row: Row, key: str) -> list[Row]:
+    turns = _present(row, key)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadRow("bad_shape", f"{key!r} is not a list of messages")
     return turns
 
 
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [value] if value else []
+def _present(row: Row, key: str) -> Any:
+    if key not in row:
+        raise BadRow("bad_shape", f"{key!r} is missing")
+    return row[key]
 
 
-def _role(name: object, known: dict[str, str]) -> str:
+def _pairs(history: object) -> list[list[str]]:
+    """The earlier exchanges of an Alpaca row."""
+    pairs: list[Any] = history if isinstance(history, list) else [history] if history else []
+    for pair in pairs:
+        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
+            raise BadRow("bad_shape", "'history' is not a list of [instruction, answer] pairs")
+    return pairs
+
+
+def _role(turn: Row, key: str, known: dict[str, str]) -> str:
+    name = turn.get(key)
     if not isinstance(name, str) or name not in known:
-        raise BadRow("bad_role", f"unknown role {name!r:.60}", f"known roles: {', '.join(known)}")
+        message = f"unknown role {name!r:.60}" if key in turn else f"{key!r} is missing"
+        raise BadRow("bad_role", message, f"known roles: {', '.join(known)}")
     return known[name]
 
 
-def _text(turn: dict[str, Any], key: str) -> str:
+def _text(turn: Row, key: str) -> str:
     """The text under `key`: a string, or OpenAI's list of text parts."""
-    value = turn.get(key)
+    value = _present(turn, key)
     if isinstance(value, str):
         return value
     texts = []
@@ -169,15 +220,14 @@ def _text(turn: dict[str, Any], key: str) -> str:
     return "".join(texts)
 
 
-def _message(turn: dict[str, Any]) -> Message:
-    role = _role(turn.get("role"), ROLES)
+def _message(turn: Row) -> Message:
+    role = _role(turn, "role", ROLES)
     legacy = turn.get("function_call")
     calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
-    # A message may be calls or thoughts alone.
+    # A message may consist of calls or of reasoning only.
     has_more = calls or isinstance(turn.get("reasoning_content"), str)
-    message = _plain(
-        role, "" if has_more and turn.get("content") is None else _text(turn, "content")
-    )
+    is_empty = has_more and turn.get("content") is None
+    message = _plain(role, "" if is_empty else _text(turn, "content"))
     for key in ("reasoning_content", "name", "tool_call_id"):
         if isinstance(turn.get(key), str):
             message[key] = turn[key]
@@ -186,8 +236,8 @@ def _message(turn: dict[str, Any]) -> Message:
     return message
 
 
-def _untrained(turns: list[dict[str, Any]]) -> set[int]:
-    """Turns whose author marked them with `train` or `weight` as not to be learned."""
+def _untrained(turns: list[Row]) -> set[int]:
+    """The turns that `train` or `weight` marks as context: rendered, but never a target."""
     marked = set()
     for index, turn in enumerate(turns):
         for key in ("train", "weight"):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sftctl import jsonio
-from sftctl.data.conversations.shapes import ROW_KEYS
+from sftctl.data.conversations.shapes import ROW_KEYS, known_shapes
 from sftctl.errors import DataError
 
 _ROWS_AT_A_TIME = 256
@@ -31,9 +31,8 @@ def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
             known = [column for column in columns if column in ROW_KEYS]
             if not known:
                 raise DataError(
-                    f"{name}: no column of a known shape; its columns are: {', '.join(columns)}",
-                    "known are messages, conversations, instruction and output, prompt and "
-                    "completion: rename one",
+                    f"{name}: no column of a known row shape; its columns: {', '.join(columns)}",
+                    f"a row needs {known_shapes()}: rename the columns",
                 )
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=known):
                 for row in batch.to_pylist():

@@ -140,7 +140,7 @@ BAD_ROWS = [
     ({"conversations": [{"from": "robot", "value": "x"}]}, "bad_role", "unknown role 'robot'"),
     ({"messages": []}, "empty", "empty conversation"),
     ({"messages": [{"role": "user", "content": "x"}]}, "no_target", "no assistant turn to train"),
-    ({"text": "x"}, "bad_shape", "no known shape; its keys are: text"),
+    ({"text": "x"}, "bad_shape", "unknown row shape, with keys: text"),
     ("[1]", "bad_shape", "a row must be a JSON object, this is a list"),
     ('{"instruction": "\\udc00", "output": ""}', "broken_json", "broken JSON at column "),
     ('{"messages": [{"role": "user"', "cut_off", "the file ends within this row"),

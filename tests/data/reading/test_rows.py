@@ -226,7 +226,7 @@ def test_parquet_without_a_column_of_a_known_shape_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"text": ["a"], "id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(DataError) as caught:
         rows_of(tmp_path / "a.parquet")
-    expected = "rows: no column of a known shape; its columns are: text, id"
+    expected = "rows: no column of a known row shape; its columns: text, id"
     assert caught.value.message == expected
     written(tmp_path, "b.parquet", b"PAR1 and no more")
     with pytest.raises(DataError, match="rows: damaged Parquet: "):

@@ -1,0 +1,93 @@
+"""Tools and tool calls, as lists or as JSON text, become OpenAI's."""
+
+from typing import Any
+
+import pytest
+
+from tests.toys.rows import read
+
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+SEARCH = {"type": "function", "function": {"name": "search", "arguments": {"q": "crepes"}}}
+TOOLS = [{"name": "search", "parameters": {}}]
+
+
+def test_a_function_call_becomes_a_tool_call_and_an_observation_a_tool_message() -> None:
+    row = {
+        "conversations": [
+            {"from": "human", "value": "Find crepes"},
+            {"from": "function_call", "value": '{"name": "search", "arguments": {"q": "crepes"}}'},
+            {"from": "observation", "value": "[1]"},
+            {"from": "gpt", "value": "Found"},
+        ],
+        "tools": '[{"name": "search", "parameters": {}}]',
+    }
+    conversation = read(row)
+    assert conversation.messages[1] == {"role": "assistant", "content": "", "tool_calls": [SEARCH]}
+    assert conversation.messages[2] == {"role": "tool", "content": "[1]"}
+    assert conversation.tools == TOOLS
+
+
+def test_a_function_call_may_hold_several_calls() -> None:
+    value = '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'
+    row = {"conversations": [{"from": "tool_call", "value": value}]}
+    calls = read(row).messages[0]["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["f", "g"]
+
+
+@pytest.mark.parametrize(
+    "value", ["search crepes", '{"query": 1}', "[1]", '{"name": "f", "arguments": 3}']
+)
+def test_a_function_call_that_is_not_a_call_in_json_stays_text(value: str) -> None:
+    row = {"conversations": [{"from": "function_call", "value": value}]}
+    assert read(row).messages == ({"role": "assistant", "content": value},)
+
+
+def test_a_call_written_by_somebody_else_stays_text() -> None:
+    value = '{"name": "search", "arguments": {}}'
+    row = {"conversations": [{"from": "human", "value": value}, {"from": "gpt", "value": value}]}
+    assert [message["content"] for message in read(row).messages] == [value, value]
+
+
+def test_arguments_written_as_json_text_become_an_object() -> None:
+    call = {"type": "function", "function": {"name": "search", "arguments": '{"q": "crepes"}'}}
+    row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    assert read(row).messages[1]["tool_calls"] == [SEARCH]
+
+
+def test_a_call_keeps_its_id() -> None:
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [SEARCH | {"id": "a1"}]}]}
+    assert read(row).messages[1]["tool_calls"] == [SEARCH | {"id": "a1"}]
+
+
+@pytest.mark.parametrize("arguments", ["[crepes", "[1]", '"q"'])
+def test_arguments_that_are_other_text_stay_text(arguments: str) -> None:
+    call = {"name": "search", "arguments": arguments}
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
+    function = {"name": "search", "arguments": arguments}
+    assert read(row).messages[1]["tool_calls"] == [{"type": "function", "function": function}]
+
+
+def test_minimind_rows_keep_tools_and_calls_as_json_text() -> None:
+    row = {
+        "conversations": [
+            {"role": "system", "content": "S", "tools": '[{"name": "search", "parameters": {}}]'},
+            USER,
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning_content": "hm",
+                "tool_calls": '[{"name": "search", "arguments": {"q": "crepes"}}]',
+            },
+            {"role": "tool", "content": "[1]"},
+        ]
+    }
+    conversation = read(row)
+    assert conversation.tools == TOOLS
+    assert conversation.messages[0] == {"role": "system", "content": "S"}
+    assert conversation.messages[2]["tool_calls"] == [SEARCH]
+    assert conversation.messages[2]["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize("tools", [None, "", " ", [], "[]"])
+def test_empty_tools_are_none(tools: Any) -> None:
+    assert read({"messages": [USER, ANSWER], "tools": tools}).tools is None
