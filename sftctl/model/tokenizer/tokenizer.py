@@ -18,7 +18,7 @@ from sftctl.model.tokenizer.encoders import (
     Splintr,
     fast_engine,
 )
-from sftctl.model.tokenizer.template import is_content_blind
+from sftctl.model.tokenizer.template_analysis import is_content_blind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

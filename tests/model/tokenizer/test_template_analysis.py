@@ -2,7 +2,7 @@
 
 import pytest
 
-from sftctl.model.tokenizer.template import is_content_blind
+from sftctl.model.tokenizer.template_analysis import is_content_blind
 
 LOOP = "{% for m in messages %}{{ m.role }}BODY{% endfor %}"
 
