@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.layout import CheckpointManifest
-from sftctl.checkpoint.tensor_index import StoredTensor
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
 
 MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest))
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 _COMPONENTS = {  # the first pattern found in a parameter's name decides
     "lora": r"lora",
@@ -175,7 +174,7 @@ def weights_dtype(tensors: Tensors) -> str | None:
     for tensor in weights_in(tensors).values():
         sizes[tensor.dtype] += tensor.num_bytes
     largest = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    return _DTYPES.get(largest, largest) if largest is not None else None
+    return NUMBER_TYPES[largest].torch if largest in NUMBER_TYPES else largest
 
 
 def component_of(name: str) -> str:

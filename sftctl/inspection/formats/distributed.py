@@ -5,30 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.inspection import Inspection, weights_dtype
-from sftctl.inspection.pickles.numbers import ITEM_BYTES
 from sftctl.inspection.pickles.opcodes import Made, Name
 from sftctl.inspection.pickles.torch_file import read_torch_file
 from sftctl.inspection.pickles.values import attributes, number, plain, table
 
 _METADATA_NAME = ".metadata"
-_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "bool": "BOOL",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
+_DTYPES = {known.torch: name for name, known in NUMBER_TYPES.items()}
 _LONGEST_VALUE_BYTES = 1 << 16
 _MOST_VALUES = 500
 _STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
@@ -124,7 +110,8 @@ def _tensor(path: Path, name: str, facts: dict[str, Any], places: Places) -> Sto
             count += math.prod(sizes)
     size = facts.get("size")
     shape = tuple(size) if isinstance(size, (tuple, list)) else ()
-    return StoredTensor(dtype, shape, count, count * ITEM_BYTES.get(dtype, 0), tuple(parts))
+    item_bytes = NUMBER_TYPES[dtype].num_bytes if dtype in NUMBER_TYPES else 0
+    return StoredTensor(dtype, shape, count, count * item_bytes, tuple(parts))
 
 
 def _dtype(properties: Any) -> str:

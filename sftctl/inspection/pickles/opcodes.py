@@ -1,8 +1,8 @@
 """Read a pickle without unpickling it: its opcodes become plain values, its calls stay names.
 
-Nothing is imported and nothing is called, whatever the pickle asks for: a class or function is a
-`Name`, what it would have made is a `Made`. So a hostile pickle is as harmless as a text that
-speaks of a crime, and what it says can still be shown.
+Nothing is imported and nothing is called, whatever the pickle asks for. A class or function is a
+`Name`; the object that a call would have made is a `Made`. So a hostile pickle can do nothing, and
+its content can still be shown.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ _LONGEST_NAME = 500
 
 
 class Readable(Protocol):
-    """What a pickle is read from."""
+    """The source of a pickle."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -24,23 +24,23 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A class or function that a pickle names: "torch._utils._rebuild_tensor_v2"."""
+    """A class or function named in a pickle: "torch._utils._rebuild_tensor_v2"."""
 
     text: str
 
 
 @dataclass(eq=False, slots=True)
 class Made:
-    """What a call named in a pickle would have made."""
+    """The object that a call in a pickle would have made."""
 
-    by: str  # the name of what was to be called
+    by: str  # the called class or function
     arguments: tuple[Any, ...]
-    state: Any = None  # what the object's attributes were to be
+    state: Any = None  # the attributes that the object would have got
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outside:
-    """Something that is not in the pickle itself: torch's storages."""
+    """A value stored outside the pickle: one of torch's storages."""
 
     key: Any
 
@@ -54,7 +54,7 @@ class Reading:
 
 
 def read_pickle(stream: Readable) -> Reading:
-    """Read one pickle up to its end; raises ValueError where it is none or too long."""
+    """Read one pickle up to its end; raises ValueError if it is not a pickle, or too long."""
     machine, source = _Machine(), cast(IO[bytes], stream)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(source)):
@@ -68,6 +68,8 @@ def read_pickle(stream: Readable) -> Reading:
 
 @dataclass(slots=True)
 class _Machine:
+    """The machine that pickle's opcodes are written for, without calls and imports."""
+
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)  # heights of the stack
     memo: dict[int, Any] = field(default_factory=dict)
@@ -81,10 +83,10 @@ class _Machine:
         elif opcode in _ACTIONS:
             _ACTIONS[opcode](self, argument)
         else:
-            raise ValueError(f"opcode {opcode} has no place in a checkpoint")
+            raise ValueError(f"opcode {opcode} does not occur in checkpoints")
 
     def last(self, count: int) -> list[Any]:
-        """Take that many values off the stack."""
+        """Take `count` values off the stack."""
         if len(self.stack) < count:
             raise IndexError("the stack is empty")
         items = self.stack[len(self.stack) - count :]
@@ -92,39 +94,59 @@ class _Machine:
         return items
 
     def since_mark(self) -> list[Any]:
+        """Take everything above the last mark off the stack."""
         return self.last(len(self.stack) - self.marks.pop())
 
-    def drop(self) -> None:
-        self.since_mark()
-
     def name(self, module: str, name: str) -> Name:
-        text = ".".join((module, name))
+        """A class or function; its name is recorded."""
+        text = f"{module}.{name}"
         if len(text) > _LONGEST_NAME:
-            raise ValueError(f"a name of {len(text)} letters")
+            raise ValueError(f"a name of {len(text)} characters")
         self.names.add(text)
         return Name(text)
 
-    def call(self, function: Any, arguments: Any, *_: Any) -> Any:
-        """What a call makes: the containers that are plain values, else a `Made`."""
+    def global_name(self, argument: str) -> Name:
+        """The name in an argument "module name"."""
+        return self.name(*argument.split(" ", 1))
+
+    def extension(self, code: int) -> Name:
+        return self.name("copyreg", f"extension_{code}")
+
+    def instance(self, argument: str) -> Any:
+        """Protocol 0's call: the class is in the argument, what follows the mark is passed."""
+        return self.call(self.global_name(argument), tuple(self.since_mark()))
+
+    def object(self) -> Any:
+        """Protocol 1's call: the class and its arguments follow the mark."""
+        function, *arguments = self.since_mark()
+        return self.call(function, arguments)
+
+    def call(self, function: Any, arguments: Any, *_keywords: Any) -> Any:
+        """What a call would make: a plain container where it is one, else a `Made`."""
         by = function.text if isinstance(function, Name) else "?"
         given = arguments if isinstance(arguments, tuple) else (arguments,)
         if by in ("collections.OrderedDict", "collections.defaultdict"):
             return {}
         return given[0] if by == "torch.Size" and given else Made(by, given)
 
-    def fill(self, items: list[Any]) -> None:
+    def set_items(self, items: list[Any]) -> None:
         """Put keys and values into the dictionary on top."""
         if isinstance(self.stack[-1], dict):
-            pairs = zip(items[::2], items[1::2], strict=True)
-            self.stack[-1].update((_key(key), value) for key, value in pairs)
+            self.stack[-1].update(_dict_of(items))
 
     def extend(self, items: list[Any]) -> None:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
-    def build(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         if isinstance(self.stack[-1], Made):
             self.stack[-1].state = state
+
+    def remember(self, key: int) -> None:
+        self.memo[key] = self.stack[-1]
+
+    def mark(self) -> None:
+        self.marks.append(len(self.stack))
 
     def pop(self) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
@@ -134,7 +156,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key that can be hashed; nothing nested, for that would be hashed to any depth."""
+    """A key that can be hashed. Nested tuples can't: Python hashes them to any depth."""
     if isinstance(value, tuple) and any(isinstance(item, tuple) for item in value):
         return f"a tuple of {len(value)}"
     hash(value)
@@ -145,11 +167,15 @@ def _dict_of(items: list[Any]) -> dict[Any, Any]:
     return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
 
-_LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    *("BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-}
+_LITERALS = frozenset(
+    """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    """.split()
+)
+"""Opcodes whose argument is their value."""
+
 _MAKERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "NONE": lambda m, _: None,
     "NEWTRUE": lambda m, _: True,
@@ -166,30 +192,39 @@ _MAKERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "TUPLE2": lambda m, _: tuple(m.last(2)),
     "TUPLE3": lambda m, _: tuple(m.last(3)),
     "DUP": lambda m, _: m.stack[-1],
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, key: m.memo[key]),
-    "GLOBAL": lambda m, text: m.name(*text.split(" ", 1)),
+    "GET": lambda m, key: m.memo[key],
+    "BINGET": lambda m, key: m.memo[key],
+    "LONG_BINGET": lambda m, key: m.memo[key],
+    "GLOBAL": _Machine.global_name,
     "STACK_GLOBAL": lambda m, _: m.name(*m.last(2)),
-    **dict.fromkeys(
-        ("EXT1", "EXT2", "EXT4"), lambda m, code: m.name("copyreg", f"extension_{code}")
-    ),
-    "INST": lambda m, text: m.call(m.name(*text.split(" ", 1)), tuple(m.since_mark())),
-    "OBJ": lambda m, _: m.call(*(lambda of, *rest: (of, rest))(*m.since_mark())),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, _: m.call(*m.last(2))),
+    "EXT1": _Machine.extension,
+    "EXT2": _Machine.extension,
+    "EXT4": _Machine.extension,
+    "INST": _Machine.instance,
+    "OBJ": lambda m, _: m.object(),
+    "REDUCE": lambda m, _: m.call(*m.last(2)),
+    "NEWOBJ": lambda m, _: m.call(*m.last(2)),
     "NEWOBJ_EX": lambda m, _: m.call(*m.last(3)),
     "BINPERSID": lambda m, _: Outside(m.last(1)[0]),
 }
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
-    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+"""Opcodes that put a value on the stack, from the machine and the opcode's argument."""
+
+_ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,
+    "STOP": lambda m, _: None,
+    "MARK": lambda m, _: m.mark(),
     "POP": lambda m, _: m.pop(),
-    "POP_MARK": lambda m, _: m.drop(),
-    "MEMOIZE": lambda m, _: m.memo.__setitem__(len(m.memo), m.stack[-1]),
-    **dict.fromkeys(
-        ("PUT", "BINPUT", "LONG_BINPUT"), lambda m, key: m.memo.__setitem__(key, m.stack[-1])
-    ),
-    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda m, _: m.extend(m.since_mark())),
+    "POP_MARK": lambda m, _: m.since_mark(),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    "PUT": _Machine.remember,
+    "BINPUT": _Machine.remember,
+    "LONG_BINPUT": _Machine.remember,
     "APPEND": lambda m, _: m.extend(m.last(1)),
-    "SETITEMS": lambda m, _: m.fill(m.since_mark()),
-    "SETITEM": lambda m, _: m.fill(m.last(2)),
-    "BUILD": lambda m, _: m.build(m.last(1)[0]),
+    "APPENDS": lambda m, _: m.extend(m.since_mark()),
+    "ADDITEMS": lambda m, _: m.extend(m.since_mark()),
+    "SETITEM": lambda m, _: m.set_items(m.last(2)),
+    "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
+    "BUILD": lambda m, _: m.set_state(m.last(1)[0]),
 }
+"""Opcodes that only change the machine."""

@@ -5,25 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.tensor_index import Part, StoredTensor
-from sftctl.inspection.pickles.numbers import ITEM_BYTES
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.inspection.pickles.opcodes import Made, Name, Outside
 
 _MOST_VALUES = 1_000_000
 _LONGEST_PLACE = 300  # of a nesting, in characters
 _REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
-_DTYPES = {
-    "Double": "F64",
-    "Float": "F32",
-    "Half": "F16",
-    "BFloat16": "BF16",
-    "Long": "I64",
-    "Int": "I32",
-    "Short": "I16",
-    "Char": "I8",
-    "Byte": "U8",
-    "Bool": "BOOL",
-}
+_DTYPES = {known.storage: name for name, known in NUMBER_TYPES.items() if known.storage}
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
@@ -72,8 +60,9 @@ def _dtype(storage: Outside) -> str | None:
 
 
 def storage_bytes(storage: Outside) -> int:
-    """Its length."""
-    return ITEM_BYTES.get(_dtype(storage) or "", 1) * int(storage.key[4])
+    """The storage's length in the file."""
+    known = NUMBER_TYPES.get(_dtype(storage) or "")
+    return (known.num_bytes if known else 1) * int(storage.key[4])
 
 
 def tensors_in(
@@ -104,7 +93,7 @@ def _tensor(made: Made, file: Path, storages: dict[str, tuple[int, int]]) -> Sto
     if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
         return None
     begin, num_bytes = storages.get(str(storage.key[2]), (0, -1))
-    count, size = math.prod(shape), ITEM_BYTES[dtype]
+    count, size = math.prod(shape), NUMBER_TYPES[dtype].num_bytes
     end = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     if num_bytes < 0 or (count and end * size > num_bytes):
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.checkpoint.tensor_index import Part, StoredTensor
+from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.formats.distributed import unpacked
 from sftctl.inspection.formats.gguf import TYPES
@@ -16,23 +16,6 @@ Numbers = npt.NDArray[np.float64]
 Raw = npt.NDArray[np.generic]
 
 STRETCH = 1 << 20  # elements read at once; whole blocks of every quantized type
-_PLAIN = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "BOOL": "|b1",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "F8_E4M3": "|u1",
-    "F8_E5M2": "|u1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "|u1",
-}
 _BLOCKS = {name: (elements, size, kind) for kind, (name, elements, size) in TYPES.items()}
 
 
@@ -77,9 +60,9 @@ def read(tensor: StoredTensor, start: int, stop: int) -> Numbers:
 def _read_part(dtype: str, part: Part, start: int, stop: int) -> Numbers:
     if dtype in _BLOCKS and _BLOCKS[dtype][0] > 1:
         return _read_blocks(dtype, part, start, stop)
-    if dtype not in _PLAIN:
+    if dtype not in NUMBER_TYPES:
         raise CorruptCheckpoint(f"{part.file}: numbers of type {dtype} can't be read")
-    kind = np.dtype(_PLAIN[dtype])
+    kind = np.dtype(NUMBER_TYPES[dtype].numpy)
     if part.strides is not None:
         return _decoded(dtype, _read_strided(part, kind, start, stop))
     return _decoded(dtype, _bare(part, kind, start * kind.itemsize, stop - start))
