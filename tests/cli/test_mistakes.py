@@ -239,6 +239,34 @@ def test_a_store_of_another_tokenizer(sftctl: Sftctl, here: Path) -> None:
     )
 
 
+def test_a_model_without_a_chat_template_and_each_way_out_that_its_hint_names(
+    sftctl: Sftctl, here: Path
+) -> None:
+    model = here / "model"
+    template = (model / "chat_template.jinja").rename(here / "chat.jinja")
+    (here / "rows.jsonl").write_text('{"instruction": "Say hi.", "output": "Hi."}\n')
+    train = ["train", "--model", model, "--data", "rows.jsonl", "--max-steps", 1]
+    prepare = ["prepare-data", "rows.jsonl", "--tokenizer", model]
+    chat = ["chat", model, "--prompt", "Hi", "--max-new-tokens", 2]
+    export = ["export", model, "--output", "hf"]
+    for command in ([*train, "--output-dir", "a"], [*prepare, "--output", "b"], chat, export):
+        refused(
+            sftctl(*command),
+            2,
+            f"tokenizer {model}: has no chat template",
+            "train --set data.chat_template=FILE, or prepare-data --chat-template FILE; "
+            f"every command reads {model}/chat_template.jinja",
+        )
+    for command in (
+        [*train, "--output-dir", "a", "--set", "data.chat_template=chat.jinja"],
+        [*prepare, "--output", "b", "--chat-template", "chat.jinja"],
+    ):
+        assert sftctl(*command).exit_code == 0
+    template.rename(model / "chat_template.jinja")
+    assert sftctl(*chat).exit_code == 0
+    assert sftctl(*export).exit_code == 0
+
+
 def test_a_hub_name_without_a_network(
     sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

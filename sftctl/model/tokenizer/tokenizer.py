@@ -160,14 +160,15 @@ def load_tokenizer(name: str, chat_template: Path | str | None = None) -> ChatTo
     if chat_template is not None:
         file = Path(chat_template)
         try:
-            with read_refusals(file, ConfigError, "--chat-template names a Jinja file"):
+            with read_refusals(file, ConfigError, "the template must be a Jinja file"):
                 hf.chat_template = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as problem:
             raise ConfigError(
                 f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
             ) from problem
     if not hf.chat_template:
-        raise ConfigError(
-            f"tokenizer {name}: has no chat template", hint="give one with --chat-template FILE"
-        )
+        hint = "train --set data.chat_template=FILE, or prepare-data --chat-template FILE"
+        if Path(name).is_dir():
+            hint += f"; every command reads {name}/chat_template.jinja"
+        raise ConfigError(f"tokenizer {name}: has no chat template", hint)
     return ChatTokenizer(hf, name)

@@ -106,7 +106,10 @@ def test_a_tokenizer_without_a_template_is_refused(folder: Path) -> None:
     edit(folder, chat_template=None)
     error = refusal(folder)
     assert error.message == f"tokenizer {folder}: has no chat template"
-    assert error.hint == "give one with --chat-template FILE"
+    assert error.hint == (
+        "train --set data.chat_template=FILE, or prepare-data --chat-template FILE; "
+        f"every command reads {folder}/chat_template.jinja"
+    )
 
 
 def test_a_template_file_stands_in_for_a_missing_template(folder: Path, tmp_path: Path) -> None:
