@@ -260,6 +260,9 @@ def test_a_model_without_a_chat_template_and_each_way_out_that_its_hint_names(
     for command in (
         [*train, "--output-dir", "a", "--set", "data.chat_template=chat.jinja"],
         [*prepare, "--output", "b", "--chat-template", "chat.jinja"],
+        ["train", "--model", model, "--data", "b", "--max-steps", 1, "--output-dir", "c"],
+        ["train", "--model", model, "--data", "b", "--dry-run"],
+        ["chat", "c", "--prompt", "Hi", "--max-new-tokens", 2],
     ):
         assert sftctl(*command).exit_code == 0
     template.rename(model / "chat_template.jinja")

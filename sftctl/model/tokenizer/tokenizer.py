@@ -138,8 +138,13 @@ def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
     return frozenset(index for index, token in added.items() if token.special)
 
 
-def load_tokenizer(name: str, chat_template: Path | str | None = None) -> ChatTokenizer:
-    """From a directory, hub name or .gguf file; ConfigError where there is none or no template."""
+def load_tokenizer(
+    name: str, chat_template: Path | str | None = None, *, template_required: bool = True
+) -> ChatTokenizer:
+    """The tokenizer of a directory, hub name or .gguf file; ConfigError if there is none.
+
+    Also ConfigError if it has no chat template, unless only its vocabulary is needed.
+    """
     quiet()
     from transformers import AutoTokenizer
 
@@ -166,7 +171,7 @@ def load_tokenizer(name: str, chat_template: Path | str | None = None) -> ChatTo
             raise ConfigError(
                 f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
             ) from problem
-    if not hf.chat_template:
+    if template_required and not hf.chat_template:
         hint = "train --set data.chat_template=FILE, or prepare-data --chat-template FILE"
         if Path(name).is_dir():
             hint += f"; every command reads {name}/chat_template.jinja"

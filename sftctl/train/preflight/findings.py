@@ -87,8 +87,10 @@ def _data(config: RunConfig, inputs: Inputs, outline: Outline) -> Iterator[Findi
     )
     name = config.model.tokenizer or config.model.name
     if not is_preset(name) and not name.endswith(".gguf"):  # which takes seconds to be read
-        tokenizer = load_tokenizer(name)
-        if tokenizer.template_hash == manifest.template_hash:
+        tokenizer = load_tokenizer(name, template_required=False)
+        if not tokenizer.hf.chat_template:
+            yield Finding("ok", "template", "the model has none, the run keeps the data's")
+        elif tokenizer.template_hash == manifest.template_hash:
             yield Finding("ok", "template", "the data was rendered with the model's own")
         else:
             yield Finding(

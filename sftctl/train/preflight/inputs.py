@@ -134,7 +134,7 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:
             return  # such a model has no tokenizer: it takes the store's
         name = config.model.name
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, template_required=False)
     if tokenizer.content_hash != manifest.tokenizer_hash:
         raise DataError(
             f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
