@@ -1,7 +1,7 @@
-"""ExactSum: the gradient of a step, the same bits however its micro-batches are dealt to ranks.
+"""ExactSum: the gradient of a step, bit-equal however its micro-batches are dealt to ranks.
 
-Sums of floats depend on their order. So each micro-batch's gradient is rounded to whole units of a
-power of two, and these integers are summed over micro-batches and ranks: such sums do not.
+A sum of floats depends on their order, a sum of integers does not. So each micro-batch's gradient
+is rounded to a multiple of a power of two, the unit, and the multiples are summed as integers.
 """
 
 import math
@@ -15,13 +15,13 @@ from sftctl.world import World
 T = TypeVar("T")
 
 FINEST = 50
-"""A unit is 2**-FINEST, or coarser in a step whose gradients would overflow 64 bits."""
+"""A unit is 2**-FINEST, or larger in a step whose gradients would overflow 64 bits."""
 
-_NOT_FINITE = 1 << 20  # beyond the exponent of any number
+_NOT_FINITE = 1 << 20  # larger than the exponent of any number
 
 
 class ExactSum:
-    """Sums the gradients of a module's parameters in fixed point: 8 bytes a parameter."""
+    """Sums the gradients of a module's parameters as integers; takes 8 bytes per parameter."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
@@ -33,13 +33,14 @@ class ExactSum:
         self._largest = torch.zeros((), device=device)
         self._unit = math.ldexp(1.0, -FINEST)
 
-    def of_step(
+    def accumulate(
         self, run: Callable[[], T], num_micro_batches: int, scale: float, world: World
     ) -> T:
-        """Call `run`, which calls `take` after each backward pass; then the step's sum is in place.
+        """Call `run`, which calls `add_gradients` after each backward pass; return its result.
 
-        `num_micro_batches` is an upper bound, over all ranks; `scale`, a power of two, is what the
-        loss was multiplied with. Where the unit proves too fine the step is run once more.
+        The sum over all micro-batches and ranks is then in every `.grad`. If the unit is too small
+        for it, `run` is called a second time. `num_micro_batches` is an upper bound over all ranks;
+        `scale`, a power of two, is the factor of the loss.
         """
         bits = FINEST
         while True:
@@ -48,17 +49,17 @@ class ExactSum:
             exponent = world.max(self._exponent(scale))
             fitting = 62 - exponent - num_micro_batches.bit_length()
             if fitting >= bits or exponent == _NOT_FINITE:
-                self._give(world, finite=exponent != _NOT_FINITE)
+                self._write_gradients(world, is_finite=exponent != _NOT_FINITE)
                 return result
             bits = fitting
 
-    def take(self) -> None:
-        """Add the gradients of one micro-batch, and leave none."""
+    def add_gradients(self) -> None:
+        """Add the `.grad` of one micro-batch to the sum, and clear it."""
         for parameter, total in zip(self._parameters, self._sums, strict=True):
             gradient, parameter.grad = parameter.grad, None
             if gradient is not None:
                 ends = torch.stack(torch.aminmax(gradient)).abs().amax()
-                self._largest = torch.maximum(self._largest, ends)  # keeps what is no number
+                self._largest = torch.maximum(self._largest, ends)  # NaN stays NaN
                 total += gradient.mul_(1 / self._unit).round_().to(torch.int64)
 
     def _begin(self, unit: float) -> None:
@@ -67,18 +68,21 @@ class ExactSum:
         self._largest.zero_()
 
     def _exponent(self, scale: float) -> int:
-        """Every unscaled gradient of this rank is below 2**exponent."""
+        """An e such that every gradient of this rank, without `scale`, is below 2**e."""
         largest = float(self._largest) / scale
         return math.frexp(largest)[1] if math.isfinite(largest) else _NOT_FINITE
 
-    def _give(self, world: World, finite: bool) -> None:
-        """The sum over ranks becomes the gradient; one that was not finite is no number."""
+    def _write_gradients(self, world: World, is_finite: bool) -> None:
+        """Put the sum over ranks into every `.grad`; NaN if a gradient was not finite."""
         world.sum(self._units)
-        unit = self._unit if finite else math.nan
+        unit = self._unit if is_finite else math.nan
         for parameter, total in zip(self._parameters, self._sums, strict=True):
             parameter.grad = total.to(parameter.dtype).mul_(unit)
 
 
 def whole_units(loss_sum: torch.Tensor) -> torch.Tensor:
-    """The loss in float64, to 2**-24: sums of such are exact below 2**29, so in any order alike."""
+    """Round a loss to a multiple of 2**-24, in float64.
+
+    Sums of such numbers are exact below 2**29, so their order does not matter.
+    """
     return (loss_sum.double() * (1 << 24)).round() / (1 << 24)

@@ -1,4 +1,7 @@
-"""One optimizer step: the sum of its target tokens' losses over their number, over all ranks."""
+"""One optimizer step: `train_step`, and the three functions that it calls in turn.
+
+The step's loss is the sum of its target tokens' losses over their number, over all ranks.
+"""
 
 import math
 import resource
@@ -24,18 +27,18 @@ MAX_OVERFLOWS = 20
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """What decides an update besides the state and the batch."""
+    """What an update depends on, apart from the state and the batch."""
 
     optim: OptimConfig
     seed: int
     total_steps: int
     steps_per_epoch: int
-    skips_nonfinite: bool = False  # True: a step without a usable gradient updates nothing
+    skips_nonfinite: bool = False  # skip a step whose gradient is not finite; else raise
 
 
 @dataclass
-class _Tally:
-    """What this rank's micro-batches add up to."""
+class _Sums:
+    """What the micro-batches of this rank add up to."""
 
     loss_sum: torch.Tensor  # float64 scalar on the device
     examples_digest: int = 0
@@ -45,74 +48,107 @@ class _Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """The step's gradient, unscaled and clipped, is in the parameters; what is known of it."""
+    """Facts about the gradient that is in the parameters, unscaled and clipped."""
 
-    tally: _Tally
-    loss: float  # the mean of the whole step
-    norm: float  # before clipping
+    sums: _Sums
+    loss: float  # the step's mean, over all ranks
+    norm: float  # L2, before clipping
     num_overflows: int
-    problem: str | None  # why it can't be used
+    problem: str | None  # why it can't be used; None: it can
 
 
 def train_step(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, data_wait_s: float
 ) -> StepMetrics:
-    """Forward, backward, clip, update; raises TrainingDiverged before the weights are touched."""
+    """Make one update; raises TrainingDiverged, with the weights untouched, if it is impossible."""
     started = time.perf_counter()
-    step = state.progress.step + 1
-    learning_rate = get_lr(step, rules.total_steps, rules.optim)
+    learning_rate = get_lr(state.progress.step + 1, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    gradient = _gradient(state, batch, rules, step, world)
-    if gradient.problem is None:
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-    elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
-        state.scaler.update(state.scaler.get_scale())  # it must forget what it has unscaled
-    else:
-        raise _diverged(gradient.problem, state, batch, world)
-    state.optimizer.zero_grad(set_to_none=True)
-    totals = world.sum(_counts(gradient.tally, world.device)).tolist()
-    metrics = StepMetrics(
-        step=step,
+    sums = accumulate_gradients(state, batch, rules.seed, world)  # forward and backward
+    gradient = unscale_and_clip(state, batch, sums, rules, world)
+    update_or_skip(state, batch, gradient, rules, world)  # optimizer.step
+    digest, num_tokens, num_padding_tokens = _totals(gradient.sums, world)
+    state.progress.advance(rules.steps_per_epoch, batch.num_examples, num_tokens)
+    return StepMetrics(
+        step=state.progress.step,
         epoch=batch.epoch,
         loss=gradient.loss,
         grad_norm=gradient.norm,
         learning_rate=learning_rate,
-        num_tokens=totals[1],
+        num_tokens=num_tokens,
         num_target_tokens=batch.num_target_tokens,
-        num_padding_tokens=totals[2],
-        examples_digest=totals[0] % (1 << 64),
+        num_padding_tokens=num_padding_tokens,
+        examples_digest=digest,
         step_time_s=time.perf_counter() - started + data_wait_s,
         data_wait_s=data_wait_s,
         peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
         num_overflows=gradient.num_overflows,
         skipped=gradient.problem,
     )
-    state.progress.advance(rules.steps_per_epoch, batch.num_examples, metrics.num_tokens)
-    return metrics
 
 
-def _gradient(
-    state: TrainState, batch: StepBatch, rules: StepRules, step: int, world: World
+def accumulate_gradients(state: TrainState, batch: StepBatch, seed: int, world: World) -> _Sums:
+    """Run forward and backward; each `.grad` is then the step's, times float16's loss scale."""
+    if state.exact is None:
+        # DDP and FSDP average over ranks, but the loss is a sum over all ranks' target tokens.
+        weight = world.world_size / batch.num_target_tokens
+        return _forward_and_backward(state, batch, seed, world, weight)
+    weight = 1 / batch.num_target_tokens
+    return state.exact.accumulate(
+        lambda: _forward_and_backward(state, batch, seed, world, weight),
+        num_micro_batches=batch.num_examples,  # an upper bound: each holds at least one example
+        scale=state.scaler.get_scale(),
+        world=world,
+    )
+
+
+def _forward_and_backward(
+    state: TrainState, batch: StepBatch, seed: int, world: World, weight: float
+) -> _Sums:
+    """Run every micro-batch of this rank; each target token's loss is multiplied by `weight`."""
+    sums = _Sums(torch.zeros((), dtype=torch.float64, device=world.device))
+    for micro_batch in batch.micro_batches:
+        sums.examples_digest += examples_digest(micro_batch.examples)
+        sums.num_tokens += micro_batch.num_tokens
+        sums.num_padding_tokens += micro_batch.num_padding_tokens
+        on_device = micro_batch.to(world.device)
+        # Dropout depends on the step and the micro-batch, not on what was drawn before.
+        step = state.progress.step + 1
+        torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
+        with state.exchange_gradients(now=micro_batch is batch.micro_batches[-1]):
+            with state.autocast(world.device):
+                loss_sum = state.module(*on_device.tensors)
+            state.scaler.scale(loss_sum * weight).backward()
+        if state.exact is not None:
+            state.exact.add_gradients()
+        sums.loss_sum += whole_units(loss_sum.detach())
+    return sums
+
+
+def unscale_and_clip(
+    state: TrainState, batch: StepBatch, sums: _Sums, rules: StepRules, world: World
 ) -> _Gradient:
-    """Make the step's gradient; where float16 overflows, again with half the scale."""
+    """Divide the gradients by the loss scale and clip them.
+
+    If float16 has overflowed, halve the scale and accumulate again, up to MAX_OVERFLOWS times.
+    """
     num_overflows = 0
     while True:
-        tally = _gradients(state, batch, rules.seed, step, world)
         state.scaler.unscale_(state.optimizer)
         norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
-        loss = world.sum(tally.loss_sum).item() / batch.num_target_tokens
+        loss = world.sum(sums.loss_sum).item() / batch.num_target_tokens
         problem = _problem(loss, norm)
-        is_overflow = math.isfinite(loss) and problem is not None and state.scaler.is_enabled()
-        if not is_overflow:
-            return _Gradient(tally, loss, norm, num_overflows, problem)
+        has_overflowed = state.scaler.is_enabled() and math.isfinite(loss) and problem is not None
+        if not has_overflowed:
+            return _Gradient(sums, loss, norm, num_overflows, problem)
         _back_off(state.scaler)
         num_overflows += 1
         if num_overflows == MAX_OVERFLOWS:
             problem = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
-            return _Gradient(tally, loss, norm, num_overflows, problem)
+            return _Gradient(sums, loss, norm, num_overflows, problem)
         state.optimizer.zero_grad(set_to_none=True)
+        sums = accumulate_gradients(state, batch, rules.seed, world)
 
 
 def _problem(loss: float, norm: float) -> str | None:
@@ -123,57 +159,36 @@ def _problem(loss: float, norm: float) -> str | None:
 
 
 def _back_off(scaler: torch.amp.GradScaler) -> None:
-    """What GradScaler does by itself when it skips a step, which ours repeats instead."""
+    """Halve the scale and restart its growth count, as GradScaler does when it skips a step."""
     scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
 
 
-def _gradients(state: TrainState, batch: StepBatch, seed: int, step: int, world: World) -> _Tally:
-    """Run this rank's micro-batches: afterwards the gradients are those of the step."""
-    if state.exact is None:
-        # DDP and FSDP average over ranks; the loss is a sum over all ranks' target tokens.
-        weight = world.world_size / batch.num_target_tokens
-        return _run_micro_batches(state, batch, seed, step, world, weight)
-    weight = 1 / batch.num_target_tokens
-    return state.exact.of_step(
-        lambda: _run_micro_batches(state, batch, seed, step, world, weight),
-        num_micro_batches=batch.num_examples,  # each holds one at least
-        scale=state.scaler.get_scale(),
-        world=world,
-    )
+def update_or_skip(
+    state: TrainState, batch: StepBatch, gradient: _Gradient, rules: StepRules, world: World
+) -> None:
+    """Update the weights; if the gradient can't be used, skip that or raise TrainingDiverged."""
+    if gradient.problem is None:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
+        state.scaler.update(state.scaler.get_scale())  # the next unscale_ needs it
+    else:
+        raise _diverged(gradient.problem, state, batch, world)
+    state.optimizer.zero_grad(set_to_none=True)
 
 
-def _run_micro_batches(
-    state: TrainState, batch: StepBatch, seed: int, step: int, world: World, weight: float
-) -> _Tally:
-    """Forward and backward, the loss of each target token times `weight`."""
-    tally = _Tally(torch.zeros((), dtype=torch.float64, device=world.device))
-    for micro_batch in batch.micro_batches:
-        tally.examples_digest += examples_digest(micro_batch.examples)
-        tally.num_tokens += micro_batch.num_tokens
-        tally.num_padding_tokens += micro_batch.num_padding_tokens
-        on_device = micro_batch.to(world.device)
-        # Dropout and the like depend on the step and the cut, not on what was drawn before.
-        torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
-        with state.exchange_gradients(now=micro_batch is batch.micro_batches[-1]):
-            with state.autocast(world.device):
-                loss_sum = state.module(*on_device.tensors)
-            state.scaler.scale(loss_sum * weight).backward()
-        if state.exact is not None:
-            state.exact.take()
-        tally.loss_sum += whole_units(loss_sum.detach())
-    return tally
-
-
-def _counts(tally: _Tally, device: torch.device) -> torch.Tensor:
-    """(3,) int64: digest, tokens, padding; int64 sums wrap modulo 2^64, as the digest does."""
-    digest = tally.examples_digest % (1 << 64)
-    signed = digest - (1 << 64) if digest >= 1 << 63 else digest
-    return torch.tensor([signed, tally.num_tokens, tally.num_padding_tokens], device=device)
+def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
+    """Over all ranks: the digest, tokens, padding tokens."""
+    digest = sums.examples_digest % (1 << 64)
+    signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # int64 wraps as the digest does
+    counts = [signed, sums.num_tokens, sums.num_padding_tokens]
+    totals = world.sum(torch.tensor(counts, device=world.device)).tolist()
+    return totals[0] % (1 << 64), totals[1], totals[2]
 
 
 def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> TrainingDiverged:
-    """All ranks see the same loss and norm, so all come here together."""
+    """The error that names what to look at. All ranks call it: they see the same loss and norm."""
     step = state.progress.step + 1
     mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
     examples = sorted(index for part in world.gather(mine) for index in part)
@@ -181,9 +196,9 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
     broken = [name for part in world.gather(_broken_weights(state)) for name in part]
     if broken:
         return TrainingDiverged(
-            f"{where}; the weights that it began with are not finite: {broken[0]}",
-            hint="no example is to blame: `sftctl inspect-ckpt MODEL --tensors` counts NaNs in "
-            "the weights that training began with",
+            f"{where}; the weights before the step are not finite: {broken[0]}",
+            hint="no example is the cause: `sftctl inspect-ckpt MODEL --tensors` counts NaNs in "
+            "the weights that training started from",
         )
     return TrainingDiverged(
         f"{where}; the weights are those of step {step - 1}; "
@@ -193,13 +208,13 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
 
 
 def _broken_weights(state: TrainState) -> list[str]:
-    """Names of parameters with a number that is not finite, in this rank's share."""
+    """Names of parameters that hold a number that is not finite, in this rank's part."""
     parameters = state.loss_module.model.named_parameters()
     return [name for name, weight in parameters if not local_part(weight).isfinite().all()]
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """CUDA's peak, or the largest resident size of this process."""
+    """On CUDA the peak of allocated memory, else the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

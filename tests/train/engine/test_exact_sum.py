@@ -55,9 +55,9 @@ def exact_sum(gradients: list[torch.Tensor], scale: float = 1.0) -> torch.Tensor
     def run() -> None:
         for gradient in gradients:
             parameter.grad = gradient * scale
-            exact_sum.take()
+            exact_sum.add_gradients()
 
-    exact_sum.of_step(run, len(gradients), scale, ALONE)
+    exact_sum.accumulate(run, len(gradients), scale, ALONE)
     assert parameter.grad is not None
     return parameter.grad / scale
 
@@ -118,7 +118,7 @@ def test_what_is_no_number_stays_none(bad: float) -> None:
 def test_a_parameter_without_a_gradient_gets_a_zero() -> None:
     """So that it is treated alike on a rank whose micro-batches don't reach it."""
     module = torch.nn.Linear(2, 2)
-    ExactSum(module).of_step(lambda: None, 1, 1.0, ALONE)
+    ExactSum(module).accumulate(lambda: None, 1, 1.0, ALONE)
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 

@@ -68,9 +68,9 @@ def test_without_a_validation_the_first_step_names_the_weights_and_no_example(
     with pytest.raises(TrainingDiverged) as caught:
         run_training(toy_config(tmp_path, model__name=str(poisoned)))
     assert caught.value.message == (
-        "step 1 (epoch 0): the loss is nan; the weights that it began with are not finite: " + NORM
+        "step 1 (epoch 0): the loss is nan; the weights before the step are not finite: " + NORM
     )
-    assert caught.value.hint is not None and "no example is to blame" in caught.value.hint
+    assert caught.value.hint is not None and "no example is the cause" in caught.value.hint
     record = read_run(tmp_path / "run")
     assert record.status == "failed"
     assert record.events[-1]["message"] == caught.value.message
@@ -108,7 +108,7 @@ def test_an_error_of_the_record_does_not_hide_the_first_one(
         written(log, name, step, **fields)
 
     monkeypatch.setattr(RunLog, "event", event)
-    with pytest.raises(TrainingDiverged, match="the weights that it began with"):
+    with pytest.raises(TrainingDiverged, match="the weights before the step"):
         run_training(toy_config(tmp_path, model__name=str(poisoned)))
     assert read_run(tmp_path / "run").status == "unfinished"
 

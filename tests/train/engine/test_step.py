@@ -242,7 +242,7 @@ def test_a_weight_that_is_no_number_stops_the_run(dtype: str) -> None:
     with pytest.raises(TrainingDiverged) as caught:
         take(state, steps_of(config)[0], config)
     assert caught.value.message == (
-        "step 1 (epoch 0): the loss is nan; the weights that it began with are not finite: "
+        "step 1 (epoch 0): the loss is nan; the weights before the step are not finite: "
         "model.norm.weight"
     )
     assert caught.value.exit_code == 5
