@@ -1,13 +1,17 @@
-"""The loss, computed only where it looks.
+"""The summed cross entropy of a model's target tokens, without the logits of all tokens.
 
-The base model runs on whole rows; the output head only on the hidden states that predict a target,
-in chunks, so that logits of shape (B, T, V) never exist.
-A mixture of experts adds its auxiliary loss: that of each example, by itself and without padding,
-weighed by its target tokens. So it is divided like the rest, and depends on no cut.
+The base model runs on complete rows. The output head runs only on the hidden states that predict a
+target token, a chunk at a time, so logits of shape (B, T, V) never exist.
+
+A mixture of experts adds its auxiliary loss. It is computed for each example alone, without
+padding, and weighted by the example's number of target tokens. So it is normalized like the cross
+entropy and does not depend on how a batch is cut into micro-batches.
+
 Shapes: B rows, T tokens, D hidden size, N target tokens, V vocabulary.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +19,21 @@ import torch.nn.functional as F
 from sftctl.model.moe_loss import balance_coefficient, balance_loss
 from sftctl.model.onednn import product
 
-_ENLARGED = 64  # a power of two, so that making the head smaller again gives the same bits
-CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at a time
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK_LOGITS = 1 << 23  # logits that exist at a time: 32 MB of float32
+_HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores every bit
 
 
 class LossModule(torch.nn.Module):
-    """The model with its loss: what DDP wraps, so nothing may call its parts from outside."""
+    """A model with its loss. DDP and FSDP wrap it, so call it, never the model inside it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: "PreTrainedModel", chunk_logits: int = CHUNK_LOGITS) -> None:
         super().__init__()
         self.model = model
-        self.uses_own_forward = False  # True: the head does more than a matrix product
+        self.chunk_logits = chunk_logits
+        self.uses_own_forward = False  # True: call the model's forward, which makes all logits
 
     def forward(
         self,
@@ -36,10 +44,10 @@ class LossModule(torch.nn.Module):
     ) -> torch.Tensor:
         """The sum of the target tokens' cross entropies, a float32 scalar.
 
-        In training the auxiliary loss is in its gradient, and not in its value.
+        In training mode the gradient includes the auxiliary loss; the value does not.
         """
         balance = balance_coefficient(self.model.config) if self.training else 0.0
-        called = self.model if self.uses_own_forward else self.model.base_model
+        called: torch.nn.Module = self.model if self.uses_own_forward else self.model.base_model
         options = {"output_router_logits": True} if balance else {}
         output = called(input_ids=input_ids, use_cache=False, **options)
         if self.uses_own_forward:
@@ -47,7 +55,7 @@ class LossModule(torch.nn.Module):
             loss = _cross_entropy_sum(logits.index_select(0, target_positions), target_ids)
         else:
             hidden = output.last_hidden_state.flatten(0, 1)  # (B*T, D)
-            loss = self._head_losses(hidden.index_select(0, target_positions), target_ids)
+            loss = self._head_loss(hidden.index_select(0, target_positions), target_ids)
         if balance:
             top_k = self.model.config.get_text_config().num_experts_per_tok
             per_row = balance_loss(output.router_logits, top_k, row_lengths)  # (B,)
@@ -56,21 +64,21 @@ class LossModule(torch.nn.Module):
             loss = loss + (auxiliary - auxiliary.detach())
         return loss
 
-    def _head_losses(self, hidden: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
-        """The head on hidden states (N, D), some rows at a time."""
+    def _head_loss(self, hidden: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
+        """Head and cross entropy of hidden states (N, D), in chunks if the head is plain."""
         head = self.model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None:
             return _cross_entropy_sum(head(hidden), target_ids)
         loss: torch.Tensor = _ChunkedHead.apply(
-            hidden, head.weight, target_ids, torch.is_grad_enabled()
+            hidden, head.weight, target_ids, self.chunk_logits, torch.is_grad_enabled()
         )
         return loss
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Linear head and summed cross entropy; the gradient is made along with the loss, by chunks.
+    """Linear head and summed cross entropy. The forward pass also computes the gradients.
 
-    So no logits are kept and none are made again (Hsu et al. 2024, Liger Kernel, has the idea).
+    So no logits are kept, and none are computed twice (the idea of Liger Kernel, Hsu et al. 2024).
     """
 
     @staticmethod
@@ -79,37 +87,39 @@ class _ChunkedHead(torch.autograd.Function):
         hidden: torch.Tensor,  # (N, D)
         weight: torch.Tensor,  # (V, D)
         target_ids: torch.Tensor,  # (N,)
-        is_trained: bool,
+        chunk_logits: int,
+        needs_grad: bool,
     ) -> torch.Tensor:
         """A float32 scalar."""
-        of_hidden = torch.empty_like(hidden) if is_trained else None
-        of_weight = torch.zeros_like(weight) if is_trained else None
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        grad_weight = torch.zeros_like(weight) if needs_grad else None
         loss = torch.zeros((), device=hidden.device)
-        rows = max(1, CHUNK_LOGITS // len(weight))
+        rows = max(1, chunk_logits // len(weight))
         for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
-            targets = target_ids[part].unsqueeze(1)
-            logits = _logits(hidden[part], weight)
-            scores = logits.float().log_softmax(dim=-1)
-            loss -= scores.gather(1, targets).sum()
-            if of_hidden is not None and of_weight is not None:
-                of_logits = scores.exp_()
-                of_logits.scatter_add_(1, targets, scores.new_full(targets.shape, -1.0))
-                of_logits = of_logits.to(logits.dtype)
-                of_hidden[part] = product(of_logits, weight.t().to(logits.dtype))
-                of_weight += product(of_logits.t(), hidden[part].t().to(logits.dtype))
-        ctx.save_for_backward(of_hidden, of_weight)
+            chunk = slice(start, start + rows)
+            targets = target_ids[chunk].unsqueeze(1)
+            logits = _logits(hidden[chunk], weight)
+            log_probabilities = logits.float().log_softmax(dim=-1)
+            loss -= log_probabilities.gather(1, targets).sum()
+            if grad_hidden is not None and grad_weight is not None:
+                grad_logits = log_probabilities.exp_()  # softmax minus one-hot targets
+                grad_logits.scatter_add_(1, targets, grad_logits.new_full(targets.shape, -1.0))
+                grad_logits = grad_logits.to(logits.dtype)
+                grad_hidden[chunk] = product(grad_logits, weight.t().to(logits.dtype))
+                grad_weight += product(grad_logits.t(), hidden[chunk].t().to(logits.dtype))
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Both gradients, times that of the loss."""
-        of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden.mul_(gradients[0]), of_weight.mul_(gradients[0]), None, None
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale both gradients, in place, by the gradient of the loss."""
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (grad_loss,) = grad_outputs
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """In the type that autocast asks for, if any does."""
+    """Logits in autocast's dtype if it is on, else in the dtype of `hidden`."""
     if torch.is_autocast_enabled(hidden.device.type):
         return F.linear(hidden, weight)
     return product(hidden, weight)
@@ -119,6 +129,27 @@ def _cross_entropy_sum(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.
     return F.cross_entropy(logits.float(), target_ids, reduction="sum")
 
 
+@dataclass(frozen=True, slots=True)
+class HeadCheck:
+    """Two losses of one batch, computed with an enlarged head."""
+
+    loss: float  # by the head's matrix product alone
+    own_loss: float  # by the model's own forward pass
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the head is only a matrix product, so that the losses agree."""
+        return abs(self.loss - self.own_loss) <= 1e-3 * max(1.0, abs(self.own_loss))
+
+    @property
+    def warning(self) -> str:
+        return (
+            f"the model's head is not a plain matrix product (with {_HEAD_SCALE} times its weights "
+            f"the loss is {self.own_loss:.4f}, not {self.loss:.4f}): its complete forward pass is "
+            "used, which takes more memory"
+        )
+
+
 @torch.no_grad()
 def check_head(
     module: LossModule,
@@ -126,26 +157,24 @@ def check_head(
     target_positions: torch.Tensor,
     target_ids: torch.Tensor,
     row_lengths: torch.Tensor,
-) -> str | None:
-    """Compare our loss with the model's own logits once; where they differ, use the latter.
+) -> HeadCheck:
+    """Compare the loss of the head alone with that of the model's own logits.
 
-    Gives None, or a sentence that says what was seen: a head with soft-capping or scaling is no
-    matrix product, and then the whole forward pass of the model is run, at the price of memory.
-    A cap hardly shows in small logits, so the head is made larger meanwhile.
+    They differ if the model also caps or scales its logits. A cap hardly changes small logits, so
+    the head's weights are multiplied by 64 meanwhile. The module is left as it was.
     """
-    training, weight = module.training, module.model.get_output_embeddings().weight
-    module.eval()
+    training, uses_own_forward = module.training, module.uses_own_forward
+    weight = module.model.get_output_embeddings().weight
     inputs = (input_ids, target_positions, target_ids, row_lengths)
-    weight.mul_(_ENLARGED)
-    ours = float(module(*inputs))
-    module.uses_own_forward = True
-    theirs = float(module(*inputs))
-    weight.mul_(1 / _ENLARGED)
-    module.train(training)
-    module.uses_own_forward = not abs(ours - theirs) <= 1e-3 * max(1.0, abs(theirs))
-    if not module.uses_own_forward:
-        return None
-    return (
-        f"the model's head is no plain matrix product (made {_ENLARGED} times as large, its loss "
-        f"is {theirs:.4f}, not {ours:.4f}): its whole forward pass is used, which takes more memory"
-    )
+    module.eval()
+    weight.mul_(_HEAD_SCALE)
+    try:
+        module.uses_own_forward = False
+        loss = float(module(*inputs))
+        module.uses_own_forward = True
+        own_loss = float(module(*inputs))
+    finally:
+        weight.mul_(1 / _HEAD_SCALE)
+        module.uses_own_forward = uses_own_forward
+        module.train(training)
+    return HeadCheck(loss, own_loss)

@@ -1,7 +1,8 @@
-"""Linear layers by oneDNN, whose float32 products on a CPU are faster than the ones torch picks.
+"""Linear layers by oneDNN, which multiplies float32 matrices on a CPU faster than torch's default.
 
-torch gives float32 products to MKL; oneDNN makes code for the vector instructions that it finds, of
-any vendor, and loses less on few rows. The arithmetic is float32 as before, the rounding another.
+torch uses MKL for float32 products. oneDNN compiles kernels for the vector instructions that it
+finds on any vendor's processor, and is less slow on few rows. Both compute in float32 but round
+differently.
 """
 
 from functools import cache, partial
@@ -10,38 +11,38 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-_WORTH = 1 << 27
-"""Multiply-adds from which oneDNN pays: for each shape that is new to it, it first makes code."""
+_SMALLEST_PRODUCT = 1 << 27
+"""Multiply-adds from which oneDNN is faster: it compiles a kernel for every new shape."""
 
 
-def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """one (..., I) @ other (O, I).T, either of them in any layout: by oneDNN where it pays."""
-    is_plain = one.device.type == "cpu" and one.dtype == other.dtype == torch.float32
-    if not is_plain or one.numel() * len(other) < _WORTH or not _has_onednn():
-        return one @ other.t()
-    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
-    return found
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a (..., I) @ b (O, I).T, for any memory layout; by oneDNN if it is faster."""
+    is_float32_on_cpu = a.device.type == "cpu" and a.dtype == b.dtype == torch.float32
+    if not is_float32_on_cpu or a.numel() * len(b) < _SMALLEST_PRODUCT or not _has_both():
+        return a @ b.t()
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return result
 
 
 @cache
-def _has_onednn() -> bool:
-    """Whether there is a choice: torch has both."""
+def _has_both() -> bool:
+    """Whether this torch has both MKL and oneDNN; with one of them there is no choice."""
     return all(backend.is_available() for backend in (torch.backends.mkl, torch.backends.mkldnn))
 
 
-def by_onednn(module: torch.nn.Module) -> None:
-    """Let every plain linear layer within `module` compute by `product`."""
+def use_onednn(module: torch.nn.Module) -> None:
+    """Let every plain linear layer in `module` compute with `product`."""
     for layer in module.modules():
         if type(layer) is torch.nn.Linear:
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
 
 
 def _forward(layer: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
-    """`layer(values)`; under autocast torch chooses types, and the product too."""
+    """`layer(values)`; under autocast, torch chooses the dtype and the product."""
     if torch.is_autocast_enabled("cpu"):
         return F.linear(values, layer.weight, layer.bias)
-    found: torch.Tensor = _Linear.apply(values, layer.weight)  # type: ignore[no-untyped-call]
-    return found if layer.bias is None else found + layer.bias
+    result: torch.Tensor = _Linear.apply(values, layer.weight)  # type: ignore[no-untyped-call]
+    return result if layer.bias is None else result + layer.bias
 
 
 class _Linear(torch.autograd.Function):
@@ -53,13 +54,12 @@ class _Linear(torch.autograd.Function):
         return product(values, weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of both, each one more product."""
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, weight = ctx.saved_tensors
-        (of_output,) = gradients
-        of_values = of_weight = None
+        (grad_output,) = grad_outputs
+        grad_values = grad_weight = None
         if ctx.needs_input_grad[0]:
-            of_values = product(of_output, weight.t())
+            grad_values = product(grad_output, weight.t())
         if ctx.needs_input_grad[1]:
-            of_weight = product(of_output.flatten(0, -2).t(), values.flatten(0, -2).t())
-        return of_values, of_weight
+            grad_weight = product(grad_output.flatten(0, -2).t(), values.flatten(0, -2).t())
+        return grad_values, grad_weight

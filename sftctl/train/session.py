@@ -173,12 +173,13 @@ def _session(
 
 
 def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
-    """The shortest example decides whether the loss may use the head alone."""
+    """Let the loss use the head alone if that is right for the shortest example, else warn."""
     shortest = int(inputs.train.lengths.argmin())
     example = collate(inputs.train, (shortest,), 0).to(world.device)
-    told = check_head(state.loss_module, *example.tensors)
+    check = check_head(state.loss_module, *example.tensors)
     state.reshard()
-    return told
+    state.loss_module.uses_own_forward = not check.is_plain
+    return None if check.is_plain else check.warning
 
 
 def _restore(session: Session) -> None:

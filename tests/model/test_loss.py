@@ -1,12 +1,14 @@
+"""loss: value and gradients against the model's own logits, chunks, autocast, other heads."""
+
 import re
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import sftctl.model.loss
 from sftctl.data.microbatch import MicroBatch, collate
-from sftctl.model.loss import LossModule, check_head
+from sftctl.model.loss import HeadCheck, LossModule, check_head
 from sftctl.model.presets import preset_config
 from tests.toys.data import ToyStore
 
@@ -91,32 +93,34 @@ def test_the_gradients_are_those_of_all_logits(model: Any, batch: MicroBatch) ->
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_chunks_change_neither_loss_nor_gradients(
-    model: Any, batch: MicroBatch, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = LossModule(model)
-    whole = loss_of(module, batch)
-    gradients = gradients_of(model, whole)
-    monkeypatch.setattr(sftctl.model.loss, "CHUNK_LOGITS", rows * STORE.vocab_size)
-    chunked = loss_of(module, batch)
-    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=0)
+def test_chunks_change_neither_loss_nor_gradients(model: Any, batch: MicroBatch, rows: int) -> None:
+    complete = loss_of(LossModule(model), batch)
+    gradients = gradients_of(model, complete)
+    chunked = loss_of(LossModule(model, chunk_logits=rows * STORE.vocab_size), batch)
+    torch.testing.assert_close(chunked, complete, rtol=1e-6, atol=0)
     assert_close(gradients_of(model, chunked), gradients)
 
 
-def test_chunks_never_hold_all_logits(
-    model: Any, batch: MicroBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
+class LogitsCount(TorchDispatchMode):
+    """Notes the largest number of logits that one softmax takes."""
 
-    def noted(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        logits = hidden @ weight.t()
-        sizes.append(logits.numel())
-        return logits
+    largest = 0
 
-    monkeypatch.setattr(sftctl.model.loss, "_logits", noted)
-    monkeypatch.setattr(sftctl.model.loss, "CHUNK_LOGITS", 4 * STORE.vocab_size)
-    loss_of(LossModule(model), batch).backward()
-    assert max(sizes) <= 4 * STORE.vocab_size < len(batch.target_ids) * STORE.vocab_size
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._log_softmax.default:
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+def test_chunks_never_hold_all_logits(model: Any, batch: MicroBatch) -> None:
+    chunk, every = 4 * STORE.vocab_size, len(batch.target_ids) * STORE.vocab_size
+    for chunk_logits, expected in ((chunk, chunk), (chunk + 1, chunk), (10 * every, every)):
+        with LogitsCount() as made:
+            loss_of(LossModule(model, chunk_logits), batch).backward()
+        assert made.largest == expected
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -147,18 +151,70 @@ def test_the_loss_is_a_float32_sum_under_autocast(model: Any, batch: MicroBatch)
     assert loss.dtype == torch.float32 and loss.dim() == 0
 
 
+def test_autocast_makes_the_heads_logits_in_its_dtype() -> None:
+    """Also where the product is large enough for oneDNN, which computes in float32."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = preset_config("tiny", 4096)
+    config.update({"hidden_size": 256, "num_hidden_layers": 1})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    ids = torch.randint(4096, (1, 129))
+    inputs = (ids[:, :-1], torch.arange(128), ids[0, 1:], torch.tensor([128]))
+    module = LossModule(model)
+    with torch.no_grad():
+        full = module(*inputs).item()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(ids[:, :-1]).logits
+            ours = module(*inputs).item()
+    assert logits.dtype == torch.bfloat16
+    own = torch.nn.functional.cross_entropy(logits[0].float(), ids[0, 1:], reduction="sum").item()
+    assert ours == pytest.approx(own, rel=1e-6)
+    assert ours != pytest.approx(full, rel=1e-6)
+
+
 # ---------------------------------------------------------------------------- other heads
 
 
-def check(module: LossModule, batch: MicroBatch) -> str | None:
+def check(module: LossModule, batch: MicroBatch) -> HeadCheck:
     return check_head(module, *batch.tensors)
 
 
-def test_a_plain_head_is_used_alone_and_without_a_word(model: Any, batch: MicroBatch) -> None:
+def test_a_plain_head_passes_the_check(model: Any, batch: MicroBatch) -> None:
     module = LossModule(model).train()
-    assert check(module, batch) is None
+    assert check(module, batch).is_plain
     assert module.uses_own_forward is False
     assert module.training is True
+
+
+@pytest.mark.parametrize(
+    ("loss", "own_loss", "is_plain"),
+    [
+        (2000.0, 2001.9, True),
+        (2000.0, 2002.1, False),
+        (0.0, 0.0009, True),
+        (0.0, 0.0011, False),
+        (float("nan"), 1.0, False),
+    ],
+)
+def test_the_losses_of_a_plain_head_agree_to_a_thousandth(
+    loss: float, own_loss: float, is_plain: bool
+) -> None:
+    assert HeadCheck(loss, own_loss).is_plain is is_plain
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_check_that_fails_leaves_the_model_as_it_was(
+    model: Any, batch: MicroBatch, training: bool
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    module = LossModule(model).train(training)
+    input_ids, *others = batch.tensors
+    with pytest.raises(IndexError):
+        check_head(module, input_ids + STORE.vocab_size, *others)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert module.uses_own_forward is False
+    assert module.training is training
 
 
 def make_capped_model(cap: float, enlarged: int) -> Any:
@@ -184,20 +240,22 @@ def make_capped_model(cap: float, enlarged: int) -> Any:
 
 
 @pytest.mark.parametrize(("cap", "enlarged"), [(0.5, 20), (30.0, 20), (30.0, 1)])
-def test_a_head_that_caps_its_logits_comes_out_right_and_is_told(
+def test_a_head_that_caps_its_logits_is_found_and_its_own_forward_is_right(
     cap: float, enlarged: int, batch: MicroBatch
 ) -> None:
-    """Also where the first logits are too small to show it: they grow."""
+    """Also if the first logits are too small to show it: they grow in training."""
     model = make_capped_model(cap, enlarged)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     module = LossModule(model)
-    told = check(module, batch) or ""
-    assert re.sub(r"\d+\.\d{4}", "X", told) == (
-        "the model's head is no plain matrix product (made 64 times as large, its loss is X, not "
-        "X): its whole forward pass is used, which takes more memory"
+    found = check(module, batch)
+    assert not found.is_plain
+    assert re.sub(r"\d+\.\d{4}", "X", found.warning) == (
+        "the model's head is not a plain matrix product (with 64 times its weights the loss is X, "
+        "not X): its complete forward pass is used, which takes more memory"
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert module.uses_own_forward is True
+    assert module.uses_own_forward is False
+    module.uses_own_forward = True
     right = plain_loss_of(model, batch).item()
     assert loss_of(module, batch).item() == pytest.approx(right, rel=1e-5)
     ours = gradients_of(model, loss_of(module, batch))
@@ -209,6 +267,6 @@ def test_a_biased_head_is_a_plain_one(batch: MicroBatch) -> None:
     head = torch.nn.Linear(32, STORE.vocab_size)
     model.set_output_embeddings(head)
     module = LossModule(model)
-    assert check(module, batch) is None
+    assert check(module, batch).is_plain
     own = plain_loss_of(model, batch)
     assert loss_of(module, batch).item() == pytest.approx(own.item(), rel=1e-6)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sftctl.model.onednn import by_onednn
+from sftctl.model.onednn import use_onednn
 
 SHAPES = [(1, 1, 3), (5, 7, 4), (0, 8, 3), (64, 96, 33), (300, 128, 257), (300, 512, 513)]
 
@@ -13,7 +13,7 @@ def pair_of(inputs: int, outputs: int, bias: bool) -> tuple[torch.nn.Linear, tor
     plain = torch.nn.Linear(inputs, outputs, bias=bias)
     fast = torch.nn.Linear(inputs, outputs, bias=bias)
     fast.load_state_dict(plain.state_dict())
-    by_onednn(fast)
+    use_onednn(fast)
     return plain, fast
 
 
@@ -70,6 +70,6 @@ def test_autocast_still_computes_in_its_type() -> None:
 def test_an_engine_on_a_cpu_uses_it_and_its_weights_keep_their_names() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
     names = list(model.state_dict())
-    by_onednn(model)
+    use_onednn(model)
     assert "forward" in vars(model[0])
     assert list(model.state_dict()) == names

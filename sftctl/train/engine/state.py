@@ -13,7 +13,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.plan import DataPosition
 from sftctl.errors import ConfigError
 from sftctl.model.loss import LossModule
-from sftctl.model.onednn import by_onednn
+from sftctl.model.onednn import use_onednn
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
 from sftctl.train.engine.parallel import alike, blocks, copied, sharded
@@ -147,7 +147,7 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
 def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.device) -> None:
     """Layers compiled, or run again in the backward pass, as the options say; fast products."""
     if device.type == "cpu" and not config.train.compile:
-        by_onednn(loss_module)
+        use_onednn(loss_module)
     if config.train.compile:
         for block in blocks(loss_module):
             block.compile(dynamic=True)  # widths differ from micro-batch to micro-batch

@@ -1,0 +1,47 @@
+"""session: what is decided when a model is loaded."""
+
+from pathlib import Path
+
+import torch
+
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.load import save_pretrained
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from sftctl.train.session import new_session
+from sftctl.train.stop import StopRequest
+from sftctl.world import ALONE
+from tests.toys.runs import toy_config
+
+
+def capped_model(folder: Path) -> Path:
+    """A small Gemma 2, whose head caps its logits, with the bundled tokenizer."""
+    from transformers import AutoModelForCausalLM, Gemma2Config
+
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    config = Gemma2Config(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    folder.mkdir()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    save_pretrained(model, tokenizer, folder)
+    return folder
+
+
+def test_a_plain_head_is_used_alone_and_without_a_warning(tmp_path: Path) -> None:
+    with new_session(toy_config(tmp_path), ALONE, StopRequest()) as session:
+        assert session.warnings == ()
+        assert session.state.loss_module.uses_own_forward is False
+
+
+def test_a_head_that_caps_its_logits_makes_the_models_forward_pass_used(tmp_path: Path) -> None:
+    model = capped_model(tmp_path / "gemma")
+    with new_session(toy_config(tmp_path, model__name=str(model)), ALONE, StopRequest()) as session:
+        [warning] = session.warnings
+        assert "is not a plain matrix product" in warning
+        assert session.state.loss_module.uses_own_forward is True
