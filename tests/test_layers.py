@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ class Import:
     file: str  # below the package, as a/b.py
     line: int
     module: str
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.module}"
@@ -68,8 +70,9 @@ def imports_of(tree: ast.Module, file: str) -> Iterator[Import]:
                 yield from (Import(file, node.lineno, alias.name) for alias in names)
             case ast.ImportFrom(module="sftctl", names=names):
                 yield from (Import(file, node.lineno, f"sftctl.{alias.name}") for alias in names)
-            case ast.ImportFrom(module=module, level=level):
-                yield Import(file, node.lineno, "." * level + (module or ""))
+            case ast.ImportFrom(module=module, level=level, names=names):
+                imported = tuple(alias.name for alias in names)
+                yield Import(file, node.lineno, "." * level + (module or ""), imported)
 
 
 def room_of(module: str) -> str:
@@ -188,6 +191,61 @@ def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
         "bench/step_time.py",
     }
     assert callers("step_shape") == asked
+
+
+def modules_imported_by(file: str) -> set[str]:
+    """The package's own files that a file imports."""
+    found = set[str]()
+    for each in IMPORTS:
+        if each.file == file and each.module.startswith("sftctl."):
+            path = each.module.removeprefix("sftctl.").replace(".", "/")
+            found |= {f"{path}.py", *(f"{path}/{name}.py" for name in each.names)}
+    return found & SOURCES.keys()
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter({file: modules_imported_by(file) for file in SOURCES}).prepare()
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(cycle.args[1]))
+
+
+MOST_LINES = 290
+MOST_LINES_OF_A_FUNCTION = 60
+MOST_ENTRIES_OF_A_FOLDER = 16
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {file: len(path.read_text().splitlines()) for file, path in SOURCES.items()}
+    assert {file: n for file, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{file}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("root", [PACKAGE], ids=["sftctl"])
+def test_no_folder_has_too_many_entries(root: Path) -> None:
+    """The top folders are exempt. Empty __init__ files and caches do not count."""
+    counts = {
+        str(folder.relative_to(root)): len(
+            [
+                path
+                for path in folder.iterdir()
+                if path.name != "__pycache__"
+                and not (path.name == "__init__.py" and not path.read_bytes())
+            ]
+        )
+        for folder in root.rglob("*")
+        if folder.is_dir() and folder.name != "__pycache__"
+    }
+    assert {name: n for name, n in counts.items() if n > MOST_ENTRIES_OF_A_FOLDER} == {}
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
