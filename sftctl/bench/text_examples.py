@@ -14,7 +14,7 @@ from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.reading.rows import raw_rows
-from sftctl.data.reading.sources import found_sources
+from sftctl.data.reading.sources import find_sources
 from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from sftctl.errors import DataError
@@ -73,7 +73,7 @@ def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> T
             hint="give the conversations themselves as --data",
         )
     data = replace(config.data, max_seq_len=manifest.max_seq_len)
-    with found_sources(paths) as sources:
+    with find_sources(paths) as sources:
         every = (row for source in sources for row in raw_rows(source.path, source.name))
         texts = [(line, text) for line, text in islice(every, MOST_ROWS) if isinstance(text, bytes)]
     return TextExamples(texts, tokenizer, data)

@@ -73,8 +73,8 @@ def test_standard_input_for_train(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", *TINY, "--data", "-"),
         3,
-        "--data -: train does not read standard input, which can't be read a second time",
-        "`sftctl prepare-data - --output STORE` first, then --data STORE",
+        "--data -: train does not read standard input, because it can be read only once",
+        "run `sftctl prepare-data - --output STORE` first, then train with --data STORE",
     )
 
 

@@ -10,7 +10,7 @@ from sftctl import jsonio
 from sftctl.config.schema import DataConfig, Format, Overflow, TrainOn
 from sftctl.data.manifest import FORMAT_VERSION
 from sftctl.data.masks.encode import MASK_RULES_VERSION
-from sftctl.data.reading.sources import Source, found_sources
+from sftctl.data.reading.sources import Source, find_sources
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, Engine
 
 
@@ -58,7 +58,7 @@ class StoreInputs:
         options: PrepareOptions,
     ) -> Iterator["StoreInputs"]:
         """Find and hash the input files; they can be read inside the `with` block."""
-        with found_sources(inputs) as train, found_sources(validation_inputs) as validation:
+        with find_sources(inputs) as train, find_sources(validation_inputs) as validation:
             yield cls(train, validation, tokenizer, data, options)
 
     @property

@@ -1,4 +1,4 @@
-"""Opens an input as a stream of its plain bytes: as it lies, gzip or zstandard, told by content."""
+"""Open an input as a stream of plain bytes; gzip and zstandard are recognized by content."""
 
 import gzip
 import io
@@ -11,21 +11,24 @@ from typing import Any, BinaryIO
 from sftctl.errors import DataError
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_BUFFER_BYTES = 1 << 16  # what is lost before the place where a stream is damaged
+_BUFFER_BYTES = 1 << 16  # at most so much is lost before the place where a stream is damaged
 _READ_BYTES = 1 << 20
-_FED_BYTES = 1 << 10  # of a .zst at once: a block of 4 bytes may stand for 128 KiB of plain ones
+_FED_BYTES = 1 << 10  # read from a .zst at once: 4 bytes can decompress to 128 KiB
 
 Reader = Any
-"""What reads like io.BufferedReader: read1, readline, peek."""
+"""An object with the reading methods of io.BufferedReader: read1, readline, peek."""
 
 
 class CutOff(Exception):
-    """A compressed stream that is damaged, or ends before its end; says how."""
+    """A compressed stream that is damaged or incomplete; the message says how."""
 
 
 @contextmanager
 def open_plain(path: Path, name: str) -> Iterator[Reader]:
-    """The bytes of `path`, decompressed as they are read: memory holds a buffer of them at most."""
+    """The bytes of `path`, decompressed as they are read, in a bounded buffer.
+
+    Reading raises CutOff if the compressed data is damaged or incomplete.
+    """
     with path.open("rb", buffering=_READ_BYTES) as opened:
         file: Reader = opened
         magic = file.peek(4)[:4]
@@ -48,7 +51,7 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[Reader]:
         import zstandard
     except ImportError:
         raise DataError(
-            f"{name}: reading zstandard needs a package that is not installed",
+            f"{name}: reading zstandard needs the package zstandard",
             "pip install zstandard",
         ) from None
     frames: Any = _Frames(file, zstandard.ZstdDecompressor().decompressobj)
@@ -60,29 +63,29 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[Reader]:
 
 
 class _Frames:
-    """The plain bytes of zstandard frames, one behind the other, for io.BufferedReader.
+    """The plain bytes of consecutive zstandard frames, as a raw stream for io.BufferedReader.
 
-    The library's own stream takes the end of the file for the end of a frame; here that is CutOff.
+    The library's own stream accepts a file that ends within a frame. Here that is CutOff.
     """
 
     closed = False
 
     def __init__(self, file: BinaryIO, new_frame: Callable[[], Any]) -> None:
         self._file, self._new_frame = file, new_frame
-        self._frame: Any = None  # the one that is being read
+        self._frame: Any = None  # the decompressor of the current frame
         self._fed = self._plain = b""
 
     def readable(self) -> bool:
         return True
 
     def flush(self) -> None:
-        """Nothing is written."""
+        """Nothing to do: the stream is only read."""
 
     def close(self) -> None:
         self.closed = True
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill as much of `buffer` as is at hand; 0 at the end."""
+        """Put the next plain bytes into `buffer` and return their number, 0 at the end."""
         while not self._plain and (self._fed or self._feed()):
             self._frame = self._frame or self._new_frame()
             self._plain = self._frame.decompress(self._fed)

@@ -1,20 +1,20 @@
-"""Cuts the bytes of a JSON array into its elements, in one pass and without parsing them."""
+"""Find where the elements of a JSON array end, in one pass and without parsing them."""
 
 import numpy as np
 import numpy.typing as npt
 
 _QUOTE, _BACKSLASH, _COMMA = ord('"'), ord("\\"), ord(",")
-_USUAL_RUN = 16  # backslashes before a quote that are counted one by one
-# What may end an element or change the depth is not 0; all other bytes are.
+_USUAL_RUN = 16  # up to so many backslashes before a quote are counted one by one
+# Maps bytes that may end an element or change the depth to themselves, all others to 0.
 _STRUCTURE = bytes(byte if byte in b"{}[]," else 0 for byte in range(256))
 _DEPTH_CHANGE = np.zeros(256, dtype=np.int64)
 _DEPTH_CHANGE[list(b"{[")], _DEPTH_CHANGE[list(b"}]")] = 1, -1
 
 
 class ArrayScanner:
-    """Told the bytes behind the array's `[`, chunk by chunk, it gives where elements end.
+    """Takes the bytes after the array's `[`, chunk by chunk, and returns where elements end.
 
-    Strings and depth are followed across chunks; whether an element is JSON is for a parser to say.
+    It keeps track of strings and of depth across chunks. Elements need not be valid JSON.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class ArrayScanner:
         self._next_is_escaped = False
 
     def ends(self, chunk: bytes) -> list[int]:
-        """Positions of the bytes that end an element: a comma, and last the closing bracket."""
+        """Positions in `chunk` of the commas between elements, and of the closing bracket."""
         if self._next_is_escaped:
             chunk = b"x" + chunk[1:]
         quotes = self._quotes(chunk)
         structure = np.flatnonzero(np.frombuffer(chunk.translate(_STRUCTURE), dtype=np.uint8))
         quotes_before = np.searchsorted(quotes, structure) + self._in_string
-        structure = structure[quotes_before % 2 == 0]  # what stands in strings is text
+        structure = structure[quotes_before % 2 == 0]  # not inside a string
         kinds = np.frombuffer(chunk, dtype=np.uint8)[structure]
         depths = self._depth + np.cumsum(_DEPTH_CHANGE[kinds])
         closing = np.flatnonzero(depths == 0)[:1]
@@ -46,21 +46,20 @@ class ArrayScanner:
         return [int(end) for end in ends]
 
     def _quotes(self, chunk: bytes) -> npt.NDArray[np.int64]:
-        """Positions of the quotes that begin or end a string: an even run of backslashes before."""
+        """Positions of the quotes that are not escaped by a backslash."""
         data = np.frombuffer(chunk, dtype=np.uint8)
         quotes = np.flatnonzero(data == _QUOTE)
         escaped = np.zeros(len(quotes), dtype=bool)
-        pending = np.flatnonzero(data[quotes - 1] == _BACKSLASH)  # -1: the end, looked at below
+        pending = np.flatnonzero(data[quotes - 1] == _BACKSLASH)  # may wrap to -1
         for distance in range(1, _USUAL_RUN):
             pending = pending[quotes[pending] >= distance]
             pending = pending[data[quotes[pending] - distance] == _BACKSLASH]
             if not len(pending):
                 return quotes[~escaped]
             escaped[pending] ^= True
+        # For the longest runs of backslashes: where each begins, after the last other byte.
         others = np.flatnonzero(data != _BACKSLASH)
-        before = (
-            np.searchsorted(others, quotes[pending]) - 1
-        )  # what each run of backslashes follows
+        before = np.searchsorted(others, quotes[pending]) - 1
         starts = np.where(before >= 0, others[before] + 1, 0)
         escaped[pending] = (quotes[pending] - starts) % 2 == 1
         return quotes[~escaped]

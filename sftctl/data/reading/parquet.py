@@ -1,4 +1,4 @@
-"""Rows of a Parquet file as JSON text, so that they go the way of all rows."""
+"""The rows of a Parquet file as JSON text, so that they are parsed like all other rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +11,18 @@ _ROWS_AT_A_TIME = 256
 
 
 def is_parquet(path: Path) -> bool:
-    """True: the content begins as Parquet does."""
+    """Whether the content begins like Parquet."""
     with path.open("rb") as file:
         return file.read(4) == b"PAR1"
 
 
 def parquet_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
-    """(row number from 1, JSON text); columns that are no part of a conversation are not read."""
+    """(row number from 1, JSON text). Only columns that belong to a row shape are read."""
     try:
         import pyarrow.parquet
     except ImportError:
         raise DataError(
-            f"{name}: reading Parquet needs a package that is not installed", "pip install pyarrow"
+            f"{name}: reading Parquet needs the package pyarrow", "pip install pyarrow"
         ) from None
     number = 0
     try:

@@ -1,4 +1,4 @@
-"""The bytes of each row of an input and the line it begins on, in bounded memory, unparsed."""
+"""Read the rows of a file: the bytes of each row and its line, unparsed, in bounded memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +12,21 @@ from sftctl.data.reading.sources import unreadable
 from sftctl.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24
-"""A longer row is no conversation; it is skipped without being held in memory."""
+"""A longer row is skipped without being held in memory."""
 
 _CHUNK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 
 Raw = bytes | BadRow
-"""A row as it lies in the file, or why it can't be taken out of it."""
+"""The bytes of a row, or why they can't be read."""
 
 
 def raw_rows(path: Path, name: str) -> Iterator[tuple[SourceLine, Raw]]:
-    """All rows of a file, called `name` in messages; blank lines are no rows."""
+    """All rows of a file, which messages call `name`. Blank lines are skipped.
+
+    Raises DataError if the file can't be read.
+    """
     try:
         for line, row in _rows(path, name):
             yield SourceLine(name, line), row
@@ -43,8 +46,8 @@ def _rows(path: Path, name: str) -> Iterator[tuple[int, Raw]]:
                 last = line
                 yield line, row
     except CutOff as problem:
-        text = f"{name}:{last + 1}: the compressed data ends or is damaged here: {problem}"
-        yield last + 1, BadRow("cut_off", text, "rows before it are whole")
+        message = f"{name}:{last + 1}: the compressed data ends or is damaged here: {problem}"
+        yield last + 1, BadRow("cut_off", message, "the rows before it are complete")
 
 
 def _begins_an_array(file: Reader, name: str) -> bool:
@@ -55,7 +58,7 @@ def _begins_an_array(file: Reader, name: str) -> bool:
 
 
 def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
-    """JSON lines."""
+    """The rows of JSON lines."""
     number = 0
     while text := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -64,13 +67,13 @@ def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
                 text = file.readline(_CHUNK_BYTES)
             yield number, _oversized(name, number)
             continue
-        is_whole = text.endswith(b"\n")
+        has_newline = text.endswith(b"\n")
         if row := text.removeprefix(_BOM if number == 1 else b"").strip(_SPACE):
-            yield number, row if is_whole else _last_line(row, name, number)
+            yield number, row if has_newline else _last_line(row, name, number)
 
 
 def _last_line(row: bytes, name: str, number: int) -> Raw:
-    """A last line without a newline is a row; or the beginning of one, where the file was cut."""
+    """A last line without a newline: a complete row, or the beginning of one in a cut file."""
     try:
         jsonio.loads(row)
     except jsonio.JSONDecodeError as problem:
@@ -80,38 +83,47 @@ def _last_line(row: bytes, name: str, number: int) -> Raw:
 
 
 def _elements(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
-    """The elements of one JSON array."""
-    line, chunk = 1, b""
-    while b"[" not in chunk:  # nothing but white space and a byte order mark stands before it
+    """The elements of one JSON array, each with the line on which it begins."""
+    line, chunk = 1, file.read1(_CHUNK_BYTES)
+    while b"[" not in chunk:  # only white space and a byte order mark come before it
         line += chunk.count(b"\n")
         chunk = file.read1(_CHUNK_BYTES)
-    before, _, chunk = chunk.partition(b"[")
+    before, _, rest = chunk.partition(b"[")
     scanner, element = ArrayScanner(), _Element(name, line + before.count(b"\n"))
     num_elements = 0
-    while chunk and not scanner.is_closed:
+    chunks = _chunks(file, rest)
+    for chunk in chunks:
         start = 0
         for end in scanner.ends(chunk):
             element.add(chunk[start:end])
             is_last = scanner.is_closed and chunk[end : end + 1] != b","
-            if not (is_last and num_elements == 0 and element.is_blank):
-                yield element.taken()
+            if not (is_last and num_elements == 0 and element.is_blank):  # [] has no element
+                yield element.take()
             num_elements += 1
             start = end + 1
         element.add(chunk[start:])
-        chunk = file.read1(_CHUNK_BYTES)
-    if not scanner.is_closed:
+        if scanner.is_closed:
+            break
+    else:
         yield element.start, _cut_off(name, element.start)
         return
-    while chunk and element.is_blank:
+    while element.is_blank and (chunk := next(chunks, b"")):
         element.add(chunk)
-        chunk = file.read1(_CHUNK_BYTES)
     if not element.is_blank:
-        where = f"{name}:{element.start}"
-        yield element.start, BadRow("broken_json", f"{where}: more text after the array")
+        message = f"{name}:{element.start}: broken JSON: more text after the array"
+        yield element.start, BadRow("broken_json", message)
+
+
+def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
+    """`first`, unless it is empty, and the rest of the file."""
+    chunk = first or file.read1(_CHUNK_BYTES)
+    while chunk:
+        yield chunk
+        chunk = file.read1(_CHUNK_BYTES)
 
 
 class _Element:
-    """The element being read: its pieces, and the line it begins on."""
+    """Collects the bytes of one element, and the line on which it begins."""
 
     def __init__(self, name: str, line: int) -> None:
         self.start = line
@@ -137,8 +149,8 @@ class _Element:
         else:
             self._pieces.clear()
 
-    def taken(self) -> tuple[int, Raw]:
-        """The element, which is whole; the next one begins."""
+    def take(self) -> tuple[int, Raw]:
+        """The line and bytes of the complete element. What is added next is a new element."""
         row: Raw = b"".join(self._pieces).rstrip(_SPACE)
         if self._num_bytes > MAX_ROW_BYTES:
             row = _oversized(self._name, self.start)
@@ -155,6 +167,5 @@ def _oversized(name: str, line: int) -> BadRow:
 
 
 def _cut_off(name: str, line: int) -> BadRow:
-    return BadRow(
-        "cut_off", f"{name}:{line}: the file ends within this row", "all before it is whole"
-    )
+    message = f"{name}:{line}: the file ends within this row"
+    return BadRow("cut_off", message, "the rows before it are complete")

@@ -1,4 +1,4 @@
-"""What was named as input, found: files, folders, patterns, standard input, each with its hash."""
+"""Find the input files: named files, folders, patterns and standard input, each with its hash."""
 
 import glob
 import os
@@ -24,16 +24,17 @@ _COMPRESSED = (".gz", ".zst")
 class Source:
     """An input file."""
 
-    path: Path  # where its bytes lie
-    name: str  # what messages and the ledger call it
+    path: Path  # where to read it; a temporary copy of standard input or a pipe
+    name: str  # its name in messages and the ledger
     sha256: str
 
 
 @contextmanager
-def found_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
-    """The files that the inputs mean, in order; what can be read once only is copied to disk first.
+def find_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
+    """The files that the inputs name, in order. Raises DataError for an input without files.
 
-    A folder means every data file below it, by name; a pattern those that match.
+    A folder stands for every data file below it, sorted by name; a pattern for every match.
+    Standard input and pipes can be read only once, so they are copied to a temporary file.
     """
     with ExitStack() as stack:
         sources = []
@@ -52,11 +53,11 @@ def found_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
 
 
 def require_input(path: Path) -> None:
-    """DataError where `path` names nothing; nothing is read."""
+    """Raise DataError if `path` names no file. Nothing is read."""
     if str(path) == STANDARD_INPUT:
         raise DataError(
-            "--data -: train does not read standard input, which can't be read a second time",
-            "`sftctl prepare-data - --output STORE` first, then --data STORE",
+            "--data -: train does not read standard input, because it can be read only once",
+            "run `sftctl prepare-data - --output STORE` first, then train with --data STORE",
         )
     if not path.exists() and not glob.has_magic(str(path)):
         raise DataError(f"{path}: no such file or directory", _nearby(path))
@@ -65,20 +66,23 @@ def require_input(path: Path) -> None:
 
 
 def _nearby(path: Path) -> str:
-    """What may have been meant by a path that is not there."""
-    there = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = get_close_matches(path.name, there, n=1)
+    """A hint for a path that does not exist."""
+    siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = get_close_matches(path.name, siblings, n=1)
     if near:
         return f"did you mean {path.parent / near[0]}?"
-    return "name a file, folder or pattern of conversations; train also takes a prepared store"
+    return "name a file, folder or pattern of conversations; train also accepts a prepared store"
 
 
 def unreadable(name: str, problem: OSError) -> DataError:
-    """An input that can't be read, in the system's words."""
+    """The error for an input that can't be read, with the system's reason."""
     reason = (problem.strerror or str(problem)).lower()
     if isinstance(problem, FileNotFoundError):
         return DataError(f"{name}: {reason}", _nearby(Path(name)))
-    return DataError(f"{name}: {reason}", "is the file whole, and may you read it?")
+    return DataError(
+        f"{name}: {reason}",
+        "check that the file is complete and that you have permission to read it",
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -91,16 +95,18 @@ def _files(path: Path) -> list[Path]:
         if not matches:
             raise DataError(
                 f"{path}: no file matches this pattern",
-                "* stands for a part of one name, ** for folders below each other",
+                "* matches any part of one name, ** any number of folders",
             )
         return [file for match in matches for file in _files(match)]
     return [path]
 
 
 def _below(folder: Path) -> list[Path]:
-    """The data files in a folder and its folders, hidden ones and token stores left out."""
+    """The data files in a folder and its subfolders, without hidden ones and token stores."""
     if is_store(folder):
-        raise DataError(f"{folder}: is a token store", "name the conversations it was made from")
+        raise DataError(
+            f"{folder}: is a token store", "name the conversations that it was made from"
+        )
     found = []
     for parent, folders, files in os.walk(folder):
         inner = (Path(parent) / name for name in folders if not name.startswith("."))
@@ -113,7 +119,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def is_store(folder: Path) -> bool:
-    """True: the folder holds what prepare-data writes."""
+    """Whether the folder is a token store, as prepare-data writes it."""
     return (folder / "manifest.json").is_file() and (folder / "ledger.jsonl").is_file()
 
 
@@ -125,6 +131,7 @@ def _is_data(name: str) -> bool:
 
 @contextmanager
 def _copied(stream: BinaryIO) -> Iterator[Path]:
+    """A temporary file with the rest of a stream."""
     with tempfile.NamedTemporaryFile(prefix="sftctl-") as file:
         shutil.copyfileobj(stream, file, 1 << 20)
         file.flush()

@@ -1,7 +1,13 @@
+"""The rows of JSON lines, JSON arrays, compressed files and Parquet, each with its line."""
+
 import gzip
 import json
 import random
 import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +19,7 @@ from sftctl.data.reading.rows import MAX_ROW_BYTES, raw_rows
 from sftctl.errors import DataError
 
 
-def rows_of(path):
+def rows_of(path: Path) -> list[tuple[int, Any]]:
     """(line, parsed row) or (line, reason)."""
     return [
         (source.line, row.reason if isinstance(row, BadRow) else json.loads(row))
@@ -21,19 +27,21 @@ def rows_of(path):
     ]
 
 
-def written(tmp_path, name, content):
+def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-def test_json_lines_are_read_with_their_line_numbers(tmp_path):
+def test_json_lines_are_read_with_their_line_numbers(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '\ufeff{"a": 1}\n\n  \r\n{"a": "é\u2028"}\r\n{"a": 3}')
     assert rows_of(path) == [(1, {"a": 1}), (4, {"a": "é\u2028"}), (5, {"a": 3})]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_gives_the_line_on_which_each_row_begins(tmp_path, indent):
+def test_rows_of_a_json_array_have_the_line_on_which_they_begin(
+    tmp_path: Path, indent: int | None
+) -> None:
     values = [{"a": i, "b": {"text": "x\n，🤖"}} for i in range(5)]
     text = "\ufeff\n" + json.dumps(values, indent=indent, ensure_ascii=False)
     path = written(tmp_path, "a.json", text)
@@ -45,21 +53,21 @@ def test_a_json_array_gives_the_line_on_which_each_row_begins(tmp_path, indent):
     assert [line for line, _ in rows_of(path)] == expected
 
 
-def test_json_lines_may_be_called_json(tmp_path):
+def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
     assert rows_of(written(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n')) == [
         (1, {"a": 1}),
         (2, {"a": 2}),
     ]
 
 
-def test_an_array_may_be_called_json_lines(tmp_path):
+def test_an_array_may_be_called_json_lines(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '[\n  {"a": 1},\n  {"a": 2}\n]\n')
     assert rows_of(path) == [(2, {"a": 1}), (3, {"a": 2})]
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff", "[ ]", "\n[\n]\n"])
 @pytest.mark.parametrize("name", ["a.json", "b.json"])
-def test_a_file_without_rows_has_none(tmp_path, name, content):
+def test_a_file_without_rows_has_none(tmp_path: Path, name: str, content: str) -> None:
     assert rows_of(written(tmp_path, name, content)) == []
 
 
@@ -76,15 +84,18 @@ def test_a_file_without_rows_has_none(tmp_path, name, content):
         ("a.json", '[{"a": 1}]\n{}', [(1, {"a": 1}), (2, "broken_json")]),
     ],
 )
-def test_what_is_wrong_with_a_file_is_a_row_of_it(tmp_path, name, content, expected):
+def test_damage_is_reported_as_a_row(
+    tmp_path: Path, name: str, content: str, expected: list[tuple[int, Any]]
+) -> None:
     assert rows_of(written(tmp_path, name, content)) == expected
 
 
-def test_a_cut_row_is_told_with_its_line(tmp_path):
+def test_a_cut_row_has_its_line_in_the_message(tmp_path: Path) -> None:
     path = written(tmp_path, "a.json", '[{"a": 1},\n{"a": "unfin')
     [_, (_, cut)] = raw_rows(path, "rows")
+    assert isinstance(cut, BadRow)
     assert cut.message == "rows:2: the file ends within this row"
-    assert cut.hint == "all before it is whole"
+    assert cut.hint == "the rows before it are complete"
 
 
 ANY_JSON = st.recursive(
@@ -95,7 +106,9 @@ ANY_JSON = st.recursive(
 
 
 @given(st.lists(ANY_JSON, max_size=6), st.sampled_from([None, 0, 1]), st.integers(1, 40))
-def test_elements_are_found_whatever_they_hold_and_however_the_file_is_read(values, indent, size):
+def test_elements_are_found_for_any_contents_and_any_chunk_size(
+    values: list[Any], indent: int | None, size: int
+) -> None:
     text = json.dumps(values, indent=indent).encode()[1:]
     scanner, ends = ArrayScanner(), []
     for start in range(0, len(text), size):
@@ -108,24 +121,33 @@ def test_elements_are_found_whatever_they_hold_and_however_the_file_is_read(valu
     assert [json.loads(item) for item in elements if item.strip()] == values
 
 
-def test_long_runs_of_backslashes_are_counted(tmp_path):
+@pytest.mark.parametrize("num_before", [2**20 - 2, 2**20 - 1])
+def test_an_array_may_begin_at_the_end_of_a_chunk(tmp_path: Path, num_before: int) -> None:
+    path = written(tmp_path, "a.json", b" " * num_before + b'[{"a": 1},\n{"a": 2}]')
+    assert rows_of(path) == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+def test_long_runs_of_backslashes_are_counted(tmp_path: Path) -> None:
     values = ["\\" * count + end for count in (1, 2, 15, 16, 17, 40, 41) for end in ('"', "", '",')]
     path = written(tmp_path, "a.json", json.dumps(values))
     assert rows_of(path) == [(1, value) for value in values]
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_a_monstrous_line_is_skipped_and_the_next_one_read(tmp_path, end):
-    monster = b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}'
-    path = written(tmp_path, "a.jsonl", b"{}\n" + monster + b'\n{"b": 1}' + end)
+def test_a_line_that_is_too_long_is_skipped_and_the_next_one_read(
+    tmp_path: Path, end: bytes
+) -> None:
+    huge = b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}'
+    path = written(tmp_path, "a.jsonl", b"{}\n" + huge + b'\n{"b": 1}' + end)
     assert rows_of(path) == [(1, {}), (2, "oversized"), (3, {"b": 1})]
 
 
-def test_a_monstrous_element_is_skipped_and_the_next_one_read(tmp_path):
-    monster = b'{"a":\n"' + b"x" * MAX_ROW_BYTES + b'"}'
-    path = written(tmp_path, "a.json", b"[{},\n" + monster + b',\n{"b": 1}]')
+def test_an_element_that_is_too_long_is_skipped_and_the_next_one_read(tmp_path: Path) -> None:
+    huge = b'{"a":\n"' + b"x" * MAX_ROW_BYTES + b'"}'
+    path = written(tmp_path, "a.json", b"[{},\n" + huge + b',\n{"b": 1}]')
     assert rows_of(path) == [(1, {}), (2, "oversized"), (4, {"b": 1})]
     [_, (_, row), _] = raw_rows(path, "rows")
+    assert isinstance(row, BadRow)
     assert row.message == "rows:2: the row is longer than 16 MiB"
 
 
@@ -133,20 +155,22 @@ LINES = b"".join(b'{"a": "%d"}\n' % number for number in range(20_000))
 EXPECTED = [(number + 1, {"a": str(number)}) for number in range(20_000)]
 
 
-def zstandard_of(content):
+def zstandard_of(content: bytes) -> bytes:
     return pytest.importorskip("zstandard").compress(content)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard_of], ids=["gz", "zst"])
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.json"])
-def test_compressed_rows_are_told_by_content(tmp_path, compress, name):
+def test_compression_is_recognized_by_content(
+    tmp_path: Path, compress: Callable[[bytes], bytes], name: str
+) -> None:
     path = written(
         tmp_path, name, compress(LINES[: len(LINES) // 2]) + compress(LINES[len(LINES) // 2 :])
     )
     assert rows_of(path) == EXPECTED
 
 
-def test_a_compressed_array_is_read(tmp_path):
+def test_a_compressed_array_is_read(tmp_path: Path) -> None:
     array = b"[" + LINES.replace(b"}\n", b"},\n").rstrip(b",\n") + b"]"
     assert rows_of(written(tmp_path, "a.json.gz", gzip.compress(array))) == EXPECTED
 
@@ -155,7 +179,9 @@ NOISE = [b'{"a": %d}' % random.Random(seed).getrandbits(90) for seed in range(30
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard_of], ids=["gz", "zst"])
-def test_a_compressed_file_that_was_cut_keeps_the_rows_before(tmp_path, compress):
+def test_a_compressed_file_that_was_cut_keeps_the_rows_before(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
     whole = compress(b"\n".join(NOISE))
     rows = rows_of(written(tmp_path, "cut.jsonl", whole[: len(whole) // 2]))
     assert 100 < len(rows) < len(NOISE)
@@ -164,7 +190,7 @@ def test_a_compressed_file_that_was_cut_keeps_the_rows_before(tmp_path, compress
     assert rows[:-1] == expected
 
 
-def flushed_frame(rows):
+def flushed_frame(rows: list[bytes]) -> tuple[bytes, list[int]]:
     """A .zst whose every twenty rows end a block; and where its blocks end."""
     zstandard = pytest.importorskip("zstandard")
     compressor, whole, ends = zstandard.ZstdCompressor().compressobj(), b"", []
@@ -175,7 +201,7 @@ def flushed_frame(rows):
     return whole + compressor.flush(), ends
 
 
-def test_a_zstandard_file_that_was_cut_between_two_rows_says_so(tmp_path):
+def test_a_zstandard_file_that_was_cut_between_two_rows_is_cut_off(tmp_path: Path) -> None:
     whole, ends = flushed_frame(NOISE[:200])
     assert len(rows_of(written(tmp_path, "whole.jsonl", whole))) == 200
     rows = rows_of(written(tmp_path, "cut.jsonl", whole[: ends[4]]))
@@ -184,19 +210,20 @@ def test_a_zstandard_file_that_was_cut_between_two_rows_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard_of], ids=["gz", "zst"])
-def test_a_compressed_file_that_was_damaged_says_so_and_ends_there(tmp_path, compress):
+def test_a_damaged_compressed_file_ends_where_it_is_damaged(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
     whole = compress(b"\n".join(NOISE))
     middle = len(whole) // 2
     damaged = whole[:middle] + bytes(500) + whole[middle + 500 :]
     *rows, (line, last) = raw_rows(written(tmp_path, "damaged.jsonl", damaged), "rows")
+    assert isinstance(last, BadRow)
     assert (rows[-1][0].line + 1, last.reason) == (line.line, "cut_off")
     assert last.message.startswith(f"rows:{line.line}: the compressed data ends or is damaged here")
     assert [row for _, row in rows[:100]] == NOISE[:100]
 
 
-def test_a_bomb_is_read_in_bounded_memory(tmp_path):
-    import tracemalloc
-
+def test_a_gzip_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
     path = written(
         tmp_path, "a.jsonl.gz", gzip.compress(b"\0" * (MAX_ROW_BYTES * 8) + b'\n{"a": 1}')
     )
@@ -207,7 +234,7 @@ def test_a_bomb_is_read_in_bounded_memory(tmp_path):
     assert peak < MAX_ROW_BYTES * 3
 
 
-def test_parquet_rows_are_numbered(tmp_path):
+def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
@@ -219,7 +246,7 @@ def test_parquet_rows_are_numbered(tmp_path):
     assert found == [(i + 1, {"messages": rows[i]["messages"]}) for i in range(600)]
 
 
-def test_parquet_without_a_column_of_a_known_shape_is_refused(tmp_path):
+def test_parquet_without_a_column_of_a_known_shape_is_refused(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
@@ -240,18 +267,23 @@ def test_parquet_without_a_column_of_a_known_shape_is_refused(tmp_path):
         ("a.parquet", b"PAR1", "pyarrow.parquet", "Parquet"),
     ],
 )
-def test_a_missing_package_is_named_with_what_to_type(
-    tmp_path, monkeypatch, name, content, package, what
-):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    package: str,
+    what: str,
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError) as caught:
         rows_of(written(tmp_path, name, content))
-    message = f"rows: reading {what} needs a package that is not installed"
+    message = f"rows: reading {what} needs the package {package.partition('.')[0]}"
     assert caught.value.message == message
     assert caught.value.hint == f"pip install {package.partition('.')[0]}"
 
 
-def test_utf_16_is_refused_by_name(tmp_path):
+def test_utf_16_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows: is UTF-16") as caught:
         rows_of(written(tmp_path, "a.json", '{"a": 1}'.encode("utf-16")))
     assert caught.value.hint == "convert the file to UTF-8"
