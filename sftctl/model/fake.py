@@ -1,14 +1,14 @@
-"""A model as its configuration describes it, without its weights: its size, what a pass keeps.
+"""A model without its weights: how many parameters it has, and what a forward pass keeps.
 
-torch's fake tensors have shape, dtype and device but no memory, so the model's own code says what
-it would allocate, whatever the architecture.
+torch's fake tensors have a shape, a dtype and a device but no memory. So the model's own code runs
+and shows what it would allocate, for any architecture.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,79 +18,82 @@ from sftctl.model.load import configuration, from_configuration
 from sftctl.model.loss import LossModule
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """A model of fake tensors, and the mode in which they live."""
+class FakeModel:
+    """A model of fake tensors, and the torch mode that its code must run in."""
 
-    model: Any
+    model: "PreTrainedModel"
     mode: FakeTensorMode
     device: torch.device
 
     @property
     def num_parameters(self) -> int:
-        """Tied ones once."""
+        """Tied parameters are counted once."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def kept_bytes(
+    def activation_bytes(
         self, num_rows: int, num_tokens: int, num_targets: int, dtype: torch.dtype | None = None
     ) -> int | None:
         """What one forward pass over `num_rows` x `num_tokens` keeps for the backward pass.
 
-        `dtype` is that of autocast. None where the model's code looks at values, which fake tensors
-        don't have.
+        `dtype` is autocast's; None: no autocast. Returns None if the model's code reads values,
+        which fake tensors do not have.
         """
-        kept = _Kept(self.model)
+        saved = _SavedStorages(self.model)
         autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-        hooks = saved_tensors_hooks(kept.take, _as_it_is)
-        with self.mode, self.device, autocast, hooks, _unlogged():
+        hooks = saved_tensors_hooks(saved.add, _unchanged)
+        with self.mode, self.device, autocast, hooks, _no_log():
             ids = torch.zeros(num_rows, num_tokens, dtype=torch.long)  # (B, T)
-            places = torch.zeros(num_targets, dtype=torch.long)  # (N,)
+            targets = torch.zeros(num_targets, dtype=torch.long)  # (N,)
             lengths = torch.full((num_rows,), num_tokens)  # (B,)
             try:
-                LossModule(self.model).train()(ids, places, places, lengths)
+                LossModule(self.model).train()(ids, targets, targets, lengths)
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                return None  # each torch and model has its own way to say it
-        return kept.num_bytes
+                return None  # which of them depends on torch and on the model
+        return saved.num_bytes
 
 
-def outline_of(name: str, tokenizer: ChatTokenizer, device: torch.device) -> Outline:
-    """The outline of what `load_model(name, tokenizer, …)` would load; ConfigError as there."""
+def fake_model(name: str, tokenizer: ChatTokenizer, device: torch.device) -> FakeModel:
+    """The model that `load_model(name, tokenizer, …)` would load; ConfigError as there."""
     config = configuration(name, tokenizer)
     with FakeTensorMode() as mode, device:
-        return Outline(from_configuration(config), mode, device)
+        return FakeModel(from_configuration(config), mode, device)
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
-    """torch logs a traceback where fake tensors fail, which is an answer here, and no error."""
+def _no_log() -> Iterator[None]:
+    """Without the traceback that torch logs when fake tensors fail: here that is no error."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    was, logger.disabled = logger.disabled, True
+    before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
-        logger.disabled = was
+        logger.disabled = before
 
 
-class _Kept:
-    """The storages that autograd keeps, each once, without the model's own."""
+class _SavedStorages:
+    """The storages that autograd saves, each counted once, without those of the parameters."""
 
-    def __init__(self, model: Any) -> None:
-        self._own = {_storage(parameter) for parameter in model.parameters()}
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._parameters = {_storage(parameter) for parameter in model.parameters()}
         self._sizes: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # a storage that is gone could lend its name
+        self._alive: list[torch.Tensor] = []  # a freed storage's address could be used again
 
-    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
         self._sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()
         self._alive.append(tensor)
         return tensor
 
     @property
     def num_bytes(self) -> int:
-        return sum(size for name, size in self._sizes.items() if name not in self._own)
+        return sum(size for key, size in self._sizes.items() if key not in self._parameters)
 
 
-def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sftctl.model.fake import outline_of
+from sftctl.model.fake import fake_model
 from sftctl.model.load import load_model
 from sftctl.model.loss import LossModule
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -32,30 +32,30 @@ def kept_by_the_real_one(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_an_outline_tells_the_size_of_the_real_model_and_of_its_pass(
+def test_a_fake_model_tells_the_size_of_the_real_model_and_of_its_pass(
     bundled: ChatTokenizer, dtype: torch.dtype | None
 ) -> None:
-    outline = outline_of("small", bundled, CPU)
+    fake = fake_model("small", bundled, CPU)
     real = load_model("small", bundled, seed=0)
-    assert outline.num_parameters == sum(p.numel() for p in real.parameters())
-    kept = outline.kept_bytes(8, 64, 100, dtype)
+    assert fake.num_parameters == sum(p.numel() for p in real.parameters())
+    kept = fake.activation_bytes(8, 64, 100, dtype)
     assert kept == pytest.approx(kept_by_the_real_one("small", bundled, dtype), rel=0.2)
 
 
 def test_a_longer_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
-    outline = outline_of("tiny", bundled, CPU)
-    sizes = [outline.kept_bytes(rows, 64, 16 * rows) for rows in (1, 2, 4)]
+    fake = fake_model("tiny", bundled, CPU)
+    sizes = [fake.activation_bytes(rows, 64, 16 * rows) for rows in (1, 2, 4)]
     assert sizes == sorted(sizes) and len({*sizes}) == 3
 
 
 def test_logits_in_chunks_are_told_too(bundled: ChatTokenizer) -> None:
     many = 2 * (1 << 24) // bundled.vocab_size
-    assert outline_of("tiny", bundled, CPU).kept_bytes(64, 1024, many) is not None
+    assert fake_model("tiny", bundled, CPU).activation_bytes(64, 1024, many) is not None
 
 
-def test_an_outline_draws_no_random_number(bundled: ChatTokenizer) -> None:
+def test_a_fake_model_draws_no_random_number(bundled: ChatTokenizer) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    outline_of("tiny", bundled, CPU).kept_bytes(2, 8, 4)
+    fake_model("tiny", bundled, CPU).activation_bytes(2, 8, 4)
     assert torch.equal(torch.rand(3), expected)

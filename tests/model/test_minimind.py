@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sftctl.errors import ConfigError
-from sftctl.model.fake import outline_of
+from sftctl.model.fake import fake_model
 from sftctl.model.load import load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -103,13 +103,13 @@ def test_the_model_of_a_pth_file_computes_what_minimind_computes(
 
 
 @pytest.mark.parametrize("experts", [0, EXPERTS])
-def test_its_outline_is_known_before_a_run(
+def test_its_size_is_known_before_a_run(
     tmp_path: Path, bundled: ChatTokenizer, experts: int
 ) -> None:
     name = written(tmp_path / "full_sft_16.pth", weights(experts))
-    outline = outline_of(name, bundled, torch.device("cpu"))
+    fake = fake_model(name, bundled, torch.device("cpu"))
     real = load_pretrained(name)
-    assert outline.num_parameters == sum(p.numel() for p in real.parameters())
+    assert fake.num_parameters == sum(p.numel() for p in real.parameters())
 
 
 def refusal(name: str) -> tuple[str, str | None]:

@@ -1,6 +1,6 @@
 """What is looked at before a run: alone with `sftctl train --dry-run`, and at every start.
 
-Each function gives findings. No weight is loaded for them: the model is an outline.
+Each function gives findings. No weights are loaded: the model is a fake one.
 """
 
 import resource
@@ -15,7 +15,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, SftctlError
-from sftctl.model.fake import Outline
+from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -51,15 +51,15 @@ class Finding:
 
 
 def preflight(
-    config: RunConfig, path: Path, inputs: Inputs, outline: Outline, memory: MemoryEstimate
+    config: RunConfig, path: Path, inputs: Inputs, fake: FakeModel, memory: MemoryEstimate
 ) -> list[Finding]:
     """Everything about a new run in `path`, on the machine of rank 0."""
     return [
-        *_data(config, inputs, outline),
+        *_data(config, inputs, fake),
         *_schedule(config, inputs),
-        *_device(config, outline),
-        *_memory(memory, outline),
-        *_disk(config, path, outline),
+        *_device(config, fake),
+        *_memory(memory, fake),
+        *_disk(config, path, fake),
         *_loader(config),
         *_wandb(config),
     ]
@@ -76,12 +76,12 @@ def refuse_errors(findings: list[Finding]) -> None:
         raise type(errors[0])(message, "; ".join(hints) or None)
 
 
-def _data(config: RunConfig, inputs: Inputs, outline: Outline) -> Iterator[Finding]:
+def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Finding]:
     manifest, longest = inputs.train.manifest, int(inputs.train.lengths.max())
-    rows = outline.model.get_input_embeddings().num_embeddings
+    rows = fake.model.get_input_embeddings().num_embeddings
     yield _checked(
         "fit",
-        lambda: check_fit(outline.model, inputs.tokenizer, longest),
+        lambda: check_fit(fake.model, inputs.tokenizer, longest),
         f"{inputs.tokenizer.vocab_size:,} ids for {rows:,} rows of the model's embeddings; longest "
         f"example {longest:,} tokens",
     )
@@ -120,8 +120,8 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
         )
 
 
-def _device(config: RunConfig, outline: Outline) -> Iterator[Finding]:
-    device, dtype = outline.device, config.train.dtype
+def _device(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
+    device, dtype = fake.device, config.train.dtype
     if device.type == "cpu" and dtype != "float32":
         yield Finding(
             "warning",
@@ -133,7 +133,7 @@ def _device(config: RunConfig, outline: Outline) -> Iterator[Finding]:
         yield Finding("ok", "device", f"{device.type} with {dtype}")
 
 
-def _memory(memory: MemoryEstimate, outline: Outline) -> Iterator[Finding]:
+def _memory(memory: MemoryEstimate, fake: FakeModel) -> Iterator[Finding]:
     total, available = memory.total_bytes, memory.available_bytes
     what = (
         f"about {format_bytes(total)} at the largest micro-batch "
@@ -148,7 +148,7 @@ def _memory(memory: MemoryEstimate, outline: Outline) -> Iterator[Finding]:
         return
     what = f"{what}; {format_bytes(available)} are there"
     if memory.certain_bytes > available:
-        reason = f"no room for {outline.num_parameters:,} parameters in training: "
+        reason = f"no room for {fake.num_parameters:,} parameters in training: "
         error = ConfigError(
             f"memory: {reason}weights, gradients and optimizer take "
             f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are there",
@@ -162,8 +162,8 @@ def _memory(memory: MemoryEstimate, outline: Outline) -> Iterator[Finding]:
         yield Finding("ok", "memory", what)
 
 
-def _disk(config: RunConfig, path: Path, outline: Outline) -> Iterator[Finding]:
-    num_bytes, keep = checkpoint_bytes(outline.model), config.checkpoint.keep
+def _disk(config: RunConfig, path: Path, fake: FakeModel) -> Iterator[Finding]:
+    num_bytes, keep = checkpoint_bytes(fake.model), config.checkpoint.keep
     root = RunDir(path).checkpoints
     yield _checked(
         "disk",

@@ -9,7 +9,7 @@ import torch
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import longest_micro_batch, step_shape
 from sftctl.data.store import TokenStore
-from sftctl.model.fake import Outline
+from sftctl.model.fake import FakeModel
 from sftctl.train.engine.state import AUTOCAST_DTYPES
 from sftctl.train.preflight.rehearsal import ModelShape
 
@@ -50,13 +50,13 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    config: RunConfig, store: TokenStore, outline: Outline, num_ranks: int, ranks_here: int
+    config: RunConfig, store: TokenStore, fake: FakeModel, num_ranks: int, ranks_here: int
 ) -> MemoryEstimate:
     """What one of `num_ranks` ranks takes, of which `ranks_here` share this machine."""
-    on_cpu = outline.device.type == "cpu"
+    on_cpu = fake.device.type == "cpu"
     shards = num_ranks if config.train.strategy == "fsdp" else 1
-    state = outline.num_parameters * _WORD // shards
-    shape = step_shape(config.train, outline.device.type, world_size=num_ranks)
+    state = fake.num_parameters * _WORD // shards
+    shape = step_shape(config.train, fake.device.type, world_size=num_ranks)
     batch = longest_micro_batch(store, shape)
     (rows, row_tokens), num_targets = batch.input_ids.shape, len(batch.target_ids)
     exact = 2 * state if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
@@ -65,24 +65,24 @@ def estimate_memory(
         weights_bytes=state,
         gradients_bytes=state + exact,
         optimizer_bytes=2 * state,
-        activations_bytes=_activations(config, outline, rows, row_tokens, num_targets),
+        activations_bytes=_activations(config, fake, rows, row_tokens, num_targets),
         save_copy_bytes=3 * state if on_cpu and saves_on_the_way else 0,
         process_bytes=_resident_bytes() if on_cpu else 0,
         rows=rows,
         row_tokens=row_tokens,
-        available_bytes=_available_bytes(outline.device, ranks_here),
+        available_bytes=_available_bytes(fake.device, ranks_here),
     )
 
 
 def _activations(
-    config: RunConfig, outline: Outline, rows: int, row_tokens: int, num_targets: int
+    config: RunConfig, fake: FakeModel, rows: int, row_tokens: int, num_targets: int
 ) -> int | None:
-    """Counted on the outline; with checkpointing, where little is kept, by the layers' sizes."""
+    """Counted on fake tensors; with checkpointing, which keeps little, from the layers' sizes."""
     if config.train.activation_checkpointing:
-        shape = ModelShape.of(outline.model)
+        shape = ModelShape.of(fake.model)
         return rows * row_tokens * shape.bytes_per_token(config.train.dtype, recomputed=True)
     dtype = AUTOCAST_DTYPES.get(config.train.dtype)
-    return outline.kept_bytes(rows, row_tokens, num_targets, dtype)
+    return fake.activation_bytes(rows, row_tokens, num_targets, dtype)
 
 
 def _resident_bytes() -> int:

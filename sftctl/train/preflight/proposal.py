@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.environment import local_world_size
-from sftctl.model.fake import outline_of
+from sftctl.model.fake import fake_model
 from sftctl.runs.directory import default_run_path, refuse_existing, require_shared
 from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
 from sftctl.train.preflight.findings import Finding, preflight
@@ -18,7 +18,7 @@ from sftctl.world import World
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the outline of the model tells."""
+    """What the fake model shows."""
 
     num_parameters: int
     checkpoint_bytes: int  # its tensors; the manifest adds a few kB
@@ -57,13 +57,13 @@ def propose(
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
     ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
 
-    outline = outline_of(config.model.name, inputs.tokenizer, world.device)
-    config = resolve_micro_batch(config, outline.model, world)
+    fake = fake_model(config.model.name, inputs.tokenizer, world.device)
+    config = resolve_micro_batch(config, fake.model, world)
 
     def look() -> tuple[Size, list[Finding]]:
-        memory = estimate_memory(config, inputs.train, outline, ranks, ranks_here)
-        size = Size(outline.num_parameters, checkpoint_bytes(outline.model), memory)
-        return size, preflight(config, path, inputs, outline, memory)
+        memory = estimate_memory(config, inputs.train, fake, ranks, ranks_here)
+        size = Size(fake.num_parameters, checkpoint_bytes(fake.model), memory)
+        return size, preflight(config, path, inputs, fake, memory)
 
     size, findings = world.on_main(look)
     return Proposal(config, path, inputs, size, findings)
