@@ -64,6 +64,7 @@ class CheckpointManifest:
     validation: dict[str, Any] | None  # first, best and last loss
     aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
     files: dict[str, FileEntry] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)  # other state; no key in JSON if empty
 
 
 _HINTS = get_type_hints(CheckpointManifest)
@@ -71,7 +72,10 @@ _HINTS = get_type_hints(CheckpointManifest)
 
 def manifest_bytes(manifest: CheckpointManifest) -> bytes:
     """The content of manifest.json."""
-    return jsonio.dump_pretty(manifest)
+    values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
+    if not manifest.numbers:
+        del values["numbers"]
+    return jsonio.dump_pretty(values)
 
 
 def manifest_hash_line(data: bytes) -> bytes:
@@ -120,7 +124,7 @@ def _read_small_file(file: Path) -> bytes:
 
 
 def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
-    known = {}
+    known, values = {}, {"numbers": {}} | values
     for name in (item.name for item in fields(CheckpointManifest)):
         if name not in values:
             raise _bad(path, f"{name}: missing")

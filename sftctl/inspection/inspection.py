@@ -12,7 +12,7 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES, StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
 
-MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest))
+MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest) if item.name != "numbers")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 _COMPONENTS = {  # the first pattern found in a parameter's name decides
     "lora": r"lora",

@@ -16,6 +16,7 @@ from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
 from sftctl.runs.differences import allowable_keys
 from sftctl.runs.directory import RunDir
+from sftctl.train.engine.state import manifest_fields, numbers_in
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
 from sftctl.train.session import Session, restored_session
@@ -124,13 +125,11 @@ def _different_steps(session: Session, last_step: int) -> Iterator[str]:
 
 
 def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:
-    """Counters and the scaler; validation is left out, for a replay does not validate."""
-    now = session.state.progress.state_dict() | {
-        "scaler": session.state.scaler.state_dict() or None
-    }
-    for key in now.keys() - {"validation"}:
-        if now[key] != getattr(target, key):
-            yield f"{key} was {getattr(target, key)}, is {now[key]}"
+    """Compare what is not a tensor, without `validation`: a replay does not validate."""
+    recorded, found = (manifest_fields(n) for n in (numbers_in(target), session.state.numbers()))
+    for key in found.keys() - {"validation"}:
+        if found[key] != recorded[key]:
+            yield f"{key} was {recorded[key]}, is {found[key]}"
 
 
 def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:

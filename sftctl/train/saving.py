@@ -14,6 +14,7 @@ from sftctl.errors import CheckpointError, SftctlError
 from sftctl.runs.differences import versions
 from sftctl.runs.log import RunLog
 from sftctl.tracking.tracker import Tracker
+from sftctl.train.engine.state import manifest_fields
 from sftctl.train.session import Session
 
 MAX_FAILURES = 3
@@ -97,19 +98,18 @@ class Saving:
             self._log.sync()
 
     def _manifest(self) -> CheckpointManifest:
-        session, progress = self._session, self._session.state.progress
+        session, step = self._session, self._session.state.progress.step
         return CheckpointManifest(
-            **progress.state_dict(),
+            **manifest_fields(session.state.numbers()),
             total_steps=session.total_steps,
             steps_per_epoch=session.steps_per_epoch,
-            learning_rate=get_lr(progress.step, session.total_steps, session.config.optim),
+            learning_rate=get_lr(step, session.total_steps, session.config.optim),
             global_batch_size=session.shape.global_batch_size,
             micro_batch_tokens=session.shape.micro_batch_tokens,
             cut_for_ranks=session.shape.cut_for_ranks,
             num_threads=torch.get_num_threads(),
             world_size=session.world.world_size,
             dtype=session.config.train.dtype,
-            scaler=session.state.scaler.state_dict() or None,
             data_fingerprint=session.inputs.train.manifest.fingerprint,
             config=config_to_dict(session.config),
             versions=versions(torch.backends.cpu.get_cpu_capability()),

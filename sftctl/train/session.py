@@ -19,7 +19,7 @@ from sftctl.model.load import load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
-from sftctl.train.engine.state import TrainState, build_state, checkpoint_bytes
+from sftctl.train.engine.state import TrainState, build_state, checkpoint_bytes, numbers_in
 from sftctl.train.engine.step import StepRules
 from sftctl.train.preflight.findings import refuse_errors
 from sftctl.train.preflight.inputs import Inputs, open_inputs
@@ -186,13 +186,14 @@ def _restore(session: Session) -> None:
     plan, state = session.plan, session.state
     if plan is None or plan.manifest is None or plan.checkpoint is None:
         return
+    numbers = numbers_in(plan.manifest)
+    is_same_dtype = plan.manifest.dtype == session.config.train.dtype
+    restart = set() if is_same_dtype else {"scaler"}  # the scale of another dtype means nothing
+    if missing := state.numbers().keys() - numbers.keys() - restart:
+        names = ", ".join(sorted(missing))
+        raise IncompatibleCheckpoint(f"{plan.checkpoint}: its manifest has no state of {names}")
     load_tensors(plan.checkpoint, state.tensors(), session.world, manifest=plan.manifest)
-    if state.scaler.is_enabled() and plan.manifest.dtype == session.config.train.dtype:
-        if not plan.manifest.scaler:
-            raise IncompatibleCheckpoint(f"{plan.checkpoint}: float16 without a scaler's state")
-        state.scaler.load_state_dict(plan.manifest.scaler)
-    names = state.progress.state_dict()
-    state.progress.load_state_dict({name: getattr(plan.manifest, name) for name in names})
+    state.load_numbers(numbers)
 
 
 def _take_over(session: Session) -> None:

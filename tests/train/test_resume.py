@@ -364,7 +364,7 @@ def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
     data = jsonio.dump_pretty(values)
     (path / "manifest.json").write_bytes(data)
     (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
-    with pytest.raises(IncompatibleCheckpoint, match="float16 without a scaler's state"):
+    with pytest.raises(IncompatibleCheckpoint, match="its manifest has no state of scaler"):
         resume(run)
 
 

@@ -1,14 +1,16 @@
-"""TrainState: what a step changes, and the one list of what survives a crash."""
+"""TrainState: what a step changes, and the one list of what a checkpoint saves."""
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.schema import RunConfig
 from sftctl.data.plan import DataPosition
 from sftctl.errors import ConfigError
@@ -17,25 +19,43 @@ from sftctl.model.onednn import use_onednn
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
 from sftctl.train.engine.parallel import alike, blocks, copied, sharded
-from sftctl.train.engine.stateful import Stateful
 from sftctl.world import World
+
+Numbers = Mapping[str, Mapping[str, Any]]
+"""Name of a Stateful -> its values that are not tensors."""
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """Something whose state is tensors and plain JSON values under string keys.
+
+    The method names are those of torch.distributed.checkpoint.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as it is now: the tensors themselves, not copies."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state of the form that `state_dict` returns."""
+        ...
+
+
 @dataclass
 class Progress:
-    """How far the run is: counted when a step is done, never when its data is fetched."""
+    """How far the run is. It counts a step when it is done, not when its data is fetched."""
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     examples_seen: int = 0
     tokens_seen: int = 0
-    validation: dict[str, float] | None = None  # first, best, last loss, step of the last; or none
+    validation: dict[str, float] | None = None  # first, best and last loss; step of the last
 
     def advance(self, steps_per_epoch: int, num_examples: int, num_tokens: int) -> None:
-        """One more step done."""
+        """Count one step."""
         position = DataPosition(self.epoch, self.step_in_epoch).advanced(steps_per_epoch)
         self.epoch, self.step_in_epoch = position.epoch, position.step
         self.step += 1
@@ -43,7 +63,7 @@ class Progress:
         self.tokens_seen += num_tokens
 
     def validated(self, loss: float) -> None:
-        """Take note of a validation loss."""
+        """Record the validation loss of the current step."""
         seen = self.validation or {"first": loss, "best": loss}
         finite = [one for one in (loss, seen["best"]) if math.isfinite(one)]
         best = min(finite, default=math.nan)
@@ -51,7 +71,7 @@ class Progress:
 
     @property
     def is_validated(self) -> bool:
-        """Whether the last validation was that of this step."""
+        """Whether the current step has been validated."""
         return self.validation is not None and self.validation.get("step") == self.step
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,37 +80,37 @@ class Progress:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for item in fields(self):
             setattr(self, item.name, state_dict[item.name])
-        if self.validation is not None:  # JSON has no number for what is none
+        if self.validation is not None:  # JSON has null in place of NaN
             self.validation = {k: math.nan if v is None else v for k, v in self.validation.items()}
 
 
 @dataclass
 class TrainState:
-    """Everything that a step reads and changes."""
+    """Everything that a step changes, and the module it runs."""
 
     loss_module: LossModule
-    module: torch.nn.Module  # what is called: the loss module (FSDP's too), or DDP around it
+    module: torch.nn.Module  # what a step calls: loss_module itself, or DDP around it
     optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
+    scaler: torch.amp.GradScaler  # enabled only for float16
     progress: Progress
     dtype: str
-    exact: ExactSum | None = None  # what sums gradients in place of DDP, where bits must not differ
+    exact: ExactSum | None = None  # sums the gradients if train.reduction is "exact"
 
     @property
     def lockstep(self) -> bool:
-        """True: every rank must run equally many passes, for FSDP gathers weights in each."""
+        """Whether all ranks must run equally many passes: FSDP gathers weights in each pass."""
         return isinstance(self.module, FSDPModule)
 
     def reshard(self) -> None:
-        """After a pass without gradients: FSDP leaves the root's parameters whole, as they were."""
+        """Free what FSDP gathered. After a pass without backward it keeps the root's parameters."""
         if isinstance(self.module, FSDPModule):
             self.module.reshard()
 
     def statefuls(self) -> dict[str, Stateful]:
-        """Everything a resumed run needs, under the names used in the checkpoint.
+        """The list of everything that a checkpoint saves and a resume restores, by name.
 
-        Missing on purpose, being pure functions of these and the configuration: the learning rate
-        (of the step), the order of the data (of seed and epoch), randomness (of seed and step).
+        The learning rate, the order of the data and all randomness are not in it: they are pure
+        functions of step, epoch, seed and configuration.
         """
         self.reshard()
         model = self.loss_module.model
@@ -102,7 +122,7 @@ class TrainState:
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors of `statefuls`, themselves: filling them restores the state."""
+        """The tensors in `statefuls`, not copies: filling them restores the state."""
         return {
             f"{name}.{key}": value
             for name, stateful in self.statefuls().items()
@@ -110,19 +130,48 @@ class TrainState:
             if isinstance(value, torch.Tensor)
         }
 
+    def numbers(self) -> Numbers:
+        """All other values in `statefuls`; Statefuls without any are left out."""
+        found = {
+            name: {k: v for k, v in one.state_dict().items() if not isinstance(v, torch.Tensor)}
+            for name, one in self.statefuls().items()
+        }
+        return {name: values for name, values in found.items() if values}
+
+    def load_numbers(self, numbers: Numbers) -> None:
+        """Restore what `numbers` returned. Names that have no numbers in this state are ignored."""
+        statefuls = self.statefuls()
+        for name in self.numbers().keys() & numbers.keys():
+            statefuls[name].load_state_dict(statefuls[name].state_dict() | dict(numbers[name]))
+
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Mixed precision as the dtype asks for it; float32 has none."""
+        """The autocast context of the dtype; float32 has none."""
         dtype = AUTOCAST_DTYPES.get(self.dtype)
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """Around forward and backward: DDP sums over ranks in the step's last micro-batch only.
+        """The context of forward and backward: DDP sums over ranks only if `now`.
 
-        FSDP sums in each, for a gradient that waits would be whole on every rank.
+        FSDP sums in every micro-batch, because otherwise each rank would hold complete gradients.
         """
         if isinstance(self.module, DistributedDataParallel) and not now:
             return self.module.no_sync()
         return nullcontext()
+
+
+def manifest_fields(numbers: Numbers) -> dict[str, Any]:
+    """`TrainState.numbers` as fields of a CheckpointManifest. Progress has fields of its own."""
+    others = {
+        name: values for name, values in numbers.items() if name not in ("progress", "scaler")
+    }
+    return {**numbers["progress"], "scaler": numbers.get("scaler"), "numbers": others}
+
+
+def numbers_in(manifest: CheckpointManifest) -> Numbers:
+    """The numbers that `manifest_fields` put into the manifest."""
+    progress = {item.name: getattr(manifest, item.name) for item in fields(Progress)}
+    scaler = {"scaler": manifest.scaler} if manifest.scaler else {}
+    return {"progress": progress, **scaler, **manifest.numbers}
 
 
 def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
