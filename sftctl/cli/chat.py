@@ -31,8 +31,8 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model that was trained; with --prompt or a pipe, only the answer is printed."""
-    from sftctl.model.sampling import Sampling
-    from sftctl.trained.checks import check_sampling, kind_of
+    from sftctl.model.sampling import Sampling, check_sampling
+    from sftctl.trained.checks import kind_of
     from sftctl.trained.terminal import answer_once, converse, question_given
 
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)

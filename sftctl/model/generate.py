@@ -1,19 +1,22 @@
-"""Answers from a causal model, token by token."""
+"""Answers of a causal model, token by token."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-_HALF_A_LETTER = "\ufffd"  # what the first bytes of a letter decode to until the rest has come
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_INCOMPLETE = "\ufffd"  # what the first bytes of a character decode to until the others follow
 
 
-def stop_ids(model: Any, tokenizer: ChatTokenizer) -> list[int]:
-    """Tokens that end an answer: the tokenizer's and the model's own, and the template's."""
+def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
+    """Tokens that end an answer: those of the tokenizer, of the model and of the chat template."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     found = {tokenizer.hf.eos_token_id, *several, _end_of_turn(tokenizer)} - {None}
@@ -21,30 +24,30 @@ def stop_ids(model: Any, tokenizer: ChatTokenizer) -> list[int]:
 
 
 def _end_of_turn(tokenizer: ChatTokenizer) -> int | None:
-    """The special token that the chat template puts behind an assistant's words, if it does."""
-    words = "sftctl-end-of-turn"
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
-    _, found, rest = tokenizer.render(messages).rpartition(words)
+    """The special token that the chat template puts after an assistant's message, if any."""
+    content = "sftctl-end-of-turn"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+    _, found, rest = tokenizer.render(messages).rpartition(content)
     ids = tokenizer.encode(rest).tolist() if found else []
     return ids[0] if ids and ids[0] in tokenizer.special_ids else None
 
 
 @torch.no_grad()
 def generate(
-    model: Any,
+    model: "PreTrainedModel",
     tokenizer: ChatTokenizer,
     prompt_ids: list[int],
     sampling: Sampling,
     on_text: Callable[[str], None] = lambda piece: None,
 ) -> str:
-    """The answer to a prompt; `on_text` is given it piece by piece, as it comes.
+    """The answer to a prompt; `on_text` receives each piece of it as soon as it is decoded.
 
-    With temperature 0 no generator of random numbers is touched. What `on_text` raises, or a
-    KeyboardInterrupt, ends the generation.
+    With temperature 0 no random number is drawn. An exception in `on_text`, or KeyboardInterrupt,
+    ends the generation.
     """
     input_ids = torch.tensor([prompt_ids], device=model.device)  # (1, T)
     ends = stop_ids(model, tokenizer)
-    stream = _Stream(tokenizer, frozenset(ends), on_text)
+    streamer = _Streamer(tokenizer, frozenset(ends), on_text)
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
@@ -53,20 +56,20 @@ def generate(
         eos_token_id=ends,
         pad_token_id=ends[0] if ends else 0,
         use_cache=True,
-        streamer=stream,
+        streamer=streamer,
         **sampling.arguments(),
     )
-    return stream.text
+    return streamer.text
 
 
 @dataclass
-class _Stream:
-    """What `generate` hands its tokens to: the prompt first, then one at a time."""
+class _Streamer:
+    """Receives tokens from `model.generate`: first the prompt, then one at a time."""
 
     tokenizer: ChatTokenizer
     ends: frozenset[int]
     on_text: Callable[[str], None]
-    text: str = ""  # handed out so far
+    text: str = ""  # passed to `on_text` so far
     _ids: list[int] = field(default_factory=list)
     _is_prompt: bool = True
 
@@ -75,16 +78,16 @@ class _Stream:
             self._is_prompt = False
             return
         self._ids += [token for token in value.flatten().tolist() if token not in self.ends]
-        whole = self.tokenizer.decode(self._ids, skip_special_tokens=True)
-        if not whole.endswith(_HALF_A_LETTER):
-            self._hand_out(whole)
+        decoded = self.tokenizer.decode(self._ids)
+        if not decoded.endswith(_INCOMPLETE):
+            self._pass_on(decoded)
 
     def end(self) -> None:
-        self._hand_out(self.tokenizer.decode(self._ids, skip_special_tokens=True))
+        self._pass_on(self.tokenizer.decode(self._ids))
 
-    def _hand_out(self, whole: str) -> None:
-        """Leading blanks are left out; so are trailing ones until something follows them."""
-        new = whole.strip()[len(self.text) :]
+    def _pass_on(self, decoded: str) -> None:
+        """Pass on what is new. Blanks at the start are dropped, at the end kept back until more."""
+        new = decoded.strip()[len(self.text) :]
         if new:
             self.text += new
             self.on_text(new)

@@ -1,20 +1,25 @@
-"""How the next token of an answer is chosen."""
+"""How the next token of an answer is chosen; bad settings are refused without loading torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+from sftctl.errors import ConfigError
+
+_LOWEST_TEMPERATURE = 1e-4  # logits are divided by it
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The numbers of it."""
+    """Settings of an answer."""
 
     max_new_tokens: int = 256
-    temperature: float = 0.0  # 0: always the likeliest, no randomness
+    temperature: float = 0.0  # 0: always the most likely token, no randomness
     top_p: float = 1.0  # 1: all tokens
     top_k: int = 0  # 0: all tokens
 
     def arguments(self) -> dict[str, Any]:
-        """For `generate`; every one of them, so that no default of the model's own is taken."""
+        """Arguments for `generate`; all of them, so that the model's own defaults do not apply."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return {
@@ -23,3 +28,27 @@ class Sampling:
             "top_p": self.top_p,
             "top_k": self.top_k,
         }
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse invalid numbers, and flags that would have no effect."""
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        raise ConfigError(
+            f"--temperature: expected 0 or more, got {sampling.temperature}",
+            hint="0 takes the most likely token each time; 0.8 is usual for sampling",
+        )
+    if 0 < sampling.temperature < _LOWEST_TEMPERATURE:
+        raise ConfigError(
+            f"--temperature: {sampling.temperature} is too close to 0 to divide by",
+            hint="0 takes the most likely token each time",
+        )
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(
+            f"--top-p: expected a number above 0 and at most 1, got {sampling.top_p}",
+            hint="without the flag all tokens count; 0.95 excludes unlikely ones",
+        )
+    if sampling.temperature == 0 and (sampling.top_p != 1 or sampling.top_k != 0):
+        raise ConfigError(
+            "--top-p and --top-k have no effect: at temperature 0 nothing is sampled",
+            hint="add a --temperature above 0, such as 0.8",
+        )

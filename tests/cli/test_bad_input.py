@@ -89,7 +89,11 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["export", "empty", "--output", "new", "--dtype", "int8"], 2, "--dtype: expected"),
         (["chat", "empty", "--prompt", "hi"], 4, "empty: neither a run, nor a checkpoint"),
         (["chat", "empty", "--prompt", "hi", "--top-k", "5"], 2, "nothing is sampled"),
-        (["chat", "empty", "--prompt", "hi", "--top-p", "0"], 2, "--top-p: 0.0 is not above 0"),
+        (
+            ["chat", "empty", "--prompt", "hi", "--top-p", "0"],
+            2,
+            "--top-p: expected a number above 0",
+        ),
         (["chat", "nowhere", "--prompt", "hi"], 4, "nowhere: no such directory"),
         (["export", "nowhere", "--output", "new"], 4, "nowhere: no such directory"),
         (["report", "empty"], 4, "empty: not a run directory"),

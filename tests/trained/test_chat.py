@@ -11,9 +11,8 @@ import torch
 
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.generate import stop_ids
-from sftctl.model.sampling import Sampling
+from sftctl.model.sampling import Sampling, check_sampling
 from sftctl.trained.chat import ChatSession
-from sftctl.trained.checks import check_sampling
 from tests.toys.commands import Result
 
 
@@ -121,11 +120,14 @@ def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> Non
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        (Sampling(top_p=0.0, temperature=1.0), "--top-p: 0.0 is not above 0"),
+        (
+            Sampling(top_p=0.0, temperature=1.0),
+            "--top-p: expected a number above 0 and at most 1, got 0.0",
+        ),
         (Sampling(top_p=0.5), "nothing is sampled"),
-        (Sampling(temperature=1e-39), "--temperature: 1e-39 is too near 0 to divide by"),
-        (Sampling(temperature=float("nan")), "--temperature: expected a number from 0 on, got nan"),
-        (Sampling(temperature=float("inf")), "--temperature: expected a number from 0 on, got inf"),
+        (Sampling(temperature=1e-39), "--temperature: 1e-39 is too close to 0 to divide by"),
+        (Sampling(temperature=float("nan")), "--temperature: expected 0 or more, got nan"),
+        (Sampling(temperature=float("inf")), "--temperature: expected 0 or more, got inf"),
         (Sampling(top_k=5), "nothing is sampled"),
     ],
 )
