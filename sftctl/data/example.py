@@ -15,7 +15,7 @@ class TokenizedExample:
     loss_mask: npt.NDArray[np.bool_]  # (T,) True: the loss counts this token
 
     def first(self, num_tokens: int) -> "TokenizedExample":
-        """The beginning of the example."""
+        """The example's first tokens."""
         return TokenizedExample(self.input_ids[:num_tokens], self.loss_mask[:num_tokens])
 
     @property
@@ -29,7 +29,7 @@ class TokenizedExample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleArrays:
-    """N examples, one behind the other, T tokens in all: how they travel between processes."""
+    """N examples joined end to end, T tokens in total: the form that processes exchange."""
 
     input_ids: npt.NDArray[np.int32]  # (T,)
     loss_mask: npt.NDArray[np.bool_]  # (T,)
@@ -38,7 +38,7 @@ class ExampleArrays:
 
     @classmethod
     def pack(cls, examples: Sequence[TokenizedExample]) -> "ExampleArrays":
-        """Copies of the examples' arrays, joined."""
+        """Join copies of the examples' arrays."""
         ids = [np.empty(0, dtype=np.int32), *(example.input_ids for example in examples)]
         masks = [np.empty(0, dtype=np.bool_), *(example.loss_mask for example in examples)]
         targets = [example.num_target_tokens for example in examples]

@@ -1,15 +1,15 @@
-"""Stored examples as text, for eyes."""
+"""Stored examples as text, split into trained and other runs, to show to people."""
 
 import numpy as np
 
 from sftctl.data.store import TokenStore
 
 Run = tuple[str, bool]
-"""Text of consecutive tokens, special ones visible, and whether they are trained."""
+"""The text of consecutive tokens, special ones included, and whether they are trained."""
 
 
 def shown_examples(store: TokenStore, count: int) -> list[list[Run]]:
-    """The first `count` examples, each as runs of trained and of other tokens."""
+    """The first `count` examples, each as runs of trained and other tokens."""
     tokenizer, shown = store.load_tokenizer(), []
     for index in range(min(count, len(store))):
         example = store[index]

@@ -1,4 +1,4 @@
-"""StepLoader: one item per optimizer step, cut and dealt for this rank."""
+"""StepLoader: iterates over the optimizer steps of an epoch, with this rank's micro-batches."""
 
 import signal
 import sys
@@ -14,25 +14,25 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sftctl.config.schema import TrainConfig
-from sftctl.data.manifest import PREPARE_ANEW
+from sftctl.data.manifest import PREPARE_AGAIN
 from sftctl.data.microbatch import (
     Examples,
     MicroBatch,
     StepBatch,
     collate,
     collate_all,
-    keeping_step,
+    filler_micro_batch,
 )
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
 from sftctl.environment import signal_when_the_parent_dies
 from sftctl.errors import DataError, LoaderDied
 
-_EVALUATION_BLOCK = 64  # a signal waits no longer than this many examples
+_EVALUATION_BLOCK = 64  # examples between two checks for a stop signal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepShape:
-    """How steps are made, cut and dealt; with the lengths it decides every batch of a run."""
+    """How steps are made, cut and dealt to ranks. With the lengths, it decides a run's batches."""
 
     seed: int
     global_batch_size: int
@@ -72,7 +72,7 @@ def step_shape(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSettings:
-    """The knobs that change speed and nothing else: those of torch's DataLoader."""
+    """The settings of torch's DataLoader. They change speed and nothing else."""
 
     num_workers: int = 0
     pin_memory: bool = False
@@ -83,17 +83,17 @@ class LoaderSettings:
 def _share(
     store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
-    """A rank's micro-batches of one cut; in lockstep as many as any other rank has."""
+    """One rank's micro-batches of a cut; in lockstep, every rank has equally many."""
     dealt = deal_in_rounds if shape.lockstep else deal
     hands = dealt([piece.cost for piece in pieces], shape.world_size)
     groups = [(tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]]
     share = collate_all(store, groups, shape.pad_to_multiple_of)
     missing = len(hands[0]) - len(share) if shape.lockstep else 0
-    return share + [keeping_step(len(pieces)) for _ in range(missing)]
+    return share + [filler_micro_batch(len(pieces)) for _ in range(missing)]
 
 
 def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
-    """As many of the longest examples as a micro-batch may hold: no other needs more memory."""
+    """The micro-batch that needs most memory: as many of the longest examples as fit."""
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     rows = max(1, shape.micro_batch_tokens // int(store.lengths[order[0]]))
     longest = order[: min(rows, shape.global_batch_size)].tolist()
@@ -101,7 +101,7 @@ def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Makes a rank's StepBatch from a step's examples: what a loader process runs."""
+    """Makes a rank's StepBatch from a step's examples; loader processes run it."""
 
     def __init__(self, store: Examples, shape: StepShape) -> None:
         self.store = store
@@ -118,16 +118,16 @@ class StepDataset(Dataset[StepBatch]):
             step_in_epoch=step,
             num_examples=len(examples),
             num_target_tokens=int(self.store.target_lengths[examples].sum()),
-            micro_batches=tuple(share) or (keeping_step(len(pieces)),),
+            micro_batches=tuple(share) or (filler_micro_batch(len(pieces)),),
         )
 
 
-# A rank that was spawned would spawn its loader processes too: each would load torch by itself.
+# A spawned rank would spawn its loader processes too, and each of them would load torch again.
 _FORK = "fork" if sys.platform == "linux" else None
 
 
 class EpochSampler(Sampler[tuple[int, int, list[int]]]):
-    """(epoch, step, examples) of the steps still to train of the epoch that was set."""
+    """Yields (epoch, step, examples) for the remaining steps of the epoch that was set."""
 
     def __init__(self, lengths: npt.NDArray[np.integer], shape: StepShape) -> None:
         self._lengths = lengths
@@ -135,7 +135,7 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the order of `epoch`, from `start_step` on."""
+        """Iterate over the steps of `epoch` from `start_step` on."""
         self._epoch = epoch
         plan = plan_epoch(self._lengths, self._shape.seed, epoch, self._shape.global_batch_size)
         self._steps = SkipBatchSampler(plan, start_step)
@@ -150,7 +150,7 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
 
 
 class StepLoader:
-    """The steps of an epoch for this rank, here or by torch's DataLoader."""
+    """Iterates over an epoch's steps for one rank, with or without loader processes."""
 
     def __init__(self, store: Examples, shape: StepShape, settings: LoaderSettings) -> None:
         self._sampler = EpochSampler(store.lengths, shape)
@@ -158,7 +158,7 @@ class StepLoader:
         workers = settings.num_workers
         self._loader = DataLoader(
             self._dataset,
-            batch_size=None,  # an item is a whole step already
+            batch_size=None,  # an item is already a step
             sampler=self._sampler,
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -167,38 +167,46 @@ class StepLoader:
             persistent_workers=settings.persistent_workers and workers > 0,
             worker_init_fn=_depend_on_the_trainer,
             multiprocessing_context=_FORK if workers else None,
-            generator=torch.Generator(),  # else every iteration draws from the global stream
+            generator=torch.Generator(),  # the default draws from the global random stream
         )
 
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
-        """The StepBatches of `epoch` from `start_step` on, each made while the one before trains.
+        """The StepBatches of `epoch` from `start_step` on, each built while the last one trains.
 
-        Loader processes do that by themselves; without any, a thread is one step ahead.
+        Loader processes work ahead by themselves. Without any, a thread works one step ahead.
         """
         self._sampler.set_epoch(epoch, start_step)
         try:
             yield from self._loader if self._loader.num_workers else self._one_ahead()
-        except DataError as problem:  # from a loader process it comes within a traceback
+        except DataError as problem:  # torch puts a loader process's traceback before it
             message = problem.message.rstrip().rpartition("DataError: ")[2]
-            raise DataError(message, PREPARE_ANEW) from problem
+            raise DataError(message, PREPARE_AGAIN) from problem
 
     def _one_ahead(self) -> Iterator[StepBatch]:
-        batches: Iterator[StepBatch] = iter(self._loader)
-        if not self._loader.pin_memory:  # DataLoader would add a fifth to the time of a step
+        """Build each step in a thread while the previous one trains."""
+        batches: Iterator[StepBatch]
+        if self._loader.pin_memory:
+            batches = iter(self._loader)
+        else:  # DataLoader would add a fifth to the time of a step
             batches = map(self._dataset.__getitem__, self._sampler)
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(next, batches, None)
-            # Asked for before the thread has begun, a step is made here: no thread is waited for.
-            while (
-                batch := next(batches, None) if coming.cancel() else coming.result()
-            ) is not None:
-                coming = ahead.submit(next, batches, None)
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(next, batches, None)
+            while True:
+                has_not_started = coming.cancel()
+                # It is faster to build the step here than to wait for a thread to start.
+                batch = next(batches, None) if has_not_started else coming.result()
+                if batch is None:
+                    return
+                coming = thread.submit(next, batches, None)
                 yield batch
 
 
 @contextmanager
-def deaths_told() -> Iterator[None]:
-    """A killed loader process as LoaderDied; torch raises it wherever this process just is."""
+def loader_death_as_error() -> Iterator[None]:
+    """Turn torch's RuntimeError for a killed loader process into LoaderDied.
+
+    torch raises it from a SIGCHLD handler, so it can surface on any line.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -206,7 +214,7 @@ def deaths_told() -> Iterator[None]:
             raise
         raise LoaderDied(
             f"a loader process died: {error}",
-            hint="out of memory? try --num-workers 0; `sftctl resume` goes on",
+            hint="out of memory? try --num-workers 0; `sftctl resume` continues the run",
         ) from error
 
 
@@ -215,9 +223,10 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _depend_on_the_trainer(worker_id: int) -> None:
-    """Ctrl-C reaches the whole process group; a loader process ends when the trainer says so.
+    """Ignore Ctrl-C, which reaches every process of the group; the trainer ends its loaders.
 
-    Or dies: a fork holds the trainer's connections open, and the other ranks would wait for it.
+    End too if the trainer is killed: a fork keeps the trainer's connections open, and the other
+    ranks would wait for them.
     """
     signal_when_the_parent_dies(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -227,10 +236,10 @@ def _depend_on_the_trainer(worker_id: int) -> None:
 
 
 def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroBatch]]:
-    """All examples once, over all ranks, in micro-batches of near-equal length.
+    """This rank's share of all examples, in blocks of micro-batches with rows of similar length.
 
-    Every rank gets as many blocks as the others, of at most `_EVALUATION_BLOCK` examples each. In
-    lockstep it gets as many micro-batches too, some of them without an example.
+    All ranks get equally many blocks, each of at most 64 examples over all ranks. In lockstep they
+    get equally many micro-batches too, some of them without an example.
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), _EVALUATION_BLOCK):

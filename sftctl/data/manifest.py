@@ -1,4 +1,4 @@
-"""manifest.json of a token store: how it was made and what it holds."""
+"""A token store's manifest.json: how the store was made and what it holds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sftctl.words import counted
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
-PREPARE_ANEW = "prepare the data anew"
+PREPARE_AGAIN = "prepare the data again"
 
 
 _FAILURES = {
@@ -23,26 +23,26 @@ _FAILURES = {
     ),
     "turns_without_end": (
         "trained turn ends", "trained turns end",
-        "without an end-of-turn token, which teaches no stop",
+        "without an end-of-turn token, so the model does not learn to stop",
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Counts over examples and over their trained turns; sums of audits are audits."""
+    """Counts over examples and their trained turns. The sum of two audits is an audit."""
 
     num_examples: int = 0
     examples_without_target: int = 0
     examples_with_two_bos: int = 0
     turns: int = 0  # maximal runs of target tokens
-    turns_cut: int = 0  # the maximum length ends them
-    turns_without_end: int = 0  # not cut, and still no end-of-turn token is trained
+    turns_cut: int = 0  # ended by the maximum length
+    turns_without_end: int = 0  # not cut, but their end-of-turn token is not trained
     passed: bool = True
 
     @classmethod
     def of(cls, **counts: int) -> "Audit":
-        """With the verdict: every example has a target, one beginning, every whole turn its end."""
+        """An audit passes if none of its counts in `_FAILURES` is above zero."""
         return cls(**counts, passed=not any(counts[name] for name in _FAILURES))
 
     def __add__(self, other: "Audit") -> "Audit":
@@ -50,7 +50,7 @@ class Audit:
         return Audit.of(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def problems(self) -> list[str]:
-        """What is wrong, in words."""
+        """What is wrong, as text."""
         return [
             f"{counted(count, one, many)} {what}"
             for name, (one, many, what) in _FAILURES.items()
@@ -60,15 +60,15 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """An input file, as it was when the store was made."""
+    """An input file when the store was made."""
 
     file: str
     sha256: str
     rows: int
-    shapes: dict[str, int]  # how many rows have each; rows that can't be read have none
+    shapes: dict[str, int]  # number of rows by shape, without rows that can't be read
 
     def with_more(self, rows: int, shapes: Mapping[str, int]) -> "SourceEntry":
-        """With more rows, and their shapes."""
+        """The entry after more rows with these shapes."""
         total = dict(Counter(self.shapes) + Counter(shapes))
         return SourceEntry(self.file, self.sha256, self.rows + rows, total)
 
@@ -98,7 +98,7 @@ class StoreManifest:
     template_hash: str
     engine: str
     engine_reason: str
-    engine_rows_checked: int  # rows of this data on which it was seen equal to the reference
+    engine_rows_checked: int  # rows of this data on which the engine equalled the reference
     max_seq_len: int
     overflow: str
     train_on: str
@@ -110,7 +110,7 @@ class StoreManifest:
     rows_dropped: dict[str, int]
     rows_truncated: int
     rows_split: int
-    rows_duplicated: int  # kept, but an earlier row of the same side says exactly the same
+    rows_duplicated: int  # kept, but an earlier row in the same split is equal
     tokens_lost: dict[str, int]  # by reason
     num_examples: int
     num_validation_examples: int
@@ -123,24 +123,26 @@ class StoreManifest:
 
     @property
     def has_notes(self) -> bool:
-        """True: some row was not kept as it came, or the audit failed."""
+        """True: some row was dropped or shortened, or the audit failed."""
         return bool(self.rows_dropped or self.tokens_lost or not self.audit.passed)
 
     @classmethod
     def read(cls, store: Path) -> "StoreManifest":
-        """The manifest of a store's folder; DataError where it is none."""
+        """Read the manifest in a store's folder; DataError if there is none or it is damaged."""
         path = store / "manifest.json"
         if not path.is_file():
             raise DataError(f"{store}: not a token store", "make one with `sftctl prepare-data`")
-        values = jsonio.read_object(path, DataError, PREPARE_ANEW)
+        values = jsonio.read_object(path, DataError, PREPARE_AGAIN)
         version = values.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
                 f"{path}: format version {version} is newer than this sftctl's {FORMAT_VERSION}",
-                "upgrade sftctl, or prepare the data anew",
+                "upgrade sftctl, or prepare the data again",
             )
         if version != FORMAT_VERSION:
-            raise DataError(f"{path}: format version {version} is not read any more", PREPARE_ANEW)
+            raise DataError(
+                f"{path}: format version {version} is no longer supported", PREPARE_AGAIN
+            )
         try:
             values["sources"] = [SourceEntry(**entry) for entry in values["sources"]]
             values["splits"] = {name: SplitCounts(**values["splits"][name]) for name in SPLITS}
@@ -148,4 +150,4 @@ class StoreManifest:
             values["files"] = {k: FileEntry(**v) for k, v in values["files"].items()}
             return cls(**values)
         except (TypeError, KeyError, AttributeError) as problem:
-            raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_ANEW) from problem
+            raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_AGAIN) from problem

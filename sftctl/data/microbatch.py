@@ -1,4 +1,4 @@
-"""What a step hands to the model: its examples collated into micro-batches.
+"""Collates a step's examples into micro-batches, the tensors that the model takes.
 
 Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
 """
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-PAD_ID = 0  # never a target and never attended to by a real token: any id does
+PAD_ID = 0  # any id works: padding is never a target, and no real token attends to it
 
 
 class Examples(Protocol):
-    """What the loader needs of a store: `TokenStore` has it."""
+    """The part of `TokenStore` that the loader needs."""
 
     lengths: npt.NDArray[np.integer]
     target_lengths: npt.NDArray[np.integer]
@@ -26,19 +26,21 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of near-equal length, right-padded, so causal attention needs no mask."""
+    """Rows of similar length, padded on the right, so that causal attention needs no mask."""
 
     input_ids: torch.Tensor  # (B, T) int64
-    target_positions: torch.Tensor  # (N,) int64, into the flattened (B*T): where a target is next
+    target_positions: (
+        torch.Tensor
+    )  # (N,) int64, into the flattened (B*T): positions before a target
     target_ids: torch.Tensor  # (N,) int64
     row_lengths: torch.Tensor  # (B,) int64, without padding
-    examples: tuple[int, ...]  # store indices of the rows; none for a row that only keeps step
-    number: int  # within the step's cut: with seed and step it names the randomness
+    examples: tuple[int, ...]  # store indices of the rows; empty for a filler
+    number: int  # within the step's cut; with seed and step it seeds dropout
     num_tokens: int  # without padding
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """What the model's loss takes, in its order."""
+        """The arguments of the model's loss, in order."""
         return self.input_ids, self.target_positions, self.target_ids, self.row_lengths
 
     @property
@@ -46,12 +48,12 @@ class MicroBatch:
         return self.input_ids.numel() - self.num_tokens if self.examples else 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From a loader process as plain bytes: a shared-memory file per tensor costs far more."""
+        """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
         arrays = [tensor.numpy() for tensor in self.tensors]
         return _from_arrays, (arrays, (self.examples, self.number, self.num_tokens))
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """On the device: itself where it is there, else a copy, asynchronous from pinned memory."""
+        """Itself if it is on the device, else a copy, made asynchronously from pinned memory."""
         if self.input_ids.device == device:
             return self
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
@@ -79,8 +81,8 @@ class StepBatch:
 
     epoch: int
     step_in_epoch: int  # 0-based
-    num_examples: int  # of the whole step, all ranks
-    num_target_tokens: int  # of the whole step, all ranks
+    num_examples: int  # of the step, over all ranks
+    num_target_tokens: int  # of the step, over all ranks
     micro_batches: tuple[MicroBatch, ...]
 
     def pin_memory(self) -> "StepBatch":
@@ -91,7 +93,7 @@ class StepBatch:
 def collate(
     store: Examples, examples: tuple[int, ...], number: int, pad_to_multiple_of: int = 1
 ) -> MicroBatch:
-    """Rows from the store into one micro-batch."""
+    """Collate rows of the store into one micro-batch."""
     return collate_all(store, [(examples, number)], pad_to_multiple_of)[0]
 
 
@@ -100,10 +102,10 @@ def collate_all(
     groups: Sequence[tuple[tuple[int, ...], int]],
     pad_to_multiple_of: int = 1,
 ) -> list[MicroBatch]:
-    """A micro-batch of each (examples, number): the only place that shifts labels.
+    """One micro-batch for each (examples, number). Only this function shifts labels.
 
-    The hidden state at position t predicts token t+1, so a target at token t+1 is looked for at t.
-    All lie one after the other in one piece of memory, for then the work per micro-batch is small.
+    The hidden state at position t predicts token t+1, so a target at token t+1 has position t.
+    All micro-batches share one piece of memory, which keeps the work per micro-batch small.
     """
     rows = [[store[index] for index in examples] for examples, _ in groups]
     lengths = [[len(row.input_ids) for row in group] for group in rows]
@@ -135,7 +137,7 @@ def collate_all(
 def _laid_out(
     rows: list[list[Any]], widths: list[int], size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Every (B, T) of ids, flattened, one after the other; True where a target comes next."""
+    """All micro-batches' ids (B, T), flattened and joined; True at positions before a target."""
     ids = np.full(size, PAD_ID, dtype=np.int64)
     targets = np.zeros(size, dtype=np.bool_)
     start = 0
@@ -148,8 +150,8 @@ def _laid_out(
     return ids, targets
 
 
-def keeping_step(number: int) -> MicroBatch:
-    """One row without a target, for a rank short of a piece: the others wait for it."""
+def filler_micro_batch(number: int) -> MicroBatch:
+    """One row without targets, for a rank that has no piece while the other ranks have one."""
     nothing = torch.zeros(0, dtype=torch.int64)
     row = torch.full((1, 2), PAD_ID)
     return MicroBatch(row, nothing, nothing, torch.tensor([2]), (), number, 0)

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 ORDER_VERSION = 2
-"""Changes when the same (lengths, seed, epoch) would give another order or another cut."""
+"""Raise it when the same (lengths, seed, epoch) would give another order or another cut."""
 
 Indices = npt.NDArray[np.int64]
 
-_FEW = 48  # rows of a first piece to try
+_FEW = 48  # up to this many candidates, a Python list is faster than numpy
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,7 +32,7 @@ def hash64(values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 
 
 def hash_of(*parts: int) -> int:
-    """One 64-bit number from several: the seed of whatever (seed, step, ...) names."""
+    """One 64-bit number from several, such as the seed of (run seed, step, micro-batch)."""
     result = 0
     for part in parts:
         result = int(hash64((result + part) % (1 << 64)))
@@ -40,19 +40,19 @@ def hash_of(*parts: int) -> int:
 
 
 def examples_digest(examples: npt.ArrayLike) -> int:
-    """Sum of `hash64` over store indices, modulo 2^64: equal for equal sets, in any order."""
+    """Sum of `hash64` over store indices, modulo 2^64. It does not depend on their order."""
     return int(np.sum(hash64(examples), dtype=np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
 class DataPosition:
-    """Where a run stands: `step` steps of `epoch` have been trained."""
+    """A run's progress: `step` steps of `epoch` have been trained."""
 
     epoch: int = 0
     step: int = 0
 
     def advanced(self, steps_per_epoch: int) -> "DataPosition":
-        """The position one step later; an epoch's end is the start of the next."""
+        """The position one step later. The end of an epoch is the start of the next."""
         if self.step + 1 < steps_per_epoch:
             return DataPosition(self.epoch, self.step + 1)
         return DataPosition(self.epoch + 1, 0)
@@ -60,7 +60,7 @@ class DataPosition:
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """The examples of every step of one epoch: each example once, the rest in the last step."""
+    """The examples of every step of an epoch. The last step can be smaller."""
 
     order: Indices  # (N,)
     global_batch_size: int
@@ -78,7 +78,7 @@ class EpochPlan:
 
 
 def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
-    """Nothing is dropped: the last step holds the rest."""
+    """The last step holds the rest: no example is dropped."""
     return math.ceil(num_examples / global_batch_size)
 
 
@@ -88,7 +88,7 @@ def plan_epoch(
     epoch: int,
     global_batch_size: int,
 ) -> EpochPlan:
-    """The plan of one epoch, alike on every rank; of `lengths` only their count matters here."""
+    """The plan of one epoch, equal on every rank. Only the number of `lengths` matters here."""
     with np.errstate(over="ignore"):
         start = np.uint64(hash_of(seed, epoch))
         keys = hash64(np.arange(len(lengths), dtype=np.uint64) + start)
@@ -96,9 +96,9 @@ def plan_epoch(
 
 
 class SkipBatchSampler:
-    """The steps of a plan that are still to train; its length is exact.
+    """The remaining steps of a plan, and their exact number.
 
-    MiniMind's sampler of this name skips by drawing; this one is a slice: resuming costs nothing.
+    MiniMind's sampler of this name draws and discards the skipped steps. This one slices the plan.
     """
 
     def __init__(self, plan: EpochPlan, start_step: int = 0) -> None:
@@ -115,7 +115,7 @@ class SkipBatchSampler:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Examples that go through the model together: places in the step, longest first."""
+    """Examples that go through the model together, as places in the step, longest first."""
 
     places: tuple[int, ...]
     cost: int  # tokens to process, padding included, and the fixed cost of a pass
@@ -124,12 +124,13 @@ class Piece:
 def cut_step(
     lengths: Sequence[int] | npt.NDArray[np.integer], micro_batch_tokens: int, num_ranks: int
 ) -> list[Piece]:
-    """Cut one step into pieces of near-equal length that fit the token budget.
+    """Cut one step into pieces of examples of similar length that fit the token budget.
 
-    Sorted by length, the step is cut where it costs least: a piece costs rows × longest row, plus
-    `micro_batch_tokens / 64` for the fixed work of a pass. Dynamic programming finds that minimum
-    exactly. For several ranks it is solved under smaller and smaller limits per piece, and the cut
-    whose busiest rank has least to do is taken. An example longer than the budget is a piece alone.
+    The examples are sorted by length and cut where the total cost is lowest: a piece costs
+    rows × longest row, plus `micro_batch_tokens / 64` for the fixed work of a pass. Dynamic
+    programming finds the minimum exactly. For several ranks this is done with several limits per
+    piece, and the cut whose busiest rank has the least work wins. An example longer than the budget
+    is a piece of its own.
     """
     sizes: Indices = np.asarray(lengths, dtype=np.int64)
     places = np.argsort(-sizes, kind="stable")
@@ -143,7 +144,7 @@ def cut_step(
 
 
 def _limits(micro_batch_tokens: int, num_tokens: int, num_ranks: int) -> list[int]:
-    """Limits per piece to try: for several ranks also around a rank's share, and parts of it."""
+    """Limits per piece to try: the budget, and for several ranks also parts of a rank's share."""
     if num_ranks == 1:
         return [micro_batch_tokens]
     share = num_tokens / num_ranks
@@ -153,12 +154,12 @@ def _limits(micro_batch_tokens: int, num_tokens: int, num_ranks: int) -> list[in
 
 
 def _cheapest_cut(lengths: Indices, limit: int, fixed: int) -> list[tuple[int, int, int]]:
-    """(start, stop, cost) of the cheapest cut of descending `lengths`; Bellman, from the end."""
+    """(start, stop, cost) of each piece of the cheapest cut. `lengths` are in descending order."""
     sizes = lengths.tolist()
     count = len(sizes)
-    cost_from = np.zeros(count + 1, dtype=np.int64)  # cheapest cost of lengths[i:]
-    costs = [0] * (count + 1)  # the same: numpy is slower than a list for a few numbers
-    rows_at = [0] * count  # rows of its first piece
+    cost_from = np.zeros(count + 1, dtype=np.int64)  # the lowest cost of lengths[i:]
+    costs = [0] * (count + 1)  # the same as a list
+    rows_at = [0] * count  # rows of the first piece of lengths[i:]
     for i in range(count - 1, -1, -1):
         most = min(count - i, max(1, limit // max(1, sizes[i])))
         if most <= _FEW:
@@ -183,9 +184,9 @@ def _busiest(costs: Sequence[int], num_ranks: int) -> int:
 
 
 def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Give each piece, dearest first, to the rank with least to do (Graham 1969, LPT).
+    """Give each piece, most expensive first, to the rank with the least work (Graham 1969, LPT).
 
-    Gives for every rank the numbers of its pieces, ascending; a rank can get none.
+    Returns the numbers of each rank's pieces, ascending. A rank can get none.
     """
     if num_ranks == 1:
         return [list(range(len(costs)))]
@@ -199,10 +200,10 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 
 
 def deal_in_rounds(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Give the pieces, dearest first, to all ranks in turn: each round's are of near-equal cost.
+    """Give the pieces, most expensive first, to the ranks in turn.
 
-    For ranks that wait for each other in every piece: a round takes as long as its dearest one.
-    Only in the last round a rank can get none; the first rank always gets one.
+    This is for ranks that wait for each other in every piece: the pieces of a round have similar
+    costs. Only in the last round can a rank get none; the first rank always gets one.
     """
-    dearest_first = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
-    return [dearest_first[rank::num_ranks] for rank in range(num_ranks)]
+    by_cost = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    return [by_cost[rank::num_ranks] for rank in range(num_ranks)]

@@ -1,4 +1,4 @@
-"""TokenStore: examples on disk, memory-mapped. The layout is in docs/data.md."""
+"""TokenStore: tokenized examples in memory-mapped files. docs/data.md describes the layout."""
 
 from array import array
 from bisect import bisect_right
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.example import ExampleArrays, TokenizedExample
-from sftctl.data.manifest import PREPARE_ANEW, SPLITS, SplitCounts
+from sftctl.data.manifest import PREPARE_AGAIN, SPLITS, SplitCounts
 from sftctl.data.manifest import StoreManifest as StoreManifest
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
@@ -19,7 +19,7 @@ _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99
 
 
 class TokenStoreWriter:
-    """Writes one split's folder; memory holds one shard at most."""
+    """Writes one split's folder; holds at most one shard in memory."""
 
     def __init__(self, folder: Path, shard_tokens: int = _SHARD_TOKENS) -> None:
         folder.mkdir()
@@ -33,11 +33,11 @@ class TokenStoreWriter:
         self._target_lengths = array("i")
 
     def append(self, example: TokenizedExample) -> None:
-        """Add an example; it is never cut by the end of a shard."""
+        """Add an example. It never spans two shards."""
         self.extend(ExampleArrays.pack([example]))
 
     def extend(self, examples: ExampleArrays) -> None:
-        """Add examples, all of them to one shard."""
+        """Add examples, all to the same shard."""
         num_tokens = len(examples.input_ids)
         if self._num_shard_tokens + num_tokens > self._shard_tokens:
             self._write_shard()
@@ -48,7 +48,7 @@ class TokenStoreWriter:
         self._target_lengths.extend(examples.target_lengths.tolist())
 
     def close(self) -> SplitCounts:
-        """Write what is left; gives what the split holds."""
+        """Write the last shard and the index files; return the split's counts."""
         self._write_shard()
         lengths, targets = self.lengths, np.array(self._target_lengths, dtype=np.int32)  # (N,)
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # (N+1,)
@@ -68,7 +68,7 @@ class TokenStoreWriter:
         return np.array(self._lengths, dtype=np.int32)
 
     def length_quantiles(self) -> dict[str, int]:
-        """How long the examples are, in tokens; there must be one."""
+        """Quantiles of the examples' lengths, in tokens. At least one example must be there."""
         values = np.quantile(self.lengths, list(_QUANTILES.values()), method="lower")
         return dict(zip(_QUANTILES, map(int, values), strict=True))
 
@@ -84,7 +84,7 @@ class TokenStoreWriter:
 
 
 def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
-    """What np.save makes of the concatenation, without the memory for it."""
+    """Write the bytes of np.save(concatenate(parts)) without the memory for the concatenation."""
     header = np.lib.format.header_data_from_array_1_0(parts[0])
     header["shape"] = (sum(len(part) for part in parts),)
     with path.open("wb") as file:
@@ -94,7 +94,7 @@ def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
 
 
 class TokenStore:
-    """One split of a store. Pickled it is its path alone: a loader process maps it by itself."""
+    """One split of a store. Its pickle holds no arrays: a loader process maps the files itself."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
@@ -116,7 +116,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path | str, split: str = "train") -> "TokenStore":
-        """Map a split, its sizes checked against each other and the manifest; else DataError."""
+        """Map a split; DataError if its sizes do not match each other and the manifest."""
         if split not in SPLITS:
             raise DataError(f"{path}: no split {split!r}", f"known splits: {', '.join(SPLITS)}")
         store = cls(Path(path), split, StoreManifest.read(Path(path)))
@@ -129,7 +129,7 @@ class TokenStore:
     def __getitem__(self, index: int) -> TokenizedExample:
         """Example `index`; its arrays are read-only views of the files.
 
-        DataError where it holds what is no token: a file that was changed since it was written.
+        DataError if an id is outside the vocabulary, so the file has changed since it was written.
         """
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"example {index} of {len(self)}")
@@ -142,9 +142,9 @@ class TokenStore:
         largest = np.maximum.reduce(ids.view(np.uint32), initial=0)  # a negative one is large
         if largest >= self.manifest.vocab_size:
             raise DataError(
-                f"{self.path / self.split}: damaged: example {index} holds what is no token of the "
+                f"{self.path / self.split}: damaged: example {index} holds a token id outside the "
                 f"vocabulary of {self.manifest.vocab_size}",
-                PREPARE_ANEW,
+                PREPARE_AGAIN,
             )
         return TokenizedExample(ids, mask[start:end])
 
@@ -153,16 +153,16 @@ class TokenStore:
         try:
             return load_tokenizer(str(self.path / "tokenizer"))
         except ConfigError as problem:
-            raise DataError(f"{self.path}: damaged: {problem.message}", PREPARE_ANEW) from problem
+            raise DataError(f"{self.path}: damaged: {problem.message}", PREPARE_AGAIN) from problem
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.path, self.split, self.manifest)
 
     def _check(self) -> None:
-        """The arrays fit each other and the manifest (contents are not hashed)."""
+        """DataError if the arrays do not match each other and the manifest; hashes nothing."""
         counts = self.manifest.splits[self.split]
         num_tokens = self._shard_ends[-1] if self._tokens else 0
-        whole = {
+        matches = {
             "lengths.npy": len(self.lengths) == counts.num_examples,
             "target_lengths.npy": len(self.target_lengths) == counts.num_examples
             and int(self.target_lengths.sum(dtype=np.int64)) == counts.num_target_tokens,
@@ -171,21 +171,21 @@ class TokenStore:
             "tokens-*.npy": num_tokens == counts.num_tokens == int(self._offsets[-1]),
             "loss_mask-*.npy": [len(m) for m in self._masks] == [len(t) for t in self._tokens],
         }
-        for name, fits in whole.items():
-            if not fits:
+        for name, is_match in matches.items():
+            if not is_match:
                 where = self.path / self.split / name
-                raise DataError(f"{where}: does not fit the manifest", PREPARE_ANEW)
+                raise DataError(f"{where}: does not match the manifest", PREPARE_AGAIN)
 
 
 def _load(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
     try:
         values: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as problem:
-        raise DataError(f"{path}: missing from the store", PREPARE_ANEW) from problem
+        raise DataError(f"{path}: missing from the store", PREPARE_AGAIN) from problem
     except (OSError, ValueError, EOFError) as problem:
-        raise DataError(f"{path}: damaged: {problem}", PREPARE_ANEW) from problem
+        raise DataError(f"{path}: damaged: {problem}", PREPARE_AGAIN) from problem
     if values.ndim != 1 or values.dtype != dtype:
         raise DataError(
-            f"{path}: damaged: holds {values.dtype} of shape {values.shape}", PREPARE_ANEW
+            f"{path}: damaged: holds {values.dtype} of shape {values.shape}", PREPARE_AGAIN
         )
-    return values.view(np.ndarray)  # still mapped; numpy's class for it makes every slice slow
+    return values.view(np.ndarray)  # still mapped, but slices are faster than np.memmap's

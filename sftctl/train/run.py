@@ -14,7 +14,7 @@ from typing import Any
 from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.load import load_weights
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import deaths_told
+from sftctl.data.loader import loader_death_as_error
 from sftctl.data.microbatch import StepBatch
 from sftctl.disk import new_folder, refusals
 from sftctl.errors import CheckpointError, TrainingDiverged
@@ -53,7 +53,7 @@ def run_training(
             open_trackers(session) as (tracker, log),
             shortage_told(session.shape.micro_batch_tokens),
             open_saving(session, tracker, log) as saving,
-            deaths_told(),
+            loader_death_as_error(),
         ):
             return _train(session, tracker, saving)
 

@@ -46,7 +46,7 @@ class Saving:
         self._tell(self._saver.wait())  # a rank that has not heard of the last one yet
         raise CheckpointError(
             f"{MAX_FAILURES} saves in a row failed: {self._failures[-1].message}",
-            hint="mend it, then `sftctl resume` goes on from the last good checkpoint",
+            hint="mend it, then `sftctl resume` continues the run from the last good checkpoint",
         )
 
     def start(self) -> None:

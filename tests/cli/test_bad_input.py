@@ -48,7 +48,7 @@ def test_data_without_a_row_to_train_on_is_refused(
     inputs = [data] if command == "prepare-data" else ["--data", data]
     result = sftctl(command, *inputs, output, "out")
     assert result.exit_code == 3
-    what = "no row is left to train on, of 2 read; bad_role: 1; bad_shape: 1"
+    what = "no row is left to train on out of 2 read; bad_role: 1; bad_shape: 1"
     assert result.error == f"error: {what}"
     assert f"hint: the first: {data}:1: unknown role 'robot'" in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
@@ -174,7 +174,7 @@ def test_a_store_that_lost_its_tokenizer_is_bad_data(sftctl: Sftctl, tmp_path: P
     result = sftctl("train", "--model", "tiny", "--data", "store", "--output-dir", "run")
     assert result.exit_code == 3
     assert result.error.startswith("error: ") and "store: damaged: tokenizer" in result.error
-    assert "prepare the data anew" in result.stderr
+    assert "prepare the data again" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -233,9 +233,9 @@ def test_a_store_that_holds_what_is_no_token_is_told_in_one_line(
     np.save(tokens, np.load(tokens) + 100_000)
     result = sftctl("train", "--data", "store", "--output-dir", "out", "--num-workers", num_workers)
     assert result.exit_code == 3
-    what = "store/train: damaged: example 0 holds what is no token of the vocabulary of 2048"
+    what = "store/train: damaged: example 0 holds a token id outside the vocabulary of 2048"
     assert result.error == f"error: {tmp_path}/{what}"
-    assert "hint: prepare the data anew" in result.stderr
+    assert "hint: prepare the data again" in result.stderr
 
 
 def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(

@@ -209,7 +209,7 @@ def test_no_assistant_in_the_rows(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("prepare-data", "chats.jsonl", "--output", "new"),
         3,
-        "no row is left to train on, of 1 read; no_target: 1",
+        "no row is left to train on out of 1 read; no_target: 1",
         "the first: chats.jsonl:1: no assistant turn to train on",
     )
 
@@ -306,7 +306,7 @@ def test_an_output_that_exists(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("prepare-data", "--output", "run"),
         2,
-        "run: exists already, and is no token store",
+        "run: exists already, and is not a token store",
         "name another output, or remove it first",
     )
 
@@ -337,7 +337,7 @@ def test_a_cache_that_cannot_be_made(
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "file"))
     result = sftctl("train", *TINY, "--output-dir", here / "new")
     assert result.exit_code == 2
-    assert "file/sftctl/stores: the cache can't be made: Not a directory" in result.stderr
+    assert "file/sftctl/stores: can't create the cache: Not a directory" in result.stderr
     assert "hint: set XDG_CACHE_HOME to a folder that can be written" in result.stderr
 
 

@@ -1,3 +1,5 @@
+"""Tokenizers for the tests of data/."""
+
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
@@ -12,7 +14,7 @@ def chatml() -> CountingTokenizer:
 
 @pytest.fixture(scope="session")
 def minimind() -> CountingTokenizer:
-    """MiniMind's: thinking blocks and tools."""
+    """MiniMind's tokenizer, whose template has thinking blocks and tools."""
     if not SHARED.exists():
         pytest.skip("../shared/data is absent")
     return load(SHARED / "minimind_tokenizer")

@@ -1,3 +1,5 @@
+"""StepLoader: what each rank gets of a step, after any resume, and loader processes that fail."""
+
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from sftctl.data.loader import (
 )
 from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
+from sftctl.errors import DataError
 from tests.toys.data import ToyStore
 
 LENGTHS = [2, 5, 31, 8, 3, 17, 9, 4, 26, 12, 6, 7, 3, 21, 11, 10, 2, 14, 5]
@@ -131,7 +134,7 @@ def test_the_number_of_target_tokens_is_what_all_ranks_hold(world_size: int) -> 
         assert {part.num_target_tokens for part in parts} == {held}
 
 
-def test_a_cut_made_for_other_ranks_is_kept_and_only_dealt_anew() -> None:
+def test_a_cut_made_for_other_ranks_is_kept_and_only_dealt_again() -> None:
     def cuts(world_size: int) -> list[dict[int, tuple[int, ...]]]:
         ranks = ranks_of(world_size, cut_for_ranks=2)
         return [
@@ -147,7 +150,7 @@ def test_a_cut_made_for_other_ranks_is_kept_and_only_dealt_anew() -> None:
     assert cuts(1) == cuts(2) == cuts(3)
 
 
-def test_a_rank_without_examples_runs_one_row_without_a_target() -> None:
+def test_a_rank_without_examples_runs_one_row_with_no_target_tokens() -> None:
     ranks = ranks_of(6)
     last = [rank[-1] for rank in ranks]
     idle = [part for part in last if not examples_of(part.micro_batches)]
@@ -217,7 +220,7 @@ def test_in_lockstep_every_rank_runs_equally_many_micro_batches_of_the_same_cut(
 
 
 def assert_resumes_exactly(settings: LoaderSettings, cut: int) -> None:
-    """A new loader, started after `cut` steps, gives what the first one would have given next."""
+    """A new loader, started after `cut` steps, yields what the first one would yield next."""
     loader = make_loader()
     whole = [*loader.steps(0), *loader.steps(1)]
     epoch, step = divmod(cut, STEPS_PER_EPOCH)
@@ -241,12 +244,12 @@ def test_a_resumed_loader_with_workers_continues_with_the_same_batches(
     assert_resumes_exactly(settings, cut)
 
 
-def test_a_loader_at_the_end_of_its_epoch_gives_nothing() -> None:
+def test_a_loader_at_the_end_of_its_epoch_is_empty() -> None:
     assert list(make_loader().steps(0, STEPS_PER_EPOCH)) == []
 
 
 @pytest.mark.parametrize("settings", [HERE, TWO_WORKERS, TWO_THAT_STAY])
-def test_an_epoch_that_was_broken_off_leaves_nothing_in_the_next(
+def test_an_epoch_that_was_left_early_does_not_change_the_next(
     settings: LoaderSettings,
 ) -> None:
     loader = make_loader(settings)
@@ -270,7 +273,7 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 
 
 def evaluated_by(world_size: int, store: ToyStore, **changes: Any) -> list[list[MicroBatch]]:
-    """For each rank its micro-batches, of as many blocks as the others'."""
+    """Each rank's micro-batches. All ranks have equally many blocks."""
     shape = replace(SHAPE, world_size=world_size, cut_for_ranks=world_size, **changes)
     blocks = [list(evaluation_blocks(store, replace(shape, rank=r))) for r in range(world_size)]
     assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
@@ -320,6 +323,19 @@ def test_without_loader_processes_the_next_step_is_made_ahead() -> None:
     next(steps)
     assert is_ahead.wait(timeout=60)
     steps.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_example_is_a_data_error_without_a_traceback(num_workers: int) -> None:
+    class Damaged(ToyStore):
+        def __getitem__(self, index: int) -> Any:
+            raise DataError(f"store/train: damaged: example {index}", "any hint")
+
+    settings = LoaderSettings(num_workers=num_workers, persistent_workers=False)
+    with pytest.raises(DataError) as caught:
+        next(StepLoader(Damaged([5]), SHAPE, settings).steps(0))
+    assert caught.value.message == "store/train: damaged: example 0"
+    assert caught.value.hint == "prepare the data again"
 
 
 def test_a_width_is_padded_to_a_multiple() -> None:

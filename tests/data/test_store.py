@@ -1,7 +1,11 @@
+"""TokenStore: it reads back what was written, and refuses damaged files."""
+
 import json
 import mmap
 import pickle
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from sftctl.errors import DataError
 from sftctl.jsonio import dump_pretty
 
 
-def example(length, seed):
+def example(length: int, seed: int) -> TokenizedExample:
     rng = np.random.default_rng(seed)
     return TokenizedExample(rng.integers(0, 99, length, dtype=np.int32), rng.random(length) < 0.5)
 
@@ -21,7 +25,7 @@ def example(length, seed):
 EXAMPLES = [example(length, seed) for seed, length in enumerate([3, 5, 2, 40, 1, 6, 4])]
 
 
-def manifest_of(splits):
+def manifest_of(splits: dict[str, SplitCounts]) -> StoreManifest:
     train, validation = splits["train"], splits["validation"]
     return StoreManifest(
         format_version=FORMAT_VERSION,
@@ -58,7 +62,7 @@ def manifest_of(splits):
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     """A store of seven examples in shards of at most ten tokens, one of them longer."""
     path = tmp_path / "store"
     path.mkdir()
@@ -72,7 +76,7 @@ def path(tmp_path):
     return path
 
 
-def assert_holds_the_examples(store):
+def assert_holds_the_examples(store: TokenStore) -> None:
     assert len(store) == len(EXAMPLES)
     for stored, original in zip((store[i] for i in range(len(store))), EXAMPLES, strict=True):
         assert stored.input_ids.dtype == np.int32
@@ -81,7 +85,7 @@ def assert_holds_the_examples(store):
         np.testing.assert_array_equal(stored.loss_mask, original.loss_mask)
 
 
-def test_a_store_gives_back_what_was_written(path):
+def test_a_store_gives_back_what_was_written(path: Path) -> None:
     store = TokenStore.open(path)
     assert_holds_the_examples(store)
     assert store.lengths.tolist() == [3, 5, 2, 40, 1, 6, 4]
@@ -90,18 +94,18 @@ def test_a_store_gives_back_what_was_written(path):
     assert store.manifest.sources == [SourceEntry("a.jsonl", "s" * 64, 7, {"messages": 7})]
 
 
-def test_an_example_is_never_cut_by_the_end_of_a_shard(path):
+def test_an_example_is_never_cut_by_the_end_of_a_shard(path: Path) -> None:
     sizes = [len(np.load(shard)) for shard in sorted(path.glob("train/tokens-*.npy"))]
     assert sizes == [10, 40, 7, 4]
 
 
-def test_a_split_may_be_empty(path):
+def test_a_split_may_be_empty(path: Path) -> None:
     store = TokenStore.open(str(path), "validation")
     assert len(store) == 0
     assert store.lengths.tolist() == []
 
 
-def test_the_arrays_are_mapped_not_read(path):
+def test_the_arrays_are_mapped_not_read(path: Path) -> None:
     store = TokenStore.open(path)
     for array in (store.lengths, store[0].input_ids):
         assert not array.flags.owndata and not array.flags.writeable
@@ -112,7 +116,7 @@ def test_the_arrays_are_mapped_not_read(path):
         store[0].input_ids[0] = 1
 
 
-def test_an_index_beyond_the_end_ends_a_loop(path):
+def test_an_index_beyond_the_end_ends_a_loop(path: Path) -> None:
     store = TokenStore.open(path)
     assert len(list(store)) == 7
     for index in (7, -1):
@@ -120,49 +124,49 @@ def test_an_index_beyond_the_end_ends_a_loop(path):
             store[index]
 
 
-def test_a_pickled_store_is_its_path_and_opens_again(path):
+def test_a_pickled_store_holds_no_arrays_and_opens_again(path: Path) -> None:
     pickled = pickle.dumps(TokenStore.open(path))
     assert len(pickled) < 2000
     assert_holds_the_examples(pickle.loads(pickled))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_another_process_reads_the_same(path, method):
+def test_another_process_reads_the_same(path: Path, method: str) -> None:
     with get_context(method).Pool(1) as pool:
         [tokens] = pool.map(TokenStore.open(path).__getitem__, [3])
     np.testing.assert_array_equal(tokens.input_ids, EXAMPLES[3].input_ids)
 
 
-def refuses(path, message, split="train"):
+def refuses(path: Path, message: str, split: str = "train") -> None:
     with pytest.raises(DataError) as caught:
         TokenStore.open(path, split)
     assert caught.value.message.startswith(message)
 
 
-def test_a_folder_that_is_no_store_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path / "none", f"{tmp_path}/none: not a token store")
     refuses(tmp_path, f"{tmp_path}: not a token store")
 
 
-def test_an_unknown_split_is_refused(path):
+def test_an_unknown_split_is_refused(path: Path) -> None:
     refuses(path, f"{path}: no split 'test'", "test")
 
 
-def rewrite(path, **changes):
+def rewrite(path: Path, **changes: Any) -> None:
     values = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(values | changes))
 
 
-def test_a_newer_format_is_refused_and_an_older_one_too(path):
+def test_a_newer_format_is_refused_and_an_older_one_too(path: Path) -> None:
     newer = FORMAT_VERSION + 1
     rewrite(path, format_version=newer, novelty=True)
     what = f"format version {newer} is newer than this sftctl's {FORMAT_VERSION}"
     refuses(path, f"{path}/manifest.json: {what}")
     rewrite(path, format_version=1)
-    refuses(path, f"{path}/manifest.json: format version 1 is not read any more")
+    refuses(path, f"{path}/manifest.json: format version 1 is no longer supported")
 
 
-def test_a_damaged_manifest_is_refused(path):
+def test_a_damaged_manifest_is_refused(path: Path) -> None:
     manifest = path / "manifest.json"
     for changes in ({"novelty": 1}, {"splits": {}}, {"sources": [1]}, {"splits": {"train": []}}):
         original = manifest.read_bytes()
@@ -176,7 +180,7 @@ def test_a_damaged_manifest_is_refused(path):
 @pytest.mark.parametrize(
     "name", ["lengths", "target_lengths", "offsets", "tokens-00001", "loss_mask-00001"]
 )
-def test_a_missing_or_damaged_array_is_refused(path, name):
+def test_a_missing_or_damaged_array_is_refused(path: Path, name: str) -> None:
     file = path / "train" / f"{name}.npy"
     original = file.read_bytes()
     where = f"{path}/train/{name.partition('-')[0]}"
@@ -199,6 +203,8 @@ def test_a_missing_or_damaged_array_is_refused(path, name):
         ("loss_mask-00001", np.ones(39, np.bool_), "loss_mask-*.npy"),
     ],
 )
-def test_arrays_that_do_not_fit_each_other_are_refused(path, name, values, where):
+def test_arrays_that_do_not_match_each_other_are_refused(
+    path: Path, name: str, values: np.ndarray, where: str
+) -> None:
     np.save(path / "train" / f"{name}.npy", values)
-    refuses(path, f"{path}/train/{where}: does not fit the manifest")
+    refuses(path, f"{path}/train/{where}: does not match the manifest")

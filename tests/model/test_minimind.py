@@ -149,7 +149,7 @@ def test_a_pth_file_has_no_tokenizer(tmp_path: Path) -> None:
     path = written(tmp_path / "full_sft_16.pth", weights())
     with pytest.raises(ConfigError) as caught:
         load_tokenizer(path)
-    assert caught.value.message == f"{path}: weights alone, no tokenizer"
+    assert caught.value.message == f"{path}: holds weights only, no tokenizer"
     assert caught.value.hint == (
         "give --tokenizer DIR (MiniMind's model/ folder), or a prepared store"
     )

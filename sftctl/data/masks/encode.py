@@ -60,7 +60,7 @@ def _encode(
             return ids, mask
     reference, offsets = tokenizer.encode_with_offsets(text.text)
     if tokenizer.is_fast and not np.array_equal(ids, reference):
-        raise EngineDiffers(f"{conversation.source}: {tokenizer.engine} gives other token ids")
+        raise EngineDiffers(f"{conversation.source}: {tokenizer.engine} returns other token ids")
     return reference, _mask_from_offsets(text, conversation, offsets)
 
 

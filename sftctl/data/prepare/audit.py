@@ -1,4 +1,4 @@
-"""The audit of a store: what is true of every example and turn in it, counted, and the verdict."""
+"""The mask audit: counts what is wrong with the examples and turns of a store."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 def audit(
     examples: ExampleArrays, tokenizer: ChatTokenizer, max_seq_len: int, train_on: TrainOn
 ) -> Audit:
-    """Of examples as they are stored, from their arrays alone."""
+    """Audit examples as they are stored, from their arrays alone."""
     ids, mask, lengths = examples.input_ids, examples.loss_mask, examples.lengths
     if not len(lengths):
         return Audit()
@@ -31,7 +31,7 @@ def audit(
         examples_with_two_bos=int(np.count_nonzero(two_bos)),
         turns=len(turn_ends),
         turns_cut=int(np.count_nonzero(is_cut)),
-        # Where everything is trained a run is no turn: the end of turn lies within it.
+        # With train_on=all, a run of targets covers many turns, with their ends inside it.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
     )
 

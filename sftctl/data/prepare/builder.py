@@ -155,11 +155,11 @@ class StoreBuilder:
             files = ", ".join(source.file for source in self.sources)
             return DataError(
                 f"{files}: no rows in this file",
-                "a row is a JSON object: one a line, or all of them in one array",
+                "a row is a JSON object: one per line, or all of them in one array",
             )
         dropped = self.ledger.rows_dropped
         reasons = "".join(f"; {reason}: {rows}" for reason, rows in dropped.items())
-        what = f"no row is left to train on, of {self.rows_read} read{reasons}"
+        what = f"no row is left to train on out of {self.rows_read} read{reasons}"
         first = self.ledger.first_dropped
         if first is None:
             return DataError(what, "lower --val-fraction")

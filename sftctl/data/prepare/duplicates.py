@@ -1,4 +1,4 @@
-"""Which rows say exactly what another says, in 8 bytes a row."""
+"""Finds rows that are equal to earlier ones, with 8 bytes of memory per row."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ Digests = npt.NDArray[np.uint64]  # (N,) of Conversation.digest
 
 
 class SeenDigests:
-    """A set of digests that only grows: sorted runs, each at least twice as long as the next."""
+    """A set of digests that only grows, as sorted runs, each at least twice the next one's size."""
 
     def __init__(self, digests: Iterable[int] = ()) -> None:
         self._runs: list[Digests] = []
@@ -19,7 +19,7 @@ class SeenDigests:
         return bool(self._known(np.array([digest], dtype=np.uint64))[0])
 
     def add(self, digests: Digests) -> int:
-        """How many of these were seen before, here or earlier among themselves; now all are."""
+        """Add digests; return how many of them were there before or repeat within `digests`."""
         fresh = np.unique(digests)
         fresh = fresh[~self._known(fresh)]
         num_seen = len(digests) - len(fresh)

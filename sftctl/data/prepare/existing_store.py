@@ -1,4 +1,4 @@
-"""A store that is there already: reused where it is the same, replaced where it is another one."""
+"""What happens to a store that is already at the output: it is reused, replaced, or left alone."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, DataError
 
 _ENTRIES = {"manifest.json", "ledger.jsonl", "tokenizer", *SPLITS}
-_RESULTS = {
+_OUTCOMES = {
     "fingerprint",
     "files",
     "audit",
@@ -28,23 +28,25 @@ _RESULTS = {
 
 
 def require_store_or_nothing(output: Path) -> None:
-    """ConfigError where `output` is anything that must not be replaced."""
+    """ConfigError if `output` is anything else than a store, or holds foreign files."""
     if not os.path.lexists(output):
         return
     hint = "name another output, or remove it first"
     if output.is_symlink() or not output.is_dir() or not is_store(output):
-        raise ConfigError(f"{output}: exists already, and is no token store", hint)
+        raise ConfigError(f"{output}: exists already, and is not a token store", hint)
     others = {*os.listdir(output)} - _ENTRIES
     if manifest := readable_manifest(output):
         there = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
         others |= there - {*manifest.files, "manifest.json"}
     if others:
         other = min(others)
-        raise ConfigError(f"{output}: exists already, and holds {other} beside a store", hint)
+        raise ConfigError(
+            f"{output}: exists already, and {other} in it is not part of a store", hint
+        )
 
 
 def same_store(output: Path, fingerprint: str) -> StoreManifest | None:
-    """The manifest of the store at `output` if it is whole and was made of the same; else None."""
+    """The manifest of the store at `output` if it is complete and has this fingerprint."""
     with suppress(DataError):
         manifest = StoreManifest.read(output)
         if manifest.fingerprint != fingerprint:
@@ -57,14 +59,14 @@ def same_store(output: Path, fingerprint: str) -> StoreManifest | None:
 
 
 def readable_manifest(output: Path) -> StoreManifest | None:
-    """The manifest of whatever store is at `output`."""
+    """The manifest of the store at `output`, or None if none can be read."""
     with suppress(DataError):
         return StoreManifest.read(output)
     return None
 
 
 def hash_files(store: Path) -> dict[str, FileEntry]:
-    """Size and hash of every file but the manifest, which holds them."""
+    """Size and hash of every file except the manifest, which records them."""
     paths = sorted(path for path in store.rglob("*") if path.is_file())
     names = [str(path.relative_to(store)) for path in paths]
     with ThreadPoolExecutor(usable_cores()) as threads:
@@ -74,20 +76,23 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 
 
 def make_way(output: Path, fingerprint: str) -> None:
-    """Remove another store at `output`; one that a second process made of the same stays."""
-    with suppress(FileNotFoundError):  # a second process was faster
+    """Remove the store at `output`, unless another process has just made it with this fingerprint.
+
+    Anything that is not a store stays.
+    """
+    with suppress(FileNotFoundError):  # another process has removed it
         if is_store(output) and same_store(output, fingerprint) is None:
             remove_folder(output)
 
 
 def what_differs(old: StoreManifest | None, new: StoreManifest) -> str:
-    """Why the old store could not be reused, in words; None for one that could not be read."""
+    """Why the old store could not be reused, as text. `old` is None if it could not be read."""
     if old is None:
         return "the store there could not be read by this version"
     named = [
         f"{key.name} {getattr(old, key.name)} → {getattr(new, key.name)}"
         for key in fields(StoreManifest)
-        if key.name not in _RESULTS
+        if key.name not in _OUTCOMES
         and not key.name.startswith(("num_", "rows_", "tokens_"))
         and getattr(old, key.name) != getattr(new, key.name)
         and not key.name.endswith("_hash")

@@ -74,7 +74,7 @@ def prepare_store(
     require_store_or_nothing(output)
     if data.val_fraction and validation_inputs:
         raise ConfigError(
-            "a validation fraction and validation inputs exclude each other",
+            "a validation fraction and validation inputs can't be used together",
             hint="leave out --val-fraction or --val-input",
         )
     with StoreInputs.found(inputs, tokenizer, data, validation_inputs, options) as made_from:
@@ -99,7 +99,7 @@ def _write(
             manifest = build_store(folder, made_from, on_progress)
             if made_from.options.strict and not manifest.audit.passed:
                 what = "; ".join(manifest.audit.problems())
-                raise DataError(f"{output}: the audit of the masks failed: {what}", _LOOK)
+                raise DataError(f"{output}: the mask audit failed: {what}", _LOOK)
             made_from.tokenizer.save(folder / "tokenizer")
             manifest = replace(manifest, files=hash_files(folder))
             (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))

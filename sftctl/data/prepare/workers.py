@@ -1,4 +1,4 @@
-"""Work for every core: a function over items in child processes, results in the items' order."""
+"""Runs a function over items in child processes; results keep the items' order."""
 
 import multiprocessing
 import signal
@@ -16,26 +16,26 @@ from sftctl.errors import DataError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD_PER_WORKER = 2  # one in work, one waiting: more would only take memory
+_AHEAD_PER_WORKER = 2  # one running and one waiting; more would only take memory
 
 _work: Callable[[Any], Any]
-"""In a child process: what it was forked to do."""
+"""In a child process: the function that it runs."""
 
 
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Iterator[Result]:
-    """`work(item)` for each, by forks of this process; memory holds a few items, not all.
+    """Yield `work(item)` for each item, computed by forks of this process, a few items ahead.
 
-    What `work` raises is raised here; a child that was killed is a DataError. One worker, or one
-    item, needs no other process.
+    An error of `work` is raised here. A killed child is a DataError. With one worker or one item,
+    this process does the work itself.
     """
     items = iter(items)
     first = list(islice(items, 2))
     if num_workers < 2 or len(first) < 2:
         yield from map(work, chain(first, items))
         return
-    # A fork shares the tokenizer that is loaded already; a fresh process would take seconds.
+    # A fork shares the loaded tokenizer; a fresh process would take seconds to load it.
     executor = ProcessPoolExecutor(
         num_workers, multiprocessing.get_context("fork"), _become_a_worker, (work,)
     )
@@ -58,7 +58,7 @@ def in_order(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits meanwhile; a process that is born now never hears it."""
+    """Block SIGINT in this block, so that a process forked in it starts with SIGINT blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -67,7 +67,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _become_a_worker(work: Callable[[Any], Any]) -> None:
-    """Ctrl-C reaches the whole process group: the parent alone answers it. Its death is ours."""
+    """Leave Ctrl-C to the parent (it reaches all processes of the group), and die with it."""
     global _work
     _work = work
     signal_when_the_parent_dies(signal.SIGKILL)

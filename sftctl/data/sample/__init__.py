@@ -1,4 +1,4 @@
-"""Where the bundled sample lies."""
+"""Paths of the bundled sample."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ SAMPLE_TOKENIZER = _SAMPLE / "tokenizer"
 
 
 def sample_files() -> tuple[Path, Path]:
-    """The bundled conversations: to train on, and to validate with."""
+    """The bundled conversations: the training file and the validation file."""
     return _SAMPLE / "train.jsonl", _SAMPLE / "validation.jsonl"

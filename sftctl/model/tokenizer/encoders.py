@@ -1,4 +1,4 @@
-"""Encoders: the reference, a fast one, and what proves the fast one equal to the reference."""
+"""The reference encoder, a fast one, and the proof that the fast one is equal on probes."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -28,7 +28,7 @@ _PROBES = (
 
 
 class Reference:
-    """Hugging Face tokenizers, which everything is measured by."""
+    """Hugging Face tokenizers. Every other encoder must return the same ids."""
 
     is_fast = False
 
@@ -40,14 +40,14 @@ class Reference:
         return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
-        """Token ids, and the characters that each token covers; nothing is added."""
-        # One text at a time: the threads behind batches would not survive a fork.
+        """Token ids, and the characters that each token covers; no token is added."""
+        # One text at a time: encoding a batch starts threads, which do not survive a fork.
         encoding = self._backend.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.int32), encoding.offsets
 
 
 class Splintr:
-    """splintr-rs: ids alone, dozens of times as fast."""
+    """splintr-rs: returns ids but no offsets, and is dozens of times faster."""
 
     is_fast = True
 
@@ -65,7 +65,7 @@ class Splintr:
 
 
 class Checked:
-    """A fast engine whose every answer is compared with the reference's."""
+    """A fast engine, with every result compared with the reference's."""
 
     is_fast = True
 
@@ -75,10 +75,10 @@ class Checked:
         self._reference = reference
 
     def encode(self, text: str) -> Ids:
-        """The ids on which both agree; EngineDiffers where they don't."""
+        """The ids that both return; EngineDiffers if they are not equal."""
         ids = self._fast.encode(text)
         if not np.array_equal(ids, self._reference.encode(text)):
-            raise EngineDiffers(f"{self.name} gives other token ids for {text[:40]!r}")
+            raise EngineDiffers(f"{self.name} returns other token ids for {text[:40]!r}")
         return ids
 
 
@@ -86,11 +86,11 @@ Encoder = Reference | Splintr | Checked
 
 
 def fast_engine(hf: Any) -> Splintr:
-    """The fast engine for a tokenizer, proved on probes; EngineDiffers where it is not equal."""
+    """The fast engine; EngineDiffers if it does not equal the reference on all probe strings."""
     try:
         fast = Splintr(hf)
     except (ValueError, OSError) as problem:
-        raise EngineDiffers(f"splintr-rs does not know this tokenizer: {problem}") from problem
+        raise EngineDiffers(f"splintr-rs can't load this tokenizer: {problem}") from problem
     checked = Checked(fast, Reference(hf))
     for probe in _probes(hf):
         checked.encode(probe)
@@ -98,7 +98,7 @@ def fast_engine(hf: Any) -> Splintr:
 
 
 def _probes(hf: Any) -> Iterator[str]:
-    """Nasty strings, and every added token, alone and between words and spaces."""
+    """Difficult strings, and every added token, alone and between words and spaces."""
     yield from _PROBES
     for token in hf.added_tokens_decoder.values():
         yield f"{token.content}a {token.content} \n{token.content}{token.content}"

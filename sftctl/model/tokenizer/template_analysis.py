@@ -1,4 +1,4 @@
-"""What can be known of a chat template by reading it."""
+"""Proves from a chat template's syntax tree that it does not look at message contents."""
 
 import re
 
@@ -16,10 +16,10 @@ _CALLS = frozenset({"raise_exception", "namespace"})
 
 
 def is_content_blind(template: str) -> bool:
-    """True: what is written around the messages' contents depends on roles alone, by proof.
+    """True: the text that the template writes around contents depends on roles alone.
 
-    Nothing in the template looks into a text: it is only written out, trimmed at most, or asked
-    whether it is empty. False says nothing.
+    The template only writes contents, trims them, or tests whether they are empty. False means
+    that this could not be proved.
     """
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
@@ -51,7 +51,7 @@ def _is_blind(node: nodes.Node) -> bool:
 
 
 def _is_structure(node: nodes.Node | None) -> bool:
-    """An expression about roles, numbers and positions, with no text of a message in it."""
+    """True: an expression of roles, numbers and positions, without any message content."""
     match node:
         case nodes.Const() | nodes.Compare():
             return True
@@ -68,14 +68,14 @@ def _is_structure(node: nodes.Node | None) -> bool:
 
 
 def _is_list(node: nodes.Node | None) -> bool:
-    """The messages, the tools, or a slice of them."""
+    """True: the messages, the tools, or a slice of either."""
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
         node = node.node
     return isinstance(node, nodes.Name) and node.name in _LISTS
 
 
 def _key(node: nodes.Node) -> object:
-    """`x` of `m.x` and of `m['x']`."""
+    """`x` for `m.x` and for `m['x']`."""
     if isinstance(node, nodes.Getattr):
         return node.attr
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):

@@ -27,7 +27,7 @@ Engine = Literal["auto", "hf"]
 
 
 class ChatTokenizer:
-    """Render conversations with the chat template, and encode the text, nothing added."""
+    """Renders conversations with the chat template and encodes the text. Adds no tokens."""
 
     def __init__(self, hf: "PreTrainedTokenizerFast", name: str) -> None:
         self.hf = hf
@@ -37,7 +37,7 @@ class ChatTokenizer:
         self.is_content_blind = is_content_blind(hf.chat_template or "")
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
-        self.engine_reason = "not asked for another"
+        self.engine_reason = "no other was asked for"
         self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.content_hash = self._hash_content()
@@ -49,7 +49,7 @@ class ChatTokenizer:
         tools: list[Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The text the model sees; DataError where the template refuses the messages."""
+        """The text that the model sees; DataError if the template refuses the messages."""
         from jinja2 import TemplateError
 
         try:
@@ -59,13 +59,13 @@ class ChatTokenizer:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
             raise DataError(
                 f"the chat template refuses the conversation: {problem}",
-                "most templates want user and assistant in turn, after one system message at most",
+                "most templates want user and assistant in turn, after at most one system message",
             ) from problem
         return text
 
     @property
     def engine(self) -> str:
-        """Name and version of what encodes."""
+        """Name and version of the library that encodes."""
         return self._encoder.name
 
     @property
@@ -78,7 +78,7 @@ class ChatTokenizer:
         return self._encoder.encode(text)
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
-        """Token ids by the reference, and their (start, end) characters; no BOS is added."""
+        """The reference's token ids, and each token's (start, end) in characters; adds no BOS."""
         return self._reference.encode_with_offsets(text)
 
     def with_engine(self, engine: Engine) -> "ChatTokenizer":
@@ -124,16 +124,16 @@ class ChatTokenizer:
         self.hf.save_pretrained(folder)
 
     def _hash_content(self) -> str:
-        """Of all that decides ids: vocabulary, merges, what comes before them, special tokens."""
+        """A hash of all that decides ids: vocabulary, merges, normalizer, special tokens."""
         content = loads(self.hf.backend_tokenizer.to_str())
-        for of_the_moment in ("truncation", "padding"):
-            content.pop(of_the_moment, None)
+        for call_setting in ("truncation", "padding"):
+            content.pop(call_setting, None)
         special = [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)]
         return hashlib.sha256(dump_canonical([content, special])).hexdigest()
 
 
 def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
-    """Added tokens marked special, whether or not the tokenizer's configuration names them."""
+    """Ids of added tokens marked special; the configuration need not name them."""
     added = hf.added_tokens_decoder
     return frozenset(index for index, token in added.items() if token.special)
 
@@ -141,9 +141,9 @@ def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
 def load_tokenizer(
     name: str, chat_template: Path | str | None = None, *, template_required: bool = True
 ) -> ChatTokenizer:
-    """The tokenizer of a directory, hub name or .gguf file; ConfigError if there is none.
+    """Load from a directory, hub name or .gguf file.
 
-    Also ConfigError if it has no chat template, unless only its vocabulary is needed.
+    ConfigError if there is no fast tokenizer, or no chat template and `template_required`.
     """
     quiet()
     from transformers import AutoTokenizer
@@ -152,7 +152,7 @@ def load_tokenizer(
     require_tokenizer_folder(name)
     if source.is_minimind:
         raise ConfigError(
-            f"{name}: weights alone, no tokenizer",
+            f"{name}: holds weights only, no tokenizer",
             hint="give --tokenizer DIR (MiniMind's model/ folder), or a prepared store",
         )
     with from_hub_or_disk(f"tokenizer {name}", source):
@@ -160,7 +160,7 @@ def load_tokenizer(
     if not getattr(hf, "is_fast", False):
         raise ConfigError(
             f"tokenizer {name}: has no fast tokenizer (tokenizer.json)",
-            hint="offsets are needed, and only fast ones give them: choose another --tokenizer",
+            hint="masks need character offsets, which only fast tokenizers return: choose another",
         )
     if chat_template is not None:
         file = Path(chat_template)

@@ -104,7 +104,7 @@ def _cached_store(
     path = cache_folder() / "stores" / key[:32]
     if not _opens(path):
         hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
-        with refusals(path.parent, ConfigError, hint, "the cache can't be made"):
+        with refusals(path.parent, ConfigError, hint, "can't create the cache"):
             path.parent.mkdir(parents=True, exist_ok=True)
         prepare_store([train], path, tokenizer, data, validation, lambda _: stop.check())
     return path

@@ -116,7 +116,7 @@ def shortage_told(micro_batch_tokens: int) -> Iterator[None]:
             raise
         raise ConfigError(
             f"train.micro_batch_tokens: {micro_batch_tokens}: out of memory",
-            hint="set less in the run's config.toml, or free memory; `sftctl resume` goes on",
+            hint="lower it in the run's config.toml, or free memory; then `sftctl resume`",
         ) from problem
 
 

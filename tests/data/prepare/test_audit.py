@@ -1,6 +1,9 @@
+"""The mask audit finds what is wrong with examples, from their arrays alone."""
+
 import numpy as np
 import pytest
 
+from sftctl.config.schema import TrainOn
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import Audit
 from sftctl.data.prepare.audit import audit
@@ -9,10 +12,10 @@ from tests.toys.data import CHATML, load
 
 TOKENIZER = load(SAMPLE_TOKENIZER, CHATML)
 START, END, TEXT = 1, 2, 300
+Row = tuple[list[int], str]  # ids, and the mask as a string of . and x
 
 
-def examples(*rows):
-    """Each row: (ids, mask as a string of . and x)."""
+def examples(*rows: Row) -> ExampleArrays:
     return ExampleArrays.pack(
         [
             TokenizedExample(np.array(ids, dtype=np.int32), np.array([c == "x" for c in mask]))
@@ -21,21 +24,21 @@ def examples(*rows):
     )
 
 
-def audited(*rows, max_seq_len=64, train_on="assistant"):
+def audited(*rows: Row, max_seq_len: int = 64, train_on: TrainOn = "assistant") -> Audit:
     return audit(examples(*rows), TOKENIZER, max_seq_len, train_on)
 
 
 GOOD = ([START, TEXT, TEXT, END, TEXT, TEXT, END], "..xx.xx")
 
 
-def test_whole_turns_with_their_ends_pass():
+def test_turns_with_their_ends_pass() -> None:
     found = audited(GOOD, GOOD)
     assert found.passed
     assert (found.num_examples, found.turns, found.turns_cut) == (2, 4, 0)
     assert found.problems() == []
 
 
-def test_runs_of_neighbouring_examples_are_not_one():
+def test_turns_of_neighbouring_examples_are_counted_apart() -> None:
     assert audited(([TEXT, END], ".x"), ([END, TEXT, END], "x.x")).turns == 3
 
 
@@ -48,24 +51,26 @@ def test_runs_of_neighbouring_examples_are_not_one():
         (([0, 0, TEXT, END], "...x"), "1 example begins with two beginning-of-sequence tokens"),
     ],
 )
-def test_what_is_wrong_fails(row, problem, monkeypatch):
+def test_each_problem_fails_the_audit(
+    row: Row, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(TOKENIZER, "bos_id", 0)
     found = audited(GOOD, row)
     assert not found.passed
     assert found.problems()[0].startswith(problem)
 
 
-def test_a_turn_that_the_maximum_length_ends_is_no_failure():
+def test_a_turn_that_the_maximum_length_cuts_passes() -> None:
     found = audited(([START, TEXT, TEXT], "..x"), max_seq_len=3)
     assert found.passed
     assert found.turns_cut == 1
 
 
-def test_where_everything_is_trained_a_run_is_no_turn():
+def test_with_train_on_all_no_turn_needs_an_end() -> None:
     assert audited(([START, TEXT, END, TEXT], ".xxx"), train_on="all").passed
 
 
-def test_audits_add_up_and_one_failure_fails_all():
+def test_audits_add_up_and_one_failure_fails_all() -> None:
     good, bad = audited(GOOD), audited(([START, TEXT], ".."))
     assert (good + good).num_examples == 2
     assert (good + good).passed

@@ -1,3 +1,5 @@
+"""Digests that were seen before are counted, in little memory."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,9 @@ DIGESTS = st.integers(0, 2**64 - 1) | st.integers(0, 9)
 
 
 @given(st.lists(st.lists(DIGESTS, max_size=30), max_size=12))
-def test_digests_are_counted_as_a_set_counts_them(batches):
-    seen, expected = SeenDigests(), set()
+def test_digests_are_counted_as_a_set_counts_them(batches: list[list[int]]) -> None:
+    seen = SeenDigests()
+    expected: set[int] = set()
     for batch in batches:
         num_seen = 0
         for digest in batch:
@@ -20,7 +23,7 @@ def test_digests_are_counted_as_a_set_counts_them(batches):
         assert (digest in seen) == (digest in expected)
 
 
-def test_the_runs_are_few():
+def test_the_runs_are_few() -> None:
     seen = SeenDigests()
     for batch in range(500):
         seen.add(np.arange(batch * 20, batch * 20 + 20, dtype=np.uint64))

@@ -1,38 +1,49 @@
+"""A store that is already at the output: reused, replaced, or left alone."""
+
 import json
 import multiprocessing
 import os
 from dataclasses import replace
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sftctl.config.schema import DataConfig
 from sftctl.data.manifest import FORMAT_VERSION
+from sftctl.data.prepare.builder import Progress
+from sftctl.data.prepare.existing_store import make_way
 from sftctl.data.prepare.fingerprint import PrepareOptions
-from sftctl.data.prepare.prepare import prepare_store
+from sftctl.data.prepare.prepare import PreparedStore, prepare_store
 from sftctl.data.store import TokenStore
 from sftctl.errors import ConfigError, DataError
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML, load, row, written
 
 SETTINGS = DataConfig(max_seq_len=64)
 
 
 @pytest.fixture
-def rows(tmp_path):
+def rows(tmp_path: Path) -> Path:
     return written(tmp_path / "rows.jsonl", [row(f"Question {i}?") for i in range(40)])
 
 
 @pytest.fixture
-def store(tmp_path, chatml, rows):
+def store(tmp_path: Path, chatml: ChatTokenizer, rows: Path) -> Path:
     prepare_store([rows], tmp_path / "s", chatml, SETTINGS)
     return tmp_path / "s"
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_again_is_reused_and_not_touched(tmp_path, chatml, rows, store):
+def test_the_same_again_is_reused_and_not_touched(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     identity = store.stat().st_ino
     again = prepare_store([rows.rename(tmp_path / "moved.jsonl")], store, chatml, SETTINGS)
     assert again.is_reused
@@ -49,7 +60,9 @@ def test_the_same_again_is_reused_and_not_touched(tmp_path, chatml, rows, store)
         ({"format": "alpaca"}, "format auto → alpaca"),
     ],
 )
-def test_another_setting_makes_it_anew_and_says_why(tmp_path, chatml, rows, store, change, why):
+def test_another_setting_makes_a_new_store_and_says_why(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path, change: dict[str, Any], why: str
+) -> None:
     settings = replace(SETTINGS, **change)
     made = prepare_store([rows], store, chatml, settings)
     assert not made.is_reused
@@ -59,7 +72,9 @@ def test_another_setting_makes_it_anew_and_says_why(tmp_path, chatml, rows, stor
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
 
 
-def test_other_rows_and_another_template_make_it_anew(tmp_path, chatml, rows, store):
+def test_other_rows_and_another_template_make_a_new_store(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     written(rows, [row("Other?")])
     assert prepare_store([rows], store, chatml, SETTINGS).replaced == "the inputs changed"
     rerendered = load(store / "tokenizer", "{# other #}" + CHATML)
@@ -70,14 +85,18 @@ def test_other_rows_and_another_template_make_it_anew(tmp_path, chatml, rows, st
 
 
 @pytest.mark.parametrize("name", ["train/tokens-00000.npy", "tokenizer/tokenizer.json"])
-def test_a_store_whose_files_changed_is_made_anew(chatml, rows, store, name):
+def test_a_store_with_changed_files_is_made_again(
+    chatml: ChatTokenizer, rows: Path, store: Path, name: str
+) -> None:
     before = (store / name).read_bytes()
     (store / name).write_bytes(before[:-3] + b"???")
     assert prepare_store([rows], store, chatml, SETTINGS).replaced == "its files were damaged"
     assert (store / name).read_bytes() == before
 
 
-def test_a_store_of_another_version_is_made_anew(chatml, rows, store):
+def test_a_store_of_another_version_is_made_again(
+    chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["format_version"] = FORMAT_VERSION + 1
     (store / "manifest.json").write_text(json.dumps(manifest))
@@ -86,7 +105,9 @@ def test_a_store_of_another_version_is_made_anew(chatml, rows, store):
     assert TokenStore.open(store).manifest == made.manifest
 
 
-def test_a_failure_leaves_the_old_store_as_it_was(tmp_path, chatml, rows, store):
+def test_a_failure_leaves_the_old_store_as_it_was(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     before = contents(store)
     written(rows, [row("Fine?"), "{broken"])
     with pytest.raises(DataError, match=f"{rows}:2: broken JSON"):
@@ -95,7 +116,9 @@ def test_a_failure_leaves_the_old_store_as_it_was(tmp_path, chatml, rows, store)
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
 
 
-def test_strict_does_not_reuse_a_store_with_a_ledger(chatml, rows, store):
+def test_strict_does_not_reuse_a_store_with_a_ledger(
+    chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     written(rows, [row("Fine?"), "{broken"])
     prepare_store([rows], store, chatml, SETTINGS)
     assert prepare_store([rows], store, chatml, SETTINGS).is_reused
@@ -103,37 +126,71 @@ def test_strict_does_not_reuse_a_store_with_a_ledger(chatml, rows, store):
         prepare_store([rows], store, chatml, SETTINGS, options=PrepareOptions(strict=True))
 
 
-def test_what_is_no_store_is_never_replaced(tmp_path, chatml, rows, store):
+def test_anything_that_is_not_a_store_is_never_replaced(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path
+) -> None:
     (tmp_path / "link").symlink_to(store)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/manifest.json").write_text("{}")
-    for output in (tmp_path / "link", tmp_path / "folder", rows):
+    for output in (tmp_path / "link", tmp_path / "dangling", tmp_path / "folder", rows):
         with pytest.raises(ConfigError) as caught:
             prepare_store([rows], output, chatml, SETTINGS)
-        assert caught.value.message == f"{output}: exists already, and is no token store"
+        assert caught.value.message == f"{output}: exists already, and is not a token store"
         assert caught.value.hint == "name another output, or remove it first"
     (store / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError) as caught:
         prepare_store([rows], store, chatml, replace(SETTINGS, max_seq_len=32))
-    assert caught.value.message == f"{store}: exists already, and holds notes.txt beside a store"
+    assert (
+        caught.value.message
+        == f"{store}: exists already, and notes.txt in it is not part of a store"
+    )
     (store / "notes.txt").rename(store / "train" / "notes.txt")
-    with pytest.raises(ConfigError, match="holds train/notes.txt beside a store"):
+    with pytest.raises(ConfigError, match="train/notes.txt in it is not part of a store"):
         prepare_store([rows], store, chatml, SETTINGS)
     assert (store / "train" / "notes.txt").read_text() == "mine"
 
 
-def _prepare_together(barrier, results, rows, output, max_seq_len):
+def test_a_foreign_folder_that_appears_at_the_output_survives(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path
+) -> None:
+    output = tmp_path / "s"
+
+    def make_a_folder(progress: Progress) -> None:
+        output.mkdir()
+        (output / "notes.txt").write_text("mine")
+
+    with pytest.raises(DataError, match="can't be written: Directory not empty"):
+        prepare_store([rows], output, chatml, SETTINGS, on_progress=make_a_folder)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
+
+
+def test_way_is_made_only_where_another_store_is(tmp_path: Path, store: Path) -> None:
+    fingerprint = TokenStore.open(store).manifest.fingerprint
+    make_way(store, fingerprint)
+    assert store.exists()
+    make_way(tmp_path / "nothing", fingerprint)
+    make_way(store, "0" * 64)
+    assert not store.exists()
+
+
+def _prepare_together(
+    barrier: Barrier, results: "Queue[PreparedStore]", rows: Path, output: Path, max_seq_len: int
+) -> None:
     tokenizer = load(rows.parent / "tokenizer", CHATML)
     settings = replace(SETTINGS, max_seq_len=max_seq_len)
 
-    def wait_for_the_other(*_):  # both are in the middle of it
+    def wait_for_the_other(progress: Progress) -> None:  # both are preparing now
         barrier.wait(60)
 
     results.put(prepare_store([rows], output, tokenizer, settings, on_progress=wait_for_the_other))
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_two_processes_at_once_both_end_well_with_one_store(tmp_path, chatml, rows, exists):
+def test_two_processes_at_once_both_succeed_with_one_store(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path, exists: bool
+) -> None:
     chatml.save(tmp_path / "tokenizer")
     output = tmp_path / "s"
     if exists:
@@ -154,7 +211,9 @@ def test_two_processes_at_once_both_end_well_with_one_store(tmp_path, chatml, ro
 
 
 @pytest.mark.parametrize("wrong", [2**30, -1])
-def test_a_token_beyond_the_vocabulary_is_told_when_it_is_read(store, wrong):
+def test_a_token_id_outside_the_vocabulary_is_an_error_when_it_is_read(
+    store: Path, wrong: int
+) -> None:
     path = store / "train/tokens-00000.npy"
     tokens = np.load(path)
     tokens[3] = wrong
@@ -162,5 +221,5 @@ def test_a_token_beyond_the_vocabulary_is_told_when_it_is_read(store, wrong):
     with pytest.raises(DataError) as caught:
         TokenStore.open(store)[0]
     size = load(store / "tokenizer").vocab_size
-    what = f"{store}/train: damaged: example 0 holds what is no token of the vocabulary of {size}"
-    assert (caught.value.message, caught.value.hint) == (what, "prepare the data anew")
+    what = f"{store}/train: damaged: example 0 holds a token id outside the vocabulary of {size}"
+    assert (caught.value.message, caught.value.hint) == (what, "prepare the data again")

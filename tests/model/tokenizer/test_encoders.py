@@ -1,4 +1,4 @@
-"""The fast engine is used only where it is proved equal; everything else is the reference."""
+"""The fast engine is used only if it proves equal to the reference."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 
 class OffByOne:
-    """An engine that is wrong in texts with a z."""
+    """An engine that is wrong for texts with a z."""
 
     name = "off by one 1.0"
     is_fast = True
@@ -36,11 +36,11 @@ def test_offsets_come_from_the_reference(bundled: ChatTokenizer) -> None:
     assert bundled.fast().encode_with_offsets("Hi")[1] == bundled.encode_with_offsets("Hi")[1]
 
 
-def test_a_checked_engine_tells_where_it_differs(bundled: ChatTokenizer) -> None:
+def test_a_checked_engine_names_the_text_on_which_it_differs(bundled: ChatTokenizer) -> None:
     wrong = OffByOne(Splintr(bundled.hf))
     checked = Checked(wrong, Reference(bundled.hf))
     assert checked.encode("a").tolist() == bundled.encode("a").tolist()
-    with pytest.raises(EngineDiffers, match=r"off by one 1\.0 gives other token ids for 'a z'"):
+    with pytest.raises(EngineDiffers, match=r"off by one 1\.0 returns other token ids for 'a z'"):
         checked.encode("a z")
 
 
@@ -54,22 +54,22 @@ def test_probes_find_an_engine_that_is_not_equal(
             return real.encode_flat(text.replace("8", "9"))
 
     monkeypatch.setattr("splintr.from_json_bytes", lambda data: NoDigits())
-    with pytest.raises(EngineDiffers, match=r"splintr-rs .* gives other token ids for .Hello"):
+    with pytest.raises(EngineDiffers, match=r"splintr-rs .* returns other token ids for .Hello"):
         fast_engine(bundled.hf)
 
 
-def test_a_tokenizer_that_the_engine_does_not_know_is_told(tmp_path) -> None:
+def test_a_tokenizer_that_the_engine_can_not_load_is_an_error() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     hf = PreTrainedTokenizerFast(tokenizer_object=words)
-    with pytest.raises(EngineDiffers, match="splintr-rs does not know this tokenizer: "):
+    with pytest.raises(EngineDiffers, match="splintr-rs can't load this tokenizer: "):
         fast_engine(hf)
 
 
-def test_why_an_engine_was_chosen_goes_along(bundled: ChatTokenizer) -> None:
+def test_the_reason_for_an_engine_is_kept_by_its_copies(bundled: ChatTokenizer) -> None:
     assert bundled.fast().engine_reason == "proved equal to the reference on probes"
     assert bundled.fast().checked().engine_reason == bundled.fast().engine_reason
     back = bundled.fast().by_reference("it differs")
@@ -77,7 +77,7 @@ def test_why_an_engine_was_chosen_goes_along(bundled: ChatTokenizer) -> None:
     assert bundled.checked() is bundled
 
 
-def test_a_text_written_special_token_is_that_token_by_both() -> None:
+def test_a_special_token_in_a_text_is_that_token_for_both() -> None:
     tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
     text = "a<|im_end|>b<|im_start|><|im_start|>"
     assert tokenizer.fast().checked().encode(text).tolist() == tokenizer.encode(text).tolist()

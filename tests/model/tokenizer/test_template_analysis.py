@@ -1,4 +1,4 @@
-"""Which templates are proved blind to what messages say."""
+"""Which chat templates are proved not to look at message contents."""
 
 import pytest
 
@@ -36,6 +36,7 @@ def test_a_template_that_only_writes_contents_is_blind(body: str) -> None:
         "{% if m.content != '' %}T{% endif %}",
         "{% if m.content | length > 10 %}T{% endif %}",
         "{{ m.content | upper }}",
+        "{{ m.content | trim('x') }}",
         "{{ m.content | replace('a', 'b') }}",
         "{{ m.content[0] }}",
         "{{ m.content[1:] }}",

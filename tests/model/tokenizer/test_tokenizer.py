@@ -1,3 +1,5 @@
+"""ChatTokenizer: rendering, encoding, hashes, and every refusal of load_tokenizer."""
+
 import json
 import shutil
 from pathlib import Path

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
-from sftctl.data.microbatch import StepBatch, collate, keeping_step
+from sftctl.data.microbatch import StepBatch, collate, filler_micro_batch
 from sftctl.train.engine.state import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World, start_world
@@ -29,7 +29,7 @@ def random_step(seed: int, num_pieces: int, rank: int, num_ranks: int) -> StepBa
     pieces = np.array_split(rng.permutation(len(store.lengths)), num_pieces)
     mine = [collate(store, tuple(p.tolist()), i) for i, p in enumerate(pieces)][rank::num_ranks]
     num_targets = int(store.target_lengths.sum())
-    micro_batches = tuple(mine) or (keeping_step(num_pieces),)
+    micro_batches = tuple(mine) or (filler_micro_batch(num_pieces),)
     return StepBatch(0, 0, len(store.lengths), num_targets, micro_batches)
 
 

@@ -144,6 +144,6 @@ def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_t
     with pytest.raises(ConfigError) as caught, shortage_told(2048):
         torch.empty(1 << 60)
     assert caught.value.message == "train.micro_batch_tokens: 2048: out of memory"
-    assert caught.value.hint is not None and "`sftctl resume` goes on" in caught.value.hint
+    assert caught.value.hint is not None and "then `sftctl resume`" in caught.value.hint
     with pytest.raises(RuntimeError, match="shape"), shortage_told(2048):
         torch.zeros(2).view(3)
