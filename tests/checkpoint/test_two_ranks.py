@@ -14,9 +14,10 @@ from sftctl.checkpoint.save import save_checkpoint
 from sftctl.checkpoint.tensor_index import stored_tensors
 from sftctl.disk import DISK
 from sftctl.errors import CheckpointError
-from sftctl.world import start_world
+from sftctl.world import World, start_world
 from tests.toys.checkpoints import (
     ALONE,
+    FULL,
     FailingDisk,
     blank,
     equal,
@@ -27,6 +28,13 @@ from tests.toys.checkpoints import (
 from tests.toys.ranks import run_ranks
 
 ONE_RANK, REPLICAS, SHARDED, ONE_TENSOR, FAILED = 1, 2, 3, 4, 5
+FAILURES = [  # an error on one rank, and the reason that both ranks report
+    (FULL, "No space left on device"),
+    (OSError("the library's own words"), "OSError: the library's own words"),  # no strerror
+    (RuntimeError("a bug"), "RuntimeError: a bug"),
+    (CheckpointError("ours"), "ours"),
+]
+PLACES = [(0, "before"), (0, "shard"), (1, "shard")]
 
 
 def sharded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -45,6 +53,19 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: t.full_tensor() if isinstance(t, DTensor) else t for k, t in tensors.items()}
 
 
+def failure_of(root: Path, world: World, rank: int, place: str, error: Exception) -> str:
+    """What this rank raises when `rank` meets `error` in an act of the commit."""
+    disk = FailingDisk(at=3, error=error) if (world.rank, place) == (rank, "shard") else DISK
+
+    def before() -> None:
+        if place == "before":
+            raise error
+
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(root, make_tensors(), make_manifest(FAILED), world, disk, before=before)
+    return caught.value.message
+
+
 def save_and_load_on_a_rank(root: Path) -> dict[str, object]:
     """Everything that needs two ranks, in one start of them."""
     with start_world("cpu") as world:
@@ -56,10 +77,11 @@ def save_and_load_on_a_rank(root: Path) -> dict[str, object]:
         save(REPLICAS, make_tensors(REPLICAS))
         save(SHARDED, sharded(with_one_row(make_tensors(SHARDED))))
         save(ONE_TENSOR, {"model.weight": torch.ones(3)})
-        disk = FailingDisk(at=3) if world.rank == 1 else DISK
-        with pytest.raises(CheckpointError) as caught:
-            save_checkpoint(root, make_tensors(), make_manifest(FAILED), world, disk)
-        found["failure"] = caught.value.message
+        found["failures"] = [
+            failure_of(root, world, rank, place, error)
+            for error, _ in FAILURES
+            for rank, place in PLACES
+        ]
         replicas = blank(make_tensors())
         load_tensors(root / "step-00000001", replicas, world)
         found["one to two replicas"] = equal(replicas, make_tensors(ONE_RANK))
@@ -120,8 +142,9 @@ def test_a_rank_with_nothing_to_write_writes_no_file(saved: Saved) -> None:
 
 def test_a_failure_on_one_rank_is_the_same_error_on_all_and_leaves_nothing(saved: Saved) -> None:
     root, found = saved
-    message = f"can't write checkpoint step 5 in {root}: No space left on device"
-    assert [each["failure"] for each in found] == [message, message]
+    begin = f"can't write checkpoint step 5 in {root}: "
+    expected = [begin + reason for _, reason in FAILURES for _ in PLACES]
+    assert [each["failures"] for each in found] == [expected, expected]
     assert sorted(root.iterdir()) == list_checkpoints(root)
     assert [path.name[-1] for path in list_checkpoints(root)] == ["1", "2", "3", "4"]
 

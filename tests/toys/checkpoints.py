@@ -114,15 +114,19 @@ class CountingDisk(Disk):
         super().remove_tree(path)
 
 
-class FailingDisk(CountingDisk):
-    """Call number `at` fails like a full disk: once, or with all calls after it."""
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def __init__(self, at: int, forever: bool = False) -> None:
+
+class FailingDisk(CountingDisk):
+    """Call number `at` raises `error`: once, or together with all calls after it."""
+
+    def __init__(self, at: int, forever: bool = False, error: Exception = FULL) -> None:
         super().__init__()
         self.at = at
         self.forever = forever
+        self.error = error
 
     def before(self, name: str, *args: object) -> None:
         super().before(name, *args)
         if self.num_calls == self.at or (self.forever and self.num_calls > self.at):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self.error
