@@ -52,8 +52,9 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
     if known("world_size") is not None:
         yield "ranks", str(known("world_size"))
     if known("dtype"):
-        scaler = known("scaler")
-        yield "dtype", facts["dtype"] + (f", scaler at {scaler['scale']:g}" if scaler else "")
+        scale = facts["scaler"].get("scale") if isinstance(known("scaler"), dict) else None
+        is_number = isinstance(scale, (int, float))
+        yield "dtype", facts["dtype"] + (f", scaler at {scale:g}" if is_number else "")
     if known("validation"):
         losses = ((name, facts["validation"].get(name)) for name in ("first", "best", "last"))
         text = ", ".join(f"{name} {loss:.4f}" for name, loss in losses if loss is not None)

@@ -11,7 +11,7 @@ from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.opcodes import Made, Name
 from sftctl.inspection.pickles.torch_file import read_torch_file
-from sftctl.inspection.pickles.values import attributes, number, plain, table
+from sftctl.inspection.pickles.values import attributes, number, plain, size, sizes, table
 
 _METADATA_NAME = ".metadata"
 _DTYPES = {known.torch: name for name, known in NUMBER_TYPES.items()}
@@ -22,7 +22,7 @@ _RATE_KEYS = ("lr", "learning_rate")
 _ADVICE = "torch.distributed.checkpoint.load reads it into tensors of the same names"
 
 # Where .metadata says each saved object is, by (name, offsets): file, offset, length.
-Places = dict[tuple[Any, tuple[Any, ...]], dict[str, Any]]
+Places = dict[tuple[str, tuple[int, ...]], dict[str, Any]]
 
 
 def is_distributed(path: Path) -> bool:
@@ -35,7 +35,7 @@ def inspect_distributed(path: Path) -> Inspection:
     files = Files.of(path)
     metadata = attributes(files.read_torch(_METADATA_NAME).value)
     places: Places = {
-        (key.get("fqn"), tuple(key.get("offset") or ())): attributes(info)
+        (str(key.get("fqn")), sizes(key.get("offset"))): attributes(info)
         for made, info in table(metadata.get("storage_data")).items()
         for key in [attributes(made)]
     }
@@ -77,7 +77,7 @@ def _check_sizes(files: Files, places: Places) -> None:
     ends: dict[str, int] = {}
     for place in places.values():
         name = str(place.get("relative_path"))
-        end = (number(place.get("offset")) or 0) + (number(place.get("length")) or 0)
+        end = size(place.get("offset")) + size(place.get("length"))
         ends[name] = max(end, ends.get(name, 0))
     for name, end in ends.items():
         if name not in files.sizes:
@@ -100,18 +100,18 @@ def _grouped(name: str, planned: dict[Any, Any]) -> str:
 def _tensor(path: Path, name: str, facts: dict[str, Any], places: Places) -> StoredTensor:
     dtype = _dtype(facts.get("properties"))
     parts, count = [], 0
-    for chunk in map(attributes, facts.get("chunks") or ()):
-        offsets, sizes = tuple(chunk.get("offsets") or ()), tuple(chunk.get("sizes") or ())
+    chunks = facts["chunks"] if isinstance(facts["chunks"], (list, tuple)) else ()
+    for chunk in map(attributes, chunks):
+        offsets, shape = sizes(chunk.get("offsets")), sizes(chunk.get("sizes"))
         place = places.get((name, offsets)) or places.get((name, ()))
         if place is not None:
             file = path / str(place.get("relative_path"))
-            begin, length = number(place.get("offset")) or 0, number(place.get("length"))
-            parts.append(Part(file, begin, sizes, offsets, archive_bytes=length))
-            count += math.prod(sizes)
-    size = facts.get("size")
-    shape = tuple(size) if isinstance(size, (tuple, list)) else ()
+            begin, length = size(place.get("offset")), size(place.get("length"))
+            parts.append(Part(file, begin, shape, offsets, archive_bytes=length))
+            count += math.prod(shape)
     item_bytes = NUMBER_TYPES[dtype].num_bytes if dtype in NUMBER_TYPES else 0
-    return StoredTensor(dtype, shape, count, count * item_bytes, tuple(parts))
+    num_bytes = count * item_bytes
+    return StoredTensor(dtype, sizes(facts.get("size")), count, num_bytes, tuple(parts))
 
 
 def _dtype(properties: Any) -> str:
@@ -123,12 +123,12 @@ def _dtype(properties: Any) -> str:
 
 def _value(files: Files, place: dict[str, Any]) -> Any:
     """A number or text saved beside the tensors, in a small archive of its own."""
-    length = number(place.get("length"))
+    length = size(place.get("length"))
     file = files.path / str(place.get("relative_path"))
     if not length or length > _LONGEST_VALUE_BYTES or file.name not in files.sizes:
         return None
     try:
-        found = read_torch_file(file, number(place.get("offset")) or 0, length)
+        found = read_torch_file(file, size(place.get("offset")), length)
     except CorruptCheckpoint:
         return None
     files.problems.extend(f"{file.name}: {problem}" for problem in found.problems)

@@ -86,7 +86,7 @@ def read_gguf(file: Path) -> GgufHeader:
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
-    except (ValueError, struct.error) as problem:
+    except (ValueError, OverflowError, struct.error) as problem:
         raise CorruptCheckpoint(f"{file}: not a whole .gguf file: {problem}") from problem
 
 
@@ -141,15 +141,15 @@ def _value(stream: IO[bytes], kind: int) -> Any:
     if kind != _ARRAY:
         raise ValueError(f"value type {kind} is unknown")
     item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
+    if item_kind == _ARRAY:  # nobody writes them, and they could be nested to any depth
+        raise ValueError("an array of arrays")
     first = [_value(stream, item_kind) for _ in range(min(count, _SHOWN_ITEMS))]
     rest = count - len(first)
     if item_kind in _NUMBERS:
         stream.seek(rest * struct.calcsize(_NUMBERS[item_kind]), 1)
-    elif item_kind == _TEXT:
+    else:
         for _ in range(rest):
             _skip_text(stream)
-    elif rest:
-        raise ValueError("arrays of arrays are unknown")
     return first
 
 

@@ -82,9 +82,11 @@ def _checkpoints_in(path: Path) -> list[Path]:
 def _counters(
     state: dict[str, Any], options: dict[str, Any], world_size: int | None
 ) -> dict[str, Any]:
-    step, total, epochs = (state.get(k) for k in ("global_step", "max_steps", "num_train_epochs"))
-    facts: dict[str, Any] = {"step": step, "epoch": state.get("epoch"), "total_steps": total}
-    facts |= {"tokens_seen": state.get("num_input_tokens_seen") or None, "world_size": world_size}
+    keys = ("global_step", "max_steps", "num_train_epochs")
+    step, total, epochs = (number(state.get(key)) for key in keys)
+    facts: dict[str, Any] = {"step": step, "epoch": number(state.get("epoch"))}
+    facts |= {"total_steps": total, "world_size": world_size}
+    facts |= {"tokens_seen": number(state.get("num_input_tokens_seen")) or None}
     batch = options.get("per_device_train_batch_size", state.get("train_batch_size"))
     accumulation = options.get("gradient_accumulation_steps")
     if isinstance(batch, int) and isinstance(accumulation, int) and world_size is not None:

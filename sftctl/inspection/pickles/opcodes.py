@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, cast
 
-_MOST_OPCODES = 4_000_000
 _LONGEST_NAME = 500
 
 
@@ -53,13 +52,13 @@ class Reading:
     names: frozenset[str]
 
 
-def read_pickle(stream: Readable) -> Reading:
+def read_pickle(stream: Readable, max_opcodes: int = 4_000_000) -> Reading:
     """Read one pickle up to its end; raises ValueError if it is not a pickle, or too long."""
     machine, source = _Machine(), cast(IO[bytes], stream)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(source)):
-            if count >= _MOST_OPCODES:
-                raise ValueError(f"more than {_MOST_OPCODES} opcodes")
+            if count >= max_opcodes:
+                raise ValueError(f"more than {max_opcodes} opcodes")
             machine.run(opcode.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as problem:
         raise ValueError(f"not a pickle: {type(problem).__name__}: {problem}") from problem

@@ -7,7 +7,7 @@ never compressed. An older torch wrote five pickles in a row and then the storag
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,13 +23,13 @@ _LONGEST_PICKLE_BYTES = 1 << 25
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TorchFile:
-    """What a file of torch.save says."""
+    """The content of a torch.save file."""
 
     value: Any
-    problems: list[str]  # what is wrong with it, or refused
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by their place: "model.x"
+    problems: list[str]  # what is wrong with it, and code that was not run
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by place: "model.x"
 
 
 def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
@@ -65,10 +65,11 @@ def _read_zip(file: Path, window: Window) -> TorchFile:
         for name, info in entries.items()
         if name.startswith("data/")
     }
+    is_big_endian = order.strip() != b"little"
     found = _found(file, reading.value, reading.names, storages)
-    if order.strip() != b"little":
-        found.problems.append("its numbers are big-endian")
-    return found
+    return replace(
+        found, problems=[*found.problems, *["its numbers are big-endian"] * is_big_endian]
+    )
 
 
 def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:

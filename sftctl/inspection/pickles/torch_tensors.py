@@ -51,6 +51,7 @@ def _is_storage(outside: Any) -> bool:
         and len(outside.key) >= 5
         and isinstance(outside.key[1], Name)
         and isinstance(outside.key[4], int)
+        and outside.key[4] >= 0
     )
 
 

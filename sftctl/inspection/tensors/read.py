@@ -1,4 +1,4 @@
-"""The numbers of a stored tensor, a stretch at a time, straight from its file."""
+"""Read the numbers of a stored tensor from its file, a stretch at a time."""
 
 import math
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from sftctl.inspection.formats.gguf import TYPES
 Numbers = npt.NDArray[np.float64]
 Raw = npt.NDArray[np.generic]
 
-STRETCH = 1 << 20  # elements read at once; whole blocks of every quantized type
+STRETCH = 1 << 20  # elements read at once; a multiple of every quantized type's block
 _BLOCKS = {name: (elements, size, kind) for kind, (name, elements, size) in TYPES.items()}
 
 
-def stretches(tensor: StoredTensor) -> Iterator[Numbers]:
-    """All numbers of a tensor in order, up to STRETCH at once; as `read` raises."""
+def stretches(tensor: StoredTensor, length: int = STRETCH) -> Iterator[Numbers]:
+    """All numbers of a tensor in order, up to `length` at once; raises what `read` raises."""
     tensor = located(tensor)
-    for start in range(0, tensor.num_elements, STRETCH):
-        yield read(tensor, start, min(start + STRETCH, tensor.num_elements))
+    for start in range(0, tensor.num_elements, length):
+        yield read(tensor, start, min(start + length, tensor.num_elements))
 
 
 def located(tensor: StoredTensor) -> StoredTensor:
-    """The tensor with its parts out of the archives that they may lie in."""
+    """The tensor with each part's place in the file, if it was in an archive."""
     if not tensor.is_whole:
         raise CorruptCheckpoint(f"a part of {list(tensor.shape)} is missing")
     parts = tuple(p if p.archive_bytes is None else unpacked(p) for p in tensor.parts)
@@ -35,9 +35,9 @@ def located(tensor: StoredTensor) -> StoredTensor:
 
 
 def read(tensor: StoredTensor, start: int, stop: int) -> Numbers:
-    """Elements `start` to `stop` of a located tensor, row after row: (stop - start,).
+    """Elements `start` to `stop` of a located tensor in row-major order, (stop - start,).
 
-    Raises CorruptCheckpoint where they are not there or of a type that can't be read.
+    Raises CorruptCheckpoint if they are missing or their type can't be read.
     """
     if len(tensor.parts) == 1:
         return _read_part(tensor.dtype, tensor.parts[0], start, stop)
@@ -89,7 +89,7 @@ def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int)
 
 
 def _read_blocks(dtype: str, part: Part, start: int, stop: int) -> Numbers:
-    """Quantized numbers: `start` is the beginning of a block."""
+    """Quantized numbers. `start` must be the first element of a block."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -115,7 +115,7 @@ def _decoded(dtype: str, values: Raw) -> Numbers:
 
 
 def _e4m3() -> Numbers:
-    """All 256 numbers of one sign, four bits of exponent and three of mantissa; no infinity."""
+    """All 256 values of float8 E4M3: sign, 4 bits of exponent, 3 of mantissa, no infinity."""
     codes = np.arange(256)
     exponent, mantissa = (codes >> 3) & 15, codes & 7
     normal = (8 + mantissa) / 8 * 2.0 ** (exponent - 7)

@@ -1,4 +1,4 @@
-"""What the numbers of every tensor look like, in memory that doesn't grow with them."""
+"""Statistics of every tensor, in an amount of memory that does not depend on its size."""
 
 from dataclasses import dataclass, replace
 
@@ -7,46 +7,47 @@ import numpy as np
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspection import Inspection
-from sftctl.inspection.tensors.read import Numbers, stretches
+from sftctl.inspection.tensors.read import STRETCH, Numbers, stretches
 
 NUM_BINS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """Of one tensor; everything but the two counts is of its finite numbers."""
+    """One tensor. Everything except the two counts is computed from its finite numbers."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     norm: float | None = None  # L2
     mean: float | None = None
-    std: float | None = None  # of the whole, not of a sample
+    std: float | None = None  # of the population (divided by n)
     min: float | None = None
     max: float | None = None
     num_nan: int | None = None
     num_inf: int | None = None
     histogram: tuple[int, ...] | None = None  # counts in equal bins from min to max
-    error: str | None = None  # why there are no numbers
+    error: str | None = None  # why it could not be read
 
 
-def tensor_statistics(inspection: Inspection) -> list[TensorStatistics]:
-    """Of every tensor of a checkpoint, by name; each is read twice, a stretch at a time."""
-    return [_statistics(name, tensor) for name, tensor in sorted(inspection.tensors.items())]
+def tensor_statistics(inspection: Inspection, stretch: int = STRETCH) -> list[TensorStatistics]:
+    """Statistics of every tensor, by name. Each is read twice, `stretch` elements at a time."""
+    tensors = sorted(inspection.tensors.items())
+    return [_statistics(name, tensor, stretch) for name, tensor in tensors]
 
 
-def _statistics(name: str, tensor: StoredTensor) -> TensorStatistics:
+def _statistics(name: str, tensor: StoredTensor, stretch: int) -> TensorStatistics:
     try:
-        return _of_numbers(name, tensor)
+        return _count_and_measure(name, tensor, stretch)
     except (CorruptCheckpoint, OSError, ValueError) as problem:
         return TensorStatistics(name, tensor.dtype, tensor.shape, error=str(problem))
 
 
-def _of_numbers(name: str, tensor: StoredTensor) -> TensorStatistics:
+def _count_and_measure(name: str, tensor: StoredTensor, stretch: int) -> TensorStatistics:
     count = num_nan = num_inf = 0
     total = squares = 0.0
     low, high = np.inf, -np.inf
-    for values in stretches(tensor):
+    for values in stretches(tensor, stretch):
         num_nan += int(np.isnan(values).sum())
         num_inf += int(np.isinf(values).sum())
         finite = _finite(values)
@@ -60,7 +61,7 @@ def _of_numbers(name: str, tensor: StoredTensor) -> TensorStatistics:
     mean = total / count
     deviations, bins = 0.0, np.zeros(NUM_BINS, np.int64)
     scale = NUM_BINS / (high - low) if high > low else 0.0
-    for values in stretches(tensor):
+    for values in stretches(tensor, stretch):
         finite = _finite(values)
         away = finite - mean
         deviations += float(away @ away)
