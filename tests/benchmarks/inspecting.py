@@ -8,18 +8,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.inspection.formats.test_flat import NUM_BYTES, gguf, hugging_face, ours, pth
+from tests.toys import sparse
 
 
 def inspecting(options: argparse.Namespace) -> list[list[str]]:
     """Rows of (what, median seconds); sparse files, so that nothing but headers is on the disk."""
     with tempfile.TemporaryDirectory() as name:
         commands = {"sftctl --help": ["--help"]}
-        makers = {"ours": ours, "HF directory": hugging_face, ".gguf": gguf, ".pth": pth}
+        makers = {
+            "ours": sparse.sparse_checkpoint,
+            "HF directory": sparse.sparse_model_directory,
+            ".gguf": sparse.sparse_gguf,
+            ".pth": sparse.sparse_torch_file,
+        }
         for what, make in makers.items():
             folder = Path(name, make.__name__)
             folder.mkdir()
-            commands[f"10 GB, {what}"] = ["inspect-ckpt", str(make(folder, NUM_BYTES))]
+            commands[f"10 GB, {what}"] = ["inspect-ckpt", str(make(folder, sparse.NUM_BYTES))]
         times: dict[str, list[float]] = {what: [] for what in commands}
         for _ in range(options.rounds + 1):
             for what, arguments in commands.items():

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from sftctl.checkpoint.directory import list_checkpoints, problems_of
 from sftctl.checkpoint.layout import read_manifest
@@ -24,6 +23,8 @@ from tests.toys.checkpoints import (
     make_manifest,
     make_tensors,
     save_toy,
+    sharded,
+    with_one_row,
 )
 from tests.toys.ranks import run_ranks
 
@@ -35,18 +36,6 @@ FAILURES = [  # an error on one rank, and the reason that both ranks report
     (CheckpointError("ours"), "ours"),
 ]
 PLACES = [(0, "before"), (0, "shard"), (1, "shard")]
-
-
-def sharded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rows dealt to two ranks as FSDP2 does: 11 unevenly; a single one leaves a rank none."""
-    mesh = init_device_mesh("cpu", (2,))
-    parts = {name: tensor for name, tensor in tensors.items() if not name.endswith("head.weight")}
-    parts = {k: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for k, t in parts.items()}
-    return parts | {"model.head.weight": parts["model.embed.weight"]}
-
-
-def with_one_row(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return tensors | {"model.row": tensors["model.embed.weight"][:1].clone()}
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.disk import DISK, Disk
-from sftctl.world import World
+from sftctl.world import World, start_world
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
@@ -70,6 +72,26 @@ def make_manifest(step: int) -> CheckpointManifest:
 def save_toy(root: Path, step: int, disk: Disk = DISK) -> Path:
     """A checkpoint of `make_tensors(step)`."""
     return save_checkpoint(root, make_tensors(step), make_manifest(step), ALONE, disk)
+
+
+def sharded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The rows split between two ranks as FSDP2 does it; a single row leaves one rank none."""
+    mesh = init_device_mesh("cpu", (2,))
+    parts = {name: tensor for name, tensor in tensors.items() if not name.endswith("head.weight")}
+    parts = {k: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for k, t in parts.items()}
+    return parts | {"model.head.weight": parts["model.embed.weight"]}
+
+
+def with_one_row(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors and one that only one rank gets a part of."""
+    return tensors | {"model.row": tensors["model.embed.weight"][:1].clone()}
+
+
+def save_sharded(root: Path, step: int) -> None:
+    """Run on each of two ranks: a checkpoint whose tensors are split between them."""
+    with start_world("cpu") as world:
+        tensors = sharded(with_one_row(make_tensors(step)))
+        save_checkpoint(root, tensors, make_manifest(step), world)
 
 
 class CountingDisk(Disk):

@@ -12,14 +12,14 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.shard_writer import DTYPE_NAMES
 from sftctl.inspection.formats.gguf import TYPES
 from sftctl.inspection.inspect import inspect_path
-from sftctl.inspection.tensors import read as contents
+from sftctl.inspection.tensors.read import STRETCH, stretches
 from sftctl.inspection.tensors.statistics import TensorStatistics, tensor_statistics
-from tests.checkpoint.test_two_ranks import Saved, saved  # noqa: F401
-from tests.toys.checkpoints import ALONE
+from tests.toys.checkpoints import ALONE, save_sharded
+from tests.toys.ranks import run_ranks
 
 
-def statistics_of(path: Path) -> dict[str, TensorStatistics]:
-    return {one.name: one for one in tensor_statistics(inspect_path(path))}
+def statistics_of(path: Path, stretch: int = STRETCH) -> dict[str, TensorStatistics]:
+    return {one.name: one for one in tensor_statistics(inspect_path(path), stretch)}
 
 
 def assert_like(one: TensorStatistics, tensor: torch.Tensor) -> None:
@@ -40,13 +40,10 @@ DTYPES = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_numbers_of_every_type_are_torchs(
-    tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contents, "STRETCH", 64)
+def test_the_numbers_of_every_type_are_torchs(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = (torch.randn(17, 11) * 3).to(dtype)
     save_file({"x": tensor}, tmp_path / "x.safetensors")
-    assert_like(statistics_of(tmp_path / "x.safetensors")["model.x"], tensor)
+    assert_like(statistics_of(tmp_path / "x.safetensors", stretch=64)["model.x"], tensor)
 
 
 def test_nan_and_infinity_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -90,22 +87,18 @@ def test_numbers_of_a_distributed_checkpoint(distributed: Path) -> None:
     assert found["model.model.norm.weight"].mean == pytest.approx(1.0, abs=0.01)
 
 
-def test_parts_of_two_ranks_are_one_tensor(
-    saved: Saved,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Read by twos, so that stretches begin and end within parts and rows."""
-    monkeypatch.setattr(contents, "STRETCH", 2)
+def test_the_parts_of_two_ranks_are_read_as_one_tensor(tmp_path: Path) -> None:
+    """Two elements at a time, so that stretches begin and end inside parts and rows."""
+    run_ranks(2, save_sharded, tmp_path, 3)
     types = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-    num_shared = 0
-    for folder in saved[0].iterdir():
-        for name, tensor in inspect_path(folder).tensors.items():
-            if len(tensor.parts) > 1:
-                whole = torch.empty(tensor.shape, dtype=types[tensor.dtype])
-                load_tensors(folder, {name: whole}, ALONE, prefix=name)
-                read = np.concatenate(list(contents.stretches(tensor)))
-                assert np.array_equal(read, whole.double().flatten().numpy())
-                num_shared += 1
+    folder, num_shared = tmp_path / "step-00000003", 0
+    for name, tensor in inspect_path(folder).tensors.items():
+        if len(tensor.parts) > 1:
+            loaded = torch.empty(tensor.shape, dtype=types[tensor.dtype])
+            load_tensors(folder, {name: loaded}, ALONE, prefix=name)
+            read = np.concatenate(list(stretches(tensor, 2)))
+            assert np.array_equal(read, loaded.double().flatten().numpy())
+            num_shared += 1
     assert num_shared > 1
 
 
