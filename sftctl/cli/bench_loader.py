@@ -21,13 +21,13 @@ def bench_loader(
     *,
     flags: ConfigFlags,
     workers: Annotated[
-        str, typer.Option(help="Numbers of loader processes; one alone is compared with 0.")
+        str, typer.Option(help="Numbers of loader processes; a single one is compared with 0.")
     ] = "0,1,2,4",
     pin_memory: Annotated[
         Switch, typer.Option(help="Page-locked batches; auto: on with CUDA.")
     ] = "auto",
     prefetch_factor: Annotated[
-        str, typer.Option(help="Numbers of steps that each loader process holds ready.")
+        str, typer.Option(help="Numbers of steps that each loader process prepares in advance.")
     ] = "2",
     persistent_workers: Annotated[
         Switch, typer.Option(help="Keep the loader processes between epochs; auto: on.")
@@ -35,32 +35,32 @@ def bench_loader(
     nproc_per_node: RanksHere = 1,
     run: Annotated[
         Path | None,
-        typer.Option(help="Data, batch and step time of this run: waits are judged against it."),
+        typer.Option(help="Use the data, batch size and step time of this run."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Measure a few real steps of this model: waits are judged against it."),
+        typer.Option(help="Measure the step time of this model."),
     ] = None,
     source: Annotated[
         Literal["store", "text"],
-        typer.Option(help="text: tokenize on the fly, for comparison."),
+        typer.Option(help="text: tokenize while loading, for comparison."),
     ] = "store",
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time for each setting, over all its rounds.")
+        float, typer.Option(min=0.1, help="Seconds for each setting, over all its rounds.")
     ] = 3.0,
     write_config: Annotated[
         Path | None,
-        typer.Option(help="Write the recommended setting as a configuration for `sftctl train`."),
+        typer.Option(help="Write the recommended setting to this file, for `sftctl train`."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the loader that training uses, and say which of its settings to take."""
+    """Measure the data loader and recommend its settings."""
     counts = _numbers("--workers", workers, at_least=0)
     prefetch = _numbers("--prefetch-factor", prefetch_factor, at_least=1)
     config = _config(flags, run, model)
     if write_config is not None and source == "text":
         raise ConfigError(
-            "--write-config: train reads the store, so --source text has no setting for it",
+            "--write-config with --source text: training reads the store, not text",
             hint="leave out --source, or --write-config",
         )
     from sftctl.bench.sweep import BenchSettings
@@ -94,7 +94,7 @@ def _measure(
     emit(report.to_json(), loader_report(report), as_json=as_json)
     if report.recommended is None:
         raise DataError(
-            f"{report.store}: {report.why}", hint="the table above says of what each setting died"
+            f"{report.store}: {report.why}", hint="the table above shows the error of each setting"
         )
     if write_config is not None:
         path = config.data.path and str(Path(config.data.path).absolute())
@@ -103,7 +103,7 @@ def _measure(
 
 
 def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfig:
-    """The run's own configuration, or one made of the flags."""
+    """The run's configuration, or one from the flags."""
     if model is not None:
         flags = {**flags, "model.name": model}
     if run is None:
@@ -112,7 +112,7 @@ def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfi
         return load_config(None, flags)
     for key in flags:
         raise ConfigError(
-            f"{flag_name(key)} does not go with --run: the step time is that of the run's own",
+            f"{flag_name(key)} does not go with --run, which sets it",
             hint=f"leave out {flag_name(key)}, or --run",
         )
     from sftctl.cli.train_commands import config_of_run

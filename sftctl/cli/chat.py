@@ -12,25 +12,30 @@ def chat(
     ],
     prompt: Annotated[
         str | None,
-        typer.Option(help="Answer this and stop; so does a question on stdin."),
+        typer.Option(help="Ask one question, print the answer and exit (also reads stdin)."),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the system message says.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")
+    ] = 256,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0: always the likeliest token.")
+        float, typer.Option(min=0.0, help="Sampling temperature; 0: always the most likely token.")
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(max=1.0, help="Sample among the likeliest that reach this share.")
+        float,
+        typer.Option(
+            max=1.0, help="Sample from the most likely tokens that together have this probability."
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option(min=0, help="Sample among so many of the likeliest; 0: all.")
+        int, typer.Option(min=0, help="Sample from the K most likely tokens; 0: all.")
     ] = 0,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Of sampling; unset: another answer each time."),
+        typer.Option(min=0, max=2**63 - 1, help="Random seed for sampling."),
     ] = None,
 ) -> None:
-    """Talk to a model that was trained; with --prompt or a pipe, only the answer is printed."""
+    """Chat with a trained model. With --prompt or piped input, only the answer is printed."""
     from sftctl.model.sampling import Sampling, check_sampling
     from sftctl.trained.checks import kind_of
     from sftctl.trained.terminal import answer_once, converse, question_given

@@ -7,13 +7,15 @@ import typer
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="A run or a checkpoint.", metavar="RUN_DIR|CKPT")],
-    output: Annotated[Path, typer.Option(help="The directory to write; must not exist.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, a checkpoint or a model directory.", metavar="PATH")
+    ],
+    output: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16: of the weights written.")
+        str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")
     ] = "float32",
 ) -> None:
-    """Write a plain Hugging Face directory: weights, configuration, tokenizer, template, card."""
+    """Write a Hugging Face directory: weights, configuration, tokenizer, template, model card."""
     from sftctl.cli.show.output import show
     from sftctl.trained.checks import check_export
 

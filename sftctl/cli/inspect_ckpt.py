@@ -14,26 +14,25 @@ if TYPE_CHECKING:
 
 def inspect_ckpt(
     path: Annotated[
-        Path, typer.Argument(help="A run, a checkpoint, or another tool's.", metavar="PATH")
+        Path,
+        typer.Argument(help="A run, a checkpoint, or another tool's checkpoint.", metavar="PATH"),
     ],
     other: Annotated[
-        Path | None, typer.Argument(help="A second one: what differs.", metavar="[OTHER]")
+        Path | None, typer.Argument(help="A second one, to compare with.", metavar="[OTHER]")
     ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check every byte that has a checksum.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check all checksums.")] = False,
     tensors: Annotated[
-        bool, typer.Option("--tensors", help="Norm, mean, extremes, NaNs of every tensor.")
+        bool, typer.Option("--tensors", help="Show norm, mean, min, max and NaNs of every tensor.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds and whether it can be resumed; runs no code from it."""
+    """Show what a checkpoint holds and whether it can be resumed. No code from it is run."""
     from sftctl.inspection.inspect import inspect_path
 
     if other is not None and tensors:
         raise ConfigError(
-            "--tensors with two checkpoints: it shows the numbers of one",
-            hint="without it two are compared tensor by tensor",
+            "--tensors works on one checkpoint, and two are given",
+            hint="leave out --tensors to compare the two tensor by tensor",
         )
     reports = [inspect_path(one, verify) for one in (path, other) if one is not None]
     if other is not None:

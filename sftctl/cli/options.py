@@ -96,13 +96,12 @@ def _metavar(kind: Any) -> str | None:
     return f"<{numbers[0]}{auto}>" if numbers else None
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 RanksHere = Annotated[
-    int, typer.Option("--nproc-per-node", min=1, help="Processes (ranks) on this machine.")
+    int,
+    typer.Option("--nproc-per-node", min=1, help="Number of processes (ranks) on this machine."),
 ]
 MaxRestarts = Annotated[
     int,
-    typer.Option(
-        "--max-restarts", min=0, help="Start the ranks anew when one dies, at most so many times."
-    ),
+    typer.Option("--max-restarts", min=0, help="Restart up to N times if a process dies."),
 ]

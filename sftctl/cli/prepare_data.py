@@ -22,28 +22,32 @@ def prepare_data(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Files, folders, patterns, - for standard input; none: the bundled sample.",
+            help="Files, folders or patterns; - reads standard input. Default: the bundled sample.",
             metavar="[INPUT]...",
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="The store's directory; a store there is reused or replaced.")
+        Path, typer.Option(help="Directory of the store; an existing store is reused or replaced.")
     ],
     flags: ConfigFlags,
     val_input: Annotated[
         list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one a usable core.")
+        int | None, typer.Option(min=1, help="Worker processes (default: one per CPU core).")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="auto: a fast engine where it proves equal to hf's tokenizers; hf.")
+        str,
+        typer.Option(
+            help="hf: Hugging Face tokenizers; auto: a fast one if it gives the same tokens."
+        ),
     ] = "auto",
     strict: Annotated[
-        bool, typer.Option("--strict", help="A row that can't be kept as it came is an error.")
+        bool, typer.Option("--strict", help="Stop at a row that can't be kept unchanged.")
     ] = False,
     show: Annotated[
-        int, typer.Option(min=0, help="Print so many conversations, trained tokens marked.")
+        int,
+        typer.Option(min=0, help="Print the first N conversations with the trained tokens marked."),
     ] = 0,
     json: Json = False,
 ) -> None:

@@ -11,11 +11,11 @@ from sftctl.cli.options import Json
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run, finished or not.", metavar="RUN_DIR")],
     output: Annotated[
-        Path | None, typer.Option(help="The file to write; unset: RUN_DIR/report.html.")
+        Path | None, typer.Option(help="File to write. Default: RUN_DIR/report.html.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write one HTML page about a run: curves, data and masks, samples, checkpoints, events."""
+    """Write an HTML page about a run: curves, samples, data and masks, checkpoints, events."""
     from sftctl.cli.show.output import emit
     from sftctl.runs.directory import require_folder
 

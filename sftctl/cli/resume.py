@@ -12,31 +12,35 @@ from sftctl.errors import ConfigError
 def resume(
     run_dir: Annotated[Path, typer.Argument(help="The run directory.", metavar="RUN_DIR")],
     step: Annotated[
-        int | None, typer.Option(help="From this checkpoint; default: the newest whole one.")
+        int | None,
+        typer.Option(help="Resume from this step. Default: the newest complete checkpoint."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="New number of epochs; the cosine is stretched.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train to this many epochs in all; the learning-rate schedule is recomputed.",
+        ),
     ] = None,
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", help="Go on although this key differs from the checkpoint's."),
+        typer.Option("--allow", help="Continue although this key differs from the checkpoint's."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be restored, and stop.")
+        bool, typer.Option("--dry-run", help="Show what would be restored, and exit.")
     ] = False,
     verify_replay: Annotated[
         bool,
         typer.Option(
             "--verify-replay",
-            help="Train from the checkpoint before the last to the last again, compare bit for "
-            "bit, and stop.",
+            help="Retrain the last checkpoint interval and check that it gives identical results.",
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Go on with a run exactly where its checkpoint stands."""
+    """Continue a run from its last checkpoint."""
     from sftctl.cli import train_commands as running
 
     if verify_replay and (dry_run or allow or max_restarts or (step, epochs) != (None, None)):

@@ -33,7 +33,7 @@ from sftctl.cli.options import ConfigFlags, Flag, Json, MaxRestarts, RanksHere, 
     "train.seed",
     "tracking.wandb",
     "tracking.wandb_project",
-    Flag("output_dir", "The run directory itself. Default: runs/MODEL-TIME."),
+    Flag("output_dir", "Run directory. Default: runs/MODEL-TIME."),
 )
 def train(
     *,
@@ -44,20 +44,21 @@ def train(
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
     auto_resume: Annotated[
-        bool, typer.Option("--auto-resume", help="Go on with --output-dir if it is such a run.")
+        bool,
+        typer.Option("--auto-resume", help="Continue the run in --output-dir, if there is one."),
     ] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, for any other key.")
+        list[str] | None, typer.Option("--set", help="Set any other key: section.key=value.")
     ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print a commented configuration and stop.")
+        bool, typer.Option("--print-config", help="Print a commented configuration and exit.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check data and model, say what would run, and stop.")
+        bool, typer.Option("--dry-run", help="Check data and model, show what would run, and exit.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train a model on conversations. Alone: a small model on the bundled sample."""
+    """Train a model on conversations. Without arguments: a small model on the bundled sample."""
     from sftctl.cli import train_commands as running
     from sftctl.config.load import Layer, file_layer, load_layers, parse_assignments
 
