@@ -70,8 +70,7 @@ def prepare_data(
     )
     with preparation_progress() as progress:
         prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
-    told = prepared_store(prepared, output)
-    emit(prepared.manifest, told, as_json=json)
+    emit(prepared.manifest, prepared_store(prepared, output), as_json=json)
     if show and not json:
         examples = shown_examples(TokenStore.open(output), show)
         show_text(show_examples(examples))

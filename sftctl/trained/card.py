@@ -141,7 +141,7 @@ def _loss_at(run: Path, step: int) -> str | None:
 
 
 def _number(value: float | None) -> str:
-    return "no finite number" if value is None else f"{value:.4f}"  # JSON has null for it
+    return "not finite" if value is None else f"{value:.4f}"  # JSON has null for it
 
 
 def _table(pairs: Iterable[tuple[str, str]]) -> str:

@@ -130,9 +130,9 @@ def test_wrong_flags_and_settings_are_told_together(sftctl: Sftctl, tmp_path: Pa
         "at least 1",
         "unknown key train.sed",
         "did you mean train.seed?",
-        "optim.grad_clip: expected float, got 'x'",
         "train.epochs: expected int, got '.5'",
         "train.batch_size: expected int, got 'abc'",
+        "optim.grad_clip: expected float, got 'x'",
         "checkpoint.keep: 0 is too small",
         "at least 1",
     ]
@@ -244,9 +244,9 @@ def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(
     rows = [GOOD, GOOD, '{"instruction": "a", "output": "c"}\n', "{broken}\n"]
     (tmp_path / "data.jsonl").write_text("".join(rows))
     first = sftctl("prepare-data", "data.jsonl", "--output", "store")
-    assert (first.exit_code, "reused" in first.stdout, "made anew" in first.stdout) == (0, 0, 0)
+    assert (first.exit_code, "reused" in first.stdout, "rebuilt" in first.stdout) == (0, 0, 0)
     assert "dropped: broken_json" in first.stdout
-    assert "1 row says what another says" in first.stdout
+    assert "1 of 3 rows (kept)" in first.stdout
     assert "data.jsonl: messages 2, alpaca 1" in first.stdout
     again = sftctl("prepare-data", "data.jsonl", "--output", "store")
     assert (again.exit_code, "reused: nothing changed" in again.stdout) == (0, True)

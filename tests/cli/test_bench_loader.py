@@ -64,7 +64,7 @@ def test_the_json_has_the_keys_of_the_contract(bench):
 def test_the_text_names_the_recommended_setting(bench):
     ran = bench("--workers", "0", "--batch-size", "3")
     assert ran.exit_code == 0, ran.stderr
-    assert "3 a batch, to cpu" in ran.stdout
+    assert "3 per batch, to cpu" in ran.stdout
     assert "recommended: 0 workers: no other number of workers was measured" in ran.stdout
 
 
@@ -126,7 +126,7 @@ def test_text_is_tokenized_on_the_fly_and_train_has_no_setting_for_it(bench, tmp
     assert report["source"] == "text" and report["results"][0]["tokens_per_s"] > 0
     refused = bench("--source", "text", "--write-config", str(tmp_path / "x.toml"))
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: --write-config: train reads the store")
+    assert refused.stderr.startswith("error: --write-config with --source text: ")
 
 
 def test_a_file_limit_skips_what_it_does_not_allow():
@@ -155,7 +155,7 @@ def test_a_file_limit_skips_what_it_does_not_allow():
         (("--seconds", "0"), "error: Invalid value for '--seconds'"),
         (
             ("--run", "x", "--model", "tiny"),
-            "error: --model does not go with --run: the step time is that of the run's own",
+            "error: --model does not go with --run, which sets it",
         ),
         (("--batch-size", "0"), "error: train.batch_size: 0 is too small; at least 1"),
     ],
@@ -242,7 +242,7 @@ def test_a_skipped_setting_and_the_step_time_are_told():
     skipped = LoaderResult(9, False, 2, True, error="skipped: needs about 78 open files")
     text = rendered([good, skipped], step_time_s=0.5)
     assert "a step takes 0.5 s (3 steps of tiny)" in text
-    assert "4 a batch, to cpu, 2 ranks at once" in text
+    assert "4 per batch, to cpu, 2 ranks at once" in text
     assert "8.0 GB of memory free" in text
     assert "in step" in text and "1.25" in text
     assert "workers 9, pin off, prefetch 2, persistent on: skipped: needs about 78" in text

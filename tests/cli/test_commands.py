@@ -126,14 +126,14 @@ def test_print_config_is_a_configuration_that_trains(sftctl: Sftctl, tmp_path: P
 def test_a_dry_run_says_what_would_run(sftctl: Sftctl, tmp_path: Path) -> None:
     plan = json.loads(sftctl(*TINY, "--dry-run", "--json").stdout)
     assert (plan["total_steps"], plan["num_examples"]) == (3, 320)
-    assert "40 an epoch" in sftctl(*TINY, "--dry-run").stdout
+    assert "40 per epoch" in sftctl(*TINY, "--dry-run").stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_auto_resume_goes_on_with_the_run_that_is_there(sftctl: Sftctl, tmp_path: Path) -> None:
     command = [*TINY, "--output-dir", "run", "--auto-resume"]
     assert sftctl(*command).exit_code == 0
-    assert "finished already" in sftctl(*command).stdout
+    assert "already finished" in sftctl(*command).stdout
     assert sftctl(*command, "--seed", 5).exit_code == 2
 
 

@@ -37,7 +37,7 @@ def test_tensors_are_a_table_with_histograms(sftctl: Sftctl, files: Path) -> Non
 def test_two_paths_are_a_diff(sftctl: Sftctl, files: Path) -> None:
     result = sftctl("inspect-ckpt", "a.safetensors", "b.safetensors")
     assert result.exit_code == 0
-    assert "2 in both, 0 equal, 2 not" in result.stdout
+    assert "2 in both, 0 equal, 2 different" in result.stdout
     [line] = [line for line in result.stdout.splitlines() if "NaN appeared" in line]
     assert "model.norm" in line
     found = json.loads(sftctl("inspect-ckpt", "a.safetensors", "b.safetensors", "--json").stdout)
@@ -49,8 +49,8 @@ def test_two_paths_are_a_diff(sftctl: Sftctl, files: Path) -> None:
 def test_tensors_of_two_are_refused(sftctl: Sftctl, files: Path) -> None:
     result = sftctl("inspect-ckpt", "a.safetensors", "b.safetensors", "--tensors")
     assert result.exit_code == 2
-    assert "--tensors with two checkpoints: it shows the numbers of one" in result.error
-    assert "hint: without it two are compared tensor by tensor" in result.stderr
+    assert "--tensors works on one checkpoint, and two are given" in result.error
+    assert "hint: leave out --tensors to compare the two tensor by tensor" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("nothing",), ("a.safetensors", "nothing")])

@@ -216,7 +216,7 @@ def test_no_assistant_in_the_rows(sftctl: Sftctl, here: Path) -> None:
 
 def test_a_run_that_is_finished(sftctl: Sftctl, here: Path) -> None:
     result = sftctl("resume", "run")
-    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "finished already: step 3 of 3")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "already finished: step 3 of 3")
     refused(
         sftctl("train", *TINY, "--output-dir", "run"),
         2,

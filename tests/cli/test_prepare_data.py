@@ -41,10 +41,10 @@ def test_the_table_tells_engine_audit_and_what_splitting_did(
         *("--overflow", "split", "--show", 1),
     )
     assert done.exit_code == 0, done.stderr
-    assert "of them split" in done.stdout
+    assert "kept, split" in done.stdout
     assert "splintr-rs" in done.stdout
-    assert "equal to the reference on probes, and on 1 row of this data" in done.stdout
-    assert "passed: a target in each of 4 examples" in done.stdout
+    assert "checked against Hugging Face tokenizers on 1 row of this data" in done.stdout
+    assert "ok: every example has target tokens; 4 of 4 trained turns end with" in done.stdout
     assert "<|im_start|>assistant\n«word word" in done.stdout
 
 

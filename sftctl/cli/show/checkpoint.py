@@ -1,4 +1,4 @@
-"""A checkpoint's report as text."""
+"""What inspect-ckpt found, as text."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ _SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def checkpoint_report(report: "Inspection") -> RenderableType:
-    """What a checkpoint holds, its verdict, and the others of its run."""
+    """What a checkpoint holds, whether it can be resumed, and its run's other checkpoints."""
     table = facts_table()
     for name, text in (*_facts(report), *_contents(report), *_verdict(report)):
         table.add_row(name, text)
@@ -29,7 +29,7 @@ def checkpoint_report(report: "Inspection") -> RenderableType:
 
 
 def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
-    """Where the training stood; a line for what is known."""
+    """The state of the training: one line for each known fact."""
     facts = report.facts
     known = facts.get
     yield "checkpoint", str(report.path)
@@ -64,7 +64,7 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
 def _epoch(report: "Inspection") -> str:
     done, of = report.facts.get("step_in_epoch"), report.facts.get("steps_per_epoch")
     ratio = f" ({report.epoch_ratio:.0%})" if report.epoch_ratio is not None else ""
-    where = f", step {done} of {of} in it" if of and done is not None else ""
+    where = f", step {done} of {of} in the epoch" if of and done is not None else ""
     return f"{report.facts['epoch']:g}{where}{ratio}{_remark(report.epoch_counts)}"
 
 
@@ -75,7 +75,7 @@ def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
     moments = report.optimizer_moments
     if moments or report.num_parameters:
         counts = ", ".join(f"{name} of {counted(n, 'tensor')}" for name, n in moments.items())
-        yield "optimizer", counts or "no moments in it"
+        yield "optimizer", counts or "no moments"
     if report.rng is not None:
         yield "randomness", _rng(report.rng)
     if report.data_store is not None:
@@ -98,16 +98,16 @@ def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
 def _rng(rng: Mapping[str, Any]) -> str:
     if "scheme" in rng:
         return f"{rng['scheme']}; seed {rng['seed']}"
-    return f"state of {', '.join(rng['generators'])} for {counted(rng['ranks'], 'rank')}"
+    return f"generator states ({', '.join(rng['generators'])}) of {counted(rng['ranks'], 'rank')}"
 
 
 def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
     verified = {None: "no", True: "yes", False: "no: damaged"}
     yield "complete", "yes" if report.complete else "no"
     yield "verified", verified[report.verified]
-    yield "resumable", "yes, here and now" if report.resumable else "no"
+    yield "resumable", "yes, on this machine" if report.resumable else "no"
     for obstacle in report.obstacles:
-        yield "because", obstacle
+        yield "reason", obstacle
     if report.advice:
         yield "next", report.advice
     for note in report.notes:
@@ -115,8 +115,9 @@ def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _siblings(reports: "Sequence[Inspection]") -> Table:
-    table = Table(title="checkpoints of the run", title_justify="left")
-    columns = ("name", "step", "epoch", "examples", "loss", "LR", "size", "age", "whole")
+    """One row per checkpoint of a run, at most 80 characters wide."""
+    table = Table(title="checkpoints of the run", title_justify="left", box=None, pad_edge=False)
+    columns = ("name", "step", "epoch", "loss", "LR", "size", "saved", "complete")
     for column in columns:
         table.add_column(column, no_wrap=True)
     for report in reports:
@@ -126,7 +127,6 @@ def _siblings(reports: "Sequence[Inspection]") -> Table:
             row["name"],
             _number(row["step"]),
             _number(row["epoch"]),
-            _number(row["examples_seen"]),
             "-" if loss is None else f"{loss:.4f}",
             _rate(row["learning_rate"]),
             format_bytes(row["num_bytes"]),

@@ -1,4 +1,4 @@
-"""A run that was not started: its size, learning rate, findings, and where each value is from."""
+"""What --dry-run shows: the run's size, learning rate, findings, and each setting's origin."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def run_plan(plan: "RunPlan") -> RenderableType:
-    """Everything that `--dry-run` tells."""
+    """Everything that `--dry-run` shows."""
     return Group(
         _size(plan),
         Text("\nlearning rate", style="bold"),
-        Text("\n".join(plot(plan.learning_rates, "•" if _speaks_unicode() else "*"))),
+        Text("\n".join(plot(plan.learning_rates, "•" if _stdout_is_unicode() else "*"))),
         Text("\nchecks", style="bold"),
         _findings(plan.findings),
-        Text("\nconfiguration, and where each value is from", style="bold"),
+        Text("\nconfiguration: key, value and origin", style="bold"),
         _settings(plan),
     )
 
@@ -46,7 +46,7 @@ def plot(points: Sequence[tuple[int, float]], dot: str) -> Iterator[str]:
     yield f"{'':11}1{last:>{max(len(last) + 1, len(points) - 1)}}"
 
 
-def _speaks_unicode() -> bool:
+def _stdout_is_unicode() -> bool:
     return (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
 
@@ -57,16 +57,16 @@ def _size(plan: "RunPlan") -> Table:
     table.add_row(
         "data",
         f"{counted(plan.num_examples, 'example')}, {plan.num_tokens:,} tokens, "
-        f"{plan.num_target_tokens:,} of them targets; "
+        f"{plan.num_target_tokens:,} target tokens; "
         f"{counted(plan.num_validation_examples, 'example')} for validation",
     )
     table.add_row(
         "steps",
-        f"{plan.steps_per_epoch} an epoch of {train['batch_size']} x "
-        f"{train['accumulation_steps']} examples, {plan.total_steps} in all",
+        f"{plan.total_steps}: {plan.steps_per_epoch} per epoch, {train['batch_size']} x "
+        f"{train['accumulation_steps']} examples each",
     )
     table.add_row("memory", _memory(plan.memory))
-    table.add_row("a checkpoint", f"about {format_bytes(plan.checkpoint_bytes)}")
+    table.add_row("checkpoint", f"about {format_bytes(plan.checkpoint_bytes)}")
     return table
 
 
@@ -79,8 +79,8 @@ def _memory(memory: "MemoryEstimate") -> str:
         "copy while saving": memory.save_copy_bytes,
         "process": memory.process_bytes,
     }
-    told = (f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
-    return f"about {format_bytes(memory.total_bytes)} a rank: {', '.join(told)}"
+    shown = (f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+    return f"about {format_bytes(memory.total_bytes)} per rank: {', '.join(shown)}"
 
 
 def _findings(findings: "Sequence[Finding]") -> Table:
@@ -97,6 +97,8 @@ def _settings(plan: "RunPlan") -> Table:
     for key, origin in plan.origins.items():
         section, name = key.split(".")
         value = plan.config[section].get(name)
-        told = "unset" if value is None else toml_value(value)
-        table.add_row(key, Text(told), Text(origin, style="dim" if origin == "default" else "bold"))
+        shown = "unset" if value is None else toml_value(value)
+        table.add_row(
+            key, Text(shown), Text(origin, style="dim" if origin == "default" else "bold")
+        )
     return table

@@ -1,4 +1,4 @@
-"""The loader sweep as a table: live while it is measured, with heat at the end."""
+"""What bench-loader shows: a table that grows while it measures, coloured at the end."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SETTING = ("workers", "pin", "prefetch", "persistent")
 
-# Name, field, units in one, format, and whether more is better (None: no heat).
+# Title, field, divisor, format, and whether more is better (None: no colour).
 _MEASURED: tuple[tuple[str, str, float, str, bool | None], ...] = (
     ("batches\n/s", "batches_per_s", 1, "{:,.0f}", True),
     ("tokens\n/s", "tokens_per_s", 1, "{:,.0f}", True),
@@ -38,7 +38,7 @@ _HEAT = ("black on green", "black on dark_sea_green", "black on khaki1", "black 
 
 @contextmanager
 def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], int, int], None]]:
-    """A table on the terminal that grows while it is measured; nothing elsewhere."""
+    """A table that grows while the sweep runs; only on a terminal."""
     console = Console(file=sys.stderr, highlight=False)
     if not (wanted and console.is_terminal):
         yield lambda results, done, total: None
@@ -53,12 +53,13 @@ def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], in
 
 
 def loader_report(report: "LoaderReport") -> RenderableType:
-    """Where and what was measured, a row a setting, and the verdict."""
+    """What was measured and where, one row per setting, and the recommendation."""
     ranks = "" if report.num_ranks == 1 else f", {report.num_ranks} ranks at once"
-    source = "" if report.source == "store" else ", tokenized on the fly"
+    source = "" if report.source == "store" else ", tokenized while loading"
     facts = [
         f"{report.store}{source}",
-        f"{report.num_examples:,} examples, {report.batch_size} a batch, to {report.device}{ranks}",
+        f"{report.num_examples:,} examples, {report.batch_size} per batch, "
+        f"to {report.device}{ranks}",
         _machine(report.machine),
     ]
     if report.step_time_s is not None:
@@ -69,7 +70,9 @@ def loader_report(report: "LoaderReport") -> RenderableType:
         f"recommended: {report.why}",
     ]
     if report.step_time_s is None:
-        lines.append("judged by speed alone: --run or --model judges it by the model's step time")
+        lines.append(
+            "judged by speed alone; --run or --model compares it with the model's step time"
+        )
     table = _table(report.results, report.recommended)
     return Group(Text("\n".join(facts) + "\n"), table, Text("\n" + "\n".join(lines)))
 

@@ -1,4 +1,4 @@
-"""Results on stdout, as JSON or as text, and the pieces that all screens share."""
+"""Print results on stdout, as JSON or as text; the pieces that all screens share."""
 
 import sys
 
@@ -10,7 +10,7 @@ from sftctl.cli import streams
 
 
 def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
-    """One JSON document, or the text for people, on stdout."""
+    """Print `value` as one JSON document, or `renderable` as text, on stdout."""
     if as_json:
         with streams.results():
             sys.stdout.buffer.write(jsonio.dump_pretty(value))
@@ -19,10 +19,10 @@ def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print for people, on stdout; in a pipe no line is wrapped or filled up with blanks."""
+    """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks."""
     on_terminal = sys.stdout.isatty()
     console = Console(highlight=False, markup=False, width=None if on_terminal else 200)
-    with console.capture() as captured:  # rich itself would end the process in a closed pipe
+    with console.capture() as captured:  # printing directly, rich would exit on a closed pipe
         console.print(renderable)
     text = captured.get()
     if not on_terminal:
@@ -32,12 +32,12 @@ def show(renderable: RenderableType) -> None:
 
 
 def stacked(*parts: RenderableType) -> RenderableType:
-    """One below the other."""
+    """The parts, one below the other."""
     return Group(*parts)
 
 
 def facts_table() -> Table:
-    """Two columns: what, and how much."""
+    """A table of two columns: name and value."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

@@ -1,4 +1,4 @@
-"""What prepare-data shows: what became of every row, examples with their masks, progress."""
+"""What prepare-data shows: how many rows were kept or dropped, masked examples, progress."""
 
 import sys
 import time
@@ -24,53 +24,53 @@ _EVERY_S_PIPED = 30.0
 
 
 def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
-    """What became of every row."""
+    """What the store holds, and how many rows were kept, cut, split and dropped."""
     manifest, table = prepared.manifest, facts_table()
     table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
     if prepared.replaced:
-        table.add_row("made anew", prepared.replaced)
+        table.add_row("rebuilt", prepared.replaced)
     table.add_row("rows read", f"{manifest.rows_read:,}")
     table.add_row("rows kept", f"{manifest.rows_kept:,}")
     for reason, count in (("truncated", manifest.rows_truncated), ("split", manifest.rows_split)):
         if count:
-            table.add_row(f"of them {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
+            table.add_row(f"kept, {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     for reason, count in manifest.rows_dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     if manifest.rows_duplicated:
-        rows = counted(manifest.rows_duplicated, "row says", "rows say")
-        table.add_row("duplicates", f"{rows} what another says")
+        rows = f"{manifest.rows_duplicated:,} of {counted(manifest.rows_kept, 'row')}"
+        table.add_row("duplicates", f"{rows} (kept)")
     for source in manifest.sources:
         if len(source.shapes) > 1:
             shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
-            table.add_row("mixed shapes", f"{source.file}: {shapes}")
+            table.add_row("mixed formats", f"{source.file}: {shapes}")
     for name, split in manifest.splits.items():
         table.add_row(
             name,
             f"{counted(split.num_examples, 'example')}, {split.num_tokens:,} tokens, "
-            f"{split.num_target_tokens:,} of them targets",
+            f"{split.num_target_tokens:,} target tokens",
         )
     q = manifest.length_quantiles
     table.add_row("lengths", f"median {q['p50']}, 90% {q['p90']}, longest {q['max']}")
     table.add_row("tokenizer", manifest.tokenizer)
     table.add_row("engine", _engine(manifest))
-    table.add_row("audit", _audit(manifest.audit))
+    table.add_row("masks", _audit(manifest.audit))
     return table
 
 
 def _engine(manifest: "StoreManifest") -> str:
-    checked = manifest.engine_rows_checked
-    rows = f", and on {counted(checked, 'row')} of this data" if checked else ""
-    return f"{manifest.engine}: {manifest.engine_reason}{rows}"
+    if not manifest.engine_rows_checked:
+        return f"{manifest.engine} ({manifest.engine_reason})"
+    rows = counted(manifest.engine_rows_checked, "row")
+    return f"{manifest.engine}, checked against Hugging Face tokenizers on {rows} of this data"
 
 
 def _audit(audit: "Audit") -> Text:
     if not audit.passed:
         return Text(f"failed: {'; '.join(audit.problems())}", style="red")
-    whole = audit.turns - audit.turns_cut
-    cut = f"; the maximum length cuts {audit.turns_cut:,}" if audit.turns_cut else ""
+    cut = f"; {audit.turns_cut:,} are cut at the maximum length" if audit.turns_cut else ""
     return Text(
-        f"passed: a target in each of {counted(audit.num_examples, 'example')}, one beginning, the "
-        f"end of turn trained in {whole:,} of {audit.turns:,} runs of targets{cut}"
+        f"ok: every example has target tokens; {audit.turns - audit.turns_cut:,} of "
+        f"{counted(audit.turns, 'trained turn')} end with a trained end-of-turn token{cut}"
     )
 
 
@@ -80,7 +80,7 @@ def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
 
 
 def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
-    """Conversations with the trained tokens in green between guillemets, the rest dim."""
+    """Conversations; the trained tokens are green and between « and », the rest is dim."""
     text = Text()
     for number, runs in enumerate(examples):
         text.append(f"--- example {number}\n", style="bold")
@@ -92,19 +92,19 @@ def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
 
 @contextmanager
 def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
-    """Rate and time left, rewritten in place on a terminal; a line now and then in a pipe.
+    """Show rate and time left: one line rewritten in place on a terminal, else a line per 30 s.
 
-    The line of a terminal is wiped at the end, for a result or an error begins where it stands.
+    On a terminal the line is erased at the end, because the result or an error is printed there.
     """
     on_terminal = sys.stderr.isatty()
-    started = told = time.monotonic()
+    started = shown_at = time.monotonic()
 
     def on_progress(progress: "Progress") -> None:
-        nonlocal told
+        nonlocal shown_at
         now = time.monotonic()
-        if now - told < (_EVERY_S if on_terminal else _EVERY_S_PIPED):
+        if now - shown_at < (_EVERY_S if on_terminal else _EVERY_S_PIPED):
             return
-        told = now
+        shown_at = now
         start, end = ("\r", "\x1b[K") if on_terminal else ("", "\n")
         text = progress_line(progress, now - started)
         streams.tell(f"{start}{text}", end)

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as tables: their numbers, and how far they moved to another one's."""
+"""Tables of a checkpoint's tensors: their statistics, and how they differ from another one's."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _SHOWN = 20  # rows of a ranking; all are in --json
 
 
 def statistics_table(statistics: "list[TensorStatistics]") -> Table:
-    """A row a tensor, its histogram from min to max as bars."""
+    """One row per tensor, with its histogram from min to max as bars."""
     table = Table(title="tensors", title_justify="left", box=None, pad_edge=False)
     for name in ("name", "dtype", "shape"):
         table.add_column(name, no_wrap=True)
@@ -27,7 +27,7 @@ def statistics_table(statistics: "list[TensorStatistics]") -> Table:
     table.add_column("min to max", no_wrap=True)
     for one in statistics:
         if one.name.endswith(".step") and not one.shape:
-            continue  # of the optimizer, for every parameter; --json has them
+            continue  # the optimizer's step of each parameter; --json has them
         numbers = (one.norm, one.mean, one.std, one.min, one.max)
         bad = [Text(_count(n), style="red" if n else "") for n in (one.num_nan, one.num_inf)]
         shape = "x".join(map(str, one.shape)) or "()"
@@ -37,20 +37,20 @@ def statistics_table(statistics: "list[TensorStatistics]") -> Table:
 
 
 def _bars(counts: tuple[int, ...]) -> str:
-    """The fullest bin is the highest bar; an empty one is a blank."""
+    """One character per bin: the fullest is the highest bar, an empty one a blank."""
     top = max(counts, default=0)
     return "".join(_BARS[-(-c * (len(_BARS) - 1) // top)] if c else " " for c in counts)
 
 
 def diff_report(diff: "CheckpointDiff") -> RenderableType:
-    """What differs between two checkpoints, the tensors that moved farthest first."""
+    """What differs between two checkpoints, the most changed tensors first."""
     table = facts_table()
     table.add_row("a", f"{diff.a.path} ({diff.a.format})")
     table.add_row("b", f"{diff.b.path} ({diff.b.format})")
     for title, changes in (("counter", diff.counters), ("config", diff.config)):
         for change in changes:
             table.add_row(title, f"{change.key}: {change.a} -> {change.b}")
-    rng = {True: "equal", False: "another", None: "not told by both"}[diff.rng_equal]
+    rng = {True: "equal", False: "different", None: "not recorded in both"}[diff.rng_equal]
     table.add_row("randomness", rng)
     for name, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
         table.add_row(name, _count_of(tensors))
@@ -65,20 +65,20 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
 
 def _count_of(tensors: "list[TensorChange]") -> str:
     equal = sum(tensor.is_equal for tensor in tensors)
-    return f"{len(tensors)} in both, {equal} equal, {len(tensors) - equal} not"
+    return f"{len(tensors)} in both, {equal} equal, {len(tensors) - equal} different"
 
 
 def _rankings(diff: "CheckpointDiff") -> Iterator[Table]:
     for title, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
-        moved = [tensor for tensor in tensors if not tensor.is_equal]
-        if not moved:
+        changed = [tensor for tensor in tensors if not tensor.is_equal]
+        if not changed:
             continue
-        shown = f", the first {_SHOWN} of {len(moved)}" if len(moved) > _SHOWN else ""
-        table = Table(title=f"{title} that moved{shown}", title_justify="left", box=None)
+        shown = f", the first {_SHOWN} of {len(changed)}" if len(changed) > _SHOWN else ""
+        table = Table(title=f"{title} that changed{shown}", title_justify="left", box=None)
         table.add_column("name", no_wrap=True)
         for name in ("relative", "largest", "norm a", "norm b", "NaN a", "NaN b"):
             table.add_column(name, justify="right", no_wrap=True)
-        for one in moved[:_SHOWN]:
+        for one in changed[:_SHOWN]:
             numbers = (one.relative_change, one.max_change, one.norm_a, one.norm_b)
             counts = (_count(one.num_nan_a), _count(one.num_nan_b))
             table.add_row(

@@ -85,11 +85,11 @@ def test_a_run_that_skips_tells_how_many_steps_did_nothing(tmp_path: Path, poiso
     assert (summary.status, summary.num_skipped) == ("finished", 3)
     assert summary.validation_loss is not None and math.isnan(summary.validation_loss)
     text = str(run_summary(summary))
-    assert "3 steps without an update: the loss or gradient was no finite number" in text
-    assert "validation loss nan -> nan: no finite number, look into the weights" in text
+    assert "3 steps without an update: the loss or gradient was not finite" in text
+    assert "validation loss nan -> nan is not finite; look at the weights" in text
 
     export_model(tmp_path / "run", tmp_path / "hf", "float32")
-    assert "no finite number" in (tmp_path / "hf/README.md").read_text()
+    assert "not finite" in (tmp_path / "hf/README.md").read_text()
     again = run_training(load_config(), ResumeRequest(tmp_path / "run", epochs=3))
     assert again.num_skipped == 0  # max_steps ends it: nothing is left to do
     assert again.validation_loss is not None and math.isnan(again.validation_loss)
@@ -123,7 +123,7 @@ def ended(**values: object) -> str:
 
 
 def test_a_stopped_run_tells_no_validation_that_was_not_made() -> None:
-    assert "\nvalidation loss 4.0000 before the first step, none since\n" in ended()
+    assert "\nvalidation loss 4.0000 before the first step, not measured since\n" in ended()
     later = ended(validation_loss=2.0, validation_step=5)
     assert "\nvalidation loss 4.0000 -> 2.0000 (x 0.50), at step 5\n" in later
     last = ended(validation_loss=2.0, validation_step=7)
