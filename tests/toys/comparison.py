@@ -1,4 +1,4 @@
-"""The product's way with rows, beside that of an independent reference."""
+"""Compare the texts, token ids and masks of the product with those of an independent reference."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from tests.toys.templates import FAMILIES, Family
 
 
 class Comparison:
-    """Of texts, token ids and masks, with a fast engine and all short cuts."""
+    """The product's examples, made with a fast engine and the shortcut, against the reference's."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """With a tokenizer's own template, or that of a family and its special tokens."""
+        """`name` is the tokenizer whose own template is used, or a family to imitate."""
         tokenizer = load_tokenizer(str(folder))
         if name in FAMILIES:
             tokenizer = in_family(tokenizer, FAMILIES[name])
@@ -33,7 +33,7 @@ class Comparison:
         return encode_texts(self._renderer.training_texts(row), row, self.tokenizer)
 
     def assert_equal(self, row: Conversation) -> bool:
-        """False where both refuse the row."""
+        """False if both refuse the row. Raises AssertionError where they differ."""
         encode = self.hf.backend_tokenizer.encode
         try:
             texts = expected_texts(list(row.messages), row.tools, self._render)
@@ -48,15 +48,15 @@ class Comparison:
         examples = self.examples(row)
         assert len(examples) == len(texts), row.source
         for example, encoding, mask in zip(examples, reference, masks, strict=True):
-            # Ids and not their decoding: SmolLM2's vocabulary has no token for some control
-            # characters, which are lost, in three rows of ShareGPT.
+            # Ids, not decoded text: SmolLM2's vocabulary has no token for some control characters,
+            # so three rows of ShareGPT lose them.
             assert example.input_ids.tolist() == encoding.ids
             np.testing.assert_array_equal(example.loss_mask, mask, err_msg=str(row.source))
         return True
 
 
 def in_family(tokenizer: ChatTokenizer, family: Family) -> ChatTokenizer:
-    """A tokenizer's vocabulary, the special tokens and the template of a family."""
+    """A tokenizer with the special tokens and the template of a family."""
     hf = tokenizer.hf
     begins = {"bos_token": family.bos} if family.bos else {}
     hf.add_special_tokens(begins | {"eos_token": family.special[-1]})

@@ -1,7 +1,7 @@
 """An independent, slow reference for texts and masks: no template engine, no product code.
 
-Each family is written down once more as a plain function that joins pieces, and each piece knows
-whether the assistant wrote it. Which tokens that makes is told by the tokenizer's own offsets.
+Each family's template is written again as a plain function that joins pieces. Each piece says
+whether the assistant wrote it. The tokenizer's own offsets say which tokens that makes.
 """
 
 import json
@@ -15,19 +15,19 @@ Render = Callable[[Messages, list[Any] | None], list[Piece]]
 
 
 class Refused(Exception):
-    """The family has no text for this conversation."""
+    """The template of the family refuses this conversation, or its mask is not exact."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A text to train on, and the spans of it (characters) that are trained."""
+    """A text to train on, and its spans (in characters) that are trained."""
 
     text: str
     spans: list[tuple[int, int]]
 
 
 def expected_texts(messages: Messages, tools: list[Any] | None, render: Render) -> list[Expected]:
-    """Every assistant turn once, in a text that begins as inference would have made it."""
+    """Texts that contain every assistant turn once, after exactly what inference sees."""
     pending = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     found, num_messages = [], len(messages)
     while pending:
@@ -49,12 +49,12 @@ def expected_texts(messages: Messages, tools: list[Any] | None, render: Render) 
 
 
 def expected_mask(expected: Expected, offsets: list[tuple[int, int]]) -> list[bool]:
-    """A token is trained if all of its characters are; one that is half inside is Refused."""
+    """True for tokens inside a span. Raises Refused for a token that is half inside."""
     mask = []
     for start, end in offsets:
         inside = any(a <= start and end <= b for a, b in expected.spans)
         if not inside and any(start < b and a < end for a, b in expected.spans):
-            raise Refused("a token lies half inside a turn")
+            raise Refused("a token is half inside a turn")
         mask.append(inside)
     if mask:
         mask[0] = False
@@ -82,7 +82,7 @@ def _calls(message: dict[str, Any]) -> list[str]:
 def _chatml_turns(
     messages: Messages, answer: Callable[[int], str], with_results: bool = True
 ) -> list[Piece]:
-    """ChatML's turns, a first system message left out; `answer` writes the assistant's."""
+    """ChatML's turns without a first system message; `answer` writes the assistant's."""
     pieces: list[Piece] = []
     for i, message in enumerate(messages):
         role, content = message["role"], message["content"]
@@ -101,7 +101,7 @@ def _chatml_turns(
 
 
 def _split_thought(message: dict[str, Any]) -> tuple[str, str]:
-    """(thought, answer) of a turn whose thought may stand in its content."""
+    """(thought, answer) of a turn whose thought may be inside its content."""
     content = message["content"]
     if "reasoning_content" in message:
         return message["reasoning_content"], content
@@ -214,7 +214,7 @@ def llama3(messages: Messages, tools: list[Any] | None) -> list[Piece]:
 
 
 def _alternating(messages: Messages, tools: list[Any] | None) -> tuple[str, int]:
-    """The system text, and where the turns begin."""
+    """The system text, and the index of the first turn."""
     if tools or any(message.get("tool_calls") for message in messages):
         raise Refused("no tools")
     system = _first_system(messages) or ""

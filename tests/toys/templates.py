@@ -1,7 +1,7 @@
-"""Chat templates of the great families, for tests: written here, of the same structure.
+"""Chat templates with the structure of well-known model families, written for the tests.
 
-What matters of each is kept: header and end-of-turn tokens, the beginning-of-sequence token, what
-becomes of system messages, tools, thinking and white space, and what the template refuses.
+Each keeps what matters: headers, end-of-turn and beginning-of-sequence tokens, the treatment of
+system messages, tools, thinking and white space, and what the template refuses.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """A template, and the special tokens that its tokenizers have."""
+    """A template, and the special tokens of its tokenizers."""
 
     template: str
     special: tuple[str, ...]
@@ -62,7 +62,7 @@ QWEN_25 = (
 """
 )
 
-# Thinking is kept behind the last question alone, and the last turn always has a block for it.
+# Thinking is kept only after the last question, and the last turn always has a block for it.
 QWEN_3 = (
     _TOOLS
     + """\

@@ -1,15 +1,16 @@
-"""Texts, token ids and masks are those of an independent reference, row by row."""
+"""Texts, token ids and masks equal those of an independent reference, row by row."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sftctl.data.conversations.conversation import Conversation, from_row
-from sftctl.data.ledger import SourceLine
+from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from tests.toys.comparison import Comparison
 from tests.toys.data import SHARED, conversations
+from tests.toys.masks import conversation
+from tests.toys.rows import read
 from tests.toys.templates import FAMILIES
 
 FILES = {
@@ -26,7 +27,7 @@ def rows_of(*paths: Path) -> list[Conversation]:
 
 def turns(*said: tuple[str, str], **row: Any) -> Conversation:
     messages = [{"role": role, "content": content} for role, content in said]
-    return from_row({"messages": messages} | row, "messages", SourceLine("rows.jsonl", 7))
+    return conversation(messages, **row)
 
 
 NASTY = [
@@ -43,7 +44,7 @@ NASTY = [
     turns(("system", ""), ("user", "x"), ("assistant", "def f():\n\treturn 1\n\n\n")),
     turns(("user", "no answer")),
     turns(("user", "Find"), ("tool", "[1]"), ("tool", "[2]"), ("assistant", "Found")),
-    from_row(
+    read(
         {
             "tools": [{"name": "search", "about": "é"}],
             "messages": [
@@ -61,14 +62,12 @@ NASTY = [
                 {"role": "assistant", "content": "Welcome"},
             ],
         },
-        "messages",
-        SourceLine("rows.jsonl", 8),
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_nasty_rows_and_the_bundled_ones_by_every_family(name: str) -> None:
+def test_nasty_and_bundled_rows_with_the_template_of_every_family(name: str) -> None:
     comparison = Comparison(SAMPLE_TOKENIZER, name)
     kept = [comparison.assert_equal(row) for row in NASTY]
     assert kept.count(True) >= (5 if name in ("mistral", "gemma") else 9)
@@ -77,7 +76,7 @@ def test_nasty_rows_and_the_bundled_ones_by_every_family(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bos_stands_once_and_the_end_of_turn_is_trained(name: str) -> None:
+def test_there_is_one_bos_token_and_the_end_of_turn_is_trained(name: str) -> None:
     comparison, family = Comparison(SAMPLE_TOKENIZER, name), FAMILIES[name]
     [example] = comparison.examples(NASTY[0])
     trained = comparison.tokenizer.decode(example.input_ids[example.loss_mask], False)
@@ -90,7 +89,7 @@ def test_bos_stands_once_and_the_end_of_turn_is_trained(name: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("name", ["minimind", *FAMILIES])
 def test_rows_of_known_sets_with_minimind_s_tokenizer(file: str, name: str) -> None:
-    """Every row by MiniMind's template, every eleventh by others: tests/real has all of them."""
+    """Every row with MiniMind's template, every eleventh with others; tests/real takes all."""
     if not SHARED.exists():
         pytest.skip("../shared/data is absent")
     rows = rows_of(SHARED / file)

@@ -1,56 +1,61 @@
+"""Rows longer than the maximum length are truncated, split or dropped, and lost tokens counted."""
+
 import string
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.ledger import SourceLine
+from sftctl.config.schema import Overflow, TrainOn
+from sftctl.data.conversations.conversation import Conversation, Message
+from sftctl.data.example import TokenizedExample
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.data import CHATML, load
+from tests.toys.rows import HERE
 
 TOKENIZER = load(SAMPLE_TOKENIZER, CHATML)
-HERE = SourceLine("rows.jsonl", 7)
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
-def fitting(max_seq_len, overflow, train_on="assistant"):
+def maker(max_seq_len: int, overflow: Overflow, train_on: TrainOn = "assistant") -> ExampleMaker:
     return ExampleMaker(TOKENIZER, Renderer(TOKENIZER, train_on), max_seq_len, overflow)
 
 
-def conversation(*messages, untrained=()):
+def conversation(*messages: Message, untrained: Iterable[int] = ()) -> Conversation:
     return Conversation(messages, None, HERE, frozenset(untrained))
 
 
-def exchanges(count, words=3):
+def exchanges(count: int, words: int = 3) -> Iterator[Message]:
     for number in range(count):
         yield {"role": "user", "content": f"Question {number}?"}
         yield {"role": "assistant", "content": f"answer {number} " + "word " * words}
 
 
-def targets(examples):
+def targets(examples: Sequence[TokenizedExample]) -> list[str]:
     """Every trained turn of the examples, as text, in order."""
-    turns = []
+    turns: list[str] = []
     for example in examples:
         text = TOKENIZER.decode(example.input_ids[example.loss_mask])
         turns += [turn for turn in text.split("<|im_end|>") if turn]
     return turns
 
 
-def test_a_row_that_fits_is_kept_as_it_is():
+def test_a_row_that_fits_is_kept_as_it_is() -> None:
     row = conversation(*exchanges(2))
-    for overflow in ("truncate", "split", "drop"):
-        [example], notes = fitting(500, overflow).examples(row)
+    overflows: list[Overflow] = ["truncate", "split", "drop"]
+    for overflow in overflows:
+        [example], notes = maker(500, overflow).examples(row)
         [whole] = tokenize(row, TOKENIZER, "assistant")
         assert (example.input_ids.tolist(), notes) == (whole.input_ids.tolist(), [])
 
 
-def test_split_repeats_the_system_prompt_and_loses_no_target():
+def test_split_repeats_the_system_prompt_and_loses_no_target() -> None:
     row = conversation(SYSTEM, *exchanges(7))
-    examples, [note] = fitting(70, "split").examples(row)
+    examples, [note] = maker(70, "split").examples(row)
     assert len(examples) > 2
     assert max(example.num_tokens for example in examples) <= 70
     start = TOKENIZER.render([SYSTEM], None, False) + "<|im_start|>user\n"
@@ -60,50 +65,50 @@ def test_split_repeats_the_system_prompt_and_loses_no_target():
     assert note.message == f"rows.jsonl:7: split into {len(examples)} examples"
 
 
-def test_split_fills_an_example_with_as_many_exchanges_as_fit():
+def test_split_fills_an_example_with_as_many_exchanges_as_fit() -> None:
     row = conversation(*exchanges(6))
-    examples, _ = fitting(200, "split").examples(row)
+    examples, _ = maker(200, "split").examples(row)
     two_more = tokenize(conversation(*list(exchanges(6))[: 2 * 6]), TOKENIZER, "assistant")
     assert len(examples) == -(-two_more[0].num_tokens // 200)
 
 
-def test_an_exchange_that_is_too_long_by_itself_is_cut_and_told():
+def test_an_exchange_that_is_too_long_by_itself_is_truncated_and_noted() -> None:
     row = conversation(*exchanges(2), *exchanges(1, words=200), *exchanges(1))
-    examples, [note] = fitting(60, "split").examples(row)
+    examples, [note] = maker(60, "split").examples(row)
     assert max(example.num_tokens for example in examples) == 60
     assert note.reason == "split"
     assert note.tokens_lost > 100
     assert note.message.endswith(f": {note.tokens_lost} tokens are lost")
 
 
-def test_a_conversation_without_a_place_to_cut_is_truncated():
+def test_a_conversation_without_a_place_to_cut_is_truncated() -> None:
     row = conversation(*exchanges(1, words=200))
-    [example], [note] = fitting(60, "split").examples(row)
+    [example], [note] = maker(60, "split").examples(row)
     assert (example.num_tokens, note.reason) == (60, "truncated")
 
 
-def test_parts_without_a_target_are_left_out_by_split():
+def test_parts_without_a_target_are_left_out_by_split() -> None:
     row = conversation(*exchanges(6), untrained=range(8))
-    examples, _ = fitting(60, "split").examples(row)
+    examples, _ = maker(60, "split").examples(row)
     assert targets(examples) == targets(tokenize(row, TOKENIZER, "assistant"))
 
 
-def test_split_with_last_trains_the_last_turn_alone():
+def test_split_with_last_trains_the_last_turn_alone() -> None:
     row = conversation(SYSTEM, *exchanges(6))
-    examples, _ = fitting(70, "split", "last").examples(row)
+    examples, _ = maker(70, "split", "last").examples(row)
     assert targets(examples) == targets(tokenize(row, TOKENIZER, "last"))
 
 
-def test_drop_keeps_nothing_of_a_long_row():
+def test_drop_keeps_nothing_of_a_long_row() -> None:
     row = conversation(*exchanges(6))
-    examples, [note] = fitting(60, "drop").examples(row)
+    examples, [note] = maker(60, "drop").examples(row)
     [whole] = tokenize(row, TOKENIZER, "assistant")
     assert (examples, note.reason, note.tokens_lost) == ([], "too_long_dropped", whole.num_tokens)
 
 
-def test_a_row_whose_first_answer_does_not_begin_within_the_maximum_has_no_target():
+def test_a_row_whose_first_answer_does_not_begin_within_the_maximum_has_no_target() -> None:
     row = conversation({"role": "user", "content": "word " * 100}, *list(exchanges(1))[1:])
-    examples, [note] = fitting(60, "truncate").examples(row)
+    examples, [note] = maker(60, "truncate").examples(row)
     assert (examples, note.reason) == ([], "no_target")
 
 
@@ -116,10 +121,12 @@ rows = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(turns=rows, max_seq_len=st.integers(80, 200))
-def test_split_trains_every_target_once_whatever_the_conversation(turns, max_seq_len):
+def test_split_trains_every_target_once_whatever_the_conversation(
+    turns: list[Message], max_seq_len: int
+) -> None:
     row = conversation(*turns)
     whole = tokenize(row, TOKENIZER, "assistant")
-    examples, notes = fitting(max_seq_len, "split").examples(row)
+    examples, notes = maker(max_seq_len, "split").examples(row)
     assert all(example.num_tokens <= max_seq_len for example in examples)
     if sum(note.tokens_lost for note in notes) == 0:
         assert targets(examples) == targets(whole)
@@ -128,17 +135,19 @@ def test_split_trains_every_target_once_whatever_the_conversation(turns, max_seq
 @pytest.mark.parametrize("overflow", ["truncate", "drop"])
 @settings(max_examples=40, deadline=None)
 @given(turns=rows, max_seq_len=st.integers(20, 200))
-def test_kept_and_lost_tokens_are_all_tokens(turns, max_seq_len, overflow):
+def test_kept_and_lost_tokens_are_all_tokens(
+    turns: list[Message], max_seq_len: int, overflow: Overflow
+) -> None:
     row = conversation(*turns)
     whole = tokenize(row, TOKENIZER, "assistant")
-    examples, notes = fitting(max_seq_len, overflow).examples(row)
+    examples, notes = maker(max_seq_len, overflow).examples(row)
     kept = sum(example.num_tokens for example in examples)
     assert kept + sum(n.tokens_lost for n in notes) == sum(e.num_tokens for e in whole)
 
 
-def test_split_with_all_leaves_out_context_of_later_parts():
+def test_split_with_all_leaves_out_context_of_later_parts() -> None:
     row = conversation(*exchanges(6), untrained=(9, 10))
-    examples, _ = fitting(60, "split", "all").examples(row)
+    examples, _ = maker(60, "split", "all").examples(row)
     trained = " ".join(TOKENIZER.decode(e.input_ids[e.loss_mask]) for e in examples)
     assert [f"answer {n}" in trained for n in range(6)] == [True] * 4 + [False, True]
     assert [f"Question {n}?" in trained for n in range(6)] == [True] * 5 + [False]

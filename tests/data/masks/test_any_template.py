@@ -1,4 +1,4 @@
-"""Whatever is said, and whatever the template: what is trained are the assistant's turns, once."""
+"""For any contents and any template every assistant turn is trained once, and nothing else."""
 
 import re
 from functools import cache
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.ledger import SourceLine
 from sftctl.data.masks.encode import encode_texts
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML
+from tests.toys.rows import HERE
 
 ANSWER = "{% if m.role == 'assistant' %}"
 TEMPLATES = {
@@ -35,7 +35,6 @@ TEMPLATES = {
     "text after the last": CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}",
 }
 REWRITING = ("old answers shortened", "thinking before the last")
-HERE = SourceLine("rows.jsonl", 7)
 
 
 @cache
@@ -45,14 +44,15 @@ def tokenizer(name: str) -> ChatTokenizer:
     return ChatTokenizer(hf, name)
 
 
-def said(letters: str) -> st.SearchStrategy[str]:
+def content(letters: str) -> st.SearchStrategy[str]:
+    """Texts that end with a letter; those of assistants and of others share no letter."""
     return st.text(letters + " \n你🤖é", max_size=10).map(lambda text: text + letters[0])
 
 
 TURN = st.one_of(
-    said("abcdefg").map(lambda text: {"role": "assistant", "content": text}),
-    said("opqrst").map(lambda text: {"role": "user", "content": text}),
-    said("opqrst").map(lambda text: {"role": "system", "content": text}),
+    content("abcdefg").map(lambda text: {"role": "assistant", "content": text}),
+    content("opqrst").map(lambda text: {"role": "user", "content": text}),
+    content("opqrst").map(lambda text: {"role": "system", "content": text}),
 )
 TURNS = st.lists(TURN, min_size=1, max_size=6).filter(
     lambda turns: any(turn["role"] == "assistant" for turn in turns)
@@ -63,10 +63,12 @@ TURNS = st.lists(TURN, min_size=1, max_size=6).filter(
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=30, deadline=None)
 @given(turns=TURNS)
-def test_the_assistants_turns_are_trained_once_and_nothing_else(name, engine, turns):
+def test_the_assistants_turns_are_trained_once_and_nothing_else(
+    name: str, engine: str, turns: list[dict[str, str]]
+) -> None:
     roles = [turn["role"] for turn in turns]
     twice = any(pair == ("assistant", "assistant") for pair in pairwise(roles))
-    # Refused: what a model would see before such a turn can't be told, or is not what is written.
+    # Such rows are refused: the text before a turn is unclear, or not what inference sees.
     assume(not (name in REWRITING and twice))
     assume(not (name == "text after the last" and roles[0] == "assistant"))
     reference = tokenizer(name)

@@ -1,0 +1,282 @@
+"""Which turns are trained, in which texts, and which characters belong to them."""
+
+import pytest
+
+from sftctl.data.ledger import BadRow, Reason
+from sftctl.data.masks.encode import tokenize
+from sftctl.data.masks.turns import training_texts
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from tests.toys.data import CHATML, CountingTokenizer, load
+from tests.toys.masks import (
+    EMPTY_THINKING,
+    TOOL_TURNS,
+    TURNS,
+    Messages,
+    conversation,
+    trained,
+    trained_runs,
+)
+from tests.toys.rows import read
+
+HEADERLESS = (
+    "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+NO_GENERATION_PROMPT = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+
+
+def test_chatml_trains_content_and_end_of_turn_but_neither_header_nor_newline(
+    chatml: CountingTokenizer,
+) -> None:
+    assert trained(chatml, TURNS) == ["Hello\n\n<|im_end|>", "🤖你好，世界👩‍👩‍👧<|im_end|>"]
+
+
+def test_the_thinking_block_that_minimind_inserts_belongs_to_the_turn(
+    minimind: CountingTokenizer,
+) -> None:
+    assert trained(minimind, TURNS) == [
+        EMPTY_THINKING + "Hello\n\n<|im_end|>",
+        EMPTY_THINKING + "🤖你好，世界👩‍👩‍👧<|im_end|>",
+    ]
+
+
+def test_user_text_that_looks_like_an_opened_thinking_block_is_never_trained() -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    messages = [{"role": "user", "content": "Write\n<think>\n"}, TURNS[2]]
+    assert trained(load(SAMPLE_TOKENIZER, template), messages) == ["Hello\n\n"]
+
+
+def test_train_on_last_trains_only_the_last_turn(chatml: CountingTokenizer) -> None:
+    assert trained(chatml, TURNS, "last") == ["🤖你好，世界👩‍👩‍👧<|im_end|>"]
+
+
+def test_train_on_all_trains_all_but_the_first_token(chatml: CountingTokenizer) -> None:
+    [example] = tokenize(conversation(TURNS[:2]), chatml, "all")
+    assert not example.loss_mask[0]
+    assert example.loss_mask[1:].all()
+    assert example.num_target_tokens == example.num_tokens - 1
+
+
+@pytest.mark.parametrize(
+    ("untrained", "expected"),
+    [
+        (
+            (1,),
+            # the first token is not trained, nor is the user's message with its header
+            [
+                "system\nBe kind.<|im_end|>\n",
+                "<|im_start|>assistant\nHello\n\n<|im_end|>\n<|im_start|>user\n你好🤖<|im_end|>\n"
+                "<|im_start|>assistant\n🤖你好，世界👩‍👩‍👧<|im_end|>\n",
+            ],
+        ),
+        (
+            (0, 3),
+            [
+                "<|im_start|>user\nHi <think> <|im_end|>\n"
+                "<|im_start|>assistant\nHello\n\n<|im_end|>\n",
+                "<|im_start|>assistant\n🤖你好，世界👩‍👩‍👧<|im_end|>\n",
+            ],
+        ),
+        (
+            # an assistant message keeps its header and the newline: both are given at inference
+            (0, 1, 2, 3),
+            [
+                "<|im_start|>assistant\n",
+                "\n",
+                "<|im_start|>assistant\n🤖你好，世界👩‍👩‍👧<|im_end|>\n",
+            ],
+        ),
+    ],
+)
+def test_train_on_all_leaves_out_every_context_message(
+    chatml: CountingTokenizer, untrained: tuple[int, ...], expected: list[str]
+) -> None:
+    messages = [
+        turn | {"train": False} if index in untrained else turn for index, turn in enumerate(TURNS)
+    ]
+    assert trained(chatml, messages, "all") == expected
+
+
+def test_train_on_all_of_a_completion_is_the_completion(chatml: CountingTokenizer) -> None:
+    row = {"prompt": "What?", "completion": "That."}
+    [example] = tokenize(read(row), chatml, "all")
+    assert trained_runs(example, chatml) == ["<|im_start|>assistant\nThat.<|im_end|>\n"]
+
+
+def test_messages_of_a_prompt_are_context(chatml: CountingTokenizer) -> None:
+    row = {"prompt": TURNS[:4], "completion": TURNS[4:]}
+    [example] = tokenize(read(row), chatml, "assistant")
+    assert trained_runs(example, chatml) == ["🤖你好，世界👩‍👩‍👧<|im_end|>"]
+
+
+def test_turns_marked_as_untrained_are_context(chatml: CountingTokenizer) -> None:
+    marked = [*TURNS[:2], TURNS[2] | {"weight": 0}, TURNS[3], TURNS[4] | {"train": True}]
+    assert trained(chatml, marked) == ["🤖你好，世界👩‍👩‍👧<|im_end|>"]
+    with pytest.raises(BadRow, match="no assistant turn to train on"):
+        trained(chatml, marked[:3])
+
+
+def test_a_conversation_may_begin_with_the_assistant(
+    chatml: CountingTokenizer, minimind: CountingTokenizer
+) -> None:
+    turns = [TURNS[2], *TURNS[1:3]]
+    assert trained(chatml, turns) == ["Hello\n\n<|im_end|>"] * 2
+    assert trained(minimind, turns) == [EMPTY_THINKING + "Hello\n\n<|im_end|>"] * 2
+
+
+def test_a_default_system_prompt_before_a_first_assistant_turn_is_not_trained() -> None:
+    default = "<|im_start|>system\nDefault<|im_end|>\n"
+    template = "{% if messages[0].role != 'system' %}" + default + "{% endif %}" + CHATML
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    assert trained(tokenizer, TURNS[2:3]) == ["Hello\n\n<|im_end|>"]
+
+
+def test_text_that_depends_on_the_first_role_does_not_belong_to_any_header() -> None:
+    template = "{% if messages[0].role == 'assistant' %}Dear you, {% endif %}" + CHATML
+    with pytest.raises(BadRow, match="message 1: can't tell where this first assistant turn"):
+        trained(load(SAMPLE_TOKENIZER, template), TURNS[2:3])
+
+
+def test_a_template_without_generation_prompt_trains_contents_and_ends() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, NO_GENERATION_PROMPT)
+    assert trained(tokenizer, TURNS[1:4]) == ["Hello\n\n<|im_end|>"]
+
+
+def test_thinking_that_only_the_prompt_opens_is_not_part_of_a_turn_without_it() -> None:
+    template = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    assert trained(tokenizer, TURNS)[0] == "Hello\n\n<|im_end|>"
+    thinking = [TURNS[1], {"role": "assistant", "content": "<think>\nhm\n</think>\nYes"}]
+    assert trained(tokenizer, thinking) == ["<think>\nhm\n</think>\nYes<|im_end|>"]
+
+
+FORGETFUL = CHATML.replace(
+    "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+)
+THINKING = [
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "<think>one more</think>2"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "<think>two more</think>4"},
+    {"role": "user", "content": "Thanks"},
+]
+
+
+def test_a_turn_that_is_written_differently_later_is_trained_as_the_last_turn() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    for messages in (THINKING, THINKING[:4]):
+        examples = tokenize(conversation(messages), tokenizer, "assistant")
+        assert [trained_runs(example, tokenizer) for example in examples] == [
+            ["<think>one more</think>2<|im_end|>"],
+            ["<think>two more</think>4<|im_end|>"],
+        ]
+        for example, num_messages in zip(examples, (2, 4), strict=True):
+            text = tokenizer.render(messages[:num_messages], None, False)
+            assert tokenizer.decode(example.input_ids) == text
+    assert "one more" not in tokenizer.decode(examples[1].input_ids)
+
+
+def test_train_on_last_with_a_message_after_the_last_turn() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    [example] = tokenize(conversation(THINKING), tokenizer, "last")
+    assert trained_runs(example, tokenizer) == ["<think>two more</think>4<|im_end|>"]
+    assert "Thanks" not in tokenizer.decode(example.input_ids)
+
+
+def test_turns_that_are_not_written_differently_share_an_example() -> None:
+    plain = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    row = conversation([*plain, *THINKING[:2], *plain])
+    examples = tokenize(row, tokenizer, "assistant")
+    assert [trained_runs(example, tokenizer) for example in examples] == [
+        ["<think>one more</think>2<|im_end|>"],
+        ["Hello<|im_end|>", "Hello<|im_end|>"],
+    ]
+
+
+def test_train_on_all_refuses_context_that_is_written_differently_later() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    marked = [THINKING[0], THINKING[1] | {"train": False}, *THINKING[2:]]
+    message = "message 2: the chat template writes this message differently when others follow it"
+    with pytest.raises(BadRow, match=message) as caught:
+        trained(tokenizer, marked, "all")
+    assert caught.value.reason == "mask_not_exact"
+    user_rewritten = [THINKING[0] | {"content": "a</think>b", "train": False}, *THINKING[1:]]
+    with pytest.raises(BadRow, match="message 1: the chat template writes this message"):
+        trained(tokenizer, user_rewritten, "all")
+
+
+def test_an_empty_answer_trains_the_end_of_turn(chatml: CountingTokenizer) -> None:
+    assert trained(chatml, [TURNS[1], {"role": "assistant", "content": ""}]) == ["<|im_end|>"]
+
+
+def test_white_space_after_a_turn_without_an_end_token_is_trained() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}<|im_end|>{{ m.content }}\n\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant<|im_end|>{% endif %}"
+    )
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    messages = [TURNS[0], {"role": "assistant", "content": "Yes"}]
+    assert trained(tokenizer, messages) == ["Yes\n\n"]
+
+
+def test_a_conversation_of_one_exchange_is_rendered_twice(chatml: CountingTokenizer) -> None:
+    before = chatml.num_renders
+    tokenize(conversation(TURNS[3:]), chatml, "assistant")
+    assert chatml.num_renders - before == 2
+
+
+def test_every_turn_is_rendered_twice(chatml: CountingTokenizer) -> None:
+    before = chatml.num_renders
+    tokenize(conversation(TURNS[3:] * 4), chatml, "assistant")
+    assert chatml.num_renders - before == 2 * 4
+
+
+def test_texts_are_in_the_order_of_their_turns() -> None:
+    texts = training_texts(conversation(THINKING), load(SAMPLE_TOKENIZER, FORGETFUL), "assistant")
+    assert [len(text.text) for text in texts] == sorted(len(text.text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "reason", "message"),
+    [
+        pytest.param(
+            HEADERLESS,
+            TURNS[1:3],
+            "mask_not_exact",
+            "message 2: the chat template prompts for this turn with other text",
+            id="header absent",
+        ),
+        pytest.param(
+            HEADERLESS,
+            TURNS[2:3],
+            "mask_not_exact",
+            "message 1: can't tell where this first assistant turn begins",
+            id="header of a first turn absent",
+        ),
+        pytest.param(
+            "{% for m in messages %}{{ raise_exception('roles must alternate') }}{% endfor %}",
+            TURNS,
+            "template_refused",
+            "the chat template refuses the conversation: roles must alternate",
+            id="template refuses",
+        ),
+        pytest.param(
+            CHATML, TURNS[:2], "no_target", "no assistant turn to train on", id="no assistant"
+        ),
+        pytest.param(
+            CHATML,
+            TOOL_TURNS,
+            "tools_not_rendered",
+            "message 2: the chat template does not render tool calls",
+            id="tool calls dropped",
+        ),
+    ],
+)
+def test_a_turn_that_cannot_be_located_is_an_error_with_file_and_line(
+    template: str, messages: Messages, reason: Reason, message: str
+) -> None:
+    with pytest.raises(BadRow) as caught:
+        tokenize(conversation(messages), load(SAMPLE_TOKENIZER, template), "assistant")
+    assert caught.value.message.startswith(f"rows.jsonl:7: {message}")
+    assert caught.value.reason == reason
