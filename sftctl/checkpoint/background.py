@@ -1,7 +1,7 @@
-"""Save while training goes on: copy the state in memory, write the copy in a thread.
+"""Save while training continues: copy the state in memory, write the copy in a thread.
 
-One save is in flight at a time, per rank one thread, on a process group of their own: their votes
-must not meet the collectives of a step.
+One save runs at a time, in one thread per rank. The threads have their own process group, because
+their votes must not mix with the collectives of a step.
 """
 
 import threading
@@ -23,22 +23,22 @@ from sftctl.world import World, local_part
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How one save ended; the same `error` on all ranks, the other facts on rank 0."""
+    """How one save ended; `error` is the same on all ranks, the other fields count on rank 0."""
 
     step: int
     path: Path | None  # None: it failed
     num_bytes: int  # on disk
     seconds: float  # from the request to the verified checkpoint
-    wait_s: float  # of these, what training waited for
+    wait_s: float  # of these, how long training waited
     error: CheckpointError | None = None
-    warning: str | None = None  # old checkpoints that could not be removed
+    warning: str | None = None  # an old checkpoint could not be deleted
 
 
 class BackgroundSaver:
-    """Checkpoints of `tensors`, which go on changing; the newest `keep` stay.
+    """Saves checkpoints of `tensors` while they change, and keeps the newest `keep`.
 
-    `in_background` makes room for the copy at once, as much memory as the state takes; without it
-    only `save_now` may be called.
+    With `in_background` it allocates the memory of the copy at once, as much as the state takes.
+    Without it only `save_now` may be called.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BackgroundSaver:
         self._world = world.aside()
         tied = tied_names(tensors)
         self._parts = {
-            name: _room_for(local_part(tensor))
+            name: _buffer_for(local_part(tensor))
             for name, tensor in tensors.items()
             if in_background and name not in tied
         }
@@ -67,9 +67,9 @@ class BackgroundSaver:
         before: Callable[[], object] = lambda: None,
         started: float | None = None,
     ) -> None:
-        """Copy the state, and write the copy in the background; the one before must have ended.
+        """Copy the state and write the copy in the background; the last save must have ended.
 
-        `started` is when training began to wait for it (perf_counter), if before this call.
+        `started` is the time (perf_counter) when training began to wait, if before this call.
         """
         assert self._running is None
         started = time.perf_counter() if started is None else started
@@ -80,26 +80,26 @@ class BackgroundSaver:
         def work() -> None:
             try:
                 running.set_result(self._save(manifest, self._parts, before, started, wait_s))
-            except BaseException as error:  # a lost rank, a bug: the main thread raises it
+            except BaseException as error:  # a lost rank or a bug: the main thread raises it
                 running.set_exception(error)
 
         self._running = running
-        # A daemon: a rank that waits for a dead one must still be able to end.
+        # A daemon thread: a rank whose save waits for a dead rank must still be able to exit.
         threading.Thread(target=work, name="sftctl-save", daemon=True).start()
 
     def save_now(
         self, manifest: CheckpointManifest, before: Callable[[], object] = lambda: None
     ) -> SaveOutcome:
-        """Write the state itself while nothing else goes on."""
+        """Write the state itself, without a copy; returns when it is written."""
         assert self._running is None
         return self._save(manifest, None, before, time.perf_counter(), None)
 
     def ended(self) -> SaveOutcome | None:
-        """The save that has ended since this was asked last; never waits."""
+        """The save that has ended since the last call, if any; never waits."""
         return self.wait() if self._running is not None and self._running.done() else None
 
     def wait(self) -> SaveOutcome | None:
-        """The end of the save in flight; None without one."""
+        """Wait for the running save; None if there is none."""
         running, self._running = self._running, None
         return running.result() if running is not None else None
 
@@ -129,21 +129,21 @@ class BackgroundSaver:
     def _retire(self) -> str | None:
         try:
             retire(self._root, self._keep, self._disk)
-        except CheckpointError as error:  # too many checkpoints are no reason to stop
+        except CheckpointError as error:  # one checkpoint too many is not a reason to stop
             return error.message
         return None
 
 
-def _room_for(part: torch.Tensor) -> torch.Tensor:
-    """Memory for a copy, written to once: the first save must not wait for its pages."""
+def _buffer_for(part: torch.Tensor) -> torch.Tensor:
+    """A buffer whose pages are touched now, so that the first save does not pay for page faults."""
     on_gpu = part.device.type == "cuda"
-    room = torch.empty(part.shape, dtype=part.dtype, pin_memory=on_gpu)
-    return room.fill_(0)
+    buffer = torch.empty(part.shape, dtype=part.dtype, pin_memory=on_gpu)
+    return buffer.fill_(0)
 
 
 @torch.no_grad()
 def _copy(tensors: dict[str, torch.Tensor], parts: dict[str, torch.Tensor]) -> None:
-    for name, room in parts.items():
-        room.copy_(local_part(tensors[name]), non_blocking=True)
+    for name, buffer in parts.items():
+        buffer.copy_(local_part(tensors[name]), non_blocking=True)
     if torch.cuda.is_available():
         torch.cuda.synchronize()

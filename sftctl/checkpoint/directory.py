@@ -1,7 +1,6 @@
-"""The folder `RUN/checkpoints`: which checkpoints are there, whole, to be kept, to be set aside.
+"""The folder `RUN/checkpoints`: list, check, delete and move its checkpoints. Does not load torch.
 
-Nothing here loads torch. Only names of the form step-00000300 are ours; anything else is neither
-counted nor touched.
+Only names of the form step-00000300 are checkpoints. Anything else is not counted and not touched.
 """
 
 import itertools
@@ -37,35 +36,35 @@ _LEFTOVER = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
     r"(step-[0-9]{8,}|final)-[0-9a-f]{8}"
 )
-# Written by file managers and network file systems without anybody's asking.
+# File managers and network file systems create these on their own.
 _FOREIGN = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+")
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """The folders named like checkpoints, by step, whatever their state; links are not followed."""
-    if not root.is_dir():
-        return []
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return [root / checkpoint_name(step) for step in sorted(_steps(names))]
-
-
-def _steps(names: list[str]) -> list[int]:
-    return [step for name in names if (step := step_of(name)) is not None]
+    """The folders with a checkpoint's name, by step, damaged or not; links are not followed."""
+    return _by_step(root, _folder_names(root))
 
 
 def named_checkpoints(root: Path) -> list[Path]:
-    """Whatever has the name of a checkpoint, by step: folders, and also links and files."""
-    return [root / checkpoint_name(step) for step in _named_steps(root)]
+    """Everything with a checkpoint's name, by step: folders, but also links and files."""
+    return _by_step(root, os.listdir(root) if root.is_dir() else [])
 
 
-def _named_steps(root: Path) -> list[int]:
-    return sorted(_steps(os.listdir(root) if root.is_dir() else []))
+def _folder_names(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _by_step(root: Path, names: list[str]) -> list[Path]:
+    steps = [step for name in names if (step := step_of(name)) is not None]
+    return [root / checkpoint_name(step) for step in sorted(steps)]
 
 
 @dataclass(frozen=True, slots=True)
 class GoodCheckpoint:
-    """A checkpoint whose every byte was checked."""
+    """A checkpoint in which every byte was checked."""
 
     path: Path
     manifest: CheckpointManifest
@@ -85,7 +84,7 @@ def _without(path: Path, error: CheckpointError) -> str:
 
 
 def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) -> list[str]:
-    """The same for a checkpoint whose manifest was read already."""
+    """The same for a checkpoint whose manifest was already read."""
     try:
         present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
     except OSError as error:
@@ -102,7 +101,7 @@ def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) ->
                     f"{name}: {status.st_size} bytes, the manifest says {entry.num_bytes}"
                 )
             elif verify and hash_file(path / name) != entry:
-                problems.append(f"{name}: its content was changed (another SHA-256)")
+                problems.append(f"{name}: its content was changed (different SHA-256)")
         except FileNotFoundError:
             problems.append(f"{name}: missing")
         except OSError as error:
@@ -111,10 +110,10 @@ def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) ->
 
 
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
-    """The newest checkpoint whose every byte is right; its manifest is read once.
+    """The newest checkpoint in which every byte is right; its manifest is read once.
 
-    `step` asks for exactly that one. Raises NoCheckpoint, CorruptCheckpoint where none is good, or
-    IncompatibleCheckpoint for a newer format, which is not damage to step back from.
+    With `step`, only that one counts. Raises NoCheckpoint; CorruptCheckpoint if none is good; or
+    IncompatibleCheckpoint for a newer format, which is not damage, so no older one is tried.
     """
     folders, candidates = set(list_checkpoints(root)), named_checkpoints(root)
     if step is not None:
@@ -135,22 +134,22 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
         skipped.append((path, problems))
     if skipped:
         damage = [f"{path.name}: {'; '.join(problems[:3])}" for path, problems in skipped]
-        what = "no whole checkpoint" if step is None else "damaged"
+        what = "no complete checkpoint" if step is None else "damaged"
         raise CorruptCheckpoint(
             f"{root}: {what}: {'; '.join(damage)}",
-            hint=_what_is_there(root) or "put one back from a copy, or start a new run",
+            hint=_complete_steps(root) or "put one back from a copy, or start a new run",
         )
     asked = "" if step is None else f" of step {step}"
-    begin = f"`sftctl resume {root.parent}` begins or goes on, and saves one"
-    raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_what_is_there(root) or begin)
+    begin = f"`sftctl resume {root.parent}` trains on and saves one"
+    raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_complete_steps(root) or begin)
 
 
-def _what_is_there(root: Path) -> str | None:
-    whole = [str(step_of(path.name)) for path in list_checkpoints(root) if _is_whole(path)]
-    return f"whole checkpoints are at step {', '.join(whole)}" if whole else None
+def _complete_steps(root: Path) -> str | None:
+    steps = [str(step_of(path.name)) for path in list_checkpoints(root) if _is_complete(path)]
+    return f"complete checkpoints are at step {', '.join(steps)}" if steps else None
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     return not problems_of(path, verify=False)
 
 
@@ -173,11 +172,12 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 
 
 def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
-    """Delete all but the newest `keep` whole checkpoints; gives the deleted ones.
+    """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
 
-    One with a missing, cut or unknown file neither counts nor goes: it may be all that is left.
+    A checkpoint with a missing, cut or unknown file is not counted and not deleted: perhaps
+    nothing else is left.
     """
-    old = [path for path in list_checkpoints(root) if _is_whole(path)][: -max(keep, 1)]
+    old = [path for path in list_checkpoints(root) if _is_complete(path)][: -max(keep, 1)]
     for path in old:
         with refusals(path, CheckpointError, what="can't be deleted"):
             remove_folder(path, disk)
@@ -185,12 +185,11 @@ def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
 
 
 def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
-    """Move whatever has the name of a later checkpoint into root/abandoned-TIME; gives the moved.
+    """Move everything with a later checkpoint's name into root/abandoned-TIME; returns the moved.
 
-    The newest goes first, so that a crash half-way leaves no gap.
+    The newest is moved first, so that a crash half-way leaves no gap.
     """
-    steps = [found for found in _named_steps(root) if found > step]
-    later = [checkpoint_name(found) for found in reversed(steps)]
+    later = [path.name for path in named_checkpoints(root) if (step_of(path.name) or 0) > step]
     if not later:
         return []
     stamp = time.strftime("abandoned-%Y%m%d-%H%M%S")
@@ -198,12 +197,12 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     folder = next(path for path in tries if not path.exists())
     with refusals(folder, CheckpointError, what="can't move later checkpoints there"):
         disk.make_folder(folder)
-        disk.sync_folder(root)  # a folder that a power cut can take must hold nothing yet
-        for name in later:
+        disk.sync_folder(root)  # before a checkpoint is in it, a power cut must not remove it
+        for name in reversed(later):
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)
         disk.sync_folder(root)
-    return [folder / name for name in reversed(later)]
+    return [folder / name for name in later]
 
 
 def _suffixes() -> itertools.chain[str]:
@@ -211,14 +210,10 @@ def _suffixes() -> itertools.chain[str]:
 
 
 def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
-    """Delete what a killed save or deletion of a checkpoint, or of a run's final model, left.
+    """Delete what a killed save or deletion of a checkpoint or of a final model left in `root`.
 
-    Only for the owner of the run's lock.
+    The caller must hold the run's lock.
     """
-    if not root.is_dir():
-        return
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for name in filter(_LEFTOVER.fullmatch, names):
+    for name in filter(_LEFTOVER.fullmatch, _folder_names(root)):
         with refusals(root / name, CheckpointError, what="can't be deleted"):
             disk.remove_tree(root / name)

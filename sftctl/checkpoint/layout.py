@@ -1,6 +1,6 @@
-"""What a checkpoint folder holds: its names, and the manifest that vouches for every file.
+"""The format of a checkpoint folder: names, and the manifest with every file's size and SHA-256.
 
-docs/checkpoint-format.md is this file in prose. Nothing here loads torch.
+docs/checkpoint-format.md describes it in prose. Does not load torch.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from sftctl.errors import CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoin
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MANIFEST_HASH_NAME = "manifest.json.sha256"
-_LONGEST_MANIFEST_BYTES = 1 << 26
+_MAX_MANIFEST_BYTES = 1 << 26
 _STEP_NAME = re.compile(r"step-([0-9]{8,})")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ def step_of(name: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointManifest:
-    """Everything a resumed run needs besides tensors; numbers of the whole run, over all ranks."""
+    """All that a resumed run needs besides tensors; counts are totals over steps and ranks."""
 
     format_version: int = FORMAT_VERSION
     step: int  # updates done
@@ -48,10 +48,10 @@ class CheckpointManifest:
     steps_per_epoch: int
     examples_seen: int
     tokens_seen: int  # without padding
-    learning_rate: float  # the one the last update used
+    learning_rate: float  # of the last update
     global_batch_size: int  # examples a step
     micro_batch_tokens: int
-    cut_for_ranks: int  # world size when the run began
+    cut_for_ranks: int  # world size at the start of the run
     num_threads: int  # of torch, per rank
     world_size: int  # ranks that wrote this
     dtype: str  # of autocast; stored weights are float32
@@ -79,12 +79,12 @@ def manifest_bytes(manifest: CheckpointManifest) -> bytes:
 
 
 def manifest_hash_line(data: bytes) -> bytes:
-    """The content of manifest.json.sha256, in the form that `sha256sum -c` reads."""
+    """The content of manifest.json.sha256, as `sha256sum -c` reads it."""
     return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n".encode()
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of the checkpoint in `path`, its own hash checked first.
+    """The manifest of the checkpoint in `path`, after a check of its own hash.
 
     Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
     """
@@ -96,7 +96,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
     values = jsonio.parse_object(path / MANIFEST_NAME, data, CorruptCheckpoint)
     version = values.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise _bad(path, f"format_version: {version!r} is no version")
+        raise _bad(path, f"format_version: {version!r} is not a version")
     if version > FORMAT_VERSION:
         raise IncompatibleCheckpoint(
             f"{path}: checkpoint format {version}; this sftctl reads up to {FORMAT_VERSION}",
@@ -104,7 +104,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
         )
     manifest = _decode(path, values)
     if step_of(path.name) not in (None, manifest.step):
-        raise _bad(path, f"it is of step {manifest.step}, the folder's name says another")
+        raise _bad(path, f"its step is {manifest.step}, but the folder's name has another")
     return manifest
 
 
@@ -113,12 +113,12 @@ def _bad(path: Path, problem: str) -> CorruptCheckpoint:
 
 
 def _read_small_file(file: Path) -> bytes:
-    """Bytes of a regular file; neither follows a link nor waits for a pipe."""
+    """The bytes of a regular file; does not follow a link or wait for a pipe."""
     with read_refusals(file, CorruptCheckpoint, missing="missing"):
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise CorruptCheckpoint(f"{file}: not a regular file")
-        if status.st_size > _LONGEST_MANIFEST_BYTES:
+        if status.st_size > _MAX_MANIFEST_BYTES:
             raise CorruptCheckpoint(f"{file}: too long ({status.st_size} bytes)")
         return file.read_bytes()
 
@@ -152,7 +152,7 @@ def _decode_files(path: Path, values: object) -> dict[str, FileEntry]:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value is what a field's annotation says."""
+    """Whether a JSON value has the type of a field's annotation."""
     if get_origin(hint) is UnionType:
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) is dict:

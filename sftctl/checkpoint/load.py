@@ -1,4 +1,4 @@
-"""Fill tensors from a checkpoint, at any world size, by the stock reader."""
+"""Fill tensors from a checkpoint, at any world size, with torch's own reader."""
 
 from pathlib import Path
 
@@ -23,11 +23,12 @@ def load_tensors(
     prefix: str = "",
     manifest: CheckpointManifest | None = None,
 ) -> None:
-    """Fill `tensors` in place; called by all ranks with the same names.
+    """Fill `tensors` in place; all ranks call it with the same names.
 
-    The names must be those of the checkpoint that begin with `prefix` ("model." leaves out the
-    optimizer), shapes and types too: else IncompatibleCheckpoint, with nothing changed. The bytes
-    are not verified here: see `newest_good`. `manifest` is the checkpoint's, if it is read already.
+    Names, shapes and dtypes must be those of the checkpoint's tensors whose names begin with
+    `prefix` ("model." leaves out the optimizer). Else it raises IncompatibleCheckpoint and changes
+    nothing. It does not verify the bytes: `newest_good` does. `manifest` is the checkpoint's, if it
+    was already read.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
@@ -36,8 +37,10 @@ def load_tensors(
     _require_fit(path, tensors, {k: v for k, v in stored.items() if k.startswith(prefix)})
     for name, source in tied_names(tensors).items():
         if aliases.get(name, name) != aliases.get(source, source):
-            raise IncompatibleCheckpoint(f"{path}: {name} and {source} are tied here, not there")
-    # A tied tensor is read into the one it is stored as, or itself where that is not asked for.
+            raise IncompatibleCheckpoint(
+                f"{path}: {name} and {source} are tied here, but not in it"
+            )
+    # Tied tensors are stored once, under one name. Read that name into one of them, then copy.
     targets = {aliases[name]: tensor for name, tensor in tensors.items() if name in aliases}
     targets |= {name: tensor for name, tensor in tensors.items() if name not in aliases}
     try:

@@ -1,7 +1,7 @@
-"""Write a checkpoint so that it is whole or absent, whoever dies, and when.
+"""Write a checkpoint that is complete or absent, whichever rank dies at whatever moment.
 
-DCP plans who writes which tensor; the commit is ours. Each act ends with a vote of all ranks, so
-that all of them go on or all of them raise the same error.
+torch's DCP plans which rank writes which tensor; the commit is ours. Each act ends with a vote of
+all ranks, so either all continue or all raise the same error.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from sftctl.checkpoint.layout import (
     checkpoint_name,
     manifest_bytes,
     manifest_hash_line,
+    step_of,
 )
 from sftctl.checkpoint.shard_writer import ShardWriter
 from sftctl.disk import (
@@ -40,7 +41,7 @@ from sftctl.world import World, local_part
 
 T = TypeVar("T")
 
-# One rank is no mistake here.
+# DCP warns about a single rank, which is normal here.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 
@@ -54,16 +55,16 @@ def save_checkpoint(
     parts: Mapping[str, torch.Tensor] | None = None,
     before: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Store `tensors` and `manifest` as root/step-N; when this returns, no power cut can undo it.
+    """Write `tensors` and `manifest` to root/step-N; once it returns, a power cut can't undo it.
 
-    Called by all ranks, with the same names in the same order; `files` and `aliases` of the
-    manifest are filled in here. `parts` holds the bytes of this rank's part of each tensor where
-    the tensors themselves go on changing. `before` is called first on rank 0: what the manifest
-    speaks of must be on disk too. Raises the same CheckpointError on all ranks, with nothing left
-    of the attempt and older checkpoints untouched.
+    All ranks call it, with the same names in the same order. It fills in the manifest's `files` and
+    `aliases`. If the tensors change meanwhile, `parts` is a copy of this rank's part of each.
+    `before` is called first, on rank 0: it puts on disk what the manifest refers to. On failure all
+    ranks raise the same CheckpointError, nothing is left of the attempt, and older checkpoints are
+    untouched.
     """
     target = root / checkpoint_name(manifest.step)
-    # Rank 0's word on ties: another rank may hold an empty part, whose memory tells nothing.
+    # Rank 0 finds the ties: another rank's part may be empty, and then its address means nothing.
     folder, aliases = world.broadcast((temporary_sibling(target), tied_names(tensors)))
     commit = _Commit(folder, target, world, disk)
     stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
@@ -85,7 +86,7 @@ def save_checkpoint(
 
 
 def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Names whose tensor is the very memory of an earlier one -> the earlier name."""
+    """Names of tensors that share all their memory with an earlier one -> the earlier name."""
     first: dict[object, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
@@ -99,19 +100,19 @@ def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """One attempt, on one rank: the acts of a commit, in the order of their methods."""
+    """One attempt to write a checkpoint, on one rank; the acts are in the order of the methods."""
 
-    folder: Path  # temporary, beside the target
+    folder: Path  # temporary, next to the target
     target: Path
     world: World
     disk: Disk
 
     def vote(self, act: Callable[[], T]) -> list[T]:
-        """The value of `act` on every rank, or on every rank the same error if it failed on one."""
+        """Do `act` on every rank; returns all values, or raises the same error on every rank."""
         value, problem, cause = None, None, None
         try:
             value = act()
-        except Exception as error:  # whatever it was, the others wait
+        except Exception as error:  # any error: the other ranks wait for this one's vote
             problem, cause = _reason(error), error
         votes = self.world.gather((value, problem))
         problems = [problem for _, problem in votes if problem is not None]
@@ -120,10 +121,10 @@ class _Commit:
         return [value for value, _ in votes]
 
     def failure(self, problem: str) -> CheckpointError:
-        name, root = f"checkpoint step {int(self.target.name[5:])}", self.target.parent
+        name, root = f"checkpoint step {step_of(self.target.name)}", self.target.parent
         return CheckpointError(
             f"can't write {name} in {root}: {problem}",
-            hint="the checkpoints before it are untouched",
+            hint="older checkpoints are untouched",
         )
 
     def begin(self, before: Callable[[], object]) -> None:
@@ -134,15 +135,15 @@ class _Commit:
 
     def refuse_existing(self) -> None:
         if self.target.exists() or self.target.is_symlink():
-            raise CheckpointError(f"{self.target.name} is there already")
+            raise CheckpointError(f"{self.target.name} exists already")
 
     def write_shards(
         self, tensors: dict[str, torch.Tensor], parts: Mapping[str, torch.Tensor]
     ) -> list[dict[str, FileEntry]]:
-        """Every rank its share, synced and hashed; gives the files of each.
+        """Let every rank write, sync and hash its part; returns the files of each rank.
 
-        DCP holds its own votes. Anything else is raised on one rank alone, while the others wait
-        inside DCP: that rank must leave, and the lost connection ends the others.
+        DCP has its own votes. Any other error is raised on one rank alone while the others wait
+        inside DCP. That rank must exit; the lost connection then ends the others.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:
@@ -158,7 +159,7 @@ class _Commit:
         return self.world.gather(writer.entries)
 
     def seal(self, manifest: CheckpointManifest, own: dict[str, FileEntry]) -> None:
-        """The manifest comes last; then every rank reads its own files back."""
+        """Write the manifest, then let every rank read back its own files."""
         if self.world.is_main:
             data = manifest_bytes(manifest)
             write_file(self.folder / MANIFEST_NAME, [data], self.disk)
@@ -167,7 +168,7 @@ class _Commit:
                 raise CheckpointError(f"read back: {'; '.join(problems)}")
         for name, entry in own.items():
             if hash_file(self.folder / name) != entry:
-                raise CheckpointError(f"read back: {name}: not what was written")
+                raise CheckpointError(f"read back: {name}: differs from what was written")
 
     def publish(self) -> None:
         if self.world.is_main:
@@ -176,7 +177,7 @@ class _Commit:
 
 
 def _reason(error: BaseException) -> str:
-    """One line for people, the same on all ranks."""
+    """The reason of an error in one line, the same on all ranks."""
     if isinstance(error, CheckpointException):  # DCP's own vote: rank -> (error, traceback)
         return _reason(error.failures[min(error.failures)][0])
     if isinstance(error, SftctlError):

@@ -1,7 +1,7 @@
-"""One safetensors shard per rank, streamed from the tensors' own memory and hashed on the way.
+"""Writes one safetensors shard per rank, straight from the tensors' memory, and hashes it.
 
-torch's writer builds the file in memory, twice, under the GIL: seconds of a frozen process for a
-small model. torch's reader, and plain safetensors, load what is written here.
+torch's own writer builds the file in memory twice while it holds the GIL, which stops the process
+for seconds even with a small model. torch's reader and plain safetensors can load these files.
 """
 
 import json
@@ -24,9 +24,10 @@ DTYPE_NAMES = {getattr(torch, known.torch): name for name, known in NUMBER_TYPES
 
 
 class ShardWriter(HuggingFaceStorageWriter):
-    """DCP's view of a folder that exists; `entries` says what this rank wrote into it.
+    """Writes for torch's DCP into an existing folder; `entries` lists what this rank wrote.
 
-    DCP plans by the state's tensors; the bytes are those of `parts`, this rank's part of each.
+    DCP makes its plan from the tensors of the state. The bytes come from `parts`, this rank's part
+    of each tensor.
     """
 
     def __init__(self, folder: Path, parts: Mapping[str, torch.Tensor], disk: Disk) -> None:
@@ -37,12 +38,12 @@ class ShardWriter(HuggingFaceStorageWriter):
         self.entries: dict[str, FileEntry] = {}
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Nothing: rank 0 made the folder, and a rank that can't see it must fail."""
+        """Do not make the folder: rank 0 made it, and a rank that does not see it must fail."""
         return plan
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's part of the plan; a rank with nothing to write writes no file."""
-        # Wide types first: with a header of whole words every tensor is aligned to its type.
+        # Wide types first. The header's length is a multiple of 8, so every tensor is aligned.
         items = sorted(plan.items, key=lambda item: (-_dtype(item).itemsize, item.index.fqn))
         if items:
             assert plan.storage_data is not None  # the parent's prepare_global_plan numbers ranks
@@ -57,7 +58,7 @@ class ShardWriter(HuggingFaceStorageWriter):
 def _shard_pieces(
     items: list[WriteItem], parts: Mapping[str, torch.Tensor]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file; one tensor at a time is brought to the CPU."""
+    """The bytes of a safetensors file; tensors are copied to the CPU one at a time."""
     yield _header(items)
     for item in items:
         part = parts[item.index.fqn].detach().cpu().contiguous()

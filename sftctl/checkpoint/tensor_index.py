@@ -1,7 +1,8 @@
-"""Which tensors a checkpoint holds, from its safetensors headers alone; nothing here loads torch.
+"""The tensors in safetensors files, read from their headers alone. Does not load torch.
 
-A safetensors file is 8 bytes of length, that many bytes of JSON, and the data. A tensor that ranks
-share lies in several files; each gives the offsets of its part under DCP_SHARDING_INFO.
+A safetensors file is a length of 8 bytes, a JSON header of that length, and the data. A tensor that
+is sharded over ranks is in several files; the header entry DCP_SHARDING_INFO has the offsets of
+each file's part.
 """
 
 import math
@@ -15,7 +16,7 @@ from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 
 SUFFIX = ".safetensors"
-_LONGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +51,23 @@ NUMBER_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a part of a tensor lies, or all of it."""
+    """Where a tensor, or a part of it, is stored."""
 
     file: Path
     begin: int  # its first byte in the file
     shape: tuple[int, ...]
-    offsets: tuple[int, ...]  # where in the whole tensor it begins
+    offsets: tuple[int, ...]  # where in the complete tensor it begins
     strides: tuple[int, ...] | None = None  # in elements; None: row after row
-    archive_bytes: int | None = None  # length of the torch.save archive it lies in; None: bare
+    archive_bytes: int | None = None  # length of the torch.save archive around it; None: no archive
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of a checkpoint, put together from its parts."""
+    """A tensor of a checkpoint, with all its parts."""
 
     dtype: str  # safetensors' name: F32, BF16, I64, BOOL …
     shape: tuple[int, ...]
-    num_elements: int  # what is really there: fewer than the shape says if a part is missing
+    num_elements: int  # in the files: fewer than in the shape if a part is missing
     num_bytes: int
     parts: tuple[Part, ...] = ()
 
@@ -107,8 +108,8 @@ def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     with file.open("rb", buffering=0) as stream:
         num_bytes = int.from_bytes(stream.read(8), "little")
-        if not 2 <= num_bytes <= _LONGEST_HEADER_BYTES:
-            raise ValueError(f"its length is given as {num_bytes}")
+        if not 2 <= num_bytes <= _MAX_HEADER_BYTES:
+            raise ValueError(f"its length field is {num_bytes}")
         header = jsonio.loads(stream.read(num_bytes))
     if not isinstance(header, dict):
         raise ValueError("not an object")
@@ -122,7 +123,7 @@ def _part(
     offsets = tuple(sharding.get("saved_offsets", [0] * len(sizes)))
     begin, end = entry["data_offsets"]
     if not 0 <= begin <= end <= num_data_bytes:
-        raise ValueError(f"data to byte {end}, the file holds {num_data_bytes}: it was cut")
+        raise ValueError(f"data up to byte {end}, but the file has {num_data_bytes}: it was cut")
     shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
     part = Part(file, data_begin + begin, sizes, offsets)
     return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin, (part,))

@@ -87,7 +87,9 @@ def test_problems_name_the_file_and_what_is_wrong_with_it(root: Path) -> None:
     num_bytes = (path / SHARD).stat().st_size
     flip_bit(path / SHARD, 8 * num_bytes - 1)
     assert problems_of(path, verify=False) == []
-    assert problems_of(path, verify=True) == [f"{SHARD}: its content was changed (another SHA-256)"]
+    assert problems_of(path, verify=True) == [
+        f"{SHARD}: its content was changed (different SHA-256)"
+    ]
     os.truncate(path / SHARD, 10)
     (path / "payload.pt").write_bytes(b"x")
     (path / ".metadata").write_bytes(b"x")
@@ -126,7 +128,7 @@ def test_the_newest_good_one_is_chosen_and_the_skipped_are_told(root: Path) -> N
         (
             (
                 root / "step-00000300",
-                [f"{SHARD}: its content was changed (another SHA-256)"],
+                [f"{SHARD}: its content was changed (different SHA-256)"],
             ),
             (root / "step-00000200", [f"{SHARD}: missing"]),
         ),
@@ -146,26 +148,24 @@ def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> N
     with pytest.raises(CorruptCheckpoint) as caught:
         newest_good(root, 200)
     assert caught.value.message == f"{root}: damaged: step-00000200: {SHARD}: missing"
-    assert caught.value.hint == "whole checkpoints are at step 100, 300"
+    assert caught.value.hint == "complete checkpoints are at step 100, 300"
 
 
 def test_a_step_that_is_not_there_is_refused_and_the_others_named(root: Path) -> None:
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(root, 250)
     assert caught.value.message == f"{root}: no checkpoint of step 250"
-    assert caught.value.hint == "whole checkpoints are at step 100, 200, 300"
+    assert caught.value.hint == "complete checkpoints are at step 100, 200, 300"
 
 
 def test_no_checkpoint_is_not_the_same_as_no_good_one(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(tmp_path)
     assert caught.value.message == f"{tmp_path}: no checkpoint"
-    assert (
-        caught.value.hint == f"`sftctl resume {tmp_path.parent}` begins or goes on, and saves one"
-    )
+    assert caught.value.hint == f"`sftctl resume {tmp_path.parent}` trains on and saves one"
     (save_toy(tmp_path, 1) / SHARD).unlink()
     with pytest.raises(
-        CorruptCheckpoint, match=f"no whole checkpoint: step-00000001: {SHARD}: missing"
+        CorruptCheckpoint, match=f"no complete checkpoint: step-00000001: {SHARD}: missing"
     ):
         newest_good(tmp_path)
 

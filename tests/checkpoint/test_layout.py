@@ -78,8 +78,8 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"files": []}, "files: list is the wrong type"),
         ({"files": {"a": {"num_bytes": 1}}}, "files: a: not a size and a SHA-256"),
         ({"files": {"a": {"num_bytes": 1, "sha256": "x"}}}, "files: a: not a size and a SHA-256"),
-        ({"format_version": "1"}, "format_version: '1' is no version"),
-        ({"step": 200}, "it is of step 200, the folder's name says another"),
+        ({"format_version": "1"}, "format_version: '1' is not a version"),
+        ({"step": 200}, "its step is 200, but the folder's name has another"),
     ],
 )
 def test_a_manifest_of_another_shape_is_refused(

@@ -34,7 +34,7 @@ def test_tensors_tied_here_must_be_tied_there(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleCheckpoint) as caught:
         load_tensors(path, blank(make_tensors(7)), ALONE)
     assert caught.value.message == (
-        f"{path}: model.head.weight and model.embed.weight are tied here, not there"
+        f"{path}: model.head.weight and model.embed.weight are tied here, but not in it"
     )
 
 

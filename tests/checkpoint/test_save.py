@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(root: Path) -> None:
     assert caught.value.message == (
         f"can't write checkpoint step 300 in {root}: No space left on device"
     )
-    assert caught.value.hint == "the checkpoints before it are untouched"
+    assert caught.value.hint == "older checkpoints are untouched"
     assert list(root.iterdir()) == [old]
 
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_never_written_over(root: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         save_toy(root, 300)
     assert caught.value.message == (
-        f"can't write checkpoint step 300 in {root}: step-00000300 is there already"
+        f"can't write checkpoint step 300 in {root}: step-00000300 exists already"
     )
     assert (path / "manifest.json").read_bytes() == before
 

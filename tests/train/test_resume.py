@@ -432,7 +432,7 @@ def test_damage_of_every_checkpoint_is_told_with_what_to_do(run: Path) -> None:
         (path / "manifest.json.sha256").unlink()
     with pytest.raises(CorruptCheckpoint) as raised:
         resume(run)
-    assert raised.value.message == f"{run}/checkpoints: no whole checkpoint: " + "; ".join(
+    assert raised.value.message == f"{run}/checkpoints: no complete checkpoint: " + "; ".join(
         f"step-{step:08d}: manifest.json.sha256: missing" for step in (12, 8, 4)
     )
     assert raised.value.hint == "put one back from a copy, or start a new run"

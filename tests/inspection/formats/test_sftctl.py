@@ -62,7 +62,7 @@ def test_a_flipped_bit_shows_when_verified_and_names_the_file(run: Path) -> None
     quick, full = inspect_path(run, verify=False), inspect_path(run, verify=True)
     assert (quick.complete, quick.verified, quick.damage) == (True, None, [])
     assert (full.complete, full.verified, full.resumable) == (True, False, False)
-    assert full.damage == [f"{shard}: its content was changed (another SHA-256)"]
+    assert full.damage == [f"{shard}: its content was changed (different SHA-256)"]
 
 
 def test_damage_of_an_older_checkpoint_is_told_of_the_run(run: Path) -> None:
