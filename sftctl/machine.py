@@ -1,4 +1,4 @@
-"""What this machine allows a loader: cores, memory, shared memory, open files."""
+"""This machine: its cores, memory, /dev/shm and limits, and what processes hold of them."""
 
 import os
 import resource
@@ -9,30 +9,33 @@ from pathlib import Path
 
 from sftctl.environment import usable_cores
 
-CGROUPS = Path("/sys/fs/cgroup")
-PROC = Path("/proc")
+ROOT = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The limits that loader processes meet."""
+    """What is free and what is allowed, at one moment."""
 
     usable_cores: int  # by affinity
     cpu_quota_cores: float | None  # what the cgroup allows, in cores; None: no limit
     shm_free_bytes: int | None  # None: there is no /dev/shm
     open_file_limit: int  # of each process
-    ram_free_bytes: int | None = None  # of the machine or of the cgroup, whichever is less
+    ram_free_bytes: int | None = None  # None: unknown
+    process_limit: int | None = None  # of this user; None: no limit
 
     @classmethod
     def here(cls) -> "Machine":
         """This machine, now."""
-        shm = Path("/dev/shm")
+        shm = ROOT / "dev/shm"
+        processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        is_limited = os.geteuid() != 0 and processes != resource.RLIM_INFINITY
         return cls(
             usable_cores=usable_cores(),
             cpu_quota_cores=cpu_quota(),
             shm_free_bytes=shutil.disk_usage(shm).free if shm.is_dir() else None,
             open_file_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            ram_free_bytes=ram_free(),
+            ram_free_bytes=free_memory(),
+            process_limit=processes if is_limited else None,
         )
 
     @property
@@ -41,10 +44,10 @@ class Machine:
         return min(self.usable_cores, self.cpu_quota_cores or self.usable_cores)
 
 
-def cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
-    """The smallest CPU quota above this process in cores, by cgroup v2 or v1; None: no limit."""
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """The smallest CPU quota of this process's cgroups, in cores; None: no limit."""
     quotas = []
-    for folder in _own_groups(cgroups, "cpu", proc):
+    for folder in _own_groups(root, "cpu"):
         v2 = _words(folder / "cpu.max")  # "150000 100000", or "max 100000"
         v1 = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
         quotas += [
@@ -55,71 +58,86 @@ def cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
     return min(quotas, default=None)
 
 
-def ram_free(cgroups: Path = CGROUPS, proc: Path = PROC) -> int | None:
-    """Bytes that may still be taken: of the machine, and of every cgroup above this process."""
-    rooms = []
-    for line in _lines(proc / "meminfo"):
-        if line.startswith("MemAvailable:"):
-            rooms.append(int(line.split()[1]) * 1024)
-    for folder in _own_groups(cgroups, "memory", proc):
-        for limit, used in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+def free_memory(root: Path = ROOT) -> int | None:
+    """Bytes that can still be taken: the machine's, or the cgroup's with the least left.
+
+    None: the system does not say.
+    """
+    free = []
+    available = _number_after("MemAvailable:", root / "proc/meminfo")
+    if available is not None:
+        free.append(available * 1024)
+    for folder in _own_groups(root, "memory"):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             words = [*_words(folder / limit), *_words(folder / used)]
             if len(words) == 2 and words[0].isdigit():
-                rooms.append(max(0, int(words[0]) - int(words[1])))
-    return min(rooms, default=None)
+                # The kernel drops cached files when memory is short, as MemAvailable counts on.
+                cached = _number_after(cache, folder / "memory.stat") or 0
+                free.append(max(0, int(words[0]) - int(words[1]) + cached))
+    return min(free, default=None)
 
 
-def _own_groups(cgroups: Path, controller: str, proc: Path) -> Iterator[Path]:
-    """This process's group and those above it, of v2 and of v1's `controller`.
+def _own_groups(root: Path, controller: str) -> Iterator[Path]:
+    """This process's cgroup and those above it, of v2 and of v1's `controller`.
 
-    In a container the mount may begin at the group itself, so paths that aren't there are no loss.
+    In a container the mount may begin at the group itself, so some of these folders don't exist.
     """
+    cgroups = root / "sys/fs/cgroup"
     yield from (cgroups, cgroups / controller)
-    for line in _lines(proc / "self/cgroup"):
+    for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        root = cgroups / controller if controllers else cgroups
-        group = root / path.strip("/")
-        while group != root and root in group.parents:
+        top = cgroups / controller if controllers else cgroups
+        group = top / path.strip("/")
+        while group != top and top in group.parents:
             yield group
             group = group.parent
 
 
+def resident_bytes(pid: int | None = None) -> int:
+    """Memory that a process holds now, shared pages included; None: this process.
+
+    Where there is no /proc, this process's peak. Raises OSError if the process is gone.
+    """
+    statm = ROOT / "proc" / ("self" if pid is None else str(pid)) / "statm"
+    if pid is None and not statm.is_file():
+        return peak_resident_bytes()
+    return int(statm.read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What processes hold together."""
+    """What some processes hold together."""
 
-    rss_bytes: int  # pages that they share are counted in each
-    pss_bytes: int  # each such page counted once
+    rss_bytes: int  # a page that several share is counted for each
+    pss_bytes: int  # a shared page is counted once
     shm_bytes: int  # in /dev/shm
     open_files: int
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """What these processes hold now; one that has just ended holds nothing."""
+    """What these processes hold now; a process that has ended holds nothing."""
     rss = pss = files = 0
     shared: dict[str, int] = {}  # by inode
     for pid in pids:
-        process = PROC / str(pid)
+        process = ROOT / "proc" / str(pid)
         try:
-            rss += int(_words(process / "statm")[1]) * os.sysconf("SC_PAGE_SIZE")
-            pss += _pss(process)
+            rss += resident_bytes(pid)
+            pss += (_number_after("Pss:", process / "smaps_rollup") or 0) * 1024
             files += len(os.listdir(process / "fd"))
             shared |= _shared_memory(process)
         except (OSError, IndexError):
             continue
     return Usage(rss, pss, sum(shared.values()), files)
-
-
-def _pss(process: Path) -> int:
-    for line in _lines(process / "smaps_rollup"):
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _shared_memory(process: Path) -> dict[str, int]:
@@ -131,6 +149,15 @@ def _shared_memory(process: Path) -> dict[str, int]:
             start, end = (int(part, 16) for part in addresses.split("-"))
             found[inode] = found.get(inode, 0) + end - start
     return found
+
+
+def _number_after(name: str, path: Path) -> int | None:
+    """The number in the line that begins with `name`."""
+    for line in _lines(path):
+        words = line.split()
+        if words[:1] == [name]:
+            return int(words[1])
+    return None
 
 
 def _words(path: Path) -> list[str]:

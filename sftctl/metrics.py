@@ -49,26 +49,3 @@ class RunSummary:
         self.loss = metrics.loss
         self.num_tokens += metrics.num_tokens
         self.num_skipped += metrics.skipped is not None
-
-
-@dataclass(frozen=True, slots=True)
-class LoaderResult:
-    """One setting of the loader, measured: once, or the medians of several rounds."""
-
-    num_workers: int
-    pin_memory: bool
-    prefetch_factor: int | None  # None without workers
-    persistent_workers: bool
-    batches_per_s: float | None = None
-    samples_per_s: float | None = None
-    tokens_per_s: float | None = None
-    first_batch_s: float | None = None
-    wait_p50_s: float | None = None
-    wait_p99_s: float | None = None
-    rss_bytes: int | None = None  # all ranks and their loader processes; shared pages in each
-    pss_bytes: int | None = None  # the same, a shared page counted once
-    shm_bytes: int | None = None  # in /dev/shm
-    open_files: int | None = None  # of all these processes
-    step_wait_s: float | None = None  # for a batch, with a step's work before each
-    spread_ratio: float | None = None  # (largest - smallest) / median of the rounds' tokens_per_s
-    error: str | None = None  # why there are no numbers

@@ -186,7 +186,7 @@ def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
     assert callers("StepShape") == {"data/loader.py"}
     asked = {
         "train/session.py",
-        "train/preflight/memory.py",
+        "train/preflight/proposal.py",
         "bench/sweep.py",
         "bench/step_time.py",
     }

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from sftctl.bench.result import LoaderResult
 from sftctl.config.load import toml_value
 from sftctl.config.schema import DataConfig
 from sftctl.disk import refusals
 from sftctl.errors import ConfigError
-from sftctl.metrics import LoaderResult
 
 _AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: the rest isn't worth another process
 MOST_WAIT_RATIO = 0.01

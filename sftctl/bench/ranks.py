@@ -1,72 +1,67 @@
-"""N processes that load at once, as the ranks of a run do; one that dies is started anew."""
+"""Processes that load at the same time, as the ranks of a run do."""
 
 import multiprocessing
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
 
-from sftctl.bench.measure import attempt, row_of
+from sftctl.bench.measure import try_to_measure
+from sftctl.bench.result import LoaderResult, over_ranks
 from sftctl.data.loader import LoaderSettings, StepShape
 from sftctl.data.microbatch import Examples
 from sftctl.environment import signal_when_the_parent_dies, usable_cores
-from sftctl.metrics import LoaderResult
 from sftctl.world import choose_device
 
 _PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
+_LOOK_EVERY_S = 1.0  # whether a silent rank still lives
 _WARM = "warm"
-
-_SUMMED = {
-    *("batches_per_s", "samples_per_s", "tokens_per_s"),
-    *("rss_bytes", "pss_bytes", "shm_bytes", "open_files"),
-}
-_WORST = {"first_batch_s", "wait_p50_s", "wait_p99_s", "step_wait_s"}
 
 
 class OtherRankFailed(Exception):
-    """A setting broke on another rank, so that this one has nothing to measure."""
+    """A setting failed on another rank, so this one has nothing to measure."""
 
 
 class Ranks:
-    """One process per shape; they start with the first round and live until one of them dies."""
+    """One process per shape. They start with the first round, and again after one of them died."""
 
     def __init__(self, store: Examples, shapes: Sequence[StepShape], device: str) -> None:
         self._arguments = [(store, shape, device) for shape in shapes]
         self._ranks: list[tuple[SpawnProcess, Connection]] = []
 
     def measure(
-        self, setting: LoaderSettings, seconds: float, step_time_s: float | None
+        self, settings: LoaderSettings, seconds: float, step_time_s: float | None
     ) -> LoaderResult:
-        """One round on all ranks at once: rates are summed, waits are the worst."""
+        """One round on all ranks at once; the result of a failed one has only its error."""
         self._start()
         try:
             for _, connection in self._ranks:
-                connection.send((setting, seconds, step_time_s))
-            first = [self._answer(number, 0.0) for number in range(len(self._ranks))]
+                connection.send((settings, seconds, step_time_s))
+            first = [self._answer(rank, 0.0) for rank in range(len(self._ranks))]
             failed = [answer for answer in first if answer != _WARM]
             for (_, connection), answer in zip(self._ranks, first, strict=True):
                 if answer == _WARM:
                     connection.send(not failed)
             results = [
-                self._answer(number, 4 * seconds) if answer == _WARM else answer
-                for number, answer in enumerate(first)
+                self._answer(rank, 4 * seconds) if answer == _WARM else answer
+                for rank, answer in enumerate(first)
             ]
         except (EOFError, OSError, TimeoutError) as problem:
             reason = str(problem) if isinstance(problem, TimeoutError) else self._death()
             self.close()
-            return replace(row_of(setting), error=reason)
-        return failed[0] if failed else together(results)
+            return LoaderResult.of(settings, reason)
+        return failed[0] if failed else over_ranks(results)
 
     def close(self) -> None:
-        """End the processes, with their loader processes."""
+        """End the processes and their loader processes."""
         for process, connection in self._ranks:
-            connection.close()  # a rank that waits for orders ends by itself
+            connection.close()  # a rank that waits for its next setting ends by itself
             process.join(5.0)
             if process.is_alive():
                 process.kill()
@@ -76,7 +71,7 @@ class Ranks:
     def _start(self) -> None:
         if self._ranks:
             return
-        context = multiprocessing.get_context("spawn")  # a fork can't use CUDA after its parent
+        context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
         for store, shape, device in self._arguments:
             ours, theirs = context.Pipe()
             process = context.Process(target=_rank_main, args=(theirs, store, shape, device))
@@ -84,17 +79,19 @@ class Ranks:
             theirs.close()
             self._ranks.append((process, ours))
 
-    def _answer(self, number: int, seconds: float) -> Any:
-        process, connection = self._ranks[number]
-        # A loader process that outlives its rank holds the other end of the pipe open.
-        if not wait([connection, process.sentinel], _PATIENCE_S + seconds):
-            raise TimeoutError(f"no batch in {_PATIENCE_S:.0f} s")
-        if not connection.poll():
-            raise EOFError
+    def _answer(self, rank: int, seconds: float) -> Any:
+        process, connection = self._ranks[rank]
+        deadline = time.monotonic() + _PATIENCE_S + seconds
+        while not connection.poll(_LOOK_EVERY_S):
+            # A loader process that outlives its rank keeps the pipe and the sentinel open.
+            if not process.is_alive():
+                raise EOFError
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no batch in {_PATIENCE_S:.0f} s")
         return connection.recv()
 
     def _death(self) -> str:
-        """How the process that is gone has ended."""
+        """How a process that is gone has ended."""
         for process, _ in self._ranks:
             process.join(1.0)
             code = process.exitcode
@@ -107,7 +104,7 @@ class Ranks:
 
 @contextmanager
 def loading_ranks(store: Examples, shapes: Sequence[StepShape], device: str) -> Iterator[Ranks]:
-    """Ranks that are gone afterwards."""
+    """Ranks whose processes have ended afterwards."""
     ranks = Ranks(store, shapes, device)
     try:
         yield ranks
@@ -115,23 +112,8 @@ def loading_ranks(store: Examples, shapes: Sequence[StepShape], device: str) -> 
         ranks.close()
 
 
-def together(results: Sequence[LoaderResult]) -> LoaderResult:
-    """What ranks do together in the same seconds."""
-    if len(results) == 1:
-        return results[0]
-    for result in results:
-        if result.error is not None:
-            return result
-    values = {name: [getattr(result, name) for result in results] for name in (*_SUMMED, *_WORST)}
-    known: dict[str, Any] = {name: each for name, each in values.items() if None not in each}
-    return replace(
-        results[0],
-        **{name: sum(each) if name in _SUMMED else max(each) for name, each in known.items()},
-    )
-
-
 def _rank_main(connection: Connection, store: Examples, shape: StepShape, device: str) -> None:
-    """What each process runs: a setting in, a result out, until the connection closes."""
+    """What each process runs: a setting comes in, a result goes out, until the pipe closes."""
     signal_when_the_parent_dies(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", message=".*fork.*")
@@ -141,14 +123,13 @@ def _rank_main(connection: Connection, store: Examples, shape: StepShape, device
     def ready() -> None:
         connection.send(_WARM)
         if not connection.recv():
-            raise OtherRankFailed("a rank beside this one")
+            raise OtherRankFailed("another rank failed")
 
     with suppress(EOFError, OSError):
         while True:
-            setting, seconds, step_time_s = connection.recv()
-            connection.send(
-                attempt(
-                    store, shape, setting, here,
-                    seconds=seconds, step_time_s=step_time_s, ready=ready,
-                )
+            settings, seconds, step_time_s = connection.recv()
+            result = try_to_measure(
+                store, shape, settings, here,
+                seconds=seconds, step_time_s=step_time_s, ready=ready,
             )  # fmt: skip
+            connection.send(result)

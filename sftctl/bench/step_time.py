@@ -1,4 +1,4 @@
-"""How long a step of the model takes: what the loader's waits are held against."""
+"""How long a step of the model takes; the loader's waits are compared with it."""
 
 from dataclasses import dataclass
 from itertools import count
@@ -32,7 +32,7 @@ class StepTime:
 
 
 def step_time_of_run(run_dir: Path) -> StepTime:
-    """The median over a run's metrics.jsonl; the first step, which warms up, is left out."""
+    """The median over a run's metrics.jsonl, without the first step, which warms up."""
     path = run_dir / "metrics.jsonl"
     lines = read_lines(path) if path.is_file() else iter(())
     work = [line["step_time_s"] - line["data_wait_s"] for line in lines if line["step"] > 1]
@@ -45,7 +45,7 @@ def step_time_of_run(run_dir: Path) -> StepTime:
 
 
 def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
-    """A few real steps of the configuration's model and data; nothing is written."""
+    """The median of a few real steps with the configuration's model and data; writes nothing."""
     if num_ranks > 1:
         seconds = run_on_ranks(num_ranks, few_steps, config)
     else:

@@ -1,23 +1,21 @@
-"""The loader that training uses, compared under every setting, on this machine."""
+"""bench-loader: the loader that training uses, compared under every setting on this machine."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from sftctl.bench.advice import recommend
-from sftctl.bench.limits import obstacle
-from sftctl.bench.measure import row_of
 from sftctl.bench.ranks import Ranks, loading_ranks
+from sftctl.bench.result import LoaderResult, over_rounds
 from sftctl.bench.step_time import StepTime, measured_step_time, step_time_of_run
-from sftctl.bench.text_examples import text_of
+from sftctl.bench.text_examples import text_examples
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import LoaderSettings, step_shape
+from sftctl.data.loader import LoaderSettings, StepShape, step_shape
+from sftctl.data.loader_needs import shortages
 from sftctl.data.microbatch import Examples
 from sftctl.machine import Machine
-from sftctl.metrics import LoaderResult
 from sftctl.train.preflight.inputs import open_inputs, resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
@@ -26,11 +24,6 @@ from sftctl.world import World, choose_device
 Switch = Literal["auto", "on", "off", "both"]
 Progress = Callable[[Sequence[LoaderResult], int, int], None]
 """What is known so far, rounds done, rounds in all."""
-
-_MEASURED = (
-    *("batches_per_s", "samples_per_s", "tokens_per_s", "first_batch_s"),
-    *("wait_p50_s", "wait_p99_s", "rss_bytes", "pss_bytes", "shm_bytes", "open_files"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +34,7 @@ class BenchSettings:
     pin_memory: Switch = "auto"
     prefetch: Sequence[int] = (DataConfig().prefetch_factor,)
     persistent: Switch = "auto"
-    seconds: float = 3.0  # of each setting, over all rounds
+    seconds: float = 3.0  # for each setting, over all rounds
     rounds: int = 5
     num_ranks: int = 1
     source: Literal["store", "text"] = "store"
@@ -56,7 +49,7 @@ class LoaderReport:
     store: Path
     source: str  # store | text
     num_examples: int
-    batch_size: int  # examples of a batch: a step on one rank
+    batch_size: int  # examples of a step on one rank
     num_ranks: int
     device: str
     machine: Machine
@@ -76,7 +69,7 @@ class LoaderReport:
 
 
 def _silent(results: Sequence[LoaderResult], done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Show no progress."""
 
 
 def bench_loader(
@@ -84,41 +77,32 @@ def bench_loader(
 ) -> LoaderReport:
     """Measure the loader of a run with this configuration, on as many ranks as it will have."""
     config = resolve_config(config)
-    device = choose_device(config.train.device)
+    device, machine = choose_device(config.train.device), Machine.here()
     inputs = open_inputs(config, World(0, 0, 1, device), StopRequest())
-    store: Any = inputs.train
+    store: Examples = inputs.train
     if settings.source == "text":
-        store = text_of(config, inputs.train, inputs.tokenizer)
+        store = text_examples(config, inputs.train, inputs.tokenizer)
     step_time = _step_time(config, settings)
-    has_cuda = device.type == "cuda"
-    sweep = sweep_settings(
-        settings.workers,
-        _choices(settings.pin_memory, auto=True) if has_cuda else [False],
-        settings.prefetch,
-        _choices(settings.persistent, auto=DataConfig().persistent_workers),
-    )
-    machine = Machine.here()
-    num_ranks = settings.num_ranks
-    shapes = [
-        step_shape(config.train, device.type, rank=rank, world_size=num_ranks)
-        for rank in range(num_ranks)
-    ]
-    seconds = step_time.seconds if step_time else None
+    step_time_s = step_time.seconds if step_time else None
+    shapes = rank_shapes(config, device.type, settings.num_ranks)
+    sweep = {
+        each: skipped_because(store, shapes[0], each, machine)
+        for each in _settings_to_compare(settings, device.type)
+    }
     with loading_ranks(store, shapes, config.train.device) as ranks:
-        obstacles = {each: obstacle(each, store, shapes[0], machine) for each in sweep}
-        results = compare(ranks, obstacles, settings, seconds, on_progress)
-    recommended, why = recommend(results, seconds)
+        results = compare(ranks, sweep, settings, step_time_s, on_progress)
+    recommended, why = recommend(results, step_time_s)
     return LoaderReport(
         store=inputs.train.path,
         source=settings.source,
-        num_examples=len(store),
+        num_examples=len(store.lengths),
         batch_size=-(-config.train.global_batch_size // settings.num_ranks),
         num_ranks=settings.num_ranks,
         device=str(device),
         machine=machine,
-        step_time_s=seconds,
+        step_time_s=step_time_s,
         step_time_source=step_time.source if step_time else None,
-        notes=tuple(_notes(settings, machine, has_cuda, len(inputs.train), store)),
+        notes=tuple(_notes(settings, machine, device.type, len(inputs.train), store)),
         results=results,
         recommended=recommended,
         why=why,
@@ -131,7 +115,21 @@ def _step_time(config: RunConfig, settings: BenchSettings) -> StepTime | None:
     return measured_step_time(config, settings.num_ranks) if settings.measure_steps else None
 
 
-def sweep_settings(
+def rank_shapes(config: RunConfig, device_type: str, num_ranks: int) -> list[StepShape]:
+    """For each rank, the shape of its steps in training."""
+    return [
+        step_shape(config.train, device_type, rank=rank, world_size=num_ranks)
+        for rank in range(num_ranks)
+    ]
+
+
+def _settings_to_compare(settings: BenchSettings, device_type: str) -> list[LoaderSettings]:
+    pins = _choices(settings.pin_memory, auto=True) if device_type == "cuda" else [False]
+    persistent = _choices(settings.persistent, auto=DataConfig().persistent_workers)
+    return combinations(settings.workers, pins, settings.prefetch, persistent)
+
+
+def combinations(
     workers: Sequence[int],
     pin_memory: Sequence[bool],
     prefetch: Sequence[int],
@@ -142,54 +140,52 @@ def sweep_settings(
     Without workers nothing is prefetched and nothing persists, so these make one setting.
     """
     counts = [0, *workers] if len(workers) == 1 else workers
-    combinations = [
+    settings = [
         LoaderSettings(
-            num_workers=w, pin_memory=pin, prefetch_factor=ahead, persistent_workers=persists
+            num_workers=num, pin_memory=pin, prefetch_factor=ahead, persistent_workers=persists
         )
-        if w > 0
+        if num > 0
         else LoaderSettings(pin_memory=pin, persistent_workers=False)
-        for w, pin, ahead, persists in product(counts, pin_memory, prefetch, persistent)
+        for num, pin, ahead, persists in product(counts, pin_memory, prefetch, persistent)
     ]
-    return list(dict.fromkeys(combinations))
+    return list(dict.fromkeys(settings))
+
+
+def skipped_because(
+    store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
+) -> str | None:
+    """What the machine lacks for a setting, which is then not tried; None: nothing."""
+    return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 
 def compare(
     ranks: Ranks,
-    obstacles: dict[LoaderSettings, str | None],
+    sweep: dict[LoaderSettings, str | None],
     settings: BenchSettings,
     step_time_s: float | None = None,
     on_progress: Progress = _silent,
 ) -> tuple[LoaderResult, ...]:
-    """Medians over short rounds, to and fro through the sweep: a busy moment meets all alike.
+    """Medians over short rounds, which go back and forth through the settings.
 
-    A setting with an obstacle is not tried; one that breaks once is not tried again.
+    So a moment in which the machine is busy falls on all settings alike. `sweep` holds the reason
+    why a setting is skipped, if any. A setting that fails once is not tried again.
     """
     rounds: dict[LoaderSettings, list[LoaderResult]] = {
-        each: [] if reason is None else [replace(row_of(each), error=reason)]
-        for each, reason in obstacles.items()
+        each: [] if reason is None else [LoaderResult.of(each, reason)]
+        for each, reason in sweep.items()
     }
     seconds, total = settings.seconds / settings.rounds, settings.rounds * len(rounds)
     for number in range(settings.rounds):
         order = list(rounds) if number % 2 == 0 else list(reversed(rounds))
-        for place, setting in enumerate(order):
-            if not any(result.error for result in rounds[setting]):
-                rounds[setting].append(ranks.measure(setting, seconds, step_time_s))
-            known = [summary(setting, results) for setting, results in rounds.items()]
-            on_progress(known, number * len(rounds) + place + 1, total)
-    return tuple(summary(setting, results) for setting, results in rounds.items())
+        for place, each in enumerate(order, start=1):
+            if not any(result.error for result in rounds[each]):
+                rounds[each].append(ranks.measure(each, seconds, step_time_s))
+            on_progress(_summary(rounds), number * len(rounds) + place, total)
+    return _summary(rounds)
 
 
-def summary(setting: LoaderSettings, rounds: Sequence[LoaderResult]) -> LoaderResult:
-    """The medians; a setting that failed once has no numbers, nor has one not measured yet."""
-    if not rounds:
-        return row_of(setting)
-    if rounds[-1].error:
-        return rounds[-1]
-    names = [*_MEASURED, *(["step_wait_s"] if rounds[0].step_wait_s is not None else [])]
-    medians = {name: median(getattr(result, name) for result in rounds) for name in names}
-    speeds = [result.tokens_per_s or 0.0 for result in rounds]
-    spread_ratio = (max(speeds) - min(speeds)) / median(speeds)
-    return replace(rounds[0], **medians, spread_ratio=spread_ratio)
+def _summary(rounds: dict[LoaderSettings, list[LoaderResult]]) -> tuple[LoaderResult, ...]:
+    return tuple(over_rounds(settings, results) for settings, results in rounds.items())
 
 
 def _choices(switch: Switch, *, auto: bool) -> list[bool]:
@@ -197,9 +193,9 @@ def _choices(switch: Switch, *, auto: bool) -> list[bool]:
 
 
 def _notes(
-    settings: BenchSettings, machine: Machine, has_cuda: bool, num_rows: int, store: Examples
+    settings: BenchSettings, machine: Machine, device_type: str, num_rows: int, store: Examples
 ) -> Iterator[str]:
-    if settings.pin_memory in ("on", "both") and not has_cuda:
+    if settings.pin_memory in ("on", "both") and device_type != "cuda":
         yield "pin_memory: not applicable, there is no CUDA device"
     processes = settings.num_ranks * max(settings.workers)
     if processes > machine.cores:

@@ -1,4 +1,4 @@
-"""Examples that are tokenized each time they are asked for, as a loader without a store does."""
+"""Examples that are tokenized each time they are read, as by a loader without a store."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.conversations.conversation import from_text
@@ -21,13 +22,13 @@ from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MOST_ROWS = 2000
-"""Rows of text that are compared: their lengths must be known before the first step is cut."""
+"""Rows of text that are compared; all are tokenized first, because cutting needs their lengths."""
 
 Row = tuple[SourceLine, bytes]
 
 
 class TextExamples:
-    """Rows of text behind the same door as a TokenStore: parsed, rendered, encoded, masked, cut."""
+    """Rows of text, read as a TokenStore is: parsed, rendered, encoded and masked each time."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: ChatTokenizer, data: DataConfig) -> None:
         self._tokenizer, self._data = tokenizer, data
@@ -40,8 +41,8 @@ class TextExamples:
                     self._rows.append(row)
                     lengths.append(example.num_tokens)
                     target_lengths.append(example.num_target_tokens)
-        self.lengths = np.array(lengths, dtype=np.int64)
-        self.target_lengths = np.array(target_lengths, dtype=np.int64)
+        self.lengths: npt.NDArray[np.integer] = np.array(lengths, dtype=np.int64)
+        self.target_lengths: npt.NDArray[np.integer] = np.array(target_lengths, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,13 +53,13 @@ class TextExamples:
     def _tokenized(self, row: Row) -> TokenizedExample:
         source, text = row
         conversation = from_text(text, self._data.format, source)
-        # Where a template rewrites turns a row is several examples: one is as good to time.
+        # A template that rewrites earlier turns makes several examples of a row; time the first.
         example, *_ = tokenize(conversation, self._tokenizer, self._data.train_on)
         return example.first(self._data.example_tokens)
 
 
-def text_of(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
-    """The first rows of the files that a store was made of; DataError where they are gone."""
+def text_examples(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
+    """The first rows of the files that a store was made of; DataError if these are gone."""
     given, manifest = config.data.path, store.manifest
     if given is None:
         paths = [sample_files()[0]]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sftctl.config.schema import TrainConfig
+from sftctl.config.schema import DataConfig, TrainConfig
 from sftctl.data.manifest import PREPARE_AGAIN
 from sftctl.data.microbatch import (
     Examples,
@@ -78,6 +78,16 @@ class LoaderSettings:
     pin_memory: bool = False
     prefetch_factor: int = 2
     persistent_workers: bool = True
+
+
+def loader_settings(data: DataConfig, device_type: str) -> LoaderSettings:
+    """The loader's settings for this configuration on this kind of device."""
+    return LoaderSettings(
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory != "off" and device_type == "cuda",
+        prefetch_factor=data.prefetch_factor,
+        persistent_workers=data.persistent_workers,
+    )
 
 
 def _share(

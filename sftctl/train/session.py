@@ -10,7 +10,7 @@ import torch
 from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_room
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape, step_shape
+from sftctl.data.loader import StepLoader, StepShape, loader_settings, step_shape
 from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
@@ -67,19 +67,8 @@ class Session:
 
     def loader(self) -> StepLoader:
         """The loader of this run on this rank."""
-        settings = loader_settings(self.config, self.world.device)
+        settings = loader_settings(self.config.data, self.world.device.type)
         return StepLoader(self.inputs.train, self.shape, settings)
-
-
-def loader_settings(config: RunConfig, device: torch.device) -> LoaderSettings:
-    """The loader's knobs as the configuration and the device say."""
-    data = config.data
-    return LoaderSettings(
-        num_workers=data.num_workers,
-        pin_memory=data.pin_memory != "off" and device.type == "cuda",
-        prefetch_factor=data.prefetch_factor,
-        persistent_workers=data.persistent_workers,
-    )
 
 
 @contextmanager

@@ -1,21 +1,30 @@
+"""The sweep: settings compared on ranks, and what becomes of those that fail."""
+
 import multiprocessing
 import os
+import signal
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sftctl.bench.advice import recommend
 from sftctl.bench.measure import measure
-from sftctl.bench.ranks import loading_ranks, together
-from sftctl.bench.sweep import BenchSettings, compare, sweep_settings
-from sftctl.data.loader import LoaderSettings, StepLoader
+from sftctl.bench.ranks import loading_ranks
+from sftctl.bench.result import LoaderResult, over_ranks
+from sftctl.bench.sweep import BenchSettings, combinations, compare, rank_shapes
+from sftctl.config.schema import RunConfig, TrainConfig
+from sftctl.data.loader import LoaderSettings, StepLoader, step_shape
+from sftctl.data.microbatch import Examples
 from sftctl.machine import usage_of
-from sftctl.metrics import LoaderResult
 from tests.toys.loaders import (
     SHAPE,
     BlowsUpWithTwoWorkers,
     KillsItsWorker,
+    KillsTheRankAndLives,
     LeavesFewFiles,
     RaisesEverywhere,
     RaisesInAWorker,
@@ -25,27 +34,27 @@ from tests.toys.loaders import (
 
 CPU = torch.device("cpu")
 QUICK = BenchSettings(seconds=0.02, rounds=2)
-NONE_AND_ONE = sweep_settings([1], [False], [2], [True])
+NONE_AND_ONE = combinations([1], [False], [2], [True])
 
 
-def test_a_single_number_of_workers_is_compared_with_none():
-    assert [s.num_workers for s in sweep_settings([4], [False], [2], [True])] == [0, 4]
-    assert [s.num_workers for s in sweep_settings([0], [False], [2], [True])] == [0]
+def test_a_single_number_of_workers_is_compared_with_none() -> None:
+    assert [s.num_workers for s in combinations([4], [False], [2], [True])] == [0, 4]
+    assert [s.num_workers for s in combinations([0], [False], [2], [True])] == [0]
 
 
-def test_without_workers_prefetch_and_persistence_make_no_settings_of_their_own():
-    sweep = sweep_settings([0, 2], [False], [1, 4], [False, True])
+def test_without_workers_prefetch_and_persistence_make_no_settings_of_their_own() -> None:
+    sweep = combinations([0, 2], [False], [1, 4], [False, True])
     assert [s.num_workers for s in sweep] == [0, 2, 2, 2, 2]
     assert not sweep[0].persistent_workers
 
 
-def test_every_combination_is_measured_once():
-    sweep = sweep_settings([0, 1, 1], [False, True], [1, 2], [True])
+def test_every_combination_is_measured_once() -> None:
+    sweep = combinations([0, 1, 1], [False, True], [1, 2], [True])
     assert len(sweep) == len(set(sweep)) == 2 + 2 * 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_round_has_every_number(workers):
+def test_a_round_has_every_number(workers: int) -> None:
     settings = LoaderSettings(num_workers=workers)
     result = measure(Toy(), SHAPE, settings, CPU, seconds=0.05, step_time_s=0.001)
     assert result.num_workers == workers
@@ -60,7 +69,7 @@ def test_a_round_has_every_number(workers):
     assert result.open_files > 3
 
 
-def test_the_processes_of_a_setting_are_counted_together():
+def test_the_processes_of_a_setting_are_counted_over_ranks() -> None:
     alone = usage_of([os.getpid()])
     result = measure(Toy(), SHAPE, LoaderSettings(num_workers=2), CPU, seconds=0.02)
     assert result.rss_bytes > alone.rss_bytes * 1.2
@@ -70,25 +79,31 @@ def test_the_processes_of_a_setting_are_counted_together():
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_a_round_leaves_no_process_behind(persistent):
+def test_a_round_leaves_no_process_behind(persistent: bool) -> None:
     settings = LoaderSettings(num_workers=2, persistent_workers=persistent)
     measure(Toy(), SHAPE, settings, CPU, seconds=0.02)
     assert multiprocessing.active_children() == []
 
 
-def compared(store, sweep, world_size=1, obstacles=None, **more):
+def compared(
+    store: Examples,
+    sweep: list[LoaderSettings],
+    world_size: int = 1,
+    skipped: dict[LoaderSettings, str | None] | None = None,
+    **more: Any,
+) -> tuple[LoaderResult, ...]:
     shapes = [
         replace(SHAPE, rank=rank, world_size=world_size, cut_for_ranks=world_size)
         for rank in range(world_size)
     ]
     with loading_ranks(store, shapes, "cpu") as ranks:
-        results = compare(ranks, dict.fromkeys(sweep) | (obstacles or {}), QUICK, **more)
+        results = compare(ranks, dict.fromkeys(sweep) | (skipped or {}), QUICK, **more)
     assert multiprocessing.active_children() == []
     return results
 
 
-def test_the_rounds_are_summed_up_by_medians_and_their_spread():
-    seen = []
+def test_the_rounds_are_summed_up_by_medians_and_their_spread() -> None:
+    seen: list[Any] = []
     results = compared(
         Toy(), NONE_AND_ONE, on_progress=lambda rows, done, total: seen.append((rows, done, total))
     )
@@ -99,24 +114,35 @@ def test_the_rounds_are_summed_up_by_medians_and_their_spread():
     assert tuple(seen[-1][0]) == results
 
 
-def test_a_rank_that_was_spawned_forks_its_loader_processes():
+def test_a_rank_that_was_spawned_forks_its_loader_processes() -> None:
     assert [r.error for r in compared(WantsForkedWorkers(), NONE_AND_ONE)] == [None, None]
 
 
-def test_ranks_load_at_once_each_its_share():
+def test_ranks_shape_their_steps_as_training_does_also_on_cuda() -> None:
+    train = TrainConfig(batch_size=3, strategy="fsdp", seed=5)
+    for device_type in ("cpu", "cuda"):
+        assert rank_shapes(RunConfig(train=train), device_type, 2) == [
+            step_shape(train, device_type, rank=rank, world_size=2) for rank in range(2)
+        ]
+    padded = rank_shapes(RunConfig(train=train), "cuda", 1)[0]
+    for batch in StepLoader(Toy(), padded, LoaderSettings()).steps(0):
+        assert {m.input_ids.shape[1] % 8 for m in batch.micro_batches} == {0}
+
+
+def test_ranks_load_at_once_each_its_share() -> None:
     [result] = compared(Toy(), NONE_AND_ONE[:1], world_size=2, step_time_s=0.001)
     assert result.error is None
     assert result.samples_per_s <= 4 * result.batches_per_s / 2 * 1.5
     assert result.step_wait_s > 0
 
 
-def test_what_ranks_do_at_once_is_summed_and_the_worst_wait_counts():
+def test_what_ranks_do_at_once_is_summed_and_the_worst_wait_counts() -> None:
     one = LoaderResult(0, False, None, False, 10.0, 40.0, 400.0, 0.1, 0.01, 0.02, 1000, 900, 10, 7)
     other = replace(one, batches_per_s=5.0, wait_p99_s=0.5, rss_bytes=1, open_files=1)
-    both = together([one, other])
+    both = over_ranks([one, other])
     assert (both.batches_per_s, both.rss_bytes, both.open_files) == (15.0, 1001, 8)
     assert (both.wait_p50_s, both.wait_p99_s, both.step_wait_s) == (0.01, 0.5, None)
-    assert together([one, replace(other, error="broke")]).error == "broke"
+    assert over_ranks([one, replace(other, error="broke")]).error == "broke"
 
 
 @pytest.mark.parametrize(
@@ -127,28 +153,39 @@ def test_what_ranks_do_at_once_is_summed_and_the_worst_wait_counts():
         (LeavesFewFiles(), "Too many open files"),
     ],
 )
-def test_a_setting_that_fails_is_a_row_with_its_error(store, words):
-    none, some = compared(store, sweep_settings([3], [False], [2], [True]))
+def test_a_setting_that_fails_is_a_row_with_its_error(store: Examples, words: str) -> None:
+    none, some = compared(store, combinations([3], [False], [2], [True]))
     assert none.error is None and none.tokens_per_s > 0
     assert words in some.error and some.tokens_per_s is None
     assert recommend([none, some])[0] == none
 
 
-def test_a_setting_that_kills_the_loading_process_is_a_row_and_the_others_are_measured():
-    sweep = sweep_settings([0, 2, 1], [False], [2], [True])
+def test_a_setting_that_kills_the_loading_process_is_a_row_and_the_others_are_measured() -> None:
+    sweep = combinations([0, 2, 1], [False], [2], [True])
     none, two, one = compared(BlowsUpWithTwoWorkers(), sweep)
     assert two.error == "the loading process was killed by SIGBUS"
     assert none.error is None and one.error is None
     assert none.tokens_per_s > 0 and one.tokens_per_s > 0
 
 
-def test_a_setting_with_an_obstacle_is_not_tried():
-    none, one = compared(Toy(), NONE_AND_ONE, obstacles={NONE_AND_ONE[1]: "skipped: too much"})
+def test_a_killed_rank_is_noticed_although_its_loader_process_lives_on(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    begun = time.monotonic()
+    try:
+        [one] = compared(KillsTheRankAndLives(pid_file), NONE_AND_ONE[1:])
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    assert one.error == "the loading process was killed by SIGKILL"
+    assert time.monotonic() - begun < 60
+
+
+def test_a_setting_that_needs_too_much_is_not_tried() -> None:
+    none, one = compared(Toy(), NONE_AND_ONE, skipped={NONE_AND_ONE[1]: "skipped: too much"})
     assert one.error == "skipped: too much" and one.tokens_per_s is None
     assert none.error is None
 
 
-def test_nothing_is_recommended_where_every_setting_fails():
+def test_nothing_is_recommended_where_every_setting_fails() -> None:
     results = compared(RaisesEverywhere(), NONE_AND_ONE)
     assert recommend(results) == (
         None,
@@ -157,10 +194,12 @@ def test_nothing_is_recommended_where_every_setting_fails():
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_the_measured_loader_gives_the_same_steps_with_and_without_workers(persistent):
+def test_the_loader_gives_the_same_steps_with_and_without_workers(
+    persistent: bool,
+) -> None:
     """Also in a second epoch, and after an epoch that was left early."""
 
-    def steps(settings):
+    def steps(settings: LoaderSettings) -> list[Any]:
         loader = StepLoader(Toy(), SHAPE, settings)
         left_early = loader.steps(0)
         batches = [next(left_early)]

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from sftctl.bench.result import LoaderResult
 from sftctl.bench.sweep import LoaderReport
 from sftctl.cli.app import app
 from sftctl.cli.show.loader import live_table, loader_report
 from sftctl.config.load import load_config
 from sftctl.machine import Machine
-from sftctl.metrics import LoaderResult
 
 CONTRACT = {
     "num_workers",

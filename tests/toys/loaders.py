@@ -1,10 +1,17 @@
+"""Small stores for the loader, some of which make it fail."""
+
+import ctypes
 import os
 import resource
 import signal
+import time
 from dataclasses import dataclass
 from multiprocessing import current_process
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import get_worker_info
 
 from sftctl.data.loader import StepShape
@@ -16,15 +23,15 @@ SHAPE = StepShape(
 
 @dataclass
 class Row:
-    input_ids: np.ndarray
-    loss_mask: np.ndarray
+    input_ids: npt.NDArray[np.int64]
+    loss_mask: npt.NDArray[np.bool_]
 
 
 class Toy:
     """Ten short examples, never read from a disk."""
 
-    lengths = np.arange(3, 13, dtype=np.int32)
-    target_lengths = lengths - 1
+    lengths: npt.NDArray[np.integer] = np.arange(3, 13, dtype=np.int32)
+    target_lengths: npt.NDArray[np.integer] = lengths - 1
 
     def __getitem__(self, index: int) -> Row:
         length = int(self.lengths[index])
@@ -46,7 +53,7 @@ class KillsItsWorker(Toy):
 
 
 class BlowsUpWithTwoWorkers(Toy):
-    """Kills the whole process that loads, as a bus error does, but only beside two workers."""
+    """With two workers one of them kills the process that loads, as a bus error does."""
 
     def __getitem__(self, index: int) -> Row:
         worker = get_worker_info()
@@ -55,17 +62,32 @@ class BlowsUpWithTwoWorkers(Toy):
         return super().__getitem__(index)
 
 
+class KillsTheRankAndLives(Toy):
+    """A loader process kills its rank, does not die with it, and keeps the rank's pipe open."""
+
+    def __init__(self, pid_file: Path) -> None:
+        self.pid_file = pid_file
+
+    def __getitem__(self, index: int) -> Row:
+        if get_worker_info() is not None:
+            ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: no signal when the parent dies
+            self.pid_file.write_text(str(os.getpid()))
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(100)
+        return super().__getitem__(index)
+
+
 class WantsForkedWorkers(Toy):
     def __getitem__(self, index: int) -> Row:
         if get_worker_info() is not None and type(current_process()).__name__ != "ForkProcess":
-            raise RuntimeError("this loader process has loaded everything anew")
+            raise RuntimeError("this loader process was not forked")
         return super().__getitem__(index)
 
 
 class LeavesFewFiles(Toy):
-    """Where it arrives, few more files may be opened."""
+    """The process that receives it may open few more files."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _with_few_files, ()
 
 

@@ -62,7 +62,7 @@ def plan_run(
         run_dir=str(proposal.path),
         config=config_to_dict(config),
         origins=_told(origins or {}, config_to_dict(given), config_to_dict(config)),
-        num_parameters=proposal.size.num_parameters,
+        num_parameters=proposal.num_parameters,
         num_examples=len(inputs.train),
         num_validation_examples=manifest.num_validation_examples,
         num_tokens=manifest.num_tokens,
@@ -70,8 +70,8 @@ def plan_run(
         steps_per_epoch=per_epoch,
         total_steps=total,
         learning_rates=[(step, get_lr(step, total, config.optim)) for step in points],
-        checkpoint_bytes=proposal.size.checkpoint_bytes,
-        memory=proposal.size.memory,
+        checkpoint_bytes=proposal.checkpoint_bytes,
+        memory=proposal.memory,
         findings=proposal.findings,
     )
 

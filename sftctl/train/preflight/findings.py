@@ -1,10 +1,8 @@
-"""What is looked at before a run: alone with `sftctl train --dry-run`, and at every start.
+"""What is checked before a run: by `sftctl train --dry-run` alone, and at every start.
 
-Each function gives findings. No weights are loaded: the model is a fake one.
+Each function yields findings. No weights are loaded: the model is a fake one.
 """
 
-import resource
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +10,12 @@ from typing import Literal
 
 from sftctl.checkpoint.directory import require_room
 from sftctl.config.schema import RunConfig
+from sftctl.data.loader import StepShape, loader_settings
+from sftctl.data.loader_needs import shortages
+from sftctl.data.microbatch import Examples
 from sftctl.data.plan import steps_per_epoch
-from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, SftctlError
+from sftctl.machine import Machine
 from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
@@ -28,20 +29,16 @@ from sftctl.words import counted, format_bytes
 
 Level = Literal["ok", "warning", "error"]
 
-_SHM_BYTES_PER_WORKER = 16 << 20
-_FILES_PER_WORKER = 32
-_FILES_AT_LEAST = 256
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, and what to do about it."""
+    """One thing that was checked, and what to do about it."""
 
     level: Level
     subject: str
     what: str
     fix: str | None = None
-    error: SftctlError | None = field(default=None, repr=False)  # what a run would be refused with
+    error: SftctlError | None = field(default=None, repr=False)  # what a run would raise
 
     def to_json(self) -> dict[str, str | None]:
         return {"level": self.level, "subject": self.subject, "what": self.what, "fix": self.fix}
@@ -51,22 +48,28 @@ class Finding:
 
 
 def preflight(
-    config: RunConfig, path: Path, inputs: Inputs, fake: FakeModel, memory: MemoryEstimate
+    config: RunConfig,
+    path: Path,
+    inputs: Inputs,
+    fake: FakeModel,
+    memory: MemoryEstimate,
+    shape: StepShape,
+    ranks_here: int,
 ) -> list[Finding]:
-    """Everything about a new run in `path`, on the machine of rank 0."""
+    """All findings about a new run in `path`, on rank 0's machine, which `ranks_here` share."""
     return [
         *_data(config, inputs, fake),
         *_schedule(config, inputs),
         *_device(config, fake),
         *_memory(memory, fake),
         *_disk(config, path, fake),
-        *_loader(config),
+        *loader_findings(config, inputs.train, shape, Machine.here(), ranks_here),
         *_wandb(config),
     ]
 
 
 def refuse_errors(findings: list[Finding]) -> None:
-    """Raise what stands in the way of a run, all of it at once, with the first one's exit code."""
+    """Raise all errors among the findings as one, with the exit code of the first."""
     errors = [finding.error for finding in findings if finding.error is not None]
     if len(errors) == 1:
         raise errors[0]
@@ -96,15 +99,15 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
             yield Finding(
                 "warning",
                 "template",
-                "the data was rendered with another one than the model's own",
-                "wanted? then go on: the run keeps the data's; else prepare the data again",
+                "the data was rendered with a template that is not the model's own",
+                "if that is not intended, prepare the data again: the run keeps the data's",
             )
 
 
 def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
     batch, warmup = config.train.global_batch_size, config.optim.warmup_steps
     total = config.train.total_steps(steps_per_epoch(len(inputs.train), batch))
-    if warmup >= total:
+    if warmup > total:
         yield Finding(
             "warning",
             "schedule",
@@ -173,28 +176,26 @@ def _disk(config: RunConfig, path: Path, fake: FakeModel) -> Iterator[Finding]:
     )
 
 
-def _loader(config: RunConfig) -> Iterator[Finding]:
-    workers = config.data.num_workers
-    if not workers:
+def loader_findings(
+    config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
+) -> Iterator[Finding]:
+    """What the machine lacks for the loader processes; nothing if there are none."""
+    settings = loader_settings(config.data, "cpu")
+    if not settings.num_workers:
         return
-    shm, cores = Path("/dev/shm"), usable_cores()
-    free = shutil.disk_usage(shm).free if shm.is_dir() else None
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    wanted = counted(workers, "loader process", "loader processes")
-    problems = []
-    if free is not None and free < workers * _SHM_BYTES_PER_WORKER:
-        problems.append(
-            (f"{format_bytes(free)} free in /dev/shm", "make it larger (--shm-size in docker)")
-        )
-    if files < _FILES_AT_LEAST + workers * _FILES_PER_WORKER:
-        problems.append((f"{files} open files allowed", "raise it with `ulimit -n`"))
-    if workers > cores:
+    processes = counted(settings.num_workers, "loader process", "loader processes")
+    problems = [
+        (f"{short.needed} for {processes} a rank, {short.available}", short.fix)
+        for short in shortages(store, shape, settings, machine, ranks_here)
+    ]
+    if settings.num_workers > machine.usable_cores:
+        cores = counted(machine.usable_cores, "usable core")
         fewer = "`sftctl bench-loader` finds the best number"
-        problems.append((counted(cores, "usable core"), fewer))
+        problems.append((f"{cores} for {processes} a rank", fewer))
     for what, fix in problems:
-        yield Finding("warning", "loader", f"{what}, for {wanted} a rank", fix)
+        yield Finding("warning", "loader", what, fix)
     if not problems:
-        yield Finding("ok", "loader", f"{wanted} a rank")
+        yield Finding("ok", "loader", f"{processes} a rank")
 
 
 def _wandb(config: RunConfig) -> Iterator[Finding]:

@@ -4,25 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sftctl.config.schema import RunConfig
+from sftctl.data.loader import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.fake import fake_model
 from sftctl.runs.directory import default_run_path, refuse_existing, require_shared
 from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
+from sftctl.train.preflight.memory import MemoryEstimate, available_memory, estimate_memory
 from sftctl.train.preflight.rehearsal import resolve_micro_batch
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What the fake model shows."""
-
-    num_parameters: int
-    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
-    memory: MemoryEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +24,9 @@ class Proposal:
     config: RunConfig  # resolved
     path: Path
     inputs: Inputs
-    size: Size
+    num_parameters: int
+    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
+    memory: MemoryEstimate
     findings: list[Finding]
 
     @property
@@ -43,9 +37,9 @@ class Proposal:
 def propose(
     config: RunConfig, world: World, stop: StopRequest, num_ranks: int | None = None
 ) -> Proposal:
-    """Called on every rank; rank 0 looks. `num_ranks` stands in for this world's, in a dry run.
+    """Called on every rank; rank 0 looks. A dry run sets `num_ranks` in place of this world's.
 
-    Raises at once what leaves the rest unknown; all else that is wrong is a finding.
+    An error that leaves the rest unknown is raised; all else that is wrong is a finding.
     """
     config = resolve_config(config)
     config = choose_dtype(config, world.device)
@@ -56,14 +50,22 @@ def propose(
     longest = inputs.train.manifest.max_seq_len
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
     ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
-
     fake = fake_model(config.model.name, inputs.tokenizer, world.device)
     config = resolve_micro_batch(config, fake.model, world)
 
-    def look() -> tuple[Size, list[Finding]]:
-        memory = estimate_memory(config, inputs.train, fake, ranks, ranks_here)
-        size = Size(fake.num_parameters, checkpoint_bytes(fake.model), memory)
-        return size, preflight(config, path, inputs, fake, memory)
+    def look() -> tuple[MemoryEstimate, list[Finding]]:
+        shape = step_shape(config.train, world.device.type, world_size=ranks)
+        available = available_memory(world.device, ranks_here)
+        memory = estimate_memory(config, inputs.train, fake, shape, available)
+        return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)
 
-    size, findings = world.on_main(look)
-    return Proposal(config, path, inputs, size, findings)
+    memory, findings = world.on_main(look)
+    return Proposal(
+        config=config,
+        path=path,
+        inputs=inputs,
+        num_parameters=fake.num_parameters,
+        checkpoint_bytes=checkpoint_bytes(fake.model),
+        memory=memory,
+        findings=findings,
+    )

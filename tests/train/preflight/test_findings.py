@@ -1,23 +1,29 @@
-"""What is told before a run, and what stops one."""
+"""The findings before a run: warnings, and errors that refuse it."""
 
 import json
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from sftctl import jsonio
-from sftctl.config.schema import RunConfig
+from sftctl.config.schema import DataConfig, RunConfig
+from sftctl.data.loader import longest_micro_batch, step_shape
 from sftctl.errors import CheckpointError, ConfigError, DataError
+from sftctl.machine import Machine
+from sftctl.model.fake import fake_model
 from sftctl.runs.directory import require_shared
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
-from sftctl.train.preflight.findings import Finding, refuse_errors
+from sftctl.train.preflight.findings import Finding, loader_findings, refuse_errors
+from sftctl.train.preflight.memory import estimate_memory
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE, start_world
+from tests.toys.loaders import Toy
 from tests.toys.ranks import run_ranks
 from tests.toys.runs import toy_config
 
@@ -37,9 +43,9 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
     ("overrides", "subject", "what", "fix"),
     [
         (
-            {"optim__warmup_steps": 12},
+            {"optim__warmup_steps": 13},
             "schedule",
-            "12 steps of warm-up in a run of 12: the peak is never reached",
+            "13 steps of warm-up in a run of 12: the peak is never reached",
             "lower optim.warmup_steps",
         ),
         (
@@ -57,7 +63,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
         (
             {"data__num_workers": 1000},
             "loader",
-            f"{len(os.sched_getaffinity(0))} usable cores, for 1,000 loader processes a rank",
+            f"{len(os.sched_getaffinity(0))} usable cores for 1,000 loader processes a rank",
             "`sftctl bench-loader` finds the best number",
         ),
     ],
@@ -70,26 +76,89 @@ def test_what_is_unwise_is_a_warning_with_a_way_out(
     refuse_errors(plan.findings)
 
 
-def test_too_few_open_files_for_the_loader_are_told(tmp_path: Path) -> None:
+def test_a_warm_up_exactly_as_long_as_the_run_reaches_the_peak_in_the_last_step(
+    tmp_path: Path,
+) -> None:
+    plan = plan_run(toy_config(tmp_path, optim__warmup_steps=12))
+    assert findings(plan, "schedule") == []
+    assert plan.learning_rates[-1] == (12, plan.config["optim"]["learning_rate"])
+    longer = plan_run(toy_config(tmp_path, optim__warmup_steps=13))
+    assert longer.learning_rates[-1][1] < plan.learning_rates[-1][1]
+
+
+def test_a_batch_of_exactly_the_data_is_no_surprise(tmp_path: Path) -> None:
+    assert findings(plan_run(toy_config(tmp_path, train__batch_size=22)), "schedule") == []
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_data_rendered_with_another_template_than_the_models_is_a_warning(
+    tmp_path: Path, is_changed: bool
+) -> None:
+    run_training(toy_config(tmp_path, "first", train__max_steps=1))
+    final = tmp_path / "first/final"
+    with StopRequest() as stop:
+        store = propose(toy_config(tmp_path, model__name=str(final)), ALONE, stop).inputs.train
+    if is_changed:
+        (template,) = final.glob("chat_template.jinja")
+        template.write_text(template.read_text() + "{# changed #}")
+    config = toy_config(tmp_path, model__name=str(final), data__path=str(store.path))
+    plan = plan_run(config)
+    ((level, what, fix),) = findings(plan, "template")
+    if not is_changed:
+        assert (level, fix) == ("ok", None)
+        return
+    assert level == "warning"
+    assert what == "the data was rendered with a template that is not the model's own"
+    assert fix is not None and "prepare the data again" in fix
+
+
+def test_too_few_open_files_for_the_loader_are_a_warning(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        plan = plan_run(toy_config(tmp_path, data__num_workers=1))
+        plan = plan_run(toy_config(tmp_path, data__num_workers=30))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    (told,) = findings(plan, "loader")
-    assert told[1:] == (
-        "200 open files allowed, for 1 loader process a rank",
+    assert (
+        "warning",
+        "about 228 open files for 30 loader processes a rank, 200 are allowed",
         "raise it with `ulimit -n`",
+    ) in findings(plan, "loader")
+
+
+ROOMY = Machine(16, None, 64 << 20, 1024, 10**10)
+
+
+def about_the_loader(machine: Machine, workers: int = 16) -> list[Finding]:
+    config = RunConfig(data=DataConfig(num_workers=workers))
+    shape = step_shape(config.train, "cpu")
+    return list(loader_findings(config, Toy(), shape, machine, ranks_here=1))
+
+
+def test_batches_go_through_pipes_so_a_small_dev_shm_is_enough_for_the_loader() -> None:
+    (finding,) = about_the_loader(replace(ROOMY, shm_free_bytes=1 << 20))
+    assert (finding.level, finding.what) == ("ok", "16 loader processes a rank")
+    (finding,) = about_the_loader(replace(ROOMY, shm_free_bytes=0))
+    assert (finding.level, finding.what) == (
+        "warning",
+        "about 786.4 kB of /dev/shm for 16 loader processes a rank, 0 B are free",
     )
 
 
-def test_a_warning_is_told_at_the_start_of_the_run_too(
+def test_as_many_loader_processes_as_cores_are_fine_one_more_is_a_warning() -> None:
+    assert about_the_loader(ROOMY, workers=0) == []
+    assert [finding.level for finding in about_the_loader(ROOMY, workers=16)] == ["ok"]
+    assert [finding.what for finding in about_the_loader(ROOMY, workers=17)] == [
+        "16 usable cores for 17 loader processes a rank"
+    ]
+
+
+def test_a_warning_is_shown_at_the_start_of_the_run_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_training(toy_config(tmp_path, optim__warmup_steps=12))
+    run_training(toy_config(tmp_path, optim__warmup_steps=13))
     assert capsys.readouterr().err.startswith(
-        "warning: schedule: 12 steps of warm-up in a run of 12: the peak is never reached; lower"
+        "warning: schedule: 13 steps of warm-up in a run of 12: the peak is never reached; lower"
     )
 
 
@@ -133,16 +202,32 @@ def test_the_largest_micro_batch_is_the_one_with_most_tokens(tmp_path: Path) -> 
     config = toy_config(tmp_path, train__micro_batch_tokens=1)  # every example alone
     with StopRequest() as stop:
         proposal = propose(config, ALONE, stop)
-    memory = proposal.size.memory
+    memory = proposal.memory
     assert (memory.rows, memory.row_tokens) == (1, int(proposal.inputs.train.lengths.max()))
 
 
+def test_the_estimate_sees_the_micro_batches_of_training_also_on_cuda(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, train__activation_checkpointing=True)
+    with StopRequest() as stop:
+        proposal = propose(config, ALONE, stop)
+    config, store = proposal.config, proposal.inputs.train
+    fake = fake_model(config.model.name, proposal.inputs.tokenizer, ALONE.device)
+    pretended = replace(fake, device=torch.device("cuda"))
+    shape = step_shape(config.train, "cuda")
+    memory = estimate_memory(config, store, pretended, shape, available_bytes=10**9)
+    largest = longest_micro_batch(store, shape)
+    assert (memory.rows, memory.row_tokens) == largest.input_ids.shape
+    assert memory.row_tokens % 8 == 0 and proposal.memory.row_tokens % 8 != 0
+    assert memory.activations_bytes is not None
+    assert memory.save_copy_bytes == memory.process_bytes == 0  # these are in the CPU's memory
+
+
 def test_several_errors_are_one_with_all_of_them() -> None:
-    first, second = DataError("a is wrong", "mend a"), ConfigError("b is wrong")
-    told = [Finding("error", "a", "…", None, first), Finding("error", "b", "…", None, second)]
+    first, second = DataError("a is wrong", "fix a"), ConfigError("b is wrong")
+    bad = [Finding("error", "a", "…", None, first), Finding("error", "b", "…", None, second)]
     with pytest.raises(DataError) as raised:
-        refuse_errors([Finding("ok", "c", "fine"), *told])
-    assert (raised.value.message, raised.value.hint) == ("a is wrong; b is wrong", "mend a")
+        refuse_errors([Finding("ok", "c", "fine"), *bad])
+    assert (raised.value.message, raised.value.hint) == ("a is wrong; b is wrong", "fix a")
     refuse_errors([Finding("ok", "c", "fine")])
 
 
