@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sftctl.bench.result import LoaderResult
 from sftctl.words import format_bytes
 
 if TYPE_CHECKING:
-    from sftctl.bench.result import LoaderResult
     from sftctl.bench.sweep import LoaderReport
     from sftctl.machine import Machine
 
