@@ -150,9 +150,6 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
         plan = plan_epoch(self._lengths, self._shape.seed, epoch, self._shape.global_batch_size)
         self._steps = SkipBatchSampler(plan, start_step)
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
         epoch, steps = self._epoch, self._steps  # an open iteration keeps its own epoch
         for step, examples in enumerate(steps, start=steps.start_step):

@@ -1,5 +1,6 @@
 """StepLoader: what each rank gets of a step, after any resume, and loader processes that fail."""
 
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -16,12 +17,13 @@ from sftctl.data.loader import (
     StepLoader,
     StepShape,
     evaluation_blocks,
+    loader_death_as_error,
     longest_micro_batch,
     step_shape,
 )
 from sftctl.data.microbatch import MicroBatch, StepBatch, collate
 from sftctl.data.plan import examples_digest, plan_epoch
-from sftctl.errors import DataError
+from sftctl.errors import DataError, LoaderDied
 from tests.toys.data import ToyStore
 
 LENGTHS = [2, 5, 31, 8, 3, 17, 9, 4, 26, 12, 6, 7, 3, 21, 11, 10, 2, 14, 5]
@@ -90,7 +92,15 @@ def test_a_target_is_the_next_token_and_padding_never_is_one() -> None:
 
 def test_moving_a_micro_batch_keeps_it() -> None:
     batch = collate(STORE, (3, 1), number=2)
-    assert same(batch.to(torch.device("cpu")), batch)
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in moved.tensors} == {"meta"}
+    assert (moved.examples, moved.number, moved.num_tokens) == ((3, 1), 2, batch.num_tokens)
+
+
+def test_a_pickled_micro_batch_is_the_same() -> None:
+    batch = collate(STORE, (3, 1), number=2)
+    assert same(pickle.loads(pickle.dumps(batch)), batch)
 
 
 # ---------------------------------------------------------------------------- steps
@@ -336,6 +346,29 @@ def test_a_damaged_example_is_a_data_error_without_a_traceback(num_workers: int)
         next(StepLoader(Damaged([5]), SHAPE, settings).steps(0))
     assert caught.value.message == "store/train: damaged: example 0"
     assert caught.value.hint == "prepare the data again"
+
+
+def test_a_killed_loader_process_is_an_error_with_a_hint() -> None:
+    """The texts of torch's two errors; tests of training kill a real process."""
+    for text in (
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7) exited unexpectedly",
+    ):
+        with (
+            pytest.raises(LoaderDied, match="a loader process died: ") as caught,
+            loader_death_as_error(),
+        ):
+            raise RuntimeError(text)
+        assert "--num-workers 0" in str(caught.value.hint)
+    with pytest.raises(RuntimeError, match="out of memory"), loader_death_as_error():
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.filterwarnings("ignore:.pin_memory. argument")
+def test_pinning_changes_no_batch() -> None:
+    """On a machine without a GPU, torch warns and pins nothing."""
+    pinned = make_loader(LoaderSettings(pin_memory=True)).steps(0)
+    assert same(list(pinned), list(make_loader().steps(0)))
 
 
 def test_a_width_is_padded_to_a_multiple() -> None:

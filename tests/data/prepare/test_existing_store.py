@@ -210,6 +210,12 @@ def test_two_processes_at_once_both_succeed_with_one_store(
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s", "tokenizer"]
 
 
+def test_a_damaged_tokenizer_is_an_error_when_it_is_loaded(store: Path) -> None:
+    (store / "tokenizer/tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=f"{store}: damaged: tokenizer .* can't be loaded"):
+        TokenStore.open(store).load_tokenizer()
+
+
 @pytest.mark.parametrize("wrong", [2**30, -1])
 def test_a_token_id_outside_the_vocabulary_is_an_error_when_it_is_read(
     store: Path, wrong: int

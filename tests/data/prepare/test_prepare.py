@@ -1,5 +1,6 @@
 """prepare_store: rows become examples on disk, and every row is counted."""
 
+import gzip
 import json
 import os
 from collections import Counter
@@ -221,6 +222,17 @@ def test_progress_counts_rows_and_tokens(tmp_path: Path, chatml: ChatTokenizer) 
     last, size = told[-1], path.stat().st_size
     assert (last.num_rows, last.num_tokens) == (300, made.manifest.num_tokens)
     assert (last.num_bytes, last.total_bytes) == (size - 300, size)  # without the newlines
+
+
+def test_progress_knows_no_total_for_compressed_files(
+    tmp_path: Path, chatml: ChatTokenizer, rows: Path
+) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(rows.read_bytes()))
+    progress: list[Progress] = []
+    prepare_store([rows, packed], tmp_path / "s", chatml, SETTINGS, (), progress.append)
+    assert progress[-1].num_rows == 400
+    assert {each.total_bytes for each in progress} == {None}
 
 
 def test_an_output_that_cannot_be_written_is_refused(

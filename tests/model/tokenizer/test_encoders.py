@@ -67,6 +67,20 @@ def test_a_tokenizer_that_the_engine_can_not_load_is_an_error() -> None:
     hf = PreTrainedTokenizerFast(tokenizer_object=words)
     with pytest.raises(EngineDiffers, match="splintr-rs can't load this tokenizer: "):
         fast_engine(hf)
+    tokenizer = ChatTokenizer(hf, "words")
+    assert not tokenizer.with_engine("auto").is_fast
+    assert "can't load this tokenizer" in tokenizer.with_engine("auto").engine_reason
+
+
+def test_the_engine_is_chosen_by_name(bundled: ChatTokenizer) -> None:
+    assert bundled.with_engine("auto").is_fast
+    chosen = bundled.fast().with_engine("hf")
+    assert (chosen.is_fast, chosen.engine_reason) == (False, "asked for by --engine hf")
+
+
+def test_a_text_that_the_engine_can_not_encode_is_a_difference(bundled: ChatTokenizer) -> None:
+    with pytest.raises(EngineDiffers, match=r"splintr-rs .* can't encode .*surrogates"):
+        bundled.fast().encode("\ud800")
 
 
 def test_the_reason_for_an_engine_is_kept_by_its_copies(bundled: ChatTokenizer) -> None:

@@ -21,6 +21,8 @@ LOOP = "{% for m in messages %}{{ m.role }}BODY{% endfor %}"
         "{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c | tojson }}{% endfor %}{% endif %}",
         "{{ messages[0].role }}{{ messages | length }}{{ m.content }}",
         "{% if m.content is string %}{{ m.content }}{% endif %}",
+        "{% if loop.index0 != -1 %}{{ m.content }}{% endif %}",
+        "{% for n in messages[1:] %}{{ n.content }}{% endfor %}",
     ],
 )
 def test_a_template_that_only_writes_contents_is_blind(body: str) -> None:
@@ -46,6 +48,7 @@ def test_a_template_that_only_writes_contents_is_blind(body: str) -> None:
         "{{ strftime_now('%d') }}{{ m.content }}",
         "{% if m.content is equalto 'a' %}T{% endif %}",
         "{{ m.content",
+        "{% for n in [m.content] %}{{ n }}{% endfor %}",
     ],
 )
 def test_a_template_that_may_look_into_contents_is_not(body: str) -> None:

@@ -151,6 +151,16 @@ def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
     assert refusal(folder).message.startswith(f"tokenizer {folder}: can't be loaded: ")
 
 
+def test_a_tokenizer_without_offsets_is_refused(tmp_path: Path) -> None:
+    """ByT5's tokenizer is written in Python; there is no fast one."""
+    (tmp_path / "vocab.txt").touch()
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert (
+        refusal(tmp_path).message == f"tokenizer {tmp_path}: has no fast tokenizer (tokenizer.json)"
+    )
+
+
 @pytest.mark.usefixtures("without_network")
 def test_a_hub_name_without_a_network_is_refused() -> None:
     error = refusal("nobody/nothing-at-all")
