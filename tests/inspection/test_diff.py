@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sftctl.inspection.diff import CheckpointDiff, diff
+from sftctl.inspection.diff import Change, CheckpointDiff, diff
 from sftctl.inspection.inspect import inspect_path
 from tests.toys.foreign import toy_model
 
@@ -86,3 +86,38 @@ def test_a_nan_that_appeared_is_named_and_a_changed_shape_told(tmp_path: Path) -
     assert changes["model.b"].error == "shape [2, 2] -> [4]"
     assert changes["model.zero"].relative_change is None  # there is nothing to measure by
     assert changes["model.a"].relative_change == pytest.approx(2 / 3**0.5)
+
+
+def test_changes_are_listed_exactly_with_keys_that_only_one_has(tmp_path: Path) -> None:
+    """In the order of the first checkpoint's keys, then the keys that only the second has."""
+    configs = ('{"same": 1, "x": {"y": 2, "z": 3}, "gone": 4}', '{"new": 5, "x": {"y": 6, "z": 3}, '
+               '"same": 1}')  # fmt: skip
+    for name, config in zip("ab", configs, strict=True):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.ones(2)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(config)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert found.config == [
+        Change("model.x.y", 2, 6),
+        Change("model.gone", 4, None),
+        Change("model.new", None, 5),
+    ]
+    assert found.counters == []
+
+
+def test_two_formats_are_compared_by_what_both_have(
+    minimind: tuple[Path, Path], trainer_output: Path
+) -> None:
+    found = compare(trainer_output / "checkpoint-4", minimind[0])
+    counters = {change.key for change in found.counters}
+    assert {"step", "epoch", "learning_rate", "format"} <= counters
+    assert "total_steps" not in counters and "wandb_run_id" not in counters
+
+
+def test_a_tensor_that_can_not_be_read_is_an_error_in_its_row(tmp_path: Path) -> None:
+    for name in "ab":
+        save_file({"w": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    a, b = (inspect_path(tmp_path / f"{name}.safetensors") for name in "ab")
+    (tmp_path / "b.safetensors").unlink()
+    [change] = diff(a, b).tensors
+    assert change.error is not None and "b.safetensors" in change.error and not change.is_equal

@@ -1,5 +1,11 @@
-"""Checkpoints of other tools, made by those tools on a toy model."""
+"""Checkpoints of other tools: made by those tools on a toy model, or written byte by byte."""
 
+import io
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +86,7 @@ def save_minimind(folder: Path) -> tuple[Path, Path]:
 
 
 def save_distributed(folder: Path) -> Path:
-    """A folder of torch.distributed.checkpoint, numbers beside the tensors."""
+    """A folder of torch.distributed.checkpoint, with numbers next to the tensors."""
     import torch.distributed.checkpoint as dcp
 
     model = toy_model()
@@ -88,3 +94,84 @@ def save_distributed(folder: Path) -> Path:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     dcp.save({**state, "step": 7, "epoch": 0}, checkpoint_id=folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A torch storage as a pickle refers to it: ("storage", type, key, location, elements)."""
+
+    key: tuple[Any, ...] = ("storage", torch.FloatStorage, "0", "cpu", 4)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A tensor as torch.save pickles it, with any arguments: storage, offset, shape, strides."""
+
+    storage: object = Storage()
+    offset: object = 0
+    shape: object = (4,)
+    strides: object = (1,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.storage, self.offset, self.shape, self.strides)
+        return torch._utils._rebuild_tensor_v2, (*arguments, False, {})
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: object) -> object:
+        return obj.key if isinstance(obj, Storage) else None
+
+
+def pickled(value: object) -> bytes:
+    """The pickle that torch.save would write."""
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=2).dump(value)
+    return stream.getvalue()
+
+
+def pickled_object(name: str, attributes: Mapping[str, object]) -> bytes:
+    """The pickle of an object of the class `name`, which need not exist."""
+    module, _, kind = name.rpartition(".")
+    new = b"\x80\x02c" + f"{module}\n{kind}\n".encode() + b")\x81"
+    return new + pickle.dumps(dict(attributes), 2)[2:-1] + b"b."
+
+
+def write_archive(file: Path, data: bytes, **entries: bytes) -> Path:
+    """A torch.save archive around a pickle; an entry is named `data_0` for `data/0`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", data)
+        for name, content in entries.items():
+            archive.writestr(f"x/{name.replace('_', '/')}", content)
+    return file
+
+
+def gguf_text(text: str) -> bytes:
+    """A text in a GGUF header."""
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf_key(name: str, kind: int, value: bytes) -> bytes:
+    """A key of a GGUF header: its name, the number of its type, its value."""
+    return gguf_text(name) + struct.pack("<I", kind) + value
+
+
+def gguf_tensor(name: str, shape: Sequence[int], kind: int = 0, offset: int = 0) -> bytes:
+    """A tensor's entry in a GGUF header; `shape` with the innermost axis first."""
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return gguf_text(name) + sizes + struct.pack("<IQ", kind, offset)
+
+
+def write_gguf(
+    file: Path,
+    keys: Sequence[bytes] = (),
+    tensors: Sequence[bytes] = (),
+    *,
+    data: bytes = b"",
+    version: int = 3,
+    num_keys: int | None = None,
+) -> Path:
+    """A .gguf file of these header entries, which may claim another number of keys."""
+    counts = len(tensors), len(keys) if num_keys is None else num_keys
+    header = b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join((*keys, *tensors))
+    file.write_bytes(header + b"\0" * (-len(header) % 32) + data)
+    return file

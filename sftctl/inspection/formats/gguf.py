@@ -15,6 +15,7 @@ from sftctl.inspection.inspection import Inspection, weights_dtype
 
 _MOST_ENTRIES = 1 << 20
 _LONGEST_TEXT_BYTES = 1 << 24
+_LONGEST_ARRAY = 1 << 32
 _SHOWN_ITEMS = 8  # of an array: vocabularies are long
 _NUMBERS = {
     0: "<B",
@@ -86,7 +87,7 @@ def read_gguf(file: Path) -> GgufHeader:
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
-    except (ValueError, OverflowError, struct.error) as problem:
+    except (ValueError, struct.error) as problem:
         raise CorruptCheckpoint(f"{file}: not a whole .gguf file: {problem}") from problem
 
 
@@ -143,6 +144,8 @@ def _value(stream: IO[bytes], kind: int) -> Any:
     item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
     if item_kind == _ARRAY:  # nobody writes them, and they could be nested to any depth
         raise ValueError("an array of arrays")
+    if count > _LONGEST_ARRAY:
+        raise ValueError(f"an array of {count} items")
     first = [_value(stream, item_kind) for _ in range(min(count, _SHOWN_ITEMS))]
     rest = count - len(first)
     if item_kind in _NUMBERS:

@@ -42,7 +42,7 @@ def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) ->
             if head == b"PK\x03\x04":
                 return _read_zip(file, window)
             return _read_legacy(file, window)
-    except (ValueError, zipfile.BadZipFile, NotImplementedError) as problem:
+    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise CorruptCheckpoint(f"{file}: not a whole file of torch.save: {problem}") from problem
 
 
@@ -113,26 +113,26 @@ def _found(
 
 
 def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> list[str] | None:
-    """Entries of an archive whose bytes don't fit their checksum; None where it is no archive."""
+    """The entries of an archive whose bytes don't match their checksum; None: not an archive."""
     wrong = []
     try:
         with file.open("rb") as stream:
             archive = zipfile.ZipFile(cast(IO[bytes], Window(stream, begin, num_bytes)))
             for info in archive.infolist():
-                if not info.compress_type and not _fits(archive, info):
+                if not info.compress_type and not _matches(archive, info):
                     wrong.append(f"{info.filename}: its content was changed (another checksum)")
     except (OSError, ValueError, zipfile.BadZipFile):
         return None
     return wrong
 
 
-def _fits(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+def _matches(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     try:
         with archive.open(info) as entry:
             while entry.read(_CHUNK_BYTES):
                 pass
         return True
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, EOFError, RuntimeError):  # changed, cut, marked as encrypted
         return False
 
 

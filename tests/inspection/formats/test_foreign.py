@@ -1,16 +1,18 @@
 """Each format, on files that the real tool made."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from sftctl import jsonio
 from sftctl.errors import NoCheckpoint
 from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.inspection import MANIFEST_KEYS
-from tests.toys.foreign import toy_model, toy_optimizer
+from tests.toys.foreign import pickled_object, toy_model, toy_optimizer, write_archive
 
 GROUPS = {"mlp": 3072, "attention": 1536, "head": 1024, "embedding": 1024, "norm": 112}
 
@@ -75,6 +77,113 @@ def test_a_changed_byte_of_a_trainers_optimizer_is_found(
     [damage] = report.damage
     assert damage.startswith(f"{path}/optimizer.pt: optimizer/data/")
     assert damage.endswith("its content was changed (another checksum)")
+
+
+@pytest.fixture
+def checkpoint(trainer_output: Path, tmp_path: Path) -> Path:
+    """A copy of a Trainer's checkpoint at step 4."""
+    return Path(shutil.copytree(trainer_output / "checkpoint-4", tmp_path / "checkpoint-4"))
+
+
+def set_arguments(checkpoint: Path, values: Mapping[str, object]) -> None:
+    """Write other arguments, of a class that is not installed here."""
+    data = pickled_object("trl.trainer.sft_config.SFTConfig", values)
+    write_archive(checkpoint / "training_args.bin", data)
+
+
+def set_state(checkpoint: Path, **values: object) -> None:
+    file = checkpoint / "trainer_state.json"
+    file.write_bytes(jsonio.dump_line(jsonio.loads(file.read_bytes()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"bf16": True, "fp16": False}, "bfloat16"),
+        ({"bf16": False, "fp16": True}, "float16"),
+        ({"bf16": False, "fp16": False}, "float32"),
+    ],
+)
+def test_the_dtype_of_a_trainers_checkpoint_is_in_its_arguments(
+    checkpoint: Path, values: dict[str, object], dtype: str
+) -> None:
+    set_arguments(checkpoint, values)
+    inspection = inspect_path(checkpoint)
+    assert inspection.format == "TRL checkpoint (SFTConfig)"
+    assert inspection.facts["dtype"] == dtype
+    assert inspection.facts["config"] == {"training_args": values}
+
+
+def test_without_arguments_the_dtype_is_that_of_the_weights(checkpoint: Path) -> None:
+    (checkpoint / "training_args.bin").unlink()
+    (checkpoint / "config.json").unlink()
+    inspection = inspect_path(checkpoint)
+    assert inspection.facts["dtype"] == "float32"
+    assert "config" not in inspection.facts and "global_batch_size" not in inspection.facts
+
+
+def test_the_ranks_of_a_trainers_checkpoint_are_in_its_arguments(checkpoint: Path) -> None:
+    sizes = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 5}
+    set_arguments(checkpoint, sizes | {"distributed_state": {"num_processes": 4}})
+    facts = inspect_path(checkpoint).facts
+    assert (facts["world_size"], facts["global_batch_size"]) == (4, 60)
+
+
+def test_without_arguments_the_ranks_are_the_rng_states(checkpoint: Path) -> None:
+    set_arguments(checkpoint, {})
+    shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_0.pth")
+    shutil.move(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
+    inspection = inspect_path(checkpoint)
+    assert inspection.facts["world_size"] == 2
+    assert inspection.rng is not None and inspection.rng["ranks"] == 2
+    for name in ("rng_state_0.pth", "rng_state_1.pth"):
+        (checkpoint / name).unlink()
+    inspection = inspect_path(checkpoint)
+    assert inspection.facts["world_size"] is None
+    assert inspection.notes == ["not in it: rng_state.pth"]
+
+
+def test_validation_losses_of_a_trainer_are_first_best_and_last(checkpoint: Path) -> None:
+    losses = [(1, 5.0), (2, 3.0), (3, 4.0), (3, "not a number")]
+    history = [{"step": step, "eval_loss": loss} for step, loss in losses]
+    set_state(checkpoint, log_history=[*history, "not an object"])
+    validation = {"first": 5.0, "best": 3.0, "last": 4.0, "step": 3}
+    assert inspect_path(checkpoint).facts["validation"] == validation
+
+
+def test_numbers_of_another_type_in_a_trainers_state_are_unknown(checkpoint: Path) -> None:
+    set_state(checkpoint, global_step="four", epoch=[0.8], max_steps=None, log_history=5)
+    inspection = inspect_path(checkpoint)
+    assert (inspection.facts["step"], inspection.facts["epoch"], inspection.loss) == (None,) * 3
+    assert inspection.epoch_ratio is None
+
+
+def test_the_next_learning_rate_without_a_scheduler_is_the_optimizers(checkpoint: Path) -> None:
+    (checkpoint / "scheduler.pt").unlink()
+    inspection = inspect_path(checkpoint)
+    assert inspection.next_learning_rate == pytest.approx(3e-5)
+    assert inspection.notes == ["not in it: scheduler.pt"]
+
+
+def test_weights_and_optimizer_of_fsdp_are_folders(checkpoint: Path) -> None:
+    for name, folder in (("optimizer.pt", "optimizer_0"), ("model.safetensors", "model_0")):
+        (checkpoint / folder).mkdir()
+        shutil.move(checkpoint / name, checkpoint / folder / "__0_0.distcp")
+    inspection = inspect_path(checkpoint)
+    assert inspection.notes == [] and not inspection.tensors
+    for folder in ("optimizer_0", "model_0"):
+        shutil.rmtree(checkpoint / folder)
+    assert inspect_path(checkpoint).notes == ["not in it: optimizer.pt, weights"]
+
+
+def test_a_damaged_newest_checkpoint_of_a_trainer_has_no_advice(
+    trainer_output: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trainer_output, tmp_path / "output")
+    change(tmp_path / "output/checkpoint-10/optimizer.pt", at=30_000)
+    inspection = inspect_path(tmp_path / "output", verify=True)
+    assert (inspection.complete, inspection.verified, inspection.advice) == (False, False, None)
+    assert inspection.checkpoints is not None and inspection.checkpoints[0].complete
 
 
 def test_minimind_s_resume_file_counts_micro_batches(minimind: tuple[Path, Path]) -> None:
@@ -167,6 +276,35 @@ def test_a_pytorch_bin_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "dtype": "float32"}')
     report = inspect_path(tmp_path, verify=True)
     assert (report.parameters_by_group, report.verified) == (GROUPS, True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_weights_needs_no_config(tmp_path: Path, name: str) -> None:
+    weights = toy_model().state_dict()
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save(weights, tmp_path / name)
+    inspection = inspect_path(tmp_path)
+    assert inspection.format == "Hugging Face model directory"
+    assert (inspection.parameters_by_group, inspection.complete) == (GROUPS, True)
+    assert inspection.facts["dtype"] == "float32" and "config" not in inspection.facts
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_directory(tmp_path: Path, name: str) -> None:
+    weights = {"layers.0.q_proj.lora_A.weight": torch.ones(2, 4)}
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save(weights, tmp_path / name)
+    (tmp_path / "adapter_config.json").write_text('{"r": 2}')
+    inspection = inspect_path(tmp_path)
+    assert inspection.format == "PEFT adapter directory"
+    assert inspection.facts["config"] == {"adapter": {"r": 2}}
+    assert inspection.parameters_by_group == {"lora": 8}
+
+
+def test_a_model_directory_without_weights_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}')
+    inspection = inspect_path(tmp_path)
+    assert inspection.notes == ["no weights in it"] and inspection.facts["dtype"] == "bfloat16"
 
 
 def test_one_safetensors_file(tmp_path: Path) -> None:

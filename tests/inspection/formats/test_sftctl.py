@@ -1,3 +1,5 @@
+"""Our own runs and checkpoints: what is reported for good, damaged and newer ones."""
+
 import os
 import subprocess
 import sys
@@ -164,3 +166,28 @@ def test_a_newer_format_is_no_damage(run: Path) -> None:
     assert report.problems == [] and report.verified is None and not report.resumable
     assert report.obstacles == ["checkpoint format 9; this sftctl reads up to 1"]
     assert report.advice == "use the sftctl that wrote it, or a newer one"
+
+
+def damaged_manifest(path: Path, old: bytes, new: bytes) -> None:
+    """Change a manifest, and its hash with it."""
+    data = (path / MANIFEST_NAME).read_bytes()
+    assert old in data
+    (path / MANIFEST_NAME).write_bytes(data.replace(old, new))
+    (path / MANIFEST_HASH_NAME).write_bytes(manifest_hash_line(data.replace(old, new)))
+
+
+def test_a_configuration_of_another_version_has_no_next_learning_rate(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000200"
+    damaged_manifest(path, b'"epochs"', b'"unknown"')
+    inspection = inspect_path(path)
+    assert inspection.problems == [] and inspection.next_learning_rate is None
+
+
+@pytest.mark.parametrize("line", ["", "not JSON", "5", '{"step": 199, "loss": 1.5}'])
+def test_a_loss_of_another_step_is_not_shown(run: Path, line: str) -> None:
+    (run / "metrics.jsonl").write_text(f"{line}\n")
+    path = run / "checkpoints" / "step-00000200"
+    damaged_manifest(path, b'"metrics_bytes": 12', b'"metrics_bytes": 999')
+    assert inspect_path(path).loss is None
+    (run / "metrics.jsonl").write_text('{"step": 200, "loss": 1.5}\n')
+    assert inspect_path(path).loss == 1.5

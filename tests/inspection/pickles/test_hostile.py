@@ -1,5 +1,6 @@
 """Pickles that would run code, and files that would fill the memory: read, told, harmless."""
 
+import io
 import json
 import os
 import pickle
@@ -134,6 +135,11 @@ def test_every_opcode_is_known_or_refused() -> None:
                         read_pickle(file)
                     except ValueError:
                         continue
+
+
+def test_a_pickle_of_too_many_opcodes_is_not_read() -> None:
+    with pytest.raises(ValueError, match="more than 10 opcodes"):
+        read_pickle(io.BytesIO(b"N" * 11 + b"."), max_opcodes=10)
 
 
 def test_a_compressed_archive_is_not_opened(tmp_path: Path) -> None:
