@@ -1,9 +1,8 @@
-"""The one door to the disk for everything that must be whole or absent.
+"""Write files and folders that are complete or absent, even after a crash or a power cut.
 
-Stores, checkpoints and exported models are folders. Each is made under a temporary name beside its
-target, every file is flushed and synced, then the folder is synced, renamed, and its parent synced:
-only then can neither a crash nor a power cut undo it. All calls go through `Disk`, so that a test
-can let call number N fail or die.
+Stores, checkpoints and exported models are folders. Each is made under a temporary name next to its
+target. Every file is written and synced, then the folder is synced and renamed, and its parent is
+synced. All calls go through `Disk`, so that a test can let call number N fail or die.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """What a manifest says of a file."""
+    """A file's size and hash, as a manifest records them."""
 
     num_bytes: int
     sha256: str
@@ -62,25 +61,25 @@ def read_refusals(
 
 
 class Disk:
-    """The disk calls of a commit, each a method; raises OSError as the system gives it."""
+    """The disk calls of a commit, one method each; they raise the system's OSError."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that must not exist yet; parents that it needs are made to last."""
+        """Make a folder that must not exist; missing parents are made too, and synced."""
         missing = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True)
         for parent in missing:
             self.sync_folder(parent.parent)
 
     def create(self, path: Path) -> int:
-        """Open a file that must not exist yet; gives its descriptor."""
+        """Create a file that must not exist; returns its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def open_to_append(self, path: Path) -> int:
-        """Open a file that may exist, to read it and to write at its end; gives its descriptor."""
+        """Open or create a file to read it and to write at its end; returns its descriptor."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def write(self, descriptor: int, data: memoryview) -> int:
-        """Write what one call takes; gives the number of bytes written, as os.write does."""
+        """One os.write, which may write less than `data`; returns the number of bytes written."""
         return os.write(descriptor, data)
 
     def truncate(self, descriptor: int, num_bytes: int) -> None:
@@ -113,7 +112,7 @@ DISK = Disk()
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DISK) -> FileEntry:
-    """Create `path` from `pieces`, synced; gives its size and hash, taken on the way."""
+    """Create `path` from `pieces` and sync it; returns the size and hash of what was written."""
     digest, num_bytes = hashlib.sha256(), 0
     descriptor = disk.create(path)
     try:
@@ -121,7 +120,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
             rest = memoryview(piece).cast("B")
             digest.update(rest)
             num_bytes += len(rest)
-            while len(rest):  # a write may take less than it was given
+            while len(rest):  # one call may write only a part
                 rest = rest[disk.write(descriptor, rest[: 1 << 26]) :]
         disk.sync(descriptor)
     finally:
@@ -130,7 +129,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
 
 
 def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Give `path` this content, whole or not at all, so that no power cut can undo it."""
+    """Replace the content of `path`, completely or not at all; a power cut can't undo it."""
     partial = temporary_sibling(path)
     try:
         write_file(partial, [data], disk)
@@ -143,7 +142,7 @@ def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
 
 
 def hash_file(path: Path) -> FileEntry:
-    """Size and SHA-256 of a file as it can be read now."""
+    """The size and SHA-256 of a file, read from disk now."""
     digest, num_bytes = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -153,7 +152,7 @@ def hash_file(path: Path) -> FileEntry:
 
 
 def sync_file(path: Path, disk: Disk = DISK) -> None:
-    """Sync a file that somebody else wrote."""
+    """Sync a file that other code wrote."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         disk.sync(descriptor)
@@ -162,40 +161,41 @@ def sync_file(path: Path, disk: Disk = DISK) -> None:
 
 
 def temporary_sibling(target: Path) -> Path:
-    """A fresh hidden name beside `target`, on the same file system."""
+    """A new hidden name next to `target`, so on the same file system."""
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
 
 
 def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
-    """Give a finished, synced folder its name, so that no power cut can undo it."""
+    """Rename a finished folder with synced files to `target`; a power cut can't undo it."""
     disk.sync_folder(folder)
     disk.rename(folder, target)
     try:
         disk.sync_folder(target.parent)
-    except OSError:  # a name that might not last is taken back
+    except OSError:  # the new name might not survive a power cut, so undo it
         disk.rename(target, folder)
         raise
 
 
 def remove_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Delete a folder so that a crash half-way leaves nothing that looks whole."""
+    """Delete a folder; it is renamed first, so a crash half-way leaves nothing that looks valid."""
     trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
     disk.rename(folder, trash)
     disk.sync_folder(folder.parent)
     disk.remove_tree(trash)
 
 
-def _is_free() -> None:
-    """The way of a folder that nothing stands in."""
+def _nothing_to_remove() -> None:
+    """For a target that does not exist."""
 
 
 @contextlib.contextmanager
 def new_folder(
-    target: Path, disk: Disk = DISK, make_way: Callable[[], None] = _is_free
+    target: Path, disk: Disk = DISK, make_way: Callable[[], None] = _nothing_to_remove
 ) -> Iterator[Path]:
-    """A folder to fill with any library; it becomes `target` at the end, whole or not at all.
+    """A temporary folder to fill; at the end it becomes `target`, completely or not at all.
 
-    `make_way` is called when all is synced, right before: it may remove what stands at `target`.
+    `make_way` is called right before the rename, when all files are synced: it may remove an older
+    `target`.
     """
     folder = temporary_sibling(target)
     disk.make_folder(folder)

@@ -1,4 +1,4 @@
-"""What the system tells this process: the only reader of environment variables; loads little."""
+"""Facts about this process from the system; the only reader of environment variables."""
 
 import ctypes
 import os
@@ -29,7 +29,7 @@ def local_world_size() -> int:
 
 
 def debug() -> bool:
-    """SFTCTL_DEBUG=1: expected errors too are shown with their traceback."""
+    """SFTCTL_DEBUG=1: expected errors are shown with a traceback too."""
     return os.environ.get("SFTCTL_DEBUG") == "1"
 
 
@@ -39,17 +39,17 @@ def is_set(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where stores prepared on the way are kept: XDG_CACHE_HOME/sftctl, or ~/.cache/sftctl."""
+    """The folder for stores that `train` prepares: XDG_CACHE_HOME/sftctl or ~/.cache/sftctl."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sftctl"
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def signal_when_the_parent_dies(number: int) -> None:
-    """Let the system send this process a signal when its parent has died; Linux alone can."""
+    """Let the system send this process a signal when its parent dies; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -1,29 +1,29 @@
-"""What a user can meet, drawn as a tree; the number is the exit code.
+"""The errors that a user can meet, as a tree; the number is the exit code.
 
 SftctlError
 ├── ConfigError             2   usage or configuration
 ├── DataError               3   an input file, a row of it, a token store
 │   └── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
-├── CheckpointError         4   none, can't be written
+├── CheckpointError         4   a checkpoint can't be written
 │   ├── NoCheckpoint        4
 │   ├── CorruptCheckpoint   4
 │   └── IncompatibleCheckpoint 4
 ├── TrainingDiverged        5   non-finite loss or gradient
-├── RankFailed              1   a rank died of something that is no SftctlError
+├── RankFailed              1   a rank died of another error
 │   └── LoaderDied          1   one of its loader processes was killed
 └── Stopped                75   a signal came before there was anything to save
 
-Exit code 1 is a bug of ours (a traceback), 75 a stop by signal after saving, which is not an error.
+Exit code 1 is a bug in sftctl (a traceback). 75 is a stop by a signal, after saving: not an error.
 """
 
 EXIT_STOPPED = 75
 
 
 class SftctlError(Exception):
-    """An expected error: `message` says what and where, `hint` what to do next."""
+    """An expected error: `message` is what is wrong and where, `hint` is what to do next."""
 
     exit_code = 1
-    advice: str | None = None  # the hint of an error that is raised without one of its own
+    advice: str | None = None  # the hint if none is passed
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -47,18 +47,18 @@ class DataError(SftctlError):
 
 
 class EngineDiffers(DataError):
-    """A fast tokenizer engine that does not give the reference's ids: the reference is used."""
+    """A fast tokenizer engine whose ids differ from the reference's; the reference is used."""
 
 
 class CheckpointError(SftctlError):
-    """A checkpoint that can't be written."""
+    """A checkpoint can't be written."""
 
     exit_code = 4
-    advice = "mend it, then `sftctl resume RUN_DIR` goes on from the last whole checkpoint"
+    advice = "fix it, then `sftctl resume RUN_DIR` continues from the last complete checkpoint"
 
 
 class NoCheckpoint(CheckpointError):
-    """There is no checkpoint, or no run, where one was asked for."""
+    """There is no checkpoint, or no run, at the given path."""
 
     advice = "`sftctl inspect-ckpt RUN_DIR` lists the checkpoints of a run"
 
@@ -70,35 +70,35 @@ class CorruptCheckpoint(CheckpointError):
 
 
 class IncompatibleCheckpoint(CheckpointError):
-    """A whole checkpoint that does not fit this model, data or version."""
+    """An undamaged checkpoint that does not fit this model, data or version."""
 
     advice = "resume with the model and the settings of the run, or start a new one"
 
 
 class TrainingDiverged(SftctlError):
-    """The loss or the gradient is not a finite number; the weights were not touched."""
+    """The loss or the gradient is not finite; the weights were not changed."""
 
     exit_code = 5
 
 
 class RankFailed(SftctlError):
-    """A rank of a multi-process run died of something that is no SftctlError."""
+    """A rank of a multi-process run died of an error that is not a SftctlError."""
 
-    advice = "killed for want of memory? `dmesg` tells; else what is above this line does"
+    advice = "the lines above say why; if there are none, `dmesg` shows whether memory ran out"
 
 
 class LoaderDied(RankFailed):
-    """A process that makes batches was killed: out of memory, or by somebody."""
+    """A process that makes batches was killed, perhaps because memory ran out."""
 
 
 class Stopped(SftctlError):
-    """A signal came while the run was being made ready: nothing to save, nothing lost."""
+    """A signal came before the first step: there was nothing to save, and nothing is lost."""
 
     exit_code = EXIT_STOPPED
 
 
 def error_named(kind: str) -> type[SftctlError]:
-    """The class of this tree with that name: how an error crosses a process boundary."""
+    """The error class with this name; errors cross process boundaries by name."""
     pending: list[type[SftctlError]] = [SftctlError]
     while pending:
         candidate = pending.pop()

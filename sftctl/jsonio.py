@@ -1,4 +1,4 @@
-"""JSON in and out: the only import of orjson."""
+"""Read and write JSON; the only file that imports orjson."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ JSONDecodeError = orjson.JSONDecodeError
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
 def loads(data: bytes | str) -> Any:
@@ -25,17 +25,17 @@ def loads(data: bytes | str) -> Any:
 
 
 def dump_line(value: object) -> bytes:
-    """One compact line, with its newline; takes dataclasses as they are."""
+    """One compact line with a newline; dataclasses are allowed."""
     return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_canonical(value: object) -> bytes:
-    """Compact, keys sorted: equal values give equal bytes, so it can be hashed."""
+    """Compact, with sorted keys: equal values have equal bytes, so that they can be hashed."""
     return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_SORT_KEYS)
 
 
 def dump_pretty(value: object) -> bytes:
-    """Indented, for people."""
+    """Indented, for human readers."""
     return orjson.dumps(
         value,
         default=_plain,
@@ -44,7 +44,7 @@ def dump_pretty(value: object) -> bytes:
 
 
 def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -> dict[str, Any]:
-    """The JSON object in `path`; whatever is wrong with it is raised as `error`."""
+    """The JSON object in `path`; any problem with the file is raised as `error`."""
     try:
         data = path.read_bytes()
     except OSError as problem:
@@ -66,7 +66,7 @@ def parse_object(
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that we wrote; a last line cut by a crash is left out."""
+    """The objects of a JSON-lines file that we wrote; skips a last line that a crash cut."""
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):

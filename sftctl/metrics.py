@@ -1,4 +1,4 @@
-"""Plain values that travel between the layers; the name says the unit."""
+"""Plain values that several layers use; field names end with the unit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,16 @@ class StepMetrics:
     epoch: int  # 0-based
     loss: float  # mean over the step's target tokens
     grad_norm: float  # L2, before clipping
-    learning_rate: float  # the one this update used
+    learning_rate: float  # of this update
     num_tokens: int  # without padding
     num_target_tokens: int
     num_padding_tokens: int
     examples_digest: int  # sum mod 2^64 of plan.hash64 of every example handed to the model
     step_time_s: float
     data_wait_s: float  # part of step_time_s
-    peak_memory_bytes: int  # of the largest rank: CUDA's peak, or the process's on CPU
-    num_overflows: int = 0  # of float16 in this step; each halved the scale and repeated the step
-    skipped: str | None = None  # why the weights stayed as they were (train.on_nonfinite = skip)
+    peak_memory_bytes: int  # of the rank with the most: CUDA's peak, or the process's on CPU
+    num_overflows: int = 0  # float16 overflows; each halved the scale and repeated the step
+    skipped: str | None = None  # why nothing was updated (train.on_nonfinite = skip)
 
     @property
     def tokens_per_s(self) -> float:

@@ -1,4 +1,4 @@
-"""World: this process among the ranks; the only collectives."""
+"""World: this process among the ranks; the only collectives outside torch's own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,27 +14,27 @@ from sftctl.errors import ConfigError, SftctlError
 
 T = TypeVar("T")
 
-# Where a rank waits for another's disk or tokenizer; one that dies is noticed at once all the same.
-_PATIENCE = timedelta(hours=24)
+# A rank may wait this long for another's disk or tokenizer. A dead rank is noticed at once anyway.
+_OBJECT_TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Rank, size and device; with one rank every collective is the identity."""
+    """Rank, world size and device; with one rank every collective returns its input."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
-    group: Any = None  # gloo, for objects: the default group belongs to training
-    save_group: Any = None  # gloo, for checkpoints written in the background
+    group: Any = None  # gloo, for objects; training uses the default group
+    save_group: Any = None  # gloo, for checkpoints that are written in the background
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def aside(self) -> "World":
-        """The same ranks as a background thread may use them: it must not meet the main thread."""
+    def for_saving(self) -> "World":
+        """The same ranks with the group of the background thread, apart from the main thread's."""
         return replace(self, group=self.save_group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ class World:
         return box[0]
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives or raises on rank 0, on all ranks: an error there is everyone's."""
+        """Call `function` on rank 0; every rank returns its value or raises its SftctlError."""
         result: T | None = None
         error: SftctlError | None = None
         if self.is_main:
@@ -99,11 +99,11 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> the device of this rank."""
+    """The device of this rank for `auto`, `cpu` or `cuda`."""
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "train.device: cuda was asked for, but torch sees no CUDA device",
-            hint=f"--device auto takes what there is; is torch {torch.__version__} built for CUDA?",
+            "train.device: cuda is set, but torch finds no CUDA device",
+            hint=f"--device auto uses what is there; is torch {torch.__version__} built for CUDA?",
         )
     if setting == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -112,9 +112,9 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World]:
-    """The world that torchrun (or our launcher) describes in the environment; one rank without.
+    """The world that torchrun or our launcher describes in environment variables; else one rank.
 
-    A rank that is silent for `timeout_s` while the others wait in a step makes them fail.
+    If a rank does not join a collective of a step within `timeout_s`, the others fail.
     """
     local_rank, world_size = environment.local_rank(), environment.world_size()
     device = choose_device(device_setting, local_rank)
@@ -126,7 +126,9 @@ def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
-        group, save_group = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
+        group, save_group = (
+            dist.new_group(backend="gloo", timeout=_OBJECT_TIMEOUT) for _ in range(2)
+        )
         yield World(dist.get_rank(), local_rank, world_size, device, group, save_group)
     finally:
         dist.destroy_process_group()

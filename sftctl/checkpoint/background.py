@@ -52,7 +52,7 @@ class BackgroundSaver:
         in_background: bool = True,
     ) -> None:
         self._root, self._keep, self._tensors, self._disk = root, keep, tensors, disk
-        self._world = world.aside()
+        self._world = world.for_saving()
         tied = tied_names(tensors)
         self._parts = {
             name: _buffer_for(local_part(tensor))

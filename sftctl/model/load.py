@@ -1,4 +1,4 @@
-"""Causal language models of `transformers`, and their plain Hugging Face directories."""
+"""Load and save causal language models of `transformers`."""
 
 from contextlib import redirect_stderr
 from io import StringIO
@@ -15,7 +15,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
-    """The model that training starts from, in float32: a preset's weights are drawn from `seed`."""
+    """The model that training starts from, in float32; a preset's weights are drawn with `seed`."""
     if is_preset(name):
         torch.manual_seed(seed)
         return from_configuration(configuration(name, tokenizer))
@@ -23,7 +23,7 @@ def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
 
 
 def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
-    """The `transformers` configuration of what `load_model` loads, read without its weights."""
+    """The `transformers` configuration of the model that `load_model` would load."""
     if is_preset(name):
         hf = tokenizer.hf
         return preset_config(
@@ -45,7 +45,7 @@ def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
 
 
 def load_pretrained(name: str) -> Any:
-    """The model of a directory, hub name, .gguf or .pth file, with its weights, in float32."""
+    """The model of a directory, hub name, .gguf or .pth file, in float32."""
     quiet()
     from transformers import AutoModelForCausalLM
 
@@ -53,17 +53,15 @@ def load_pretrained(name: str) -> Any:
     require_model_folder(name)
     if source.is_minimind:
         return load_minimind(Path(source.location))
-    with (
-        from_hub_or_disk(f"model {name}", source),
-        redirect_stderr(StringIO()),
-    ):  # a bar that can't be off
+    # One of the progress bars can't be turned off, so stderr is redirected.
+    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
         return AutoModelForCausalLM.from_pretrained(
             source.location, dtype=torch.float32, **source.arguments, **_dense(source)
         )
 
 
 def _dense(source: ModelSource) -> dict[str, Any]:
-    """A quantized .gguf file is unpacked: packed weights can be neither trained nor saved."""
+    """Dequantize a .gguf file: quantized weights can't be trained or saved."""
     if not source.is_gguf:
         return {}
     from transformers import GgufConfig
@@ -72,7 +70,7 @@ def _dense(source: ModelSource) -> dict[str, Any]:
 
 
 def load_architecture(folder: Path) -> Any:
-    """The model that `folder/config.json` describes, its weights still to be filled in."""
+    """The model of `folder/config.json` with random weights, to be filled from a checkpoint."""
     from transformers import AutoConfig, GenerationConfig
 
     if not (folder / "config.json").is_file():
@@ -87,28 +85,28 @@ def load_architecture(folder: Path) -> Any:
 
 
 def save_architecture(model: Any, folder: Path) -> None:
-    """Write config.json and generation_config.json: all that resume needs besides tensors."""
+    """Write config.json and generation_config.json, from which a resume builds the model."""
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
 
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""Larger weights are written as several files with an index."""
+"""Larger weights are split into several files with an index."""
 
 
 def save_pretrained(
     model: Any, tokenizer: ChatTokenizer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """A plain Hugging Face directory: weights, configuration, tokenizer, template."""
+    """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
     model.save_pretrained(folder, max_shard_size=max_shard_bytes)
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # written as a private temporary file
+        weights.chmod(0o644)  # safetensors makes it readable by its owner only
     tokenizer.save(folder)
 
 
 def check_fit(model: Any, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
-    """Refuse a tokenizer with more ids than the model has rows, and examples that are too long."""
+    """Refuse more token ids than the model has embeddings, and examples longer than it takes."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise ConfigError(
@@ -130,7 +128,7 @@ def max_positions(model: Any) -> int | None:
 
 
 def from_configuration(config: Any) -> Any:
-    """The model that a configuration describes, in float32, its weights drawn at random."""
+    """The model of a configuration, in float32, with random weights."""
     quiet()
     from transformers import AutoModelForCausalLM
 

@@ -1,8 +1,8 @@
 """MiniMind's own .pth weights as a transformers model, for the layout of minimind-3 (2026).
 
-That is `MiniMindForCausalLM.state_dict()`, as `out/full_sft_768.pth` and its like hold it, or a
-`checkpoints/*_resume.pth`, which has it under "model". Its dense layers are those of Qwen3 under
-the same names; its experts are stacked here, as Qwen3-MoE has them. Older series (MiniMind2: no
+Such a file is a `MiniMindForCausalLM.state_dict()`, as in `out/full_sft_768.pth`; or it is a
+`checkpoints/*_resume.pth`, which has the state under "model". The dense layers are those of Qwen3,
+with the same names. The experts are stacked here, as in Qwen3-MoE. Older series (MiniMind2 has no
 norms on queries and keys) are refused.
 """
 
@@ -17,12 +17,12 @@ from sftctl.errors import ConfigError
 from sftctl.model.presets import preset_config
 
 _FIRST = "model.layers.0."
-_EXPECTED = "expected are weights as MiniMind saves them; `sftctl inspect-ckpt` shows what it holds"
+_EXPECTED = "expected weights as MiniMind saves them; `sftctl inspect-ckpt` shows the contents"
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
 def load_minimind(path: Path) -> Any:
-    """The model whose weights the file holds, in float32; runs no code of it."""
+    """The model of a weights file, in float32; does not run code from the file."""
     from transformers import AutoModelForCausalLM
 
     weights = _read(path)
@@ -32,14 +32,14 @@ def load_minimind(path: Path) -> Any:
     except (RuntimeError, KeyError) as problem:
         reason = str(problem).strip().splitlines()[-1].strip()
         raise ConfigError(f"{path}: {reason}", hint=_EXPECTED) from problem
-    wrong = sorted({*missing, *unknown} - {"lm_head.weight"})  # tied, so it may be left out
+    wrong = sorted({*missing, *unknown} - {"lm_head.weight"})  # tied, so it may be missing
     if wrong:
         raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}", hint=_EXPECTED)
     return model
 
 
 def minimind_configuration(path: Path) -> Any:
-    """The configuration of the model that `load_minimind` gives, by the shapes of its weights."""
+    """The configuration of the model that `load_minimind` loads, from the weights' shapes."""
     return _config(path, _read(path))
 
 
@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         stored = stored["model"]
     if not isinstance(stored, dict):
         what = type(stored).__name__
-        raise ConfigError(f"{path}: holds a {what}, not weights by name", hint=_EXPECTED)
+        raise ConfigError(f"{path}: contains a {what}, not weights by name", hint=_EXPECTED)
     return {str(name): value.float() for name, value in stored.items() if torch.is_tensor(value)}
 
 
@@ -64,7 +64,7 @@ def _config(path: Path, weights: dict[str, torch.Tensor]) -> Any:
         return _config_by_shapes(weights)
     except KeyError as problem:
         raise ConfigError(
-            f"{path}: no weights of minimind-3: {problem.args[0]} is missing",
+            f"{path}: not weights of minimind-3: {problem.args[0]} is missing",
             hint="convert older series with MiniMind's scripts/convert_model.py first",
         ) from problem
 
@@ -94,7 +94,7 @@ def _config_by_shapes(weights: dict[str, torch.Tensor]) -> Any:
 
 
 def _stacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Experts one by one -> all of a layer in one tensor, gate above up."""
+    """Stack a layer's experts into one tensor, with the gate's rows before the up projection's."""
     result, parts = {}, {}
     for name, tensor in weights.items():
         match = _EXPERT.fullmatch(name)

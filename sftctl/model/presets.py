@@ -6,7 +6,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     # for tests: trains in milliseconds, learns little
     "tiny": dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, head_dim=16, intermediate_size=192),
-    # the default: learns the bundled sample by heart in minutes on two cores
+    # the default: memorizes the bundled sample in minutes on two cores
     "small": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
                   num_key_value_heads=2, head_dim=64, intermediate_size=768),
     # MiniMind-3: a Qwen3 configuration, 63.9M parameters with its vocabulary of 6400
@@ -15,7 +15,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
                        vocab_size=6400, max_position_embeddings=32768,
                        rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
 }  # fmt: skip
-# its sibling: each layer has four such FFNs and sends a token to one; 198M, 64M of them at work
+# The same with experts: each layer has four such FFNs and sends every token to one of them.
+# 198M parameters, of which 64M are active.
 _SHAPES["minimind-3-moe"] = _SHAPES["minimind-3"] | dict(
     num_experts=4, num_experts_per_tok=1, moe_intermediate_size=2432,
     norm_topk_prob=True, router_aux_loss_coef=5e-4,
@@ -30,9 +31,9 @@ def is_preset(name: str) -> bool:
 
 
 def preset_config(name: str, vocab_size: int, **changes: int | None) -> Any:
-    """The `transformers` configuration of a preset, its vocabulary at least `vocab_size`.
+    """The `transformers` configuration of a preset, with a vocabulary of at least `vocab_size`.
 
-    `changes`: ids of special tokens, or other sizes.
+    `changes` are special token ids or other sizes.
     """
     from transformers import Qwen3Config, Qwen3MoeConfig
 

@@ -1,4 +1,4 @@
-"""Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
+"""Sources of pretrained models and tokenizers: a directory, a .gguf or .pth file, or the hub."""
 
 import logging
 import socket
@@ -17,19 +17,19 @@ from sftctl.errors import ConfigError
 from sftctl.model.presets import PRESETS
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
-_CHECK = "check the path: it is read from the folder in which you type"
+_CHECK = "check the path: it is relative to the current folder"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What `from_pretrained` is given."""
+    """What to pass to `from_pretrained`."""
 
     location: str
     arguments: dict[str, Any]
 
     @property
     def is_local(self) -> bool:
-        """Whether it was found on this disk."""
+        """Whether it is on this disk."""
         return Path(self.location).exists()
 
     @property
@@ -39,12 +39,12 @@ class ModelSource:
 
     @property
     def is_minimind(self) -> bool:
-        """Whether it is a file of MiniMind's weights: no tokenizer is in there."""
+        """Whether it is a file of MiniMind's weights, which has no tokenizer."""
         return self.location.endswith(".pth")
 
     @classmethod
     def of(cls, name: str) -> "ModelSource":
-        """Decide by what is on disk; a name that looks like a path must be there."""
+        """Decide by what is on disk; raises ConfigError if a name that looks like a path is not."""
         path = Path(name)
         if path.suffix == ".gguf":
             if not path.is_file():
@@ -65,15 +65,18 @@ class ModelSource:
                 ".gguf or .pth file or owner/name on the hub",
                 hint=f"did you mean {near[0]}?" if near else _CHECK,
             )
-        return cls(name, {} if _hub_has_an_address() else {"local_files_only": True})
+        return cls(name, {} if hub_resolves() else {"local_files_only": True})
 
 
 @cache
-def _hub_has_an_address() -> bool:
-    """False: no network, where the hub's library would try for a minute; its cache is left."""
+def hub_resolves() -> bool:
+    """Whether the hub's host name resolves. If not, its library would retry for a minute.
+
+    Then only files in the library's cache are used.
+    """
     from huggingface_hub.constants import ENDPOINT
 
-    if getproxies():  # who asks for us may know more names
+    if getproxies():  # the proxy may resolve names that this machine can't
         return True
     try:
         socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
@@ -83,7 +86,7 @@ def _hub_has_an_address() -> bool:
 
 
 def quiet() -> None:
-    """No bars and no advice of the libraries: what matters reaches the user as our own errors."""
+    """Silence the libraries' progress bars and warnings; problems are raised as our own errors."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -92,29 +95,29 @@ def quiet() -> None:
 
 
 def require_model_folder(name: str) -> None:
-    """Refuse a directory that holds no model."""
+    """Refuse a directory without a model."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
-            f"{name}: no config.json in this directory, so it holds no model",
+            f"{name}: no config.json in this directory, so there is no model in it",
             hint=_inside(folder, "config.json")
             or "a Hugging Face model has config.json and its weights in one directory",
         )
 
 
 def require_tokenizer_folder(name: str) -> None:
-    """Refuse a directory that holds no tokenizer."""
+    """Refuse a directory without a tokenizer."""
     folder = Path(name)
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         raise ConfigError(
-            f"{name}: no tokenizer.json in this directory, so it holds no tokenizer",
+            f"{name}: no tokenizer.json in this directory, so there is no tokenizer in it",
             hint=_inside(folder, "tokenizer.json")
             or "`AutoTokenizer.from_pretrained(…).save_pretrained(DIR)` writes one",
         )
 
 
 def _inside(folder: Path, name: str) -> str | None:
-    """A run and a store hold theirs in a folder of their own."""
+    """Ask for the folder of a run or a store that has the file, if there is one."""
     found = [
         folder / inner for inner in ("final", "tokenizer") if (folder / inner / name).is_file()
     ]
@@ -123,7 +126,7 @@ def _inside(folder: Path, name: str) -> str | None:
 
 @contextmanager
 def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
-    """Turn what transformers raises for a bad or unreachable name into one ConfigError."""
+    """Turn what transformers raises for a bad or unreachable source into one ConfigError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -137,23 +140,23 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
             raise _unreadable_gguf(source, problem) from problem
         hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
         if source.is_local:
-            hint = "is every file there and whole? copy or download it again"
+            hint = "a file may be missing or damaged: copy or download it again"
         raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
 
 
 def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
-    """Model and tokenizer are in the one file: whichever is asked for, the file is to blame."""
+    """The error names the .gguf file, whether its model or its tokenizer was asked for."""
     reason = _first_words(problem)
     if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
-        reason = "it is cut, or no .gguf file"
+        reason = "it is cut or not a .gguf file"
     path = Path(source.location, source.arguments["gguf_file"])
     return ConfigError(
         f"{path}: can't be loaded: {reason}",
-        hint=f"`sftctl inspect-ckpt {path}` says what it holds; copy or download it again",
+        hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",
     )
 
 
 def _first_words(problem: Exception) -> str:
-    """The first line of what a library says; all of it where that line only announces the rest."""
+    """The first line of a library's message, or all of it if that line ends with a colon."""
     lines = str(problem).strip().splitlines() or [repr(problem)]
     return lines[0] if not lines[0].endswith(":") else " ".join(" ".join(lines).split())

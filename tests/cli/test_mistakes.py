@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.source import _hub_has_an_address
+from sftctl.model.source import hub_resolves
 from tests.toys.commands import Result
 
 Sftctl = Callable[..., Result]
@@ -83,7 +83,7 @@ def test_a_directory_without_a_tokenizer(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", *TINY, "--tokenizer", "model"),
         2,
-        "model: no tokenizer.json in this directory, so it holds no tokenizer",
+        "model: no tokenizer.json in this directory, so there is no tokenizer in it",
         "`AutoTokenizer.from_pretrained(…).save_pretrained(DIR)` writes one",
     )
     for flag, folder, name in (
@@ -118,8 +118,8 @@ def test_a_device_that_is_not_there(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", *TINY, "--device", "cuda"),
         2,
-        "train.device: cuda was asked for, but torch sees no CUDA device",
-        f"--device auto takes what there is; is torch {torch.__version__} built for CUDA?",
+        "train.device: cuda is set, but torch finds no CUDA device",
+        f"--device auto uses what is there; is torch {torch.__version__} built for CUDA?",
     )
 
 
@@ -280,11 +280,11 @@ def test_a_hub_name_without_a_network(
 
     monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
     monkeypatch.setattr("sftctl.model.source.getproxies", dict)
-    _hub_has_an_address.cache_clear()
+    hub_resolves.cache_clear()
     try:
         result = sftctl("train", "--model", "someone/some-model", "--data", "store")
     finally:
-        _hub_has_an_address.cache_clear()
+        hub_resolves.cache_clear()
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 2
     assert result.error.startswith("error: tokenizer someone/some-model: can't be loaded: ")

@@ -113,7 +113,7 @@ def test_a_directory_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    expected = f"{tmp_path}: no config.json in this directory, so it holds no model"
+    expected = f"{tmp_path}: no config.json in this directory, so there is no model in it"
     assert refusal(tmp_path) == expected
     with pytest.raises(ConfigError) as caught:
         require_model_folder(str(tmp_path))
@@ -177,9 +177,9 @@ def test_a_damaged_gguf_file_is_named_itself_and_in_words_of_ours(tmp_path: Path
         for load in (load_pretrained, load_tokenizer):
             with pytest.raises(ConfigError) as caught:
                 load(str(path))
-            assert caught.value.message == f"{path}: can't be loaded: it is cut, or no .gguf file"
+            assert caught.value.message == f"{path}: can't be loaded: it is cut or not a .gguf file"
             assert caught.value.hint is not None
-            assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {path}` says what it holds")
+            assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {path}` shows its contents")
 
 
 # ---------------------------------------------------------------------------- fit

@@ -122,7 +122,7 @@ def test_weights_of_an_older_series_are_refused(tmp_path: Path) -> None:
     stored = {name: value for name, value in weights().items() if "_norm.weight" not in name}
     path = written(tmp_path / "old.pth", stored)
     assert refusal(path) == (
-        f"{path}: no weights of minimind-3: model.layers.0.self_attn.q_norm.weight is missing",
+        f"{path}: not weights of minimind-3: model.layers.0.self_attn.q_norm.weight is missing",
         "convert older series with MiniMind's scripts/convert_model.py first",
     )
 
@@ -140,7 +140,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "evil.pth", {"model.norm.weight": print})
     assert refusal(path)[0].startswith(f"{path}: can't be read as weights: ")
     path = written(tmp_path / "list.pth", [1, 2])
-    assert refusal(path)[0] == f"{path}: holds a list, not weights by name"
+    assert refusal(path)[0] == f"{path}: contains a list, not weights by name"
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
     assert "can't be read as weights" in refusal(str(tmp_path / "cut.pth"))[0]
 

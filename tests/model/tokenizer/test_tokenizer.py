@@ -142,7 +142,7 @@ def test_a_template_with_broken_syntax_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).message == (
-        f"{tmp_path}: no tokenizer.json in this directory, so it holds no tokenizer"
+        f"{tmp_path}: no tokenizer.json in this directory, so there is no tokenizer in it"
     )
 
 
