@@ -1,4 +1,4 @@
-"""The Typer app: its commands, and the one place where an error becomes a line and an exit code."""
+"""The Typer app: its commands, and the one place that turns errors into messages and exit codes."""
 
 import errno
 import sys
@@ -25,10 +25,10 @@ from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
 
 
 class SftctlGroup(TyperGroup):
-    """The error boundary: an expected error is one line, a hint, and its exit code."""
+    """Catches every expected error and reports it as one line, a hint and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run; usage errors too are one `error:` line, without the box that typer draws."""
+        """Run a command. Usage errors too are one `error:` line, without typer's box."""
         kwargs["standalone_mode"] = False
         streams.open_missing()
         try:
@@ -39,7 +39,7 @@ class SftctlGroup(TyperGroup):
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
-    """Run a command and tell how it failed, if it did."""
+    """Run a command, report its error if it fails, and return the exit code."""
     try:
         code = command()
     except SftctlError as error:
@@ -53,28 +53,30 @@ def _exit_code(command: Callable[[], Any]) -> int:
         report(ConfigError(error.format_message(), hint=_usage_hint(error)))
         return ConfigError.exit_code
     except OSError as problem:
-        return _unprinted(problem)
-    except SystemExit as leaving:  # rich leaves with 1 where it meets that
+        return _stdout_failed(problem)
+    except SystemExit as leaving:  # on a closed pipe, rich exits with code 1
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         return 0
     return code if isinstance(code, int) else 0
 
 
-def _unprinted(problem: OSError) -> int:
-    """stdout could not be written: its reader left, or its disk is full; raises all else."""
-    if isinstance(problem, BrokenPipeError) and streams.is_left():
-        return 0  # the reader has what it wanted
+def _stdout_failed(problem: OSError) -> int:
+    """The exit code if stdout was closed or its disk is full; any other error is raised again."""
+    if isinstance(problem, BrokenPipeError) and streams.is_closed():
+        return 0  # the reader has read enough
     if problem.errno != errno.ENOSPC or problem.filename is not None:
         raise problem
-    report(ConfigError("stdout: can't be written: no space left on it", hint="free some room"))
+    report(
+        ConfigError("stdout: can't be written: no space left on the device", hint="free some space")
+    )
     return ConfigError.exit_code
 
 
 def report(error: SftctlError) -> None:
-    """`error: …` (or `stopped: …`) and `hint: …` on stderr.
+    """Print `error: …` (or `stopped: …`) and `hint: …` on stderr.
 
-    What every rank meets alike is told by rank 0 alone.
+    Errors that all ranks raise in the same way are printed by rank 0 only.
     """
     rank = environment.rank()
     if rank != 0 and isinstance(error, (ConfigError, DataError, Stopped)):

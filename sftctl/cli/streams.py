@@ -1,4 +1,4 @@
-"""stdout and stderr: whoever reads them may leave at any time, and no run ends by that."""
+"""stdout and stderr, written so that a reader who closes the pipe never ends a run."""
 
 import os
 import select
@@ -12,55 +12,58 @@ from sftctl.errors import ConfigError
 
 
 def open_missing() -> None:
-    """Give streams that came closed (`>&-`) the null device, before a file takes their number."""
+    """Open the null device for streams that were closed at start (`>&-`).
+
+    Otherwise the next opened file would get their file descriptor.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 open to the end
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 stays open until exit
 
 
 @contextmanager
 def results() -> Iterator[None]:
-    """For what a command has found, on stdout: that nobody reads it is no error."""
-    hint = "the command's own work is done: free some room, and have it told again"
+    """Write a command's result to stdout inside this; a closed pipe is not an error."""
+    hint = "the command itself is done; free some space and run it again to see the result"
     with refusals("stdout", ConfigError, hint):
         try:
             yield
             sys.stdout.flush()
         except BrokenPipeError:
-            _let_go(sys.stdout)
+            _discard(sys.stdout)
         except OSError:
-            _let_go(sys.stdout)
+            _discard(sys.stdout)
             raise
 
 
 def tell(text: str, end: str = "\n") -> None:
-    """A line on stderr; that nobody reads it is no error."""
+    """Print a line on stderr; a closed pipe is not an error."""
     try:
         print(text, end=end, file=sys.stderr, flush=True)
     except BrokenPipeError:
-        _let_go(sys.stderr)
+        _discard(sys.stderr)
 
 
-def is_left() -> bool:
-    """Whether stdout is a pipe whose reader has left."""
+def is_closed() -> bool:
+    """Whether stdout is a pipe that its reader has closed."""
     poll = select.poll()
-    with suppress(OSError, ValueError):  # a stream without a descriptor
+    with suppress(OSError, ValueError):  # a stream without a file descriptor
         poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def settle() -> None:
-    """Before the interpreter leaves: it would complain of what it can't write any more."""
+    """Flush both streams before the interpreter exits, which would print its own errors."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            _let_go(stream)
+            _discard(stream)
 
 
-def _let_go(stream: TextIO) -> None:
-    """What is still written goes nowhere."""
+def _discard(stream: TextIO) -> None:
+    """Send everything that is still written to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

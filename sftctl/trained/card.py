@@ -1,4 +1,4 @@
-"""The model card of an exported model: what a run's own record says of its training."""
+"""The model card of an exported model: its training and data, from the run's records."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,15 +33,15 @@ or `sftctl chat THIS_DIRECTORY`."""
 
 
 def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> str:
-    """README.md; without a checkpoint's manifest, what the run's configuration says."""
+    """The text of README.md. `manifest` is the checkpoint's, or None if there is none."""
     config = config_from_dict(manifest.config) if manifest is not None else run.config()
     name = run.path.absolute().name
     started = _started(run.path)
     parts = [
         _front_matter(config),
-        f"# {_plain(name)}",
+        f"# {_escaped(name)}",
         f"A language model that was fine-tuned on conversations by sftctl {__version__}, exported "
-        f"in {dtype}. It speaks the chat template beside it.",
+        f"in {dtype}. It uses the chat template in this directory.",
         "## Use",
         _USE,
         "## Training",
@@ -54,8 +54,8 @@ def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> 
         versions = manifest.versions.items()
         parts += ["## Versions", _table((key, str(value)) for key, value in versions)]
     parts += [
-        "## To train it again",
-        "With this as `run.toml`, `sftctl train run.toml` runs it anew:",
+        "## Train it again",
+        "Save this as `run.toml` and run `sftctl train run.toml`:",
         f"```toml\n{config_to_toml(config).strip()}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -88,7 +88,7 @@ def _training(
         for which in ("first", "best", "last"):
             if manifest.validation is not None:
                 yield f"validation loss, {which}", _number(manifest.validation[which])
-    yield "examples a step", str(train.global_batch_size)
+    yield "examples per step", str(train.global_batch_size)
     yield (
         "learning rate",
         f"{optim.learning_rate}, warm-up {counted(optim.warmup_steps, 'step')}, {optim.schedule}",
@@ -101,7 +101,7 @@ def _training(
 
 
 def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counts of the store, where it still is."""
+    """The counts of the store; empty if it was moved or changed since."""
     try:
         store = StoreManifest.read(Path(started["store"]))
     except (KeyError, DataError):
@@ -114,9 +114,9 @@ def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
         ("rows read", f"{store.rows_read:,}"),
         ("rows kept", f"{store.rows_kept:,} ({store.rows_truncated:,} truncated)"),
         ("rows dropped", dropped or "none"),
-        ("rows said twice", f"{store.rows_duplicated:,}"),
+        ("duplicate rows", f"{store.rows_duplicated:,}"),
         ("examples", f"{store.num_examples:,}"),
-        ("examples for validation", f"{store.num_validation_examples:,}"),
+        ("validation examples", f"{store.num_validation_examples:,}"),
         ("tokens", f"{store.num_tokens:,}"),
         ("target tokens", f"{store.num_target_tokens:,} (trained on: {store.train_on})"),
         ("longest example allowed", f"{store.max_seq_len:,} tokens"),
@@ -125,7 +125,7 @@ def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _started(run: Path) -> dict[str, Any]:
-    """The event that began the run; empty where there is none to read."""
+    """The `started` event of the run; empty if it can't be read."""
     with suppress(OSError, JSONDecodeError, StopIteration):
         lines = read_lines(run / "events.jsonl")
         return next(line for line in lines if line.get("event") == "started")
@@ -133,7 +133,7 @@ def _started(run: Path) -> dict[str, Any]:
 
 
 def _loss_at(run: Path, step: int) -> str | None:
-    """The training loss of a step; None where the record does not tell."""
+    """The training loss of a step; None if it is not recorded."""
     with suppress(OSError, JSONDecodeError, StopIteration):
         lines = read_lines(run / "metrics.jsonl")
         return _number(next(line["loss"] for line in lines if line.get("step") == step))
@@ -141,16 +141,14 @@ def _loss_at(run: Path, step: int) -> str | None:
 
 
 def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"  # JSON has null for it
+    return "not finite" if value is None else f"{value:.4f}"  # null in JSON
 
 
 def _table(pairs: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {_plain(v)} |" for k, v in pairs)])
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {_escaped(v)} |" for k, v in pairs)])
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown leaves alone, on one line."""
-    marked = "\\`*_[]<>#|"
-    return "".join(
-        f"\\{letter}" if letter in marked else letter for letter in " ".join(text.split())
-    )
+def _escaped(text: str) -> str:
+    """Text on one line, with Markdown's special characters escaped."""
+    special = "\\`*_[]<>#|"
+    return "".join(f"\\{char}" if char in special else char for char in " ".join(text.split()))

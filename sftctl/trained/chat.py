@@ -1,9 +1,9 @@
-"""Talk to a trained model: the chat template at inference is the one of training."""
+"""Chat with a trained model, using the chat template that it was trained with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,12 +16,15 @@ from sftctl.trained.open import open_trained
 from sftctl.words import counted
 from sftctl.world import choose_device
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass
 class ChatSession:
-    """A model, and what has been said so far."""
+    """A model and the conversation so far."""
 
-    model: Any
+    model: "PreTrainedModel"
     tokenizer: ChatTokenizer
     sampling: Sampling
     system: str | None = None
@@ -31,9 +34,9 @@ class ChatSession:
     def open(
         cls, path: Path, sampling: Sampling, system: str | None = None, seed: int | None = None
     ) -> "ChatSession":
-        """A session with the model of a run, a checkpoint or a directory.
+        """A session with the model of a run, a checkpoint or a model directory.
 
-        `seed` makes a session of sampled answers repeatable; without it each is another.
+        With `seed`, sampled answers are repeatable.
         """
         trained = open_trained(path)
         if seed is not None:
@@ -43,51 +46,51 @@ class ChatSession:
         return cls(trained.model.eval().to(device), trained.tokenizer, sampling, system)
 
     def answer(self, prompt: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
-        """The assistant's turn after the user's, also handed out piece by piece.
+        """The assistant's answer to `prompt`; `on_text` receives it piece by piece.
 
-        Both are remembered when it ends; after an interruption, what had been said by then. A
-        prompt that can't be answered is not remembered.
+        Prompt and answer are added to the conversation. If the answer is interrupted, its text up
+        to then is added. A prompt that is refused is not added.
         """
-        asked = [*self.messages, {"role": "user", "content": prompt}]
-        said: list[str] = []
+        messages = [*self.messages, {"role": "user", "content": prompt}]
+        pieces: list[str] = []
 
-        def hear(piece: str) -> None:
-            said.append(piece)
+        def collect(piece: str) -> None:
+            pieces.append(piece)
             on_text(piece)
 
-        prompt_ids = self._prompt_ids(asked)
+        prompt_ids = self._prompt_ids(messages)
         try:
-            return generate(self.model, self.tokenizer, prompt_ids, self.sampling, hear)
+            return generate(self.model, self.tokenizer, prompt_ids, self.sampling, collect)
         finally:
-            self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
+            self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
 
     def clear(self) -> None:
-        """Forget what was said; the system message stays."""
+        """Forget the conversation; keep the system message."""
         self.messages = []
 
     def _prompt_ids(self, messages: list[dict[str, Any]]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         text = self.tokenizer.render([*system, *messages], None, add_generation_prompt=True)
         prompt_ids: list[int] = self.tokenizer.encode(text).tolist()
-        most = max_positions(self.model)
+        limit = max_positions(self.model)
         wanted = len(prompt_ids) + self.sampling.max_new_tokens
-        if most is not None and wanted > most:
+        if limit is not None and wanted > limit:
             what = "the conversation" if self.messages else "the prompt"
-            way = "/clear forgets what was said" if self.messages else "shorten it"
+            way = "/clear forgets the conversation" if self.messages else "shorten it"
             raise DataError(
                 f"{what} has {counted(len(prompt_ids), 'token')}: with --max-new-tokens "
-                f"{self.sampling.max_new_tokens} that is beyond the model's {most} positions",
+                f"{self.sampling.max_new_tokens} that is beyond the model's {limit} positions",
                 hint=f"{way}; a smaller --max-new-tokens leaves more room",
             )
         return prompt_ids
 
 
-def check_room(model: Any, sampling: Sampling) -> None:
-    """Refuse an answer that no prompt would leave room for."""
-    most = max_positions(model)
-    if most is not None and sampling.max_new_tokens >= most:
+def check_room(model: "PreTrainedModel", sampling: Sampling) -> None:
+    """Refuse a maximum answer that leaves no room for a prompt."""
+    limit = max_positions(model)
+    if limit is not None and sampling.max_new_tokens >= limit:
         raise ConfigError(
-            f"--max-new-tokens: {sampling.max_new_tokens}, and the model has {most} positions for "
+            f"--max-new-tokens: {sampling.max_new_tokens}, and the model has {limit} positions for "
             "prompt and answer",
-            hint=f"--max-new-tokens {most // 2} leaves half of them to the prompt",
+            hint=f"--max-new-tokens {limit // 2} leaves half of them to the prompt",
         )

@@ -1,4 +1,4 @@
-"""A plain Hugging Face directory from a run or a checkpoint."""
+"""Write a Hugging Face directory from a run, a checkpoint or another such directory."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ CARD_NAME = "README.md"
 def export_model(
     source: Path, output: Path, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Write `output`, whole or not at all; it must not exist."""
+    """Write the new directory `output`; after an error nothing is left of it."""
     check_export(source, output, dtype)
     trained = open_trained(source)
     card = _card(trained, source, dtype)
     model = trained.model.to(getattr(torch, dtype))
-    if model.generation_config is not None:  # others too must stop where a turn ends
+    if model.generation_config is not None:  # so that other tools stop at the end of a turn
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
     with (
         refusals(output, CheckpointError, hint="choose another --output"),
@@ -35,7 +35,7 @@ def export_model(
 
 
 def _card(trained: Trained, source: Path, dtype: str) -> str | None:
-    """What was trained, and how; a plain directory keeps the card that it has."""
+    """The model card of a run; a model directory keeps its own, if it has one."""
     if trained.run is not None:
         return model_card(trained.run, trained.manifest, dtype)
     own = source / CARD_NAME

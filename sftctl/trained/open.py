@@ -1,9 +1,9 @@
-"""Open a trained model from a run, a checkpoint, or a Hugging Face directory."""
+"""Load a trained model from a run, a checkpoint or a Hugging Face directory."""
 
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
 from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
@@ -14,19 +14,24 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.trained.checks import kind_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model in float32, its tokenizer, and where it comes from."""
+    """A model in float32, its tokenizer, and its origin."""
 
-    model: Any
+    model: "PreTrainedModel"
     tokenizer: ChatTokenizer
-    run: RunDir | None = None  # None: a plain directory
-    manifest: CheckpointManifest | None = None  # of the weights' checkpoint, if it is there
+    run: RunDir | None = None  # None: a model directory
+    manifest: CheckpointManifest | None = (
+        None  # of the checkpoint with these weights, if there is one
+    )
 
 
 def open_trained(path: Path) -> Trained:
-    """The model of `path`; a run gives `final/`, or its newest checkpoint."""
+    """The model of `path`. For a run: `final/`, or else its newest checkpoint."""
     kind = kind_of(path)
     if kind == "model":
         return Trained(*_hugging_face(path))
@@ -34,7 +39,7 @@ def open_trained(path: Path) -> Trained:
         if problems := problems_of(path, verify=True):
             raise CorruptCheckpoint(
                 f"{path}: {'; '.join(problems)}",
-                hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` says which are whole",
+                hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` shows the good ones",
             )
         return _checkpoint(RunDir.open(path.parent.parent), path, read_manifest(path))
     run = RunDir.open(path)
@@ -44,12 +49,12 @@ def open_trained(path: Path) -> Trained:
     return _checkpoint(run, found.path, found.manifest)
 
 
-def _hugging_face(folder: Path) -> tuple[Any, ChatTokenizer]:
+def _hugging_face(folder: Path) -> "tuple[PreTrainedModel, ChatTokenizer]":
     return load_pretrained(str(folder)), load_tokenizer(str(folder))
 
 
 def _last_manifest(run: RunDir) -> CheckpointManifest | None:
-    """Of the checkpoint that `final/` was made from, the last one."""
+    """The manifest of the last checkpoint, which `final/` was written after."""
     for checkpoint in list_checkpoints(run.checkpoints)[-1:]:
         with suppress(CheckpointError):
             return read_manifest(checkpoint)

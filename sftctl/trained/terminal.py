@@ -1,4 +1,4 @@
-"""A conversation at a terminal, and one question of a script: answers alone go to stdout."""
+"""Chat at a terminal, or answer one question; only answers go to stdout."""
 
 import sys
 from contextlib import suppress
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from sftctl.trained.chat import ChatSession
 
 _PROMPT = "> "
-_WELCOME = "/clear forgets what was said, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_WELCOME = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
 
 
 def question_given(prompt: str | None) -> str | None:
-    """The one question of a script: `prompt`, or all that a pipe holds; None at a terminal."""
+    """The one question to answer: `prompt`, or all of piped stdin; None at a terminal."""
     if prompt is None and sys.stdin.isatty():
         return None
     _take_any_bytes()
     question = prompt if prompt is not None else _readable(sys.stdin.read()).strip()
     if not question.strip():
         raise ConfigError(
-            "nothing was asked: the prompt is empty",
-            hint='`--prompt "…"`, or a question on stdin',
+            "the prompt is empty",
+            hint='use `--prompt "…"`, or pipe a question into stdin',
         )
     return question
 
 
 def answer_once(session: "ChatSession", question: str) -> None:
-    """Print the answer as it comes, and nothing else."""
+    """Print the answer piece by piece, and nothing else."""
     session.answer(question, _print_piece)
     print()
 
@@ -37,7 +37,7 @@ def answer_once(session: "ChatSession", question: str) -> None:
 def converse(session: "ChatSession") -> None:
     """Read lines and answer them until /exit or the end of input.
 
-    Ctrl-C stops an answer and keeps what was said; at the prompt it throws the line away.
+    Ctrl-C stops an answer and keeps its text so far; at the prompt it discards the line.
     """
     _edit_lines()
     _take_any_bytes()
@@ -60,7 +60,7 @@ def converse(session: "ChatSession") -> None:
 
 
 def _ask() -> str:
-    """A line; where stdout is a file, the prompt goes to the terminal all the same."""
+    """Read a line. If stdout is a file, the prompt is printed on stderr."""
     if sys.stdout.isatty():
         return input(_PROMPT)
     print(_PROMPT, end="", file=sys.stderr, flush=True)
@@ -72,7 +72,7 @@ def _answer(session: "ChatSession", line: str) -> None:
         session.answer(line, _print_piece)
     except KeyboardInterrupt:
         print(" …", end="")
-    except DataError as problem:  # too long by now, or refused by the template: say so, go on
+    except DataError as problem:  # too long, or refused by the template: report it and go on
         print(f"error: {problem.message}\nhint: {problem.hint or '/clear'}", file=sys.stderr)
     print(flush=True)
 
@@ -82,25 +82,25 @@ def _print_piece(piece: str) -> None:
 
 
 def _readable(text: str) -> str:
-    """Bytes that are no UTF-8 become question marks, and are told: no tokenizer takes such."""
-    given = text.encode("utf-8", "surrogateescape")
+    """Replace bytes that are not UTF-8 by \ufffd, with a warning: tokenizers accept text only."""
+    raw = text.encode("utf-8", "surrogateescape")
     try:
-        return given.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as problem:
-        before = given[: problem.start]
+        before = raw[: problem.start]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         where = f"line {line}, byte {column}"
         print(f"warning: stdin: {where}: not UTF-8, read as \ufffd", file=sys.stderr)
-        return given.decode("utf-8", "replace")
+        return raw.decode("utf-8", "replace")
 
 
 def _take_any_bytes() -> None:
-    """Bytes that are no text wait in the text for `_readable`, rather than end the session."""
+    """Keep bytes that are not UTF-8 in the text, for `_readable`, instead of raising an error."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def _edit_lines() -> None:
-    """Arrow keys and a history, where Python was built with them."""
+    """Turn on arrow keys and history, if Python was built with readline."""
     with suppress(ImportError):
         import readline  # noqa: F401

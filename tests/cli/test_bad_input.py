@@ -84,10 +84,14 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["resume", "nowhere"], 4, "nowhere: no such run directory"),
         (["inspect-ckpt", "empty"], 4, "empty: neither a run nor a checkpoint"),
         (["inspect-ckpt", "nowhere"], 4, "nowhere"),
-        (["export", "empty", "--output", "new"], 4, "empty: neither a run, nor a checkpoint"),
+        (
+            ["export", "empty", "--output", "new"],
+            4,
+            "empty: not a run, a run's checkpoint or a model",
+        ),
         (["export", "empty", "--output", "empty"], 2, "empty: exists already"),
         (["export", "empty", "--output", "new", "--dtype", "int8"], 2, "--dtype: expected"),
-        (["chat", "empty", "--prompt", "hi"], 4, "empty: neither a run, nor a checkpoint"),
+        (["chat", "empty", "--prompt", "hi"], 4, "empty: not a run, a run's checkpoint or a model"),
         (["chat", "empty", "--prompt", "hi", "--top-k", "5"], 2, "nothing is sampled"),
         (
             ["chat", "empty", "--prompt", "hi", "--top-p", "0"],

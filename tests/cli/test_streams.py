@@ -75,7 +75,7 @@ def test_a_full_disk_under_stdout_is_told_in_one_line() -> None:
     lines = done.stderr.decode().splitlines()
     assert lines == [
         "error: stdout: can't be written: No space left on device",
-        "hint: the command's own work is done: free some room, and have it told again",
+        "hint: the command itself is done; free some space and run it again to see the result",
     ]
 
 
@@ -85,8 +85,8 @@ def test_so_is_one_under_a_help_text(words: list[str]) -> None:
         done = run(*words, stdout=full.fileno())
     assert done.returncode == 2
     assert done.stderr.decode().splitlines() == [
-        "error: stdout: can't be written: no space left on it",
-        "hint: free some room",
+        "error: stdout: can't be written: no space left on the device",
+        "hint: free some space",
     ]
 
 

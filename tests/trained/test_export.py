@@ -66,7 +66,7 @@ def test_the_card_tells_the_training(run: Path, tmp_path: Path) -> None:
         "| epochs | 1 of 1 |",
         "| examples seen | 14 |",
         "| rows read | 22 |",
-        "| examples for validation | 8 |",
+        "| validation examples | 8 |",
         "| sources | toy.jsonl |",
     ):
         assert line in card.splitlines()

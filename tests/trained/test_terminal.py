@@ -123,4 +123,4 @@ def test_a_question_that_is_text_is_answered_without_another_word(run: Path) -> 
 def test_an_empty_pipe_asks_nothing(run: Path) -> None:
     done = chat_in_a_pipe(run, b" \n")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.splitlines()[0] == b"error: nothing was asked: the prompt is empty"
+    assert done.stderr.splitlines()[0] == b"error: the prompt is empty"
