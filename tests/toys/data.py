@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sftctl.data.conversations.conversation import Conversation, from_text
+from sftctl.config.schema import Format
+from sftctl.data.conversations.conversation import Conversation, from_row, from_text
 from sftctl.data.example import TokenizedExample
+from sftctl.data.ledger import SourceLine
 from sftctl.data.reading.rows import raw_rows
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -38,9 +40,17 @@ def load(folder: Path, template: str | None = None) -> CountingTokenizer:
 
 
 def conversations(path: Path) -> list[Conversation]:
-    """All rows of a file; every one must be complete."""
+    """All rows of a file. Each of them must hold a conversation."""
     rows = raw_rows(path, path.name)
     return [from_text(text, "auto", source) for source, text in rows if isinstance(text, bytes)]
+
+
+HERE = SourceLine("rows.jsonl", 7)
+
+
+def read(row: dict[str, Any], format: Format = "auto") -> Conversation:
+    """The conversation in a row, as if it were at rows.jsonl:7."""
+    return from_row(row, format, HERE)
 
 
 def row(question: str, answer: str = "Yes.") -> dict[str, str]:

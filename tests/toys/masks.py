@@ -8,7 +8,7 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
 from sftctl.data.masks.encode import tokenize
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from tests.toys.rows import read
+from tests.toys.data import read
 
 Messages = Iterable[dict[str, Any]]
 

@@ -4,7 +4,7 @@ import pytest
 
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.ledger import BadRow, Reason
-from tests.toys.rows import HERE, read
+from tests.toys.data import HERE, read
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 TOOLS = [{"name": "search", "parameters": {}}]

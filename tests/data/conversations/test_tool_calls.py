@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.toys.rows import read
+from tests.toys.data import read
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 SEARCH = {"type": "function", "function": {"name": "search", "arguments": {"q": "crepes"}}}

@@ -14,8 +14,7 @@ from sftctl.data.masks.encode import encode_texts
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from tests.toys.data import CHATML
-from tests.toys.rows import HERE
+from tests.toys.data import CHATML, HERE
 
 ANSWER = "{% if m.role == 'assistant' %}"
 TEMPLATES = {

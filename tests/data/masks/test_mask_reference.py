@@ -8,9 +8,8 @@ import pytest
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from tests.toys.comparison import Comparison
-from tests.toys.data import SHARED, conversations
+from tests.toys.data import SHARED, conversations, read
 from tests.toys.masks import conversation
-from tests.toys.rows import read
 from tests.toys.templates import FAMILIES
 
 FILES = {

@@ -14,8 +14,7 @@ from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.data import CHATML, load
-from tests.toys.rows import HERE
+from tests.toys.data import CHATML, HERE, load
 
 TOKENIZER = load(SAMPLE_TOKENIZER, CHATML)
 SYSTEM = {"role": "system", "content": "Be kind."}

@@ -14,9 +14,8 @@ from sftctl.data.ledger import BadRow
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.data import CHATML, CountingTokenizer, load
+from tests.toys.data import CHATML, HERE, CountingTokenizer, load
 from tests.toys.masks import conversation
-from tests.toys.rows import HERE
 
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"

@@ -6,7 +6,7 @@ from sftctl.data.ledger import BadRow, Reason
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.turns import training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from tests.toys.data import CHATML, CountingTokenizer, load
+from tests.toys.data import CHATML, CountingTokenizer, load, read
 from tests.toys.masks import (
     EMPTY_THINKING,
     TOOL_TURNS,
@@ -16,7 +16,6 @@ from tests.toys.masks import (
     trained,
     trained_runs,
 )
-from tests.toys.rows import read
 
 HEADERLESS = (
     "{% for m in messages %}[{{ m.content }}]{% endfor %}"

@@ -1,14 +1,16 @@
-"""Whatever rows a file mixes: each is kept or is in the ledger, with its own line and reason."""
+"""Random files of good and bad rows: each row is kept, or noted with its line and reason."""
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sftctl.config.schema import DataConfig
+from sftctl.config.schema import DataConfig, Format
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.conversations.shapes import ROLES, ROW_KEYS
 from sftctl.data.ledger import BadRow, SourceLine
@@ -19,6 +21,9 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 SOME = TEXT.filter(str.strip)
+
+Row = tuple[bytes, str | None]  # its text, and the reason for which it is noted
+Pack = Callable[[bytes], bytes]
 
 
 def good(question: str, answer: str, shape: int) -> bytes:
@@ -79,7 +84,9 @@ def prepared(
     )
 
 
-def assert_accounted(rows, lines, path, tokenizer) -> None:
+def assert_accounted(
+    rows: list[Row], lines: list[int], path: Path, tokenizer: ChatTokenizer
+) -> None:
     read, kept, notes = prepared(path, tokenizer)
     assert read == len(rows)
     assert notes == [(n, reason) for n, (_, reason) in zip(lines, rows, strict=True) if reason]
@@ -95,7 +102,11 @@ quick = settings(
 @quick
 @given(st.lists(st.tuples(ROW, st.integers(0, 2)), max_size=12), PLAIN_OR_ZIPPED, st.booleans())
 def test_kept_and_dropped_are_all_rows_of_json_lines(
-    tmp_path: Path, chatml: ChatTokenizer, rows_and_gaps, pack, has_crlf: bool
+    tmp_path: Path,
+    chatml: ChatTokenizer,
+    rows_and_gaps: list[tuple[Row, int]],
+    pack: Pack,
+    has_crlf: bool,
 ) -> None:
     newline = b"\r\n" if has_crlf else b"\n"
     text, lines, line = b"", [], 1
@@ -113,7 +124,7 @@ def test_kept_and_dropped_are_all_rows_of_json_lines(
 @quick
 @given(st.lists(ROW, max_size=12), PLAIN_OR_ZIPPED, st.sampled_from([b",\n", b" , ", b"\n\n,"]))
 def test_kept_and_dropped_are_all_rows_of_an_array(
-    tmp_path: Path, chatml: ChatTokenizer, rows, pack, comma: bytes
+    tmp_path: Path, chatml: ChatTokenizer, rows: list[Row], pack: Pack, comma: bytes
 ) -> None:
     text, lines = b"\n[", []
     for number, (row, _) in enumerate(rows):
@@ -140,7 +151,7 @@ def test_a_cut_anywhere_loses_nothing_before_it(
     assert read == kept + len(notes)
     ends = [text.index(row) + len(row) for row in rows]
     if array:
-        # An array's row is known to be whole by what stands behind it.
+        # A row of an array is complete only if the text after it is there.
         assert kept == sum(end < cut for end in ends)
         assert notes == [(text[:cut].count(b"\n") + 1, "cut_off")]
     else:
@@ -173,7 +184,7 @@ SHAPES = ["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
 
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), ANY_VALUE, max_size=5), st.sampled_from(SHAPES))
-def test_no_row_whatsoever_is_anything_but_a_conversation_or_a_bad_row(row, shape) -> None:
+def test_every_row_is_a_conversation_or_a_bad_row(row: dict[str, Any], shape: Format) -> None:
     try:
         conversation = from_text(json.dumps(row).encode(), shape, SourceLine("rows", 1))
     except BadRow as problem:

@@ -97,13 +97,13 @@ def test_a_long_row_is_truncated_and_one_left_without_target_dropped(
     tmp_path: Path, chatml: ChatTokenizer
 ) -> None:
     path = overlong(tmp_path)
-    whole = TokenStore.open(_prepared(tmp_path / "w", path, chatml, max_seq_len=2048)).lengths
+    uncut = TokenStore.open(_prepared(tmp_path / "w", path, chatml, max_seq_len=2048)).lengths
     store = TokenStore.open(_prepared(tmp_path / "s", path, chatml))
-    assert store.lengths.tolist() == [whole[0], 64, whole[3]]
+    assert store.lengths.tolist() == [uncut[0], 64, uncut[3]]
     manifest = store.manifest
     assert (manifest.rows_read, manifest.rows_kept, manifest.rows_truncated) == (4, 3, 1)
     assert manifest.rows_dropped == {"no_target": 1}
-    lost = [("truncated", 2, whole[1] - 64), ("no_target", 3, whole[2])]
+    lost = [("truncated", 2, uncut[1] - 64), ("no_target", 3, uncut[2])]
     entries = ledger_of(tmp_path / "s")
     assert [(e["file"], e["reason"], e["line"], e["tokens_lost"]) for e in entries] == [
         (str(path), *entry) for entry in lost
@@ -214,12 +214,13 @@ def test_an_interrupted_preparation_leaves_nothing(
 
 
 def test_progress_counts_rows_and_tokens(tmp_path: Path, chatml: ChatTokenizer) -> None:
-    path, told = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)]), []
+    path = written(tmp_path / "rows.jsonl", [row(str(i)) for i in range(300)])
+    progress: list[Progress] = []
     options = PrepareOptions(batch_bytes=1000)
-    made = prepare_store([path], tmp_path / "s", chatml, SETTINGS, (), told.append, options)
-    assert len(told) > 9
-    assert [told.num_rows for told in told] == sorted(told.num_rows for told in told)
-    last, size = told[-1], path.stat().st_size
+    made = prepare_store([path], tmp_path / "s", chatml, SETTINGS, (), progress.append, options)
+    assert len(progress) > 9
+    assert [each.num_rows for each in progress] == sorted(each.num_rows for each in progress)
+    last, size = progress[-1], path.stat().st_size
     assert (last.num_rows, last.num_tokens) == (300, made.manifest.num_tokens)
     assert (last.num_bytes, last.total_bytes) == (size - 300, size)  # without the newlines
 
@@ -326,7 +327,7 @@ def test_several_workers_make_the_same_store_as_one(
 
 
 class SometimesWrong(Splintr):
-    """A fast engine that gives other ids for texts with certain words."""
+    """A fast engine that returns other ids for texts with certain words."""
 
     def __init__(self, tokenizer: ChatTokenizer, wrong_in: str) -> None:
         super().__init__(tokenizer.hf)
