@@ -26,8 +26,10 @@ class World:
     local_rank: int
     world_size: int
     device: torch.device
-    group: Any = None  # gloo, for objects; training uses the default group
-    save_group: Any = None  # gloo, for checkpoints that are written in the background
+    group: dist.ProcessGroup | None = None  # gloo, for objects; training uses the default group
+    save_group: dist.ProcessGroup | None = (
+        None  # gloo, for checkpoints that are written in the background
+    )
 
     @property
     def is_main(self) -> bool:

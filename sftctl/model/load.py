@@ -3,7 +3,7 @@
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,8 +13,11 @@ from sftctl.model.presets import is_preset, preset_config
 from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
-def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
+
+def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> "PreTrainedModel":
     """The model that training starts from, in float32; a preset's weights are drawn with `seed`."""
     if is_preset(name):
         torch.manual_seed(seed)
@@ -22,7 +25,7 @@ def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> Any:
     return load_pretrained(name)
 
 
-def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
+def configuration(name: str, tokenizer: ChatTokenizer) -> "PretrainedConfig":
     """The `transformers` configuration of the model that `load_model` would load."""
     if is_preset(name):
         hf = tokenizer.hf
@@ -44,7 +47,7 @@ def configuration(name: str, tokenizer: ChatTokenizer) -> Any:
         return AutoConfig.from_pretrained(source.location, **source.arguments)
 
 
-def load_pretrained(name: str) -> Any:
+def load_pretrained(name: str) -> "PreTrainedModel":
     """The model of a directory, hub name, .gguf or .pth file, in float32."""
     quiet()
     from transformers import AutoModelForCausalLM
@@ -69,7 +72,7 @@ def _dense(source: ModelSource) -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def load_architecture(folder: Path) -> Any:
+def load_architecture(folder: Path) -> "PreTrainedModel":
     """The model of `folder/config.json` with random weights, to be filled from a checkpoint."""
     from transformers import AutoConfig, GenerationConfig
 
@@ -84,7 +87,7 @@ def load_architecture(folder: Path) -> Any:
     return model
 
 
-def save_architecture(model: Any, folder: Path) -> None:
+def save_architecture(model: "PreTrainedModel", folder: Path) -> None:
     """Write config.json and generation_config.json, from which a resume builds the model."""
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
@@ -96,7 +99,10 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 def save_pretrained(
-    model: Any, tokenizer: ChatTokenizer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+    model: "PreTrainedModel",
+    tokenizer: ChatTokenizer,
+    folder: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
     model.save_pretrained(folder, max_shard_size=max_shard_bytes)
@@ -105,7 +111,7 @@ def save_pretrained(
     tokenizer.save(folder)
 
 
-def check_fit(model: Any, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
+def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: int) -> None:
     """Refuse more token ids than the model has embeddings, and examples longer than it takes."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
@@ -122,12 +128,12 @@ def check_fit(model: Any, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
         )
 
 
-def max_positions(model: Any) -> int | None:
+def max_positions(model: "PreTrainedModel") -> int | None:
     """The longest text that a model can take, in tokens; None if it has no limit."""
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def from_configuration(config: Any) -> Any:
+def from_configuration(config: "PretrainedConfig") -> "PreTrainedModel":
     """The model of a configuration, in float32, with random weights."""
     quiet()
     from transformers import AutoModelForCausalLM

@@ -9,19 +9,22 @@ norms on queries and keys) are refused.
 import re
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sftctl.errors import ConfigError
 from sftctl.model.presets import preset_config
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 _FIRST = "model.layers.0."
 _EXPECTED = "expected weights as MiniMind saves them; `sftctl inspect-ckpt` shows the contents"
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
-def load_minimind(path: Path) -> Any:
+def load_minimind(path: Path) -> "PreTrainedModel":
     """The model of a weights file, in float32; does not run code from the file."""
     from transformers import AutoModelForCausalLM
 
@@ -38,7 +41,7 @@ def load_minimind(path: Path) -> Any:
     return model
 
 
-def minimind_configuration(path: Path) -> Any:
+def minimind_configuration(path: Path) -> "PretrainedConfig":
     """The configuration of the model that `load_minimind` loads, from the weights' shapes."""
     return _config(path, _read(path))
 
@@ -59,7 +62,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): value.float() for name, value in stored.items() if torch.is_tensor(value)}
 
 
-def _config(path: Path, weights: dict[str, torch.Tensor]) -> Any:
+def _config(path: Path, weights: dict[str, torch.Tensor]) -> "PretrainedConfig":
     try:
         return _config_by_shapes(weights)
     except KeyError as problem:
@@ -69,7 +72,7 @@ def _config(path: Path, weights: dict[str, torch.Tensor]) -> Any:
         ) from problem
 
 
-def _config_by_shapes(weights: dict[str, torch.Tensor]) -> Any:
+def _config_by_shapes(weights: dict[str, torch.Tensor]) -> "PretrainedConfig":
     def rows(name: str) -> int:
         return int(weights[_FIRST + name].shape[0])
 

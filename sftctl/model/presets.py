@@ -1,6 +1,9 @@
 """Models made from a configuration, with random weights."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _SHAPES: dict[str, dict[str, Any]] = {
     # for tests: trains in milliseconds, learns little
@@ -30,7 +33,7 @@ def is_preset(name: str) -> bool:
     return name in PRESETS
 
 
-def preset_config(name: str, vocab_size: int, **changes: int | None) -> Any:
+def preset_config(name: str, vocab_size: int, **changes: int | None) -> "PretrainedConfig":
     """The `transformers` configuration of a preset, with a vocabulary of at least `vocab_size`.
 
     `changes` are special token ids or other sizes.
