@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sftctl.metrics import StepMetrics
-from sftctl.tracking.lines import UNSHOWN, LineTracker, Pace, RunShape, event_line
+from sftctl.tracking.lines import HIDDEN_EVENTS, LineTracker, Pace, RunShape, event_line
 from sftctl.tracking.tracker import Tracker
 from sftctl.words import format_bytes, format_duration
 
@@ -26,19 +26,19 @@ _GAP = "   "
 
 def has_panel() -> bool:
     """Whether stderr is a terminal that can move its cursor."""
-    # rich takes a pipe for a terminal under FORCE_COLOR; a log file must stay free of codes.
+    # FORCE_COLOR makes rich treat a pipe as a terminal, but a log file must have no control codes.
     return sys.stderr.isatty() and Console(file=sys.stderr).is_interactive
 
 
 def make_console_tracker(shape: RunShape) -> Tracker:
-    """A live panel where there can be one, else plain lines."""
+    """A live panel if the terminal can show one, else plain lines."""
     if has_panel():
         return LiveTracker(shape, Console(file=sys.stderr))
     return LineTracker(shape, sys.stderr)
 
 
 class LiveTracker:
-    """A panel that is redrawn when there is news, at most four times a second, by no thread."""
+    """A panel that is redrawn on a step or event, at most four times a second, without a thread."""
 
     def __init__(self, shape: RunShape, console: Console) -> None:
         self._shape, self._console = shape, console
@@ -48,7 +48,7 @@ class LiveTracker:
         self._saved = "none yet"
         self._drawn_at = 0.0
         self._drawn_width, self._drawn_lines = console.width, 0
-        # stdout belongs to the caller's results: what goes there is left alone.
+        # Don't redirect stdout: it belongs to the command's results.
         self._live = Live(
             get_renderable=self._panel, console=console, auto_refresh=False, redirect_stdout=False
         )
@@ -61,35 +61,35 @@ class LiveTracker:
             self._draw()
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        if name in UNSHOWN:
+        if name in HIDDEN_EVENTS:
             return
         line = event_line(name, step, fields)
         if name == "evaluation":
             self._validation_losses.append(float(str(fields["validation_loss"])))
-        if name == "saved":  # often, and the panel shows the last one
+        if name == "saved":  # frequent, so the panel shows only the last one
             self._saved = line.removeprefix("saved ")
         else:
             self._live.start()
-            self._gather_wrapped()
+            self._erase_wrapped_lines()
             style = "yellow" if name in ("warning", "save_failed") else ""
             self._console.print(Text(line, style=style))
         self._draw()
 
     def close(self) -> None:
-        self._gather_wrapped()
-        self._live.stop()  # draws the last state, gives the cursor and stderr back
+        self._erase_wrapped_lines()
+        self._live.stop()  # draws the last state, restores the cursor and stderr
 
     def _draw(self) -> None:
         self._live.start()
-        self._gather_wrapped()
+        self._erase_wrapped_lines()
         self._live.refresh()
         self._drawn_at, self._drawn_width = time.monotonic(), self._console.width
         self._drawn_lines = len(self._console.render_lines(self._panel()))
 
-    def _gather_wrapped(self) -> None:
-        """In a terminal that became narrower each line of the panel wraps: erase what is too many.
+    def _erase_wrapped_lines(self) -> None:
+        """Erase the extra rows of a panel whose lines were wrapped by a narrower terminal.
 
-        rich goes up by the lines that it has written; the cursor is in the last of them.
+        rich moves up by the number of lines it wrote, and each of them now takes several rows.
         """
         rows_a_line = -(-self._drawn_width // self._console.width)
         for _ in range(self._drawn_lines * (rows_a_line - 1)):
@@ -108,7 +108,7 @@ class LiveTracker:
         bar = ProgressBar(total=max(1, total_steps), completed=step)
         head.add_row(_pair("step", f"{step}/{total_steps}"), bar, _pair("eta", left))
         room = self._console.width - len("│  │")
-        body = Group(head, self._loss_row(), *flow(self._pairs(step), room))
+        body = Group(head, self._loss_row(), *wrap_pairs(self._facts(step), room))
         return Panel(body, title="sftctl", title_align="left")
 
     def _loss_row(self) -> Text:
@@ -119,10 +119,10 @@ class LiveTracker:
         row.no_wrap, row.overflow = True, "crop"
         return row
 
-    def _pairs(self, step: int) -> list[Text]:
+    def _facts(self, step: int) -> list[Text]:
         pairs = []
         if self._validation_losses:
-            pairs.append(_pair("validation loss", _from_to(self._validation_losses)))
+            pairs.append(_pair("validation loss", _first_and_last(self._validation_losses)))
         if self._metrics:
             epoch = self._metrics.epoch
             step_in_epoch = step - epoch * self._shape.steps_per_epoch
@@ -142,7 +142,7 @@ class LiveTracker:
 
 
 class Curve:
-    """A whole curve in at most `size` points: when full, neighbours become their mean."""
+    """A complete curve in less than `size` points: when it is full, pairs become their mean."""
 
     def __init__(self, size: int = 48) -> None:
         self._size, self._values_per_point = size, 1
@@ -162,14 +162,14 @@ class Curve:
 
 
 def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
-    """A letter per value: the lowest gets the first of `bars`, the highest the last."""
+    """One character per value: the first of `bars` for the lowest, the last for the highest."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     scale = (len(bars) - 1) / (high - low) if high > low else 0.0
     return "".join(bars[round((value - low) * scale)] for value in values)
 
 
-def flow(pairs: Sequence[Text], width: int) -> list[Text]:
-    """As many pairs on a line as fit: none is broken unless it is wider than a line."""
+def wrap_pairs(pairs: Sequence[Text], width: int) -> list[Text]:
+    """Lines with as many pairs as fit; a pair is never split between lines."""
     lines: list[Text] = []
     for pair in pairs:
         if lines and lines[-1].cell_len + len(_GAP) + pair.cell_len <= width:
@@ -183,7 +183,7 @@ def _pair(label: str, value: str) -> Text:
     return Text.assemble((label + " ", "dim"), (value, "bold"))
 
 
-def _from_to(values: Sequence[float]) -> str:
-    """The first and the last of them, once if there is only one."""
+def _first_and_last(values: Sequence[float]) -> str:
+    """`7.6241 -> 3.2500`, or one number if there is only one."""
     ends = values[:1] if len(values) == 1 else (values[0], values[-1])
     return " -> ".join(f"{value:.4f}" for value in ends)

@@ -1,4 +1,4 @@
-"""Progress as plain lines: for a pipe, a log file, a terminal that can't do more."""
+"""Progress as plain lines, for a pipe, a log file or a terminal without cursor control."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sftctl.metrics import StepMetrics
 from sftctl.words import format_bytes, format_duration
 
 _RECENT_STEPS = 50
-_LONGEST_REPLY = 100  # letters of a sample's line; events.jsonl has all of it
+_LONGEST_REPLY = 100  # characters of a sample that are shown; events.jsonl has all
 _EVENTS = {
     "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
     "{total_steps:,} steps",
@@ -24,26 +24,26 @@ _EVENTS = {
     "warning": "warning: {message}",
 }
 
-UNSHOWN = ("changed",)
-"""Events for the record alone: the plan of a resume has told them already."""
+HIDDEN_EVENTS = ("changed",)
+"""Events that are recorded but not shown, because the plan of a resume has shown them already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunShape:
-    """What a display must know of a run beforehand."""
+    """What a display needs to know about a run before its first step."""
 
     total_steps: int
     steps_per_epoch: int
     epochs: int
     log_interval: int
     first_step: int  # updates done before this session
-    flops_per_token: int = 0  # of the model; 0: not known
-    flops_per_target_token: int = 0  # on top, for the head
-    peak_flops_per_s: float = 0.0  # what the ranks could do; 0: not known
+    flops_per_token: int = 0  # of the model; 0: unknown
+    flops_per_target_token: int = 0  # additional ones, for the head
+    peak_flops_per_s: float = 0.0  # of all ranks together; 0: unknown
 
 
 class Pace:
-    """Speed over the last steps; all zeros before the first."""
+    """Speed over the last 50 steps; all zeros before the first step."""
 
     def __init__(self) -> None:
         self._recent: deque[StepMetrics] = deque(maxlen=_RECENT_STEPS)
@@ -53,7 +53,7 @@ class Pace:
 
     @property
     def step_time_s(self) -> float:
-        """The mean."""
+        """Mean seconds of a step."""
         return sum(one.step_time_s for one in self._recent) / max(1, len(self._recent))
 
     @property
@@ -66,12 +66,12 @@ class Pace:
 
     @property
     def padding_ratio(self) -> float:
-        """Of all processed tokens."""
+        """Padding's share of all processed tokens."""
         padding = sum(one.num_padding_tokens for one in self._recent)
         return _ratio(padding, padding + sum(one.num_tokens for one in self._recent))
 
     def mfu(self, shape: RunShape) -> float:
-        """Model FLOPs over what the ranks could do: padding and waiting count as nothing done."""
+        """Model FLOPs utilisation, 0 to 1. Padding and waiting count as no work done."""
         done = shape.flops_per_token * self.tokens_per_s
         done += shape.flops_per_target_token * self.target_tokens_per_s
         return _ratio(done, shape.peak_flops_per_s)
@@ -99,11 +99,11 @@ class LineTracker:
             self._write(step_line(metrics, self._pace, self._shape.total_steps))
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        if name not in UNSHOWN:
+        if name not in HIDDEN_EVENTS:
             self._write(event_line(name, step, fields))
 
     def close(self) -> None:
-        """The stream is not ours."""
+        """Leave the stream open: it belongs to the caller."""
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -120,7 +120,7 @@ def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
 
 
 def event_line(name: str, step: int, fields: dict[str, object]) -> str:
-    """An event in words: one line, nothing in it that a terminal would obey."""
+    """An event as one line of text, without control characters."""
     words: dict[str, object] = {"step": step} | fields
     if name == "saved":
         words["name"] = PurePath(str(fields["path"])).name

@@ -1,4 +1,4 @@
-"""Who is told what a run does: the protocol, and the group of all who are."""
+"""What reports a run: the protocol of a tracker, and a group of them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -8,7 +8,7 @@ from sftctl.metrics import StepMetrics
 
 
 class Tracker(Protocol):
-    """Told of every step and event of a run, on rank 0.
+    """Receives every step and event of a run, on rank 0.
 
     Events and their fields: started (run_dir, num_parameters, num_examples, total_steps) · resumed
     (checkpoint) · changed (message) · evaluation (validation_loss, num_target_tokens) · sample
@@ -17,7 +17,7 @@ class Tracker(Protocol):
     """
 
     def log(self, metrics: StepMetrics) -> None:
-        """One step was done."""
+        """One step is done."""
         ...
 
     def event(self, name: str, step: int, **fields: object) -> None:
@@ -25,12 +25,12 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """The run ends, however it ends; a second call does nothing."""
+        """The run has ended, well or not; a second call does nothing."""
         ...
 
 
 class NullTracker:
-    """Ranks other than 0: nobody is told."""
+    """Ignores everything: the tracker of ranks other than 0."""
 
     def log(self, metrics: StepMetrics) -> None:
         pass
@@ -43,10 +43,11 @@ class NullTracker:
 
 
 class TrackerGroup:
-    """Tells all: what a required tracker raises is raised, an optional one that fails is dropped.
+    """Passes every call on to several trackers, the required ones first.
 
-    The required ones are told first. The rest hear of a dropped one, once, by the event `warning`.
-    They are closed last to first, so give the console before those that talk to a network.
+    An error from a required tracker is raised. An optional tracker that fails is dropped, and the
+    others get one `warning` event about it. Trackers are closed last to first, so the console
+    should come before those that use a network.
     """
 
     def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:
@@ -56,11 +57,11 @@ class TrackerGroup:
 
     def log(self, metrics: StepMetrics) -> None:
         self._step = metrics.step
-        self._tell(lambda tracker: tracker.log(metrics))
+        self._for_each(lambda tracker: tracker.log(metrics))
 
     def event(self, name: str, step: int, **fields: object) -> None:
         self._step = step
-        self._tell(lambda tracker: tracker.event(name, step, **fields))
+        self._for_each(lambda tracker: tracker.event(name, step, **fields))
 
     def close(self) -> None:
         with ExitStack() as stack:
@@ -69,26 +70,26 @@ class TrackerGroup:
             for tracker in self._optional:
                 stack.callback(self._close_optional, tracker)
 
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
+    def _for_each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in self._required:
             call(tracker)
         for tracker in list(self._optional):
             self._attempt(tracker, call)
 
     def _attempt(self, tracker: Tracker, call: Callable[[Tracker], None]) -> None:
-        if tracker not in self._optional:  # dropped while this news went round
+        if tracker not in self._optional:  # dropped during this call
             return
         try:
             call(tracker)
-        except Exception as error:  # whatever a display or a service raises, training goes on
+        except Exception as error:  # training goes on without a display or service
             self._optional.remove(tracker)
             with suppress(Exception):
                 tracker.close()
             name, kind = type(tracker).__name__, type(error).__name__
-            message = f"{name} failed and is not told any more: {kind}: {error}"
+            message = f"{name} failed and gets no more reports: {kind}: {error}"
             self.event("warning", self._step, message=message)
 
     def _close_optional(self, tracker: Tracker) -> None:
         self._attempt(tracker, lambda one: one.close())
-        with suppress(ValueError):  # a failed one is gone already
+        with suppress(ValueError):  # one that failed is already removed
             self._optional.remove(tracker)

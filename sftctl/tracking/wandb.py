@@ -1,4 +1,4 @@
-"""Weights & Biases: the only import of wandb, and only when a run asks for it."""
+"""Weights & Biases: the only file that imports wandb, and only if a run asks for it."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,22 +8,22 @@ from sftctl.errors import ConfigError
 from sftctl.metrics import StepMetrics
 
 INIT_TIMEOUT_S = 20
-"""Patience with a service that can't be reached, in place of W&B's 90 seconds."""
+"""How long to wait for a service that can't be reached; W&B's own default is 90 seconds."""
 
 _SAMPLE_COLUMNS = ["step", "number", "prompt", "reply", "reference"]
 _LOGIN_HINT = "log in with `wandb login`, set WANDB_MODE=offline, or leave out --wandb"
 
 
 class WandbTracker:
-    """One W&B run under one id, however many sessions it takes; WANDB_MODE=offline works.
+    """One W&B run under one id, also over several sessions; WANDB_MODE=offline works.
 
-    Not being logged in is a ConfigError at once. With a service that can't be reached within
-    INIT_TIMEOUT_S (or WANDB_INIT_TIMEOUT), the run is logged offline and `warning` says so. After a
-    crash W&B ignores steps that it has seen: they were the same.
+    Raises ConfigError if nobody is logged in. If the service can't be reached within INIT_TIMEOUT_S
+    (or WANDB_INIT_TIMEOUT), the run is logged offline and `warning` says so. Steps that are
+    repeated after a crash are ignored by W&B; they are identical.
     """
 
     warning: str | None = None
-    """What went wrong at the start without ending it."""
+    """A problem at the start that did not end the run."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class WandbTracker:
         resumed: bool,
         model: Path | None = None,
     ) -> None:
-        """`model` is a folder to upload as an artifact when the run is finished."""
+        """`model` is a folder that is uploaded as an artifact when the run is finished."""
         import wandb
 
         self._wandb, self._model, self._run_id = wandb, model, run_id
-        self._samples: list[list[object]] = []  # rows of a table that grows with each evaluation
-        self._sampled_at: int | None = None  # the step of rows that are not logged yet
-        settings = wandb.Settings(silent=True, console="off")  # stdout and stderr stay ours
+        self._samples: list[list[object]] = []  # rows of one growing table
+        self._sampled_at: int | None = None  # step of the rows not logged yet
+        settings = wandb.Settings(silent=True, console="off")  # leave stdout and stderr alone
         if not environment.is_set("WANDB_INIT_TIMEOUT"):
             settings.init_timeout = INIT_TIMEOUT_S
 
@@ -52,9 +52,9 @@ class WandbTracker:
                 name=run_dir.name,
                 dir=run_dir,
                 config=config,
-                allow_val_change=resumed,  # a resumed run may have grown its epochs
+                allow_val_change=resumed,  # a resumed run may have more epochs
                 resume="allow",
-                reinit="create_new",  # a run of the caller's own is left alone
+                reinit="create_new",  # don't touch a W&B run of the caller
                 mode=mode,
                 settings=settings,
             )
@@ -68,9 +68,9 @@ class WandbTracker:
             problem = f"W&B can't be reached ({_first_line(error)}); logging offline"
             advice = f"upload later with: wandb sync {run_dir}/wandb/offline-run-*"
             self.warning = f"{problem}, {advice}"
-            wandb.teardown()  # the failed attempt still holds the id
+            wandb.teardown()  # the failed attempt still uses the id
             self._run = start(mode="offline")
-        self._exit_code = 1  # until the run says how it ended
+        self._exit_code = 1  # until an event says that the run ended well
 
     def log(self, metrics: StepMetrics) -> None:
         self._log_samples()
@@ -110,7 +110,7 @@ class WandbTracker:
             self._run.finish(exit_code=self._exit_code)
 
     def _log_samples(self) -> None:
-        """All samples of this session as one table, once an evaluation has told its last."""
+        """Log all samples of this session as one table, after the last one of an evaluation."""
         if self._sampled_at is None:
             return
         table = self._wandb.Table(columns=_SAMPLE_COLUMNS, data=self._samples)
@@ -119,13 +119,13 @@ class WandbTracker:
 
 
 def require_login() -> None:
-    """ConfigError where W&B would ask for a login; nobody is asked, and offline needs none."""
+    """Raise ConfigError if W&B would ask for a login; offline needs none."""
     import wandb
 
     settings = wandb.Settings(silent=True)
     try:
         is_online = wandb.setup(settings).settings.mode == "online"
-    except ValueError as refusal:  # of a WANDB_… variable
+    except ValueError as refusal:  # it does not accept a WANDB_… variable
         reason = " ".join(line.strip() for line in str(refusal).splitlines()[1:3])
         raise ConfigError(
             f"W&B refuses a setting: {reason}", hint="look at the WANDB_… variables that are set"

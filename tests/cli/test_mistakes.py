@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -341,12 +342,16 @@ def test_a_cache_that_cannot_be_made(
     assert "hint: set XDG_CACHE_HOME to a folder that can be written" in result.stderr
 
 
-def test_a_setting_that_wandb_refuses(
-    sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "bogus")
-    result = sftctl("train", *TINY, "--wandb", "--output-dir", here / "new")
-    assert result.exit_code == 2
+def test_a_setting_that_wandb_refuses(here: Path) -> None:
+    result = subprocess.run(  # a process of its own: wandb keeps the environment it first saw
+        [sys.executable, "-m", "sftctl", "train", *TINY, "--wandb", "--output-dir", "new"],
+        env=os.environ | {"WANDB_MODE": "bogus"},
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
     assert "error: W&B refuses a setting: mode Input should be 'online'" in result.stderr
     assert "hint: look at the WANDB_" in result.stderr
 

@@ -1,4 +1,4 @@
-"""Made-up steps, a run of 640 of them, and trackers that remember or fail."""
+"""Steps of a made-up run, and trackers that remember their calls or fail."""
 
 from sftctl.metrics import StepMetrics
 from sftctl.tracking.lines import RunShape
@@ -36,7 +36,7 @@ def run_shape(log_interval: int = 10, first_step: int = 0) -> RunShape:
 
 
 class Memory:
-    """Remembers what it was told."""
+    """Remembers its calls."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -54,7 +54,7 @@ class Memory:
 
 
 class Broken(Memory):
-    """Remembers, and raises whenever one of the named calls is made."""
+    """Remembers its calls, and raises in those that are named."""
 
     def __init__(self, *calls: str, error: type[Exception] = RuntimeError) -> None:
         super().__init__()

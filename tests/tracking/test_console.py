@@ -1,3 +1,5 @@
+"""The live panel on a terminal, and plain lines where there is none."""
+
 import io
 import os
 import pty
@@ -15,9 +17,9 @@ from rich.text import Text
 from sftctl.tracking.console import (
     Curve,
     LiveTracker,
-    flow,
     make_console_tracker,
     sparkline,
+    wrap_pairs,
 )
 from tests.toys.metrics import run_shape, step_metrics
 
@@ -95,7 +97,7 @@ def last_panel(output: str) -> str:
     return CODES.sub("", output[output.rindex("╭") :])
 
 
-def test_on_a_terminal_the_panel_lives_and_gives_the_cursor_back() -> None:
+def test_on_a_terminal_the_panel_is_live_and_restores_the_cursor() -> None:
     stdout, screen = run_on_terminal()
     assert stdout == "result 1\n"  # nothing of ours on stdout, and no thread left
     assert screen.count(HIDE_CURSOR) == screen.count(SHOW_CURSOR) == 1
@@ -104,7 +106,7 @@ def test_on_a_terminal_the_panel_lives_and_gives_the_cursor_back() -> None:
     assert "a library's warning" in screen
 
 
-def test_on_a_terminal_a_crash_gives_the_cursor_back_before_the_traceback() -> None:
+def test_on_a_terminal_a_crash_restores_the_cursor_before_the_traceback() -> None:
     stdout, screen = run_on_terminal("--crash")
     assert stdout == ""
     assert screen.index(SHOW_CURSOR) < screen.index("OSError: the disk is gone")
@@ -150,7 +152,9 @@ def test_a_pipe_gets_plain_lines_without_control_codes(environment: dict[str, st
     assert lines[65:] == ["a library's warning", "saved step-00000640 (10.0 MB in 0.2 s)"]
 
 
-def test_a_tracker_that_was_told_nothing_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_tracker_without_steps_and_events_writes_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     make_console_tracker(run_shape()).close()
     stream = io.StringIO()
     LiveTracker(run_shape(), Console(file=stream, force_terminal=True)).close()
@@ -179,7 +183,7 @@ def test_the_panel_shows_the_state_of_the_run() -> None:
         assert words in panel
 
 
-def test_the_panel_of_a_resumed_run_starts_where_the_run_stands() -> None:
+def test_the_panel_of_a_resumed_run_starts_at_its_step() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
     tracker = LiveTracker(run_shape(first_step=300), console)
@@ -201,7 +205,7 @@ def test_the_panel_fits_its_terminal(width: int) -> None:
 
 
 class Screen:
-    """A terminal that wraps what it shows anew when it becomes narrower, as most do."""
+    """A terminal that wraps its lines again when it becomes narrower, as most do."""
 
     def __init__(self, width: int) -> None:
         self.rows, self._row, self._width = [""], 0, width
@@ -249,15 +253,17 @@ def test_a_terminal_that_becomes_narrower_keeps_no_part_of_the_old_panel(narrow:
     assert sum("warning: narrow" in row for row in screen.rows) == 1
 
 
-def test_pairs_fill_their_lines_and_are_not_broken() -> None:
+def test_pairs_fill_their_lines_and_are_not_split() -> None:
     pairs = [Text(word) for word in ("loss 1", "lr 2", "grad 3.25", "memory 1.0 GB")]
-    assert [line.plain for line in flow(pairs, 13)] == [
+    assert [line.plain for line in wrap_pairs(pairs, 13)] == [
         "loss 1   lr 2",
         "grad 3.25",
         "memory 1.0 GB",
     ]
-    assert [line.plain for line in flow(pairs, 99)] == ["loss 1   lr 2   grad 3.25   memory 1.0 GB"]
-    assert flow([], 10) == []
+    assert [line.plain for line in wrap_pairs(pairs, 99)] == [
+        "loss 1   lr 2   grad 3.25   memory 1.0 GB"
+    ]
+    assert wrap_pairs([], 10) == []
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest_bar() -> None:

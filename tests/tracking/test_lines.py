@@ -1,3 +1,5 @@
+"""Steps and events as plain lines."""
+
 import io
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from sftctl.tracking.lines import LineTracker, event_line
 from tests.toys.metrics import run_shape, step_metrics
 
 
-def test_a_line_says_where_the_run_stands_and_how_fast_it_goes() -> None:
+def test_a_step_is_a_line_with_its_numbers_speed_and_time_left() -> None:
     stream = io.StringIO()
     tracker = LineTracker(run_shape(), stream)
     for step in range(101, 121):
@@ -64,14 +66,14 @@ def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
         ("something_new", {"x": 1}, "something_new at step 100"),
     ],
 )
-def test_an_event_is_told_in_words(name: str, fields: dict[str, object], line: str) -> None:
+def test_an_event_is_a_sentence(name: str, fields: dict[str, object], line: str) -> None:
     assert event_line(name, 100, fields) == line
 
 
-def test_a_message_can_neither_break_the_line_nor_command_the_terminal() -> None:
+def test_control_characters_in_a_message_become_blanks() -> None:
     line = event_line("warning", 1, {"message": "a\nb\x1b[2Jc\r模型"})
     assert line == "warning: a b [2Jc 模型"
 
 
-def test_braces_in_a_message_are_only_braces() -> None:
+def test_braces_in_a_message_are_shown_as_they_are() -> None:
     assert event_line("warning", 1, {"message": "{step} {x}"}) == "warning: {step} {x}"

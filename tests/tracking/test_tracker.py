@@ -1,12 +1,14 @@
+"""A group of trackers: which failures end a run and which drop a tracker."""
+
 import pytest
 
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from tests.toys.metrics import Broken, Memory, step_metrics
 
-MESSAGE = "Broken failed and is not told any more: RuntimeError: no route to host"
+MESSAGE = "Broken failed and gets no more reports: RuntimeError: no route to host"
 
 
-def test_everybody_is_told_everything() -> None:
+def test_every_tracker_gets_everything() -> None:
     required, optional = Memory(), Memory()
     group = TrackerGroup([required], [optional])
     group.log(step_metrics(1))
@@ -18,7 +20,7 @@ def test_everybody_is_told_everything() -> None:
         assert tracker.closed == 1
 
 
-def test_an_optional_tracker_that_fails_is_dropped_and_the_others_hear_of_it_once() -> None:
+def test_an_optional_tracker_that_fails_is_dropped_and_the_others_get_one_warning() -> None:
     required, before, broken, after = Memory(), Memory(), Broken("log"), Memory()
     group = TrackerGroup([required], [before, broken, after])
     for step in (1, 2, 3):
@@ -32,7 +34,7 @@ def test_an_optional_tracker_that_fails_is_dropped_and_the_others_hear_of_it_onc
         assert tracker.events == [("warning", 1, {"message": MESSAGE})]
 
 
-def test_trackers_that_all_fail_in_everything_leave_the_required_one_whole() -> None:
+def test_trackers_that_fail_in_every_call_do_not_disturb_the_required_one() -> None:
     required = Memory()
     broken = [Broken("log", "event", "close") for _ in range(3)]
     group = TrackerGroup([required], broken)
@@ -54,7 +56,7 @@ def test_a_required_tracker_that_fails_stops_the_run_and_all_are_closed() -> Non
     assert optional.closed == 1
 
 
-def test_a_failure_while_closing_is_told_to_those_that_are_still_open() -> None:
+def test_a_failure_while_closing_is_a_warning_for_the_trackers_still_open() -> None:
     required, console, service = Memory(), Memory(), Broken("close")
     group = TrackerGroup([required], [console, service])
     group.log(step_metrics(7))
@@ -63,7 +65,7 @@ def test_a_failure_while_closing_is_told_to_those_that_are_still_open() -> None:
     assert console.closed == required.closed == 1
 
 
-def test_a_closed_tracker_is_told_nothing() -> None:
+def test_a_closed_tracker_gets_nothing() -> None:
     service, closed_before = Broken("close"), Memory()
     TrackerGroup([Memory()], [service, closed_before]).close()
     assert closed_before.closed == 1

@@ -1,4 +1,4 @@
-"""What W&B wrote, read back from its own file: a log of protocol buffers in LevelDB's framing."""
+"""What W&B writes, read back from its file: a log of protocol buffers in LevelDB's framing."""
 
 import json
 import os
@@ -25,7 +25,7 @@ WHOLE, LAST = 1, 4
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    wandb.teardown()  # an earlier test's service: its address must not come back afterwards
+    wandb.teardown()  # an earlier test's service, so that its address does not come back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -110,7 +110,7 @@ def test_steps_and_evaluations_are_written_under_their_step(tmp_path: Path) -> N
         assert {key: rows[step][key] for key in expected} == expected
 
 
-def test_a_long_run_is_written_whole(tmp_path: Path) -> None:
+def test_every_step_of_a_long_run_is_written(tmp_path: Path) -> None:
     track(tmp_path, range(1, 501)).close()
     assert sorted(history(tmp_path)) == list(range(1, 501))
 
@@ -133,7 +133,7 @@ def test_a_resumed_run_goes_on_under_the_same_id_with_a_grown_config(tmp_path: P
 
 
 @pytest.mark.parametrize(("ending", "code"), [("finished", 0), ("stopped", 0), (None, 1)])
-def test_only_a_run_that_ended_well_is_marked_so(
+def test_only_a_run_that_ended_well_has_exit_code_0(
     tmp_path: Path, ending: str | None, code: int
 ) -> None:
     tracker = track(tmp_path, range(1, 2))
@@ -215,9 +215,7 @@ def test_samples_are_one_growing_table_at_the_step_of_their_evaluation(tmp_path:
 
 
 @pytest.mark.parametrize("ending", ["finished", "stopped"])
-def test_the_model_of_a_finished_run_becomes_an_artifact_where_asked(
-    tmp_path: Path, ending: str
-) -> None:
+def test_the_model_of_a_finished_run_is_uploaded_if_asked_for(tmp_path: Path, ending: str) -> None:
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "config.json").write_text("{}")
     tracker = track(tmp_path, range(1, 2), model=tmp_path / "final")
@@ -236,11 +234,11 @@ def test_the_model_of_a_finished_run_becomes_an_artifact_where_asked(
         assert [entry.path for entry in artifact.manifest.contents] == ["config.json"]
 
 
-def test_nobody_waits_long_for_a_service_that_is_not_there() -> None:
+def test_the_wait_for_a_missing_service_is_shorter_than_the_default() -> None:
     assert wandb.Settings().init_timeout > INIT_TIMEOUT_S
 
 
-def test_a_missing_login_is_told_before_the_run_and_offline_needs_none(
+def test_a_missing_login_is_refused_before_the_run_and_offline_needs_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     require_login()
