@@ -1,6 +1,5 @@
 """StepLoader: what each rank gets of a step, after any resume, and loader processes that fail."""
 
-import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -21,10 +20,10 @@ from sftctl.data.loader import (
     longest_micro_batch,
     step_shape,
 )
-from sftctl.data.microbatch import MicroBatch, StepBatch, collate
+from sftctl.data.microbatch import MicroBatch, StepBatch
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import DataError, LoaderDied
-from tests.toys.data import ToyStore
+from tests.toys.data import ToyStore, same
 
 LENGTHS = [2, 5, 31, 8, 3, 17, 9, 4, 26, 12, 6, 7, 3, 21, 11, 10, 2, 14, 5]
 STORE = ToyStore(LENGTHS)
@@ -49,58 +48,6 @@ def ranks_of(world_size: int, **changes: Any) -> list[list[StepBatch]]:
 
 def examples_of(batches: Iterable[MicroBatch]) -> list[int]:
     return [index for micro_batch in batches for index in micro_batch.examples]
-
-
-def same(one: object, other: object) -> bool:
-    """Equal in every field and every number."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, (MicroBatch, StepBatch)):
-        names = one.__dataclass_fields__
-        return all(same(getattr(one, name), getattr(other, name)) for name in names)
-    return one == other
-
-
-# ---------------------------------------------------------------------------- micro-batches
-
-
-def test_rows_are_padded_on_the_right() -> None:
-    batch = collate(STORE, (3, 0, 1), number=5)
-    assert batch.input_ids.shape == (3, 8)
-    for row, index in zip(batch.input_ids, batch.examples, strict=True):
-        length = LENGTHS[index]
-        assert row[:length].tolist() == STORE[index].input_ids.tolist()
-        assert not row[length:].any()
-    assert (batch.number, batch.num_tokens, batch.num_padding_tokens) == (5, 15, 9)
-
-
-def test_a_target_is_the_next_token_and_padding_never_is_one() -> None:
-    batch = collate(STORE, tuple(range(len(STORE))), number=0)
-    width = batch.input_ids.shape[1]
-    found: dict[int, list[int]] = {index: [] for index in batch.examples}
-    for position, target in zip(
-        batch.target_positions.tolist(), batch.target_ids.tolist(), strict=True
-    ):
-        row, column = divmod(position, width)
-        assert target == STORE[batch.examples[row]].input_ids[column + 1] != 0
-        found[batch.examples[row]].append(column + 1)
-    for index, columns in found.items():
-        assert columns == np.flatnonzero(STORE[index].loss_mask).tolist()
-
-
-def test_moving_a_micro_batch_keeps_it() -> None:
-    batch = collate(STORE, (3, 1), number=2)
-    assert batch.to(torch.device("cpu")) is batch
-    moved = batch.to(torch.device("meta"))
-    assert {tensor.device.type for tensor in moved.tensors} == {"meta"}
-    assert (moved.examples, moved.number, moved.num_tokens) == ((3, 1), 2, batch.num_tokens)
-
-
-def test_a_pickled_micro_batch_is_the_same() -> None:
-    batch = collate(STORE, (3, 1), number=2)
-    assert same(pickle.loads(pickle.dumps(batch)), batch)
 
 
 # ---------------------------------------------------------------------------- steps
@@ -369,16 +316,6 @@ def test_pinning_changes_no_batch() -> None:
     """On a machine without a GPU, torch warns and pins nothing."""
     pinned = make_loader(LoaderSettings(pin_memory=True)).steps(0)
     assert same(list(pinned), list(make_loader().steps(0)))
-
-
-def test_a_width_is_padded_to_a_multiple() -> None:
-    store = ToyStore([9, 14, 5, 11], vocab_size=53)
-    plain, padded = (collate(store, (1, 3), 0, multiple) for multiple in (1, 8))
-    assert (plain.input_ids.shape[1], padded.input_ids.shape[1]) == (14, 16)
-    assert padded.target_ids.equal(plain.target_ids)
-    assert padded.row_lengths.tolist() == [14, 11]
-    row, column = np.divmod(padded.target_positions.numpy(), 16)
-    assert np.array_equal(row * 14 + column, plain.target_positions.numpy())
 
 
 def test_the_longest_micro_batch_holds_as_many_of_the_longest_as_fit() -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers, files of rows, and stores in memory."""
+"""Tokenizers, files of rows, stores in memory, and batches compared."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sftctl.config.schema import Format
 from sftctl.data.conversations.conversation import Conversation, from_row, from_text
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import SourceLine
+from sftctl.data.microbatch import MicroBatch, StepBatch
 from sftctl.data.reading.rows import raw_rows
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -87,3 +89,15 @@ def _example(length: int, vocab_size: int, rng: np.random.Generator) -> Tokenize
     mask[-1] = True
     mask[0] = False  # nothing predicts the first token
     return TokenizedExample(rng.integers(1, vocab_size, length, dtype=np.int32), mask)
+
+
+def same(one: object, other: object) -> bool:
+    """Equal in every field and every number."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, (MicroBatch, StepBatch)):
+        names = one.__dataclass_fields__
+        return all(same(getattr(one, name), getattr(other, name)) for name in names)
+    return one == other
