@@ -1,4 +1,4 @@
-"""Curves over steps, and histograms."""
+"""Line charts over steps, and histograms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from sftctl.jsonio import dump_canonical
 from sftctl.report.downsample import Bucket
 from sftctl.report.markup import Html, tag
-from sftctl.report.plot import SIZE, Axis, Format, figure, picture, place, plot, ticks
+from sftctl.report.plot import SIZE, Axis, Format, figure, picture, plot, x_label
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: stretches of buckets, or single points."""
+    """One curve: stretches of buckets to connect, or single points."""
 
     name: str
     stretches: list[list[Bucket]]
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened at a step."""
+    """A vertical line after a step, with a label."""
 
     step: int
     label: str
@@ -39,33 +39,32 @@ def line_chart(
     from_zero: bool = False,
     wide: bool = False,
 ) -> Html:
-    """Curves over steps; a chart without a value says so."""
+    """A chart of curves over steps; it says so if there are no values yet."""
     buckets = [bucket for one in series for bucket in one.buckets]
     if not buckets:
-        nothing = tag("p", "nothing was written yet", class_="empty")
+        nothing = tag("p", "no values yet", class_="empty")
         return figure(title, [], nothing, wide=wide)
     first = min(bucket.first_step for bucket in buckets)
     last = max(bucket.last_step for bucket in buckets)
-    steps = Axis(first - 0.5, last + 0.5)
+    steps = Axis(first - 0.5, last + 0.5, only_integers=True)
     values = Axis.around([v for b in buckets for v in (b.low, b.high)], from_zero)
     drawn = [_curve(one, steps, values, number) for number, one in enumerate(series)]
     shown_marks = [_mark(mark, steps) for mark in marks if first <= mark.step < last]
-    told = "; ".join(_told(one, form) for one in series if one.buckets)
+    description = "; ".join(_described(one, form) for one in series if one.buckets)
     rules = [_rule(1 - values.share(tick)) for tick in values.ticks()]
     canvas = tag(
         "div",
-        picture(title, told, *rules, *shown_marks, *drawn),
+        picture(title, description, *rules, *shown_marks, *drawn),
         class_="canvas",
         data_curves=_for_pointer(series, steps, values, form),
     )
-    step_ticks = [tick for tick in ticks(first, last, 5) if tick == int(tick)]
-    below = [place(f"{tick:,.0f}", steps.share(tick)) for tick in step_ticks]
+    below = [x_label(f"{tick:,.0f}", steps.share(tick)) for tick in steps.ticks(5)]
     body = plot(canvas, values, form, below)
     names = [(one.name, f"key s{number}") for number, one in enumerate(series) if one.buckets]
     names = names if len(series) > 1 or wide else []
     if values.is_log:
         names.append(("log scale", "note"))
-    if wide:  # the first of its page explains the others
+    if wide:  # the first chart of the page explains the others
         names += _explained(buckets, bool(shown_marks))
     return figure(title, names, body, wide=wide)
 
@@ -86,7 +85,7 @@ def _curve(series: Series, steps: Axis, values: Axis, number: int) -> Html:
     for stretch in series.stretches:
         centre = [at(bucket.middle, bucket.mean) for bucket in stretch]
         if series.are_points or len(stretch) == 1:
-            dots = " ".join(f"M{place}h0" for place in centre)
+            dots = " ".join(f"M{point}h0" for point in centre)
             drawn.append(tag("path", d=dots, class_="dot"))
         if len(stretch) == 1:
             continue
@@ -98,8 +97,8 @@ def _curve(series: Series, steps: Axis, values: Axis, number: int) -> Html:
     return tag("g", *drawn, class_=f"s{number}")
 
 
-def _told(series: Series, form: Format) -> str:
-    """A curve in words, for those who don't see it."""
+def _described(series: Series, form: Format) -> str:
+    """A curve in words, for screen readers."""
     first, last = series.buckets[0], series.buckets[-1]
     low = min(bucket.low for bucket in series.buckets)
     high = max(bucket.high for bucket in series.buckets)
@@ -110,7 +109,7 @@ def _told(series: Series, form: Format) -> str:
 
 
 def _for_pointer(series: Sequence[Series], steps: Axis, values: Axis, form: Format) -> str:
-    """What page.js shows beside the pointer."""
+    """The values that page.js shows next to the pointer, as JSON."""
     curves = [
         [
             [round(steps.share(b.middle), 5), round(1 - values.share(b.mean), 5), _reading(b, form)]
@@ -142,7 +141,7 @@ def _rule(share: float) -> Html:
 def bar_chart(
     title: str, counts: Sequence[int], edges: Sequence[float], form: Format, unit: str
 ) -> Html:
-    """A histogram: `counts[i]` lie between `edges[i]` and `edges[i + 1]`."""
+    """A histogram: `counts[i]` values are between `edges[i]` and `edges[i + 1]`."""
     highest = max(1, *counts)
     width = SIZE / max(1, len(counts))
     bars = []
@@ -157,12 +156,13 @@ def bar_chart(
                 _rect(number * width + 0.08 * width, SIZE - height, 0.84 * width, height, "bar"),
             )
         )
-    told = f"{sum(counts):,} examples from {form(edges[0])} to {form(edges[-1])} {unit}"
-    canvas = tag("div", picture(title, told, *bars), class_="canvas")
+    description = f"{sum(counts):,} examples from {form(edges[0])} to {form(edges[-1])} {unit}"
+    canvas = tag("div", picture(title, description, *bars), class_="canvas")
     scale = Axis(edges[0], edges[-1])
-    shown = [edges[0], (edges[0] + edges[-1]) / 2, edges[-1]]
-    words = [place(form(edge), scale.share(edge)) for edge in shown]
-    body = plot(canvas, Axis(0, highest / 0.94), "{:,.0f}".format, words)
+    shown = [edges[0], edges[len(edges) // 2], edges[-1]]
+    below = [x_label(form(edge), scale.share(edge)) for edge in shown]
+    values = Axis(0, highest / 0.94, only_integers=True)
+    body = plot(canvas, values, "{:,.0f}".format, below)
     return figure(title, [(unit, "note")], body)
 
 

@@ -1,4 +1,4 @@
-"""The data of a run: its manifest, the lengths of its examples, and what the mask trains."""
+"""The section about a run's data: its store, the lengths of the examples, the loss masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,44 +16,44 @@ from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord
 from sftctl.report.wording import count, facts, percent, table
 
-_NUM_SHOWN = 3
-_MOST_SHOWN_LETTERS = 3000
-_MOST_BARS = 40
+_NUM_EXAMPLES = 3
+_MAX_EXAMPLE_CHARS = 3000
+_MAX_BARS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A store as the report shows it."""
+    """What the page shows of a store."""
 
     manifest: StoreManifest
-    lengths: npt.NDArray[np.integer[Any]]  # (N,) of the training part
+    lengths: npt.NDArray[np.integer[Any]]  # (N,) of the training split
     target_lengths: npt.NDArray[np.integer[Any]]  # (N,)
-    examples: list[list[tuple[str, bool]]]  # runs of text, and whether they are trained
+    examples: list[list[tuple[str, bool]]]  # pieces of text, and whether they are trained
 
 
 def open_dataset(record: RunRecord) -> Dataset | None:
-    """The store of a run where it still is; else a remark, and None."""
-    told = [event["store"] for event in record.events if isinstance(event.get("store"), str)]
-    given = told[-1:] or [record.config.get("data", {}).get("path")]
-    if given[0] is None or not Path(given[0]).is_dir():
-        record.remarks.append("the token store of this run is not where it was: no data is shown")
+    """The store of a run; None and a remark if it was moved or changed."""
+    stores = [event["store"] for event in record.events if isinstance(event.get("store"), str)]
+    store_path = stores[-1] if stores else record.config.get("data", {}).get("path")
+    if store_path is None or not Path(store_path).is_dir():
+        record.remarks.append("the token store of this run was moved or deleted: no data is shown")
         return None
-    path = Path(given[0])
+    path = Path(store_path)
     try:
         store = TokenStore.open(path)
-        examples = shown_examples(store, _NUM_SHOWN)
+        examples = shown_examples(store, _NUM_EXAMPLES)
     except SftctlError as problem:
         record.remarks.append(problem.message)
         return None
     fingerprints = {event.get("data_fingerprint") for event in record.events} - {None}
     if fingerprints and store.manifest.fingerprint not in fingerprints:
-        record.remarks.append(f"{path}: another store than the one that was trained: not shown")
+        record.remarks.append(f"{path}: not the store that this run was trained on: not shown")
         return None
     return Dataset(store.manifest, store.lengths, store.target_lengths, examples)
 
 
 def data_section(data: Dataset) -> Html:
-    """The manifest, both histograms, and examples with what is trained in them."""
+    """The store's counts, two histograms, and examples with their trained text marked."""
     manifest = data.manifest
     splits = [
         (name, *(count(n) for n in (part.num_examples, part.num_tokens, part.num_target_tokens)))
@@ -71,7 +71,7 @@ def data_section(data: Dataset) -> Html:
         table(("part", "examples", "tokens", "target tokens"), splits),
         table(("source", "rows", "sha256"), sources),
         tag("h3", "What is trained"),
-        tag("p", "The marked text is what the loss counts; the rest is only read.", class_="note"),
+        tag("p", "The loss counts the marked text only.", class_="note"),
         *(_example(runs) for runs in data.examples),
     )
 
@@ -83,9 +83,9 @@ def _facts(manifest: StoreManifest) -> Html:
             ("rows read", count(manifest.rows_read)),
             ("rows kept", f"{manifest.rows_kept:,} ({manifest.rows_truncated:,} truncated)"),
             ("rows dropped", dropped or "none"),
-            ("rows said twice", count(manifest.rows_duplicated)),
+            ("duplicate rows", count(manifest.rows_duplicated)),
             ("tokens lost", count(sum(manifest.tokens_lost.values()))),
-            ("longest allowed", f"{manifest.max_seq_len:,} tokens ({manifest.overflow} beyond)"),
+            ("maximum length", f"{manifest.max_seq_len:,} tokens, then {manifest.overflow}"),
             ("trained on", manifest.train_on),
             ("tokenizer", manifest.tokenizer),
             ("engine", manifest.engine),
@@ -102,24 +102,24 @@ def _audit(data: Dataset) -> Html:
     return facts(
         [
             ("audit of the masks", "passed" if audit.passed else "; ".join(audit.problems())),
-            ("trained turns", f"{audit.turns:,} ({audit.turns_cut:,} cut by the longest allowed)"),
+            ("trained turns", f"{audit.turns:,} ({audit.turns_cut:,} cut at the maximum length)"),
             ("tokens trained", percent(data.target_lengths.sum() / data.lengths.sum())),
-            ("share in an example", f"median {percent(middle)}"),
-            ("5% to 95% of examples", f"{percent(low)} to {percent(high)}"),
-            ("examples without a target", count(without)),
-            ("examples trained whole", count(int(np.count_nonzero(shares >= 1)))),
-            ("shortest target", f"{int(data.target_lengths.min()):,} tokens"),
-            ("longest target", f"{int(data.target_lengths.max()):,} tokens"),
+            ("share per example", f"median {percent(middle)}"),
+            ("90% of examples have", f"{percent(low)} to {percent(high)}"),
+            ("examples without target tokens", count(without)),
+            ("examples trained completely", count(int(np.count_nonzero(shares >= 1)))),
+            ("fewest target tokens", f"{int(data.target_lengths.min()):,}"),
+            ("most target tokens", f"{int(data.target_lengths.max()):,}"),
         ]
     )
 
 
 def _lengths(lengths: npt.NDArray[np.integer[Any]]) -> Html:
     longest = int(lengths.max())
-    width = -(-longest // _MOST_BARS)
+    width = -(-longest // _MAX_BARS)
     edges = np.arange(0, longest + width, width)
     counts, _ = np.histogram(lengths, edges)
-    return _histogram("Length of the examples", counts, edges.tolist(), "tokens")
+    return _histogram("Length of an example", counts, edges.tolist(), "tokens")
 
 
 def _shares(data: Dataset) -> Html:
@@ -141,7 +141,7 @@ def _target_shares(data: Dataset) -> npt.NDArray[np.floating[Any]]:
 
 
 def _example(runs: list[tuple[str, bool]]) -> Html:
-    left, shown = _MOST_SHOWN_LETTERS, []
+    left, shown = _MAX_EXAMPLE_CHARS, []
     for text, is_trained in runs:
         part = text[:left]
         shown.append(tag("mark", part) if is_trained else tag("span", part))

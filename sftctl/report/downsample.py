@@ -1,4 +1,4 @@
-"""Long curves made short, honestly: of each bucket of steps the lowest, the mean, the highest."""
+"""Downsample long curves: for each bucket of steps, the lowest, mean and highest value."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-MOST_BUCKETS = 300
+MAX_BUCKETS = 300
 
 Numbers = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Neighbouring steps, and what their values are between."""
+    """Neighbouring steps, and the lowest, mean and highest of their values."""
 
     first_step: int
     last_step: int
@@ -27,28 +27,28 @@ class Bucket:
 
 
 def downsampled(
-    steps: npt.NDArray[np.integer[Any]], values: Numbers, most: int = MOST_BUCKETS
+    steps: npt.NDArray[np.integer[Any]], values: Numbers, most: int = MAX_BUCKETS
 ) -> list[list[Bucket]]:
-    """At most about `most` buckets, in stretches without a hole.
+    """About `most` buckets or fewer, in stretches that have no gap.
 
-    A hole is a step that is missing or has no finite value: no line is drawn across it.
+    A gap is a step that is missing or has no finite value; no line is drawn across it.
     """
-    there = np.isfinite(values)
-    steps, values = steps[there], values[there].astype(np.float64)
+    is_finite = np.isfinite(values)
+    steps, values = steps[is_finite], values[is_finite].astype(np.float64)
     if not len(steps):
         return []
     width = -(-int(steps[-1] - steps[0] + 1) // most)
     number = (steps - steps[0]) // width
-    holes = np.flatnonzero(np.diff(steps) != 1) + 1
-    edges = np.union1d(np.flatnonzero(np.diff(number)) + 1, holes)
+    gaps = np.flatnonzero(np.diff(steps) != 1) + 1
+    edges = np.union1d(np.flatnonzero(np.diff(number)) + 1, gaps)
     starts = np.concatenate([[0], edges]).astype(np.intp)
     ends = np.concatenate([edges, [len(steps)]]).astype(np.intp)
     lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
     means = np.add.reduceat(values, starts) / (ends - starts)
     stretches: list[list[Bucket]] = [[]]
-    after_a_hole = {int(hole) for hole in holes}
+    after_gap = {int(gap) for gap in gaps}
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        if start in after_a_hole:
+        if start in after_gap:
             stretches.append([])
         first, last = int(steps[start]), int(steps[end - 1])
         bucket = Bucket(first, last, float(lows[i]), float(means[i]), float(highs[i]))

@@ -1,4 +1,4 @@
-"""One self-contained page about a run: no network, no library, nothing in it that is not text."""
+"""An HTML page about a run, in one file that needs no network and no library."""
 
 import time
 from pathlib import Path
@@ -18,13 +18,13 @@ _HERE = Path(__file__).parent
 _STATUS = {
     "finished": "finished",
     "stopped": "stopped and saved",
-    "failed": "ended by an error: the last event says which",
-    "unfinished": "unfinished: still running, or it ended without a word",
+    "failed": "ended by an error: see the last event",
+    "unfinished": "unfinished: still running, or killed",
 }
 
 
 def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
-    """Write the page of a run, by default into the run; gives the file and what was read."""
+    """Write the page of a run, by default into the run; return its path and the run's record."""
     path = run_dir / REPORT_NAME if output is None else output
     _refuse_other_files(path)
     record = read_run(run_dir)
@@ -34,16 +34,18 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Only a page like this one is written over."""
+    """Refuse to overwrite a file that is not such a page."""
     if not path.exists() and not path.is_symlink():
         return
     is_page = path.is_file() and not path.is_symlink()
     if not is_page or path.read_bytes()[: len(_BEGIN)] != _BEGIN.encode():
-        raise ConfigError(f"{path}: is there, and no report", hint="choose another --output")
+        raise ConfigError(
+            f"{path}: exists already, and is not a report", hint="choose another --output"
+        )
 
 
 def report_page(record: RunRecord) -> str:
-    """The whole page as text."""
+    """The page as text."""
     data = open_dataset(record)
     parts: list[tuple[str, Html | None]] = [
         ("Curves", sections.curves(record)),
@@ -53,8 +55,8 @@ def report_page(record: RunRecord) -> str:
         ("Events", sections.events(record)),
         ("Configuration", sections.configuration(record) if record.config else None),
     ]
-    there = [(title, part) for title, part in parts if part is not None]
-    links = [tag("a", title, href=f"#{title.lower()}") for title, _ in there]
+    shown = [(title, part) for title, part in parts if part is not None]
+    links = [tag("a", title, href=f"#{title.lower()}") for title, _ in shown]
     name = record.path.absolute().name
     body = tag(
         "body",
@@ -65,7 +67,7 @@ def report_page(record: RunRecord) -> str:
             sections.cards(record),
             *(
                 tag("section", tag("h2", title), part, id=title.lower(), class_="part")
-                for title, part in there
+                for title, part in shown
             ),
         ),
         tag("footer", f"sftctl {__version__}, {time.strftime('%Y-%m-%d %H:%M')}"),
@@ -87,8 +89,8 @@ def _metadata(name: str) -> Html:
 
 def _head(record: RunRecord, name: str) -> Html:
     model = record.config.get("model", {}).get("name")
-    begun = [event for event in record.events if event["event"] == "started"]
-    parameters = [e["num_parameters"] for e in begun if isinstance(e.get("num_parameters"), int)]
+    starts = [event for event in record.events if event["event"] == "started"]
+    parameters = [e["num_parameters"] for e in starts if isinstance(e.get("num_parameters"), int)]
     about = [str(model)] if model is not None else []
     about += [f"{parameters[-1]:,} parameters"] if parameters else []
     about += [moment(record.facts.get("created"))]

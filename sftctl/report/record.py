@@ -1,4 +1,4 @@
-"""What a run directory says of its run; what is damaged or missing is a remark, not an error."""
+"""Read a run directory; what is damaged or missing becomes a remark, not an error."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -24,7 +24,7 @@ _SESSION = ("started", "resumed", *_ENDS)
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLine:
-    """A checkpoint that is there."""
+    """A checkpoint of the run."""
 
     name: str
     step: int | None
@@ -36,12 +36,12 @@ class CheckpointLine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunRecord:
-    """A run, as far as it can be read."""
+    """Everything of a run that could be read."""
 
     path: Path
     facts: dict[str, Any]
     config: dict[str, dict[str, Any]]
-    metrics: dict[str, npt.NDArray[np.floating[Any]]]  # (steps written,) each; NaN: not there
+    metrics: dict[str, npt.NDArray[np.floating[Any]]]  # name -> (number of steps,); NaN: no value
     events: list[dict[str, Any]]
     checkpoints: list[CheckpointLine]
     remarks: list[str]
@@ -56,18 +56,18 @@ class RunRecord:
 
     @property
     def total_steps(self) -> int | None:
-        """What the run was to have when it last began."""
-        begun = [event["total_steps"] for event in self.events if "total_steps" in event]
-        return int(begun[-1]) if begun else None
+        """Number of steps planned when the run was last started or resumed."""
+        planned = [event["total_steps"] for event in self.events if "total_steps" in event]
+        return int(planned[-1]) if planned else None
 
     @property
     def status(self) -> str:
-        """finished | stopped | failed | unfinished: still running, or ended without a word."""
-        told = [event["event"] for event in self.events if event["event"] in _SESSION]
-        return told[-1] if told and told[-1] in _ENDS else "unfinished"
+        """finished | stopped | failed | unfinished (still running, or killed)."""
+        names = [event["event"] for event in self.events if event["event"] in _SESSION]
+        return names[-1] if names and names[-1] in _ENDS else "unfinished"
 
     def validation(self) -> list[tuple[int, float]]:
-        """(step, loss) of this line of history: a resume forgets what lay beyond it."""
+        """(step, loss) of each evaluation; a resume removes those after its step."""
         losses: dict[int, float] = {}
         for event in self.events:
             if event["event"] == "resumed":
@@ -77,7 +77,7 @@ class RunRecord:
         return sorted(losses.items())
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the page's head, for --json."""
+        """The most important numbers, for --json."""
         loss, validation = self.metrics["loss"], self.validation()
         return {
             "run_dir": self.path,
@@ -93,7 +93,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of the run in `path`; NoCheckpoint where there is no run."""
+    """The record of the run in `path`; NoCheckpoint if there is no run."""
     run = RunDir.open(path)
     remarks: list[str] = []
     config: dict[str, dict[str, Any]] = {}
@@ -107,28 +107,29 @@ def read_run(path: Path) -> RunRecord:
         for event in _objects(path / "events.jsonl", remarks)
         if isinstance(event.get("event"), str) and isinstance(event.get("step"), int)
     ]
-    events = [event for event in events if not _is_hollow(event)]
+    events = [event for event in events if not _lacks_its_loss(event)]
     checkpoints = [_checkpoint(folder) for folder in list_checkpoints(run.checkpoints)]
     return RunRecord(path, run.facts(), config, metrics, events, checkpoints, remarks)
 
 
-def _is_hollow(event: dict[str, Any]) -> bool:
+def _lacks_its_loss(event: dict[str, Any]) -> bool:
+    """Whether it is an evaluation without a finite loss."""
     loss = event.get("validation_loss")
     return event["event"] == "evaluation" and not isinstance(loss, (int, float))
 
 
 def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    rows, last, strange = [], 0, 0
+    rows, last, num_bad = [], 0, 0
     for line in _objects(path, remarks):
         step = line.get("step")
         if not isinstance(step, int) or step <= last:
-            strange += 1
+            num_bad += 1
             continue
         last = step
         rows.append([_number(line.get(name)) for name in _NUMBERS])
-    if strange:
-        lines = counted(strange, "line")
-        remarks.append(f"{path.name}: {lines} without a step of its own, left out")
+    if num_bad:
+        lines = counted(num_bad, "line")
+        remarks.append(f"{path.name}: {lines} without a new step number, left out")
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_NUMBERS))
     missing = last - len(rows)
     if missing > 0:
@@ -141,7 +142,7 @@ def _number(value: object) -> float:
 
 
 def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; lines that are none are counted, not read."""
+    """The objects of a JSON-lines file; a remark counts the lines that are not objects."""
     try:
         content = path.read_bytes()
     except OSError as problem:
@@ -157,10 +158,14 @@ def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
             value = None
         if isinstance(value, dict):
             yield value
-        elif number <= content.count(b"\n"):  # the last may be in the making
+        elif number <= content.count(
+            b"\n"
+        ):  # the last line may be incomplete: it is still being written
             bad.append(number)
     if bad:
-        remarks.append(f"{path.name}:{bad[0]}: not a JSON object; {len(bad)} such lines left out")
+        remarks.append(
+            f"{path.name}:{bad[0]}: not a JSON object; {counted(len(bad), 'such line')} left out"
+        )
 
 
 def _checkpoint(folder: Path) -> CheckpointLine:

@@ -1,6 +1,6 @@
-"""The parts of the page that tell of the run itself."""
+"""The sections of the page that show the run itself; dataset.py has the one about its data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,18 @@ from sftctl.config.schema import RunConfig
 from sftctl.report.charts import Mark, Series, line_chart
 from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Html, join, tag
+from sftctl.report.plot import Format
 from sftctl.report.record import RunRecord
 from sftctl.report.wording import count, moment, number, percent, short_count, table
 from sftctl.words import format_bytes, format_duration
 
 _FAULTS = ("warning", "save_failed", "failed")
-_MOST_EVENTS = 500
-_MOST_SAMPLE_STEPS = 6
+_MAX_EVENTS = 500
+_MAX_SAMPLE_STEPS = 6
 
 
 def cards(record: RunRecord) -> Html:
-    """The figures to see first."""
+    """The most important numbers, at the top of the page."""
     metrics, validation = record.metrics, record.validation()
     total_s = float(np.nansum(metrics["step_time_s"]))
     tokens = float(np.nansum(metrics["num_tokens"]))
@@ -38,7 +39,7 @@ def cards(record: RunRecord) -> Html:
         )
     shown.append(("tokens trained", short_count(tokens), "padding not counted"))
     if total_s > 0:
-        shown.append(("tokens a second", short_count(tokens / total_s), "over all steps"))
+        shown.append(("tokens per second", short_count(tokens / total_s), "over all steps"))
         waited = float(np.nansum(metrics["data_wait_s"])) / total_s
         shown.append(
             ("time in steps", format_duration(total_s), f"{percent(waited)} waiting for data")
@@ -52,7 +53,7 @@ def _card(name: str, value: str, note: str) -> Html:
 
 
 def curves(record: RunRecord) -> Html:
-    """Everything that has a value at every step."""
+    """A chart for each quantity that has a value at every step."""
     metrics, steps = record.metrics, record.steps
     marks = [
         Mark(event["step"], f"resumed at step {event['step']}, {moment(event.get('time'))}")
@@ -60,85 +61,77 @@ def curves(record: RunRecord) -> Html:
         if event["event"] == "resumed"
     ]
 
-    def series(name: str, values: Numbers) -> Series:
-        return Series(name, downsampled(steps, values))
+    def series(values: Mapping[str, Numbers]) -> list[Series]:
+        return [Series(name, downsampled(steps, column)) for name, column in values.items()]
 
-    def chart(title: str, *named: tuple[str, Numbers], **options: Any) -> Html:
-        form = options.pop("form", number)
-        return line_chart(title, [series(*one) for one in named], marks, form, **options)
+    def chart(title: str, form: Format, values: Mapping[str, Numbers]) -> Html:
+        return line_chart(title, series(values), marks, form, from_zero=True)
 
-    points = [Bucket(step, step, loss, loss, loss) for step, loss in record.validation()]
-    losses = [series("training", metrics["loss"])]
-    if points:
+    losses = series({"training": metrics["loss"]})
+    if points := [Bucket(step, step, loss, loss, loss) for step, loss in record.validation()]:
         losses.append(Series("validation", [points], are_points=True))
-    time_s = np.where(metrics["step_time_s"] > 0, metrics["step_time_s"], np.nan)
-    rows = metrics["num_tokens"] + metrics["num_padding_tokens"]
+    norms = series({"norm": metrics["grad_norm"]})
+    step_s = np.where(metrics["step_time_s"] > 0, metrics["step_time_s"], np.nan)
+    num_padding = metrics["num_padding_tokens"]
+    processed = metrics["num_tokens"] + num_padding
+    padding_share = num_padding / np.where(processed > 0, processed, np.nan)
+    speeds = {
+        "all": metrics["num_tokens"] / step_s,
+        "targets": metrics["num_target_tokens"] / step_s,
+    }
     return tag(
         "div",
         line_chart("Loss", losses, marks, number, wide=True),
-        chart("Learning rate", ("learning rate", metrics["learning_rate"]), from_zero=True),
-        chart("Gradient norm, before clipping", ("norm", metrics["grad_norm"])),
+        chart("Learning rate", number, {"learning rate": metrics["learning_rate"]}),
+        line_chart("Gradient norm, before clipping", norms, marks, number),
+        chart("Tokens per second", short_count, speeds),
         chart(
-            "Tokens a second",
-            ("all", metrics["num_tokens"] / time_s),
-            ("targets", metrics["num_target_tokens"] / time_s),
-            form=short_count,
-            from_zero=True,
+            "Wait for data, share of the step's time",
+            percent,
+            {"wait": metrics["data_wait_s"] / step_s},
         ),
+        chart("Padding, share of the processed tokens", percent, {"padding": padding_share}),
         chart(
-            "Wait for data, of the step's time",
-            ("wait", metrics["data_wait_s"] / time_s),
-            form=percent,
-            from_zero=True,
-        ),
-        chart(
-            "Padding, of the processed tokens",
-            ("padding", metrics["num_padding_tokens"] / np.where(rows > 0, rows, np.nan)),
-            form=percent,
-            from_zero=True,
-        ),
-        chart(
-            "Peak memory of the largest rank, bytes",
-            ("memory", metrics["peak_memory_bytes"]),
-            form=short_count,
-            from_zero=True,
+            "Peak memory of the largest rank",
+            format_bytes,
+            {"memory": metrics["peak_memory_bytes"]},
         ),
         class_="charts",
     )
 
 
 def samples(record: RunRecord) -> Html | None:
-    """What the model answered while it was trained, prompt by prompt; None where nobody asked."""
+    """The model's answers during training, by prompt; None if there are none."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for event in record.events:
         if event["event"] == "sample":
             by_prompt.setdefault(str(event.get("prompt")), []).append(event)
     if not by_prompt:
         return None
-    return join(*(_sample(prompt, told) for prompt, told in by_prompt.items()))
+    return join(*(_sample(prompt, answers) for prompt, answers in by_prompt.items()))
 
 
-def _sample(prompt: str, told: list[dict[str, Any]]) -> Html:
-    if len(told) > _MOST_SAMPLE_STEPS:  # the first, the last, and some evenly between
-        places = np.linspace(0, len(told) - 1, _MOST_SAMPLE_STEPS).round().astype(int)
-        told = [told[place] for place in places]
+def _sample(prompt: str, answers: list[dict[str, Any]]) -> Html:
+    if len(answers) > _MAX_SAMPLE_STEPS:  # the first, the last, and evenly spaced ones between
+        chosen = np.linspace(0, len(answers) - 1, _MAX_SAMPLE_STEPS).round().astype(int)
+        answers = [answers[index] for index in chosen]
     replies = [
         tag("div", tag("dt", f"step {one['step']}"), tag("dd", str(one.get("reply"))))
-        for one in told
+        for one in answers
     ]
-    wanted = tag("div", tag("dt", "in the data"), tag("dd", str(told[-1].get("reference"))))
+    wanted = tag("div", tag("dt", "in the data"), tag("dd", str(answers[-1].get("reference"))))
     return tag("article", tag("pre", prompt), tag("dl", *replies, wanted), class_="sample")
 
 
 def checkpoints(record: RunRecord) -> Html:
-    """Those that are there, the newest first."""
+    """The checkpoints of the run, the newest first."""
     rows = [
         (
             line.name,
             "-" if line.epoch is None else str(line.epoch),
             "-" if line.validation_loss is None else number(line.validation_loss),
             format_bytes(line.num_bytes),
-            _state("whole", "good") if not line.problems else _state(line.problems[0], "bad"),
+            _state("complete", "good") if not line.problems else _state(line.problems[0], "bad"),
         )
         for line in reversed(record.checkpoints)
     ]
@@ -146,9 +139,9 @@ def checkpoints(record: RunRecord) -> Html:
 
 
 def events(record: RunRecord) -> Html:
-    """Starts, stops, resumes, faults and the rest, in the order they came."""
-    told = [event for event in record.events if event["event"] != "sample"]
-    shown = told[-_MOST_EVENTS:]
+    """All events but the samples, in the order in which they happened."""
+    events = [event for event in record.events if event["event"] != "sample"]
+    shown = events[-_MAX_EVENTS:]
     rows = [
         (
             moment(event.get("time")),
@@ -158,7 +151,7 @@ def events(record: RunRecord) -> Html:
         )
         for event in shown
     ]
-    left_out = len(told) - len(shown)
+    left_out = len(events) - len(shown)
     note = tag("p", f"{left_out:,} earlier ones are in events.jsonl", class_="note")
     return join(note if left_out else None, table(("time", "step", "event", "details"), rows))
 
@@ -179,7 +172,7 @@ def _state(word: str, kind: str) -> Html:
 
 
 def configuration(record: RunRecord) -> Html:
-    """Every key; what is not the default stands out."""
+    """Every key and its value; values that differ from the default are highlighted."""
     return tag("div", *_config_sections(record), class_="config")
 
 

@@ -1,4 +1,4 @@
-"""Numbers and small structures as the page words them."""
+"""How the page formats numbers, tables and lists of facts."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,8 @@ def short_count(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """`12.3%`"""
-    return f"{100 * share:.1f}%"
+    """`12.3%`, `0.05%`: three significant digits."""
+    return f"{100 * share:.3g}%"
 
 
 def number(value: float) -> str:
@@ -30,7 +30,7 @@ def number(value: float) -> str:
 
 
 def moment(seconds: object) -> str:
-    """Local date and time of a Unix time; a dash for anything else."""
+    """Local date and time of a Unix time; a dash if it is not one."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(str(seconds))))
     except (ValueError, OverflowError, OSError):
@@ -38,7 +38,7 @@ def moment(seconds: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
-    """A table in a box that scrolls sideways on a narrow screen."""
+    """A table that scrolls sideways on a narrow screen."""
     header = tag("tr", *(tag("th", word, scope="col") for word in head))
     body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
     if not body:
@@ -50,6 +50,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
 
 
 def facts(pairs: Iterable[tuple[str, Content]]) -> Html:
-    """Names and what they are."""
+    """A list of names and their values."""
     lines = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs]
     return tag("dl", *lines, class_="facts")

@@ -145,7 +145,7 @@ def test_nothing_but_a_report_is_written_over(kind: str, tmp_path: Path) -> None
         there.symlink_to(write_report(run, None)[0])
     with pytest.raises(ConfigError) as caught:
         write_report(run, there)
-    assert caught.value.message == f"{there}: is there, and no report"
+    assert caught.value.message == f"{there}: exists already, and is not a report"
     assert caught.value.hint == "choose another --output"
     assert kind != "file" or there.read_text() == "mine"
 
@@ -191,9 +191,9 @@ def test_damaged_lines_are_left_out_and_told(tmp_path: Path) -> None:
     assert record.steps.tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert record.remarks == [
         "metrics.jsonl:3: not a JSON object; 2 such lines left out",
-        "metrics.jsonl: 1 line without a step of its own, left out",
+        "metrics.jsonl: 1 line without a new step number, left out",
         "metrics.jsonl: 2 of 9 steps missing",
-        "events.jsonl:18: not a JSON object; 1 such lines left out",
+        "events.jsonl:18: not a JSON object; 1 such line left out",
     ]
     page = page_of(run)
     assert set(record.remarks) <= set(page.words)
@@ -222,7 +222,7 @@ def test_a_store_that_was_changed_since_is_not_shown(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     started = {"event": "started", "step": 0, "store": store, "data_fingerprint": "another"}
     write_lines(run / "events.jsonl", [started])
-    assert any("another store than the one" in word for word in page_of(run).words)
+    assert any("not the store that this run was trained on" in word for word in page_of(run).words)
     write_lines(run / "events.jsonl", [started | {"data_fingerprint": None}])
     assert "What is trained" in page_of(run).words
 
