@@ -42,26 +42,34 @@ class NullTracker:
         pass
 
 
+ENDS = ("finished", "stopped", "failed")
+"""Events that say how a session ended. In a run's log such an event is the last one."""
+
+
 class TrackerGroup:
     """Passes every call on to several trackers, the required ones first.
 
     An error from a required tracker is raised. An optional tracker that fails is dropped, and the
-    others get one `warning` event about it. Trackers are closed last to first, so the console
-    should come before those that use a network.
+    others get one `warning` event about it; after one of ENDS only the optional ones do. Trackers
+    are closed last to first, so the console should come before those that use a network.
     """
 
     def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:
         self._required = list(required)
         self._optional = list(optional)
         self._step = 0
+        self._has_ended = False
 
     def log(self, metrics: StepMetrics) -> None:
         self._step = metrics.step
-        self._for_each(lambda tracker: tracker.log(metrics))
+        self._for_each(lambda tracker: tracker.log(metrics), self._required)
 
     def event(self, name: str, step: int, **fields: object) -> None:
         self._step = step
-        self._for_each(lambda tracker: tracker.event(name, step, **fields))
+        is_after_the_end = self._has_ended and name not in ENDS
+        self._has_ended = self._has_ended or name in ENDS
+        required = [] if is_after_the_end else self._required
+        self._for_each(lambda tracker: tracker.event(name, step, **fields), required)
 
     def close(self) -> None:
         with ExitStack() as stack:
@@ -70,8 +78,8 @@ class TrackerGroup:
             for tracker in self._optional:
                 stack.callback(self._close_optional, tracker)
 
-    def _for_each(self, call: Callable[[Tracker], None]) -> None:
-        for tracker in self._required:
+    def _for_each(self, call: Callable[[Tracker], None], required: Sequence[Tracker]) -> None:
+        for tracker in required:
             call(tracker)
         for tracker in list(self._optional):
             self._attempt(tracker, call)

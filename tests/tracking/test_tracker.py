@@ -65,6 +65,25 @@ def test_a_failure_while_closing_is_a_warning_for_the_trackers_still_open() -> N
     assert console.closed == required.closed == 1
 
 
+@pytest.mark.parametrize("name", ["finished", "stopped", "failed"])
+@pytest.mark.parametrize("call", ["event", "close"])
+def test_no_warning_follows_the_end_in_a_required_tracker(name: str, call: str) -> None:
+    required, console, service = Memory(), Memory(), Broken(call)
+    group = TrackerGroup([required], [console, service])
+    group.event(name, 7)
+    group.close()
+    assert required.events == [(name, 7, {})]
+    assert console.events == [(name, 7, {}), ("warning", 7, {"message": MESSAGE})]
+
+
+def test_a_failure_after_the_end_is_an_end_too() -> None:
+    required = Memory()
+    group = TrackerGroup([required])
+    group.event("finished", 7)
+    group.event("failed", 7)
+    assert [name for name, _, _ in required.events] == ["finished", "failed"]
+
+
 def test_a_closed_tracker_gets_nothing() -> None:
     service, closed_before = Broken("close"), Memory()
     TrackerGroup([Memory()], [service, closed_before]).close()
