@@ -1,4 +1,4 @@
-"""Replay: train the stretch between two checkpoints again, and compare every bit."""
+"""Replay: train the steps up to the last checkpoint again, and compare every bit."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sftctl.checkpoint.directory import list_checkpoints, newest_good
-from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
+from sftctl.checkpoint.layout import CheckpointManifest, read_manifest, step_of
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
@@ -54,46 +54,66 @@ class ReplayVerdict:
 
 
 def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
-    """Go from the checkpoint before the last to the last, and compare metrics and tensors.
+    """Train from the checkpoint before the last, or from step 0, to the last; compare everything.
 
-    Called on every rank; nothing in the run changes. Raises NoCheckpoint without two checkpoints,
-    ConfigError on another number of ranks than the last was written by.
+    Every rank calls it; nothing in the run changes. Raises NoCheckpoint if there is nothing to
+    compare with or to start from, ConfigError if the last checkpoint is of other ranks.
     """
     started = time.perf_counter()
     run = RunDir.open(run_dir)
-    first_step, last = _stretch(run)
+    earlier, last = _stretch(run)
     target = read_manifest(last)
     config = config_from_dict(target.config)
-    request = ResumeRequest(run_dir, step=first_step, allow=frozenset(allowable_keys()))
+    first_step = int(read_manifest(earlier).step) if earlier is not None else 0
+    restored_step = first_step if earlier is not None else target.step
+    request = ResumeRequest(run_dir, step=restored_step, allow=frozenset(allowable_keys()))
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
         start_world(config.train.device, config.train.collective_timeout_s) as world,
     ):
         _require_same_ranks(last, target, world)
-        world.on_main(lambda: newest_good(run.checkpoints, target.step))  # damage is told as such
-        with restored_session(request, world, listening, config) as session:
+        world.on_main(lambda: newest_good(run.checkpoints, target.step))  # or CorruptCheckpoint
+        with restored_session(
+            request, world, listening, config, initial=earlier is None
+        ) as session:
             differences = [
                 *_different_steps(session, target.step),
                 *_different_progress(session, target),
                 *_different_tensors(session, last, target),
             ]
             num_tensors = len(session.state.tensors())
+    if differences and earlier is None:
+        differences += _changes(run, target.step)
     wall_time_s = time.perf_counter() - started
     return ReplayVerdict(
         run_dir, first_step, target.step, num_tensors, tuple(differences), wall_time_s
     )
 
 
-def _stretch(run: RunDir) -> tuple[int, Path]:
-    """The step of the checkpoint before the last, and the last."""
+def _stretch(run: RunDir) -> tuple[Path | None, Path]:
+    """The checkpoint before the last (None: the replay starts at step 0), and the last."""
     found = list_checkpoints(run.checkpoints)
-    if len(found) < 2:
-        there = counted(len(found), "checkpoint")
+    if not found or step_of(found[-1].name) == 0:
         raise NoCheckpoint(
-            f"{run.checkpoints}: {there}, and a replay goes from one to the next",
-            hint="keep two: --keep 2, and a --save-interval shorter than the run",
+            f"{run.checkpoints}: no checkpoint to compare a replay with",
+            hint=f"`sftctl resume {run.path}` trains the run and saves one",
         )
-    return int(read_manifest(found[-2]).step), found[-1]
+    return (found[-2] if len(found) > 1 else None), found[-1]
+
+
+def _changes(run: RunDir, last_step: int) -> list[str]:
+    """What resumes have changed between step 0 and `last_step`, by the run's events."""
+    changes: list[tuple[int, str]] = []
+    for event in read_lines(run.path / "events.jsonl"):
+        step = event["step"]
+        if event["event"] == "resumed":  # what came after this step is no longer part of the run
+            changes = [change for change in changes if change[0] < step]
+        elif event["event"] == "changed" and " -> " in event["message"] and 0 < step < last_step:
+            changes.append((step, event["message"]))
+    return [
+        f"the run was changed at step {step} ({message}): steps after it may differ"
+        for step, message in changes
+    ]
 
 
 def _require_same_ranks(last: Path, target: CheckpointManifest, world: World) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from sftctl.data.loader import StepLoader, StepShape, loader_settings, step_shap
 from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.disk import remove_folder
-from sftctl.errors import IncompatibleCheckpoint
+from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.model.load import load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.runs.differences import threads_for
@@ -109,10 +110,13 @@ def restored_session(
     world: World,
     stop: StopRequest,
     config: RunConfig | None = None,
+    *,
+    initial: bool = False,
 ) -> Iterator[Session]:
-    """The state of a run's checkpoint, with the run's lock, and nothing changed on disk.
+    """The state of a run's checkpoint, under the run's lock; nothing changes on disk.
 
-    `config` stands in for the run's own config.toml.
+    `config` replaces the run's own config.toml. `initial` asks for the state at step 0 of the run
+    that led to the checkpoint; NoCheckpoint if its weights can't be loaded.
     """
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
@@ -123,8 +127,10 @@ def restored_session(
         if world.is_main and request.announce is not None:
             request.announce(plan, request.allow)
         plan.refuse(request.allow)
-        if plan.manifest is None:
+        if plan.checkpoint is None:
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
+        elif initial:
+            model = _initial_model(run, plan.checkpoint, config, inputs)
         else:
             model = load_architecture(run.model_folder)
         if plan.manifest is not None:
@@ -132,8 +138,20 @@ def restored_session(
             threads = threads_for(plan.manifest, config, world.world_size, default)
             torch.set_num_threads(threads)
         session = _session(config, world, stop, run, inputs, model, plan)
-        _restore(session)
+        if not initial:
+            _restore(session)
         yield session
+
+
+def _initial_model(run: RunDir, checkpoint: Path, config: RunConfig, inputs: Inputs) -> Any:
+    try:
+        return load_model(config.model.name, inputs.tokenizer, config.train.seed)
+    except ConfigError as error:
+        raise NoCheckpoint(
+            f"{run.path}: the only checkpoint is {checkpoint.name}, and the model at step 0 can't "
+            f"be loaded: {error.message}",
+            hint="keep two checkpoints (--keep 2): a replay then starts at the first",
+        ) from error
 
 
 def _session(

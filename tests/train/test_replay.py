@@ -9,9 +9,12 @@ import pytest
 from sftctl import jsonio
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.save import save_checkpoint
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError, CorruptCheckpoint, NoCheckpoint, Stopped
+from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.replay import replay
+from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
@@ -88,10 +91,63 @@ def test_a_changed_counter_is_found(run: Path) -> None:
     assert difference.startswith("tokens_seen was 1, is ")
 
 
-def test_one_checkpoint_can_not_be_replayed(run: Path) -> None:
+def keep_last(run: Path) -> None:
     for path in sorted((run / "checkpoints").iterdir())[:-1]:
         shutil.rmtree(path)
-    with pytest.raises(NoCheckpoint, match="1 checkpoint, and a replay goes from one to the next"):
+
+
+def test_the_only_checkpoint_is_replayed_from_step_0(run: Path) -> None:
+    keep_last(run)
+    before = files_of(run)
+    verdict = replay(run)
+    assert verdict.differences == ()
+    last = read_manifest(*(run / "checkpoints").iterdir()).step
+    assert (verdict.from_step, verdict.to_step) == (0, last)
+    assert verdict.lines()[0].startswith(f"{run}: steps 1 to {last} trained again in ")
+    assert files_of(run) == before
+
+
+def test_a_replay_from_step_0_starts_with_the_weights_of_the_base_model(
+    finished: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(finished / "final", tmp_path / "base")
+    config = toy_config(
+        tmp_path, model__name=str(base), model__tokenizer=str(SAMPLE_TOKENIZER),
+        train__max_steps=2, checkpoint__save_interval=0,
+    )  # fmt: skip
+    run = run_training(config).run_dir
+    assert replay(run).differences == ()
+    base.rename(tmp_path / "elsewhere")
+    with pytest.raises(NoCheckpoint) as raised:
+        replay(run)
+    assert raised.value.message.startswith(
+        f"{run}: the only checkpoint is step-00000002, and the model at step 0 can't be loaded: "
+    )
+    assert str(base) in raised.value.message and "\n" not in raised.value.message
+
+
+def test_a_run_that_was_changed_on_its_way_names_the_change_if_its_start_is_replayed(
+    tmp_path: Path,
+) -> None:
+    run = run_training(toy_config(tmp_path, checkpoint__save_interval=4)).run_dir
+    config = RunDir.open(run).config()
+    faster = replace(config, optim=replace(config.optim, learning_rate=5e-4))
+    RunDir(run).write_config(faster)
+    allowed = frozenset({"optim.learning_rate"})
+    for step in (8, 4):  # the second resume goes back: only its change is part of the run
+        run_training(faster, ResumeRequest(run, step=step, allow=allowed))
+    assert replay(run).differences == ()  # from step 8 to step 12
+    keep_last(run)
+    *_, change = replay(run).differences
+    assert change == (
+        "the run was changed at step 4 (optim.learning_rate: 0.001 -> 0.0005: 12 steps in all; "
+        "learning rate of step 5 0.000666 -> 0.000333): steps after it may differ"
+    )
+
+
+def test_without_a_trained_step_in_a_checkpoint_there_is_nothing_to_replay(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(NoCheckpoint, match="no checkpoint to compare a replay with"):
         replay(run)
 
 
@@ -115,5 +171,7 @@ def test_a_run_of_two_ranks_is_replayed_by_two(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         replay(tmp_path / "run")
     assert raised.value.hint == "--nproc-per-node 2"
+    assert run_on_ranks(2, replay, tmp_path / "run").is_equal
+    keep_last(tmp_path / "run")
     verdict = run_on_ranks(2, replay, tmp_path / "run")
-    assert verdict.is_equal
+    assert verdict.is_equal and verdict.from_step == 0
