@@ -9,6 +9,7 @@ from typing import Any
 
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, StoredTensor
+from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
 
 Tensors = Mapping[str, StoredTensor]
 
@@ -93,7 +94,9 @@ class Inspection:
         """What to do about damage."""
         if self.format.startswith("sftctl"):
             return "`sftctl resume` falls back to the newest whole one"
-        return "get a good copy of it; do not load it with a tool that unpickles"
+        if any(REFERS_TO_CODE in problem for problem in self.damage):
+            return "do not load it with torch.load; ask its author for the weights as safetensors"
+        return "get it again from where it came from"
 
     @property
     def weights(self) -> dict[str, StoredTensor]:

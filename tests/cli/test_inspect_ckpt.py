@@ -68,3 +68,27 @@ def test_damage_of_a_foreign_file_is_exit_4_and_named(sftctl: Sftctl, files: Pat
     report = json.loads(result.stdout)
     assert report["complete"] is report["verified"] is report["resumable"] is False
     assert report["step"] is None and report["data_fingerprint"] is None
+
+
+def test_a_file_that_refers_to_code_has_a_hint_that_fits_it(sftctl: Sftctl, files: Path) -> None:
+    state = {"model": {"a": torch.ones(2)}, "optimizer": eval, "epoch": 0, "step": 1}
+    torch.save(state, "trap.pth")
+    result = sftctl("inspect-ckpt", "trap.pth")
+    assert result.exit_code == 4
+    assert "step        1 (as stored under 'step'" in result.stdout
+    assert result.stderr.splitlines() == [
+        "error: trap.pth: refers to code: __builtin__.eval (not run)",
+        "hint: do not load it with torch.load; ask its author for the weights as safetensors",
+    ]
+
+
+def test_a_damaged_foreign_file_has_a_hint_that_fits_it(sftctl: Sftctl, files: Path) -> None:
+    (files / "a.safetensors").write_bytes((files / "a.safetensors").read_bytes()[:-4])
+    result = sftctl("inspect-ckpt", "a.safetensors")
+    assert result.stderr.splitlines()[1:] == ["hint: get it again from where it came from"]
+
+
+def test_a_scaler_of_another_form_is_not_shown(sftctl: Sftctl, files: Path) -> None:
+    torch.save({"model": {"a": torch.ones(2)}, "scaler": {"other": 1}}, "x.pth")
+    result = sftctl("inspect-ckpt", "x.pth")
+    assert result.exit_code == 0 and "dtype       float32\n" in result.stdout

@@ -17,7 +17,6 @@ from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.config.load import config_from_dict
 from sftctl.config.schedule import get_lr
 from sftctl.errors import (
-    CheckpointError,
     ConfigError,
     CorruptCheckpoint,
     IncompatibleCheckpoint,
@@ -71,8 +70,6 @@ def inspect_checkpoint(path: Path) -> Inspection:
         problems += [problem] if problem not in problems else []
     except IncompatibleCheckpoint as error:
         return _of_newer_format(path, error)
-    except CheckpointError:
-        pass  # not a folder: already among the problems
     found = Inspection(
         path=path,
         format=_FORMAT,

@@ -1,6 +1,8 @@
-"""Which names a pickle of a checkpoint may speak of: data, and settings of known tools."""
+"""Which names a checkpoint's pickle may refer to: data, and settings of known tools."""
 
 import re
+
+REFERS_TO_CODE = "refers to code"
 
 _DATA = re.compile(
     r"""
@@ -27,10 +29,12 @@ _DATA = re.compile(
     """,
     re.VERBOSE,
 )
-# A class of settings, by its module's package and its capital letter: not a function to call.
+# A class of settings: a known package, a module in it, a capital letter. So not a function.
 _SETTINGS = re.compile(r"(transformers|trl|accelerate|peft)(\.\w+)+\.[A-Z]\w*")
 
 
-def refused(names: frozenset[str]) -> list[str]:
-    """Those that are neither data nor settings: unpickling them would run somebody's code."""
-    return sorted(n for n in names if not (_DATA.fullmatch(n) or _SETTINGS.fullmatch(n)))
+def code_problems(names: frozenset[str]) -> list[str]:
+    """A problem if a pickle refers to anything else: unpickling it would run that code."""
+    bad = sorted(n for n in names if not (_DATA.fullmatch(n) or _SETTINGS.fullmatch(n)))
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return [f"{REFERS_TO_CODE}: {', '.join(bad[:3])}{more} (not run)"] if bad else []

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.pickles.allowed import refused
+from sftctl.inspection.pickles.allowed import code_problems
 from sftctl.inspection.pickles.opcodes import read_pickle
 from sftctl.inspection.pickles.torch_tensors import storage_bytes, storages_in, tensors_in
 from sftctl.inspection.pickles.window import Window
@@ -35,7 +35,10 @@ class TorchFile:
 def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
     """Read the pickle of a file, or of a stretch of one; raises CorruptCheckpoint."""
     try:
-        with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
+        with (
+            read_refusals(file, CorruptCheckpoint, missing="missing"),
+            file.open("rb") as stream,
+        ):
             window = Window(stream, begin, num_bytes)
             head = window.read(4)
             window.seek(0)
@@ -90,7 +93,7 @@ def _read_legacy(file: Path, window: Window) -> TorchFile:
     if magic != 0x1950A86A20F9469CFC6C:
         window.seek(0)
         reading = read_pickle(window)
-        return TorchFile(reading.value, _refusals(reading.names))
+        return TorchFile(reading.value, code_problems(reading.names))
     readings = [read_pickle(window) for _ in range(4)]
     names = frozenset().union(*(reading.names for reading in readings))
     _, _, main, keys = readings
@@ -109,7 +112,7 @@ def _found(
 ) -> TorchFile:
     tensors, lost = tensors_in(value, file, storages)
     problems = [f"tensor {place}: its bytes are not there" for place in lost]
-    return TorchFile(value, _refusals(names) + problems, tensors)
+    return TorchFile(value, code_problems(names) + problems, tensors)
 
 
 def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> list[str] | None:
@@ -151,9 +154,3 @@ def archive_digest(file: Path) -> str | None:
         return None
     data = [entry for entry in entries if entry[0] == "data.pkl" or entry[0].startswith("data/")]
     return hashlib.sha256(repr(sorted(data)).encode()).hexdigest()
-
-
-def _refusals(names: frozenset[str]) -> list[str]:
-    bad = refused(names)
-    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    return [f"names code: {', '.join(bad[:3])}{more}: not run, nothing is unpickled"] if bad else []
