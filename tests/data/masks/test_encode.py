@@ -77,7 +77,7 @@ class OtherIds(CountingTokenizer):
 
 def test_a_fast_engine_that_returns_other_ids_is_not_trusted(chatml: CountingTokenizer) -> None:
     tokenizer = OtherIds(chatml.hf, "other")
-    with pytest.raises(EngineDiffers, match="rows.jsonl:7: other 1.0 gives other token ids"):
+    with pytest.raises(EngineDiffers, match="rows.jsonl:7: other 1.0 returns other token ids"):
         mask_of("Hello there", (1, 5), tokenizer=tokenizer)
 
 
