@@ -115,9 +115,10 @@ def _end(span: Span) -> int:
 def _refuse_two_bos(conversation: Conversation, tokenizer: ChatTokenizer, ids: Ids) -> None:
     """Refuse a text that begins with two BOS tokens: no text does so at inference.
 
-    It happens when the template writes one and the first message begins with another.
+    It happens when the template writes one and the first message begins with another. `ids` has at
+    least two tokens, because the first is never a target.
     """
-    if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_id:
+    if ids[0] == ids[1] == tokenizer.bos_id:
         raise BadRow(
             "duplicate_bos",
             f"{conversation.source}: the text begins with two beginning-of-sequence tokens",

@@ -116,12 +116,12 @@ class Renderer:
 
 
 def _layout_around(contents: list[str], found: TrainingText, is_trimmed: bool) -> _Layout | None:
-    """The layout that remains without `contents`; None unless each occurs once, in order."""
+    """The layout that remains without `contents`; None unless they occur in order."""
     text, position = found.text, 0
     places: list[Span] = []  # of the fixed texts
     for content in contents:
         start = text.find(content, position)
-        if start < 0 or text.count(content) != 1:
+        if start < 0:
             return None
         places.append((position, start))
         position = start + len(content)

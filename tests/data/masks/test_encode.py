@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sftctl.data.ledger import BadRow, Reason
 from sftctl.data.masks.encode import encode_texts, tokenize
@@ -13,7 +15,7 @@ from sftctl.data.masks.turns import TrainingText
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids
-from tests.toys.data import SHARED, CountingTokenizer, conversations, load
+from tests.toys.data import CHATML, SHARED, CountingTokenizer, conversations, load
 from tests.toys.masks import TURNS, Messages, conversation, trained
 
 SPACED = (
@@ -54,6 +56,27 @@ def test_an_edge_inside_a_token_is_refused(
     with pytest.raises(BadRow, match="rows.jsonl:7: a token is half inside an assistant") as caught:
         mask_of(text, span, tokenizer=tokenizer)
     assert (caught.value.reason, caught.value.tokens_lost) == ("mask_not_exact", 3)
+
+
+def test_pieces_with_as_many_tokens_but_other_ids_do_not_decide(chatml: CountingTokenizer) -> None:
+    """The text is t + he, and the pieces are th + e: the edge is inside a token of the text."""
+    fast = chatml.fast()
+    assert len(fast.encode("the")) == len(fast.encode("th")) + len(fast.encode("e")) == 2
+    with pytest.raises(BadRow, match="a token is half inside"):
+        mask_of("the", (2, 3), tokenizer=fast)
+
+
+def test_an_edge_in_white_space_that_no_token_covers_is_refused() -> None:
+    words = models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a")
+    backend = Tokenizer(words)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML)
+    tokenizer = CountingTokenizer(hf, "words")
+    assert tokenizer.encode_with_offsets("a b c")[1] == [(0, 1), (2, 3), (4, 5)]
+    for span in ((0, 1), (0, 3), (2, 5), (3, 5), (4, 5)):  # each has an edge next to a space
+        with pytest.raises(BadRow, match="a token is half inside"):
+            mask_of("a b c", span, tokenizer=tokenizer)
+    assert mask_of("a b c", (0, 5), tokenizer=tokenizer) == [False, True, True]
 
 
 def test_all_tokens_of_one_character_are_on_one_side(chatml: CountingTokenizer) -> None:

@@ -104,19 +104,21 @@ def test_a_template_that_looks_at_contents_has_no_layout() -> None:
     assert renders_for(renderer, "Hi", "Hello") == renders_for(renderer, "Hi", "Hello") == 2
 
 
-def test_a_row_with_tools_or_more_than_contents_has_no_layout() -> None:
+@pytest.mark.parametrize("has_tools", [True, False])
+def test_a_row_with_tools_or_more_than_contents_has_no_layout(has_tools: bool) -> None:
     template = "{{ tools | tojson if tools else '' }}" + CHATML.replace(
         "{{ m.content }}", "{{ m.name }}{{ m.content }}"
     )
     tokenizer = load(SAMPLE_TOKENIZER, template)
     tokenizer.is_content_blind = True
     renderer = Renderer(tokenizer, "assistant")
-    for name in "ab":
-        turns = [{"role": "user", "content": "Hi", "name": name}]
-        turns.append({"role": "assistant", "content": "Hello"})
-        row = conversation(turns, tools=[{"name": name}])
-        assert renderer.training_texts(row) == training_texts(row, tokenizer, "assistant")
-    assert renderer._layouts == {}
+    more = {} if has_tools else {"name": "Ann"}
+    turns = [{"role": "user", "content": "Hi"} | more, {"role": "assistant", "content": "Yes"}]
+    row = conversation(turns, tools=[{"name": "search"}] if has_tools else None)
+    for _ in range(2):
+        before = tokenizer.num_renders
+        renderer.training_texts(row)
+        assert tokenizer.num_renders - before > 1
 
 
 def test_a_layout_that_makes_another_text_than_the_template_is_not_used() -> None:

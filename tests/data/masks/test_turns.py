@@ -96,6 +96,14 @@ def test_train_on_all_leaves_out_every_context_message(
     assert trained(chatml, messages, "all") == expected
 
 
+def test_train_on_all_leaves_out_context_in_a_long_conversation(chatml: CountingTokenizer) -> None:
+    messages = [{"role": "user", "content": f"{n}."} for n in range(20)]
+    untrained = {1, 8, 17}
+    marked = [m | {"train": n not in untrained} for n, m in enumerate(messages)]
+    text = "".join(trained(chatml, marked, "all"))
+    assert [n for n in range(20) if f"\n{n}.<" not in text] == sorted(untrained)
+
+
 def test_train_on_all_of_a_completion_is_the_completion(chatml: CountingTokenizer) -> None:
     row = {"prompt": "What?", "completion": "That."}
     [example] = tokenize(read(row), chatml, "all")
@@ -205,6 +213,14 @@ def test_train_on_all_refuses_context_that_is_written_differently_later() -> Non
         trained(tokenizer, user_rewritten, "all")
 
 
+def test_train_on_all_refuses_context_after_text_that_only_ends_a_conversation() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, CHATML + "{% if messages %}<|endoftext|>{% endif %}")
+    assert len(trained(tokenizer, TURNS[1:3], "all")) == 1
+    marked = [*TURNS[1:3], TURNS[3] | {"train": False}]
+    with pytest.raises(BadRow, match="message 3: the chat template writes this message"):
+        trained(tokenizer, marked, "all")
+
+
 def test_an_empty_answer_trains_the_end_of_turn(chatml: CountingTokenizer) -> None:
     assert trained(chatml, [TURNS[1], {"role": "assistant", "content": ""}]) == ["<|im_end|>"]
 
@@ -252,6 +268,14 @@ def test_texts_are_in_the_order_of_their_turns() -> None:
             "mask_not_exact",
             "message 1: can't tell where this first assistant turn begins",
             id="header of a first turn absent",
+        ),
+        pytest.param(
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}A:{% endif %}",
+            TURNS[2:3],
+            "mask_not_exact",
+            "message 1: can't tell where this first assistant turn begins",
+            id="first turn rendered as nothing",
         ),
         pytest.param(
             "{% for m in messages %}{{ raise_exception('roles must alternate') }}{% endfor %}",
