@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.toys import sparse
+from tests.benchmarks import sparse
 
 
 def inspecting(options: argparse.Namespace) -> list[list[str]]:

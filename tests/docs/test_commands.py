@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sftctl.cli.app import app
 from tests.toys.docs import make_toys
-from tests.toys.pages import PAGES, REPOSITORY, Command, commands_of, write_shown_files
+from tests.toys.docs.pages import PAGES, REPOSITORY, Command, commands_of, write_shown_files
 
 NOT_HERE = {
     "make demo": "installs; its two commands are typed from the README",

@@ -11,7 +11,7 @@ import typer.main
 from sftctl.cli.app import app
 from sftctl.data.ledger import Reason
 from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
-from tests.toys.pages import DOCS, PAGES
+from tests.toys.docs.pages import DOCS, PAGES
 
 DESCRIBING = [page for page in PAGES if page != CLI_PAGE]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toys.pages import REPOSITORY, SHOWN_FILE, blocks_of
+from tests.toys.docs.pages import REPOSITORY, SHOWN_FILE, blocks_of
 
 pytestmark = pytest.mark.real
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"

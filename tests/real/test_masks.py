@@ -11,10 +11,10 @@ from sftctl.data.prepare.workers import in_order
 from sftctl.data.reading.rows import raw_rows
 from sftctl.environment import usable_cores
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
-from tests.toys.comparison import Comparison
 from tests.toys.data import conversations
 from tests.toys.fetched import sharegpt_file
-from tests.toys.templates import FAMILIES
+from tests.toys.masks.comparison import Comparison
+from tests.toys.masks.templates import FAMILIES
 
 pytestmark = pytest.mark.real
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toys.cuts import Setting, assert_every_cut_ends_alike
+from tests.toys.torture.cut_points import Setting, assert_every_cut_ends_alike
 
 pytestmark = pytest.mark.torture
 

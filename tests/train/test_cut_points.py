@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toys.cuts import Setting, assert_every_cut_ends_alike
+from tests.toys.torture.cut_points import Setting, assert_every_cut_ends_alike
 
 SETTINGS = [
     Setting(num_workers=0, accumulation_steps=1, num_ranks=1, dtype="float16"),

@@ -8,7 +8,7 @@ from sftctl.config.schema import Format
 from sftctl.data.conversations.shapes import ROW_KEYS, SHAPES, detect_shape
 from sftctl.data.ledger import BadRow
 from tests.toys.data import read
-from tests.toys.pages import DOCS
+from tests.toys.docs.pages import DOCS
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 SEARCH = {"type": "function", "function": {"name": "search", "arguments": {"q": "crepes"}}}

@@ -7,10 +7,10 @@ import pytest
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
-from tests.toys.comparison import Comparison
 from tests.toys.data import SHARED, conversations, read
 from tests.toys.masks import conversation
-from tests.toys.templates import FAMILIES
+from tests.toys.masks.comparison import Comparison
+from tests.toys.masks.templates import FAMILIES
 
 FILES = {
     "alpaca_en_demo.json": 999,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toys import sparse
+from tests.benchmarks import sparse
 
 MEASURE = """
 import json, resource, sys

@@ -12,8 +12,8 @@ from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import encode_texts
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
-from tests.toys.mask_reference import RENDERS, Refused, expected_mask, expected_texts
-from tests.toys.templates import FAMILIES, Family
+from tests.toys.masks.reference import RENDERS, Refused, expected_mask, expected_texts
+from tests.toys.masks.templates import FAMILIES, Family
 
 
 class Comparison:
