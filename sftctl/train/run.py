@@ -24,7 +24,7 @@ from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
 from sftctl.train.engine.evaluate import evaluate
 from sftctl.train.engine.step import train_step
-from sftctl.train.preflight.rehearsal import shortage_told
+from sftctl.train.preflight.rehearsal import out_of_memory_as_error
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.samples import show_samples
 from sftctl.train.saving import Saving, open_saving
@@ -51,7 +51,7 @@ def run_training(
             return _ended(RunSummary(session.run.path), session, "nothing_to_do")
         with (
             open_trackers(session) as (tracker, log),
-            shortage_told(session.shape.micro_batch_tokens),
+            out_of_memory_as_error(session.shape.micro_batch_tokens),
             open_saving(session, tracker, log) as saving,
             loader_death_as_error(),
         ):

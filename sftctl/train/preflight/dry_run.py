@@ -1,4 +1,4 @@
-"""What a run would be, told without training: `sftctl train --dry-run`."""
+"""What a run would be, without training: `sftctl train --dry-run`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,11 @@ _CURVE_POINTS = 64
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that was not started."""
+    """A run that is only planned."""
 
     run_dir: str
     config: dict[str, Any]  # resolved
-    origins: dict[str, str]  # dotted key -> default, the file's name, --set, flag; what was given
+    origins: dict[str, str]  # dotted key -> where its value comes from: default, file, --set, flag
     num_parameters: int
     num_examples: int
     num_validation_examples: int
@@ -38,7 +38,7 @@ class RunPlan:
     findings: list[Finding]
 
     def to_json(self) -> dict[str, Any]:
-        """Findings without the errors' own objects."""
+        """The fields; findings without their error objects."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return {**values, "findings": [finding.to_json() for finding in self.findings]}
 
@@ -46,9 +46,9 @@ class RunPlan:
 def plan_run(
     config: RunConfig, origins: dict[str, str] | None = None, num_ranks: int = 1
 ) -> RunPlan:
-    """Look at data and model as a run would; nothing is written.
+    """Check data and model as a run would; nothing is written.
 
-    Raises what leaves the rest unknown (no data, no model); all else that is wrong is a finding.
+    Raises errors that leave the rest unknown (no data, no model); other problems are findings.
     """
     given = config
     with start_world(config.train.device) as world, StopRequest() as stop:
@@ -61,7 +61,7 @@ def plan_run(
     return RunPlan(
         run_dir=str(proposal.path),
         config=config_to_dict(config),
-        origins=_told(origins or {}, config_to_dict(given), config_to_dict(config)),
+        origins=_resolved_origins(origins or {}, config_to_dict(given), config_to_dict(config)),
         num_parameters=proposal.num_parameters,
         num_examples=len(inputs.train),
         num_validation_examples=manifest.num_validation_examples,
@@ -76,14 +76,14 @@ def plan_run(
     )
 
 
-def _told(
+def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """`default: auto` where the value that was given stands for another one."""
-    told = {}
+    """`default: auto` if the value that was given was resolved to another one."""
+    shown = {}
     for key, origin in origins.items():
         section, name = key.split(".")
         before, after = given[section].get(name), resolved[section].get(name)
         words = "unset" if before is None else before
-        told[key] = origin if before == after else f"{origin}: {words}"
-    return told
+        shown[key] = origin if before == after else f"{origin}: {words}"
+    return shown

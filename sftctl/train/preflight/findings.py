@@ -89,7 +89,7 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
         f"example {longest:,} tokens",
     )
     name = config.model.tokenizer or config.model.name
-    if not is_preset(name) and not name.endswith(".gguf"):  # which takes seconds to be read
+    if not is_preset(name) and not name.endswith(".gguf"):  # reading a GGUF takes seconds
         tokenizer = load_tokenizer(name, template_required=False)
         if not tokenizer.hf.chat_template:
             yield Finding("ok", "template", "the model has none, the run keeps the data's")
@@ -147,14 +147,14 @@ def _memory(memory: MemoryEstimate, fake: FakeModel) -> Iterator[Finding]:
             f"{format_bytes(total)}, and what a pass over {memory.rows} x {memory.row_tokens} keeps"
         )
     if available is None:
-        yield Finding("ok", "memory", f"{what}; how much is free can't be told here")
+        yield Finding("ok", "memory", f"{what}; the free memory is unknown here")
         return
-    what = f"{what}; {format_bytes(available)} are there"
+    what = f"{what}; {format_bytes(available)} are available"
     if memory.certain_bytes > available:
         reason = f"no room for {fake.num_parameters:,} parameters in training: "
         error = ConfigError(
             f"memory: {reason}weights, gradients and optimizer take "
-            f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are there",
+            f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are available",
             hint="a smaller model, or --strategy fsdp over more ranks or nodes",
         )
         yield Finding("error", "memory", what, error.hint, error)
@@ -204,7 +204,7 @@ def _wandb(config: RunConfig) -> Iterator[Finding]:
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
-    """What `check` raises as a finding; `fine` where it raises nothing."""
+    """An error that `check` raises, as a finding; `fine` if it raises none."""
     try:
         check()
     except SftctlError as error:

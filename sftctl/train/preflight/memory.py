@@ -1,6 +1,7 @@
-"""How much memory a run takes at its largest micro-batch: an estimate, made before it starts."""
+"""How much memory a run takes, estimated before it starts; `micro_batch_tokens = auto`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,13 +10,21 @@ from sftctl.data.loader import StepShape, longest_micro_batch
 from sftctl.data.microbatch import Examples
 from sftctl.machine import free_memory, resident_bytes
 from sftctl.model.fake import FakeModel
+from sftctl.model.loss import CHUNK_LOGITS
 from sftctl.train.engine.state import AUTOCAST_DTYPES
-from sftctl.train.preflight.rehearsal import ModelShape
+from sftctl.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ESTIMATE_ERROR_RATIO = 0.25
 """The margin that a finding names; docs/preflight.md says what was measured."""
 
 _WORD = 4  # bytes of a float32: weights, gradients and both moments are stored as these
+_STATE_BYTES = 4 * _WORD  # per parameter: weight, gradient and two moments
+_RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
+_USABLE = 0.85  # the rest is lost to fragmentation
+_SMALLEST, _LARGEST = 256, 65536  # micro_batch_tokens that auto may choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +105,71 @@ def available_memory(device: torch.device, ranks_here: int) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     free = free_memory()
     return None if free is None else free // ranks_here + resident_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes of a model that decide how much memory a token needs in a pass."""
+
+    num_parameters: int
+    num_layers: int
+    width: int  # of the residual stream
+    inner: int  # numbers per token and layer in queries, keys, values and feed-forward
+
+    @classmethod
+    def of(cls, model: "PreTrainedModel") -> "ModelShape":
+        """Read a model's configuration; a missing size gets the usual multiple of the width."""
+        config = model.config.get_text_config()
+        width = config.hidden_size
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or width // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        chosen = getattr(config, "num_experts_per_tok", None) or 1
+        feed_forward = chosen * (
+            getattr(config, "moe_intermediate_size", None)
+            or getattr(config, "intermediate_size", None)
+            or 4 * width
+        )
+        attention = 3 * heads * head_dim + 4 * kv_heads * head_dim
+        num_parameters = sum(p.numel() for p in model.parameters())
+        return cls(num_parameters, config.num_hidden_layers, width, attention + 4 * feed_forward)
+
+    def bytes_per_token(self, dtype: str, recomputed: bool) -> int:
+        """What is kept of a token for the backward pass: norms in float32, the rest in `dtype`.
+
+        With activation checkpointing (`recomputed`): each layer's input, and all of one layer.
+        """
+        small = 2 if dtype in AUTOCAST_DTYPES else 4
+        layer = self.width * (4 * 4 + 4 * small) + self.inner * small
+        kept = self.num_layers * self.width * 4 + layer if recomputed else self.num_layers * layer
+        return kept + 4 * 4 * self.width
+
+
+def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config: RunConfig) -> int:
+    """Tokens of a micro-batch that fit on a device of `total_bytes`; a multiple of 256.
+
+    The model's state is split into `num_shares`. Free memory and timings have no influence, so two
+    equal runs get the same number.
+    """
+    state = _STATE_BYTES * shape.num_parameters // num_shares
+    room = int(_USABLE * (total_bytes - _RESERVED)) - state - 4 * 4 * CHUNK_LOGITS
+    per_token = shape.bytes_per_token(config.train.dtype, config.train.activation_checkpointing)
+    return min(_LARGEST, max(_SMALLEST, room // per_token // 256 * 256))
+
+
+def resolve_micro_batch(
+    config: RunConfig, model: "PreTrainedModel", world: World, num_ranks: int
+) -> RunConfig:
+    """Replace `micro_batch_tokens = auto` by what fits on the smallest device of all ranks.
+
+    `num_ranks` is the number of ranks of the run, which in a dry run is not this world's.
+    """
+    if config.train.micro_batch_tokens != "auto":
+        return config
+    tokens = config.train.pass_tokens
+    if world.device.type == "cuda":
+        total = torch.cuda.get_device_properties(world.device).total_memory
+        shares = num_ranks if config.train.strategy == "fsdp" else 1
+        tokens = fitting_tokens(ModelShape.of(model), total, shares, config)
+        tokens = min(world.gather(tokens))
+    return replace(config, train=replace(config.train, micro_batch_tokens=tokens))

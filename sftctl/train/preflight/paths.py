@@ -1,4 +1,4 @@
-"""What can be refused in the first second, before torch is loaded."""
+"""Wrong paths are refused in the first second, before torch is loaded."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sftctl.runs.directory import default_run_path, refuse_existing, require_wri
 
 
 def check_before_loading(config: RunConfig) -> None:
-    """Raise for paths that are not there, and for an output directory that is or can't be."""
+    """Raise for a missing input, and for an output directory that exists or can't be made."""
     run_dir = config.output_dir or default_run_path(config)
     refuse_existing(run_dir)
     require_writable(run_dir)

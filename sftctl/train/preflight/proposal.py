@@ -11,8 +11,12 @@ from sftctl.runs.directory import default_run_path, refuse_existing, require_sha
 from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
-from sftctl.train.preflight.memory import MemoryEstimate, available_memory, estimate_memory
-from sftctl.train.preflight.rehearsal import resolve_micro_batch
+from sftctl.train.preflight.memory import (
+    MemoryEstimate,
+    available_memory,
+    estimate_memory,
+    resolve_micro_batch,
+)
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
@@ -51,7 +55,7 @@ def propose(
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
     ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
     fake = fake_model(config.model.name, inputs.tokenizer, world.device)
-    config = resolve_micro_batch(config, fake.model, world)
+    config = resolve_micro_batch(config, fake.model, world, ranks)
 
     def look() -> tuple[MemoryEstimate, list[Finding]]:
         shape = step_shape(config.train, world.device.type, world_size=ranks)

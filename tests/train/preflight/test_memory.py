@@ -1,21 +1,18 @@
-"""What fits on a device, and the largest micro-batch tried out before the first step."""
+"""How much memory a run takes, and `micro_batch_tokens = auto`."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from sftctl.data.loader import StepShape, longest_micro_batch
-from sftctl.errors import ConfigError
+from sftctl.config.schema import TrainConfig
+from sftctl.data.loader import longest_micro_batch, step_shape
+from sftctl.machine import free_memory
 from sftctl.runs.directory import RunDir
-from sftctl.train.preflight.rehearsal import ModelShape, fitting_tokens, rehearse, shortage_told
+from sftctl.train.preflight.memory import ModelShape, available_memory, fitting_tokens
 from sftctl.train.run import run_training
-from tests.toys.data import ToyStore
 from tests.toys.runs import toy_config, toy_data
-from tests.toys.steps import ALONE, STORE, equal, make_config, make_model, make_state
+from tests.toys.steps import STORE, make_config, make_model, make_state
 
 MINIMIND = ModelShape(num_parameters=63_912_192, num_layers=8, width=768, inner=13_568)
 GB = 1 << 30
@@ -62,7 +59,8 @@ def test_the_estimate_covers_what_a_backward_pass_keeps(recomputed: bool) -> Non
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = longest_micro_batch(STORE, shape_of(256))
+    shape = step_shape(TrainConfig(batch_size=8, micro_batch_tokens=256), "cpu")
+    batch = longest_micro_batch(STORE, shape)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         state.loss_module(*batch.tensors).backward()
     per_token = sum(kept.values()) / batch.input_ids.numel()
@@ -72,67 +70,6 @@ def test_the_estimate_covers_what_a_backward_pass_keeps(recomputed: bool) -> Non
     assert recomputed or estimate <= 3 * per_token
 
 
-def shape_of(micro_batch_tokens: int, batch_size: int = 8) -> StepShape:
-    return StepShape(
-        seed=0,
-        global_batch_size=batch_size,
-        micro_batch_tokens=micro_batch_tokens,
-        cut_for_ranks=1,
-        rank=0,
-        world_size=1,
-    )
-
-
-def test_a_rehearsal_leaves_nothing_behind() -> None:
-    state = make_state(make_config())
-    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
-    rehearse(state, STORE, shape_of(64), ALONE)
-    assert equal(state.tensors(), before)
-    assert all(p.grad is None for p in state.loss_module.parameters())
-    assert state.progress.step == 0
-
-
-@contextmanager
-def memory_for(num_bytes: int) -> Iterator[None]:
-    """This process may take so much more address space, and no more."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@pytest.mark.parametrize(
-    ("lengths", "what", "hint"),
-    [
-        (
-            [50] * 8000,
-            "8000 rows of 50 tokens",
-            "--micro-batch-tokens 200000 is half of that, or "
-            "--set train.activation_checkpointing=true",
-        ),
-        (
-            [400_000],
-            "one example of 400000 tokens",
-            "--set train.activation_checkpointing=true, --strategy fsdp on several ranks, or "
-            "prepare the data with a smaller --max-seq-len",
-        ),
-    ],
-)
-def test_out_of_memory_names_the_value_to_set(lengths: list[int], what: str, hint: str) -> None:
-    state = make_state(make_config())
-    rehearse(state, STORE, shape_of(64), ALONE)  # threads are born, libraries loaded
-    store = ToyStore(lengths, STORE.vocab_size)
-    with memory_for(128 << 20), pytest.raises(ConfigError) as caught:
-        rehearse(state, store, shape_of(400_000, batch_size=8000), ALONE)
-    assert caught.value.message == f"train.micro_batch_tokens: 400000: out of memory with {what}"
-    assert caught.value.hint == hint
-    assert caught.value.exit_code == 2
-    assert all(p.grad is None for p in state.loss_module.parameters())
-
-
 def test_auto_is_a_number_in_the_runs_configuration(tmp_path: Path) -> None:
     toy_data(tmp_path)
     settings = {"train__micro_batch_tokens": "auto", "train__max_steps": 1}
@@ -140,10 +77,12 @@ def test_auto_is_a_number_in_the_runs_configuration(tmp_path: Path) -> None:
     assert RunDir.open(tmp_path / "run").config().train.micro_batch_tokens == 1024
 
 
-def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_they_are() -> None:
-    with pytest.raises(ConfigError) as caught, shortage_told(2048):
-        torch.empty(1 << 60)
-    assert caught.value.message == "train.micro_batch_tokens: 2048: out of memory"
-    assert caught.value.hint is not None and "then `sftctl resume`" in caught.value.hint
-    with pytest.raises(RuntimeError, match="shape"), shortage_told(2048):
-        torch.zeros(2).view(3)
+def test_ranks_on_one_machine_share_its_free_memory() -> None:
+    cpu = torch.device("cpu")
+    alone, shared = available_memory(cpu, 1), available_memory(cpu, 4)
+    free = free_memory()
+    if free is None:
+        assert alone is None and shared is None
+    else:
+        assert alone is not None and shared is not None
+        assert shared < alone and alone - shared == pytest.approx(free * 3 / 4, rel=0.2)
