@@ -1,4 +1,4 @@
-"""What differs between two checkpoints, of one format or of two whose names match."""
+"""The differences between two checkpoints, of one format or of two with matching names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value that is another one in the second checkpoint."""
+    """A value that differs; None where a checkpoint does not have it."""
 
     key: str
     a: Any
@@ -28,8 +28,8 @@ class TensorChange:
     """How far a tensor moved from the first checkpoint to the second."""
 
     name: str
-    relative_change: float | None  # |b - a| / |a| over what is finite in both; None where a is 0
-    max_change: float | None  # the largest |b - a| of an element
+    relative_change: float | None  # |b - a| / |a| where both are finite; None if |a| is 0
+    max_change: float | None  # largest |b - a| of one element
     norm_a: float | None
     norm_b: float | None
     num_nan_a: int | None
@@ -40,7 +40,7 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDiff:
-    """Two checkpoints compared; tensors by how far they moved, the farthest first."""
+    """The result of a comparison. Tensors are sorted by relative change, the largest first."""
 
     a: Inspection
     b: Inspection
@@ -50,11 +50,11 @@ class CheckpointDiff:
     optimizer: list[TensorChange]
     only_in_a: list[str]
     only_in_b: list[str]
-    rng_equal: bool | None  # None: one of them tells nothing of it
+    rng_equal: bool | None  # None: unknown for one of them
 
     @property
     def nan_appeared(self) -> list[str]:
-        """Tensors with more NaN in the second."""
+        """Tensors with more NaN in the second checkpoint."""
         both = self.tensors + self.optimizer
         return [t.name for t in both if (t.num_nan_b or 0) > (t.num_nan_a or 0)]
 
@@ -70,7 +70,7 @@ class CheckpointDiff:
 
 
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
-    """Compare two checkpoints; tensors are read a stretch at a time."""
+    """Compare two checkpoints. Tensors are read a stretch at a time."""
     ours, theirs = _with_aliases(a, b), _with_aliases(b, a)
     common = sorted(ours.keys() & theirs.keys())
     changes = sorted((_compare(name, ours[name], theirs[name]) for name in common), key=_rank)
@@ -87,20 +87,20 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
     )
 
 
-def _with_aliases(report: Inspection, other: Inspection) -> dict[str, StoredTensor]:
-    """Its tensors, and tied ones under the other name where the other checkpoint has that."""
+def _with_aliases(one: Inspection, other: Inspection) -> dict[str, StoredTensor]:
+    """The tensors of `one`, tied ones also under the name that `other` has for them."""
     tied = {
-        name: report.tensors[stored]
-        for name, stored in report.aliases.items()
-        if name in other.tensors and stored in report.tensors
+        name: one.tensors[stored]
+        for name, stored in one.aliases.items()
+        if name in other.tensors and stored in one.tensors
     }
-    return {**report.tensors, **tied}
+    return {**one.tensors, **tied}
 
 
-def _counters(report: Inspection) -> dict[str, Any]:
-    facts = {key: report.facts.get(key) for key in MANIFEST_KEYS if key not in _NOT_COUNTERS}
-    facts |= {"loss": report.loss, "next_learning_rate": report.next_learning_rate}
-    return _flat(facts) | {"format": report.format}
+def _counters(one: Inspection) -> dict[str, Any]:
+    facts = {key: one.facts.get(key) for key in MANIFEST_KEYS if key not in _NOT_COUNTERS}
+    facts |= {"loss": one.loss, "next_learning_rate": one.next_learning_rate}
+    return _flat(facts) | {"format": one.format}
 
 
 def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
@@ -111,7 +111,7 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Between two formats only what both tell: that one lacks a key says nothing."""
+    """Both values, for two formats only the keys that both have: a missing key means nothing."""
     if a.format == b.format:
         return ours, theirs
     common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]
@@ -152,7 +152,7 @@ def _compare(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
 
 
 def _compare_numbers(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
-    squares = np.zeros(3)  # of a, of b, of their difference
+    squares = np.zeros(3)  # sums for a, for b, for their difference
     nan_a, nan_b, largest, is_equal = 0, 0, 0.0, True
     for start in range(0, a.num_elements, STRETCH):
         stop = min(start + STRETCH, a.num_elements)

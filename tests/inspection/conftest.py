@@ -1,4 +1,4 @@
-"""Real checkpoints, each made once and copied where a test changes it."""
+"""Real checkpoints. Each is made once; a test that changes it makes a copy."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.toys.runs import toy_config
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of ours: twelve steps in two epochs, a checkpoint at each."""
+    """A run of ours: twelve steps in two epochs, a checkpoint at every step."""
     folder = tmp_path_factory.mktemp("ours")
     run_training(toy_config(folder))
     return folder / "run"

@@ -1,4 +1,4 @@
-"""Two checkpoints compared: of one run, of two formats, sharded or not."""
+"""The comparison of two checkpoints: of one run, of two formats, sharded or not."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_checkpoint_is_equal_to_itself(trained: Path) -> None:
 
 
 def test_the_final_model_is_the_last_checkpoint(trained: Path) -> None:
-    """Two formats; tied tensors under whichever name each has stored them."""
+    """Two formats that store tied tensors under different names."""
     found = compare(trained, trained / "final")
     assert found.tensors and all(change.is_equal for change in found.tensors)
     assert found.only_in_b == []
@@ -58,14 +58,14 @@ def test_shards_make_no_difference(tmp_path: Path) -> None:
     assert len(found.tensors) == 25 and all(change.is_equal for change in found.tensors)
 
 
-def test_half_precision_weights_against_a_trainers(
+def test_half_precision_weights_and_a_trainers_weights(
     minimind: tuple[Path, Path], trainer_output: Path
 ) -> None:
     found = compare(minimind[0], minimind[1])
     assert len(found.tensors) == 25 and all(change.is_equal for change in found.tensors)
     found = compare(minimind[0], trainer_output / "checkpoint-4")
     assert len(found.tensors) == 25 and not any(change.is_equal for change in found.tensors)
-    assert found.rng_equal is None  # MiniMind keeps none
+    assert found.rng_equal is None  # MiniMind saves none
 
 
 def test_rng_states_of_a_trainer_are_compared(trainer_output: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_rng_states_of_a_trainer_are_compared(trainer_output: Path, tmp_path: Pa
     assert compare(a, trainer_output / "checkpoint-8").rng_equal is False
 
 
-def test_a_nan_that_appeared_is_named_and_a_changed_shape_told(tmp_path: Path) -> None:
+def test_new_nans_and_changed_shapes_are_reported(tmp_path: Path) -> None:
     whole = {"a": torch.ones(4), "b": torch.ones(2, 2), "zero": torch.zeros(3)}
     broken = {"a": torch.tensor([1.0, float("nan"), 1.0, 3.0]), "b": torch.ones(4)}
     save_file(whole, tmp_path / "a.safetensors")
@@ -84,11 +84,11 @@ def test_a_nan_that_appeared_is_named_and_a_changed_shape_told(tmp_path: Path) -
     assert found.nan_appeared == ["model.a"]
     changes = {change.name: change for change in found.tensors}
     assert changes["model.b"].error == "shape [2, 2] -> [4]"
-    assert changes["model.zero"].relative_change is None  # there is nothing to measure by
+    assert changes["model.zero"].relative_change is None  # its norm was zero
     assert changes["model.a"].relative_change == pytest.approx(2 / 3**0.5)
 
 
-def test_changes_are_listed_exactly_with_keys_that_only_one_has(tmp_path: Path) -> None:
+def test_changed_keys_and_keys_that_only_one_has(tmp_path: Path) -> None:
     """In the order of the first checkpoint's keys, then the keys that only the second has."""
     configs = ('{"same": 1, "x": {"y": 2, "z": 3}, "gone": 4}', '{"new": 5, "x": {"y": 6, "z": 3}, '
                '"same": 1}')  # fmt: skip
@@ -105,7 +105,7 @@ def test_changes_are_listed_exactly_with_keys_that_only_one_has(tmp_path: Path) 
     assert found.counters == []
 
 
-def test_two_formats_are_compared_by_what_both_have(
+def test_two_formats_are_compared_by_the_keys_that_both_have(
     minimind: tuple[Path, Path], trainer_output: Path
 ) -> None:
     found = compare(trainer_output / "checkpoint-4", minimind[0])
@@ -114,7 +114,7 @@ def test_two_formats_are_compared_by_what_both_have(
     assert "total_steps" not in counters and "wandb_run_id" not in counters
 
 
-def test_a_tensor_that_can_not_be_read_is_an_error_in_its_row(tmp_path: Path) -> None:
+def test_a_tensor_that_can_not_be_read_has_an_error(tmp_path: Path) -> None:
     for name in "ab":
         save_file({"w": torch.ones(2)}, tmp_path / f"{name}.safetensors")
     a, b = (inspect_path(tmp_path / f"{name}.safetensors") for name in "ab")

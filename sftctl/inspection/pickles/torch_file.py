@@ -1,7 +1,7 @@
-"""A file of torch.save: its value, its tensors and where their bytes lie, without loading it.
+"""Read a torch.save file without loading it: its value, its tensors and where their bytes are.
 
-A zip archive of `NAME/data.pkl` (a pickle, read by opcodes.py) and one entry for every storage,
-never compressed. An older torch wrote five pickles in a row and then the storages.
+It is a zip archive with `NAME/data.pkl` (a pickle, read by opcodes.py) and an uncompressed entry
+for every storage. Older versions of torch wrote five pickles in a row, then the storages.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class TorchFile:
 
 
 def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
-    """Read the pickle of a file, or of a stretch of one; raises CorruptCheckpoint."""
+    """Read a file, or `num_bytes` of it from `begin`; raises CorruptCheckpoint."""
     try:
         with (
             read_refusals(file, CorruptCheckpoint, missing="missing"),
@@ -56,7 +56,7 @@ def _read_zip(file: Path, window: Window) -> TorchFile:
             name for name, info in entries.items() if info.compress_type or info.flag_bits & 1
         ]
         if compressed:
-            raise ValueError(f"{compressed[0]} is compressed; torch compresses nothing")
+            raise ValueError(f"{compressed[0]} is compressed; torch.save never does")
         if "data.pkl" not in entries:
             raise ValueError("a zip archive without data.pkl")
         if entries["data.pkl"].file_size > _LONGEST_PICKLE_BYTES:
@@ -68,19 +68,18 @@ def _read_zip(file: Path, window: Window) -> TorchFile:
         for name, info in entries.items()
         if name.startswith("data/")
     }
-    is_big_endian = order.strip() != b"little"
     found = _found(file, reading.value, reading.names, storages)
-    return replace(
-        found, problems=[*found.problems, *["its numbers are big-endian"] * is_big_endian]
-    )
+    if order.strip() == b"little":
+        return found
+    return replace(found, problems=[*found.problems, "its numbers are big-endian"])
 
 
 def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin in the file: after its own header, whose length varies."""
+    """The file position of an entry's bytes: after the entry's header, whose length varies."""
     window.seek(info.header_offset)
     head = window.read(30)
     if head[:4] != b"PK\x03\x04":
-        raise ValueError(f"{info.filename}: no entry where the archive says")
+        raise ValueError(f"{info.filename}: no entry at the position in the archive's directory")
     sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
     begin = info.header_offset + 30 + sizes
     if begin + info.file_size > window.num_bytes:
@@ -103,7 +102,7 @@ def _read_legacy(file: Path, window: Window) -> TorchFile:
         storages[str(key)] = (window.begin + position + 8, sizes.get(str(key), 0))
         position += 8 + sizes.get(str(key), 0)
     if position > window.num_bytes:
-        raise ValueError(f"{position} bytes of storages, the file holds {window.num_bytes}")
+        raise ValueError(f"{position} bytes of storages, but the file has {window.num_bytes}")
     return _found(file, main.value, names, storages)
 
 
@@ -140,9 +139,9 @@ def _matches(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 
 
 def archive_digest(file: Path) -> str | None:
-    """A hash of what an archive's directory says of its entries; None where it is none.
+    """A hash of the checksums in an archive's directory; None: not an archive.
 
-    Equal for files with equal values, whenever and under whatever name they were saved.
+    Files with equal values have equal hashes. The date and the file name do not matter.
     """
     try:
         with file.open("rb") as stream, zipfile.ZipFile(cast(IO[bytes], Window(stream))) as archive:

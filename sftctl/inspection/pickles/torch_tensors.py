@@ -1,4 +1,4 @@
-"""Tensors in the value of a torch.save file: torch's calls that would build them, read as facts."""
+"""Find the tensors in the value of a torch.save file, from the calls that would build them."""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.inspection.pickles.opcodes import Made, Name, Outside
 
 _MOST_VALUES = 1_000_000
-_LONGEST_PLACE = 300  # of a nesting, in characters
+_LONGEST_PLACE = 300  # characters
 _REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 _DTYPES = {known.storage: name for name, known in NUMBER_TYPES.items() if known.storage}
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested containers with its place; each container once, however often named."""
+    """Every leaf of nested containers, with its place ("model.x"); each container once."""
     pending: list[tuple[str, Any]] = [("", value)]
     seen: set[int] = set()
     while pending and len(seen) < _MOST_VALUES:
@@ -38,13 +38,14 @@ def _text(key: Any) -> str:
 
 
 def storages_in(value: Any) -> Iterator[Outside]:
+    """The storages that the tensors of a value use."""
     for _, item in walk(value):
         if isinstance(item, Made) and item.by in _REBUILT:
             yield from filter(_is_storage, item.arguments[:1])
 
 
 def _is_storage(outside: Any) -> bool:
-    """`('storage', torch.FloatStorage, key, location, number of elements)`, perhaps more."""
+    """`('storage', torch.FloatStorage, key, location, number of elements)`, maybe more."""
     return (
         isinstance(outside, Outside)
         and isinstance(outside.key, tuple)
@@ -69,9 +70,9 @@ def storage_bytes(storage: Outside) -> int:
 def tensors_in(
     value: Any, file: Path, storages: dict[str, tuple[int, int]]
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors of a value by their place, and the places of those whose bytes are not there.
+    """The tensors of a value by place, and the places of tensors whose bytes are not in the file.
 
-    `storages` says where each storage begins in the file, and its length.
+    `storages` maps a storage's key to its first byte in the file and its length in bytes.
     """
     found, lost = {}, []
     for place, item in sorted(walk(value), key=lambda pair: pair[0]):

@@ -1,13 +1,13 @@
-"""A stretch of a file that looks like a file, and gives no more at once than it should."""
+"""A part of a file that can be read like a file, with a limit on the length of one read."""
 
 import io
 from typing import IO
 
-_LONGEST_READ_BYTES = 1 << 25  # a zip's directory asks for its length, whatever it claims
+_LONGEST_READ_BYTES = 1 << 25  # a hostile zip archive can claim a directory of any length
 
 
 class Window:
-    """`num_bytes` of a stream from `begin` on; a long read raises ValueError."""
+    """`num_bytes` of a stream, starting at `begin`. A read that is too long raises ValueError."""
 
     def __init__(self, stream: IO[bytes], begin: int = 0, num_bytes: int | None = None) -> None:
         self._stream = stream
@@ -28,7 +28,7 @@ class Window:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
         if base + offset < 0:
-            raise ValueError("a place before the file's beginning")
+            raise ValueError("a position before the start of the file")
         self._position = base + offset
         self._stream.seek(self.begin + self._position)
         return self._position
@@ -37,13 +37,13 @@ class Window:
         rest = max(0, self.num_bytes - self._position)
         count = rest if count < 0 else min(count, rest)
         if count > _LONGEST_READ_BYTES:
-            raise ValueError(f"{count} bytes in one piece are too long")
-        return self._took(self._stream.read(count))
+            raise ValueError(f"{count} bytes in one read are too many")
+        return self._advance(self._stream.read(count))
 
     def readline(self) -> bytes:
         rest = min(self.num_bytes - self._position, _LONGEST_READ_BYTES)
-        return self._took(self._stream.readline(max(0, rest)))
+        return self._advance(self._stream.readline(max(0, rest)))
 
-    def _took(self, data: bytes) -> bytes:
+    def _advance(self, data: bytes) -> bytes:
         self._position += len(data)
         return data

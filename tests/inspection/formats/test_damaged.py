@@ -1,4 +1,4 @@
-"""Damaged and hostile files of other tools: each is a problem with a name, never a traceback."""
+"""Damaged and hostile files of other tools: each is reported as a problem, never a traceback."""
 
 import os
 import pickle
@@ -66,7 +66,7 @@ GGUF_FILES: list[tuple[Make, str]] = [
 
 
 @pytest.mark.parametrize(("make", "problem"), GGUF_FILES)
-def test_a_bad_gguf_header_is_named(tmp_path: Path, make: Make, problem: str) -> None:
+def test_a_bad_gguf_header_is_a_problem(tmp_path: Path, make: Make, problem: str) -> None:
     make(tmp_path / "x.gguf")
     [found] = inspect_path(tmp_path / "x.gguf").problems
     assert found.startswith(f"x.gguf: not a whole .gguf file: {problem}")
@@ -109,7 +109,7 @@ TENSORS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS.keys())
-def test_a_tensor_that_can_not_be_in_the_file_is_named(tmp_path: Path, tensor: object) -> None:
+def test_a_tensor_that_can_not_be_in_the_file_is_a_problem(tmp_path: Path, tensor: object) -> None:
     value = {"good": Rebuilt(), "bad": tensor}
     write_archive(tmp_path / "x.pth", pickled(value), data_0=bytes(16))
     inspection = inspect_path(tmp_path / "x.pth")
@@ -118,7 +118,7 @@ def test_a_tensor_that_can_not_be_in_the_file_is_named(tmp_path: Path, tensor: o
 
 
 def with_changed_header(file: Path) -> None:
-    """The local header of the storage, which lies after the pickle, is overwritten."""
+    """The header of the storage's entry, which follows the pickle, is overwritten."""
     data = write_archive(file, pickled({"a": Rebuilt()}), data_0=bytes(16)).read_bytes()
     second = data.index(b"PK\x03\x04", 4)
     file.write_bytes(data[:second] + b"XX" + data[second + 2 :])
@@ -151,11 +151,11 @@ def cut_old_format(file: Path) -> None:
 
 
 TORCH_FILES: list[tuple[Make, str]] = [
-    (with_changed_header, "x/data/0: no entry where the archive says"),
+    (with_changed_header, "x/data/0: no entry at the position in the archive's directory"),
     (with_longer_entry, "x/data/0: cut"),
     (with_encrypted_entry, "data/0 is compressed"),
     (with_longer_pickle, ""),
-    (cut_old_format, "bytes of storages, the file holds"),
+    (cut_old_format, "bytes of storages, but the file has"),
     (lambda file: write_archive(file, b"\x80\x05\x97."), "opcode NEXT_BUFFER does not occur"),
     (
         lambda file: write_archive(file, b"\x80\x02c" + b"m" * 600 + b"\nn\n."),
@@ -165,7 +165,7 @@ TORCH_FILES: list[tuple[Make, str]] = [
 
 
 @pytest.mark.parametrize(("make", "problem"), TORCH_FILES)
-def test_a_bad_torch_file_is_named(tmp_path: Path, make: Make, problem: str) -> None:
+def test_a_bad_torch_file_is_a_problem(tmp_path: Path, make: Make, problem: str) -> None:
     make(tmp_path / "x.pth")
     [found] = inspect_path(tmp_path / "x.pth").problems
     assert found.startswith("x.pth: not a whole file of torch.save: ") and problem in found
@@ -173,7 +173,7 @@ def test_a_bad_torch_file_is_named(tmp_path: Path, make: Make, problem: str) -> 
     assert verified.problems[0] == found and verified.verified is False
 
 
-def test_an_archive_without_a_pickle_is_named(tmp_path: Path) -> None:
+def test_an_archive_without_a_pickle_is_a_problem(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
     data = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(data.replace(b"data.pkl", b"data.txt"))
@@ -202,7 +202,7 @@ def test_a_list_repeated_in_itself_does_not_fill_the_memory(tmp_path: Path) -> N
 
 
 def metadata(**changes: Any) -> Any:
-    """The content of `.metadata` for one tensor of four numbers in two chunks."""
+    """The content of `.metadata` for one tensor of four numbers in one chunk."""
     from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
         ChunkStorageMetadata,
@@ -240,7 +240,7 @@ def metadata(**changes: Any) -> Any:
     ],
     ids=str,
 )
-def test_hostile_metadata_of_a_distributed_checkpoint_is_survived(
+def test_hostile_metadata_of_a_distributed_checkpoint_raises_nothing(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     (tmp_path / "__0_0.distcp").write_bytes(bytes(64))
@@ -264,7 +264,7 @@ def test_a_damaged_value_of_a_distributed_checkpoint_is_left_out(
     assert all("not a whole file of torch.save" in error for error in errors)
 
 
-def test_an_archive_without_a_tensor_is_named_when_its_numbers_are_read(tmp_path: Path) -> None:
+def test_an_archive_without_a_tensor_has_no_statistics(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "__0_0.distcp", pickle.dumps(5, 2))
     length = archive.stat().st_size
     (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata(length=length)))
@@ -272,7 +272,7 @@ def test_an_archive_without_a_tensor_is_named_when_its_numbers_are_read(tmp_path
     assert one.error == f"{archive}: no tensor at byte 0"
 
 
-def test_a_missing_chunk_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_missing_chunk_is_incomplete(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "__0_0.distcp", pickled(Rebuilt()), data_0=bytes(16))
     content = metadata(length=archive.stat().st_size, size=[8])
     (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
@@ -308,7 +308,7 @@ JSON_FILES: list[tuple[str, Make, str]] = [
 
 
 @pytest.mark.parametrize(("name", "make", "problem"), JSON_FILES)
-def test_a_bad_json_file_of_a_model_is_named(
+def test_a_bad_json_file_in_a_model_directory_is_a_problem(
     tmp_path: Path, name: str, make: Make, problem: str
 ) -> None:
     make(model_directory(tmp_path) / name)
@@ -318,7 +318,7 @@ def test_a_bad_json_file_of_a_model_is_named(
     assert not inspection.complete and inspection.advice is None
 
 
-def test_numbers_of_an_unknown_type_are_told(tmp_path: Path) -> None:
+def test_numbers_of_an_unknown_type_have_no_statistics(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(2)}, file)
     file.write_bytes(file.read_bytes().replace(b'"F32"', b'"C64"'))
@@ -326,14 +326,14 @@ def test_numbers_of_an_unknown_type_are_told(tmp_path: Path) -> None:
     assert one.error == f"{file}: numbers of type C64 can't be read"
 
 
-def test_a_quantized_type_that_the_library_can_not_read_is_told(tmp_path: Path) -> None:
+def test_a_quantized_type_that_gguf_can_not_read_has_no_statistics(tmp_path: Path) -> None:
     q8_1 = 9
     file = write_gguf(tmp_path / "x.gguf", tensors=[gguf_tensor("t", [32], q8_1)], data=bytes(40))
     [one] = tensor_statistics(inspect_path(file))
     assert one.error == f"{file}: numbers of type Q8_1 can't be read"
 
 
-def test_a_file_cut_after_its_inspection_is_told(tmp_path: Path) -> None:
+def test_a_file_cut_after_its_inspection_has_no_statistics(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(2)}, file)
     inspection = inspect_path(file)

@@ -1,4 +1,4 @@
-"""Each format, on files that the real tool made."""
+"""Every format of another tool, on files that the tool itself wrote."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,58 +23,64 @@ def change(file: Path, at: int = -40) -> None:
     file.write_bytes(data)
 
 
-def test_a_trainers_checkpoint_tells_where_its_training_stood(trainer_output: Path) -> None:
+def test_everything_known_about_a_trainers_checkpoint(trainer_output: Path) -> None:
     path = trainer_output / "checkpoint-4"
-    report = inspect_path(path).to_json()
-    assert report["format"] == "transformers Trainer checkpoint"
-    assert (report["step"], report["total_steps"], report["epoch"]) == (4, 10, 0.8)
-    assert report["step_counts"] == "optimizer updates (global_step)"
-    assert (report["step_in_epoch"], report["steps_per_epoch"]) == (4, 5)
-    assert report["epoch_ratio"] == 0.8
-    assert (report["global_batch_size"], report["world_size"]) == (4, 1)
-    assert report["learning_rate"] == pytest.approx(3.5e-5)  # logged for step 4
-    assert report["next_learning_rate"] == pytest.approx(3e-5)  # the scheduler's
-    assert report["loss"] == pytest.approx(4.2, abs=0.3)
-    assert report["config"]["training_args"]["lr_scheduler_type"] == "linear"
-    assert report["parameters_by_group"] == GROUPS
-    assert report["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
-    assert report["rng"]["ranks"] == 1
-    assert report["rng"]["generators"] == ["cpu", "numpy", "python"]
-    assert report["dtype"] == "float32"
-    assert report["files"].keys() == {file.name for file in path.iterdir()}
-    assert (report["complete"], report["verified"], report["problems"]) == (True, None, [])
-    assert not report["resumable"]
-    assert report["obstacles"] == ["sftctl resumes its own runs only"]
-    assert "trainer.train(resume_from_checkpoint=" in report["advice"]
-    assert report.keys() >= {*MANIFEST_KEYS} and report["data_fingerprint"] is None
+    inspection = inspect_path(path).to_json()
+    assert inspection["format"] == "transformers Trainer checkpoint"
+    assert (inspection["step"], inspection["total_steps"], inspection["epoch"]) == (4, 10, 0.8)
+    assert inspection["step_counts"] == "optimizer updates (global_step)"
+    assert (inspection["step_in_epoch"], inspection["steps_per_epoch"]) == (4, 5)
+    assert inspection["epoch_ratio"] == 0.8
+    assert (inspection["global_batch_size"], inspection["world_size"]) == (4, 1)
+    assert inspection["learning_rate"] == pytest.approx(3.5e-5)  # logged for step 4
+    assert inspection["next_learning_rate"] == pytest.approx(3e-5)  # the scheduler's
+    assert inspection["loss"] == pytest.approx(4.2, abs=0.3)
+    assert inspection["config"]["training_args"]["lr_scheduler_type"] == "linear"
+    assert inspection["parameters_by_group"] == GROUPS
+    assert inspection["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
+    assert inspection["rng"]["ranks"] == 1
+    assert inspection["rng"]["generators"] == ["cpu", "numpy", "python"]
+    assert inspection["dtype"] == "float32"
+    assert inspection["files"].keys() == {file.name for file in path.iterdir()}
+    assert (inspection["complete"], inspection["verified"], inspection["problems"]) == (
+        True,
+        None,
+        [],
+    )
+    assert not inspection["resumable"]
+    assert inspection["obstacles"] == ["sftctl resumes its own runs only"]
+    assert "trainer.train(resume_from_checkpoint=" in inspection["advice"]
+    assert inspection.keys() >= {*MANIFEST_KEYS} and inspection["data_fingerprint"] is None
 
 
 def test_the_output_folder_of_a_trainer_lists_its_checkpoints(trainer_output: Path) -> None:
-    report = inspect_path(trainer_output)
-    assert report.checkpoints is not None
-    assert [one.facts["step"] for one in report.checkpoints] == [4, 8, 10]
-    assert report.facts["step"] == 10
+    inspection = inspect_path(trainer_output)
+    assert inspection.checkpoints is not None
+    assert [one.facts["step"] for one in inspection.checkpoints] == [4, 8, 10]
+    assert inspection.facts["step"] == 10
 
 
-def test_what_a_trainers_checkpoint_lacks_is_told(trainer_output: Path, tmp_path: Path) -> None:
+def test_files_missing_from_a_trainers_checkpoint_are_noted(
+    trainer_output: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint-4"
     shutil.copytree(trainer_output / "checkpoint-4", path)
     for name in ("optimizer.pt", "rng_state.pth"):
         (path / name).unlink()
-    report = inspect_path(path)
-    assert report.notes == ["not in it: optimizer.pt, rng_state.pth"]
-    assert report.optimizer_moments == {} and report.rng is None
+    inspection = inspect_path(path)
+    assert inspection.notes == ["not in it: optimizer.pt, rng_state.pth"]
+    assert inspection.optimizer_moments == {} and inspection.rng is None
 
 
-def test_a_changed_byte_of_a_trainers_optimizer_is_found(
+def test_verify_finds_a_changed_byte_in_a_trainers_optimizer(
     trainer_output: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint-4"
     shutil.copytree(trainer_output / "checkpoint-4", path)
     change(path / "optimizer.pt", at=30_000)
-    report = inspect_path(path, verify=True)
-    assert report.verified is False
-    [damage] = report.damage
+    inspection = inspect_path(path, verify=True)
+    assert inspection.verified is False
+    [damage] = inspection.damage
     assert damage.startswith(f"{path}/optimizer.pt: optimizer/data/")
     assert damage.endswith("its content was changed (another checksum)")
 
@@ -114,7 +120,7 @@ def test_the_dtype_of_a_trainers_checkpoint_is_in_its_arguments(
     assert inspection.facts["config"] == {"training_args": values}
 
 
-def test_without_arguments_the_dtype_is_that_of_the_weights(checkpoint: Path) -> None:
+def test_without_arguments_the_dtype_is_the_weights_dtype(checkpoint: Path) -> None:
     (checkpoint / "training_args.bin").unlink()
     (checkpoint / "config.json").unlink()
     inspection = inspect_path(checkpoint)
@@ -129,7 +135,9 @@ def test_the_ranks_of_a_trainers_checkpoint_are_in_its_arguments(checkpoint: Pat
     assert (facts["world_size"], facts["global_batch_size"]) == (4, 60)
 
 
-def test_without_arguments_the_ranks_are_the_rng_states(checkpoint: Path) -> None:
+def test_without_arguments_the_number_of_ranks_is_the_number_of_rng_states(
+    checkpoint: Path,
+) -> None:
     set_arguments(checkpoint, {})
     shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_0.pth")
     shutil.move(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
@@ -151,7 +159,7 @@ def test_validation_losses_of_a_trainer_are_first_best_and_last(checkpoint: Path
     assert inspect_path(checkpoint).facts["validation"] == validation
 
 
-def test_numbers_of_another_type_in_a_trainers_state_are_unknown(checkpoint: Path) -> None:
+def test_values_that_are_not_numbers_in_a_trainers_state_are_unknown(checkpoint: Path) -> None:
     set_state(checkpoint, global_step="four", epoch=[0.8], max_steps=None, log_history=5)
     inspection = inspect_path(checkpoint)
     assert (inspection.facts["step"], inspection.facts["epoch"], inspection.loss) == (None,) * 3
@@ -186,61 +194,69 @@ def test_a_damaged_newest_checkpoint_of_a_trainer_has_no_advice(
     assert inspection.checkpoints is not None and inspection.checkpoints[0].complete
 
 
-def test_minimind_s_resume_file_counts_micro_batches(minimind: tuple[Path, Path]) -> None:
-    report = inspect_path(minimind[0], verify=True).to_json()
-    assert report["format"] == "MiniMind resume file"
-    assert (report["step"], report["epoch"], report["world_size"]) == (300, 1, 2)
-    assert report["step_counts"] == "micro-batches of one rank in this epoch"
-    assert report["epoch_counts"] == "from 0"
-    assert (report["dtype"], report["learning_rate"]) == ("float16", 1e-3)
-    assert report["scaler"]["scale"] == 65536.0
-    assert report["wandb_run_id"] == "abc123"
-    assert report["parameters_by_group"] == GROUPS
-    assert report["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
-    assert report["notes"] == ["no RNG state: a resumed run is another run"]
-    assert (report["complete"], report["verified"], report["resumable"]) == (True, True, False)
+def test_the_step_of_a_minimind_resume_file_counts_micro_batches(
+    minimind: tuple[Path, Path],
+) -> None:
+    inspection = inspect_path(minimind[0], verify=True).to_json()
+    assert inspection["format"] == "MiniMind resume file"
+    assert (inspection["step"], inspection["epoch"], inspection["world_size"]) == (300, 1, 2)
+    assert inspection["step_counts"] == "micro-batches of one rank in this epoch"
+    assert inspection["epoch_counts"] == "from 0"
+    assert (inspection["dtype"], inspection["learning_rate"]) == ("float16", 1e-3)
+    assert inspection["scaler"]["scale"] == 65536.0
+    assert inspection["wandb_run_id"] == "abc123"
+    assert inspection["parameters_by_group"] == GROUPS
+    assert inspection["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
+    assert inspection["notes"] == ["no RNG state: a resumed run is another run"]
+    assert (inspection["complete"], inspection["verified"], inspection["resumable"]) == (
+        True,
+        True,
+        False,
+    )
 
 
-def test_weights_alone_say_so(minimind: tuple[Path, Path]) -> None:
-    report = inspect_path(minimind[1])
-    assert report.format == "torch weights file"
-    assert report.obstacles == ["weights alone: no optimizer, no step"]
-    assert report.num_parameters == 6768 and report.facts["dtype"] == "float16"
+def test_a_file_of_weights_has_no_optimizer_and_no_step(minimind: tuple[Path, Path]) -> None:
+    inspection = inspect_path(minimind[1])
+    assert inspection.format == "torch weights file"
+    assert inspection.obstacles == ["weights alone: no optimizer, no step"]
+    assert inspection.num_parameters == 6768 and inspection.facts["dtype"] == "float16"
 
 
-def test_the_old_format_of_torch_save_is_read_too(tmp_path: Path) -> None:
+def test_the_old_format_of_torch_save(tmp_path: Path) -> None:
     tensors = {"a.weight": torch.arange(6.0).reshape(2, 3).T, "b.weight": torch.ones(4).half()}
     torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    report = inspect_path(tmp_path / "old.pth", verify=True)
-    assert {name: t.shape for name, t in report.tensors.items()} == {
+    inspection = inspect_path(tmp_path / "old.pth", verify=True)
+    assert {name: t.shape for name, t in inspection.tensors.items()} == {
         "model.a.weight": (3, 2),
         "model.b.weight": (4,),
     }
-    assert report.problems == [] and report.verified is None  # it has no checksums
+    assert inspection.problems == [] and inspection.verified is None  # it has no checksums
 
 
-def test_an_optimizer_alone_says_so(tmp_path: Path) -> None:
+def test_a_file_of_an_optimizer_has_no_weights(tmp_path: Path) -> None:
     torch.save(toy_optimizer(toy_model()).state_dict(), tmp_path / "optimizer.bin")
-    report = inspect_path(tmp_path / "optimizer.bin")
-    assert report.format == "torch optimizer file"
-    assert report.facts["learning_rate"] == 1e-3
-    assert (report.num_parameters, report.optimizer_moments["exp_avg"]) == (0, 25)
+    inspection = inspect_path(tmp_path / "optimizer.bin")
+    assert inspection.format == "torch optimizer file"
+    assert inspection.facts["learning_rate"] == 1e-3
+    assert (inspection.num_parameters, inspection.optimizer_moments["exp_avg"]) == (0, 25)
 
 
-def test_a_folder_of_distributed_checkpoint_is_read_without_unpickling(distributed: Path) -> None:
-    report = inspect_path(distributed, verify=True).to_json()
-    assert report["format"] == "torch.distributed checkpoint"
-    assert (report["step"], report["epoch"]) == (7, 0)
-    assert report["step_counts"] == "as stored under 'step'"
-    assert report["learning_rate"] == 1e-3
-    assert report["parameters_by_group"] == GROUPS
-    assert report["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
-    assert (report["complete"], report["verified"]) == (True, True)
-    assert report["world_size"] == 1
+def test_a_distributed_checkpoint(distributed: Path) -> None:
+    inspection = inspect_path(distributed, verify=True).to_json()
+    assert inspection["format"] == "torch.distributed checkpoint"
+    assert (inspection["step"], inspection["epoch"]) == (7, 0)
+    assert inspection["step_counts"] == "as stored under 'step'"
+    assert inspection["learning_rate"] == 1e-3
+    assert inspection["parameters_by_group"] == GROUPS
+    assert inspection["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
+    assert (inspection["complete"], inspection["verified"]) == (True, True)
+    assert inspection["world_size"] == 1
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut"])
-def test_a_lost_distcp_file_is_named(distributed: Path, tmp_path: Path, harm: str) -> None:
+def test_a_missing_or_cut_distcp_file_is_a_problem(
+    distributed: Path, tmp_path: Path, harm: str
+) -> None:
     path = tmp_path / "dcp"
     shutil.copytree(distributed, path)
     file = path / "__0_0.distcp"
@@ -248,34 +264,37 @@ def test_a_lost_distcp_file_is_named(distributed: Path, tmp_path: Path, harm: st
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-1000])
-    report = inspect_path(path)
-    assert not report.complete
-    assert report.problems[0].startswith(f"__0_0.distcp: {harm}")
+    inspection = inspect_path(path)
+    assert not inspection.complete
+    assert inspection.problems[0].startswith(f"__0_0.distcp: {harm}")
 
 
 def test_a_hugging_face_directory_of_several_shards(tmp_path: Path) -> None:
     toy_model().save_pretrained(tmp_path / "hf", max_shard_size="10KB")
-    report = inspect_path(tmp_path / "hf")
-    assert report.format == "Hugging Face model directory"
-    assert len([name for name in report.files if name.endswith(".safetensors")]) > 1
-    assert report.parameters_by_group == GROUPS
-    assert (report.complete, report.problems) == (True, [])
-    assert report.facts["config"]["model"]["model_type"] == "qwen3"
+    inspection = inspect_path(tmp_path / "hf")
+    assert inspection.format == "Hugging Face model directory"
+    assert len([name for name in inspection.files if name.endswith(".safetensors")]) > 1
+    assert inspection.parameters_by_group == GROUPS
+    assert (inspection.complete, inspection.problems) == (True, [])
+    assert inspection.facts["config"]["model"]["model_type"] == "qwen3"
     assert (
-        report.advice == f"`sftctl train --model {tmp_path / 'hf'}` starts a run from its weights"
+        inspection.advice
+        == f"`sftctl train --model {tmp_path / 'hf'}` starts a run from its weights"
     )
     lost = next((tmp_path / "hf").glob("*-00002-of-*"))
     lost.unlink()
-    report = inspect_path(tmp_path / "hf")
-    assert report.problems == [f"{lost.name}: missing, model.safetensors.index.json refers to it"]
-    assert not report.complete
+    inspection = inspect_path(tmp_path / "hf")
+    assert inspection.problems == [
+        f"{lost.name}: missing, model.safetensors.index.json refers to it"
+    ]
+    assert not inspection.complete
 
 
-def test_a_pytorch_bin_directory_is_read(tmp_path: Path) -> None:
+def test_a_directory_with_pytorch_model_bin(tmp_path: Path) -> None:
     torch.save(toy_model().state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "dtype": "float32"}')
-    report = inspect_path(tmp_path, verify=True)
-    assert (report.parameters_by_group, report.verified) == (GROUPS, True)
+    inspection = inspect_path(tmp_path, verify=True)
+    assert (inspection.parameters_by_group, inspection.verified) == (GROUPS, True)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -301,7 +320,7 @@ def test_an_adapter_directory(tmp_path: Path, name: str) -> None:
     assert inspection.parameters_by_group == {"lora": 8}
 
 
-def test_a_model_directory_without_weights_says_so(tmp_path: Path) -> None:
+def test_a_model_directory_without_weights_has_a_note(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}')
     inspection = inspect_path(tmp_path)
     assert inspection.notes == ["no weights in it"] and inspection.facts["dtype"] == "bfloat16"
@@ -310,15 +329,15 @@ def test_a_model_directory_without_weights_says_so(tmp_path: Path) -> None:
 def test_one_safetensors_file(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(3, 2), "b": torch.ones(4, dtype=torch.bfloat16)}, file)
-    report = inspect_path(file)
-    assert (report.format, report.num_parameters) == ("safetensors file", 10)
+    inspection = inspect_path(file)
+    assert (inspection.format, inspection.num_parameters) == ("safetensors file", 10)
     file.write_bytes(file.read_bytes()[:-3])
-    report = inspect_path(file)
-    assert not report.complete
-    assert report.damage[0].startswith(f"{file}: not a safetensors header: data to byte 32")
+    inspection = inspect_path(file)
+    assert not inspection.complete
+    assert inspection.damage[0].startswith(f"{file}: not a safetensors header: data up to byte 32")
 
 
-def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
+def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see here")
     with pytest.raises(NoCheckpoint, match=r"notes\.txt: not a checkpoint"):
         inspect_path(tmp_path / "notes.txt")
@@ -326,11 +345,11 @@ def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.gguf"])
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04rubbish", b"\x80\x02}", b"\xff" * 100])
-def test_rubbish_with_a_known_name_is_a_problem_not_a_crash(
+def test_random_bytes_with_a_known_suffix_are_a_problem(
     tmp_path: Path, name: str, data: bytes
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    report = inspect_path(tmp_path / name, verify=True)
-    assert not report.complete and report.verified is False
-    assert report.problems[0].startswith(f"{name}: not a")
-    assert report.num_bytes == len(data)
+    inspection = inspect_path(tmp_path / name, verify=True)
+    assert not inspection.complete and inspection.verified is False
+    assert inspection.problems[0].startswith(f"{name}: not a")
+    assert inspection.num_bytes == len(data)

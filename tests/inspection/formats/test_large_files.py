@@ -18,11 +18,11 @@ def bytes_read():
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 inspect_path(Path(sys.argv[2]))
 peak, before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, bytes_read()
-report = inspect_path(Path(sys.argv[1]))
+inspection = inspect_path(Path(sys.argv[1]))
 print(json.dumps({
     "read": bytes_read() - before,
     "grown": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak),
-    "problems": report.problems, "parameters": report.num_parameters,
+    "problems": inspection.problems, "parameters": inspection.num_parameters,
     "heavy": [m for m in ("torch", "numpy") if m in sys.modules],
 }))
 """

@@ -1,4 +1,4 @@
-"""Our own runs and checkpoints: what is reported for good, damaged and newer ones."""
+"""Our own runs and checkpoints: what is inspectioned for good, damaged and newer ones."""
 
 import os
 import subprocess
@@ -30,35 +30,39 @@ def flip_last_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_a_checkpoint_is_reported_with_its_manifest_and_its_tensors(run: Path) -> None:
+def test_a_checkpoint_has_its_manifest_and_its_tensors(run: Path) -> None:
     path = run / "checkpoints" / "step-00000100"
-    report = inspect_path(path, verify=False).to_json()
-    assert report["step"] == 100
-    assert report["config"] == {"train": {"epochs": 2}}
-    assert report["files"].keys() == {SHARD}
-    assert report["path"] == str(path)
-    assert (report["complete"], report["verified"], report["problems"]) == (True, None, [])
-    assert report["num_parameters"] == 44 + 7 + 15 + 18 + 1
-    assert report["optimizer_moments"] == {"exp_avg": 1}
-    assert report["tensors_by_group"] == {
+    inspection = inspect_path(path, verify=False).to_json()
+    assert inspection["step"] == 100
+    assert inspection["config"] == {"train": {"epochs": 2}}
+    assert inspection["files"].keys() == {SHARD}
+    assert inspection["path"] == str(path)
+    assert (inspection["complete"], inspection["verified"], inspection["problems"]) == (
+        True,
+        None,
+        [],
+    )
+    assert inspection["num_parameters"] == 44 + 7 + 15 + 18 + 1
+    assert inspection["optimizer_moments"] == {"exp_avg": 1}
+    assert inspection["tensors_by_group"] == {
         "model": {"num_tensors": 6, "num_bytes": 4 * 44 + 7 + 2 * 15 + 4 * 18 + 8},
         "optimizer": {"num_tensors": 2, "num_bytes": 4 * 44 + 4},
     }
-    assert report["num_bytes"] == sum(file.stat().st_size for file in path.iterdir())
-    assert "checkpoints" not in report
+    assert inspection["num_bytes"] == sum(file.stat().st_size for file in path.iterdir())
+    assert "checkpoints" not in inspection
 
 
-def test_a_run_is_reported_as_its_newest_checkpoint_and_all_in_short(run: Path) -> None:
-    report = inspect_path(run, verify=True).to_json()
-    assert (report["step"], report["verified"]) == (200, True)
-    assert [row["name"] for row in report["checkpoints"]] == ["step-00000100", "step-00000200"]
-    row = report["checkpoints"][0]
+def test_a_run_is_its_newest_checkpoint_with_a_summary_of_all(run: Path) -> None:
+    inspection = inspect_path(run, verify=True).to_json()
+    assert (inspection["step"], inspection["verified"]) == (200, True)
+    assert [row["name"] for row in inspection["checkpoints"]] == ["step-00000100", "step-00000200"]
+    row = inspection["checkpoints"][0]
     assert (row["step"], row["epoch"], row["examples_seen"]) == (100, 1, 1600)
     assert row["learning_rate"] == 1e-4 / 3
     assert (row["complete"], row["verified"], row["problems"]) == (True, True, [])
 
 
-def test_a_flipped_bit_shows_when_verified_and_names_the_file(run: Path) -> None:
+def test_verify_finds_a_flipped_bit_and_names_the_file(run: Path) -> None:
     shard = run / "checkpoints" / "step-00000200" / SHARD
     flip_last_bit(shard)
     quick, full = inspect_path(run, verify=False), inspect_path(run, verify=True)
@@ -67,43 +71,45 @@ def test_a_flipped_bit_shows_when_verified_and_names_the_file(run: Path) -> None
     assert full.damage == [f"{shard}: its content was changed (different SHA-256)"]
 
 
-def test_damage_of_an_older_checkpoint_is_told_of_the_run(run: Path) -> None:
+def test_damage_in_an_older_checkpoint_is_damage_of_the_run(run: Path) -> None:
     shard = run / "checkpoints" / "step-00000100" / SHARD
     shard.unlink()
-    report = inspect_path(run, verify=True)
-    assert report.verified and report.problems == []
-    assert report.damage == [f"{shard}: missing"]
+    inspection = inspect_path(run, verify=True)
+    assert inspection.verified and inspection.problems == []
+    assert inspection.damage == [f"{shard}: missing"]
 
 
-def test_a_missing_shard_is_told_once(run: Path) -> None:
+def test_a_missing_shard_is_one_problem(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
     (path / SHARD).unlink()
-    report = inspect_path(path, verify=True)
-    assert (report.complete, report.verified, report.resumable) == (False, False, False)
-    assert report.problems == [f"{SHARD}: missing"]
+    inspection = inspect_path(path, verify=True)
+    assert (inspection.complete, inspection.verified, inspection.resumable) == (False, False, False)
+    assert inspection.problems == [f"{SHARD}: missing"]
 
 
 @pytest.mark.parametrize(
     "data",
     [b"", b"\xff" * 64, b"\x02" + 7 * b"\0" + b"[]", b"\x08" + 7 * b"\0" + b'{"a":{}}'],
 )
-def test_a_broken_header_is_told_without_hashing(run: Path, data: bytes) -> None:
+def test_a_broken_header_is_found_without_hashing(run: Path, data: bytes) -> None:
     path = run / "checkpoints" / "step-00000200"
     num_bytes = (path / SHARD).stat().st_size
     (path / SHARD).write_bytes(data.ljust(num_bytes, b"\0"))
-    report = inspect_path(path, verify=False)
-    [problem] = report.problems
+    inspection = inspect_path(path, verify=False)
+    [problem] = inspection.problems
     assert problem.startswith(f"{SHARD}: not a safetensors header: ")
-    assert not report.complete
+    assert not inspection.complete
 
 
-def test_an_unreadable_manifest_is_reported_not_raised(run: Path) -> None:
+def test_an_unreadable_manifest_is_inspectioned_not_raised(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
     (path / "manifest.json").unlink()
-    report = inspect_path(path, verify=True)
-    assert report.to_json()["step"] == report.summary()["step"] == 200  # by the folder's name
-    assert report.to_json()["epoch"] is None
-    assert report.problems == ["manifest.json: missing"]
+    inspection = inspect_path(path, verify=True)
+    assert (
+        inspection.to_json()["step"] == inspection.summary()["step"] == 200
+    )  # by the folder's name
+    assert inspection.to_json()["epoch"] is None
+    assert inspection.problems == ["manifest.json: missing"]
 
 
 def test_the_working_directory_may_be_the_checkpoint(
@@ -114,7 +120,7 @@ def test_the_working_directory_may_be_the_checkpoint(
     assert inspect_path(Path("."), verify=False).problems == ["manifest.json.sha256: missing"]
 
 
-def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(NoCheckpoint) as caught:
         inspect_path(tmp_path, verify=False)
@@ -130,7 +136,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
         ("nothing", "no such file or folder"),
     ],
 )
-def test_what_is_neither_says_so(tmp_path: Path, name: str, what: str) -> None:
+def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path, name: str, what: str) -> None:
     save_toy(tmp_path / "checkpoints", 1)
     with pytest.raises(NoCheckpoint) as caught:
         inspect_path(tmp_path / name, verify=False)
@@ -148,27 +154,27 @@ def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
 
 
-def test_a_pipe_in_place_of_a_shard_is_told_and_not_waited_for(run: Path) -> None:
+def test_a_pipe_in_place_of_a_shard_is_a_problem_and_is_not_opened(run: Path) -> None:
     path = run / "checkpoints" / "step-00000100"
     (path / SHARD).unlink()
     os.mkfifo(path / SHARD)
-    report = inspect_path(path, verify=True)
-    assert f"{SHARD}: not a regular file" in report.problems and not report.complete
+    inspection = inspect_path(path, verify=True)
+    assert f"{SHARD}: not a regular file" in inspection.problems and not inspection.complete
 
 
-def test_a_newer_format_is_no_damage(run: Path) -> None:
+def test_a_newer_format_is_an_obstacle_and_not_damage(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
     manifest = (path / MANIFEST_NAME).read_bytes()
     newer = manifest.replace(b'"format_version": 1', b'"format_version": 9')
     (path / MANIFEST_NAME).write_bytes(newer)
     (path / MANIFEST_HASH_NAME).write_bytes(manifest_hash_line(newer))
-    report = inspect_path(path, verify=True)
-    assert report.problems == [] and report.verified is None and not report.resumable
-    assert report.obstacles == ["checkpoint format 9; this sftctl reads up to 1"]
-    assert report.advice == "use the sftctl that wrote it, or a newer one"
+    inspection = inspect_path(path, verify=True)
+    assert inspection.problems == [] and inspection.verified is None and not inspection.resumable
+    assert inspection.obstacles == ["checkpoint format 9; this sftctl reads up to 1"]
+    assert inspection.advice == "use the sftctl that wrote it, or a newer one"
 
 
-def damaged_manifest(path: Path, old: bytes, new: bytes) -> None:
+def change_manifest(path: Path, old: bytes, new: bytes) -> None:
     """Change a manifest, and its hash with it."""
     data = (path / MANIFEST_NAME).read_bytes()
     assert old in data
@@ -178,7 +184,7 @@ def damaged_manifest(path: Path, old: bytes, new: bytes) -> None:
 
 def test_a_configuration_of_another_version_has_no_next_learning_rate(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
-    damaged_manifest(path, b'"epochs"', b'"unknown"')
+    change_manifest(path, b'"epochs"', b'"unknown"')
     inspection = inspect_path(path)
     assert inspection.problems == [] and inspection.next_learning_rate is None
 
@@ -187,7 +193,7 @@ def test_a_configuration_of_another_version_has_no_next_learning_rate(run: Path)
 def test_a_loss_of_another_step_is_not_shown(run: Path, line: str) -> None:
     (run / "metrics.jsonl").write_text(f"{line}\n")
     path = run / "checkpoints" / "step-00000200"
-    damaged_manifest(path, b'"metrics_bytes": 12', b'"metrics_bytes": 999')
+    change_manifest(path, b'"metrics_bytes": 12', b'"metrics_bytes": 999')
     assert inspect_path(path).loss is None
     (run / "metrics.jsonl").write_text('{"step": 200, "loss": 1.5}\n')
     assert inspect_path(path).loss == 1.5

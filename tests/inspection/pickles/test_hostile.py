@@ -1,4 +1,4 @@
-"""Pickles that would run code, and files that would fill the memory: read, told, harmless."""
+"""Pickles that would run code and files that would fill the memory: both are read safely."""
 
 import io
 import json
@@ -38,7 +38,7 @@ print(json.dumps({"codes": codes, "seen": seen}), file=sys.stderr)
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -49,7 +49,7 @@ class Payload:
 
 @pytest.fixture
 def traps(tmp_path: Path, trainer_output: Path, distributed: Path) -> list[Path]:
-    """Every place where a tool would unpickle."""
+    """One checkpoint for every file that a tool would unpickle."""
     payload = Payload(tmp_path / "it-ran")
     state = {"model": {"a": torch.ones(2)}, "optimizer": payload, "epoch": 0, "step": 1}
     files = [tmp_path / name for name in ("a.pt", "a.pth", "a.bin", "old.pth", "bare.pth")]
@@ -68,24 +68,24 @@ def traps(tmp_path: Path, trainer_output: Path, distributed: Path) -> list[Path]
     return [*files, folder]
 
 
-def test_no_payload_runs_and_nothing_is_unpickled(tmp_path: Path, traps: list[Path]) -> None:
+def test_no_code_runs_and_nothing_is_unpickled(tmp_path: Path, traps: list[Path]) -> None:
     command = [sys.executable, "-c", WATCHED, *map(str, traps)]
     done = subprocess.run(command, capture_output=True, text=True)
-    told = json.loads(done.stderr.splitlines()[-1])
+    watched = json.loads(done.stderr.splitlines()[-1])
     assert not (tmp_path / "it-ran").exists()
-    assert told["seen"] == []
-    assert told["codes"] == [4] * len(traps), done.stderr
+    assert watched["seen"] == []
+    assert watched["codes"] == [4] * len(traps), done.stderr
     assert done.stderr.count("refers to code: posix.system (not run)") == len(traps)
-    assert '"step": 4' in done.stdout  # what is known all the same
+    assert '"step": 4' in done.stdout  # the rest is still shown
 
 
-def test_what_holds_a_trap_is_not_called_complete_nor_recommended(traps: list[Path]) -> None:
+def test_a_checkpoint_with_code_is_incomplete_and_has_no_advice(traps: list[Path]) -> None:
     for trap in traps:
-        report = inspect_path(trap)
-        assert not report.complete and report.advice is None
+        inspection = inspect_path(trap)
+        assert not inspection.complete and inspection.advice is None
 
 
-def test_the_watch_sees_an_unpickling(tmp_path: Path) -> None:
+def test_the_audit_hook_sees_an_unpickling(tmp_path: Path) -> None:
     code = WATCHED.replace("for path in sys.argv[1:]:", "import pickle\npickle.loads(b'cos\\n"
                            "getcwd\\n.')\nfor path in []:")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -114,7 +114,9 @@ VALUES = [
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("value", VALUES)
-def test_plain_values_are_what_was_pickled(tmp_path: Path, value: Any, protocol: int) -> None:
+def test_plain_values_are_equal_to_the_pickled_ones(
+    tmp_path: Path, value: Any, protocol: int
+) -> None:
     if protocol < 3:
         value = json.loads(json.dumps(value, default=str)) if isinstance(value, list) else [1, "a"]
     (tmp_path / "x").write_bytes(pickle.dumps(value, protocol))
@@ -123,7 +125,7 @@ def test_plain_values_are_what_was_pickled(tmp_path: Path, value: Any, protocol:
 
 
 def test_every_opcode_is_known_or_refused() -> None:
-    """No pickle makes the reader fail in another way than it says."""
+    """The reader raises nothing but ValueError, whatever the opcode and its argument."""
     for opcode in pickletools.opcodes:
         for argument in (b"", b"\0", b"\1\0\0\0\0\0\0\0x", b"a\nb\n", b"'a'\n", b"1\n"):
             for before in (b"", b"(", b"N", b"(NN", b"]", b"}(NN"):
@@ -148,9 +150,9 @@ def test_a_compressed_archive_is_not_opened(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", b"\x80\x02" + b"0" * 200_000_000)
     assert file.stat().st_size < 300_000
-    report = inspect_path(file)
-    assert report.problems == [
-        "bomb.pth: not a whole file of torch.save: data.pkl is compressed; torch compresses nothing"
+    inspection = inspect_path(file)
+    assert inspection.problems == [
+        "bomb.pth: not a whole file of torch.save: data.pkl is compressed; torch.save never does"
     ]
 
 
@@ -163,7 +165,7 @@ def test_a_pickle_that_is_too_long_is_not_read(tmp_path: Path) -> None:
         read_torch_file(file)
 
 
-def test_a_value_that_contains_itself_and_a_deep_one_end(tmp_path: Path) -> None:
+def test_a_value_that_contains_itself_and_a_deep_value_are_read(tmp_path: Path) -> None:
     endless: dict[str, Any] = {"model": {"a": torch.ones(2)}}
     endless["model"]["again"] = endless
     torch.save(endless, tmp_path / "endless.pth")
@@ -173,13 +175,13 @@ def test_a_value_that_contains_itself_and_a_deep_one_end(tmp_path: Path) -> None
     assert inspect_path(tmp_path / "deep.pth").format == "torch file"
 
 
-def test_nested_tuples_are_no_key(tmp_path: Path) -> None:
-    """Hashing them recurses in C, without a bound."""
+def test_nested_tuples_are_not_hashed(tmp_path: Path) -> None:
+    """Hashing recurses in C, without a limit."""
     (tmp_path / "x.pth").write_bytes(b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.")
     assert inspect_path(tmp_path / "x.pth").problems == []
 
 
-def test_a_window_gives_its_stretch_and_no_long_reads(tmp_path: Path) -> None:
+def test_a_window_reads_its_part_of_the_file_and_refuses_long_reads(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     with (tmp_path / "x").open("rb") as file:
         window = Window(file, 2, 5)
@@ -189,11 +191,11 @@ def test_a_window_gives_its_stretch_and_no_long_reads(tmp_path: Path) -> None:
             Window(file, 8, 4)
     with (tmp_path / "big").open("wb") as file:
         file.truncate(1 << 30)
-    with (tmp_path / "big").open("rb") as file, pytest.raises(ValueError, match="in one piece"):
+    with (tmp_path / "big").open("rb") as file, pytest.raises(ValueError, match="in one read"):
         Window(file).read()
 
 
-def test_a_tensor_beyond_its_storage_is_told(tmp_path: Path) -> None:
+def test_a_tensor_beyond_its_storage_is_a_problem(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(4)}, tmp_path / "good.pth")
     with (
         zipfile.ZipFile(tmp_path / "good.pth") as good,
@@ -201,5 +203,5 @@ def test_a_tensor_beyond_its_storage_is_told(tmp_path: Path) -> None:
     ):
         for name in good.namelist():
             bad.writestr(name, good.read(name).replace(b"K\x04\x85", b"K\x05\x85"))
-    report = inspect_path(tmp_path / "x.pth")
-    assert report.problems == ["x.pth: tensor a: its bytes are not there"]
+    inspection = inspect_path(tmp_path / "x.pth")
+    assert inspection.problems == ["x.pth: tensor a: its bytes are not there"]

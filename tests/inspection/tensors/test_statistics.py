@@ -1,4 +1,4 @@
-"""Statistics of tensors, against torch; histograms; every type and layout."""
+"""Statistics of tensors of every type and layout, compared with torch."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,9 @@ DTYPES = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_numbers_of_every_type_are_torchs(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_the_statistics_of_every_type_are_equal_to_torchs(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     tensor = (torch.randn(17, 11) * 3).to(dtype)
     save_file({"x": tensor}, tmp_path / "x.safetensors")
     assert_like(statistics_of(tmp_path / "x.safetensors", stretch=64)["model.x"], tensor)
@@ -75,12 +77,12 @@ def test_transposed_and_sliced_tensors_of_torch_save(tmp_path: Path, old: bool) 
     assert found["model.empty"].mean is None
 
 
-def test_a_tensor_that_repeats_its_memory_is_not_multiplied(tmp_path: Path) -> None:
+def test_an_expanded_tensor_is_not_read(tmp_path: Path) -> None:
     torch.save({"x": torch.ones(1).expand(10)}, tmp_path / "x.pth")
     assert "repeats its memory" in str(statistics_of(tmp_path / "x.pth")["model.x"].error)
 
 
-def test_numbers_of_a_distributed_checkpoint(distributed: Path) -> None:
+def test_statistics_of_a_distributed_checkpoint(distributed: Path) -> None:
     found = statistics_of(distributed)
     assert all(one.error is None for one in found.values())
     assert found["optimizer.0.step"].mean == 1.0
@@ -125,11 +127,11 @@ def test_a_gguf_file_of_plain_and_quantized_tensors(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    report = inspect_path(tmp_path / "x.gguf")
-    assert report.format == "GGUF file"
-    assert report.parameters_by_group == {"attention": 384, "mlp": 384}
-    assert report.facts["config"]["gguf"]["llama.block_count"] == 2
-    assert len(report.facts["config"]["gguf"]["tokenizer.ggml.tokens"]) == 8
+    inspection = inspect_path(tmp_path / "x.gguf")
+    assert inspection.format == "GGUF file"
+    assert inspection.parameters_by_group == {"attention": 384, "mlp": 384}
+    assert inspection.facts["config"]["gguf"]["llama.block_count"] == 2
+    assert len(inspection.facts["config"]["gguf"]["tokenizer.ggml.tokens"]) == 8
     found = statistics_of(tmp_path / "x.gguf")
     assert_like(found["model.blk.0.attn_q.weight"], torch.from_numpy(values))
     back = torch.from_numpy(dequantize(packed, GGMLQuantizationType.Q8_0))
