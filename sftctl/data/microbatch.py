@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class MicroBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
         arrays = [tensor.numpy() for tensor in self.tensors]
-        return _from_arrays, (arrays, (self.examples, self.number, self.num_tokens))
+        return _from_arrays, (arrays, self.examples, self.number, self.num_tokens)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Itself if it is on the device, else a copy, made asynchronously from pinned memory."""
@@ -62,17 +62,18 @@ class MicroBatch:
         """A copy in page-locked memory (DataLoader calls this)."""
         return self._mapped(torch.Tensor.pin_memory)
 
-    def _mapped(self, function: Any) -> "MicroBatch":
-        plain = (self.examples, self.number, self.num_tokens)
-        return _micro_batch([function(tensor) for tensor in self.tensors], plain)
+    def _mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
+        ids, positions, targets, lengths = map(function, self.tensors)
+        return MicroBatch(
+            ids, positions, targets, lengths, self.examples, self.number, self.num_tokens
+        )
 
 
-def _from_arrays(arrays: list[Any], plain: tuple[Any, ...]) -> MicroBatch:
-    return _micro_batch([torch.from_numpy(array) for array in arrays], plain)
-
-
-def _micro_batch(tensors: list[Any], plain: tuple[Any, ...]) -> MicroBatch:
-    return MicroBatch(*tensors, *plain)
+def _from_arrays(
+    arrays: list[Any], examples: tuple[int, ...], number: int, num_tokens: int
+) -> MicroBatch:
+    ids, positions, targets, lengths = map(torch.from_numpy, arrays)
+    return MicroBatch(ids, positions, targets, lengths, examples, number, num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ def collate_all(
                     target_ids[first:last],
                     np.array(each, dtype=np.int64),
                 ],
-                (examples, number, sum(each)),
+                examples,
+                number,
+                sum(each),
             )
         )
         start, first = end, last

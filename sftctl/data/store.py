@@ -32,12 +32,8 @@ class TokenStoreWriter:
         self._lengths = array("i")
         self._target_lengths = array("i")
 
-    def append(self, example: TokenizedExample) -> None:
-        """Add an example. It never spans two shards."""
-        self.extend(ExampleArrays.pack([example]))
-
     def extend(self, examples: ExampleArrays) -> None:
-        """Add examples, all to the same shard."""
+        """Add examples, all to the same shard: no example spans two."""
         num_tokens = len(examples.input_ids)
         if self._num_shard_tokens + num_tokens > self._shard_tokens:
             self._write_shard()

@@ -16,7 +16,7 @@ import torch
 from sftctl.checkpoint.layout import checkpoint_name, read_manifest
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.schema import OptimConfig
-from sftctl.data.example import TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.store import TokenStoreWriter
 from sftctl.jsonio import dump_line, dump_pretty, loads
 from sftctl.model.load import load_model
@@ -150,7 +150,7 @@ def _store(path: Path, num_examples: int) -> Path:
     mask = np.array([False, False, False, True, True, True, True, True])
     train, validation = TokenStoreWriter(path / "train"), TokenStoreWriter(path / "validation")
     for ids in rng.integers(10, 2000, (num_examples, len(mask)), dtype=np.int32):
-        train.append(TokenizedExample(ids, mask))
+        train.extend(ExampleArrays.pack([TokenizedExample(ids, mask)]))
     counts = {"train": train.close(), "validation": validation.close()}
     values = loads((path / "manifest.json").read_bytes()) | {
         "splits": counts, "num_examples": num_examples, "num_validation_examples": 0,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sftctl.data.example import TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import FORMAT_VERSION, Audit, SourceEntry, SplitCounts, StoreManifest
 from sftctl.data.store import TokenStore, TokenStoreWriter
 from sftctl.errors import DataError
@@ -70,7 +70,7 @@ def path(tmp_path: Path) -> Path:
         TokenStoreWriter(path / name, shard_tokens=10) for name in ("train", "validation")
     )
     for item in EXAMPLES:
-        train.append(item)
+        train.extend(ExampleArrays.pack([item]))
     splits = {"train": train.close(), "validation": validation.close()}
     (path / "manifest.json").write_bytes(dump_pretty(manifest_of(splits)))
     return path

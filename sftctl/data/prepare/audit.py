@@ -1,7 +1,6 @@
 """The mask audit: counts what is wrong with the examples and turns of a store."""
 
 import numpy as np
-import numpy.typing as npt
 
 from sftctl.config.schema import TrainOn
 from sftctl.data.example import ExampleArrays
@@ -20,11 +19,12 @@ def audit(
     is_last = np.zeros(len(ids), dtype=np.bool_)  # (T,) True: an example ends here
     is_last[ends - 1] = True
     turn_ends = np.flatnonzero(mask & (is_last | ~np.append(mask[1:], False)))
-    has_end = np.isin(ids[turn_ends], _array(tokenizer.special_ids))
+    has_end = np.isin(ids[turn_ends], list(tokenizer.special_ids))
     full = np.repeat(lengths == max_seq_len, lengths)
     is_cut = ~has_end & is_last[turn_ends] & full[turn_ends]
+    bos = -1 if tokenizer.bos_id is None else tokenizer.bos_id
     first, second = ids[ends - lengths], ids[np.minimum(ends - lengths + 1, len(ids) - 1)]
-    two_bos = (first == second) & (first == _bos(tokenizer)) & (lengths > 1)
+    two_bos = (first == second) & (first == bos) & (lengths > 1)
     return Audit.of(
         num_examples=len(lengths),
         examples_without_target=int(np.count_nonzero(examples.target_lengths == 0)),
@@ -34,11 +34,3 @@ def audit(
         # With train_on=all, a run of targets covers many turns, with their ends inside it.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
     )
-
-
-def _array(special_ids: frozenset[int]) -> npt.NDArray[np.int32]:
-    return np.fromiter(special_ids, dtype=np.int32)
-
-
-def _bos(tokenizer: ChatTokenizer) -> int:
-    return -1 if tokenizer.bos_id is None else tokenizer.bos_id
