@@ -145,11 +145,12 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
 
 
 def _complete_steps(root: Path) -> str | None:
-    steps = [str(step_of(path.name)) for path in list_checkpoints(root) if _is_complete(path)]
+    steps = [str(step_of(path.name)) for path in list_checkpoints(root) if is_complete(path)]
     return f"complete checkpoints are at step {', '.join(steps)}" if steps else None
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
+    """Whether every file is there with its size; nothing is hashed."""
     return not problems_of(path, verify=False)
 
 
@@ -177,7 +178,7 @@ def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
     A checkpoint with a missing, cut or unknown file is not counted and not deleted: perhaps
     nothing else is left.
     """
-    old = [path for path in list_checkpoints(root) if _is_complete(path)][: -max(keep, 1)]
+    old = [path for path in list_checkpoints(root) if is_complete(path)][: -max(keep, 1)]
     for path in old:
         with refusals(path, CheckpointError, what="can't be deleted"):
             remove_folder(path, disk)

@@ -22,6 +22,9 @@ def resume(
             help="Train to this many epochs in all; the learning-rate schedule is recomputed.",
         ),
     ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="New limit of steps; the cosine is stretched.")
+    ] = None,
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
     allow: Annotated[
@@ -43,7 +46,8 @@ def resume(
     """Continue a run from its last checkpoint."""
     from sftctl.cli import train_commands as running
 
-    if verify_replay and (dry_run or allow or max_restarts or (step, epochs) != (None, None)):
+    changes = (step, epochs, max_steps) != (None, None, None)
+    if verify_replay and (dry_run or allow or max_restarts or changes):
         raise ConfigError(
             "--verify-replay goes with --nproc-per-node and --json only",
             hint="it trains from the checkpoint before the last to the last, as they were made",
@@ -59,9 +63,11 @@ def resume(
             return
         from sftctl.train.resume import ResumeRequest
 
-        config = running.config_of_run(run_dir)
-        request = ResumeRequest(run_dir, step, epochs, frozenset(allow or ()), running.announce)
+        request = ResumeRequest(
+            run_dir, step, epochs, max_steps, frozenset(allow or ()), announce=running.announce
+        )
         if dry_run:
-            running.describe_resume(config, request, nproc_per_node, as_json=json)
+            running.describe_resume(request, nproc_per_node, as_json=json)
         else:
+            config = running.config_of_run(run_dir)
             running.run(config, request, nproc_per_node, max_restarts, stop, as_json=json)

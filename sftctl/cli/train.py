@@ -68,6 +68,6 @@ def train(
     if print_config:
         running.print_config(config, as_json=json)
     elif dry_run:
-        running.describe(config, origins, nproc_per_node, as_json=json)
+        running.describe(config, origins, nproc_per_node, auto_resume=auto_resume, as_json=json)
     else:
         running.start(config, nproc_per_node, max_restarts, auto_resume=auto_resume, as_json=json)

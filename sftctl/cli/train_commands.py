@@ -36,11 +36,11 @@ def start(
 ) -> None:
     """Train a new run, or with `auto_resume` go on with the one that is there."""
     with listening() as stop:
-        request = _resume_request_of(config) if auto_resume else None
+        request = _existing_run(config) if auto_resume else None
         if request is None:
             from sftctl.train.preflight.paths import check_before_loading
 
-            check_before_loading(config)
+            config = check_before_loading(config)
         run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
 
 
@@ -99,8 +99,8 @@ def config_of_run(run_dir: Path) -> RunConfig:
     return RunDir.open(run_dir).config()
 
 
-def _resume_request_of(config: RunConfig) -> "ResumeRequest | None":
-    """For --auto-resume: the existing run of the same configuration, or None to start one."""
+def _existing_run(config: RunConfig) -> "ResumeRequest | None":
+    """For --auto-resume: the request to go on with the run that is there, or None to start one."""
     from sftctl.train.resume import existing_run
 
     return existing_run(config, announce)
@@ -116,25 +116,39 @@ def print_config(config: RunConfig, *, as_json: bool) -> None:
         print(config_to_commented_toml(config), end="")
 
 
-def describe(config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool) -> None:
-    """What a run would be; raises what it would be refused for."""
+def describe(
+    config: RunConfig,
+    origins: dict[str, str],
+    num_ranks: int,
+    *,
+    auto_resume: bool,
+    as_json: bool,
+) -> None:
+    """Print what `start` would do; raise what it would be refused for."""
+    request = _existing_run(config) if auto_resume else None
+    if request is not None:
+        describe_resume(request, num_ranks, as_json=as_json)
+    else:
+        _describe_new_run(config, origins, num_ranks, as_json=as_json)
+
+
+def _describe_new_run(
+    config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool
+) -> None:
     from sftctl.cli.show.dry_run import run_plan
     from sftctl.train.preflight.dry_run import plan_run
     from sftctl.train.preflight.findings import refuse_errors
     from sftctl.train.preflight.paths import check_before_loading
 
-    check_before_loading(config)
-    plan = plan_run(config, origins, num_ranks)
+    plan = plan_run(check_before_loading(config), origins, num_ranks)
     emit(plan.to_json(), run_plan(plan), as_json=as_json)
     refuse_errors(plan.findings)
 
 
-def describe_resume(
-    config: RunConfig, request: "ResumeRequest", num_ranks: int, *, as_json: bool
-) -> None:
-    """What a resume would restore; raises what it would be refused for."""
+def describe_resume(request: "ResumeRequest", num_ranks: int, *, as_json: bool) -> None:
+    """Print what a resume would restore; raise what it would be refused for."""
     from sftctl.train.resume import plan_request
 
-    plan = plan_request(config, request, num_ranks)
+    plan = plan_request(request, num_ranks)
     emit(plan, "\n".join(plan.lines(request.allow)), as_json=as_json)
-    plan.refuse(request.allow)
+    plan.refuse(request)

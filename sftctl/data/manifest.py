@@ -1,13 +1,16 @@
 """A token store's manifest.json: how the store was made and what it holds."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sftctl import jsonio
+from sftctl.config.schema import DataConfig
 from sftctl.disk import FileEntry
-from sftctl.errors import DataError
+from sftctl.environment import cache_folder
+from sftctl.errors import ConfigError, DataError
 from sftctl.words import counted
 
 FORMAT_VERSION = 2
@@ -151,3 +154,45 @@ class StoreManifest:
             return cls(**values)
         except (TypeError, KeyError, AttributeError) as problem:
             raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_AGAIN) from problem
+
+
+def is_prepared(path: str | None) -> bool:
+    """Whether `data.path` is a store; else it is conversations, or the bundled sample (None)."""
+    return path is not None and (Path(path) / "manifest.json").is_file()
+
+
+def cached_store(fingerprint: str) -> Path:
+    """Where training keeps a store that it prepared itself."""
+    return cache_folder() / "stores" / fingerprint[:32]
+
+
+def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> None:
+    """Refuse a store that was prepared with other settings. A default accepts any setting."""
+    for key in ("train_on", "overflow", "format", "val_fraction"):
+        wanted, stored = getattr(data, key), getattr(manifest, key)
+        if wanted not in (stored, getattr(DataConfig(), key)):
+            raise DataError(
+                f"{store}: prepared with {key} {stored}, the run asks for {wanted}",
+                f"prepare the data again, or leave data.{key} out",
+            )
+    if (
+        data.chat_template is not None
+        and _template_hash(data.chat_template) != manifest.template_hash
+    ):
+        raise DataError(
+            f"{store}: prepared with another chat template than {data.chat_template}",
+            "prepare the data again, or leave data.chat_template out",
+        )
+    longest = manifest.length_quantiles["max"]
+    if data.max_seq_len is not None and longest > data.max_seq_len:
+        raise ConfigError(
+            f"data.max_seq_len: {data.max_seq_len}, but {store} holds an example of "
+            f"{counted(longest, 'token')}",
+            hint="prepare the data again with --max-seq-len, or leave it out here",
+        )
+
+
+def _template_hash(file: str) -> str:
+    from sftctl.model.tokenizer.tokenizer import read_template  # loads much; rarely needed
+
+    return hashlib.sha256(read_template(Path(file)).encode()).hexdigest()

@@ -1,21 +1,28 @@
-"""Whether a checkpoint of ours can be resumed here and now; if not, why, and what would fix it."""
+"""Whether a checkpoint of ours can be resumed here and now; if not, why, and what would fix it.
 
+The verdict is that of `sftctl resume`: both ask runs/resumable and runs/differences.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.directory import is_complete, list_checkpoints
 from sftctl.checkpoint.layout import CheckpointManifest
-from sftctl.config.load import config_to_dict
 from sftctl.config.schema import RunConfig
-from sftctl.data.manifest import StoreManifest
-from sftctl.environment import cache_folder
-from sftctl.errors import SftctlError
+from sftctl.data.manifest import StoreManifest, cached_store, is_prepared, require_settings
+from sftctl.data.reading.sources import find_sources, require_input
+from sftctl.errors import DataError, SftctlError
+from sftctl.runs.differences import DataHere, Difference, changed_data_keys, differences_of
 from sftctl.runs.directory import RunDir
-from sftctl.runs.log import require_metrics
-from sftctl.words import counted
-
-Obstacle = tuple[str, str]  # why not, and what to do
+from sftctl.runs.resumable import (
+    allow_flags,
+    cached_manifest,
+    flags_to_train_longer,
+    obstacles_in_differences,
+    obstacles_in_run,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,105 +38,129 @@ class Readiness:
 def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: bool) -> Readiness:
     """Whether `sftctl resume` can continue from this checkpoint (None: no readable manifest)."""
     run = RunDir(checkpoint.absolute().parent.parent)
-    shown = _shown(checkpoint, run)
+    command = f"sftctl resume {run.path if checkpoint.is_absolute() else checkpoint.parent.parent}"
     if manifest is None or is_damaged:
-        return Readiness(f"sftctl resume {shown}   (falls back to the newest whole checkpoint)")
+        return Readiness(_advice_for_damage(run, command))
     try:
         config = RunDir.open(run.path).config()
     except SftctlError as error:
         return Readiness("put it back into RUN/checkpoints of its run", [error.message])
-    store, data_obstacles = _judge_data(manifest, config, shown)
-    obstacles = [*_missing_files(run, manifest), *data_obstacles]
-    notes = _changed_config(manifest, config, shown)
-    if obstacles:
-        advice = obstacles[0][1]
-    elif list_checkpoints(run.checkpoints)[-1].name != checkpoint.absolute().name:
-        advice = f"sftctl resume {shown} --step {manifest.step}   (sets later ones aside)"
-    elif manifest.step >= manifest.total_steps:
-        notes = [*notes, "finished: every step is trained"]
-        advice = f"sftctl resume {shown} --epochs N   (to train longer)"
-    else:
-        advice = f"sftctl resume {shown}"
-    return Readiness(advice, [why for why, _ in obstacles], store, notes)
-
-
-def _shown(checkpoint: Path, run: RunDir) -> Path:
-    """The run's path as the user would type it."""
-    return run.path if checkpoint.is_absolute() else checkpoint.parent.parent
-
-
-def _missing_files(run: RunDir, manifest: CheckpointManifest) -> list[Obstacle]:
-    """What the run directory lacks."""
-    files = [run.model_folder / name for name in ("config.json", "tokenizer.json")]
-    found = [
-        (f"{file}: missing", "put back the run's model folder")
-        for file in files
-        if not file.is_file()
+    data, store, errors = _judge_data(manifest, config)
+    differences = list(differences_of(manifest, config, data))
+    errors = [
+        *obstacles_in_run(run, checkpoint, manifest, config),
+        *errors,
+        *obstacles_in_differences(checkpoint, differences),
     ]
-    try:
-        require_metrics(run.path, manifest.metrics_bytes)
-    except SftctlError as error:
-        found.append((error.message, error.hint or "put it back from a copy"))
-    return found
+    notes = _changes(changed_data_keys(manifest, config), differences, command)
+    is_newest = list_checkpoints(run.checkpoints)[-1].name == checkpoint.absolute().name
+    command = command if is_newest else f"{command} --step {manifest.step}"
+    if errors:
+        advice = _advice_against(errors, differences, command)
+    elif not is_newest:
+        advice = f"{command}   (sets later ones aside)"
+    elif manifest.step >= config.train.total_steps(manifest.steps_per_epoch):
+        notes = [*notes, "finished: every step is trained"]
+        flags = flags_to_train_longer(config.train, manifest.steps_per_epoch)
+        advice = f"{command} {flags}   (to train longer)"
+    else:
+        advice = command
+    return Readiness(advice, [_reason(error, checkpoint) for error in errors], store, notes)
+
+
+def _advice_for_damage(run: RunDir, command: str) -> str:
+    if any(is_complete(path) for path in list_checkpoints(run.checkpoints)):
+        return f"{command}   (falls back to the newest whole checkpoint)"
+    return "put one back from a copy, or start a new run"
+
+
+def _advice_against(
+    errors: Sequence[SftctlError], differences: Sequence[Difference], command: str
+) -> str:
+    """What removes the first obstacle; a command if the changes only have to be allowed."""
+    flags = allow_flags(differences)
+    if flags and len(errors) == 1 and all(d.verdict != "impossible" for d in differences):
+        return f"{command} {flags}   (only if it is meant)"
+    return errors[0].hint or f"`{command} --dry-run` says more"
+
+
+def _reason(error: SftctlError, checkpoint: Path) -> str:
+    return error.message.removeprefix(f"{checkpoint}: ")
 
 
 def _judge_data(
-    manifest: CheckpointManifest, config: RunConfig, shown: Path
-) -> tuple[dict[str, Any], list[Obstacle]]:
-    """Which store a resume would open and whether it fits, and the obstacles in the data."""
-    given = config.data.path
-    is_store = given is not None and Path(given).is_dir()
-    cached = cache_folder() / "stores" / manifest.data_fingerprint[:32]
-    store = Path(given) if given is not None and is_store else cached
-    if given is not None and not Path(given).exists():
-        missing = {"path": given, "fits": None, "why": "missing"}
-        return missing, [(f"data: {given}: missing", f"put {given} back, or prepare it as it was")]
-    found: list[Obstacle] = []
-    name = config.model.tokenizer or config.model.name
-    if not is_store and Path(name).is_absolute() and not Path(name).exists():
-        why = f"tokenizer: {name}: missing, and the data is prepared with it"
-        found.append((why, f"put {name} back"))
-    if not is_store and not cached.is_dir():
-        why = "not in the cache: resume prepares it again"
-        return {"path": str(store), "fits": None, "why": why}, found
+    manifest: CheckpointManifest, config: RunConfig
+) -> tuple[DataHere | None, dict[str, Any], list[SftctlError]]:
+    """The store that a resume would open (None: it prepares one), as reported, and obstacles."""
+    path, fingerprint = config.data.path, manifest.data_fingerprint
     try:
-        there = StoreManifest.read(store)
+        data = _data_here(manifest, config)
     except SftctlError as error:
-        found.append((f"data: {error.message}", error.hint or "prepare the data again"))
-        return {"path": str(store), "fits": None, "why": error.message}, found
-    if there.fingerprint == manifest.data_fingerprint:
-        return {"path": str(store), "fits": True, "why": None}, found
-    found.append(_of_other_data(there, manifest, store, shown))
-    return {"path": str(store), "fits": False, "why": "other data: another fingerprint"}, found
+        reason = error.message.removeprefix(f"data: {path}: ")
+        return None, {"path": path, "fits": None, "why": reason}, [error]
+    if data is None:
+        gone = "not in the cache: resume prepares it again"
+        return None, {"path": str(cached_store(fingerprint)), "fits": None, "why": gone}, []
+    fits = data.fingerprint == fingerprint
+    why = None if fits else "other data: another fingerprint"
+    return data, {"path": str(data.path), "fits": fits, "why": why}, []
 
 
-def _of_other_data(
-    there: StoreManifest, manifest: CheckpointManifest, store: Path, run: Path
-) -> Obstacle:
-    was, now = manifest.data_fingerprint[:12], there.fingerprint[:12]
-    why = f"data: {store} is not what it was trained on: {was} -> {now}"
-    from sftctl.data.plan import steps_per_epoch  # loads numpy, seldom needed
+def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
+    """The data of a resume; None: the same files would be prepared again.
 
-    steps = steps_per_epoch(there.num_examples, manifest.global_batch_size)
-    if steps != manifest.steps_per_epoch:
-        what = f"{why}; {counted(steps, 'step')} an epoch, not {manifest.steps_per_epoch}"
-        return what, "put the data back as it was, or start a new run"
-    return why, f"sftctl resume {run} --allow data   (only if it is meant)"
+    Raises a SftctlError if the resume would be refused.
+    """
+    path, fingerprint = config.data.path, manifest.data_fingerprint
+    if path is not None and is_prepared(path):
+        there = StoreManifest.read(Path(path))
+        require_settings(Path(path), there, config.data)
+        return DataHere(Path(path), there.fingerprint, there.num_examples)
+    changes, cached = changed_data_keys(manifest, config), cached_manifest(fingerprint)
+    if changes or cached is None:
+        _require_sources(config)
+    if changes and not (cached is not None and _is_moved(config, changes, cached)):
+        raise DataError(
+            f"data: prepared again, it would be other data: {', '.join(changes)}",
+            hint="put it back as it was; `sftctl resume RUN --dry-run` prepares and compares it",
+        )
+    if cached is None:
+        return None
+    return DataHere(cached_store(fingerprint), fingerprint, cached.num_examples)
 
 
-def _changed_config(manifest: CheckpointManifest, config: RunConfig, shown: Path) -> list[str]:
-    """A note on the configuration keys that were changed since the checkpoint was saved."""
-    now = config_to_dict(config)
-    changed = [
-        f"{section}.{key}: {was} -> {now[section][key]}"
-        for section, values in manifest.config.items()
-        if isinstance(values, dict)
-        for key, was in values.items()
-        if key in now.get(section, {}) and now[section][key] != was
-    ]
+def _require_sources(config: RunConfig) -> None:
+    """DataError if what the data is prepared from is not there."""
+    path, tokenizer = config.data.path, config.model.tokenizer or config.model.name
+    if path is not None:
+        try:
+            require_input(Path(path))
+        except DataError as error:
+            hint = f"put {path} back, or prepare it as it was"
+            raise DataError(f"data: {path}: missing", hint) from error
+    if Path(tokenizer).is_absolute() and not Path(tokenizer).exists():
+        raise DataError(
+            f"tokenizer: {tokenizer}: missing, and the data is prepared with it",
+            hint=f"put {tokenizer} back",
+        )
+
+
+def _is_moved(config: RunConfig, changes: Sequence[str], cached: StoreManifest) -> bool:
+    """Whether only `data.path` has changed, and the files have the same content."""
+    path = config.data.path
+    if path is None or not all(change.startswith("data.path ") for change in changes):
+        return False
+    with find_sources([Path(path)]) as sources:
+        return [one.sha256 for one in sources] == [one.sha256 for one in cached.sources]
+
+
+def _changes(data: list[str], differences: Sequence[Difference], command: str) -> list[str]:
+    """A note on changed configuration keys that are no obstacles by themselves."""
+    free = [f"{d.key}: {d.was} -> {d.now}" for d in differences if d.verdict == "free"]
+    changed = [*data, *free]
     if not changed:
         return []
     return [
-        f"config.toml is no longer what it was: {', '.join(changed)}; "
-        f"`sftctl resume {shown} --dry-run` says what that means"
+        f"config.toml is no longer what it was: {', '.join(changed)}; `{command} --dry-run` says "
+        "what that means"
     ]

@@ -15,7 +15,6 @@ from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.environment import usable_cores
-from sftctl.errors import ConfigError
 from sftctl.words import counted
 
 Verdict = Literal["free", "allow", "impossible"]
@@ -102,17 +101,35 @@ def differences_of(
     if compute is not None:
         yield from _process_differences(manifest, config, compute)
     was, now = manifest.config, config_to_dict(config)
-    for section, cls in SECTIONS.items():
-        for item in fields(cls):
-            key, name = f"{section}.{item.name}", item.name
-            then, here = was[section].get(name), now[section].get(name)
-            if then is None and item.default is not None:
-                continue  # the key did not exist when the checkpoint was saved
-            if then != here and (verdict := _verdict(key, manifest, config)):
+    for section in SECTIONS:
+        for name, then, here in _changed(section, was, now):
+            key = f"{section}.{name}"
+            if verdict := _verdict(key, manifest, config):
                 yield Difference(key, then, here, verdict, _effect(key, verdict, manifest, config))
     for name, version in (compute.versions if compute is not None else {}).items():
         if (then := manifest.versions.get(name)) != version:
             yield Difference(name, then, version, "free", "bits may differ")
+
+
+def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Difference]:
+    """Changes to a run that has no checkpoint: its model folder and tokenizer are made already."""
+    was, now = config_to_dict(began), config_to_dict(config)
+    effect = "the run directory was made for it; a new run needs another one"
+    for section in ("model", "data"):
+        for name, then, here in _changed(section, was, now):
+            if name not in _LOADER_KEYS:
+                yield Difference(f"{section}.{name}", then, here, "impossible", effect)
+
+
+def _changed(
+    section: str, was: dict[str, Any], now: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """The keys of a section with another value: (name, was, now); None is unset."""
+    for item in fields(SECTIONS[section]):
+        then, here = was[section].get(item.name), now[section].get(item.name)
+        is_new = then is None and item.default is not None  # the key did not exist then
+        if then != here and not is_new:
+            yield item.name, then, here
 
 
 def _data_differences(
@@ -123,12 +140,7 @@ def _data_differences(
     was, now = manifest.data_fingerprint, data.fingerprint
     if was == now:
         return
-    then, here = manifest.config["data"], config_to_dict(config)["data"]
-    edited = [
-        f"data.{key} {then.get(key)} -> {here.get(key)}"
-        for key in sorted({*then, *here} - {*_LOADER_KEYS})
-        if then.get(key) != here.get(key)
-    ]
+    edited = changed_data_keys(manifest, config)
     cause = f" ({', '.join(edited)})" if edited else ""
     per_epoch = steps_per_epoch(data.num_examples, manifest.global_batch_size)
     if per_epoch != manifest.steps_per_epoch:
@@ -138,6 +150,16 @@ def _data_differences(
     else:
         effect = f"{data.path} is not what it was trained on"
         yield Difference(DATA, was[:12], now[:12], "allow", effect + cause)
+
+
+def changed_data_keys(manifest: CheckpointManifest, config: RunConfig) -> list[str]:
+    """The changes to keys that decide what the data is, as texts."""
+    changes = _changed("data", manifest.config, config_to_dict(config))
+    return sorted(
+        f"data.{name} {then} -> {here}"
+        for name, then, here in changes
+        if name not in _LOADER_KEYS
+    )
 
 
 def _process_differences(
@@ -184,15 +206,8 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
 def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
     """The next step's learning rate as it was planned, and as it is now."""
     total = config.train.total_steps(manifest.steps_per_epoch)
-    if manifest.step > total:
-        steps = counted(total, "step")
-        asked = f"train.epochs: {counted(config.train.epochs, 'epoch')}, {steps}"
-        if config.train.max_steps == total:
-            asked = f"train.max_steps: {steps}"
-        raise ConfigError(
-            f"{asked}, and the checkpoint is of step {manifest.step}",
-            hint="a run can only grow; `--step N` goes back",
-        )
+    if manifest.step >= total:
+        return f"{counted(total, 'step')} in all: nothing is left to train"
     step = manifest.step + 1
     was = get_lr(step, manifest.total_steps, config_from_dict(manifest.config).optim)
     now = get_lr(step, total, config.optim)

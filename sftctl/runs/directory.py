@@ -185,8 +185,14 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
     return RunDir(path)
 
 
-def default_run_path(config: RunConfig) -> Path:
-    """runs/<model>-<local time>, with a number behind it where one of that second is there."""
+def run_path(config: RunConfig) -> Path:
+    """A new run's directory: `output_dir`, or runs/<model>-<local time>.
+
+    The time is that of the call: whoever calls this hands the path on in `output_dir`. A number is
+    added if a run of the same second is there.
+    """
+    if config.output_dir is not None:
+        return config.output_dir
     model = Path(config.model.name).stem or "model"
     name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = chain([name], (f"{name}-{n}" for n in count(2)))

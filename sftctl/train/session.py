@@ -26,7 +26,7 @@ from sftctl.train.preflight.findings import refuse_errors
 from sftctl.train.preflight.inputs import Inputs, open_inputs
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.preflight.rehearsal import rehearse
-from sftctl.train.resume import ResumePlan, ResumeRequest, plan_resume
+from sftctl.train.resume import ResumePlan, ResumeRequest, choose_checkpoint, plan_resume
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
@@ -121,12 +121,13 @@ def restored_session(
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
         config = request.applied_to(config or run.config())
-        inputs = open_inputs(config, world, stop)
-        world_size, step = world.world_size, request.step
-        plan = world.on_main(lambda: plan_resume(run, config, inputs, world_size, step))
+        found = world.on_main(lambda: choose_checkpoint(run, request.step))
+        inputs = open_inputs(config, world, stop, found.manifest if found is not None else None)
+        ranks = world.world_size
+        plan = world.on_main(lambda: plan_resume(run, request, config, found, inputs, ranks))
         if world.is_main and request.announce is not None:
             request.announce(plan, request.allow)
-        plan.refuse(request.allow)
+        plan.refuse(request)
         if plan.checkpoint is None:
             model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
         elif initial:
@@ -208,11 +209,12 @@ def _take_over(session: Session) -> None:
     run, plan = session.run, session.plan
     for folder in (run.path, run.checkpoints):
         clean_leftovers(folder)
-    if session.config != run.config():
+    trains = session.state.progress.step < session.total_steps
+    if trains and session.config != run.config():
         run.write_config(session.config)
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
-    if session.state.progress.step < session.total_steps and run.final.is_dir():
+    if trains and run.final.is_dir():
         remove_folder(run.final)  # of another end of this run; its weights are in a checkpoint
 
 

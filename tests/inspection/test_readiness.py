@@ -125,7 +125,7 @@ def test_other_data_of_other_steps_is_impossible(run: Path, tmp_path: Path) -> N
     in_a_store(run, tmp_path, fingerprint="0" * 64, num_examples=100)
     report = checkpoint(run)
     assert "25 steps an epoch, not 6" in report.obstacles[0]
-    assert report.advice == "put the data back as it was, or start a new run"
+    assert report.advice == "put it back as it was, or start a new run with `sftctl train`"
 
 
 def test_damage_is_no_obstacle_but_a_problem(run: Path) -> None:

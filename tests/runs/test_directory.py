@@ -4,7 +4,7 @@ import pytest
 
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
-from sftctl.runs.directory import RunDir, default_run_path
+from sftctl.runs.directory import RunDir, run_path
 from tests.toys.checkpoints import FailingDisk
 
 
@@ -26,7 +26,7 @@ def test_a_configuration_that_cannot_be_written_is_told_and_leaves_no_other_file
 def test_runs_that_begin_in_the_same_second_have_names_of_their_own() -> None:
     paths = []
     for _ in range(3):
-        paths.append(default_run_path(RunConfig()))
+        paths.append(run_path(RunConfig()))
         paths[-1].mkdir(parents=True)
     assert len({*paths}) == 3
     assert all(path.name.startswith("small-2") for path in paths)

@@ -217,7 +217,7 @@ def test_a_link_with_the_name_of_a_checkpoint_is_told_and_set_aside(run: Path) -
     newest = run / "checkpoints/step-00000012"
     newest.rename(run / "elsewhere")
     newest.symlink_to(run / "elsewhere")
-    plan = plan_request(RunDir.open(run).config(), ResumeRequest(run), 1)
+    plan = plan_request(ResumeRequest(run), 1)
     assert plan.checkpoint is not None and plan.checkpoint.name == "step-00000008"
     assert plan.skipped == ("step-00000012: a link or a file, not a folder",)
     assert plan.abandoned == ("step-00000012",)
@@ -234,8 +234,7 @@ def test_lines_beyond_the_checkpoint_are_cut_so_steps_stay_unique(run: Path) -> 
 
 
 def test_the_plan_says_what_is_restored(run: Path) -> None:
-    config = RunDir.open(run).config()
-    lines = plan_request(config, ResumeRequest(run, step=8), num_ranks=2).lines()
+    lines = plan_request(ResumeRequest(run, step=8), num_ranks=2).lines()
     assert "from step-00000008: step 8 of 12, epoch 1, step 2 of 6 in it" in lines[0]
     assert "moved away: step-00000012" in lines
     assert any(line.startswith("changed: ranks: 1 -> 2") for line in lines)
@@ -328,8 +327,7 @@ def test_what_only_changes_speed_is_free(run: Path) -> None:
         run, train__batch_size=2, train__accumulation_steps=2, train__micro_batch_tokens=64,
         data__num_workers=2, checkpoint__keep=7,
     )  # fmt: skip
-    config = RunDir.open(run).config()
-    plan = plan_request(config, ResumeRequest(run, step=4), num_ranks=1)
+    plan = plan_request(ResumeRequest(run, step=4), num_ranks=1)
     assert {d.key: d.verdict for d in plan.differences} == {
         key: "free"
         for key in (
@@ -347,8 +345,7 @@ def test_a_key_that_can_not_be_allowed_is_refused(run: Path) -> None:
 
 
 def test_a_longer_run_says_what_its_learning_rate_does(run: Path) -> None:
-    config = RunDir.open(run).config()
-    plan = plan_request(config, ResumeRequest(run, epochs=3), num_ranks=1)
+    plan = plan_request(ResumeRequest(run, epochs=3), num_ranks=1)
     (line,) = [line for line in plan.lines() if "train.epochs" in line]
     assert line == (
         "changed: train.epochs: 2 -> 3: 18 steps in all; "
@@ -403,22 +400,105 @@ def test_a_loader_process_that_outlives_its_trainer_does_not_hold_the_lock(run: 
         os.waitpid(loader, 0)
 
 
-def test_auto_resume_finds_the_run_of_the_same_configuration_only(
+def test_auto_resume_finds_the_run_that_is_there(
     finished: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
     run, config = finished
-    assert existing_run(config) == ResumeRequest(run)
+    assert existing_run(config) == ResumeRequest(run, config=config)
     assert existing_run(toy_config(tmp_path)) is None
-    with pytest.raises(ConfigError, match=r"with train\.batch_size = 4, not 2"):
-        existing_run(toy_config(run.parent, train__batch_size=2))
+
+
+def auto_resume(run: Path, **changes: object) -> ResumeRequest:
+    """The command that began the run, with other options."""
+    data = RunDir.open(run).config().data.path
+    config = toy_config(run.parent, checkpoint__save_interval=4, data__path=data, **changes)
+    request = existing_run(config)
+    assert request is not None
+    return request
+
+
+def test_auto_resume_with_the_same_options_changes_nothing(run: Path) -> None:
+    before = (run / "config.toml").read_bytes()
+    assert plan_request(auto_resume(run), 1).differences == ()
+    assert run_training(load_config(), auto_resume(run)).status == "nothing_to_do"
+    assert (run / "config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tracking__log_interval": 5},
+        {"tracking__wandb_project": "other"},
+        {"checkpoint__keep": 2},
+        {"data__num_workers": 1},
+        {"train__eval_interval": 3},
+        {"train__micro_batch_tokens": 64},
+        {"train__epochs": 3},
+    ],
+)
+def test_what_a_resume_may_change_auto_resume_may_change(
+    run: Path, change: dict[str, object]
+) -> None:
+    request = auto_resume(run, **change)
+    plan = plan_request(request, 1)
+    assert [difference.key.replace(".", "__") for difference in plan.differences] == [*change]
+    plan.refuse(request)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train__batch_size": 2}, "can't go on: train.batch_size: 4 -> 2: the steps would hold"),
+        ({"train__seed": 2}, "can't go on: train.seed: 0 -> 2: the steps would hold"),
+        ({"model__name": "small"}, "can't go on: model.name: tiny -> small: a run keeps"),
+        ({"optim__eps": 0.1}, "would be another run: optim.eps: 1e-08 -> 0.1: other updates"),
+        ({"data__train_on": "last"}, "would be another run: data: "),
+    ],
+)
+def test_what_a_resume_refuses_auto_resume_refuses_with_the_same_message(
+    run: Path, change: dict[str, object], message: str
+) -> None:
+    request = auto_resume(run, **change)
+    with pytest.raises(IncompatibleCheckpoint, match=re.escape(message)) as raised:
+        plan_request(request, 1).refuse(request)
+    assert raised.value.hint == "give the options of the run, or another --output-dir"
+
+
+def test_auto_resume_goes_on_with_a_free_change_and_remembers_it(run: Path) -> None:
+    request = auto_resume(run, train__epochs=3, tracking__log_interval=7)
+    summary = run_training(auto_resume(run).applied_to(load_config()), request)
+    assert (summary.status, summary.step) == ("finished", 3 * STEPS_PER_EPOCH)
+    config = RunDir.open(run).config()
+    assert (config.train.epochs, config.tracking.log_interval) == (3, 7)
+
+
+def test_what_auto_resume_leaves_open_stays_as_the_run_decided_it(run: Path) -> None:
+    edit(run, optim__learning_rate=5e-4)
+    resume(run, step=8, allow=frozenset({"optim.learning_rate"}))
+    assert plan_request(auto_resume(run), 1).differences == ()
+
+
+def test_before_the_first_checkpoint_auto_resume_keeps_the_model_and_the_data(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "final")
+    (run / "events.jsonl").unlink()
+    request = auto_resume(run, model__name="small", optim__eps=0.1)
+    plan = plan_request(request, 1)
+    assert plan.lines()[1:] == [
+        "impossible: model.name: tiny -> small: the run directory was made for it; a new run needs "
+        "another one"
+    ]
+    with pytest.raises(IncompatibleCheckpoint, match="can't go on: model.name: tiny -> small"):
+        plan.refuse(request)
+    free = auto_resume(run, optim__eps=0.1)
+    assert plan_request(free, 1).differences == ()
 
 
 def test_lost_metrics_are_told_before_anything_is_moved(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
-    config = RunDir.open(run).config()
     with pytest.raises(CheckpointError, match="but the checkpoint was made when there were"):
-        plan_request(config, ResumeRequest(run, step=8), num_ranks=1)
+        plan_request(ResumeRequest(run, step=8), num_ranks=1)
     with pytest.raises(CheckpointError, match="but the checkpoint was made when there were"):
         resume(run, step=8)
     (run / "metrics.jsonl").unlink()
@@ -447,9 +527,8 @@ def test_fewer_max_steps_than_are_trained_are_named(run: Path) -> None:
 
 
 def test_the_plan_of_a_finished_run_says_that_nothing_is_left(run: Path) -> None:
-    config = RunDir.open(run).config()
-    assert "nothing is left to train" in plan_request(config, ResumeRequest(run), 1).lines()
-    longer = plan_request(config, ResumeRequest(run, epochs=3), 1)
+    assert "nothing is left to train" in plan_request(ResumeRequest(run), 1).lines()
+    longer = plan_request(ResumeRequest(run, epochs=3), 1)
     assert "nothing is left to train" not in longer.lines()
 
 
@@ -457,3 +536,70 @@ def test_the_bundled_sample_has_a_validation_part_of_its_own(tmp_path: Path) -> 
     given = {"output_dir": str(tmp_path / "run"), "data.val_fraction": 0.1, "model.name": "tiny"}
     with pytest.raises(ConfigError, match="data.val_fraction: 0.1, but the bundled sample has"):
         run_training(load_config(None, given))
+
+
+@pytest.fixture(scope="module")
+def cut_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that `max_steps` ended after 4 of 12 steps."""
+    folder = tmp_path_factory.mktemp("cut-short")
+    run_training(toy_config(folder, train__max_steps=4))
+    return folder / "run"
+
+
+@pytest.fixture
+def short(cut_short: Path, tmp_path: Path) -> Path:
+    shutil.copytree(cut_short, tmp_path / "short")
+    return tmp_path / "short"
+
+
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_more_epochs_than_max_steps_lets_be_trained_are_refused(short: Path, epochs: int) -> None:
+    before = (short / "config.toml").read_bytes()
+    with pytest.raises(ConfigError) as raised:
+        resume(short, epochs=epochs)
+    assert raised.value.message == (
+        f"--epochs {epochs}: nothing to train: train.max_steps: 4 steps, and the checkpoint is of "
+        "step 4"
+    )
+    assert raised.value.hint == "`resume --max-steps N` trains longer"
+    assert (short / "config.toml").read_bytes() == before
+
+
+def test_more_steps_go_on_where_max_steps_ended_the_run(short: Path) -> None:
+    resume(short, max_steps=6)
+    assert [line["step"] for line in metrics_of(short)] == [1, 2, 3, 4, 5, 6]
+    assert RunDir.open(short).config().train.max_steps == 6
+    resume(short, max_steps=6)  # the same again: nothing to do
+
+
+def test_more_steps_than_the_epochs_have_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="--max-steps 40: nothing to train: train.epochs: 2 ep"):
+        resume(run, max_steps=40)
+
+
+def test_to_go_back_and_train_nothing_is_refused(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="--max-steps 4: nothing to train"):
+        resume(run, step=4, max_steps=4)
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {**after, run / ".lock": b""} == {**before, run / ".lock": b""}
+
+
+def test_the_newest_manifest_is_read_once(run: Path) -> None:
+    """By the system's own count of what Python opens."""
+    command = [sys.executable, "-c", COUNTS_MANIFESTS, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"
+
+
+COUNTS_MANIFESTS = """
+import pathlib, sys
+run, opened = pathlib.Path(sys.argv[1]), []
+newest = str(run / "checkpoints" / "step-00000012" / "manifest.json")
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+from sftctl.runs.directory import RunDir
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+run_training(RunDir.open(run).config(), ResumeRequest(run))
+print(opened.count(newest))
+"""

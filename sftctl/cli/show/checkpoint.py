@@ -131,7 +131,7 @@ def _siblings(reports: "Sequence[Inspection]") -> Table:
             _rate(row["learning_rate"]),
             format_bytes(row["num_bytes"]),
             "-" if saved_at is None else _ago(saved_at),
-            "no" if row["problems"] else "yes",
+            "yes" if row["complete"] and not row["problems"] else "no",
         )
     return table
 

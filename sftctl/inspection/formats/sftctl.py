@@ -5,7 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sftctl import jsonio
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.directory import (
+    list_checkpoints,
+    named_checkpoints,
+    newest_good,
+    problems_of,
+)
 from sftctl.checkpoint.layout import (
     MANIFEST_HASH_NAME,
     MANIFEST_NAME,
@@ -25,6 +30,7 @@ from sftctl.errors import (
 from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
 from sftctl.inspection.readiness import judge
 from sftctl.runs.directory import RunDir
+from sftctl.runs.resumable import require_nothing_saved
 
 _FORMAT = "sftctl checkpoint"
 _LONGEST_LINE_BYTES = 1 << 16  # in metrics.jsonl
@@ -43,12 +49,16 @@ def is_checkpoint(path: Path) -> bool:
 
 def inspect_run(path: Path) -> Inspection:
     """The newest checkpoint, with all of them in `checkpoints`; raises NoCheckpoint."""
-    found = list_checkpoints(RunDir(path).checkpoints)
-    if not found:
+    run = RunDir(path)
+    found = list_checkpoints(run.checkpoints)
+    if not found and not named_checkpoints(run.checkpoints):
+        require_nothing_saved(run)
         raise NoCheckpoint(
             f"{path}: the run has no checkpoint yet",
             hint=f"`sftctl resume {path}` starts it at step 0",
         )
+    if not found:
+        newest_good(run.checkpoints)  # raises: what is there are links and files
     checkpoints = [inspect_checkpoint(checkpoint) for checkpoint in found]
     return replace(checkpoints[-1], checkpoints=checkpoints)
 

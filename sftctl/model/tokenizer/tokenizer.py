@@ -163,17 +163,21 @@ def load_tokenizer(
             hint="masks need character offsets, which only fast tokenizers return: choose another",
         )
     if chat_template is not None:
-        file = Path(chat_template)
-        try:
-            with read_refusals(file, ConfigError, "the template must be a Jinja file"):
-                hf.chat_template = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as problem:
-            raise ConfigError(
-                f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
-            ) from problem
+        hf.chat_template = read_template(Path(chat_template))
     if template_required and not hf.chat_template:
         hint = "train --set data.chat_template=FILE, or prepare-data --chat-template FILE"
         if Path(name).is_dir():
             hint += f"; every command reads {name}/chat_template.jinja"
         raise ConfigError(f"tokenizer {name}: has no chat template", hint)
     return ChatTokenizer(hf, name)
+
+
+def read_template(file: Path) -> str:
+    """The text of a chat template's file."""
+    try:
+        with read_refusals(file, ConfigError, "the template must be a Jinja file"):
+            return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise ConfigError(
+            f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
+        ) from problem

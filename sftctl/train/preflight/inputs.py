@@ -3,20 +3,26 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.manifest import SPLITS, StoreManifest
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.config.schema import RunConfig
+from sftctl.data.manifest import (
+    SPLITS,
+    StoreManifest,
+    cached_store,
+    is_prepared,
+    require_settings,
+)
 from sftctl.data.prepare.fingerprint import store_fingerprint
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.store import TokenStore
 from sftctl.disk import refusals
-from sftctl.environment import cache_folder
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+from sftctl.runs.resumable import recorded_store
 from sftctl.train.stop import StopRequest
-from sftctl.words import counted
 from sftctl.world import World
 
 PRESET_LEARNING_RATE = 1e-3
@@ -56,33 +62,32 @@ def _absolute(name: str) -> str:
     return str(path.absolute()) if path.exists() else name
 
 
-def open_inputs(config: RunConfig, world: World, stop: StopRequest) -> Inputs:
+def open_inputs(
+    config: RunConfig, world: World, stop: StopRequest, resumed: CheckpointManifest | None = None
+) -> Inputs:
     """Open the token store. Conversations that are not prepared yet are prepared first.
 
     Rank 0 prepares, and its errors are raised on all ranks. A store that does not fit the run is
-    refused. A signal during the preparation raises Stopped.
+    refused. A signal during the preparation raises Stopped. A resume opens the store that
+    its checkpoint `resumed` was trained on, if it is still in the cache.
     """
-    path = world.on_main(lambda: _store_path(config, stop))
+    path = world.on_main(lambda: _store_path(config, stop, resumed))
     store = TokenStore.open(path)
-    longest = int(store.lengths.max())
-    if config.data.max_seq_len is not None and longest > config.data.max_seq_len:
-        raise ConfigError(
-            f"data.max_seq_len: {config.data.max_seq_len}, but {path} holds an example of "
-            f"{counted(longest, 'token')}",
-            hint="prepare the data again with --max-seq-len, or leave it out here",
-        )
     has_validation = store.manifest.num_validation_examples > 0
     validation = TokenStore.open(path, "validation") if has_validation else None
     return Inputs(store.load_tokenizer(), store, validation)
 
 
-def _store_path(config: RunConfig, stop: StopRequest) -> Path:
+def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None) -> Path:
     """`data.path` if it is a store, else the store in the cache that is made from it."""
     stop.check()
     given = config.data.path
-    if given is not None and (Path(given) / "manifest.json").is_file():
-        _require_fitting_store(config, Path(given))
+    if given is not None and is_prepared(given):
+        _require_fitting_store(config, Path(given), resumed)
         return Path(given)
+    recorded = recorded_store(resumed, config) if resumed is not None else None
+    if recorded is not None and _opens(recorded):
+        return recorded
     if given is None and config.data.val_fraction:
         raise ConfigError(
             f"data.val_fraction: {config.data.val_fraction}, but the bundled sample has a "
@@ -101,7 +106,7 @@ def _cached_store(
     name = model.tokenizer or (str(SAMPLE_TOKENIZER) if is_preset(model.name) else model.name)
     tokenizer = load_tokenizer(name, data.chat_template).with_engine("auto")
     key = store_fingerprint([train], tokenizer, data, validation)
-    path = cache_folder() / "stores" / key[:32]
+    path = cached_store(key)
     if not _opens(path):
         hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
         with refusals(path.parent, ConfigError, hint, "can't create the cache"):
@@ -120,11 +125,17 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _require_fitting_store(config: RunConfig, path: Path) -> None:
-    """DataError if the run asks for another tokenizer, template or setting than the store's."""
+def _require_fitting_store(
+    config: RunConfig, path: Path, resumed: CheckpointManifest | None
+) -> None:
+    """Refuse a store if the run asks for another tokenizer, template or setting.
+
+    The tokenizer of the store that a checkpoint was trained on was compared when the run began.
+    """
     manifest = StoreManifest.read(path)
-    _check_tokenizer(config, path, manifest)
-    _check_settings(config.data, path, manifest)
+    if resumed is None or manifest.fingerprint != resumed.data_fingerprint:
+        _check_tokenizer(config, path, manifest)
+    require_settings(path, manifest, config.data)
 
 
 def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> None:
@@ -140,21 +151,3 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
             f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
             hint=f"prepare the data again with `--tokenizer {name}`",
         )
-
-
-def _check_settings(data: DataConfig, path: Path, manifest: StoreManifest) -> None:
-    """The store's settings must be the configured ones. A default accepts any setting."""
-    for key in ("train_on", "overflow", "format", "val_fraction"):
-        wanted, stored = getattr(data, key), getattr(manifest, key)
-        if wanted not in (stored, getattr(DataConfig(), key)):
-            raise DataError(
-                f"{path}: prepared with {key} {stored}, the run asks for {wanted}",
-                f"prepare the data again, or leave data.{key} out",
-            )
-    if data.chat_template is not None:
-        template = load_tokenizer(str(path / "tokenizer"), data.chat_template)
-        if template.template_hash != manifest.template_hash:
-            raise DataError(
-                f"{path}: prepared with another chat template than {data.chat_template}",
-                "prepare the data again, or leave data.chat_template out",
-            )

@@ -1,17 +1,21 @@
 """Wrong paths are refused in the first second, before torch is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
-from sftctl.runs.directory import default_run_path, refuse_existing, require_writable
+from sftctl.runs.directory import refuse_existing, require_writable, run_path
 
 
-def check_before_loading(config: RunConfig) -> None:
-    """Raise for a missing input, and for an output directory that exists or can't be made."""
-    run_dir = config.output_dir or default_run_path(config)
+def check_before_loading(config: RunConfig) -> RunConfig:
+    """The configuration with its run directory named.
+
+    Raises for a missing input, and for a run directory that exists or can't be made.
+    """
+    run_dir = run_path(config)
     refuse_existing(run_dir)
     require_writable(run_dir)
     if config.data.path is not None:
@@ -22,3 +26,4 @@ def check_before_loading(config: RunConfig) -> None:
     if config.model.tokenizer is not None:
         ModelSource.of(config.model.tokenizer)
         require_tokenizer_folder(config.model.tokenizer)
+    return replace(config, output_dir=run_dir)
