@@ -46,16 +46,11 @@ def resume(
     """Continue a run from its last checkpoint."""
     from sftctl.cli import train_commands as running
 
-    changes = (step, epochs, max_steps) != (None, None, None)
-    if verify_replay and (dry_run or allow or max_restarts or changes):
+    changed = dry_run or allow or max_restarts or (step, epochs, max_steps) != (None, None, None)
+    if verify_replay and changed:
         raise ConfigError(
             "--verify-replay goes with --nproc-per-node and --json only",
             hint="it trains from the checkpoint before the last to the last, as they were made",
-        )
-    if step is not None and max_restarts:
-        raise ConfigError(
-            "--step with --max-restarts: a restart goes on from the newest checkpoint",
-            hint="resume from that step first, without --max-restarts",
         )
     with running.listening() as stop:
         if verify_replay:
@@ -69,5 +64,4 @@ def resume(
         if dry_run:
             running.describe_resume(request, nproc_per_node, as_json=json)
         else:
-            config = running.config_of_run(run_dir)
-            running.run(config, request, nproc_per_node, max_restarts, stop, as_json=json)
+            running.resume(request, nproc_per_node, max_restarts, stop, as_json=json)

@@ -12,7 +12,7 @@ from sftctl.cli import streams
 from sftctl.cli.show.output import emit
 from sftctl.cli.show.run import run_summary
 from sftctl.config.schema import RunConfig
-from sftctl.errors import EXIT_STOPPED, CheckpointError
+from sftctl.errors import EXIT_STOPPED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from sftctl.train.resume import ResumePlan, ResumeRequest
@@ -42,6 +42,24 @@ def start(
 
             config = check_before_loading(config)
         run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
+
+
+def resume(
+    request: "ResumeRequest",
+    num_ranks: int,
+    max_restarts: int,
+    stop: "StopRequest",
+    *,
+    as_json: bool,
+) -> None:
+    """Go on with a run."""
+    if request.step is not None and max_restarts:
+        raise ConfigError(
+            "--step with --max-restarts: a restart goes on from the newest checkpoint",
+            hint="resume from that step first, without --max-restarts",
+        )
+    config = config_of_run(request.run_dir)
+    run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
 
 
 def run(
