@@ -1,10 +1,11 @@
-"""What a rank does for test_strategy: the same steps under DDP and FSDP, runs and their resumes."""
+"""What a rank does in the tests of DDP, FSDP and exact sums: steps, failures, a save, and runs.
+
+Functions that take a World run inside one. The others open their own.
+"""
 
 import math
-import os
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +15,43 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from sftctl import environment
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
-from sftctl.environment import rank as rank_here
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
 from sftctl.runs.directory import RunDir
-from sftctl.train.engine.evaluate import evaluate
+from sftctl.train.engine.evaluate import Evaluation, evaluate
 from sftctl.train.engine.state import TrainState, build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
-from sftctl.world import World, start_world
+from sftctl.world import World, local_part
 from tests.toys.checkpoints import make_manifest
 from tests.toys.data import ToyStore
-from tests.toys.ranks import free_port, run_ranks
 from tests.toys.runs import toy_config
 from tests.toys.steps import STORE, make_config, make_model
 
-BATCH_SIZE = 5  # of 16 examples: the fourth and last step of an epoch holds one
+BATCH_SIZE = 5  # of 16 examples: the fourth and last step of an epoch has one
+STEPS_PER_EPOCH = 4
 NUM_STEPS = 5
 VALIDATION = [ToyStore([7, 30, 12, 19][:count], STORE.vocab_size) for count in (1, 2, 4)]
-HEADS = {"head_dim": 4}  # norms of four weights: of three ranks one holds none of them
+SMALL_HEADS = {"head_dim": 4}  # norms of four weights: one of three ranks holds none of them
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "clipped": {"grad_clip": 0.5},
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
 }
-COMPARED = {2: tuple(SETTINGS), 3: ("clipped",)}
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-Found = dict[str, Any]
-Run = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]  # function, arguments, settings
-Runs = list[tuple[Any, ...]]  # each with the port of its world before it
+Facts = dict[str, float]
 
 
-def steps_then_runs(steps: Callable[[World, Path], Found], folder: Path, runs: Runs) -> Found:
-    """Everything that one start of ranks is good for: steps in one world, then runs."""
-    with start_world("cpu") as world:
-        found = steps(world, folder)
-    for port, function, arguments, settings in runs:
-        os.environ["MASTER_PORT"] = str(port)  # the last world may still be leaving its own
-        function(folder, *arguments, **settings)
-    return found
-
-
-def do_on_ranks(
-    num_ranks: int, steps: Callable[[World, Path], Found], folder: Path, *runs: Run
-) -> list[Found]:
-    """`steps` and then `runs` on each rank; what the steps found there."""
-    with_ports = [(free_port(), *run) for run in runs]
-    return run_ranks(num_ranks, steps_then_runs, steps, folder, with_ports)
-
-
-def all_steps(world: World, folder: Path) -> Found:
-    """What test_strategy asks of one world."""
-    return {
-        "compared": compared(world),
-        "held": held(world),
-        "overflown": overflown(world),
-        "diverged": diverged(config_of("fsdp"), world),
-        "saved": saved(world, folder / f"on-{world.world_size}"),
-    }
-
-
-# ---------------------------------------------------------------------------- steps
+# ---------------------------------------------------------------------------- building blocks
 
 
 def config_of(strategy: str, grad_clip: float = 0.0, dtype: str = "float32") -> RunConfig:
@@ -91,11 +60,11 @@ def config_of(strategy: str, grad_clip: float = 0.0, dtype: str = "float32") -> 
 
 
 def state_of(config: RunConfig, world: World) -> TrainState:
-    return build_state(make_model(**HEADS), config, world)
+    return build_state(make_model(**SMALL_HEADS), config, world)
 
 
 def shape_of(state: TrainState, config: RunConfig, world: World) -> StepShape:
-    """Cut for three ranks, however many there are."""
+    """Steps cut for three ranks, whatever the world's size."""
     return StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
@@ -107,85 +76,108 @@ def shape_of(state: TrainState, config: RunConfig, world: World) -> StepShape:
     )
 
 
-def take_steps(state: TrainState, config: RunConfig, world: World, stop: int) -> list[StepMetrics]:
-    """From where the state stands to step `stop`, at four steps an epoch."""
+def train_to(state: TrainState, config: RunConfig, world: World, last: int) -> list[StepMetrics]:
+    """Train from the state's step to step `last`."""
     loader = StepLoader(STORE, shape_of(state, config, world), LoaderSettings())
-    rules = StepRules(config.optim, config.train.seed, total_steps=10, steps_per_epoch=4)
+    rules = StepRules(config.optim, config.train.seed, 10, STEPS_PER_EPOCH)
     batches = [batch for epoch in range(5) for batch in loader.steps(epoch)]
-    todo = batches[state.progress.step : stop]
+    todo = batches[state.progress.step : last]
     return [train_step(state, batch, rules, world, 0.0) for batch in todo]
 
 
-def whole(state: TrainState) -> Arrays:
-    """Every tensor of the state, put together from all ranks, as a copy."""
+def full_tensors(state: TrainState) -> Arrays:
+    """A copy of every tensor of the state, put together from all ranks."""
     return {
         name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().clone().numpy()
         for name, t in state.tensors().items()
     }
 
 
-def same(one: Arrays, other: Arrays) -> bool:
+def are_equal(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
 
 
-def distance(one: Arrays, other: Arrays, of: str) -> float:
-    """Relative, L2, over all tensors of that kind together."""
-    names = [name for name in one if name.endswith(of)]
+def distance(one: Arrays, other: Arrays, suffix: str) -> float:
+    """The relative L2 distance of all tensors with that suffix, taken as one vector."""
+    names = [name for name in one if name.endswith(suffix)]
     first, second = (np.concatenate([each[n].ravel() for n in names]) for each in (one, other))
     return float(np.linalg.norm(first - second) / np.linalg.norm(second))
 
 
-def told(metrics: StepMetrics) -> Found:
-    """What a step tells, without times."""
+def facts_of(metrics: StepMetrics) -> Facts:
+    """A step's metrics without times."""
     names = ("loss", "grad_norm", "num_tokens", "num_target_tokens", "examples_digest")
     return {name: getattr(metrics, name) for name in names}
 
 
-def steps_under(strategy: str, world: World, **settings: Any) -> Found:
-    """The first step's moments, and metrics, movement and validation of all steps."""
+# ---------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """NUM_STEPS steps under one strategy."""
+
+    first_moments: Arrays  # the tensors after the first step
+    movement: Arrays  # what all steps have added to the tensors
+    facts: list[Facts]
+    validation: list[Evaluation | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The same steps under FSDP and under DDP."""
+
+    fsdp: Steps
+    ddp: Steps
+
+    @property
+    def gradient_distance(self) -> float:
+        """Of the first step: AdamW's first moment is then the gradient, times a constant."""
+        return distance(self.fsdp.first_moments, self.ddp.first_moments, ".exp_avg")
+
+    @property
+    def update_distance(self) -> float:
+        return distance(self.fsdp.movement, self.ddp.movement, ".weight")
+
+
+def train_steps(strategy: str, world: World, **settings: Any) -> Steps:
     config = config_of(strategy, **settings)
     state = state_of(config, world)
-    start = whole(state)
-    metrics = take_steps(state, config, world, 1)
-    moments = whole(state)
-    metrics += take_steps(state, config, world, NUM_STEPS)
-    end = whole(state)
+    start = full_tensors(state)
+    metrics = train_to(state, config, world, 1)
+    first = full_tensors(state)
+    metrics += train_to(state, config, world, NUM_STEPS)
+    end = full_tensors(state)
     shape = shape_of(state, config, world)
     validation = [evaluate(state, store, shape, world, StopRequest()) for store in VALIDATION]
-    moved = {name: end[name] - start[name] for name in start}
-    lines = [told(line) for line in metrics]
-    return {"moments": moments, "metrics": lines, "moved": moved, "validation": validation}
+    movement = {name: end[name] - start[name] for name in start}
+    return Steps(first, movement, [facts_of(line) for line in metrics], validation)
 
 
-def compared(world: World) -> Found:
-    """FSDP beside DDP: how far they are apart, and what they tell."""
-    found = {}
-    for name in COMPARED[world.world_size]:
-        ours, theirs = (steps_under(s, world, **SETTINGS[name]) for s in ("fsdp", "ddp"))
-        found[name] = {
-            "gradient": distance(ours["moments"], theirs["moments"], ".exp_avg"),
-            "update": distance(ours["moved"], theirs["moved"], ".weight"),
-            "metrics": (ours["metrics"], theirs["metrics"]),
-            "validation": (ours["validation"], theirs["validation"]),
-        }
-    return found
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many numbers of a sharded state this rank holds, of how many, in how many groups."""
+
+    num_here: int
+    num_in_all: int
+    num_groups: int
 
 
-def held(world: World) -> tuple[int, int, int]:
-    """Numbers of a sharded state on this rank and in all, and how many parts are sharded as one."""
+def count_shares(world: World) -> Shares:
     state = state_of(config_of("fsdp"), world)
     tensors = [t for t in state.tensors().values() if t.dim()]
     assert all(isinstance(t, DTensor) for t in tensors)
     groups = sum(isinstance(module, FSDPModule) for module in state.loss_module.modules())
-    return sum(t.to_local().numel() for t in tensors), sum(t.numel() for t in tensors), groups
+    num_here = sum(local_part(t).numel() for t in tensors)
+    return Shares(num_here, sum(t.numel() for t in tensors), groups)
 
 
-# ---------------------------------------------------------------------------- mishaps
+# ---------------------------------------------------------------------------- failures
 
 
-def spoil(state: TrainState, times: int, world: World) -> None:
-    """On the last rank alone the gradients of the next `times` passes are no numbers."""
-    left = iter(range(times if world.rank == world.world_size - 1 else 0))
+def break_gradients(state: TrainState, num_passes: int, world: World) -> None:
+    """Make the gradients of the next passes infinite, on the last rank alone."""
+    left = iter(range(num_passes if world.rank == world.world_size - 1 else 0))
 
     def hook(module: Any, inputs: Any, loss: torch.Tensor) -> None:
         if next(left, None) is not None:
@@ -194,49 +186,71 @@ def spoil(state: TrainState, times: int, world: World) -> None:
     state.loss_module.register_forward_hook(hook)
 
 
-def overflown(world: World) -> Found:
-    """A float16 step whose gradients overflow once, beside one whose scale was right at once."""
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """A float16 step that overflowed once, and one whose scale was right from the start."""
+
+    scale: float
+    step: int
+    facts: Facts
+    expected: Facts
+    is_same_state: bool
+
+
+def overflow_once(world: World) -> Overflow:
     config = config_of("fsdp", dtype="float16")
     state, right = state_of(config, world), state_of(config, world)
-    spoil(state, 1, world)
+    break_gradients(state, 1, world)
     right.scaler.load_state_dict(right.scaler.state_dict() | {"scale": 2.0**15})
-    [metrics], [expected] = (take_steps(each, config, world, 1) for each in (state, right))
-    return {
-        "scale": state.scaler.get_scale(),
-        "step": state.progress.step,
-        "metrics": (told(metrics), told(expected)),
-        "same": same(whole(state), whole(right)),
-    }
+    [metrics], [expected] = (train_to(each, config, world, 1) for each in (state, right))
+    is_same = are_equal(full_tensors(state), full_tensors(right))
+    scale, step = state.scaler.get_scale(), state.progress.step
+    return Overflow(scale, step, facts_of(metrics), facts_of(expected), is_same)
 
 
-def diverged(config: RunConfig, world: World) -> tuple[str, bool]:
-    """A step whose gradients are no numbers: the error, and whether the state is as before.
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The error of a step whose gradient is not finite, and whether it changed the state."""
 
-    (The error, or what the step told if it went through.)
-    """
+    message: str
+    is_unchanged: bool
+
+
+def diverge(config: RunConfig, world: World) -> Divergence:
     state = state_of(config, world)
-    before = whole(state)
-    spoil(state, 100, world)
+    before = full_tensors(state)
+    break_gradients(state, 100, world)
     try:
-        message = str(take_steps(state, config, world, 1))
+        message = f"no error, but {train_to(state, config, world, 1)}"
     except TrainingDiverged as error:
         message = error.message
-    return message, same(before, whole(state))
+    return Divergence(message, are_equal(before, full_tensors(state)))
 
 
-def saved(world: World, folder: Path) -> tuple[Arrays, bool, int]:
-    """A sharded state as it went into a checkpoint, whether a fresh one read the same from it,
-    and how many weights of a norm of four this rank holds.
-    """
+# ---------------------------------------------------------------------------- a save
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A sharded state that was saved and read again."""
+
+    tensors: Arrays
+    is_restored: bool  # into a state of the same world
+    num_norm_weights: int  # of four in a norm, on this rank
+
+
+def save_and_load(world: World, folder: Path) -> Saved:
     config = config_of("fsdp")
     state, fresh = state_of(config, world), state_of(config, world)
-    take_steps(state, config, world, 2)
-    for each in (state, fresh):  # without a backward pass the root's weights stay whole
+    train_to(state, config, world, 2)
+    for each in (state, fresh):  # a pass without backward: FSDP keeps the root's weights gathered
         evaluate(each, STORE, shape_of(each, config, world), world, StopRequest())
     path = save_checkpoint(folder / "checkpoints", state.tensors(), make_manifest(1), world)
     load_tensors(path, fresh.tensors(), world)
     norm = state.loss_module.model.model.layers[0].self_attn.q_norm.weight
-    return whole(state), same(whole(state), whole(fresh)), norm.to_local().numel()
+    tensors = full_tensors(state)
+    is_restored = are_equal(tensors, full_tensors(fresh))
+    return Saved(tensors, is_restored, local_part(norm).numel())
 
 
 # ---------------------------------------------------------------------------- runs
@@ -248,15 +262,15 @@ def run_config(folder: Path, name: str, **overrides: object) -> RunConfig:
     return toy_config(folder, name, **validated, **overrides)
 
 
-def start(folder: Path, name: str, **train: object) -> None:
-    """A new run, with these settings of `train`."""
+def train_run(folder: Path, name: str, **train: object) -> None:
+    """Train a new run with these settings of `train`."""
     settings = {f"train__{key}": value for key, value in train.items()}
     run_training(run_config(folder, name, **settings))
 
 
-def go_on(folder: Path, name: str, source: str, step: int, **train: str) -> None:
-    """A copy of run `source` goes on from `step`, with these settings of `train`."""
-    if rank_here() == 0:
+def resume_copy(folder: Path, name: str, source: str, step: int, **train: str) -> None:
+    """Copy run `source` and resume the copy at `step`, with these settings of `train`."""
+    if environment.rank() == 0:
         shutil.copytree(folder / source, folder / name)
         run = RunDir.open(folder / name)
         config = run.config()

@@ -14,16 +14,16 @@ from sftctl.world import World
 
 T = TypeVar("T")
 
-FINEST = 50
-"""A unit is 2**-FINEST, or larger in a step whose gradients would overflow 64 bits."""
-
 _NOT_FINITE = 1 << 20  # larger than the exponent of any number
 
 
 class ExactSum:
-    """Sums the gradients of a module's parameters as integers; takes 8 bytes per parameter."""
+    """Sums the gradients of a module's parameters as integers; takes 8 bytes per parameter.
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    The unit is 2**-`finest`, or larger in a step whose gradients would overflow 64 bits.
+    """
+
+    def __init__(self, module: torch.nn.Module, finest: int = 50) -> None:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         sizes = [p.numel() for p in self._parameters]
         device = self._parameters[0].device
@@ -31,7 +31,8 @@ class ExactSum:
         parts = zip(torch.split(self._units, sizes), self._parameters, strict=True)
         self._sums = [part.view_as(p) for part, p in parts]
         self._largest = torch.zeros((), device=device)
-        self._unit = math.ldexp(1.0, -FINEST)
+        self._finest = finest
+        self._unit = math.ldexp(1.0, -finest)
 
     def accumulate(
         self, run: Callable[[], T], num_micro_batches: int, scale: float, world: World
@@ -42,7 +43,7 @@ class ExactSum:
         for it, `run` is called a second time. `num_micro_batches` is an upper bound over all ranks;
         `scale`, a power of two, is the factor of the loss.
         """
-        bits = FINEST
+        bits = self._finest
         while True:
             self._begin(math.ldexp(scale, -bits))
             result = run()

@@ -3,7 +3,8 @@
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,31 +17,24 @@ from hypothesis import strategies as st
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
 from sftctl.errors import ConfigError
-from sftctl.train.engine import exact_sum as exact
 from sftctl.train.engine.evaluate import evaluate
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.state import build_state
 from sftctl.train.stop import StopRequest
-from sftctl.world import World
-from tests.toys.runs import (
-    assert_same_tensors,
-    metrics_of,
-    same_run,
-    stored_tensors,
-    toy_data,
-)
+from sftctl.world import World, start_world
+from tests.toys.ranks import run_in_turn
+from tests.toys.runs import assert_same_tensors, metrics_of, same_run, stored_tensors, toy_data
 from tests.toys.steps import ALONE, STORE, make_config, make_model, relative_distance
 from tests.toys.strategies import (
-    Found,
-    diverged,
-    do_on_ranks,
-    go_on,
+    Divergence,
+    diverge,
+    facts_of,
+    full_tensors,
+    resume_copy,
     shape_of,
-    start,
     state_of,
-    take_steps,
-    told,
-    whole,
+    train_run,
+    train_to,
 )
 
 # ---------------------------------------------------------------------------- the sum alone
@@ -131,39 +125,52 @@ def test_exact_with_fsdp_is_refused() -> None:
 # ---------------------------------------------------------------------------- steps and runs
 
 
-def digests(world: World, folder: Path) -> Found:
-    """Of what steps tell and leave, in several settings; and what a mishap is told as."""
-    found = {
-        "plain": digest(world, 5),
-        "exact": digest(world, 20, reduction="exact"),
-        "exact float16": digest(world, 4, reduction="exact", dtype="float16"),
-    }
-    fine, exact.FINEST = exact.FINEST, 61  # every step overflows at first
-    found["exact, too fine"] = digest(world, 2, reduction="exact")
-    exact.FINEST = fine
-    found["first weights"] = str(first_weights(world))
-    return found | {"diverged": diverged(make_config(reduction="exact"), world)}
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one rank found; digests are of everything that steps report and leave."""
+
+    plain: str
+    exact: str
+    exact_float16: str
+    exact_with_a_small_unit: str  # every step is run a second time, with a larger unit
+    first_weights: list[float]
+    divergence: Divergence
+
+
+def find() -> Findings:
+    with start_world("cpu") as world:
+        return Findings(
+            plain=digest(world, 5),
+            exact=digest(world, 20, reduction="exact"),
+            exact_float16=digest(world, 4, reduction="exact", dtype="float16"),
+            exact_with_a_small_unit=digest(world, 2, finest=61, reduction="exact"),
+            first_weights=first_weights(world),
+            divergence=diverge(make_config(reduction="exact"), world),
+        )
 
 
 def first_weights(world: World) -> list[float]:
-    """Of a state whose model was loaded otherwise on every rank."""
+    """The different weights of a state whose model is filled with another number on every rank."""
     model = make_model()
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, world.rank + 1)
     state = build_state(model, make_config(reduction="exact"), world)
-    return sorted({float(end) for p in state.loss_module.parameters() for end in p.aminmax()})
+    parameters = state.loss_module.parameters()
+    return sorted({end.item() for p in parameters for end in p.detach().aminmax()})
 
 
-def digest(world: World, num_steps: int, **settings: Any) -> str:
-    """Of losses, norms, validation loss, and every tensor of the state."""
+def digest(world: World, num_steps: int, finest: int | None = None, **settings: Any) -> str:
+    """A hash of losses, norms, validation loss, and every tensor of the state."""
     config = make_config(batch_size=4, **settings)
     config = replace(config, optim=replace(config.optim, grad_clip=1.0))
     state = state_of(config, world)
-    steps = [told(line) for line in take_steps(state, config, world, num_steps)]
+    if finest is not None:
+        state.exact = ExactSum(state.loss_module, finest)
+    steps = [facts_of(line) for line in train_to(state, config, world, num_steps)]
     assert len(steps) == num_steps
     validation = evaluate(state, STORE, shape_of(state, config, world), world, StopRequest())
     result = sha256(repr((steps, validation)).encode())
-    for _, array in sorted(whole(state).items()):
+    for _, array in sorted(full_tensors(state).items()):
         result.update(array.tobytes())
     return result.hexdigest()
 
@@ -185,40 +192,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder: Path, one_thread: None) -> dict[int, list[Found]]:
-    """Number of ranks -> what each found. A run of four goes on from step 3 on one, two, three."""
-    four = do_on_ranks(4, digests, folder, (start, ("4",), {"reduction": "exact"}))
-    found = {1: [digests(ALONE, folder)], 4: four}
-    for count in (2, 3):
-        found[count] = do_on_ranks(count, digests, folder, (go_on, (str(count), "4", 3), {}))
-    torch.set_num_threads(2)  # of another number of ranks; the run takes its own one thread again
-    go_on(folder, "1", "4", 3)
+def ranks(folder: Path, one_thread: None) -> dict[int, list[Findings]]:
+    """Number of ranks -> what each found. A run of four ranks is resumed by one, two and three."""
+    runs = {
+        4: partial(train_run, folder, "4", reduction="exact"),
+        3: partial(resume_copy, folder, "3", "4", 3),
+        2: partial(resume_copy, folder, "2", "4", 3),
+    }
+    found = {count: [rank[0] for rank in run_in_turn(count, [find, runs[count]])] for count in runs}
+    found[1] = [find()]
+    torch.set_num_threads(2)  # the resumed run goes back to one thread, as the ranks had
+    resume_copy(folder, "1", "4", 3)
     return found
 
 
-@pytest.mark.parametrize("setting", ["exact", "exact float16", "exact, too fine"])
-def test_steps_are_the_same_bits_on_any_number_of_ranks(
-    ranks: dict[int, list[Found]], setting: str
-) -> None:
+Ranks = dict[int, list[Findings]]
+
+
+@pytest.mark.parametrize("setting", ["exact", "exact_float16", "exact_with_a_small_unit"])
+def test_steps_are_the_same_bits_on_any_number_of_ranks(ranks: Ranks, setting: str) -> None:
     """Losses, norms, weights and moments of up to twenty clipped steps, and validation loss."""
-    assert len({found[setting] for count in ranks for found in ranks[count]}) == 1
+    assert len({getattr(found, setting) for count in ranks for found in ranks[count]}) == 1
 
 
-def test_every_rank_starts_with_the_weights_of_the_first(ranks: dict[int, list[Found]]) -> None:
-    assert {found["first weights"] for count in ranks for found in ranks[count]} == {"[1.0]"}
+def test_every_rank_starts_with_the_weights_of_rank_0(ranks: Ranks) -> None:
+    assert all(found.first_weights == [1.0] for count in ranks for found in ranks[count])
 
 
-def test_plain_steps_are_not(ranks: dict[int, list[Found]]) -> None:
-    assert len({ranks[count][0]["plain"] for count in ranks}) > 1
+def test_without_exact_sums_the_bits_depend_on_the_number_of_ranks(ranks: Ranks) -> None:
+    assert len({ranks[count][0].plain for count in ranks}) > 1
 
 
-def test_a_gradient_that_is_no_number_on_one_rank_stops_all(
-    ranks: dict[int, list[Found]],
-) -> None:
-    told_by = {found["diverged"] for count in ranks for found in ranks[count]}
-    [(message, unchanged)] = told_by
-    assert message.startswith("step 1 (epoch 0): the gradient norm is nan; the weights are those")
-    assert unchanged
+def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(ranks: Ranks) -> None:
+    [divergence] = {found.divergence for count in ranks for found in ranks[count]}
+    assert divergence.message.startswith(
+        "step 1 (epoch 0): the gradient norm is nan; the weights are those"
+    )
+    assert divergence.is_unchanged
 
 
 @pytest.mark.usefixtures("ranks")

@@ -1,8 +1,10 @@
-"""DDP and FSDP are the same run, on two and three ranks, and each goes on where the other stopped.
+"""DDP and FSDP train the same run, on two and three ranks, and each continues the other's.
 
-A start of ranks costs seconds, so each number of ranks is started once and does everything.
+Starting ranks takes seconds, so each number of ranks is started once and does everything.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,59 @@ import torch
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
 from sftctl.runs.differences import ROUNDED
+from sftctl.world import start_world
+from tests.toys.ranks import run_in_turn
 from tests.toys.runs import metrics_of, same_run, stored_tensors, toy_data
-from tests.toys.steps import (
-    ALONE,
-    equal,
-    make_config,
-    make_state,
-    steps_of,
-    take,
-    weights_of,
-)
+from tests.toys.steps import ALONE, equal, make_config, make_state, steps_of, take, weights_of
 from tests.toys.strategies import (
-    COMPARED,
-    HEADS,
     NUM_STEPS,
-    Found,
-    all_steps,
-    do_on_ranks,
-    go_on,
-    start,
+    SETTINGS,
+    SMALL_HEADS,
+    Comparison,
+    Divergence,
+    Overflow,
+    Saved,
+    Shares,
+    config_of,
+    count_shares,
+    diverge,
+    overflow_once,
+    resume_copy,
+    save_and_load,
+    train_run,
+    train_steps,
 )
 
 LAST = "checkpoints/step-00000008"
-DDP, FSDP = ({"strategy": name} for name in ("ddp", "fsdp"))
+SETTINGS_ON = {2: tuple(SETTINGS), 3: ("clipped",)}
+"""Number of ranks -> the settings that are compared there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one rank found."""
+
+    comparisons: dict[str, Comparison]
+    shares: Shares
+    overflow: Overflow
+    divergence: Divergence
+    saved: Saved
+
+
+def try_everything(folder: Path) -> Findings:
+    """All that one world is good for."""
+    with start_world("cpu") as world:
+        comparisons = {
+            name: Comparison(*(train_steps(s, world, **SETTINGS[name]) for s in ("fsdp", "ddp")))
+            for name in SETTINGS_ON[world.world_size]
+        }
+        return Findings(
+            comparisons,
+            count_shares(world),
+            overflow_once(world),
+            diverge(config_of("fsdp"), world),
+            save_and_load(world, folder / f"on-{world.world_size}"),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -45,49 +77,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder: Path) -> dict[int, list[Found]]:
-    """Number of ranks -> what each of them found. The chain: 2 of DDP, 2 of FSDP, 1, 3 of DDP."""
-    two = do_on_ranks(
-        2, all_steps, folder,
-        (start, ("ddp",), DDP), (start, ("fsdp",), FSDP), (go_on, ("fsdp again", "fsdp", 3), FSDP),
-        (go_on, ("chain on fsdp", "ddp", 2), FSDP),
-    )  # fmt: skip
-    go_on(folder, "chain on one", "chain on fsdp", 4)
-    three = do_on_ranks(
-        3, all_steps, folder,
-        (go_on, ("chain", "chain on one", 6), DDP),
-        (go_on, ("three", "fsdp", 3), FSDP), (go_on, ("three again", "three", 5), FSDP),
-    )  # fmt: skip
-    return {2: two, 3: three}
+def ranks(folder: Path) -> dict[int, list[Findings]]:
+    """Number of ranks -> what each rank found. Their runs are in `folder`.
+
+    One run is handed on: from two ranks with DDP to two with FSDP, to one, to three with DDP.
+    """
+    new, resume = partial(train_run, folder), partial(resume_copy, folder)
+    two = run_in_turn(
+        2,
+        [
+            partial(try_everything, folder),
+            partial(new, "ddp", strategy="ddp"),
+            partial(new, "fsdp", strategy="fsdp"),
+            partial(resume, "fsdp again", "fsdp", 3, strategy="fsdp"),
+            partial(resume, "handed to fsdp", "ddp", 2, strategy="fsdp"),
+        ],
+    )
+    resume("handed to one", "handed to fsdp", 4)
+    three = run_in_turn(
+        3,
+        [
+            partial(try_everything, folder),
+            partial(resume, "handed on", "handed to one", 6, strategy="ddp"),
+            partial(resume, "three", "fsdp", 3, strategy="fsdp"),
+            partial(resume, "three again", "three", 5, strategy="fsdp"),
+        ],
+    )
+    return {2: [rank[0] for rank in two], 3: [rank[0] for rank in three]}
 
 
-Ranks = dict[int, list[Found]]
-both_worlds = pytest.mark.parametrize("num_ranks", [2, 3])
+Ranks = dict[int, list[Findings]]
+on_two_and_three = pytest.mark.parametrize("num_ranks", [2, 3])
 
 
 # ---------------------------------------------------------------------------- steps
 
 
-FLOAT32 = [(n, name) for n, names in COMPARED.items() for name in names if "float" not in name]
+FLOAT32 = [(n, name) for n, names in SETTINGS_ON.items() for name in names if "float" not in name]
 
 
 @pytest.mark.parametrize(("num_ranks", "setting"), FLOAT32)
-def test_fsdp_makes_the_updates_of_ddp(ranks: Ranks, num_ranks: int, setting: str) -> None:
+def test_fsdp_makes_the_same_updates_as_ddp(ranks: Ranks, num_ranks: int, setting: str) -> None:
     for found in ranks[num_ranks]:
-        compared = found["compared"][setting]
-        assert compared["gradient"] < 1e-5
-        assert compared["update"] < 1e-5
+        assert found.comparisons[setting].gradient_distance < 1e-5
+        assert found.comparisons[setting].update_distance < 1e-5
 
 
 @pytest.mark.parametrize(("num_ranks", "setting"), FLOAT32)
-def test_fsdp_tells_what_ddp_tells_on_every_rank(
+def test_fsdp_and_ddp_report_the_same_metrics_on_every_rank(
     ranks: Ranks, num_ranks: int, setting: str
 ) -> None:
     for found in ranks[num_ranks]:
-        ours, theirs = found["compared"][setting]["metrics"]
-        assert ours == ranks[num_ranks][0]["compared"][setting]["metrics"][0]
-        assert len(ours) == len(theirs) == NUM_STEPS
-        for line, other in zip(ours, theirs, strict=True):
+        fsdp, ddp = found.comparisons[setting].fsdp.facts, found.comparisons[setting].ddp.facts
+        assert fsdp == ranks[num_ranks][0].comparisons[setting].fsdp.facts
+        assert len(fsdp) == len(ddp) == NUM_STEPS
+        for line, other in zip(fsdp, ddp, strict=True):
             assert line == pytest.approx(other, rel=1e-6)
             assert line["examples_digest"] == other["examples_digest"]
             assert line["num_tokens"] == other["num_tokens"]
@@ -95,69 +139,68 @@ def test_fsdp_tells_what_ddp_tells_on_every_rank(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_learns_alike_under_both(ranks: Ranks, dtype: str) -> None:
-    ours, theirs = ranks[2][0]["compared"][dtype]["metrics"]
+    mixed, plain = (ranks[2][0].comparisons[name] for name in (dtype, "plain"))
     for key in ("loss", "grad_norm"):
-        assert [line[key] for line in ours] == pytest.approx(
-            [line[key] for line in theirs], rel=0.01
+        assert [line[key] for line in mixed.fsdp.facts] == pytest.approx(
+            [line[key] for line in mixed.ddp.facts], rel=0.01
         )
-    plain, _ = ranks[2][0]["compared"]["plain"]["metrics"]
-    assert [line["loss"] for line in ours] != [line["loss"] for line in plain]
+    assert [line["loss"] for line in mixed.fsdp.facts] != [
+        line["loss"] for line in plain.fsdp.facts
+    ]
 
 
-@both_worlds
+@on_two_and_three
 def test_fewer_validation_examples_than_ranks_are_evaluated_alike(
     ranks: Ranks, num_ranks: int
 ) -> None:
     for found in ranks[num_ranks]:
-        ours, theirs = found["compared"]["clipped"]["validation"]
-        assert [e.num_target_tokens for e in ours] == [e.num_target_tokens for e in theirs]
-        assert [e.validation_loss for e in ours] == pytest.approx(
-            [e.validation_loss for e in theirs], rel=1e-6
-        )
+        compared = found.comparisons["clipped"]
+        for fsdp, ddp in zip(compared.fsdp.validation, compared.ddp.validation, strict=True):
+            assert fsdp is not None and ddp is not None
+            assert fsdp.num_target_tokens == ddp.num_target_tokens
+            assert fsdp.validation_loss == pytest.approx(ddp.validation_loss, rel=1e-6)
 
 
-@both_worlds
+@on_two_and_three
 def test_each_rank_holds_its_share_of_weights_and_moments(ranks: Ranks, num_ranks: int) -> None:
-    shares = [found["held"] for found in ranks[num_ranks]]
-    (_, total, groups), *_ = shares
-    assert sum(mine for mine, _, _ in shares) == total
-    assert max(mine for mine, _, _ in shares) < 1.1 * total / num_ranks
-    assert groups == 3  # two layers and the rest
+    shares = [found.shares for found in ranks[num_ranks]]
+    total = shares[0].num_in_all
+    assert sum(each.num_here for each in shares) == total
+    assert max(each.num_here for each in shares) < 1.1 * total / num_ranks
+    assert shares[0].num_groups == 3  # two layers and the rest
 
 
-@both_worlds
+@on_two_and_three
 def test_an_overflow_on_one_rank_repeats_the_step_on_all(ranks: Ranks, num_ranks: int) -> None:
     for found in ranks[num_ranks]:
-        overflown = found["overflown"]
-        assert (overflown["scale"], overflown["step"]) == (2.0**15, 1)
-        assert overflown["metrics"][0] == overflown["metrics"][1]
-        assert overflown["same"]
+        assert (found.overflow.scale, found.overflow.step) == (2.0**15, 1)
+        assert found.overflow.facts == found.overflow.expected
+        assert found.overflow.is_same_state
 
 
-@both_worlds
-def test_a_gradient_that_is_no_number_on_one_rank_stops_all(ranks: Ranks, num_ranks: int) -> None:
+@on_two_and_three
+def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(ranks: Ranks, num_ranks: int) -> None:
     for found in ranks[num_ranks]:
-        message, unchanged = found["diverged"]
-        assert message == (
+        assert found.divergence.message == (
             "step 1 (epoch 0): the gradient norm is nan; the weights are those of step 0; "
             "examples of the step: 0, 1, 4, 7, 8"
         )
-        assert unchanged
+        assert found.divergence.is_unchanged
 
 
-@both_worlds
+@on_two_and_three
 def test_shares_of_any_size_are_saved_and_read_on_one_rank(
     ranks: Ranks, num_ranks: int, folder: Path
 ) -> None:
-    state = make_state(make_config(), **HEADS)
+    state = make_state(make_config(), **SMALL_HEADS)
     path = folder / f"on-{num_ranks}" / "checkpoints" / "step-00000001"
     load_tensors(path, state.tensors(), ALONE)
-    expected = ranks[num_ranks][0]["saved"][0]
+    saved = [found.saved for found in ranks[num_ranks]]
     assert {name: tensor.tolist() for name, tensor in state.tensors().items()} == {
-        name: array.tolist() for name, array in expected.items()
+        name: array.tolist() for name, array in saved[0].tensors.items()
     }
-    assert all(found["saved"][1] for found in ranks[num_ranks])
-    assert [found["saved"][2] for found in ranks[num_ranks]] == {2: [2, 2], 3: [2, 2, 0]}[num_ranks]
+    assert all(each.is_restored for each in saved)
+    assert [each.num_norm_weights for each in saved] == {2: [2, 2], 3: [2, 2, 0]}[num_ranks]
 
 
 # ---------------------------------------------------------------------------- runs
@@ -173,9 +216,8 @@ def validation_losses(run: Path) -> list[float]:
 
 
 @pytest.mark.usefixtures("ranks")
-@pytest.mark.parametrize("name", ["fsdp", "chain", "three"])
+@pytest.mark.parametrize("name", ["fsdp", "handed on", "three"])
 def test_a_run_is_the_same_under_any_strategy_and_across_them(folder: Path, name: str) -> None:
-    """The chain began on two ranks of DDP, went on with FSDP, on one rank, on three of DDP."""
     for key in ("step", "epoch", "examples_digest", "learning_rate", "num_tokens"):
         assert column(folder / name, key) == column(folder / "ddp", key)
     for key in ("loss", "grad_norm"):
@@ -186,17 +228,17 @@ def test_a_run_is_the_same_under_any_strategy_and_across_them(folder: Path, name
 
 
 @pytest.mark.usefixtures("ranks")
-def test_the_chain_tells_where_it_changed(folder: Path) -> None:
-    told = [
+def test_a_run_that_is_handed_on_records_each_change(folder: Path) -> None:
+    changes = [
         line["message"]
-        for line in jsonio.read_lines(folder / "chain" / "events.jsonl")
+        for line in jsonio.read_lines(folder / "handed on" / "events.jsonl")
         if line["event"] == "changed" and "->" in line["message"]
     ]
-    assert [text for text in told if "strategy" in text] == [
+    assert [text for text in changes if "strategy" in text] == [
         f"train.strategy: ddp -> fsdp: {ROUNDED}",
         f"train.strategy: fsdp -> ddp: {ROUNDED}",
     ]
-    assert [text for text in told if text.startswith("ranks: ")] == [
+    assert [text for text in changes if text.startswith("ranks: ")] == [
         f"ranks: 2 -> 1: {ROUNDED}",
         f"ranks: 1 -> 3: {ROUNDED}",
     ]
@@ -215,7 +257,7 @@ def test_a_resumed_fsdp_run_is_the_run_that_never_stopped(
 
 
 @pytest.mark.usefixtures("ranks")
-def test_the_final_model_of_shares_is_whole(folder: Path) -> None:
+def test_the_final_model_of_a_sharded_run_is_complete(folder: Path) -> None:
     ours, theirs = (stored_tensors(folder / name / "final") for name in ("fsdp", "ddp"))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -225,7 +267,7 @@ def test_the_final_model_of_shares_is_whole(folder: Path) -> None:
 # ---------------------------------------------------------------------------- one rank
 
 
-def test_on_one_rank_there_is_nothing_to_share_out() -> None:
+def test_on_one_rank_both_strategies_are_the_same_plain_module() -> None:
     weights = []
     for strategy in ("ddp", "fsdp"):
         config = make_config(strategy=strategy)
