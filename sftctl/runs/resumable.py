@@ -1,0 +1,133 @@
+"""Whether a checkpoint can be resumed here and now: one answer for `resume` and `inspect-ckpt`.
+
+Loads neither torch nor numpy.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.config.schema import RunConfig, TrainConfig
+from sftctl.data.manifest import StoreManifest, cached_store, is_prepared
+from sftctl.errors import ConfigError, DataError, IncompatibleCheckpoint, NoCheckpoint, SftctlError
+from sftctl.runs.differences import Difference, changed_data_keys
+from sftctl.runs.directory import RunDir
+from sftctl.runs.log import last_saved_step, require_metrics
+from sftctl.words import counted
+
+
+def obstacles_in_run(
+    run: RunDir, checkpoint: Path, manifest: CheckpointManifest, config: RunConfig
+) -> Iterator[SftctlError]:
+    """Why the run directory and `config` do not let this checkpoint be resumed."""
+    if not (file := run.model_folder / "config.json").is_file():
+        yield NoCheckpoint(f"{file}: missing", hint="put back the run's model folder from a copy")
+    try:
+        require_metrics(run.path, manifest.metrics_bytes)
+    except SftctlError as error:
+        yield error
+    total = config.train.total_steps(manifest.steps_per_epoch)
+    if manifest.step > total:
+        yield ConfigError(
+            f"{_end_of(config.train, manifest.steps_per_epoch)}, and the checkpoint is of step "
+            f"{manifest.step}",
+            hint="a run can only grow; `--step N` goes back",
+        )
+    if config.train.dtype == manifest.dtype == "float16" and not manifest.scaler:
+        yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no state of scaler")
+
+
+def obstacles_in_differences(
+    where: Path, differences: Iterable[Difference], allow: Collection[str] = ()
+) -> Iterator[IncompatibleCheckpoint]:
+    """Why the changes since the checkpoint at `where` was saved do not let it be resumed."""
+    differences = list(differences)
+    impossible = [d for d in differences if d.verdict == "impossible"]
+    if impossible:
+        yield IncompatibleCheckpoint(
+            f"{where}: can't go on: {'; '.join(map(str, impossible))}",
+            hint="put it back as it was, or start a new run with `sftctl train`",
+        )
+    to_allow = [d for d in differences if d.verdict_with(allow) == "allow"]
+    if to_allow:
+        yield IncompatibleCheckpoint(
+            f"{where}: would be another run: {'; '.join(map(str, to_allow))}",
+            hint=f"put it back as it was; if it is meant: {allow_flags(to_allow)}",
+        )
+
+
+def allow_flags(differences: Iterable[Difference]) -> str:
+    """The flags of `resume` that allow these differences."""
+    return " ".join(f"--allow {d.key}" for d in differences if d.verdict == "allow")
+
+
+def require_nothing_saved(run: RunDir) -> None:
+    """NoCheckpoint if a run without checkpoints had some: to start it at step 0 would wipe it out.
+
+    They may be on a disk that is not mounted.
+    """
+    step = last_saved_step(run.path)
+    if step is None and not run.final.exists():
+        return
+    lost = f"events.jsonl tells of one of step {step}" if step is not None else "final/ is there"
+    raise NoCheckpoint(
+        f"{run.checkpoints}: no checkpoint, but {lost}",
+        hint=f"put them back (is a disk missing?), or begin anew: sftctl train {run.config_file}",
+    )
+
+
+def recorded_store(manifest: CheckpointManifest, config: RunConfig) -> Path | None:
+    """The store in the cache that the checkpoint was trained on, if `config` asks for its data.
+
+    None: the store is gone, other data is asked for, or `data.path` is a store itself.
+    """
+    if changed_data_keys(manifest, config) or is_prepared(config.data.path):
+        return None
+    fingerprint = manifest.data_fingerprint
+    return cached_store(fingerprint) if cached_manifest(fingerprint) is not None else None
+
+
+def cached_manifest(fingerprint: str) -> StoreManifest | None:
+    """The manifest of a store in the cache; None if it is gone or damaged: it is prepared again."""
+    try:
+        there = StoreManifest.read(cached_store(fingerprint))
+    except DataError:
+        return None
+    return there if there.fingerprint == fingerprint else None
+
+
+def flags_to_train_longer(train: TrainConfig, steps_per_epoch: int) -> str:
+    """The flags of `resume` that raise what ends the run."""
+    by_epochs = steps_per_epoch * train.epochs
+    flags = ["--epochs N"] if by_epochs == train.total_steps(steps_per_epoch) else []
+    if train.max_steps is not None and train.max_steps <= by_epochs:
+        flags.append("--max-steps N")
+    return " ".join(flags)
+
+
+def require_more_steps(
+    manifest: CheckpointManifest, config: RunConfig, asked: str, *, is_new: bool
+) -> None:
+    """ConfigError if nothing is left to train although the flags `asked` set the run's length.
+
+    A finished run whose flags change nothing (`is_new` is False) may be asked for again.
+    """
+    if manifest.step < config.train.total_steps(manifest.steps_per_epoch):
+        return
+    flags = flags_to_train_longer(config.train, manifest.steps_per_epoch)
+    names = {flag for flag in ("--epochs", "--max-steps") if flag in flags}
+    if not is_new and names & {*asked.split()}:
+        return
+    raise ConfigError(
+        f"{asked}: nothing to train: {_end_of(config.train, manifest.steps_per_epoch)}, and the "
+        f"checkpoint is of step {manifest.step}",
+        hint=f"`resume {flags}` trains longer",
+    )
+
+
+def _end_of(train: TrainConfig, steps_per_epoch: int) -> str:
+    """What ends the run, and after how many steps."""
+    steps = counted(train.total_steps(steps_per_epoch), "step")
+    if flags_to_train_longer(train, steps_per_epoch) == "--max-steps N":
+        return f"train.max_steps: {steps}"
+    return f"train.epochs: {counted(train.epochs, 'epoch')}, {steps}"
