@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sftctl import __version__
 from sftctl.config.load import config_to_toml, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, Disk, new_folder, replace_file, refusals
+from sftctl.disk import DISK, Disk, new_folder, refusals, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
