@@ -44,7 +44,7 @@ def encode_texts(
         mask[:1] = False  # nothing comes before the first token, so nothing predicts it
         if not mask.any():
             message = f"{conversation.source}: no token to train on"
-            raise BadRow("no_target", message, "remove the row", len(ids))
+            raise BadRow("no_target", message, "remove the row")
         _refuse_two_bos(conversation, tokenizer, ids)
         examples.append(TokenizedExample(ids, mask))
     return examples
@@ -91,7 +91,6 @@ def _mask_from_offsets(text: TrainingText, conversation: Conversation, offsets: 
                 "mask_not_exact",
                 f"{conversation.source}: a token is half inside an assistant turn",
                 "use a chat template with special tokens around the turns",
-                len(offsets),
             )
         mask[start:end] = True
     return mask
@@ -123,5 +122,4 @@ def _refuse_two_bos(conversation: Conversation, tokenizer: ChatTokenizer, ids: I
             "duplicate_bos",
             f"{conversation.source}: the text begins with two beginning-of-sequence tokens",
             "remove the one in the row's text",
-            len(ids),
         )

@@ -44,7 +44,7 @@ class ExampleMaker:
         try:
             return encode_texts(self.renderer.training_texts(row), row, self.tokenizer)
         except BadRow as problem:
-            problem.tokens_lost = problem.tokens_lost or self._num_tokens(row)
+            problem.tokens_lost = self._num_tokens(row)
             raise
 
     def _num_tokens(self, row: Conversation) -> int:

@@ -185,6 +185,8 @@ def test_roles_of_openai_old_and_new_are_known() -> None:
         ),
         ({"messages": [USER, ANSWER], "tools": "[{"}, "'tools' is not JSON: "),
         ({"messages": [USER, ANSWER], "tools": '{"a": 1}'}, "'tools' is not a list of objects"),
+        ({"messages": [USER, ANSWER], "tools": 7}, "'tools' is not a list of objects"),
+        ({"messages": [USER, ANSWER], "tools": [7]}, "'tools' is not a list of objects"),
         (
             {"messages": [USER, ANSWER | {"tool_calls": [{"id": "1"}]}]},
             "a tool call has no function name",
@@ -220,6 +222,11 @@ def test_a_given_format_names_the_key_that_is_missing(format: Format, key: str) 
         "bad_shape",
         f"rows.jsonl:7: {key!r} is missing",
     )
+
+
+def test_a_system_prompt_without_turns_is_an_empty_conversation() -> None:
+    with pytest.raises(BadRow, match="rows.jsonl:7: empty conversation"):
+        read({"conversations": [], "system": "S"}, "sharegpt")
 
 
 def test_the_hint_lists_the_roles_of_the_shape() -> None:

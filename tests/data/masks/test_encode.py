@@ -55,7 +55,7 @@ def test_an_edge_inside_a_token_is_refused(
     assert len(tokenizer.encode(text)) == 3
     with pytest.raises(BadRow, match="rows.jsonl:7: a token is half inside an assistant") as caught:
         mask_of(text, span, tokenizer=tokenizer)
-    assert (caught.value.reason, caught.value.tokens_lost) == ("mask_not_exact", 3)
+    assert caught.value.reason == "mask_not_exact"
 
 
 def test_pieces_with_as_many_tokens_but_other_ids_do_not_decide(chatml: CountingTokenizer) -> None:
@@ -119,7 +119,6 @@ def test_a_text_that_begins_with_two_bos_tokens_is_refused() -> None:
     assert caught.value.message == (
         "rows.jsonl:7: the text begins with two beginning-of-sequence tokens"
     )
-    assert caught.value.tokens_lost == 2 + len(tokenizer.encode("Hi<|im_end|>Hello<|im_end|>"))
 
 
 def test_equal_first_tokens_are_fine_without_a_bos_token(chatml: CountingTokenizer) -> None:
@@ -151,7 +150,6 @@ def test_a_row_without_an_exact_mask_is_refused(
         tokenize(conversation(messages), load(SAMPLE_TOKENIZER, template), "assistant")
     assert caught.value.message == f"rows.jsonl:7: {message}"
     assert caught.value.reason == reason
-    assert caught.value.tokens_lost > 0
 
 
 def mask_from_tokens(tokenizer: CountingTokenizer, ids: Sequence[int]) -> list[bool]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sftctl.config.schema import Overflow, TrainOn
 from sftctl.data.conversations.conversation import Conversation, Message
 from sftctl.data.example import TokenizedExample
+from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
@@ -50,6 +51,36 @@ def test_a_row_that_fits_is_kept_as_it_is() -> None:
         [example], notes = maker(500, overflow).examples(row)
         [whole] = tokenize(row, TOKENIZER, "assistant")
         assert (example.input_ids.tolist(), notes) == (whole.input_ids.tolist(), [])
+
+
+def lengths_of(row: Conversation, train_on: TrainOn = "assistant") -> list[int]:
+    return [example.num_tokens for example in tokenize(row, TOKENIZER, train_on)]
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "split", "drop"])
+def test_a_row_of_exactly_the_maximum_length_fits(overflow: Overflow) -> None:
+    row = conversation(*exchanges(2))
+    [num_tokens] = lengths_of(row)
+    [example], notes = maker(num_tokens, overflow).examples(row)
+    assert (example.num_tokens, notes) == (num_tokens, [])
+    _, notes = maker(num_tokens - 1, overflow).examples(row)
+    assert len(notes) == 1
+
+
+def test_split_fills_parts_to_exactly_the_maximum_length() -> None:
+    [two] = lengths_of(conversation(*exchanges(2)))
+    examples, [note] = maker(two, "split").examples(conversation(*exchanges(4)))
+    assert [example.num_tokens for example in examples] == [two, two]
+    assert (note.reason, note.tokens_lost) == ("split", 0)
+
+
+def test_split_never_cuts_between_two_messages_of_a_user() -> None:
+    question = [{"role": "user", "content": "First?"}, {"role": "user", "content": "Second?"}]
+    exchange = [*question, {"role": "assistant", "content": "answer " * 9}]
+    examples, _ = maker(50, "split").examples(conversation(*exchange * 5))
+    texts = [TOKENIZER.decode(example.input_ids) for example in examples]
+    assert len(texts) > 2
+    assert all(text.startswith("<|im_start|>user\nFirst?") for text in texts)
 
 
 def test_split_repeats_the_system_prompt_and_loses_no_target() -> None:
@@ -98,6 +129,66 @@ def test_split_with_last_trains_the_last_turn_alone() -> None:
     assert targets(examples) == targets(tokenize(row, TOKENIZER, "last"))
 
 
+def test_a_part_whose_target_is_cut_off_is_lost_completely() -> None:
+    long = [{"role": "user", "content": "word " * 99}, {"role": "assistant", "content": "Yes"}]
+    examples, [note] = maker(60, "split").examples(conversation(*exchanges(1), *long))
+    assert targets(examples) == ["answer 0 word word word "]
+    assert (note.reason, [note.tokens_lost]) == ("split", lengths_of(conversation(*long)))
+    message = f"rows.jsonl:7: split into 1 example: {note.tokens_lost} tokens are lost"
+    assert note.message == message
+    row = conversation(*long, *long)
+    examples, [note] = maker(60, "split").examples(row)
+    assert (examples, note.reason, [note.tokens_lost]) == ([], "no_target", lengths_of(row))
+
+
+FORGETFUL = CHATML.replace(
+    "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+)
+
+
+def test_split_leaves_room_for_turns_that_are_longer_as_the_last_turn() -> None:
+    """The text of the row fits, but not the text in which its thinking is not yet dropped."""
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    thinking = {"role": "assistant", "content": "<think>" + "word " * 30 + "</think>So."}
+    found = [{"role": "tool", "content": "1"}, {"role": "assistant", "content": "It is so."}]
+    row = conversation(*exchanges(1), {"role": "user", "content": "Why?"}, thinking, *found)
+    [with_thinking, full] = [e.num_tokens for e in tokenize(row, tokenizer, "assistant")]
+    assert full < with_thinking
+    renderer = Renderer(tokenizer, "assistant")
+    examples, [note] = ExampleMaker(tokenizer, renderer, with_thinking - 1, "split").examples(row)
+    assert (note.reason, note.tokens_lost) == ("split", 0)
+    assert [turn[:7] for turn in targets(examples)] == ["answer ", "<think>", "It is s"]
+
+
+def test_a_row_is_refused_if_one_of_its_parts_is() -> None:
+    template = (
+        "{% if messages[0].content == 'No?' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    )
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    row = conversation(*exchanges(2), {"role": "user", "content": "No?"}, *list(exchanges(1))[1:])
+    making = ExampleMaker(tokenizer, Renderer(tokenizer, "assistant"), 40, "split")
+    with pytest.raises(BadRow, match="the chat template refuses the conversation: no"):
+        making.examples(row)
+
+
+def test_a_refused_row_has_lost_all_tokens_of_its_text() -> None:
+    row = conversation({"role": "user", "content": "No answer"})
+    with pytest.raises(BadRow) as caught:
+        maker(60, "truncate").examples(row)
+    text = "<|im_start|>user\nNo answer<|im_end|>\n"
+    assert caught.value.tokens_lost == len(TOKENIZER.encode(text))
+
+
+def test_drop_drops_only_the_examples_that_are_too_long() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
+    thinking = {"role": "assistant", "content": "<think>word</think>So."}
+    row = conversation({"role": "user", "content": "Why?"}, thinking, *exchanges(1))
+    [one, two] = [e.num_tokens for e in tokenize(row, tokenizer, "assistant")]
+    making = ExampleMaker(tokenizer, Renderer(tokenizer, "assistant"), one, "drop")
+    [example], [note] = making.examples(row)
+    assert (example.num_tokens, note.reason, note.tokens_lost) == (one, "truncated", two)
+
+
 def test_drop_keeps_nothing_of_a_long_row() -> None:
     row = conversation(*exchanges(6))
     examples, [note] = maker(60, "drop").examples(row)
@@ -142,6 +233,15 @@ def test_kept_and_lost_tokens_are_all_tokens(
     examples, notes = maker(max_seq_len, overflow).examples(row)
     kept = sum(example.num_tokens for example in examples)
     assert kept + sum(n.tokens_lost for n in notes) == sum(e.num_tokens for e in whole)
+
+
+def test_split_with_all_leaves_out_a_system_prompt_that_is_context() -> None:
+    row = conversation(SYSTEM, *exchanges(6), untrained=[0])
+    examples, _ = maker(60, "split", "all").examples(row)
+    assert len(examples) > 2
+    for example in examples:
+        assert "Be kind." in TOKENIZER.decode(example.input_ids)
+        assert "Be kind." not in TOKENIZER.decode(example.input_ids[example.loss_mask])
 
 
 def test_split_with_all_leaves_out_context_of_later_parts() -> None:

@@ -75,6 +75,8 @@ def test_a_file_without_rows_has_none(tmp_path: Path, name: str, content: str) -
     ("name", "content", "expected"),
     [
         ("a.jsonl", '{"a": 1}\n{"a": "unfin', [(1, {"a": 1}), (2, "cut_off")]),
+        ("a.jsonl", '{"a": 1}\n{"a": tru', [(1, {"a": 1}), (2, "cut_off")]),
+        ("a.jsonl", '{"a": 1}\n{"a": {"b": 1}', [(1, {"a": 1}), (2, "cut_off")]),
         ("a.json", '[{"a": 1},\n{"a": "unfin', [(1, {"a": 1}), (2, "cut_off")]),
         ("a.json", '[{"a": 1},\n\n{"a": "x"}', [(1, {"a": 1}), (3, "cut_off")]),
         ("a.json", '[{"a": 1},\n', [(1, {"a": 1}), (2, "cut_off")]),
@@ -82,6 +84,7 @@ def test_a_file_without_rows_has_none(tmp_path: Path, name: str, content: str) -
         ("a.json", '[{"a": 1},\n]', [(1, {"a": 1}), (2, "broken_json")]),
         ("a.json", '[,{"a": 1}]', [(1, "broken_json"), (1, {"a": 1})]),
         ("a.json", '[{"a": 1}]\n{}', [(1, {"a": 1}), (2, "broken_json")]),
+        ("a.json", '[{"a": 1}]\n[2, 3, 4]', [(1, {"a": 1}), (2, "broken_json")]),
     ],
 )
 def test_damage_is_reported_as_a_row(
@@ -127,6 +130,17 @@ def test_an_array_may_begin_at_the_end_of_a_chunk(tmp_path: Path, num_before: in
     assert rows_of(path) == [(1, {"a": 1}), (2, {"a": 2})]
 
 
+@pytest.mark.parametrize("size", [*range(1, 50), 1000])
+def test_long_runs_of_backslashes_are_counted_across_chunks(size: int) -> None:
+    values = ["\\" * count + '",' for count in (40, 41, 17, 1)]
+    text = json.dumps(values).encode()[1:]
+    scanner, ends = ArrayScanner(), []
+    for start in range(0, len(text), size):
+        ends += [start + end for end in scanner.ends(text[start : start + size])]
+    assert [text[end : end + 1] for end in ends] == [b",", b",", b",", b"]"]
+    assert (scanner.is_closed, ends[-1]) == (True, len(text) - 1)
+
+
 def test_long_runs_of_backslashes_are_counted(tmp_path: Path) -> None:
     values = ["\\" * count + end for count in (1, 2, 15, 16, 17, 40, 41) for end in ('"', "", '",')]
     path = written(tmp_path, "a.json", json.dumps(values))
@@ -140,6 +154,26 @@ def test_a_line_that_is_too_long_is_skipped_and_the_next_one_read(
     huge = b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}'
     path = written(tmp_path, "a.jsonl", b"{}\n" + huge + b'\n{"b": 1}' + end)
     assert rows_of(path) == [(1, {}), (2, "oversized"), (3, {"b": 1})]
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_row_of_exactly_the_maximum_size_is_read(tmp_path: Path, is_array: bool) -> None:
+    before, after = (b"[", b"]") if is_array else (b"", b"")
+    largest = b'"' + b"x" * (MAX_ROW_BYTES - 2) + b'"'
+    path = written(tmp_path, "a.json", before + largest + after)
+    assert [row for _, row in raw_rows(path, "rows")] == [largest]
+    path = written(tmp_path, "b.json", before + b" " * is_array + largest + b" " + after)
+    assert [reason for _, reason in rows_of(path)] == ["oversized"]
+
+
+def test_a_broken_last_line_is_for_the_parser_to_refuse(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", '{"a": 1}\n{"a": 1,}')
+    assert [row for _, row in raw_rows(path, "rows")] == [b'{"a": 1}', b'{"a": 1,}']
+
+
+def test_a_byte_order_mark_is_removed_only_at_the_beginning(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", "\ufeff{}\n\ufeff{}\n")
+    assert [row for _, row in raw_rows(path, "rows")] == [b"{}", "\ufeff{}".encode()]
 
 
 def test_an_element_that_is_too_long_is_skipped_and_the_next_one_read(tmp_path: Path) -> None:

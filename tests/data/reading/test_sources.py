@@ -49,6 +49,14 @@ def test_a_pattern_stands_for_the_files_that_match(folder: Path) -> None:
     assert names_of("d/**/*.gz") == ["d/sub/c.jsonl.gz"]
 
 
+def test_the_files_of_a_pattern_are_sorted_by_name(tmp_path: Path) -> None:
+    names = [f"{number * 7919 % 1000:03d}.json" for number in range(100)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = names_of(str(tmp_path / "*.json"))
+    assert found == [str(tmp_path / name) for name in sorted(names)]
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> None:
     Path("d/[a].json").write_bytes(b"")
     assert names_of("d/[a].json") == ["d/[a].json"]
@@ -77,6 +85,12 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     with find_sources([tmp_path / "pipe"]) as [source]:
         assert (source.name, source.path.read_bytes()) == (str(tmp_path / "pipe"), b"{}")
     writer.join()
+
+
+def test_a_device_is_copied_because_it_may_be_read_only_once() -> None:
+    with find_sources([Path("/dev/null")]) as [source]:
+        assert source.path.is_file()
+        assert (source.name, source.path.read_bytes()) == ("/dev/null", b"")
 
 
 @pytest.mark.parametrize(
