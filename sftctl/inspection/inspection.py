@@ -27,23 +27,10 @@ _COMPONENTS = {  # the first pattern found in a parameter's name decides
 _SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")
 _VERDICT = ("complete", "verified", "resumable", "problems", "obstacles", "notes", "advice")
 _FINDINGS = (
-    "aliases",
-    "files",
-    "format",
-    "step_counts",
-    "epoch_counts",
-    "epoch_ratio",
-    "next_learning_rate",
-    "loss",
-    "rng",
-    "data_store",
-    "saved_at",
-    "num_parameters",
-    "parameters_by_group",
-    "optimizer_moments",
-    "tensors_by_group",
-    "num_bytes",
-)
+    "aliases", "files", "format", "step_counts", "epoch_counts", "epoch_ratio",
+    "next_learning_rate", "loss", "rng", "data_store", "saved_at", "num_parameters",
+    "parameters_by_group", "optimizer_moments", "tensors_by_group", "num_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +86,14 @@ class Inspection:
         return "get it again from where it came from"
 
     @property
-    def weights(self) -> dict[str, StoredTensor]:
-        """The model's tensors without the prefix `model.`; tied ones once."""
-        return weights_in(self.tensors)
-
-    @property
     def num_parameters(self) -> int:
-        return sum(tensor.num_elements for tensor in self.weights.values())
+        return sum(tensor.num_elements for tensor in weights_in(self.tensors).values())
 
     @property
     def parameters_by_group(self) -> dict[str, int]:
         """Number of parameters in each component of the model, the largest first."""
         groups: Counter[str] = Counter()
-        for name, tensor in self.weights.items():
+        for name, tensor in weights_in(self.tensors).items():
             groups[component_of(name)] += tensor.num_elements
         return dict(groups.most_common())
 

@@ -17,19 +17,10 @@ _MOST_ENTRIES = 1 << 20
 _LONGEST_TEXT_BYTES = 1 << 24
 _LONGEST_ARRAY = 1 << 32
 _SHOWN_ITEMS = 8  # of an array: vocabularies are long
-_NUMBERS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+_NUMBERS = {  # the number of a value's type -> struct's format
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
+    10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
 _TEXT, _ARRAY = 8, 9
 _PLAIN_TYPES = {
     0: "F32", 1: "F16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
