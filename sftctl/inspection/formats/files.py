@@ -13,7 +13,7 @@ from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wro
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 OTHER_TOOL = "sftctl resumes its own runs only"
-NO_CHECKSUMS = "not all of its files hold checksums: of these, headers and sizes were checked"
+NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
 _LONGEST_JSON_BYTES = 1 << 26
 
 

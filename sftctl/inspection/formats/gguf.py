@@ -43,10 +43,10 @@ TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a .gguf file says before its data."""
+    """The header of a .gguf file."""
 
     version: int
-    values: dict[str, Any]  # of an array, the first few
+    values: dict[str, Any]  # an array has only its first few items
     tensors: dict[str, StoredTensor]
 
 
@@ -84,16 +84,16 @@ def read_gguf(file: Path) -> GgufHeader:
 
 def _header(stream: IO[bytes], file: Path) -> GgufHeader:
     if stream.read(4) != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
+        raise ValueError("it does not start with GGUF")
     version = _number(stream, "<I")
     if version not in (2, 3):
-        raise ValueError(f"version {version}")
+        raise ValueError(f"version {version} is not supported")
     num_tensors, num_values = _count(stream), _count(stream)
     values = {_text(stream): _value(stream, _number(stream, "<I")) for _ in range(num_values)}
     entries = [_entry(stream) for _ in range(num_tensors)]
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
-        raise ValueError(f"alignment {alignment}")
+        raise ValueError(f"alignment {alignment} is not a positive integer")
     data_begin = -(-stream.tell() // alignment) * alignment
     num_bytes = file.stat().st_size
     tensors = {}
@@ -133,10 +133,10 @@ def _value(stream: IO[bytes], kind: int) -> Any:
     if kind != _ARRAY:
         raise ValueError(f"value type {kind} is unknown")
     item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
-    if item_kind == _ARRAY:  # nobody writes them, and they could be nested to any depth
-        raise ValueError("an array of arrays")
+    if item_kind == _ARRAY:  # no tool writes them, and a hostile file could nest them to any depth
+        raise ValueError("arrays of arrays are not supported")
     if count > _LONGEST_ARRAY:
-        raise ValueError(f"an array of {count} items")
+        raise ValueError(f"an array of {count} items is too long")
     first = [_value(stream, item_kind) for _ in range(min(count, _SHOWN_ITEMS))]
     rest = count - len(first)
     if item_kind in _NUMBERS:
@@ -154,14 +154,14 @@ def _number(stream: IO[bytes], form: str) -> Any:
 def _count(stream: IO[bytes]) -> int:
     count = int(_number(stream, "<Q"))
     if count > _MOST_ENTRIES:
-        raise ValueError(f"{count} entries")
+        raise ValueError(f"{count} entries are too many")
     return count
 
 
 def _text_bytes(stream: IO[bytes]) -> int:
     num_bytes = int(_number(stream, "<Q"))
     if num_bytes > _LONGEST_TEXT_BYTES:
-        raise ValueError(f"a text of {num_bytes} bytes")
+        raise ValueError(f"a text of {num_bytes} bytes is too long")
     return num_bytes
 
 

@@ -12,7 +12,7 @@ from sftctl.inspection.pickles.torch_file import TorchFile
 from sftctl.inspection.pickles.values import is_tensor_like, number, plain, table
 
 _MINIMIND = {"model", "optimizer", "epoch", "step", "world_size"}
-_MINIMIND_ADVICE = "MiniMind's trainer goes on with it: --from_resume 1"
+_MINIMIND_ADVICE = "MiniMind's trainer continues from it: --from_resume 1"
 _MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim")
 STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
@@ -78,7 +78,7 @@ def _inspect_training_state(
         counts = "micro-batches of one rank in this epoch", "from 0"
     else:
         base = files.inspection("torch file", tensors)
-        step_counts = f"as stored under {step_key!r}: the tool that wrote it knows what it counts"
+        step_counts = f"as stored under {step_key!r}: what it counts depends on the tool"
         counts = step_counts, f"as stored under {epoch_key!r}"
     has_rng = any("rng" in str(key).lower() for key in value)
     return replace(

@@ -56,12 +56,12 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
     format = "transformers Trainer checkpoint"
     if isinstance(arguments, Made) and arguments.by.startswith("trl."):
         format = f"TRL checkpoint ({arguments.by.rpartition('.')[2]})"
-    resume = f"trainer.train(resume_from_checkpoint={str(path)!r}) goes on with it"
+    resume = f"trainer.train(resume_from_checkpoint={str(path)!r}) continues from it"
     return replace(
         files.inspection(format, tensors, f"{resume}; {train_advice(path)}"),
         facts=facts,
         step_counts="optimizer updates (global_step)",
-        epoch_counts="epochs done, with their fraction",
+        epoch_counts="epochs done, with a fraction",
         next_learning_rate=learning_rate_of(optimizer.value) if next_rate is None else next_rate,
         loss=_last_logged(state, "loss"),
         rng=rng,

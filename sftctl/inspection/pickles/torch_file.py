@@ -110,7 +110,7 @@ def _found(
     file: Path, value: Any, names: frozenset[str], storages: dict[str, tuple[int, int]]
 ) -> TorchFile:
     tensors, lost = tensors_in(value, file, storages)
-    problems = [f"tensor {place}: its bytes are not there" for place in lost]
+    problems = [f"tensor {place}: its bytes are not in the file" for place in lost]
     return TorchFile(value, code_problems(names) + problems, tensors)
 
 

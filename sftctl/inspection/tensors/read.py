@@ -73,7 +73,7 @@ def _bare(
 ) -> npt.NDArray[np.generic]:
     values = np.fromfile(part.file, kind, count, offset=part.begin + begin)
     if len(values) != count:
-        raise CorruptCheckpoint(f"{part.file}: it ends too early")
+        raise CorruptCheckpoint(f"{part.file}: the file ends too early")
     return values
 
 
@@ -81,7 +81,9 @@ def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int)
     assert part.strides is not None
     span = 1 + sum((n - 1) * step for n, step in zip(part.shape, part.strides, strict=True))
     if math.prod(part.shape) > span:
-        raise CorruptCheckpoint(f"{part.file}: a tensor that repeats its memory")
+        raise CorruptCheckpoint(
+            f"{part.file}: an expanded tensor, which repeats its memory, can't be read"
+        )
     memory = np.memmap(part.file, kind, "r", part.begin, (span,))
     steps = tuple(step * kind.itemsize for step in part.strides)
     view = np.lib.stride_tricks.as_strided(memory, part.shape, steps, writeable=False)

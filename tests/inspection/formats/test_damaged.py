@@ -35,13 +35,13 @@ def array(kind: int, count: int, items: bytes = b"") -> bytes:
 
 
 GGUF_FILES: list[tuple[Make, str]] = [
-    (lambda file: file.write_bytes(b"GGML" + bytes(40)), "it does not begin with GGUF"),
+    (lambda file: file.write_bytes(b"GGML" + bytes(40)), "it does not start with GGUF"),
     (lambda file: write_gguf(file, version=1), "version 1"),
     (lambda file: write_gguf(file, num_keys=1 << 21), "2097152 entries"),
     (lambda file: write_gguf(file, num_keys=5), "unpack requires a buffer"),
     (lambda file: write_gguf(file, [struct.pack("<Q", 1 << 25)]), "a text of 33554432 bytes"),
     (lambda file: write_gguf(file, [gguf_key("k", 13, b"")]), "value type 13 is unknown"),
-    (lambda file: write_gguf(file, [array(ARRAY, 1)]), "an array of arrays"),
+    (lambda file: write_gguf(file, [array(ARRAY, 1)]), "arrays of arrays are not supported"),
     (lambda file: write_gguf(file, [array(99, 1)]), "value type 99 is unknown"),
     (
         lambda file: write_gguf(file, [array(DOUBLE, 1 << 62, bytes(64))]),
@@ -114,7 +114,7 @@ def test_a_tensor_that_can_not_be_in_the_file_is_a_problem(tmp_path: Path, tenso
     write_archive(tmp_path / "x.pth", pickled(value), data_0=bytes(16))
     inspection = inspect_path(tmp_path / "x.pth")
     assert inspection.tensors.keys() == {"model.good"}
-    assert inspection.problems == ["x.pth: tensor bad: its bytes are not there"]
+    assert inspection.problems == ["x.pth: tensor bad: its bytes are not in the file"]
 
 
 def with_changed_header(file: Path) -> None:
@@ -338,4 +338,4 @@ def test_a_file_cut_after_its_inspection_has_no_statistics(tmp_path: Path) -> No
     save_file({"a": torch.ones(2)}, file)
     inspection = inspect_path(file)
     file.write_bytes(file.read_bytes()[:-4])
-    assert tensor_statistics(inspection)[0].error == f"{file}: it ends too early"
+    assert tensor_statistics(inspection)[0].error == f"{file}: the file ends too early"

@@ -204,4 +204,4 @@ def test_a_tensor_beyond_its_storage_is_a_problem(tmp_path: Path) -> None:
         for name in good.namelist():
             bad.writestr(name, good.read(name).replace(b"K\x04\x85", b"K\x05\x85"))
     inspection = inspect_path(tmp_path / "x.pth")
-    assert inspection.problems == ["x.pth: tensor a: its bytes are not there"]
+    assert inspection.problems == ["x.pth: tensor a: its bytes are not in the file"]
