@@ -1,10 +1,11 @@
-"""disk: how an OSError becomes one of our errors."""
+"""disk: how an OSError becomes one of our errors, and what a new folder needs to be durable."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from sftctl.disk import read_refusals, refusals
+from sftctl.disk import Disk, new_folder, read_refusals, refusals
 from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint
 
 
@@ -58,3 +59,38 @@ def test_read_refusals_of_another_reason(tmp_path: Path) -> None:
     assert caught.value.message == f"{tmp_path}: Is a directory"
     with pytest.raises(ConfigError, match="a: odd words"), read_refusals(Path("a"), ConfigError):
         raise OSError("odd words")
+
+
+class SyncedPaths(Disk):
+    """Notes what is synced, and what a rename moves."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def sync(self, descriptor: int) -> None:
+        self.calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        super().sync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.calls.append(f"rename {target.name}")
+        super().rename(source, target)
+
+
+def test_a_new_folder_is_synced_with_all_that_is_in_it_before_it_gets_its_name(
+    tmp_path: Path,
+) -> None:
+    disk = SyncedPaths()
+    with new_folder(tmp_path / "target", disk, lambda: disk.calls.append("make way")) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_bytes(b"a")
+    assert disk.calls == [
+        *("sync inner", "sync file", "make way", f"sync {folder.name}"),
+        *("rename target", f"sync {tmp_path.name}"),
+    ]
+
+
+def test_a_new_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "target") as folder:
+        (folder / "file").write_bytes(b"a")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

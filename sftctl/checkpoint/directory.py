@@ -173,12 +173,12 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 
 
 def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
-    """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
+    """Delete all but the newest `keep` (at least 1) complete checkpoints; returns the deleted.
 
     A checkpoint with a missing, cut or unknown file is not counted and not deleted: perhaps
     nothing else is left.
     """
-    old = [path for path in list_checkpoints(root) if is_complete(path)][: -max(keep, 1)]
+    old = [path for path in list_checkpoints(root) if is_complete(path)][:-keep]
     for path in old:
         with refusals(path, CheckpointError, what="can't be deleted"):
             remove_folder(path, disk)

@@ -101,26 +101,43 @@ def test_chunks_change_neither_loss_nor_gradients(model: Any, batch: MicroBatch,
     assert_close(gradients_of(model, chunked), gradients)
 
 
-class LogitsCount(TorchDispatchMode):
-    """Notes the largest number of logits that one softmax takes."""
+class OperatorCount(TorchDispatchMode):
+    """Notes the largest number of logits that one softmax takes, and counts matrix products."""
 
-    largest = 0
+    largest_softmax = 0
+    num_products = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is torch.ops.aten._log_softmax.default:
-            self.largest = max(self.largest, result.numel())
+            self.largest_softmax = max(self.largest_softmax, result.numel())
+        self.num_products += function is torch.ops.aten.mm.default
         return result
 
 
 def test_chunks_never_hold_all_logits(model: Any, batch: MicroBatch) -> None:
     chunk, every = 4 * STORE.vocab_size, len(batch.target_ids) * STORE.vocab_size
     for chunk_logits, expected in ((chunk, chunk), (chunk + 1, chunk), (10 * every, every)):
-        with LogitsCount() as made:
+        with OperatorCount() as made:
             loss_of(LossModule(model, chunk_logits), batch).backward()
-        assert made.largest == expected
+        assert made.largest_softmax == expected
+
+
+def test_without_gradients_the_head_is_one_product(model: Any, batch: MicroBatch) -> None:
+    module = LossModule(model)
+    with torch.no_grad(), OperatorCount() as plain:
+        module(*batch.tensors)
+    with OperatorCount() as trained:
+        module(*batch.tensors)
+    assert trained.num_products == plain.num_products + 2  # for hidden states and weight
+
+
+def test_a_model_in_bfloat16_is_trained_without_autocast(batch: MicroBatch) -> None:
+    model = make_model().to(torch.bfloat16)
+    gradients = gradients_of(model, loss_of(LossModule(model), batch))
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -270,3 +287,17 @@ def test_a_biased_head_is_a_plain_one(batch: MicroBatch) -> None:
     assert check(module, batch).is_plain
     own = plain_loss_of(model, batch)
     assert loss_of(module, batch).item() == pytest.approx(own.item(), rel=1e-6)
+
+
+class DoublingHead(torch.nn.Linear):
+    """A linear layer that does more than its matrix product."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def test_a_head_of_another_class_is_called(batch: MicroBatch) -> None:
+    model = make_model(tie_word_embeddings=False)
+    model.set_output_embeddings(DoublingHead(32, STORE.vocab_size, bias=False))
+    own = plain_loss_of(model, batch)
+    assert loss_of(LossModule(model), batch).item() == pytest.approx(own.item(), rel=1e-6)

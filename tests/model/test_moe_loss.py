@@ -97,6 +97,20 @@ def test_the_value_is_the_cross_entropy_alone(training: bool) -> None:
     assert value == LossModule(model).train(training)(*batch.tensors).item()
 
 
+def test_outside_training_the_gradient_is_the_cross_entropys_alone() -> None:
+    model, batch = make_model(), collate(STORE, (0, 1, 2, 3), 0)
+
+    def gate_gradient() -> torch.Tensor:
+        model.zero_grad()
+        LossModule(model).eval()(*batch.tensors).backward()
+        gradient: torch.Tensor = model.get_parameter("model.layers.0.mlp.gate.weight").grad
+        return gradient
+
+    with_router = gate_gradient()
+    model.config.router_aux_loss_coef = 0.0
+    assert torch.equal(with_router, gate_gradient())
+
+
 def test_a_model_without_a_router_has_no_coefficient() -> None:
     assert balance_coefficient(preset_config("tiny", 53)) == 0.0
     assert balance_coefficient(preset_config("minimind-3-moe", 53)) == 5e-4
