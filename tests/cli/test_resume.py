@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sftctl.checkpoint.layout import manifest_hash_line
+from sftctl.jsonio import dump_pretty, loads
 from tests.toys.commands import Result
 from tests.toys.runs import events_of, metrics_of, same_run
 
@@ -240,3 +242,88 @@ def ranks_of(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
     return sorted(child for child, command in commands.items() if b"spawn_main" in command)
+
+
+def test_a_dry_run_of_auto_resume_describes_the_resume(sftctl: Sftctl, run: Path) -> None:
+    options = ("--output-dir", "run", "--auto-resume", "--dry-run")
+    result = sftctl(*SHORT, *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("resume run from step-00000006: step 6 of 6")
+    assert json.loads(sftctl(*SHORT, *options, "--json").stdout)["manifest"]["step"] == 6
+    refused = sftctl(*SHORT, *options, "--seed", 3)
+    assert refused.exit_code == 4
+    assert "can't go on: train.seed: 0 -> 3" in refused.error
+    new = sftctl(*SHORT, "--output-dir", "new", "--auto-resume", "--dry-run")
+    assert new.exit_code == 0 and new.stdout.startswith("run         new\n")
+    assert not (run.parent / "new").exists()
+
+
+def test_auto_resume_takes_a_free_option_and_remembers_it(sftctl: Sftctl, run: Path) -> None:
+    (run / "final").rename(run / "final-before")
+    result = sftctl(*SHORT, "--output-dir", "run", "--auto-resume", "--keep", 2, "--max-steps", 8)
+    assert result.exit_code == 0, result.stderr
+    assert "changed: checkpoint.keep: 3 -> 2: the same steps" in result.stderr
+    assert metrics_of(run)[-1]["step"] == 8
+    assert "keep = 2" in (run / "config.toml").read_text()
+
+
+def test_a_run_that_max_steps_ended_says_what_trains_longer(sftctl: Sftctl, run: Path) -> None:
+    before = (run / "config.toml").read_bytes()
+    refused = sftctl("resume", "run", "--epochs", 9)
+    assert refused.exit_code == 2
+    assert refused.error == (
+        "error: --epochs 9: nothing to train: train.max_steps: 6 steps, and the checkpoint is of "
+        "step 6"
+    )
+    assert (run / "config.toml").read_bytes() == before
+    assert sftctl("resume", "run", "--epochs", 9, "--dry-run").exit_code == 2
+    advice = json.loads(sftctl("inspect-ckpt", "run", "--json").stdout)["advice"]
+    assert advice == "sftctl resume run --max-steps N   (to train longer)"
+    longer = sftctl("resume", "run", "--max-steps", 7)
+    assert longer.exit_code == 0 and metrics_of(run)[-1]["step"] == 7
+
+
+def test_a_dry_run_ends_with_the_exit_code_of_the_resume(sftctl: Sftctl, run: Path) -> None:
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("max_steps = 6", "max_steps = 5"))
+    codes = [sftctl("resume", "run", *flags).exit_code for flags in ((), ("--dry-run",))]
+    assert codes == [2, 2]
+
+
+def test_lost_checkpoints_are_one_answer_of_inspect_ckpt_and_resume(
+    sftctl: Sftctl, run: Path
+) -> None:
+    (run / "checkpoints").rename(run / "elsewhere")
+    inspected, resumed = sftctl("inspect-ckpt", "run"), sftctl("resume", "run", "--dry-run")
+    assert (inspected.exit_code, resumed.exit_code) == (4, 4)
+    assert inspected.stderr == resumed.stderr
+    assert "no checkpoint, but events.jsonl tells of one of step 6" in inspected.error
+    (run / "events.jsonl").unlink()
+    (run / "final").rename(run / "elsewhere" / "final")
+    inspected = sftctl("inspect-ckpt", "run")
+    assert inspected.error == "error: run: the run has no checkpoint yet"
+    assert sftctl("resume", "run", "--dry-run").exit_code == 0
+
+
+def test_a_link_in_the_place_of_the_only_checkpoint_is_one_answer_too(
+    sftctl: Sftctl, run: Path
+) -> None:
+    (run / "checkpoints").rename(run / "elsewhere")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/step-00000006").symlink_to(run / "elsewhere/step-00000006")
+    inspected, resumed = sftctl("inspect-ckpt", "run"), sftctl("resume", "run", "--dry-run")
+    assert (inspected.exit_code, inspected.stderr) == (resumed.exit_code, resumed.stderr)
+    assert "step-00000006: a link or a file, not a folder" in inspected.error
+
+
+def test_a_checkpoint_of_a_newer_format_is_complete_nowhere(sftctl: Sftctl, run: Path) -> None:
+    path = run / "checkpoints/step-00000006"
+    data = dump_pretty(loads((path / "manifest.json").read_bytes()) | {"format_version": 2})
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    result = sftctl("inspect-ckpt", "run")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["complete", "no"] in lines and ["resumable", "no"] in lines
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("step-00000006")]
+    assert row.split()[-1] == "no"
+    assert sftctl("resume", "run", "--dry-run").exit_code == 4
