@@ -98,12 +98,12 @@ def _own_groups(root: Path, controller: str) -> Iterator[Path]:
             group = group.parent
 
 
-def resident_bytes(pid: int | None = None) -> int:
+def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
     """Memory that a process holds now, shared pages included; None: this process.
 
     Where there is no /proc, this process's peak. Raises OSError if the process is gone.
     """
-    statm = ROOT / "proc" / ("self" if pid is None else str(pid)) / "statm"
+    statm = root / "proc" / ("self" if pid is None else str(pid)) / "statm"
     if pid is None and not statm.is_file():
         return peak_resident_bytes()
     return int(statm.read_text().split()[1]) * resource.getpagesize()

@@ -158,6 +158,10 @@ def test_this_machine_has_cores_and_memory_and_this_process_takes_some() -> None
     assert 1e6 < resident_bytes() <= peak_resident_bytes() * 1.1
 
 
+def test_without_proc_the_resident_memory_is_the_peak(tmp_path: Path) -> None:
+    assert resident_bytes(root=tmp_path) == peak_resident_bytes()
+
+
 def test_a_process_that_is_gone_holds_nothing() -> None:
     process = subprocess.Popen(["true"])
     process.wait()

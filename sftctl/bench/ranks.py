@@ -19,7 +19,7 @@ from sftctl.data.microbatch import Examples
 from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.world import choose_device
 
-_PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
+PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
 _LOOK_EVERY_S = 1.0  # whether a silent rank still lives
 _WARM = "warm"
 
@@ -31,8 +31,15 @@ class OtherRankFailed(Exception):
 class Ranks:
     """One process per shape. They start with the first round, and again after one of them died."""
 
-    def __init__(self, store: Examples, shapes: Sequence[StepShape], device: str) -> None:
+    def __init__(
+        self,
+        store: Examples,
+        shapes: Sequence[StepShape],
+        device: str,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._arguments = [(store, shape, device) for shape in shapes]
+        self._patience_s = patience_s
         self._ranks: list[tuple[SpawnProcess, Connection]] = []
 
     def measure(
@@ -81,13 +88,13 @@ class Ranks:
 
     def _answer(self, rank: int, seconds: float) -> Any:
         process, connection = self._ranks[rank]
-        deadline = time.monotonic() + _PATIENCE_S + seconds
+        deadline = time.monotonic() + self._patience_s + seconds
         while not connection.poll(_LOOK_EVERY_S):
             # A loader process that outlives its rank keeps the pipe and the sentinel open.
             if not process.is_alive():
                 raise EOFError
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no batch in {_PATIENCE_S:.0f} s")
+                raise TimeoutError(f"no batch in {self._patience_s:.0f} s")
         return connection.recv()
 
     def _death(self) -> str:
@@ -103,9 +110,11 @@ class Ranks:
 
 
 @contextmanager
-def loading_ranks(store: Examples, shapes: Sequence[StepShape], device: str) -> Iterator[Ranks]:
+def loading_ranks(
+    store: Examples, shapes: Sequence[StepShape], device: str, patience_s: float = PATIENCE_S
+) -> Iterator[Ranks]:
     """Ranks whose processes have ended afterwards."""
-    ranks = Ranks(store, shapes, device)
+    ranks = Ranks(store, shapes, device, patience_s)
     try:
         yield ranks
     finally:

@@ -102,7 +102,7 @@ def bench_loader(
         machine=machine,
         step_time_s=step_time_s,
         step_time_source=step_time.source if step_time else None,
-        notes=tuple(_notes(settings, machine, device.type, len(inputs.train), store)),
+        notes=tuple(notes_on(settings, machine, device.type, len(inputs.train), store)),
         results=results,
         recommended=recommended,
         why=why,
@@ -192,9 +192,10 @@ def _choices(switch: Switch, *, auto: bool) -> list[bool]:
     return {"auto": [auto], "on": [True], "off": [False], "both": [False, True]}[switch]
 
 
-def _notes(
+def notes_on(
     settings: BenchSettings, machine: Machine, device_type: str, num_rows: int, store: Examples
 ) -> Iterator[str]:
+    """What a reader of the numbers must know; `num_rows` is the size of the complete data."""
     if settings.pin_memory in ("on", "both") and device_type != "cuda":
         yield "pin_memory: not applicable, there is no CUDA device"
     processes = settings.num_ranks * max(settings.workers)

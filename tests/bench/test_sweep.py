@@ -15,25 +15,29 @@ from sftctl.bench.advice import recommend
 from sftctl.bench.measure import measure
 from sftctl.bench.ranks import loading_ranks
 from sftctl.bench.result import LoaderResult, over_ranks
-from sftctl.bench.sweep import BenchSettings, combinations, compare, rank_shapes
+from sftctl.bench.sweep import BenchSettings, combinations, compare, notes_on, rank_shapes
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, step_shape
 from sftctl.data.microbatch import Examples
-from sftctl.machine import usage_of
+from sftctl.machine import Machine, usage_of
 from tests.toys.loaders import (
     SHAPE,
     BlowsUpWithTwoWorkers,
+    EndsItsProcess,
     KillsItsWorker,
     KillsTheRankAndLives,
     LeavesFewFiles,
+    NeverAnswers,
     RaisesEverywhere,
     RaisesInAWorker,
+    RaisesOnce,
     Toy,
     WantsForkedWorkers,
 )
 
 CPU = torch.device("cpu")
 QUICK = BenchSettings(seconds=0.02, rounds=2)
+TWO_RANKS = [replace(SHAPE, rank=rank, world_size=2, cut_for_ranks=2) for rank in (0, 1)]
 NONE_AND_ONE = combinations([1], [False], [2], [True])
 
 
@@ -179,13 +183,46 @@ def test_a_killed_rank_is_noticed_although_its_loader_process_lives_on(tmp_path:
     assert time.monotonic() - begun < 60
 
 
+def test_a_rank_that_ends_is_a_row_with_its_exit_code() -> None:
+    [result] = compared(EndsItsProcess(), NONE_AND_ONE[:1])
+    assert result.error == "the loading process ended with exit code 3"
+
+
+def test_a_rank_that_does_not_answer_is_killed_and_a_row() -> None:
+    with loading_ranks(NeverAnswers(), [SHAPE], "cpu", patience_s=1.0) as ranks:
+        result = ranks.measure(LoaderSettings(), 0.02, None)
+        assert multiprocessing.active_children() == []
+    assert result.error == "no batch in 1 s"
+
+
+def test_a_failure_on_one_rank_is_the_row_and_the_other_rank_goes_on(tmp_path: Path) -> None:
+    with loading_ranks(RaisesOnce(tmp_path / "raised"), TWO_RANKS, "cpu") as ranks:
+        failed = ranks.measure(LoaderSettings(), 0.02, None)
+        good = ranks.measure(LoaderSettings(), 0.02, None)
+    assert failed.error == "ValueError: the first row is bad"
+    assert good.error is None and good.tokens_per_s > 0
+
+
+def test_notes_say_what_is_special_about_the_numbers() -> None:
+    machine = Machine(4, 2.5, None, 1024)
+    plain = BenchSettings(workers=(0, 1), num_ranks=2)
+    assert list(notes_on(plain, machine, "cpu", 10, Toy())) == []
+    special = BenchSettings(workers=(0, 2), num_ranks=2, pin_memory="both", source="text")
+    assert list(notes_on(special, machine, "cpu", 5000, Toy())) == [
+        "pin_memory: not applicable, there is no CUDA device",
+        "4 loader processes share 2.5 cores",
+        "text: the first 10 examples of 5,000",
+    ]
+    assert list(notes_on(special, Machine(4, None, None, 1024), "cuda", 10, Toy())) == []
+
+
 def test_a_setting_that_needs_too_much_is_not_tried() -> None:
     none, one = compared(Toy(), NONE_AND_ONE, skipped={NONE_AND_ONE[1]: "skipped: too much"})
     assert one.error == "skipped: too much" and one.tokens_per_s is None
     assert none.error is None
 
 
-def test_nothing_is_recommended_where_every_setting_fails() -> None:
+def test_nothing_is_recommended_if_every_setting_fails() -> None:
     results = compared(RaisesEverywhere(), NONE_AND_ONE)
     assert recommend(results) == (
         None,

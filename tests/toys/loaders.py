@@ -97,6 +97,31 @@ def _with_few_files() -> Toy:
     return Toy()
 
 
+class RaisesOnce(Toy):
+    """The first process that reads a row fails; the file says that this has happened."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __getitem__(self, index: int) -> Row:
+        try:
+            self.file.touch(exist_ok=False)
+        except FileExistsError:
+            return super().__getitem__(index)
+        raise ValueError("the first row is bad")
+
+
+class EndsItsProcess(Toy):
+    def __getitem__(self, index: int) -> Row:
+        os._exit(3)
+
+
+class NeverAnswers(Toy):
+    def __getitem__(self, index: int) -> Row:
+        time.sleep(100)
+        return super().__getitem__(index)
+
+
 class RaisesEverywhere(Toy):
     def __getitem__(self, index: int) -> Row:
         raise ValueError("no such row")

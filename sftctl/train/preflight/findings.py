@@ -61,7 +61,7 @@ def preflight(
         *_data(config, inputs, fake),
         *_schedule(config, inputs),
         *_device(config, fake),
-        *_memory(memory, fake),
+        *memory_findings(memory, fake.num_parameters),
         *_disk(config, path, fake),
         *loader_findings(config, inputs.train, shape, Machine.here(), ranks_here),
         *_wandb(config),
@@ -136,7 +136,8 @@ def _device(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
         yield Finding("ok", "device", f"{device.type} with {dtype}")
 
 
-def _memory(memory: MemoryEstimate, fake: FakeModel) -> Iterator[Finding]:
+def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Finding]:
+    """Whether the estimate fits into what is available."""
     total, available = memory.total_bytes, memory.available_bytes
     what = (
         f"about {format_bytes(total)} at the largest micro-batch "
@@ -151,7 +152,7 @@ def _memory(memory: MemoryEstimate, fake: FakeModel) -> Iterator[Finding]:
         return
     what = f"{what}; {format_bytes(available)} are available"
     if memory.certain_bytes > available:
-        reason = f"no room for {fake.num_parameters:,} parameters in training: "
+        reason = f"no room for {num_parameters:,} parameters in training: "
         error = ConfigError(
             f"memory: {reason}weights, gradients and optimizer take "
             f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are available",

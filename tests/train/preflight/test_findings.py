@@ -17,8 +17,8 @@ from sftctl.machine import Machine
 from sftctl.model.fake import fake_model
 from sftctl.runs.directory import require_shared
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
-from sftctl.train.preflight.findings import Finding, loader_findings, refuse_errors
-from sftctl.train.preflight.memory import estimate_memory
+from sftctl.train.preflight.findings import Finding, loader_findings, memory_findings, refuse_errors
+from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
@@ -220,6 +220,49 @@ def test_the_estimate_sees_the_micro_batches_of_training_also_on_cuda(tmp_path: 
     assert memory.row_tokens % 8 == 0 and proposal.memory.row_tokens % 8 != 0
     assert memory.activations_bytes is not None
     assert memory.save_copy_bytes == memory.process_bytes == 0  # these are in the CPU's memory
+
+
+def about_memory(available: int | None, activations: int | None = 100) -> Finding:
+    """The finding about a rank that needs 400 bytes for its state, and 150 for the rest."""
+    estimate = MemoryEstimate(100, 100, 200, activations, 30, 20, 2, 8, available)
+    (finding,) = memory_findings(estimate, num_parameters=25)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("available", "level", "fix"),
+    [
+        (550, "ok", None),
+        (549, "warning", "lower --micro-batch-tokens; the update stays the same"),
+        (400, "warning", "lower --micro-batch-tokens; the update stays the same"),
+        (399, "error", "a smaller model, or --strategy fsdp over more ranks or nodes"),
+    ],
+)
+def test_memory_is_an_error_only_if_not_even_the_state_fits(
+    available: int, level: str, fix: str | None
+) -> None:
+    finding = about_memory(available)
+    assert (finding.level, finding.fix) == (level, fix)
+    assert finding.what == (
+        "about 550 B at the largest micro-batch (2 x 8 tokens), within 25%; "
+        f"{available} B are available"
+    )
+    assert (finding.error is not None) == (level == "error")
+
+
+def test_unknown_memory_is_no_warning() -> None:
+    finding = about_memory(None)
+    assert finding.level == "ok" and finding.what.endswith("the free memory is unknown here")
+    finding = about_memory(500, activations=None)
+    assert finding.level == "ok"
+    assert finding.what.startswith("450 B, and what a pass over 2 x 8 keeps")
+
+
+def test_one_error_is_raised_as_it_is() -> None:
+    error = DataError("a is wrong")
+    with pytest.raises(DataError) as raised:
+        refuse_errors([Finding("error", "a", "…", None, error)])
+    assert raised.value is error
 
 
 def test_several_errors_are_one_with_all_of_them() -> None:
