@@ -248,6 +248,21 @@ def test_no_folder_has_too_many_entries(root: Path) -> None:
     assert {name: n for name, n in counts.items() if n > MOST_ENTRIES_OF_A_FOLDER} == {}
 
 
+def test_the_machine_is_asked_in_one_file() -> None:
+    assert [found.file for found in IMPORTS if found.module == "resource"] == ["machine.py"]
+    strings = {
+        file: [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        for file, tree in TREES.items()
+    }
+    asking = {
+        file
+        for file, values in strings.items()
+        for value in values
+        if isinstance(value, str) and value.startswith(("/proc", "/sys/", "proc/"))
+    }
+    assert asking == {"machine.py"}
+
+
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
 

@@ -9,10 +9,11 @@ from sftctl.config.load import toml_value
 from sftctl.config.schema import DataConfig
 from sftctl.disk import refusals
 from sftctl.errors import ConfigError
+from sftctl.words import counted
 
-_AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: the rest isn't worth another process
+_AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: more is not worth another process
 MOST_WAIT_RATIO = 0.01
-"""The share of a step that its wait for data may take."""
+"""The share of a step's time that it may wait for data."""
 
 
 def recommend(
@@ -20,8 +21,8 @@ def recommend(
 ) -> tuple[LoaderResult | None, str]:
     """The setting to take, and why; None if all failed.
 
-    With a step time: the smallest whose wait stays under 1% of it. Without: the smallest within
-    10% of the best tokens/s.
+    With a step time, take the smallest setting whose wait is under 1% of it. Without one, take the
+    smallest within 10% of the best tokens/s.
     """
     results = list(results)
     working = [result for result in results if result.error is None]
@@ -51,7 +52,7 @@ def _wait(result: LoaderResult) -> float:
 
 
 def _size(result: LoaderResult) -> tuple[int, int, float]:
-    """Fewest processes, then fewest batches held; among equals the fastest."""
+    """Sort key: fewest processes, then fewest batches held, then the fastest."""
     return result.num_workers, result.prefetch_factor or 0, -_speed(result)
 
 
@@ -82,11 +83,11 @@ def _why(choice: LoaderResult, working: list[LoaderResult]) -> str:
 
 
 def _workers(result: LoaderResult) -> str:
-    return f"{result.num_workers} worker{'' if result.num_workers == 1 else 's'}"
+    return counted(result.num_workers, "worker")
 
 
 def config_lines(choice: LoaderResult, data_path: str | None) -> str:
-    """The [data] section that `sftctl train` takes for a setting, and for the data given."""
+    """A [data] section for `sftctl train` with this setting and this path."""
     data = DataConfig(
         path=data_path,
         num_workers=choice.num_workers,
@@ -101,7 +102,7 @@ def config_lines(choice: LoaderResult, data_path: str | None) -> str:
 
 
 def check_new_file(path: Path) -> None:
-    """Refuse, before anything is measured, a file that can't be written afterwards."""
+    """Raise ConfigError now if the file could not be written after the measurement."""
     if os.path.lexists(path):
         raise ConfigError(f"{path}: exists already", hint="name another file for --write-config")
     if not os.path.isdir(path.parent):
@@ -112,7 +113,7 @@ def check_new_file(path: Path) -> None:
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file that must not exist."""
+    """Write a file that does not exist yet."""
     check_new_file(path)
     with (
         refusals(path, ConfigError, hint="name another file for --write-config"),

@@ -37,7 +37,7 @@ def measure(
     with the work of a step between the batches. `ready` returns when the other ranks are warm too.
     """
     started = time.perf_counter()
-    batches = _endless(StepLoader(store, shape, settings))
+    batches = endless_batches(StepLoader(store, shape, settings))
     _copy(next(batches), device)
     first_batch_s = time.perf_counter() - started
     for _ in range(settings.num_workers * settings.prefetch_factor):
@@ -130,7 +130,8 @@ def _work(device: torch.device, seconds: float) -> None:
         torch.mm(matrix, matrix)
 
 
-def _endless(loader: StepLoader) -> Iterator[StepBatch]:
+def endless_batches(loader: StepLoader) -> Iterator[StepBatch]:
+    """The batches of one epoch after another."""
     for epoch in count():
         yield from loader.steps(epoch)
 

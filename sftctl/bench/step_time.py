@@ -1,10 +1,10 @@
 """How long a step of the model takes; the loader's waits are compared with it."""
 
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from statistics import median
 
+from sftctl.bench.measure import endless_batches
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import LoaderSettings, StepLoader, step_shape
 from sftctl.data.plan import steps_per_epoch
@@ -28,7 +28,7 @@ class StepTime:
     """The work of a step, without its wait for data."""
 
     seconds: float
-    source: str  # where the number comes from
+    source: str  # where the number comes from, for people
 
 
 def step_time_of_run(run_dir: Path) -> StepTime:
@@ -57,7 +57,7 @@ def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
 
 
 def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
-    """Seconds of real steps on this rank, after one that warms up."""
+    """Seconds of each step on this rank, without the first, which warms up."""
     train = config.train
     with start_world(train.device, train.collective_timeout_s) as world:
         config = choose_dtype(resolve_config(config), world.device)
@@ -70,11 +70,10 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
         rules = StepRules(config.optim, train.seed, _NUM_STEPS + 1, per_epoch)
         loader = StepLoader(inputs.train, shape, LoaderSettings())
         seconds: list[float] = []
-        for epoch in count():
-            for batch in loader.steps(epoch):
-                seconds.append(train_step(state, batch, rules, world, 0.0).step_time_s)
-                is_long = len(seconds) > 1 and sum(seconds) > _LONG_ENOUGH_S
-                if stop.requested(world) or len(seconds) > _NUM_STEPS or world.max(int(is_long)):
-                    world.on_main(stop.check)
-                    return seconds[1:]
-    raise AssertionError("epochs don't end")
+        for batch in endless_batches(loader):
+            seconds.append(train_step(state, batch, rules, world, 0.0).step_time_s)
+            is_long = len(seconds) > 1 and sum(seconds) > _LONG_ENOUGH_S
+            if stop.requested(world) or len(seconds) > _NUM_STEPS or world.max(int(is_long)):
+                break
+        world.on_main(stop.check)
+    return seconds[1:]

@@ -4,7 +4,6 @@ The step's loss is the sum of its target tokens' losses over their number, over 
 """
 
 import math
-import resource
 import time
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from sftctl.config.schema import OptimConfig
 from sftctl.data.microbatch import StepBatch
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
+from sftctl.machine import peak_resident_bytes
 from sftctl.metrics import StepMetrics
 from sftctl.train.engine.exact_sum import whole_units
 from sftctl.train.engine.optim import clip_gradients
@@ -217,4 +217,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """On CUDA the peak of allocated memory, else the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
