@@ -11,7 +11,7 @@ import torch
 from sftctl.config.schema import Format
 from sftctl.data.conversations.conversation import Conversation, from_row, from_text
 from sftctl.data.example import TokenizedExample
-from sftctl.data.ledger import SourceLine
+from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.microbatch import MicroBatch, StepBatch
 from sftctl.data.reading.rows import raw_rows
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
@@ -65,6 +65,20 @@ def written(path: Path, rows: Iterable[Any]) -> Path:
     lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def file_of(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def rows_of(path: Path) -> list[tuple[int, Any]]:
+    """(line, parsed row) or (line, reason) of every row in a file."""
+    return [
+        (source.line, row.reason if isinstance(row, BadRow) else json.loads(row))
+        for source, row in raw_rows(path, "rows")
+    ]
 
 
 class ToyStore:

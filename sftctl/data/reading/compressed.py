@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from sftctl.errors import DataError
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_BUFFER_BYTES = 1 << 16  # at most so much is lost before the place where a stream is damaged
+_BUFFER_BYTES = 1 << 16  # read ahead; this much can be lost before a damaged place
 _READ_BYTES = 1 << 20
-_FED_BYTES = 1 << 10  # read from a .zst at once: 4 bytes can decompress to 128 KiB
+_FED_BYTES = 1 << 10  # fed to the decompressor at once: 4 bytes can become 128 KiB
 
 Reader = Any
 """An object with the reading methods of io.BufferedReader: read1, readline, peek."""

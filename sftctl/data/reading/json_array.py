@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 _QUOTE, _BACKSLASH, _COMMA = ord('"'), ord("\\"), ord(",")
-_USUAL_RUN = 16  # up to so many backslashes before a quote are counted one by one
+_USUAL_RUN = 16  # shorter runs of backslashes before a quote are counted byte by byte
 # Maps bytes that may end an element or change the depth to themselves, all others to 0.
 _STRUCTURE = bytes(byte if byte in b"{}[]," else 0 for byte in range(256))
 _DEPTH_CHANGE = np.zeros(256, dtype=np.int64)

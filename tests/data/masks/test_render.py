@@ -81,14 +81,9 @@ def test_a_template_that_needs_the_calls_renders_them() -> None:
 
 
 def test_calls_rendered_without_the_name_of_the_function_are_refused() -> None:
-    template = CHATML.replace(
-        "{{ m.content }}", "{{ m.content }}{{ '[call]' * m.tool_calls|length }}"
-    )
-    messages = [PLAIN[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
-    messages[0] = {"role": "user", "content": "Find"}
-    messages.append({"role": "assistant", "content": "Done"})
+    template = CHATML.replace("{{ m.content }}", "{{ 'a call' if m.tool_calls else m.content }}")
     with pytest.raises(BadRow, match=f"message 2: {CALLS_DROPPED}"):
-        tokenize(conversation(messages), load(SAMPLE_TOKENIZER, template), "all")
+        tokenize(conversation(TOOL_TURNS[:2]), load(SAMPLE_TOKENIZER, template), "all")
 
 
 def test_dropped_tool_calls_are_refused_with_train_on_all_too(chatml: CountingTokenizer) -> None:
