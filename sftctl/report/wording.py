@@ -14,7 +14,7 @@ def count(value: float) -> str:
 def short_count(value: float) -> str:
     """`950`, `12.3k`, `4.56M`, `7.89G`: three digits and a letter."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 

@@ -1,4 +1,4 @@
-"""Every mistake gets one `error:` line, its exit code, and leaves nothing half-made."""
+"""Every mistake gives one `error:` line and its exit code, and leaves no files behind."""
 
 import json
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_a_configuration_file_is_named_with_its_key(sftctl: Sftctl, tmp_path: Pa
     assert result.error == "error: run.toml: unknown key train.epocs; did you mean train.epochs?"
 
 
-def test_wrong_flags_and_settings_are_told_together(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_wrong_flags_and_settings_are_reported_together(sftctl: Sftctl, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[train]\nbatch_size = 0\n")
     given = ["--batch-size", "abc", "--grad-clip", "x", "--keep", "0", "--set", "train.sed=1"]
     result = sftctl("train", "run.toml", *given, "--epochs", ".5")
@@ -153,14 +153,14 @@ def test_wrong_flags_and_settings_are_told_together(sftctl: Sftctl, tmp_path: Pa
         (["bench-loader"], "--batch-size", "train.batch_size"),
     ],
 )
-def test_other_commands_tell_a_wrong_number_in_the_same_words(
+def test_other_commands_report_a_wrong_number_in_the_same_words(
     sftctl: Sftctl, command: list[str], flag: str, key: str
 ) -> None:
     result = sftctl(*command, flag, "long")
     assert (result.exit_code, result.error) == (2, f"error: {key}: expected int, got 'long'")
 
 
-def test_a_run_directory_that_can_not_be_made_is_refused(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_made_is_refused(sftctl: Sftctl, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     result = sftctl("train", "--model", "tiny", "--output-dir", "file/run")
     assert result.exit_code == 2
@@ -226,7 +226,7 @@ def test_a_store_that_was_made_in_another_way_than_asked_is_refused(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_store_that_holds_what_is_no_token_is_told_in_one_line(
+def test_a_store_with_a_value_that_is_not_a_token_is_one_error_line(
     sftctl: Sftctl, tmp_path: Path, num_workers: int
 ) -> None:
     import numpy as np
@@ -242,7 +242,7 @@ def test_a_store_that_holds_what_is_no_token_is_told_in_one_line(
     assert "hint: prepare the data again" in result.stderr
 
 
-def test_a_store_is_reused_or_made_anew_and_the_screen_says_which(
+def test_a_store_is_reused_or_rebuilt_and_the_screen_says_which(
     sftctl: Sftctl, tmp_path: Path
 ) -> None:
     rows = [GOOD, GOOD, '{"instruction": "a", "output": "c"}\n', "{broken}\n"]

@@ -1,8 +1,12 @@
+"""sftctl bench-loader, as a user types it: its JSON, its table and its refusals."""
+
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +19,8 @@ from sftctl.cli.show.loader import live_table, loader_report
 from sftctl.config.load import load_config
 from sftctl.machine import Machine
 
+Bench = Callable[..., Any]
+"""Runs bench-loader; returns exit code, stdout and stderr."""
 CONTRACT = {
     "num_workers",
     "pin_memory",
@@ -32,24 +38,26 @@ CONTRACT = {
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def bench(cache):
-    def run(*words):
+def bench(cache: Path) -> Bench:
+    """`bench("--workers", "1")`, with a cache that all tests of this file share."""
+
+    def run(*words: str) -> Any:
         env = {"XDG_CACHE_HOME": str(cache)}
         return CliRunner().invoke(app, ["bench-loader", "--seconds", "0.1", *words], env=env)
 
     return run
 
 
-def bench_train(words):
+def bench_train(words: Sequence[str]) -> Any:
     return CliRunner().invoke(app, ["train", *words])
 
 
-def test_the_json_has_the_keys_of_the_contract(bench):
+def test_the_json_has_the_keys_of_the_contract(bench: Bench) -> None:
     ran = bench("--workers", "1", "--json")
     assert ran.exit_code == 0, ran.stderr
     report = json.loads(ran.stdout)
@@ -61,7 +69,7 @@ def test_the_json_has_the_keys_of_the_contract(bench):
     assert report["machine"]["usable_cores"] >= 1
 
 
-def test_the_text_names_the_recommended_setting(bench):
+def test_the_text_names_the_recommended_setting(bench: Bench) -> None:
     ran = bench("--workers", "0", "--batch-size", "3")
     assert ran.exit_code == 0, ran.stderr
     assert "3 per batch, to cpu" in ran.stdout
@@ -69,7 +77,9 @@ def test_the_text_names_the_recommended_setting(bench):
 
 
 @pytest.mark.parametrize("switch", ["on", "both"])
-def test_pinning_without_cuda_is_not_applicable_rather_than_a_number(bench, switch, monkeypatch):
+def test_pinning_without_cuda_is_not_applicable_rather_than_a_number(
+    bench: Bench, switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ran = bench("--workers", "0", "--pin-memory", switch, "--json")
     report = json.loads(ran.stdout)
@@ -77,14 +87,14 @@ def test_pinning_without_cuda_is_not_applicable_rather_than_a_number(bench, swit
     assert [r["pin_memory"] for r in report["results"]] == [False]
 
 
-def test_train_accepts_what_is_written(bench, tmp_path):
+def test_train_accepts_what_is_written(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "loader.toml"
     assert bench("--workers", "0", "--write-config", str(path)).exit_code == 0
     assert load_config(path).data.num_workers == 0
     assert CliRunner().invoke(app, ["train", str(path), "--print-config"]).exit_code == 0
 
 
-def test_an_existing_file_is_refused(bench, tmp_path):
+def test_an_existing_file_is_refused(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "loader.toml"
     path.write_text("mine")
     ran = bench("--write-config", str(path))
@@ -93,7 +103,7 @@ def test_an_existing_file_is_refused(bench, tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_waits_are_judged_by_the_step_time_of_a_run(bench, tmp_path):
+def test_waits_are_compared_with_the_step_time_of_a_run(bench: Bench, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--model", "tiny", "--max-steps", "3", "--epochs", "1", "--output-dir", str(run)]
     assert bench_train(words).exit_code == 0
@@ -110,7 +120,9 @@ def test_waits_are_judged_by_the_step_time_of_a_run(bench, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
-def test_waits_are_judged_by_a_few_steps_of_a_model_on_as_many_ranks(bench, ranks):
+def test_waits_are_compared_with_a_few_steps_of_a_model_on_as_many_ranks(
+    bench: Bench, ranks: int
+) -> None:
     ran = bench("--workers", "0", "--model", "tiny", "--nproc-per-node", ranks, "--json")
     assert ran.exit_code == 0, ran.stderr
     report = json.loads(ran.stdout)
@@ -119,7 +131,9 @@ def test_waits_are_judged_by_a_few_steps_of_a_model_on_as_many_ranks(bench, rank
     assert (report["num_ranks"], report["batch_size"]) == (int(ranks), 16 // int(ranks))
 
 
-def test_text_is_tokenized_on_the_fly_and_train_has_no_setting_for_it(bench, tmp_path):
+def test_text_is_tokenized_while_loading_and_has_no_setting_to_write(
+    bench: Bench, tmp_path: Path
+) -> None:
     ran = bench("--workers", "0", "--source", "text", "--json")
     assert ran.exit_code == 0, ran.stderr
     report = json.loads(ran.stdout)
@@ -129,7 +143,7 @@ def test_text_is_tokenized_on_the_fly_and_train_has_no_setting_for_it(bench, tmp
     assert refused.stderr.startswith("error: --write-config with --source text: ")
 
 
-def test_a_file_limit_skips_what_it_does_not_allow():
+def test_a_file_limit_skips_what_it_does_not_allow() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
         "from sftctl.cli.app import app; "
@@ -160,13 +174,15 @@ def test_a_file_limit_skips_what_it_does_not_allow():
         (("--batch-size", "0"), "error: train.batch_size: 0 is too small; at least 1"),
     ],
 )
-def test_a_bad_option_is_one_line_that_names_it(bench, words, message):
+def test_a_bad_option_is_one_line_that_names_it(
+    bench: Bench, words: Sequence[str], message: str
+) -> None:
     ran = bench(*words)
     assert ran.exit_code == 2
     assert ran.stderr.startswith(message)
 
 
-def test_a_run_without_a_second_step_has_no_step_time(bench, tmp_path):
+def test_a_run_without_a_second_step_has_no_step_time(bench: Bench, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--model", "tiny", "--max-steps", "1", "--epochs", "1", "--output-dir", str(run)]
     assert bench_train(words).exit_code == 0
@@ -175,13 +191,13 @@ def test_a_run_without_a_second_step_has_no_step_time(bench, tmp_path):
     assert "its metrics.jsonl has no second step" in ran.stderr
 
 
-def test_missing_data_is_an_error_of_the_data(bench):
+def test_missing_data_is_an_error_of_the_data(bench: Bench) -> None:
     ran = bench("--data", "nowhere.jsonl")
     assert ran.exit_code == 3
     assert "nowhere.jsonl: no such file" in ran.stderr
 
 
-def test_a_failed_setting_is_told_below_the_table(tmp_path):
+def test_a_failed_setting_is_listed_below_the_table(tmp_path: Path) -> None:
     failed = LoaderResult(2, False, 4, True, error="OSError: too many open files")
     report = LoaderReport(
         store=tmp_path,
@@ -209,7 +225,10 @@ def test_a_failed_setting_is_told_below_the_table(tmp_path):
     assert report.to_json()["recommended"] is None
 
 
-def rendered(results, step_time_s=None, **options):
+def rendered(
+    results: Sequence[LoaderResult], step_time_s: float | None = None, **options: Any
+) -> str:
+    """The report of these results, as text."""
     report = LoaderReport(
         store=Path("store"),
         source="store",
@@ -230,14 +249,14 @@ def rendered(results, step_time_s=None, **options):
     return out.getvalue()
 
 
-NUMBERS = dict(
+NUMBERS: dict[str, Any] = dict(
     batches_per_s=100.0, samples_per_s=400.0, tokens_per_s=9000.0, first_batch_s=0.002,
     wait_p50_s=0.01, wait_p99_s=0.02, rss_bytes=10**8, pss_bytes=9 * 10**7, shm_bytes=0,
     open_files=20, spread_ratio=0.1,
 )  # fmt: skip
 
 
-def test_a_skipped_setting_and_the_step_time_are_told():
+def test_a_skipped_setting_and_the_step_time_are_shown() -> None:
     good = LoaderResult(0, False, None, False, **NUMBERS, step_wait_s=0.00125)
     skipped = LoaderResult(9, False, 2, True, error="skipped: needs about 78 open files")
     text = rendered([good, skipped], step_time_s=0.5)
@@ -250,7 +269,7 @@ def test_a_skipped_setting_and_the_step_time_are_told():
     assert "judged by speed alone" in rendered([good])
 
 
-def test_the_heat_of_a_number_is_its_distance_from_the_best():
+def test_a_number_far_from_the_best_of_its_column_has_another_colour() -> None:
     good = LoaderResult(0, False, None, False, **NUMBERS)
     slow = LoaderResult(1, False, 2, True, **{**NUMBERS, "tokens_per_s": 1000.0})
     coloured = rendered([good, slow], force_terminal=True, color_system="256")
@@ -260,7 +279,7 @@ def test_the_heat_of_a_number_is_its_distance_from_the_best():
     assert "\x1b" not in rendered([good, slow])
 
 
-def test_nothing_is_shown_live_where_there_is_no_terminal(capsys):
+def test_nothing_is_shown_live_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with live_table(wanted=True) as on_progress:
         on_progress([LoaderResult(0, False, None, False)], 1, 2)
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""The commands on the main path, as a user types them."""
+"""The commands as a user types them: prepare, train, stop, resume, inspect, export, chat."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ Sftctl = Callable[..., Result]
 TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
 
 
-def test_alone_it_prints_its_help(sftctl: Sftctl) -> None:
+def test_without_a_command_the_help_is_printed(sftctl: Sftctl) -> None:
     result = sftctl()
     assert result.exit_code == 0
     for command in ("prepare-data", "train", "resume", "inspect-ckpt", "bench-loader", "export"):
@@ -123,14 +123,14 @@ def test_print_config_is_a_configuration_that_trains(sftctl: Sftctl, tmp_path: P
     assert len(metrics_of(tmp_path / "run")) == 3
 
 
-def test_a_dry_run_says_what_would_run(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_a_dry_run_shows_what_would_run(sftctl: Sftctl, tmp_path: Path) -> None:
     plan = json.loads(sftctl(*TINY, "--dry-run", "--json").stdout)
     assert (plan["total_steps"], plan["num_examples"]) == (3, 320)
     assert "40 per epoch" in sftctl(*TINY, "--dry-run").stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_resume_goes_on_with_the_run_that_is_there(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_auto_resume_continues_an_existing_run(sftctl: Sftctl, tmp_path: Path) -> None:
     command = [*TINY, "--output-dir", "run", "--auto-resume"]
     assert sftctl(*command).exit_code == 0
     assert "already finished" in sftctl(*command).stdout
@@ -143,7 +143,7 @@ def test_show_marks_the_trained_tokens(sftctl: Sftctl) -> None:
     assert len(re.findall(r"<\|im_start\|>assistant\n«[^»]+<\|im_end\|>»", result.stdout)) >= 2
 
 
-def test_wandb_offline_logs_beside_the_run(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_wandb_offline_logs_into_the_run(sftctl: Sftctl, tmp_path: Path) -> None:
     assert sftctl(*TINY, "--output-dir", "run", "--wandb").exit_code == 0
     assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
     run_id = json.loads((tmp_path / "run/run.json").read_text())["wandb_run_id"]

@@ -1,4 +1,4 @@
-"""sftctl inspect-ckpt, as a user types it."""
+"""sftctl inspect-ckpt, as a user types it: tables, comparison, exit codes."""
 
 import json
 from collections.abc import Callable

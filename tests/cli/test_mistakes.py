@@ -1,4 +1,4 @@
-"""Fifteen mistakes that people make, and the words that each is answered with."""
+"""Mistakes that people make, and the exact error and hint for each."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place of one's own with `store`, `run`, and `model`, a Hugging Face directory."""
+    """A folder with copies of `store` and `run`, and with `model`, a Hugging Face directory."""
     shutil.copytree(trained / "store", tmp_path / "store")
     shutil.copytree(trained / "run", tmp_path / "run")
     shutil.copytree(trained / "run/final", tmp_path / "model")
@@ -45,14 +45,14 @@ def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def describe_model(folder: Path, **values: int) -> None:
-    """Change what config.json says, and take the weights away: they must not be missed."""
+    """Change config.json and remove the weights, which the check must not need."""
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | values))
     (folder / "model.safetensors").unlink()
 
 
 def refused(result: Result, exit_code: int, error: str, hint: str) -> None:
-    """The answer is these two lines, and nothing else but the lines of a plan."""
+    """stderr holds this error and this hint, and otherwise only the lines of a plan."""
     assert (result.exit_code, result.error) == (exit_code, f"error: {error}")
     hints = [line for line in result.stderr.splitlines() if line.startswith("hint: ")]
     assert hints == [f"hint: {hint}"]
@@ -173,7 +173,7 @@ def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
 
 @pytest.fixture
 def small_disk(here: Path) -> Iterator[Path]:
-    """One megabyte of disk, which only root can make."""
+    """A disk of one megabyte, which only root can mount."""
     disk = here / "disk"
     disk.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False)
@@ -274,7 +274,7 @@ def test_a_model_without_a_chat_template_and_each_way_out_that_its_hint_names(
 def test_a_hub_name_without_a_network(
     sftctl: Sftctl, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told at once and without a word of others: the library alone would try for a minute."""
+    """Refused at once, without other output: the library alone would retry for a minute."""
 
     def no_such_host(*_: object) -> None:
         raise socket.gaierror("Name or service not known")
@@ -322,7 +322,7 @@ def test_a_broken_configuration_file(sftctl: Sftctl, here: Path) -> None:
     )
 
 
-def test_a_directory_that_is_no_run(sftctl: Sftctl, here: Path) -> None:
+def test_a_directory_that_is_not_a_run(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("resume", "store"),
         4,
@@ -356,7 +356,7 @@ def test_a_setting_that_wandb_refuses(here: Path) -> None:
     assert "hint: look at the WANDB_" in result.stderr
 
 
-def test_a_report_of_what_is_no_folder(sftctl: Sftctl, here: Path) -> None:
+def test_a_report_of_a_missing_folder(sftctl: Sftctl, here: Path) -> None:
     result = sftctl("report", here / "nope")
     assert result.exit_code == 4
     assert "nope: no such run directory" in result.stderr

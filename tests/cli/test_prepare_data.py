@@ -1,16 +1,18 @@
-"""What prepare-data says, and its own options."""
+"""sftctl prepare-data: its screen, its progress line and its own options."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sftctl.cli.show.store import progress_line
 from sftctl.data.prepare.builder import Progress
+from tests.toys.commands import Result
 
 
 @pytest.mark.parametrize(
@@ -33,8 +35,8 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_table_tells_engine_audit_and_what_splitting_did(
-    rows: Path, tmp_path: Path, sftctl
+def test_the_screen_shows_engine_masks_and_split_rows(
+    rows: Path, tmp_path: Path, sftctl: Callable[..., Result]
 ) -> None:
     done = sftctl(
         *("prepare-data", rows, "--output", tmp_path / "s", "--max-seq-len", 100),
@@ -48,7 +50,9 @@ def test_the_table_tells_engine_audit_and_what_splitting_did(
     assert "<|im_start|>assistant\n«word word" in done.stdout
 
 
-def test_the_reference_can_be_forced(rows: Path, tmp_path: Path, sftctl) -> None:
+def test_hugging_face_tokenizers_can_be_forced(
+    rows: Path, tmp_path: Path, sftctl: Callable[..., Result]
+) -> None:
     done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "hf", "--json")
     manifest = json.loads(done.stdout)
     assert manifest["engine"].startswith("tokenizers ")
@@ -57,7 +61,9 @@ def test_the_reference_can_be_forced(rows: Path, tmp_path: Path, sftctl) -> None
     assert manifest["audit"]["passed"] is True
 
 
-def test_an_unknown_engine_is_a_usage_error(rows: Path, tmp_path: Path, sftctl) -> None:
+def test_an_unknown_engine_is_a_usage_error(
+    rows: Path, tmp_path: Path, sftctl: Callable[..., Result]
+) -> None:
     done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "magic")
     assert done.exit_code == 2
     assert done.stderr == ("error: --engine magic: no such engine\nhint: known engines: auto, hf\n")
@@ -66,7 +72,7 @@ def test_an_unknown_engine_is_a_usage_error(rows: Path, tmp_path: Path, sftctl) 
 @pytest.mark.parametrize(
     ("missing", "begins"), [("", b"store "), ("no-such-file", b"error: no-such-file")]
 )
-def test_on_a_terminal_the_progress_makes_room_for_what_comes_of_it(
+def test_on_a_terminal_the_progress_line_is_erased_before_the_result(
     rows: Path, tmp_path: Path, missing: str, begins: bytes
 ) -> None:
     ours, terminal = os.openpty()

@@ -1,4 +1,4 @@
-"""A preparation that is ended by a signal leaves nothing that could be taken for a store."""
+"""A preparation that a signal ends leaves nothing that could be mistaken for a store."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Going on, as a user types it: the plan, what it refuses, the replay, restarts, early stops."""
+"""sftctl resume, as a user types it: the plan, refusals, the replay, restarts, early stops."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_the_plan_is_printed_first_and_alone_by_a_dry_run(sftctl: Sftctl, run: P
     assert result.exit_code == 0 and result.stderr.startswith(plan)
 
 
-def test_a_difference_that_must_be_meant_is_named_with_its_flag(sftctl: Sftctl, run: Path) -> None:
+def test_a_difference_that_needs_allow_is_named_with_its_flag(sftctl: Sftctl, run: Path) -> None:
     config = run / "config.toml"
     config.write_text(config.read_text().replace("weight_decay = 0.01", "weight_decay = 0.1"))
     result = sftctl("resume", "run", "--step", 4, "--dry-run")
@@ -77,14 +77,14 @@ def test_a_difference_that_must_be_meant_is_named_with_its_flag(sftctl: Sftctl, 
     assert unknown.exit_code == 2 and "--allow train.seed: no such key" in unknown.error
 
 
-def test_a_restart_would_not_know_an_older_step(sftctl: Sftctl, run: Path) -> None:
+def test_step_with_max_restarts_is_refused(sftctl: Sftctl, run: Path) -> None:
     result = sftctl("resume", "run", "--step", 4, "--max-restarts", 1)
     assert result.exit_code == 2
     assert "--step with --max-restarts: a restart goes on from the newest" in result.error
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--step 2", "--epochs 3", "--max-restarts 1"])
-def test_a_replay_takes_no_flag_that_it_would_not_heed(sftctl: Sftctl, flag: str) -> None:
+def test_a_replay_refuses_flags_that_it_would_ignore(sftctl: Sftctl, flag: str) -> None:
     result = sftctl("resume", "run", "--verify-replay", *flag.split())
     assert result.exit_code == 2
     assert result.error == "error: --verify-replay goes with --nproc-per-node and --json only"
@@ -96,7 +96,7 @@ def test_auto_resume_prints_the_plan_too(sftctl: Sftctl, run: Path) -> None:
     assert result.stderr.startswith("resume run from step-00000006: step 6 of 6")
 
 
-def test_a_run_that_can_not_be_locked_is_told(sftctl: Sftctl, run: Path) -> None:
+def test_a_run_that_cannot_be_locked_is_refused(sftctl: Sftctl, run: Path) -> None:
     (run / ".lock").unlink()
     (run / ".lock").mkdir()
     result = sftctl("resume", "run")
@@ -136,7 +136,7 @@ app(prog_name="sftctl")
         [*SHORT, "--output-dir", "run", "--auto-resume"],
     ],
 )
-def test_every_way_to_go_on_hears_a_signal_before_torch_is_loaded(
+def test_every_way_to_resume_catches_signals_before_torch_is_loaded(
     run: Path, arguments: list[str]
 ) -> None:
     command = [sys.executable, "-c", SIGNAL_AT_TORCH, *arguments]
@@ -192,7 +192,7 @@ def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_the_whole_group_while_ranks_are_born_is_exit_75(
+def test_a_signal_to_the_group_while_ranks_start_is_exit_75(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """What a terminal's Ctrl-C, `timeout` and SLURM do."""

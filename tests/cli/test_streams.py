@@ -1,4 +1,4 @@
-"""Whoever reads stdout or stderr may leave: the command ends quietly, and a run ends well."""
+"""stdout or stderr may be closed or full: the command ends quietly, and a run finishes."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def run(
 
 @pytest.fixture
 def left() -> int:
-    """A pipe that nobody reads any more."""
+    """A pipe whose reader has closed it."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
@@ -30,7 +30,7 @@ def left() -> int:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["train", "--print-config"]]
 )
-def test_a_reader_who_has_seen_enough_is_no_error(left: int, arguments: list[str]) -> None:
+def test_a_reader_who_closes_the_pipe_is_not_an_error(left: int, arguments: list[str]) -> None:
     done = run(*arguments, stdout=left)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -53,7 +53,7 @@ def test_a_run_that_nobody_watches_is_finished_and_saved(left: int) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_damage_that_nobody_reads_of_keeps_its_exit_code(left: int) -> None:
+def test_damage_reported_to_a_closed_pipe_keeps_its_exit_code(left: int) -> None:
     assert run(*TINY, "--output-dir", "run").returncode == 0
     next(Path("run/checkpoints").glob("*/*.safetensors")).write_bytes(b"cut")
     done = run("inspect-ckpt", "run", stdout=left)
@@ -61,14 +61,14 @@ def test_damage_that_nobody_reads_of_keeps_its_exit_code(left: int) -> None:
     assert done.stderr.startswith(b"error: ")
 
 
-def test_streams_that_are_closed_from_the_start_are_no_error() -> None:
+def test_streams_that_are_closed_from_the_start_are_not_an_error() -> None:
     words = " ".join([sys.executable, "-m", "sftctl", *TINY, "--output-dir", "run"])
     done = subprocess.run(["sh", "-c", f"{words} <&- >&- 2>&-"], timeout=300)
     assert done.returncode == 0
     assert events_of(Path("run"))[-1] == "finished"
 
 
-def test_a_full_disk_under_stdout_is_told_in_one_line() -> None:
+def test_a_full_disk_under_stdout_is_one_error_line() -> None:
     with open("/dev/full", "wb") as full:
         done = run("train", "--dry-run", "--model", "tiny", "--json", stdout=full.fileno())
     assert done.returncode == 2
@@ -80,7 +80,7 @@ def test_a_full_disk_under_stdout_is_told_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--print-config"]])
-def test_so_is_one_under_a_help_text(words: list[str]) -> None:
+def test_a_full_disk_under_a_help_text_is_one_error_line(words: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         done = run(*words, stdout=full.fileno())
     assert done.returncode == 2

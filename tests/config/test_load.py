@@ -1,3 +1,5 @@
+"""TOML, --set and flags become one configuration; every mistake is reported with its key."""
+
 import tomllib
 from pathlib import Path
 
@@ -78,7 +80,7 @@ def test_every_value_knows_its_origin(run_toml: Path) -> None:
     assert config.output_dir == Path("runs/x")
 
 
-def test_all_problems_of_all_places_are_told_at_once(run_toml: Path) -> None:
+def test_all_problems_of_all_layers_are_reported_together(run_toml: Path) -> None:
     run_toml.write_text("[train]\nepochs = '3'\nbath_size = 2\n")
     with pytest.raises(ConfigError) as caught:
         load_layers(
@@ -169,7 +171,7 @@ def test_a_key_outside_any_section_is_unknown(tmp_path: Path) -> None:
     assert refusal_of(tmp_path, "epochs = 1").startswith("unknown key epochs; did you mean ")
 
 
-def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_a_section_that_is_not_a_table_is_refused(tmp_path: Path) -> None:
     assert refusal_of(tmp_path, "train = 1").startswith("unknown key train; ")
 
 
@@ -193,11 +195,11 @@ def test_a_value_of_another_type_is_refused(key: str, value: object, expected: s
     assert refusal(None, {key: value}) == f"{key}: {expected}"
 
 
-def test_an_output_directory_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_an_output_directory_that_is_not_text_is_refused(tmp_path: Path) -> None:
     assert "output_dir" in refusal_of(tmp_path, "output_dir = 3")
 
 
-def test_every_wrong_key_and_value_is_told_at_once(run_toml: Path) -> None:
+def test_every_wrong_key_and_value_is_reported_at_once(run_toml: Path) -> None:
     run_toml.write_text("[train]\nepoch = 1\nbatch_size = 'x'\n")
     assert refusal(run_toml, {"zzz.qqq": 1, "train.seed": "s"}) == (
         f"{run_toml}: unknown key train.epoch; did you mean train.epochs?; "
@@ -207,13 +209,13 @@ def test_every_wrong_key_and_value_is_told_at_once(run_toml: Path) -> None:
     )
 
 
-def test_numbers_beyond_their_bounds_are_told_at_once_too() -> None:
+def test_numbers_beyond_their_bounds_are_reported_at_once_too() -> None:
     message = refusal(None, {"train.epochs": 0, "data.num_workers": -1, "train.seed": "s"})
     for key in ("train.epochs", "data.num_workers", "train.seed"):
         assert f"{key}: " in message
 
 
-def test_a_number_beyond_its_bounds_is_told_with_its_file(run_toml: Path) -> None:
+def test_a_number_beyond_its_bounds_is_reported_with_its_file(run_toml: Path) -> None:
     run_toml.write_text("[train]\nepochs = 0\n")
     assert refusal(run_toml) == f"{run_toml}: train.epochs: 0 is too small; at least 1"
 
@@ -226,7 +228,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: No such file or directory"
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
+def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path}: Is a directory"
 
 
@@ -235,7 +237,7 @@ def test_broken_toml_is_refused_with_its_line(run_toml: Path) -> None:
     assert refusal(run_toml) == f"{run_toml}: not TOML: Invalid value (at line 2, column 9)"
 
 
-def test_a_file_that_is_no_text_is_refused(run_toml: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(run_toml: Path) -> None:
     run_toml.write_bytes(b"\xff\xfe")
     assert refusal(run_toml).startswith(f"{run_toml}: not TOML: 'utf-8' codec can't decode")
 

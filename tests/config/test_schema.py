@@ -1,3 +1,5 @@
+"""Every configuration key has a documentation, a type and, if it is a number, bounds."""
+
 import dataclasses
 import re
 from pathlib import Path
@@ -21,6 +23,11 @@ def test_documentation_is_the_text_below_the_field() -> None:
     assert documentation()["train.accumulation_steps"] == (
         "Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."
     )
+
+
+def test_documentation_ends_with_the_words_that_a_key_accepts() -> None:
+    assert documentation()["train.device"].endswith(" One of auto, cpu, cuda.")
+    assert "One of" not in documentation()["optim.learning_rate"]  # auto or a number
 
 
 def test_keys_are_those_of_the_sections_in_order() -> None:
@@ -90,6 +97,23 @@ def test_every_number_has_a_bound() -> None:
     assert {
         key for key, hint in hints.items() if re.search(r"\b(int|float)\b", hint)
     } == TOO_SMALL.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "largest", "beyond"),
+    [
+        ("train.epochs", 10**9, 10**9 + 1),
+        ("optim.warmup_steps", 10**9, 10**9 + 1),
+        ("optim.min_lr_ratio", 1, 1.001),
+        ("train.seed", 2**63 - 1, 2**63),
+    ],
+)
+def test_the_largest_number_is_allowed_and_a_larger_one_refused(
+    key: str, largest: float, beyond: float
+) -> None:
+    load_config(None, {key: largest})
+    with pytest.raises(ConfigError, match=rf"{key}: .* is too large; (at most|it must be below)"):
+        load_config(None, {key: beyond})
 
 
 def test_validating_on_everything_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""A downsampled curve hides no value and bridges no hole."""
+"""A downsampled curve keeps its extremes and is not connected across gaps."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_missing_steps_cut_the_curve() -> None:
     assert [bucket.first_step for bucket in second] == [7, 8]
 
 
-def test_no_value_is_no_stretch() -> None:
+def test_without_a_finite_value_there_is_no_stretch() -> None:
     assert downsampled(np.array([], dtype=np.int64), np.array([])) == []
     assert downsampled(np.array([1, 2]), np.array([np.nan, np.inf])) == []
 

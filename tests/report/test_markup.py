@@ -1,3 +1,5 @@
+"""HTML is built from elements; all other text is escaped."""
+
 from sftctl.report.markup import Html, join, tag
 
 

@@ -1,9 +1,7 @@
-"""A page for every run there can be, and nothing of a run's texts becomes markup."""
+"""Every run has a page, also a damaged one, and no text of a run becomes markup."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,55 +13,9 @@ from sftctl.report.page import write_report
 from sftctl.report.record import read_run
 from sftctl.train.run import run_training
 from tests.toys.commands import Result
+from tests.toys.html import page_of
 from tests.toys.records import metrics, sample, toy_run, write_lines
 from tests.toys.runs import toy_config
-
-WITHOUT_END = ("meta",)
-
-
-@dataclass
-class Parsed(HTMLParser):
-    """A page taken apart: every element must be closed in its order."""
-
-    elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    open_: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.open_.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open_.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def count(self, tag: str, class_: str | None = None) -> int:
-        return sum(
-            name == tag and (class_ is None or class_ in (attributes.get("class") or "").split())
-            for name, attributes in self.elements
-        )
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.words)
-
-
-def page_of(run: Path) -> Parsed:
-    """The report of a run, parsed."""
-    path, _ = write_report(run, None)
-    parsed = Parsed()
-    parsed.feed(path.read_text(encoding="utf-8"))
-    parsed.close()
-    assert parsed.open_ == []
-    return parsed
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +54,7 @@ def test_the_page_needs_no_other_file_and_names_what_it_draws(trained: Path) -> 
     assert dict(page.elements)["html"]["lang"] == "en"
 
 
-def test_a_long_run_is_shortened_marked_where_it_resumed_and_forgets_what_was_abandoned(
+def test_a_long_run_is_downsampled_and_its_resume_is_marked(
     tmp_path: Path,
 ) -> None:
     run = toy_run(tmp_path, 3000)
@@ -134,7 +86,7 @@ def test_no_text_of_a_run_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_nothing_but_a_report_is_written_over(kind: str, tmp_path: Path) -> None:
+def test_only_a_report_is_overwritten(kind: str, tmp_path: Path) -> None:
     run = toy_run(tmp_path, 4)
     there = tmp_path / "there"
     if kind == "file":
@@ -150,7 +102,7 @@ def test_nothing_but_a_report_is_written_over(kind: str, tmp_path: Path) -> None
     assert kind != "file" or there.read_text() == "mine"
 
 
-def test_a_report_is_made_anew(tmp_path: Path) -> None:
+def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 4)
     assert write_report(run, None)[0] == write_report(run, None)[0]
 
@@ -178,7 +130,7 @@ def test_a_run_of_one_step_has_a_dot(tmp_path: Path) -> None:
     assert page_of(toy_run(tmp_path, 1)).count("path", "dot") >= 7
 
 
-def test_damaged_lines_are_left_out_and_told(tmp_path: Path) -> None:
+def test_damaged_lines_are_left_out_with_a_remark(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 9)
     lines = [dump_line(metrics(step)) for step in range(1, 10)]
     lines[2:4] = [b"\xff{half a line\n", b"[1]\n"]
@@ -207,7 +159,7 @@ def test_a_configuration_of_another_version_is_a_remark(tmp_path: Path) -> None:
     assert "Configuration" not in page.words
 
 
-def test_a_damaged_checkpoint_is_shown_so(trained: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_shown_with_its_problem(trained: Path, tmp_path: Path) -> None:
     run = toy_run(tmp_path, 3)
     folder = run / "checkpoints" / "step-00000003"
     folder.mkdir(parents=True)
@@ -227,7 +179,7 @@ def test_a_store_that_was_changed_since_is_not_shown(tmp_path: Path) -> None:
     assert "What is trained" in page_of(run).words
 
 
-def test_the_file_can_be_named_and_the_figures_asked_for(
+def test_the_file_can_be_named_and_the_numbers_printed_as_json(
     sftctl: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = toy_run(tmp_path, 6)
@@ -237,7 +189,7 @@ def test_the_file_can_be_named_and_the_figures_asked_for(
     assert (told["report"], told["status"], told["step"]) == ("here.html", "finished", 6)
 
 
-def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint, match="nowhere: no such run directory"):
         write_report(tmp_path / "nowhere", None)
     with pytest.raises(NoCheckpoint, match="not a run directory"):
@@ -245,7 +197,7 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 2)
     output = tmp_path / "no" / "x.html"
     with pytest.raises(ConfigError, match="can't be written") as caught:

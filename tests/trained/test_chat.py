@@ -1,9 +1,10 @@
-"""Answers: streamed, remembered, repeatable, and stopped where the template ends a turn."""
+"""Chat answers are streamed, remembered, repeatable with a seed, and end with the turn."""
 
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_pieces_are_the_answer_and_both_turns_are_remembered(session: ChatSe
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
 
 
-def test_the_answer_is_what_plain_generation_gives(session: ChatSession) -> None:
+def test_the_answer_equals_plain_greedy_generation(session: ChatSession) -> None:
     text = session.tokenizer.render([{"role": "user", "content": "Hi"}], None, True)
     ids = torch.tensor([session.tokenizer.encode(text).tolist()])
     with torch.no_grad():
@@ -50,7 +51,7 @@ def test_the_answer_is_what_plain_generation_gives(session: ChatSession) -> None
     assert session.answer("Hi") == expected
 
 
-def test_what_an_interruption_leaves_is_remembered(session: ChatSession) -> None:
+def test_the_text_before_an_interruption_is_remembered(session: ChatSession) -> None:
     def interrupt(piece: str) -> None:
         raise KeyboardInterrupt
 
@@ -75,7 +76,7 @@ def test_a_greedy_answer_draws_no_random_number(session: ChatSession) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_one_of_one_token_is_the_likeliest(run: Path, session: ChatSession) -> None:
+def test_sampling_from_one_token_is_greedy(run: Path, session: ChatSession) -> None:
     only_one = Sampling(max_new_tokens=12, temperature=2.0, top_k=1)
     assert ChatSession.open(run, only_one).answer("Hi") == session.answer("Hi")
 
@@ -108,6 +109,14 @@ def test_a_conversation_beyond_the_model_is_refused_and_not_remembered(
     assert len(session.messages) == 2
 
 
+def test_prompt_and_answer_may_fill_all_positions_but_no_more(session: ChatSession) -> None:
+    prompt = [{"role": "user", "content": "Hi"}]
+    room = session.model.config.max_position_embeddings - len(session._prompt_ids(prompt))
+    replace(session, sampling=Sampling(max_new_tokens=room))._prompt_ids(prompt)
+    with pytest.raises(DataError, match="beyond the model's 4096 positions"):
+        replace(session, sampling=Sampling(max_new_tokens=room + 1))._prompt_ids(prompt)
+
+
 def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         ChatSession.open(run, Sampling(max_new_tokens=4096))
@@ -137,7 +146,7 @@ def test_sampling_that_means_nothing_is_refused(sampling: Sampling, message: str
     assert caught.value.hint is not None
 
 
-def test_a_wrong_path_or_number_is_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+def test_a_wrong_path_or_number_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sftctl.cli.app import app\n"
         "try:\n    app(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""An exported directory is whole, plain, and tells how it was trained."""
+"""An exported directory is complete, loads in transformers, and has a model card."""
 
 import json
 import shutil
@@ -10,8 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftctl.config.load import load_config
 from sftctl.errors import CheckpointError, ConfigError
+from sftctl.runs.directory import RunDir
+from sftctl.trained.card import model_card
 from sftctl.trained.export import export_model
 from sftctl.trained.open import open_trained
+from tests.toys.records import toy_run
 
 FILES = {
     "README.md", "chat_template.jinja", "config.json", "generation_config.json",
@@ -57,7 +60,7 @@ def card_of(source: Path, folder: Path) -> str:
     return (folder / "hf/README.md").read_text()
 
 
-def test_the_card_tells_the_training(run: Path, tmp_path: Path) -> None:
+def test_the_card_describes_the_training(run: Path, tmp_path: Path) -> None:
     card = card_of(run, tmp_path)
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
     for line in (
@@ -76,6 +79,25 @@ def test_the_card_tells_the_training(run: Path, tmp_path: Path) -> None:
         assert f"| {name} | " in card
 
 
+@pytest.mark.parametrize(
+    ("name", "front_matter", "row"),
+    [
+        ("tiny", None, "tiny (preset, from random weights)"),
+        ("someone/model", 'base_model: "someone/model"', "someone/model (pretrained)"),
+        ("/home/me/SmolLM2", None, "SmolLM2 (pretrained)"),
+    ],
+)
+def test_the_card_names_the_base_model_without_paths_of_this_machine(
+    tmp_path: Path, name: str, front_matter: str | None, row: str
+) -> None:
+    run = toy_run(tmp_path, 3, model__name=name)
+    lines = model_card(RunDir.open(run), None, "float32").splitlines()
+    assert [line for line in lines if line.startswith("base_model")] == [
+        *([front_matter] if front_matter else [])
+    ]
+    assert f"| base model | {row} |" in lines
+
+
 def test_the_configuration_in_the_card_is_the_runs(run: Path, tmp_path: Path) -> None:
     toml = card_of(run, tmp_path).partition("```toml\n")[2].partition("\n```")[0]
     (tmp_path / "run.toml").write_text(toml)
@@ -87,7 +109,7 @@ def test_a_checkpoint_has_its_own_step_in_the_card(run: Path, tmp_path: Path) ->
     assert "| steps | 3 of 4 |" in card_of(first, tmp_path)
 
 
-def test_a_run_that_lost_its_records_is_exported_all_the_same(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_records_can_still_be_exported(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copy := tmp_path / "a [run](x)")
     shutil.rmtree(copy / "checkpoints")
     (copy / "events.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""A conversation at a real terminal, with Ctrl-C; and the question of a script, in a pipe."""
+"""Chat at a real terminal, with Ctrl-C, and one question in a pipe."""
 
 import os
 import pty

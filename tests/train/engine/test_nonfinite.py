@@ -12,7 +12,6 @@ from sftctl.cli.show.run import run_summary
 from sftctl.config.load import load_config
 from sftctl.errors import TrainingDiverged
 from sftctl.jsonio import read_lines
-from sftctl.metrics import RunSummary
 from sftctl.report.record import read_run
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -111,22 +110,3 @@ def test_an_error_of_the_record_does_not_hide_the_first_one(
     with pytest.raises(TrainingDiverged, match="the weights before the step"):
         run_training(toy_config(tmp_path, model__name=str(poisoned)))
     assert read_run(tmp_path / "run").status == "unfinished"
-
-
-def ended(**values: object) -> str:
-    known: dict[str, object] = {
-        "run_dir": Path("run"), "status": "stopped", "step": 7, "total_steps": 9,
-        "first_validation_loss": 4.0, "validation_loss": 4.0, "validation_step": 0, "loss": 3.0,
-        "num_tokens": 70, "num_skipped": 0, "wall_time_s": 1.0,
-    }  # fmt: skip
-    return str(run_summary(RunSummary(**(known | values))))  # type: ignore[arg-type]
-
-
-def test_a_stopped_run_tells_no_validation_that_was_not_made() -> None:
-    assert "\nvalidation loss 4.0000 before the first step, not measured since\n" in ended()
-    later = ended(validation_loss=2.0, validation_step=5)
-    assert "\nvalidation loss 4.0000 -> 2.0000 (x 0.50), at step 5\n" in later
-    last = ended(validation_loss=2.0, validation_step=7)
-    assert "\nvalidation loss 4.0000 -> 2.0000 (x 0.50)\n" in last
-    assert "validation" not in ended(validation_loss=None, validation_step=None)
-    assert "\n1 step without an update: " in ended(num_skipped=1)

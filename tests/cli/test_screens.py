@@ -1,0 +1,105 @@
+"""The screens of the commands: how a run ended, a dry run's curve, a run's checkpoints."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from sftctl.cli.show.checkpoint import checkpoint_report
+from sftctl.cli.show.dry_run import plot
+from sftctl.cli.show.run import run_summary
+from sftctl.inspection.inspect import inspect_path
+from sftctl.metrics import RunSummary
+from sftctl.train.run import run_training
+from tests.toys.runs import toy_config
+
+
+def ended(**values: object) -> str:
+    """How a run that was stopped at step 7 of 9 is summed up, with other `values`."""
+    known: dict[str, object] = {
+        "run_dir": Path("run"), "status": "stopped", "step": 7, "total_steps": 9,
+        "first_validation_loss": 4.0, "validation_loss": 4.0, "validation_step": 0, "loss": 3.0,
+        "num_tokens": 70, "num_skipped": 0, "wall_time_s": 2.0,
+    }  # fmt: skip
+    return str(run_summary(RunSummary(**(known | values))))  # type: ignore[arg-type]
+
+
+def printed(screen: RenderableType, width: int) -> list[str]:
+    """The lines of a screen on a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as captured:
+        console.print(screen)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_a_stopped_run_says_how_to_resume_it() -> None:
+    assert ended().splitlines() == [
+        "stopped and saved: step 7 of 9",
+        "validation loss 4.0000 before the first step, not measured since",
+        "70 tokens in 2.0 s (35 per second)",
+        "resume:   sftctl resume run",
+        "inspect:  sftctl inspect-ckpt run",
+    ]
+
+
+def test_a_finished_run_says_how_to_use_it_with_its_path_quoted() -> None:
+    text = ended(status="finished", step=9, run_dir=Path("my run"), validation_step=None)
+    assert text.splitlines() == [
+        "finished: step 9 of 9",
+        "70 tokens in 2.0 s (35 per second)",
+        "chat:     sftctl chat 'my run'",
+        "export:   sftctl export 'my run' --output DIR",
+        "inspect:  sftctl inspect-ckpt 'my run'",
+    ]
+    nothing = ended(status="nothing_to_do", wall_time_s=0.0, validation_step=None)
+    assert nothing.splitlines()[:2] == [
+        "already finished: step 7 of 9",
+        "chat:     sftctl chat run",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "step", "line"),
+    [
+        (2.0, 5, "validation loss 4.0000 -> 2.0000 (x 0.50), at step 5"),
+        (2.0, 7, "validation loss 4.0000 -> 2.0000 (x 0.50)"),
+        (None, 7, "validation loss 4.0000 -> nan is not finite; look at the weights: "
+                  "sftctl inspect-ckpt run --tensors"),
+    ],
+)  # fmt: skip
+def test_the_validation_loss_is_shown_with_its_step(
+    last: float | None, step: int, line: str
+) -> None:
+    assert ended(validation_loss=last, validation_step=step).splitlines()[1] == line
+
+
+def test_steps_without_an_update_are_counted() -> None:
+    assert "\n1 step without an update: the loss or gradient was not finite\n" in ended(
+        num_skipped=1
+    )
+
+
+def test_the_curve_of_a_dry_run_has_its_peak_at_the_top_and_its_last_step_below() -> None:
+    assert list(plot([(1, 0.5), (2, 1.0), (3, 0.25), (4, 0.0)], "*")) == [
+        " 1.00e+00 | *",
+        " 7.50e-01 |",
+        " 5.00e-01 |*",
+        " 2.50e-01 |  *",
+        " 0.00e+00 |   *",
+        "          +----",
+        "           1 step 4",
+    ]
+    assert list(plot([(1, 0.0)], "*"))[4] == " 0.00e+00 |*"
+
+
+def test_the_checkpoints_of_a_run_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    run = run_training(toy_config(tmp_path, train__max_steps=2)).run_dir
+    lines = printed(checkpoint_report(inspect_path(run)), 80)
+    table = lines[lines.index("checkpoints of the run") + 1 :]
+    assert table[0].split() == ["name", "step", "epoch", "loss", "LR", "size", "saved", "complete"]
+    assert [(row.split()[0], row.split()[1], row.split()[-1]) for row in table[1:]] == [
+        ("step-00000001", "1", "yes"),
+        ("step-00000002", "2", "yes"),
+    ]
+    assert not any("…" in row for row in table)
