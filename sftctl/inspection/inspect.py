@@ -1,4 +1,4 @@
-"""The formats that inspect-ckpt knows: which one recognises a path, and what it says about it."""
+"""Inspect a checkpoint of any format. FORMATS says which format recognises which path."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -19,6 +19,7 @@ _LONGEST_VALUE_BYTES = 1 << 16
 _MOST_VALUES = 500
 _STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
 _RATE_KEYS = ("lr", "learning_rate")
+_NOTHING_LISTED = f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"
 _ADVICE = "torch.distributed.checkpoint.load reads it into tensors of the same names"
 
 # Where .metadata says each saved object is, by (name, offsets): file, offset, length.
@@ -66,9 +67,7 @@ def inspect_distributed(path: Path) -> Inspection:
         step_counts=f"as stored under {step_key!r}" if step_key else None,
         epoch_counts=f"as stored under {epoch_key!r}" if epoch_key else None,
         obstacles=[OTHER_TOOL],
-        notes=[]
-        if places
-        else [f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"],
+        notes=[] if places else [_NOTHING_LISTED],
     )
 
 

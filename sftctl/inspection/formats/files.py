@@ -75,7 +75,7 @@ class Files:
         self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
 
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
-        """What the files say by themselves. With problems it is incomplete, and has no advice."""
+        """What is known from the files alone. With problems it is incomplete and has no advice."""
         return Inspection(
             path=self.path,
             format=format,
@@ -103,7 +103,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def verify_archives(inspection: Inspection) -> Inspection:
-    """The same with the checksum of every entry in torch's archives checked. Others have none."""
+    """The inspection after checking the checksums in torch's archives. Other files have none."""
     root = folder_of(inspection.path)
     problems, has_all = list(inspection.problems), True
     for file, begin, num_bytes in sorted(_stretches(inspection, root), key=str):

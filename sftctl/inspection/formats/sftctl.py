@@ -93,7 +93,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
 
 
 def verify_checkpoint(inspection: Inspection) -> Inspection:
-    """The same with every file hashed."""
+    """The inspection after hashing every file."""
     if not inspection.files:  # the manifest can't be read, so no hash is known
         return replace(inspection, verified=False if inspection.problems else None)
     known = inspection.problems
@@ -103,7 +103,7 @@ def verify_checkpoint(inspection: Inspection) -> Inspection:
 
 
 def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Inspection:
-    """The same with the answer to whether it can be resumed here and now."""
+    """The inspection with the verdict on whether it can be resumed here and now."""
     readiness = judge(inspection.path, manifest, is_damaged=bool(inspection.problems))
     return replace(
         inspection,
