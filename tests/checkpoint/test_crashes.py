@@ -21,7 +21,7 @@ from tests.toys.torture.telling import fast_folder
 
 STORY = Story((10,), 10, (20,))
 FRESH = Story((), 0, (10,))
-BACK = Story((10, 20, 30), 10, (20,), leftovers=True)  # the later ones are set aside first
+BACK = Story((10, 20, 30), 10, (20,), leftovers=True)  # later ones are moved away first
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_killed_process_leaves_the_old_or_the_new_checkpoint(rehearsed: Rehear
     assert len(points) > 60
 
 
-def test_a_deletion_in_place_is_seen_to_leave_half_a_checkpoint(
+def test_the_search_finds_that_a_deletion_in_place_leaves_half_a_checkpoint(
     rehearsed: Rehearsed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove_in_place(folder: Path, disk: Disk) -> None:
@@ -63,7 +63,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_checkpoint(story: Story) -> None:
 
 
 @pytest.mark.parametrize("recipe", [NeverSyncsFiles, NeverSyncsFolders, RenamesFirst])
-def test_a_recipe_that_syncs_too_little_is_seen_to_lose_checkpoints(
+def test_the_search_finds_that_too_few_syncs_lose_checkpoints(
     recipe: type[RecordingDisk],
 ) -> None:
     problems = cut_everywhere(STORY, drawn=0, make_disk=recipe).problems

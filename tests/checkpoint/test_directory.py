@@ -1,3 +1,5 @@
+"""directory: list, check, choose, delete and move the checkpoints of a run."""
+
 import os
 import re
 import shutil
@@ -102,14 +104,14 @@ def test_problems_name_the_file_and_what_is_wrong_with_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/etc/hostname")])
-def test_a_shard_that_is_no_regular_file_is_refused_unread(root: Path, make) -> None:  # type: ignore[no-untyped-def]
+def test_a_shard_that_is_not_a_regular_file_is_refused_unread(root: Path, make) -> None:  # type: ignore[no-untyped-def]
     path = root / "step-00000300"
     (path / SHARD).unlink()
     make(path / SHARD)
     assert problems_of(path, verify=True) == [f"{SHARD}: not a regular file"]
 
 
-def test_what_a_file_manager_left_is_no_damage(root: Path) -> None:
+def test_a_file_managers_own_files_are_not_damage(root: Path) -> None:
     (root / "step-00000300" / ".DS_Store").write_bytes(b"x")
     assert problems_of(root / "step-00000300", verify=True) == []
 
@@ -119,7 +121,7 @@ def chosen(root: Path, step: int | None = None) -> tuple[Path, object]:
     return found.path, found.skipped
 
 
-def test_the_newest_good_one_is_chosen_and_the_skipped_are_told(root: Path) -> None:
+def test_the_newest_good_one_is_chosen_and_the_skipped_are_named(root: Path) -> None:
     assert chosen(root) == (root / "step-00000300", ())
     flip_bit(root / "step-00000300" / SHARD, 5000)
     (root / "step-00000200" / SHARD).unlink()
@@ -135,7 +137,7 @@ def test_the_newest_good_one_is_chosen_and_the_skipped_are_told(root: Path) -> N
     )
 
 
-def test_one_step_can_be_asked_for(root: Path) -> None:
+def test_a_given_step_is_chosen(root: Path) -> None:
     assert chosen(root, 200) == (root / "step-00000200", ())
 
 
@@ -151,14 +153,14 @@ def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> N
     assert caught.value.hint == "complete checkpoints are at step 100, 300"
 
 
-def test_a_step_that_is_not_there_is_refused_and_the_others_named(root: Path) -> None:
+def test_a_missing_step_is_refused_and_the_others_named(root: Path) -> None:
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(root, 250)
     assert caught.value.message == f"{root}: no checkpoint of step 250"
     assert caught.value.hint == "complete checkpoints are at step 100, 200, 300"
 
 
-def test_no_checkpoint_is_not_the_same_as_no_good_one(tmp_path: Path) -> None:
+def test_no_checkpoint_and_no_good_checkpoint_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(tmp_path)
     assert caught.value.message == f"{tmp_path}: no checkpoint"
@@ -170,7 +172,7 @@ def test_no_checkpoint_is_not_the_same_as_no_good_one(tmp_path: Path) -> None:
         newest_good(tmp_path)
 
 
-def test_a_newer_format_is_no_damage_to_step_back_from(root: Path) -> None:
+def test_a_newer_format_is_not_damage_so_no_older_checkpoint_is_tried(root: Path) -> None:
     path = root / "step-00000300"
     values = jsonio.loads((path / "manifest.json").read_bytes()) | {"format_version": 2}
     data = jsonio.dump_pretty(values)
@@ -180,14 +182,14 @@ def test_a_newer_format_is_no_damage_to_step_back_from(root: Path) -> None:
         newest_good(root)
 
 
-def test_old_checkpoints_go_and_the_newest_stay(root: Path) -> None:
+def test_old_checkpoints_are_deleted_and_the_newest_kept(root: Path) -> None:
     assert retire(root, keep=2) == [root / "step-00000100"]
     assert retire(root, keep=2) == []
     assert retire(root, keep=1) == [root / "step-00000200"]
     assert names(root) == ["step-00000300"]
 
 
-def test_what_is_not_whole_neither_counts_nor_goes(root: Path) -> None:
+def test_damaged_checkpoints_are_neither_counted_nor_deleted(root: Path) -> None:
     (root / "step-00000300" / SHARD).unlink()
     (root / "step-00000050").mkdir()
     (root / "old-step-00000009").mkdir()
@@ -208,7 +210,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_named(root: Path) -> None:
     assert len(list_checkpoints(root)) == 3
 
 
-def test_later_checkpoints_are_set_aside_whatever_their_state(root: Path) -> None:
+def test_later_checkpoints_are_moved_damaged_or_not(root: Path) -> None:
     (root / "step-00000200" / SHARD).unlink()
     (root / "step-00000400").symlink_to("nowhere")
     moved = abandon_after(root, 100)
@@ -221,20 +223,20 @@ def test_later_checkpoints_are_set_aside_whatever_their_state(root: Path) -> Non
     assert abandon_after(root / "nowhere", 0) == []
 
 
-def test_setting_aside_twice_in_a_second_keeps_both(root: Path) -> None:
+def test_moving_twice_in_a_second_keeps_both(root: Path) -> None:
     first = abandon_after(root, 200)
     save_toy(root, 300)
     second = abandon_after(root, 200)
     assert first[0].exists() and second[0].exists() and first != second
 
 
-def test_a_checkpoint_that_cannot_be_set_aside_is_told(root: Path) -> None:
+def test_checkpoints_that_cannot_be_moved_raise_an_error(root: Path) -> None:
     with pytest.raises(CheckpointError, match="can't move later checkpoints there: No space left"):
         abandon_after(root, 200, FailingDisk(at=2))
     assert len(list_checkpoints(root)) == 3
 
 
-def test_leftovers_go_and_nothing_else(root: Path) -> None:
+def test_only_leftovers_of_ours_are_deleted(root: Path) -> None:
     ours = [".tmp-step-00000400-0123abcd", ".trash-step-00000100-0123abcd"]
     ours += [".tmp-final-0123abcd", ".trash-final-0123abcd"]
     others = [".tmp-notes", ".trash-step-00000100", "abandoned-20260101-000000"]

@@ -1,3 +1,5 @@
+"""layout: names of checkpoints, and manifests that are refused."""
+
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Replace keys of a good checkpoint's manifest, with a right hash."""
+    """Change keys of a good checkpoint's manifest, and its hash with it."""
     path = save_toy(tmp_path, 300)
 
     def replace(**changes: Any) -> Path:
@@ -34,7 +36,7 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.mark.parametrize("step", [0, 300, 99_999_999, 100_000_000])
-def test_a_name_gives_its_step_back(step: int) -> None:
+def test_a_name_is_read_back_as_its_step(step: int) -> None:
     assert step_of(checkpoint_name(step)) == step
 
 
@@ -42,11 +44,11 @@ def test_a_name_gives_its_step_back(step: int) -> None:
     "name",
     ["old-step-00000009", "step-9", "step-000000300", "step-00000300 ", "step-٠٠٠٠٠٠٠٣", "final"],
 )
-def test_other_names_are_no_checkpoints(name: str) -> None:
+def test_other_names_are_not_checkpoints(name: str) -> None:
     assert step_of(name) is None
 
 
-def test_unknown_keys_are_left_to_the_future(write: Write) -> None:
+def test_unknown_keys_are_ignored(write: Write) -> None:
     assert read_manifest(write(weather="fine")).step == 300
 
 
@@ -82,16 +84,14 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"step": 200}, "its step is 200, but the folder's name has another"),
     ],
 )
-def test_a_manifest_of_another_shape_is_refused(
-    write: Write, changes: dict[str, Any], problem: str
-) -> None:
+def test_a_wrong_manifest_is_refused(write: Write, changes: dict[str, Any], problem: str) -> None:
     path = write(**changes)
     with pytest.raises(CorruptCheckpoint) as caught:
         read_manifest(path)
     assert caught.value.message == f"{path}/manifest.json: {problem}"
 
 
-def test_a_newer_format_is_refused_as_such(write: Write) -> None:
+def test_a_newer_format_is_incompatible_not_corrupt(write: Write) -> None:
     path = write(format_version=2)
     with pytest.raises(IncompatibleCheckpoint) as caught:
         read_manifest(path)
@@ -114,14 +114,14 @@ def test_a_manifest_is_read_from_regular_files_only(write: Write, name: str) -> 
         read_manifest(path)
 
 
-def test_a_manifest_that_would_fill_the_memory_is_not_read(write: Write) -> None:
+def test_a_manifest_that_would_fill_memory_is_not_read(write: Write) -> None:
     path = write()
     os.truncate(path / "manifest.json", 1 << 40)
     with pytest.raises(CorruptCheckpoint, match=r"manifest.json: too long \(1099511627776 bytes\)"):
         read_manifest(path)
 
 
-def test_a_manifest_that_is_no_json_is_refused(write: Write) -> None:
+def test_a_manifest_that_is_not_json_is_refused(write: Write) -> None:
     path = write()
     (path / "manifest.json").write_bytes(b"[" * 100_000)
     (path / "manifest.json.sha256").write_bytes(manifest_hash_line(b"[" * 100_000))
@@ -129,6 +129,6 @@ def test_a_manifest_that_is_no_json_is_refused(write: Write) -> None:
         read_manifest(path)
 
 
-def test_a_folder_that_is_not_there_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint, match="gone: no such checkpoint"):
         read_manifest(tmp_path / "gone")

@@ -1,3 +1,5 @@
+"""load: what a checkpoint fills, and what it refuses to fill."""
+
 from pathlib import Path
 
 import pytest
@@ -15,20 +17,20 @@ def path(tmp_path: Path) -> Path:
     return save_toy(tmp_path, 7)
 
 
-def test_a_prefix_loads_a_part(path: Path) -> None:
+def test_a_prefix_selects_tensors(path: Path) -> None:
     expected = {k: v for k, v in make_tensors(7).items() if k.startswith("model.")}
     tensors = blank(expected)
     load_tensors(path, tensors, ALONE, prefix="model.")
     assert equal(tensors, expected)
 
 
-def test_tensors_tied_there_may_be_separate_here(path: Path) -> None:
+def test_tensors_tied_in_the_checkpoint_may_be_separate_here(path: Path) -> None:
     tensors = {name: torch.ones_like(tensor) for name, tensor in make_tensors(7).items()}
     load_tensors(path, tensors, ALONE)
     assert equal(tensors, make_tensors(7))
 
 
-def test_tensors_tied_here_must_be_tied_there(tmp_path: Path) -> None:
+def test_tensors_tied_here_must_be_tied_in_the_checkpoint(tmp_path: Path) -> None:
     apart = {name: tensor.clone() for name, tensor in make_tensors(7).items()}
     path = save_checkpoint(tmp_path, apart, make_manifest(7), ALONE)
     with pytest.raises(IncompatibleCheckpoint) as caught:
@@ -38,7 +40,7 @@ def test_tensors_tied_here_must_be_tied_there(tmp_path: Path) -> None:
     )
 
 
-def test_parameters_that_require_gradients_are_filled_where_they_are(path: Path) -> None:
+def test_parameters_that_require_gradients_are_filled_in_place(path: Path) -> None:
     tensors = blank(make_tensors(7))
     weight = tensors["model.embed.weight"].requires_grad_()
     load_tensors(path, tensors, ALONE)
@@ -79,7 +81,7 @@ def test_a_shard_whose_header_is_broken_is_named(path: Path) -> None:
         load_tensors(path, blank(make_tensors(7)), ALONE)
 
 
-def test_a_shard_whose_numbers_do_not_go_together_cannot_be_read(path: Path) -> None:
+def test_a_shard_whose_header_contradicts_itself_cannot_be_read(path: Path) -> None:
     shard = path / "shard-00001.safetensors"
     length = int.from_bytes(shard.read_bytes()[:8], "little")
     header = jsonio.loads(shard.read_bytes()[8 : 8 + length])

@@ -1,3 +1,5 @@
+"""save: what one rank writes, in which order it syncs, and how it fails."""
+
 import json
 import subprocess
 from pathlib import Path
@@ -101,7 +103,7 @@ def test_tied_tensors_are_stored_once_and_equal_ones_twice() -> None:
     assert tied_names(tensors) == {"b": "a"}
 
 
-def test_the_headers_alone_tell_what_is_stored(root: Path) -> None:
+def test_the_headers_alone_describe_the_tensors(root: Path) -> None:
     stored = stored_tensors(save_toy(root, 7), ["shard-00001.safetensors"])
     assert stored["model.half"].dtype == "BF16"
     assert stored["model.half"].shape == (3, 5)
@@ -109,7 +111,7 @@ def test_the_headers_alone_tell_what_is_stored(root: Path) -> None:
     assert stored["model.count"].shape == ()
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(root: Path) -> None:
+def test_a_full_disk_is_one_error_and_leaves_nothing(root: Path) -> None:
     old = save_toy(root, 200)
     with pytest.raises(CheckpointError) as caught:
         save_toy(root, 300, FailingDisk(at=4))
@@ -120,7 +122,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(root: Path) -> None:
     assert list(root.iterdir()) == [old]
 
 
-def test_a_checkpoint_is_never_written_over(root: Path) -> None:
+def test_a_checkpoint_is_never_overwritten(root: Path) -> None:
     path = save_toy(root, 300)
     before = (path / "manifest.json").read_bytes()
     with pytest.raises(CheckpointError) as caught:
@@ -141,7 +143,7 @@ def test_a_tensor_that_has_no_safetensors_type_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["shard-00001.safetensors", "manifest.json", "manifest.json.sha256"]
 )
-def test_what_the_disk_did_not_keep_is_found_before_it_gets_its_name(root: Path, name: str) -> None:
+def test_bytes_that_the_disk_lost_are_found_before_the_rename(root: Path, name: str) -> None:
     class RottenDisk(Disk):
         """Stores zeros in the files of that name."""
 
@@ -157,7 +159,7 @@ def test_what_the_disk_did_not_keep_is_found_before_it_gets_its_name(root: Path,
     assert list(root.iterdir()) == []
 
 
-def test_everything_is_synced_before_the_name_and_the_name_before_the_end(root: Path) -> None:
+def test_everything_is_synced_before_the_rename_and_the_rename_before_the_end(root: Path) -> None:
     class RecordingDisk(CountingDisk):
         calls: list[str] = []
 
@@ -177,7 +179,7 @@ def test_everything_is_synced_before_the_name_and_the_name_before_the_end(root: 
     ]
 
 
-def test_the_folders_above_a_first_checkpoint_are_synced_too(root: Path) -> None:
+def test_new_parent_folders_are_synced_too(root: Path) -> None:
     synced = []
 
     class RecordingDisk(Disk):

@@ -1,3 +1,5 @@
+"""shard_writer: a plan that does not fit into one file."""
+
 from pathlib import Path
 
 import pytest

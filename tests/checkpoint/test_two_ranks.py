@@ -1,4 +1,4 @@
-"""Two gloo ranks write and read what one rank reads and wrote."""
+"""save and load on two gloo ranks, and between two ranks and one."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def failure_of(root: Path, world: World, rank: int, place: str, error: Exception
 
 
 def save_and_load_on_a_rank(root: Path) -> dict[str, object]:
-    """Everything that needs two ranks, in one start of them."""
+    """All that needs two ranks, so that they start once."""
     with start_world("cpu") as world:
         found: dict[str, object] = {}
 
@@ -107,7 +107,7 @@ def test_replicas_are_stored_once_and_shared_between_the_ranks(saved: Saved) -> 
     assert equal(tensors, make_tensors(REPLICAS))
 
 
-def test_parts_of_two_ranks_become_whole_tensors_on_one(saved: Saved) -> None:
+def test_shards_of_two_ranks_become_complete_tensors_on_one(saved: Saved) -> None:
     tensors = with_one_row(blank(make_tensors()))
     load_tensors(saved[0] / "step-00000003", tensors, ALONE)
     assert equal(tensors, with_one_row(make_tensors(SHARDED)))
@@ -116,9 +116,9 @@ def test_parts_of_two_ranks_become_whole_tensors_on_one(saved: Saved) -> None:
     }
 
 
-@pytest.mark.parametrize("way", ["one to two replicas", "one to two parts", "two to two parts"])
-def test_two_ranks_read_what_one_or_two_wrote(saved: Saved, way: str) -> None:
-    assert [found[way] for found in saved[1]] == [True, True]
+@pytest.mark.parametrize("case", ["one to two replicas", "one to two parts", "two to two parts"])
+def test_two_ranks_read_what_one_or_two_wrote(saved: Saved, case: str) -> None:
+    assert [found[case] for found in saved[1]] == [True, True]
 
 
 def test_a_rank_with_nothing_to_write_writes_no_file(saved: Saved) -> None:
@@ -139,7 +139,7 @@ def test_a_failure_on_one_rank_is_the_same_error_on_all_and_leaves_nothing(saved
 
 
 class Interrupted(torch.Tensor):
-    """DCP asks it for a state before the ranks have met; it raises as a signal's handler may."""
+    """Raises when DCP asks for its state, before any vote, as a signal handler may."""
 
     def state_dict(self) -> dict[str, object]:
         raise ChildProcessError("a loader process was killed")
@@ -156,7 +156,7 @@ def save_while_one_rank_raises(root: Path) -> None:
         save_checkpoint(root, {"model.weight": tensor}, make_manifest(1), world)
 
 
-def test_a_rank_that_raises_alone_leaves_at_once_and_the_others_do_not_wait_for_it(
+def test_a_rank_that_raises_alone_exits_at_once_and_the_others_do_not_wait(
     tmp_path: Path,
 ) -> None:
     with pytest.raises((ChildProcessError, RuntimeError)):

@@ -1,3 +1,5 @@
+"""Fixtures of the tests of models."""
+
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER

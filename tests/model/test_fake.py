@@ -1,3 +1,5 @@
+"""fake: sizes from fake tensors against those of a real model."""
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 CPU = torch.device("cpu")
 
 
-def kept_by_the_real_one(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype | None) -> int:
+def saved_by_a_real_model(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype | None) -> int:
     """What autograd keeps in a real pass over 8 x 64 tokens with 100 targets."""
     model = load_model(name, tokenizer, seed=0)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -22,33 +24,33 @@ def kept_by_the_real_one(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype
         return tensor
 
     zeros = torch.zeros(8, 64, dtype=torch.long)
-    places = torch.zeros(100, dtype=torch.long)
+    targets = torch.zeros(100, dtype=torch.long)
     with (
         torch.autograd.graph.saved_tensors_hooks(take, lambda tensor: tensor),
         torch.autocast("cpu", dtype, enabled=dtype is not None),
     ):
-        LossModule(model).train()(zeros, places, places, torch.full((8,), 64))
+        LossModule(model).train()(zeros, targets, targets, torch.full((8,), 64))
     return sum(size for name, size in kept.items() if name not in own)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_fake_model_tells_the_size_of_the_real_model_and_of_its_pass(
+def test_a_fake_model_has_the_size_and_the_activations_of_the_real_one(
     bundled: ChatTokenizer, dtype: torch.dtype | None
 ) -> None:
     fake = fake_model("small", bundled, CPU)
     real = load_model("small", bundled, seed=0)
     assert fake.num_parameters == sum(p.numel() for p in real.parameters())
     kept = fake.activation_bytes(8, 64, 100, dtype)
-    assert kept == pytest.approx(kept_by_the_real_one("small", bundled, dtype), rel=0.2)
+    assert kept == pytest.approx(saved_by_a_real_model("small", bundled, dtype), rel=0.2)
 
 
-def test_a_longer_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
+def test_a_larger_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
     fake = fake_model("tiny", bundled, CPU)
     sizes = [fake.activation_bytes(rows, 64, 16 * rows) for rows in (1, 2, 4)]
     assert sizes == sorted(sizes) and len({*sizes}) == 3
 
 
-def test_logits_in_chunks_are_told_too(bundled: ChatTokenizer) -> None:
+def test_several_chunks_of_logits_are_counted(bundled: ChatTokenizer) -> None:
     many = 2 * (1 << 24) // bundled.vocab_size
     assert fake_model("tiny", bundled, CPU).activation_bytes(64, 1024, many) is not None
 

@@ -1,3 +1,5 @@
+"""load and source: models there and back, and sources that are refused."""
+
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def model(bundled: ChatTokenizer) -> Any:
 
 @pytest.fixture(scope="module")
 def saved(model: Any, bundled: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face directory; not to be written into."""
+    """A Hugging Face directory; do not write into it."""
     folder = tmp_path_factory.mktemp("model")
     save_pretrained(model, bundled, folder)
     return folder
@@ -34,7 +36,7 @@ def saved(model: Any, bundled: ChatTokenizer, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy that a test may break."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
@@ -47,7 +49,7 @@ def refusal(name: Path | str) -> str:
 # ---------------------------------------------------------------------------- there and back
 
 
-def test_a_saved_model_is_the_same(model: Any, saved: Path) -> None:
+def test_a_saved_model_is_loaded_as_it_was(model: Any, saved: Path) -> None:
     again = load_pretrained(str(saved)).state_dict()
     assert again.keys() == model.state_dict().keys()
     assert all(torch.equal(again[key], tensor) for key, tensor in model.state_dict().items())
@@ -68,7 +70,7 @@ def test_half_precision_weights_are_loaded_as_float32(
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
 
 
-def test_an_architecture_has_the_shapes_and_no_weights(model: Any, tmp_path: Path) -> None:
+def test_an_architecture_has_the_shapes_without_the_weights(model: Any, tmp_path: Path) -> None:
     save_architecture(model, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     again = load_architecture(tmp_path)
@@ -90,7 +92,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["./none", "/nowhere/none", "~/none", "a/b/c"])
-def test_a_path_that_is_not_there_is_refused(name: str) -> None:
+def test_a_missing_path_is_refused(name: str) -> None:
     assert refusal(name) == f"{name}: no such directory"
 
 
@@ -105,7 +107,7 @@ def test_a_gguf_file_is_loaded_from_its_directory(tmp_path: Path) -> None:
     )
 
 
-def test_a_directory_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
+def test_a_directory_is_never_searched_on_the_hub(tmp_path: Path) -> None:
     assert ModelSource.of(str(tmp_path)).arguments == {"local_files_only": True}
     by_name = ModelSource.of("owner/name")
     assert by_name.location == "owner/name"
@@ -169,7 +171,7 @@ def gguf(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_damaged_gguf_file_is_named_itself_and_in_words_of_ours(tmp_path: Path) -> None:
+def test_a_damaged_gguf_file_is_named_with_a_reason_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     whole = gguf(path)
     for damaged in (b"", b"GGUF", b"not a model at all", whole[:12], whole[:60], whole[:-100]):

@@ -49,7 +49,7 @@ def gradients_of(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.
 
 
 def labels_of(batch: MicroBatch) -> torch.Tensor:
-    """The targets as transformers takes them: unshifted, the rest ignored.  (B, T)"""
+    """The targets as transformers expects them: unshifted, the others ignored.  (B, T)"""
     labels = torch.full_like(batch.input_ids, IGNORED)
     for row, index in zip(labels, batch.examples, strict=True):
         mask = torch.from_numpy(STORE[index].loss_mask)
@@ -58,7 +58,7 @@ def labels_of(batch: MicroBatch) -> torch.Tensor:
 
 
 def plain_loss_of(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """All logits, shifted by hand, rows attended to with a mask."""
+    """With all logits, shifted by hand, and an attention mask."""
     attended = torch.arange(batch.input_ids.shape[1]) < torch.tensor(
         [[STORE[index].num_tokens] for index in batch.examples]
     )
@@ -87,7 +87,7 @@ def test_the_loss_is_the_models_own(model: Any, batch: MicroBatch) -> None:
     )
 
 
-def test_the_gradients_are_those_of_all_logits(model: Any, batch: MicroBatch) -> None:
+def test_the_gradients_are_the_same_as_with_all_logits(model: Any, batch: MicroBatch) -> None:
     ours = gradients_of(model, loss_of(LossModule(model), batch))
     assert_close(ours, gradients_of(model, plain_loss_of(model, batch)))
 
@@ -142,10 +142,10 @@ def test_a_model_in_bfloat16_is_trained_without_autocast(batch: MicroBatch) -> N
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("own_forward", [True, False])
-def test_a_batch_without_targets_gives_every_parameter_a_gradient_of_zero(
+def test_without_targets_every_parameter_has_a_gradient_of_zero(
     tied: bool, own_forward: bool
 ) -> None:
-    """A rank that waits for others must take part in their sum with every parameter."""
+    """Such a rank still takes part in the sum over ranks with every parameter."""
     model = make_model(tie_word_embeddings=tied)
     module = LossModule(model)
     module.uses_own_forward = own_forward
@@ -235,7 +235,7 @@ def test_a_check_that_fails_leaves_the_model_as_it_was(
 
 
 def make_capped_model(cap: float, enlarged: int) -> Any:
-    """A Gemma 2 that caps its logits, with weights so many times as large as new ones."""
+    """A Gemma 2 that caps its logits, with weights `enlarged` times as large as new ones."""
     from transformers import AutoModelForCausalLM, Gemma2Config
 
     torch.manual_seed(0)

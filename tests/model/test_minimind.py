@@ -1,4 +1,4 @@
-"""MiniMind's .pth files: its names and shapes, written here as its trainer writes them."""
+"""minimind: .pth files with the names and shapes that MiniMind's trainer writes."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def written(path: Path, content: Any) -> str:
 
 
 def minimind_logits(w: dict[str, torch.Tensor], ids: torch.Tensor, experts: int) -> torch.Tensor:
-    """MiniMind's forward pass, in its own words, for one row of ids.  (T, V)"""
+    """MiniMind's forward pass as its own code computes it, for one row of ids.  (T, V)"""
     w = {name: value.float() for name, value in w.items()}
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:

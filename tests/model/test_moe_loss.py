@@ -1,4 +1,4 @@
-"""The auxiliary loss of a mixture of experts: per example, and no cut changes it."""
+"""moe_loss: the auxiliary loss is each example's own, whatever the micro-batches."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         )
 
 
-def test_the_loss_of_a_row_is_that_of_transformers_for_the_row_alone() -> None:
+def test_a_rows_loss_is_transformers_loss_of_the_row_alone() -> None:
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def test_the_loss_of_a_row_is_that_of_transformers_for_the_row_alone() -> None:
     torch.testing.assert_close(balance_loss(logits, 2, lengths), torch.stack(expected))
 
 
-def test_the_cut_changes_no_gradient() -> None:
+def test_gradients_do_not_depend_on_the_micro_batches() -> None:
     model = make_model()
     cuts = [[(1, 3, 0, 2)], [(1, 3), (0, 2)], [(1,), (3,), (0,), (2,)]]
     whole, *others = [gradients_of(model, [collate(STORE, c, 0) for c in cut]) for cut in cuts]
@@ -67,8 +67,8 @@ def test_the_cut_changes_no_gradient() -> None:
         assert_close(other, whole)
 
 
-def test_the_gradient_is_that_of_the_sum_of_both_losses() -> None:
-    """By transformers' own functions, a row at a time, weighed by the row's target tokens."""
+def test_the_gradient_is_of_both_losses() -> None:
+    """With transformers' own functions, one row at a time, weighted by the row's target tokens."""
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
     model = make_model()

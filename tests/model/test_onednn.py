@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN: the products of torch, whatever the shape and layout."""
+"""onednn: its products are torch's, for every shape and memory layout."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def pair_of(inputs: int, outputs: int, bias: bool) -> tuple[torch.nn.Linear, tor
 
 
 def run(layer: torch.nn.Linear, values: torch.Tensor) -> list[torch.Tensor]:
-    """Output and gradients: of the values, the weight and the bias."""
+    """The output, and the gradients of the values, the weight and the bias."""
     values = values.detach().requires_grad_()
     output = layer(values)
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
@@ -27,7 +27,7 @@ def run(layer: torch.nn.Linear, values: torch.Tensor) -> list[torch.Tensor]:
 
 
 def assert_alike(plain: torch.nn.Linear, fast: torch.nn.Linear, values: torch.Tensor) -> None:
-    """To float32's rounding, as relative L2."""
+    """Equal but for float32's rounding, as relative L2."""
     for ours, theirs in zip(run(fast, values), run(plain, values), strict=True):
         assert ours.shape == theirs.shape
         assert float((ours - theirs).norm()) <= 1e-6 * float(theirs.norm())
@@ -35,14 +35,12 @@ def assert_alike(plain: torch.nn.Linear, fast: torch.nn.Linear, values: torch.Te
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
-def test_output_and_gradients_are_those_of_torch(
-    rows: int, inputs: int, outputs: int, bias: bool
-) -> None:
+def test_output_and_gradients_are_torchs(rows: int, inputs: int, outputs: int, bias: bool) -> None:
     plain, fast = pair_of(inputs, outputs, bias)
     assert_alike(plain, fast, torch.randn(2, rows, inputs))
 
 
-def test_values_need_not_lie_in_one_piece() -> None:
+def test_values_may_have_any_strides() -> None:
     plain, fast = pair_of(16, 8, bias=False)
     assert_alike(plain, fast, torch.randn(16, 12, 2).permute(2, 1, 0))
 
@@ -61,13 +59,13 @@ def test_the_same_bits_every_time() -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, run(fast, values), strict=True))
 
 
-def test_autocast_still_computes_in_its_type() -> None:
+def test_autocast_still_chooses_the_dtype() -> None:
     _, fast = pair_of(16, 8, bias=False)
     with torch.autocast("cpu", torch.bfloat16):
         assert fast(torch.randn(4, 16)).dtype == torch.bfloat16
 
 
-def test_an_engine_on_a_cpu_uses_it_and_its_weights_keep_their_names() -> None:
+def test_use_onednn_replaces_forward_and_keeps_the_names_of_weights() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
     names = list(model.state_dict())
     use_onednn(model)

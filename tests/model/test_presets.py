@@ -1,3 +1,5 @@
+"""presets: their shapes, vocabularies and seeds."""
+
 import pytest
 import torch
 
@@ -11,14 +13,14 @@ def num_parameters(model: torch.nn.Module) -> int:
 
 
 def on_meta(name: str, vocab_size: int) -> torch.nn.Module:
-    """The model without its memory."""
+    """The model without memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(preset_config(name, vocab_size))
 
 
-def test_the_presets_are_these() -> None:
+def test_the_names_of_the_presets() -> None:
     assert PRESETS == ("tiny", "small", "minimind-3", "minimind-3-moe")
 
 
@@ -40,19 +42,19 @@ def test_minimind_3_has_minimind_3s_shape() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_a_row_for_every_id_of_its_tokenizer(name: str) -> None:
+def test_a_preset_has_an_embedding_for_every_id_of_its_tokenizer(name: str) -> None:
     assert preset_config(name, 9000).vocab_size == 9000
     assert preset_config("minimind-3", 2048).vocab_size == 6400  # as published
     assert preset_config("tiny", 2048).vocab_size == 2048
 
 
-def test_a_presets_weights_are_drawn_from_the_seed(bundled: ChatTokenizer) -> None:
+def test_the_seed_decides_a_presets_weights(bundled: ChatTokenizer) -> None:
     one, again, other = (load_model("tiny", bundled, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
 
-def test_a_preset_is_float32_and_knows_its_special_tokens(bundled: ChatTokenizer) -> None:
+def test_a_preset_is_float32_and_has_the_tokenizers_special_tokens(bundled: ChatTokenizer) -> None:
     model = load_model("tiny", bundled, 0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.eos_token_id == bundled.hf.eos_token_id == 2

@@ -17,7 +17,7 @@ ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
 def make_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Matrices, a tied one, an odd-sized bool, bf16, a number, an empty one, a transposed one."""
+    """Matrices, a tied one, a bool of odd size, bf16, a scalar, an empty one, a transposed one."""
     torch.manual_seed(seed)
     embedding = torch.randn(11, 4)
     return {
@@ -34,7 +34,7 @@ def make_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def blank(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same names, shapes, types and ties, other numbers."""
+    """Tensors of ones with the same names, shapes, dtypes and ties."""
     memory = {id(tensor): torch.ones_like(tensor) for tensor in tensors.values()}
     return {name: memory[id(tensor)] for name, tensor in tensors.items()}
 
@@ -95,7 +95,7 @@ def save_sharded(root: Path, step: int) -> None:
 
 
 class CountingDisk(Disk):
-    """Every call goes through `before`, which may raise; after it the call is made."""
+    """Calls `before` before every disk call; it may raise."""
 
     def __init__(self) -> None:
         self.num_calls = 0
