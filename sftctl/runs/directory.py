@@ -1,4 +1,4 @@
-"""RunDir: the files of a run, and the lock that keeps a second process out."""
+"""The run directory: its name, its files, and the lock that keeps a second process out."""
 
 import fcntl
 import os
@@ -18,15 +18,15 @@ from sftctl.disk import DISK, Disk, new_folder, refusals, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 
-if TYPE_CHECKING:  # it loads torch, and who looks into a run needs none
+if TYPE_CHECKING:  # it loads torch, which is not needed to look at a run
     from sftctl.world import World
 
-_TOKEN_LOOKS, _TOKEN_WAIT_S = 20, 0.25
+_TRIES, _WAIT_S = 20, 0.25  # until a file of another machine is visible on a network disk
 
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """Names inside a run directory."""
+    """The paths in a run directory."""
 
     path: Path
 
@@ -40,7 +40,7 @@ class RunDir:
 
     @property
     def model_folder(self) -> Path:
-        """Configuration, tokenizer and template: resume, chat and export read these."""
+        """The model's configuration, tokenizer and chat template."""
         return self.path / "model"
 
     @property
@@ -54,7 +54,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """An existing run; NoCheckpoint where there is none."""
+        """An existing run; NoCheckpoint if there is none."""
         run = cls(path)
         require_folder(path)
         if not run.run_file.is_file() or not run.config_file.is_file():
@@ -62,112 +62,138 @@ class RunDir:
                 f"{path}: not a run directory (no run.json and config.toml)",
                 hint=runs_nearby(path),
             )
-        run.facts()  # readable, or an error now
+        run.facts()  # raises if run.json is damaged
         return run
 
     def config(self) -> RunConfig:
-        """The run's configuration, with this directory as its output."""
+        """The run's configuration; `output_dir` is this directory."""
         return load_config(self.config_file, {"output_dir": str(self.path)})
 
     def facts(self) -> dict[str, Any]:
-        """run.json: run_id, wandb_run_id, created, sftctl."""
+        """The content of run.json: run_id, wandb_run_id, created, sftctl."""
         return read_object(self.run_file, NoCheckpoint, "put it back from a copy")
 
     def write_config(self, config: RunConfig, disk: Disk = DISK) -> None:
-        """Replace config.toml, whole or not at all."""
+        """Replace config.toml atomically."""
         hint = "a resume that changes a setting writes it there: make the file writable"
         with refusals(self.config_file, ConfigError, hint):
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time; the system releases the lock of a process that dies.
+        """Keep other processes out; the system releases the lock of a process that dies.
 
-        A record lock, which forked loader processes don't share: they outlive a killed trainer.
+        It is a record lock: forked loader processes do not inherit it, and they can outlive a
+        killed trainer.
         """
         hint = "a run is locked by a file in its folder, which must be writable"
         with refusals(self.path, ConfigError, hint, "the run can't be locked"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, self.path)
             yield
-        except (BlockingIOError, PermissionError):
-            raise ConfigError(
-                f"{self.path}: another sftctl is working on this run",
-                hint="wait for it, or stop it with Ctrl-C",
-            ) from None
         finally:
             os.close(descriptor)
 
 
-def refuse_existing(path: Path) -> None:
-    """A new run never writes into what is there."""
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise ConfigError(
+            f"{path}: another sftctl is working on this run",
+            hint="wait for it, or stop it with Ctrl-C",
+        ) from None
+
+
+def new_run_path(config: RunConfig) -> Path:
+    """The directory of a new run: `output_dir`, or runs/MODEL-TIME.
+
+    Raises ConfigError if it exists or can't be made. The default contains the time of the call, so
+    the caller stores the path in `output_dir`.
+    """
+    path = config.output_dir or _default_path(config)
+    _refuse_existing(path)
+    (_nearest_folder(path) / _write_token(path)).unlink(missing_ok=True)
+    return path
+
+
+def shared_run_path(config: RunConfig, world: "World") -> Path:
+    """The same on every rank, as rank 0 chooses it; all ranks must see what rank 0 writes there."""
+    path: Path = world.on_main(lambda: new_run_path(config))
+    if world.world_size > 1:
+        _require_shared(path, world)
+    return path
+
+
+def _default_path(config: RunConfig) -> Path:
+    """runs/MODEL-TIME; a number is added if that directory exists."""
+    model = Path(config.model.name).stem or "model"
+    name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = chain([name], (f"{name}-{n}" for n in count(2)))
+    return next(path for path in (Path("runs", name) for name in names) if not path.exists())
+
+
+def _refuse_existing(path: Path) -> None:
     if path.exists():
         is_run = RunDir(path).run_file.is_file()
-        way_on = f"continue it with `sftctl resume {path}`, or " if is_run else ""
+        resume = f"continue it with `sftctl resume {path}`, or " if is_run else ""
         raise ConfigError(
             f"{path}: exists already",
-            hint=f"{way_on}choose another --output-dir",
+            hint=f"{resume}choose another --output-dir",
         )
 
 
-def require_writable(path: Path) -> None:
-    """Refuse a place in which the run directory can't be made: a file is written there and goes."""
-    (_nearest(path) / _leave_token(path)).unlink(missing_ok=True)
-
-
-def require_shared(path: Path, world: "World") -> None:
-    """Refuse a place for a run that not all ranks share: rank 0 writes a file, all must see it."""
-    if world.world_size == 1:
-        return
-    token = world.on_main(lambda: _leave_token(path))
+def _require_shared(path: Path, world: "World") -> None:
+    """Rank 0 writes a file; ConfigError if a rank does not see it."""
+    token = world.on_main(lambda: _write_token(path))
     try:
-        sees = world.gather(_comes_to_be(_nearest(path) / token))
+        sees = world.gather(_appears(_nearest_folder(path) / token))
     finally:
         if world.is_main:
-            (_nearest(path) / token).unlink(missing_ok=True)
-    blind = [str(rank) for rank, does in enumerate(sees) if not does]
+            (_nearest_folder(path) / token).unlink(missing_ok=True)
+    blind = [str(rank) for rank, sees_it in enumerate(sees) if not sees_it]
     if blind:
         raise ConfigError(
             f"{path}: what rank 0 writes there is not seen by rank {', '.join(blind)}",
-            hint="--output-dir must lie on a disk that all machines share, by the same name",
+            hint="--output-dir must be on a disk that all machines share, under the same name",
         )
 
 
-def _nearest(path: Path) -> Path:
-    """What is there on the way to `path`: the folder in which a first one would be made."""
+def _nearest_folder(path: Path) -> Path:
+    """The existing folder in which `path`, or the first missing folder above it, would be made."""
     return next(above for above in path.absolute().parents if above.exists())
 
 
-def _leave_token(path: Path) -> str:
+def _write_token(path: Path) -> str:
+    """Write an empty file of a unique name where the run directory would be made; its name."""
     name = f".sftctl-{uuid.uuid4().hex}"
     with _making(path):
-        (_nearest(path) / name).touch()
+        (_nearest_folder(path) / name).touch()
     return name
 
 
 def _making(path: Path) -> AbstractContextManager[None]:
-    """The system's refusal to make a run directory, as an error for people."""
     hint = "choose another --output-dir, where you may write"
     return refusals(path, ConfigError, hint, "the run directory can't be made")
 
 
-def _comes_to_be(file: Path) -> bool:
-    """Whether a file is seen within a few seconds: a network's disk may tell late."""
-    for _ in range(_TOKEN_LOOKS):
+def _appears(file: Path) -> bool:
+    """Whether a file is visible within a few seconds; a network disk may show it late."""
+    for _ in range(_TRIES):
         if file.exists():
             return True
-        os.listdir(file.parent)  # lets a network's disk ask anew
-        time.sleep(_TOKEN_WAIT_S)
+        os.listdir(file.parent)  # makes a network disk ask its server again
+        time.sleep(_WAIT_S)
     return False
 
 
 def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture: Any) -> RunDir:
-    """Make the directory with everything that a resume needs, whole or not at all.
+    """Make the directory with everything that a resume needs, atomically.
 
     `save_architecture(folder)` writes the model's configuration files.
     """
-    refuse_existing(path)
+    _refuse_existing(path)
     facts = {
         "run_id": uuid.uuid4().hex,
         "wandb_run_id": uuid.uuid4().hex[:8] if config.tracking.wandb else None,
@@ -185,28 +211,14 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
     return RunDir(path)
 
 
-def run_path(config: RunConfig) -> Path:
-    """A new run's directory: `output_dir`, or runs/<model>-<local time>.
-
-    The time is that of the call: whoever calls this hands the path on in `output_dir`. A number is
-    added if a run of the same second is there.
-    """
-    if config.output_dir is not None:
-        return config.output_dir
-    model = Path(config.model.name).stem or "model"
-    name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = chain([name], (f"{name}-{n}" for n in count(2)))
-    return next(path for path in (Path("runs", name) for name in names) if not path.exists())
-
-
 def require_folder(path: Path) -> None:
-    """NoCheckpoint where there is no folder of that name."""
+    """NoCheckpoint if there is no such folder."""
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
 
 
 def runs_nearby(path: Path) -> str:
-    """A hint for whoever meant a run and named something else."""
+    """A hint for a user who named something that is not a run."""
     folder = path.parent if path.parent.is_dir() else Path("runs")
     found = sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
     if not found:

@@ -1,11 +1,11 @@
-"""The run's own record: metrics.jsonl, one line per step, and events.jsonl."""
+"""The run's own record: metrics.jsonl, one line per step, and events.jsonl, one per event."""
 
 import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from sftctl.disk import DISK, Disk, refusals
+from sftctl.disk import DISK, Disk, read_refusals, refusals
 from sftctl.errors import CheckpointError
 from sftctl.jsonio import JSONDecodeError, dump_line, loads
 from sftctl.metrics import StepMetrics
@@ -14,10 +14,10 @@ _TAIL_BYTES = 1 << 16
 
 
 class RunLog:
-    """Appends whole lines, each in the system's hands before the call returns; or CheckpointError.
+    """Appends complete lines: each is written when the call returns, or CheckpointError is raised.
 
-    `keep_bytes` is what metrics.jsonl keeps of an earlier session: a checkpoint's `metrics_bytes`,
-    0 for a fresh run, None for every whole line. Events are history and are never cut.
+    `keep_bytes` is how much of metrics.jsonl is kept: a checkpoint's `metrics_bytes`, 0 in a new
+    run, None for every complete line. Events are history and are never cut.
     """
 
     def __init__(self, run_dir: Path, keep_bytes: int | None, disk: Disk = DISK) -> None:
@@ -42,7 +42,7 @@ class RunLog:
         return self._metrics.num_bytes
 
     def sync(self) -> None:
-        """Make both files survive a power cut; a thread beside the one that appends may ask it."""
+        """Make both files survive a power cut; may be called from another thread."""
         self._metrics.sync()
         self._events.sync()
 
@@ -54,9 +54,9 @@ _REPAIR = "fix it, then `sftctl resume` continues from the last checkpoint"
 
 
 class _LineFile:
-    """A file that only ever holds whole lines, but for the last one when the process is killed.
+    """A file of complete lines; only a killed process leaves an incomplete last one.
 
-    After a failed sync nothing vouches for the bytes before it: no later sync is tried.
+    After a failed sync the bytes before it may be lost, so no later sync is tried.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None, disk: Disk) -> None:
@@ -72,7 +72,7 @@ class _LineFile:
             raise
 
     def _cut_off_the_rest(self) -> None:
-        """Remove what lies beyond `num_bytes`: later steps, or a line that was not finished."""
+        """Cut the file to `num_bytes`: removes later steps and an incomplete line."""
         descriptor = self._open_descriptor()
         with refusals(self._path, CheckpointError, _REPAIR):
             if os.fstat(descriptor).st_size > self.num_bytes:
@@ -86,11 +86,11 @@ class _LineFile:
         self._is_torn = True
         try:
             with refusals(self._path, CheckpointError, _REPAIR):
-                while len(rest):  # a write may take less than it was given
+                while len(rest):  # a write may write only a part
                     rest = rest[self._disk.write(descriptor, rest) :]
         except CheckpointError:
             with suppress(CheckpointError):  # the next append tries again
-                self._cut_off_the_rest()  # a full disk leaves no half a line
+                self._cut_off_the_rest()  # also a full disk leaves complete lines only
             raise
         self._is_torn = False
         self.num_bytes += len(line)
@@ -116,11 +116,11 @@ class _LineFile:
 
 
 def last_saved_step(run_dir: Path) -> int | None:
-    """The step of the newest checkpoint that events.jsonl tells of; None if of none."""
+    """The step of the last `saved` event in events.jsonl; None if there is none."""
     path, found = run_dir / "events.jsonl", None
     with suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
-            with suppress(JSONDecodeError):  # what a crash left
+            with suppress(JSONDecodeError):  # a crash left an incomplete line
                 event = loads(line)
                 if isinstance(event, dict) and event.get("event") == "saved":
                     found = event.get("step")
@@ -128,7 +128,7 @@ def last_saved_step(run_dir: Path) -> int | None:
 
 
 def require_metrics(run_dir: Path, keep_bytes: int) -> None:
-    """Raise the CheckpointError that a RunLog would be refused with; nothing is changed."""
+    """Raise the CheckpointError that a RunLog would raise; nothing is changed."""
     path = run_dir / "metrics.jsonl"
     if keep_bytes and not path.is_file():
         raise CheckpointError(
@@ -136,18 +136,18 @@ def require_metrics(run_dir: Path, keep_bytes: int) -> None:
             hint="restore it, or start a new run",
         )
     if keep_bytes:
-        with path.open("rb") as file:
+        with read_refusals(path, CheckpointError, _REPAIR), path.open("rb") as file:
             _bytes_to_keep(path, file.fileno(), keep_bytes)
 
 
 def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
-    """`keep_bytes` must be the end of a line that is there; None stands for the last one."""
-    num_bytes = _bytes_of_whole_lines(descriptor)
+    """`keep_bytes`, which must be the end of a line; None stands for the end of the last one."""
+    num_bytes = _bytes_of_complete_lines(descriptor)
     if keep_bytes is None:
         return num_bytes
     if num_bytes < keep_bytes:
         raise CheckpointError(
-            f"{path}: {num_bytes} bytes in whole lines, but the checkpoint was made"
+            f"{path}: {num_bytes} bytes in complete lines, but the checkpoint was made"
             f" when there were {keep_bytes}",
             hint="the file was changed or lost; restore it, or start a new run",
         )
@@ -159,8 +159,8 @@ def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
     return keep_bytes
 
 
-def _bytes_of_whole_lines(descriptor: int) -> int:
-    """The size of a file without what a crash left at its end: a cut line, zeros in its place."""
+def _bytes_of_complete_lines(descriptor: int) -> int:
+    """The file's size without an incomplete line at its end, or zeros that a crash left there."""
     end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - _TAIL_BYTES)

@@ -28,7 +28,7 @@ from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
-from sftctl.runs.directory import RunDir, run_path
+from sftctl.runs.directory import RunDir, new_run_path
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import SIGNALS, StopRequest
@@ -51,7 +51,7 @@ def train_on_ranks(
     Each time all ranks are started afresh and go on from the newest checkpoint. What a restart
     can't mend (a wrong configuration, damaged data, a loss that is not finite) is raised at once.
     """
-    path = resume.run_dir if resume is not None else run_path(config)
+    path = resume.run_dir if resume is not None else config.output_dir or new_run_path(config)
     config = replace(config, output_dir=path)
     for number in range(1, max_restarts + 2):
         try:

@@ -1,10 +1,15 @@
+"""The run directory: its files, its name, its lock."""
+
 from pathlib import Path
 
 import pytest
 
+from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
-from sftctl.runs.directory import RunDir, run_path
+from sftctl.runs.directory import RunDir, new_run_path, shared_run_path
+from sftctl.train.preflight.paths import check_before_loading
+from sftctl.world import ALONE
 from tests.toys.checkpoints import FailingDisk
 
 
@@ -26,7 +31,27 @@ def test_a_configuration_that_cannot_be_written_is_told_and_leaves_no_other_file
 def test_runs_that_begin_in_the_same_second_have_names_of_their_own() -> None:
     paths = []
     for _ in range(3):
-        paths.append(run_path(RunConfig()))
+        paths.append(new_run_path(RunConfig()))
         paths[-1].mkdir(parents=True)
     assert len({*paths}) == 3
     assert all(path.name.startswith("small-2") for path in paths)
+
+
+def test_a_refused_permission_inside_the_lock_is_not_taken_for_another_process(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(PermissionError, match="of the training itself"):  # noqa: SIM117
+        with RunDir(tmp_path).lock():
+            raise PermissionError("of the training itself")
+
+
+def test_the_path_of_a_new_run_is_chosen_once_and_handed_on(tmp_path: Path) -> None:
+    config = check_before_loading(load_config(None, {"model.name": "tiny"}))
+    assert config.output_dir is not None and config.output_dir.parent == Path("runs")
+    assert new_run_path(config) == shared_run_path(config, ALONE) == config.output_dir
+    assert [*tmp_path.iterdir()] == []  # nothing is left of the file that was written to test it
+
+
+def test_a_named_path_that_exists_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        new_run_path(RunConfig(output_dir=tmp_path))

@@ -1,3 +1,5 @@
+"""metrics.jsonl and events.jsonl: complete lines, cut where a checkpoint was saved."""
+
 import os
 import time
 from dataclasses import asdict
@@ -126,7 +128,7 @@ def test_metrics_shorter_than_the_checkpoint_says_are_refused(tmp_path: Path) ->
     with pytest.raises(CheckpointError) as caught:
         RunLog(tmp_path, size + 1)
     assert caught.value.message == (
-        f"{tmp_path}/metrics.jsonl: {size} bytes in whole lines,"
+        f"{tmp_path}/metrics.jsonl: {size} bytes in complete lines,"
         f" but the checkpoint was made when there were {size + 1}"
     )
     assert steps_in(tmp_path) == [1, 2, 3]

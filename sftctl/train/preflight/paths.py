@@ -7,7 +7,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
-from sftctl.runs.directory import refuse_existing, require_writable, run_path
+from sftctl.runs.directory import new_run_path
 
 
 def check_before_loading(config: RunConfig) -> RunConfig:
@@ -15,9 +15,7 @@ def check_before_loading(config: RunConfig) -> RunConfig:
 
     Raises for a missing input, and for a run directory that exists or can't be made.
     """
-    run_dir = run_path(config)
-    refuse_existing(run_dir)
-    require_writable(run_dir)
+    config = replace(config, output_dir=new_run_path(config))
     if config.data.path is not None:
         require_input(Path(config.data.path))
     if not is_preset(config.model.name):
@@ -26,4 +24,4 @@ def check_before_loading(config: RunConfig) -> RunConfig:
     if config.model.tokenizer is not None:
         ModelSource.of(config.model.tokenizer)
         require_tokenizer_folder(config.model.tokenizer)
-    return replace(config, output_dir=run_dir)
+    return config

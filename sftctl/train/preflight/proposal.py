@@ -7,7 +7,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.loader import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.fake import fake_model
-from sftctl.runs.directory import refuse_existing, require_shared, run_path
+from sftctl.runs.directory import shared_run_path
 from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
@@ -47,9 +47,7 @@ def propose(
     """
     config = resolve_config(config)
     config = choose_dtype(config, world.device)
-    path = world.broadcast(run_path(config))
-    world.on_main(lambda: refuse_existing(path))
-    require_shared(path, world)
+    path = shared_run_path(config, world)
     inputs = open_inputs(config, world, stop)
     longest = inputs.train.manifest.max_seq_len
     config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))

@@ -15,7 +15,7 @@ from sftctl.data.loader import longest_micro_batch, step_shape
 from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.machine import Machine
 from sftctl.model.fake import fake_model
-from sftctl.runs.directory import require_shared
+from sftctl.runs.directory import shared_run_path
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
 from sftctl.train.preflight.findings import Finding, loader_findings, memory_findings, refuse_errors
 from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
@@ -278,7 +278,7 @@ def _share(folders: list[str]) -> str | None:
     with start_world("cpu") as world:
         os.chdir(folders[world.rank])
         try:
-            require_shared(Path("runs/x"), world)
+            shared_run_path(RunConfig(output_dir=Path("runs/x")), world)
         except ConfigError as error:
             return error.message
         return None
