@@ -11,7 +11,7 @@ import typer.main
 from sftctl.cli.app import app
 from sftctl.data.ledger import Reason
 from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
-from tests.toys.docs.pages import DOCS, PAGES
+from tests.toys.docs.pages import DOCS, DOCS_FOLDER, PAGES
 
 DESCRIBING = [page for page in PAGES if page != CLI_PAGE]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -39,8 +39,8 @@ def test_every_reason_of_the_ledger_is_documented_and_no_other() -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    linked = set(re.findall(r"\(([a-z-]+\.md)\)", (DOCS[0].parent / "index.md").read_text()))
-    assert linked == {page.name for page in DOCS} - {"index.md"}
+    linked = set(re.findall(r"\(([a-z/-]+\.md)\)", (DOCS_FOLDER / "index.md").read_text()))
+    assert linked == {str(page.relative_to(DOCS_FOLDER)) for page in DOCS} - {"index.md"}
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
@@ -86,6 +86,6 @@ def our_flags(table: str) -> set[str]:
 
 
 def test_a_flag_that_a_migrating_user_is_told_exists() -> None:
-    told = our_flags((DOCS[0].parent / "migrating.md").read_text(encoding="utf-8"))
+    told = our_flags((DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8"))
     assert len(told) > 20
     assert told <= flags_of("train") | flags_of("prepare-data")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[3]
 README = REPOSITORY / "README.md"
-DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+DOCS_FOLDER = REPOSITORY / "docs"
+DOCS = sorted(DOCS_FOLDER.rglob("*.md"))
 PAGES = [README, *DOCS]
 OUR_PROGRAM = r"(?:\w+=\S+ )*(?:sftctl|make|python3?|torchrun|srun|zcat [^|]*\| sftctl) "
 SHOWN_FILE = re.compile(r"# ([a-z_]+\.(?:py|jsonl))(?::.*)?\n")
