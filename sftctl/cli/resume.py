@@ -23,7 +23,11 @@ def resume(
         ),
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="New limit of steps; the cosine is stretched.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train to this many steps at most; the learning-rate schedule is recomputed.",
+        ),
     ] = None,
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
@@ -50,7 +54,7 @@ def resume(
     if verify_replay and changed:
         raise ConfigError(
             "--verify-replay goes with --nproc-per-node and --json only",
-            hint="it trains from the checkpoint before the last to the last, as they were made",
+            hint="it retrains the last checkpoint interval as it was trained; leave the others out",
         )
     with running.listening() as stop:
         if verify_replay:

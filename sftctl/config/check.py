@@ -1,4 +1,4 @@
-"""One value against the schema: its key, its type; did-you-mean."""
+"""Check a value against the schema: key, type and bounds; suggest the nearest key."""
 
 import tomllib
 from dataclasses import fields
@@ -14,7 +14,10 @@ EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and it
 
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:
-    """The first of the readings of a value that has the type of `key`, within its bounds."""
+    """The first of `readings` that has the key's type; ConfigError if none has, or out of bounds.
+
+    `readings` are the ways in which a value can be read, see `readings_of`.
+    """
     known = {**dict.fromkeys(keys()), "output_dir": str}
     if key not in known:
         raise ConfigError(f"unknown key {key}{_did_you_mean(key)}", hint=EVERY_KEY)
@@ -37,7 +40,7 @@ def _within_bounds(key: str, value: object) -> object:
 
 
 def _did_you_mean(key: str) -> str:
-    """The nearest key, with its section; where none is near, what there is."""
+    """Suggest the nearest key; if none is near, list the section's keys or the sections."""
     section, _, name = key.rpartition(".")
     elsewhere = [known for known in keys() if known.endswith(f".{name}")]
     near = elsewhere or _near(name, section, 0.6) or _near(name, "", 0.75)
@@ -50,13 +53,13 @@ def _did_you_mean(key: str) -> str:
 
 
 def _near(name: str, section: str, cutoff: float) -> list[str]:
-    """The key with the nearest name, of one section or of all."""
+    """The key with the most similar name, in one section or, if `section` is "", in all."""
     names = {k.partition(".")[2]: k for k in keys() if not section or k.startswith(f"{section}.")}
     return [names[found] for found in get_close_matches(name, names, n=1, cutoff=cutoff)]
 
 
 def readings_of(value: object) -> tuple[object, ...]:
-    """What an override can mean: a text is itself, or what TOML reads in it; quotes are TOML's."""
+    """The ways to read an override: a text as it is, or as the TOML value that it spells."""
     if not isinstance(value, str):
         return (value,)
     try:
@@ -67,7 +70,7 @@ def readings_of(value: object) -> tuple[object, ...]:
 
 
 def _number(text: str) -> tuple[float, ...]:
-    """`.5`, which people write and TOML does not know."""
+    """Numbers such as `.5`, which people write and TOML does not allow."""
     try:
         return (float(text),)
     except ValueError:

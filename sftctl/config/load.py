@@ -1,4 +1,4 @@
-"""TOML + overrides -> RunConfig, strict, with did-you-mean; and back to TOML."""
+"""Load a RunConfig from TOML and overrides, strictly; write it back as TOML."""
 
 import re
 import textwrap
@@ -20,11 +20,13 @@ _KEY = re.compile(r"\s*[^\s=]+\s*=")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one place gives: the file, --set, the flags."""
+    """The values from one place: the file, --set or the flags."""
 
     origin: str
     values: Mapping[str, object]  # by dotted key
-    is_file: bool = False  # True: the values have their types; else a text is read for its key
+    is_file: bool = (
+        False  # True: values already have their types; False: texts, read by their key's type
+    )
 
 
 def load_config(
@@ -34,7 +36,7 @@ def load_config(
     """The configuration of a run: defaults, then the file, then `overrides`.
 
     `overrides` maps dotted keys to values, or is a list of "section.key=value" texts as `--set`
-    takes them. Every wrong key and value is told at once, in one ConfigError.
+    takes them. One ConfigError reports all wrong keys and values.
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)
@@ -43,14 +45,14 @@ def load_config(
 
 
 def file_layer(path: Path | str) -> Layer:
-    """What a TOML file gives."""
+    """The values of a TOML file."""
     return Layer(str(path), _flatten(_read_toml(Path(path))), is_file=True)
 
 
 def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
-    """The configuration that layers give, a later one beating those before it.
+    """The configuration from all layers, and the origin of each key's value.
 
-    With it, for every key, the origin of its value; "default" where no layer gives it.
+    A later layer overrides an earlier one. The origin is "default" for a key in no layer.
     """
     problems: list[ConfigError] = []
     values: dict[str, Any] = {}
@@ -59,7 +61,7 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
         for key, value in layer.values.items():
             try:
                 values[key] = checked(key, (value,) if layer.is_file else readings_of(value))
-                if key in origins:  # all but output_dir, which is no setting of a section
+                if key in origins:  # output_dir has none: it is not in a section
                     origins[key] = layer.origin
             except ConfigError as error:
                 where = f"{layer.origin}: " if layer.is_file else ""
@@ -106,7 +108,7 @@ def config_to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def config_to_toml(config: RunConfig) -> str:
-    """The same as TOML text, which `load_config` takes."""
+    """The same as TOML text, which `load_config` reads."""
     lines: list[str] = []
     for name, section in config_to_dict(config).items():
         lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items()), ""]
@@ -138,14 +140,14 @@ def toml_value(value: object) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    hint = f"`sftctl train --print-config > {path.name}` writes one to begin with"
+    hint = f"`sftctl train --print-config > {path.name}` writes one"
     try:
         with read_refusals(path, ConfigError, hint):
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise ConfigError(
             f"{path}: not TOML: {problem}",
-            hint='lines are `key = value` below a [section]; texts stand in "quotes"',
+            hint='write `key = value` lines below a [section], and texts in "quotes"',
         ) from problem
 
 

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step; nothing here loads torch."""
+"""The learning rate as a pure function of the step. Does not import torch."""
 
 import math
 
@@ -6,11 +6,11 @@ from sftctl.config.schema import OptimConfig
 
 
 def get_lr(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """The learning rate of update number `step`, 1 to `total_steps`.
+    """The learning rate of update `step`, from 1 to `total_steps`.
 
-    Linear warm-up over `warmup_steps`, then half a cosine, or a line, from the peak down to
-    `min_lr_ratio` of it, reached at the last step; or the peak all along. The cosine without
-    warm-up is MiniMind's `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`.
+    Linear warm-up over `warmup_steps`. Then the rate falls from its peak to `min_lr_ratio` of it at
+    the last step, along half a cosine or linearly, or stays constant. The cosine without warm-up is
+    MiniMind's `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`.
     """
     peak, floor = float(optim.learning_rate), optim.min_lr_ratio
     if step < optim.warmup_steps:

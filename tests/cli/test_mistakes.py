@@ -318,7 +318,7 @@ def test_a_broken_configuration_file(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", "run.toml"),
         2,
         "run.toml: not TOML: Invalid value (at line 2, column 10)",
-        'lines are `key = value` below a [section]; texts stand in "quotes"',
+        'write `key = value` lines below a [section], and texts in "quotes"',
     )
 
 
