@@ -1,4 +1,4 @@
-"""Who is told about this session: the run's own log, the console, and W&B if asked for."""
+"""The trackers of a session: the run's own log, the console, and W&B if it is asked for."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +22,10 @@ from sftctl.train.session import Session
 
 @contextmanager
 def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
-    """The trackers of this rank, told how the session begins; only rank 0 has any."""
+    """Open the trackers of rank 0 and report how the session starts; other ranks have none.
+
+    An error that leaves the context is reported as the event `failed`.
+    """
     if not session.world.is_main:
         yield NullTracker(), None
         return
@@ -33,17 +36,17 @@ def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
         problems: list[str] = []
         group = TrackerGroup(required=[log], optional=_optional(session, problems))
         stack.callback(group.close)
-        _tell_beginning(session, group, problems)
+        _report_start(session, group, problems)
         try:
             yield group, log
         except Exception as error:
-            with suppress(Exception):  # the error itself matters more than that it is told
-                _tell_failure(error, session.state.progress.step, group)
+            with suppress(Exception):  # reporting must not hide the error itself
+                _report_failure(error, session.state.progress.step, group)
             raise
 
 
 def _optional(session: Session, problems: list[str]) -> list[Tracker]:
-    """The console and W&B; what W&B can't do at the start joins `problems`, and ends nothing."""
+    """The console and W&B. If W&B fails, append that to `problems`: the run starts without it."""
     config, progress = session.config, session.state.progress
     shape = RunShape(
         total_steps=session.total_steps,
@@ -59,9 +62,9 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
         try:
             wandb = _wandb(session)
         except SftctlError:
-            raise  # not logged in: to be mended before hours are spent
-        except Exception as error:  # whatever else a service raises, training goes on
-            problems.append(f"W&B is not told: {type(error).__name__}: {error}")
+            raise  # not logged in: the user should fix that before training
+        except Exception as error:  # any other problem of a service
+            problems.append(f"W&B gets no reports: {type(error).__name__}: {error}")
         else:
             trackers.append(wandb)
             problems += [wandb.warning] if wandb.warning is not None else []
@@ -81,7 +84,7 @@ def _wandb(session: Session) -> WandbTracker:
 
 
 def _with_speeds(shape: RunShape, session: Session) -> RunShape:
-    """What the panel's MFU is made of; the other ranks are taken to be as fast as this one."""
+    """Add what the panel's MFU needs; it assumes that all ranks are as fast as this one."""
     per_token, per_target_token = model_flops(session.state.loss_module.model)
     dtype = AUTOCAST_DTYPES.get(session.config.train.dtype, torch.float32)
     world = session.world
@@ -94,14 +97,14 @@ def _with_speeds(shape: RunShape, session: Session) -> RunShape:
     )
 
 
-def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> None:
+def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> None:
     step = session.state.progress.step
     no_samples = why_no_samples(session)
     problems += [no_samples] if no_samples is not None else []
     for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:
-        _tell_plan(session.plan, step, session.total_steps, tracker)
+        _report_plan(session.plan, step, session.total_steps, tracker)
         return
     store = session.inputs.train
     tracker.event(
@@ -117,13 +120,13 @@ def _tell_beginning(session: Session, tracker: Tracker, problems: list[str]) -> 
     )
 
 
-def _tell_failure(error: Exception, step: int, tracker: Tracker) -> None:
+def _report_failure(error: Exception, step: int, tracker: Tracker) -> None:
     message = error.message if isinstance(error, SftctlError) else str(error)
     kind = type(error).__name__
     tracker.event("failed", step, kind=kind, message=" ".join(message.split()) or kind)
 
 
-def _tell_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker) -> None:
+def _report_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker) -> None:
     checkpoint = plan.checkpoint.name if plan.checkpoint is not None else "no checkpoint"
     tracker.event(
         "resumed",
@@ -135,6 +138,6 @@ def _tell_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker) 
     for text in plan.skipped:
         tracker.event("warning", step, message=f"damaged, not used: {text}")
     for name in plan.abandoned:
-        tracker.event("changed", step, message=f"{name} lies beyond this point: moved away")
+        tracker.event("changed", step, message=f"{name} is of a later step: moved away")
     for difference in plan.differences:
         tracker.event("changed", step, message=str(difference))

@@ -29,7 +29,7 @@ COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens
 
 @dataclass(frozen=True, slots=True)
 class ReplayVerdict:
-    """Whether steps trained again were the same steps."""
+    """Whether steps that were trained again gave the same results."""
 
     run_dir: Path
     from_step: int
@@ -57,7 +57,7 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
     """Train from the checkpoint before the last, or from step 0, to the last; compare everything.
 
     Every rank calls it; nothing in the run changes. Raises NoCheckpoint if there is nothing to
-    compare with or to start from, ConfigError if the last checkpoint is of other ranks.
+    compare with or to start from, ConfigError if another number of ranks wrote the checkpoint.
     """
     started = time.perf_counter()
     run = RunDir.open(run_dir)
@@ -119,14 +119,14 @@ def _changes(run: RunDir, last_step: int) -> list[str]:
 def _require_same_ranks(last: Path, target: CheckpointManifest, world: World) -> None:
     if target.world_size != world.world_size:
         raise ConfigError(
-            f"{last}: written by {counted(target.world_size, 'rank')}, not {world.world_size} as "
-            "here: their sums are rounded otherwise",
+            f"{last}: written by {counted(target.world_size, 'rank')}, and this replay has "
+            f"{world.world_size}: sums are rounded differently",
             hint=f"--nproc-per-node {target.world_size}",
         )
 
 
 def _different_steps(session: Session, last_step: int) -> Iterator[str]:
-    """Train to `last_step`; what is not as metrics.jsonl has it."""
+    """Train to `last_step`, and compare each step with its line in metrics.jsonl."""
     lines = read_lines(session.run.path / "metrics.jsonl")
     recorded = {line["step"]: line for line in lines}
     for metrics in training_steps(session):
@@ -153,7 +153,7 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
 
 
 def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:
-    """Names of tensors that are not those of the checkpoint, from all ranks."""
+    """Compare every tensor with the checkpoint's; the result is that of all ranks."""
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
     load_tensors(last, there, session.world, manifest=target)

@@ -1,4 +1,4 @@
-"""Answers to a few validation prompts while a run trains: to be looked at, never to change it."""
+"""Samples: the model's answers to a few validation prompts. They do not change the run."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +19,7 @@ MAX_NEW_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An example up to its first trained token, and what the data says there."""
+    """An example up to its first trained token, and the reply in the data."""
 
     prompt_ids: list[int]
     reference_ids: list[int]
@@ -32,30 +32,29 @@ class Prompt:
         return cls(example.input_ids[:start].tolist(), example.input_ids[start:end].tolist())
 
 
-class _SignalCame(Exception):
-    """The sample in the making is given up."""
+class _Interrupted(Exception):
+    """A signal asks to stop in the middle of an answer."""
 
 
 def show_samples(session: Session, tracker: Tracker) -> None:
-    """Answer `tracking.samples` prompts of the validation part, the likeliest token each time.
+    """Answer `tracking.samples` validation prompts on rank 0, and report each as an event.
 
-    Rank 0 answers with its own copy of the model; no random number is drawn. Under FSDP nobody
-    holds the model: `why_no_samples` has said so. A signal ends them at once.
+    Decoding is greedy, so no random number is drawn. A signal ends it after the current token.
     """
     if not session.world.is_main or why_no_samples(session) is not None:
         return
     module, tokenizer = session.state.loss_module, session.inputs.tokenizer
 
-    def heed(piece: str) -> None:
+    def check_signal(piece: str) -> None:
         if session.stop.heard is not None:
-            raise _SignalCame
+            raise _Interrupted
 
     module.eval()
-    with suppress(_SignalCame):
+    with suppress(_Interrupted):
         for number, prompt in enumerate(_prompts(session)):
             sampling = Sampling(_room(module.model, prompt))
             with session.state.autocast(session.world.device):
-                reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, heed)
+                reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, check_signal)
             tracker.event(
                 "sample",
                 session.state.progress.step,
@@ -68,21 +67,19 @@ def show_samples(session: Session, tracker: Tracker) -> None:
 
 
 def why_no_samples(session: Session) -> str | None:
-    """Why a run that asks for samples has none; None where nothing is in the way."""
+    """Why a run that asks for samples gets none; None if it gets them or asks for none."""
     wanted, validation = session.config.tracking.samples, session.inputs.validation
     if wanted and session.state.lockstep:
-        return "tracking.samples: no samples under fsdp, no rank holds the whole model"
+        return "tracking.samples: no samples under fsdp: no rank holds the complete model"
     if wanted and validation is None:
-        return "tracking.samples: no samples, the data has no validation part to ask from"
+        return "tracking.samples: no samples, the data has no validation part"
     if wanted and validation is not None and validation.manifest.train_on == "all":
-        return (
-            "tracking.samples: no samples, with train_on = all no prompt can be told from its reply"
-        )
+        return "tracking.samples: no samples, because train_on = all trains on the prompts too"
     return None
 
 
 def _prompts(session: Session) -> Iterator[Prompt]:
-    """The first of the validation part that leave the model room for an answer."""
+    """The first validation prompts that leave the model room for an answer."""
     store, left = session.inputs.validation, session.config.tracking.samples
     if store is None:
         return
@@ -96,7 +93,7 @@ def _prompts(session: Session) -> Iterator[Prompt]:
 
 
 def _room(model: Any, prompt: Prompt) -> int:
-    """Tokens that an answer may have within the model's positions."""
+    """The most tokens that an answer may have, given the model's positions."""
     positions = max_positions(model)
     if positions is None:
         return MAX_NEW_TOKENS

@@ -1,4 +1,4 @@
-"""Saving: the checkpoints of one run, as the loop asks for them."""
+"""Saving: the loop's interface to checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from sftctl.train.engine.state import manifest_fields
 from sftctl.train.session import Session
 
 MAX_FAILURES = 3
-"""Failed saves in a row that end a run."""
+"""A run ends after this many failed saves in a row."""
 
 
 class Saving:
-    """Asked for between steps, written behind the loop's back, told when done."""
+    """Starts saves between steps, lets them run in the background, and reports how they end."""
 
     def __init__(self, session: Session, tracker: Tracker, log: RunLog | None) -> None:
         checkpoint = session.config.checkpoint
@@ -35,45 +35,45 @@ class Saving:
             in_background=checkpoint.save_interval > 0,
         )
         plan = session.plan
-        self._asked_step = plan.manifest.step if plan and plan.manifest else None
+        self._requested_step = plan.manifest.step if plan and plan.manifest else None
         self._failures: list[CheckpointError] = []  # in a row
 
     def poll(self) -> None:
-        """Tell of a save that has ended; MAX_FAILURES in a row raise CheckpointError."""
-        self._tell(self._saver.ended())
+        """Report a save that has ended; raise CheckpointError after MAX_FAILURES in a row."""
+        self._report(self._saver.ended())
         if self._session.world.max(len(self._failures)) < MAX_FAILURES:
             return
-        self._tell(self._saver.wait())  # a rank that has not heard of the last one yet
+        self._report(self._saver.wait())  # on a rank that has not polled the last one yet
         raise CheckpointError(
             f"{MAX_FAILURES} saves in a row failed: {self._failures[-1].message}",
-            hint="mend it, then `sftctl resume` continues the run from the last good checkpoint",
+            hint="fix the cause; `sftctl resume` then continues from the last good checkpoint",
         )
 
     def start(self) -> None:
-        """A checkpoint of the state as it is now; returns when the state is copied.
+        """Save the current state in the background; returns when the state is copied.
 
-        One save is in flight at a time: training waits for the one before.
+        Only one save runs at a time, so this waits for the one before.
         """
         started = time.perf_counter()
-        self._tell(self._saver.wait())
+        self._report(self._saver.wait())
         if len(self._failures) < MAX_FAILURES:  # else the next poll ends the run
-            self._asked_step = self._session.state.progress.step
+            self._requested_step = self._session.state.progress.step
             self._saver.start(self._manifest(), self._sync_log, started)
 
     def finish(self) -> None:
-        """The last checkpoint of this call, waited for; raises CheckpointError if it fails."""
-        self._tell(self._saver.wait())
-        if self._asked_step != self._session.state.progress.step or self._failures:
+        """Wait until the current state is saved, unless it is already; raises CheckpointError."""
+        self._report(self._saver.wait())
+        if self._requested_step != self._session.state.progress.step or self._failures:
             outcome = self._saver.save_now(self._manifest(), self._sync_log)
-            self._tell(outcome)
+            self._report(outcome)
             if outcome.error is not None:
                 raise outcome.error
 
     def close(self) -> None:
-        """See the save in flight to its end."""
-        self._tell(self._saver.wait())
+        """Wait for the running save."""
+        self._report(self._saver.wait())
 
-    def _tell(self, outcome: SaveOutcome | None) -> None:
+    def _report(self, outcome: SaveOutcome | None) -> None:
         if outcome is None:
             return
         if outcome.error is not None:
@@ -120,7 +120,7 @@ class Saving:
 
 @contextmanager
 def open_saving(session: Session, tracker: Tracker, log: RunLog | None) -> Iterator[Saving]:
-    """Saving for a loop; an error that all ranks share still lets the save in flight end."""
+    """Saving for a loop. The running save ends first, also after an error that all ranks raise."""
     saving = Saving(session, tracker, log)
     try:
         yield saving

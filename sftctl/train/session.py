@@ -1,10 +1,9 @@
-"""Session: a run made ready to train, whether it starts or goes on."""
+"""Session: a run that is ready to train, new or continued."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,10 +29,13 @@ from sftctl.train.resume import ResumePlan, ResumeRequest, choose_checkpoint, pl
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Everything that the loop needs."""
+    """A run that is ready to train: everything that the loop needs."""
 
     config: RunConfig
     world: World
@@ -49,7 +51,7 @@ class Session:
 
     @property
     def rules(self) -> StepRules:
-        """What decides an update besides the state and the batch."""
+        """What an update depends on, apart from the state and the batch."""
         train = self.config.train
         return StepRules(
             self.config.optim,
@@ -61,7 +63,7 @@ class Session:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to do: no step, no validation, no final model."""
+        """Whether every step, the last validation and the final model are done."""
         validated = self.inputs.validation is None or self.state.progress.is_validated
         trained = self.state.progress.step >= self.total_steps
         return trained and validated and self.run.final.is_dir()
@@ -74,7 +76,7 @@ class Session:
 
 @contextmanager
 def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[Session]:
-    """A new run. Its directory is made last, so that a mistake leaves nothing behind."""
+    """A new run. Its directory is created last, so that an error leaves nothing behind."""
     proposal = propose(config, world, stop)
     refuse_errors(proposal.findings)
     config, inputs, path = proposal.config, proposal.inputs, proposal.path
@@ -94,7 +96,7 @@ def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[
 
 @contextmanager
 def resumed_session(request: ResumeRequest, world: World, stop: StopRequest) -> Iterator[Session]:
-    """A run that goes on: the state of its checkpoint, and nothing on disk from beyond it."""
+    """A run to continue: the state of its checkpoint, and no later step left on disk."""
     with restored_session(request, world, stop) as session:
         num_bytes = checkpoint_bytes(session.state.loss_module.model)
         keep = session.config.checkpoint.keep
@@ -128,10 +130,8 @@ def restored_session(
         if world.is_main and request.announce is not None:
             request.announce(plan, request.allow)
         plan.refuse(request)
-        if plan.checkpoint is None:
-            model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
-        elif initial:
-            model = _initial_model(run, plan.checkpoint, config, inputs)
+        if plan.checkpoint is None or initial:
+            model = _initial_model(config, inputs, plan)
         else:
             model = load_architecture(run.model_folder)
         if plan.manifest is not None:
@@ -144,13 +144,15 @@ def restored_session(
         yield session
 
 
-def _initial_model(run: RunDir, checkpoint: Path, config: RunConfig, inputs: Inputs) -> Any:
+def _initial_model(config: RunConfig, inputs: Inputs, plan: ResumePlan) -> "PreTrainedModel":
     try:
         return load_model(config.model.name, inputs.tokenizer, config.train.seed)
     except ConfigError as error:
+        if plan.checkpoint is None:
+            raise
         raise NoCheckpoint(
-            f"{run.path}: the only checkpoint is {checkpoint.name}, and the model at step 0 can't "
-            f"be loaded: {error.message}",
+            f"{plan.run_dir}: the only checkpoint is {plan.checkpoint.name}, and the model at "
+            f"step 0 can't be loaded: {error.message}",
             hint="keep two checkpoints (--keep 2): a replay then starts at the first",
         ) from error
 
@@ -161,7 +163,7 @@ def _session(
     stop: StopRequest,
     run: RunDir,
     inputs: Inputs,
-    model: Any,
+    model: "PreTrainedModel",
     plan: ResumePlan | None,
 ) -> Session:
     state = build_state(model, config, world)
@@ -205,7 +207,7 @@ def _restore(session: Session) -> None:
 
 
 def _take_over(session: Session) -> None:
-    """Make the directory say what the session is about to do; rank 0, under the lock."""
+    """Make the run directory fit the session: configuration, checkpoints, final model."""
     run, plan = session.run, session.plan
     for folder in (run.path, run.checkpoints):
         clean_leftovers(folder)
@@ -215,7 +217,7 @@ def _take_over(session: Session) -> None:
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
     if trains and run.final.is_dir():
-        remove_folder(run.final)  # of another end of this run; its weights are in a checkpoint
+        remove_folder(run.final)  # of an earlier end; a checkpoint has its weights
 
 
 @contextmanager

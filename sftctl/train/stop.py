@@ -1,6 +1,6 @@
-"""StopRequest: a signal becomes "stop after this step", on which all ranks agree.
+"""StopRequest: a signal asks to stop, and all ranks agree on the step after which they do.
 
-Nothing here loads torch: it listens before anything is loaded.
+Nothing here loads torch, so that a signal is heard from the first import on.
 """
 
 import multiprocessing
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from sftctl.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_LEAVE_AFTER_S = 2.0  # a second Ctrl-C later than this leaves at once; sooner is the same keypress
+_LEAVE_AFTER_S = 2.0  # a second Ctrl-C exits at once, but sooner than this it counts as the first
 
 
 class StopRequest:
-    """Listens for signals while it is entered; repeats are ignored, but for a late Ctrl-C.
+    """Listens for signals inside its context. Repeats are ignored, except for a late Ctrl-C.
 
-    A terminal sends Ctrl-C to every process. Under our launcher the parent hears it for all
-    (`relayed_into`), and rank 0 looks into that `stop_file`.
+    A terminal sends Ctrl-C to every process. Under our launcher only the parent listens for it and
+    writes the signal's name to a file (`relayed_into`), which rank 0 reads as its `stop_file`.
     """
 
     def __init__(self, stop_file: Path | None = None) -> None:
@@ -53,9 +53,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def outlive(self) -> None:
-        """For a process that ends now: once a signal was heard, its repeats do no harm any more.
+        """Ignore repeats of a signal until the process is gone; call it before the process ends.
 
-        Ignored, for the interpreter takes handlers away long before it is gone.
+        Python restores the default handlers early in its shutdown, and a repeat would then kill it.
         """
         if self._signal_name is not None:
             for number in self._previous:
@@ -70,14 +70,14 @@ class StopRequest:
         elif number == signal.SIGINT and now - self._asked_at > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
                 rank.kill()
-            os.write(2, b"left at once by a second SIGINT; nothing more is saved\n")
+            os.write(2, b"exited at a second SIGINT; nothing more is saved\n")
             os._exit(128 + number)
 
     @contextmanager
     def relayed_into(self, stop_file: Path) -> Iterator[None]:
-        """The launcher's side: while ranks run, they find the signal's name in `stop_file`."""
+        """Pass signals on to the ranks through `stop_file`, as long as the context is open."""
         self._relay = stop_file
-        self._tell_ranks()  # of a signal that came before they were there
+        self._tell_ranks()  # a signal may have come before
         try:
             yield
         finally:
@@ -97,7 +97,7 @@ class StopRequest:
         return self._signal_name
 
     def check(self) -> None:
-        """Leave if asked to, while there is nothing to save yet; raises Stopped."""
+        """Raise Stopped if a signal has come. For the time before there is anything to save."""
         if self.heard is not None:
             raise Stopped(
                 f"by {self.heard} before training began: nothing to save, nothing lost",
@@ -105,9 +105,9 @@ class StopRequest:
             )
 
     def requested(self, world: "World") -> str | None:
-        """The signal's name if any rank was asked to stop; the same answer on every rank.
+        """The signal's name if any rank has heard one, else None; the same answer on every rank.
 
-        All ranks must call it together. Once they agree to stop, the answer stays.
+        All ranks must call it together. After they agree to stop, the answer stays.
         """
         if self._agreed is None:
             heard = self.heard if world.is_main else self._signal_name
@@ -117,7 +117,7 @@ class StopRequest:
 
     @property
     def agreed(self) -> str | None:
-        """The signal at which all ranks have agreed to stop; None: they go on."""
+        """The signal after which all ranks agreed to stop; None: they have not."""
         return self._agreed
 
 

@@ -10,23 +10,9 @@ from sftctl.model.loss import LossModule
 from sftctl.model.moe_loss import balance_coefficient, balance_loss
 from sftctl.model.presets import preset_config
 from tests.toys.data import ToyStore
+from tests.toys.steps import ROUTER_COEFFICIENT, make_mixture
 
 STORE = ToyStore([9, 14, 5, 11], vocab_size=61)
-COEFFICIENT = 0.5
-SIZES = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "head_dim": 16, "intermediate_size": 24, "moe_intermediate_size": 24,
-    "num_experts_per_tok": 2, "router_aux_loss_coef": COEFFICIENT,
-}  # fmt: skip
-
-
-def make_model() -> Any:
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = preset_config("minimind-3-moe", STORE.vocab_size)
-    config.update(SIZES | {"vocab_size": STORE.vocab_size})
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def gradients_of(model: Any, batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
@@ -60,7 +46,7 @@ def test_a_rows_loss_is_transformers_loss_of_the_row_alone() -> None:
 
 
 def test_gradients_do_not_depend_on_the_micro_batches() -> None:
-    model = make_model()
+    model = make_mixture()
     cuts = [[(1, 3, 0, 2)], [(1, 3), (0, 2)], [(1,), (3,), (0,), (2,)]]
     whole, *others = [gradients_of(model, [collate(STORE, c, 0) for c in cut]) for cut in cuts]
     for other in others:
@@ -71,7 +57,7 @@ def test_the_gradient_is_of_both_losses() -> None:
     """With transformers' own functions, one row at a time, weighted by the row's target tokens."""
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-    model = make_model()
+    model = make_mixture()
     ours = gradients_of(model, [collate(STORE, (0, 1, 2, 3), 0)])
     model.zero_grad()
     for index in range(4):
@@ -80,7 +66,7 @@ def test_the_gradient_is_of_both_losses() -> None:
         picked = output.logits[0, batch.target_positions]
         loss = torch.nn.functional.cross_entropy(picked, batch.target_ids, reduction="sum")
         auxiliary = load_balancing_loss_func(output.router_logits, num_experts=4, top_k=2)
-        (loss + COEFFICIENT * len(batch.target_ids) * auxiliary).backward()
+        (loss + ROUTER_COEFFICIENT * len(batch.target_ids) * auxiliary).backward()
     theirs = {name: p.grad for name, p in model.named_parameters()}
     assert_close(ours, theirs)
     model.config.router_aux_loss_coef = 0.0
@@ -91,7 +77,7 @@ def test_the_gradient_is_of_both_losses() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_value_is_the_cross_entropy_alone(training: bool) -> None:
-    model, batch = make_model(), collate(STORE, (0, 1, 2, 3), 0)
+    model, batch = make_mixture(), collate(STORE, (0, 1, 2, 3), 0)
     value = LossModule(model).train(training)(*batch.tensors).item()
     model.config.router_aux_loss_coef = 0.0
     assert value == LossModule(model).train(training)(*batch.tensors).item()

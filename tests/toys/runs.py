@@ -14,8 +14,8 @@ from sftctl.config.schema import RunConfig
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
-# Of a manifest: paths, and times in the size of a file.
-OF_THIS_PLACE = ("config", "files", "metrics_bytes")
+# Keys of a manifest that differ in another run directory: they contain paths or times.
+OTHER_ELSEWHERE = ("config", "files", "metrics_bytes")
 SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
 
 
@@ -61,18 +61,23 @@ def events_of(run: Path) -> list[str]:
     return [line["event"] for line in jsonio.read_lines(run / "events.jsonl")]
 
 
+def events_named(run: Path, name: str) -> list[dict[str, Any]]:
+    """The events with this name, in order."""
+    return [line for line in jsonio.read_lines(run / "events.jsonl") if line["event"] == name]
+
+
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that somebody may be writing, or not yet."""
+    """The complete lines of a file that another process may be writing; none if it is not there."""
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def same_run(metrics: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """What must be equal to the last bit between a run and its resumed twin."""
+    """What must be equal to the last bit between a run and its resumed copy."""
     return [tuple(line[key] for key in SAME_RUN) for line in metrics]
 
 
 def stored_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint's shards (whole ones: each is in one shard)."""
+    """All tensors of a checkpoint, of which each must be in one shard."""
     tensors: dict[str, torch.Tensor] = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
         tensors |= load_file(shard)
@@ -80,26 +85,26 @@ def stored_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
+    """Every bit is equal."""
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def validation_of(run: Path) -> set[tuple[Any, ...]]:
-    """What the evaluations found, by step; a resumed run may have made one twice."""
+    """The results of the evaluations. A set, because a resumed run may have made one twice."""
     keys = ("step", "validation_loss", "num_target_tokens")
     lines = jsonio.read_lines(run / "events.jsonl")
     return {tuple(line[key] for key in keys) for line in lines if line["event"] == "evaluation"}
 
 
 def position_of(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's manifest without what is another in another run directory."""
+    """A checkpoint's manifest without OTHER_ELSEWHERE."""
     manifest = jsonio.read_object(checkpoint / "manifest.json", AssertionError)
-    return {key: value for key, value in manifest.items() if key not in OF_THIS_PLACE}
+    return {key: value for key, value in manifest.items() if key not in OTHER_ELSEWHERE}
 
 
 def half_made(folder: Path) -> set[str]:
-    """Folders and files that are being written or deleted, or were when their process died."""
+    """Temporary folders and files: half written or half deleted."""
     names = os.listdir(folder) if folder.is_dir() else []
     return {name for name in names if name.startswith((".tmp-", ".trash-"))}
 

@@ -1,4 +1,4 @@
-"""A tiny real model, steps of random examples, and a step taken."""
+"""A tiny model, the steps of a store of random examples, and a step trained by hand."""
 
 from typing import Any
 
@@ -17,6 +17,12 @@ from tests.toys.data import ToyStore
 ALONE = World(0, 0, 1, torch.device("cpu"))
 STORE = ToyStore([9, 30, 4, 17, 22, 6, 12, 3, 41, 15, 8, 27, 5, 19, 11, 33], vocab_size=61)
 BETA1 = 0.9
+ROUTER_COEFFICIENT = 0.5  # of the auxiliary loss of a mixture of experts; large
+_MIXTURE_SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 16, "intermediate_size": 24, "moe_intermediate_size": 24,
+    "num_experts_per_tok": 2, "router_aux_loss_coef": ROUTER_COEFFICIENT,
+}  # fmt: skip
 
 
 def make_config(**train: Any) -> RunConfig:
@@ -29,11 +35,21 @@ def make_config(**train: Any) -> RunConfig:
 
 
 def make_model(**changes: object) -> Any:
+    """The tiny preset, still smaller, with these changes of its configuration."""
+    return _from_preset("tiny", {"hidden_size": 32, "intermediate_size": 48} | changes)
+
+
+def make_mixture() -> Any:
+    """A small mixture of experts."""
+    return _from_preset("minimind-3-moe", _MIXTURE_SIZES)
+
+
+def _from_preset(name: str, changes: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = preset_config("tiny", STORE.vocab_size)
-    config.update({"hidden_size": 32, "intermediate_size": 48} | changes)
+    config = preset_config(name, STORE.vocab_size)
+    config.update(changes)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
@@ -42,6 +58,7 @@ def make_state(config: RunConfig, **model: object) -> TrainState:
 
 
 def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list[StepBatch]:
+    """The steps of one epoch, cut for one rank."""
     shape = StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
@@ -54,14 +71,14 @@ def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list
 
 
 def take(state: TrainState, batch: StepBatch, config: RunConfig) -> StepMetrics:
-    """One step of ten, with two in an epoch."""
+    """Train one step of a run of ten, with two steps an epoch."""
     skips = config.train.on_nonfinite == "skip"
     rules = StepRules(config.optim, config.train.seed, 10, 2, skips_nonfinite=skips)
     return train_step(state, batch, rules, ALONE, data_wait_s=0.25)
 
 
 def weights_of(state: TrainState) -> dict[str, torch.Tensor]:
-    """Copies."""
+    """A copy of the weights."""
     return {k: v.clone() for k, v in state.loss_module.state_dict().items()}
 
 
@@ -70,7 +87,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def first_gradient(state: TrainState) -> torch.Tensor:
-    """The gradient of the first step, unclipped, as one vector: AdamW's first moment tells it."""
+    """The unclipped gradient of the first step as one vector, from AdamW's first moment."""
     assert state.progress.step == 1
     moments = [
         tensor.flatten() for name, tensor in state.tensors().items() if name.endswith(".exp_avg")

@@ -1,4 +1,4 @@
-"""What a user sees when something breaks, and that nothing is lost beyond the interval."""
+"""What a user sees when something breaks, and that no more than one interval is lost."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ TRAIN += ["--log-interval", "1000", "--output-dir", "run"]
 
 
 def start(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[bytes]:
-    """`sftctl …`, perhaps on a disk that takes no file of more than `largest_file` bytes."""
+    """Start `sftctl …`; with `largest_file`, no file can grow beyond that many bytes."""
 
     def limit() -> None:
         if largest_file is not None:
@@ -43,7 +43,7 @@ def wait_for_steps(process: subprocess.Popen[bytes], count: int) -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, undisturbed."""
+    """The same run without a fault."""
     folder = tmp_path_factory.mktemp("reference")
     command = [sys.executable, "-m", "sftctl", *TRAIN]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -67,7 +67,7 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_run_after_three(reference: Pat
     assert resumes_to(reference)
 
 
-def test_a_killed_loader_process_is_told_and_the_run_goes_on(reference: Path) -> None:
+def test_a_killed_loader_process_is_one_error_and_the_run_can_be_resumed(reference: Path) -> None:
     process = start(*TRAIN, "--save-interval", "5", "--num-workers", "1")
     wait_for_steps(process, 7)
     (loader,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -91,19 +91,19 @@ def test_a_clock_that_jumps_back_changes_nothing(
     edited = (run / "config.toml").read_text().replace("max_steps = 7\n", "")
     (run / "config.toml").write_text(edited)
     for path in list_checkpoints(run / "checkpoints"):
-        os.utime(path, (10**9 - int(path.name[5:]),) * 2)  # the newest looks oldest
+        os.utime(path, (10**9 - int(path.name[5:]),) * 2)  # the newest has the oldest time
     run_training(RunDir.open(run).config(), ResumeRequest(run))
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == [
         "step-00000011",
         "step-00000012",
     ]
-    rates = "learning_rate"  # seven steps of a shorter cosine, then those of the whole
+    rates = "learning_rate"  # the first seven steps belong to a shorter cosine
     assert metrics_of(run)[7:][0][rates] == metrics_of(tmp_path / "whole")[7:][0][rates]
 
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A folder that nobody can write to: root needs a mount for that."""
+    """Make a folder read-only; for root that takes a mount."""
     if os.geteuid():
         folder.chmod(0o555)
         yield
@@ -128,7 +128,7 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     assert b"Traceback" not in stderr
 
 
-def test_damage_of_the_newest_checkpoint_costs_its_interval_and_no_more(tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_costs_one_interval_of_steps(tmp_path: Path) -> None:
     run_training(toy_config(tmp_path, checkpoint__save_interval=4))
     run, expected = tmp_path / "run", metrics_of(tmp_path / "run")
     newest = list_checkpoints(run / "checkpoints")[-1]

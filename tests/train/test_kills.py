@@ -1,4 +1,4 @@
-"""A few of the kills of tests/torture/test_crash_loop.py, in the ordinary suite."""
+"""A small part of tests/torture/test_crash_loop.py, and loader processes after a kill."""
 
 import signal
 import sys
@@ -12,8 +12,8 @@ from tests.toys.torture.crash_loop import Loop, crash_loop
 from tests.toys.torture.processes import PATIENCE_S, children, forked, is_gone, send, train
 
 
-def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_never_was(tmp_path: Path) -> None:
-    for seed in (4, 5, 6):  # on a busy machine a kill that is aimed at a save may come behind it
+def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_never_killed(tmp_path: Path) -> None:
+    for seed in (4, 5, 6):  # on a busy machine a kill may miss the save
         folder = tmp_path / str(seed)
         folder.mkdir()
         tally = crash_loop(folder, Loop(num_kills=6, num_workers=1), seed)

@@ -1,4 +1,4 @@
-"""A replay proves a run, and finds the one that is not what it says."""
+"""A replay confirms an unchanged run and finds what was changed in another."""
 
 import shutil
 from dataclasses import replace
@@ -42,7 +42,7 @@ def files_of(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
-def test_a_replay_finds_the_same_steps_and_changes_nothing(run: Path) -> None:
+def test_a_replay_of_an_unchanged_run_is_equal_and_changes_nothing(run: Path) -> None:
     before = files_of(run)
     verdict = replay(run)
     assert verdict.is_equal and verdict.differences == ()
@@ -55,7 +55,7 @@ def test_a_replay_finds_the_same_steps_and_changes_nothing(run: Path) -> None:
     assert files_of(run) == before
 
 
-def test_a_changed_record_is_found(run: Path) -> None:
+def test_changed_metrics_are_found(run: Path) -> None:
     lines = list(jsonio.read_lines(run / "metrics.jsonl"))
     last = lines[-1]["step"]
     lines[-1] |= {"loss": lines[-1]["loss"] + 1e-12, "examples_digest": 7}
@@ -67,8 +67,8 @@ def test_a_changed_record_is_found(run: Path) -> None:
     ]
 
 
-def save_last_anew(run: Path, tensor: str = "", **facts: int) -> None:
-    """Replace a run's last checkpoint by one with a changed tensor or counter, rightly hashed."""
+def replace_last(run: Path, tensor: str = "", **facts: int) -> None:
+    """Replace a run's last checkpoint by one with a changed tensor or counter and right hashes."""
     path = sorted((run / "checkpoints").iterdir())[-1]
     manifest, tensors = read_manifest(path), stored_tensors(path)
     tensors |= {name: tensors[source] for name, source in manifest.aliases.items()}
@@ -80,13 +80,13 @@ def save_last_anew(run: Path, tensor: str = "", **facts: int) -> None:
 
 def test_a_changed_tensor_is_found_by_name(run: Path) -> None:
     name = "optimizer.model.norm.weight.exp_avg"
-    save_last_anew(run, name)
+    replace_last(run, name)
     (difference,) = replay(run).differences
     assert difference.startswith(f"{name}: by at most 0.001")
 
 
 def test_a_changed_counter_is_found(run: Path) -> None:
-    save_last_anew(run, tokens_seen=1)
+    replace_last(run, tokens_seen=1)
     (difference,) = replay(run).differences
     assert difference.startswith("tokens_seen was 1, is ")
 
@@ -126,7 +126,7 @@ def test_a_replay_from_step_0_starts_with_the_weights_of_the_base_model(
     assert str(base) in raised.value.message and "\n" not in raised.value.message
 
 
-def test_a_run_that_was_changed_on_its_way_names_the_change_if_its_start_is_replayed(
+def test_a_replay_from_step_0_that_differs_names_what_a_resume_changed(
     tmp_path: Path,
 ) -> None:
     run = run_training(toy_config(tmp_path, checkpoint__save_interval=4)).run_dir
@@ -145,13 +145,13 @@ def test_a_run_that_was_changed_on_its_way_names_the_change_if_its_start_is_repl
     )
 
 
-def test_without_a_trained_step_in_a_checkpoint_there_is_nothing_to_replay(run: Path) -> None:
+def test_a_run_without_a_checkpoint_can_not_be_replayed(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(NoCheckpoint, match="no checkpoint to compare a replay with"):
         replay(run)
 
 
-def test_a_damaged_checkpoint_is_not_replayed(run: Path) -> None:
+def test_a_damaged_checkpoint_can_not_be_replayed(run: Path) -> None:
     shard = next(sorted((run / "checkpoints").iterdir())[-1].glob("*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -160,13 +160,13 @@ def test_a_damaged_checkpoint_is_not_replayed(run: Path) -> None:
         replay(run)
 
 
-def test_a_replay_that_is_stopped_says_so(run: Path, tmp_path: Path) -> None:
+def test_a_replay_can_be_stopped_by_a_signal(run: Path, tmp_path: Path) -> None:
     (tmp_path / "stop").write_text("SIGTERM")
     with pytest.raises(Stopped, match="by SIGTERM"):
         replay(run, stop=StopRequest(tmp_path / "stop"))
 
 
-def test_a_run_of_two_ranks_is_replayed_by_two(tmp_path: Path) -> None:
+def test_a_run_of_two_ranks_is_replayed_on_two_ranks(tmp_path: Path) -> None:
     run_on_ranks(2, run_training, toy_config(tmp_path, checkpoint__save_interval=5))
     with pytest.raises(ConfigError) as raised:
         replay(tmp_path / "run")

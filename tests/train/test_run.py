@@ -1,20 +1,31 @@
 """A run from its first step to its final model."""
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from sftctl import jsonio
-from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.layout import manifest_bytes, manifest_hash_line, read_manifest
 from sftctl.config.load import load_config
 from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest
-from sftctl.errors import ConfigError, DataError
+from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.train.preflight.dry_run import plan_run
+from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from tests.toys.runs import NUM_EXAMPLES, STEPS_PER_EPOCH, events_of, metrics_of, toy_config
+from tests.toys.runs import (
+    NUM_EXAMPLES,
+    STEPS_PER_EPOCH,
+    events_of,
+    half_made,
+    metrics_of,
+    toy_config,
+)
 
 
 def test_metrics_have_a_line_for_every_step_and_every_example_is_trained_once_an_epoch(
@@ -35,7 +46,7 @@ def test_metrics_have_a_line_for_every_step_and_every_example_is_trained_once_an
     ]
 
 
-def test_a_run_directory_holds_what_the_contract_names(tmp_path: Path) -> None:
+def test_a_run_directory_holds_all_promised_files(tmp_path: Path) -> None:
     run_training(toy_config(tmp_path, checkpoint__save_interval=5, checkpoint__keep=2))
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} - {".lock"} == {
@@ -52,7 +63,7 @@ def test_a_run_directory_holds_what_the_contract_names(tmp_path: Path) -> None:
     assert events_of(run) == ["started", "saved", "saved", "saved", "finished"]
 
 
-def test_the_resolved_configuration_runs_anew_to_the_same_weights(tmp_path: Path) -> None:
+def test_the_resolved_configuration_trains_the_same_weights_again(tmp_path: Path) -> None:
     run_training(toy_config(tmp_path, checkpoint__save_interval=0))
     again = load_config(tmp_path / "run" / "config.toml", {"output_dir": str(tmp_path / "again")})
     run_training(again)
@@ -60,7 +71,7 @@ def test_the_resolved_configuration_runs_anew_to_the_same_weights(tmp_path: Path
     assert all(first[name].equal(second[name]) for name in first)
 
 
-def test_validation_is_told_at_the_start_at_every_interval_and_at_the_end(tmp_path: Path) -> None:
+def test_validation_happens_at_the_start_at_every_interval_and_at_the_end(tmp_path: Path) -> None:
     config = toy_config(
         tmp_path, data__val_fraction=0.3, train__eval_interval=3, checkpoint__save_interval=0
     )
@@ -108,7 +119,41 @@ def test_sequences_beyond_the_models_positions_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_tells_the_size_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_last_validation_that_is_missing_is_made_by_a_resume(tmp_path: Path) -> None:
+    config = toy_config(
+        tmp_path, data__val_fraction=0.3, train__max_steps=2, checkpoint__save_interval=0
+    )
+    run = run_training(config).run_dir
+    (path,) = list_checkpoints(run / "checkpoints")
+    manifest = read_manifest(path)
+    assert manifest.validation is not None
+    data = manifest_bytes(replace(manifest, validation=manifest.validation | {"step": 0}))
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    summary = run_training(config, ResumeRequest(run))
+    assert (summary.status, summary.num_tokens, summary.validation_step) == ("finished", 0, 2)
+    assert summary.validation_loss == manifest.validation["last"]
+    assert events_of(run)[-3:] == ["resumed", "evaluation", "finished"]
+
+
+def test_a_final_model_that_can_not_be_written_is_one_error_and_a_resume_writes_it(
+    tmp_path: Path,
+) -> None:
+    config = toy_config(tmp_path, train__max_steps=1)
+    run = run_training(config).run_dir
+    shutil.rmtree(run / "final")
+    (run / "final").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"run/final: can't be written: ") as raised:
+        run_training(config, ResumeRequest(run))
+    assert raised.value.exit_code == 4
+    assert events_of(run)[-1] == "failed"
+    assert half_made(run) == set()
+    (run / "final").unlink()
+    assert run_training(config, ResumeRequest(run)).status == "finished"
+    assert (run / "final/model.safetensors").is_file()
+
+
+def test_a_dry_run_plans_the_steps_and_writes_nothing(tmp_path: Path) -> None:
     plan = plan_run(toy_config(tmp_path))
     assert (plan.num_examples, plan.steps_per_epoch, plan.total_steps) == (NUM_EXAMPLES, 6, 12)
     assert plan.learning_rates[0][0] == 1

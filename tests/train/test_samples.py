@@ -1,4 +1,4 @@
-"""Samples are told, and change nothing."""
+"""Samples: what is asked, when, and that they change nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sftctl import jsonio
 from sftctl.data.example import TokenizedExample
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -16,17 +15,13 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.metrics import Memory
 from tests.toys.ranks import run_ranks
-from tests.toys.runs import assert_same_end, events_of, toy_config
+from tests.toys.runs import assert_same_end, events_named, events_of, toy_config
 
 SETTINGS = {"data__val_fraction": 0.3, "train__eval_interval": 2, "train__epochs": 1}
 
 
 def train(folder: Path, name: str, settings: dict[str, Any]) -> Path:
     return run_training(toy_config(folder, name, **SETTINGS | settings)).run_dir
-
-
-def told(run: Path, event: str) -> list[dict[str, Any]]:
-    return [line for line in jsonio.read_lines(run / "events.jsonl") if line["event"] == event]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_with_samples_is_the_run_without_them_bit_for_bit(folder: Path) -> None:
+def test_samples_change_no_bit_of_a_run(folder: Path) -> None:
     assert_same_end(folder / "with", folder / "without")
     assert "sample" not in events_of(folder / "without")
 
 
 def test_the_same_prompts_are_answered_at_every_evaluation(folder: Path) -> None:
-    samples = told(folder / "with", "sample")
-    steps = [line["step"] for line in told(folder / "with", "evaluation")]
+    samples = events_named(folder / "with", "sample")
+    steps = [line["step"] for line in events_named(folder / "with", "evaluation")]
     assert [(one["step"], one["number"]) for one in samples] == [
         (step, number) for step in steps for number in (0, 1)
     ]
@@ -73,25 +68,25 @@ def test_a_signal_ends_the_samples_at_once(
     ("settings", "message"),
     [
         ({"data__val_fraction": 0.0}, "the data has no validation part"),
-        ({"data__train_on": "all"}, "with train_on = all no prompt can be told from its reply"),
+        ({"data__train_on": "all"}, "because train_on = all trains on the prompts too"),
     ],
 )
-def test_what_can_not_be_sampled_is_said_once(
+def test_a_run_that_can_not_have_samples_gets_one_warning(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     run = train(tmp_path, "run", {"tracking__samples": 2, "train__max_steps": 2} | settings)
-    assert [message in line["message"] for line in told(run, "warning")] == [True]
+    assert [message in line["message"] for line in events_named(run, "warning")] == [True]
     assert "sample" not in events_of(run)
 
 
 @pytest.mark.parametrize(("strategy", "num_samples"), [("ddp", 4), ("fsdp", 0)])
-def test_on_two_ranks_one_answers_or_says_why_not(
+def test_on_two_ranks_rank_0_answers_or_warns(
     tmp_path: Path, strategy: str, num_samples: int
 ) -> None:
     settings = {"train__strategy": strategy, "tracking__samples": 2, "train__max_steps": 1}
     run_ranks(2, train, tmp_path, "run", settings)
-    assert len(told(tmp_path / "run", "sample")) == num_samples
-    warnings = [line["message"] for line in told(tmp_path / "run", "warning")]
+    assert len(events_named(tmp_path / "run", "sample")) == num_samples
+    warnings = [line["message"] for line in events_named(tmp_path / "run", "warning")]
     assert any("no samples under fsdp" in text for text in warnings) == (strategy == "fsdp")
 
 

@@ -1,4 +1,4 @@
-"""Saves go on behind the loop; the one that fails is told, the third in a row ends the run."""
+"""Saves run in the background; a failed one is reported, the third in a row ends the run."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ from tests.toys.runs import assert_same_tensors, events_of, metrics_of, stored_t
 
 
 class SlowDisk(Disk):
-    """Waits before the first write until it is let go."""
+    """A disk that waits before the first write until the test lets it go on."""
 
     def __init__(self) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
@@ -38,7 +38,7 @@ class SlowDisk(Disk):
         return super().create(path)
 
 
-def test_a_checkpoint_is_the_state_when_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_state_at_the_time_of_the_request(tmp_path: Path) -> None:
     tensors, disk = make_tensors(1), SlowDisk()
     saver = BackgroundSaver(tmp_path, 1, tensors, ALONE, disk)
     saver.start(make_manifest(1))
@@ -56,7 +56,7 @@ def test_a_checkpoint_is_the_state_when_it_was_asked_for(tmp_path: Path) -> None
     assert saver.wait() is None and saver.ended() is None
 
 
-def test_the_copy_is_used_again_and_old_checkpoints_go(tmp_path: Path) -> None:
+def test_the_copy_buffer_is_reused_and_old_checkpoints_are_deleted(tmp_path: Path) -> None:
     tensors = make_tensors(1)
     saver = BackgroundSaver(tmp_path, 1, tensors, ALONE)
     for step in (1, 2, 3):
@@ -70,7 +70,9 @@ def test_the_copy_is_used_again_and_old_checkpoints_go(tmp_path: Path) -> None:
     assert equal(stored, make_tensors(3))
 
 
-def test_what_is_not_an_error_of_a_disk_reaches_the_training_thread(tmp_path: Path) -> None:
+def test_an_unexpected_error_in_the_saving_thread_is_raised_in_the_training_thread(
+    tmp_path: Path,
+) -> None:
     class Broken(Disk):
         def make_folder(self, path: Path) -> None:
             raise KeyboardInterrupt
@@ -81,7 +83,7 @@ def test_what_is_not_an_error_of_a_disk_reaches_the_training_thread(tmp_path: Pa
         saver.wait()
 
 
-def test_an_old_checkpoint_that_stays_is_a_warning(tmp_path: Path) -> None:
+def test_an_old_checkpoint_that_can_not_be_deleted_is_a_warning(tmp_path: Path) -> None:
     class Sticky(Disk):
         def remove_tree(self, path: Path) -> None:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -106,7 +108,7 @@ def read_only_while(condition: Callable[[], bool], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Disk, "make_folder", failing)
 
 
-def test_a_save_that_fails_is_told_and_the_run_goes_on_and_tries_again(
+def test_after_a_failed_save_the_run_goes_on_and_saves_at_the_next_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = iter([True, True, False])
@@ -119,7 +121,7 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on_and_tries_again(
     assert names == ["step-00000009", "step-00000012"]
 
 
-def test_three_failed_saves_in_a_row_end_the_run_and_the_good_checkpoint_stays(
+def test_three_failed_saves_in_a_row_end_the_run_and_keep_the_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -152,7 +154,7 @@ def test_a_last_save_that_fails_is_exit_4(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(metrics_of(run)) == 12 and not (run / "final").exists()
 
 
-def test_the_manifest_speaks_of_metrics_that_are_on_disk(
+def test_no_manifest_is_written_before_the_metrics_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsynced(self: Disk, descriptor: int) -> None:
@@ -182,7 +184,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
         refuse_errors(plan_run(config).findings)
 
 
-def test_the_size_told_before_the_run_is_that_of_its_checkpoints(tmp_path: Path) -> None:
+def test_the_planned_checkpoint_size_is_the_size_on_disk(tmp_path: Path) -> None:
     told = plan_run(toy_config(tmp_path)).checkpoint_bytes
     run_training(toy_config(tmp_path, checkpoint__save_interval=0))
     (path,) = list_checkpoints(tmp_path / "run/checkpoints")

@@ -1,4 +1,4 @@
-"""session: what is decided when a model is loaded."""
+"""Session: what is decided when a model is loaded, and when nothing is left to do."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ import torch
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.load import save_pretrained
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
-from sftctl.train.session import new_session
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from sftctl.train.session import new_session, restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import toy_config
@@ -39,9 +41,28 @@ def test_a_plain_head_is_used_alone_and_without_a_warning(tmp_path: Path) -> Non
         assert session.state.loss_module.uses_own_forward is False
 
 
-def test_a_head_that_caps_its_logits_makes_the_models_forward_pass_used(tmp_path: Path) -> None:
+def test_with_a_head_that_caps_its_logits_the_models_own_forward_is_used(tmp_path: Path) -> None:
     model = capped_model(tmp_path / "gemma")
     with new_session(toy_config(tmp_path, model__name=str(model)), ALONE, StopRequest()) as session:
         [warning] = session.warnings
         assert "is not a plain matrix product" in warning
         assert session.state.loss_module.uses_own_forward is True
+
+
+def test_a_run_is_complete_when_it_is_trained_validated_and_its_model_is_written(
+    tmp_path: Path,
+) -> None:
+    config = toy_config(tmp_path, data__val_fraction=0.3, train__max_steps=2)
+    run = run_training(config).run_dir
+    with restored_session(ResumeRequest(run), ALONE, StopRequest()) as session:
+        progress = session.state.progress
+        assert session.is_complete
+        progress.step = 1
+        assert not session.is_complete
+        progress.step = 2
+        progress.validation = {"first": 4.0, "best": 4.0, "last": 4.0, "step": 0}
+        assert not session.is_complete
+        progress.validated(3.0)
+        assert session.is_complete
+        session.run.final.rename(run / "elsewhere")
+        assert not session.is_complete

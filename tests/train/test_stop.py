@@ -1,4 +1,4 @@
-"""A stop is a request that everyone hears, wherever the run is."""
+"""StopRequest, and signals before and during a run."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ from tests.toys.runs import (
 
 
 def signal_at_call(number: int, function: Callable[..., object]) -> Callable[..., object]:
-    """`function`, that sends this process a SIGTERM before its call number `number`."""
+    """`function`; this process gets a SIGTERM before call number `number`."""
     calls = iter(range(1, 10**9))
 
     def wrapped(*arguments: object, **keywords: object) -> object:
@@ -59,7 +59,7 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
     assert list((tmp_path / "cache").rglob("manifest.json")) == []
 
 
-def test_a_stop_while_the_model_is_loaded_makes_no_run(
+def test_a_stop_while_the_model_is_loaded_creates_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sftctl.model.load import load_model
@@ -71,7 +71,7 @@ def test_a_stop_while_the_model_is_loaded_makes_no_run(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_validation_that_is_stopped_is_made_by_the_resumed_run(
+def test_an_interrupted_validation_is_done_by_the_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """At step 0, in the middle, and at the last step."""
@@ -126,7 +126,7 @@ def test_repeats_are_ignored_and_the_first_signal_is_named() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_ranks_hear_of_a_signal_that_came_before_they_were_there(tmp_path: Path) -> None:
+def test_ranks_hear_of_a_signal_that_came_before_they_started(tmp_path: Path) -> None:
     with StopRequest() as parent:
         os.kill(os.getpid(), signal.SIGINT)
         with parent.relayed_into(tmp_path / "stop"):
@@ -144,7 +144,7 @@ with StopRequest() as stop:
 """
 
 
-def test_a_second_ctrl_c_two_seconds_later_leaves_at_once() -> None:
+def test_a_second_ctrl_c_two_seconds_later_exits_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", LEAVES], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):

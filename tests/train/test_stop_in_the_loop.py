@@ -154,7 +154,7 @@ def facts(run: Path) -> dict[str, Any]:
 
 
 @by_place
-def test_all_ranks_stop_after_the_same_step_and_it_is_saved_once(
+def test_all_ranks_stop_after_the_same_step_and_save_it_once(
     ended: tuple[Path, dict[str, Any]], case: Case
 ) -> None:
     (status, step), found, _ = ended[1][case.name]

@@ -1,4 +1,4 @@
-"""Validation loss: over the whole part, weighted by target tokens, over all ranks."""
+"""The validation loss: the mean over all target tokens of a store, over all ranks."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class Evaluation:
 def evaluate(
     state: TrainState, store: Examples, shape: StepShape, world: World, stop: StopRequest
 ) -> Evaluation | None:
-    """Each example once, in evaluation mode; None where a signal asked to stop meanwhile.
+    """Evaluate each example once; None if a signal interrupts it.
 
-    Ranks meet before every block and in the final sum.
+    All ranks call it together. They agree before each block whether to go on.
     """
     state.loss_module.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens

@@ -1,21 +1,24 @@
-"""How many operations a token costs, and how fast this machine multiplies: for the MFU shown."""
+"""What the displayed MFU needs: operations per token, and the machine's speed."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sftctl.model.onednn import product
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _MEASURED_S = 0.05
 _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 
 
-def model_flops(model: Any) -> tuple[int, int]:
-    """Operations of forward and backward per token, and per target token (the head's).
+def model_flops(model: "PreTrainedModel") -> tuple[int, int]:
+    """Operations of forward and backward: per token without the head, per target token of the head.
 
-    6 a parameter of a matrix (Kaplan et al. 2020); attention's own scores are left out. Zeros for a
-    mixture of experts: a token meets only a part of them.
+    6 per parameter of a matrix (Kaplan et al. 2020), without attention scores. (0, 0) for a mixture
+    of experts, where a token uses only some of the parameters.
     """
     if any(getattr(model.config, name, None) for name in ("num_experts", "num_local_experts")):
         return 0, 0
@@ -26,7 +29,7 @@ def model_flops(model: Any) -> tuple[int, int]:
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The best rate of a few products in a twentieth of a second; nothing is drawn at random."""
+    """The fastest of the matrix products that fit into 0.05 s; draws no random number."""
     size = _SIZES.get(device.type, 1024)
     left = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best, started = 0.0, time.perf_counter()

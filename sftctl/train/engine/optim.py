@@ -1,4 +1,4 @@
-"""AdamW over parameter groups."""
+"""AdamW, gradient clipping, and the optimizer's state by parameter name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from sftctl.world import World, local_part
 
 
 def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only, its state made at once so that it can be loaded into."""
+    """AdamW that decays only matrices; its state exists at once, so that it can be loaded into."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
@@ -34,11 +34,11 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.A
 
 
 def clip_gradients(module: torch.nn.Module, max_norm: float, world: World) -> float:
-    """Scale the gradients down to `max_norm`; gives their norm before, that of the whole model."""
+    """Scale the gradients down to `max_norm`; returns the L2 norm before, over the whole model."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    shares = [local_part(gradient) for gradient in gradients]
-    # By rows first: one float32 sum over millions of squares is wrong in the fourth digit.
-    rows = torch.cat([torch.linalg.vector_norm(share, dim=-1).flatten() for share in shares])
+    parts = [local_part(gradient) for gradient in gradients]
+    # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.
+    rows = torch.cat([torch.linalg.vector_norm(part, dim=-1).flatten() for part in parts])
     squares = rows.double().square().sum()
     if any(isinstance(g, DTensor) for g in gradients):
         world.sum(squares)

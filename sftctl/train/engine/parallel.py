@@ -1,4 +1,4 @@
-"""How several ranks hold the model: DDP and `alike` copy it, FSDP2 deals its rows out.
+"""How several ranks hold the model: each a copy, or each some rows of every parameter (FSDP2).
 
 DDP and FSDP2 average the gradients over the ranks.
 """
@@ -14,35 +14,35 @@ from sftctl.model.loss import LossModule
 from sftctl.world import World
 
 
-def copied(loss_module: LossModule, world: World) -> DistributedDataParallel:
-    """Every rank holds the whole model; gradients are summed when `no_sync` is left."""
+def with_ddp(loss_module: LossModule, world: World) -> DistributedDataParallel:
+    """Every rank holds the complete model; backward averages gradients, except under `no_sync`."""
     return DistributedDataParallel(
         loss_module,
         device_ids=[world.device] if world.device.type == "cuda" else None,
-        # DDP lays its buckets anew after a process's first step unless it looks for unused
-        # parameters; from three ranks on, a resumed run would sum in another order.
+        # Without this, DDP rebuilds its buckets after a process's first step. With three or more
+        # ranks, a resumed run would then sum in another order.
         find_unused_parameters=world.world_size > 2,
     )
 
 
-def alike(loss_module: LossModule, world: World) -> LossModule:
-    """Every rank holds the whole model, with rank 0's weights; nothing sums the gradients."""
+def replicated(loss_module: LossModule, world: World) -> LossModule:
+    """Every rank holds the complete model with rank 0's weights; gradients are not summed."""
     for tensor in (*loss_module.parameters(), *loss_module.buffers()):
         world.share(tensor.detach())
     return loss_module
 
 
-def sharded(loss_module: LossModule, world: World) -> LossModule:
-    """Every rank holds its rows of each parameter; a block is whole only while it runs.
+def with_fsdp(loss_module: LossModule, world: World) -> LossModule:
+    """Every rank holds its rows of each parameter; a block is gathered only while it runs.
 
-    The same module, changed in place: its parameters are DTensors on the device from now on. Tied
-    weights stay tied: what is in no block is one group, with the loss module as its root.
+    Changes the module in place: its parameters become DTensors on the device. Everything outside
+    the blocks is one group with the loss module as its root, so tied weights stay tied.
     """
     mesh = init_device_mesh(world.device.type, (world.world_size,))
     for block in blocks(loss_module):
         fully_shard(block, mesh=mesh)
     root = fully_shard(loss_module, mesh=mesh)
-    # A rank whose tokens reach no part of a router would else send less than the others await.
+    # Else a rank whose tokens do not reach an expert would send less than the others expect.
     root.set_reduce_scatter_unused_params(True)
     return loss_module
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -18,8 +18,11 @@ from sftctl.model.loss import LossModule
 from sftctl.model.onednn import use_onednn
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
-from sftctl.train.engine.parallel import alike, blocks, copied, sharded
+from sftctl.train.engine.parallel import blocks, replicated, with_ddp, with_fsdp
 from sftctl.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Numbers = Mapping[str, Mapping[str, Any]]
 """Name of a Stateful -> its values that are not tensors."""
@@ -174,19 +177,19 @@ def numbers_in(manifest: CheckpointManifest) -> Numbers:
     return {"progress": progress, **scaler, **manifest.numbers}
 
 
-def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
-    """Move the model to its device and put the engine around it; the state is that of step 0."""
+def build_state(model: "PreTrainedModel", config: RunConfig, world: World) -> TrainState:
+    """Move the model to its device and wrap it as the configuration asks; the state at step 0."""
     loss_module = LossModule(model).train()
     _adapt_passes(loss_module, config, world.device)
     module: torch.nn.Module
     if world.world_size == 1:
         module = loss_module.to(world.device)
     elif config.train.reduction == "exact":
-        module = alike(loss_module.to(world.device), world)
+        module = replicated(loss_module.to(world.device), world)
     elif config.train.strategy == "ddp":
-        module = copied(loss_module.to(world.device), world)
-    else:  # each part goes to the device when it is sharded: the whole need not fit there
-        module = sharded(loss_module, world)
+        module = with_ddp(loss_module.to(world.device), world)
+    else:  # moves each part when it is sharded, because the device may not hold them all
+        module = with_fsdp(loss_module, world)
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
     optimizer = build_optimizer(model, config.optim)
     exact = ExactSum(loss_module) if config.train.reduction == "exact" else None
@@ -194,7 +197,7 @@ def build_state(model: Any, config: RunConfig, world: World) -> TrainState:
 
 
 def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.device) -> None:
-    """Layers compiled, or run again in the backward pass, as the options say; fast products."""
+    """Set up how passes run: with oneDNN, compiled, or with activation checkpointing."""
     if device.type == "cpu" and not config.train.compile:
         use_onednn(loss_module)
     if config.train.compile:
@@ -206,12 +209,12 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
         except ValueError as problem:
             raise ConfigError(
                 f"train.activation_checkpointing: {problem}",
-                hint="leave it out for this model; a smaller --micro-batch-tokens saves memory too",
+                hint="turn it off for this model; a smaller --micro-batch-tokens saves memory too",
             ) from problem
 
 
-def checkpoint_bytes(model: Any) -> int:
-    """What a checkpoint of `model` takes on disk: weights and two moments, tied tensors once."""
+def checkpoint_bytes(model: "PreTrainedModel") -> int:
+    """The size of a checkpoint on disk: weights and two moments, tied tensors counted once."""
     buffers = {t.untyped_storage()._cdata: t for t in model.state_dict().values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -219,7 +222,7 @@ def checkpoint_bytes(model: Any) -> int:
 
 
 def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:
-    """`train.dtype = auto` -> what suits the device; refuses what the device can't do."""
+    """Replace `train.dtype = auto` by what suits the device; refuse what it can't do."""
     setting = config.train.dtype
     cuda = device.type == "cuda"
     bfloat16 = not cuda or torch.cuda.is_bf16_supported()

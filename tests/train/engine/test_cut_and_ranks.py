@@ -1,4 +1,4 @@
-"""One step's gradient, whatever it is cut into and however many ranks share it."""
+"""A step's gradient does not depend on how it is cut or on the number of ranks."""
 
 from typing import Any
 
@@ -11,10 +11,9 @@ from sftctl.data.microbatch import StepBatch, collate, filler_micro_batch
 from sftctl.train.engine.state import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World, start_world
-from tests.model.test_moe_loss import make_model as make_mixture
 from tests.toys.data import ToyStore
 from tests.toys.ranks import run_ranks
-from tests.toys.steps import ALONE, STORE, first_gradient, make_config, make_model
+from tests.toys.steps import ALONE, STORE, first_gradient, make_config, make_mixture, make_model
 
 SEEDS = tuple(range(8))
 CUTS = (1, 2, 5)
@@ -23,7 +22,7 @@ Gradients = dict[tuple[int, int], npt.NDArray[np.float32]]  # (seed, pieces) -> 
 
 
 def random_step(seed: int, num_pieces: int, rank: int, num_ranks: int) -> StepBatch:
-    """A rank's part of a step of random rows, put into so many micro-batches at random."""
+    """A rank's part of a step of random rows, cut at random into `num_pieces` micro-batches."""
     rng = np.random.default_rng(seed)
     store = ToyStore(rng.integers(2, 40, rng.integers(5, 12)).tolist(), STORE.vocab_size, seed)
     pieces = np.array_split(rng.permutation(len(store.lengths)), num_pieces)
@@ -83,7 +82,9 @@ def gradients(two_ranks: Any) -> dict[int, Gradients]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_neither_cut_nor_ranks_change_a_gradient(gradients: dict[int, Any], seed: int) -> None:
+def test_neither_the_cut_nor_the_ranks_change_a_gradient(
+    gradients: dict[int, Any], seed: int
+) -> None:
     expected = gradients[1][seed, 1]
     for num_ranks in gradients:
         for cut in CUTS:

@@ -41,7 +41,7 @@ from tests.toys.strategies import (
 
 
 def exact_sum(gradients: list[torch.Tensor], scale: float = 1.0) -> torch.Tensor:
-    """Of gradients of one parameter, that many micro-batches, on one rank."""
+    """The exact sum of one parameter's gradients, one per micro-batch, on one rank."""
     parameter = torch.nn.Parameter(torch.zeros_like(gradients[0]))
     module = torch.nn.ParameterList([parameter])
     exact_sum = ExactSum(module)
@@ -93,7 +93,7 @@ def test_the_sum_is_nearer_to_the_true_one_than_a_sum_in_float32(count: int) -> 
 
 
 @pytest.mark.parametrize("largest", [1e3, 1e10, 1e30])
-def test_large_gradients_are_summed_in_coarser_units(largest: float) -> None:
+def test_large_gradients_are_summed_with_a_larger_unit(largest: float) -> None:
     gradients = [torch.tensor([largest, -largest / 7, 1.0]) for _ in range(5)]
     true = 5 * gradients[0].double()
     assert relative_distance(exact_sum(gradients).double(), true) < 1e-7
@@ -105,12 +105,12 @@ def test_a_loss_scale_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_stays_none(bad: float) -> None:
+def test_a_gradient_that_is_not_finite_makes_the_sum_nan(bad: float) -> None:
     assert exact_sum([torch.ones(3), torch.tensor([1.0, bad, 1.0])]).isnan().all()
 
 
-def test_a_parameter_without_a_gradient_gets_a_zero() -> None:
-    """So that it is treated alike on a rank whose micro-batches don't reach it."""
+def test_a_parameter_without_a_gradient_gets_zeros() -> None:
+    """A rank whose micro-batches do not reach it must treat it as the others do."""
     module = torch.nn.Linear(2, 2)
     ExactSum(module).accumulate(lambda: None, 1, 1.0, ALONE)
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
@@ -233,7 +233,9 @@ def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(ranks: Ranks) -> No
 
 @pytest.mark.usefixtures("ranks")
 @pytest.mark.parametrize("count", ["1", "2", "3"])
-def test_a_run_of_four_ranks_goes_on_with_the_same_bits_on_fewer(folder: Path, count: str) -> None:
+def test_a_run_of_four_ranks_continues_on_fewer_with_the_same_bits(
+    folder: Path, count: str
+) -> None:
     assert same_run(metrics_of(folder / count)) == same_run(metrics_of(folder / "4"))
     last = "checkpoints/step-00000008"
     assert_same_tensors(stored_tensors(folder / count / last), stored_tensors(folder / "4" / last))

@@ -1,3 +1,5 @@
+"""Operations per token, and the speed of matrix products."""
+
 import torch
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
@@ -14,7 +16,7 @@ def test_a_token_costs_six_operations_for_each_weight_of_the_layers() -> None:
     assert model_flops(model) == (6 * 2 * layer, 6 * 64 * tokenizer.vocab_size)
 
 
-def test_a_mixture_of_experts_has_no_such_number() -> None:
+def test_a_mixture_of_experts_has_no_operation_count() -> None:
     model = load_model("tiny", load_tokenizer(str(SAMPLE_TOKENIZER)), seed=0)
     model.config.num_experts = 4
     assert model_flops(model) == (0, 0)

@@ -1,4 +1,4 @@
-"""Weights that are no numbers are blamed, not the examples; and what is told at the end."""
+"""Runs whose loss is not finite: the error names the weights; what the summary says."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose first weight of a norm is no number."""
+    """A model in which one weight of a norm is NaN."""
     folder = tmp_path_factory.mktemp("trained")
     run_training(toy_config(folder, train__max_steps=1, checkpoint__save_interval=0))
     weights = folder / "run/final/model.safetensors"
@@ -44,7 +44,7 @@ def last_event(run: Path) -> dict[str, object]:
     return event
 
 
-def test_a_model_that_gives_no_finite_validation_loss_is_refused_before_a_step(
+def test_a_model_whose_validation_loss_is_not_finite_is_refused_before_step_1(
     tmp_path: Path, poisoned: Path
 ) -> None:
     config = toy_config(tmp_path, model__name=str(poisoned), data__val_fraction=0.3)
@@ -75,7 +75,7 @@ def test_without_a_validation_the_first_step_names_the_weights_and_no_example(
     assert record.events[-1]["message"] == caught.value.message
 
 
-def test_a_run_that_skips_tells_how_many_steps_did_nothing(tmp_path: Path, poisoned: Path) -> None:
+def test_a_run_that_skips_steps_counts_them(tmp_path: Path, poisoned: Path) -> None:
     config = toy_config(
         tmp_path, model__name=str(poisoned), data__val_fraction=0.3, train__on_nonfinite="skip",
         train__max_steps=3,
@@ -89,12 +89,12 @@ def test_a_run_that_skips_tells_how_many_steps_did_nothing(tmp_path: Path, poiso
 
     export_model(tmp_path / "run", tmp_path / "hf", "float32")
     assert "not finite" in (tmp_path / "hf/README.md").read_text()
-    again = run_training(load_config(), ResumeRequest(tmp_path / "run", epochs=3))
-    assert again.num_skipped == 0  # max_steps ends it: nothing is left to do
+    again = run_training(load_config(), ResumeRequest(tmp_path / "run"))
+    assert (again.status, again.num_skipped) == ("nothing_to_do", 0)
     assert again.validation_loss is not None and math.isnan(again.validation_loss)
 
 
-def test_an_error_of_the_record_does_not_hide_the_first_one(
+def test_an_error_while_reporting_a_failure_does_not_hide_it(
     tmp_path: Path, poisoned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sftctl.runs.log import RunLog

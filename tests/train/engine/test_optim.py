@@ -33,7 +33,7 @@ def test_the_settings_reach_the_optimizer() -> None:
         assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
 
 
-def test_a_model_of_matrices_alone_has_one_group() -> None:
+def test_a_model_with_only_matrices_has_one_group() -> None:
     model = torch.nn.Linear(2, 3, bias=False)
     assert len(build_optimizer(model, OptimConfig()).param_groups) == 1
 
@@ -45,7 +45,7 @@ def test_frozen_parameters_are_left_out() -> None:
     assert [id(p) for p in group["params"]] == [id(model.weight)]
 
 
-def test_the_state_is_there_before_the_first_step_and_changes_nothing() -> None:
+def test_the_initial_optimizer_state_makes_the_updates_of_a_plain_adamw() -> None:
     """Made by hand, so that it can be loaded into: the update must be that of a plain AdamW."""
     torch.manual_seed(0)
     ours, plain = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)

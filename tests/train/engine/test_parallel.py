@@ -45,7 +45,7 @@ def test_a_model_without_module_lists_has_no_blocks() -> None:
     assert list(blocks(LossModule(torch.nn.Linear(2, 2)))) == []
 
 
-def test_a_list_of_parts_without_parameters_is_no_list_of_blocks() -> None:
+def test_a_module_list_without_parameters_is_not_taken_for_blocks() -> None:
     module = torch.nn.Module()
     module.activations = torch.nn.ModuleList([torch.nn.ReLU()])
     assert list(blocks(module)) == []

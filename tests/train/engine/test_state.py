@@ -79,7 +79,7 @@ def test_a_checkpoint_without_the_numbers_of_an_added_stateful_is_refused(
         raise AssertionError("restored")
 
 
-def test_the_manifest_has_the_keys_that_it_always_had(tmp_path: Path) -> None:
+def test_without_other_numbers_the_manifest_has_no_new_key(tmp_path: Path) -> None:
     run = run_training(config_of(tmp_path)).run_dir
     (path,) = list_checkpoints(run / "checkpoints")
     values = jsonio.read_object(path / "manifest.json", AssertionError)

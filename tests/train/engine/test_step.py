@@ -1,3 +1,5 @@
+"""train_step: the update, its metrics, divergence, and mixed precision."""
+
 import math
 from dataclasses import replace
 from typing import Any
@@ -55,7 +57,7 @@ def test_the_gradient_does_not_depend_on_the_cut(
         assert relative_distance(gradient, gradients[HUGE]) < 1e-5
 
 
-def test_several_steps_under_another_cut_stay_the_same_run() -> None:
+def test_several_steps_are_the_same_under_another_cut() -> None:
     losses, moved = [], []
     for micro_batch_tokens in (TINY, HUGE):
         config = make_config(micro_batch_tokens=micro_batch_tokens)
@@ -106,7 +108,7 @@ def test_accumulating_four_and_four_is_a_step_of_eight() -> None:
     assert equal(one_weights, other_weights)
 
 
-def test_an_update_is_that_of_a_plain_loop() -> None:
+def test_an_update_equals_that_of_a_plain_loop() -> None:
     config = make_config(micro_batch_tokens=HUGE)
     config = replace(config, optim=replace(config.optim, grad_clip=0.5))
     state, plain = make_state(config), make_state(config)
@@ -138,7 +140,7 @@ def test_the_same_step_twice_gives_the_same_bits() -> None:
     assert equal(weights_of(states[0]), weights_of(states[1]))
 
 
-def test_activation_checkpointing_changes_no_bit_and_keeps_less() -> None:
+def test_activation_checkpointing_changes_no_bit_and_stores_less() -> None:
     """With dropout, whose draws must come back in the second pass."""
     found = []
     for recomputed in (False, True):
@@ -158,7 +160,7 @@ def test_activation_checkpointing_changes_no_bit_and_keeps_less() -> None:
     assert 0 < some_kept < all_kept
 
 
-def test_compiling_is_asked_of_each_layer() -> None:
+def test_every_layer_is_set_up_for_compiling() -> None:
     """Not called here: the first call compiles for a minute."""
     for compiles in (False, True):
         state = make_state(make_config(compile=compiles))
@@ -175,7 +177,7 @@ def test_dropout_differs_by_the_seed_of_the_run() -> None:
     assert losses[0] != losses[1]
 
 
-# ---------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------- metrics
 
 
 def test_the_metrics_count_the_step() -> None:
@@ -198,7 +200,7 @@ def test_the_metrics_count_the_step() -> None:
     )
 
 
-def test_padding_is_counted_apart() -> None:
+def test_padding_is_counted_separately() -> None:
     config = make_config(micro_batch_tokens=TINY)
     assert take(make_state(config), steps_of(config)[0], config).num_padding_tokens == 0
     config = make_config(micro_batch_tokens=HUGE)
@@ -234,7 +236,7 @@ def assert_diverges(state: TrainState, problem: str, dtype: str = "float32") -> 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_weight_that_is_no_number_stops_the_run(dtype: str) -> None:
+def test_a_weight_that_is_nan_stops_the_run(dtype: str) -> None:
     config = make_config(dtype=dtype)
     state = make_state(config)
     with torch.no_grad():
@@ -272,7 +274,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_step_that_is_skipped_counts_and_changes_no_weight(dtype: str) -> None:
+def test_a_skipped_step_counts_and_changes_no_weight(dtype: str) -> None:
     """The steps after it are those of a run that never had a gradient there."""
     config = make_config(dtype=dtype, on_nonfinite="skip")
     state = make_state(config)
@@ -293,7 +295,7 @@ def test_a_step_that_is_skipped_counts_and_changes_no_weight(dtype: str) -> None
     assert not equal(state.tensors(), tensors)
 
 
-def test_overflows_without_end_stop_a_run_that_skips_too() -> None:
+def test_endless_overflows_stop_a_run_that_skips_steps_too() -> None:
     config = make_config(dtype="float16", on_nonfinite="skip")
     with pytest.raises(TrainingDiverged, match=f"overflowed {MAX_OVERFLOWS} times in a row"):
         take(with_scale(make_state(config), 2.0**100), steps_of(config)[0], config)
@@ -327,12 +329,12 @@ def test_an_overflow_halves_the_scale_and_repeats_the_step() -> None:
     assert overflowing.progress.step == 1
 
 
-def test_overflows_without_end_stop_the_run() -> None:
+def test_endless_overflows_stop_the_run() -> None:
     state = with_scale(make_state(make_config(dtype="float16")), 2.0**100)
     assert_diverges(state, f"float16 overflowed {MAX_OVERFLOWS} times in a row", "float16")
 
 
-def test_an_overflow_begins_the_count_to_a_larger_scale_anew() -> None:
+def test_an_overflow_restarts_the_count_to_a_larger_scale() -> None:
     """As GradScaler does by itself: else the scale grows back at once, to overflow again."""
     config = make_config(dtype="float16", batch_size=2)
     state = with_scale(make_state(config), 2.0**24)
@@ -364,7 +366,7 @@ def test_only_float16_is_scaled() -> None:
     assert enabled == {"float32": False, "bfloat16": False, "float16": True}
 
 
-def test_on_a_cpu_float32_is_chosen_and_others_are_kept() -> None:
+def test_on_a_cpu_auto_becomes_float32_and_other_types_are_kept() -> None:
     chosen = [
         choose_dtype(make_config(dtype=dtype), ALONE.device).train.dtype
         for dtype in ("auto", "float32", "bfloat16", "float16")

@@ -217,7 +217,9 @@ def validation_losses(run: Path) -> list[float]:
 
 @pytest.mark.usefixtures("ranks")
 @pytest.mark.parametrize("name", ["fsdp", "handed on", "three"])
-def test_a_run_is_the_same_under_any_strategy_and_across_them(folder: Path, name: str) -> None:
+def test_a_run_is_the_same_under_any_strategy_and_after_a_change_of_strategy(
+    folder: Path, name: str
+) -> None:
     for key in ("step", "epoch", "examples_digest", "learning_rate", "num_tokens"):
         assert column(folder / name, key) == column(folder / "ddp", key)
     for key in ("loss", "grad_norm"):
