@@ -84,7 +84,7 @@ def test_the_value_is_the_cross_entropy_alone(training: bool) -> None:
 
 
 def test_outside_training_the_gradient_is_the_cross_entropys_alone() -> None:
-    model, batch = make_model(), collate(STORE, (0, 1, 2, 3), 0)
+    model, batch = make_mixture(), collate(STORE, (0, 1, 2, 3), 0)
 
     def gate_gradient() -> torch.Tensor:
         model.zero_grad()
