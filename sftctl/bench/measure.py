@@ -73,24 +73,14 @@ def measure(
     )
 
 
-def try_to_measure(
-    store: Examples,
-    shape: StepShape,
-    settings: LoaderSettings,
-    device: torch.device,
-    *,
-    seconds: float,
-    step_time_s: float | None,
-    ready: Callable[[], None],
+def failure_as_result(
+    settings: LoaderSettings, measured: Callable[[], LoaderResult]
 ) -> LoaderResult:
-    """`measure`, with any failure as the result's `error`."""
+    """What `measured` returns, or a result whose `error` is what it raises."""
     try:
         with warnings.catch_warnings():  # the report has a note of its own on workers and cores
             warnings.filterwarnings("ignore", "This DataLoader will create")
-            return measure(
-                store, shape, settings, device,
-                seconds=seconds, step_time_s=step_time_s, ready=ready,
-            )  # fmt: skip
+            return measured()
     # Whatever makes a setting fail (no more files, memory, a killed process) is its result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

@@ -4,15 +4,16 @@ import multiprocessing
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
 
-from sftctl.bench.measure import try_to_measure
+from sftctl.bench.measure import failure_as_result, measure
 from sftctl.bench.result import LoaderResult, over_ranks
 from sftctl.data.loader import LoaderSettings, StepShape
 from sftctl.data.microbatch import Examples
@@ -29,7 +30,10 @@ class OtherRankFailed(Exception):
 
 
 class Ranks:
-    """One process per shape. They start with the first round, and again after one of them died."""
+    """One process per shape. They start with the first round, and again after one of them died.
+
+    `close` ends them.
+    """
 
     def __init__(
         self,
@@ -109,18 +113,6 @@ class Ranks:
         return "the loading process does not answer"
 
 
-@contextmanager
-def loading_ranks(
-    store: Examples, shapes: Sequence[StepShape], device: str, patience_s: float = PATIENCE_S
-) -> Iterator[Ranks]:
-    """Ranks whose processes have ended afterwards."""
-    ranks = Ranks(store, shapes, device, patience_s)
-    try:
-        yield ranks
-    finally:
-        ranks.close()
-
-
 def _rank_main(connection: Connection, store: Examples, shape: StepShape, device: str) -> None:
     """What each process runs: a setting comes in, a result goes out, until the pipe closes."""
     signal_when_the_parent_dies(signal.SIGKILL)
@@ -137,8 +129,9 @@ def _rank_main(connection: Connection, store: Examples, shape: StepShape, device
     with suppress(EOFError, OSError):
         while True:
             settings, seconds, step_time_s = connection.recv()
-            result = try_to_measure(
-                store, shape, settings, here,
+            measured = partial(
+                measure, store, shape, settings, here,
                 seconds=seconds, step_time_s=step_time_s, ready=ready,
             )  # fmt: skip
+            result = failure_as_result(settings, measured)
             connection.send(result)

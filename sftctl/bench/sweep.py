@@ -1,13 +1,14 @@
 """bench-loader: the loader that training uses, compared under every setting on this machine."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from sftctl.bench.advice import recommend
-from sftctl.bench.ranks import Ranks, loading_ranks
+from sftctl.bench.ranks import Ranks
 from sftctl.bench.result import LoaderResult, over_rounds
 from sftctl.bench.step_time import StepTime, measured_step_time, step_time_of_run
 from sftctl.bench.text_examples import text_examples
@@ -89,7 +90,7 @@ def bench_loader(
         each: skipped_because(store, shapes[0], each, machine)
         for each in _settings_to_compare(settings, device.type)
     }
-    with loading_ranks(store, shapes, config.train.device) as ranks:
+    with closing(Ranks(store, shapes, config.train.device)) as ranks:
         results = compare(ranks, sweep, settings, step_time_s, on_progress)
     recommended, why = recommend(results, step_time_s)
     return LoaderReport(

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from sftctl.bench.advice import recommend
 from sftctl.bench.measure import measure
-from sftctl.bench.ranks import loading_ranks
+from sftctl.bench.ranks import Ranks
 from sftctl.bench.result import LoaderResult, over_ranks
 from sftctl.bench.sweep import BenchSettings, combinations, compare, notes_on, rank_shapes
 from sftctl.config.schema import RunConfig, TrainConfig
@@ -100,7 +101,7 @@ def compared(
         replace(SHAPE, rank=rank, world_size=world_size, cut_for_ranks=world_size)
         for rank in range(world_size)
     ]
-    with loading_ranks(store, shapes, "cpu") as ranks:
+    with closing(Ranks(store, shapes, "cpu")) as ranks:
         results = compare(ranks, dict.fromkeys(sweep) | (skipped or {}), QUICK, **more)
     assert multiprocessing.active_children() == []
     return results
@@ -189,14 +190,14 @@ def test_a_rank_that_ends_is_a_row_with_its_exit_code() -> None:
 
 
 def test_a_rank_that_does_not_answer_is_killed_and_a_row() -> None:
-    with loading_ranks(NeverAnswers(), [SHAPE], "cpu", patience_s=1.0) as ranks:
+    with closing(Ranks(NeverAnswers(), [SHAPE], "cpu", patience_s=1.0)) as ranks:
         result = ranks.measure(LoaderSettings(), 0.02, None)
         assert multiprocessing.active_children() == []
     assert result.error == "no batch in 1 s"
 
 
 def test_a_failure_on_one_rank_is_the_row_and_the_other_rank_goes_on(tmp_path: Path) -> None:
-    with loading_ranks(RaisesOnce(tmp_path / "raised"), TWO_RANKS, "cpu") as ranks:
+    with closing(Ranks(RaisesOnce(tmp_path / "raised"), TWO_RANKS, "cpu")) as ranks:
         failed = ranks.measure(LoaderSettings(), 0.02, None)
         good = ranks.measure(LoaderSettings(), 0.02, None)
     assert failed.error == "ValueError: the first row is bad"
