@@ -123,7 +123,9 @@ def _part(
     offsets = tuple(sharding.get("saved_offsets", [0] * len(sizes)))
     begin, end = entry["data_offsets"]
     if not 0 <= begin <= end <= num_data_bytes:
-        raise ValueError(f"data up to byte {end}, but the file has {num_data_bytes}: it was cut")
+        raise ValueError(
+            f"data from byte {begin} to {end}, but the file has {num_data_bytes}: it was cut"
+        )
     shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
     part = Part(file, data_begin + begin, sizes, offsets)
     return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin, (part,))

@@ -153,6 +153,15 @@ def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> N
     assert caught.value.hint == "complete checkpoints are at step 100, 300"
 
 
+def test_of_many_problems_the_first_three_are_named(root: Path) -> None:
+    for name in "abcd":
+        (root / "step-00000200" / name).touch()
+    with pytest.raises(CorruptCheckpoint) as caught:
+        newest_good(root, 200)
+    problems = "; ".join(f"{name}: not in the manifest" for name in "abc")
+    assert caught.value.message == f"{root}: damaged: step-00000200: {problems}"
+
+
 def test_a_missing_step_is_refused_and_the_others_named(root: Path) -> None:
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(root, 250)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from sftctl import jsonio
 from sftctl.checkpoint.layout import (
     checkpoint_name,
+    manifest_bytes,
     manifest_hash_line,
     read_manifest,
     step_of,
@@ -25,14 +27,14 @@ def write(tmp_path: Path) -> Write:
     """Change keys of a good checkpoint's manifest, and its hash with it."""
     path = save_toy(tmp_path, 300)
 
-    def replace(**changes: Any) -> Path:
+    def change(**changes: Any) -> Path:
         values = jsonio.loads((path / "manifest.json").read_bytes()) | changes
         data = jsonio.dump_pretty({k: v for k, v in values.items() if v is not ...})
         (path / "manifest.json").write_bytes(data)
         (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
         return path
 
-    return replace
+    return change
 
 
 @pytest.mark.parametrize("step", [0, 300, 99_999_999, 100_000_000])
@@ -81,6 +83,7 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"files": {"a": {"num_bytes": 1}}}, "files: a: not a size and a SHA-256"),
         ({"files": {"a": {"num_bytes": 1, "sha256": "x"}}}, "files: a: not a size and a SHA-256"),
         ({"format_version": "1"}, "format_version: '1' is not a version"),
+        ({"format_version": 0}, "format_version: 0 is not a version"),
         ({"step": 200}, "its step is 200, but the folder's name has another"),
     ],
 )
@@ -132,3 +135,10 @@ def test_a_manifest_that_is_not_json_is_refused(write: Write) -> None:
 def test_a_missing_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint, match="gone: no such checkpoint"):
         read_manifest(tmp_path / "gone")
+
+
+def test_numbers_are_in_the_manifest_only_if_there_are_any(tmp_path: Path) -> None:
+    manifest = read_manifest(save_toy(tmp_path, 1))
+    assert "numbers" not in jsonio.loads(manifest_bytes(manifest))
+    with_numbers = replace(manifest, numbers={"ema": 0.5})
+    assert jsonio.loads(manifest_bytes(with_numbers))["numbers"] == {"ema": 0.5}

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, tensors_of_file
+from sftctl.errors import CorruptCheckpoint
 from sftctl.world import ALONE
 from tests.toys.checkpoints import make_manifest
 
@@ -33,3 +35,17 @@ def test_storage_names_are_torchs() -> None:
         if known.storage is not None:
             storage = getattr(torch, f"{known.storage}Storage")
             assert storage._dtype is getattr(torch, known.torch)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-4, 0), (4, 0), (4, 12)])
+def test_data_outside_the_file_is_refused(tmp_path: Path, begin: int, end: int) -> None:
+    file = tmp_path / "a.safetensors"
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [begin, end]}
+    header = jsonio.dump_canonical({"a": entry})
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(CorruptCheckpoint) as caught:
+        tensors_of_file(file)
+    assert caught.value.message == (
+        f"{file}: not a safetensors header: "
+        f"data from byte {begin} to {end}, but the file has 8: it was cut"
+    )
