@@ -37,29 +37,34 @@ def config_flags(*flags: str | Flag) -> Callable[[Callable[..., None]], Callable
     command takes keyword arguments only. In the signature that typer reads, the flags' optional
     parameters replace `flags`; the command receives those that the user typed as `ConfigFlags`.
     """
-    options = [_parameter(flag) for flag in flags]
-    key_of = {o.name: getattr(f, "key", f) for o, f in zip(options, flags, strict=True)}
+    options = {_key(flag): _parameter(flag) for flag in flags}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def with_flags(**arguments: Any) -> None:
-            typed = {key: arguments.pop(name) for name, key in key_of.items()}
-            given = {key: value for key, value in typed.items() if value is not None}
-            command(**arguments, flags=given)
+            values = {key: arguments.pop(option.name) for key, option in options.items()}
+            typed = {key: value for key, value in values.items() if value is not None}
+            command(**arguments, flags=typed)
 
-        own = inspect.signature(command, eval_str=True)
-        own_parameters = own.parameters.values()  # keyword-only, so options can come anywhere
-        parameters = [p for o in own_parameters for p in (options if o.name == "flags" else [o])]
-        with_flags.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += options.values() if parameter.name == "flags" else [parameter]
+        signature = signature.replace(parameters=parameters)
+        with_flags.__signature__ = signature  # type: ignore[attr-defined]
         with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
         return with_flags
 
     return decorate
 
 
+def _key(flag: str | Flag) -> str:
+    return flag.key if isinstance(flag, Flag) else flag
+
+
 def _parameter(flag: str | Flag) -> inspect.Parameter:
     """The parameter that makes typer offer this flag."""
-    key = flag.key if isinstance(flag, Flag) else flag
+    key = _key(flag)
     name = flag_name(key)
     annotation: Any
     if isinstance(flag, Flag):

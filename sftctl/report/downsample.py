@@ -27,9 +27,9 @@ class Bucket:
 
 
 def downsampled(
-    steps: npt.NDArray[np.integer[Any]], values: Numbers, most: int = MAX_BUCKETS
+    steps: npt.NDArray[np.integer[Any]], values: Numbers, max_buckets: int = MAX_BUCKETS
 ) -> list[list[Bucket]]:
-    """About `most` buckets or fewer, in stretches that have no gap.
+    """About `max_buckets` buckets or fewer, in stretches that have no gap.
 
     A gap is a step that is missing or has no finite value; no line is drawn across it.
     """
@@ -37,7 +37,7 @@ def downsampled(
     steps, values = steps[is_finite], values[is_finite].astype(np.float64)
     if not len(steps):
         return []
-    width = -(-int(steps[-1] - steps[0] + 1) // most)
+    width = -(-int(steps[-1] - steps[0] + 1) // max_buckets)
     number = (steps - steps[0]) // width
     gaps = np.flatnonzero(np.diff(steps) != 1) + 1
     edges = np.union1d(np.flatnonzero(np.diff(number)) + 1, gaps)

@@ -72,7 +72,7 @@ def _answer(session: "ChatSession", line: str) -> None:
         session.answer(line, _print_piece)
     except KeyboardInterrupt:
         print(" …", end="")
-    except DataError as problem:  # too long, or refused by the template: report it and go on
+    except DataError as problem:  # too long, or refused by the template: report it and continue
         print(f"error: {problem.message}\nhint: {problem.hint or '/clear'}", file=sys.stderr)
     print(flush=True)
 
