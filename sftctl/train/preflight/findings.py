@@ -181,7 +181,7 @@ def loader_findings(
     config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
 ) -> Iterator[Finding]:
     """What the machine lacks for the loader processes; nothing if there are none."""
-    settings = loader_settings(config.data, "cpu")
+    settings = loader_settings(config.data, "cpu")  # pinned memory needs none of these
     if not settings.num_workers:
         return
     processes = counted(settings.num_workers, "loader process", "loader processes")
