@@ -9,7 +9,11 @@ import pytest
 import typer.main
 
 from sftctl.cli.app import app
+from sftctl.config.schema import DataConfig
 from sftctl.data.ledger import Reason
+from sftctl.data.prepare.fingerprint import store_fingerprint
+from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.generate_docs import CLI_PAGE, CONFIG_PAGE, cli_page, config_page
 from tests.toys.docs.pages import DOCS, DOCS_FOLDER, PAGES
 
@@ -36,6 +40,17 @@ def test_every_reason_of_the_ledger_is_documented_and_no_other() -> None:
     page = next(page for page in DOCS if page.name == "data.md").read_text(encoding="utf-8")
     table = page.partition("## The ledger")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(get_args(Reason))
+
+
+def test_the_store_that_the_pages_show_is_that_of_the_bundled_sample() -> None:
+    shown = {
+        name
+        for page in DOCS
+        for name in re.findall(r"/stores/([0-9a-f]{32})", page.read_text(encoding="utf-8"))
+    }
+    train, validation = sample_files()
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    assert shown == {store_fingerprint([train], tokenizer, DataConfig(), [validation])[:32]}
 
 
 def test_every_page_is_in_the_index() -> None:
