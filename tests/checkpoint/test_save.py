@@ -101,6 +101,7 @@ def test_tied_tensors_are_stored_once_and_equal_ones_twice() -> None:
     weight = torch.randn(2, 2)
     tensors = {"a": weight, "b": weight, "c": weight.clone(), "turned": weight.T}
     assert tied_names(tensors) == {"b": "a"}
+    assert tied_names({"a": torch.empty(0), "b": torch.empty(0)}) == {}
 
 
 def test_the_headers_alone_describe_the_tensors(root: Path) -> None:
@@ -131,6 +132,15 @@ def test_a_checkpoint_is_never_overwritten(root: Path) -> None:
         f"can't write checkpoint step 300 in {root}: step-00000300 exists already"
     )
     assert (path / "manifest.json").read_bytes() == before
+
+
+def test_a_folder_that_appears_during_the_save_is_not_overwritten(root: Path) -> None:
+    target = root / "step-00000300"
+    tensors, manifest = make_tensors(), make_manifest(300)
+    with pytest.raises(CheckpointError, match="step-00000300 exists already"):
+        save_checkpoint(root, tensors, manifest, ALONE, before=lambda: target.mkdir(parents=True))
+    assert [path.name for path in root.iterdir()] == [target.name]
+    assert list(target.iterdir()) == []
 
 
 def test_a_tensor_that_has_no_safetensors_type_is_named(root: Path) -> None:
