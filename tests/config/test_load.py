@@ -157,6 +157,7 @@ def test_a_number_is_read_as_people_write_it(text: str, value: float) -> None:
         ("model.zzz", "; [model] has name, tokenizer"),
         ("trian.epochs", "; did you mean train.epochs?"),
         ("train.epoch", "; did you mean train.epochs?"),
+        ("model/name", "; did you mean model.name?"),
         (
             "zzz.qqq",
             "; sections are model, data, optim, train, checkpoint, tracking",
