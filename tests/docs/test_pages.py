@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer.main
 
+from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.cli.app import app
 from sftctl.config.schema import DataConfig
 from sftctl.data.ledger import Reason
+from sftctl.data.manifest import StoreManifest
 from sftctl.data.prepare.fingerprint import store_fingerprint
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -51,6 +54,26 @@ def test_the_store_that_the_pages_show_is_that_of_the_bundled_sample() -> None:
     train, validation = sample_files()
     tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
     assert shown == {store_fingerprint([train], tokenizer, DataConfig(), [validation])[:32]}
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "manifest"),
+    [
+        ("data.md", "## The store", StoreManifest),
+        ("checkpoint-format.md", "## manifest.json", CheckpointManifest),
+    ],
+)
+def test_every_key_of_a_manifest_is_documented_and_no_other(
+    name: str, heading: str, manifest: type[StoreManifest | CheckpointManifest]
+) -> None:
+    page = (DOCS_FOLDER / name).read_text(encoding="utf-8")
+    table = page.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    keys = [
+        key
+        for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", row)
+    ]
+    assert sorted(keys) == sorted(field.name for field in fields(manifest))
 
 
 def test_every_page_is_in_the_index() -> None:

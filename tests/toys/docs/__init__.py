@@ -28,10 +28,10 @@ save_interval = 20
 """
 
 
-def chats(path: Path) -> None:
+def chats(path: Path, num_rows: int = NUM_ROWS) -> None:
     """A few conversations."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    toy_data(path.parent, NUM_ROWS).rename(path)
+    toy_data(path.parent, num_rows).rename(path)
 
 
 def zipped_chats(path: Path) -> None:
