@@ -1,13 +1,15 @@
 """Toy runs: a two-layer model on a few short conversations."""
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from sftctl import jsonio
+from sftctl import environment, jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
@@ -101,6 +103,19 @@ def position_of(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's manifest without OTHER_ELSEWHERE."""
     manifest = jsonio.read_object(checkpoint / "manifest.json", AssertionError)
     return {key: value for key, value in manifest.items() if key not in OTHER_ELSEWHERE}
+
+
+def signal_in_call(number: int, function: Callable[..., object]) -> Callable[..., object]:
+    """`function`; in its call `number` the last rank gets a SIGTERM first."""
+    calls = iter(range(1, 10**9))
+
+    def wrapped(*arguments: object, **keywords: object) -> object:
+        is_last_rank = environment.rank() == environment.world_size() - 1
+        if next(calls) == number and is_last_rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments, **keywords)
+
+    return wrapped
 
 
 def half_made(folder: Path) -> set[str]:

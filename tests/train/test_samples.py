@@ -64,6 +64,20 @@ def test_a_signal_ends_the_samples_at_once(
     assert [name for name, _, _ in tracker.events] == ["sample"] * num_samples
 
 
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_prompt_without_room_for_an_answer_is_left_out(folder: Path, room: int) -> None:
+    """The model has `room` positions after the shortest prompt."""
+    tracker = Memory()
+    with restored_session(ResumeRequest(folder / "with"), ALONE, StopRequest()) as session:
+        store = session.inputs.validation
+        assert store is not None
+        lengths = sorted(len(Prompt.of(store[i]).prompt_ids) for i in range(len(store)))
+        session.state.loss_module.model.config.max_position_embeddings = lengths[0] + room
+        expected = min(2, sum(length < lengths[0] + room for length in lengths))
+        show_samples(session, tracker)
+    assert len(tracker.events) == expected >= room
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -6,48 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.errors import Stopped
-from sftctl.runs.directory import RunDir
-from sftctl.train.engine import evaluate as evaluation
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
-from tests.toys.runs import (
-    assert_same_tensors,
-    events_of,
-    metrics_of,
-    same_run,
-    stored_tensors,
-    toy_config,
-)
-
-
-def signal_at_call(number: int, function: Callable[..., object]) -> Callable[..., object]:
-    """`function`; this process gets a SIGTERM before call number `number`."""
-    calls = iter(range(1, 10**9))
-
-    def wrapped(*arguments: object, **keywords: object) -> object:
-        if next(calls) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return function(*arguments, **keywords)
-
-    return wrapped
+from tests.toys.runs import metrics_of, signal_in_call, toy_config
 
 
 def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stopping = signal_at_call(1, prepare_store)
+    stopping = signal_in_call(1, prepare_store)
     monkeypatch.setattr("sftctl.train.preflight.inputs.prepare_store", stopping)
     with pytest.raises(
         Stopped, match="by SIGTERM before training began: nothing to save"
@@ -64,45 +41,10 @@ def test_a_stop_while_the_model_is_loaded_creates_no_run(
 ) -> None:
     from sftctl.model.load import load_model
 
-    monkeypatch.setattr("sftctl.train.session.load_model", signal_at_call(1, load_model))
+    monkeypatch.setattr("sftctl.train.session.load_model", signal_in_call(1, load_model))
     with pytest.raises(Stopped):
         run_training(toy_config(tmp_path))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_an_interrupted_validation_is_done_by_the_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """At step 0, in the middle, and at the last step."""
-    settings = {
-        "data__val_fraction": 0.3,
-        "train__eval_interval": 4,
-        "checkpoint__save_interval": 3,
-    }
-    whole = run_training(toy_config(tmp_path, "whole", **settings))
-    run = tmp_path / "run"
-    blocks = evaluation.evaluation_blocks
-    at = {1: 1, 2: 2, 3: 1 + sum(e == "evaluation" for e in events_of(tmp_path / "whole")) - 1}
-    monkeypatch.setattr(evaluation, "evaluation_blocks", signal_at_call(at[number], blocks))
-    summary = run_training(toy_config(tmp_path, **settings))
-    monkeypatch.undo()
-    assert summary.status == "stopped" and events_of(run)[-1] == "stopped"
-    assert [path.name for path in list_checkpoints(run / "checkpoints")][-1] == (
-        f"step-{summary.step:08d}"
-    )
-    assert summary.step == len(metrics_of(run) if (run / "metrics.jsonl").exists() else [])
-    assert run_training(RunDir.open(run).config(), ResumeRequest(run)).status == "finished"
-    assert same_run(metrics_of(run)) == same_run(metrics_of(tmp_path / "whole"))
-    assert validations(run) == validations(tmp_path / "whole")
-    last = f"checkpoints/step-{whole.total_steps:08d}"
-    assert_same_tensors(stored_tensors(run / last), stored_tensors(tmp_path / "whole" / last))
-    assert (run / "final").is_dir()
-
-
-def validations(run: Path) -> list[tuple[int, float]]:
-    events = jsonio.read_lines(run / "events.jsonl")
-    return [(e["step"], e["validation_loss"]) for e in events if e["event"] == "evaluation"]
 
 
 def test_a_stop_right_after_a_resume_saves_nothing_twice(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """A signal at each place of the loop: what was trained, validated and saved, on 1 and 2 ranks."""
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sftctl import environment, jsonio
+from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest
@@ -21,6 +19,7 @@ from tests.toys.runs import (
     events_of,
     metrics_of,
     same_run,
+    signal_in_call,
     stored_tensors,
     toy_config,
     validation_of,
@@ -73,19 +72,6 @@ CASES = [
     Case("in the final model", FINAL, 1, 4, (2, 4), (0, 2, 4), status="finished"),
 ]  # fmt: skip
 by_place = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def signal_in_call(number: int, function: Callable[..., object]) -> Callable[..., object]:
-    """`function`; in its call `number` the last rank gets a SIGTERM first."""
-    calls = iter(range(1, 10**9))
-
-    def wrapped(*arguments: object, **keywords: object) -> object:
-        is_last_rank = environment.rank() == environment.world_size() - 1
-        if next(calls) == number and is_last_rank:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return function(*arguments, **keywords)
-
-    return wrapped
 
 
 def train_until_signal(folder: Path, case: Case) -> tuple[str, int]:

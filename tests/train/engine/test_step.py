@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest, plan_epoch
-from sftctl.errors import TrainingDiverged
+from sftctl.errors import ConfigError, TrainingDiverged
 from sftctl.train.engine.optim import build_optimizer
-from sftctl.train.engine.state import Progress, TrainState, choose_dtype
+from sftctl.train.engine.state import Progress, TrainState, build_state, choose_dtype
 from sftctl.train.engine.step import MAX_OVERFLOWS
 from tests.toys.data import ToyStore
 from tests.toys.steps import (
@@ -23,6 +23,7 @@ from tests.toys.steps import (
     equal,
     first_gradient,
     make_config,
+    make_model,
     make_state,
     relative_distance,
     steps_of,
@@ -158,6 +159,16 @@ def test_activation_checkpointing_changes_no_bit_and_stores_less() -> None:
     (plain, all_kept), (again, some_kept) = found
     assert equal(plain, again)
     assert 0 < some_kept < all_kept
+
+
+def test_a_model_without_activation_checkpointing_is_refused() -> None:
+    model = make_model()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(
+        ConfigError, match=r"^train\.activation_checkpointing: .*not support"
+    ) as raised:
+        build_state(model, make_config(activation_checkpointing=True), ALONE)
+    assert raised.value.hint is not None and "--micro-batch-tokens" in raised.value.hint
 
 
 def test_every_layer_is_set_up_for_compiling() -> None:
