@@ -68,7 +68,7 @@ the number of threads of its checkpoint if it decides the bits and there are eno
 """
 HEAD = """# Configuration
 
-A run is configured by a TOML file, by flags, or by both. A flag overrides `--set section.key=value`,
+A run is configured by a TOML file, by flags, or both. A flag overrides `--set section.key=value`,
 which overrides the file, which overrides the default. An unknown key or a wrong type stops the
 command before anything is loaded, and all such problems are reported at once.
 
