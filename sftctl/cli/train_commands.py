@@ -1,4 +1,4 @@
-"""What train and resume do alike: call the engine on one rank or several, print how it ended."""
+"""What `train` and `resume` share: run on one rank or several, and print how it ended."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def listening() -> Iterator["StopRequest"]:
-    """From here on a signal is heard, also while torch is loading, to the end of the process."""
+    """Handle signals from here to the end of the process, also while torch is loading."""
     from sftctl.train.stop import StopRequest
 
     with StopRequest() as stop:
@@ -34,7 +34,7 @@ def listening() -> Iterator["StopRequest"]:
 def start(
     config: RunConfig, num_ranks: int, max_restarts: int, *, auto_resume: bool, as_json: bool
 ) -> None:
-    """Train a new run, or with `auto_resume` go on with the one that is there."""
+    """Train a new run, or with `auto_resume` continue the existing one."""
     with listening() as stop:
         request = _existing_run(config) if auto_resume else None
         if request is None:
@@ -52,7 +52,7 @@ def resume(
     *,
     as_json: bool,
 ) -> None:
-    """Go on with a run."""
+    """Continue a run."""
     if request.step is not None and max_restarts:
         raise ConfigError(
             "--step with --max-restarts: a restart goes on from the newest checkpoint",
@@ -71,7 +71,7 @@ def run(
     *,
     as_json: bool,
 ) -> None:
-    """Train; exit code 75 where a signal stopped it."""
+    """Train; exit code 75 if a signal stopped it."""
     if num_ranks > 1 or max_restarts:
         from sftctl.train.launch import train_on_ranks
 
@@ -87,7 +87,7 @@ def run(
 
 
 def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json: bool) -> None:
-    """Train the last stretch again and compare; CheckpointError where it differs."""
+    """Train the last steps again and compare; CheckpointError if they differ."""
     from sftctl.train.replay import replay
 
     if num_ranks > 1:
@@ -106,26 +106,26 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
 
 
 def announce(plan: "ResumePlan", allow: frozenset[str]) -> None:
-    """The plan of a resume, on stderr before anything is loaded or changed."""
+    """Print the plan of a resume to stderr, before anything is loaded or changed."""
     streams.tell("\n".join(plan.lines(allow)))
 
 
 def config_of_run(run_dir: Path) -> RunConfig:
-    """The configuration that a run directory holds."""
+    """The configuration in a run directory."""
     from sftctl.runs.directory import RunDir
 
     return RunDir.open(run_dir).config()
 
 
 def _existing_run(config: RunConfig) -> "ResumeRequest | None":
-    """For --auto-resume: the request to go on with the run that is there, or None to start one."""
+    """The request to continue the run in `output_dir`; None if there is no run."""
     from sftctl.train.resume import existing_run
 
     return existing_run(config, announce)
 
 
 def print_config(config: RunConfig, *, as_json: bool) -> None:
-    """The configuration as TOML, each key under its documentation."""
+    """Print the configuration as TOML, each key under its documentation."""
     from sftctl.config.load import config_to_commented_toml, config_to_dict
 
     if as_json:

@@ -1,8 +1,8 @@
-"""Several ranks on this machine, by torch's elastic agent inside this process.
+"""Starts several ranks on this machine with torch's elastic agent, inside this process.
 
-The parent owns the signals: it writes the signal's name into a file that rank 0 reads between
-steps, so that a Ctrl-C, which a terminal sends to every process, is heard once. A rank that fails
-leaves a report, and the agent ends the others.
+The parent handles the signals. It writes the signal's name into a file that rank 0 reads between
+steps, so a Ctrl-C, which a terminal sends to every process, counts once. A rank that fails writes a
+report into a file, and the agent ends the others.
 """
 
 import logging
@@ -36,7 +36,7 @@ from sftctl.train.stop import SIGNALS, StopRequest
 T = TypeVar("T")
 
 STOP_FILE = "stop"
-_GRACE_S = 3.0  # for the other ranks when one has failed: they fail by themselves, or hang
+_GRACE_S = 3.0  # after one rank has failed: the others fail by themselves meanwhile, or hang
 
 
 def train_on_ranks(
@@ -46,10 +46,10 @@ def train_on_ranks(
     max_restarts: int,
     stop: StopRequest,
 ) -> RunSummary:
-    """`run_training` on `num_ranks` processes; when a rank dies, up to `max_restarts` times anew.
+    """`run_training` on `num_ranks` processes, restarted up to `max_restarts` times if a rank dies.
 
-    Each time all ranks are started afresh and go on from the newest checkpoint. What a restart
-    can't mend (a wrong configuration, damaged data, a loss that is not finite) is raised at once.
+    A restart starts all ranks again from the newest checkpoint. What a restart can't fix (a wrong
+    configuration, damaged data, a loss that is not finite) is raised at once.
     """
     path = resume.run_dir if resume is not None else config.output_dir or new_run_path(config)
     config = replace(config, output_dir=path)
@@ -58,8 +58,8 @@ def train_on_ranks(
             return run_on_ranks(num_ranks, run_training, config, resume, stop=stop)
         except RankFailed as failure:
             if number > max_restarts or stop.heard:
-                raise RankFailed(failure.message, _way_on(path)) from None
-            with suppress(BrokenPipeError):  # nobody may read it any more
+                raise RankFailed(failure.message, _how_to_continue(path)) from None
+            with suppress(BrokenPipeError):  # perhaps nobody reads stderr any more
                 print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
         if RunDir(path).run_file.is_file():
             announce = resume.announce if resume is not None else None
@@ -67,18 +67,18 @@ def train_on_ranks(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _way_on(path: Path) -> str:
+def _how_to_continue(path: Path) -> str:
     if RunDir(path).run_file.is_file():
         return f"`sftctl resume {path}` goes on from the last checkpoint"
-    return "out of memory? nothing was begun: the same command starts anew"
+    return "out of memory? the run had not begun: the same command starts it again"
 
 
 def run_on_ranks(
     num_ranks: int, function: Callable[..., T], *arguments: object, stop: StopRequest | None = None
 ) -> T:
-    """`function(*arguments, stop=…)` on `num_ranks` processes; gives what it gives on rank 0.
+    """Call `function(*arguments, stop=…)` on `num_ranks` processes; returns rank 0's result.
 
-    Raises what the first failing rank raised, or RankFailed with its traceback.
+    Raises the SftctlError of a rank, or RankFailed with the end of the first traceback.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -93,7 +93,7 @@ def run_on_ranks(
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,  # elastic's own restarts meet keys that dead ranks left: see train_on_ranks
+        max_restarts=0,  # elastic's own restarts find stale keys of dead ranks: see train_on_ranks
         monitor_interval=0.05,
         signals_to_handle="SIGQUIT",
         shutdown_timeout=5,
@@ -117,12 +117,12 @@ def run_on_ranks(
 def _rank_main(
     folder: str, num_ranks: int, function: Callable[..., T], arguments: tuple[object, ...]
 ) -> T:
-    """What each rank runs."""
+    """The main function of each rank."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     with StopRequest(Path(folder, STOP_FILE)) as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
-        signal_when_the_parent_dies(signal.SIGTERM)  # it saves and leaves, and the lock is free
+        signal_when_the_parent_dies(signal.SIGTERM)  # then the rank saves, exits and frees the lock
         torch.set_num_threads(max(1, usable_cores() // num_ranks))
         try:
             result = function(*arguments, stop=stop)
@@ -131,7 +131,7 @@ def _rank_main(
             raise SystemExit(getattr(error, "exit_code", 1)) from None
         finally:
             stop.outlive()
-    if os.getppid() != parent:  # elastic would wait for it to take the result
+    if os.getppid() != parent:  # nobody takes the result, and elastic would wait for that
         os._exit(EXIT_STOPPED)
     return result
 
@@ -149,9 +149,9 @@ def _report(folder: Path, error: Exception) -> None:
 
 
 def _first_failure(folder: Path, failure: Any) -> SftctlError:
-    """What ended the run: an error of ours, a killed rank, or the first rank's traceback.
+    """What ended the run: an expected error, a killed rank, or the first traceback.
 
-    A rank that dies makes the others fail in a collective, so their complaints come last.
+    A rank that dies makes the others fail in a collective, so their reports matter least.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [loads(file.read_bytes()) for file in files]
@@ -171,17 +171,17 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 
 @contextmanager
 def _watched(folder: Path) -> Iterator[None]:
-    """What elastic leaves to us while ranks run: their first seconds, and their last.
+    """Protect the ranks from signals while they start, and end those that hang after a failure.
 
-    Ranks are born with signals blocked, or one that goes to the whole process group (Ctrl-C) would
-    kill them while they load torch: they inherit the mask of this thread, and the system gives the
-    signal to the watching one meanwhile. When a rank has failed, elastic waits half a minute for
-    one that hangs; this waits less.
+    A signal to the whole process group (Ctrl-C) would kill a rank that is still loading torch. So
+    ranks start with signals blocked: they inherit the mask of this thread, and the watching thread
+    receives the signal meanwhile. After a failure, elastic waits 30 seconds for a rank that hangs;
+    the watching thread kills it sooner.
     """
     over = threading.Event()
     threading.Thread(target=_end_stragglers, args=(folder, over), daemon=True).start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM, if it starts later than now
+    resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
