@@ -80,7 +80,7 @@ def _advice_against(
     """What removes the first obstacle; a command if the changes only have to be allowed."""
     flags = allow_flags(differences)
     if flags and len(errors) == 1 and all(d.verdict != "impossible" for d in differences):
-        return f"{command} {flags}   (only if it is meant)"
+        return f"{command} {flags}   (only if you want that)"
     return errors[0].hint or f"`{command} --dry-run` says more"
 
 

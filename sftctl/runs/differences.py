@@ -22,7 +22,7 @@ Verdict = Literal["free", "allow", "impossible"]
 DATA = "data"
 """The key that `--allow` takes for other data than the checkpoint was trained on."""
 
-ROUNDED = "the same examples in every step, sums rounded otherwise"
+ROUNDED = "the same examples in every step, sums rounded differently"
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 _ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
@@ -145,7 +145,7 @@ def _data_differences(
     per_epoch = steps_per_epoch(data.num_examples, manifest.global_batch_size)
     if per_epoch != manifest.steps_per_epoch:
         steps = counted(per_epoch, "step")
-        effect = f"{steps} an epoch, not {manifest.steps_per_epoch}: no place to go on at"
+        effect = f"{steps} an epoch, not {manifest.steps_per_epoch}: no step to continue at"
         yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
     else:
         effect = f"{data.path} is not what it was trained on"
@@ -169,7 +169,9 @@ def _process_differences(
         effect = "the same steps, to the bit" if exact else ROUNDED
         yield Difference("ranks", manifest.world_size, ranks, "free", effect)
     if manifest.num_threads != threads and (exact or manifest.world_size == ranks):
-        yield Difference("threads", manifest.num_threads, threads, "free", "sums rounded otherwise")
+        yield Difference(
+            "threads", manifest.num_threads, threads, "free", "sums rounded differently"
+        )
 
 
 def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
@@ -193,7 +195,7 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
     if key.removeprefix("train.") in _ROUNDING_KEYS:
         return ROUNDED
     if key == "train.dtype":
-        return "sums rounded otherwise; a scaler starts anew"
+        return "sums rounded differently; the scaler starts again"
     if key.startswith("model."):
         return "a run keeps the model and tokenizer that it began with"
     if verdict == "impossible":

@@ -31,7 +31,7 @@ def obstacles_in_run(
         yield ConfigError(
             f"{_end_of(config.train, manifest.steps_per_epoch)}, and the checkpoint is of step "
             f"{manifest.step}",
-            hint="a run can only grow; `--step N` goes back",
+            hint="a run can only get longer; `--step N` goes back",
         )
     if config.train.dtype == manifest.dtype == "float16" and not manifest.scaler:
         yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no state of scaler")
@@ -45,14 +45,14 @@ def obstacles_in_differences(
     impossible = [d for d in differences if d.verdict == "impossible"]
     if impossible:
         yield IncompatibleCheckpoint(
-            f"{where}: can't go on: {'; '.join(map(str, impossible))}",
+            f"{where}: can't continue: {'; '.join(map(str, impossible))}",
             hint="put it back as it was, or start a new run with `sftctl train`",
         )
     to_allow = [d for d in differences if d.verdict_with(allow) == "allow"]
     if to_allow:
         yield IncompatibleCheckpoint(
             f"{where}: would be another run: {'; '.join(map(str, to_allow))}",
-            hint=f"put it back as it was; if it is meant: {allow_flags(to_allow)}",
+            hint=f"put it back as it was; if you want the change: {allow_flags(to_allow)}",
         )
 
 
@@ -69,10 +69,10 @@ def require_nothing_saved(run: RunDir) -> None:
     step = last_saved_step(run.path)
     if step is None and not run.final.exists():
         return
-    lost = f"events.jsonl tells of one of step {step}" if step is not None else "final/ is there"
+    lost = f"events.jsonl has one of step {step}" if step is not None else "final/ is there"
     raise NoCheckpoint(
         f"{run.checkpoints}: no checkpoint, but {lost}",
-        hint=f"put them back (is a disk missing?), or begin anew: sftctl train {run.config_file}",
+        hint=f"put them back (is a disk missing?), or start again: sftctl train {run.config_file}",
     )
 
 

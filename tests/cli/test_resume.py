@@ -252,7 +252,7 @@ def test_a_dry_run_of_auto_resume_describes_the_resume(sftctl: Sftctl, run: Path
     assert json.loads(sftctl(*SHORT, *options, "--json").stdout)["manifest"]["step"] == 6
     refused = sftctl(*SHORT, *options, "--seed", 3)
     assert refused.exit_code == 4
-    assert "can't go on: train.seed: 0 -> 3" in refused.error
+    assert "can't continue: train.seed: 0 -> 3" in refused.error
     new = sftctl(*SHORT, "--output-dir", "new", "--auto-resume", "--dry-run")
     assert new.exit_code == 0 and new.stdout.startswith("run         new\n")
     assert not (run.parent / "new").exists()
@@ -297,7 +297,7 @@ def test_lost_checkpoints_are_one_answer_of_inspect_ckpt_and_resume(
     inspected, resumed = sftctl("inspect-ckpt", "run"), sftctl("resume", "run", "--dry-run")
     assert (inspected.exit_code, resumed.exit_code) == (4, 4)
     assert inspected.stderr == resumed.stderr
-    assert "no checkpoint, but events.jsonl tells of one of step 6" in inspected.error
+    assert "no checkpoint, but events.jsonl has one of step 6" in inspected.error
     (run / "events.jsonl").unlink()
     (run / "final").rename(run / "elsewhere" / "final")
     inspected = sftctl("inspect-ckpt", "run")

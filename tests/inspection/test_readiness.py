@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from sftctl import jsonio
+from sftctl.checkpoint.layout import manifest_hash_line
+from sftctl.data.manifest import cached_store
 from sftctl.environment import cache_folder
 from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.inspection import Inspection
@@ -118,7 +120,7 @@ def test_other_data_of_as_many_steps_may_be_allowed(run: Path, tmp_path: Path) -
     in_a_store(run, tmp_path, fingerprint="0" * 64)
     report = checkpoint(run)
     assert "is not what it was trained on" in report.obstacles[0]
-    assert report.advice == f"sftctl resume {run} --allow data   (only if it is meant)"
+    assert report.advice == f"sftctl resume {run} --allow data   (only if you want that)"
 
 
 def test_other_data_of_other_steps_is_impossible(run: Path, tmp_path: Path) -> None:
@@ -133,3 +135,31 @@ def test_damage_is_no_obstacle_but_a_problem(run: Path) -> None:
     report = checkpoint(run)
     assert not report.resumable and report.obstacles == []
     assert report.advice is not None and "falls back to the newest whole" in report.advice
+
+
+def test_damage_of_the_only_checkpoint_leaves_nothing_to_fall_back_to(run: Path) -> None:
+    for path in (run / "checkpoints").iterdir():
+        (path / "manifest.json.sha256").unlink()
+    assert checkpoint(run).advice == "put one back from a copy, or start a new run"
+
+
+def test_a_missing_tokenizer_is_an_obstacle_only_if_the_data_must_be_prepared_again(
+    run: Path,
+) -> None:
+    path = run / "checkpoints" / LAST / "manifest.json"
+    values = jsonio.loads(path.read_bytes())
+    values["config"]["model"]["tokenizer"] = "/nowhere/tokenizer"
+    path.write_bytes(data := jsonio.dump_pretty(values))
+    (path.parent / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    text = (run / "config.toml").read_text()
+    text = text.replace('name = "tiny"', 'name = "tiny"\ntokenizer = "/nowhere/tokenizer"')
+    (run / "config.toml").write_text(text)
+    store = cached_store(values["data_fingerprint"])
+    if store.exists():
+        assert checkpoint(run).resumable
+        shutil.rmtree(store)
+    report = checkpoint(run)
+    assert report.obstacles == [
+        "tokenizer: /nowhere/tokenizer: missing, and the data is prepared with it"
+    ]
+    assert report.advice == "put /nowhere/tokenizer back"

@@ -75,7 +75,7 @@ def test_another_number_of_threads_is_reported_if_there_are_too_few_cores() -> N
     config, more = config_of(), usable_cores() + 1
     manifest = manifest_of(config, num_threads=more)
     assert found(manifest, config, compute=compute(threads=1)) == [
-        Difference("threads", more, 1, "free", "sums rounded otherwise")
+        Difference("threads", more, 1, "free", "sums rounded differently")
     ]
     assert found(manifest, config, compute=compute(ranks=2, threads=1)) == [
         Difference("ranks", 1, 2, "free", ROUNDED)
@@ -84,7 +84,7 @@ def test_another_number_of_threads_is_reported_if_there_are_too_few_cores() -> N
     manifest = manifest_of(exact, num_threads=more)
     assert found(manifest, exact, compute=compute(ranks=2, threads=1)) == [
         Difference("ranks", 1, 2, "free", "the same steps, to the bit"),
-        Difference("threads", more, 1, "free", "sums rounded otherwise"),
+        Difference("threads", more, 1, "free", "sums rounded differently"),
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_key_that_did_not_exist_when_the_checkpoint_was_saved_is_no_difference
     ("key", "value", "verdict", "effect"),
     [
         ("optim.eps", 0.1, "allow", "other updates from here on"),
-        ("train.dtype", "bfloat16", "allow", "sums rounded otherwise; a scaler starts"),
+        ("train.dtype", "bfloat16", "allow", "sums rounded differently; the scaler starts"),
         ("train.strategy", "fsdp", "free", ROUNDED),
         ("train.device", "cpu", "free", ROUNDED),
         ("train.compile", True, "free", ROUNDED),
@@ -161,7 +161,7 @@ def test_other_data_is_refused_by_its_number_of_steps() -> None:
     (fewer,) = found(manifest, config_of(data__max_seq_len=9), data=other)
     assert (fewer.key, fewer.verdict) == ("data", "impossible")
     assert fewer.effect == (
-        "250 steps an epoch, not 500: no place to go on at (data.max_seq_len None -> 9)"
+        "250 steps an epoch, not 500: no step to continue at (data.max_seq_len None -> 9)"
     )
 
 

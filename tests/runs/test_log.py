@@ -222,3 +222,10 @@ def test_no_descriptor_outlives_a_log(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         RunLog(tmp_path, size + 1)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_log_takes_no_line(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    log.close()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: closed"):
+        log.log(step_metrics(1))

@@ -199,7 +199,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_started_over(
     if not is_finished:
         shutil.rmtree(run / "final")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(NoCheckpoint, match="no checkpoint, but events.jsonl tells of one of step"):
+    with pytest.raises(NoCheckpoint, match="no checkpoint, but events.jsonl has one of step"):
         resume(run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert {**after, run / ".lock": b""} == {**before, run / ".lock": b""}
@@ -280,7 +280,7 @@ def test_other_data_than_the_runs_is_refused_unless_it_is_meant(run: Path) -> No
     edit(run, data__path=str(other_data(run)))
     with pytest.raises(IncompatibleCheckpoint, match="would be another run: data: ") as raised:
         resume(run, step=4)
-    assert raised.value.hint == "put it back as it was; if it is meant: --allow data"
+    assert raised.value.hint == "put it back as it was; if you want the change: --allow data"
     assert len(list_checkpoints(run / "checkpoints")) == 3
     resume(run, step=4, allow=frozenset({"data"}))
     assert events_of(run)[-1] == "finished"
@@ -288,7 +288,7 @@ def test_other_data_than_the_runs_is_refused_unless_it_is_meant(run: Path) -> No
 
 def test_data_with_another_number_of_steps_gives_no_place_to_go_on_at(run: Path) -> None:
     edit(run, data__path=str(other_data(run, 40)))
-    with pytest.raises(IncompatibleCheckpoint, match="10 steps an epoch, not 6: no place"):
+    with pytest.raises(IncompatibleCheckpoint, match="10 steps an epoch, not 6: no step"):
         resume(run, step=4, allow=frozenset({"data"}))
 
 
@@ -304,7 +304,7 @@ def test_what_would_make_other_steps_is_impossible(
     run: Path, change: dict[str, object], message: str
 ) -> None:
     edit(run, **change)
-    with pytest.raises(IncompatibleCheckpoint, match="can't go on: " + re.escape(message)):
+    with pytest.raises(IncompatibleCheckpoint, match="can't continue: " + re.escape(message)):
         resume(run)
 
 
@@ -315,7 +315,7 @@ def test_another_learning_rate_needs_to_be_allowed_and_is_told_in_numbers(run: P
     rates = "12 steps in all; learning rate of step 9 0.000232 -> 0.000116"
     assert rates in raised.value.message
     assert raised.value.hint == (
-        "put it back as it was; if it is meant: --allow optim.learning_rate"
+        "put it back as it was; if you want the change: --allow optim.learning_rate"
     )
     resume(run, step=8, allow=frozenset({"optim.learning_rate"}))
     assert metrics_of(run)[8]["learning_rate"] == pytest.approx(1.159e-4, rel=1e-3)
@@ -355,7 +355,7 @@ def test_a_longer_run_says_what_its_learning_rate_does(run: Path) -> None:
 
 def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
     edit(run, train__dtype="float16")
-    resume(run, step=8, allow=frozenset({"train.dtype"}))  # a scaler starts anew: that is told
+    resume(run, step=8, allow=frozenset({"train.dtype"}))  # the scaler starts again: that is told
     path = run / "checkpoints" / "step-00000012"
     values = jsonio.loads((path / "manifest.json").read_bytes()) | {"scaler": None}
     data = jsonio.dump_pretty(values)
@@ -448,9 +448,12 @@ def test_what_a_resume_may_change_auto_resume_may_change(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train__batch_size": 2}, "can't go on: train.batch_size: 4 -> 2: the steps would hold"),
-        ({"train__seed": 2}, "can't go on: train.seed: 0 -> 2: the steps would hold"),
-        ({"model__name": "small"}, "can't go on: model.name: tiny -> small: a run keeps"),
+        (
+            {"train__batch_size": 2},
+            "can't continue: train.batch_size: 4 -> 2: the steps would hold",
+        ),
+        ({"train__seed": 2}, "can't continue: train.seed: 0 -> 2: the steps would hold"),
+        ({"model__name": "small"}, "can't continue: model.name: tiny -> small: a run keeps"),
         ({"optim__eps": 0.1}, "would be another run: optim.eps: 1e-08 -> 0.1: other updates"),
         ({"data__train_on": "last"}, "would be another run: data: "),
     ],
@@ -488,7 +491,7 @@ def test_before_the_first_checkpoint_auto_resume_keeps_the_model_and_the_data(ru
         "impossible: model.name: tiny -> small: the run directory was made for it; a new run needs "
         "another one"
     ]
-    with pytest.raises(IncompatibleCheckpoint, match="can't go on: model.name: tiny -> small"):
+    with pytest.raises(IncompatibleCheckpoint, match="can't continue: model.name: tiny -> small"):
         plan.refuse(request)
     free = auto_resume(run, optim__eps=0.1)
     assert plan_request(free, 1).differences == ()
