@@ -35,25 +35,24 @@ from sftctl.inspection.inspection import Inspection
 class Format(NamedTuple):
     """One format. `inspect` reports damage and does not raise it."""
 
+    name: str  # as a hint lists it
     recognises: Callable[[Path], bool]
     inspect: Callable[[Path], Inspection]
     verify: Callable[[Inspection], Inspection] = verify_archives  # also checks every checksum
 
 
 FORMATS = (  # the first one that recognises a path inspects it
-    Format(is_run, inspect_run, verify_checkpoint),
-    Format(is_checkpoint, inspect_checkpoint, verify_checkpoint),
-    Format(is_trainer_checkpoint, inspect_trainer_checkpoint),
-    Format(is_distributed, inspect_distributed),
-    Format(is_trainer_output, inspect_trainer_output),
-    Format(is_model_directory, inspect_model_directory),
-    Format(is_gguf_file, inspect_gguf_file),
-    Format(is_safetensors_file, inspect_safetensors_file),
-    Format(is_torch_file, inspect_torch_file),
-)
-_KNOWN = (
-    "a run or checkpoint of sftctl, checkpoint-N of transformers or TRL, a .pth of MiniMind, a "
-    "folder of torch.distributed.checkpoint, a model directory, .safetensors, .gguf"
+    Format("a run of sftctl", is_run, inspect_run, verify_checkpoint),
+    Format("one of its checkpoints", is_checkpoint, inspect_checkpoint, verify_checkpoint),
+    Format(
+        "checkpoint-N of transformers or TRL", is_trainer_checkpoint, inspect_trainer_checkpoint
+    ),
+    Format("a folder of torch.distributed.checkpoint", is_distributed, inspect_distributed),
+    Format("a folder of checkpoint-N", is_trainer_output, inspect_trainer_output),
+    Format("a model directory", is_model_directory, inspect_model_directory),
+    Format(".gguf", is_gguf_file, inspect_gguf_file),
+    Format(".safetensors", is_safetensors_file, inspect_safetensors_file),
+    Format("a file of torch.save, such as MiniMind's .pth", is_torch_file, inspect_torch_file),
 )
 
 
@@ -65,7 +64,8 @@ def inspect_path(path: Path, verify: bool = False) -> Inspection:
     """
     format = next((format for format in FORMATS if format.recognises(path)), None)
     if format is None:
-        raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {_KNOWN}")
+        known = ", ".join(format.name for format in FORMATS)
+        raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")
     inspection = format.inspect(path)
     return _verified(inspection, format.verify) if verify else inspection
 

@@ -17,6 +17,7 @@ from sftctl.model.load import (
     save_architecture,
     save_pretrained,
 )
+from sftctl.model.presets import PRESETS
 from sftctl.model.source import ModelSource, require_model_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -85,7 +86,7 @@ def test_an_architecture_has_the_shapes_without_the_weights(model: Any, tmp_path
 
 def test_an_unknown_name_is_refused() -> None:
     assert refusal("qwen") == (
-        "qwen: neither a preset (tiny, small, minimind-3, minimind-3-moe) nor a directory, "
+        f"qwen: neither a preset ({', '.join(PRESETS)}) nor a directory, "
         ".gguf or .pth file or "
         "owner/name on the hub"
     )

@@ -1,11 +1,15 @@
 """presets: their shapes, vocabularies and seeds."""
 
+import re
+
 import pytest
 import torch
 
+from sftctl.config.keys import documentation
 from sftctl.model.load import load_model
 from sftctl.model.presets import PRESETS, preset_config
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from tests.toys.docs.pages import DOCS_FOLDER
 
 
 def num_parameters(model: torch.nn.Module) -> int:
@@ -20,12 +24,21 @@ def on_meta(name: str, vocab_size: int) -> torch.nn.Module:
         return AutoModelForCausalLM.from_config(preset_config(name, vocab_size))
 
 
-def test_the_names_of_the_presets() -> None:
-    assert PRESETS == ("tiny", "small", "minimind-3", "minimind-3-moe")
+def test_every_preset_has_its_number_of_parameters() -> None:
+    bundled_vocab_size = 2048
+    assert {name: num_parameters(on_meta(name, bundled_vocab_size)) for name in PRESETS} == {
+        "tiny": 229_760,
+        "small": 3_672_832,
+        "minimind-3": 63_912_192,
+        "minimind-3-moe": 198_416_640,
+    }
 
 
-def test_minimind_3_has_its_63_9_million_parameters() -> None:
-    assert num_parameters(on_meta("minimind-3", 6400)) == 63_912_192
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_documented(name: str) -> None:
+    page = (DOCS_FOLDER / "train.md").read_text(encoding="utf-8")
+    assert f"\n| `{name}` |" in page
+    assert name in re.findall(r"[\w-]+", documentation()["model.name"])
 
 
 def test_minimind_3_has_minimind_3s_shape() -> None:

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from sftctl import jsonio
 from sftctl.errors import NoCheckpoint
-from sftctl.inspection.inspect import inspect_path
+from sftctl.inspection.inspect import FORMATS, inspect_path
 from sftctl.inspection.inspection import MANIFEST_KEYS
-from tests.toys.foreign import pickled_object, toy_model, toy_optimizer, write_archive
+from tests.toys.foreign import pickled_object, toy_model, toy_optimizer, write_archive, write_gguf
 
 GROUPS = {"mlp": 3072, "attention": 1536, "head": 1024, "embedding": 1024, "norm": 112}
 
@@ -21,6 +21,28 @@ def change(file: Path, at: int = -40) -> None:
     data = bytearray(file.read_bytes())
     data[at] ^= 1
     file.write_bytes(data)
+
+
+def test_every_format_recognizes_a_checkpoint_that_the_formats_before_it_do_not(
+    trained: Path,
+    trainer_output: Path,
+    distributed: Path,
+    minimind: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    paths = [
+        trained,
+        trained / "checkpoints" / "step-00000012",
+        trainer_output / "checkpoint-4",
+        distributed,
+        trainer_output,
+        trained / "final",
+        write_gguf(tmp_path / "x.gguf"),
+        trained / "final" / "model.safetensors",
+        minimind[0],
+    ]
+    found = [next(one.name for one in FORMATS if one.recognises(path)) for path in paths]
+    assert found == [one.name for one in FORMATS]
 
 
 def test_everything_known_about_a_trainers_checkpoint(trainer_output: Path) -> None:
@@ -334,7 +356,7 @@ def test_one_safetensors_file(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     inspection = inspect_path(file)
     assert not inspection.complete
-    assert inspection.damage[0].startswith(f"{file}: not a safetensors header: data up to byte 32")
+    assert inspection.damage[0].startswith(f"{file}: not a safetensors header: data from byte ")
 
 
 def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:

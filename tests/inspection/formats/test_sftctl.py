@@ -142,7 +142,7 @@ def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path, name: str, 
         inspect_path(tmp_path / name, verify=False)
     assert caught.value.message == f"{tmp_path / name}: {what}"
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("known are a run or checkpoint of sftctl, checkpoint-N")
+    assert caught.value.hint.startswith("known are a run of sftctl, one of its checkpoints, ")
 
 
 def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
