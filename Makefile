@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test torture test-real bench lint format clean
+.PHONY: help demo test torture test-real bench mutants lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,17 @@ $(VENV)/.benched: $(VENV)/.tested
 
 bench: $(VENV)/.benched  ## the tables of docs/benchmarks.md; wants a quiet machine
 	SFTCTL_REAL=.real $(BIN)/python -m tests.benchmarks
+
+$(VENV)/.mutated: $(VENV)/.tested
+	$(PIP) -e '.[mutants]'
+	@touch $@
+
+NUM ?= 100
+SEED ?= 0
+ROOM ?= all
+JOBS ?= 1
+mutants: $(VENV)/.mutated  ## change the code NUM times: does a test fail? (SEED, ROOM, JOBS; hours)
+	$(BIN)/python -m tests.mutants --num $(NUM) --seed $(SEED) --room $(ROOM) --jobs $(JOBS)
 
 lint: $(VENV)/.tested  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check sftctl tests
