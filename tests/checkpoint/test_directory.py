@@ -239,6 +239,13 @@ def test_moving_twice_in_a_second_keeps_both(root: Path) -> None:
     assert first[0].exists() and second[0].exists() and first != second
 
 
+def test_the_newest_is_moved_first_so_that_a_crash_leaves_no_gap(root: Path) -> None:
+    rename_of_the_second = 5  # after make_folder, sync_folder with its sync, and a rename
+    with pytest.raises(CheckpointError):
+        abandon_after(root, 100, FailingDisk(at=rename_of_the_second))
+    assert [path.name for path in list_checkpoints(root)] == ["step-00000100", "step-00000200"]
+
+
 def test_checkpoints_that_cannot_be_moved_raise_an_error(root: Path) -> None:
     with pytest.raises(CheckpointError, match="can't move later checkpoints there: No space left"):
         abandon_after(root, 200, FailingDisk(at=2))

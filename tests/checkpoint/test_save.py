@@ -91,6 +91,13 @@ def test_every_tensor_begins_at_a_multiple_of_its_width(root: Path) -> None:
     assert len(starts) == 8 and not any(starts)
 
 
+@pytest.mark.parametrize("length", range(1, 9))
+def test_the_data_begin_at_a_multiple_of_eight(root: Path, length: int) -> None:
+    path = save_checkpoint(root, {"n" * length: torch.zeros(1)}, make_manifest(1), ALONE)
+    data = (path / "shard-00001.safetensors").read_bytes()
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+
+
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
     one, other = save_toy(tmp_path / "a", 7), save_toy(tmp_path / "b", 7)
     for file in one.iterdir():

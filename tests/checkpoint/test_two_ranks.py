@@ -112,7 +112,8 @@ def test_shards_of_two_ranks_become_complete_tensors_on_one(saved: Saved) -> Non
     load_tensors(saved[0] / "step-00000003", tensors, ALONE)
     assert equal(tensors, with_one_row(make_tensors(SHARDED)))
     assert read_manifest(saved[0] / "step-00000003").aliases == {
-        "model.head.weight": "model.embed.weight"
+        "model.head.weight": "model.embed.weight",
+        "model.row.tied": "model.row",
     }
 
 

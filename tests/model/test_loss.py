@@ -134,9 +134,22 @@ def test_without_gradients_the_head_is_one_product(model: Any, batch: MicroBatch
     assert trained.num_products == plain.num_products + 2  # for hidden states and weight
 
 
-def test_a_model_in_bfloat16_is_trained_without_autocast(batch: MicroBatch) -> None:
+def test_the_gradient_of_the_loss_scales_all_gradients(model: Any, batch: MicroBatch) -> None:
+    once = gradients_of(model, loss_of(LossModule(model), batch))
+    twice = gradients_of(model, 2 * loss_of(LossModule(model), batch))
+    assert_close({name: gradient / 2 for name, gradient in twice.items()}, once)
+
+
+@pytest.mark.parametrize("own_forward", [True, False])
+def test_a_model_in_bfloat16_is_trained_without_autocast(
+    batch: MicroBatch, own_forward: bool
+) -> None:
     model = make_model().to(torch.bfloat16)
-    gradients = gradients_of(model, loss_of(LossModule(model), batch))
+    module = LossModule(model)
+    module.uses_own_forward = own_forward
+    loss = loss_of(module, batch)
+    assert loss.dtype == torch.float32
+    gradients = gradients_of(model, loss)
     assert {gradient.dtype for gradient in gradients.values()} == {torch.bfloat16}
 
 
@@ -202,6 +215,12 @@ def test_a_plain_head_passes_the_check(model: Any, batch: MicroBatch) -> None:
     assert check(module, batch).is_plain
     assert module.uses_own_forward is False
     assert module.training is True
+
+
+def test_dropout_does_not_change_the_check(batch: MicroBatch) -> None:
+    module = LossModule(make_model(attention_dropout=0.5)).train()
+    assert loss_of(module, batch) != loss_of(module, batch)
+    assert check(module, batch).is_plain
 
 
 @pytest.mark.parametrize(

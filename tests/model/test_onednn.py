@@ -45,6 +45,11 @@ def test_values_may_have_any_strides() -> None:
     assert_alike(plain, fast, torch.randn(16, 12, 2).permute(2, 1, 0))
 
 
+def test_other_dtypes_are_left_to_torch() -> None:
+    plain, fast = pair_of(512, 513, bias=False)
+    assert_alike(plain.double(), fast.double(), torch.randn(600, 512).double())
+
+
 def test_frozen_weights_get_no_gradient() -> None:
     _, fast = pair_of(16, 8, bias=False)
     fast.weight.requires_grad_(False)
@@ -59,10 +64,23 @@ def test_the_same_bits_every_time() -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, run(fast, values), strict=True))
 
 
-def test_autocast_still_chooses_the_dtype() -> None:
-    _, fast = pair_of(16, 8, bias=False)
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(4, 16, 8), (600, 512, 513)])
+def test_autocast_still_chooses_the_dtype(rows: int, inputs: int, outputs: int) -> None:
+    _, fast = pair_of(inputs, outputs, bias=False)
     with torch.autocast("cpu", torch.bfloat16):
-        assert fast(torch.randn(4, 16)).dtype == torch.bfloat16
+        assert fast(torch.randn(rows, inputs)).dtype == torch.bfloat16
+
+
+class DoublingLinear(torch.nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def test_layers_of_other_classes_keep_their_forward() -> None:
+    layer, values = DoublingLinear(4, 4), torch.randn(2, 4)
+    expected = layer(values)
+    use_onednn(layer)
+    assert torch.equal(layer(values), expected)
 
 
 def test_use_onednn_replaces_forward_and_keeps_the_names_of_weights() -> None:

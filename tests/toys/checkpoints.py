@@ -75,16 +75,19 @@ def save_toy(root: Path, step: int, disk: Disk = DISK) -> Path:
 
 
 def sharded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The rows split between two ranks as FSDP2 does it; a single row leaves one rank none."""
+    """Rows over two ranks as in FSDP2: 11 rows unevenly; of one row, a rank gets none."""
     mesh = init_device_mesh("cpu", (2,))
-    parts = {name: tensor for name, tensor in tensors.items() if not name.endswith("head.weight")}
-    parts = {k: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for k, t in parts.items()}
-    return parts | {"model.head.weight": parts["model.embed.weight"]}
+    shards = {
+        id(tensor): distribute_tensor(tensor, mesh, [Shard(0)]) if tensor.dim() else tensor
+        for tensor in tensors.values()
+    }
+    return {name: shards[id(tensor)] for name, tensor in tensors.items()}
 
 
 def with_one_row(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors and one that only one rank gets a part of."""
-    return tensors | {"model.row": tensors["model.embed.weight"][:1].clone()}
+    """Adds a tensor of one row under two names."""
+    row = tensors["model.embed.weight"][:1].clone()
+    return tensors | {"model.row": row, "model.row.tied": row}
 
 
 def save_sharded(root: Path, step: int) -> None:
