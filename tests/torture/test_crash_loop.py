@@ -1,4 +1,4 @@
-"""Two hundred kill -9, a good part of them inside a save, and every run ends to the last bit."""
+"""Two hundred kill -9, many during a save: every run ends in the same bits."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_run_killed_again_and_again_ends_as_the_one_that_never_was(
+def test_a_run_killed_many_times_ends_as_one_that_was_never_killed(
     tmp_path: Path, name: str
 ) -> None:
     loop = LOOPS[name]
@@ -27,5 +27,5 @@ def test_a_run_killed_again_and_again_ends_as_the_one_that_never_was(
     assert tally.of_one_process >= loop.num_kills * 0.1
 
 
-def test_they_are_two_hundred_kills() -> None:
+def test_there_are_two_hundred_kills() -> None:
     assert sum(loop.num_kills for loop in LOOPS.values()) == 200

@@ -1,11 +1,11 @@
-"""What a power cut may leave, at every operation of many sessions."""
+"""Every state that a power cut may leave, at every disk operation of many sessions."""
 
 from dataclasses import replace
 
 import pytest
 
-from tests.toys.torture.cuts import Examined, cut_everywhere
-from tests.toys.torture.stories import STORIES, Story
+from tests.toys.torture.power_cuts import CutResults, cut_everywhere
+from tests.toys.torture.scenarios import SCENARIOS, Scenario
 from tests.toys.torture.workers import on_all_cores
 
 pytestmark = pytest.mark.torture
@@ -13,19 +13,21 @@ pytestmark = pytest.mark.torture
 NUM_DRAWN = 50
 
 
-def examine(story: Story) -> Examined:
-    return cut_everywhere(story, NUM_DRAWN)
+def check(scenario: Scenario) -> CutResults:
+    return cut_everywhere(scenario, NUM_DRAWN)
 
 
-def test_no_state_of_ten_thousand_after_a_power_cut_costs_a_checkpoint(
+def test_none_of_ten_thousand_states_after_a_power_cut_costs_a_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     kinds = ("few", "many", "long")
-    stories = [replace(story, tensors=kind) for story in STORIES[8::-1] for kind in kinds]
-    examined = on_all_cores(examine, stories)
-    states = set[bytes]().union(*(it.states for it in examined))
-    problems = [problem for it in examined for problem in it.problems]
+    first = SCENARIOS[8::-1]  # the others differ in `keep` only
+    scenarios = [replace(scenario, tensors=kind) for scenario in first for kind in kinds]
+    results = on_all_cores(check, scenarios)
+    states = set[bytes]().union(*(result.states for result in results))
+    problems = [problem for result in results for problem in result.problems]
     with capsys.disabled():
-        print(f"\ndisk states: {len(states)} in {len(stories)} stories, violations {len(problems)}")
+        where = f"in {len(scenarios)} scenarios"
+        print(f"\ndisk states: {len(states)} {where}, violations {len(problems)}")
     assert problems == []
     assert len(states) >= 10_000

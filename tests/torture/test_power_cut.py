@@ -1,4 +1,4 @@
-"""A power cut right after each `saved` of real runs, on ext4; and for a recipe without syncs."""
+"""A power cut right after each `saved` of real runs on ext4, and after saves without syncs."""
 
 import subprocess
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.disk import hash_file
 from sftctl.jsonio import read_lines
-from tests.toys.torture.powercut import cuts_of, make_image, mounted, started
-from tests.toys.torture.telling import fast_folder
+from tests.toys.torture.ext4_images import cuts_of, make_image, mounted, started
+from tests.toys.torture.sessions import memory_folder
 
 pytestmark = pytest.mark.torture
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = Path("final", "model.safetensors")
 NUM_SAVES = 8
-CARELESS = """
+WITHOUT_SYNCS = """
 import os, signal, torch
 for step in range(1, 11):
     torch.save({"weight": torch.randn(1000, 700)}, "new.pt")
@@ -30,7 +30,7 @@ for step in range(1, 11):
 
 @pytest.fixture
 def image() -> Iterator[Path]:
-    with fast_folder() as folder:
+    with memory_folder() as folder:
         image = folder / "disk.ext4"
         try:
             make_image(image)
@@ -43,13 +43,13 @@ def image() -> Iterator[Path]:
 
 
 def training(run: Path, *options: object) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """`sftctl train` that stops itself after each `saved`."""
+    """`sftctl train` that pauses itself after each `saved`."""
     words = ["-m", "tests.toys.torture.stopping", "train", "--model", "tiny", "--output-dir", run]
     return started(*words, *options, folder=REPOSITORY)
 
 
 def lost(run: Path, before: Path) -> list[str]:
-    """What a run after a power cut lacks of what it had reported before."""
+    """What a run has lost in a power cut of what it had reported before."""
     event = list(read_lines(before / "events.jsonl"))[-1]
     assert event["event"] == "saved"
     path, original = (folder / "checkpoints" / event["path"] for folder in (run, before))
@@ -62,7 +62,7 @@ def lost(run: Path, before: Path) -> list[str]:
         found.append(f"{path.name} is not the newest good one")
     for file in original.iterdir():
         if hash_file(path / file.name) != hash_file(file):
-            found.append(f"{path.name}/{file.name} is another one")
+            found.append(f"{path.name}/{file.name} is different")
     num_bytes = read_manifest(path).metrics_bytes
     metrics = [(folder / "metrics.jsonl").read_bytes()[:num_bytes] for folder in (run, before)]
     if metrics[0] != metrics[1] or len(metrics[0]) != num_bytes or metrics[0][-1:] != b"\n":
@@ -88,7 +88,7 @@ def test_no_save_that_was_reported_is_lost_by_a_power_cut(
     assert num_cuts == 3 * NUM_SAVES >= 20
 
 
-def test_a_run_whose_power_was_cut_ends_like_one_that_never_was(image: Path) -> None:
+def test_a_run_resumed_after_a_power_cut_ends_as_one_without(image: Path) -> None:
     kept = image.with_name("kept.ext4")
     with mounted(image) as disk:
         run = disk / "run"
@@ -108,11 +108,11 @@ def losses_of(run: Path) -> list[object]:
     return [line["loss"] for line in read_lines(run / "metrics.jsonl")]
 
 
-def test_a_recipe_without_syncs_loses_every_file_here(
+def test_saves_without_syncs_lose_every_file_here(
     image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     num_cuts = num_lost = 0
-    with mounted(image) as disk, started("-c", CARELESS, folder=disk) as process:
+    with mounted(image) as disk, started("-c", WITHOUT_SYNCS, folder=disk) as process:
         for copy in cuts_of(process, image):
             num_cuts += 1
             name = f"step-{num_cuts}.pt"

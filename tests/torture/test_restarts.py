@@ -1,4 +1,4 @@
-"""A rank dies, raises or hangs: --max-restarts goes on, and the run ends as the undisturbed one."""
+"""A rank dies, raises or hangs: with --max-restarts the run ends as one without faults."""
 
 import random
 import signal
@@ -22,13 +22,13 @@ def kill(rank: int) -> None:
 
 
 def let_raise(rank: int) -> None:
-    """A rank whose loader process was killed raises, wherever it is."""
+    """Kill its loader process: the rank then raises, on whatever line it is."""
     (loader,) = children(rank)
     send(loader, signal.SIGKILL)
 
 
 def let_hang(rank: int) -> None:
-    """It does nothing more; the others' collectives time out."""
+    """Pause it: the other ranks' collectives then time out."""
     send(rank, signal.SIGSTOP)
 
 
@@ -56,7 +56,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_run_with_a_bad_rank_restarts_and_ends_as_the_undisturbed_one(
+def test_a_run_with_a_bad_rank_restarts_and_ends_as_one_without_faults(
     tmp_path: Path, undisturbed: Path, name: str
 ) -> None:
     strike, left = FAULTS[name]
@@ -75,12 +75,12 @@ def test_a_run_with_a_bad_rank_restarts_and_ends_as_the_undisturbed_one(
         assert events_of(run).count("resumed") == num_faults
         assert_same_end(run, undisturbed)
         left -= num_faults
-    told = ", ".join(f"{each:.1f}" for each in seconds)
-    print(f"\n{name}: seconds from the fault to the first new step: {told}")
+    listed = ", ".join(f"{each:.1f}" for each in seconds)
+    print(f"\n{name}: seconds from the fault to the first new step: {listed}")
 
 
 def _wait_for_steps(run: Path, launcher: Ranks, resumes: int, count: int) -> None:
-    """Until the session after so many resumes has made so many steps."""
+    """Wait until the session after `resumes` resumes has trained `count` steps."""
     deadline = time.monotonic() + PATIENCE_S
     while _steps_since(run, resumes) < count:
         assert launcher.all_run and time.monotonic() < deadline, launcher.printed()
@@ -88,7 +88,7 @@ def _wait_for_steps(run: Path, launcher: Ranks, resumes: int, count: int) -> Non
 
 
 def _steps_since(run: Path, resumes: int) -> int:
-    """Steps of the newest session; none while there were fewer resumes."""
+    """Steps of the newest session; 0 while there were fewer resumes."""
     starts = [line for line in whole_lines(run / "events.jsonl") if b'"resumed"' in line]
     if len(starts) < resumes:
         return 0
@@ -97,6 +97,6 @@ def _steps_since(run: Path, resumes: int) -> int:
 
 
 def _ranks_of(launcher: Ranks) -> list[int]:
-    """The rank processes, but not what else a launcher starts."""
+    """The rank processes, without the launcher's other processes."""
     pids = children(launcher.processes[0].pid)
     return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -1,4 +1,4 @@
-"""A hundred signals at random moments: exit code 75, no step lost, and the same end."""
+"""A hundred signals at random moments: exit code 75, no step lost, the same final weights."""
 
 import random
 import signal
@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long an undisturbed command listens before it tells its first event, and then trains."""
+    """Of a command without a signal: time until its first event, and time from there to the end."""
 
     start_s: float
     train_s: float
@@ -70,7 +70,7 @@ def go_on(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_stop_at_any_moment_loses_no_step_and_the_run_ends_alike(
+def test_a_stop_at_any_moment_loses_no_step_and_changes_no_weight(
     tmp_path: Path, name: str
 ) -> None:
     draw, way, found = random.Random(7), WAYS[name], Counter[str]()
@@ -92,7 +92,7 @@ def test_a_stop_at_any_moment_loses_no_step_and_the_run_ends_alike(
             assert found[phase] >= 3, phase
 
 
-def test_they_are_a_hundred_stops() -> None:
+def test_there_are_a_hundred_stops() -> None:
     assert sum(way.num_stops for way in WAYS.values()) == 100
 
 
@@ -108,7 +108,7 @@ def _command(way: Way, arguments: list[str]) -> Iterator[Ranks]:
 
 
 def _undisturbed(way: Way, reference: Path) -> Times:
-    """Of the second of two runs, when all is warm."""
+    """Measured in the second of two runs, when caches are warm."""
     for run in (reference.with_name("warm"), reference):
         with _command(way, start(run)) as ranks:
             started = time.monotonic()
@@ -120,7 +120,7 @@ def _undisturbed(way: Way, reference: Path) -> Times:
 
 
 def _stopped(way: Way, run: Path, times: Times, draw: random.Random) -> list[str]:
-    """Send a signal at a random moment: how the command ended, and what it was doing."""
+    """Send a signal at a random moment; returns how the command ended, and what it was doing."""
     before, number = len(_events(run)), draw.choice(SIGNALS)
     with _command(way, go_on(run)) as ranks:
         if draw.random() < 0.3:
@@ -143,14 +143,14 @@ def _stopped(way: Way, run: Path, times: Times, draw: random.Random) -> list[str
 
 
 def _signal(pid: int | None, number: signal.Signals) -> None:
-    """As the system sends it: a terminal's Ctrl-C meets every process."""
+    """As the system sends it: a terminal's Ctrl-C goes to every process."""
     everyone = [pid, *descendants(pid)] if number == signal.SIGINT else [pid]
     for each in everyone:
         send(each, number)
 
 
 def _phase(run: Path, events: list[dict[str, Any]]) -> str:
-    """What a command is doing that has told these events."""
+    """What a command is doing after these events."""
     if not events:
         return "starting"
     if half_made(run / "checkpoints"):

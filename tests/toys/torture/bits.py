@@ -1,4 +1,4 @@
-"""Bits of a checkpoint's files, wrong one at a time."""
+"""Flip one bit of a checkpoint's files at a time."""
 
 import os
 import random
@@ -10,12 +10,14 @@ from sftctl.checkpoint.directory import problems_of
 
 @dataclass(frozen=True)
 class Flip:
+    """One bit of one file."""
+
     file: str
-    bit: int  # of the file
+    bit: int  # from the start of the file
 
 
 def draw_flips(path: Path, num_flips: int) -> list[Flip]:
-    """Different bits of all files; a small file gets as many as a large one, or all it has."""
+    """Random bits of all files. A small file gets as many as a large one, or all that it has."""
     sizes = {file.name: 8 * file.stat().st_size for file in sorted(path.iterdir())}
     rng = random.Random(0)
     flips: list[Flip] = []
@@ -26,7 +28,7 @@ def draw_flips(path: Path, num_flips: int) -> list[Flip]:
 
 
 def is_found(path: Path, flip: Flip) -> bool:
-    """Whether the wrong bit is told as one problem that names the file; it is put right again."""
+    """Whether a flipped bit is reported as one problem that names the file. It is flipped back."""
     _turn(path, flip)
     problems = problems_of(path, verify=True)
     _turn(path, flip)

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and resumed, again and again, until they are finished."""
+"""Kill runs at random moments and resume them, until they are finished."""
 
 import random
 import signal
@@ -14,7 +14,7 @@ from tests.toys.torture.processes import Ranks, children, forked, send, train
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """How many kills, and of what."""
+    """How many kills, and of what kind of run."""
 
     num_kills: int
     num_ranks: int = 1
@@ -23,17 +23,17 @@ class Loop:
 
 @dataclass(slots=True)
 class Tally:
-    """What the kills were."""
+    """Counts of the kills."""
 
     kills: int = 0
-    inside_a_save: int = 0  # a checkpoint was half written or half deleted, and stayed so
+    inside_a_save: int = 0  # it left a checkpoint half written or half deleted
     of_one_process: int = 0  # one rank of two, or a trainer without its loader processes
     runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """How long an undisturbed run takes, and a save."""
+    """How long a run without kills takes, and how long a save takes."""
 
     run_s: float
     save_s: float
@@ -41,15 +41,15 @@ class _Times:
 
 @dataclass(frozen=True, slots=True)
 class _Aim:
-    """When a kill comes, and whom it meets."""
+    """When to kill, and which process."""
 
-    save: int  # so many saves are waited for; 0: none
-    delay_s: float  # after that
-    rank: int | None  # this one, without its loader processes; None: whatever there is
+    save: int  # wait until this many saves have begun; 0: do not wait
+    delay_s: float  # wait this long after that
+    rank: int | None  # kill this rank, without its loader processes; None: all processes
 
 
 def crash_loop(folder: Path, loop: Loop, seed: int) -> Tally:
-    """Kill and resume until `loop` is done, and hold every run to one that was never killed."""
+    """Kill and resume until `loop` is done. Every run must end as one that was never killed."""
     draw, tally = random.Random(seed), Tally()
     reference = _config(folder, "reference", loop)
     times = _undisturbed(reference, loop)
@@ -83,7 +83,7 @@ def _path(config: RunConfig) -> Path:
 
 
 def _undisturbed(reference: RunConfig, loop: Loop) -> _Times:
-    """Train the reference, and take its times: in the second of two runs, when all is warm."""
+    """Train the reference and measure it, in the second of two runs, when caches are warm."""
     for config in (replace(reference, output_dir=_path(reference).with_name("warm")), reference):
         started = time.monotonic()
         with forked(train, config, None, ranks=loop.num_ranks) as ranks:
@@ -100,13 +100,13 @@ def _aim(loop: Loop, times: _Times, draw: random.Random) -> _Aim:
     some_rank = draw.randrange(loop.num_ranks) if draw.random() < 0.5 else None
     if draw.random() < 0.7:
         return _Aim(draw.randint(1, 4), draw.uniform(0, times.save_s), some_rank)
-    # The ranks wait long for one that dies on its way to them: at any moment only all are killed.
+    # If one of two ranks dies while they connect, the other waits long. So all are killed.
     some_rank = some_rank if loop.num_ranks == 1 else None
     return _Aim(0, draw.uniform(0, times.run_s / 2), some_rank)
 
 
 def _is_finished(config: RunConfig, loop: Loop, aim: _Aim | None) -> bool:
-    """Start or resume a run and kill it as `aim` says; True if its end was sooner."""
+    """Start or resume a run and kill it as `aim` says; True if the run finished first."""
     request = ResumeRequest(_path(config)) if _path(config).exists() else None
     with forked(train, config, request, ranks=loop.num_ranks) as ranks:
         may_fail = aim is not None and _strike(config, ranks, aim)
@@ -116,7 +116,7 @@ def _is_finished(config: RunConfig, loop: Loop, aim: _Aim | None) -> bool:
 
 
 def _strike(config: RunConfig, ranks: Ranks, aim: _Aim) -> bool:
-    """Kill; True if that leaves ranks that can't go on, and must say so by exit code 1."""
+    """Kill. True if other ranks are left, which can't go on and end with exit code 1."""
     _wait_for_saves(config, ranks, aim.save)
     ranks.wait(aim.delay_s)
     if not ranks.all_run:
@@ -131,7 +131,7 @@ def _strike(config: RunConfig, ranks: Ranks, aim: _Aim) -> bool:
 
 
 def _wait_for_saves(config: RunConfig, ranks: Ranks, count: int) -> None:
-    """Until so many saves or deletions of checkpoints have begun; fewer if the run ends."""
+    """Wait until `count` saves or deletions of checkpoints have begun, or the run ends."""
     checkpoints = _path(config) / "checkpoints"
     seen = half_made(checkpoints)
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""A disk on which a call fails, is cut short, or is the process's last."""
+"""A disk on which one call fails, writes only a part, or ends the process."""
 
 import errno
 import os
@@ -12,10 +12,10 @@ DIED = 9
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls a call, the next one, and all later ones.
+    """What happens at a call, at the next one, and at all later ones.
 
-    "" nothing, "EIO" and "ENOSPC" the error before anything is done, "die" the process's end,
-    "part" half of what is to be written, "part, die" both.
+    "": nothing. "EIO", "ENOSPC": this error, before anything is done. "die": the process ends.
+    "part": only half of the data is written. "part, die": both.
     """
 
     name: str
@@ -28,13 +28,13 @@ class Fault:
         return "die" in self.first + self.second
 
     @property
-    def is_of_clean_up(self) -> bool:
-        """Whether it is about what a failed save does next."""
+    def hits_clean_up(self) -> bool:
+        """Whether the second fault is in the clean-up after a failed save."""
         return self.first == "EIO" and bool(self.second) and not self.later
 
     @property
     def reasons(self) -> list[str]:
-        """What an error must say; none for faults that are no errors."""
+        """Texts of which the reported error has one; empty for faults that are not errors."""
         names = {self.first, self.second} & {"EIO", "ENOSPC"}
         return [os.strerror(getattr(errno, name)) for name in names]
 
@@ -56,14 +56,14 @@ FAULTS = (
 
 
 class FaultyDisk(Disk):
-    """Has `fault` at call number `at`; without one it only keeps the calls."""
+    """Has `fault` at call number `at`; without a fault it only records the calls."""
 
     def __init__(self, fault: Fault | None = None, at: int = 0) -> None:
         self.fault, self.at = fault, at
         self.calls: list[str] = []
 
     def _call(self, name: str) -> str:
-        """Count the call, and let happen what must; gives what is left to the caller."""
+        """Record the call, and die or raise if it is due; returns what the caller has to do."""
         self.calls.append(name)
         since = len(self.calls) - self.at
         if self.fault is None or since < 0:
@@ -106,7 +106,7 @@ class FaultyDisk(Disk):
         super().sync(descriptor)
 
     def close(self, descriptor: int) -> None:
-        super().close(descriptor)  # it is closed even where that is told as an error
+        super().close(descriptor)  # it is closed even if an error is reported
         self._call("close")
 
     def rename(self, source: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
-"""Training processes to interrupt: forked in milliseconds from one that has imported everything.
+"""Training processes to interrupt, forked in milliseconds from one that has imported everything.
 
-The process that forks never trains, for torch can't be forked once its threads are at work.
+The process that forks never trains, because torch can't be forked after its threads have worked.
 """
 
 import multiprocessing
@@ -36,12 +36,12 @@ FORK.set_forkserver_preload(
         "transformers.models.qwen3.modeling_qwen3",
     ]
 )
-PATIENCE_S = 120.0  # of a process that ends by itself, on a busy machine
+PATIENCE_S = 120.0  # for a process to end by itself, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The processes of one run, rank by rank, and the file that they print into."""
+    """The processes of one run, by rank, and the file with their output."""
 
     processes: tuple[BaseProcess, ...]
     log: Path
@@ -55,21 +55,21 @@ class Ranks:
         return self.exit_codes == [None] * len(self.processes)
 
     def wait(self, timeout_s: float) -> None:
-        """Until one of them has ended, or the time is over."""
+        """Wait until one of them has ended, or for the timeout."""
         wait([process.sentinel for process in self.processes], timeout_s)
 
     def signal(self, number: signal.Signals) -> None:
-        """To all that are still there."""
+        """Send a signal to all that are still running."""
         for process in self.processes:
             send(process.pid, number)
 
     def ended(self) -> list[int]:
-        """Their exit codes, once all of them have ended by themselves or were killed."""
+        """Wait until all of them have ended; returns their exit codes."""
         deadline = time.monotonic() + PATIENCE_S
         for process in self.processes:
             process.join(max(0.0, deadline - time.monotonic()))
         codes = [code for code in self.exit_codes if code is not None]
-        assert len(codes) == len(self.processes), f"no end in {PATIENCE_S} s: {self.printed()}"
+        assert len(codes) == len(self.processes), f"not ended in {PATIENCE_S} s: {self.printed()}"
         return codes
 
     def printed(self) -> str:
@@ -78,7 +78,7 @@ class Ranks:
 
 @contextmanager
 def forked(function: Callable[..., object], *arguments: object, ranks: int = 1) -> Iterator[Ranks]:
-    """`function(*arguments)` in a new process, or in one a rank; whatever is left is killed."""
+    """Call a function in one new process for each rank. Whatever is left at the end is killed."""
     with tempfile.TemporaryDirectory(prefix="sftctl-torture-") as folder:
         port, log = free_port(), Path(folder, "output.txt")
         given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
@@ -101,7 +101,7 @@ def _rank(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    multiprocessing.set_start_method(None, force=True)  # loader processes as a command starts them
+    multiprocessing.set_start_method(None, force=True)  # start loader processes as a command does
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(descriptor, stream.fileno())
@@ -117,26 +117,26 @@ def _rank(
 
 
 def train(config: RunConfig, request: ResumeRequest | None) -> None:
-    """What a rank that is to be killed runs."""
+    """Train in this process: what a rank that is to be killed runs."""
     from sftctl.train.run import run_training
 
     run_training(config, request)
 
 
 def sftctl(*arguments: str) -> None:
-    """What a process that is to be stopped runs: the command line, with everything imported."""
+    """Run the command line in this process, which has everything imported."""
     from sftctl.cli.app import app
 
     app(list(arguments), prog_name="sftctl")
 
 
 def fresh_sftctl(*arguments: str) -> None:
-    """The same as somebody types it: a Python that has imported nothing yet."""
+    """Run it as a user does: in a Python that has imported nothing yet."""
     os.execv(sys.executable, [sys.executable, "-m", "sftctl", *arguments])
 
 
 def free_port() -> int:
-    """A port that no connection is given by chance: below the range that the system deals from."""
+    """A free port below the range from which the system assigns ports by itself."""
     for port in random.sample(range(15000, 32000), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -145,17 +145,17 @@ def free_port() -> int:
 
 
 def send(pid: int | None, number: signal.Signals) -> None:
-    """A signal to a process, unless that has ended."""
+    """Send a signal to a process, unless it has ended."""
     assert pid is not None
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def children(pid: int | None) -> list[int]:
-    """The processes that a process has started and that still run, by age."""
+    """The running processes that a process has started, oldest first."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # it has just ended
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
             if int(parent) == pid and state != "Z":
                 found.append(int(stat.parent.name))
@@ -163,19 +163,19 @@ def children(pid: int | None) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Has it ended? Whoever is its parent by now may not have noticed."""
+    """Whether a process has ended. A zombie counts: its parent may not have noticed."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
 
 
 def descendants(pid: int | None) -> list[int]:
-    """Its children and theirs."""
+    """Its children, and their children."""
     return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def catches(pid: int | None, number: signal.Signals) -> bool:
-    """Does a process have a handler of its own for a signal?"""
+    """Whether a process has a handler of its own for a signal."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("SigCgt:"):

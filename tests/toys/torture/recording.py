@@ -1,4 +1,4 @@
-"""A disk that keeps what is done to it, as operations on nodes (inodes) and names."""
+"""A disk that records every call, as operations on nodes (inodes) and names."""
 
 import os
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Names:
-    """Names put into folders, or taken from them (None), all of them or none."""
+    """Names that are added to folders or removed (None); a power cut keeps all of them or none."""
 
     changes: tuple[tuple[int, str, int | None], ...]
 
@@ -44,26 +44,27 @@ class Sync:
 
 
 @dataclass(frozen=True)
-class Said:
-    """How far the session was: no operation."""
+class MarkReached:
+    """The session reached a progress mark; nothing is done to the disk."""
 
     mark: tuple[str, int]
 
 
-Operation = Names | Write | Truncate | Sync | Said
+Operation = Names | Write | Truncate | Sync | MarkReached
 
 
 class RecordingDisk(Disk):
-    """Keeps what it does; `run` is the folder that is watched, and node `root`."""
+    """Does every call and records it. `run` is the folder whose operations count: node `root`."""
 
     def __init__(self, run: Path) -> None:
         self.log: list[Operation] = []
-        self.tree = Tree()  # as it was, and what was made since, empty
-        self._nodes: dict[int, int] = {}  # of an inode; a deleted one's number is used again
+        self.tree = Tree()  # as it was at first; nodes that are made later are empty
+        self._nodes: dict[int, int] = {}  # inode -> node; the system reuses inode numbers
         self.root = self._add(run)
 
-    def said(self, name: str, step: int) -> None:
-        self.log.append(Said((name, step)))
+    def on_mark(self, name: str, step: int) -> None:
+        """Record a progress mark of the session."""
+        self.log.append(MarkReached((name, step)))
 
     def _new_node(self, path: Path) -> int:
         node = len(self.tree.folders) + len(self.tree.files)

@@ -1,9 +1,9 @@
-"""What a disk may hold after a power cut: the legal states of a recorded session.
+"""The states that a disk may have after a power cut in a recorded session.
 
-A name or a byte is certain once its folder or file was synced after it was changed. Of everything
-else any part may be there: each change of names by itself, each write whole, lost, torn at a
-sector, or as zeros. Moving a name is one change, certain with either folder. What was there before
-the session is certain.
+A change of a name or of bytes is certain if its folder or file was synced after it. Any other
+change may be there or not: each change of names independently; each write complete, lost, torn at a
+sector, or as zeros. A rename is one change, and certain if either folder was synced. Everything
+from before the session is certain.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ State = dict[str, bytes | None]
 
 
 def uncertain(log: list[Operation], until: int) -> list[int]:
-    """The operations before a cut that no sync covers."""
+    """The numbers of the operations before a cut that no sync covers."""
     synced: set[int] = set()
     found = []
     for number in range(until - 1, -1, -1):
@@ -46,7 +46,7 @@ def uncertain(log: list[Operation], until: int) -> list[int]:
 def legal_states(
     disk: RecordingDisk, until: int, drawn: int, rng: random.Random
 ) -> Iterator[State]:
-    """States after a cut before operation `until`: the corners, then `drawn` ones."""
+    """States after a cut before operation `until`: the extreme ones, then `drawn` random ones."""
     for fate in _fates(disk.log, uncertain(disk.log, until), drawn, rng):
         tree = disk.tree.copy()
         for number, op in enumerate(disk.log[:until]):
@@ -57,7 +57,7 @@ def legal_states(
 def _fates(
     log: list[Operation], open_ones: list[int], drawn: int, rng: random.Random
 ) -> Iterator[dict[int, str]]:
-    """For every uncertain operation: whole, lost, or a way in which a write is torn."""
+    """For every uncertain operation: whole, lost, or how a write is torn."""
     names = {number for number in open_ones if isinstance(log[number], Names)}
     for kept in ("whole", "lost"):
         for data in ("whole", "lost", "zeros"):
@@ -94,7 +94,7 @@ def _apply(op: Operation, fate: str, tree: Tree) -> None:
 
 
 def _torn(offset: int, data: bytes, fate: str) -> bytes:
-    """What of a write is there: whole | zeros | torn N: some sectors | holes N: some are zeros."""
+    """The part of a write that is there. torn N: the first sectors; holes N: some are zeros."""
     kind, _, number = fate.partition(" ")
     if kind == "whole":
         return data
@@ -111,26 +111,27 @@ def _torn(offset: int, data: bytes, fate: str) -> bytes:
 
 
 def _paths(tree: Tree, node: int, path: str) -> Iterator[tuple[str, bytes | None]]:
-    """All that can be reached from a folder: a file's bytes, None for a folder."""
+    """Everything below a folder: (path, bytes); None for a folder."""
     yield path, tree.files.get(node)
     for name, inner in sorted(tree.folders.get(node, {}).items()):
         yield from _paths(tree, inner, f"{path}/{name}")
 
 
-_CHANCE = re.compile(r"(?<=/)(\.t[a-z]+-[^/]*-|abandoned-)[0-9a-f-]+(?=/|$)")
+_RANDOM_PART = re.compile(r"(?<=/)(\.t[a-z]+-[^/]*-|abandoned-)[0-9a-f-]+(?=/|$)")
 
 
 def state_hash(state: State) -> bytes:
-    """Equal for equal states; random parts of names count for nothing."""
+    """A hash of a state; random parts of names are ignored."""
     digest = hashlib.sha256()
     for path, data in state.items():
-        name = _CHANCE.sub(r"\1", path)
+        name = _RANDOM_PART.sub(r"\1", path)
         kind = "folder" if data is None else f"{len(data)} bytes"
         digest.update(f"{name}: {kind}\n".encode() + (data or b""))
     return digest.digest()
 
 
 def materialise(state: State, run: Path) -> None:
+    """Write a state to a folder that does not exist yet."""
     for path, data in state.items():
         if data is None:
             os.mkdir(f"{run}{path}")

@@ -1,4 +1,4 @@
-"""`python -m tests.toys.torture.stopping train …`: sftctl stops itself after each `saved`."""
+"""`python -m tests.toys.torture.stopping train …`: sftctl pauses (SIGSTOP) after each `saved`."""
 
 import os
 import signal

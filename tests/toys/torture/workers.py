@@ -1,4 +1,4 @@
-"""One process a core for what is the same with many stories."""
+"""Call a function for many values, with one process for each core."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from sftctl.environment import usable_cores
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A fork copies the page table of all that torch has loaded: with few entries in half the time.
+# A fork copies the page table. With huge pages it has few entries, and takes half the time.
 HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def on_all_cores(act: Callable[[T], R], values: Iterable[T]) -> list[R]:
-    """`act` of every value; an importable function, run in new processes."""
+    """The results of `act` for every value. It must be importable: it runs in new processes."""
     with (
         patch.dict(os.environ, HUGE_PAGES),
         ProcessPoolExecutor(usable_cores(), get_context("spawn"), _begin) as pool,
@@ -30,4 +30,4 @@ def on_all_cores(act: Callable[[T], R], values: Iterable[T]) -> list[R]:
 
 def _begin() -> None:
     torch.set_num_threads(1)
-    logging.disable()  # DCP writes a debug line for every act of a save, to nobody
+    logging.disable()  # DCP logs a debug line for every act of a save

@@ -1,8 +1,8 @@
-"""Power cuts of a real file system: ext4 in an image file, on a loop device.
+"""Power cuts on a real file system: ext4 in an image file, on a loop device.
 
-What the backing file holds at one moment is what reached the device; a copy of it, mounted, is the
-disk after a power cut at that moment. The process that writes stops itself meanwhile, and nobody
-syncs anything. The journal is not committed by the clock, so only the writer's own syncs count.
+The image file at one moment holds what has reached the device. A copy of it, mounted, is the disk
+after a power cut at that moment. Meanwhile the process that writes has paused itself, and nothing
+else syncs. The journal is not committed by a timer, so only the writer's own syncs count.
 """
 
 import os
@@ -21,13 +21,13 @@ def make_image(image: Path) -> None:
     """An empty ext4 file system; raises CalledProcessError or FileNotFoundError."""
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
-    whole_now = "lazy_itable_init=0,lazy_journal_init=0"  # nothing is left to a kernel thread
-    _run("mkfs.ext4", "-q", "-F", "-E", whole_now, image)
+    at_once = "lazy_itable_init=0,lazy_journal_init=0"  # a kernel thread has nothing left to do
+    _run("mkfs.ext4", "-q", "-F", "-E", at_once, image)
 
 
 @contextmanager
 def mounted(image: Path) -> Iterator[Path]:
-    """The image's file system, its journal replayed; no mount or loop device is left at the end."""
+    """The image's file system, with its journal replayed. It is unmounted at the end."""
     folder = image.with_suffix(".mounted")
     folder.mkdir()
     _run("mount", "-o", OPTIONS, image, folder)
@@ -44,7 +44,7 @@ def _run(*command: object) -> None:
 
 @contextmanager
 def started(*command: object, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes on the image; it is gone before the image is unmounted."""
+    """A Python process that writes to the image. It is killed at the end, before the unmount."""
     words = [sys.executable, *map(str, command)]
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL) as process:
         try:
@@ -54,17 +54,17 @@ def started(*command: object, folder: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 def cuts_of(process: subprocess.Popen[bytes], image: Path) -> Iterator[Path]:
-    """A copy of the image at each moment when the process has stopped itself; then it goes on."""
+    """A copy of the image each time the process has paused itself; then the process continues."""
     copy = image.with_name("copy.ext4")
-    while _has_stopped(process):
+    while _has_paused(process):
         _run("cp", "--sparse=always", image, copy)
         yield copy
         process.send_signal(signal.SIGCONT)
     assert process.wait() == 0
 
 
-def _has_stopped(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the process stops or ends; True if it stopped."""
+def _has_paused(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the process pauses or ends; True if it paused."""
     how = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert how is not None
     if how.si_code != os.CLD_STOPPED:

@@ -1,11 +1,11 @@
-"""Every cut, under every way of training: loader processes, accumulation, ranks, dtype."""
+"""A resume from every kind of step, for all loader processes, accumulations, ranks, dtypes."""
 
 import itertools
 from pathlib import Path
 
 import pytest
 
-from tests.toys.torture.cut_points import Setting, assert_every_cut_ends_alike
+from tests.toys.torture.resume_points import Setting, assert_every_resume_ends_alike
 
 pytestmark = pytest.mark.torture
 
@@ -14,7 +14,7 @@ SETTINGS = list(itertools.starmap(Setting, itertools.product((0, 2), (1, 3), (1,
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_a_run_resumed_at_any_cut_is_the_run_that_never_stopped(
+def test_a_run_resumed_at_any_step_is_the_run_that_never_stopped(
     tmp_path: Path, setting: Setting
 ) -> None:
-    assert_every_cut_ends_alike(tmp_path, setting)
+    assert_every_resume_ends_alike(tmp_path, setting)

@@ -1,10 +1,10 @@
-"""A fifth of tests/torture/test_cut_points.py, with every value of each of its axes."""
+"""A fifth of tests/torture/test_resume_points.py, with every value of each setting."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.toys.torture.cut_points import Setting, assert_every_cut_ends_alike
+from tests.toys.torture.resume_points import Setting, assert_every_resume_ends_alike
 
 SETTINGS = [
     Setting(num_workers=0, accumulation_steps=1, num_ranks=1, dtype="float16"),
@@ -16,7 +16,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_a_run_resumed_at_any_cut_is_the_run_that_never_stopped(
+def test_a_run_resumed_at_any_step_is_the_run_that_never_stopped(
     tmp_path: Path, setting: Setting
 ) -> None:
-    assert_every_cut_ends_alike(tmp_path, setting)
+    assert_every_resume_ends_alike(tmp_path, setting)

@@ -1,4 +1,4 @@
-"""One run, cut at every kind of place and resumed by new processes: the contract of `resume`."""
+"""Resume one run from every kind of step, in new processes: the promise of `resume`."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tests.toys.runs import assert_same_end, metrics_of, toy_config
 from tests.toys.torture.processes import forked, train
 
 WARMUP_STEPS, EVAL_INTERVAL, EPOCH_END, LAST = 3, 4, 6, 12
-CUTS = {
+RESUME_STEPS = {
     "before the first step": 0,
     "after the first step": 1,
     "in warm-up": WARMUP_STEPS - 1,
@@ -47,17 +47,17 @@ class Setting:
         )
 
 
-def assert_every_cut_ends_alike(folder: Path, setting: Setting) -> None:
-    """Train a run without a cut; then one for each cut, from what was on the disk there."""
+def assert_every_resume_ends_alike(folder: Path, setting: Setting) -> None:
+    """Train a run without a stop. Then, for each step, resume from what was on the disk then."""
     config = _config(folder, setting)
     _train(config, None, setting)
     whole = folder / "whole"
     assert len(metrics_of(whole)) == LAST
     assert metrics_of(whole)[EPOCH_END]["epoch"] == metrics_of(whole)[EPOCH_END - 1]["epoch"] + 1
-    for place, cut in CUTS.items():
+    for place, step in RESUME_STEPS.items():
         run = folder / place.replace(" ", "-")
-        _copy_as_it_was(whole, run, cut)
-        _train(RunDir.open(run).config(), ResumeRequest(run, step=cut or None), setting)
+        _copy_as_it_was(whole, run, step)
+        _train(RunDir.open(run).config(), ResumeRequest(run, step=step or None), setting)
         assert_same_end(run, whole)
 
 
@@ -76,7 +76,7 @@ def _config(folder: Path, setting: Setting) -> RunConfig:
 
 
 def _model_with_dropout(folder: Path) -> Path:
-    """The tiny preset, but for dropout: a cut must not change what is drawn."""
+    """The tiny preset with dropout: a resume must not change the random draws."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
     config = preset_config("tiny", tokenizer.vocab_size)
@@ -91,11 +91,11 @@ def _train(config: RunConfig, request: ResumeRequest | None, setting: Setting) -
         assert set(ranks.ended()) == {0}, ranks.printed()
 
 
-def _copy_as_it_was(whole: Path, run: Path, cut: int) -> None:
-    """The run's directory at a step, but for metrics.jsonl, which says more than it should."""
+def _copy_as_it_was(whole: Path, run: Path, step: int) -> None:
+    """Copy the run directory as it was at a step; metrics.jsonl keeps its later lines."""
     shutil.copytree(whole, run, ignore=shutil.ignore_patterns("step-*", "final"))
-    if cut:
-        checkpoint = f"checkpoints/step-{cut:08d}"
+    if step:
+        checkpoint = f"checkpoints/step-{step:08d}"
         shutil.copytree(whole / checkpoint, run / checkpoint)
-    events = [line for line in jsonio.read_lines(whole / "events.jsonl") if line["step"] <= cut]
+    events = [line for line in jsonio.read_lines(whole / "events.jsonl") if line["step"] <= step]
     (run / "events.jsonl").write_bytes(b"".join(map(jsonio.dump_line, events)))
