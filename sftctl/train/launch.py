@@ -6,7 +6,7 @@ report into a file, and the agent ends the others.
 """
 
 import logging
-import multiprocessing.process
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +103,7 @@ def run_on_ranks(
         tempfile.TemporaryDirectory(prefix="sftctl-") as folder,
         nullcontext(stop) if stop is not None else StopRequest() as listening,
         listening.relayed_into(Path(folder, STOP_FILE)),
-        _watched(Path(folder)),
+        _watched(Path(folder), num_ranks),
     ):
         listening.check()
         try:
@@ -170,7 +171,7 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 
 
 @contextmanager
-def _watched(folder: Path) -> Iterator[None]:
+def _watched(folder: Path, num_ranks: int) -> Iterator[None]:
     """Protect the ranks from signals while they start, and end those that hang after a failure.
 
     A signal to the whole process group (Ctrl-C) would kill a rank that is still loading torch. So
@@ -179,7 +180,7 @@ def _watched(folder: Path) -> Iterator[None]:
     the watching thread kills it sooner.
     """
     over = threading.Event()
-    threading.Thread(target=_end_stragglers, args=(folder, over), daemon=True).start()
+    threading.Thread(target=_end_stragglers, args=(folder, num_ranks, over), daemon=True).start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -190,12 +191,27 @@ def _watched(folder: Path) -> Iterator[None]:
         over.set()
 
 
-def _end_stragglers(folder: Path, over: threading.Event) -> None:
-    ranks: set[multiprocessing.process.BaseProcess] = set()
+def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event) -> None:
+    """Kill the ranks that are left some time after one has failed."""
+    ranks: set[BaseProcess] = set()
     while not over.wait(0.1):
-        ranks |= {*multiprocessing.active_children()}
-        has_failed = any(folder.glob("failed-*.json")) or any(rank.exitcode for rank in ranks)
+        if len(ranks) < num_ranks:
+            ranks |= {*multiprocessing.active_children()}
+        has_failed = any(folder.glob("failed-*.json")) or any(map(_has_failed, ranks))
         if has_failed and not over.wait(_GRACE_S):
             for rank in ranks:
                 rank.kill()
             return
+
+
+def _has_failed(rank: BaseProcess) -> bool:
+    """Whether a rank has ended badly; its exit code is left for elastic to collect.
+
+    Two threads that collect it at once make a good end look like a failure: only one gets the code.
+    """
+    assert rank.pid is not None  # it was started
+    try:
+        ended = os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # elastic has collected it
+        return bool(rank.exitcode)
+    return ended is not None and ended.si_status != 0
