@@ -1,6 +1,6 @@
-"""`make bench`: every table of docs/benchmarks.md, measured in one run, alternating, medians.
+"""`make bench`: every table of docs/benchmarks.md and docs/measured/speed.md, as medians.
 
-Wants a quiet machine and the data set and tokenizer named by --alpaca and --tokenizer.
+Needs a quiet machine and the data set and tokenizer named by --alpaca and --tokenizer.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def main() -> None:
-    """Run what was asked for, print Markdown."""
+    """Measure the chosen tables and print them as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--only", choices=[*TABLES], help="one table")
     parser.add_argument("--alpaca", type=Path, default=SHARED / "alpaca_en_demo.json")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def start_table(options: argparse.Namespace) -> str:
-    """What it costs to print help, against a bare interpreter."""
+    """Time to print help, compared with a bare interpreter."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "sftctl --help": [sys.executable, "-m", "sftctl", "--help"],
@@ -63,28 +63,28 @@ def start_table(options: argparse.Namespace) -> str:
 
 
 def training_table(options: argparse.Namespace, batch_size: int) -> str:
-    """minimind-3 on Alpaca, the same examples and first weights for all."""
+    """minimind-3 on Alpaca, with the same examples and first weights for all."""
     steps = options.steps or (5 if batch_size == 8 else 3)
     contenders = training.against_all("minimind-3", batch_size, steps, [*training.RIVALS])
     return compared_table(options, contenders, None)
 
 
 def smollm2_table(options: argparse.Namespace) -> str:
-    """SmolLM2-135M: a vocabulary of 49,152, so the head counts."""
+    """SmolLM2-135M. Its vocabulary of 49,152 makes the head expensive."""
     model = str(training.smollm2())
     contenders = training.against_all(model, 8, options.steps or 3, ["trainer", "trainer-grouped"])
     return compared_table(options, contenders, model)
 
 
 def ranks_table(options: argparse.Namespace) -> str:
-    """The same cores, shared by ranks."""
+    """One rank and two ranks on the same cores."""
     return compared_table(options, training.on_ranks(options.steps or 3), None)
 
 
 def compared_table(
     options: argparse.Namespace, contenders: dict[str, training.Contender], tokenizer: str | None
 ) -> str:
-    """Rounds over a store of the whole set, then the table."""
+    """Measure all contenders on a store of the full data set."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = training.store_of(options.alpaca, tokenizer or str(options.tokenizer), folder)
@@ -93,7 +93,7 @@ def compared_table(
 
 
 def planning_table(options: argparse.Namespace) -> str:
-    """Balance over ranks, and what planning costs."""
+    """How evenly work is divided among ranks, and how long planning takes."""
     with tempfile.TemporaryDirectory() as name:
         store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
         head = ["micro_batch_tokens", "ranks", "mean/max cost", "real tokens of those processed"]
@@ -101,7 +101,7 @@ def planning_table(options: argparse.Namespace) -> str:
 
 
 def utilisation_table(options: argparse.Namespace) -> str:
-    """Share of the machine's product rate, and a profile."""
+    """The share of the machine's matrix-product rate, and a profile."""
     text = ""
     with tempfile.TemporaryDirectory() as name:
         store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
@@ -112,7 +112,7 @@ def utilisation_table(options: argparse.Namespace) -> str:
 
 
 def prepare_tables(options: argparse.Namespace) -> str:
-    """ShareGPT against what people use, and memory at two sizes of input."""
+    """ShareGPT, compared with TRL and datasets.map; and memory for two sizes of input."""
     with tempfile.TemporaryDirectory() as name:
         rates = preparing(options.downloads, Path(name))
         memory = preparing_memory(options.downloads, Path(name))
@@ -121,7 +121,7 @@ def prepare_tables(options: argparse.Namespace) -> str:
 
 
 def checkpoints_table(options: argparse.Namespace) -> str:
-    """What a save costs the loop, and a resume from far away its user."""
+    """How long the loop waits for a save, and a user for a resume."""
     with tempfile.TemporaryDirectory() as name:
         store = prepare(options, Path(name))
         rows = saving(store, Path(name), options.rounds) + resuming(Path(name), options.rounds)
@@ -131,7 +131,7 @@ def checkpoints_table(options: argparse.Namespace) -> str:
 def loader_table(
     options: argparse.Namespace, measured: Callable[[Path, int], tuple[list[str], list[list[str]]]]
 ) -> str:
-    """Batches a second on the whole file."""
+    """Batches a second, on the full file."""
     with tempfile.TemporaryDirectory() as name:
         rows = len(json.loads(options.alpaca.read_text()))
         whole = argparse.Namespace(**{**vars(options), "examples": rows})
@@ -139,7 +139,7 @@ def loader_table(
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Path:
-    """A store of `examples` rows, evenly spaced over the file: its first ones are longer."""
+    """A store of `examples` rows, evenly spaced in the file, because its first rows are longer."""
     rows = json.loads(options.alpaca.read_text())
     rows = [rows[i * len(rows) // options.examples] for i in range(options.examples)]
     (folder / "rows.json").write_text(json.dumps(rows))
@@ -161,7 +161,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def inspect_table(options: argparse.Namespace) -> str:
-    """inspect-ckpt on ten gigabytes."""
+    """Time of inspect-ckpt on ten gigabytes."""
     return table(["", f"median of {options.rounds}"], inspecting(options))
 
 

@@ -1,4 +1,4 @@
-"""What saving and resuming cost: `python -m tests.benchmarks --only checkpoints`."""
+"""The cost of saving and resuming: `python -m tests.benchmarks --only checkpoints`."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ FAR_STEP, NUM_EXAMPLES, BATCH_SIZE = 100_000, 1_000_000, 4
 
 
 def saving(store: Path, folder: Path, rounds: int) -> list[list[str]]:
-    """Runs of minimind-3 with and without saves on the way, alternating; rows of a table."""
+    """Rows of a table: runs of minimind-3 with and without saves, alternating."""
     runs: dict[str, list[dict[str, Any]]] = {"with": [], "without": []}
     for number in range(rounds):
         for name, interval in (("with", SAVE_INTERVAL), ("without", 0)):
@@ -63,7 +63,7 @@ def _train(store: Path, run: Path, save_interval: int) -> dict[str, Any]:
     *saved, last = [event for event in events if event["event"] == "saved"]
     started = next(event["time"] for event in events if event["event"] == "started")
     return {
-        # Up to the last save, which every run makes and waits for.
+        # Until the last save, which every run makes and waits for.
         "loop_s": last["time"] - last["seconds"] - started,
         "wait_s": [event["wait_s"] for event in saved],
         "seconds": [event["seconds"] for event in saved],
@@ -73,7 +73,7 @@ def _train(store: Path, run: Path, save_interval: int) -> dict[str, Any]:
 
 
 def _seconds_of_a_copy(store: Path) -> float:
-    """Every tensor of the state into memory that was written to before."""
+    """Copy every tensor of the state into memory that was written to before."""
     model = load_model("minimind-3", load_tokenizer(str(store / "tokenizer")), 0)
     optimizer = build_optimizer(model, OptimConfig(learning_rate=1e-3))
     tensors = dict(model.named_parameters()) | NamedOptimizer(optimizer, model).state_dict()
@@ -86,9 +86,9 @@ def _seconds_of_a_copy(store: Path) -> float:
 
 
 def resuming(folder: Path, rounds: int) -> list[list[str]]:
-    """From the command to the first new step, far into a long run and at the start of a short one.
+    """Time from the command to the first new step, far into a long run and early in a short one.
 
-    Both load the same small model; the difference is what a long way costs.
+    Both load the same small model, so the difference is the cost of the position.
     """
     far, near = _run_at(folder / "far", FAR_STEP, NUM_EXAMPLES), _run_at(folder / "near", 1, 64)
     times: dict[Path, list[float]] = {far: [], near: []}
@@ -106,7 +106,7 @@ def resuming(folder: Path, rounds: int) -> list[list[str]]:
 
 
 def _run_at(folder: Path, step: int, num_examples: int) -> Path:
-    """A run of the tiny preset that stands at `step`: trained once, its counters moved on."""
+    """A run of the tiny preset at `step`: it is trained briefly, and its counters are raised."""
     folder.mkdir()
     store = _store(folder / "store", num_examples)
     run = folder / "run"
@@ -141,7 +141,7 @@ def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _store(path: Path, num_examples: int) -> Path:
-    """A store of short random examples, with the manifest of a prepared one."""
+    """A store of short random examples, with a prepared store's manifest."""
     command = [sys.executable, "-m", "sftctl", "prepare-data", "--output", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     for split in ("train", "validation"):
@@ -162,7 +162,7 @@ def _store(path: Path, num_examples: int) -> Path:
 
 
 def _seconds_to_a_step(run: Path) -> float:
-    """From the command to the next line of metrics.jsonl; then the process is killed."""
+    """Seconds from the command to the next line of metrics.jsonl. The process is then killed."""
     before = (run / "metrics.jsonl").stat().st_size
     started = time.perf_counter()
     command = [sys.executable, "-m", "sftctl", "resume", str(run)]

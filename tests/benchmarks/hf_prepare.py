@@ -1,9 +1,9 @@
-"""The same rows prepared as people do today, in a process of its own; prints one JSON line.
+"""Prepare the same rows with TRL or datasets.map, in a process of its own; prints one JSON line.
 
 `trl`: SFTTrainer's dataset preparation with assistant_only_loss. `map`: datasets.map with an
-assistant mask, the few lines that scripts have. Both are given SmolLM2's template with generation
-marks, without which neither can mask, and only rows that have an assistant turn: on another TRL
-aborts. Only the preparation is timed, no import and no reading of the file.
+assistant mask, in the few lines that scripts use. Both get SmolLM2's template with generation marks,
+because they can't mask without them. They get only rows with an assistant turn, because TRL aborts
+on any other. Only the preparation is timed, without imports and without reading the file.
 """
 
 import json
@@ -29,7 +29,7 @@ TEMPLATE = (
 
 
 def main(way: str, rows_path: Path, tokenizer_path: Path, num_processes: int) -> None:
-    """Prepare the messages of a JSON-lines file, print the seconds it took."""
+    """Prepare the messages of a JSON-lines file and print the seconds that it took."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
     tokenizer.chat_template = TEMPLATE
     with rows_path.open(encoding="utf-8") as file:
@@ -39,7 +39,7 @@ def main(way: str, rows_path: Path, tokenizer_path: Path, num_processes: int) ->
 
 
 def with_trl(rows: Dataset, tokenizer: PreTrainedTokenizerFast, num_processes: int) -> float:
-    """SFTTrainer made with a toy model, so that its dataset is nearly all that it does."""
+    """Make an SFTTrainer with a toy model, so that it does little more than prepare its data."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

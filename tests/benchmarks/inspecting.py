@@ -1,4 +1,4 @@
-"""How long ten gigabytes of checkpoint take to inspect, against a command that reads nothing."""
+"""Time to inspect a checkpoint of ten gigabytes, compared with a command that reads nothing."""
 
 import argparse
 import statistics
@@ -12,7 +12,7 @@ from tests.benchmarks import sparse
 
 
 def inspecting(options: argparse.Namespace) -> list[list[str]]:
-    """Rows of (what, median seconds); sparse files, so that nothing but headers is on the disk."""
+    """Rows of (what, median seconds). The files are sparse: only headers are on the disk."""
     with tempfile.TemporaryDirectory() as name:
         commands = {"sftctl --help": ["--help"]}
         makers = {

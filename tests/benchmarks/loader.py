@@ -41,7 +41,7 @@ def _settings(num_workers: int) -> LoaderSettings:
 
 
 def ours(store_path: Path, num_workers: int) -> float:
-    """Batches a second of the sweep's own measurement."""
+    """Batches a second, as bench-loader measures them."""
     shape = StepShape(
         seed=0,
         global_batch_size=BATCH_SIZE,
@@ -56,7 +56,7 @@ def ours(store_path: Path, num_workers: int) -> float:
 
 
 def trl(store_path: Path, num_workers: int) -> float:
-    """The same examples, as TRL keeps them: lists of numbers, shuffled, padded by its collator."""
+    """The same examples as TRL keeps them: shuffled lists of numbers, padded by its collator."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     store = TokenStore.open(store_path)
@@ -92,10 +92,10 @@ def _endless(loader: Any) -> Iterator[Any]:
 
 
 def train(store_path: Path, num_workers: int) -> float:
-    """Batches a second of `run_training`'s own loop, with a step that only takes its batch.
+    """Batches a second of `run_training`'s loop, with a step that only takes its batch.
 
-    The session, its store, its loader and `training_steps` are those of a real run; what goes is
-    the model's work, and with it nothing that the loader does.
+    The session, its store, its loader and `training_steps` are those of a real run. Only the
+    model's work is left out.
     """
     keys = {
         "data.path": str(store_path),
@@ -144,7 +144,7 @@ def _take(
 def alternating(
     store: Path, rounds: int, contestants: list[tuple[str, Callable[[Path, int], float]]]
 ) -> dict[tuple[str, int], list[float]]:
-    """Batches a second of each contestant and number of workers, to and fro, each in a process."""
+    """Batches a second of each contender and number of workers, each measured in a process."""
     cases = [(name, workers) for workers in WORKERS for name, _ in contestants]
     functions = dict(contestants)
     found: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
@@ -155,7 +155,7 @@ def alternating(
 
 
 def _apart(function: Callable[[Path, int], float], store: Path, workers: int) -> float:
-    """In a process of its own, forked: nothing is left of the round before."""
+    """Measure in a forked process, so that nothing is left from the round before."""
     context = multiprocessing.get_context("fork")
     ours_end, theirs = context.Pipe()
 
@@ -184,7 +184,7 @@ def against_trl(store: Path, rounds: int) -> tuple[list[str], list[list[str]]]:
 
 
 def against_training(store: Path, rounds: int) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: the sweep and the loop of training, for each number of workers."""
+    """Head and rows of a table: bench-loader and the training loop, for each number of workers."""
     found = alternating(store, rounds, [("sweep", ours), ("training", train)])
     rows = []
     for workers in WORKERS:

@@ -1,4 +1,4 @@
-"""What a plan costs and how even it is: `python -m tests.benchmarks --only planning`."""
+"""Time of planning, and the balance over ranks: `python -m tests.benchmarks --only planning`."""
 
 import json
 import resource
@@ -16,7 +16,7 @@ NUM_EXAMPLES, BATCH_SIZE = 10_000_000, 32
 
 
 def balance(store: Path) -> list[list[str]]:
-    """Mean over maximum of the ranks' planned costs, and real tokens of those processed."""
+    """Mean/maximum of the ranks' planned costs, and the share of real tokens."""
     lengths = TokenStore.open(store).lengths
     plan = plan_epoch(lengths, 0, 0, BATCH_SIZE)
     rows = []
@@ -38,7 +38,7 @@ def balance(store: Path) -> list[list[str]]:
 
 
 def ten_million() -> list[list[str]]:
-    """An epoch of ten million examples, planned in a process of its own."""
+    """Plan an epoch of ten million examples, in a process of its own."""
     code = "from tests.benchmarks.planning import measure; measure()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
@@ -52,7 +52,7 @@ def ten_million() -> list[list[str]]:
 
 
 def measure() -> None:
-    """Print what was measured as JSON."""
+    """Measure, and print the result as JSON."""
     lengths = np.random.default_rng(0).integers(20, 512, NUM_EXAMPLES).astype(np.int32)
     started = time.perf_counter()
     plan = plan_epoch(lengths, 0, 0, BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""prepare-data on ShareGPT: rates against TRL and datasets.map in one run, and its memory."""
+"""prepare-data on ShareGPT: its rate, compared with TRL and datasets.map, and its memory."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _MEMORY_SIZES = (100_000_000, 1_000_000_000)
 
 
 def preparing(downloads: Path, folder: Path) -> list[list[str]]:
-    """Rows of the table of rates; the file is ShareGPT as it is, cut end included."""
+    """Rows of the table of rates. The file is ShareGPT unchanged, with its cut end."""
     source, tokenizer = sharegpt_file(downloads), _tokenizer(downloads, folder)
     cores = len(os.sched_getaffinity(0))
     ours = _prepare(source, tokenizer, folder / "store")
@@ -36,7 +36,7 @@ def preparing(downloads: Path, folder: Path) -> list[list[str]]:
 
 
 def preparing_memory(downloads: Path, folder: Path) -> list[list[str]]:
-    """Rows of the table of memory: input of 100 MB and of 1 GB, repeated with changed text."""
+    """Rows of the table of memory: 100 MB and 1 GB of the same rows with changed text."""
     source, tokenizer = sharegpt_file(downloads), _tokenizer(downloads, folder)
     table = []
     for size in _MEMORY_SIZES:
@@ -51,7 +51,7 @@ def preparing_memory(downloads: Path, folder: Path) -> list[list[str]]:
 
 
 def _prepare(source: Path, tokenizer: Path, output: Path) -> dict[str, Any]:
-    """The whole command, from its start to its end, and what its processes take together."""
+    """Time of the full command, and the peak memory of all its processes together."""
     command = [sys.executable, "-m", "sftctl", "prepare-data", str(source), "--output", str(output)]
     command += ["--tokenizer", str(tokenizer), "--max-seq-len", str(MAX_LENGTH), "--json"]
     started = time.perf_counter()
@@ -67,7 +67,7 @@ def _prepare(source: Path, tokenizer: Path, output: Path) -> dict[str, Any]:
 
 
 class _MemoryWatch(threading.Thread):
-    """The peak of what a process and its children hold; pages that they share count once."""
+    """Peak memory of a process and its children; pages that they share count once."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -84,7 +84,7 @@ class _MemoryWatch(threading.Thread):
         for pid in (self._pid, *_children(self._pid)):
             try:
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has just ended
                 continue
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
         return total
@@ -100,7 +100,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _tokenizer(downloads: Path, folder: Path) -> Path:
-    """SmolLM2's, as a folder: what people who don't use .gguf have."""
+    """SmolLM2's tokenizer as a folder, for the tools that do not read .gguf."""
     path = folder / "smollm2"
     if not path.exists():
         load_tokenizer(str(smollm2_file(downloads))).save(path)
@@ -108,7 +108,7 @@ def _tokenizer(downloads: Path, folder: Path) -> Path:
 
 
 def _whole_rows(source: Path) -> list[dict[str, Any]]:
-    """The rows of the array before the place where the file is cut."""
+    """The rows of the array before the place where the file ends."""
     text, scan, rows = source.read_text(encoding="utf-8"), json.JSONDecoder().raw_decode, []
     position = text.index("{")
     while True:
@@ -121,7 +121,7 @@ def _whole_rows(source: Path) -> list[dict[str, Any]]:
 
 
 def _write_messages(source: Path, path: Path) -> int:
-    """Rows with an assistant turn, in the shape that TRL asks for; gives their bytes."""
+    """Write the rows that have an assistant turn, in TRL's shape; returns their bytes."""
     with path.open("w", encoding="utf-8") as file:
         for row in _whole_rows(source):
             turns = row["conversations"]
@@ -134,7 +134,7 @@ def _write_messages(source: Path, path: Path) -> int:
 
 
 def _write_repeated(source: Path, path: Path, num_bytes: int) -> None:
-    """Rows over and over, each time with other words, until the file has that size."""
+    """Repeat the rows, each time with changed text, until the file has the given size."""
     rows, written, times = _whole_rows(source), 0, 0
     with path.open("w", encoding="utf-8") as file:
         while written < num_bytes:

@@ -1,8 +1,8 @@
-"""transformers' Trainer or TRL on the examples of a token store, with their defaults.
+"""Train with transformers' Trainer or TRL on a store's examples, with their defaults.
 
 The same examples, first weights, batch size, learning rate, precision and threads as `sftctl
-train`; batches are drawn and padded as they do by themselves. Prints one JSON line last. Run by
-tests/benchmarks/training.py, each in its own process.
+train`. They draw and pad batches in their own way. The last line printed is JSON.
+tests/benchmarks/training.py runs each in a process of its own.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """From the end of the first step, which warms up, to the end of the last."""
+    """Measures from the end of the first step, which warms up, to the end of the last."""
 
     started = 0.0
     seconds = 0.0
@@ -32,7 +32,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 class Counted:
-    """A collator that notes how many tokens of each batch are real."""
+    """A collator that records how many tokens of each batch are real."""
 
     def __init__(self, collate: Any) -> None:
         self.collate, self.num_tokens = collate, list[int]()
@@ -46,7 +46,7 @@ class Counted:
 
 
 def rows_of(store: TokenStore) -> list[dict[str, list[int]]]:
-    """Token ids and which of them are targets."""
+    """Token ids, and which of them are targets."""
     return [
         {"input_ids": example.input_ids.tolist(), "assistant_masks": example.loss_mask.tolist()}
         for example in (store[index] for index in range(len(store)))
@@ -54,9 +54,9 @@ def rows_of(store: TokenStore) -> list[dict[str, list[int]]]:
 
 
 def grouped(store: TokenStore, rows: list[Any], batch_size: int, num_batches: int) -> list[Any]:
-    """Batches out of the whole set sorted by length: the best that grouping can do.
+    """Batches from the full set sorted by length: the best that grouping can do.
 
-    The middle one, which warms up and does not count, then others evenly spaced.
+    First the middle one, which warms up and does not count, then others evenly spaced.
     """
     order = store.lengths.argsort(kind="stable").tolist()
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -67,7 +67,7 @@ def grouped(store: TokenStore, rows: list[Any], batch_size: int, num_batches: in
 
 
 def labelled(rows: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """As DataCollatorForSeq2Seq wants it."""
+    """An example in the form that DataCollatorForSeq2Seq needs."""
     return [
         {
             "input_ids": row["input_ids"],
@@ -81,7 +81,7 @@ def labelled(rows: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
 
 
 def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
-    """The rival, ready to train."""
+    """The other tool's trainer, ready to train."""
     store = TokenStore.open(options.store)
     tokenizer = load_tokenizer(str(options.store / "tokenizer"))
     model, rows = load_model(options.model, tokenizer, seed=0), rows_of(store)
@@ -115,7 +115,7 @@ def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
 
 
 def main() -> None:
-    """Train so many steps, the first not counted; print a JSON line."""
+    """Train `steps` steps, of which the first does not count; print a JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("rival", choices=["trainer", "trainer-grouped", "trl", "trl-packing"])
     parser.add_argument("store", type=Path)

@@ -1,4 +1,4 @@
-"""Checkpoints of any size that take no room on the disk: only their headers are written."""
+"""Sparse checkpoints of any size: only their headers take room on the disk."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Training beside its rivals: `python -m tests.benchmarks --only training-8` and the like.
+"""Training, compared with other tools: `python -m tests.benchmarks --only training-8` and the like.
 
 Every measurement is a process of its own; rounds alternate; the first step of each warms up.
 """
@@ -25,7 +25,7 @@ RIVALS = {
 
 
 def store_of(rows_file: Path, tokenizer: str, folder: Path, rows: int | None = None) -> Path:
-    """A prepared store, of all rows of a JSON array or of so many, evenly spaced."""
+    """A prepared store: all rows of a JSON array, or `rows` of them, evenly spaced."""
     content = json.loads(rows_file.read_text())
     if rows is not None:
         content = [content[i * len(content) // rows] for i in range(rows)]
@@ -36,7 +36,7 @@ def store_of(rows_file: Path, tokenizer: str, folder: Path, rows: int | None = N
 
 
 def run(command: list[object], **environment: str) -> str:
-    """Stdout of a command that must succeed."""
+    """Run a command, which must succeed; returns its stdout."""
     inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # all cores
     words = [str(word) for word in command]
     done = subprocess.run(
@@ -50,7 +50,7 @@ def run(command: list[object], **environment: str) -> str:
 def ours(
     model: str, batch_size: int, steps: int, *options: object, **environment: str
 ) -> Contender:
-    """`sftctl train`, read from its metrics.jsonl, the first step left out."""
+    """Measure `sftctl train` from its metrics.jsonl, without the first step."""
 
     def measured(store: Path, folder: Path) -> Result:
         command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
@@ -72,7 +72,7 @@ def ours(
 
 
 def rival(name: str, model: str, batch_size: int, steps: int) -> Contender:
-    """tests/benchmarks/rival.py."""
+    """Measure another tool with tests/benchmarks/rival.py."""
 
     def measured(store: Path, folder: Path) -> Result:
         command: list[object] = [
@@ -93,7 +93,7 @@ def rival(name: str, model: str, batch_size: int, steps: int) -> Contender:
 def alternating(
     contenders: dict[str, Contender], store: Path, folder: Path, rounds: int
 ) -> dict[str, list[Result]]:
-    """Each contender once a round."""
+    """Measure each contender once in every round."""
     found: dict[str, list[Result]] = {name: [] for name in contenders}
     for number in range(rounds):
         for position, (name, contender) in enumerate(contenders.items()):
@@ -103,7 +103,7 @@ def alternating(
 
 
 def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: the first contender beside each other one."""
+    """Head and rows of a table that compares the first contender with each other one."""
     first, *_ = found.values()
     rows = []
     for name, results in found.items():
@@ -119,7 +119,7 @@ def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]
 
 
 def against_all(model: str, batch_size: int, steps: int, names: list[str]) -> dict[str, Contender]:
-    """sftctl and the rivals of these names."""
+    """sftctl and these other tools."""
     contenders = {"sftctl": ours(model, batch_size, steps)}
     for name in names:
         # a packed batch holds twice as many tokens
@@ -129,7 +129,7 @@ def against_all(model: str, batch_size: int, steps: int, names: list[str]) -> di
 
 
 def on_ranks(steps: int) -> dict[str, Contender]:
-    """One rank with all threads, and two with one each."""
+    """One rank with all threads, and two ranks with one thread each."""
     two = ("--nproc-per-node", "2")
     return {
         "one rank, two threads": ours("minimind-3", 32, steps),

@@ -1,4 +1,4 @@
-"""How much of the machine's matrix-product rate training uses, and what takes the rest.
+"""The share of the machine's matrix-product rate that training uses, and a profile.
 
 `python -m tests.benchmarks --only utilisation`: steps of minimind-3 on Alpaca in this process, the
 rate of a float32 product measured before and after every step, and a profile of the last one.
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[list[str]], str]:
-    """Rows of the profile, and a sentence with the utilisation."""
+    """Rows of the profile, and a sentence with the share."""
     store = TokenStore.open(store_path)
     tokenizer = load_tokenizer(str(store_path / "tokenizer"))
     train = TrainConfig(dtype="float32", batch_size=batch_size)
@@ -73,7 +73,7 @@ def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[lis
 
 
 def product_rate(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
-    """Operations a second of a square float32 product on all threads; the median of three."""
+    """Operations a second of a square float32 product on all threads, as the median of three."""
     one = torch.randn(SIZE, SIZE)
     rates = []
     for _ in range(4):
@@ -84,8 +84,10 @@ def product_rate(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor])
 
 
 def operations(model: Any, store: TokenStore, batch: StepBatch) -> float:
-    """Of the products that real tokens need, forward and backward: 6 a weight, the head's at target
-    tokens alone; and causal attention's two products, 12 a pair and number, half of the square.
+    """The operations of all matrix products that real tokens need, forward and backward.
+
+    They are 6 for each weight and token (the head's only at target tokens). Causal attention's two
+    products take 12 for each pair of tokens and element, over half of the square.
     """
     config = model.config
     head = model.get_output_embeddings().weight
@@ -99,7 +101,7 @@ def operations(model: Any, store: TokenStore, batch: StepBatch) -> float:
 
 
 def shares(profiled: Any) -> list[list[str]]:
-    """Of the time of a step, by kind of work."""
+    """Shares of a step's time, by kind of work."""
     times: Counter[str] = Counter()
     for event in profiled.key_averages():
         kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "the rest")

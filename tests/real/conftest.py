@@ -1,4 +1,4 @@
-"""The command line from outside: start it, kill it, read the files it leaves."""
+"""Run the command line from outside: start it, kill it, read the files that it leaves."""
 
 import contextlib
 import json
@@ -18,10 +18,10 @@ from tests.toys.fetched import smollm2_file
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-LONGEST_COMMAND_S = 1800  # of a command on a busy machine; on a quiet one none takes 100
+LONGEST_COMMAND_S = 1800  # on a busy machine; on a quiet one no command takes 100 s
 
 WITH_ALL_CORES = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-"""Real models want more than the one thread that the toys of the suite are given."""
+"""Let real models use all threads; the toys of the suite use one."""
 
 SAME_IN_EVERY_RUN = (
     "step",
@@ -33,11 +33,11 @@ SAME_IN_EVERY_RUN = (
     "num_target_tokens",
     "examples_digest",
 )
-"""What metrics.jsonl says of a step besides times and memory."""
+"""The keys of metrics.jsonl that are equal in equal runs: all but times and memory."""
 
 
 def command(*arguments: object, torchrun: int | None = None) -> list[str]:
-    """`python -m sftctl …`, or the same under torchrun with that many ranks."""
+    """`python -m sftctl …`, or the same under torchrun with `ranks` ranks."""
     launcher = []
     if torchrun is not None:
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(torchrun)]
@@ -46,7 +46,7 @@ def command(*arguments: object, torchrun: int | None = None) -> list[str]:
 
 
 def sftctl(*arguments: object, torchrun: int | None = None) -> str:
-    """Run a command to its end, which must be a good one; gives its stdout."""
+    """Run a command, which must succeed; returns its stdout."""
     done = subprocess.run(
         command(*arguments, torchrun=torchrun),
         capture_output=True,
@@ -80,7 +80,7 @@ def sftctl_killed_at(step: int, run: Path, *arguments: object, torchrun: int | N
 
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL a process and its descendants: torchrun starts its ranks outside its group."""
+    """SIGKILL a process and its descendants. (torchrun's ranks are not in its process group.)"""
     for pid in [process.pid, *_descendants(process.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def _descendants(pid: int) -> list[int]:
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(file.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has just ended
             continue
         children.setdefault(parent, []).append(int(file.parent.name))
     found, generation = [], [pid]
@@ -103,31 +103,31 @@ def _descendants(pid: int) -> list[int]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """What each step was, without times and memory."""
+    """The metrics of each step, without times and memory."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{key: json.loads(line)[key] for key in SAME_IN_EVERY_RUN} for line in lines]
 
 
 def column(run: Path, key: str) -> list[Any]:
-    """One key of every step."""
+    """The value of one key in every step."""
     return [step[key] for step in metrics(run)]
 
 
 def num_steps(run: Path) -> int:
-    """Whole lines of metrics.jsonl so far."""
+    """Number of complete lines in metrics.jsonl so far."""
     file = run / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def events(run: Path, name: str) -> list[dict[str, Any]]:
-    """The run's events of that name."""
+    """The run's events with this name."""
     lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
     return [line for line in lines if line["event"] == name]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A place for runs; they are gigabytes, so it goes when the module's tests are done."""
+    """A folder for runs. They are gigabytes, so it is deleted after the module's tests."""
     path = tmp_path_factory.mktemp("real")
     yield path
     shutil.rmtree(path)
@@ -135,7 +135,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Alpaca, Glaive and MiniMind's tokenizer; they are no part of the repository."""
+    """Alpaca, Glaive and MiniMind's tokenizer, which are not in the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data here: {SHARED_DATA} is not a directory")
     return SHARED_DATA
@@ -143,7 +143,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def downloads() -> Path:
-    """$SFTCTL_REAL: what was fetched stays there for the next time."""
+    """The folder for downloads: $SFTCTL_REAL, or .real. Files stay there for the next time."""
     path = Path(os.environ.get("SFTCTL_REAL", REPOSITORY / ".real")).absolute()
     path.mkdir(parents=True, exist_ok=True)
     return path

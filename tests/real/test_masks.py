@@ -1,4 +1,4 @@
-"""Real rows by the thousand: each text, token id and mask is that of an independent reference."""
+"""Thousands of real rows: every text, token id and mask equals that of a reference."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,14 +23,14 @@ OWN = ["smollm2", "minimind"]
 
 @pytest.fixture(scope="module")
 def tokenizers(shared_data: Path, smollm2: Path, folder: Path) -> dict[str, Path]:
-    """Folders of both; a tokenizer takes long to be read from a .gguf file."""
+    """Both as folders, because reading a tokenizer from a .gguf file takes long."""
     load_tokenizer(str(smollm2)).save(folder / "smollm2")
     return {"smollm2": folder / "smollm2", "minimind": shared_data / "minimind_tokenizer"}
 
 
 @pytest.fixture(scope="module")
 def sharegpt(downloads: Path) -> list[Conversation]:
-    """All whole rows; what is wrong with the others is what is known of the set."""
+    """All complete rows. The others must be exactly those that are known to be broken."""
     rows, reasons = [], Counter()
     for source, raw in raw_rows(sharegpt_file(downloads), "sharegpt.json"):
         row = _parsed(raw, source)
@@ -53,7 +53,7 @@ def _parsed(raw: bytes | BadRow, source: SourceLine) -> Conversation | BadRow:
 
 
 def num_kept(comparison: Comparison, rows: list[Conversation]) -> int:
-    """All rows compared, on every core; gives how many are not refused by both."""
+    """Compare all rows, on every core; returns how many both sides accept."""
 
     def compare(part: list[Conversation]) -> int:
         return sum(comparison.assert_equal(row) for row in part)

@@ -1,4 +1,4 @@
-"""A model of MiniMind-3's shape on real rows: it learns, and kill -9 changes nothing."""
+"""A model with MiniMind-3's shape learns from real rows, and kill -9 changes nothing."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def prepare(shared_data: Path, output: Path, max_seq_len: int) -> dict[str, obje
 
 @pytest.fixture(scope="module")
 def store(shared_data: Path, folder: Path) -> Path:
-    """Short enough that a step takes three seconds on two cores."""
+    """Examples so short that a step takes three seconds on two cores."""
     prepare(shared_data, folder / "store-256", 256)
     return folder / "store-256"
 
@@ -46,7 +46,7 @@ def test_every_row_of_alpaca_and_glaive_is_kept_or_accounted_for(
     ("num_ranks", "num_steps_in_all", "save_interval", "killed_at"),
     [(1, 20, 8, 11), (2, 10, 4, 6)],
 )
-def test_a_killed_run_goes_on_to_the_same_losses_and_the_same_weights(
+def test_a_killed_and_resumed_run_has_the_same_losses_and_weights(
     store: Path,
     folder: Path,
     num_ranks: int,

@@ -1,4 +1,4 @@
-"""One rank, two of ours, two of torchrun's: the same steps and the same updates."""
+"""One rank, two ranks, two ranks under torchrun: the same steps and the same updates."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def store(shared_data: Path, folder: Path) -> Path:
 
 
 def runs(folder: Path, store: Path, num_steps: int) -> dict[str, Path]:
-    """A run of each launch; without clipping, which would hide a wrong scale of the gradient."""
+    """One run for each launch. Clipping is off: it would hide a wrong scale of the gradient."""
     result = {}
     for name, launch in LAUNCHES.items():
         result[name] = folder / f"{name} {num_steps}".replace(" ", "-")
@@ -82,7 +82,7 @@ def first_gradient(run: Path) -> Tensors:
     return moments
 
 
-def test_every_launch_moves_the_weights_alike_over_twenty_steps(
+def test_every_launch_changes_the_weights_equally_in_twenty_steps(
     twenty_steps: dict[str, Path],
 ) -> None:
     updates = {name: update(run) for name, run in twenty_steps.items()}
@@ -91,7 +91,7 @@ def test_every_launch_moves_the_weights_alike_over_twenty_steps(
 
 
 def update(run: Path) -> Tensors:
-    """Final weights minus the first ones, which the seed decides."""
+    """Final weights minus the first weights, which the seed decides."""
     tokenizer = load_tokenizer(str(run / "model"))
     first = load_model(MODEL, tokenizer, SEED).state_dict()
     last = load_file(run / "final" / "model.safetensors")

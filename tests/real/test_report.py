@@ -1,4 +1,4 @@
-"""The page as a browser draws it: both colour schemes, a wide and a narrow screen."""
+"""The report in a real browser: both colour schemes, a wide and a narrow screen."""
 
 import json
 import re
@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def browse(*arguments: str) -> str:
-    """Run the browser once, with a profile of its own; gives what it prints."""
+    """Run the browser once, with a profile of its own; returns its stdout."""
     with tempfile.TemporaryDirectory() as profile:
         command = [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -57,7 +57,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 500])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_it_is_drawn_in_the_colours_that_the_reader_prefers(
+def test_it_has_the_colours_that_the_reader_prefers(
     page: Path, tmp_path: Path, scheme: str, width: int
 ) -> None:
     picture = tmp_path / f"{scheme}-{width}.png"
@@ -69,11 +69,11 @@ def test_it_is_drawn_in_the_colours_that_the_reader_prefers(
     )
     data = picture.read_bytes()
     assert first_pixel(data) == GROUND[scheme]
-    assert len(data) > 40_000  # curves and words, not an empty page
+    assert len(data) > 40_000  # curves and text, not an empty page
 
 
 def first_pixel(png: bytes) -> tuple[int, ...]:
-    """Red, green, blue of the upper left corner: no PNG filter changes that one."""
+    """Red, green and blue of the upper left pixel, which no PNG filter changes."""
     chunks, at = b"", 8
     while at < len(png):
         length = int.from_bytes(png[at : at + 4], "big")
@@ -85,13 +85,13 @@ def first_pixel(png: bytes) -> tuple[int, ...]:
 
 def test_the_script_runs_and_no_text_became_markup(page: Path) -> None:
     drawn = browse("--dump-dom", page.as_uri())
-    assert len(re.findall(r"<output hidden", drawn)) == 7  # made by the script, one a curve
+    assert len(re.findall(r"<output hidden", drawn)) == 7  # the script makes one for each curve
     assert "&lt;b&gt;not bold&lt;/b&gt;" in drawn
     assert "<b>" not in drawn
 
 
 def test_nothing_is_wider_than_a_narrow_screen(page: Path, tmp_path: Path) -> None:
-    """A frame as narrow as a phone tells how wide its content wants to be."""
+    """A frame as narrow as a phone reports the width that its content needs."""
     probe = tmp_path / "probe.html"
     script = "document.title = String(document.documentElement.scrollWidth)"
     narrow = page.read_text().replace("</body>", f"<script>{script}</script></body>")

@@ -1,4 +1,4 @@
-"""The README's longer run: the small preset learns the bundled sample by heart in minutes."""
+"""The README's longer run: the small preset memorizes the bundled sample in minutes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""ShareGPT, all of it: the fast engine makes the store of the reference, and no row is lost."""
+"""All of ShareGPT: the fast engine makes the reference's store, and every row is accounted for."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stores(downloads: Path, smollm2: Path, folder: Path) -> dict[str, TokenStore]:
-    """Prepared by either engine."""
+    """The stores that both engines make."""
     source = sharegpt_file(downloads)
     for engine in ("auto", "hf"):
         settings = ["--max-seq-len", "2048", "--engine", engine, "--tokenizer", str(smollm2)]

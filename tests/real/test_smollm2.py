@@ -1,4 +1,4 @@
-"""Real weights: SmolLM2-135M-Instruct is fine-tuned from its GGUF file, exported, and used."""
+"""SmolLM2-135M-Instruct is fine-tuned from its GGUF file, exported, and used."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ PROMPT = "What is the capital of France?"
 
 @pytest.fixture(scope="module")
 def run(shared_data: Path, smollm2: Path, folder: Path) -> Path:
-    """An epoch on the first rows of Alpaca: a few steps, at the learning rate for such weights."""
+    """One epoch on the first rows of Alpaca: a few steps."""
     rows = json.loads((shared_data / "alpaca_en_demo.json").read_text())[:64]
     (folder / "alpaca-64.json").write_text(json.dumps(rows))
     sftctl(
@@ -47,7 +47,7 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
     return model.eval()(input_ids=prompt["input_ids"]).logits  # (1, T, V)
 
 
-def test_a_few_steps_lower_the_loss_on_rows_it_is_not_trained_on(run: Path) -> None:
+def test_a_few_steps_lower_the_validation_loss(run: Path) -> None:
     first, *_, last = events(run, "evaluation")
     assert first["step"] == 0 and first["num_target_tokens"] > 500
     assert last["validation_loss"] < first["validation_loss"]

@@ -10,7 +10,7 @@ from sftctl.inspection.inspect import inspect_path
 pytestmark = pytest.mark.real
 
 
-def test_a_checkpoint_of_trl_is_told_as_such(tmp_path: Path) -> None:
+def test_a_checkpoint_of_trl_is_recognized(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM

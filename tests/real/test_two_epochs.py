@@ -1,4 +1,4 @@
-"""The run of the seed: two epochs of 500 steps, stopped at epoch 1, step 300, and resumed."""
+"""Two epochs of 500 steps, killed after epoch 1, step 300, and resumed there."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ LAUNCHES = {"two ranks under torchrun": 2, "one rank under torchrun": 1, "one ra
 
 @pytest.fixture(scope="module")
 def store(folder: Path) -> Path:
-    """A thousand short conversations, each another one."""
+    """A thousand short conversations, all different."""
     with (folder / "sums.jsonl").open("w") as file:
         for i in range(NUM_EXAMPLES):
             a, b = divmod(i, 32)
@@ -39,9 +39,9 @@ def train(store: Path, run: Path) -> tuple[object, ...]:
 def runs(
     request: pytest.FixtureRequest, folder: Path, store: Path
 ) -> tuple[int | None, Path, Path]:
-    """How it is launched, the run that nobody interrupts, and one killed soon after step 800.
+    """Ranks under torchrun, the uninterrupted run, and a run killed soon after step 800.
 
-    One rank under torchrun and one without are held against the same uninterrupted run.
+    One rank under torchrun and one rank without are compared with the same uninterrupted run.
     """
     name, torchrun = request.param
     whole = folder / f"whole-{torchrun or 1}"
@@ -87,7 +87,7 @@ def test_a_resumed_run_trains_exactly_the_steps_that_are_left(
 
 
 def assert_two_whole_epochs(run: Path) -> None:
-    """Steps are consecutive, and each epoch has handed every example to the model once."""
+    """Steps are consecutive, and each epoch has trained every example once."""
     assert column(run, "step") == list(range(1, TOTAL_STEPS + 1))
     assert column(run, "epoch") == [0] * STEPS_PER_EPOCH + [1] * STEPS_PER_EPOCH
     digests = column(run, "examples_digest")
