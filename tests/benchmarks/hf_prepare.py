@@ -1,9 +1,9 @@
 """Prepare the same rows with TRL or datasets.map, in a process of its own; prints one JSON line.
 
 `trl`: SFTTrainer's dataset preparation with assistant_only_loss. `map`: datasets.map with an
-assistant mask, in the few lines that scripts use. Both get SmolLM2's template with generation marks,
-because they can't mask without them. They get only rows with an assistant turn, because TRL aborts
-on any other. Only the preparation is timed, without imports and without reading the file.
+assistant mask, in the few lines that scripts use. Both get SmolLM2's template with generation
+marks, because they can't mask without them. They get only rows with an assistant turn, because TRL
+aborts on any other. Only the preparation is timed, without imports and without reading the file.
 """
 
 import json
