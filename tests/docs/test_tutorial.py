@@ -43,6 +43,6 @@ def test_the_tutorial_as_it_stands_goes_from_a_clone_to_a_model_that_knows_its_n
     )
     assert walk.returncode == 0, f"{walk.stdout[-2000:]}\n{walk.stderr[-2000:]}"
     said = walk.stdout.splitlines()
-    assert "12 + 7 = 19" in said
+    assert "9 and 14" in said
     assert "The capital of is aThe capital of is aThe capital of." in said
-    assert said[-1] == "Your calculator."
+    assert said[-1] == "Your helper."
