@@ -134,7 +134,7 @@ def test_auto_resume_continues_an_existing_run(sftctl: Sftctl, tmp_path: Path) -
     command = [*TINY, "--output-dir", "run", "--auto-resume"]
     assert sftctl(*command).exit_code == 0
     assert "already finished" in sftctl(*command).stdout
-    assert sftctl(*command, "--seed", 5).exit_code == 2
+    assert sftctl(*command, "--seed", 5).exit_code == 4  # as resume refuses it
 
 
 def test_show_marks_the_trained_tokens(sftctl: Sftctl) -> None:
