@@ -166,3 +166,12 @@ def _words(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def multiplies_bfloat16(root: Path = ROOT) -> bool | None:
+    """Whether the processor has instructions for bfloat16 products; None: unknown."""
+    file = root / "proc" / "cpuinfo"
+    if not file.is_file():
+        return None
+    flags = next((line for line in file.read_text().splitlines() if line.startswith("flags")), None)
+    return None if flags is None else not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())

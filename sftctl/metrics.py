@@ -20,6 +20,7 @@ class StepMetrics:
     step_time_s: float
     data_wait_s: float  # part of step_time_s
     peak_memory_bytes: int  # of the rank with the most: CUDA's peak, or the process's on CPU
+    memory_bytes: int = 0  # held now, of the rank with the most
     num_overflows: int = 0  # float16 overflows; each halved the scale and repeated the step
     skipped: str | None = None  # why nothing was updated (train.on_nonfinite = skip)
 

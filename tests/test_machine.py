@@ -11,6 +11,7 @@ from sftctl.machine import (
     Machine,
     cpu_quota,
     free_memory,
+    multiplies_bfloat16,
     peak_resident_bytes,
     resident_bytes,
     usage_of,
@@ -191,3 +192,22 @@ def test_mappings_in_shared_memory_count_once_for_all_processes_and_other_files_
                 os.kill(child, 9)
                 os.waitpid(child, 0)
     assert usage.shm_bytes - before == 3 * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags : fpu avx2 avx512_bf16", True),
+        ("flags : amx_tile amx_bf16", True),
+        ("flags : fpu avx2", False),
+        ("no such line", None),
+        (None, None),
+    ],
+)
+def test_bfloat16_instructions_are_read_from_the_processors_flags(
+    tmp_path: Path, flags: str | None, expected: bool | None
+) -> None:
+    if flags is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert multiplies_bfloat16(tmp_path) is expected

@@ -64,8 +64,13 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
         inputs = open_inputs(config, world, stop)
         model = load_model(config.model.name, inputs.tokenizer, train.seed)
         check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
-        state = build_state(model, config, world)
-        shape = step_shape(train, world.device.type, rank=world.rank, world_size=world.world_size)
+        state = build_state(model, config, world, int(inputs.train.lengths.max()))
+        shape = step_shape(
+            train,
+            rank=world.rank,
+            world_size=world.world_size,
+            rows_alone=state.why_rows_alone is not None,
+        )
         per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
         rules = StepRules(config.optim, train.seed, _NUM_STEPS + 1, per_epoch)
         loader = StepLoader(inputs.train, shape, LoaderSettings())

@@ -85,7 +85,7 @@ def bench_loader(
         store = text_examples(config, inputs.train, inputs.tokenizer)
     step_time = _step_time(config, settings)
     step_time_s = step_time.seconds if step_time else None
-    shapes = rank_shapes(config, device.type, settings.num_ranks)
+    shapes = rank_shapes(config, settings.num_ranks)
     sweep = {
         each: skipped_because(store, shapes[0], each, machine)
         for each in _settings_to_compare(settings, device.type)
@@ -116,12 +116,9 @@ def _step_time(config: RunConfig, settings: BenchSettings) -> StepTime | None:
     return measured_step_time(config, settings.num_ranks) if settings.measure_steps else None
 
 
-def rank_shapes(config: RunConfig, device_type: str, num_ranks: int) -> list[StepShape]:
+def rank_shapes(config: RunConfig, num_ranks: int) -> list[StepShape]:
     """For each rank, the shape of its steps in training."""
-    return [
-        step_shape(config.train, device_type, rank=rank, world_size=num_ranks)
-        for rank in range(num_ranks)
-    ]
+    return [step_shape(config.train, rank=rank, world_size=num_ranks) for rank in range(num_ranks)]
 
 
 def _settings_to_compare(settings: BenchSettings, device_type: str) -> list[LoaderSettings]:

@@ -108,8 +108,8 @@ class TrainConfig:
     accumulation_steps: Count = 1
     """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
-    """Maximum tokens of one forward pass, padding included. It affects memory and speed, never the
-    update. auto: on CUDA chosen from the model's shape and the GPU's total memory, else 1024."""
+    """Maximum tokens of several examples in one forward pass. It affects memory and speed, never
+    the update. auto: on CUDA chosen from the model's shape and the GPU's memory, else 1024."""
     activation_checkpointing: bool = False
     """Keep only the input of each layer, and run the layer again in the backward pass: less memory,
     a third more time, the same update."""
@@ -124,8 +124,8 @@ class TrainConfig:
     """How several ranks hold the model: ddp, each has a copy; fsdp, each has a part of weights,
     gradients and optimizer state, for models that do not fit. On one rank they are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Autocast type; weights stay float32. auto: float32 on CPU, bfloat16 on CUDA (float16 if the
-    GPU has no bfloat16)."""
+    """What the model computes in. bfloat16: copies of float32 weights; float16: autocast. auto:
+    float32 on CPU, bfloat16 on CUDA (float16 if the GPU has no bfloat16)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop the run before the weights change, or
     skip that step's update and continue."""

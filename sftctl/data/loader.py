@@ -20,7 +20,6 @@ from sftctl.data.microbatch import (
     MicroBatch,
     StepBatch,
     collate,
-    collate_all,
     filler_micro_batch,
 )
 from sftctl.data.plan import Piece, SkipBatchSampler, cut_step, deal, deal_in_rounds, plan_epoch
@@ -41,16 +40,21 @@ class StepShape:
     rank: int
     world_size: int
     lockstep: bool = False  # every rank runs equally many micro-batches
-    pad_to_multiple_of: int = 1  # tokens; a micro-batch's width is rounded up to it
+    rows_alone: bool = False  # one row in a micro-batch, for models in which rows would mix
+
+    @property
+    def tokens_of_a_pass(self) -> int:
+        """The limit for several rows in one micro-batch."""
+        return 1 if self.rows_alone else self.micro_batch_tokens
 
 
 def step_shape(
     train: TrainConfig,
-    device_type: str,
     *,
     rank: int = 0,
     world_size: int = 1,
     cut_for_ranks: int | None = None,
+    rows_alone: bool = False,
 ) -> StepShape:
     """How a run with these settings shapes its steps on one rank.
 
@@ -66,7 +70,7 @@ def step_shape(
         world_size=world_size,
         # FSDP gathers weights in every micro-batch, so each rank must run equally many.
         lockstep=train.strategy == "fsdp" and world_size > 1,
-        pad_to_multiple_of=8 if device_type == "cuda" else 1,  # CUDA kernels are faster with it
+        rows_alone=rows_alone,
     )
 
 
@@ -96,18 +100,19 @@ def _share(
     """One rank's micro-batches of a cut; in lockstep, every rank has equally many."""
     dealt = deal_in_rounds if shape.lockstep else deal
     hands = dealt([piece.cost for piece in pieces], shape.world_size)
-    groups = [(tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]]
-    share = collate_all(store, groups, shape.pad_to_multiple_of)
+    share = [
+        collate(store, tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]
+    ]
     missing = len(hands[0]) - len(share) if shape.lockstep else 0
     return share + [filler_micro_batch(len(pieces)) for _ in range(missing)]
 
 
 def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
-    """The micro-batch that needs most memory: as many of the longest examples as fit."""
-    order = np.argsort(-np.asarray(store.lengths), kind="stable")
-    rows = max(1, shape.micro_batch_tokens // int(store.lengths[order[0]]))
-    longest = order[: min(rows, shape.global_batch_size)].tolist()
-    return collate(store, tuple(longest), 0, shape.pad_to_multiple_of)
+    """The micro-batch that needs most memory: a full one, of the longest examples."""
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")[: shape.global_batch_size]
+    tokens = np.cumsum(store.lengths[order])
+    rows = max(1, int(np.searchsorted(tokens, shape.tokens_of_a_pass, side="right")))
+    return collate(store, tuple(order[:rows].tolist()), 0)
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -119,9 +124,8 @@ class StepDataset(Dataset[StepBatch]):
 
     def __getitem__(self, item: tuple[int, int, list[int]]) -> StepBatch:
         epoch, step, examples = item
-        pieces = cut_step(
-            self.store.lengths[examples], self.shape.micro_batch_tokens, self.shape.cut_for_ranks
-        )
+        lengths = self.store.lengths[examples]
+        pieces = cut_step(lengths, self.shape.tokens_of_a_pass, self.shape.cut_for_ranks)
         share = _share(self.store, examples, pieces, self.shape)
         return StepBatch(
             epoch=epoch,
@@ -243,7 +247,7 @@ def _depend_on_the_trainer(worker_id: int) -> None:
 
 
 def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroBatch]]:
-    """This rank's share of all examples, in blocks of micro-batches with rows of similar length.
+    """This rank's share of all examples, in blocks of micro-batches.
 
     All ranks get equally many blocks, each of at most 64 examples over all ranks. In lockstep they
     get equally many micro-batches too, some of them without an example.
@@ -251,5 +255,5 @@ def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroB
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), _EVALUATION_BLOCK):
         block = order[start : start + _EVALUATION_BLOCK].tolist()
-        pieces = cut_step(store.lengths[block], shape.micro_batch_tokens, shape.cut_for_ranks)
+        pieces = cut_step(store.lengths[block], shape.tokens_of_a_pass, shape.cut_for_ranks)
         yield _share(store, block, pieces, shape)

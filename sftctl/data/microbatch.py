@@ -1,18 +1,26 @@
-"""Collates a step's examples into micro-batches, the tensors that the model takes.
+"""Collates a step's examples into micro-batches: the tensors of one pass through the model.
 
-Shapes: B rows, T tokens of the longest row, N target tokens of the micro-batch.
+The rows of a micro-batch are laid end to end in one long row, without padding between them. The
+total is rounded up to a multiple of `PASS_STEP` tokens, so that only a few shapes occur.
+
+Shapes: T tokens of the micro-batch, R rows, N target tokens, T and N rounded up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sftctl.model.loss import IGNORE_INDEX
+
 PAD_ID = 0  # any id works: padding is never a target, and no real token attends to it
+PASS_STEP = 128
+"""Tokens and targets of a micro-batch are rounded up to a multiple of this. Memory stays flat with
+few shapes: CPU kernels keep some memory for each new shape and never free it."""
+_ROW_SLOTS = 64  # R is rounded up to a multiple of this: compiled code depends on R
 
 
 class Examples(Protocol):
@@ -26,22 +34,28 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of similar length, padded on the right, so that causal attention needs no mask."""
+    """Rows laid end to end. The tokens that fill up T are a row of their own without targets."""
 
-    input_ids: torch.Tensor  # (B, T) int64
-    target_positions: (
-        torch.Tensor
-    )  # (N,) int64, into the flattened (B*T): positions before a target
-    target_ids: torch.Tensor  # (N,) int64
-    row_lengths: torch.Tensor  # (B,) int64, without padding
+    input_ids: torch.Tensor  # (1, T) int64
+    position_ids: torch.Tensor  # (1, T) int64, from 0 in each row
+    target_positions: torch.Tensor  # (N,) int64: the positions before a target; 0 to fill up
+    target_ids: torch.Tensor  # (N,) int64, IGNORE_INDEX to fill up
+    row_lengths: torch.Tensor  # (R,) int32, their sum is T; 0 to fill up
     examples: tuple[int, ...]  # store indices of the rows; empty for a filler
     number: int  # within the step's cut; with seed and step it seeds dropout
-    num_tokens: int  # without padding
+    num_tokens: int  # without what fills up T
+    num_target_tokens: int
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """The arguments of the model's loss, in order."""
-        return self.input_ids, self.target_positions, self.target_ids, self.row_lengths
+        return (
+            self.input_ids,
+            self.position_ids,
+            self.target_positions,
+            self.target_ids,
+            self.row_lengths,
+        )
 
     @property
     def num_padding_tokens(self) -> int:
@@ -50,7 +64,8 @@ class MicroBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
         arrays = [tensor.numpy() for tensor in self.tensors]
-        return _from_arrays, (arrays, self.examples, self.number, self.num_tokens)
+        numbers = (self.number, self.num_tokens, self.num_target_tokens)
+        return _from_arrays, (arrays, self.examples, *numbers)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Itself if it is on the device, else a copy, made asynchronously from pinned memory."""
@@ -63,17 +78,28 @@ class MicroBatch:
         return self._mapped(torch.Tensor.pin_memory)
 
     def _mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
-        ids, positions, targets, lengths = map(function, self.tensors)
-        return MicroBatch(
-            ids, positions, targets, lengths, self.examples, self.number, self.num_tokens
+        ids, positions, where, targets, lengths = map(function, self.tensors)
+        return replace(
+            self,
+            input_ids=ids,
+            position_ids=positions,
+            target_positions=where,
+            target_ids=targets,
+            row_lengths=lengths,
         )
 
 
 def _from_arrays(
-    arrays: list[Any], examples: tuple[int, ...], number: int, num_tokens: int
+    arrays: list[Any],
+    examples: tuple[int, ...],
+    number: int,
+    num_tokens: int,
+    num_target_tokens: int,
 ) -> MicroBatch:
-    ids, positions, targets, lengths = map(torch.from_numpy, arrays)
-    return MicroBatch(ids, positions, targets, lengths, examples, number, num_tokens)
+    ids, positions, where, targets, lengths = map(torch.from_numpy, arrays)
+    return MicroBatch(
+        ids, positions, where, targets, lengths, examples, number, num_tokens, num_target_tokens
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,70 +117,53 @@ class StepBatch:
         return replace(self, micro_batches=tuple(mb.pin_memory() for mb in self.micro_batches))
 
 
-def collate(
-    store: Examples, examples: tuple[int, ...], number: int, pad_to_multiple_of: int = 1
-) -> MicroBatch:
-    """Collate rows of the store into one micro-batch."""
-    return collate_all(store, [(examples, number)], pad_to_multiple_of)[0]
-
-
-def collate_all(
-    store: Examples,
-    groups: Sequence[tuple[tuple[int, ...], int]],
-    pad_to_multiple_of: int = 1,
-) -> list[MicroBatch]:
-    """One micro-batch for each (examples, number). Only this function shifts labels.
+def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
+    """Lay examples of the store end to end. Only this function shifts labels.
 
     The hidden state at position t predicts token t+1, so a target at token t+1 has position t.
-    All micro-batches share one piece of memory, which keeps the work per micro-batch small.
     """
-    rows = [[store[index] for index in examples] for examples, _ in groups]
-    lengths = [[len(row.input_ids) for row in group] for group in rows]
-    widths = [-(-max(each) // pad_to_multiple_of) * pad_to_multiple_of for each in lengths]
-    ends = [*accumulate(w * len(group) for w, group in zip(widths, rows, strict=True))]
-    ids, targets = _laid_out(rows, widths, ends[-1] if ends else 0)
-    positions = np.flatnonzero(targets)  # never a row's last column, so +1 stays in the row
-    target_ids = ids[positions + 1]
-    cuts = positions.searchsorted(ends).tolist()
-    batches, start, first = [], 0, 0
-    for (examples, number), width, each, end, last in zip(
-        groups, widths, lengths, ends, cuts, strict=True
-    ):
-        batches.append(
-            _from_arrays(
-                [
-                    ids[start:end].reshape(-1, width),
-                    positions[first:last] - start,
-                    target_ids[first:last],
-                    np.array(each, dtype=np.int64),
-                ],
-                examples,
-                number,
-                sum(each),
-            )
-        )
-        start, first = end, last
-    return batches
-
-
-def _laid_out(
-    rows: list[list[Any]], widths: list[int], size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """All micro-batches' ids (B, T), flattened and joined; True at positions before a target."""
+    rows = [store[index] for index in examples]
+    lengths = [len(row.input_ids) for row in rows]
+    num_tokens = sum(lengths)
+    size = rounded_up(num_tokens)
     ids = np.full(size, PAD_ID, dtype=np.int64)
-    targets = np.zeros(size, dtype=np.bool_)
+    position_ids = np.empty(size, dtype=np.int64)
+    is_before_target = np.zeros(size, dtype=np.bool_)
     start = 0
-    for group, width in zip(rows, widths, strict=True):
-        for row in group:
-            end = start + len(row.input_ids)
-            ids[start:end] = row.input_ids
-            targets[start : end - 1] = row.loss_mask[1:]
-            start += width
-    return ids, targets
+    for row, length in zip(rows, lengths, strict=True):
+        end = start + length
+        ids[start:end] = row.input_ids
+        position_ids[start:end] = np.arange(length)
+        is_before_target[start : end - 1] = row.loss_mask[1:]  # never a row's last position
+        start = end
+    position_ids[start:] = np.arange(size - start)
+    positions = np.flatnonzero(is_before_target)
+    num_targets = len(positions)
+    target_positions = np.zeros(rounded_up(num_targets), dtype=np.int64)
+    target_positions[:num_targets] = positions
+    target_ids = np.full(len(target_positions), IGNORE_INDEX, dtype=np.int64)
+    target_ids[:num_targets] = ids[positions + 1]
+    row_lengths = np.zeros(rounded_up(len(rows) + 1, _ROW_SLOTS), dtype=np.int32)
+    row_lengths[: len(rows) + 1] = [*lengths, size - num_tokens]
+    return _from_arrays(
+        [ids[None], position_ids[None], target_positions, target_ids, row_lengths],
+        tuple(examples),
+        number,
+        num_tokens,
+        num_targets,
+    )
+
+
+def rounded_up(number: int, step: int = PASS_STEP) -> int:
+    """The smallest multiple of `step` that is not below `number`."""
+    return -(-number // step) * step
 
 
 def filler_micro_batch(number: int) -> MicroBatch:
     """One row without targets, for a rank that has no piece while the other ranks have one."""
-    nothing = torch.zeros(0, dtype=torch.int64)
-    row = torch.full((1, 2), PAD_ID)
-    return MicroBatch(row, nothing, nothing, torch.tensor([2]), (), number, 0)
+    ids = np.full((1, PASS_STEP), PAD_ID, dtype=np.int64)
+    row_lengths = np.zeros(_ROW_SLOTS, dtype=np.int32)
+    row_lengths[0] = PASS_STEP
+    nothing = np.zeros(0, dtype=np.int64)
+    arrays = [ids, np.arange(PASS_STEP)[None], nothing, nothing, row_lengths]
+    return _from_arrays(arrays, (), number, 0, 0)

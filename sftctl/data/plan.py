@@ -9,11 +9,12 @@ OOPSLA 2014). No library's random stream is involved, so no upgrade can change t
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
 import numpy as np
 import numpy.typing as npt
 
-ORDER_VERSION = 2
+ORDER_VERSION = 3
 """Raise it when the same (lengths, seed, epoch) would give another order or another cut."""
 
 Indices = npt.NDArray[np.int64]
@@ -115,72 +116,49 @@ class SkipBatchSampler:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Examples that go through the model together, as places in the step, longest first."""
+    """Examples that go through the model together in one pass, as places in the step."""
 
-    places: tuple[int, ...]
-    cost: int  # tokens to process, padding included, and the fixed cost of a pass
+    places: tuple[int, ...]  # longest first
+    cost: int  # tokens of these examples
 
 
 def cut_step(
     lengths: Sequence[int] | npt.NDArray[np.integer], micro_batch_tokens: int, num_ranks: int
 ) -> list[Piece]:
-    """Cut one step into pieces of examples of similar length that fit the token budget.
+    """Cut one step into `num_ranks` × k pieces of nearly equal size, or fewer if examples are few.
 
-    The examples are sorted by length and cut where the total cost is lowest: a piece costs
-    rows × longest row, plus `micro_batch_tokens / 64` for the fixed work of a pass. Dynamic
-    programming finds the minimum exactly. For several ranks this is done with several limits per
-    piece, and the cut whose busiest rank has the least work wins. An example longer than the budget
-    is a piece of its own.
+    Each example, longest first, goes into the piece that has the fewest tokens (Graham 1969, LPT).
+    k is the smallest number for which no piece of several examples exceeds the token budget. An
+    example longer than the budget is a piece of its own.
     """
     sizes: Indices = np.asarray(lengths, dtype=np.int64)
-    places = np.argsort(-sizes, kind="stable")
-    fixed = max(1, micro_batch_tokens // 64)
-    limits = _limits(micro_batch_tokens, int(sizes.sum()), num_ranks)
-    cuts = [_cheapest_cut(sizes[places], limit, fixed) for limit in limits]
-    best = cuts[0]
-    if len(cuts) > 1:
-        best = min(cuts, key=lambda cut: _busiest([cost for _, _, cost in cut], num_ranks))
-    return [Piece(tuple(places[start:stop].tolist()), cost) for start, stop, cost in best]
+    order = np.argsort(-sizes, kind="stable").tolist()
+    longest_first = sizes[order].tolist()
+    num_tokens = sum(longest_first)
+    rounds = max(1, math.ceil(num_tokens / (num_ranks * micro_batch_tokens)))
+    while True:
+        bins = _fill_bins(longest_first, num_ranks * rounds)
+        loads = [sum(longest_first[i] for i in each) for each in bins]
+        if all(
+            load <= micro_batch_tokens or len(each) == 1
+            for load, each in zip(loads, bins, strict=True)
+        ):
+            break
+        rounds += 1
+    return [
+        Piece(tuple(order[i] for i in each), load) for load, each in zip(loads, bins, strict=True)
+    ]
 
 
-def _limits(micro_batch_tokens: int, num_tokens: int, num_ranks: int) -> list[int]:
-    """Limits per piece to try: the budget, and for several ranks also parts of a rank's share."""
-    if num_ranks == 1:
-        return [micro_batch_tokens]
-    share = num_tokens / num_ranks
-    tried = [1.3 * share * 0.9**k for k in range(16)] + [share / k for k in (4, 6, 8)]
-    fitting = [max(1, min(micro_batch_tokens, int(limit))) for limit in tried]
-    return list(dict.fromkeys([micro_batch_tokens, *fitting]))
-
-
-def _cheapest_cut(lengths: Indices, limit: int, fixed: int) -> list[tuple[int, int, int]]:
-    """(start, stop, cost) of each piece of the cheapest cut. `lengths` are in descending order."""
-    sizes = lengths.tolist()
-    count = len(sizes)
-    cost_from = np.zeros(count + 1, dtype=np.int64)  # the lowest cost of lengths[i:]
-    costs = [0] * (count + 1)  # the same as a list
-    rows_at = [0] * count  # rows of the first piece of lengths[i:]
-    for i in range(count - 1, -1, -1):
-        most = min(count - i, max(1, limit // max(1, sizes[i])))
-        if most <= _FEW:
-            totals = [sizes[i] * k + costs[i + k] for k in range(1, most + 1)]
-            least = min(totals)
-            rows_at[i] = totals.index(least) + 1
-        else:
-            sums = lengths[i] * np.arange(1, most + 1) + cost_from[i + 1 : i + most + 1]
-            rows_at[i] = int(sums.argmin()) + 1
-            least = int(sums[rows_at[i] - 1])
-        cost_from[i] = costs[i] = least + fixed
-    cut, start = [], 0
-    while start < count:
-        stop = start + rows_at[start]
-        cut.append((start, stop, (stop - start) * sizes[start] + fixed))
-        start = stop
-    return cut
-
-
-def _busiest(costs: Sequence[int], num_ranks: int) -> int:
-    return max(sum(costs[i] for i in rank) for rank in deal(costs, num_ranks))
+def _fill_bins(longest_first: list[int], num_bins: int) -> list[list[int]]:
+    """The places of each bin, without empty bins."""
+    bins: list[list[int]] = [[] for _ in range(min(num_bins, len(longest_first)))]
+    lightest = [(0, i) for i in range(len(bins))]  # a heap of (tokens, bin)
+    for place, length in enumerate(longest_first):
+        load, i = lightest[0]
+        bins[i].append(place)
+        heapreplace(lightest, (load + length, i))
+    return bins
 
 
 def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:

@@ -36,22 +36,21 @@ class FakeModel:
         return sum(p.numel() for p in self.model.parameters())
 
     def activation_bytes(
-        self, num_rows: int, num_tokens: int, num_targets: int, dtype: torch.dtype | None = None
+        self, num_tokens: int, num_targets: int, dtype: torch.dtype = torch.float32
     ) -> int | None:
-        """What one forward pass over `num_rows` x `num_tokens` keeps for the backward pass.
+        """What one forward pass over `num_tokens` in `dtype` keeps for the backward pass.
 
-        `dtype` is autocast's; None: no autocast. Returns None if the model's code reads values,
-        which fake tensors do not have.
+        Returns None if the model's code reads values, which fake tensors do not have.
         """
         saved = _SavedStorages(self.model)
-        autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
         hooks = saved_tensors_hooks(saved.add, _unchanged)
+        autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         with self.mode, self.device, autocast, hooks, _no_log():
-            ids = torch.zeros(num_rows, num_tokens, dtype=torch.long)  # (B, T)
+            ids = torch.zeros(1, num_tokens, dtype=torch.long)  # (1, T)
             targets = torch.zeros(num_targets, dtype=torch.long)  # (N,)
-            lengths = torch.full((num_rows,), num_tokens)  # (B,)
+            lengths = torch.full((1,), num_tokens, dtype=torch.int32)  # (R,)
             try:
-                LossModule(self.model).train()(ids, targets, targets, lengths)
+                LossModule(self.model).train()(ids, ids, targets, targets, lengths)
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 return None  # which of them depends on torch and on the model
         return saved.num_bytes

@@ -1,13 +1,13 @@
 """The summed cross entropy of a model's target tokens, without the logits of all tokens.
 
-The base model runs on complete rows. The output head runs only on the hidden states that predict a
-target token, a chunk at a time, so logits of shape (B, T, V) never exist.
+The base model runs on all tokens of a micro-batch. The output head runs only on the hidden states
+that predict a target token, a chunk at a time, so logits of shape (T, V) never exist.
 
-A mixture of experts adds its auxiliary loss. It is computed for each example alone, without
-padding, and weighted by the example's number of target tokens. So it is normalized like the cross
-entropy and does not depend on how a batch is cut into micro-batches.
+A mixture of experts adds its auxiliary loss. It is computed for each example alone and weighted by
+the example's number of target tokens. So it is normalized like the cross entropy and does not
+depend on how a batch is cut into micro-batches.
 
-Shapes: B rows, T tokens, D hidden size, N target tokens, V vocabulary.
+Shapes: T tokens, R rows, D hidden size, N target tokens, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from sftctl.model.moe_loss import balance_coefficient, balance_loss
+from sftctl.model.moe_loss import balance_coefficient, balance_loss, row_numbers
 from sftctl.model.onednn import product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_LOGITS = 1 << 23  # logits that exist at a time: 32 MB of float32
+IGNORE_INDEX = -100  # a target id that the loss does not count
+_ROWS_STEP = 128  # a chunk holds a multiple of this many targets, so that few shapes occur
 _HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores every bit
 
 
@@ -34,13 +36,17 @@ class LossModule(torch.nn.Module):
         self.model = model
         self.chunk_logits = chunk_logits
         self.uses_own_forward = False  # True: call the model's forward, which makes all logits
+        self.attends_by_rows = False  # True: the model uses row_attention; rows may be several
+        # The float32 weight behind a bfloat16 head: it receives the head's gradient in float32.
+        self.head_weight: torch.Tensor | None = None
 
     def forward(
         self,
-        input_ids: torch.Tensor,  # (B, T)
-        target_positions: torch.Tensor,  # (N,) into B*T
-        target_ids: torch.Tensor,  # (N,)
-        row_lengths: torch.Tensor,  # (B,): tokens before the padding
+        input_ids: torch.Tensor,  # (1, T)
+        position_ids: torch.Tensor,  # (1, T)
+        target_positions: torch.Tensor,  # (N,) into T
+        target_ids: torch.Tensor,  # (N,), IGNORE_INDEX where there is no target
+        row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
     ) -> torch.Tensor:
         """The sum of the target tokens' cross entropies, a float32 scalar.
 
@@ -48,19 +54,23 @@ class LossModule(torch.nn.Module):
         """
         balance = balance_coefficient(self.model.config) if self.training else 0.0
         called: torch.nn.Module = self.model if self.uses_own_forward else self.model.base_model
-        options = {"output_router_logits": True} if balance else {}
+        options: dict[str, Any] = {"output_router_logits": True} if balance else {}
+        if self.attends_by_rows:
+            options |= {"position_ids": position_ids, "row_lengths": row_lengths}
         output = called(input_ids=input_ids, use_cache=False, **options)
         if self.uses_own_forward:
-            logits = output.logits.flatten(0, 1)  # (B*T, V)
+            logits = output.logits.flatten(0, 1)  # (T, V)
             loss = _cross_entropy_sum(logits.index_select(0, target_positions), target_ids)
         else:
-            hidden = output.last_hidden_state.flatten(0, 1)  # (B*T, D)
+            hidden = output.last_hidden_state.flatten(0, 1)  # (T, D)
             loss = self._head_loss(hidden.index_select(0, target_positions), target_ids)
         if balance:
             top_k = self.model.config.get_text_config().num_experts_per_tok
-            per_row = balance_loss(output.router_logits, top_k, row_lengths)  # (B,)
-            rows = target_positions // input_ids.shape[1]  # (N,)
-            auxiliary = balance * per_row.index_select(0, rows).sum()
+            row_of = row_numbers(row_lengths, input_ids.shape[1])  # (T,)
+            per_row = balance_loss(output.router_logits, top_k, row_lengths, row_of)  # (R,)
+            rows = row_of.index_select(0, target_positions)  # (N,)
+            per_target = per_row.index_select(0, rows) * (target_ids != IGNORE_INDEX)
+            auxiliary = balance * per_target.sum()
             loss = loss + (auxiliary - auxiliary.detach())
         return loss
 
@@ -69,8 +79,9 @@ class LossModule(torch.nn.Module):
         head = self.model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None:
             return _cross_entropy_sum(head(hidden), target_ids)
+        weight = head.weight if self.head_weight is None else self.head_weight
         loss: torch.Tensor = _ChunkedHead.apply(
-            hidden, head.weight, target_ids, self.chunk_logits, torch.is_grad_enabled()
+            hidden, weight, target_ids, self.chunk_logits, torch.is_grad_enabled()
         )
         return loss
 
@@ -92,21 +103,26 @@ class _ChunkedHead(torch.autograd.Function):
     ) -> torch.Tensor:
         """A float32 scalar."""
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
-        grad_weight = torch.zeros_like(weight) if needs_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
         loss = torch.zeros((), device=hidden.device)
-        rows = max(1, chunk_logits // len(weight))
+        rows = max(_ROWS_STEP, chunk_logits // len(weight) // _ROWS_STEP * _ROWS_STEP)
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
-            targets = target_ids[chunk].unsqueeze(1)
-            logits = _logits(hidden[chunk], weight)
+            counts = target_ids[chunk].unsqueeze(1) != IGNORE_INDEX  # (n, 1)
+            targets = target_ids[chunk].unsqueeze(1).clamp_min(0)
+            logits = product(hidden[chunk], weight)
             log_probabilities = logits.float().log_softmax(dim=-1)
-            loss -= log_probabilities.gather(1, targets).sum()
+            loss -= (log_probabilities.gather(1, targets) * counts).sum()
             if grad_hidden is not None and grad_weight is not None:
                 grad_logits = log_probabilities.exp_()  # softmax minus one-hot targets
                 grad_logits.scatter_add_(1, targets, grad_logits.new_full(targets.shape, -1.0))
-                grad_logits = grad_logits.to(logits.dtype)
-                grad_hidden[chunk] = product(grad_logits, weight.t().to(logits.dtype))
-                grad_weight += product(grad_logits.t(), hidden[chunk].t().to(logits.dtype))
+                grad_logits = grad_logits.mul_(counts).to(dtype)
+                grad_hidden[chunk] = product(grad_logits, weight.t())
+                grad_weight += product(grad_logits.t(), hidden[chunk].t())
         ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
 
@@ -118,15 +134,8 @@ class _ChunkedHead(torch.autograd.Function):
         return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Logits in autocast's dtype if it is on, else in the dtype of `hidden`."""
-    if torch.is_autocast_enabled(hidden.device.type):
-        return F.linear(hidden, weight)
-    return product(hidden, weight)
-
-
 def _cross_entropy_sum(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), target_ids, reduction="sum")
+    return F.cross_entropy(logits.float(), target_ids, reduction="sum", ignore_index=IGNORE_INDEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,28 +160,21 @@ class HeadCheck:
 
 
 @torch.no_grad()
-def check_head(
-    module: LossModule,
-    input_ids: torch.Tensor,
-    target_positions: torch.Tensor,
-    target_ids: torch.Tensor,
-    row_lengths: torch.Tensor,
-) -> HeadCheck:
-    """Compare the loss of the head alone with that of the model's own logits.
+def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadCheck:
+    """Compare the loss of the head alone with that of the model's own logits, for one micro-batch.
 
     They differ if the model also caps or scales its logits. A cap hardly changes small logits, so
     the head's weights are multiplied by 64 meanwhile. The module is left as it was.
     """
     training, uses_own_forward = module.training, module.uses_own_forward
     weight = module.model.get_output_embeddings().weight
-    inputs = (input_ids, target_positions, target_ids, row_lengths)
     module.eval()
     weight.mul_(_HEAD_SCALE)
     try:
         module.uses_own_forward = False
-        loss = float(module(*inputs))
+        loss = float(module(*tensors))
         module.uses_own_forward = True
-        own_loss = float(module(*inputs))
+        own_loss = float(module(*tensors))
     finally:
         weight.mul_(1 / _HEAD_SCALE)
         module.uses_own_forward = uses_own_forward

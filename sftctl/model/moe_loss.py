@@ -2,7 +2,7 @@
 
 So it does not depend on how a batch is cut into micro-batches.
 
-Shapes: B rows, T tokens, E experts, L layers with a router.
+Shapes: R rows laid end to end, T tokens, E experts, L layers with a router.
 """
 
 from typing import TYPE_CHECKING
@@ -19,28 +19,33 @@ def balance_coefficient(config: "PretrainedConfig") -> float:
     return float(getattr(config.get_text_config(), "router_aux_loss_coef", None) or 0.0)
 
 
+def row_numbers(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The row that each token is in: (T,) int64, for rows laid end to end."""
+    rows = torch.arange(len(row_lengths), device=row_lengths.device)
+    return rows.repeat_interleave(row_lengths, output_size=num_tokens)
+
+
 def balance_loss(
-    router_logits: tuple[torch.Tensor, ...],  # L of (B*T, E)
+    router_logits: tuple[torch.Tensor, ...],  # L of (T, E)
     top_k: int,
-    row_lengths: torch.Tensor,  # (B,): tokens before the padding
+    row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
+    row_of: torch.Tensor,  # (T,): the row of each token
 ) -> torch.Tensor:
-    """`load_balancing_loss_func` of transformers, applied to each row without its padding.  (B,)
+    """`load_balancing_loss_func` of transformers, applied to each row.  (R,); 0 for no row
 
     For each row: E times the sum over experts of (share of the tokens sent to the expert) times
     (the expert's mean probability), over all layers.
     """
-    rows = len(row_lengths)
-    logits = torch.stack(router_logits).float()  # (L, B*T, E)
+    logits = torch.stack(router_logits).float()  # (L, T, E)
     layers, _, experts = logits.shape
     probabilities = logits.softmax(-1)
-    chosen = probabilities.topk(top_k, dim=-1).indices  # (L, B*T, k)
-    counts = F.one_hot(chosen, experts).sum(2)  # (L, B*T, E)
-    positions = torch.arange(logits.shape[1] // rows, device=logits.device)
-    real = (positions < row_lengths[:, None]).float()  # (B, T): 0 for padding
+    chosen = probabilities.topk(top_k, dim=-1).indices  # (L, T, k)
+    counts = F.one_hot(chosen, experts).sum(2)  # (L, T, E)
+    tokens = (layers * row_lengths).clamp_min(1)[:, None]  # (R, 1)
 
-    def mean(values: torch.Tensor) -> torch.Tensor:  # (L, B*T, E) -> (B, E)
-        by_row = values.float().sum(0).reshape(rows, -1, experts)  # (B, T, E)
-        total: torch.Tensor = (by_row * real[..., None]).sum(1)
-        return total / (layers * row_lengths[:, None])
+    def mean(values: torch.Tensor) -> torch.Tensor:  # (L, T, E) -> (R, E)
+        by_token = values.float().sum(0)  # (T, E)
+        totals = by_token.new_zeros(len(row_lengths), experts)
+        return totals.index_add(0, row_of, by_token) / tokens
 
     return experts * (mean(counts) * mean(probabilities)).sum(-1)

@@ -82,6 +82,7 @@ class WandbTracker:
             "train/tokens_per_s": metrics.tokens_per_s,
             "train/step_time_s": metrics.step_time_s,
             "train/peak_memory_bytes": metrics.peak_memory_bytes,
+            "train/memory_bytes": metrics.memory_bytes,
             "data/num_tokens": metrics.num_tokens,
             "data/num_target_tokens": metrics.num_target_tokens,
             "data/num_padding_tokens": metrics.num_padding_tokens,

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-import torch
-
 from sftctl.config.load import config_to_dict
 from sftctl.errors import SftctlError
 from sftctl.runs.log import RunLog
@@ -14,7 +12,7 @@ from sftctl.tracking.lines import RunShape
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from sftctl.tracking.wandb import WandbTracker
 from sftctl.train.engine.flops import matmul_flops_per_s, model_flops
-from sftctl.train.engine.state import AUTOCAST_DTYPES
+from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.train.resume import ResumePlan
 from sftctl.train.samples import why_no_samples
 from sftctl.train.session import Session
@@ -86,7 +84,7 @@ def _wandb(session: Session) -> WandbTracker:
 def _with_speeds(shape: RunShape, session: Session) -> RunShape:
     """Add what the panel's MFU needs; it assumes that all ranks are as fast as this one."""
     per_token, per_target_token = model_flops(session.state.loss_module.model)
-    dtype = AUTOCAST_DTYPES.get(session.config.train.dtype, torch.float32)
+    dtype = COMPUTE_DTYPES[session.config.train.dtype]
     world = session.world
     peak = matmul_flops_per_s(world.device, dtype) * world.world_size
     return replace(

@@ -10,6 +10,7 @@ import numpy as np
 from sftctl.data.example import TokenizedExample
 from sftctl.model.generate import generate
 from sftctl.model.load import max_positions
+from sftctl.model.row_attention import own_attention
 from sftctl.model.sampling import Sampling
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
@@ -53,7 +54,10 @@ def show_samples(session: Session, tracker: Tracker) -> None:
     with suppress(_Interrupted):
         for number, prompt in enumerate(_prompts(session)):
             sampling = Sampling(_room(module.model, prompt))
-            with session.state.autocast(session.world.device):
+            with (
+                session.state.autocast(session.world.device),
+                own_attention(module.model, session.state.own_attention),
+            ):
                 reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, check_signal)
             tracker.event(
                 "sample",

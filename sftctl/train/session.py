@@ -166,19 +166,18 @@ def _session(
     model: "PreTrainedModel",
     plan: ResumePlan | None,
 ) -> Session:
-    state = build_state(model, config, world)
+    state = build_state(model, config, world, int(inputs.train.lengths.max()))
     manifest = plan.manifest if plan is not None else None
     shape = step_shape(
         config.train,
-        world.device.type,
         rank=world.rank,
         world_size=world.world_size,
         cut_for_ranks=manifest.cut_for_ranks if manifest else None,
+        rows_alone=state.why_rows_alone is not None,
     )
     per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
     total = config.train.total_steps(per_epoch)
-    warning = _check_head(state, inputs, world)
-    warnings = (warning,) if warning else ()
+    warnings = tuple(filter(None, (state.rows_warning, _check_head(state, inputs, world))))
     return Session(config, world, stop, run, inputs, state, shape, per_epoch, total, plan, warnings)
 
 
@@ -186,7 +185,7 @@ def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
     """Let the loss use the head alone if that is right for the shortest example, else warn."""
     shortest = int(inputs.train.lengths.argmin())
     example = collate(inputs.train, (shortest,), 0).to(world.device)
-    check = check_head(state.loss_module, *example.tensors)
+    check = check_head(state.loss_module, example.tensors)
     state.reshard()
     state.loss_module.uses_own_forward = not check.is_plain
     return None if check.is_plain else check.warning

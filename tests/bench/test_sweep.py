@@ -123,15 +123,11 @@ def test_a_rank_that_was_spawned_forks_its_loader_processes() -> None:
     assert [r.error for r in compared(WantsForkedWorkers(), NONE_AND_ONE)] == [None, None]
 
 
-def test_ranks_shape_their_steps_as_training_does_also_on_cuda() -> None:
+def test_ranks_shape_their_steps_as_training_does() -> None:
     train = TrainConfig(batch_size=3, strategy="fsdp", seed=5)
-    for device_type in ("cpu", "cuda"):
-        assert rank_shapes(RunConfig(train=train), device_type, 2) == [
-            step_shape(train, device_type, rank=rank, world_size=2) for rank in range(2)
-        ]
-    padded = rank_shapes(RunConfig(train=train), "cuda", 1)[0]
-    for batch in StepLoader(Toy(), padded, LoaderSettings()).steps(0):
-        assert {m.input_ids.shape[1] % 8 for m in batch.micro_batches} == {0}
+    assert rank_shapes(RunConfig(train=train), 2) == [
+        step_shape(train, rank=rank, world_size=2) for rank in range(2)
+    ]
 
 
 def test_ranks_load_at_once_each_its_share() -> None:

@@ -75,8 +75,9 @@ def _train(store: Path, run: Path, save_interval: int) -> dict[str, Any]:
 def _seconds_of_a_copy(store: Path) -> float:
     """Copy every tensor of the state into memory that was written to before."""
     model = load_model("minimind-3", load_tokenizer(str(store / "tokenizer")), 0)
-    optimizer = build_optimizer(model, OptimConfig(learning_rate=1e-3))
-    tensors = dict(model.named_parameters()) | NamedOptimizer(optimizer, model).state_dict()
+    optimizer = build_optimizer(list(model.parameters()), OptimConfig(learning_rate=1e-3))
+    weights = dict(model.named_parameters())
+    tensors = weights | NamedOptimizer(optimizer, weights).state_dict()
     copies = {name: torch.zeros_like(tensor).fill_(0) for name, tensor in tensors.items()}
     started = time.perf_counter()
     with torch.no_grad():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sftctl.data.microbatch import rounded_up
 from sftctl.data.plan import cut_step, deal, plan_epoch
 from sftctl.data.store import TokenStore
 
@@ -31,7 +32,7 @@ def balance(store: Path) -> list[list[str]]:
                 means.append(sum(loads) / num_ranks)
                 maxima.append(max(loads))
                 real += int(here.sum())
-                processed += sum(len(p.places) * int(here[p.places[0]]) for p in pieces)
+                processed += sum(rounded_up(piece.cost) for piece in pieces)
             evenness = sum(means) / sum(maxima)
             rows.append([f"{budget}", f"{num_ranks}", f"{evenness:.3f}", f"{real / processed:.3f}"])
     return rows

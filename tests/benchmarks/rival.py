@@ -87,7 +87,7 @@ def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
     model, rows = load_model(options.model, tokenizer, seed=0), rows_of(store)
     arguments: dict[str, Any] = {
         "output_dir": str(options.output), "per_device_train_batch_size": options.batch_size,
-        "max_steps": options.steps, "learning_rate": 1e-3, "use_cpu": True, "bf16": False,
+        "max_steps": options.steps, "learning_rate": 1e-3, "use_cpu": True, "bf16": options.bf16,
         "report_to": [], "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     if options.rival in ("trainer", "trainer-grouped"):
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--model", default="minimind-3")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     clock = Clock()
     trainer = make_trainer(options, clock)

@@ -18,7 +18,9 @@ Contender = Callable[[Path, Path], Result]  # store, an empty folder -> what was
 
 RIVALS = {
     "trainer": "transformers Trainer",
+    "trainer --bf16": "Trainer, bf16",
     "trainer-grouped": "Trainer, perfectly length-grouped",
+    "trainer-grouped --bf16": "Trainer, perfectly length-grouped, bf16",
     "trl": "TRL",
     "trl-packing": "TRL, packing",
 }
@@ -54,7 +56,7 @@ def ours(
 
     def measured(store: Path, folder: Path) -> Result:
         command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
-        command += ["--data", store, "--epochs", "1", "--max-steps", steps, "--dtype", "float32"]
+        command += ["--data", store, "--epochs", "1", "--max-steps", steps]
         command += ["--batch-size", batch_size, "--device", "cpu", "--learning-rate", "1e-3"]
         run([*command, "--save-interval", "0", "--output-dir", folder, *options], **environment)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -79,7 +81,7 @@ def rival(name: str, model: str, batch_size: int, steps: int) -> Contender:
             sys.executable,
             "-m",
             "tests.benchmarks.rival",
-            name,
+            *name.split(),
             store,
             folder,
         ]
@@ -119,8 +121,11 @@ def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]
 
 
 def against_all(model: str, batch_size: int, steps: int, names: list[str]) -> dict[str, Contender]:
-    """sftctl and these other tools."""
-    contenders = {"sftctl": ours(model, batch_size, steps)}
+    """sftctl in two dtypes, and these other tools."""
+    contenders = {
+        f"sftctl, {dtype}": ours(model, batch_size, steps, "--dtype", dtype)
+        for dtype in ("bfloat16", "float32")
+    }
     for name in names:
         # a packed batch holds twice as many tokens
         fewer = max(2, (steps + 1) // 2) if name == "trl-packing" else steps

@@ -41,7 +41,7 @@ def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[lis
     tokenizer = load_tokenizer(str(store_path / "tokenizer"))
     train = TrainConfig(dtype="float32", batch_size=batch_size)
     config = RunConfig(optim=OptimConfig(learning_rate=1e-3), train=train)
-    state = build_state(load_model("minimind-3", tokenizer, 0), config, ALONE)
+    state = build_state(load_model("minimind-3", tokenizer, 0), config, ALONE, 1024)
     shape = StepShape(
         seed=0, global_batch_size=batch_size, micro_batch_tokens=int(train.micro_batch_tokens),
         cut_for_ranks=1, rank=0, world_size=1,

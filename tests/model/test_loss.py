@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sftctl.data.microbatch import MicroBatch, collate
-from sftctl.model.loss import HeadCheck, LossModule, check_head
+from sftctl.data.microbatch import MicroBatch, collate, filler_micro_batch
+from sftctl.model.loss import CHUNK_LOGITS, HeadCheck, LossModule, check_head
 from sftctl.model.presets import preset_config
+from sftctl.model.row_attention import own_attention, use_row_attention
 from tests.toys.data import ToyStore
 
 STORE = ToyStore([9, 14, 5, 11], vocab_size=53)
-IGNORED = -100
 
 
 def make_model(**changes: object) -> Any:
@@ -48,27 +48,28 @@ def gradients_of(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.
     return gradients  # type: ignore[return-value]
 
 
-def labels_of(batch: MicroBatch) -> torch.Tensor:
-    """The targets as transformers expects them: unshifted, the others ignored.  (B, T)"""
-    labels = torch.full_like(batch.input_ids, IGNORED)
-    for row, index in zip(labels, batch.examples, strict=True):
-        mask = torch.from_numpy(STORE[index].loss_mask)
-        row[: len(mask)][mask] = torch.from_numpy(STORE[index].input_ids)[mask].long()
-    return labels
+def module_of(model: Any, chunk_logits: int = CHUNK_LOGITS) -> LossModule:
+    """The loss as training computes it: rows end to end, each attended to by itself."""
+    use_row_attention(model)
+    module = LossModule(model, chunk_logits)
+    module.attends_by_rows = True
+    return module
 
 
 def plain_loss_of(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """With all logits, shifted by hand, and an attention mask."""
-    attended = torch.arange(batch.input_ids.shape[1]) < torch.tensor(
-        [[STORE[index].num_tokens] for index in batch.examples]
-    )
-    logits = model(input_ids=batch.input_ids, attention_mask=attended.long()).logits  # (B, T, V)
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1),
-        labels_of(batch)[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    """Row by row with transformers' own attention: all logits, shifted by hand."""
+    losses = []
+    with own_attention(model, "eager"):
+        for index in batch.examples:
+            ids = torch.from_numpy(STORE[index].input_ids).long()
+            mask = torch.from_numpy(STORE[index].loss_mask)
+            logits = model(input_ids=ids[None]).logits[0, :-1]  # (T - 1, V)
+            losses.append(
+                torch.nn.functional.cross_entropy(
+                    logits[mask[1:]], ids[1:][mask[1:]], reduction="sum"
+                )
+            )
+    return torch.stack(losses).sum()
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -80,23 +81,22 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         )
 
 
-def test_the_loss_is_the_models_own(model: Any, batch: MicroBatch) -> None:
-    own = model(input_ids=batch.input_ids, labels=labels_of(batch)).loss  # a mean
-    assert loss_of(LossModule(model), batch).item() == pytest.approx(
-        own.item() * len(batch.target_ids), rel=1e-6
-    )
+def test_the_loss_is_the_sum_over_rows_of_the_models_own(model: Any, batch: MicroBatch) -> None:
+    ours = loss_of(module_of(model), batch).item()
+    assert ours == pytest.approx(plain_loss_of(model, batch).item(), rel=1e-6)
 
 
 def test_the_gradients_are_the_same_as_with_all_logits(model: Any, batch: MicroBatch) -> None:
-    ours = gradients_of(model, loss_of(LossModule(model), batch))
+    ours = gradients_of(model, loss_of(module_of(model), batch))
     assert_close(ours, gradients_of(model, plain_loss_of(model, batch)))
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_chunks_change_neither_loss_nor_gradients(model: Any, batch: MicroBatch, rows: int) -> None:
-    complete = loss_of(LossModule(model), batch)
+@pytest.mark.parametrize("rows", [1, 200, 256])
+def test_chunks_change_neither_loss_nor_gradients(model: Any, rows: int) -> None:
+    batch = collate(STORE, tuple(range(4)) * 20, number=0)
+    complete = loss_of(module_of(model), batch)
     gradients = gradients_of(model, complete)
-    chunked = loss_of(LossModule(model, chunk_logits=rows * STORE.vocab_size), batch)
+    chunked = loss_of(module_of(model, rows * STORE.vocab_size), batch)
     torch.testing.assert_close(chunked, complete, rtol=1e-6, atol=0)
     assert_close(gradients_of(model, chunked), gradients)
 
@@ -117,16 +117,18 @@ class OperatorCount(TorchDispatchMode):
         return result
 
 
-def test_chunks_never_hold_all_logits(model: Any, batch: MicroBatch) -> None:
-    chunk, every = 4 * STORE.vocab_size, len(batch.target_ids) * STORE.vocab_size
+def test_chunks_never_hold_all_logits(model: Any) -> None:
+    batch = collate(STORE, tuple(range(4)) * 20, number=0)
+    chunk, every = 128 * STORE.vocab_size, len(batch.target_ids) * STORE.vocab_size
+    assert every > 2 * chunk
     for chunk_logits, expected in ((chunk, chunk), (chunk + 1, chunk), (10 * every, every)):
         with OperatorCount() as made:
-            loss_of(LossModule(model, chunk_logits), batch).backward()
+            loss_of(module_of(model, chunk_logits), batch).backward()
         assert made.largest_softmax == expected
 
 
 def test_without_gradients_the_head_is_one_product(model: Any, batch: MicroBatch) -> None:
-    module = LossModule(model)
+    module = module_of(model)
     with torch.no_grad(), OperatorCount() as plain:
         module(*batch.tensors)
     with OperatorCount() as trained:
@@ -135,8 +137,8 @@ def test_without_gradients_the_head_is_one_product(model: Any, batch: MicroBatch
 
 
 def test_the_gradient_of_the_loss_scales_all_gradients(model: Any, batch: MicroBatch) -> None:
-    once = gradients_of(model, loss_of(LossModule(model), batch))
-    twice = gradients_of(model, 2 * loss_of(LossModule(model), batch))
+    once = gradients_of(model, loss_of(module_of(model), batch))
+    twice = gradients_of(model, 2 * loss_of(module_of(model), batch))
     assert_close({name: gradient / 2 for name, gradient in twice.items()}, once)
 
 
@@ -145,7 +147,7 @@ def test_a_model_in_bfloat16_is_trained_without_autocast(
     batch: MicroBatch, own_forward: bool
 ) -> None:
     model = make_model().to(torch.bfloat16)
-    module = LossModule(model)
+    module = module_of(model)
     module.uses_own_forward = own_forward
     loss = loss_of(module, batch)
     assert loss.dtype == torch.float32
@@ -160,16 +162,15 @@ def test_without_targets_every_parameter_has_a_gradient_of_zero(
 ) -> None:
     """Such a rank still takes part in the sum over ranks with every parameter."""
     model = make_model(tie_word_embeddings=tied)
-    module = LossModule(model)
+    module = module_of(model)
     module.uses_own_forward = own_forward
-    nothing = torch.zeros(0, dtype=torch.int64)
-    loss = module(torch.zeros((1, 2), dtype=torch.int64), nothing, nothing, torch.tensor([2]))
+    loss = module(*filler_micro_batch(0).tensors)
     assert loss.item() == 0.0
     assert all(not gradient.any() for gradient in gradients_of(model, loss).values())
 
 
-def test_padding_changes_nothing(model: Any, batch: MicroBatch) -> None:
-    module = LossModule(model)
+def test_no_row_changes_another(model: Any, batch: MicroBatch) -> None:
+    module = module_of(model)
     rows = [collate(STORE, (index,), number=0) for index in batch.examples]
     alone = sum(loss_of(module, row).item() for row in rows)
     assert loss_of(module, batch).item() == pytest.approx(alone, rel=1e-6)
@@ -177,7 +178,7 @@ def test_padding_changes_nothing(model: Any, batch: MicroBatch) -> None:
 
 def test_the_loss_is_a_float32_sum_under_autocast(model: Any, batch: MicroBatch) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(LossModule(model), batch)
+        loss = loss_of(module_of(model), batch)
     assert loss.dtype == torch.float32 and loss.dim() == 0
 
 
@@ -190,12 +191,14 @@ def test_autocast_makes_the_heads_logits_in_its_dtype() -> None:
     config.update({"hidden_size": 256, "num_hidden_layers": 1})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     ids = torch.randint(4096, (1, 129))
-    inputs = (ids[:, :-1], torch.arange(128), ids[0, 1:], torch.tensor([128]))
-    module = LossModule(model)
+    positions = torch.arange(128)
+    lengths = torch.tensor([128], dtype=torch.int32)
+    inputs = (ids[:, :-1], positions[None], positions, ids[0, 1:], lengths)
+    module = module_of(model)
     with torch.no_grad():
         full = module(*inputs).item()
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(ids[:, :-1]).logits
+            logits = model(ids[:, :-1], row_lengths=lengths, use_cache=False).logits
             ours = module(*inputs).item()
     assert logits.dtype == torch.bfloat16
     own = torch.nn.functional.cross_entropy(logits[0].float(), ids[0, 1:], reduction="sum").item()
@@ -207,11 +210,11 @@ def test_autocast_makes_the_heads_logits_in_its_dtype() -> None:
 
 
 def check(module: LossModule, batch: MicroBatch) -> HeadCheck:
-    return check_head(module, *batch.tensors)
+    return check_head(module, batch.tensors)
 
 
 def test_a_plain_head_passes_the_check(model: Any, batch: MicroBatch) -> None:
-    module = LossModule(model).train()
+    module = module_of(model).train()
     assert check(module, batch).is_plain
     assert module.uses_own_forward is False
     assert module.training is True
@@ -244,10 +247,10 @@ def test_a_check_that_fails_leaves_the_model_as_it_was(
     model: Any, batch: MicroBatch, training: bool
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    module = LossModule(model).train(training)
+    module = module_of(model).train(training)
     input_ids, *others = batch.tensors
     with pytest.raises(IndexError):
-        check_head(module, input_ids + STORE.vocab_size, *others)
+        check_head(module, (input_ids + STORE.vocab_size, *others))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert module.uses_own_forward is False
     assert module.training is training
@@ -282,7 +285,7 @@ def test_a_head_that_caps_its_logits_is_found_and_its_own_forward_is_right(
     """Also if the first logits are too small to show it: they grow in training."""
     model = make_capped_model(cap, enlarged)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    module = LossModule(model)
+    module = module_of(model)
     found = check(module, batch)
     assert not found.is_plain
     assert re.sub(r"\d+\.\d{4}", "X", found.warning) == (
@@ -302,7 +305,7 @@ def test_a_biased_head_is_a_plain_one(batch: MicroBatch) -> None:
     model = make_model(tie_word_embeddings=False)
     head = torch.nn.Linear(32, STORE.vocab_size)
     model.set_output_embeddings(head)
-    module = LossModule(model)
+    module = module_of(model)
     assert check(module, batch).is_plain
     own = plain_loss_of(model, batch)
     assert loss_of(module, batch).item() == pytest.approx(own.item(), rel=1e-6)
@@ -319,4 +322,4 @@ def test_a_head_of_another_class_is_called(batch: MicroBatch) -> None:
     model = make_model(tie_word_embeddings=False)
     model.set_output_embeddings(DoublingHead(32, STORE.vocab_size, bias=False))
     own = plain_loss_of(model, batch)
-    assert loss_of(LossModule(model), batch).item() == pytest.approx(own.item(), rel=1e-6)
+    assert loss_of(module_of(model), batch).item() == pytest.approx(own.item(), rel=1e-6)

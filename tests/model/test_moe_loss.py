@@ -7,16 +7,24 @@ import torch
 
 from sftctl.data.microbatch import MicroBatch, collate
 from sftctl.model.loss import LossModule
-from sftctl.model.moe_loss import balance_coefficient, balance_loss
+from sftctl.model.moe_loss import balance_coefficient, balance_loss, row_numbers
 from sftctl.model.presets import preset_config
+from sftctl.model.row_attention import own_attention, use_row_attention
 from tests.toys.data import ToyStore
 from tests.toys.steps import ROUTER_COEFFICIENT, make_mixture
 
 STORE = ToyStore([9, 14, 5, 11], vocab_size=61)
 
 
+def module_of(model: Any) -> LossModule:
+    use_row_attention(model)
+    module = LossModule(model)
+    module.attends_by_rows = True
+    return module
+
+
 def gradients_of(model: Any, batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
-    module = LossModule(model).train()
+    module = module_of(model).train()
     model.zero_grad()
     for batch in batches:
         module(*batch.tensors).backward()
@@ -34,15 +42,16 @@ def test_a_rows_loss_is_transformers_loss_of_the_row_alone() -> None:
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
     torch.manual_seed(0)
-    lengths = torch.tensor([7, 3, 5])
-    logits = tuple(torch.randn(3 * 7, 4) for _ in range(2))  # two layers, rows padded to seven
+    lengths = torch.tensor([7, 3, 5, 0], dtype=torch.int32)
+    logits = tuple(torch.randn(15, 4) for _ in range(2))  # two layers
     expected = [
         load_balancing_loss_func(
-            tuple(layer.view(3, 7, 4)[row, :length] for layer in logits), num_experts=4, top_k=2
+            tuple(layer[end - length : end] for layer in logits), num_experts=4, top_k=2
         )
-        for row, length in enumerate(lengths)
+        for length, end in ((7, 7), (3, 10), (5, 15))
     ]
-    torch.testing.assert_close(balance_loss(logits, 2, lengths), torch.stack(expected))
+    ours = balance_loss(logits, 2, lengths, row_numbers(lengths, 15))
+    torch.testing.assert_close(ours, torch.stack([*expected, torch.tensor(0.0)]))
 
 
 def test_gradients_do_not_depend_on_the_micro_batches() -> None:
@@ -62,11 +71,14 @@ def test_the_gradient_is_of_both_losses() -> None:
     model.zero_grad()
     for index in range(4):
         batch = collate(STORE, (index,), 0)
-        output = model(input_ids=batch.input_ids, output_router_logits=True)
-        picked = output.logits[0, batch.target_positions]
-        loss = torch.nn.functional.cross_entropy(picked, batch.target_ids, reduction="sum")
+        num_targets, ids = batch.num_target_tokens, batch.input_ids[:, : batch.num_tokens]
+        with own_attention(model, "eager"):
+            output = model(input_ids=ids, output_router_logits=True)
+        picked = output.logits[0, batch.target_positions[:num_targets]]
+        targets = batch.target_ids[:num_targets]
+        loss = torch.nn.functional.cross_entropy(picked, targets, reduction="sum")
         auxiliary = load_balancing_loss_func(output.router_logits, num_experts=4, top_k=2)
-        (loss + ROUTER_COEFFICIENT * len(batch.target_ids) * auxiliary).backward()
+        (loss + ROUTER_COEFFICIENT * num_targets * auxiliary).backward()
     theirs = {name: p.grad for name, p in model.named_parameters()}
     assert_close(ours, theirs)
     model.config.router_aux_loss_coef = 0.0
@@ -78,9 +90,9 @@ def test_the_gradient_is_of_both_losses() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_value_is_the_cross_entropy_alone(training: bool) -> None:
     model, batch = make_mixture(), collate(STORE, (0, 1, 2, 3), 0)
-    value = LossModule(model).train(training)(*batch.tensors).item()
+    value = module_of(model).train(training)(*batch.tensors).item()
     model.config.router_aux_loss_coef = 0.0
-    assert value == LossModule(model).train(training)(*batch.tensors).item()
+    assert value == module_of(model).train(training)(*batch.tensors).item()
 
 
 def test_outside_training_the_gradient_is_the_cross_entropys_alone() -> None:

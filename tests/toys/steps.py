@@ -54,7 +54,7 @@ def _from_preset(name: str, changes: dict[str, Any]) -> Any:
 
 
 def make_state(config: RunConfig, **model: object) -> TrainState:
-    return build_state(make_model(**model), config, ALONE)
+    return build_state(make_model(**model), config, ALONE, longest_row=64)
 
 
 def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list[StepBatch]:

@@ -60,7 +60,7 @@ def config_of(strategy: str, grad_clip: float = 0.0, dtype: str = "float32") -> 
 
 
 def state_of(config: RunConfig, world: World) -> TrainState:
-    return build_state(make_model(**SMALL_HEADS), config, world)
+    return build_state(make_model(**SMALL_HEADS), config, world, longest_row=64)
 
 
 def shape_of(state: TrainState, config: RunConfig, world: World) -> StepShape:

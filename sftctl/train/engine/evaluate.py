@@ -40,7 +40,7 @@ def evaluate(
             with state.autocast(world.device):
                 loss_sum = state.loss_module(*on_device.tensors)
             totals[0] += whole_units(loss_sum)
-            totals[1] += len(batch.target_ids)
+            totals[1] += batch.num_target_tokens
     state.loss_module.train()
     if stopped:
         return None

@@ -18,13 +18,13 @@ _NOT_FINITE = 1 << 20  # larger than the exponent of any number
 
 
 class ExactSum:
-    """Sums the gradients of a module's parameters as integers; takes 8 bytes per parameter.
+    """Sums the gradients of parameters as integers; takes 8 bytes per parameter.
 
     The unit is 2**-`finest`, or larger in a step whose gradients would overflow 64 bits.
     """
 
-    def __init__(self, module: torch.nn.Module, finest: int = 50) -> None:
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
+    def __init__(self, parameters: list[torch.nn.Parameter], finest: int = 50) -> None:
+        self._parameters = parameters
         sizes = [p.numel() for p in self._parameters]
         device = self._parameters[0].device
         self._units = torch.zeros(sum(sizes), dtype=torch.int64, device=device)
@@ -57,11 +57,12 @@ class ExactSum:
     def add_gradients(self) -> None:
         """Add the `.grad` of one micro-batch to the sum, and clear it."""
         for parameter, total in zip(self._parameters, self._sums, strict=True):
-            gradient, parameter.grad = parameter.grad, None
+            gradient = parameter.grad
             if gradient is not None:
                 ends = torch.stack(torch.aminmax(gradient)).abs().amax()
                 self._largest = torch.maximum(self._largest, ends)  # NaN stays NaN
                 total += gradient.mul_(1 / self._unit).round_().to(torch.int64)
+                gradient.zero_()
 
     def _begin(self, unit: float) -> None:
         self._unit = unit
@@ -78,7 +79,8 @@ class ExactSum:
         world.sum(self._units)
         unit = self._unit if is_finite else math.nan
         for parameter, total in zip(self._parameters, self._sums, strict=True):
-            parameter.grad = total.to(parameter.dtype).mul_(unit)
+            value = total.to(parameter.dtype).mul_(unit)
+            parameter.grad = value if parameter.grad is None else parameter.grad.copy_(value)
 
 
 def whole_units(loss_sum: torch.Tensor) -> torch.Tensor:

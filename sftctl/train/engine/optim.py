@@ -10,9 +10,9 @@ from sftctl.config.schema import OptimConfig
 from sftctl.world import World, local_part
 
 
-def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW that decays only matrices; its state exists at once, so that it can be loaded into."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
@@ -33,9 +33,9 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.A
     return optimizer
 
 
-def clip_gradients(module: torch.nn.Module, max_norm: float, world: World) -> float:
+def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world: World) -> float:
     """Scale the gradients down to `max_norm`; returns the L2 norm before, over the whole model."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
     # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.
     rows = torch.cat([torch.linalg.vector_norm(part, dim=-1).flatten() for part in parts])
@@ -43,22 +43,24 @@ def clip_gradients(module: torch.nn.Module, max_norm: float, world: World) -> fl
     if any(isinstance(g, DTensor) for g in gradients):
         world.sum(squares)
     norm = squares.sqrt()
-    torch.nn.utils.clip_grads_with_norm_(module.parameters(), max_norm, norm.float())
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm.float())
     return norm.item()
 
 
 class NamedOptimizer:
     """An optimizer's tensors under the names of the parameters they belong to (a `Stateful`)."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter]
+    ) -> None:
         self._optimizer = optimizer
-        self._model = model
+        self._named = named
 
     def state_dict(self) -> dict[str, Any]:
         """`<parameter>.<exp_avg|exp_avg_sq|step>`: the tensors themselves, not copies."""
         return {
             f"{name}.{key}": tensor
-            for name, parameter in self._model.named_parameters()
+            for name, parameter in self._named.items()
             for key, tensor in self._optimizer.state.get(parameter, {}).items()
         }
 

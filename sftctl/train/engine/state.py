@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.schema import RunConfig
@@ -16,9 +14,11 @@ from sftctl.data.plan import DataPosition
 from sftctl.errors import ConfigError
 from sftctl.model.loss import LossModule
 from sftctl.model.onednn import use_onednn
+from sftctl.model.row_attention import use_row_attention, why_rows_mix
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
-from sftctl.train.engine.parallel import blocks, replicated, with_ddp, with_fsdp
+from sftctl.train.engine.parallel import blocks, replicated, with_fsdp
+from sftctl.train.engine.weights import Weights
 from sftctl.world import World
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Numbers = Mapping[str, Mapping[str, Any]]
 """Name of a Stateful -> its values that are not tensors."""
 
-AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @runtime_checkable
@@ -92,22 +92,34 @@ class TrainState:
     """Everything that a step changes, and the module it runs."""
 
     loss_module: LossModule
-    module: torch.nn.Module  # what a step calls: loss_module itself, or DDP around it
+    weights: Weights
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler  # enabled only for float16
     progress: Progress
     dtype: str
+    own_attention: str  # the model's own attention function, by its name in transformers
     exact: ExactSum | None = None  # sums the gradients if train.reduction is "exact"
+    why_rows_alone: str | None = None  # why a pass holds one row; None: it holds several
 
     @property
     def lockstep(self) -> bool:
         """Whether all ranks must run equally many passes: FSDP gathers weights in each pass."""
-        return isinstance(self.module, FSDPModule)
+        return isinstance(self.loss_module, FSDPModule)
+
+    @property
+    def rows_warning(self) -> str | None:
+        """One line if this model cannot hold several rows in a pass."""
+        if self.why_rows_alone is None:
+            return None
+        return (
+            "one example in each pass, which is slower: laid end to end in one pass, examples "
+            f"would change each other in this model ({self.why_rows_alone})"
+        )
 
     def reshard(self) -> None:
         """Free what FSDP gathered. After a pass without backward it keeps the root's parameters."""
-        if isinstance(self.module, FSDPModule):
-            self.module.reshard()
+        if isinstance(self.loss_module, FSDPModule):
+            self.loss_module.reshard()
 
     def statefuls(self) -> dict[str, Stateful]:
         """The list of everything that a checkpoint saves and a resume restores, by name.
@@ -116,10 +128,9 @@ class TrainState:
         functions of step, epoch, seed and configuration.
         """
         self.reshard()
-        model = self.loss_module.model
         return {
-            "model": model,
-            "optimizer": NamedOptimizer(self.optimizer, model),
+            "model": self.weights,
+            "optimizer": NamedOptimizer(self.optimizer, self.weights.named),
             "scaler": self.scaler,
             "progress": self.progress,
         }
@@ -148,18 +159,8 @@ class TrainState:
             statefuls[name].load_state_dict(statefuls[name].state_dict() | dict(numbers[name]))
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The autocast context of the dtype; float32 has none."""
-        dtype = AUTOCAST_DTYPES.get(self.dtype)
-        return torch.autocast(device.type, dtype, enabled=dtype is not None)
-
-    def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """The context of forward and backward: DDP sums over ranks only if `now`.
-
-        FSDP sums in every micro-batch, because otherwise each rank would hold complete gradients.
-        """
-        if isinstance(self.module, DistributedDataParallel) and not now:
-            return self.module.no_sync()
-        return nullcontext()
+        """The autocast context of float16. The other dtypes need none."""
+        return torch.autocast(device.type, torch.float16, enabled=self.dtype == "float16")
 
 
 def manifest_fields(numbers: Numbers) -> dict[str, Any]:
@@ -177,23 +178,45 @@ def numbers_in(manifest: CheckpointManifest) -> Numbers:
     return {"progress": progress, **scaler, **manifest.numbers}
 
 
-def build_state(model: "PreTrainedModel", config: RunConfig, world: World) -> TrainState:
-    """Move the model to its device and wrap it as the configuration asks; the state at step 0."""
+def build_state(
+    model: "PreTrainedModel", config: RunConfig, world: World, longest_row: int
+) -> TrainState:
+    """Move the model to its device and wrap it as the configuration asks; the state at step 0.
+
+    `longest_row` is the length of the longest example, in tokens.
+    """
+    train = config.train
     loss_module = LossModule(model).train()
+    why_alone = world.on_main(lambda: why_rows_mix(model, longest_row))
+    own_attention = str(model.config._attn_implementation)
+    if why_alone is None:
+        use_row_attention(model)
+        loss_module.attends_by_rows = True
     _adapt_passes(loss_module, config, world.device)
-    module: torch.nn.Module
-    if world.world_size == 1:
-        module = loss_module.to(world.device)
-    elif config.train.reduction == "exact":
-        module = replicated(loss_module.to(world.device), world)
-    elif config.train.strategy == "ddp":
-        module = with_ddp(loss_module.to(world.device), world)
-    else:  # moves each part when it is sharded, because the device may not hold them all
-        module = with_fsdp(loss_module, world)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.dtype == "float16")
-    optimizer = build_optimizer(model, config.optim)
-    exact = ExactSum(loss_module) if config.train.reduction == "exact" else None
-    return TrainState(loss_module, module, optimizer, scaler, Progress(), config.train.dtype, exact)
+    compute_dtype = torch.bfloat16 if train.dtype == "bfloat16" else None
+    is_sharded = world.world_size > 1 and train.strategy == "fsdp" and train.reduction != "exact"
+    if is_sharded:  # moves each part when it is sharded, because the device may not hold them all
+        with_fsdp(loss_module, world, compute_dtype)
+        weights = Weights(model)
+    else:
+        replicated(loss_module.to(world.device), world)
+        weights = Weights(model, compute_dtype)
+        weights.use_one_buffer()
+        loss_module.head_weight = weights.master_of(model.get_output_embeddings().weight)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=train.dtype == "float16")
+    optimizer = build_optimizer(weights.trained, config.optim)
+    exact = ExactSum(weights.trained) if train.reduction == "exact" else None
+    return TrainState(
+        loss_module=loss_module,
+        weights=weights,
+        optimizer=optimizer,
+        scaler=scaler,
+        progress=Progress(),
+        dtype=train.dtype,
+        own_attention=own_attention,
+        exact=exact,
+        why_rows_alone=why_alone,
+    )
 
 
 def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.device) -> None:

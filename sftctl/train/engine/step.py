@@ -14,7 +14,7 @@ from sftctl.config.schema import OptimConfig
 from sftctl.data.microbatch import StepBatch
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
-from sftctl.machine import peak_resident_bytes
+from sftctl.machine import peak_resident_bytes, resident_bytes
 from sftctl.metrics import StepMetrics
 from sftctl.train.engine.exact_sum import whole_units
 from sftctl.train.engine.optim import clip_gradients
@@ -82,6 +82,7 @@ def train_step(
         examples_digest=digest,
         step_time_s=time.perf_counter() - started + data_wait_s,
         data_wait_s=data_wait_s,
+        memory_bytes=world.max(memory_bytes(world.device)),
         peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
         num_overflows=gradient.num_overflows,
         skipped=gradient.problem,
@@ -90,11 +91,12 @@ def train_step(
 
 def accumulate_gradients(state: TrainState, batch: StepBatch, seed: int, world: World) -> _Sums:
     """Run forward and backward; each `.grad` is then the step's, times float16's loss scale."""
+    # FSDP averages over ranks, but the loss is a sum over all ranks' target tokens.
+    weight = (world.world_size if state.lockstep else 1) / batch.num_target_tokens
     if state.exact is None:
-        # DDP and FSDP average over ranks, but the loss is a sum over all ranks' target tokens.
-        weight = world.world_size / batch.num_target_tokens
-        return _forward_and_backward(state, batch, seed, world, weight)
-    weight = 1 / batch.num_target_tokens
+        sums = _forward_and_backward(state, batch, seed, world, weight)
+        state.weights.sum_gradients(world)
+        return sums
     return state.exact.accumulate(
         lambda: _forward_and_backward(state, batch, seed, world, weight),
         num_micro_batches=batch.num_examples,  # an upper bound: each holds at least one example
@@ -116,10 +118,10 @@ def _forward_and_backward(
         # Dropout depends on the step and the micro-batch, not on what was drawn before.
         step = state.progress.step + 1
         torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
-        with state.exchange_gradients(now=micro_batch is batch.micro_batches[-1]):
-            with state.autocast(world.device):
-                loss_sum = state.module(*on_device.tensors)
-            state.scaler.scale(loss_sum * weight).backward()
+        with state.autocast(world.device):
+            loss_sum = state.loss_module(*on_device.tensors)
+        state.scaler.scale(loss_sum * weight).backward()
+        state.weights.collect_gradients()
         if state.exact is not None:
             state.exact.add_gradients()
         sums.loss_sum += whole_units(loss_sum.detach())
@@ -136,7 +138,7 @@ def unscale_and_clip(
     num_overflows = 0
     while True:
         state.scaler.unscale_(state.optimizer)
-        norm = clip_gradients(state.loss_module, rules.optim.grad_clip or math.inf, world)
+        norm = clip_gradients(state.weights.trained, rules.optim.grad_clip or math.inf, world)
         loss = world.sum(sums.loss_sum).item() / batch.num_target_tokens
         problem = _problem(loss, norm)
         has_overflowed = state.scaler.is_enabled() and math.isfinite(loss) and problem is not None
@@ -147,7 +149,7 @@ def unscale_and_clip(
         if num_overflows == MAX_OVERFLOWS:
             problem = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
             return _Gradient(sums, loss, norm, num_overflows, problem)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.weights.clear_gradients()
         sums = accumulate_gradients(state, batch, rules.seed, world)
 
 
@@ -171,11 +173,12 @@ def update_or_skip(
     if gradient.problem is None:
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.weights.publish()
     elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
         state.scaler.update(state.scaler.get_scale())  # the next unscale_ needs it
     else:
         raise _diverged(gradient.problem, state, batch, world)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.weights.clear_gradients()
 
 
 def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
@@ -209,12 +212,19 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
 
 def _broken_weights(state: TrainState) -> list[str]:
     """Names of parameters that hold a number that is not finite, in this rank's part."""
-    parameters = state.loss_module.model.named_parameters()
-    return [name for name, weight in parameters if not local_part(weight).isfinite().all()]
+    named = state.weights.named.items()
+    return [name for name, weight in named if not local_part(weight).isfinite().all()]
 
 
 def peak_memory_bytes(device: torch.device) -> int:
     """On CUDA the peak of allocated memory, else the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return peak_resident_bytes()
+    return max(peak_resident_bytes(), resident_bytes())  # the system updates its peak late
+
+
+def memory_bytes(device: torch.device) -> int:
+    """On CUDA the memory allocated now, else the resident size of this process now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return resident_bytes()

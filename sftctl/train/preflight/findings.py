@@ -15,7 +15,7 @@ from sftctl.data.loader_needs import shortages
 from sftctl.data.microbatch import Examples
 from sftctl.data.plan import steps_per_epoch
 from sftctl.errors import ConfigError, SftctlError
-from sftctl.machine import Machine
+from sftctl.machine import Machine, multiplies_bfloat16
 from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
@@ -60,7 +60,7 @@ def preflight(
     return [
         *_data(config, inputs, fake),
         *_schedule(config, inputs),
-        *_device(config, fake),
+        device_finding(fake.device.type, config.train.dtype, multiplies_bfloat16()),
         *memory_findings(memory, fake.num_parameters),
         *_disk(config, path, fake),
         *loader_findings(config, inputs.train, shape, Machine.here(), ranks_here),
@@ -123,17 +123,19 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
         )
 
 
-def _device(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
-    device, dtype = fake.device, config.train.dtype
-    if device.type == "cpu" and dtype != "float32":
-        yield Finding(
-            "warning",
-            "device",
-            f"cpu with {dtype}: few processors multiply it faster than float32",
-            "compare a few steps with --dtype float32",
-        )
+def device_finding(device: str, dtype: str, has_bfloat16: bool | None) -> Finding:
+    """Whether the device computes fast in this dtype.
+
+    The factor is that of https://github.com/pytorch/pytorch/issues/146508.
+    """
+    what = f"{device} with {dtype}"
+    if device != "cpu" or dtype == "float32" or (dtype == "bfloat16" and has_bfloat16):
+        return Finding("ok", "device", what)
+    if dtype == "bfloat16" and has_bfloat16 is False:
+        what += ": this processor has no bfloat16 products and can be 44 to 499 times slower"
     else:
-        yield Finding("ok", "device", f"{device.type} with {dtype}")
+        what += ": few processors multiply it faster than float32"
+    return Finding("warning", "device", what, "compare a few steps with --dtype float32")
 
 
 def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Finding]:
@@ -141,12 +143,10 @@ def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Fin
     total, available = memory.total_bytes, memory.available_bytes
     what = (
         f"about {format_bytes(total)} at the largest micro-batch "
-        f"({memory.rows} x {memory.row_tokens} tokens), within {ESTIMATE_ERROR_RATIO:.0%}"
+        f"({memory.row_tokens:,} tokens), within {ESTIMATE_ERROR_RATIO:.0%}"
     )
     if memory.activations_bytes is None:
-        what = (
-            f"{format_bytes(total)}, and what a pass over {memory.rows} x {memory.row_tokens} keeps"
-        )
+        what = f"{format_bytes(total)}, and what a pass over {memory.row_tokens:,} tokens keeps"
     if available is None:
         yield Finding("ok", "memory", f"{what}; the free memory is unknown here")
         return

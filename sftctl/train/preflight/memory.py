@@ -7,11 +7,11 @@ import torch
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.loader import StepShape, longest_micro_batch
-from sftctl.data.microbatch import Examples
+from sftctl.data.microbatch import Examples, MicroBatch
 from sftctl.machine import free_memory, resident_bytes
 from sftctl.model.fake import FakeModel
 from sftctl.model.loss import CHUNK_LOGITS
-from sftctl.train.engine.state import AUTOCAST_DTYPES
+from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.world import World
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class MemoryEstimate:
     activations_bytes: int | None  # kept between forward and backward; None: unknown
     save_copy_bytes: int  # of the state, while it is written; in the CPU's memory
     process_bytes: int  # Python, torch and everything loaded already; in the CPU's memory
-    rows: int  # of the largest micro-batch
+    rows: int  # of the largest micro-batch: 1, its examples are laid end to end
     row_tokens: int
     available_bytes: int | None  # for this rank, now; None: unknown
 
@@ -69,31 +69,29 @@ def estimate_memory(
     num_shards = shape.world_size if config.train.strategy == "fsdp" else 1
     state = fake.num_parameters * _WORD // num_shards
     batch = longest_micro_batch(store, shape)
-    (rows, row_tokens), num_targets = batch.input_ids.shape, len(batch.target_ids)
     exact = 2 * state if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
     saves_on_the_way = config.checkpoint.save_interval > 0
     return MemoryEstimate(
         weights_bytes=state,
         gradients_bytes=state + exact,
         optimizer_bytes=2 * state,
-        activations_bytes=_activations(config, fake, rows, row_tokens, num_targets),
+        activations_bytes=_activations(config, fake, batch),
         save_copy_bytes=3 * state if on_cpu and saves_on_the_way else 0,
         process_bytes=resident_bytes() if on_cpu else 0,
-        rows=rows,
-        row_tokens=row_tokens,
+        rows=1,
+        row_tokens=batch.input_ids.numel(),
         available_bytes=available_bytes,
     )
 
 
-def _activations(
-    config: RunConfig, fake: FakeModel, rows: int, row_tokens: int, num_targets: int
-) -> int | None:
+def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
     """Counted on fake tensors; with checkpointing, which keeps little, from the layers' sizes."""
+    num_tokens = batch.input_ids.numel()
     if config.train.activation_checkpointing:
         shape = ModelShape.of(fake.model)
-        return rows * row_tokens * shape.bytes_per_token(config.train.dtype, recomputed=True)
-    dtype = AUTOCAST_DTYPES.get(config.train.dtype)
-    return fake.activation_bytes(rows, row_tokens, num_targets, dtype)
+        return num_tokens * shape.bytes_per_token(config.train.dtype, recomputed=True)
+    dtype = COMPUTE_DTYPES[config.train.dtype]
+    return fake.activation_bytes(num_tokens, len(batch.target_ids), dtype)
 
 
 def available_memory(device: torch.device, ranks_here: int) -> int | None:
@@ -139,7 +137,7 @@ class ModelShape:
 
         With activation checkpointing (`recomputed`): each layer's input, and all of one layer.
         """
-        small = 2 if dtype in AUTOCAST_DTYPES else 4
+        small = 4 if dtype == "float32" else 2
         layer = self.width * (4 * 4 + 4 * small) + self.inner * small
         kept = self.num_layers * self.width * 4 + layer if recomputed else self.num_layers * layer
         return kept + 4 * 4 * self.width

@@ -56,7 +56,7 @@ def propose(
     config = resolve_micro_batch(config, fake.model, world, ranks)
 
     def look() -> tuple[MemoryEstimate, list[Finding]]:
-        shape = step_shape(config.train, world.device.type, world_size=ranks)
+        shape = step_shape(config.train, world_size=ranks)
         available = available_memory(world.device, ranks_here)
         memory = estimate_memory(config, inputs.train, fake, shape, available)
         return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)

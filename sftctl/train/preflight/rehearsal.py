@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from sftctl.data.loader import StepShape, longest_micro_batch
-from sftctl.data.microbatch import Examples
+from sftctl.data.microbatch import Examples, MicroBatch
 from sftctl.errors import ConfigError
 from sftctl.train.engine.state import TrainState
 from sftctl.world import World
@@ -19,18 +19,18 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
     If memory runs out, that is one ConfigError before the first step, not a crash later.
     """
     batch = longest_micro_batch(store, shape).to(world.device)
-    rows, width = batch.input_ids.shape
     torch.manual_seed(0)
     try:
         with state.autocast(world.device):
             loss_sum = state.loss_module(*batch.tensors)
         (loss_sum * 0).backward()
+        state.weights.collect_gradients()
     except (torch.OutOfMemoryError, RuntimeError) as problem:
         if not _is_out_of_memory(problem):
             raise
-        raise _too_large(rows, width, shape.micro_batch_tokens) from problem
+        raise _too_large(batch, shape.micro_batch_tokens) from problem
     finally:
-        state.optimizer.zero_grad(set_to_none=True)
+        state.weights.clear_gradients()
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)
 
@@ -55,17 +55,16 @@ def _is_out_of_memory(problem: RuntimeError) -> bool:
     )
 
 
-def _too_large(rows: int, width: int, micro_batch_tokens: int) -> ConfigError:
+def _too_large(batch: MicroBatch, micro_batch_tokens: int) -> ConfigError:
     message = f"train.micro_batch_tokens: {micro_batch_tokens}: out of memory"
-    if rows > 1:
-        fewer = rows // 2 * width
+    if len(batch.examples) > 1:
         return ConfigError(
-            f"{message} with {rows} rows of {width} tokens",
-            hint=f"--micro-batch-tokens {fewer} is half of that, or "
+            f"{message} with {len(batch.examples)} examples of {batch.num_tokens} tokens together",
+            hint=f"--micro-batch-tokens {batch.num_tokens // 2} is half of that, or "
             "--set train.activation_checkpointing=true",
         )
     return ConfigError(
-        f"{message} with one example of {width} tokens",
+        f"{message} with one example of {batch.num_tokens} tokens",
         hint="--set train.activation_checkpointing=true, --strategy fsdp on several ranks, or "
         "prepare the data with a smaller --max-seq-len",
     )

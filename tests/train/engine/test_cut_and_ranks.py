@@ -36,7 +36,7 @@ def gradients_in(world: World) -> Gradients:
     config, found = make_config(), {}
     for seed in SEEDS:
         for cut in CUTS:
-            state = build_state(make_model(), config, world)
+            state = build_state(make_model(), config, world, longest_row=64)
             batch = random_step(seed, cut, world.rank, world.world_size)
             train_step(state, batch, StepRules(config.optim, 0, 10, 10), world, 0.0)
             found[seed, cut] = first_gradient(state).numpy()
@@ -46,7 +46,7 @@ def gradients_in(world: World) -> Gradients:
 def mixture_losses(world: World, strategy: str, recomputed: bool) -> list[float]:
     """Losses and gradient norms of two steps of a mixture of experts, its auxiliary loss large."""
     config = make_config(strategy=strategy, activation_checkpointing=recomputed)
-    state = build_state(make_mixture(), config, world)
+    state = build_state(make_mixture(), config, world, longest_row=64)
     shape = StepShape(
         seed=0,
         global_batch_size=8,

@@ -44,7 +44,7 @@ def exact_sum(gradients: list[torch.Tensor], scale: float = 1.0) -> torch.Tensor
     """The exact sum of one parameter's gradients, one per micro-batch, on one rank."""
     parameter = torch.nn.Parameter(torch.zeros_like(gradients[0]))
     module = torch.nn.ParameterList([parameter])
-    exact_sum = ExactSum(module)
+    exact_sum = ExactSum(list(module.parameters()))
 
     def run() -> None:
         for gradient in gradients:
@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_makes_the_sum_nan(bad: float) -> None:
 def test_a_parameter_without_a_gradient_gets_zeros() -> None:
     """A rank whose micro-batches do not reach it must treat it as the others do."""
     module = torch.nn.Linear(2, 2)
-    ExactSum(module).accumulate(lambda: None, 1, 1.0, ALONE)
+    ExactSum(list(module.parameters())).accumulate(lambda: None, 1, 1.0, ALONE)
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
@@ -154,7 +154,7 @@ def first_weights(world: World) -> list[float]:
     model = make_model()
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, world.rank + 1)
-    state = build_state(model, make_config(reduction="exact"), world)
+    state = build_state(model, make_config(reduction="exact"), world, longest_row=64)
     parameters = state.loss_module.parameters()
     return sorted({end.item() for p in parameters for end in p.detach().aminmax()})
 
@@ -165,7 +165,7 @@ def digest(world: World, num_steps: int, finest: int | None = None, **settings: 
     config = replace(config, optim=replace(config.optim, grad_clip=1.0))
     state = state_of(config, world)
     if finest is not None:
-        state.exact = ExactSum(state.loss_module, finest)
+        state.exact = ExactSum(state.weights.trained, finest)
     steps = [facts_of(line) for line in train_to(state, config, world, num_steps)]
     assert len(steps) == num_steps
     validation = evaluate(state, STORE, shape_of(state, config, world), world, StopRequest())

@@ -12,7 +12,7 @@ from tests.toys.steps import ALONE, make_model
 
 def test_only_matrices_decay() -> None:
     model = make_model(attention_bias=True)
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    groups = build_optimizer(list(model.parameters()), OptimConfig(weight_decay=0.3)).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         expected = 0.0 if "norm" in name or name.endswith("bias") else 0.3
@@ -22,26 +22,26 @@ def test_only_matrices_decay() -> None:
 
 def test_a_tied_parameter_is_optimized_once() -> None:
     model = make_model()
-    groups = build_optimizer(model, OptimConfig()).param_groups
+    groups = build_optimizer(list(model.parameters()), OptimConfig()).param_groups
     listed = [id(p) for group in groups for p in group["params"]]
     assert len(listed) == len(set(listed)) == len(list(model.parameters()))
 
 
 def test_the_settings_reach_the_optimizer() -> None:
     optim = OptimConfig(beta1=0.8, beta2=0.95, eps=1e-6)
-    for group in build_optimizer(make_model(), optim).param_groups:
+    for group in build_optimizer(list(make_model().parameters()), optim).param_groups:
         assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
 
 
 def test_a_model_with_only_matrices_has_one_group() -> None:
     model = torch.nn.Linear(2, 3, bias=False)
-    assert len(build_optimizer(model, OptimConfig()).param_groups) == 1
+    assert len(build_optimizer(list(model.parameters()), OptimConfig()).param_groups) == 1
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = torch.nn.Linear(2, 3)
     model.bias.requires_grad_(False)
-    [group] = build_optimizer(model, OptimConfig()).param_groups
+    [group] = build_optimizer(list(model.parameters()), OptimConfig()).param_groups
     assert [id(p) for p in group["params"]] == [id(model.weight)]
 
 
@@ -50,7 +50,7 @@ def test_the_initial_optimizer_state_makes_the_updates_of_a_plain_adamw() -> Non
     torch.manual_seed(0)
     ours, plain = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
     plain.load_state_dict(ours.state_dict())
-    optimizer = build_optimizer(ours, OptimConfig(weight_decay=0.1))
+    optimizer = build_optimizer(list(ours.parameters()), OptimConfig(weight_decay=0.1))
     reference = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.1, fused=True)
     for _ in range(3):
         for model, each in ((ours, optimizer), (plain, reference)):
@@ -63,11 +63,13 @@ def test_the_initial_optimizer_state_makes_the_updates_of_a_plain_adamw() -> Non
 
 def test_tensors_are_named_after_their_parameters_and_loaded_in_place() -> None:
     one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    optimizers = [build_optimizer(model, OptimConfig()) for model in (one, other)]
+    optimizers = [
+        build_optimizer(list(model.parameters()), OptimConfig()) for model in (one, other)
+    ]
     one(torch.ones(1, 2)).sum().backward()
     optimizers[0].step()
-    source = NamedOptimizer(optimizers[0], one)
-    target = NamedOptimizer(optimizers[1], other)
+    source = NamedOptimizer(optimizers[0], dict(one.named_parameters()))
+    target = NamedOptimizer(optimizers[1], dict(other.named_parameters()))
     assert sorted(source.state_dict()) == sorted(
         f"{name}.{key}" for name in ("weight", "bias") for key in ("step", "exp_avg", "exp_avg_sq")
     )
@@ -89,7 +91,7 @@ def test_the_norm_of_a_large_gradient_is_right_to_the_sixth_digit() -> None:
     gradient = torch.randn(4096, 1024)
     module.weight.grad = gradient.clone()
     exact = float(gradient.double().norm())
-    assert clip_gradients(module, 1.0, ALONE) == pytest.approx(exact, rel=1e-6)
+    assert clip_gradients(list(module.parameters()), 1.0, ALONE) == pytest.approx(exact, rel=1e-6)
     assert float(module.weight.grad.double().norm()) == pytest.approx(1.0, rel=1e-5)
 
 
@@ -99,5 +101,7 @@ def test_gradients_below_the_norm_are_left_as_they_are() -> None:
         parameter.grad = torch.full_like(parameter, float(number))
     before = [parameter.grad.clone() for parameter in model.parameters()]
     expected = torch.cat([gradient.flatten() for gradient in before]).norm()
-    assert clip_gradients(model, math.inf, ALONE) == pytest.approx(float(expected))
+    assert clip_gradients(list(model.parameters()), math.inf, ALONE) == pytest.approx(
+        float(expected)
+    )
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import ConfigError, TrainingDiverged
+from sftctl.model.row_attention import own_attention
 from sftctl.train.engine.optim import build_optimizer
 from sftctl.train.engine.state import Progress, TrainState, build_state, choose_dtype
 from sftctl.train.engine.step import MAX_OVERFLOWS
+from sftctl.train.engine.weights import Weights
 from tests.toys.data import ToyStore
 from tests.toys.steps import (
     ALONE,
@@ -92,7 +94,9 @@ def test_the_loss_is_the_mean_over_the_target_tokens_of_the_whole_step(
 ) -> None:
     config = make_config(micro_batch_tokens=micro_batch_tokens)
     state = make_state(config)
-    expected = mean_loss_of(state.loss_module.model, plan_epoch(STORE.lengths, 0, 0, 8)[0].tolist())
+    model, examples = state.loss_module.model, plan_epoch(STORE.lengths, 0, 0, 8)[0].tolist()
+    with own_attention(model, state.own_attention):
+        expected = mean_loss_of(model, examples)
     metrics = take(state, steps_of(config)[0], config)
     assert metrics.loss == pytest.approx(expected, rel=1e-5)
 
@@ -118,7 +122,7 @@ def test_an_update_equals_that_of_a_plain_loop() -> None:
         [rows] = batch.micro_batches
         optimizer.zero_grad()
         loss = model(*rows.tensors)
-        (loss / len(rows.target_ids)).backward()
+        (loss / rows.num_target_tokens).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         assert norm > 0.5
         for group in optimizer.param_groups:
@@ -167,7 +171,7 @@ def test_a_model_without_activation_checkpointing_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"^train\.activation_checkpointing: .*not support"
     ) as raised:
-        build_state(model, make_config(activation_checkpointing=True), ALONE)
+        build_state(model, make_config(activation_checkpointing=True), ALONE, longest_row=64)
     assert raised.value.hint is not None and "--micro-batch-tokens" in raised.value.hint
 
 
@@ -205,7 +209,7 @@ def test_the_metrics_count_the_step() -> None:
         assert metrics.examples_digest == examples_digest(examples)
         assert metrics.learning_rate == get_lr(number + 1, 10, config.optim)
         assert metrics.data_wait_s == 0.25 < metrics.step_time_s
-        assert metrics.peak_memory_bytes > 1 << 20
+        assert metrics.peak_memory_bytes >= metrics.memory_bytes > 1 << 20
     assert state.progress == Progress(
         step=2, epoch=1, step_in_epoch=0, examples_seen=16, tokens_seen=int(STORE.lengths.sum())
     )
@@ -213,12 +217,13 @@ def test_the_metrics_count_the_step() -> None:
 
 def test_padding_is_counted_separately() -> None:
     config = make_config(micro_batch_tokens=TINY)
-    assert take(make_state(config), steps_of(config)[0], config).num_padding_tokens == 0
+    alone = take(make_state(config), steps_of(config)[0], config).num_padding_tokens
     config = make_config(micro_batch_tokens=HUGE)
     batch = steps_of(config)[0]
     metrics = take(make_state(config), batch, config)
     processed = sum(rows.input_ids.numel() for rows in batch.micro_batches)
     assert metrics.num_padding_tokens == processed - metrics.num_tokens > 0
+    assert alone == 8 * 128 - metrics.num_tokens  # a row in each micro-batch
 
 
 # ---------------------------------------------------------------------------- divergence
@@ -251,7 +256,8 @@ def test_a_weight_that_is_nan_stops_the_run(dtype: str) -> None:
     config = make_config(dtype=dtype)
     state = make_state(config)
     with torch.no_grad():
-        state.loss_module.model.model.norm.weight[0] = math.nan
+        state.weights.named["model.norm.weight"][0] = math.nan
+    state.weights.publish()
     with pytest.raises(TrainingDiverged) as caught:
         take(state, steps_of(config)[0], config)
     assert caught.value.message == (
@@ -277,9 +283,9 @@ class RootOfNothing(torch.nn.Module):
 def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     toy: Any = RootOfNothing()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    optimizer = build_optimizer(toy.model, make_config().optim)
+    optimizer = build_optimizer(list(toy.model.parameters()), make_config().optim)
     assert_diverges(
-        TrainState(toy, toy, optimizer, scaler, Progress(), "float32"),
+        TrainState(toy, Weights(toy.model), optimizer, scaler, Progress(), "float32", "sdpa"),
         "the gradient norm is inf",
     )
 
@@ -363,7 +369,7 @@ def test_mixed_precision_learns_like_float32(dtype: str) -> None:
         state = make_state(config)
         batches = [batch for epoch in range(2) for batch in steps_of(config, epoch)]
         losses[each] = [take(state, batch, config).loss for batch in batches]
-        assert {p.dtype for p in state.loss_module.parameters()} == {torch.float32}
+        assert {weight.dtype for weight in state.weights.named.values()} == {torch.float32}
     assert losses[dtype] == pytest.approx(losses["float32"], rel=0.02)
     assert losses[dtype] != losses["float32"]
     assert losses[dtype][-1] < losses[dtype][0]

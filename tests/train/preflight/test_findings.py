@@ -17,7 +17,13 @@ from sftctl.machine import Machine
 from sftctl.model.fake import fake_model
 from sftctl.runs.directory import shared_run_path
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
-from sftctl.train.preflight.findings import Finding, loader_findings, memory_findings, refuse_errors
+from sftctl.train.preflight.findings import (
+    Finding,
+    device_finding,
+    loader_findings,
+    memory_findings,
+    refuse_errors,
+)
 from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.run import run_training
@@ -55,9 +61,9 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
             "lower --batch-size or --accumulation-steps",
         ),
         (
-            {"train__dtype": "bfloat16"},
+            {"train__dtype": "float16"},
             "device",
-            "cpu with bfloat16: few processors multiply it faster than float32",
+            "cpu with float16: few processors multiply it faster than float32",
             "compare a few steps with --dtype float32",
         ),
         (
@@ -301,3 +307,22 @@ def test_the_random_numbers_of_a_run_do_not_depend_on_the_look_at_it(tmp_path: P
     config: RunConfig = toy_config(tmp_path)
     plan_run(config)
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_bfloat16", "level"),
+    [
+        ("cpu", "float32", False, "ok"),
+        ("cpu", "bfloat16", True, "ok"),
+        ("cpu", "bfloat16", False, "warning"),
+        ("cpu", "bfloat16", None, "warning"),
+        ("cpu", "float16", True, "warning"),
+        ("cuda", "bfloat16", False, "ok"),
+    ],
+)
+def test_bfloat16_on_a_cpu_is_a_warning_only_without_its_instructions(
+    device: str, dtype: str, has_bfloat16: bool | None, level: str
+) -> None:
+    found = device_finding(device, dtype, has_bfloat16)
+    assert found.level == level
+    assert ("44 to 499 times slower" in found.what) is (has_bfloat16 is False and level != "ok")

@@ -1,0 +1,190 @@
+"""Attention for rows that are laid end to end in one long row: no row sees another.
+
+A pass holds several rows of different lengths in one row of T tokens, without padding between
+them. `position_ids` start at 0 with each row, and the attention function registered here computes
+each row by itself, causally. transformers calls it by its name in `config._attn_implementation`.
+
+Shapes: T tokens of the pass, R rows, H heads, D head dimension.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS = "sftctl_rows"
+"""The name of the attention function in transformers' registry."""
+
+_LENGTH_STEP = 64
+"""Rows are padded to this inside attention, so that few shapes occur: on a CPU each new shape of a
+bfloat16 attention costs memory that is never freed."""
+
+_WITHOUT_EFFECT = {"position_ids", "cache_position", "output_router_logits", "is_causal"}
+_TOLERANCE = 2e-5  # of the largest value: 100 times what rounding was in 20 families
+
+
+def attention_by_rows(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (1, H, T, D)
+    key: torch.Tensor,  # (1, H or fewer, T, D)
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    row_lengths: torch.Tensor,  # (R,) int32, zeros at the end are no rows; their sum is T
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row -> (1, T, H, D).
+
+    Honours `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option, so
+    that no model computes something else than its own attention would.
+    """
+    honoured = {name: options.pop(name, None) for name in ("scaling", "dropout", "sliding_window")}
+    refused = [
+        name
+        for name, option in options.items()
+        if name not in _WITHOUT_EFFECT and option is not None and option is not False
+    ]
+    if options.pop("is_causal", True) is False or attention_mask is not None:
+        refused.append("a mask that is not causal")
+    if refused:
+        raise ValueError(f"attention by rows does not support {', '.join(refused)}")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    return _each_row(query, key, value, row_lengths, **honoured), None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _each_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_lengths: torch.Tensor,
+    **options: Any,
+) -> torch.Tensor:
+    lengths = [length for length in row_lengths.tolist() if length]
+    # split, not slices: the backward pass of a slice allocates the gradient of the complete tensor.
+    parts = zip(*(torch.split(each, lengths, dim=2) for each in (query, key, value)), strict=True)
+    outputs = [_one_row(*part, **options) for part in parts]
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _one_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scaling: float | None,
+    dropout: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    length = query.shape[2]
+    if missing := -length % _LENGTH_STEP:  # after the row's end, where causal attention never looks
+        query, key, value = (F.pad(each, (0, 0, 0, missing)) for each in (query, key, value))
+    band = None
+    if sliding_window and length > sliding_window:
+        at = torch.arange(query.shape[2], device=query.device)
+        distance = at[:, None] - at[None, :]
+        band = (distance >= 0) & (distance < sliding_window)
+    output = F.scaled_dot_product_attention(
+        query, key, value, band, dropout_p=dropout or 0.0, is_causal=band is None, scale=scaling
+    )
+    return output[:, :, :length]
+
+
+@contextmanager
+def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
+    """Give a model its own attention back for a while: generation needs it, for its cache."""
+    current = str(model.config._attn_implementation)
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(current)
+
+
+def use_row_attention(model: "PreTrainedModel") -> str:
+    """Let `model` compute attention by rows; returns the name of its own attention function."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ROWS, attention_by_rows)
+    AttentionMaskInterface.register(ROWS, _no_mask)
+    own = str(model.config._attn_implementation)
+    model.set_attn_implementation(ROWS)
+    return own
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    """Each row is computed by itself and causally: no mask is needed."""
+
+
+@torch.no_grad()
+def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
+    """Prove that rows laid end to end compute what each computes alone; None if they do.
+
+    Compares hidden states of three rows end to end with those of the model's own attention on each
+    row alone. If the data has rows longer than the model's sliding window (`longest_row`), so has
+    the probe. Returns a sentence that says what differed. The model is left as it was.
+    """
+    if reason := _why_positions_mix(model, longest_row):
+        return reason
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    lengths = [7, 12, 5] if longest_row <= window else [window + 5, window + 9, 5]
+    rows = [_probe(model, length, seed) for seed, length in enumerate(lengths)]
+    training = model.training
+    model.eval()
+    try:
+        alone = [_hidden(model, ids, torch.arange(ids.shape[1])[None]) for ids in rows]
+        own = use_row_attention(model)
+        try:
+            together = _hidden(
+                model,
+                torch.cat(rows, dim=1),
+                torch.cat([torch.arange(length) for length in lengths])[None],
+                row_lengths=torch.tensor(lengths, dtype=torch.int32),
+            )
+        finally:
+            model.set_attn_implementation(own)
+    except Exception as problem:  # whatever a model's own code raises
+        return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
+    finally:
+        model.train(training)
+    expected = torch.cat(alone, dim=1)
+    difference = float((together - expected).abs().max() / expected.abs().max())
+    if difference <= _TOLERANCE:  # False for NaN
+        return None
+    return f"the largest relative difference is {difference:.2g}"
+
+
+def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
+    """Some RoPE scalings depend on the largest position of a pass: one long row changes others."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
+    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    if kind in ("longrope", "dynamic") and longest_row > original:
+        return f"{kind} RoPE scaling, with rows longer than {original} tokens"
+    return None
+
+
+def _probe(model: "PreTrainedModel", length: int, seed: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (1, length), generator=random)
+    return ids.to(model.device)
+
+
+def _hidden(
+    model: "PreTrainedModel", ids: torch.Tensor, positions: torch.Tensor, **options: torch.Tensor
+) -> torch.Tensor:
+    """Hidden states (1, T, D) before the head, in float64 for the comparison."""
+    output = model.base_model(
+        input_ids=ids, position_ids=positions.to(ids.device), use_cache=False, **options
+    )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden.double()
