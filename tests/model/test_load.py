@@ -14,6 +14,7 @@ from sftctl.model.load import (
     load_architecture,
     load_model,
     load_pretrained,
+    max_positions,
     save_architecture,
     save_pretrained,
 )
@@ -79,6 +80,15 @@ def test_an_architecture_has_the_shapes_without_the_weights(model: Any, tmp_path
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_an_architecture_keeps_the_generation_settings(
+    bundled: ChatTokenizer, tmp_path: Path
+) -> None:
+    model = load_model("tiny", bundled, seed=3)
+    model.generation_config.eos_token_id = [5, 6]
+    save_architecture(model, tmp_path)
+    assert load_architecture(tmp_path).generation_config.eos_token_id == [5, 6]
 
 
 # ---------------------------------------------------------------------------- names
@@ -206,3 +216,12 @@ def test_examples_longer_than_the_models_positions_are_refused(
     with pytest.raises(ConfigError) as caught:
         check_fit(model, bundled, 4097)
     assert caught.value.message == "data.max_seq_len: 4097 is beyond the model's 4096 positions"
+
+
+def test_a_model_without_positions_takes_examples_of_any_length(bundled: ChatTokenizer) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=bundled.vocab_size, hidden_size=16, n_layer=1, n_head=2)
+    model = BloomForCausalLM(config)
+    assert max_positions(model) is None
+    check_fit(model, bundled, 10**9)
