@@ -1,10 +1,12 @@
 """Real checkpoints. Each is made once; a test that changes it makes a copy."""
 
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 
+from sftctl.environment import cache_folder
 from sftctl.train.run import run_training
 from tests.toys.foreign import save_distributed, save_minimind, train_by_trainer
 from tests.toys.runs import toy_config
@@ -34,3 +36,12 @@ def distributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return save_distributed(tmp_path_factory.mktemp("dcp") / "checkpoint")
+
+
+@pytest.fixture
+def own_cache(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that the test may empty, with the store that `trained` was trained on."""
+    cache = tmp_path / "cache"
+    shutil.copytree(cache_folder(), cache / "sftctl")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache

@@ -18,7 +18,7 @@ Change = Callable[[Path], object]
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
+def run(trained: Path, own_cache: Path, tmp_path: Path) -> Path:
     shutil.copytree(trained, tmp_path / "run")
     return tmp_path / "run"
 
