@@ -55,7 +55,7 @@ def resume(
     """Continue a run."""
     if request.step is not None and max_restarts:
         raise ConfigError(
-            "--step with --max-restarts: a restart goes on from the newest checkpoint",
+            "--step with --max-restarts: a restart continues from the newest checkpoint",
             hint="resume from that step first, without --max-restarts",
         )
     config = config_of_run(request.run_dir)

@@ -80,7 +80,7 @@ class Inspection:
     def damage_hint(self) -> str:
         """What to do about damage."""
         if self.format.startswith("sftctl"):
-            return "`sftctl resume` falls back to the newest whole one"
+            return "`sftctl resume` falls back to the newest complete one"
         if any(REFERS_TO_CODE in problem for problem in self.damage):
             return "do not load it with torch.load; ask its author for the weights as safetensors"
         return "get it again from where it came from"

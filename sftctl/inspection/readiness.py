@@ -70,7 +70,7 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
 
 def _advice_for_damage(run: RunDir, command: str) -> str:
     if any(is_complete(path) for path in list_checkpoints(run.checkpoints)):
-        return f"{command}   (falls back to the newest whole checkpoint)"
+        return f"{command}   (falls back to the newest complete checkpoint)"
     return "put one back from a copy, or start a new run"
 
 

@@ -70,7 +70,7 @@ def train_on_ranks(
 
 def _how_to_continue(path: Path) -> str:
     if RunDir(path).run_file.is_file():
-        return f"`sftctl resume {path}` goes on from the last checkpoint"
+        return f"`sftctl resume {path}` continues from the last checkpoint"
     return "out of memory? the run had not begun: the same command starts it again"
 
 
@@ -174,7 +174,7 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 def _watched(folder: Path, num_ranks: int) -> Iterator[None]:
     """Protect the ranks from signals while they start, and end those that hang after a failure.
 
-    A signal to the whole process group (Ctrl-C) would kill a rank that is still loading torch. So
+    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So
     ranks start with signals blocked: they inherit the mask of this thread, and the watching thread
     receives the signal meanwhile. After a failure, elastic waits 30 seconds for a rank that hangs;
     the watching thread kills it sooner.

@@ -39,7 +39,7 @@ class ResumeRequest:
     """Which run to resume, and how."""
 
     run_dir: Path
-    step: int | None = None  # None: the newest whole checkpoint
+    step: int | None = None  # None: the newest complete checkpoint
     epochs: int | None = None  # None: as in the run's configuration
     max_steps: int | None = None  # None: as in the run's configuration
     allow: frozenset[str] = frozenset()  # keys that may differ
@@ -83,7 +83,7 @@ def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResumePlan:
-    """Where a run goes on, known before anything is loaded or changed."""
+    """Where a run continues, known before anything is loaded or changed."""
 
     run_dir: Path
     checkpoint: Path | None  # None: no checkpoint yet, the run starts at step 0
@@ -122,7 +122,7 @@ class ResumePlan:
 
 
 def choose_checkpoint(run: RunDir, step: int | None) -> GoodCheckpoint | None:
-    """The newest whole checkpoint, or exactly the one of `step`; None: the run has none yet.
+    """The newest complete checkpoint, or the one of `step`; None: the run has none yet.
 
     Raises NoCheckpoint or CorruptCheckpoint if it is not there or damaged.
     """

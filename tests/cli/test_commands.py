@@ -220,7 +220,7 @@ def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> N
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"error: rank 1 was killed by SIGKILL" in stderr
-    assert b"hint: `sftctl resume run` goes on from the last checkpoint" in stderr
+    assert b"hint: `sftctl resume run` continues from the last checkpoint" in stderr
 
 
 def test_ranks_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_difference_that_needs_allow_is_named_with_its_flag(sftctl: Sftctl, ru
 def test_step_with_max_restarts_is_refused(sftctl: Sftctl, run: Path) -> None:
     result = sftctl("resume", "run", "--step", 4, "--max-restarts", 1)
     assert result.exit_code == 2
-    assert "--step with --max-restarts: a restart goes on from the newest" in result.error
+    assert "--step with --max-restarts: a restart continues from the newest" in result.error
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--step 2", "--epochs 3", "--max-restarts 1"])
@@ -104,7 +104,7 @@ def test_a_run_that_cannot_be_locked_is_refused(sftctl: Sftctl, run: Path) -> No
     assert result.error == "error: run: the run can't be locked: Is a directory"
 
 
-def test_only_a_run_is_said_to_be_one_that_can_be_resumed(
+def test_the_hint_to_resume_is_given_only_for_a_run(
     sftctl: Sftctl, run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -229,7 +229,7 @@ def test_a_run_whose_rank_is_killed_restarts_and_ends_as_if_nothing_had_happened
     assert models[0] == models[1]
 
 
-def test_what_a_restart_can_not_mend_is_not_tried_again(tmp_path: Path) -> None:
+def test_what_a_restart_cannot_fix_is_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
     process = start(*LONG, "--data", "bad.jsonl", "--max-restarts", "5")
     _, stderr = process.communicate(timeout=120)
@@ -258,7 +258,9 @@ def test_a_dry_run_of_auto_resume_describes_the_resume(sftctl: Sftctl, run: Path
     assert not (run.parent / "new").exists()
 
 
-def test_auto_resume_takes_a_free_option_and_remembers_it(sftctl: Sftctl, run: Path) -> None:
+def test_auto_resume_takes_a_free_option_and_writes_it_to_config_toml(
+    sftctl: Sftctl, run: Path
+) -> None:
     (run / "final").rename(run / "final-before")
     result = sftctl(*SHORT, "--output-dir", "run", "--auto-resume", "--keep", 2, "--max-steps", 8)
     assert result.exit_code == 0, result.stderr
@@ -290,9 +292,7 @@ def test_a_dry_run_ends_with_the_exit_code_of_the_resume(sftctl: Sftctl, run: Pa
     assert codes == [2, 2]
 
 
-def test_lost_checkpoints_are_one_answer_of_inspect_ckpt_and_resume(
-    sftctl: Sftctl, run: Path
-) -> None:
+def test_inspect_ckpt_and_resume_report_lost_checkpoints_alike(sftctl: Sftctl, run: Path) -> None:
     (run / "checkpoints").rename(run / "elsewhere")
     inspected, resumed = sftctl("inspect-ckpt", "run"), sftctl("resume", "run", "--dry-run")
     assert (inspected.exit_code, resumed.exit_code) == (4, 4)
@@ -305,7 +305,7 @@ def test_lost_checkpoints_are_one_answer_of_inspect_ckpt_and_resume(
     assert sftctl("resume", "run", "--dry-run").exit_code == 0
 
 
-def test_a_link_in_the_place_of_the_only_checkpoint_is_one_answer_too(
+def test_a_link_in_place_of_the_only_checkpoint_is_one_answer_too(
     sftctl: Sftctl, run: Path
 ) -> None:
     (run / "checkpoints").rename(run / "elsewhere")
@@ -316,7 +316,9 @@ def test_a_link_in_the_place_of_the_only_checkpoint_is_one_answer_too(
     assert "step-00000006: a link or a file, not a folder" in inspected.error
 
 
-def test_a_checkpoint_of_a_newer_format_is_complete_nowhere(sftctl: Sftctl, run: Path) -> None:
+def test_a_checkpoint_of_a_newer_format_is_incomplete_in_verdict_and_table(
+    sftctl: Sftctl, run: Path
+) -> None:
     path = run / "checkpoints/step-00000006"
     data = dump_pretty(loads((path / "manifest.json").read_bytes()) | {"format_version": 2})
     (path / "manifest.json").write_bytes(data)

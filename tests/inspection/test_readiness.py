@@ -27,7 +27,7 @@ def checkpoint(run: Path, step: int = 12) -> Inspection:
     return inspect_path(run / "checkpoints" / f"step-{step:08d}")
 
 
-def test_a_run_tells_of_all_its_checkpoints(run: Path) -> None:
+def test_a_run_lists_all_its_checkpoints(run: Path) -> None:
     report = inspect_path(run, verify=True).to_json()
     rows, lines = report["checkpoints"], metrics_of(run)
     assert [row["loss"] for row in rows] == [line["loss"] for line in lines]
@@ -78,7 +78,7 @@ Harm = Callable[[Path], object]
         (lambda run: (run / "config.toml").write_text("[x"), "config.toml", "put it back"),
     ],
 )
-def test_what_is_lacking_is_named(run: Path, harm: Harm, why: str, advice: str) -> None:
+def test_a_missing_file_is_named(run: Path, harm: Harm, why: str, advice: str) -> None:
     harm(run)
     report = checkpoint(run)
     assert (report.complete, report.resumable) == (True, False)
@@ -108,7 +108,7 @@ def in_a_store(run: Path, tmp_path: Path, **values: object) -> None:
     (run / "config.toml").write_text(text.replace(path, str(store)))
 
 
-def test_a_store_that_fits_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_store_that_fits_is_reported(run: Path, tmp_path: Path) -> None:
     in_a_store(run, tmp_path)
     report = checkpoint(run)
     assert report.resumable and report.data_store is not None
@@ -116,25 +116,25 @@ def test_a_store_that_fits_is_told(run: Path, tmp_path: Path) -> None:
     assert "data.path" in report.notes[0] and "--dry-run` says what that means" in report.notes[0]
 
 
-def test_other_data_of_as_many_steps_may_be_allowed(run: Path, tmp_path: Path) -> None:
+def test_other_data_with_the_same_number_of_steps_may_be_allowed(run: Path, tmp_path: Path) -> None:
     in_a_store(run, tmp_path, fingerprint="0" * 64)
     report = checkpoint(run)
     assert "is not what it was trained on" in report.obstacles[0]
     assert report.advice == f"sftctl resume {run} --allow data   (only if you want that)"
 
 
-def test_other_data_of_other_steps_is_impossible(run: Path, tmp_path: Path) -> None:
+def test_other_data_with_another_number_of_steps_is_impossible(run: Path, tmp_path: Path) -> None:
     in_a_store(run, tmp_path, fingerprint="0" * 64, num_examples=100)
     report = checkpoint(run)
     assert "25 steps an epoch, not 6" in report.obstacles[0]
     assert report.advice == "put it back as it was, or start a new run with `sftctl train`"
 
 
-def test_damage_is_no_obstacle_but_a_problem(run: Path) -> None:
+def test_damage_is_a_problem_and_not_an_obstacle(run: Path) -> None:
     next((run / "checkpoints" / LAST).glob("*.safetensors")).unlink()
     report = checkpoint(run)
     assert not report.resumable and report.obstacles == []
-    assert report.advice is not None and "falls back to the newest whole" in report.advice
+    assert report.advice is not None and "falls back to the newest complete" in report.advice
 
 
 def test_damage_of_the_only_checkpoint_leaves_nothing_to_fall_back_to(run: Path) -> None:

@@ -16,7 +16,7 @@ from tests.toys.checkpoints import FailingDisk
 @pytest.mark.parametrize(
     "at", range(1, 7)
 )  # create, write, sync, close, rename, sync of the folder
-def test_a_configuration_that_cannot_be_written_is_told_and_leaves_no_other_file(
+def test_a_configuration_that_cannot_be_written_is_one_error_and_leaves_no_file(
     tmp_path: Path, at: int
 ) -> None:
     (tmp_path / "config.toml").write_text("old")
@@ -28,7 +28,7 @@ def test_a_configuration_that_cannot_be_written_is_told_and_leaves_no_other_file
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
-def test_runs_that_begin_in_the_same_second_have_names_of_their_own() -> None:
+def test_runs_that_begin_in_the_same_second_have_different_names() -> None:
     paths = []
     for _ in range(3):
         paths.append(new_run_path(RunConfig()))
@@ -37,7 +37,7 @@ def test_runs_that_begin_in_the_same_second_have_names_of_their_own() -> None:
     assert all(path.name.startswith("small-2") for path in paths)
 
 
-def test_a_refused_permission_inside_the_lock_is_not_taken_for_another_process(
+def test_a_permission_error_under_the_lock_is_not_reported_as_another_process(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(PermissionError, match="of the training itself"):  # noqa: SIM117

@@ -98,7 +98,7 @@ def test_a_resume_cuts_the_steps_beyond_its_checkpoint_and_keeps_the_events(tmp_
     assert len(list(read_lines(tmp_path / "events.jsonl"))) == 1
 
 
-def test_a_fresh_run_starts_with_no_metrics(tmp_path: Path) -> None:
+def test_a_new_run_starts_with_no_metrics(tmp_path: Path) -> None:
     log_steps(tmp_path, 0, range(1, 4))
     assert log_steps(tmp_path, 0, range(0)) == 0
     assert steps_in(tmp_path) == []
@@ -109,7 +109,7 @@ def test_a_fresh_run_starts_with_no_metrics(tmp_path: Path) -> None:
     "torn",
     [b'{"step":4,"lo', b"x" * 200_000, b'{"step":4' + bytes(900), b'{"st\0\0\0\n{"step":5}\n'],
 )
-def test_a_line_torn_by_a_crash_goes_and_the_next_one_is_whole(
+def test_a_line_cut_by_a_crash_is_removed_and_the_next_one_is_complete(
     tmp_path: Path, name: str, torn: bytes
 ) -> None:
     log_steps(tmp_path, 0, range(1, 4))
@@ -123,7 +123,7 @@ def test_a_line_torn_by_a_crash_goes_and_the_next_one_is_whole(
     assert [line["event"] for line in read_lines(tmp_path / "events.jsonl")] == ["resumed"]
 
 
-def test_metrics_shorter_than_the_checkpoint_says_are_refused(tmp_path: Path) -> None:
+def test_metrics_shorter_than_at_the_checkpoint_are_refused(tmp_path: Path) -> None:
     size = log_steps(tmp_path, 0, range(1, 4))
     with pytest.raises(CheckpointError) as caught:
         RunLog(tmp_path, size + 1)
@@ -153,7 +153,7 @@ def test_a_cut_inside_a_line_is_refused(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [1, 2, 3]
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_complete_lines(tmp_path: Path) -> None:
     size = log_steps(tmp_path, 0, range(1, 2))
     log = RunLog(tmp_path, None, disk := SmallDisk(room=size + 20))
     log.log(step_metrics(2))
@@ -166,7 +166,9 @@ def test_a_full_disk_is_an_os_error_and_leaves_whole_lines(tmp_path: Path) -> No
     assert steps_in(tmp_path) == [1, 2, 3]
 
 
-def test_half_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
+def test_an_incomplete_line_that_could_not_be_removed_is_removed_before_the_next(
+    tmp_path: Path,
+) -> None:
     class BrokenDisk(SmallDisk):
         def truncate(self, descriptor: int, num_bytes: int) -> None:
             if not self.room:
@@ -184,7 +186,7 @@ def test_half_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_pa
     assert steps_in(tmp_path) == [1]
 
 
-def test_after_a_failed_sync_no_other_vouches_for_the_lines_before_it(tmp_path: Path) -> None:
+def test_after_a_failed_sync_no_later_sync_succeeds(tmp_path: Path) -> None:
     class FailsOnce(SmallDisk):
         def sync(self, descriptor: int) -> None:
             super().sync(descriptor)
@@ -205,7 +207,7 @@ def test_after_a_failed_sync_no_other_vouches_for_the_lines_before_it(tmp_path: 
 
 
 @pytest.mark.parametrize("call", ["open_to_append", "sync"])
-def test_a_log_that_cannot_be_opened_is_told(
+def test_a_log_that_cannot_be_opened_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -216,7 +218,7 @@ def test_a_log_that_cannot_be_opened_is_told(
         RunLog(tmp_path, 0, disk)
 
 
-def test_no_descriptor_outlives_a_log(tmp_path: Path) -> None:
+def test_a_log_that_fails_to_open_leaks_no_descriptor(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     size = log_steps(tmp_path, 0, range(1, 4))
     with pytest.raises(CheckpointError):

@@ -45,7 +45,7 @@ def resume(run: Path, **request: Any) -> None:
     run_training(RunDir.open(run).config(), ResumeRequest(run, **request))
 
 
-def test_two_ranks_train_the_same_examples_as_one_and_one_goes_on_where_they_stopped(
+def test_two_ranks_train_the_same_examples_as_one_and_one_rank_resumes_their_run(
     tmp_path: Path,
 ) -> None:
     run_training(toy_config(tmp_path, "one"))
@@ -88,7 +88,7 @@ def run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_finished_run_only_gets_its_missing_final_model_back(run: Path) -> None:
+def test_a_finished_run_only_gets_its_missing_final_model(run: Path) -> None:
     before = (run / "final/model.safetensors").read_bytes()
     (run / "final").rename(run / ".tmp-final-0123abcd")  # as a kill leaves it
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
@@ -99,7 +99,7 @@ def test_a_finished_run_only_gets_its_missing_final_model_back(run: Path) -> Non
     assert run_training(RunDir.open(run).config(), ResumeRequest(run)).status == "nothing_to_do"
 
 
-def test_more_epochs_go_on_where_the_run_ended_and_are_remembered(run: Path) -> None:
+def test_more_epochs_continue_the_run_and_are_written_to_config_toml(run: Path) -> None:
     resume(run, epochs=3)
     assert [line["step"] for line in metrics_of(run)] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
     assert metrics_of(run)[-1]["epoch"] == 2
@@ -120,7 +120,7 @@ def test_checkpoints_beyond_the_chosen_step_are_moved_away_not_deleted(run: Path
     ]
 
 
-def test_a_run_that_goes_on_has_no_final_model_until_it_ends_again(run: Path) -> None:
+def test_a_continued_run_has_no_final_model_until_it_ends_again(run: Path) -> None:
     steps = {"train.max_steps": 6}
     config = load_config(run / "config.toml", {**steps, "output_dir": str(run)})
     RunDir(run).write_config(config)
@@ -150,7 +150,7 @@ def test_auto_resume_without_a_directory_is_refused(tmp_path: Path) -> None:
         existing_run(load_config())
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(run: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(run: Path) -> None:
     shard = next((run / "checkpoints/step-00000012").glob("*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -213,7 +213,7 @@ def test_a_run_with_nothing_but_its_final_model_is_not_started_over(run: Path) -
     assert (run / "final/model.safetensors").is_file()
 
 
-def test_a_link_with_the_name_of_a_checkpoint_is_told_and_set_aside(run: Path) -> None:
+def test_a_link_with_the_name_of_a_checkpoint_is_reported_and_set_aside(run: Path) -> None:
     newest = run / "checkpoints/step-00000012"
     newest.rename(run / "elsewhere")
     newest.symlink_to(run / "elsewhere")
@@ -254,7 +254,7 @@ def test_a_step_that_is_absent_or_damaged_is_refused(
     assert not list((run / "checkpoints").glob("abandoned-*"))
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpoint, match="not a run directory"):
         RunDir.open(tmp_path)
     with pytest.raises(NoCheckpoint, match="no such run directory"):
@@ -276,7 +276,7 @@ def other_data(run: Path, count: int = NUM_EXAMPLES) -> Path:
     return data
 
 
-def test_other_data_than_the_runs_is_refused_unless_it_is_meant(run: Path) -> None:
+def test_other_data_is_refused_unless_it_is_allowed(run: Path) -> None:
     edit(run, data__path=str(other_data(run)))
     with pytest.raises(IncompatibleCheckpoint, match="would be another run: data: ") as raised:
         resume(run, step=4)
@@ -286,7 +286,7 @@ def test_other_data_than_the_runs_is_refused_unless_it_is_meant(run: Path) -> No
     assert events_of(run)[-1] == "finished"
 
 
-def test_data_with_another_number_of_steps_gives_no_place_to_go_on_at(run: Path) -> None:
+def test_data_with_another_number_of_steps_is_refused_even_if_allowed(run: Path) -> None:
     edit(run, data__path=str(other_data(run, 40)))
     with pytest.raises(IncompatibleCheckpoint, match="10 steps an epoch, not 6: no step"):
         resume(run, step=4, allow=frozenset({"data"}))
@@ -308,7 +308,7 @@ def test_what_would_make_other_steps_is_impossible(
         resume(run)
 
 
-def test_another_learning_rate_needs_to_be_allowed_and_is_told_in_numbers(run: Path) -> None:
+def test_another_learning_rate_must_be_allowed_and_is_shown_in_numbers(run: Path) -> None:
     edit(run, optim__learning_rate=5e-4)
     with pytest.raises(IncompatibleCheckpoint) as raised:
         resume(run, step=8)
@@ -467,7 +467,7 @@ def test_what_a_resume_refuses_auto_resume_refuses_with_the_same_message(
     assert raised.value.hint == "give the options of the run, or another --output-dir"
 
 
-def test_auto_resume_goes_on_with_a_free_change_and_remembers_it(run: Path) -> None:
+def test_auto_resume_trains_with_a_free_change_and_writes_it_to_config_toml(run: Path) -> None:
     request = auto_resume(run, train__epochs=3, tracking__log_interval=7)
     summary = run_training(auto_resume(run).applied_to(load_config()), request)
     assert (summary.status, summary.step) == ("finished", 3 * STEPS_PER_EPOCH)
@@ -497,7 +497,7 @@ def test_before_the_first_checkpoint_auto_resume_keeps_the_model_and_the_data(ru
     assert plan_request(free, 1).differences == ()
 
 
-def test_lost_metrics_are_told_before_anything_is_moved(run: Path) -> None:
+def test_lost_metrics_are_refused_before_anything_is_moved(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
     with pytest.raises(CheckpointError, match="but the checkpoint was made when there were"):
@@ -510,7 +510,7 @@ def test_lost_metrics_are_told_before_anything_is_moved(run: Path) -> None:
     assert len(list_checkpoints(run / "checkpoints")) == 3
 
 
-def test_damage_of_every_checkpoint_is_told_with_what_to_do(run: Path) -> None:
+def test_damage_of_every_checkpoint_is_an_error_with_a_hint(run: Path) -> None:
     for path in list_checkpoints(run / "checkpoints"):
         (path / "manifest.json.sha256").unlink()
     with pytest.raises(CorruptCheckpoint) as raised:
@@ -521,7 +521,7 @@ def test_damage_of_every_checkpoint_is_told_with_what_to_do(run: Path) -> None:
     assert raised.value.hint == "put one back from a copy, or start a new run"
 
 
-def test_fewer_max_steps_than_are_trained_are_named(run: Path) -> None:
+def test_fewer_max_steps_than_are_trained_are_refused(run: Path) -> None:
     edit(run, train__max_steps=10)
     with pytest.raises(
         ConfigError, match="train.max_steps: 10 steps, and the checkpoint is of ste"
@@ -556,7 +556,7 @@ def short(cut_short: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
-def test_more_epochs_than_max_steps_lets_be_trained_are_refused(short: Path, epochs: int) -> None:
+def test_more_epochs_are_refused_if_max_steps_ended_the_run(short: Path, epochs: int) -> None:
     before = (short / "config.toml").read_bytes()
     with pytest.raises(ConfigError) as raised:
         resume(short, epochs=epochs)
@@ -568,19 +568,19 @@ def test_more_epochs_than_max_steps_lets_be_trained_are_refused(short: Path, epo
     assert (short / "config.toml").read_bytes() == before
 
 
-def test_more_steps_go_on_where_max_steps_ended_the_run(short: Path) -> None:
+def test_more_max_steps_continue_a_run_that_max_steps_ended(short: Path) -> None:
     resume(short, max_steps=6)
     assert [line["step"] for line in metrics_of(short)] == [1, 2, 3, 4, 5, 6]
     assert RunDir.open(short).config().train.max_steps == 6
     resume(short, max_steps=6)  # the same again: nothing to do
 
 
-def test_more_steps_than_the_epochs_have_are_refused(run: Path) -> None:
+def test_more_max_steps_are_refused_if_epochs_ended_the_run(run: Path) -> None:
     with pytest.raises(ConfigError, match="--max-steps 40: nothing to train: train.epochs: 2 ep"):
         resume(run, max_steps=40)
 
 
-def test_to_go_back_and_train_nothing_is_refused(run: Path) -> None:
+def test_going_back_without_a_step_to_train_is_refused(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="--max-steps 4: nothing to train"):
         resume(run, step=4, max_steps=4)
