@@ -58,7 +58,7 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     if errors:
         advice = _advice_against(errors, differences, command)
     elif not is_newest:
-        advice = f"{command}   (sets later ones aside)"
+        advice = f"{command}   (moves later ones away)"
     elif manifest.step >= config.train.total_steps(manifest.steps_per_epoch):
         notes = [*notes, "finished: every step is trained"]
         flags = flags_to_train_longer(config.train, manifest.steps_per_epoch)

@@ -76,6 +76,13 @@ def test_every_key_of_a_manifest_is_documented_and_no_other(
     assert sorted(keys) == sorted(field.name for field in fields(manifest))
 
 
+@pytest.mark.parametrize("page", DESCRIBING, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_100_columns(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    lines = [line for line in prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 100] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = set(re.findall(r"\(([a-z/-]+\.md)\)", (DOCS_FOLDER / "index.md").read_text()))
     assert linked == {str(page.relative_to(DOCS_FOLDER)) for page in DOCS} - {"index.md"}

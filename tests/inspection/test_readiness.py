@@ -49,7 +49,7 @@ def test_the_next_learning_rate_is_the_one_that_was_used(run: Path) -> None:
 def test_an_older_checkpoint_is_resumed_by_its_step(run: Path) -> None:
     report = checkpoint(run, 5)
     assert report.resumable
-    assert report.advice == f"sftctl resume {run} --step 5   (sets later ones aside)"
+    assert report.advice == f"sftctl resume {run} --step 5   (moves later ones away)"
 
 
 def test_a_checkpoint_alone_is_not_resumable(run: Path, tmp_path: Path) -> None:
