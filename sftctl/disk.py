@@ -2,7 +2,7 @@
 
 Stores, checkpoints and exported models are folders. Each is made under a temporary name next to its
 target. Every file is written and synced, then the folder is synced and renamed, and its parent is
-synced. All calls go through `Disk`, so that a test can let call number N fail or die.
+synced. All calls go through `Disk`, so that a test can make the N-th call fail or kill the process.
 """
 
 import contextlib
@@ -185,7 +185,7 @@ def remove_folder(folder: Path, disk: Disk = DISK) -> None:
 
 
 def _nothing_to_remove() -> None:
-    """For a target that does not exist."""
+    """The default `make_way`: the target does not exist."""
 
 
 @contextlib.contextmanager

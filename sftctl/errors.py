@@ -9,7 +9,7 @@ SftctlError
 │   ├── CorruptCheckpoint   4
 │   └── IncompatibleCheckpoint 4
 ├── TrainingDiverged        5   non-finite loss or gradient
-├── RankFailed              1   a rank died of another error
+├── RankFailed              1   a rank died of an unexpected error
 │   └── LoaderDied          1   one of its loader processes was killed
 └── Stopped                75   a signal came before there was anything to save
 
@@ -23,7 +23,7 @@ class SftctlError(Exception):
     """An expected error: `message` is what is wrong and where, `hint` is what to do next."""
 
     exit_code = 1
-    advice: str | None = None  # the hint if none is passed
+    advice: str | None = None  # the default hint
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class NoCheckpoint(CheckpointError):
 
 
 class CorruptCheckpoint(CheckpointError):
-    """A file of the checkpoint is missing, unknown, cut or changed."""
+    """A file of the checkpoint is missing, unknown, truncated or changed."""
 
     advice = "put it back from a copy, or use another checkpoint"
 

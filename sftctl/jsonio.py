@@ -66,7 +66,7 @@ def parse_object(
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that we wrote; skips a last line that a crash cut."""
+    """The objects of a JSON-lines file that we wrote; skips an incomplete last line."""
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""This machine: its cores, memory, /dev/shm and limits, and what processes hold of them."""
+"""This machine: its cores, memory, /dev/shm and limits, and what processes use of them."""
 
 import os
 import resource
@@ -40,7 +40,7 @@ class Machine:
 
     @property
     def cores(self) -> float:
-        """Cores' worth of time: a container may see more cores than it may use."""
+        """Cores that can really be used: a container may see more than its quota allows."""
         return min(self.usable_cores, self.cpu_quota_cores or self.usable_cores)
 
 
@@ -59,7 +59,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that can still be taken: the machine's, or the cgroup's with the least left.
+    """Bytes of free memory: the machine's, or those of the cgroup with the least.
 
     None: the system does not say.
     """
@@ -74,7 +74,7 @@ def free_memory(root: Path = ROOT) -> int | None:
         ):
             words = [*_words(folder / limit), *_words(folder / used)]
             if len(words) == 2 and words[0].isdigit():
-                # The kernel drops cached files when memory is short, as MemAvailable counts on.
+                # The kernel drops cached files when memory is short, as MemAvailable assumes.
                 cached = _number_after(cache, folder / "memory.stat") or 0
                 free.append(max(0, int(words[0]) - int(words[1]) + cached))
     return min(free, default=None)
@@ -101,7 +101,7 @@ def _own_groups(root: Path, controller: str) -> Iterator[Path]:
 def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
     """Memory that a process holds now, shared pages included; None: this process.
 
-    Where there is no /proc, this process's peak. Raises OSError if the process is gone.
+    Without /proc, this process's peak. Raises OSError if the process no longer exists.
     """
     statm = root / "proc" / ("self" if pid is None else str(pid)) / "statm"
     if pid is None and not statm.is_file():

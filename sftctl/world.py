@@ -36,7 +36,7 @@ class World:
         return self.rank == 0
 
     def for_saving(self) -> "World":
-        """The same ranks with the group of the background thread, apart from the main thread's."""
+        """The same ranks, with the separate process group of the background thread."""
         return replace(self, group=self.save_group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,8 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "train.device: cuda is set, but torch finds no CUDA device",
-            hint=f"--device auto uses what is there; is torch {torch.__version__} built for CUDA?",
+            hint="--device auto uses what is available; "
+            f"is torch {torch.__version__} built for CUDA?",
         )
     if setting == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")

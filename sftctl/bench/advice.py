@@ -11,7 +11,7 @@ from sftctl.disk import refusals
 from sftctl.errors import ConfigError
 from sftctl.words import counted
 
-_AS_GOOD_AS_BEST = 0.9  # of the best tokens/s: more is not worth another process
+_AS_GOOD_AS_BEST = 0.9  # share of the best tokens/s that is good enough
 MOST_WAIT_RATIO = 0.01
 """The share of a step's time that it may wait for data."""
 

@@ -17,7 +17,7 @@ from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
 from sftctl.data.microbatch import Examples, StepBatch
 from sftctl.machine import usage_of
 
-_MATRIX_WIDTH = 512  # of the products that stand for a model's work on the CPU
+_MATRIX_WIDTH = 512  # of the matrix products that imitate a model's work on the CPU
 
 
 def measure(
@@ -76,12 +76,12 @@ def measure(
 def failure_as_result(
     settings: LoaderSettings, measured: Callable[[], LoaderResult]
 ) -> LoaderResult:
-    """What `measured` returns, or a result whose `error` is what it raises."""
+    """The result of `measured`; if it raises, a result with that error's text in `error`."""
     try:
-        with warnings.catch_warnings():  # the report has a note of its own on workers and cores
+        with warnings.catch_warnings():  # the report has its own note on workers and cores
             warnings.filterwarnings("ignore", "This DataLoader will create")
             return measured()
-    # Whatever makes a setting fail (no more files, memory, a killed process) is its result.
+    # Any failure of a setting (too many files, no memory, a killed process) is its result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
         # torch's re-raise is a cycle through its own frame, which would keep the processes alive.

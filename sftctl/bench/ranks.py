@@ -21,7 +21,7 @@ from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.world import choose_device
 
 PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
-_LOOK_EVERY_S = 1.0  # whether a silent rank still lives
+_LOOK_EVERY_S = 1.0  # how often to check that a silent rank is alive
 _WARM = "warm"
 
 
@@ -30,7 +30,7 @@ class OtherRankFailed(Exception):
 
 
 class Ranks:
-    """One process per shape. They start with the first round, and again after one of them died.
+    """One process per shape. They start with the first round, and start again if one of them died.
 
     `close` ends them.
     """
@@ -72,7 +72,7 @@ class Ranks:
     def close(self) -> None:
         """End the processes and their loader processes."""
         for process, connection in self._ranks:
-            connection.close()  # a rank that waits for its next setting ends by itself
+            connection.close()  # a rank that waits for its next setting then exits
             process.join(5.0)
             if process.is_alive():
                 process.kill()
@@ -102,7 +102,7 @@ class Ranks:
         return connection.recv()
 
     def _death(self) -> str:
-        """How a process that is gone has ended."""
+        """How a dead process ended."""
         for process, _ in self._ranks:
             process.join(1.0)
             code = process.exitcode

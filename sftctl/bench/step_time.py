@@ -28,7 +28,7 @@ class StepTime:
     """The work of a step, without its wait for data."""
 
     seconds: float
-    source: str  # where the number comes from, for people
+    source: str  # where the number comes from, as text
 
 
 def step_time_of_run(run_dir: Path) -> StepTime:

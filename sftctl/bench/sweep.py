@@ -152,7 +152,7 @@ def combinations(
 def skipped_because(
     store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
 ) -> str | None:
-    """What the machine lacks for a setting, which is then not tried; None: nothing."""
+    """What the machine lacks for a setting, which is then skipped; None if nothing is missing."""
     return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 
@@ -165,7 +165,7 @@ def compare(
 ) -> tuple[LoaderResult, ...]:
     """Medians over short rounds, which go back and forth through the settings.
 
-    So a moment in which the machine is busy falls on all settings alike. `sweep` holds the reason
+    So if the machine is busy for a moment, this affects all settings. `sweep` holds the reason
     why a setting is skipped, if any. A setting that fails once is not tried again.
     """
     rounds: dict[LoaderSettings, list[LoaderResult]] = {

@@ -59,7 +59,7 @@ class TextExamples:
 
 
 def text_examples(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
-    """The first rows of the files that a store was made of; DataError if these are gone."""
+    """The first rows of the files that a store was made of; DataError if they no longer exist."""
     given, manifest = config.data.path, store.manifest
     if given is None:
         paths = [sample_files()[0]]
@@ -70,7 +70,7 @@ def text_examples(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise DataError(
-            f"{missing[0]}: the text that {store.path} was made of is not there",
+            f"{missing[0]}: the text that {store.path} was made of no longer exists",
             hint="give the conversations themselves as --data",
         )
     data = replace(config.data, max_seq_len=manifest.max_seq_len)

@@ -23,7 +23,7 @@ from sftctl.world import World, local_part
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How one save ended; `error` is the same on all ranks, the other fields count on rank 0."""
+    """How one save ended; `error` is the same on all ranks, the others are valid on rank 0."""
 
     step: int
     path: Path | None  # None: it failed

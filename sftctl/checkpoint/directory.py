@@ -140,7 +140,7 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
             hint=_complete_steps(root) or "put one back from a copy, or start a new run",
         )
     asked = "" if step is None else f" of step {step}"
-    begin = f"`sftctl resume {root.parent}` trains on and saves one"
+    begin = f"`sftctl resume {root.parent}` continues training and saves one"
     raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_complete_steps(root) or begin)
 
 
@@ -175,7 +175,7 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
     """Delete all but the newest `keep` (at least 1) complete checkpoints; returns the deleted.
 
-    A checkpoint with a missing, cut or unknown file is not counted and not deleted: perhaps
+    A checkpoint with a missing, truncated or unknown file is not counted and not deleted: perhaps
     nothing else is left.
     """
     old = [path for path in list_checkpoints(root) if is_complete(path)][:-keep]
@@ -198,7 +198,7 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     folder = next(path for path in tries if not path.exists())
     with refusals(folder, CheckpointError, what="can't move later checkpoints there"):
         disk.make_folder(folder)
-        disk.sync_folder(root)  # before a checkpoint is in it, a power cut must not remove it
+        disk.sync_folder(root)  # first, so that a power cut can't remove it with a checkpoint
         for name in reversed(later):
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)

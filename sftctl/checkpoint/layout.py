@@ -49,7 +49,7 @@ class CheckpointManifest:
     examples_seen: int
     tokens_seen: int  # without padding
     learning_rate: float  # of the last update
-    global_batch_size: int  # examples a step
+    global_batch_size: int  # examples per step
     micro_batch_tokens: int
     cut_for_ranks: int  # world size at the start of the run
     num_threads: int  # of torch, per rank
@@ -60,7 +60,7 @@ class CheckpointManifest:
     config: dict[str, Any]  # resolved
     versions: dict[str, Any]
     wandb_run_id: str | None
-    metrics_bytes: int  # resume cuts metrics.jsonl here
+    metrics_bytes: int  # resume truncates metrics.jsonl here
     validation: dict[str, Any] | None  # first, best and last loss
     aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def manifest_hash_line(data: bytes) -> bytes:
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of the checkpoint in `path`, after a check of its own hash.
+    """The manifest of the checkpoint in `path`, after checking its hash.
 
     Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
     """
@@ -104,7 +104,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
         )
     manifest = _decode(path, values)
     if step_of(path.name) not in (None, manifest.step):
-        raise _bad(path, f"its step is {manifest.step}, but the folder's name has another")
+        raise _bad(path, f"its step is {manifest.step}, but the folder's name says another step")
     return manifest
 
 
@@ -131,7 +131,7 @@ def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
         if name != "files" and not _fits(values[name], _HINTS[name]):
             raise _bad(path, f"{name}: {type(values[name]).__name__} is the wrong type")
         if isinstance(values[name], int) and values[name] < 0:
-            raise _bad(path, f"{name}: {values[name]} is below zero")
+            raise _bad(path, f"{name}: {values[name]} is negative")
         known[name] = values[name]
     return CheckpointManifest(**known | {"files": _decode_files(path, values["files"])})
 

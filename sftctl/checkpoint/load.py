@@ -26,9 +26,9 @@ def load_tensors(
     """Fill `tensors` in place; all ranks call it with the same names.
 
     Names, shapes and dtypes must be those of the checkpoint's tensors whose names begin with
-    `prefix` ("model." leaves out the optimizer). Else it raises IncompatibleCheckpoint and changes
-    nothing. It does not verify the bytes: `newest_good` does. `manifest` is the checkpoint's, if it
-    was already read.
+    `prefix` ("model." leaves out the optimizer). If not, IncompatibleCheckpoint is raised and
+    nothing changes. The bytes are not verified: `newest_good` does that. `manifest` is the
+    checkpoint's, if it was already read.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
@@ -38,7 +38,7 @@ def load_tensors(
     for name, source in tied_names(tensors).items():
         if aliases.get(name, name) != aliases.get(source, source):
             raise IncompatibleCheckpoint(
-                f"{path}: {name} and {source} are tied here, but not in it"
+                f"{path}: {name} and {source} are tied in the model, but not in the checkpoint"
             )
     # Tied tensors are stored once, under one name. Read that name into one of them, then copy.
     targets = {aliases[name]: tensor for name, tensor in tensors.items() if name in aliases}
@@ -72,13 +72,13 @@ def load_weights(
 def _require_fit(
     path: Path, tensors: dict[str, torch.Tensor], stored: dict[str, StoredTensor]
 ) -> None:
-    problems = [f"{name} is not in it" for name in tensors if name not in stored]
-    problems += [f"{name} is in it, but not here" for name in stored if name not in tensors]
+    problems = [f"{name} is missing" for name in tensors if name not in stored]
+    problems += [f"{name} is unexpected" for name in stored if name not in tensors]
     for name in tensors.keys() & stored.keys():
         here = DTYPE_NAMES.get(tensors[name].dtype), tuple(tensors[name].shape)
         there = stored[name].dtype, stored[name].shape
         if here != there:
-            problems.append(f"{name} is {_described(*there)} in it, {_described(*here)} here")
+            problems.append(f"{name} is {_described(*there)}, expected {_described(*here)}")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise IncompatibleCheckpoint(

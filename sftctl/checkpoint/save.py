@@ -1,4 +1,4 @@
-"""Write a checkpoint that is complete or absent, whichever rank dies at whatever moment.
+"""Write a checkpoint that is complete or absent, even if any rank dies at any moment.
 
 torch's DCP plans which rank writes which tensor; the commit is ours. Each act ends with a vote of
 all ranks, so either all continue or all raise the same error.

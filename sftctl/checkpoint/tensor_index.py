@@ -25,7 +25,7 @@ class NumberType:
 
     torch: str  # torch.bfloat16 -> "bfloat16"
     num_bytes: int  # of one element
-    numpy: str  # how to read the bytes; integers stand in for types that numpy does not have
+    numpy: str  # how to read the bytes; integers for types that numpy does not have
     storage: str | None  # torch.save: torch.BFloat16Storage -> "BFloat16"
 
 
@@ -124,7 +124,7 @@ def _part(
     begin, end = entry["data_offsets"]
     if not 0 <= begin <= end <= num_data_bytes:
         raise ValueError(
-            f"data from byte {begin} to {end}, but the file has {num_data_bytes}: it was cut"
+            f"data from byte {begin} to {end}, but the file has {num_data_bytes}: it is truncated"
         )
     shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
     part = Part(file, data_begin + begin, sizes, offsets)

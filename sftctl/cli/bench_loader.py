@@ -112,7 +112,7 @@ def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfi
         return load_config(None, flags)
     for key in flags:
         raise ConfigError(
-            f"{flag_name(key)} does not go with --run, which sets it",
+            f"{flag_name(key)} can't be combined with --run, which sets it",
             hint=f"leave out {flag_name(key)}, or --run",
         )
     from sftctl.cli.train_commands import config_of_run

@@ -19,7 +19,7 @@ ConfigFlags = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag that sets a configuration key, with help text of its own."""
+    """A flag that sets a configuration key, with its own help text."""
 
     key: str
     help: str

@@ -53,7 +53,7 @@ def resume(
     changed = dry_run or allow or max_restarts or (step, epochs, max_steps) != (None, None, None)
     if verify_replay and changed:
         raise ConfigError(
-            "--verify-replay goes with --nproc-per-node and --json only",
+            "--verify-replay can be combined only with --nproc-per-node and --json",
             hint="it retrains the last checkpoint interval as it was trained; leave the others out",
         )
     with running.listening() as stop:

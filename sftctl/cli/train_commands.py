@@ -101,7 +101,7 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
     if not verdict.is_equal:
         raise CheckpointError(
             f"{run_dir}: the replay differs: {verdict.differences[0]}",
-            hint="other hardware, versions or threads than the run's explain it; else tell us",
+            hint="other hardware, versions or threads can cause this; otherwise report a bug",
         )
 
 
@@ -142,7 +142,7 @@ def describe(
     auto_resume: bool,
     as_json: bool,
 ) -> None:
-    """Print what `start` would do; raise what it would be refused for."""
+    """Print what `start` would do; raise the error that it would fail with."""
     request = _existing_run(config) if auto_resume else None
     if request is not None:
         describe_resume(request, num_ranks, as_json=as_json)
@@ -164,7 +164,7 @@ def _describe_new_run(
 
 
 def describe_resume(request: "ResumeRequest", num_ranks: int, *, as_json: bool) -> None:
-    """Print what a resume would restore; raise what it would be refused for."""
+    """Print what a resume would restore; raise the error that it would fail with."""
     from sftctl.train.resume import plan_request
 
     plan = plan_request(request, num_ranks)

@@ -59,7 +59,7 @@ def _near(name: str, section: str, cutoff: float) -> list[str]:
 
 
 def readings_of(value: object) -> tuple[object, ...]:
-    """The ways to read an override: a text as it is, or as the TOML value that it spells."""
+    """The ways to read an override: the text itself, or the TOML value that it represents."""
     if not isinstance(value, str):
         return (value,)
     try:

@@ -95,7 +95,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.reduction == "exact" and self.strategy != "ddp":
             raise ConfigError(
-                f"train.reduction: exact does not go with strategy {self.strategy}",
+                f"train.reduction: exact can't be combined with strategy {self.strategy}",
                 hint="train.strategy = ddp, or train.reduction = plain",
             )
 

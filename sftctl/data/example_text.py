@@ -1,4 +1,4 @@
-"""Stored examples as text, split into trained and other runs, to show to people."""
+"""Stored examples as text, split into trained and untrained pieces, for display."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ Run = tuple[str, bool]
 
 
 def shown_examples(store: TokenStore, count: int) -> list[list[Run]]:
-    """The first `count` examples, each as runs of trained and other tokens."""
+    """The first `count` examples, each as pieces of trained and untrained tokens."""
     tokenizer, shown = store.load_tokenizer(), []
     for index in range(min(count, len(store))):
         example = store[index]

@@ -1,4 +1,4 @@
-"""Rows that were not kept as they came: the reasons, the error, and ledger.jsonl.
+"""Rows that were dropped or changed: the reasons, the error, and ledger.jsonl.
 
 docs/data.md documents every reason.
 """
@@ -69,7 +69,7 @@ class BadRow(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a row was not kept as it came. A plain value that can be sent between processes."""
+    """Why a row was dropped or changed. A plain value that can be sent between processes."""
 
     source: SourceLine
     reason: Reason

@@ -40,7 +40,7 @@ class Audit:
     examples_with_two_bos: int = 0
     turns: int = 0  # maximal runs of target tokens
     turns_cut: int = 0  # ended by the maximum length
-    turns_without_end: int = 0  # not cut, but their end-of-turn token is not trained
+    turns_without_end: int = 0  # not truncated, but their end-of-turn token is not trained
     passed: bool = True
 
     @classmethod
@@ -90,7 +90,7 @@ class StoreManifest:
     """manifest.json: how a store was made and what it holds.
 
     `rows_*` count rows of all inputs; `num_examples`, `num_tokens`, `num_target_tokens` and the
-    quantiles speak of what training sees, the train split; `splits` has both.
+    quantiles describe the train split only; `splits` has both splits.
     """
 
     format_version: int
@@ -101,7 +101,7 @@ class StoreManifest:
     template_hash: str
     engine: str
     engine_reason: str
-    engine_rows_checked: int  # rows of this data on which the engine equalled the reference
+    engine_rows_checked: int  # rows of this data on which engine and reference agreed
     max_seq_len: int
     overflow: str
     train_on: str

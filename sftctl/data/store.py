@@ -64,7 +64,7 @@ class TokenStoreWriter:
         return np.array(self._lengths, dtype=np.int32)
 
     def length_quantiles(self) -> dict[str, int]:
-        """Quantiles of the examples' lengths, in tokens. At least one example must be there."""
+        """Quantiles of the examples' lengths, in tokens. There must be at least one example."""
         values = np.quantile(self.lengths, list(_QUANTILES.values()), method="lower")
         return dict(zip(_QUANTILES, map(int, values), strict=True))
 
@@ -125,7 +125,7 @@ class TokenStore:
     def __getitem__(self, index: int) -> TokenizedExample:
         """Example `index`; its arrays are read-only views of the files.
 
-        DataError if an id is outside the vocabulary, so the file has changed since it was written.
+        DataError if an id is outside the vocabulary: the file has changed since it was written.
         """
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"example {index} of {len(self)}")

@@ -83,7 +83,7 @@ class Inspection:
             return "`sftctl resume` falls back to the newest complete one"
         if any(REFERS_TO_CODE in problem for problem in self.damage):
             return "do not load it with torch.load; ask its author for the weights as safetensors"
-        return "get it again from where it came from"
+        return "copy or download it again"
 
     @property
     def num_parameters(self) -> int:

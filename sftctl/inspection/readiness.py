@@ -102,7 +102,7 @@ def _judge_data(
         gone = "not in the cache: resume prepares it again"
         return None, {"path": str(cached_store(fingerprint)), "fits": None, "why": gone}, []
     fits = data.fingerprint == fingerprint
-    why = None if fits else "other data: another fingerprint"
+    why = None if fits else "other data: the fingerprint differs"
     return data, {"path": str(data.path), "fits": fits, "why": why}, []
 
 
@@ -121,8 +121,8 @@ def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | No
         _require_sources(config)
     if changes and not (cached is not None and _is_moved(config, changes, cached)):
         raise DataError(
-            f"data: prepared again, it would be other data: {', '.join(changes)}",
-            hint="put it back as it was; `sftctl resume RUN --dry-run` prepares and compares it",
+            f"data: preparing it again would give other data: {', '.join(changes)}",
+            hint="undo the change; `sftctl resume RUN --dry-run` prepares and compares it",
         )
     if cached is None:
         return None
@@ -130,13 +130,13 @@ def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | No
 
 
 def _require_sources(config: RunConfig) -> None:
-    """DataError if what the data is prepared from is not there."""
+    """DataError if a file that the data is prepared from is missing."""
     path, tokenizer = config.data.path, config.model.tokenizer or config.model.name
     if path is not None:
         try:
             require_input(Path(path))
         except DataError as error:
-            hint = f"put {path} back, or prepare it as it was"
+            hint = f"put {path} back, or prepare it again with the same settings"
             raise DataError(f"data: {path}: missing", hint) from error
     if Path(tokenizer).is_absolute() and not Path(tokenizer).exists():
         raise DataError(
@@ -155,12 +155,11 @@ def _is_moved(config: RunConfig, changes: Sequence[str], cached: StoreManifest) 
 
 
 def _changes(data: list[str], differences: Sequence[Difference], command: str) -> list[str]:
-    """A note on changed configuration keys that are no obstacles by themselves."""
+    """A note on changed configuration keys that alone do not prevent a resume."""
     free = [f"{d.key}: {d.was} -> {d.now}" for d in differences if d.verdict == "free"]
     changed = [*data, *free]
     if not changed:
         return []
     return [
-        f"config.toml is no longer what it was: {', '.join(changed)}; `{command} --dry-run` says "
-        "what that means"
+        f"config.toml has changed: {', '.join(changed)}; `{command} --dry-run` says what that means"
     ]

@@ -86,7 +86,7 @@ class _Streamer:
         self._pass_on(self.tokenizer.decode(self._ids))
 
     def _pass_on(self, decoded: str) -> None:
-        """Pass on what is new. Blanks at the start are dropped, at the end kept back until more."""
+        """Pass on what is new. Leading blanks are dropped; trailing ones wait for more text."""
         new = decoded.strip()[len(self.text) :]
         if new:
             self.text += new

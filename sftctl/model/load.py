@@ -112,7 +112,7 @@ def save_pretrained(
 
 
 def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: int) -> None:
-    """Refuse more token ids than the model has embeddings, and examples longer than it takes."""
+    """Refuse more token ids than the model has embeddings, and examples too long for it."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise ConfigError(

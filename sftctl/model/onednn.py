@@ -1,7 +1,7 @@
 """Linear layers by oneDNN, which multiplies float32 matrices on a CPU faster than torch's default.
 
 torch uses MKL for float32 products. oneDNN compiles kernels for the vector instructions that it
-finds on any vendor's processor, and is less slow on few rows. Both compute in float32 but round
+finds on any vendor's processor, and is better on few rows. Both compute in float32 but round
 differently.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 _SMALLEST_PRODUCT = 1 << 27
-"""Multiply-adds from which oneDNN is faster: it compiles a kernel for every new shape."""
+"""From this many multiply-adds, oneDNN is faster: it compiles a kernel for every new shape."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

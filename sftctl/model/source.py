@@ -44,7 +44,7 @@ class ModelSource:
 
     @classmethod
     def of(cls, name: str) -> "ModelSource":
-        """Decide by what is on disk; raises ConfigError if a name that looks like a path is not."""
+        """The source that `name` means; ConfigError if it looks like a path that does not exist."""
         path = Path(name)
         if path.suffix == ".gguf":
             if not path.is_file():
@@ -117,7 +117,7 @@ def require_tokenizer_folder(name: str) -> None:
 
 
 def _inside(folder: Path, name: str) -> str | None:
-    """Ask for the folder of a run or a store that has the file, if there is one."""
+    """A hint that names the subfolder of a run or a store that has the file, if there is one."""
     found = [
         folder / inner for inner in ("final", "tokenizer") if (folder / inner / name).is_file()
     ]
@@ -145,10 +145,10 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
 
 
 def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
-    """The error names the .gguf file, whether its model or its tokenizer was asked for."""
+    """An error that names the .gguf file, both for its model and for its tokenizer."""
     reason = _first_words(problem)
     if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
-        reason = "it is cut or not a .gguf file"
+        reason = "it is truncated or not a .gguf file"
     path = Path(source.location, source.arguments["gguf_file"])
     return ConfigError(
         f"{path}: can't be loaded: {reason}",

@@ -102,7 +102,7 @@ def _audit(data: Dataset) -> Html:
     return facts(
         [
             ("audit of the masks", "passed" if audit.passed else "; ".join(audit.problems())),
-            ("trained turns", f"{audit.turns:,} ({audit.turns_cut:,} cut at the maximum length)"),
+            ("trained turns", f"{audit.turns:,} ({audit.turns_cut:,} truncated)"),
             ("tokens trained", percent(data.target_lengths.sum() / data.lengths.sum())),
             ("share per example", f"median {percent(middle)}"),
             ("90% of examples have", f"{percent(low)} to {percent(high)}"),

@@ -6,7 +6,7 @@ from html import escape
 
 @dataclass(frozen=True, slots=True)
 class Html:
-    """Markup that `tag` made, or that stands in this package's own files."""
+    """Markup that `tag` made, or that comes from this package's own files."""
 
     text: str
 
@@ -18,7 +18,7 @@ _WITHOUT_END = ("meta", "line", "path", "rect")
 
 
 def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
-    """An element; `class_` gives `class`, `aria_label` gives `aria-label`; None is left out."""
+    """An element; `class_` becomes `class`, `aria_label` becomes `aria-label`; None is left out."""
     words = [name, *(_attribute(key, value) for key, value in attributes.items() if value)]
     if name in _WITHOUT_END:
         return Html(f"<{' '.join(words)}/>")
@@ -26,7 +26,7 @@ def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
 
 
 def join(*content: Content) -> Html:
-    """One behind the other."""
+    """The parts, joined in order."""
     return Html("".join(_text(one) for one in content if one is not None))
 
 

@@ -112,7 +112,7 @@ def differences_of(
 
 
 def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Difference]:
-    """Changes to a run that has no checkpoint: its model folder and tokenizer are made already."""
+    """Changes to a run that has no checkpoint: its model folder and tokenizer already exist."""
     was, now = config_to_dict(began), config_to_dict(config)
     effect = "the run directory was made for it; a new run needs another one"
     for section in ("model", "data"):
@@ -145,7 +145,7 @@ def _data_differences(
     per_epoch = steps_per_epoch(data.num_examples, manifest.global_batch_size)
     if per_epoch != manifest.steps_per_epoch:
         steps = counted(per_epoch, "step")
-        effect = f"{steps} an epoch, not {manifest.steps_per_epoch}: no step to continue at"
+        effect = f"{steps} per epoch, not {manifest.steps_per_epoch}: no step to continue from"
         yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
     else:
         effect = f"{data.path} is not what it was trained on"
@@ -175,7 +175,7 @@ def _process_differences(
 
 
 def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
-    """What a changed key means for a resumed run; None if it means nothing by itself."""
+    """What a changed key means for a resumed run; None if the key alone changes nothing."""
     section, _, name = key.partition(".")
     if key in ("train.batch_size", "train.accumulation_steps"):
         same = config.train.global_batch_size == manifest.global_batch_size
@@ -219,8 +219,8 @@ def threads_for(
 ) -> int:
     """Threads per rank of a resumed run; `num_threads` is torch's own choice.
 
-    The checkpoint's number where it decides the bits and there are cores for it: how sums are
-    rounded depends on the number of threads.
+    The checkpoint's number if it affects the bits and there are enough cores: how sums are rounded
+    depends on the number of threads.
     """
     matters = manifest.world_size == world_size or config.train.reduction == "exact"
     possible = manifest.num_threads <= usable_cores()
@@ -228,7 +228,7 @@ def threads_for(
 
 
 def allowable_keys() -> Iterator[str]:
-    """The keys that `--allow` takes: their changes make another run, which may be wanted."""
+    """The keys that `--allow` takes: changing them gives a different run, which may be intended."""
     yield DATA
     yield "train.dtype"
     yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))

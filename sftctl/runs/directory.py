@@ -119,7 +119,7 @@ def new_run_path(config: RunConfig) -> Path:
 
 
 def shared_run_path(config: RunConfig, world: "World") -> Path:
-    """The same on every rank, as rank 0 chooses it; all ranks must see what rank 0 writes there."""
+    """Rank 0's choice, on every rank; all ranks must see what rank 0 writes there."""
     path: Path = world.on_main(lambda: new_run_path(config))
     if world.world_size > 1:
         _require_shared(path, world)

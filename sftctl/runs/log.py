@@ -72,7 +72,7 @@ class _LineFile:
             raise
 
     def _cut_off_the_rest(self) -> None:
-        """Cut the file to `num_bytes`: removes later steps and an incomplete line."""
+        """Truncate the file to `num_bytes`: removes later steps and an incomplete line."""
         descriptor = self._open_descriptor()
         with refusals(self._path, CheckpointError, _REPAIR):
             if os.fstat(descriptor).st_size > self.num_bytes:
@@ -141,7 +141,7 @@ def require_metrics(run_dir: Path, keep_bytes: int) -> None:
 
 
 def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
-    """`keep_bytes`, which must be the end of a line; None stands for the end of the last one."""
+    """`keep_bytes`, which must be the end of a line; None means the end of the last one."""
     num_bytes = _bytes_of_complete_lines(descriptor)
     if keep_bytes is None:
         return num_bytes

@@ -46,13 +46,13 @@ def obstacles_in_differences(
     if impossible:
         yield IncompatibleCheckpoint(
             f"{where}: can't continue: {'; '.join(map(str, impossible))}",
-            hint="put it back as it was, or start a new run with `sftctl train`",
+            hint="undo the change, or start a new run with `sftctl train`",
         )
     to_allow = [d for d in differences if d.verdict_with(allow) == "allow"]
     if to_allow:
         yield IncompatibleCheckpoint(
-            f"{where}: would be another run: {'; '.join(map(str, to_allow))}",
-            hint=f"put it back as it was; if you want the change: {allow_flags(to_allow)}",
+            f"{where}: would be a different run: {'; '.join(map(str, to_allow))}",
+            hint=f"undo the change, or allow it: {allow_flags(to_allow)}",
         )
 
 
@@ -62,7 +62,7 @@ def allow_flags(differences: Iterable[Difference]) -> str:
 
 
 def require_nothing_saved(run: RunDir) -> None:
-    """NoCheckpoint if a run without checkpoints had some: to start it at step 0 would wipe it out.
+    """NoCheckpoint if the run's checkpoints are lost: a start at step 0 would erase the run.
 
     They may be on a disk that is not mounted.
     """
@@ -79,7 +79,7 @@ def require_nothing_saved(run: RunDir) -> None:
 def recorded_store(manifest: CheckpointManifest, config: RunConfig) -> Path | None:
     """The store in the cache that the checkpoint was trained on, if `config` asks for its data.
 
-    None: the store is gone, other data is asked for, or `data.path` is a store itself.
+    None: there is no such store, `config` asks for other data, or `data.path` is a store itself.
     """
     if changed_data_keys(manifest, config) or is_prepared(config.data.path):
         return None
@@ -88,7 +88,7 @@ def recorded_store(manifest: CheckpointManifest, config: RunConfig) -> Path | No
 
 
 def cached_manifest(fingerprint: str) -> StoreManifest | None:
-    """The manifest of a store in the cache; None if it is gone or damaged: it is prepared again."""
+    """The manifest of a store in the cache; None (it is prepared again) if missing or damaged."""
     try:
         there = StoreManifest.read(cached_store(fingerprint))
     except DataError:
@@ -110,7 +110,7 @@ def require_more_steps(
 ) -> None:
     """ConfigError if nothing is left to train although the flags `asked` set the run's length.
 
-    A finished run whose flags change nothing (`is_new` is False) may be asked for again.
+    A finished run may be resumed again if its flags change nothing (`is_new` is False).
     """
     if manifest.step < config.train.total_steps(manifest.steps_per_epoch):
         return

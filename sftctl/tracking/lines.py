@@ -38,7 +38,7 @@ class RunShape:
     log_interval: int
     first_step: int  # updates done before this session
     flops_per_token: int = 0  # of the model; 0: unknown
-    flops_per_target_token: int = 0  # additional ones, for the head
+    flops_per_target_token: int = 0  # of the head, in addition
     peak_flops_per_s: float = 0.0  # of all ranks together; 0: unknown
 
 

@@ -25,7 +25,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """The run has ended, well or not; a second call does nothing."""
+        """The run has ended, with or without an error; a second call does nothing."""
         ...
 
 

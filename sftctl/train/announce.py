@@ -1,4 +1,4 @@
-"""The trackers of a session: the run's own log, the console, and W&B if it is asked for."""
+"""The trackers of a session: the run's own log, the console, and W&B if it is enabled."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -136,6 +136,6 @@ def _report_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker
     for text in plan.skipped:
         tracker.event("warning", step, message=f"damaged, not used: {text}")
     for name in plan.abandoned:
-        tracker.event("changed", step, message=f"{name} is of a later step: moved away")
+        tracker.event("changed", step, message=f"{name} is from a later step: moved away")
     for difference in plan.differences:
         tracker.event("changed", step, message=str(difference))

@@ -1,8 +1,8 @@
 """Starts several ranks on this machine with torch's elastic agent, inside this process.
 
 The parent handles the signals. It writes the signal's name into a file that rank 0 reads between
-steps, so a Ctrl-C, which a terminal sends to every process, counts once. A rank that fails writes a
-report into a file, and the agent ends the others.
+steps, so a Ctrl-C counts once, although a terminal sends it to every process. A rank that fails
+writes a report into a file, and the agent ends the others.
 """
 
 import logging

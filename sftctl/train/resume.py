@@ -70,7 +70,7 @@ class ResumeRequest:
 
 
 def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
-    """A command's configuration; what it leaves open is as the run has decided it."""
+    """A command's configuration; settings that it does not set keep the run's values."""
     sections = {}
     for name in SECTIONS:
         given, decided = getattr(config, name), getattr(run_config, name)
@@ -89,7 +89,7 @@ class ResumePlan:
     checkpoint: Path | None  # None: no checkpoint yet, the run starts at step 0
     manifest: CheckpointManifest | None
     skipped: tuple[str, ...]  # newer checkpoints that are damaged, and how
-    abandoned: tuple[str, ...]  # checkpoints beyond this point, to be moved away
+    abandoned: tuple[str, ...]  # later checkpoints, to be moved away
     differences: tuple[Difference, ...]
     total_steps: int | None = None  # of the run as it is now; None: no checkpoint yet
 
@@ -124,7 +124,7 @@ class ResumePlan:
 def choose_checkpoint(run: RunDir, step: int | None) -> GoodCheckpoint | None:
     """The newest complete checkpoint, or the one of `step`; None: the run has none yet.
 
-    Raises NoCheckpoint or CorruptCheckpoint if it is not there or damaged.
+    Raises NoCheckpoint if it is missing, or CorruptCheckpoint if it is damaged.
     """
     if step is None and not named_checkpoints(run.checkpoints):
         require_nothing_saved(run)
@@ -142,8 +142,8 @@ def plan_resume(
 ) -> ResumePlan:
     """Compare the checkpoint with what is here; `config` is what the resume would train with.
 
-    Raises CheckpointError if a file of the run is missing, and ConfigError if fewer steps are asked
-    for than are trained, or more with nothing left to train.
+    Raises CheckpointError if a file of the run is missing. Raises ConfigError if the requested
+    number of steps is below the number trained, or leaves nothing to train.
     """
     run_config = run.config()
     if found is None:
@@ -170,7 +170,7 @@ def plan_resume(
 
 
 def plan_request(request: ResumeRequest, num_ranks: int) -> ResumePlan:
-    """The plan of a resume that is not carried out."""
+    """The plan of a resume, without the resume."""
     run = RunDir.open(request.run_dir)
     config = request.applied_to(run.config())
     found = choose_checkpoint(run, request.step)
@@ -180,10 +180,10 @@ def plan_request(request: ResumeRequest, num_ranks: int) -> ResumePlan:
 
 
 def existing_run(config: RunConfig, announce: Announce | None = None) -> ResumeRequest | None:
-    """The request to go on with the run at `output_dir`, by the rules of a resume; None: no run."""
+    """The request to continue the run at `output_dir`, by the rules of a resume; None: no run."""
     if config.output_dir is None:
         raise ConfigError(
-            "--auto-resume needs --output-dir: the run to go on with",
+            "--auto-resume needs --output-dir: the run to continue",
             hint="add --output-dir runs/NAME, the same one each time",
         )
     if not RunDir(config.output_dir).run_file.is_file():

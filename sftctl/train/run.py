@@ -1,4 +1,4 @@
-"""run_training: the page to read first.
+"""run_training: the file to read first.
 
 `session.py` gets a run ready, then `training_steps` yields one StepMetrics per optimizer step.
 What happens between two steps is written in the loop of `_train`.

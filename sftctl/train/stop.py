@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sftctl.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_LEAVE_AFTER_S = 2.0  # a second Ctrl-C exits at once, but sooner than this it counts as the first
+_LEAVE_AFTER_S = 2.0  # a second Ctrl-C exits at once; sooner than this it is ignored
 
 
 class StopRequest:
@@ -53,7 +53,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def outlive(self) -> None:
-        """Ignore repeats of a signal until the process is gone; call it before the process ends.
+        """Ignore repeats of a signal until the process has ended; call it before its end.
 
         Python restores the default handlers early in its shutdown, and a repeat would then kill it.
         """

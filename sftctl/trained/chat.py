@@ -90,7 +90,7 @@ def check_room(model: "PreTrainedModel", sampling: Sampling) -> None:
     limit = max_positions(model)
     if limit is not None and sampling.max_new_tokens >= limit:
         raise ConfigError(
-            f"--max-new-tokens: {sampling.max_new_tokens}, and the model has {limit} positions for "
-            "prompt and answer",
-            hint=f"--max-new-tokens {limit // 2} leaves half of them to the prompt",
+            f"--max-new-tokens: {sampling.max_new_tokens} leaves no room for a prompt: the model "
+            f"has {limit} positions",
+            hint=f"--max-new-tokens {limit // 2} leaves half of them for the prompt",
         )

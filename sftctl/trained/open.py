@@ -54,7 +54,7 @@ def _hugging_face(folder: Path) -> "tuple[PreTrainedModel, ChatTokenizer]":
 
 
 def _last_manifest(run: RunDir) -> CheckpointManifest | None:
-    """The manifest of the last checkpoint, which `final/` was written after."""
+    """The manifest of the last checkpoint; `final/` was written after it."""
     for checkpoint in list_checkpoints(run.checkpoints)[-1:]:
         with suppress(CheckpointError):
             return read_manifest(checkpoint)

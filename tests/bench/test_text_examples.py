@@ -54,5 +54,7 @@ def test_a_store_whose_text_is_gone_says_so(rows: Path) -> None:
     _, inputs = opened(rows)
     rows.unlink()
     config, again = opened(inputs.train.path)
-    with pytest.raises(DataError, match="rows.jsonl: the text that .* was made of is not there"):
+    with pytest.raises(
+        DataError, match="rows.jsonl: the text that .* was made of no longer exists"
+    ):
         text_examples(config, again.train, again.tokenizer)

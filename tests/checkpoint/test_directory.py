@@ -173,7 +173,9 @@ def test_no_checkpoint_and_no_good_checkpoint_are_different_errors(tmp_path: Pat
     with pytest.raises(NoCheckpoint) as caught:
         newest_good(tmp_path)
     assert caught.value.message == f"{tmp_path}: no checkpoint"
-    assert caught.value.hint == f"`sftctl resume {tmp_path.parent}` trains on and saves one"
+    assert (
+        caught.value.hint == f"`sftctl resume {tmp_path.parent}` continues training and saves one"
+    )
     (save_toy(tmp_path, 1) / SHARD).unlink()
     with pytest.raises(
         CorruptCheckpoint, match=f"no complete checkpoint: step-00000001: {SHARD}: missing"

@@ -75,7 +75,7 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"step": ...}, "step: missing"),
         ({"step": "300"}, "step: str is the wrong type"),
         ({"step": True}, "step: bool is the wrong type"),
-        ({"metrics_bytes": -1}, "metrics_bytes: -1 is below zero"),
+        ({"metrics_bytes": -1}, "metrics_bytes: -1 is negative"),
         ({"learning_rate": None}, "learning_rate: NoneType is the wrong type"),
         ({"scaler": [1]}, "scaler: list is the wrong type"),
         ({"aliases": {"a": 1}}, "aliases: dict is the wrong type"),
@@ -84,7 +84,7 @@ def test_a_file_name_that_is_not_plain_is_refused(write: Write, name: str) -> No
         ({"files": {"a": {"num_bytes": 1, "sha256": "x"}}}, "files: a: not a size and a SHA-256"),
         ({"format_version": "1"}, "format_version: '1' is not a version"),
         ({"format_version": 0}, "format_version: 0 is not a version"),
-        ({"step": 200}, "its step is 200, but the folder's name has another"),
+        ({"step": 200}, "its step is 200, but the folder's name says another step"),
     ],
 )
 def test_a_wrong_manifest_is_refused(write: Write, changes: dict[str, Any], problem: str) -> None:

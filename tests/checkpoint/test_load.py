@@ -36,7 +36,8 @@ def test_tensors_tied_here_must_be_tied_in_the_checkpoint(tmp_path: Path) -> Non
     with pytest.raises(IncompatibleCheckpoint) as caught:
         load_tensors(path, blank(make_tensors(7)), ALONE)
     assert caught.value.message == (
-        f"{path}: model.head.weight and model.embed.weight are tied here, but not in it"
+        f"{path}: model.head.weight and model.embed.weight are tied in the model, "
+        "but not in the checkpoint"
     )
 
 
@@ -51,16 +52,16 @@ def test_parameters_that_require_gradients_are_filled_in_place(path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model.mask": None}, "model.mask is in it, but not here"),
-        ({"model.new": torch.ones(1)}, "model.new is not in it"),
+        ({"model.mask": None}, "model.mask is unexpected"),
+        ({"model.new": torch.ones(1)}, "model.new is missing"),
         (
             {"model.mask": torch.ones(8, dtype=torch.bool)},
-            "model.mask is BOOL[7] in it, BOOL[8] here",
+            "model.mask is BOOL[7], expected BOOL[8]",
         ),
-        ({"model.half": torch.ones(3, 5)}, "model.half is BF16[3, 5] in it, F32[3, 5] here"),
+        ({"model.half": torch.ones(3, 5)}, "model.half is BF16[3, 5], expected F32[3, 5]"),
         (
             {f"model.{letter}": torch.ones(1) for letter in "abcde"},
-            "model.a is not in it; model.b is not in it; model.c is not in it; and 2 more",
+            "model.a is missing; model.b is missing; model.c is missing; and 2 more",
         ),
     ],
 )
@@ -95,5 +96,5 @@ def test_a_shard_whose_header_contradicts_itself_cannot_be_read(path: Path) -> N
 def test_a_shard_cut_in_its_data_is_named(path: Path) -> None:
     shard = path / "shard-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(CorruptCheckpoint, match="shard-00001.safetensors: .*: it was cut"):
+    with pytest.raises(CorruptCheckpoint, match="shard-00001.safetensors: .*: it is truncated"):
         load_tensors(path, blank(make_tensors(7)), ALONE)

@@ -47,5 +47,5 @@ def test_data_outside_the_file_is_refused(tmp_path: Path, begin: int, end: int) 
         tensors_of_file(file)
     assert caught.value.message == (
         f"{file}: not a safetensors header: "
-        f"data from byte {begin} to {end}, but the file has 8: it was cut"
+        f"data from byte {begin} to {end}, but the file has 8: it is truncated"
     )

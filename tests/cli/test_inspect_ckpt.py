@@ -85,7 +85,7 @@ def test_a_file_that_refers_to_code_has_a_hint_that_fits_it(sftctl: Sftctl, file
 def test_a_damaged_foreign_file_has_a_hint_that_fits_it(sftctl: Sftctl, files: Path) -> None:
     (files / "a.safetensors").write_bytes((files / "a.safetensors").read_bytes()[:-4])
     result = sftctl("inspect-ckpt", "a.safetensors")
-    assert result.stderr.splitlines()[1:] == ["hint: get it again from where it came from"]
+    assert result.stderr.splitlines()[1:] == ["hint: copy or download it again"]
 
 
 def test_a_scaler_of_another_form_is_not_shown(sftctl: Sftctl, files: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_device_that_is_not_there(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", *TINY, "--device", "cuda"),
         2,
         "train.device: cuda is set, but torch finds no CUDA device",
-        f"--device auto uses what is there; is torch {torch.__version__} built for CUDA?",
+        f"--device auto uses what is available; is torch {torch.__version__} built for CUDA?",
     )
 
 

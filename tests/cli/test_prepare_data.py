@@ -56,7 +56,7 @@ def test_hugging_face_tokenizers_can_be_forced(
     done = sftctl("prepare-data", rows, "--output", tmp_path / "s", "--engine", "hf", "--json")
     manifest = json.loads(done.stdout)
     assert manifest["engine"].startswith("tokenizers ")
-    assert manifest["engine_reason"] == "asked for by --engine hf"
+    assert manifest["engine_reason"] == "requested with --engine hf"
     assert manifest["engine_rows_checked"] == 0
     assert manifest["audit"]["passed"] is True
 

@@ -65,7 +65,7 @@ def test_a_difference_that_needs_allow_is_named_with_its_flag(sftctl: Sftctl, ru
     result = sftctl("resume", "run", "--step", 4, "--dry-run")
     assert result.exit_code == 4
     assert "needs --allow optim.weight_decay: optim.weight_decay: 0.01 -> 0.1" in result.stdout
-    assert "would be another run: optim.weight_decay: 0.01 -> 0.1" in result.error
+    assert "would be a different run: optim.weight_decay: 0.01 -> 0.1" in result.error
     assert sftctl("resume", "run", "--step", 4).exit_code == 4
     allow = ("--allow", "optim.weight_decay")
     allowed = sftctl("resume", "run", "--step", 4, "--dry-run", *allow)
@@ -87,7 +87,10 @@ def test_step_with_max_restarts_is_refused(sftctl: Sftctl, run: Path) -> None:
 def test_a_replay_refuses_flags_that_it_would_ignore(sftctl: Sftctl, flag: str) -> None:
     result = sftctl("resume", "run", "--verify-replay", *flag.split())
     assert result.exit_code == 2
-    assert result.error == "error: --verify-replay goes with --nproc-per-node and --json only"
+    assert (
+        result.error
+        == "error: --verify-replay can be combined only with --nproc-per-node and --json"
+    )
 
 
 def test_auto_resume_prints_the_plan_too(sftctl: Sftctl, run: Path) -> None:

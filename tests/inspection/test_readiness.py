@@ -93,7 +93,9 @@ def test_missing_data_is_named(run: Path, tmp_path: Path) -> None:
     report = checkpoint(run)
     assert report.obstacles == ["data: /nowhere/toy.jsonl: missing"]
     assert report.data_store == {"path": "/nowhere/toy.jsonl", "fits": None, "why": "missing"}
-    assert report.advice == "put /nowhere/toy.jsonl back, or prepare it as it was"
+    assert (
+        report.advice == "put /nowhere/toy.jsonl back, or prepare it again with the same settings"
+    )
 
 
 def in_a_store(run: Path, tmp_path: Path, **values: object) -> None:
@@ -126,8 +128,8 @@ def test_other_data_with_the_same_number_of_steps_may_be_allowed(run: Path, tmp_
 def test_other_data_with_another_number_of_steps_is_impossible(run: Path, tmp_path: Path) -> None:
     in_a_store(run, tmp_path, fingerprint="0" * 64, num_examples=100)
     report = checkpoint(run)
-    assert "25 steps an epoch, not 6" in report.obstacles[0]
-    assert report.advice == "put it back as it was, or start a new run with `sftctl train`"
+    assert "25 steps per epoch, not 6" in report.obstacles[0]
+    assert report.advice == "undo the change, or start a new run with `sftctl train`"
 
 
 def test_damage_is_a_problem_and_not_an_obstacle(run: Path) -> None:

@@ -190,7 +190,10 @@ def test_a_damaged_gguf_file_is_named_with_a_reason_of_ours(tmp_path: Path) -> N
         for load in (load_pretrained, load_tokenizer):
             with pytest.raises(ConfigError) as caught:
                 load(str(path))
-            assert caught.value.message == f"{path}: can't be loaded: it is cut or not a .gguf file"
+            assert (
+                caught.value.message
+                == f"{path}: can't be loaded: it is truncated or not a .gguf file"
+            )
             assert caught.value.hint is not None
             assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {path}` shows its contents")
 

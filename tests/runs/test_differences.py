@@ -161,7 +161,7 @@ def test_other_data_is_refused_by_its_number_of_steps() -> None:
     (fewer,) = found(manifest, config_of(data__max_seq_len=9), data=other)
     assert (fewer.key, fewer.verdict) == ("data", "impossible")
     assert fewer.effect == (
-        "250 steps an epoch, not 500: no step to continue at (data.max_seq_len None -> 9)"
+        "250 steps per epoch, not 500: no step to continue from (data.max_seq_len None -> 9)"
     )
 
 

@@ -278,9 +278,9 @@ def other_data(run: Path, count: int = NUM_EXAMPLES) -> Path:
 
 def test_other_data_is_refused_unless_it_is_allowed(run: Path) -> None:
     edit(run, data__path=str(other_data(run)))
-    with pytest.raises(IncompatibleCheckpoint, match="would be another run: data: ") as raised:
+    with pytest.raises(IncompatibleCheckpoint, match="would be a different run: data: ") as raised:
         resume(run, step=4)
-    assert raised.value.hint == "put it back as it was; if you want the change: --allow data"
+    assert raised.value.hint == "undo the change, or allow it: --allow data"
     assert len(list_checkpoints(run / "checkpoints")) == 3
     resume(run, step=4, allow=frozenset({"data"}))
     assert events_of(run)[-1] == "finished"
@@ -288,7 +288,7 @@ def test_other_data_is_refused_unless_it_is_allowed(run: Path) -> None:
 
 def test_data_with_another_number_of_steps_is_refused_even_if_allowed(run: Path) -> None:
     edit(run, data__path=str(other_data(run, 40)))
-    with pytest.raises(IncompatibleCheckpoint, match="10 steps an epoch, not 6: no step"):
+    with pytest.raises(IncompatibleCheckpoint, match="10 steps per epoch, not 6: no step"):
         resume(run, step=4, allow=frozenset({"data"}))
 
 
@@ -314,9 +314,7 @@ def test_another_learning_rate_must_be_allowed_and_is_shown_in_numbers(run: Path
         resume(run, step=8)
     rates = "12 steps in all; learning rate of step 9 0.000232 -> 0.000116"
     assert rates in raised.value.message
-    assert raised.value.hint == (
-        "put it back as it was; if you want the change: --allow optim.learning_rate"
-    )
+    assert raised.value.hint == ("undo the change, or allow it: --allow optim.learning_rate")
     resume(run, step=8, allow=frozenset({"optim.learning_rate"}))
     assert metrics_of(run)[8]["learning_rate"] == pytest.approx(1.159e-4, rel=1e-3)
 
@@ -454,8 +452,8 @@ def test_what_a_resume_may_change_auto_resume_may_change(
         ),
         ({"train__seed": 2}, "can't continue: train.seed: 0 -> 2: the steps would hold"),
         ({"model__name": "small"}, "can't continue: model.name: tiny -> small: a run keeps"),
-        ({"optim__eps": 0.1}, "would be another run: optim.eps: 1e-08 -> 0.1: other updates"),
-        ({"data__train_on": "last"}, "would be another run: data: "),
+        ({"optim__eps": 0.1}, "would be a different run: optim.eps: 1e-08 -> 0.1: other updates"),
+        ({"data__train_on": "last"}, "would be a different run: data: "),
     ],
 )
 def test_what_a_resume_refuses_auto_resume_refuses_with_the_same_message(

@@ -121,9 +121,9 @@ def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         ChatSession.open(run, Sampling(max_new_tokens=4096))
     assert caught.value.message == (
-        "--max-new-tokens: 4096, and the model has 4096 positions for prompt and answer"
+        "--max-new-tokens: 4096 leaves no room for a prompt: the model has 4096 positions"
     )
-    assert caught.value.hint == "--max-new-tokens 2048 leaves half of them to the prompt"
+    assert caught.value.hint == "--max-new-tokens 2048 leaves half of them for the prompt"
 
 
 @pytest.mark.parametrize(

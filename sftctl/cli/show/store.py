@@ -24,7 +24,7 @@ _EVERY_S_PIPED = 30.0
 
 
 def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
-    """What the store holds, and how many rows were kept, cut, split and dropped."""
+    """What the store holds, and how many rows were kept, truncated, split and dropped."""
     manifest, table = prepared.manifest, facts_table()
     table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
     if prepared.replaced:
@@ -67,7 +67,7 @@ def _engine(manifest: "StoreManifest") -> str:
 def _audit(audit: "Audit") -> Text:
     if not audit.passed:
         return Text(f"failed: {'; '.join(audit.problems())}", style="red")
-    cut = f"; {audit.turns_cut:,} are cut at the maximum length" if audit.turns_cut else ""
+    cut = f"; {audit.turns_cut:,} are truncated at the maximum length" if audit.turns_cut else ""
     return Text(
         f"ok: every example has target tokens; {audit.turns - audit.turns_cut:,} of "
         f"{counted(audit.turns, 'trained turn')} end with a trained end-of-turn token{cut}"

@@ -1,6 +1,6 @@
 """The shapes of rows, and how each is read into messages of OpenAI's shape.
 
-docs/extending.md tells how to add one.
+docs/extending.md describes how to add one.
 """
 
 from collections.abc import Callable

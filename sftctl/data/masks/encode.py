@@ -21,7 +21,7 @@ from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 3
-"""Raise it when the same conversation would get other texts, tokens or masks."""
+"""Increase it when the same conversation would get other texts, tokens or masks."""
 
 Mask = npt.NDArray[np.bool_]  # (T,)
 
@@ -112,7 +112,7 @@ def _end(span: Span) -> int:
 
 
 def _refuse_two_bos(conversation: Conversation, tokenizer: ChatTokenizer, ids: Ids) -> None:
-    """Refuse a text that begins with two BOS tokens: no text does so at inference.
+    """Refuse a text that begins with two BOS tokens: this never happens at inference.
 
     It happens when the template writes one and the first message begins with another. `ids` has at
     least two tokens, because the first is never a target.

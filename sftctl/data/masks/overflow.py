@@ -16,7 +16,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 @dataclass(frozen=True, slots=True)
 class ExampleMaker:
-    """Makes examples of at most `max_seq_len` tokens, and notes what is lost by that."""
+    """Makes examples of at most `max_seq_len` tokens, and records the tokens that are lost."""
 
     tokenizer: ChatTokenizer
     renderer: Renderer
@@ -88,7 +88,7 @@ class ExampleMaker:
             ):
                 end += 1
             examples = self._part_examples(_part(row, num_system, bounds[first], bounds[end]))
-            # A turn with a text of its own can be longer there than in the text of the part.
+            # A turn that is rendered separately can be longer than in the text of the part.
             while end > first + 1 and not self._fit(examples):
                 end -= 1
                 examples = self._part_examples(_part(row, num_system, bounds[first], bounds[end]))
@@ -96,7 +96,7 @@ class ExampleMaker:
             first = end
 
     def _text_fits(self, part: Conversation) -> bool:
-        """Whether the part's text fits: far cheaper to find out than its examples."""
+        """Whether the part's text fits; much cheaper than making its examples."""
         text = render(part, self.tokenizer)
         return len(self.tokenizer.encode(text)) <= self.max_seq_len
 

@@ -1,4 +1,4 @@
-"""A faster way to the texts to train on, for templates that don't look at message contents.
+"""A faster way to make the texts to train on, if a template doesn't look at message contents.
 
 Such a template writes the same text around the contents of all conversations with the same roles.
 That text, the layout, is learned once, by finding the turns of a stand-in conversation. For every
@@ -75,7 +75,7 @@ class Renderer:
         return training_texts(row, self.tokenizer, self.train_on)
 
     def _key(self, row: Conversation) -> _LayoutKey | None:
-        """What decides the fixed texts and the targets; None if more than the roles might."""
+        """What decides the fixed texts and the targets; None if they might depend on contents."""
         if not self.tokenizer.is_content_blind or row.tools:
             return None
         for message in row.messages:
@@ -94,7 +94,7 @@ class Renderer:
         return self._layouts[key]
 
     def _learn_layout(self, row: Conversation) -> _Layout | None:
-        """From a stand-in with the roles of `row`, whose contents are marks found nowhere else."""
+        """Learn from a conversation with the roles of `row` and unique marks as contents."""
         marks = {i: f"\ue000{i}\ue001" for i, m in enumerate(row.messages) if m["content"]}
         messages = tuple(
             message | {"content": f" \n{marks[i]} \n" if i in marks else ""}
@@ -104,7 +104,7 @@ class Renderer:
         try:
             found = training_texts(stand_in, self.tokenizer, self.train_on)
         except BadRow:
-            return None  # each such row is refused by itself, with its own file and line
+            return None  # each row is then refused separately, with its own file and line
         if len(found) != 1:
             return None
         for is_trimmed in (False, True):
@@ -116,7 +116,7 @@ class Renderer:
 
 
 def _layout_around(contents: list[str], found: TrainingText, is_trimmed: bool) -> _Layout | None:
-    """The layout that remains without `contents`; None unless they occur in order."""
+    """The text around `contents`, as a layout; None unless they occur in order."""
     text, position = found.text, 0
     places: list[Span] = []  # of the fixed texts
     for content in contents:

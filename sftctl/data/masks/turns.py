@@ -4,8 +4,8 @@ A turn is what the model has to write at inference: it begins after the prompt f
 its end-of-turn token. It is a target in a text that begins with exactly that prompt and that turn.
 
 Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
-the text of the full conversation such a turn is not what inference sees. So it gets a text of its
-own, which ends with it: the conversation up to and including the turn.
+the text of the full conversation such a turn is not what inference sees. So it gets its own text:
+the conversation up to and including the turn.
 """
 
 import re
@@ -100,7 +100,7 @@ class _TurnFinder:
         return self._texts[message]
 
     def prompt(self, turn: int) -> str:
-        """The text that inference is given to write an assistant turn; BadRow if that is unclear.
+        """The prompt at inference for an assistant turn; BadRow if it is unclear.
 
         A thinking block that the prompt opens belongs to the turn, so it is left out here.
         """
@@ -109,8 +109,8 @@ class _TurnFinder:
             if not self.text_through(turn).startswith(prompt):
                 raise BadRow(
                     "mask_not_exact",
-                    f"{self.conversation.source}: message {turn + 1}: the chat template prompts "
-                    "for this turn with other text than it writes before the turn",
+                    f"{self.conversation.source}: message {turn + 1}: the chat template's "
+                    "prompt for this turn differs from the text that it writes before the turn",
                     "use another chat template",
                 )
             self._prompts[turn] = prompt
@@ -120,7 +120,7 @@ class _TurnFinder:
         prompt = self._render_first(turn, prompt=True)
         before = self.conversation.messages[turn - 1]["content"]
         if _OPENED_THINKING.search(before) and prompt == self.text_through(turn - 1):
-            return prompt  # the message before ends with such a block: the prompt opens nothing
+            return prompt  # the previous message ends with such a block: not opened here
         return _OPENED_THINKING.sub("", prompt)
 
     def _first_prompt(self) -> str:

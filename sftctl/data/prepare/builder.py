@@ -84,7 +84,7 @@ class StoreBuilder:
             )
 
     def add(self, files: Sequence[InputFile], held_out: SeenDigests) -> SeenDigests:
-        """Add all rows of the files but those in `held_out`; return the digests of the rows."""
+        """Add all rows of the files except those in `held_out`; return the digests of the rows."""
         seen = SeenDigests()
         options = self.made_from.options
         preparation = RowPreparation.of(self.made_from.tokenizer, self.made_from.data, held_out)

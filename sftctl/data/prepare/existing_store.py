@@ -1,4 +1,4 @@
-"""What happens to a store that is already at the output: it is reused, replaced, or left alone."""
+"""Decides whether an existing store at the output is reused, replaced or left unchanged."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ _OUTCOMES = {
 
 
 def require_store_or_nothing(output: Path) -> None:
-    """ConfigError if `output` is anything else than a store, or holds foreign files."""
+    """ConfigError if `output` is anything other than a store, or contains other files."""
     if not os.path.lexists(output):
         return
     hint = "name another output, or remove it first"

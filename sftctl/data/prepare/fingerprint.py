@@ -1,4 +1,4 @@
-"""What a store is made from, and the fingerprint of it: equal fingerprints, equal stores."""
+"""What a store is made from, and its fingerprint: equal fingerprints mean equal stores."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class PrepareOptions:
     """How a store is prepared, besides what the configuration of a run says."""
 
     engine: Engine = "auto"
-    strict: bool = False  # True: a row that can't be kept as it came is an error
+    strict: bool = False  # True: a row that can't be kept unchanged is an error
     num_workers: int | None = None  # None: one per usable core
     batch_bytes: int = 1 << 20  # size of the batches of rows that workers take
 
@@ -33,7 +33,7 @@ class _Settings:
     overflow: Overflow
     train_on: TrainOn
     val_fraction: float
-    strict: bool = False  # changes no store; here because it is in the hashes of older stores
+    strict: bool = False  # does not affect a store; kept because older hashes include it
     engine: Engine
 
 

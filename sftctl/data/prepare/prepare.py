@@ -30,7 +30,7 @@ _LOOK = "look at them: prepare without --strict, with --show 3"
 
 @dataclass(frozen=True, slots=True)
 class PreparedStore:
-    """A store's manifest, and how the store came to be."""
+    """A store's manifest, and how the store was made."""
 
     manifest: StoreManifest
     is_reused: bool = False

@@ -44,7 +44,7 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PreparedBatch:
-    """What became of a RawBatch: examples of each split, and notes on rows that lost anything."""
+    """The result of a RawBatch: examples of each split, and notes on rows that lost anything."""
 
     source: int
     num_rows: int
@@ -98,7 +98,7 @@ class RowPreparation:
     def of(
         cls, tokenizer: ChatTokenizer, data: DataConfig, held_out: SeenDigests
     ) -> "RowPreparation":
-        """With one renderer, which remembers what it has found out about the chat template."""
+        """A preparation whose makers share one renderer, which caches the template's layouts."""
         renderer = Renderer(tokenizer, data.train_on)
         maker = ExampleMaker(tokenizer, renderer, data.example_tokens, data.overflow)
         checked = replace(maker, tokenizer=tokenizer.checked())

@@ -44,7 +44,7 @@ def in_order(
         for item in chain(first, items):
             if len(pending) == num_workers * _AHEAD_PER_WORKER:
                 yield pending.popleft().result()
-            with _interrupts_held():  # the first one forks
+            with _interrupts_held():  # the first submit() forks the workers
                 pending.append(executor.submit(_run, item))
         while pending:
             yield pending.popleft().result()

@@ -33,7 +33,7 @@ class Source:
 def find_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
     """The files that the inputs name, in order. Raises DataError for an input without files.
 
-    A folder stands for every data file below it, sorted by name; a pattern for every match.
+    A folder means all data files below it, sorted by name; a pattern means all its matches.
     Standard input and pipes can be read only once, so they are copied to a temporary file.
     """
     with ExitStack() as stack:

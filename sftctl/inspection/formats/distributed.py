@@ -82,7 +82,7 @@ def _check_sizes(files: Files, places: Places) -> None:
         if name not in files.sizes:
             files.problems.append(f"{name}: missing")
         elif end > files.sizes[name]:
-            files.problems.append(f"{name}: cut: {files.sizes[name]} bytes")
+            files.problems.append(f"{name}: truncated: {files.sizes[name]} bytes")
 
 
 def _grouped(name: str, planned: dict[Any, Any]) -> str:
@@ -121,7 +121,7 @@ def _dtype(properties: Any) -> str:
 
 
 def _value(files: Files, place: dict[str, Any]) -> Any:
-    """A number or text saved beside the tensors, in a small archive of its own."""
+    """A number or text that was saved next to the tensors, in its own small archive."""
     length = size(place.get("length"))
     file = files.path / str(place.get("relative_path"))
     if not length or length > _LONGEST_VALUE_BYTES or file.name not in files.sizes:
@@ -135,7 +135,7 @@ def _value(files: Files, place: dict[str, Any]) -> Any:
 
 
 def unpacked(part: Part) -> Part:
-    """The part itself, out of the torch.save archive that it lies in; raises CorruptCheckpoint."""
+    """The part without the torch.save archive around it; raises CorruptCheckpoint."""
     found = read_torch_file(part.file, part.begin, part.archive_bytes)
     if "" not in found.tensors:
         raise CorruptCheckpoint(f"{part.file}: no tensor at byte {part.begin}")

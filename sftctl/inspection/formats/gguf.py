@@ -79,7 +79,7 @@ def read_gguf(file: Path) -> GgufHeader:
         with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
     except (ValueError, struct.error) as problem:
-        raise CorruptCheckpoint(f"{file}: not a whole .gguf file: {problem}") from problem
+        raise CorruptCheckpoint(f"{file}: not a complete .gguf file: {problem}") from problem
 
 
 def _header(stream: IO[bytes], file: Path) -> GgufHeader:
@@ -101,7 +101,9 @@ def _header(stream: IO[bytes], file: Path) -> GgufHeader:
         tensor = _tensor(file, shape, kind, data_begin + offset)
         end = tensor.parts[0].begin + tensor.num_bytes
         if end > num_bytes:
-            raise ValueError(f"{name} ends at byte {end}, the file has {num_bytes}: it was cut")
+            raise ValueError(
+                f"{name} ends at byte {end}, the file has {num_bytes}: it is truncated"
+            )
         tensors[name] = tensor
     return GgufHeader(version, values, tensors)
 

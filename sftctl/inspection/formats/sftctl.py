@@ -58,7 +58,7 @@ def inspect_run(path: Path) -> Inspection:
             hint=f"`sftctl resume {path}` starts it at step 0",
         )
     if not found:
-        newest_good(run.checkpoints)  # raises: what is there are links and files
+        newest_good(run.checkpoints)  # raises: there are only links and files
     checkpoints = [inspect_checkpoint(checkpoint) for checkpoint in found]
     return replace(checkpoints[-1], checkpoints=checkpoints)
 

@@ -87,7 +87,7 @@ def _inspect_training_state(
         step_counts=counts[0],
         epoch_counts=counts[1],
         obstacles=[OTHER_TOOL],
-        notes=[] if has_rng else ["no RNG state: a resumed run is another run"],
+        notes=[] if has_rng else ["no RNG state: a resumed run will differ"],
     )
 
 

@@ -1,6 +1,6 @@
-"""Read a pickle without unpickling it: its opcodes become plain values, its calls stay names.
+"""Read a pickle without unpickling it: opcodes become plain values, and calls are only named.
 
-Nothing is imported and nothing is called, whatever the pickle asks for. A class or function is a
+Nothing is imported and nothing is called, even if the pickle asks for it. A class or function is a
 `Name`; the object that a call would have made is a `Made`. So a hostile pickle can do nothing, and
 its content can still be shown.
 """
@@ -112,7 +112,7 @@ class _Machine:
         return self.name("copyreg", f"extension_{code}")
 
     def instance(self, argument: str) -> Any:
-        """Protocol 0's call: the class is in the argument, what follows the mark is passed."""
+        """Protocol 0's call: the class is in the argument, its arguments follow the mark."""
         return self.call(self.global_name(argument), tuple(self.since_mark()))
 
     def object(self) -> Any:
@@ -121,7 +121,7 @@ class _Machine:
         return self.call(function, arguments)
 
     def call(self, function: Any, arguments: Any, *_keywords: Any) -> Any:
-        """What a call would make: a plain container where it is one, else a `Made`."""
+        """What a call would make: a dict or tuple for known containers, else a `Made`."""
         by = function.text if isinstance(function, Name) else "?"
         given = arguments if isinstance(arguments, tuple) else (arguments,)
         if by in ("collections.OrderedDict", "collections.defaultdict"):

@@ -46,7 +46,9 @@ def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) ->
                 return _read_zip(file, window)
             return _read_legacy(file, window)
     except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as problem:
-        raise CorruptCheckpoint(f"{file}: not a whole file of torch.save: {problem}") from problem
+        raise CorruptCheckpoint(
+            f"{file}: not a complete file of torch.save: {problem}"
+        ) from problem
 
 
 def _read_zip(file: Path, window: Window) -> TorchFile:
@@ -83,7 +85,7 @@ def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
     sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
     begin = info.header_offset + 30 + sizes
     if begin + info.file_size > window.num_bytes:
-        raise ValueError(f"{info.filename}: cut")
+        raise ValueError(f"{info.filename}: truncated")
     return window.begin + begin
 
 
@@ -122,7 +124,7 @@ def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> lis
             archive = zipfile.ZipFile(cast(IO[bytes], Window(stream, begin, num_bytes)))
             for info in archive.infolist():
                 if not info.compress_type and not _matches(archive, info):
-                    wrong.append(f"{info.filename}: its content was changed (another checksum)")
+                    wrong.append(f"{info.filename}: its content was changed (different checksum)")
     except (OSError, ValueError, zipfile.BadZipFile):
         return None
     return wrong
@@ -134,7 +136,7 @@ def _matches(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
             while entry.read(_CHUNK_BYTES):
                 pass
         return True
-    except (zipfile.BadZipFile, EOFError, RuntimeError):  # changed, cut, marked as encrypted
+    except (zipfile.BadZipFile, EOFError, RuntimeError):  # changed, truncated, marked as encrypted
         return False
 
 

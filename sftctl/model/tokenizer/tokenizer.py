@@ -37,7 +37,7 @@ class ChatTokenizer:
         self.is_content_blind = is_content_blind(hf.chat_template or "")
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
-        self.engine_reason = "no other was asked for"
+        self.engine_reason = "no other was requested"
         self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.content_hash = self._hash_content()
@@ -82,27 +82,27 @@ class ChatTokenizer:
         return self._reference.encode_with_offsets(text)
 
     def with_engine(self, engine: Engine) -> "ChatTokenizer":
-        """auto: with the fast engine if it proves equal on probes. hf: with the reference."""
+        """auto: a copy with the fast engine if it is equal on probes. hf: with the reference."""
         if engine == "hf":
-            return self.by_reference("asked for by --engine hf")
+            return self.by_reference("requested with --engine hf")
         try:
             return self.fast()
         except EngineDiffers as problem:
             return self.by_reference(problem.message)
 
     def fast(self) -> "ChatTokenizer":
-        """With the fast engine; EngineDiffers if it does not prove equal on probes."""
+        """A copy with the fast engine; EngineDiffers if it is not equal on probes."""
         return self.with_encoder(fast_engine(self.hf), "proved equal to the reference on probes")
 
     def checked(self) -> "ChatTokenizer":
-        """With every text encoded by the reference too; EngineDiffers if the ids are not equal."""
+        """A copy that compares all ids with the reference's; EngineDiffers if they differ."""
         fast = self._encoder
         if not isinstance(fast, Splintr):
             return self
         return self.with_encoder(Checked(fast, self._reference), self.engine_reason)
 
     def by_reference(self, why: str) -> "ChatTokenizer":
-        """With the reference encoder, and the reason for it."""
+        """A copy with the reference encoder, and the reason for it."""
         return self.with_encoder(self._reference, why)
 
     def with_encoder(self, encoder: Encoder, why: str) -> "ChatTokenizer":

@@ -118,7 +118,7 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "schedule",
-            f"a step takes {batch} examples, the data has {len(inputs.train)}: one step an epoch",
+            f"a step takes {batch} examples, the data has {len(inputs.train)}: one step per epoch",
             "lower --batch-size or --accumulation-steps",
         )
 
@@ -186,17 +186,17 @@ def loader_findings(
         return
     processes = counted(settings.num_workers, "loader process", "loader processes")
     problems = [
-        (f"{short.needed} for {processes} a rank, {short.available}", short.fix)
+        (f"{short.needed} for {processes} per rank, {short.available}", short.fix)
         for short in shortages(store, shape, settings, machine, ranks_here)
     ]
     if settings.num_workers > machine.usable_cores:
         cores = counted(machine.usable_cores, "usable core")
         fewer = "`sftctl bench-loader` finds the best number"
-        problems.append((f"{cores} for {processes} a rank", fewer))
+        problems.append((f"{cores} for {processes} per rank", fewer))
     for what, fix in problems:
         yield Finding("warning", "loader", what, fix)
     if not problems:
-        yield Finding("ok", "loader", f"{processes} a rank")
+        yield Finding("ok", "loader", f"{processes} per rank")
 
 
 def _wandb(config: RunConfig) -> Iterator[Finding]:

@@ -90,8 +90,8 @@ def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifes
         return recorded
     if given is None and config.data.val_fraction:
         raise ConfigError(
-            f"data.val_fraction: {config.data.val_fraction}, but the bundled sample has a "
-            "validation part of its own",
+            f"data.val_fraction: {config.data.val_fraction}, but the bundled sample has "
+            "its own validation part",
             hint="leave it out, or give your own --data",
         )
     train, validation = sample_files() if given is None else (Path(given), None)
@@ -101,7 +101,7 @@ def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifes
 def _cached_store(
     config: RunConfig, train: Path, validation: list[Path], stop: StopRequest
 ) -> Path:
-    """The store in the cache that is made from these files; prepared if it is not there."""
+    """The store in the cache that is made from these files; prepared if it does not exist."""
     model, data = config.model, config.data
     name = model.tokenizer or (str(SAMPLE_TOKENIZER) if is_preset(model.name) else model.name)
     tokenizer = load_tokenizer(name, data.chat_template).with_engine("auto")
@@ -143,7 +143,7 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
     name = config.model.tokenizer
     if name is None:
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:
-            return  # such a model has no tokenizer: it takes the store's
+            return  # such a model has no tokenizer: it uses the store's
         name = config.model.name
     tokenizer = load_tokenizer(name, template_required=False)
     if tokenizer.content_hash != manifest.tokenizer_hash:

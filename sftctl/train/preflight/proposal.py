@@ -23,7 +23,7 @@ from sftctl.world import World
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Everything that is known of a run before its model is loaded."""
+    """Everything that is known about a run before its model is loaded."""
 
     config: RunConfig  # resolved
     path: Path
@@ -41,9 +41,9 @@ class Proposal:
 def propose(
     config: RunConfig, world: World, stop: StopRequest, num_ranks: int | None = None
 ) -> Proposal:
-    """Called on every rank; rank 0 looks. A dry run sets `num_ranks` in place of this world's.
+    """Called on every rank; rank 0 checks. A dry run sets `num_ranks` in place of this world's.
 
-    An error that leaves the rest unknown is raised; all else that is wrong is a finding.
+    An error that leaves the rest unknown is raised; every other problem is a finding.
     """
     config = resolve_config(config)
     config = choose_dtype(config, world.device)

@@ -154,7 +154,7 @@ def test_texts_are_in_the_order_of_their_turns() -> None:
             HEADERLESS,
             TURNS[1:3],
             "mask_not_exact",
-            "message 2: the chat template prompts for this turn with other text",
+            "message 2: the chat template's prompt for this turn differs",
             id="header absent",
         ),
         pytest.param(

@@ -69,7 +69,7 @@ GGUF_FILES: list[tuple[Make, str]] = [
 def test_a_bad_gguf_header_is_a_problem(tmp_path: Path, make: Make, problem: str) -> None:
     make(tmp_path / "x.gguf")
     [found] = inspect_path(tmp_path / "x.gguf").problems
-    assert found.startswith(f"x.gguf: not a whole .gguf file: {problem}")
+    assert found.startswith(f"x.gguf: not a complete .gguf file: {problem}")
 
 
 def test_a_long_array_is_shortened_and_a_short_one_shown(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def cut_old_format(file: Path) -> None:
 
 TORCH_FILES: list[tuple[Make, str]] = [
     (with_changed_header, "x/data/0: no entry at the position in the archive's directory"),
-    (with_longer_entry, "x/data/0: cut"),
+    (with_longer_entry, "x/data/0: truncated"),
     (with_encrypted_entry, "data/0 is compressed"),
     (with_longer_pickle, ""),
     (cut_old_format, "bytes of storages, but the file has"),
@@ -168,7 +168,7 @@ TORCH_FILES: list[tuple[Make, str]] = [
 def test_a_bad_torch_file_is_a_problem(tmp_path: Path, make: Make, problem: str) -> None:
     make(tmp_path / "x.pth")
     [found] = inspect_path(tmp_path / "x.pth").problems
-    assert found.startswith("x.pth: not a whole file of torch.save: ") and problem in found
+    assert found.startswith("x.pth: not a complete file of torch.save: ") and problem in found
     verified = inspect_path(tmp_path / "x.pth", verify=True)
     assert verified.problems[0] == found and verified.verified is False
 
@@ -177,7 +177,7 @@ def test_an_archive_without_a_pickle_is_a_problem(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
     data = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(data.replace(b"data.pkl", b"data.txt"))
-    problem = "x.pth: not a whole file of torch.save: a zip archive without data.pkl"
+    problem = "x.pth: not a complete file of torch.save: a zip archive without data.pkl"
     assert inspect_path(tmp_path / "x.pth").problems == [problem]
 
 
@@ -261,7 +261,7 @@ def test_a_damaged_value_of_a_distributed_checkpoint_is_left_out(
     inspection = inspect_path(tmp_path)
     assert inspection.facts["step"] is None and inspection.num_parameters == 6768
     errors = {str(one.error) for one in tensor_statistics(inspection)}
-    assert all("not a whole file of torch.save" in error for error in errors)
+    assert all("not a complete file of torch.save" in error for error in errors)
 
 
 def test_an_archive_without_a_tensor_has_no_statistics(tmp_path: Path) -> None:

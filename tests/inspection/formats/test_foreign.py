@@ -104,7 +104,7 @@ def test_verify_finds_a_changed_byte_in_a_trainers_optimizer(
     assert inspection.verified is False
     [damage] = inspection.damage
     assert damage.startswith(f"{path}/optimizer.pt: optimizer/data/")
-    assert damage.endswith("its content was changed (another checksum)")
+    assert damage.endswith("its content was changed (different checksum)")
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_the_step_of_a_minimind_resume_file_counts_micro_batches(
     assert inspection["wandb_run_id"] == "abc123"
     assert inspection["parameters_by_group"] == GROUPS
     assert inspection["optimizer_moments"] == {"exp_avg": 25, "exp_avg_sq": 25}
-    assert inspection["notes"] == ["no RNG state: a resumed run is another run"]
+    assert inspection["notes"] == ["no RNG state: a resumed run will differ"]
     assert (inspection["complete"], inspection["verified"], inspection["resumable"]) == (
         True,
         True,
@@ -275,7 +275,7 @@ def test_a_distributed_checkpoint(distributed: Path) -> None:
     assert inspection["world_size"] == 1
 
 
-@pytest.mark.parametrize("harm", ["missing", "cut"])
+@pytest.mark.parametrize("harm", ["missing", "truncated"])
 def test_a_missing_or_cut_distcp_file_is_a_problem(
     distributed: Path, tmp_path: Path, harm: str
 ) -> None:

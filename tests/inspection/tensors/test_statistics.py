@@ -139,4 +139,4 @@ def test_a_gguf_file_of_plain_and_quantized_tensors(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "x.gguf", tmp_path / "cut.gguf")
     with (tmp_path / "cut.gguf").open("r+b") as file:
         file.truncate((tmp_path / "x.gguf").stat().st_size - 100)
-    assert "it was cut" in inspect_path(tmp_path / "cut.gguf").problems[0]
+    assert "it is truncated" in inspect_path(tmp_path / "cut.gguf").problems[0]

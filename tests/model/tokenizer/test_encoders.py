@@ -75,7 +75,7 @@ def test_a_tokenizer_that_the_engine_can_not_load_is_an_error() -> None:
 def test_the_engine_is_chosen_by_name(bundled: ChatTokenizer) -> None:
     assert bundled.with_engine("auto").is_fast
     chosen = bundled.fast().with_engine("hf")
-    assert (chosen.is_fast, chosen.engine_reason) == (False, "asked for by --engine hf")
+    assert (chosen.is_fast, chosen.engine_reason) == (False, "requested with --engine hf")
 
 
 def test_a_text_that_the_engine_can_not_encode_is_a_difference(bundled: ChatTokenizer) -> None:

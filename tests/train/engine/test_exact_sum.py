@@ -119,7 +119,7 @@ def test_a_parameter_without_a_gradient_gets_zeros() -> None:
 def test_exact_with_fsdp_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["train.reduction=exact", "train.strategy=fsdp"])
-    assert caught.value.message == "train.reduction: exact does not go with strategy fsdp"
+    assert caught.value.message == "train.reduction: exact can't be combined with strategy fsdp"
 
 
 # ---------------------------------------------------------------------------- steps and runs

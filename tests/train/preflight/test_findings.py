@@ -57,7 +57,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
         (
             {"train__batch_size": 23},
             "schedule",
-            "a step takes 23 examples, the data has 22: one step an epoch",
+            "a step takes 23 examples, the data has 22: one step per epoch",
             "lower --batch-size or --accumulation-steps",
         ),
         (
@@ -69,7 +69,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
         (
             {"data__num_workers": 1000},
             "loader",
-            f"{len(os.sched_getaffinity(0))} usable cores for 1,000 loader processes a rank",
+            f"{len(os.sched_getaffinity(0))} usable cores for 1,000 loader processes per rank",
             "`sftctl bench-loader` finds the best number",
         ),
     ],
@@ -127,7 +127,7 @@ def test_too_few_open_files_for_the_loader_are_a_warning(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (
         "warning",
-        "about 228 open files for 30 loader processes a rank, 200 are allowed",
+        "about 228 open files for 30 loader processes per rank, 200 are allowed",
         "raise it with `ulimit -n`",
     ) in findings(plan, "loader")
 
@@ -143,11 +143,11 @@ def about_the_loader(machine: Machine, workers: int = 16) -> list[Finding]:
 
 def test_batches_go_through_pipes_so_a_small_dev_shm_is_enough_for_the_loader() -> None:
     (finding,) = about_the_loader(replace(ROOMY, shm_free_bytes=1 << 20))
-    assert (finding.level, finding.what) == ("ok", "16 loader processes a rank")
+    assert (finding.level, finding.what) == ("ok", "16 loader processes per rank")
     (finding,) = about_the_loader(replace(ROOMY, shm_free_bytes=0))
     assert (finding.level, finding.what) == (
         "warning",
-        "about 786.4 kB of /dev/shm for 16 loader processes a rank, 0 B are free",
+        "about 786.4 kB of /dev/shm for 16 loader processes per rank, 0 B are free",
     )
 
 
@@ -155,7 +155,7 @@ def test_as_many_loader_processes_as_cores_are_fine_one_more_is_a_warning() -> N
     assert about_the_loader(ROOMY, workers=0) == []
     assert [finding.level for finding in about_the_loader(ROOMY, workers=16)] == ["ok"]
     assert [finding.what for finding in about_the_loader(ROOMY, workers=17)] == [
-        "16 usable cores for 17 loader processes a rank"
+        "16 usable cores for 17 loader processes per rank"
     ]
 
 

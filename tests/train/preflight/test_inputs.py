@@ -56,7 +56,7 @@ def test_a_damaged_store_in_the_cache_is_made_again(cache: Path, rows: Path) -> 
 def test_without_data_the_sample_is_prepared_with_its_validation_part() -> None:
     inputs = opened()
     assert inputs.validation is not None and len(inputs.validation) > 0
-    with pytest.raises(ConfigError, match="the bundled sample has a validation part of its own"):
+    with pytest.raises(ConfigError, match="the bundled sample has its own validation part"):
         opened(data__val_fraction=0.5)
 
 
