@@ -128,7 +128,7 @@ class ModelShape:
             or getattr(config, "intermediate_size", None)
             or 4 * width
         )
-        attention = 3 * heads * head_dim + 4 * kv_heads * head_dim
+        attention = 5 * heads * head_dim + 4 * kv_heads * head_dim  # keys, values once per head
         num_parameters = sum(p.numel() for p in model.parameters())
         return cls(num_parameters, config.num_hidden_layers, width, attention + 4 * feed_forward)
 

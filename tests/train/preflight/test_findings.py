@@ -12,6 +12,7 @@ import torch
 from sftctl import jsonio
 from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.loader import longest_micro_batch, step_shape
+from sftctl.data.microbatch import rounded_up
 from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.machine import Machine
 from sftctl.model.fake import fake_model
@@ -137,7 +138,7 @@ ROOMY = Machine(16, None, 64 << 20, 1024, 10**10)
 
 def about_the_loader(machine: Machine, workers: int = 16) -> list[Finding]:
     config = RunConfig(data=DataConfig(num_workers=workers))
-    shape = step_shape(config.train, "cpu")
+    shape = step_shape(config.train)
     return list(loader_findings(config, Toy(), shape, machine, ranks_here=1))
 
 
@@ -209,7 +210,8 @@ def test_the_largest_micro_batch_is_the_one_with_most_tokens(tmp_path: Path) -> 
     with StopRequest() as stop:
         proposal = propose(config, ALONE, stop)
     memory = proposal.memory
-    assert (memory.rows, memory.row_tokens) == (1, int(proposal.inputs.train.lengths.max()))
+    longest = int(proposal.inputs.train.lengths.max())
+    assert (memory.rows, memory.row_tokens) == (1, rounded_up(longest))
 
 
 def test_the_estimate_sees_the_micro_batches_of_training_also_on_cuda(tmp_path: Path) -> None:
@@ -219,11 +221,10 @@ def test_the_estimate_sees_the_micro_batches_of_training_also_on_cuda(tmp_path: 
     config, store = proposal.config, proposal.inputs.train
     fake = fake_model(config.model.name, proposal.inputs.tokenizer, ALONE.device)
     pretended = replace(fake, device=torch.device("cuda"))
-    shape = step_shape(config.train, "cuda")
+    shape = step_shape(config.train)
     memory = estimate_memory(config, store, pretended, shape, available_bytes=10**9)
     largest = longest_micro_batch(store, shape)
     assert (memory.rows, memory.row_tokens) == largest.input_ids.shape
-    assert memory.row_tokens % 8 == 0 and proposal.memory.row_tokens % 8 != 0
     assert memory.activations_bytes is not None
     assert memory.save_copy_bytes == memory.process_bytes == 0  # these are in the CPU's memory
 
@@ -250,7 +251,7 @@ def test_memory_is_an_error_only_if_not_even_the_state_fits(
     finding = about_memory(available)
     assert (finding.level, finding.fix) == (level, fix)
     assert finding.what == (
-        "about 550 B at the largest micro-batch (2 x 8 tokens), within 25%; "
+        "about 550 B at the largest micro-batch (8 tokens), within 25%; "
         f"{available} B are available"
     )
     assert (finding.error is not None) == (level == "error")
@@ -261,7 +262,7 @@ def test_unknown_memory_is_no_warning() -> None:
     assert finding.level == "ok" and finding.what.endswith("the free memory is unknown here")
     finding = about_memory(500, activations=None)
     assert finding.level == "ok"
-    assert finding.what.startswith("450 B, and what a pass over 2 x 8 keeps")
+    assert finding.what.startswith("450 B, and what a pass over 8 tokens keeps")
 
 
 def test_one_error_is_raised_as_it_is() -> None:

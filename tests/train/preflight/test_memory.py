@@ -11,6 +11,7 @@ from sftctl.machine import free_memory
 from sftctl.runs.directory import RunDir
 from sftctl.train.preflight.memory import ModelShape, available_memory, fitting_tokens
 from sftctl.train.run import run_training
+from tests.toys.data import ToyStore
 from tests.toys.runs import toy_config, toy_data
 from tests.toys.steps import STORE, make_config, make_model, make_state
 
@@ -39,7 +40,7 @@ def test_what_fits_has_a_floor_and_a_ceiling() -> None:
 def test_the_shape_is_read_from_a_models_configuration() -> None:
     shape = ModelShape.of(make_model())
     assert (shape.num_layers, shape.width) == (2, 32)
-    assert shape.inner == 3 * 4 * 16 + 4 * 2 * 16 + 4 * 48
+    assert shape.inner == 5 * 4 * 16 + 4 * 2 * 16 + 4 * 48
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
@@ -59,8 +60,8 @@ def test_the_estimate_covers_what_a_backward_pass_keeps(recomputed: bool) -> Non
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    shape = step_shape(TrainConfig(batch_size=8, micro_batch_tokens=256), "cpu")
-    batch = longest_micro_batch(STORE, shape)
+    shape = step_shape(TrainConfig(batch_size=8, micro_batch_tokens=256))
+    batch = longest_micro_batch(ToyStore([64] * 4, STORE.vocab_size), shape)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         state.loss_module(*batch.tensors).backward()
     per_token = sum(kept.values()) / batch.input_ids.numel()

@@ -18,7 +18,7 @@ from tests.toys.steps import ALONE, STORE, equal, make_config, make_state
 
 def shape_of(micro_batch_tokens: int, batch_size: int = 8) -> StepShape:
     train = TrainConfig(micro_batch_tokens=micro_batch_tokens, batch_size=batch_size)
-    return step_shape(train, "cpu")
+    return step_shape(train)
 
 
 def test_a_rehearsal_leaves_nothing_behind() -> None:
@@ -26,7 +26,7 @@ def test_a_rehearsal_leaves_nothing_behind() -> None:
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     rehearse(state, STORE, shape_of(64), ALONE)
     assert equal(state.tensors(), before)
-    assert all(p.grad is None for p in state.loss_module.parameters())
+    assert all(not w.grad.any() for w in state.weights.trained)
     assert state.progress.step == 0
 
 
@@ -47,7 +47,7 @@ def memory_for(num_bytes: int) -> Iterator[None]:
     [
         (
             [50] * 8000,
-            "8000 rows of 50 tokens",
+            "8000 examples of 400000 tokens together",
             "--micro-batch-tokens 200000 is half of that, or "
             "--set train.activation_checkpointing=true",
         ),
@@ -68,7 +68,7 @@ def test_out_of_memory_names_the_value_to_set(lengths: list[int], what: str, hin
     assert caught.value.message == f"train.micro_batch_tokens: 400000: out of memory with {what}"
     assert caught.value.hint == hint
     assert caught.value.exit_code == 2
-    assert all(p.grad is None for p in state.loss_module.parameters())
+    assert all(not w.grad.any() for w in state.weights.trained)
 
 
 def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_they_are() -> None:
