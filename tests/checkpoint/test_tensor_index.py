@@ -1,10 +1,12 @@
 """tensor_index: the table of number types agrees with torch, numpy and safetensors."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
@@ -49,3 +51,16 @@ def test_data_outside_the_file_is_refused(tmp_path: Path, begin: int, end: int) 
         f"{file}: not a safetensors header: "
         f"data from byte {begin} to {end}, but the file has 8: it is truncated"
     )
+
+
+def test_a_file_that_names_no_offsets_has_complete_tensors(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "any.safetensors")
+    stored = tensors_of_file(tmp_path / "any.safetensors")["a"]
+    assert (stored.shape, stored.parts[0].offsets, stored.is_whole) == ((2, 3), (0, 0), True)
+
+
+def test_a_part_at_an_offset_belongs_to_a_larger_tensor(tmp_path: Path) -> None:
+    sharding = {"DCP_SHARDING_INFO": json.dumps({"a": {"saved_offsets": [2, 0]}})}
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "part.safetensors", metadata=sharding)
+    stored = tensors_of_file(tmp_path / "part.safetensors")["a"]
+    assert (stored.shape, stored.num_elements, stored.is_whole) == ((4, 3), 6, False)

@@ -27,7 +27,7 @@ WARM = (
     *("transformers.models.qwen2.tokenization_qwen2", "transformers.tokenization_utils_fast"),
 )
 OUTSIDE = ("real", "torture", "benchmarks", "docs", "mutants")  # need data, hours, or no module
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)  # with all its parameters
 
 
 def warm_up() -> None:
@@ -50,22 +50,19 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def tests_for(tree: Path, module: Path, wide: bool) -> list[list[str]]:
-    """The module's own test files, those that import it, and (if wide) the others of its room."""
+    """Groups of test files: the module's own, those that import it, (if wide) the room's others.
+
+    A module without a test file of its name has those of its folder.
+    """
     folder, name = ".".join(module.with_suffix("").parts).rsplit(".", 1)
     imports = re.compile(rf"from {folder}\.{name} |from {folder} import .*\b{name}\b")
-    own, room = module.relative_to("sftctl").parent, module.parts[1]
-    groups: list[list[str]] = [[], [], []]
-    for path in sorted((tree / "tests").rglob("test_*.py")):
-        below = path.relative_to(tree / "tests")
-        if below.parts[0] in OUTSIDE:
-            continue
-        if below.parent == own and path.stem.startswith(f"test_{module.stem}"):
-            groups[0].append(str(path))
-        elif imports.search(path.read_text(encoding="utf-8")):
-            groups[1].append(str(path))
-        elif wide and below.parts[0] == room:
-            groups[2].append(str(path))
-    return [group for group in groups if group]
+    tests = tree / "tests"
+    beside = tests / module.relative_to("sftctl").parent
+    own = set(beside.glob(f"test_{module.stem}*.py")) or set(beside.glob("test_*.py"))
+    inside = {path for path in tests.rglob("test_*.py") if path.parts[-2] not in OUTSIDE} - own
+    importing = {path for path in inside if imports.search(path.read_text(encoding="utf-8"))}
+    others = set((tests / module.parts[1]).rglob("test_*.py")) - own - importing if wide else set()
+    return [sorted(map(str, group)) for group in (own, importing, others) if group]
 
 
 @contextmanager
