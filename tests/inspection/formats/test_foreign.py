@@ -264,7 +264,9 @@ def test_a_file_of_an_optimizer_has_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_distributed_checkpoint(distributed: Path) -> None:
-    inspection = inspect_path(distributed, verify=True).to_json()
+    found = inspect_path(distributed, verify=True)
+    inspection = found.to_json()
+    assert {tensor.dtype for tensor in found.tensors.values()} == {"F32"}
     assert inspection["format"] == "torch.distributed checkpoint"
     assert (inspection["step"], inspection["epoch"]) == (7, 0)
     assert inspection["step_counts"] == "as stored under 'step'"

@@ -189,6 +189,8 @@ def test_a_window_reads_its_part_of_the_file_and_refuses_long_reads(tmp_path: Pa
         assert window.seek(-2, os.SEEK_END) == 3 and window.read() == b"56"
         with pytest.raises(ValueError, match="bytes 8 to 12 of 10"):
             Window(file, 8, 4)
+        with pytest.raises(ValueError, match="bytes -1 to 1 of 10"):
+            Window(file, -1, 2)
     with (tmp_path / "big").open("wb") as file:
         file.truncate(1 << 30)
     with (tmp_path / "big").open("rb") as file, pytest.raises(ValueError, match="in one read"):
