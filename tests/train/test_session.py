@@ -1,5 +1,6 @@
 """Session: what is decided when a model is loaded, and when nothing is left to do."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from sftctl.model.load import save_pretrained
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.session import new_session, restored_session
+from sftctl.train.session import new_session, restored_session, resumed_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import toy_config
@@ -66,3 +67,13 @@ def test_a_run_is_complete_when_it_is_trained_validated_and_its_model_is_written
         assert session.is_complete
         session.run.final.rename(run / "elsewhere")
         assert not session.is_complete
+
+
+def test_a_resume_with_nothing_left_to_train_changes_no_file(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, train__max_steps=1)
+    run = run_training(config).run_dir
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    other = replace(config, checkpoint=replace(config.checkpoint, keep=7))
+    with resumed_session(ResumeRequest(run, config=other), ALONE, StopRequest()) as session:
+        assert session.config.checkpoint.keep == 7
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
