@@ -202,6 +202,7 @@ def _restore(session: Session) -> None:
         names = ", ".join(sorted(missing))
         raise IncompatibleCheckpoint(f"{plan.checkpoint}: its manifest has no state of {names}")
     load_tensors(plan.checkpoint, state.tensors(), session.world, manifest=plan.manifest)
+    state.weights.publish()  # the model computes with copies of what was loaded
     state.load_numbers(numbers)
 
 

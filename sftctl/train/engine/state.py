@@ -136,7 +136,7 @@ class TrainState:
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors in `statefuls`, not copies: filling them restores the state."""
+        """The tensors in `statefuls`, not copies. After filling them call `weights.publish`."""
         return {
             f"{name}.{key}": value
             for name, stateful in self.statefuls().items()
