@@ -46,7 +46,11 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     except SftctlError as error:
         return Readiness("put it back into RUN/checkpoints of its run", [error.message])
     data, store, errors = _judge_data(manifest, config)
-    differences = list(differences_of(manifest, config, data))
+    differences = list[Difference]()
+    try:
+        differences = list(differences_of(manifest, config, data))
+    except SftctlError as error:  # the checkpoint's own configuration can't be read
+        errors = [*errors, error]
     errors = [
         *obstacles_in_run(run, checkpoint, manifest, config),
         *errors,

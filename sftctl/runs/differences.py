@@ -125,8 +125,10 @@ def _changed(
     section: str, was: dict[str, Any], now: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """The keys of a section with another value: (name, was, now); None is unset."""
+    before = was.get(section)
+    before = before if isinstance(before, dict) else {}  # a manifest's config is not checked
     for item in fields(SECTIONS[section]):
-        then, here = was[section].get(item.name), now[section].get(item.name)
+        then, here = before.get(item.name), now[section].get(item.name)
         is_new = then is None and item.default is not None  # the key did not exist then
         if then != here and not is_new:
             yield item.name, then, here

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,10 @@ from sftctl import jsonio
 from sftctl.checkpoint.layout import manifest_hash_line
 from sftctl.data.manifest import cached_store
 from sftctl.environment import cache_folder
+from sftctl.errors import SftctlError
 from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.inspection import Inspection
+from sftctl.train.resume import ResumeRequest, plan_request
 from tests.toys.runs import metrics_of, toy_config
 
 LAST = "step-00000012"
@@ -145,14 +148,36 @@ def test_damage_of_the_only_checkpoint_leaves_nothing_to_fall_back_to(run: Path)
     assert checkpoint(run).advice == "put one back from a copy, or start a new run"
 
 
+def saved_with(run: Path, **sections: object) -> dict[str, Any]:
+    """Change sections of the configuration in the last checkpoint's manifest; the manifest."""
+    path = run / "checkpoints" / LAST / "manifest.json"
+    values: dict[str, Any] = jsonio.loads(path.read_bytes())
+    values["config"] |= sections
+    path.write_bytes(data := jsonio.dump_pretty(values))
+    (path.parent / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    return values
+
+
+@pytest.mark.parametrize(
+    "sections", [{"optim": None}, {"data": 7, "model": []}, {"train": {"epochs": "many"}}]
+)
+def test_a_configuration_in_a_manifest_that_makes_no_sense_is_no_traceback(
+    run: Path, sections: dict[str, object]
+) -> None:
+    saved_with(run, **sections)
+    report = checkpoint(run)
+    assert report.complete and report.problems == []
+    request = ResumeRequest(run)
+    try:
+        plan_request(request, 1).refuse(request)
+    except SftctlError:
+        assert not report.resumable
+
+
 def test_a_missing_tokenizer_is_an_obstacle_only_if_the_data_must_be_prepared_again(
     run: Path, own_cache: Path
 ) -> None:
-    path = run / "checkpoints" / LAST / "manifest.json"
-    values = jsonio.loads(path.read_bytes())
-    values["config"]["model"]["tokenizer"] = "/nowhere/tokenizer"
-    path.write_bytes(data := jsonio.dump_pretty(values))
-    (path.parent / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    values = saved_with(run, model={"name": "tiny", "tokenizer": "/nowhere/tokenizer"})
     text = (run / "config.toml").read_text()
     text = text.replace('name = "tiny"', 'name = "tiny"\ntokenizer = "/nowhere/tokenizer"')
     (run / "config.toml").write_text(text)
