@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
+from sftctl.cli.app import app
 from sftctl.cli.options import flag_name
+from sftctl.config.keys import documentation
 from tests.toys.commands import Result
 
 Sftctl = Callable[..., Result]
@@ -48,15 +51,12 @@ def test_a_switch_turns_on_or_off_what_the_file_says(
     assert configuration(sftctl, *words)["tracking"]["wandb"] is expected
 
 
-def test_the_help_of_a_flag_is_the_documentation_of_its_key_with_its_default(
-    sftctl: Sftctl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERMINAL_WIDTH", "200")
-    lines = sftctl("train", "--help").stdout.splitlines()
-    [grad_clip] = [line for line in lines if "--grad-clip" in line]
-    assert "<float>" in grad_clip
-    assert "(L2 over all parameters); 0 disables clipping. Default: 1.0." in grad_clip
-    [max_steps] = [line for line in lines if "--max-steps" in line]
-    assert "<int>" in max_steps and "Default:" not in max_steps
-    [rate] = [line for line in lines if "--learning-rate" in line]
-    assert "<float|auto>" in rate
+def test_the_help_of_a_flag_is_the_documentation_of_its_key_with_its_default() -> None:
+    command: Any = typer.main.get_command(app)
+    flags = {option.opts[0]: option for option in command.commands["train"].params}
+    grad_clip, max_steps = flags["--grad-clip"], flags["--max-steps"]
+    assert grad_clip.help == f"{documentation()['optim.grad_clip']} Default: 1.0."
+    assert max_steps.help == documentation()["train.max_steps"]  # unset
+    metavars = [flags[name].metavar for name in ("--grad-clip", "--max-steps", "--learning-rate")]
+    assert metavars == ["<float>", "<int>", "<float|auto>"]
+    assert flags["--wandb"].secondary_opts == ["--no-wandb"]
