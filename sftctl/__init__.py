@@ -1,3 +1,3 @@
 """sftctl fine-tunes causal language models on conversations."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

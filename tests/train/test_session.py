@@ -45,8 +45,14 @@ def test_a_plain_head_is_used_alone_and_without_a_warning(tmp_path: Path) -> Non
 def test_with_a_head_that_caps_its_logits_the_models_own_forward_is_used(tmp_path: Path) -> None:
     model = capped_model(tmp_path / "gemma")
     with new_session(toy_config(tmp_path, model__name=str(model)), ALONE, StopRequest()) as session:
-        [warning] = session.warnings
-        assert "is not a plain matrix product" in warning
+        rows, head = session.warnings
+        assert rows == (
+            "one example in each pass, which is slower: laid end to end in one pass, examples "
+            "would change each other in this model (ValueError: attention by rows does not support "
+            "softcap)"
+        )
+        assert "is not a plain matrix product" in head
+        assert session.shape.rows_alone is True
         assert session.state.loss_module.uses_own_forward is True
 
 
