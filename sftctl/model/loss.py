@@ -167,16 +167,18 @@ def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadChe
     the head's weights are multiplied by 64 meanwhile. The module is left as it was.
     """
     training, uses_own_forward = module.training, module.uses_own_forward
-    weight = module.model.get_output_embeddings().weight
+    weights = [module.model.get_output_embeddings().weight]
+    if module.head_weight is not None and module.head_weight is not weights[0]:
+        weights.append(module.head_weight)  # the float32 weight behind a bfloat16 head
     module.eval()
-    weight.mul_(_HEAD_SCALE)
+    torch._foreach_mul_(weights, _HEAD_SCALE)
     try:
         module.uses_own_forward = False
         loss = float(module(*tensors))
         module.uses_own_forward = True
         own_loss = float(module(*tensors))
     finally:
-        weight.mul_(1 / _HEAD_SCALE)
+        torch._foreach_mul_(weights, 1 / _HEAD_SCALE)
         module.uses_own_forward = uses_own_forward
         module.train(training)
     return HeadCheck(loss, own_loss)

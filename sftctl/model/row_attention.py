@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from sftctl.model.load import max_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -165,10 +167,12 @@ def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None
     """Some RoPE scalings depend on the largest position of a pass: one long row changes others."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type")
-    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    if kind in ("longrope", "dynamic") and longest_row > original:
-        return f"{kind} RoPE scaling, with rows longer than {original} tokens"
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    for each in by_layer_type or [rope]:
+        if (kind := each.get("rope_type")) in ("longrope", "dynamic"):
+            original = each.get("original_max_position_embeddings") or max_positions(model)
+            if original is None or longest_row > original:
+                return f"{kind} RoPE scaling, with rows longer than {original} tokens"
     return None
 
 

@@ -135,6 +135,27 @@ def test_a_rope_that_scales_with_the_longest_position_takes_one_row_a_pass(
         assert found == "dynamic RoPE scaling, with rows longer than 64 tokens"
 
 
+def test_a_model_that_has_no_largest_position_is_proved_too() -> None:
+    """Bloom's configuration has no max_position_embeddings."""
+    import transformers
+
+    config = transformers.BloomConfig(vocab_size=200, hidden_size=64, n_layer=1, n_head=4)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    assert not hasattr(model.config, "max_position_embeddings")
+    assert str(why_rows_mix(model, longest_row=100)).startswith("the largest relative difference")
+
+
+def test_a_rope_of_one_layer_type_counts() -> None:
+    rope = {
+        "full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    model = make_model("LlamaConfig", max_position_embeddings=64)
+    model.config.rope_parameters = rope
+    found = why_rows_mix(model, longest_row=65)
+    assert found == "dynamic RoPE scaling, with rows longer than 64 tokens"
+
+
 def heads(seed: int, num_heads: int, length: int) -> torch.Tensor:
     return torch.randn(1, num_heads, length, 8, generator=torch.Generator().manual_seed(seed))
 

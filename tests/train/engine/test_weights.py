@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from sftctl.model.loss import check_head
 from sftctl.train.engine.weights import Weights
 from tests.toys.steps import (
     equal,
@@ -97,3 +98,14 @@ def test_the_gradient_of_a_step_does_not_depend_on_the_cut_beyond_rounding(dtype
     bound = {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
     for gradient in gradients[1:]:
         assert relative_distance(gradient, gradients[0]) < bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_plain_head_is_plain_in_every_dtype(dtype: str) -> None:
+    """In bfloat16 the loss uses the master behind the head, which must be enlarged as well."""
+    config = make_config(dtype=dtype)
+    state = make_state(config)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    rows = steps_of(config)[0].micro_batches[0]
+    assert check_head(state.loss_module, rows.tensors).is_plain
+    assert equal(state.tensors(), before)
