@@ -183,7 +183,7 @@ def callers(name: str) -> set[str]:
 
 
 def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
-    assert callers("StepShape") == {"data/loader.py"}
+    assert callers("StepShape") == {"data/step_shape.py"}
     asked = {
         "train/session.py",
         "train/preflight/proposal.py",

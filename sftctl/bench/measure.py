@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from sftctl.bench.result import LoaderResult
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader
 from sftctl.data.microbatch import Examples, StepBatch
+from sftctl.data.step_shape import StepShape
 from sftctl.machine import usage_of
 
 _MATRIX_WIDTH = 512  # of the matrix products that imitate a model's work on the CPU

@@ -15,8 +15,9 @@ import torch
 
 from sftctl.bench.measure import failure_as_result, measure
 from sftctl.bench.result import LoaderResult, over_ranks
-from sftctl.data.loader import LoaderSettings, StepShape
+from sftctl.data.loader import LoaderSettings
 from sftctl.data.microbatch import Examples
+from sftctl.data.step_shape import StepShape
 from sftctl.environment import signal_when_the_parent_dies, usable_cores
 from sftctl.world import choose_device
 

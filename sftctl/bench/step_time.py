@@ -6,12 +6,13 @@ from statistics import median
 
 from sftctl.bench.measure import endless_batches
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, step_shape
+from sftctl.data.loader import LoaderSettings, StepLoader
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.step_shape import step_shape
 from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
 from sftctl.model.load import check_fit, load_model
-from sftctl.train.engine.state import build_state, choose_dtype
+from sftctl.train.engine.build import build_state, choose_dtype
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.preflight.inputs import open_inputs, resolve_config

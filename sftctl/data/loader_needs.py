@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftctl.data.loader import LoaderSettings, StepShape
+from sftctl.data.loader import LoaderSettings
 from sftctl.data.microbatch import Examples
+from sftctl.data.step_shape import StepShape
 from sftctl.machine import Machine
 from sftctl.words import format_bytes
 

@@ -10,16 +10,18 @@ import torch
 from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_room
 from sftctl.checkpoint.load import load_tensors
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import StepLoader, StepShape, loader_settings, step_shape
+from sftctl.data.loader import StepLoader, loader_settings
 from sftctl.data.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.disk import remove_folder
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.model.load import load_architecture, load_model, save_architecture
 from sftctl.model.loss import check_head
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
-from sftctl.train.engine.state import TrainState, build_state, checkpoint_bytes, numbers_in
+from sftctl.train.engine.build import build_state, checkpoint_bytes
+from sftctl.train.engine.state import TrainState, numbers_in
 from sftctl.train.engine.step import StepRules
 from sftctl.train.preflight.findings import refuse_errors
 from sftctl.train.preflight.inputs import Inputs, open_inputs

@@ -15,13 +15,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader
 from sftctl.data.microbatch import StepBatch
+from sftctl.data.step_shape import StepShape
 from sftctl.data.store import TokenStore
 from sftctl.model.load import load_model
 from sftctl.model.onednn import product
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
-from sftctl.train.engine.state import build_state
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import ALONE
 

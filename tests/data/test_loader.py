@@ -14,14 +14,13 @@ from sftctl.config.schema import TrainConfig
 from sftctl.data.loader import (
     LoaderSettings,
     StepLoader,
-    StepShape,
     evaluation_blocks,
     loader_death_as_error,
     longest_micro_batch,
-    step_shape,
 )
 from sftctl.data.microbatch import MicroBatch, StepBatch
 from sftctl.data.plan import examples_digest, plan_epoch
+from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.errors import DataError, LoaderDied
 from tests.toys.data import ToyStore, same
 

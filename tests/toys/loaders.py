@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import get_worker_info
 
-from sftctl.data.loader import StepShape
+from sftctl.data.step_shape import StepShape
 
 SHAPE = StepShape(
     seed=0, global_batch_size=4, micro_batch_tokens=64, cut_for_ranks=1, rank=0, world_size=1

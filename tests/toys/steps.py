@@ -5,11 +5,13 @@ from typing import Any
 import torch
 
 from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader
 from sftctl.data.microbatch import StepBatch
+from sftctl.data.step_shape import StepShape
 from sftctl.metrics import StepMetrics
 from sftctl.model.presets import preset_config
-from sftctl.train.engine.state import TrainState, build_state
+from sftctl.train.engine.build import build_state
+from sftctl.train.engine.state import TrainState
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World
 from tests.toys.data import ToyStore

@@ -19,12 +19,14 @@ from sftctl import environment
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader
+from sftctl.data.step_shape import StepShape
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
 from sftctl.runs.directory import RunDir
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.evaluate import Evaluation, evaluate
-from sftctl.train.engine.state import TrainState, build_state
+from sftctl.train.engine.state import TrainState
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sftctl.data.loader import StepShape, evaluation_blocks
+from sftctl.data.loader import evaluation_blocks
 from sftctl.data.microbatch import Examples
+from sftctl.data.step_shape import StepShape
 from sftctl.train.engine.exact_sum import whole_units
 from sftctl.train.engine.state import TrainState
 from sftctl.train.stop import StopRequest

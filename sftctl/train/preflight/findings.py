@@ -10,10 +10,11 @@ from typing import Literal
 
 from sftctl.checkpoint.directory import require_room
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import StepShape, loader_settings
+from sftctl.data.loader import loader_settings
 from sftctl.data.loader_needs import shortages
 from sftctl.data.microbatch import Examples
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError, SftctlError
 from sftctl.machine import Machine, multiplies_bfloat16
 from sftctl.model.fake import FakeModel
@@ -22,7 +23,7 @@ from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.tracking.wandb import require_login
-from sftctl.train.engine.state import checkpoint_bytes
+from sftctl.train.engine.build import checkpoint_bytes
 from sftctl.train.preflight.inputs import Inputs
 from sftctl.train.preflight.memory import ESTIMATE_ERROR_RATIO, MemoryEstimate
 from sftctl.words import counted, format_bytes

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import StepShape, longest_micro_batch
+from sftctl.data.loader import longest_micro_batch
 from sftctl.data.microbatch import Examples, MicroBatch
+from sftctl.data.step_shape import StepShape
 from sftctl.machine import free_memory, resident_bytes
 from sftctl.model.fake import FakeModel
 from sftctl.model.loss import CHUNK_LOGITS

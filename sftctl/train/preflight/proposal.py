@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import step_shape
+from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.fake import fake_model
 from sftctl.runs.directory import shared_run_path
-from sftctl.train.engine.state import checkpoint_bytes, choose_dtype
+from sftctl.train.engine.build import checkpoint_bytes, choose_dtype
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.preflight.memory import (

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import torch
 
-from sftctl.data.loader import StepShape, longest_micro_batch
+from sftctl.data.loader import longest_micro_batch
 from sftctl.data.microbatch import Examples, MicroBatch
+from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError
 from sftctl.train.engine.state import TrainState
 from sftctl.world import World

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sftctl.data.loader import LoaderSettings, StepLoader, StepShape
+from sftctl.data.loader import LoaderSettings, StepLoader
 from sftctl.data.microbatch import StepBatch, collate, filler_micro_batch
-from sftctl.train.engine.state import build_state
+from sftctl.data.step_shape import StepShape
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import World, start_world
 from tests.toys.data import ToyStore

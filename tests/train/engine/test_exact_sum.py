@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
 from sftctl.errors import ConfigError
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.evaluate import evaluate
 from sftctl.train.engine.exact_sum import ExactSum
-from sftctl.train.engine.state import build_state
 from sftctl.train.stop import StopRequest
 from sftctl.world import World, start_world
 from tests.toys.ranks import run_in_turn

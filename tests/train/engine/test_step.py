@@ -14,8 +14,9 @@ from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import ConfigError, TrainingDiverged
 from sftctl.model.row_attention import own_attention
+from sftctl.train.engine.build import build_state, choose_dtype
 from sftctl.train.engine.optim import build_optimizer
-from sftctl.train.engine.state import Progress, TrainState, build_state, choose_dtype
+from sftctl.train.engine.state import Progress, TrainState
 from sftctl.train.engine.step import MAX_OVERFLOWS
 from sftctl.train.engine.weights import Weights
 from tests.toys.data import ToyStore

@@ -11,8 +11,9 @@ import torch
 
 from sftctl import jsonio
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import longest_micro_batch, step_shape
+from sftctl.data.loader import longest_micro_batch
 from sftctl.data.microbatch import rounded_up
+from sftctl.data.step_shape import step_shape
 from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.machine import Machine
 from sftctl.model.fake import fake_model

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sftctl.config.schema import TrainConfig
-from sftctl.data.loader import longest_micro_batch, step_shape
+from sftctl.data.loader import longest_micro_batch
+from sftctl.data.step_shape import step_shape
 from sftctl.machine import free_memory
 from sftctl.runs.directory import RunDir
 from sftctl.train.preflight.memory import ModelShape, available_memory, fitting_tokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sftctl.config.schema import TrainConfig
-from sftctl.data.loader import StepShape, step_shape
+from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.errors import ConfigError
 from sftctl.train.preflight.rehearsal import out_of_memory_as_error, rehearse
 from tests.toys.data import ToyStore
