@@ -78,12 +78,16 @@ class _Streamer:
             self._is_prompt = False
             return
         self._ids += [token for token in value.flatten().tolist() if token not in self.ends]
-        decoded = self.tokenizer.decode(self._ids)
+        decoded = self._decoded()
         if not decoded.endswith(_INCOMPLETE):
             self._pass_on(decoded)
 
     def end(self) -> None:
-        self._pass_on(self.tokenizer.decode(self._ids))
+        self._pass_on(self._decoded())
+
+    def _decoded(self) -> str:
+        """The answer so far. Special tokens in it are not text: the next prompt repeats it."""
+        return self.tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _pass_on(self, decoded: str) -> None:
         """Pass on what is new. Leading blanks are dropped; trailing ones wait for more text."""

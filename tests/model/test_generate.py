@@ -1,7 +1,7 @@
 """generate: which tokens end an answer, and the pieces in which it is passed on."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,6 +46,14 @@ def test_a_character_of_several_tokens_is_passed_on_complete(bundled: ChatTokeni
 def test_blanks_around_an_answer_and_its_end_are_dropped(bundled: ChatTokenizer) -> None:
     end = int(bundled.hf.eos_token_id)
     assert "".join(pieces_of("  one  two \n", bundled, [end])) == "one  two"
+
+
+def test_special_tokens_in_an_answer_are_not_text() -> None:
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    words, model = tokenizer.encode(" words").tolist(), Scripted([])
+    special = min(tokenizer.special_ids - {*stop_ids(cast(Any, model), tokenizer)})
+    model.answer = [special, *words, special, *words]
+    assert generate(cast(Any, model), tokenizer, [1, 2, 3], Sampling()) == "words words"
 
 
 def test_an_answer_ends_at_the_tokens_of_tokenizer_model_and_template() -> None:
