@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test torture test-real bench mutants lint format clean
+.PHONY: help demo test torture llama test-real bench mutants fuzz lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,10 +23,13 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## train the small model on the bundled sample, then ask it something
+demo: $(VENV)/.installed  ## train the small model on the bundled sample, ask it what it has not seen
 	rm -rf runs/demo
-	$(BIN)/sftctl train --epochs 2 --output-dir runs/demo
-	$(BIN)/sftctl chat runs/demo --prompt "What is the capital of France?"
+	$(BIN)/sftctl train --epochs 8 --output-dir runs/demo
+	$(BIN)/sftctl chat runs/demo --prompt "What is 36 plus 32?"
+	$(BIN)/sftctl chat runs/demo --prompt "What comes after 772?"
+	$(BIN)/sftctl chat runs/demo --prompt "What are the plurals of leaf and child?"
+	$(BIN)/sftctl chat runs/demo --prompt "早和快的反义词是什么？"
 
 # loadfile: what a file of tests sets up for itself is made once.
 test: $(VENV)/.tested  ## the test suite, in minutes
@@ -34,6 +37,12 @@ test: $(VENV)/.tested  ## the test suite, in minutes
 
 torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bits by the thousand
 	$(BIN)/python -m pytest -m torture -rs tests/torture
+
+$(VENV)/.llama: $(VENV)/.tested
+	$(PIP) -e '.[llama]'
+	@touch $@
+
+llama: $(VENV)/.llama  ## build llama.cpp for the tests of .gguf files: half an hour on two cores
 
 test-real: $(VENV)/.tested  ## real data, real weights, real kills: half an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real tests/docs
@@ -55,6 +64,10 @@ ROOM ?= all
 JOBS ?= 1
 mutants: $(VENV)/.mutated  ## change the code NUM times: does a test fail? (SEED, ROOM, JOBS; hours)
 	$(BIN)/python -m tests.mutants --num $(NUM) --seed $(SEED) --room $(ROOM) --jobs $(JOBS)
+
+SECONDS ?= 600
+fuzz: $(VENV)/.tested  ## damage a file of each format for SECONDS: no traceback, hang or full memory
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(VENV)/.tested  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check sftctl tests

@@ -6,16 +6,21 @@ synced. All calls go through `Disk`, so that a test can make the N-th call fail 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftctl.environment import sync
 from sftctl.errors import SftctlError
 
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust writes an error of the system
 TEMPORARY_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 24
@@ -44,6 +49,21 @@ def refusals(
 
 
 @contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise OSError for what safetensors and tokenizers raise when the disk refuses a file."""
+    try:
+        yield
+    except UnicodeEncodeError as problem:
+        raise OSError(errno.EILSEQ, "the name is not UTF-8") from problem
+    except Exception as problem:
+        found = _RUST_ERROR.search(str(problem))
+        if found is None or isinstance(problem, OSError):
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from problem
+
+
+@contextlib.contextmanager
 def read_refusals(
     path: Path, error: type[SftctlError], hint: str | None = None, missing: str | None = None
 ) -> Iterator[None]:
@@ -60,6 +80,21 @@ def read_refusals(
         raise error(f"{path}: {reason}", hint) from problem
 
 
+def require_makeable(path: Path) -> None:
+    """Raise the OSError that making a new file or folder at `path` would raise; nothing is made.
+
+    So a long command can refuse its output before the work. A link that leads nowhere counts as
+    something that is there.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    nearest = next(above for above in path.absolute().parents if os.path.lexists(above))
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a directory", str(path))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 class Disk:
     """The disk calls of a commit, one method each; they raise the system's OSError."""
 
@@ -71,12 +106,12 @@ class Disk:
             self.sync_folder(parent.parent)
 
     def create(self, path: Path) -> int:
-        """Create a file that must not exist; returns its descriptor."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        """Create a file that must not exist; returns its descriptor. The umask decides its mode."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def open_to_append(self, path: Path) -> int:
         """Open or create a file to read it and to write at its end; returns its descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """One os.write, which may write less than `data`; returns the number of bytes written."""
@@ -86,7 +121,7 @@ class Disk:
         os.ftruncate(descriptor, num_bytes)
 
     def sync(self, descriptor: int) -> None:
-        os.fsync(descriptor)
+        sync(descriptor)
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
@@ -109,6 +144,28 @@ class Disk:
 
 
 DISK = Disk()
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """os.open of a regular file; links are not followed. OSError for a link, a pipe or a device.
+
+    It is looked at before it is opened: a pipe would wait, and a device might act.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(path.lstat(), path)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link, which is not followed" if stat.S_ISLNK(status.st_mode) else "no file"
+        raise OSError(errno.EINVAL, what, str(path))
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DISK) -> FileEntry:

@@ -1,31 +1,82 @@
-"""Facts about this process from the system; the only reader of environment variables."""
+"""Facts about this process from the system; the only reader of environment variables.
+
+What only Linux has is called here and nowhere else, each with what other systems do instead.
+"""
 
 import ctypes
+import fcntl
 import os
+import pwd
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
+from sftctl.errors import ConfigError
+
+_SPIN_COUNT = "1000"  # measured: docs/measured/speed.md
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+_OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank() -> int:
     """This process's rank under torchrun or our launcher, 0 outside."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def local_rank() -> int:
     """The rank on this machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
     """The number of ranks, 1 outside torchrun and our launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
     """The number of ranks on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def _number(name: str, unset: int) -> int:
+    """A variable's number; `unset` if it is empty or not a number, see `require_ranks`."""
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() else unset
+
+
+def require_ranks() -> None:
+    """ConfigError if the variables of a launcher contradict each other, or if some are missing."""
+    hint = "start all ranks with torchrun, or `unset RANK WORLD_SIZE` to train on one"
+    given = {name: os.environ.get(name, "").strip() for name in _OF_A_LAUNCHER}
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if given[name] and not given[name].isdecimal():
+            raise ConfigError(f"the environment has {name}={given[name]}, not a number", hint)
+    number, count = rank(), world_size()
+    if count < 1 or number >= count:
+        size = f"WORLD_SIZE={count}" if given["WORLD_SIZE"] else "no WORLD_SIZE"
+        raise ConfigError(f"the environment has RANK={number} and {size}", hint)
+    missing = [name for name, value in given.items() if not value]
+    if count > 1 and missing:
+        raise ConfigError(
+            f"the environment has WORLD_SIZE={count}, but no {' and no '.join(missing)}", hint
+        )
+
+
+def meeting_point() -> tuple[str, int, str | None]:
+    """Where the ranks meet: host, port, and the attempt of torchrun's agent if it listens there."""
+    agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_ATTEMPT", "0") if agent_listens else None
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), attempt
+
+
+def tasks_without_ranks() -> int:
+    """How many tasks SLURM started, if nothing told them that they are ranks; else 0."""
+    tasks = _number("SLURM_NTASKS", 1)
+    return tasks if tasks > 1 and not os.environ.get("WORLD_SIZE", "").strip() else 0
 
 
 def debug() -> bool:
@@ -33,23 +84,143 @@ def debug() -> bool:
     return os.environ.get("SFTCTL_DEBUG") == "1"
 
 
+def can_move_the_cursor() -> bool:
+    """Whether the terminal that TERM names understands control codes."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
 def is_set(name: str) -> bool:
     """Whether the user has set a variable of another program."""
     return name in os.environ
 
 
+def wait_for_threads_briefly() -> None:
+    """Let OpenMP's idle threads give up their core soon; call it before torch loads.
+
+    By default they spin: on a machine with other busy processes a step then takes many times as
+    long. Ranks inherit it. A user's own choice stays.
+    """
+    if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+
+
 def cache_folder() -> Path:
-    """The folder for stores that `train` prepares: XDG_CACHE_HOME/sftctl or ~/.cache/sftctl."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sftctl"
+    """The folder for stores that `train` prepares: XDG_CACHE_HOME/sftctl or ~/.cache/sftctl.
+
+    ConfigError if there is no home folder. A relative XDG_CACHE_HOME is ignored, as its
+    specification says.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path(os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir) / ".cache"
+        except KeyError:
+            raise ConfigError(
+                "there is no home folder for the cache: HOME is not set, and this user has none",
+                hint="set XDG_CACHE_HOME to a folder that can be written",
+            ) from None
+    return base / "sftctl"
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The number of processor cores that this process may use; all, where the system can't say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
+    """Read from byte `place` of a file into `buffer`; returns how many bytes, 0 at the end.
+
+    One read may fill only a part. The position of the descriptor is not used, so threads can share
+    one. Without `preadv` the bytes are copied once more.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, (buffer,), place)
+    data = os.pread(descriptor, len(buffer), place)
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def sync(descriptor: int) -> None:
+    """Write a file through to the disk. On macOS fsync alone leaves it in the disk's own cache."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(descriptor)
+        return
+    try:
+        fcntl.fcntl(descriptor, full)
+    except OSError:  # a file system that lacks it, such as one on the network
+        os.fsync(descriptor)
+
+
+def has_ended_badly(pid: int) -> bool:
+    """Whether a child has ended with an error; its exit code is left for another to collect.
+
+    ChildProcessError if it was collected. False where the system can't look without collecting.
+    """
+    if not hasattr(os, "waitid"):
+        return False
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return ended is not None and ended.si_status != 0
+
+
+def can_fork() -> bool:
+    """Whether a process with threads may fork. On macOS the system's libraries crash after it."""
+    return sys.platform == "linux"
 
 
 def signal_when_the_parent_dies(number: int) -> None:
     """Let the system send this process a signal when its parent dies; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def become_a_worker() -> None:
+    """Leave the signals of a terminal, which reach every process, to the parent, and die with it.
+
+    SIGTERM ends the process, unless it was ignored when the program started.
+    """
+    signal_when_the_parent_dies(signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # torch has changed it since
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class EndedBySignal(BaseException):
+    """Raised wherever the command just is; not an Exception, which a library could catch."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise EndedBySignal at the first signal that would kill the process; repeats are ignored.
+
+    A signal that was ignored when the process started stays ignored. A run listens by itself, until
+    it is over. A forked child dies of the signal: an error in Python's own fork hooks is printed.
+    """
+    heard = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a fresh fork, which has not yet taken rules of its own
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        for one in heard:
+            signal.signal(one, signal.SIG_IGN)
+        raise EndedBySignal(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        heard = []  # Python refuses it there
+    for number in heard:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heard:
+            if signal.getsignal(number) == end:  # else it is ignored until the process has ended
+                signal.signal(number, signal.SIG_DFL)

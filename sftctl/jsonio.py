@@ -1,6 +1,8 @@
 """Read and write JSON; the only file that imports orjson."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import orjson
 
 from sftctl.errors import SftctlError
 
+_TOO_LARGE = 1 << 64
+_MOST_DIGITS_BITS = 10_000  # Python refuses to write more than 4,300 digits
+_DEEPEST = 100  # levels; orjson reads 1024 and writes 254, and Python compares about 300
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 JSONDecodeError = orjson.JSONDecodeError
@@ -26,21 +31,57 @@ def loads(data: bytes | str) -> Any:
 
 def dump_line(value: object) -> bytes:
     """One compact line with a newline; dataclasses are allowed."""
-    return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_APPEND_NEWLINE)
+    return _dumps(value, orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_canonical(value: object) -> bytes:
     """Compact, with sorted keys: equal values have equal bytes, so that they can be hashed."""
-    return orjson.dumps(value, default=_plain, option=_OPTIONS | orjson.OPT_SORT_KEYS)
+    return _dumps(value, orjson.OPT_SORT_KEYS)
+
+
+def dump_strict(value: object, *, sort_keys: bool = False) -> bytes:
+    """Compact. TypeError for what JSON's readers refuse, which the other functions change:
+    half a surrogate pair, deep nesting, and values that are not JSON's.
+    """
+    option = orjson.OPT_SORT_KEYS if sort_keys else 0
+    return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
+
+
+def dump_text(value: object) -> str:
+    """As templates and servers write JSON into a text: spaced, and letters as they are."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def dump_pretty(value: object) -> bytes:
     """Indented, for human readers."""
-    return orjson.dumps(
-        value,
-        default=_plain,
-        option=_OPTIONS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
-    )
+    return _dumps(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _dumps(value: object, option: int) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
+    except orjson.JSONEncodeError:  # an integer, a text or a nesting that JSON's readers refuse
+        return orjson.dumps(_portable(value, 0), default=_plain, option=_OPTIONS | option)
+
+
+def _portable(value: Any, depth: int) -> Any:
+    """The value with larger integers as text, lone surrogates escaped and deep values cut."""
+    if isinstance(value, int) and not -_TOO_LARGE // 2 <= value < _TOO_LARGE:
+        bits = value.bit_length()
+        return str(value) if bits < _MOST_DIGITS_BITS else f"an integer of {bits} bits"
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Path):
+        return _portable(str(value), depth)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, (dict, list, tuple)) and depth >= _DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        return {_portable(k, depth): _portable(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item, depth + 1) for item in value]
+    return value
 
 
 def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -> dict[str, Any]:
@@ -62,12 +103,35 @@ def parse_object(
         raise error(f"{path}:{problem.lineno}: not JSON: {problem.msg}", hint) from problem
     if not isinstance(value, dict):
         raise error(f"{path}: expected a JSON object, found {type(value).__name__}", hint)
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and _is_deep(value):
+        raise error(f"{path}: nested deeper than {_DEEPEST} levels", hint)
     return value
 
 
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested deeper than any file of ours or of a known tool."""
+    pending = [iter([value])]
+    while 0 < len(pending) <= _DEEPEST:
+        item = next(pending[-1], pending)
+        if item is pending:
+            pending.pop()
+        elif isinstance(item, (dict, list)):
+            pending.append(iter(item.values() if isinstance(item, dict) else item))
+    return bool(pending)
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that we wrote; skips an incomplete last line."""
+    """The objects of a JSON-lines file that we wrote; skips incomplete and damaged lines."""
     with path.open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
-                yield orjson.loads(line)
+            if line.endswith(b"\n") and (value := _object_in(line)) is not None:
+                yield value
+
+
+def _object_in(line: bytes) -> dict[str, Any] | None:
+    """The object of a line that an accident may have changed; None if there is none."""
+    try:
+        value = orjson.loads(line.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b""))
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None

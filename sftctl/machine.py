@@ -1,15 +1,24 @@
 """This machine: its cores, memory, /dev/shm and limits, and what processes use of them."""
 
+import fcntl
 import os
+import platform
 import resource
 import shutil
+import struct
+import sys
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl.environment import usable_cores
 
 ROOT = Path("/")
+
+_CPUCLOCK_SCHED = 2  # of clock_gettime(2): the clock of a process's processor time
+_DATA_LIMITS = resource.getrlimit(resource.RLIMIT_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,8 @@ def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
 
 def peak_resident_bytes() -> int:
     """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +185,68 @@ def multiplies_bfloat16(root: Path = ROOT) -> bool | None:
         return None
     flags = next((line for line in file.read_text().splitlines() if line.startswith("flags")), None)
     return None if flags is None else not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
+
+
+def processor_name(root: Path = ROOT) -> str:
+    """`AMD EPYC 9R14`, or the architecture where the system does not say it."""
+    for line in _lines(root / "proc" / "cpuinfo"):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def data_bytes() -> int | None:
+    """The memory that this process may write to and shares with none; only Linux tells."""
+    try:
+        pages = (ROOT / "proc/self/statm").read_text().split()[5]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * resource.getpagesize()
+
+
+def limit_data(num_bytes: int | None) -> None:
+    """Let this process have at most this much of `data_bytes`; None: as much as at its start.
+
+    Beyond it, allocations fail with MemoryError. Only Linux enforces it.
+    """
+    soft, hard = _DATA_LIMITS
+    if num_bytes is not None:
+        soft = num_bytes if soft == resource.RLIM_INFINITY else min(soft, num_bytes)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time that a child process has used; the time of a clock where none tells."""
+    try:
+        return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+    except (OSError, OverflowError):
+        return time.monotonic()
+
+
+def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
+    """Where an open file or folder is now; None if it was deleted or the system does not say."""
+    try:
+        now = Path(os.readlink(root / f"proc/self/fd/{descriptor}"))
+        is_it = os.path.samestat(os.stat(now), os.fstat(descriptor))
+    except OSError:
+        return None
+    return now if is_it else None
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds a record lock on a file; None: nobody, or the system does not say.
+
+    It asks for the lock without taking it.
+    """
+    if sys.platform != "linux":
+        return None
+    form = "hhqqi4x"  # struct flock of fcntl(2): type, whence, start, length, process
+    try:
+        with path.open("rb") as file:
+            asked = struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            found = struct.unpack(form, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:
+        return None
+    return found[4] if found[0] != fcntl.F_UNLCK else None

@@ -1,7 +1,24 @@
 """Plain values that several layers use; field names end with the unit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMetrics:
+    """The part of a source in one step. An example that a weight repeats counts each time."""
+
+    num_examples: int
+    num_tokens: int
+    num_target_tokens: int
+    loss: float | None  # weighted mean over its target tokens; None: it has none in this step
+    token_accuracy: float | None  # share of target tokens that the model finds most likely
+
+    def added_to(self, before: Mapping[str, int] | None) -> dict[str, int]:
+        """The counts of all steps so far, of which `before` has those of the earlier ones."""
+        names = ("num_examples", "num_tokens", "num_target_tokens")
+        return {name: (before or {}).get(name, 0) + getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +40,9 @@ class StepMetrics:
     memory_bytes: int = 0  # held now, of the rank with the most
     num_overflows: int = 0  # float16 overflows; each halved the scale and repeated the step
     skipped: str | None = None  # why nothing was updated (train.on_nonfinite = skip)
+    token_accuracy: float | None = None  # share of target tokens that the model finds most likely
+    entropy: float | None = None  # mean over the target tokens, in nats
+    sources: dict[str, SourceMetrics] | None = None  # by name; None: the sources have no names
 
     @property
     def tokens_per_s(self) -> float:
@@ -40,13 +60,20 @@ class RunSummary:
     first_validation_loss: float | None = None  # of the run; None: there was no validation
     validation_loss: float | None = None  # the last one
     validation_step: int | None = None  # of the last one
+    best: float | None = None  # the best evaluation; step 0 does not count
+    best_of: str = "validation loss"  # what `best` is a value of
+    best_step: int | None = None
+    final_step: int | None = None  # whose weights final/ has
+    ended_early: str | None = None  # why, if train.patience has ended the run
     loss: float | None = None  # of the last step in this call
     num_tokens: int = 0  # trained in this call, without padding
     num_skipped: int = 0  # steps of this call that updated nothing (train.on_nonfinite = skip)
     wall_time_s: float = 0.0
+    training_time_s: float = 0.0  # of the steps, with their wait for data
 
     def add(self, metrics: StepMetrics) -> None:
         """Count one step of this call."""
         self.loss = metrics.loss
         self.num_tokens += metrics.num_tokens
+        self.training_time_s += metrics.step_time_s
         self.num_skipped += metrics.skipped is not None

@@ -1,12 +1,25 @@
-"""Counts, sizes and durations as text, the same in every message."""
+"""Counts, sizes and durations as text, the same in every message; and text from files, escaped."""
 
+import unicodedata
+from collections.abc import Sequence
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, lone surrogates, line breaks
+_JOINERS = "\u200c\u200d"  # of Persian letters, of emoji
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 _NEXT_UNIT = 999.95  # from here on one decimal would show as 1000.0
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 rank`, `2,000 ranks`; `plural` if adding an s is wrong."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def parameters_text(number: int, trained: int) -> str:
+    """`63,912,192 parameters`, and how many of them are trained if not all are."""
+    all_of_them = counted(number, "parameter")
+    return all_of_them if trained == number else f"{all_of_them}, of which {trained:,} are trained"
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -17,8 +30,46 @@ def format_bytes(num_bytes: float) -> str:
     return f"{value:,.{1 if unit else 0}f} {_UNITS[unit]}"
 
 
+def format_age(seconds: float) -> str:
+    """`3 hours ago`: in the largest unit of which there are at least two."""
+    length, unit = next((s for s in _SPANS if seconds >= 2 * s[0]), _SPANS[-1])
+    return f"{seconds / length:.0f} {unit} ago"
+
+
 def format_duration(seconds: float) -> str:
     """`1:32` for 92 seconds; `2:05:00` from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text from a file, safe to print: control characters and line breaks become `\\x1b`, `\\n`.
+
+    So no file can move the cursor, change colours or forge a line. `keep` has characters that stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(letter) if _is_hidden(letter, keep) else letter for letter in text)
+
+
+def _is_hidden(letter: str, keep: str) -> bool:
+    return unicodedata.category(letter) in _HIDDEN and letter not in keep and letter not in _JOINERS
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    short = f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return _SHORT.get(letter, short if code < 1 << 16 else f"\\U{code:08x}")
+
+
+def ranges_of(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text, with ranges: 3, 7 to 9; at most five of them."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    texts = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:5]]
+    return ", ".join(texts) + (", …" if len(ranges) > 5 else "")

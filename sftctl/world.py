@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from sftctl import environment
 from sftctl.errors import ConfigError, SftctlError
+from sftctl.rendezvous import meet
 
 T = TypeVar("T")
 
@@ -101,7 +102,9 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
-    """The device of this rank for `auto`, `cpu` or `cuda`."""
+    """The device of this rank for `auto`, `cpu`, `cuda` or `mps`."""
+    if setting == "mps":
+        return _mps(local_rank)
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "train.device: cuda is set, but torch finds no CUDA device",
@@ -113,12 +116,36 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _mps(local_rank: int) -> torch.device:
+    if not torch.backends.mps.is_available():
+        raise ConfigError(
+            "train.device: mps is set, but torch finds no Metal device",
+            hint="--device auto uses what is available; mps needs a Mac with Apple silicon",
+        )
+    if local_rank:
+        raise ConfigError(
+            "train.device: a Mac has one GPU, and several ranks were asked for",
+            hint="train on one rank, or with --device cpu",
+        )
+    return torch.device("mps")
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The type in which scalars are summed: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @contextmanager
-def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World]:
+def start_world(
+    device_setting: str, timeout_s: float = 600.0, check: Callable[[], None] = lambda: None
+) -> Iterator[World]:
     """The world that torchrun or our launcher describes in environment variables; else one rank.
 
-    If a rank does not join a collective of a step within `timeout_s`, the others fail.
+    If a rank does not join a collective of a step within `timeout_s`, the others fail. `check` is
+    called while this rank waits for others to start, and may raise. ConfigError if the environment
+    contradicts itself, or if a rank does not come.
     """
+    environment.require_ranks()
     local_rank, world_size = environment.local_rank(), environment.world_size()
     device = choose_device(device_setting, local_rank)
     if device.type == "cuda":
@@ -127,7 +154,14 @@ def start_world(device_setting: str, timeout_s: float = 600.0) -> Iterator[World
         yield World(0, 0, 1, device)
         return
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    store = meet(environment.rank(), world_size, environment.meeting_point(), check)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=environment.rank(),
+        world_size=world_size,
+        timeout=timeout,
+    )
     try:
         group, save_group = (
             dist.new_group(backend="gloo", timeout=_OBJECT_TIMEOUT) for _ in range(2)

@@ -23,7 +23,8 @@ This page shows what `sftctl` and each of its commands print for `--help`.
 
 Results go to stdout; progress, warnings and errors go to stderr. All commands but `export` and
 `chat` take `--json`: stdout is then one JSON document. Its keys are described with the command:
-[train](train.md#--json), [resume](resume.md#--json), [report](serve.md#--json),
+[train](train.md#--json), [runs](train.md#after-training),
+[resume](resume.md#--json), [report](serve.md#--json),
 [bench-loader](bench-loader.md#--json); `prepare-data` prints the store's manifest,
 `inspect-ckpt` [its report](inspect-ckpt.md).
 

@@ -1,12 +1,16 @@
 """disk: how an OSError becomes one of our errors, and what a new folder needs to be durable."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from sftctl.disk import Disk, new_folder, read_refusals, refusals
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.disk import Disk, new_folder, read_refusals, refusals, system_errors
 from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint
+from sftctl.model.load import load_model, save_pretrained
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 
 def test_refusals_names_the_path_and_the_reason_and_keeps_the_cause() -> None:
@@ -94,3 +98,32 @@ def test_a_new_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> Non
         (folder / "file").write_bytes(b"a")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_rust_raises_for_a_full_disk_is_the_system_s_error() -> None:
+    """As safetensors and tokenizers word it."""
+    with pytest.raises(OSError, match="No space left on device") as error, system_errors():
+        raise Exception("Error while serializing: No space left on device (os error 28)")
+    assert error.value.errno == 28
+    with pytest.raises(KeyError), system_errors():
+        raise KeyError("another error")
+
+
+def test_a_model_larger_than_a_file_may_be_is_one_error(tmp_path: Path) -> None:
+    """The libraries' own writing fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    model = load_model("tiny", tokenizer, seed=1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        for save in (
+            lambda: save_pretrained(model, tokenizer, tmp_path / "model"),
+            lambda: tokenizer.save(tmp_path / "tokenizer"),
+        ):
+            with (
+                pytest.raises(CheckpointError, match="can't be written: File too large"),
+                refusals(tmp_path, CheckpointError, "free some space"),
+            ):
+                save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

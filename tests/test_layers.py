@@ -25,7 +25,8 @@ LAYERS = [
     {"data"},
     {"model", "checkpoint"},
     {"tracking", "world", "config", "machine"},
-    {"metrics", "jsonio", "disk", "environment"},
+    {"metrics", "jsonio", "disk", "rendezvous"},
+    {"environment"},
     {"errors", "version", "words"},
 ]
 HEIGHT = {room: -depth for depth, layer in enumerate(LAYERS) for room in layer}
@@ -33,10 +34,22 @@ HEIGHT = {room: -depth for depth, layer in enumerate(LAYERS) for room in layer}
 HOMES = {
     "typer": ["cli/*"],
     "wandb": ["tracking/wandb.py"],
+    "tensorboard": ["tracking/tensorboard.py"],
+    "trackio": ["tracking/trackio.py"],
     "orjson": ["jsonio.py"],
     "transformers": ["model/*"],
+    "peft": ["model/adapter/*"],
     "rich": ["cli/show/*.py", "tracking/console.py"],
-    "torch": ["model/*", "data/*", "checkpoint/*", "train/*", "trained/*", "bench/*", "world.py"],
+    "torch": [
+        "model/*",
+        "data/*",
+        "checkpoint/*",
+        "train/*",
+        "trained/*",
+        "bench/*",
+        "world.py",
+        "rendezvous.py",
+    ],
     "click": [],
     "pickle": ["model/minimind.py"],  # the name of an error
 }

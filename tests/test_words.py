@@ -2,7 +2,7 @@
 
 import pytest
 
-from sftctl.words import counted, format_bytes, format_duration
+from sftctl.words import counted, format_bytes, format_duration, ranges_of
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_a_size_has_the_largest_unit_that_leaves_at_least_one(num_bytes: int, te
 )
 def test_a_duration_shows_hours_from_one_hour_on(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_ranges_of_numbers_are_short() -> None:
+    assert ranges_of([]) == ""
+    assert ranges_of([3, 7, 8, 9]) == "3, 7 to 9"
+    assert ranges_of([1, 3, 5, 7, 9, 10, 12]) == "1, 3, 5, 7, 9 to 10, …"

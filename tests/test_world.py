@@ -6,7 +6,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from sftctl.errors import ConfigError, DataError
-from sftctl.world import ALONE, choose_device, local_part, start_world
+from sftctl.world import ALONE, choose_device, exact_dtype, local_part, start_world
 from tests.toys.ranks import run_ranks
 
 
@@ -82,3 +82,18 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused() -> None:
 def test_with_a_gpu_auto_is_the_local_ranks_own() -> None:
     assert choose_device("auto", 0) == choose_device("cuda", 0) == torch.device("cuda", 0)
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_a_macs_gpu_is_for_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    assert exact_dtype(torch.device("mps")) == torch.float32
+    assert exact_dtype(torch.device("cpu")) == torch.float64
+    with pytest.raises(ConfigError, match="a Mac has one GPU, and several ranks were asked for"):
+        choose_device("mps", local_rank=1)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
+def test_mps_elsewhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mps is set, but torch finds no Metal device"):
+        choose_device("mps")

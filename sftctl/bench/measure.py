@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from sftctl.bench.result import LoaderResult
-from sftctl.data.loader import LoaderSettings, StepLoader
-from sftctl.data.microbatch import Examples, StepBatch
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.microbatch import Examples, StepBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.machine import usage_of
 

@@ -15,10 +15,10 @@ import torch
 
 from sftctl.bench.measure import failure_as_result, measure
 from sftctl.bench.result import LoaderResult, over_ranks
-from sftctl.data.loader import LoaderSettings
-from sftctl.data.microbatch import Examples
+from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.microbatch import Examples
 from sftctl.data.step_shape import StepShape
-from sftctl.environment import signal_when_the_parent_dies, usable_cores
+from sftctl.environment import become_a_worker, usable_cores
 from sftctl.world import choose_device
 
 PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
@@ -116,8 +116,7 @@ class Ranks:
 
 def _rank_main(connection: Connection, store: Examples, shape: StepShape, device: str) -> None:
     """What each process runs: a setting comes in, a result goes out, until the pipe closes."""
-    signal_when_the_parent_dies(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_a_worker()
     warnings.filterwarnings("ignore", message=".*fork.*")
     torch.set_num_threads(max(1, usable_cores() // shape.world_size))
     here = choose_device(device, shape.rank)

@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sftctl.data.loader import LoaderSettings
+    from sftctl.data.loading.loader import LoaderSettings
 
 _SUMMED_OVER_RANKS = {
     "batches_per_s",

@@ -6,12 +6,13 @@ from statistics import median
 
 from sftctl.bench.measure import endless_batches
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.step_shape import step_shape
 from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
-from sftctl.model.load import check_fit, load_model
+from sftctl.model.adapter.base import initial_model
+from sftctl.model.load import check_fit
 from sftctl.train.engine.build import build_state, choose_dtype
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.launch import run_on_ranks
@@ -61,10 +62,11 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
     """Seconds of each step on this rank, without the first, which warms up."""
     train = config.train
     with start_world(train.device, train.collective_timeout_s) as world:
-        config = choose_dtype(resolve_config(config), world.device)
+        config = resolve_config(config)
         inputs = open_inputs(config, world, stop)
-        model = load_model(config.model.name, inputs.tokenizer, train.seed)
+        model = initial_model(config, inputs.tokenizer)
         check_fit(model, inputs.tokenizer, int(inputs.train.lengths.max()))
+        config = choose_dtype(config, model, world)
         state = build_state(model, config, world, int(inputs.train.lengths.max()))
         shape = step_shape(
             train,
@@ -72,9 +74,9 @@ def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
             world_size=world.world_size,
             rows_alone=state.why_rows_alone is not None,
         )
-        per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
+        per_epoch = steps_per_epoch(inputs.num_planned, shape.global_batch_size)
         rules = StepRules(config.optim, train.seed, _NUM_STEPS + 1, per_epoch)
-        loader = StepLoader(inputs.train, shape, LoaderSettings())
+        loader = StepLoader(inputs.train, shape, LoaderSettings(), inputs.mixture)
         seconds: list[float] = []
         for batch in endless_batches(loader):
             seconds.append(train_step(state, batch, rules, world, 0.0).step_time_s)

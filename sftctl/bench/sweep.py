@@ -13,9 +13,9 @@ from sftctl.bench.result import LoaderResult, over_rounds
 from sftctl.bench.step_time import StepTime, measured_step_time, step_time_of_run
 from sftctl.bench.text_examples import text_examples
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import LoaderSettings
-from sftctl.data.loader_needs import shortages
-from sftctl.data.microbatch import Examples
+from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.microbatch import Examples
+from sftctl.data.loading.needs import shortages
 from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.machine import Machine
 from sftctl.train.preflight.inputs import open_inputs, resolve_config

@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.config.schema import DataConfig, RunConfig
+from sftctl.data.conversations.column_map import parse_columns
 from sftctl.data.conversations.conversation import from_text
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.masks.encode import tokenize
+from sftctl.data.reading.folders import Wanted
 from sftctl.data.reading.rows import raw_rows
 from sftctl.data.reading.sources import find_sources
 from sftctl.data.sample import sample_files
+from sftctl.data.storage.joined import Store
 from sftctl.data.store import TokenStore
 from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -43,6 +46,7 @@ class TextExamples:
                     target_lengths.append(example.num_target_tokens)
         self.lengths: npt.NDArray[np.integer] = np.array(lengths, dtype=np.int64)
         self.target_lengths: npt.NDArray[np.integer] = np.array(target_lengths, dtype=np.int64)
+        self.target_weights: npt.NDArray[np.floating] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,21 +56,22 @@ class TextExamples:
 
     def _tokenized(self, row: Row) -> TokenizedExample:
         source, text = row
-        conversation = from_text(text, self._data.format, source)
+        columns = parse_columns(self._data.columns)
+        conversation = from_text(text, self._data.format, source, columns)
         # A template that rewrites earlier turns makes several examples of a row; time the first.
         example, *_ = tokenize(conversation, self._tokenizer, self._data.train_on)
         return example.first(self._data.example_tokens)
 
 
-def text_examples(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer) -> TextExamples:
+def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> TextExamples:
     """The first rows of the files that a store was made of; DataError if they no longer exist."""
-    given, manifest = config.data.path, store.manifest
-    if given is None:
-        paths = [sample_files()[0]]
-    elif Path(given) == store.path:
-        paths = [Path(entry.file) for entry in manifest.sources]
-    else:
-        paths = [Path(given)]
+    manifest = store.manifest
+    given = [source.path for source in config.data.sources or ()]
+    if not any(given):
+        given = [config.data.path or str(sample_files()[0])]
+    paths = [
+        path for one, part in zip(given, store.parts, strict=True) for path in _texts(one, part)
+    ]
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise DataError(
@@ -74,7 +79,15 @@ def text_examples(config: RunConfig, store: TokenStore, tokenizer: ChatTokenizer
             hint="give the conversations themselves as --data",
         )
     data = replace(config.data, max_seq_len=manifest.max_seq_len)
-    with find_sources(paths) as sources:
-        every = (row for source in sources for row in raw_rows(source.path, source.name))
+    columns = parse_columns(data.columns)
+    with find_sources(paths, Wanted(format=data.format)) as sources:
+        every = (row for s in sources for row in raw_rows(s.path, s.name, data.format, columns))
         texts = [(line, text) for line, text in islice(every, MOST_ROWS) if isinstance(text, bytes)]
-    return TextExamples(texts, tokenizer, data)
+    return TextExamples(texts, tokenizer.with_date(manifest.date), data)
+
+
+def _texts(given: str | None, store: TokenStore) -> list[Path]:
+    """The files of what the configuration names: a store, or conversations themselves."""
+    if given is None or Path(given) == store.path:
+        return [Path(entry.file) for entry in store.manifest.sources]
+    return [Path(given)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sftctl.checkpoint.directory import retire
+from sftctl.checkpoint.directory import KeepBest, retire
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.save import save_checkpoint, tied_names
 from sftctl.disk import DISK, Disk
@@ -35,7 +35,7 @@ class SaveOutcome:
 
 
 class BackgroundSaver:
-    """Saves checkpoints of `tensors` while they change, and keeps the newest `keep`.
+    """Saves checkpoints of `tensors` while they change; keeps the newest and the best.
 
     With `in_background` it allocates the memory of the copy at once, as much as the state takes.
     Without it only `save_now` may be called.
@@ -50,8 +50,10 @@ class BackgroundSaver:
         disk: Disk = DISK,
         *,
         in_background: bool = True,
+        best: KeepBest = KeepBest(),
     ) -> None:
-        self._root, self._keep, self._tensors, self._disk = root, keep, tensors, disk
+        self._root, self._tensors, self._disk = root, tensors, disk
+        self._keep, self._best = keep, best
         self._world = world.for_saving()
         tied = tied_names(tensors)
         self._parts = {
@@ -118,7 +120,7 @@ class BackgroundSaver:
                 parts=parts, before=before,
             )  # fmt: skip
             if self._world.is_main:
-                num_bytes = sum(file.stat().st_size for file in path.iterdir())
+                num_bytes = _size(path)
                 warning = self._retire()
         except CheckpointError as error:
             failure = error
@@ -128,10 +130,18 @@ class BackgroundSaver:
 
     def _retire(self) -> str | None:
         try:
-            retire(self._root, self._keep, self._disk)
+            retire(self._root, self._keep, self._disk, best=self._best)
         except CheckpointError as error:  # one checkpoint too many is not a reason to stop
             return error.message
         return None
+
+
+def _size(folder: Path) -> int:
+    """The bytes of its files; 0 if it was moved or deleted meanwhile, which the next poll tells."""
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _buffer_for(part: torch.Tensor) -> torch.Tensor:

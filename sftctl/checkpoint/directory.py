@@ -4,11 +4,13 @@ Only names of the form step-00000300 are checkpoints. Anything else is not count
 """
 
 import itertools
+import math
 import os
 import re
 import shutil
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +22,13 @@ from sftctl.checkpoint.layout import (
     read_manifest,
     step_of,
 )
+from sftctl.config.evaluation import LOSS, Goal
 from sftctl.disk import (
     DISK,
     TEMPORARY_PREFIX,
     TRASH_PREFIX,
     Disk,
+    FileEntry,
     hash_file,
     refusals,
     remove_folder,
@@ -36,8 +40,14 @@ _LEFTOVER = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
     r"(step-[0-9]{8,}|final)-[0-9a-f]{8}"
 )
-# File managers and network file systems create these on their own.
-_FOREIGN = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+")
+# File managers, editors and network file systems create these on their own; the last one is ours,
+# from an `amend_manifest` that was killed.
+_SIDE_FILE = re.compile(
+    r"\.DS_Store|\._.*|\.directory|\.Trash.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|@eaDir|#recycle"
+    r"|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smbdelete.*|\.~lock.*|.*~|\.#.*|#.*#|\..*\.sw[a-z]"
+    rf"|{re.escape(TEMPORARY_PREFIX)}manifest\.json.*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -51,10 +61,11 @@ def named_checkpoints(root: Path) -> list[Path]:
 
 
 def _folder_names(root: Path) -> list[str]:
-    if not root.is_dir():
+    try:
+        with os.scandir(root) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _by_step(root: Path, names: list[str]) -> list[Path]:
@@ -74,7 +85,7 @@ class GoodCheckpoint:
 def problems_of(path: Path, verify: bool) -> list[str]:
     """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
     try:
-        return problems_in_files(path, read_manifest(path), verify)
+        return problems_in_files(path, read_manifest(path).files, verify)
     except CheckpointError as error:
         return [_without(path, error)]
 
@@ -83,15 +94,10 @@ def _without(path: Path, error: CheckpointError) -> str:
     return error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")
 
 
-def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) -> list[str]:
-    """The same for a checkpoint whose manifest was already read."""
-    try:
-        present = {name for name in os.listdir(path) if not _FOREIGN.fullmatch(name)}
-    except OSError as error:
-        return [f"{path.name}: {error.strerror}"]
-    extra = present - manifest.files.keys() - {MANIFEST_NAME, MANIFEST_HASH_NAME}
-    problems = [f"{name}: not in the manifest" for name in sorted(extra)]
-    for name, entry in sorted(manifest.files.items()):
+def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) -> list[str]:
+    """The same for the files that a manifest lists."""
+    problems = []
+    for name, entry in sorted(files.items()):
         try:
             status = (path / name).lstat()
             if not stat.S_ISREG(status.st_mode):
@@ -107,6 +113,19 @@ def problems_in_files(path: Path, manifest: CheckpointManifest, verify: bool) ->
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
     return problems
+
+
+def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
+    """Names in a checkpoint's folder that its manifest does not list: they are never read.
+
+    What file managers, editors and network disks leave there is left out.
+    """
+    known = {*manifest.files, MANIFEST_NAME, MANIFEST_HASH_NAME}
+    try:
+        present = {*os.listdir(path)} - known
+    except OSError:  # the problems of the checkpoint name it
+        return []
+    return sorted(name for name in present if not _SIDE_FILE.fullmatch(name))
 
 
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
@@ -128,7 +147,7 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
         except CorruptCheckpoint as error:
             skipped.append((path, [_without(path, error)]))
             continue
-        problems = problems_in_files(path, manifest, verify=True)
+        problems = problems_in_files(path, manifest.files, verify=True)
         if not problems:
             return GoodCheckpoint(path, manifest, tuple(skipped))
         skipped.append((path, problems))
@@ -172,13 +191,45 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
         )
 
 
-def retire(root: Path, keep: int, disk: Disk = DISK) -> list[Path]:
-    """Delete all but the newest `keep` (at least 1) complete checkpoints; returns the deleted.
+@dataclass(frozen=True, slots=True)
+class KeepBest:
+    """How many of the best checkpoints are kept besides the newest, and by what they are judged."""
 
-    A checkpoint with a missing, truncated or unknown file is not counted and not deleted: perhaps
-    nothing else is left.
+    number: int = 0
+    goal: str = str(LOSS)
+
+
+def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
+    """The complete checkpoints whose step was evaluated for the `goal`, the best first.
+
+    Step 0 is left out, and a value that is not finite. Of equal values the earlier step is first.
     """
-    old = [path for path in list_checkpoints(root) if is_complete(path)][:-keep]
+    ranked = []
+    sign = -1 if Goal.parsed(goal).direction == "max" else 1
+    for path in filter(is_complete, list_checkpoints(root)):
+        manifest = read_manifest(path)
+        validation = manifest.validation or {}
+        value = validation.get("value", validation.get("last"))
+        is_same = validation.get("goal", str(LOSS)) == goal
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or not is_same:
+            continue
+        if validation.get("step") == manifest.step > 0:
+            ranked.append((sign * value, manifest.step, path))
+    return [path for _, _, path in sorted(ranked)]
+
+
+def retire(root: Path, keep: int, disk: Disk = DISK, *, best: KeepBest = KeepBest()) -> list[Path]:
+    """Delete complete checkpoints, but not the newest `keep` (at least 1); returns the deleted.
+
+    Those with the best evaluations are kept besides.
+
+    A checkpoint with a missing or truncated file is not counted and not deleted: perhaps nothing
+    else is left. One with a file that is not ours is counted, but not deleted.
+    """
+    complete = [path for path in list_checkpoints(root) if is_complete(path)]
+    ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []
+    old = [path for path in complete[:-keep] if path not in ranked]
+    old = [path for path in old if not unknown_files(path, read_manifest(path))]
     for path in old:
         with refusals(path, CheckpointError, what="can't be deleted"):
             remove_folder(path, disk)

@@ -21,7 +21,9 @@ MANIFEST_HASH_NAME = "manifest.json.sha256"
 _MAX_MANIFEST_BYTES = 1 << 26
 _STEP_NAME = re.compile(r"step-([0-9]{8,})")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME_IN_FOLDERS = re.compile(rf"({_PLAIN_NAME.pattern}/)*{_PLAIN_NAME.pattern}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_HASH_LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
 
 
 def checkpoint_name(step: int) -> str:
@@ -64,17 +66,28 @@ class CheckpointManifest:
     validation: dict[str, Any] | None  # first, best and last loss
     aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
     files: dict[str, FileEntry] = field(default_factory=dict)
-    numbers: dict[str, Any] = field(default_factory=dict)  # other state; no key in JSON if empty
+    # What follows has no key in JSON if it is empty.
+    numbers: dict[str, Any] = field(default_factory=dict)  # other state
+    base: dict[str, Any] | None = None  # of an adapter: runs/base.py
+    source_fingerprints: dict[str, str] = field(default_factory=dict)  # of stores, by source
+    sources_seen: dict[str, Any] = field(default_factory=dict)  # trained so far, by source
 
 
+_LEFT_OUT_IF_EMPTY: dict[str, Any] = {
+    "numbers": {},
+    "base": None,
+    "source_fingerprints": {},
+    "sources_seen": {},
+}
 _HINTS = get_type_hints(CheckpointManifest)
 
 
 def manifest_bytes(manifest: CheckpointManifest) -> bytes:
     """The content of manifest.json."""
     values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
-    if not manifest.numbers:
-        del values["numbers"]
+    for name in _LEFT_OUT_IF_EMPTY:
+        if not values[name]:
+            del values[name]
     return jsonio.dump_pretty(values)
 
 
@@ -90,8 +103,19 @@ def read_manifest(path: Path) -> CheckpointManifest:
     """
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such checkpoint")
+    manifest = _decode(path, read_hashed_object(path))
+    if step_of(path.name) not in (None, manifest.step):
+        raise _bad(path, f"its step is {manifest.step}, but the folder's name says another step")
+    return manifest
+
+
+def read_hashed_object(path: Path) -> dict[str, Any]:
+    """The values in manifest.json of a folder, after checking its hash and its format's version.
+
+    Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
+    """
     data = _read_small_file(path / MANIFEST_NAME)
-    if _read_small_file(path / MANIFEST_HASH_NAME) != manifest_hash_line(data):
+    if not _is_hash_of(data, _read_small_file(path / MANIFEST_HASH_NAME)):
         raise _bad(path, f"its SHA-256 is not the one in {MANIFEST_HASH_NAME}")
     values = jsonio.parse_object(path / MANIFEST_NAME, data, CorruptCheckpoint)
     version = values.get("format_version")
@@ -102,10 +126,14 @@ def read_manifest(path: Path) -> CheckpointManifest:
             f"{path}: checkpoint format {version}; this sftctl reads up to {FORMAT_VERSION}",
             hint="use the sftctl that wrote it, or a newer one",
         )
-    manifest = _decode(path, values)
-    if step_of(path.name) not in (None, manifest.step):
-        raise _bad(path, f"its step is {manifest.step}, but the folder's name says another step")
-    return manifest
+    return values
+
+
+def _is_hash_of(data: bytes, hashes: bytes) -> bool:
+    """Whether a hash file fits. It has two lines while a manifest is replaced: `amend_manifest`."""
+    lines = hashes.splitlines(keepends=True)
+    are_hashes = all(_HASH_LINE.fullmatch(line) for line in lines) and len(lines) <= 2
+    return are_hashes and manifest_hash_line(data) in lines
 
 
 def _bad(path: Path, problem: str) -> CorruptCheckpoint:
@@ -124,7 +152,7 @@ def _read_small_file(file: Path) -> bytes:
 
 
 def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
-    known, values = {}, {"numbers": {}} | values
+    known, values = {}, _LEFT_OUT_IF_EMPTY | values
     for name in (item.name for item in fields(CheckpointManifest)):
         if name not in values:
             raise _bad(path, f"{name}: missing")
@@ -133,15 +161,19 @@ def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
         if isinstance(values[name], int) and values[name] < 0:
             raise _bad(path, f"{name}: {values[name]} is negative")
         known[name] = values[name]
-    return CheckpointManifest(**known | {"files": _decode_files(path, values["files"])})
+    return CheckpointManifest(**known | {"files": decoded_files(path, values["files"])})
 
 
-def _decode_files(path: Path, values: object) -> dict[str, FileEntry]:
+def decoded_files(
+    path: Path, values: object, *, with_folders: bool = False
+) -> dict[str, FileEntry]:
+    """The `files` of the manifest in `path`; `with_folders` allows names such as `a/b.json`."""
+    plain = _NAME_IN_FOLDERS if with_folders else _PLAIN_NAME
     if not isinstance(values, dict):
         raise _bad(path, f"files: {type(values).__name__} is the wrong type")
     files = {}
     for name, entry in values.items():
-        if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, MANIFEST_HASH_NAME):
+        if not plain.fullmatch(name) or name in (MANIFEST_NAME, MANIFEST_HASH_NAME):
             raise _bad(path, f"files: {name!r} is not a plain name of a data file")
         match entry:
             case {"num_bytes": int(num_bytes), "sha256": str(sha256)} if _SHA256.fullmatch(sha256):
@@ -160,5 +192,5 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, dict) and (of is Any or all(_fits(v, of) for v in value.values()))
     if hint is NoneType:
         return value is None
-    kinds = (int, float) if hint is float else hint
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    types = (int, float) if hint is float else hint
+    return isinstance(value, types) and not isinstance(value, bool)

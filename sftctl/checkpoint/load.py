@@ -1,10 +1,13 @@
 """Fill tensors from a checkpoint, at any world size, with torch's own reader."""
 
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -22,19 +25,26 @@ def load_tensors(
     world: World,
     prefix: str = "",
     manifest: CheckpointManifest | None = None,
+    *,
+    but_not: str | None = None,
 ) -> None:
     """Fill `tensors` in place; all ranks call it with the same names.
 
     Names, shapes and dtypes must be those of the checkpoint's tensors whose names begin with
-    `prefix` ("model." leaves out the optimizer). If not, IncompatibleCheckpoint is raised and
-    nothing changes. The bytes are not verified: `newest_good` does that. `manifest` is the
-    checkpoint's, if it was already read.
+    `prefix` ("model." leaves out the optimizer) and not with `but_not`. If not,
+    IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified: `newest_good`
+    does that. `manifest` is the checkpoint's, if it was already read.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
     aliases = manifest.aliases
     stored |= {name: stored[source] for name, source in aliases.items() if source in stored}
-    _require_fit(path, tensors, {k: v for k, v in stored.items() if k.startswith(prefix)})
+    wanted = {
+        name: tensor
+        for name, tensor in stored.items()
+        if name.startswith(prefix) and not (but_not and name.startswith(but_not))
+    }
+    _require_fit(path, tensors, wanted)
     for name, source in tied_names(tensors).items():
         if aliases.get(name, name) != aliases.get(source, source):
             raise IncompatibleCheckpoint(
@@ -46,7 +56,7 @@ def load_tensors(
     try:
         load(
             targets,
-            storage_reader=HuggingFaceStorageReader(str(path)),
+            storage_reader=_reader(path, manifest),
             planner=DefaultLoadPlanner(flatten_state_dict=False),
             process_group=world.group,
             no_dist=world.world_size == 1,
@@ -58,14 +68,33 @@ def load_tensors(
         tensors[name].detach().copy_(targets[aliases[name]].detach())
 
 
+def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReader:
+    """torch's reader for the files of the manifest; it would read every .safetensors file."""
+    reader = HuggingFaceStorageReader(str(path))
+    reader.fs = _ListedFiles(manifest.files)
+    return reader
+
+
+class _ListedFiles(FileSystem):
+    """A file system that shows nothing but these names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = sorted(names)
+
+    def ls(self, path: str | os.PathLike[str]) -> list[str]:
+        return [os.path.join(path, name) for name in self._names]
+
+
 def load_weights(
-    path: Path, model: torch.nn.Module, manifest: CheckpointManifest | None = None
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    manifest: CheckpointManifest | None = None,
 ) -> None:
-    """Fill a complete model in place from a checkpoint, on this process alone.
+    """Fill a model's tensors, by their names in it, in place from a checkpoint; on one process.
 
     Raises as `load_tensors` does.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor.detach() for name, tensor in weights.items()}
     load_tensors(path, tensors, ALONE, "model.", manifest)
 
 

@@ -1,8 +1,7 @@
 """The tensors in safetensors files, read from their headers alone. Does not load torch.
 
-A safetensors file is a length of 8 bytes, a JSON header of that length, and the data. A tensor that
-is sharded over ranks is in several files; the header entry DCP_SHARDING_INFO has the offsets of
-each file's part.
+A tensor that is sharded over ranks is in several files; the header entry DCP_SHARDING_INFO has the
+offsets of each file's part.
 """
 
 import math
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
+from sftctl.checkpoint.safetensors_header import Entry, read_header
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 
 SUFFIX = ".safetensors"
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,10 @@ def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
     for name in sorted(names):
         if name.endswith(SUFFIX):
             for key, part in tensors_of_file(path / name).items():
-                tensors[key] = _joined(tensors[key], part) if key in tensors else part
+                try:
+                    tensors[key] = _joined(tensors[key], part) if key in tensors else part
+                except ValueError as problem:
+                    raise CorruptCheckpoint(f"{path / name}: {key[:80]}: {problem}") from problem
     return tensors
 
 
@@ -93,45 +95,31 @@ def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
         raise CorruptCheckpoint(f"{file}: not a regular file")
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"):
-            header, data_begin = _read_header(file)
-            num_data_bytes = file.stat().st_size - data_begin
-        metadata = header.pop("__metadata__", {})
-        sharding = jsonio.loads(metadata.get("DCP_SHARDING_INFO", "{}"))
+            header = read_header(file)
+        sharding = jsonio.loads(header.metadata.get("DCP_SHARDING_INFO", "{}"))
         return {
-            name: _part(file, data_begin, num_data_bytes, entry, sharding.get(name, {}))
-            for name, entry in header.items()
+            name: _part(file, header.data_begin, entry, sharding.get(name, {}))
+            for name, entry in header.entries.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise CorruptCheckpoint(f"{file}: not a safetensors header: {problem}") from problem
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    with file.open("rb", buffering=0) as stream:
-        num_bytes = int.from_bytes(stream.read(8), "little")
-        if not 2 <= num_bytes <= _MAX_HEADER_BYTES:
-            raise ValueError(f"its length field is {num_bytes}")
-        header = jsonio.loads(stream.read(num_bytes))
-    if not isinstance(header, dict):
-        raise ValueError("not an object")
-    return header, 8 + num_bytes
-
-
-def _part(
-    file: Path, data_begin: int, num_data_bytes: int, entry: dict[str, Any], sharding: Any
-) -> StoredTensor:
-    sizes = tuple(int(size) for size in entry["shape"])
-    offsets = tuple(sharding.get("saved_offsets", [0] * len(sizes)))
-    begin, end = entry["data_offsets"]
-    if not 0 <= begin <= end <= num_data_bytes:
-        raise ValueError(
-            f"data from byte {begin} to {end}, but the file has {num_data_bytes}: it is truncated"
-        )
-    shape = tuple(size + offset for size, offset in zip(sizes, offsets, strict=True))
-    part = Part(file, data_begin + begin, sizes, offsets)
-    return StoredTensor(str(entry["dtype"]), shape, math.prod(sizes), end - begin, (part,))
+def _part(file: Path, data_begin: int, entry: Entry, sharding: Any) -> StoredTensor:
+    offsets = tuple(sharding.get("saved_offsets", [0] * len(entry.shape)))
+    if not all(isinstance(offset, int) and 0 <= offset < 2**63 for offset in offsets):
+        raise ValueError("its saved_offsets are not a list of sizes")
+    shape = tuple(size + offset for size, offset in zip(entry.shape, offsets, strict=True))
+    part = Part(file, data_begin + entry.begin, entry.shape, offsets)
+    num_bytes = entry.end - entry.begin
+    return StoredTensor(entry.dtype, shape, math.prod(entry.shape), num_bytes, (part,))
 
 
 def _joined(one: StoredTensor, other: StoredTensor) -> StoredTensor:
+    if one.dtype != other.dtype or len(one.shape) != len(other.shape):
+        raise ValueError("its parts have different types or numbers of axes")
+    if any(_overlap(part, other.parts[0]) for part in one.parts):
+        raise ValueError("two files have the same part of it")
     shape = tuple(max(pair) for pair in zip(one.shape, other.shape, strict=True))
     return StoredTensor(
         one.dtype,
@@ -140,3 +128,8 @@ def _joined(one: StoredTensor, other: StoredTensor) -> StoredTensor:
         one.num_bytes + other.num_bytes,
         one.parts + other.parts,
     )
+
+
+def _overlap(one: Part, other: Part) -> bool:
+    axes = zip(one.offsets, one.shape, other.offsets, other.shape, strict=True)
+    return all(begin < at + size and at < begin + num for begin, num, at, size in axes)

@@ -1,9 +1,10 @@
 """The Typer app: its commands, and the one place that turns errors into messages and exit codes."""
 
 import errno
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,11 +18,23 @@ from sftctl.cli import (
     inspect_ckpt,
     prepare_data,
     resume,
+    runs,
     streams,
     train,
 )
 from sftctl.cli import report as report_page
+from sftctl.cli.guide import doctor, init
+from sftctl.cli.guide.hints import hint_for, unknown_option
 from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
+from sftctl.words import printable
+
+_LIMITS = {
+    errno.EMFILE: "raise `ulimit -n`, or use fewer workers",
+    errno.ENFILE: "the system has too many open files: close other programs",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ELOOP: "a link leads to itself: name another path",
+}
+"""What to do about an error of the system that can come from any file."""
 
 
 class SftctlGroup(TyperGroup):
@@ -30,27 +43,47 @@ class SftctlGroup(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command. Usage errors too are one `error:` line, without typer's box."""
         kwargs["standalone_mode"] = False
+        environment.wait_for_threads_briefly()
         streams.open_missing()
+        typed = list(args[0] if args and args[0] is not None else sys.argv[1:])
+        command = next((self.commands[word] for word in typed if word in self.commands), None)
         try:
-            code = _exit_code(lambda: super(SftctlGroup, self).main(*args, **kwargs))
+            code = _exit_code(
+                lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
+            )
         finally:
             streams.settle()
         sys.exit(code)
 
 
-def _exit_code(command: Callable[[], Any]) -> int:
-    """Run a command, report its error if it fails, and return the exit code."""
+def _require_working_directory() -> None:
     try:
-        code = command()
+        os.getcwd()
+    except OSError as problem:
+        raise ConfigError(
+            f"the working directory can't be used: {problem.strerror}; was it deleted?",
+            hint="change into a folder that exists",
+        ) from problem
+
+
+def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> int:
+    """Run `command` by `call`, report its error if it fails, and return the exit code."""
+    try:
+        _require_working_directory()
+        with environment.ended_by_signals():
+            code = call()
     except SftctlError as error:
         if environment.debug():
             streams.tell(traceback.format_exc())
-        report(error)
+        report(error, command)
         return error.exit_code
+    except environment.EndedBySignal as ended:
+        report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
+        return Stopped.exit_code
     except typer.Abort:
         return 130
     except typer.TyperException as error:
-        report(ConfigError(error.format_message(), hint=_usage_hint(error)))
+        report(_usage_error(error, typed))
         return ConfigError.exit_code
     except OSError as problem:
         return _stdout_failed(problem)
@@ -63,8 +96,12 @@ def _exit_code(command: Callable[[], Any]) -> int:
 
 def _stdout_failed(problem: OSError) -> int:
     """The exit code if stdout was closed or its disk is full; any other error is raised again."""
-    if isinstance(problem, BrokenPipeError) and streams.is_closed():
+    if streams.reader_has_left(sys.stdout, problem) and streams.is_closed():
         return 0  # the reader has read enough
+    if problem.errno in _LIMITS:
+        name = f"{problem.filename!s:.80}: " if problem.filename is not None else ""
+        report(ConfigError(f"{name}{problem.strerror}", hint=_LIMITS[problem.errno]))
+        return ConfigError.exit_code
     if problem.errno != errno.ENOSPC or problem.filename is not None:
         raise problem
     report(
@@ -73,10 +110,11 @@ def _stdout_failed(problem: OSError) -> int:
     return ConfigError.exit_code
 
 
-def report(error: SftctlError) -> None:
+def report(error: SftctlError, command: Any = None) -> None:
     """Print `error: …` (or `stopped: …`) and `hint: …` on stderr.
 
-    Errors that all ranks raise in the same way are printed by rank 0 only.
+    Errors that all ranks raise in the same way are printed by rank 0 only. The hint names options
+    of `command`, where that is known.
     """
     rank = environment.rank()
     if rank != 0 and isinstance(error, (ConfigError, DataError, Stopped)):
@@ -85,12 +123,24 @@ def report(error: SftctlError) -> None:
     where = f"rank {rank}: " if rank != 0 else ""
     streams.tell(f"{kind}: {where}{' '.join(error.message.split())}")
     if error.hint:
-        streams.tell(f"hint: {error.hint}")
+        hint = error.hint if command is None else hint_for(error.hint, command)
+        streams.tell(f"hint: {printable(hint)}")
 
 
-def _usage_hint(error: Any) -> str | None:
-    context = getattr(error, "ctx", None)
-    return f"see `{context.command_path} --help`" if context is not None else None
+def _usage_error(error: Any, typed: Sequence[str]) -> ConfigError:
+    """A mistake on the command line, and what may have been meant."""
+    context, name = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    if context is None:
+        return ConfigError(error.format_message(), hint="see `sftctl --help`")
+    if isinstance(name, str):
+        hint = unknown_option(name, context.command, typed)
+        return ConfigError(f"No such option: {printable(name)}", hint)
+    hint = f"see `{context.command_path} --help`"
+    if context.command.name == "train" and "extra argument" in error.format_message():
+        hint = (
+            "several files: --data once for each, or one pattern in quotes: --data 'FOLDER/*.jsonl'"
+        )
+    return ConfigError(error.format_message(), hint=hint)
 
 
 app = typer.Typer(
@@ -99,6 +149,7 @@ app = typer.Typer(
     help="Fine-tune language models on conversations: stop anywhere, resume anywhere, get the "
     "same run.",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prepare-data")(prepare_data.prepare_data)
 app.command("train")(train.train)
@@ -108,6 +159,9 @@ app.command("bench-loader")(bench_loader.bench_loader)
 app.command("export")(export.export)
 app.command("chat")(chat.chat)
 app.command("report")(report_page.report)
+app.command("runs")(runs.runs)
+app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
 
 
 @app.callback(invoke_without_command=True)

@@ -91,7 +91,7 @@ def _measure(
         advice.check_new_file(write_config)
     with live_table(wanted=not as_json) as on_progress:
         report = sweep.bench_loader(config, settings, on_progress)
-    emit(report.to_json(), loader_report(report), as_json=as_json)
+    emit(report.to_json(), lambda: loader_report(report), as_json=as_json)
     if report.recommended is None:
         raise DataError(
             f"{report.store}: {report.why}", hint="the table above shows the error of each setting"

@@ -5,15 +5,26 @@ from typing import Annotated
 
 import typer
 
+from sftctl.cli import streams
+from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+
 
 def chat(
     path: Annotated[
-        Path, typer.Argument(help="A run, a checkpoint or a model directory.", metavar="PATH")
-    ],
+        Path | None,
+        typer.Argument(
+            help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub "
+            "name. Default: the newest run.",
+            metavar="[PATH]",
+            readable=False,
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(help="Ask one question, print the answer and exit (also reads stdin)."),
     ] = None,
+    chat_template: ChatTemplate = None,
+    tokenizer: ModelTokenizer = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")
@@ -42,11 +53,12 @@ def chat(
 
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
     check_sampling(sampling)
+    path = run_or_newest(path)
     kind_of(path)
     question = question_given(prompt)
     from sftctl.trained.chat import ChatSession
 
-    session = ChatSession.open(path, sampling, system, seed)
+    session = ChatSession.open(path, sampling, system, seed, streams.tell, chat_template, tokenizer)
     if question is not None:
         answer_once(session, question)
     else:

@@ -1,26 +1,100 @@
 """sftctl export."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sftctl.cli import streams
+from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+from sftctl.words import format_bytes, printable
+
 
 def export(
     path: Annotated[
-        Path, typer.Argument(help="A run, a checkpoint or a model directory.", metavar="PATH")
-    ],
-    output: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
+        Path | None,
+        typer.Argument(
+            help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub "
+            "name. Default: the newest run.",
+            metavar="[PATH]",
+            readable=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Directory to write; must not exist. Default: PATH/export, or PATH-export beside "
+            "a model.",
+        ),
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="hf: a directory for transformers. gguf: a file for llama.cpp and Ollama. "
+            "adapter: what a LoRA run has trained, for peft.",
+        ),
+    ] = "hf",
+    chat_template: ChatTemplate = None,
+    tokenizer: ModelTokenizer = None,
     dtype: Annotated[
-        str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")
+        str,
+        typer.Option(help="Type of the weights: float32, bfloat16, float16; q8_0 (gguf only)."),
     ] = "float32",
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Add an adapter to its base, and prove it by the logits."),
+    ] = False,
 ) -> None:
-    """Write a Hugging Face directory: weights, configuration, tokenizer, template, model card."""
+    """Write a model for other tools: weights, configuration, tokenizer, template, model card."""
     from sftctl.cli.show.output import show
-    from sftctl.trained.checks import check_export
+    from sftctl.trained.checks import check_export, default_output
 
-    check_export(path, output, dtype)
-    from sftctl.trained.export import export_model
+    path = run_or_newest(path)
+    if output is None:
+        output = default_output(path, kind)
+        streams.tell(f"output: {printable(str(output))}")
+    check_export(path, output, dtype, kind, merge)
+    if kind == "adapter" or merge:
+        _export_adapter(path, output, dtype, chat_template, merge)
+    else:
+        _export_model(path, output, dtype, kind, chat_template, tokenizer)
+    size = format_bytes(sum(file.stat().st_size for file in output.iterdir()))
+    show(f"exported to {output}: {size}, {dtype}")
+    opened = output / "model.gguf" if kind == "gguf" else output
+    show(f"chat:     sftctl chat {shlex.quote(str(opened))}")
 
-    export_model(path, output, dtype)
-    show(f"exported to {output}")
+
+def _export_adapter(
+    path: Path, output: Path, dtype: str, chat_template: str | None, merge: bool
+) -> None:
+    from sftctl.cli.show.output import show
+    from sftctl.trained.export import export_adapter, export_merged
+
+    if merge:
+        show(export_merged(path, output, dtype, streams.tell, chat_template).line())
+    else:
+        export_adapter(path, output, tell=streams.tell)
+
+
+def _export_model(
+    path: Path,
+    output: Path,
+    dtype: str,
+    kind: str,
+    chat_template: str | None,
+    tokenizer: str | None,
+) -> None:
+    from sftctl.cli.show.output import show
+    from sftctl.trained.export import export_gguf, export_model
+
+    if kind == "gguf":
+        proof = export_gguf(path, output, dtype, streams.tell, chat_template, tokenizer)
+        show(proof.line())
+        return
+    export_model(
+        path, output, dtype, tell=streams.tell, chat_template=chat_template, tokenizer=tokenizer
+    )

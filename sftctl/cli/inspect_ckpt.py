@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sftctl.cli.options import Json
+from sftctl.cli.options import Json, run_or_newest
 from sftctl.errors import CheckpointError, ConfigError
+
+_SHOWN = 20  # problems in the error line; the report has all
 
 if TYPE_CHECKING:
     from sftctl.inspection.inspection import Inspection
@@ -14,11 +16,16 @@ if TYPE_CHECKING:
 
 def inspect_ckpt(
     path: Annotated[
-        Path,
-        typer.Argument(help="A run, a checkpoint, or another tool's checkpoint.", metavar="PATH"),
-    ],
+        Path | None,
+        typer.Argument(
+            help="A run, a checkpoint, or another tool's checkpoint. Default: the newest run.",
+            metavar="[PATH]",
+            readable=False,  # whether it is readable decides the inspection, with exit code 4
+        ),
+    ] = None,
     other: Annotated[
-        Path | None, typer.Argument(help="A second one, to compare with.", metavar="[OTHER]")
+        Path | None,
+        typer.Argument(help="A second one, to compare with.", metavar="[OTHER]", readable=False),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check all checksums.")] = False,
     tensors: Annotated[
@@ -34,6 +41,7 @@ def inspect_ckpt(
             "--tensors works on one checkpoint, and two are given",
             hint="leave out --tensors to compare the two tensor by tensor",
         )
+    path = run_or_newest(path)
     reports = [inspect_path(one, verify) for one in (path, other) if one is not None]
     if other is not None:
         _show_diff(*reports, as_json=json)
@@ -42,7 +50,8 @@ def inspect_ckpt(
     damage = [text for report in reports for text in report.damage]
     if damage:
         hints = [report.damage_hint for report in reports if report.damage]
-        raise CheckpointError("; ".join(damage), hint=hints[0])
+        more = [f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else []
+        raise CheckpointError("; ".join(damage[:_SHOWN] + more), hint=hints[0])
 
 
 def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> None:
@@ -50,14 +59,21 @@ def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> None:
     from sftctl.cli.show.output import emit, stacked
     from sftctl.cli.show.tensors import statistics_table
 
-    value, text = report.to_json(), checkpoint_report(report)
-    if tensors:
-        from sftctl.inspection.tensors.statistics import tensor_statistics
+    if not tensors:
+        emit(
+            report.to_json() if as_json else None,
+            lambda: checkpoint_report(report),
+            as_json=as_json,
+        )
+        return
+    from sftctl.inspection.tensors.statistics import tensor_statistics
 
-        statistics = tensor_statistics(report)
-        value |= {"tensors": statistics}
-        text = stacked(text, statistics_table(statistics))
-    emit(value, text, as_json=as_json)
+    statistics = tensor_statistics(report)
+    emit(
+        report.to_json() | {"tensors": statistics} if as_json else None,
+        lambda: stacked(checkpoint_report(report), statistics_table(statistics)),
+        as_json=as_json,
+    )
 
 
 def _show_diff(a: "Inspection", b: "Inspection", *, as_json: bool) -> None:
@@ -66,4 +82,4 @@ def _show_diff(a: "Inspection", b: "Inspection", *, as_json: bool) -> None:
     from sftctl.inspection.diff import diff
 
     found = diff(a, b)
-    emit(found.to_json(), diff_report(found), as_json=as_json)
+    emit(found.to_json() if as_json else None, lambda: diff_report(found), as_json=as_json)

@@ -4,14 +4,20 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
+from sftctl.cli import streams
 from sftctl.config.keys import default_of, documentation, type_of
 from sftctl.config.schema import Auto
+from sftctl.errors import ConfigError
+from sftctl.words import printable
 
 _SHORTER_NAMES = {"data.path": "--data", "model.name": "--model"}
+_SEVERAL = ("data.path",)  # people type them several times
+_MORE_NAMES = {"optim.learning_rate": "--lr", "train.batch_size": "-b", "output_dir": "-o"}
 
 ConfigFlags = Mapping[str, object]
 """The configuration flags that the user typed: dotted key -> value."""
@@ -30,12 +36,15 @@ def flag_name(key: str) -> str:
     return _SHORTER_NAMES.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
 
 
-def config_flags(*flags: str | Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def config_flags(
+    *flags: str | Flag, several_data: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command to take these configuration flags, as its parameter `flags`.
 
     A flag is a dotted key, whose documentation in the schema is the help text, or a `Flag`. The
     command takes keyword arguments only. In the signature that typer reads, the flags' optional
     parameters replace `flags`; the command receives those that the user typed as `ConfigFlags`.
+    With `several_data`, --data may be typed several times, and its value is a list.
     """
     options = {_key(flag): _parameter(flag) for flag in flags}
 
@@ -43,7 +52,9 @@ def config_flags(*flags: str | Flag) -> Callable[[Callable[..., None]], Callable
         @wraps(command)
         def with_flags(**arguments: Any) -> None:
             values = {key: arguments.pop(option.name) for key, option in options.items()}
-            typed = {key: value for key, value in values.items() if value is not None}
+            typed = {key: value for key, value in values.items() if value not in (None, [])}
+            if not several_data:
+                typed = {key: _once(key, value) for key, value in typed.items()}
             command(**arguments, flags=typed)
 
         signature = inspect.signature(command, eval_str=True)
@@ -58,6 +69,30 @@ def config_flags(*flags: str | Flag) -> Callable[[Callable[..., None]], Callable
     return decorate
 
 
+def with_sources(flags: ConfigFlags) -> ConfigFlags:
+    """One --data is `data.path`; several are `data.sources`, each named after its file."""
+    from sftctl.config.sources import sources_of
+
+    paths = flags.get("data.path")
+    if not isinstance(paths, list):
+        return flags
+    if len(paths) == 1:
+        return {**flags, "data.path": paths[0]}
+    return {**flags, "data.path": None, "data.sources": sources_of(paths)}
+
+
+def _once(key: str, value: Any) -> Any:
+    """A flag's value; ConfigError for one that is typed twice, where the last would win."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise ConfigError(
+            f"{flag_name(key)} is given {len(value)} times: {', '.join(value)}",
+            hint=f"put them into one store: `sftctl prepare-data {' '.join(value)} --output STORE`",
+        )
+    return value[0]
+
+
 def _key(flag: str | Flag) -> str:
     return flag.key if isinstance(flag, Flag) else flag
 
@@ -68,9 +103,11 @@ def _parameter(flag: str | Flag) -> inspect.Parameter:
     name = flag_name(key)
     annotation: Any
     if isinstance(flag, Flag):
-        annotation = Annotated[str | None, typer.Option(name, help=flag.help)]
+        annotation = Annotated[str | None, typer.Option(*_spellings(key, name), help=flag.help)]
     elif type_of(key) is bool:
         annotation = Annotated[bool | None, _option(key, f"{name}/--no-{name[2:]}")]
+    elif key in _SEVERAL:
+        annotation = Annotated[list[str] | None, _option(key, name)]
     else:
         annotation = Annotated[str | None, _option(key, name)]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -82,11 +119,16 @@ def _option(key: str, name: str) -> Any:
     default = default_of(key)
     shown = "" if default is None or isinstance(default, bool) else f" Default: {default}."
     return typer.Option(
-        name,
+        *_spellings(key, name),
         help=documentation()[key] + shown,
         rich_help_panel=key.split(".")[0],
         metavar=_metavar(type_of(key)),
     )
+
+
+def _spellings(key: str, name: str) -> list[str]:
+    """A flag's name, and its shorter one if it has one."""
+    return [name, _MORE_NAMES[key]] if key in _MORE_NAMES else [name]
 
 
 def _metavar(kind: Any) -> str | None:
@@ -101,7 +143,34 @@ def _metavar(kind: Any) -> str | None:
     return f"<{numbers[0]}{auto}>" if numbers else None
 
 
+def run_or_newest(path: Path | None) -> Path:
+    """The path that was typed, or else the newest run, which stderr names."""
+    if path is not None:
+        return path
+    from sftctl.runs.newest import newest_run
+
+    run = newest_run()
+    streams.tell(f"run: {printable(str(run))} (the newest; none was named)")
+    return run
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option("--template-option", metavar="KEY=VALUE", help="An option of the chat template."),
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template",
+        metavar="FILE|chatml",
+        help="A Jinja file that replaces the model's chat template, or chatml.",
+    ),
+]
+ModelTokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="For a model that has none: MiniMind's .pth files."),
+]
 RanksHere = Annotated[
     int,
     typer.Option("--nproc-per-node", min=1, help="Number of processes (ranks) on this machine."),
@@ -109,4 +178,8 @@ RanksHere = Annotated[
 MaxRestarts = Annotated[
     int,
     typer.Option("--max-restarts", min=0, help="Restart up to N times if a process dies."),
+]
+VerifyData = Annotated[
+    bool,
+    typer.Option("--verify-data", help="Check the store's hashes first, not in the background."),
 ]

@@ -5,31 +5,52 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import ConfigFlags, Flag, Json, config_flags
+from sftctl.cli import streams
+from sftctl.cli.options import ConfigFlags, Flag, Json, TemplateOption, config_flags
+from sftctl.words import printable
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Directory of the store; an existing store is reused or replaced. "
+        "Default: INPUT.store, in this folder.",
+    ),
+]
+
+
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Files, folders or patterns; - reads standard input. NAME=PATH names the source "
+        "for a mixture. Default: the bundled sample.",
+        metavar="[INPUT]...",
+    ),
+]
 
 
 @config_flags(
     Flag("model.tokenizer", "Directory, hub name or .gguf file. Default: the bundled one."),
+    Flag("model.new_tokens", "Special tokens to add to it: <a>,<b>; train with the same."),
     "data.format",
     "data.chat_template",
     "data.max_seq_len",
     "data.overflow",
     "data.train_on",
+    "data.reasoning_weight",
+    "data.leading_assistant",
     "data.val_fraction",
+    "data.columns",
+    "data.special_text",
+    "data.date",
 )
 def prepare_data(
     *,
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Files, folders or patterns; - reads standard input. Default: the bundled sample.",
-            metavar="[INPUT]...",
-        ),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(help="Directory of the store; an existing store is reused or replaced.")
-    ],
+    inputs: Inputs = None,
+    output: Output = None,
     flags: ConfigFlags,
+    template_option: TemplateOption = None,
     val_input: Annotated[
         list[Path] | None, typer.Option("--val-input", help="File of validation conversations.")
     ] = None,
@@ -56,21 +77,27 @@ def prepare_data(
     from sftctl.cli.show.output import show as show_text
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
     from sftctl.config.load import load_config
+    from sftctl.config.sources import named_inputs
+    from sftctl.config.template_options import template_options
     from sftctl.data.example_text import shown_examples
     from sftctl.data.prepare.fingerprint import PrepareOptions
-    from sftctl.data.prepare.prepare import prepare_files
+    from sftctl.data.prepare.prepare import default_store, prepare_files
     from sftctl.data.store import TokenStore
     from sftctl.errors import ConfigError
 
-    config = load_config(None, flags)
+    config = load_config(None, {**flags, **template_options(template_option)})
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
+    names, paths = named_inputs(inputs or [])
     options = PrepareOptions(
-        engine="hf" if engine == "hf" else "auto", strict=strict, num_workers=workers
+        engine="hf" if engine == "hf" else "auto", strict=strict, num_workers=workers, names=names
     )
+    if output is None:
+        output = default_store(paths)
+        streams.tell(f"output: {printable(str(output))}")
     with preparation_progress() as progress:
-        prepared = prepare_files(inputs or [], val_input or [], output, config, progress, options)
-    emit(prepared.manifest, prepared_store(prepared, output), as_json=json)
+        prepared = prepare_files(paths, val_input or [], output, config, progress, options)
+    emit(prepared.manifest, lambda: prepared_store(prepared, output), as_json=json)
     if show and not json:
         examples = shown_examples(TokenStore.open(output), show)
         show_text(show_examples(examples))

@@ -5,23 +5,44 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json
+from sftctl.cli.options import Json, run_or_newest
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A run, finished or not.", metavar="RUN_DIR")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(help="A run, finished or not. Default: the newest.", metavar="[RUN_DIR]"),
+    ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Other runs, to draw together with it.", metavar="OTHER_RUN"),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write. Default: RUN_DIR/report.html.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write. Default: report.html in the run; with several runs, "
+            "comparison.html in the first.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write an HTML page about a run: curves, samples, data and masks, checkpoints, events."""
-    from sftctl.cli.show.output import emit
+    """Write an HTML page about a run, or about several: curves, samples, data, checkpoints."""
+    from sftctl.cli.show.output import emit, text_lines
     from sftctl.runs.directory import require_folder
 
-    require_folder(run_dir)
-    from sftctl.report.page import write_report
+    run_dir = run_or_newest(run_dir)
+    run_dirs = [run_dir, *(others or [])]
+    for path in run_dirs:
+        require_folder(path)
+    from sftctl.report.page import write_comparison, write_report
 
+    if others:
+        path, records = write_comparison(run_dirs, output)
+        found = {"report": path, "runs": [record.summary() for record in records]}
+        emit(found, lambda: text_lines([f"wrote {path}"]), as_json=json)
+        return
     path, record = write_report(run_dir, output)
-    text = "\n".join([*(f"remark: {remark}" for remark in record.remarks), f"wrote {path}"])
-    emit({"report": path} | record.summary(), text, as_json=json)
+    lines = [*(f"remark: {remark}" for remark in record.remarks), f"wrote {path}"]
+    emit({"report": path} | record.summary(), lambda: text_lines(lines), as_json=json)

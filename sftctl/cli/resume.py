@@ -5,12 +5,22 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import Json, MaxRestarts, RanksHere
-from sftctl.errors import ConfigError
+from sftctl.cli.options import Json, MaxRestarts, RanksHere, VerifyData, run_or_newest
+from sftctl.errors import ConfigError, NoCheckpoint
+
+RunDirectory = Annotated[
+    Path | None,
+    typer.Argument(help="The run directory. Default: the newest run.", metavar="[RUN_DIR]"),
+]
+
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Continue although this key differs from the checkpoint's."),
+]
 
 
 def resume(
-    run_dir: Annotated[Path, typer.Argument(help="The run directory.", metavar="RUN_DIR")],
+    run_dir: RunDirectory = None,
     step: Annotated[
         int | None,
         typer.Option(help="Resume from this step. Default: the newest complete checkpoint."),
@@ -31,10 +41,7 @@ def resume(
     ] = None,
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="Continue although this key differs from the checkpoint's."),
-    ] = None,
+    allow: Allowed = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be restored, and exit.")
     ] = False,
@@ -45,17 +52,16 @@ def resume(
             help="Retrain the last checkpoint interval and check that it gives identical results.",
         ),
     ] = False,
+    verify_data: VerifyData = False,
     json: Json = False,
 ) -> None:
     """Continue a run from its last checkpoint."""
     from sftctl.cli import train_commands as running
 
     changed = dry_run or allow or max_restarts or (step, epochs, max_steps) != (None, None, None)
-    if verify_replay and changed:
-        raise ConfigError(
-            "--verify-replay can be combined only with --nproc-per-node and --json",
-            hint="it retrains the last checkpoint interval as it was trained; leave the others out",
-        )
+    _refuse_combinations(verify_replay and bool(changed), step is not None and max_restarts > 0)
+    run_dir = run_or_newest(run_dir)
+    _refuse_parts_of_runs(run_dir)
     with running.listening() as stop:
         if verify_replay:
             running.verify_replay(run_dir, nproc_per_node, stop, as_json=json)
@@ -66,6 +72,41 @@ def resume(
             run_dir, step, epochs, max_steps, frozenset(allow or ()), announce=running.announce
         )
         if dry_run:
-            running.describe_resume(request, nproc_per_node, as_json=json)
+            running.describe_resume(
+                request, nproc_per_node, stop, verify_data=verify_data, as_json=json
+            )
         else:
-            running.resume(request, nproc_per_node, max_restarts, stop, as_json=json)
+            running.resume(
+                request, nproc_per_node, max_restarts, stop, verify_data=verify_data, as_json=json
+            )
+
+
+def _refuse_combinations(replay_and_others: bool, step_and_restarts: bool) -> None:
+    """ConfigError for flags that contradict each other, also with --dry-run."""
+    if replay_and_others:
+        raise ConfigError(
+            "--verify-replay can be combined only with --nproc-per-node and --json",
+            hint="it retrains the last checkpoint interval as it was trained; leave the others out",
+        )
+    if step_and_restarts:
+        raise ConfigError(
+            "--step with --max-restarts: a restart continues from the newest checkpoint",
+            hint="resume from that step first, without --max-restarts",
+        )
+
+
+def _refuse_parts_of_runs(path: Path) -> None:
+    """NoCheckpoint that names the command that is meant, for a file or folder of a run."""
+    from sftctl.checkpoint.directory import list_checkpoints
+    from sftctl.checkpoint.layout import step_of
+    from sftctl.runs.directory import RunDir, run_around
+
+    if RunDir(path).run_file.is_file() or (run := run_around(path)) is None:
+        return
+    step, command = step_of(path.name), f"sftctl resume {run}"
+    if step is not None and path.parent.name == "checkpoints":
+        newest = list_checkpoints(RunDir(run).checkpoints)[-1:]
+        is_newest = any(path.samefile(one) for one in newest)
+        hint = f"`{command}`" if is_newest else f"`{command} --step {step}` (moves later ones away)"
+        raise NoCheckpoint(f"{path}: a checkpoint; resume takes its run", hint=f"type {hint}")
+    raise NoCheckpoint(f"{path}: a part of a run; resume takes the run", hint=f"type `{command}`")

@@ -1,14 +1,21 @@
-"""stdout and stderr, written so that a reader who closes the pipe never ends a run."""
+"""stdout and stderr, written so that a reader who leaves (pipe, terminal) never ends a run."""
 
+import errno
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import TextIO
 
 from sftctl.disk import refusals
 from sftctl.errors import ConfigError
+from sftctl.tracking import status
+from sftctl.words import printable
+
+_BREAK = "\n"
 
 
 def open_missing() -> None:
@@ -20,29 +27,49 @@ def open_missing() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 stays open until exit
+    for stream in (sys.stdout, sys.stderr):  # not all are UTF-8, and not all names of files
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Write a command's result to stdout inside this; a closed pipe is not an error."""
+    """Write a command's result to stdout inside this; that nobody reads it is not an error."""
+    status.doing("")
     hint = "the command itself is done; free some space and run it again to see the result"
     with refusals("stdout", ConfigError, hint):
         try:
             yield
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as problem:
+            nobody_reads = reader_has_left(sys.stdout, problem)
             _discard(sys.stdout)
-        except OSError:
-            _discard(sys.stdout)
-            raise
+            if not nobody_reads:
+                raise
 
 
-def tell(text: str, end: str = "\n") -> None:
-    """Print a line on stderr; a closed pipe is not an error."""
+def tell(text: str, end: str = "\n", start: str = "") -> None:
+    """Print lines on stderr, control characters escaped; that nobody reads them is not an error.
+
+    `start` and `end` may move the cursor.
+    """
     try:
-        print(text, end=end, file=sys.stderr, flush=True)
-    except BrokenPipeError:
+        with status.making_room():
+            print(f"{start}{printable(text, keep=_BREAK)}", end=end, file=sys.stderr, flush=True)
+    except OSError as problem:
+        if not reader_has_left(sys.stderr, problem):
+            raise
         _discard(sys.stderr)
+
+
+def reader_has_left(stream: TextIO, problem: OSError) -> bool:
+    """Whether a write failed because its pipe, or its terminal, was closed at the other end."""
+    if isinstance(problem, BrokenPipeError):
+        return True
+    with suppress(OSError, ValueError):  # a stream without a file descriptor
+        is_terminal = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+        return problem.errno == errno.EIO and is_terminal
+    return False
 
 
 def is_closed() -> bool:

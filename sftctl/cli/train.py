@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from sftctl.cli.options import ConfigFlags, Flag, Json, MaxRestarts, RanksHere, config_flags
+from sftctl.cli.options import (
+    ConfigFlags,
+    Flag,
+    Json,
+    MaxRestarts,
+    RanksHere,
+    VerifyData,
+    config_flags,
+    with_sources,
+)
 
 
 @config_flags(
@@ -20,10 +29,12 @@ from sftctl.cli.options import ConfigFlags, Flag, Json, MaxRestarts, RanksHere, 
     "optim.learning_rate",
     "optim.grad_clip",
     "data.max_seq_len",
+    "data.chat_template",
     "train.device",
     "train.dtype",
     "train.strategy",
     "train.compile",
+    "adapter.lora",
     "data.num_workers",
     "data.pin_memory",
     "tracking.log_interval",
@@ -34,6 +45,7 @@ from sftctl.cli.options import ConfigFlags, Flag, Json, MaxRestarts, RanksHere, 
     "tracking.wandb",
     "tracking.wandb_project",
     Flag("output_dir", "Run directory. Default: runs/MODEL-TIME."),
+    several_data=True,
 )
 def train(
     *,
@@ -41,12 +53,21 @@ def train(
         Path | None, typer.Argument(help="Configuration file.", metavar="[RUN.toml]")
     ] = None,
     flags: ConfigFlags,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            "--mix",
+            metavar="NAME=WEIGHT,…",
+            help="Weights of named sources: how often an epoch trains each example.",
+        ),
+    ] = None,
     nproc_per_node: RanksHere = 1,
     max_restarts: MaxRestarts = 0,
     auto_resume: Annotated[
         bool,
         typer.Option("--auto-resume", help="Continue the run in --output-dir, if there is one."),
     ] = False,
+    verify_data: VerifyData = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Set any other key: section.key=value.")
     ] = None,
@@ -61,13 +82,19 @@ def train(
     """Train a model on conversations. Without arguments: a small model on the bundled sample."""
     from sftctl.cli import train_commands as running
     from sftctl.config.load import Layer, file_layer, load_layers, parse_assignments
+    from sftctl.config.sources import mixed, parse_mix
 
     file = [] if run_toml is None else [file_layer(run_toml)]
     assignments = parse_assignments(set_ or ())
-    config, origins = load_layers([*file, Layer("--set", assignments), Layer("flag", flags)])
+    layers = [*file, Layer("--set", assignments), Layer("flag", with_sources(flags))]
+    config, origins = load_layers(layers)
+    if mix is not None:
+        sources = mixed(config.data.sources, parse_mix(mix), config.data.path)
+        config, origins = load_layers([*layers, Layer("flag", {"data.sources": sources})])
+    how = {"auto_resume": auto_resume, "verify_data": verify_data, "as_json": json}
     if print_config:
         running.print_config(config, as_json=json)
     elif dry_run:
-        running.describe(config, origins, nproc_per_node, auto_resume=auto_resume, as_json=json)
+        running.describe(config, origins, nproc_per_node, **how)
     else:
-        running.start(config, nproc_per_node, max_restarts, auto_resume=auto_resume, as_json=json)
+        running.start(config, nproc_per_node, max_restarts, **how)

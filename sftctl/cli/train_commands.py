@@ -1,7 +1,8 @@
 """What `train` and `resume` share: run on one rank or several, and print how it ended."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,15 @@ import typer
 
 from sftctl import environment
 from sftctl.cli import streams
-from sftctl.cli.show.output import emit
+from sftctl.cli.show.output import emit, text_lines
 from sftctl.cli.show.run import run_summary
 from sftctl.config.schema import RunConfig
 from sftctl.errors import EXIT_STOPPED, CheckpointError, ConfigError
+from sftctl.tracking import status
+from sftctl.words import printable
 
 if TYPE_CHECKING:
+    from sftctl.data.storage.joined import Store
     from sftctl.train.resume import ResumePlan, ResumeRequest
     from sftctl.train.stop import StopRequest
 
@@ -24,24 +28,56 @@ def listening() -> Iterator["StopRequest"]:
     """Handle signals from here to the end of the process, also while torch is loading."""
     from sftctl.train.stop import StopRequest
 
-    with StopRequest() as stop:
+    with status.shown(), StopRequest(may_leave=True) as stop:
+        status.doing("loading torch")
         try:
             yield stop
         finally:
             stop.outlive()
 
 
+def require_ranks(num_ranks: int) -> None:
+    """Refuse variables of a launcher that contradict each other; warn if SLURM's tasks are alone.
+
+    ConfigError also if a launcher has started this process, and it should start ranks itself.
+    """
+    environment.require_ranks()
+    if num_ranks > 1 and environment.world_size() > 1:
+        raise ConfigError(
+            f"--nproc-per-node {num_ranks}, but a launcher has started this process as one of "
+            f"{environment.world_size()} ranks (WORLD_SIZE)",
+            hint="leave out --nproc-per-node, or `unset RANK WORLD_SIZE`",
+        )
+    tasks = environment.tasks_without_ranks()
+    if tasks and num_ranks == 1:
+        streams.tell(
+            f"warning: SLURM started {tasks} tasks, but WORLD_SIZE is not set: each of them trains "
+            "alone; start one task a node with torchrun, or set RANK and WORLD_SIZE"
+        )
+
+
 def start(
-    config: RunConfig, num_ranks: int, max_restarts: int, *, auto_resume: bool, as_json: bool
+    config: RunConfig,
+    num_ranks: int,
+    max_restarts: int,
+    *,
+    auto_resume: bool,
+    verify_data: bool,
+    as_json: bool,
 ) -> None:
     """Train a new run, or with `auto_resume` continue the existing one."""
+    require_ranks(num_ranks)
     with listening() as stop:
         request = _existing_run(config) if auto_resume else None
         if request is None:
             from sftctl.train.preflight.paths import check_before_loading
 
             config = check_before_loading(config)
-        run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
+        else:  # what the command leaves open, such as the device, is as the run decided it
+            config = request.applied_to(config_of_run(request.run_dir))
+        run(
+            config, request, num_ranks, max_restarts, stop, verify_data=verify_data, as_json=as_json
+        )
 
 
 def resume(
@@ -50,16 +86,13 @@ def resume(
     max_restarts: int,
     stop: "StopRequest",
     *,
+    verify_data: bool,
     as_json: bool,
 ) -> None:
     """Continue a run."""
-    if request.step is not None and max_restarts:
-        raise ConfigError(
-            "--step with --max-restarts: a restart continues from the newest checkpoint",
-            hint="resume from that step first, without --max-restarts",
-        )
+    require_ranks(num_ranks)
     config = config_of_run(request.run_dir)
-    run(config, request, num_ranks, max_restarts, stop, as_json=as_json)
+    run(config, request, num_ranks, max_restarts, stop, verify_data=verify_data, as_json=as_json)
 
 
 def run(
@@ -69,25 +102,29 @@ def run(
     max_restarts: int,
     stop: "StopRequest",
     *,
+    verify_data: bool,
     as_json: bool,
 ) -> None:
     """Train; exit code 75 if a signal stopped it."""
     if num_ranks > 1 or max_restarts:
         from sftctl.train.launch import train_on_ranks
 
-        summary = train_on_ranks(config, request, num_ranks, max_restarts, stop)
+        summary = train_on_ranks(
+            config, request, num_ranks, max_restarts, stop, verify_data=verify_data
+        )
     else:
         from sftctl.train.run import run_training
 
-        summary = run_training(config, request, stop=stop)
+        summary = run_training(config, request, stop=stop, verify_data=verify_data)
     if environment.rank() == 0:
-        emit(summary, run_summary(summary), as_json=as_json)
+        emit(summary, lambda: run_summary(summary), as_json=as_json)
     if summary.status == "stopped":
         raise typer.Exit(EXIT_STOPPED)
 
 
 def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json: bool) -> None:
     """Train the last steps again and compare; CheckpointError if they differ."""
+    require_ranks(num_ranks)
     from sftctl.train.replay import replay
 
     if num_ranks > 1:
@@ -97,7 +134,7 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
     else:
         verdict = replay(run_dir, stop=stop)
     if environment.rank() == 0:
-        emit(verdict, "\n".join(verdict.lines()), as_json=as_json)
+        emit(verdict, lambda: text_lines(verdict.lines()), as_json=as_json)
     if not verdict.is_equal:
         raise CheckpointError(
             f"{run_dir}: the replay differs: {verdict.differences[0]}",
@@ -107,14 +144,14 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
 
 def announce(plan: "ResumePlan", allow: frozenset[str]) -> None:
     """Print the plan of a resume to stderr, before anything is loaded or changed."""
-    streams.tell("\n".join(plan.lines(allow)))
+    streams.tell("\n".join(map(printable, plan.lines(allow))))
 
 
 def config_of_run(run_dir: Path) -> RunConfig:
     """The configuration in a run directory."""
     from sftctl.runs.directory import RunDir
 
-    return RunDir.open(run_dir).config()
+    return RunDir.open(run_dir).resolved_config()
 
 
 def _existing_run(config: RunConfig) -> "ResumeRequest | None":
@@ -129,7 +166,7 @@ def print_config(config: RunConfig, *, as_json: bool) -> None:
     from sftctl.config.load import config_to_commented_toml, config_to_dict
 
     if as_json:
-        emit(config_to_dict(config), "", as_json=True)
+        emit(config_to_dict(config), lambda: "", as_json=True)
     else:
         print(config_to_commented_toml(config), end="")
 
@@ -140,33 +177,55 @@ def describe(
     num_ranks: int,
     *,
     auto_resume: bool,
+    verify_data: bool,
     as_json: bool,
 ) -> None:
     """Print what `start` would do; raise the error that it would fail with."""
     request = _existing_run(config) if auto_resume else None
     if request is not None:
-        describe_resume(request, num_ranks, as_json=as_json)
+        with listening() as stop:
+            describe_resume(request, num_ranks, stop, verify_data=verify_data, as_json=as_json)
     else:
-        _describe_new_run(config, origins, num_ranks, as_json=as_json)
+        _describe_new_run(config, origins, num_ranks, verify_data=verify_data, as_json=as_json)
 
 
 def _describe_new_run(
-    config: RunConfig, origins: dict[str, str], num_ranks: int, *, as_json: bool
+    config: RunConfig,
+    origins: dict[str, str],
+    num_ranks: int,
+    *,
+    verify_data: bool,
+    as_json: bool,
 ) -> None:
     from sftctl.cli.show.dry_run import run_plan
     from sftctl.train.preflight.dry_run import plan_run
     from sftctl.train.preflight.findings import refuse_errors
     from sftctl.train.preflight.paths import check_before_loading
 
-    plan = plan_run(check_before_loading(config), origins, num_ranks)
-    emit(plan.to_json(), run_plan(plan), as_json=as_json)
+    verify = _verify_here() if verify_data else None
+    plan = plan_run(check_before_loading(config), origins, num_ranks, verify)
+    emit(plan.to_json(), lambda: run_plan(plan), as_json=as_json)
     refuse_errors(plan.findings)
 
 
-def describe_resume(request: "ResumeRequest", num_ranks: int, *, as_json: bool) -> None:
+def describe_resume(
+    request: "ResumeRequest",
+    num_ranks: int,
+    stop: "StopRequest",
+    *,
+    verify_data: bool,
+    as_json: bool,
+) -> None:
     """Print what a resume would restore; raise the error that it would fail with."""
     from sftctl.train.resume import plan_request
 
-    plan = plan_request(request, num_ranks)
-    emit(plan, "\n".join(plan.lines(request.allow)), as_json=as_json)
+    plan = plan_request(request, num_ranks, stop, _verify_here() if verify_data else None)
+    emit(plan, lambda: text_lines(plan.lines(request.allow)), as_json=as_json)
     plan.refuse(request)
+
+
+def _verify_here() -> Callable[["Store"], None]:
+    from sftctl.train.store_check import verify_now
+    from sftctl.world import ALONE
+
+    return partial(verify_now, world=ALONE)

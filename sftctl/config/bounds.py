@@ -1,8 +1,11 @@
 """The allowed range of a number, written in the type of its configuration field."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
+
+from sftctl.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,17 @@ CountFrom0 = Annotated[int, Bounds(at_least=0, at_most=10**9)]
 Amount = Annotated[float, Bounds(at_least=0)]
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
+
+
+def check_factors(factors: Mapping[str, Any]) -> None:
+    """ConfigError if a factor in `optim.groups` is not a finite number from 0 on."""
+    for pattern, factor in factors.items():
+        is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if not is_number or Bounds(at_least=0).problem(factor):
+            raise ConfigError(
+                f"optim.groups: {pattern} = {factor!r}, which is not a factor",
+                hint='a number from 0 on, as in [optim.groups] and "layers[:4]" = 0.1',
+            )
 
 
 def bounds_in(hint: Any) -> list[Bounds]:

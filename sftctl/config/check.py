@@ -1,14 +1,27 @@
 """Check a value against the schema: key, type and bounds; suggest the nearest key."""
 
 import tomllib
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sftctl.config.keys import beyond_bounds, keys, type_of
-from sftctl.config.schema import SECTIONS
+from sftctl.config.keys import beyond_bounds, beyond_bounds_of, keys, type_of
+from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.errors import ConfigError
+
+LONG_DTYPES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+}
+"""Short names of dtypes, which people and other tools write."""
 
 EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 
@@ -21,38 +34,99 @@ def checked(key: str, readings: tuple[object, ...]) -> Any:
     known = {**dict.fromkeys(keys()), "output_dir": str}
     if key not in known:
         raise ConfigError(f"unknown key {key}{_did_you_mean(key)}", hint=EVERY_KEY)
-    allowed = _alternatives(known[key] or type_of(key))
+    limits = (lambda _: None) if key == "output_dir" else partial(beyond_bounds, key)
+    return _checked_as(key, known[key] or type_of(key), readings, limits)
+
+
+def _checked_as(
+    key: str, hint: Any, readings: tuple[object, ...], limits: Callable[[Any], str | None]
+) -> Any:
+    """The first reading that has the type `hint`, within its limits."""
+    allowed = _alternatives(hint)
+    if list in allowed and isinstance(readings[-1], str):  # `a,b` is the list ["a", "b"]
+        readings = (readings[-1].split(","),)
+    readings = tuple(_long_name(key, reading) for reading in readings)
     for reading in readings:
         for expected in allowed:
             if _fits(reading, expected):
-                value = float(reading) if expected is float else reading  # type: ignore[arg-type]
-                return _within_bounds(key, value)
+                if get_origin(expected) is tuple:
+                    return _rows(key, reading, get_args(expected)[0])
+                value = _within_bounds(key, reading, limits)
+                return float(value) if expected is float else value
     raise ConfigError(f"{key}: expected {_describe(allowed)}, got {readings[0]!r}", hint=EVERY_KEY)
 
 
-def _within_bounds(key: str, value: object) -> object:
+def _long_name(key: str, reading: object) -> object:
+    """`bf16` -> `bfloat16`, where a dtype is meant."""
+    is_dtype = key == "train.dtype" and isinstance(reading, str)
+    return LONG_DTYPES.get(str(reading), reading) if is_dtype else reading
+
+
+def _rows(key: str, tables: Any, row_type: type) -> tuple[Any, ...]:
+    """A list of tables, `[[section.key]]`, as values of the dataclass `row_type`."""
+    hints = get_type_hints(row_type)
+    required = [f.name for f in fields(row_type) if f.default is MISSING]
+    rows = []
+    for number, table in enumerate(tables, 1):
+        where = f"{key}: {table.get('name') or f'number {number}'}"
+        for name in table:
+            if name not in hints:
+                known = ", ".join(hints)
+                raise ConfigError(f"{where}: unknown key {name}; there are {known}", EVERY_KEY)
+        for name in required:
+            if name not in table:
+                raise ConfigError(f"{where}: {name} is missing", hint=EVERY_KEY)
+        values = {
+            name: _checked_as(
+                f"{where}: {name}",
+                hints[name],
+                (value,),
+                partial(beyond_bounds_of, row_type, name),
+            )
+            for name, value in table.items()
+        }
+        rows.append(row_type(**values))
+    if not rows:
+        raise ConfigError(f"{key}: is empty", hint="leave the key out")
+    return tuple(rows)
+
+
+def _within_bounds(key: str, value: Any, limits: Callable[[Any], str | None]) -> Any:
+    if isinstance(value, list):
+        return [_within_bounds(key, text, limits) for text in value]
     problem = "is empty" if value == "" else None
-    if key != "output_dir":
-        problem = problem or beyond_bounds(key, value)
+    if isinstance(value, str) and not _can_be_written(value):
+        problem = f"{value!a} can't be a text here: it has a NUL, or is not UTF-8"
+    if isinstance(value, int) and value.bit_length() > 64:
+        problem = "the number has more than 64 bits"
+    problem = problem or limits(value)
     if problem is not None:
         raise ConfigError(f"{key}: {problem}", hint=EVERY_KEY)
     return value
 
 
+def _can_be_written(text: str) -> bool:
+    """False: no file can have this name, or config.toml can't hold it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _did_you_mean(key: str) -> str:
-    """Suggest the nearest key; if none is near, list the section's keys or the sections."""
+    """Suggest the most similar key; if there is none, list the section's keys or the sections."""
     section, _, name = key.rpartition(".")
     elsewhere = [known for known in keys() if known.endswith(f".{name}")]
-    near = elsewhere or _near(name, section, 0.6) or _near(name, "", 0.75)
-    near = near or get_close_matches(key, keys(), n=1, cutoff=0.75)
-    if near:
-        return f"; did you mean {near[0]}?"
+    similar = elsewhere or _similar(name, section, 0.6) or _similar(name, "", 0.75)
+    similar = similar or get_close_matches(key, keys(), n=1, cutoff=0.75)
+    if similar:
+        return f"; did you mean {similar[0]}?"
     if section in SECTIONS:
         return f"; [{section}] has {', '.join(item.name for item in fields(SECTIONS[section]))}"
     return f"; sections are {', '.join(SECTIONS)}"
 
 
-def _near(name: str, section: str, cutoff: float) -> list[str]:
+def _similar(name: str, section: str, cutoff: float) -> list[str]:
     """The key with the most similar name, in one section or, if `section` is "", in all."""
     names = {k.partition(".")[2]: k for k in keys() if not section or k.startswith(f"{section}.")}
     return [names[found] for found in get_close_matches(name, names, n=1, cutoff=cutoff)]
@@ -64,7 +138,7 @@ def readings_of(value: object) -> tuple[object, ...]:
         return (value,)
     try:
         read = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or nested too deeply
         return (value, *_number(value))
     return (read, value) if isinstance(read, str) else (value, read)
 
@@ -83,21 +157,44 @@ def _alternatives(hint: Any) -> list[Any]:
         return [choice for part in get_args(hint) for choice in _alternatives(part)]
     if get_origin(hint) is Literal:
         return list(get_args(hint))
+    if get_origin(hint) in (dict, list):
+        return [get_origin(hint)]
+    if get_origin(hint) is tuple:
+        return [hint]
     return [None if hint is NoneType else hint]
 
 
 def _fits(value: object, expected: Any) -> bool:
+    if get_origin(expected) is tuple:
+        return isinstance(value, list) and all(isinstance(row, dict) for row in value)
     if not isinstance(expected, type):
         return value == expected and type(value) is type(expected)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is list:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     return type(value) is expected
 
 
 def _describe(allowed: list[Any]) -> str:
+    words = {bool: "true or false", list: "a list of texts"}
     names = [
-        "true or false" if a is bool else getattr(a, "__name__", str(a))
+        "a list of tables"
+        if get_origin(a) is tuple
+        else words.get(a) or getattr(a, "__name__", str(a))
         for a in allowed
         if a is not None
     ]
     return " or ".join(names)
+
+
+def resolved(config: RunConfig, file: Path) -> RunConfig:
+    """The configuration of a run; ConfigError if a value that the run decided is `auto` again."""
+    values = {"optim.learning_rate": config.optim.learning_rate, "train.dtype": config.train.dtype}
+    for key, value in values.items():
+        if value == "auto":
+            raise ConfigError(
+                f"{file}: {key} is missing or auto; a run's file has the value that it began with",
+                hint="put it back: the manifest.json of each checkpoint has it under config",
+            )
+    return config

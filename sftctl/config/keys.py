@@ -6,7 +6,6 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sftctl.config import schema
 from sftctl.config.bounds import bounds_in
 from sftctl.config.schema import SECTIONS
 
@@ -36,24 +35,42 @@ def choices(key: str) -> tuple[str, ...]:
 
 def beyond_bounds(key: str, value: object) -> str | None:
     """What is wrong with a value of the right type for a dotted key, or None."""
+    section, name = key.split(".")
+    return beyond_bounds_of(SECTIONS[section], name, value)
+
+
+def beyond_bounds_of(owner: type, name: str, value: object) -> str | None:
+    """What is wrong with a value of the right type for a field of a dataclass, or None."""
     if not isinstance(value, (int, float)):
         return None
-    section, name = key.split(".")
-    hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
+    hint = get_type_hints(owner, include_extras=True)[name]
     return next((found for bounds in bounds_in(hint) if (found := bounds.problem(value))), None)
 
 
 @cache
 def documentation() -> dict[str, str]:
     """The docstring under each field, by dotted key: the help texts and docs/config.md."""
-    section_of = {cls.__name__: name for name, cls in SECTIONS.items()}
-    result: dict[str, str] = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
-        if isinstance(node, ast.ClassDef) and node.name in section_of:
-            for item, text in zip(node.body, node.body[1:], strict=False):
-                match item, text:
-                    case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
-                        key = f"{section_of[node.name]}.{name}"
-                        one_of = f" One of {', '.join(choices(key))}." if choices(key) else ""
-                        result[key] = " ".join(words.split()) + one_of
-    return result
+    texts: dict[tuple[str, str], str] = {}
+    for module in dict.fromkeys(map(inspect.getmodule, SECTIONS.values())):
+        assert module is not None
+        texts |= _texts_in(inspect.getsource(module))
+    return {key: _documented(key, texts) for key in keys()}
+
+
+def _texts_in(source: str) -> dict[tuple[str, str], str]:
+    """(class, field) -> the string below the field."""
+    return {
+        (node.name, name): words
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef)
+        for item, text in zip(node.body, node.body[1:], strict=False)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(words := text.value.value, str) and (name := item.target.id)
+    }
+
+
+def _documented(key: str, texts: dict[tuple[str, str], str]) -> str:
+    section, name = key.split(".")
+    one_of = f" One of {', '.join(choices(key))}." if choices(key) else ""
+    return " ".join(texts.get((SECTIONS[section].__name__, name), "").split()) + one_of

@@ -4,18 +4,20 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sftctl.config.check import EVERY_KEY, checked, readings_of
 from sftctl.config.keys import documentation, keys
+from sftctl.config.misplaced import other_file
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
 
 _KEY = re.compile(r"\s*[^\s=]+\s*=")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,19 @@ def config_to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Section -> key -> value, without `output_dir` and unset keys."""
     return {
         name: {
-            item.name: value
+            item.name: _plain(value)
             for item in fields(cls)
             if (value := getattr(getattr(config, name), item.name)) is not None
         }
         for name, cls in SECTIONS.items()
     }
+
+
+def _plain(value: Any) -> Any:
+    """A list of tables as plain values, without unset keys; anything else as it is."""
+    if not isinstance(value, tuple):
+        return value
+    return [{k: v for k, v in asdict(row).items() if v is not None} for row in value]
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -123,13 +132,21 @@ def config_to_commented_toml(config: RunConfig) -> str:
         for item in fields(cls):
             value = getattr(getattr(config, name), item.name)
             text = textwrap.wrap(documentation()[f"{name}.{item.name}"], 96)
-            setting = f"# {item.name} =" if value is None else f"{item.name} = {toml_value(value)}"
+            setting = f"# {item.name} ="
+            if value is not None:
+                setting = f"{item.name} = {toml_value(_plain(value))}"
             lines += [*(f"# {line}" for line in text), setting, ""]
     return "\n".join(lines)
 
 
 def toml_value(value: object) -> str:
-    """A scalar as TOML text."""
+    """A scalar, a list or a table of scalars, or a list of such tables, as TOML text."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {toml_value(v)}" for key, v in value.items()) + " }"
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return "[\n" + "".join(f"  {toml_value(one)},\n" for one in value) + "]"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -139,12 +156,21 @@ def toml_value(value: object) -> str:
     return repr(value)
 
 
+def _key(name: str) -> str:
+    """A table's key, in quotes if it needs them."""
+    return name if _BARE_KEY.fullmatch(name) else toml_value(name)
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     hint = f"`sftctl train --print-config > {path.name}` writes one"
+    if path.is_dir() and (other := other_file(path)):
+        raise other
     try:
         with read_refusals(path, ConfigError, hint):
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as problem:  # not UTF-8, not TOML, nested too deeply
+        if other := other_file(path):
+            raise other from problem
         raise ConfigError(
             f"{path}: not TOML: {problem}",
             hint='write `key = value` lines below a [section], and texts in "quotes"',

@@ -1,16 +1,31 @@
 """RunConfig: every setting of a run, its type, its default, and a docstring that is its help."""
 
 from dataclasses import dataclass, field
+from datetime import date as Date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from sftctl.config.bounds import Amount, Bounds, Count, CountFrom0, PartOfOne, Share
+from sftctl.config.adapter import AdapterConfig
+from sftctl.config.bounds import (
+    Amount,
+    Bounds,
+    Count,
+    CountFrom0,
+    PartOfOne,
+    Share,
+    check_factors,
+)
+from sftctl.config.evaluation import EvaluationConfig
+from sftctl.config.sources import SourceConfig, check_sources
+from sftctl.config.template_options import check_options
+from sftctl.config.tracking import TrackingConfig
 from sftctl.errors import ConfigError
 
 Auto = Literal["auto"]
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"]
 Overflow = Literal["truncate", "split", "drop"]
 TrainOn = Literal["assistant", "last", "all"]
+SpecialText = Literal["keep", "refuse", "escape"]
 
 DEFAULT_MAX_SEQ_LEN = 1024
 DEFAULT_MICRO_BATCH_TOKENS = 1024
@@ -26,6 +41,9 @@ class ModelConfig:
     tokenizer: str | None = None
     """Hugging Face tokenizer: a directory or hub name. Unset: the prepared data's, else the
     model's, else (for a preset) the bundled one."""
+    new_tokens: list[str] | None = None
+    """Special tokens to add to the tokenizer; prepare-data and train both add them. The model's
+    embeddings and head grow; a new row starts as the mean of the old ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +53,13 @@ class DataConfig:
     path: str | None = None
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
     bundled sample."""
+    sources: tuple[SourceConfig, ...] | None = None
+    """A mixture: [[data.sources]] with name, path and weight (1 where it is left out). Weight 0.3
+    trains 30% of a source in an epoch, and others in the next; 2.5 all of it twice and half of it a
+    third time."""
     format: Format = "auto"
     """Format of the rows in a file."""
-    max_seq_len: Annotated[int, Bounds(at_least=2)] | None = None
+    max_seq_len: Annotated[int, Bounds(at_least=2, below=2**63)] | None = None
     """Maximum length of an example, in tokens; `overflow` decides what happens to a longer one.
     Unset: the store's own, or 1024 when a file is prepared."""
     overflow: Overflow = "truncate"
@@ -45,7 +67,25 @@ class DataConfig:
     train_on: TrainOn = "assistant"
     """Which tokens are targets: every assistant turn, the last one, or everything."""
     chat_template: str | None = None
-    """A Jinja file that replaces the tokenizer's chat template."""
+    """A Jinja file that replaces the tokenizer's chat template, or chatml: a common template that
+    needs no file."""
+    template_options: dict[str, Any] | None = None
+    """Options of the chat template, such as enable_thinking = false, in [data.template_options].
+    They become defaults of the template that is saved with the store and the model."""
+    reasoning_weight: Annotated[float, Bounds(at_least=0, at_most=10**6)] = 1.0
+    """Weight of an assistant's reasoning in the loss, times the weight of its message; 0: it is
+    only context."""
+    leading_assistant: Literal["keep", "drop"] = "keep"
+    """Assistant turns before the first user's: keep them where the template can, or drop them."""
+    columns: str | None = None
+    """Columns of the rows to read under our keys, as in prompt=question,completion=body.answer. A
+    dot goes into an object."""
+    special_text: SpecialText = "keep"
+    """What to do with text that holds a special token's text, which becomes the token: keep it,
+    refuse the row, or escape it with a zero-width space."""
+    date: str | None = None
+    """The day (YYYY-MM-DD) for chat templates that write today's date. Unset: the day on which the
+    data is prepared. The run records it."""
     val_fraction: PartOfOne = 0.0
     """Fraction of a file's rows held out for validation, chosen by their hash; in [0, 1)."""
     num_workers: CountFrom0 = 0
@@ -56,6 +96,17 @@ class DataConfig:
     """Steps that each loader process prepares in advance."""
     persistent_workers: bool = True
     """Keep the loader processes between epochs."""
+
+    def __post_init__(self) -> None:
+        check_options(self.template_options or {})
+        check_sources(self.sources or (), self.path)
+        if self.date is not None:
+            try:
+                Date.fromisoformat(self.date)
+            except ValueError:
+                raise ConfigError(
+                    f"data.date: {self.date} is not a day", hint="as in data.date = 2026-11-01"
+                ) from None
 
     @property
     def example_tokens(self) -> int:
@@ -68,7 +119,9 @@ class OptimConfig:
     """AdamW and its learning rate."""
 
     learning_rate: Amount | Auto = "auto"
-    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights."""
+    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights,
+    2e-4 for a LoRA adapter: ten times that of full fine-tuning (Schulman et al. 2025, LoRA Without
+    Regret)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: along half a cosine, linearly, or not at
     all."""
@@ -85,7 +138,13 @@ class OptimConfig:
     eps: Amount = 1e-8
     """AdamW's denominator term."""
     grad_clip: Amount = 1.0
-    """Maximum gradient norm (L2 over all parameters); 0 disables clipping."""
+    """Maximum gradient norm (L2 over all trained parameters); 0 disables clipping."""
+    groups: dict[str, Any] | None = None
+    """Factors of the learning rate for some parameters: pattern = factor, in [optim.groups]. The
+    patterns are those of `train.freeze`. Other parameters have the factor 1."""
+
+    def __post_init__(self) -> None:
+        check_factors(self.groups or {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +156,12 @@ class TrainConfig:
             raise ConfigError(
                 f"train.reduction: exact can't be combined with strategy {self.strategy}",
                 hint="train.strategy = ddp, or train.reduction = plain",
+            )
+        if self.patience and not self.eval_interval:
+            raise ConfigError(
+                f"train.patience: {self.patience}, but train.eval_interval is 0: nothing is "
+                "evaluated before the last step",
+                hint="--eval-interval N evaluates every N steps",
             )
 
     epochs: Count = 2
@@ -115,8 +180,8 @@ class TrainConfig:
     a third more time, the same update."""
     compile: bool = False
     """Compile each layer with torch.compile: minutes at the start, faster steps on CUDA."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; auto: CUDA if available."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
     reduction: Literal["plain", "exact"] = "plain"
     """How gradients are summed over micro-batches and ranks: plain, in float32; exact, in 64-bit
     integers, so that a run has the same bits on any number of ranks. Needs ddp."""
@@ -124,17 +189,32 @@ class TrainConfig:
     """How several ranks hold the model: ddp, each has a copy; fsdp, each has a part of weights,
     gradients and optimizer state, for models that do not fit. On one rank they are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the model computes in. bfloat16: copies of float32 weights; float16: autocast. auto:
-    float32 on CPU, bfloat16 on CUDA (float16 if the GPU has no bfloat16)."""
+    """What the model computes in. bfloat16: copies of float32 weights; float16: autocast. auto: on
+    CUDA bfloat16 (float16 if the GPU has none); on CPU bfloat16 if the processor has instructions
+    for it and the model is at least 512 wide, else float32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop the run before the weights change, or
     skip that step's update and continue."""
     eval_interval: CountFrom0 = 0
     """Validate every N steps, and always at the start and the end; 0: only then."""
+    patience: CountFrom0 = 0
+    """End the run after this many evaluations in a row without a better one; 0: never. Needs
+    `eval_interval`."""
+    min_delta: Amount = 0.0
+    """How much better an evaluation has to be to count for `patience`."""
+    final: Literal["auto", "best", "last"] = "auto"
+    """Which weights final/ gets: of the step with the best evaluation, or of the last step. auto:
+    best if the data has a validation set, else last."""
     collective_timeout_s: Count = 600
     """Seconds that ranks wait in a step for one that does not answer, before they give up."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
     """Random seed (order of the examples, dropout, a preset's initial weights)."""
+    freeze: list[str] | None = None
+    """Parameters that are not trained: shell patterns on their names, such as *.mlp.*, or
+    embeddings, head, layers[:4] (the first four), layers[-2:] (the last two)."""
+    train_only: list[str] | None = None
+    """The only parameters that are trained, in the patterns of `freeze`, which is applied after
+    it."""
 
     @property
     def pass_tokens(self) -> int:
@@ -147,9 +227,9 @@ class TrainConfig:
         """Examples per optimizer step, over all ranks."""
         return self.batch_size * self.accumulation_steps
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the complete run."""
-        total = steps_per_epoch * self.epochs
+    def total_steps(self, steps_per_epoch: int, steps_before: int = 0, epoch: int = 0) -> int:
+        """Steps of the complete run, in which epoch number `epoch` begins after `steps_before`."""
+        total = steps_before + steps_per_epoch * (self.epochs - epoch)
         return total if self.max_steps is None else min(total, self.max_steps)
 
 
@@ -161,23 +241,9 @@ class CheckpointConfig:
     """Save every N steps; the last step is always saved. 0: only the last."""
     keep: Count = 3
     """Checkpoints to keep; an older one is deleted only after a newer one was verified."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackingConfig:
-    """What is logged, and where."""
-
-    log_interval: Count = 10
-    """Steps between two lines on the console (metrics.jsonl has every step)."""
-    wandb: bool = False
-    """Also log to Weights & Biases (WANDB_MODE=offline works)."""
-    wandb_project: str = "sftctl"
-    """W&B project."""
-    wandb_artifact: bool = False
-    """Also upload the finished model (`final/`) to W&B, as an artifact."""
-    samples: CountFrom0 = 0
-    """Number of validation prompts to answer at each evaluation, for you to read. The run does not
-    change. Not available with fsdp."""
+    keep_best: CountFrom0 = 0
+    """Checkpoints with the best evaluations to keep besides the newest; at least 1 if `train.final`
+    is best. A step with a new best is then always saved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,17 +254,36 @@ class RunConfig:
     """The run directory itself. Unset: runs/ and a name made of model and time."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def keep_best(self) -> int:
+        """How many of the best checkpoints are kept besides the newest."""
+        return max(self.checkpoint.keep_best, self.train.final == "best")
+
+    @property
+    def saves_the_best(self) -> bool:
+        """Whether a step is saved because its evaluation is a new best."""
+        return self.keep_best > 0 and self.train.eval_interval > 0
+
+    @property
+    def saves_on_the_way(self) -> bool:
+        """Whether a step before the last may be saved."""
+        return self.checkpoint.save_interval > 0 or self.saves_the_best
 
 
 SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "data": DataConfig,
+    "adapter": AdapterConfig,
     "optim": OptimConfig,
     "train": TrainConfig,
     "checkpoint": CheckpointConfig,
+    "evaluation": EvaluationConfig,
     "tracking": TrackingConfig,
 }

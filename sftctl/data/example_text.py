@@ -2,20 +2,21 @@
 
 import numpy as np
 
-from sftctl.data.store import TokenStore
+from sftctl.data.storage.joined import Store
 
-Run = tuple[str, bool]
-"""The text of consecutive tokens, special ones included, and whether they are trained."""
+Run = tuple[str, float]
+"""The text of consecutive tokens, special ones included, and their weight; 0: not trained."""
 
 
-def shown_examples(store: TokenStore, count: int) -> list[list[Run]]:
-    """The first `count` examples, each as pieces of trained and untrained tokens."""
+def shown_examples(store: Store, count: int) -> list[list[Run]]:
+    """The first `count` examples, each as pieces of tokens with the same weight."""
     tokenizer, shown = store.load_tokenizer(), []
     for index in range(min(count, len(store))):
         example = store[index]
-        edges = np.flatnonzero(np.diff(example.loss_mask)) + 1
-        parts = np.split(example.input_ids, edges)
-        trained = example.loss_mask[[0, *edges]].tolist()
-        texts = [tokenizer.decode(part) for part in parts]
-        shown.append(list(zip(texts, trained, strict=True)))
+        weights = example.loss_weights
+        if weights is None:
+            weights = example.loss_mask.astype(np.float32)
+        edges = np.flatnonzero(np.diff(weights)) + 1
+        texts = [tokenizer.decode(part) for part in np.split(example.input_ids, edges)]
+        shown.append(list(zip(texts, weights[[0, *edges]].tolist(), strict=True)))
     return shown

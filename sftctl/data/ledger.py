@@ -4,6 +4,7 @@ docs/data.md documents every reason.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -19,9 +20,13 @@ Reason = Literal[
     "bad_shape",
     "bad_role",
     "empty",
+    "not_text",
+    "preference",
+    "special_text",
     "no_target",
     "template_refused",
     "tools_not_rendered",
+    "message_not_rendered",
     "duplicate_bos",
     "mask_not_exact",
     "in_validation",
@@ -44,13 +49,15 @@ _STRICT_HINT = "without --strict such a row is skipped and recorded in ledger.js
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """Where a row begins. Lines count from 1."""
+    """Where a row begins. Lines count from 1, elements of an array from 0."""
 
     file: str
     line: int
+    row: int | None = None  # the index of an element of a JSON array
+    shares_line: bool = False  # with other rows, so that the line alone does not name it
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}[{self.row}]" if self.shares_line else f"{self.file}:{self.line}"
 
 
 class BadRow(DataError):
@@ -64,7 +71,7 @@ class BadRow(DataError):
         self.tokens_lost = tokens_lost
 
     def __reduce__(self) -> tuple[type["BadRow"], tuple[Reason, str, str | None, int]]:  # type: ignore[override]
-        return BadRow, (self.reason, self.message, self.hint, self.tokens_lost)
+        return type(self), (self.reason, self.message, self.hint, self.tokens_lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,8 @@ class Ledger:
         self._strict = strict
         self._rows: Counter[Reason] = Counter()
         self._tokens: Counter[Reason] = Counter()
-        self.first_dropped: Note | None = None
+        self._first_dropped: dict[str, Note] = {}  # by file
+        self._first: dict[Reason, SourceLine] = {}
 
     def write(self, note: Note) -> None:
         """Record one row. In a strict preparation raise it as a DataError instead."""
@@ -123,6 +131,7 @@ class Ledger:
         entry = {
             "file": source.file,
             "line": source.line,
+            **({} if source.row is None else {"row": source.row}),
             "reason": note.reason,
             "tokens_lost": note.tokens_lost,
             "detail": note.message.removeprefix(f"{source}: "),
@@ -130,8 +139,13 @@ class Ledger:
         self._file.write(jsonio.dump_line(entry))
         self._rows[note.reason] += 1
         self._tokens[note.reason] += note.tokens_lost
-        if note.reason not in KEPT and self.first_dropped is None:
-            self.first_dropped = note
+        self._first.setdefault(note.reason, source)
+        if note.reason not in KEPT:
+            self._first_dropped.setdefault(source.file, note)
+
+    def first_dropped_in(self, files: Collection[str]) -> Note | None:
+        """The first row of these files that was dropped."""
+        return next((n for file, n in self._first_dropped.items() if file in files), None)
 
     @property
     def rows_truncated(self) -> int:
@@ -147,6 +161,11 @@ class Ledger:
     def rows_dropped(self) -> dict[str, int]:
         """Number of dropped rows, by reason."""
         return {reason: rows for reason, rows in self._rows.items() if reason not in KEPT}
+
+    @property
+    def first_rows(self) -> dict[str, str]:
+        """Where the first row of each reason is."""
+        return {reason: str(source) for reason, source in self._first.items()}
 
     @property
     def tokens_lost(self) -> dict[str, int]:

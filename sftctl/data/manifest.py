@@ -2,9 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from sftctl import jsonio
 from sftctl.config.schema import DataConfig
@@ -17,6 +19,8 @@ FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 PREPARE_AGAIN = "prepare the data again"
+PUT_BACK = "put the store back or prepare the data again; `sftctl resume` then continues"
+"""For a store that was whole when a run opened it."""
 
 
 _FAILURES = {
@@ -41,6 +45,8 @@ class Audit:
     turns: int = 0  # maximal runs of target tokens
     turns_cut: int = 0  # ended by the maximum length
     turns_without_end: int = 0  # not truncated, but their end-of-turn token is not trained
+    rows_with_special_text: int = 0  # kept; their text holds a special token's text
+    targets_weighted: int = 0  # target tokens with another weight than 1
     passed: bool = True
 
     @classmethod
@@ -69,11 +75,38 @@ class SourceEntry:
     sha256: str
     rows: int
     shapes: dict[str, int]  # number of rows by shape, without rows that can't be read
+    rows_dropped: dict[str, int] = field(default_factory=dict)  # by reason
+    columns_used: list[str] = field(default_factory=list)
+    columns_left: list[str] = field(default_factory=list)  # never read
+    name: str = ""  # of the source that the file belongs to, as in prepare-data NAME=PATH
+    num_examples: int = 0  # that its rows became in the train split; 0 in stores without names
 
-    def with_more(self, rows: int, shapes: Mapping[str, int]) -> "SourceEntry":
-        """The entry after more rows with these shapes."""
-        total = dict(Counter(self.shapes) + Counter(shapes))
-        return SourceEntry(self.file, self.sha256, self.rows + rows, total)
+    @property
+    def rows_kept(self) -> int:
+        """Rows that became examples, complete or in part."""
+        return self.rows - sum(self.rows_dropped.values())
+
+    def with_more(
+        self,
+        rows: int,
+        shapes: Mapping[str, int],
+        dropped: Mapping[str, int] = MappingProxyType({}),
+        used: Iterable[str] = (),
+        columns: Iterable[str] = (),
+        num_examples: int = 0,
+    ) -> "SourceEntry":
+        """The entry after more rows: their shapes, reasons, columns read and all columns."""
+        all_used = {*self.columns_used, *used}
+        left = {*self.columns_left, *columns} - all_used
+        return replace(
+            self,
+            rows=self.rows + rows,
+            shapes=dict(Counter(self.shapes) + Counter(shapes)),
+            rows_dropped=dict(Counter(self.rows_dropped) + Counter(dropped)),
+            columns_used=sorted(all_used),
+            columns_left=sorted(left),
+            num_examples=self.num_examples + num_examples,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +156,30 @@ class StoreManifest:
     splits: dict[str, SplitCounts]
     audit: Audit
     files: dict[str, FileEntry]
+    template_options: dict[str, Any] = field(default_factory=dict)
+    leading_assistant: str = "keep"
+    columns: str | None = None  # data.columns
+    special_text: str = "keep"
+    special_text_first: list[str] = field(default_factory=list)  # where the first such rows are
+    date: str | None = None  # that a template with a clock wrote
+    rows_unpadded: int = 0  # rows of which nulls that pad tools or calls were removed
+    left_out: list[str] = field(default_factory=list)  # files of a folder, and why
+    first_rows: dict[str, str] = field(default_factory=dict)  # in the ledger, by reason
+    reasoning_weight: float = 1.0
+    block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file
 
     @property
     def has_notes(self) -> bool:
         """True: some row was dropped or shortened, or the audit failed."""
         return bool(self.rows_dropped or self.tokens_lost or not self.audit.passed)
+
+    def examples_by_source(self) -> dict[str, int]:
+        """Examples of the train split by the name of their source, in order; {} without names."""
+        counts: Counter[str] = Counter()
+        for source in self.sources:
+            if source.name:
+                counts[source.name] += source.num_examples
+        return dict(counts)
 
     @classmethod
     def read(cls, store: Path) -> "StoreManifest":
@@ -156,6 +208,13 @@ class StoreManifest:
             raise DataError(f"{path}: damaged manifest: {problem}", PREPARE_AGAIN) from problem
 
 
+def joined_fingerprint(fingerprints: Sequence[str]) -> str:
+    """The fingerprint of several stores, by theirs in order; one store keeps its own."""
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
+
+
 def is_prepared(path: str | None) -> bool:
     """Whether `data.path` is a store; else it is conversations, or the bundled sample (None)."""
     return path is not None and (Path(path) / "manifest.json").is_file()
@@ -166,22 +225,38 @@ def cached_store(fingerprint: str) -> Path:
     return cache_folder() / "stores" / fingerprint[:32]
 
 
+_COMPARED = (
+    *("train_on", "overflow", "format", "val_fraction", "leading_assistant"),
+    *("special_text", "columns", "reasoning_weight"),
+)
+
+
 def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> None:
     """Refuse a store that was prepared with other settings. A default accepts any setting."""
-    for key in ("train_on", "overflow", "format", "val_fraction"):
+    for key in _COMPARED:
         wanted, stored = getattr(data, key), getattr(manifest, key)
         if wanted not in (stored, getattr(DataConfig(), key)):
             raise DataError(
                 f"{store}: prepared with {key} {stored}, the run asks for {wanted}",
                 f"prepare the data again, or leave data.{key} out",
             )
-    if (
-        data.chat_template is not None
-        and _template_hash(data.chat_template) != manifest.template_hash
+    if data.template_options is not None and data.template_options != manifest.template_options:
+        raise DataError(
+            f"{store}: prepared with the template options {_listed(manifest.template_options)}, "
+            f"the run asks for {_listed(data.template_options)}",
+            "prepare the data again, or leave data.template_options out",
+        )
+    if data.chat_template is not None and manifest.template_hash not in _hashes(
+        data.chat_template, manifest.template_options
     ):
         raise DataError(
             f"{store}: prepared with another chat template than {data.chat_template}",
             "prepare the data again, or leave data.chat_template out",
+        )
+    if data.date is not None and manifest.date not in (None, data.date):
+        raise DataError(
+            f"{store}: its template wrote the date {manifest.date}, the run asks for {data.date}",
+            "prepare the data again, or leave data.date out",
         )
     longest = manifest.length_quantiles["max"]
     if data.max_seq_len is not None and longest > data.max_seq_len:
@@ -192,7 +267,14 @@ def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> 
         )
 
 
-def _template_hash(file: str) -> str:
-    from sftctl.model.tokenizer.tokenizer import read_template  # loads much; rarely needed
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or "of the template"
 
-    return hashlib.sha256(read_template(Path(file)).encode()).hexdigest()
+
+def _hashes(name: str, options: dict[str, Any]) -> list[str]:
+    """The hashes that a template of this name can have."""
+    from sftctl.model.tokenizer.chat_templates import possible_templates
+    from sftctl.model.tokenizer.template_options import with_options  # loads much; rarely needed
+
+    texts = [with_options(template, options) for template in possible_templates(name)]
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]

@@ -14,12 +14,15 @@ from heapq import heapreplace
 import numpy as np
 import numpy.typing as npt
 
+from sftctl.data.mixture import MixedSource, Mixture
+
 ORDER_VERSION = 3
 """Raise it when the same (lengths, seed, epoch) would give another order or another cut."""
 
 Indices = npt.NDArray[np.int64]
 
 _FEW = 48  # up to this many candidates, a Python list is faster than numpy
+_TURNS = 0x7475726E73  # sets the order in which examples get their turn apart from an epoch's
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -90,10 +93,54 @@ def plan_epoch(
     global_batch_size: int,
 ) -> EpochPlan:
     """The plan of one epoch, equal on every rank. Only the number of `lengths` matters here."""
-    with np.errstate(over="ignore"):
-        start = np.uint64(hash_of(seed, epoch))
-        keys = hash64(np.arange(len(lengths), dtype=np.uint64) + start)
+    keys = _keys(np.arange(len(lengths), dtype=np.int64), hash_of(seed, epoch))
     return EpochPlan(np.argsort(keys, kind="stable"), global_batch_size)
+
+
+def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int) -> EpochPlan:
+    """The plan of one epoch of a mixture, equal on every rank.
+
+    An epoch trains k = `num_planned` of a source's N examples: each k // N times, and k % N of them
+    once more. Those are a window of a permutation that never changes. The next epoch's window
+    begins where this one ends, so that all examples get their turn. Copy c > 0 of an example has
+    the key `hash64(hash_of(seed, epoch, c) + i)`, the first copy has that of `plan_epoch`. So with
+    all weights 1 the two plans are equal.
+    """
+    examples, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
+    for source in mixture.sources:
+        for copy, part in enumerate(_copies(source, seed, epoch)):
+            examples.append(part)
+            keys.append(_keys(part, hash_of(seed, epoch, copy) if copy else hash_of(seed, epoch)))
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return EpochPlan(np.concatenate(examples)[order], global_batch_size)
+
+
+def times_in_epoch(mixture: Mixture, seed: int, epoch: int) -> Indices:
+    """How often `plan_mixture` has each example in this epoch: (N,)."""
+    counts = [np.zeros(source.num_examples, dtype=np.int64) for source in mixture.sources]
+    for source, times in zip(mixture.sources, counts, strict=True):
+        for part in _copies(source, seed, epoch):
+            times[part - source.start] += 1
+    return np.concatenate(counts)
+
+
+def _copies(source: MixedSource, seed: int, epoch: int) -> Iterator[Indices]:
+    """The examples of each copy, ascending; only the last copy can be a part of the source."""
+    if not source.num_examples:
+        return
+    every = np.arange(source.start, source.start + source.num_examples, dtype=np.int64)
+    full, rest = divmod(source.num_planned, source.num_examples)
+    for _ in range(full):
+        yield every
+    if rest:
+        turn = every[np.argsort(_keys(every, hash_of(seed, _TURNS)), kind="stable")]
+        places = (epoch * rest + np.arange(rest)) % source.num_examples
+        yield np.sort(turn[places])
+
+
+def _keys(examples: Indices, start: int) -> npt.NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        return hash64(examples.astype(np.uint64) + np.uint64(start))
 
 
 class SkipBatchSampler:

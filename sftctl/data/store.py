@@ -1,20 +1,26 @@
-"""TokenStore: tokenized examples in memory-mapped files. docs/data.md describes the layout."""
+"""TokenStore: tokenized examples in files that are read by position (layout: docs/data.md)."""
 
 from array import array
 from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.data.example import ExampleArrays, TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample, Weights, joined_weights
 from sftctl.data.manifest import PREPARE_AGAIN, SPLITS, SplitCounts
 from sftctl.data.manifest import StoreManifest as StoreManifest
+from sftctl.data.storage.array_file import ArrayFile, read_array
+from sftctl.data.storage.hashes import require_sizes
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _SHARD_TOKENS = 1 << 24
+MAX_OPEN_SHARDS = 16
+"""A split keeps at most this many pairs of files open; others are opened again for each read."""
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -31,6 +37,8 @@ class TokenStoreWriter:
         self._num_tokens = 0
         self._lengths = array("i")
         self._target_lengths = array("i")
+        self._target_weights = array("d")
+        self._has_weights = False
 
     def extend(self, examples: ExampleArrays) -> None:
         """Add examples, all to the same shard: no example spans two."""
@@ -42,6 +50,8 @@ class TokenStoreWriter:
         self._num_tokens += num_tokens
         self._lengths.extend(examples.lengths.tolist())
         self._target_lengths.extend(examples.target_lengths.tolist())
+        self._target_weights.extend(examples.target_weights.tolist())
+        self._has_weights |= examples.loss_weights is not None
 
     def close(self) -> SplitCounts:
         """Write the last shard and the index files; return the split's counts."""
@@ -51,6 +61,8 @@ class TokenStoreWriter:
         np.save(self._folder / "offsets.npy", offsets)
         np.save(self._folder / "lengths.npy", lengths)
         np.save(self._folder / "target_lengths.npy", targets)
+        if self._has_weights:
+            np.save(self._folder / "target_weights.npy", np.array(self._target_weights))
         return SplitCounts(len(lengths), int(offsets[-1]), int(targets.sum(dtype=np.int64)))
 
     @property
@@ -63,20 +75,23 @@ class TokenStoreWriter:
         """Tokens of each example so far: (N,)."""
         return np.array(self._lengths, dtype=np.int32)
 
-    def length_quantiles(self) -> dict[str, int]:
-        """Quantiles of the examples' lengths, in tokens. There must be at least one example."""
-        values = np.quantile(self.lengths, list(_QUANTILES.values()), method="lower")
-        return dict(zip(_QUANTILES, map(int, values), strict=True))
-
     def _write_shard(self) -> None:
         if not self._shard:
             return
         number = f"{self._num_shards:05d}.npy"
         _save_joined(self._folder / f"tokens-{number}", [part.input_ids for part in self._shard])
         _save_joined(self._folder / f"loss_mask-{number}", [part.loss_mask for part in self._shard])
+        if (weights := joined_weights(self._shard)) is not None:
+            np.save(self._folder / f"loss_weights-{number}", weights)
         self._num_shards += 1
         self._num_shard_tokens = 0
         self._shard.clear()
+
+
+def length_quantiles(lengths: npt.NDArray[np.integer]) -> dict[str, int]:
+    """Quantiles of the examples' lengths, in tokens. There must be at least one example."""
+    values = np.quantile(lengths, list(_QUANTILES.values()), method="lower")
+    return dict(zip(_QUANTILES, map(int, values), strict=True))
 
 
 def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
@@ -89,65 +104,142 @@ def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
             file.write(part.data)
 
 
+class JoinedRows(NamedTuple):
+    """Examples joined end to end, T tokens in total."""
+
+    input_ids: npt.NDArray[np.int32]  # (T,)
+    loss_mask: npt.NDArray[np.bool_]  # (T,)
+    lengths: list[int]  # tokens of each example
+    loss_weights: Weights | None = None  # (T,); None: all weights are 1
+
+
+class _Shard(NamedTuple):
+    """The open files of one shard, and the number of its first token."""
+
+    tokens: ArrayFile
+    mask: ArrayFile
+    weights: ArrayFile | None  # None: all weights are 1
+    first: int
+
+    def close(self) -> None:
+        for file in (self.tokens, self.mask, self.weights):
+            if file is not None:
+                file.close()
+
+
 class TokenStore:
-    """One split of a store. Its pickle holds no arrays: a loader process maps the files itself."""
+    """One split of a store. Its pickle holds no arrays: another process opens the files itself."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
+    target_weights: npt.NDArray[np.floating] | None = None
+    """(N,) sum of the weights of each example's target tokens; None: all weights are 1."""
 
     def __init__(self, path: Path, split: str, manifest: StoreManifest) -> None:
         self.path = path
         self.split = split
         self.manifest = manifest
         folder = path / split
-        self.lengths = _load(folder / "lengths.npy", np.int32)
-        self.target_lengths = _load(folder / "target_lengths.npy", np.int32)
-        self._offsets = _load(folder / "offsets.npy", np.int64)  # (N+1,)
-        shards = sorted(folder.glob("tokens-*.npy"))
-        self._tokens = [_load(shard, np.int32) for shard in shards]
-        masks = [folder / shard.name.replace("tokens", "loss_mask") for shard in shards]
-        self._masks = [_load(mask, np.bool_) for mask in masks]
-        sizes = np.array([len(shard) for shard in self._tokens], dtype=np.int64)
-        self._shard_ends = np.cumsum(sizes).tolist()  # in tokens of the split
+        self.lengths = read_array(folder / "lengths.npy", np.int32)
+        self.target_lengths = read_array(folder / "target_lengths.npy", np.int32)
+        self._offsets = read_array(folder / "offsets.npy", np.int64)  # (N+1,)
+        if (folder / "target_weights.npy").is_file():
+            self.target_weights = read_array(folder / "target_weights.npy", np.float64)
+        self._shards: list[_Shard] = []
+        self._shard_ends: list[int] = []  # in tokens of the split
+        self._open_shards: deque[int] = deque()  # numbers, the one opened first at the left
+        for path in sorted(folder.glob("tokens-*.npy")):
+            tokens = ArrayFile(path, np.int32)
+            mask = ArrayFile(folder / path.name.replace("tokens", "loss_mask"), np.bool_)
+            of_weights = folder / path.name.replace("tokens", "loss_weights")
+            weights = ArrayFile(of_weights, np.float32) if of_weights.is_file() else None
+            first = self._shard_ends[-1] if self._shards else 0
+            self._shards.append(_Shard(tokens, mask, weights, first))
+            self._shard_ends.append(first + tokens.length)
+            self._remember_open(len(self._shards) - 1)
 
     @classmethod
     def open(cls, path: Path | str, split: str = "train") -> "TokenStore":
-        """Map a split; DataError if its sizes do not match each other and the manifest."""
+        """Open a split; DataError if its sizes do not match each other and the manifest."""
         if split not in SPLITS:
             raise DataError(f"{path}: no split {split!r}", f"known splits: {', '.join(SPLITS)}")
         store = cls(Path(path), split, StoreManifest.read(Path(path)))
         store._check()
+        require_sizes(store.path, store.manifest, (split,))
         return store
+
+    @property
+    def parts(self) -> tuple["TokenStore", ...]:
+        """The stores that this one consists of: itself."""
+        return (self,)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenizedExample:
-        """Example `index`; its arrays are read-only views of the files.
-
-        DataError if an id is outside the vocabulary: the file has changed since it was written.
-        """
+        """Example `index`; DataError as in `read`."""
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"example {index} of {len(self)}")
-        start, end = self._offsets[index : index + 2].tolist()
-        shard = bisect_right(self._shard_ends, start)
-        tokens, mask = self._tokens[shard], self._masks[shard]
-        before = self._shard_ends[shard] - len(tokens)
-        start, end = start - before, end - before
-        ids = tokens[start:end]
-        largest = np.maximum.reduce(ids.view(np.uint32), initial=0)  # a negative one is large
-        if largest >= self.manifest.vocab_size:
-            raise DataError(
-                f"{self.path / self.split}: damaged: example {index} holds a token id outside the "
-                f"vocabulary of {self.manifest.vocab_size}",
-                PREPARE_AGAIN,
-            )
-        return TokenizedExample(ids, mask[start:end])
+        row = self.read((index,))
+        return TokenizedExample(row.input_ids, row.loss_mask, row.loss_weights)
+
+    def read(self, examples: Sequence[int]) -> JoinedRows:
+        """These examples, joined end to end.
+
+        DataError if a file is shorter than it was, or if an id is outside the vocabulary: the store
+        has changed since it was written.
+        """
+        rows = self._read(examples)
+        if _largest(rows.input_ids) >= self.manifest.vocab_size:
+            raise self._outside_the_vocabulary(examples)
+        return rows
+
+    def _read(self, examples: Sequence[int]) -> JoinedRows:
+        starts = [self._offsets.item(index) for index in examples]
+        lengths = [self.lengths.item(index) for index in examples]
+        num_tokens = sum(lengths)
+        ids, mask = np.empty(num_tokens, np.int32), np.empty(num_tokens, np.bool_)
+        weights: Weights | None = None
+        if num_tokens:  # nothing can't be viewed
+            id_bytes, mask_bytes = ids.data.cast("B"), mask.data.cast("B")
+            begin = 0
+            for start, length in zip(starts, lengths, strict=True):
+                number, end = bisect_right(self._shard_ends, start), begin + length
+                shard = self._shards[number]
+                if shard.tokens.opened is None:
+                    self._remember_open(number)
+                shard.tokens.read_into(id_bytes[4 * begin : 4 * end], start - shard.first)
+                shard.mask.read_into(mask_bytes[begin:end], start - shard.first)
+                if shard.weights is not None:
+                    if weights is None:
+                        weights = np.ones(num_tokens, np.float32)
+                    into = weights.data.cast("B")[4 * begin : 4 * end]
+                    shard.weights.read_into(into, start - shard.first)
+                begin = end
+        return JoinedRows(ids, mask, lengths, None if weights is None else weights * mask)
+
+    def _remember_open(self, number: int) -> None:
+        """Close the shard that was opened first if this one is one too many."""
+        self._open_shards.append(number)
+        if len(self._open_shards) > MAX_OPEN_SHARDS:
+            self._shards[self._open_shards.popleft()].close()
+
+    def _outside_the_vocabulary(self, examples: Sequence[int]) -> DataError:
+        """The error that names the first example with such an id."""
+        size = self.manifest.vocab_size
+        index = next(one for one in examples if _largest(self._read((one,)).input_ids) >= size)
+        return DataError(
+            f"{self.path / self.split}: damaged: example {index} holds a token id outside the "
+            f"vocabulary of {size}",
+            PREPARE_AGAIN,
+        )
 
     def load_tokenizer(self) -> ChatTokenizer:
         """The tokenizer that the store was prepared with; DataError if it is damaged."""
         try:
-            return load_tokenizer(str(self.path / "tokenizer"))
+            return load_tokenizer(
+                str(self.path / "tokenizer"), template_required=self.manifest.format != "text"
+            )
         except ConfigError as problem:
             raise DataError(f"{self.path}: damaged: {problem.message}", PREPARE_AGAIN) from problem
 
@@ -157,7 +249,7 @@ class TokenStore:
     def _check(self) -> None:
         """DataError if the arrays do not match each other and the manifest; hashes nothing."""
         counts = self.manifest.splits[self.split]
-        num_tokens = self._shard_ends[-1] if self._tokens else 0
+        num_tokens = self._shard_ends[-1] if self._shards else 0
         matches = {
             "lengths.npy": len(self.lengths) == counts.num_examples,
             "target_lengths.npy": len(self.target_lengths) == counts.num_examples
@@ -165,7 +257,12 @@ class TokenStore:
             "offsets.npy": len(self._offsets) == counts.num_examples + 1
             and np.array_equal(np.diff(self._offsets), self.lengths),
             "tokens-*.npy": num_tokens == counts.num_tokens == int(self._offsets[-1]),
-            "loss_mask-*.npy": [len(m) for m in self._masks] == [len(t) for t in self._tokens],
+            "loss_mask-*.npy": all(s.tokens.length == s.mask.length for s in self._shards),
+            "loss_weights-*.npy": all(
+                s.weights is None or s.tokens.length == s.weights.length for s in self._shards
+            ),
+            "target_weights.npy": self.target_weights is None
+            or len(self.target_weights) == counts.num_examples,
         }
         for name, is_match in matches.items():
             if not is_match:
@@ -173,15 +270,6 @@ class TokenStore:
                 raise DataError(f"{where}: does not match the manifest", PREPARE_AGAIN)
 
 
-def _load(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    try:
-        values: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as problem:
-        raise DataError(f"{path}: missing from the store", PREPARE_AGAIN) from problem
-    except (OSError, ValueError, EOFError) as problem:
-        raise DataError(f"{path}: damaged: {problem}", PREPARE_AGAIN) from problem
-    if values.ndim != 1 or values.dtype != dtype:
-        raise DataError(
-            f"{path}: damaged: holds {values.dtype} of shape {values.shape}", PREPARE_AGAIN
-        )
-    return values.view(np.ndarray)  # still mapped, but slices are faster than np.memmap's
+def _largest(ids: npt.NDArray[np.int32]) -> int:
+    """The largest id; a negative one is large as an unsigned number."""
+    return int(np.maximum.reduce(ids.view(np.uint32), initial=0))

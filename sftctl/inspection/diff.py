@@ -1,7 +1,7 @@
 """The differences between two checkpoints, of one format or of two with matching names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,10 @@ import numpy as np
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
+from sftctl.inspection.tensors.budget import left_out, same_numbers
 from sftctl.inspection.tensors.read import STRETCH, located, read
 
+_DEEPEST = 20
 _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version")
 
 
@@ -72,8 +74,8 @@ class CheckpointDiff:
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
     """Compare two checkpoints. Tensors are read a stretch at a time."""
     ours, theirs = _with_aliases(a, b), _with_aliases(b, a)
-    common = sorted(ours.keys() & theirs.keys())
-    changes = sorted((_compare(name, ours[name], theirs[name]) for name in common), key=_rank)
+    reasons = left_out(ours, a.num_bytes) | left_out(theirs, b.num_bytes)
+    changes = sorted(_compared(ours, theirs, reasons), key=_rank)
     return CheckpointDiff(
         a=a,
         b=b,
@@ -85,6 +87,21 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
         only_in_b=sorted(b.tensors.keys() - ours.keys()),
         rng_equal=None if a.rng is None or b.rng is None else a.rng == b.rng,
     )
+
+
+def _compared(
+    ours: dict[str, StoredTensor], theirs: dict[str, StoredTensor], reasons: dict[str, str]
+) -> Iterator[TensorChange]:
+    """Every tensor that both have; `reasons` has those that are not read. Tied ones count once."""
+    known: dict[object, TensorChange] = {}
+    for name in sorted(ours.keys() & theirs.keys()):
+        if name in reasons:
+            yield _failed(name, reasons[name])
+            continue
+        pair = same_numbers(ours[name]), same_numbers(theirs[name])
+        if pair not in known:
+            known[pair] = _compare(name, ours[name], theirs[name])
+        yield replace(known[pair], name=name)
 
 
 def _with_aliases(one: Inspection, other: Inspection) -> dict[str, StoredTensor]:
@@ -124,14 +141,23 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[Change]:
     return [Change(key, a, b) for key, a, b in pairs if a != b]
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys as `a.b`; what is nested very deep stays one value."""
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{before}{key}.")
+    pending = [_items("", 0, tree)]
+    while pending:
+        key, depth, value = next(pending[-1], ("", -1, None))
+        if depth < 0:
+            pending.pop()
+        elif isinstance(value, dict) and depth < _DEEPEST:
+            pending.append(_items(f"{key}.", depth, value))
         else:
-            flat[f"{before}{key}"] = value
+            flat[key] = value
     return flat
+
+
+def _items(before: str, depth: int, tree: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
+    return ((f"{before}{key}", depth + 1, value) for key, value in tree.items())
 
 
 def _rank(change: TensorChange) -> tuple[float, str]:
@@ -139,16 +165,17 @@ def _rank(change: TensorChange) -> tuple[float, str]:
     return (0.0 if change.is_equal else -moved, change.name)
 
 
-def _compare(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
-    def failed(error: str) -> TensorChange:
-        return TensorChange(name, None, None, None, None, None, None, False, error)
+def _failed(name: str, error: str) -> TensorChange:
+    return TensorChange(name, None, None, None, None, None, None, False, error)
 
+
+def _compare(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
     if a.shape != b.shape:
-        return failed(f"shape {list(a.shape)} -> {list(b.shape)}")
+        return _failed(name, f"shape {list(a.shape)} -> {list(b.shape)}")
     try:
         return _compare_numbers(name, located(a), located(b))
     except (CorruptCheckpoint, OSError, ValueError) as problem:
-        return failed(str(problem))
+        return _failed(name, str(problem))
 
 
 def _compare_numbers(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:

@@ -1,13 +1,21 @@
 """Inspect a checkpoint of any format. FORMATS says which format recognises which path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sftctl.errors import NoCheckpoint
+from sftctl.data.manifest import StoreManifest
+from sftctl.data.storage.hashes import first_wrong
+from sftctl.disk import refusals
+from sftctl.errors import CheckpointError, DataError, NoCheckpoint
 from sftctl.inspection.formats.distributed import inspect_distributed, is_distributed
 from sftctl.inspection.formats.files import verify_archives
+from sftctl.inspection.formats.final import (
+    inspect_final_model,
+    is_final_model,
+    verify_final_model,
+)
 from sftctl.inspection.formats.gguf import inspect_gguf_file, is_gguf_file
 from sftctl.inspection.formats.model_files import (
     inspect_model_directory,
@@ -23,6 +31,43 @@ from sftctl.inspection.formats.sftctl import (
     verify_checkpoint,
 )
 from sftctl.inspection.formats.torch_dict import inspect_torch_file, is_torch_file
+from sftctl.inspection.formats.trainers.accelerate import (
+    inspect_accelerate,
+    inspect_accelerate_output,
+    is_accelerate,
+    is_accelerate_output,
+)
+from sftctl.inspection.formats.trainers.deepspeed import inspect_deepspeed, is_deepspeed
+from sftctl.inspection.formats.trainers.lightning import (
+    inspect_lightning_folder,
+    is_lightning_folder,
+)
+from sftctl.inspection.formats.trainers.megatron import (
+    inspect_megatron,
+    inspect_megatron_output,
+    is_megatron,
+    is_megatron_output,
+)
+from sftctl.inspection.formats.trainers.nemo import (
+    inspect_nemo_file,
+    inspect_nemo_folder,
+    is_nemo_file,
+    is_nemo_folder,
+)
+from sftctl.inspection.formats.trainers.per_rank import (
+    inspect_per_rank,
+    inspect_verl,
+    inspect_verl_output,
+    is_per_rank,
+    is_verl,
+    is_verl_output,
+)
+from sftctl.inspection.formats.trainers.torchtune import (
+    inspect_torchtune,
+    inspect_torchtune_output,
+    is_torchtune,
+    is_torchtune_output,
+)
 from sftctl.inspection.formats.transformers_trainer import (
     inspect_trainer_checkpoint,
     inspect_trainer_output,
@@ -30,6 +75,7 @@ from sftctl.inspection.formats.transformers_trainer import (
     is_trainer_output,
 )
 from sftctl.inspection.inspection import Inspection
+from sftctl.runs.final import problems_of_final
 
 
 class Format(NamedTuple):
@@ -43,15 +89,29 @@ class Format(NamedTuple):
 
 FORMATS = (  # the first one that recognises a path inspects it
     Format("a run of sftctl", is_run, inspect_run, verify_checkpoint),
+    Format("its final model", is_final_model, inspect_final_model, verify_final_model),
     Format("one of its checkpoints", is_checkpoint, inspect_checkpoint, verify_checkpoint),
     Format(
         "checkpoint-N of transformers or TRL", is_trainer_checkpoint, inspect_trainer_checkpoint
     ),
+    Format("a folder of Lightning", is_lightning_folder, inspect_lightning_folder),
+    Format("a folder of NeMo", is_nemo_folder, inspect_nemo_folder),
+    Format("an iteration of Megatron", is_megatron, inspect_megatron),
+    Format("a folder of iterations", is_megatron_output, inspect_megatron_output),
+    Format("a folder of DeepSpeed", is_deepspeed, inspect_deepspeed),
+    Format("an output folder of torchtune", is_torchtune_output, inspect_torchtune_output),
+    Format("a checkpoint of torchtune", is_torchtune, inspect_torchtune),
     Format("a folder of torch.distributed.checkpoint", is_distributed, inspect_distributed),
     Format("a folder of checkpoint-N", is_trainer_output, inspect_trainer_output),
+    Format("a folder of accelerate", is_accelerate, inspect_accelerate),
+    Format("a folder of checkpoint_N", is_accelerate_output, inspect_accelerate_output),
+    Format("a step of verl", is_verl, inspect_verl),
+    Format("a folder of global_step_N", is_verl_output, inspect_verl_output),
+    Format("one file for each rank", is_per_rank, inspect_per_rank),
     Format("a model directory", is_model_directory, inspect_model_directory),
     Format(".gguf", is_gguf_file, inspect_gguf_file),
     Format(".safetensors", is_safetensors_file, inspect_safetensors_file),
+    Format(".nemo", is_nemo_file, inspect_nemo_file),
     Format("a file of torch.save, such as MiniMind's .pth", is_torch_file, inspect_torch_file),
 )
 
@@ -60,14 +120,38 @@ def inspect_path(path: Path, verify: bool = False) -> Inspection:
     """Inspect a checkpoint, or a run's newest checkpoint with all of them in `checkpoints`.
 
     `verify` reads every byte that has a checksum. Damage is reported, not raised. Raises
-    NoCheckpoint if no format recognises the path.
+    NoCheckpoint if no format recognises the path, and CheckpointError if the system refuses to
+    read it.
     """
+    hint = "it needs a path that you may read; `ulimit -n` shows how many files may be open"
+    with refusals(path, CheckpointError, hint, what="can't be read"):
+        return _inspect(path, verify)
+
+
+def _inspect(path: Path, verify: bool) -> Inspection:
     format = next((format for format in FORMATS if format.recognises(path)), None)
     if format is None:
         known = ", ".join(format.name for format in FORMATS)
         raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")
     inspection = format.inspect(path)
-    return _verified(inspection, format.verify) if verify else inspection
+    return _with_store_verified(_verified(inspection, format.verify)) if verify else inspection
+
+
+def _with_store_verified(inspection: Inspection) -> Inspection:
+    """The inspection after hashing the store that a resume would open, if it is there."""
+    store = inspection.data_store
+    if store is None or not store["fits"]:
+        return inspection
+    try:
+        problem = first_wrong(Path(store["path"]), StoreManifest.read(Path(store["path"])))
+    except DataError as error:
+        problem = error.message
+    if problem is None:
+        return replace(inspection, data_store={**store, "verified": True})
+    found = {**store, "fits": False, "why": f"damaged: {problem}", "verified": False}
+    obstacles = [*inspection.obstacles, f"data: {store['path']}/{problem}"]
+    advice = "put the store back, or prepare the data again"
+    return replace(inspection, data_store=found, obstacles=obstacles, advice=advice)
 
 
 def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]) -> Inspection:
@@ -82,7 +166,16 @@ def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]
         verified=newest.verified,
         problems=newest.problems,
         advice=newest.advice,
+        final=_verified_final(inspection.final),
     )
+
+
+def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What is said of a run's final model, after hashing its files; an older one has no hashes."""
+    if final is None or final["step"] is None:
+        return final
+    problems = problems_of_final(Path(final["path"]), verify=True)
+    return {**final, "verified": not problems, "problems": problems}
 
 
 def _what_it_is(path: Path) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, StoredTensor
 from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
+from sftctl.model.gguf.kind import LFS_PROBLEM
 
 Tensors = Mapping[str, StoredTensor]
 
 MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest) if item.name != "numbers")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 _COMPONENTS = {  # the first pattern found in a parameter's name decides
     "lora": r"lora",
@@ -23,6 +25,14 @@ _COMPONENTS = {  # the first pattern found in a parameter's name decides
     "attention": r"attn|attention|[qkvo]_proj\b",
     "mlp": r"mlp|ffn|feed_forward|(gate|up|down)_proj\b",
     "head": r"lm_head|\boutput\.weight|^output|score\.weight",
+}
+_REMEDIES = {  # by a phrase in a problem
+    REFERS_TO_CODE: "do not load it with torch.load; ask its author for the weights as safetensors",
+    LFS_PROBLEM: "`git lfs pull` in its folder downloads the files",
+    "convert the original": "convert the original model again with a current llama.cpp",
+    "was not finished": "use an earlier checkpoint of the same run",
+    "it is written last": "use an earlier checkpoint of the same run",
+    "config.json: ": "copy or download it again; its config.json may belong to another model",
 }
 _SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")
 _VERDICT = ("complete", "verified", "resumable", "problems", "obstacles", "notes", "advice")
@@ -64,6 +74,7 @@ class Inspection:
     notes: Sequence[str] = field(default_factory=list)
     advice: str | None = None  # the command or call that continues from it
     checkpoints: "Sequence[Inspection] | None" = None  # of a run, by step
+    final: Mapping[str, Any] | None = None  # of a run: path, step, verified, problems of final/
 
     @property
     def resumable(self) -> bool:
@@ -74,15 +85,24 @@ class Inspection:
     def damage(self) -> list[str]:
         """The problems of all inspected checkpoints, each with its full path."""
         inspected = self.checkpoints if self.checkpoints is not None else [self]
-        return [_located(one.path, problem) for one in inspected for problem in one.problems]
+        found = [_located(one.path, problem) for one in inspected for problem in one.problems]
+        if self.data_store is not None and self.data_store.get("verified") is False:
+            found.append(f"{self.data_store['path']}: {self.data_store['why']}")
+        final = self.final or {"problems": []}
+        return found + [f"{final['path']}/{problem}" for problem in final["problems"]]
 
     @property
     def damage_hint(self) -> str:
         """What to do about damage."""
+        if self.data_store is not None and self.data_store.get("verified") is False:
+            return "put the store back, or prepare the data again"
+        if self.final and self.final["problems"] and not self.problems:
+            return "`sftctl resume` writes the final model again; chat and export use a checkpoint"
         if self.format.startswith("sftctl"):
-            return "`sftctl resume` falls back to the newest complete one"
-        if any(REFERS_TO_CODE in problem for problem in self.damage):
-            return "do not load it with torch.load; ask its author for the weights as safetensors"
+            return self.advice or "put it back from a copy, or use another checkpoint"
+        for phrase, remedy in _REMEDIES.items():
+            if any(phrase in problem for problem in self.damage):
+                return remedy
         return "copy or download it again"
 
     @property
@@ -138,6 +158,7 @@ class Inspection:
         values["path"] = str(self.path)
         if self.checkpoints is not None:
             values["checkpoints"] = [checkpoint.summary() for checkpoint in self.checkpoints]
+            values["final"] = self.final
         return values
 
 
@@ -154,12 +175,12 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype of most of the weights' bytes, by torch's name."""
+    """The dtype of most of the weights' bytes: by torch's name if it is a float that trains."""
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():
         sizes[tensor.dtype] += tensor.num_bytes
     largest = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    return NUMBER_TYPES[largest].torch if largest in NUMBER_TYPES else largest
+    return NUMBER_TYPES[largest].torch if largest in _FLOATS else largest
 
 
 def component_of(name: str) -> str:

@@ -4,24 +4,40 @@ The verdict is that of `sftctl resume`: both ask runs/resumable and runs/differe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.directory import is_complete, list_checkpoints
-from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name
 from sftctl.config.schema import RunConfig
-from sftctl.data.manifest import StoreManifest, cached_store, is_prepared, require_settings
-from sftctl.data.reading.sources import find_sources, require_input
+from sftctl.data.manifest import (
+    StoreManifest,
+    cached_store,
+    is_prepared,
+    joined_fingerprint,
+    require_settings,
+)
+from sftctl.data.mixture import mixture_of
+from sftctl.data.reading.sources import find_sources
+from sftctl.data.storage.hashes import require_sizes
 from sftctl.errors import DataError, SftctlError
 from sftctl.runs.differences import DataHere, Difference, changed_data_keys, differences_of
 from sftctl.runs.directory import RunDir
+from sftctl.runs.mixtures import (
+    checkpoint_of_source,
+    of_source,
+    sources_with_paths,
+    total_steps,
+)
 from sftctl.runs.resumable import (
     allow_flags,
     cached_manifest,
+    ended_early,
     flags_to_train_longer,
     obstacles_in_differences,
     obstacles_in_run,
+    require_named_files,
 )
 
 
@@ -42,9 +58,14 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     if manifest is None or is_damaged:
         return Readiness(_advice_for_damage(run, command))
     try:
-        config = RunDir.open(run.path).config()
+        config = RunDir.open(run.path).resolved_config()
     except SftctlError as error:
         return Readiness("put it back into RUN/checkpoints of its run", [error.message])
+    if not any(path.samefile(checkpoint) for path in list_checkpoints(run.checkpoints)):
+        name = checkpoint_name(manifest.step)
+        return Readiness(
+            f"rename it to {name}", [f"a resume looks only at folders named like {name}"]
+        )
     data, store, errors = _judge_data(manifest, config)
     differences = list[Difference]()
     try:
@@ -57,16 +78,19 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
         *obstacles_in_differences(checkpoint, differences),
     ]
     notes = _changes(changed_data_keys(manifest, config), differences, command)
-    is_newest = list_checkpoints(run.checkpoints)[-1].name == checkpoint.absolute().name
+    is_newest = list_checkpoints(run.checkpoints)[-1].samefile(checkpoint)
     command = command if is_newest else f"{command} --step {manifest.step}"
     if errors:
         advice = _advice_against(errors, differences, command)
     elif not is_newest:
         advice = f"{command}   (moves later ones away)"
-    elif manifest.step >= config.train.total_steps(manifest.steps_per_epoch):
+    elif manifest.step >= total_steps(config.train, manifest):
         notes = [*notes, "finished: every step is trained"]
-        flags = flags_to_train_longer(config.train, manifest.steps_per_epoch)
+        flags = flags_to_train_longer(config.train, manifest)
         advice = f"{command} {flags}   (to train longer)"
+    elif (reason := ended_early(manifest, config)) is not None:
+        notes = [*notes, f"finished: {reason}"]
+        advice = f"raise train.patience in config.toml, then {command}   (to train longer)"
     else:
         advice = command
     return Readiness(advice, [_reason(error, checkpoint) for error in errors], store, notes)
@@ -98,9 +122,9 @@ def _judge_data(
     """The store that a resume would open (None: it prepares one), as reported, and obstacles."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     try:
-        data = _data_here(manifest, config)
+        data = _mixed_here(manifest, config)
     except SftctlError as error:
-        reason = error.message.removeprefix(f"data: {path}: ")
+        reason = error.message.removeprefix("data: ").removeprefix(f"data.path: {path}: ")
         return None, {"path": path, "fits": None, "why": reason}, [error]
     if data is None:
         gone = "not in the cache: resume prepares it again"
@@ -110,19 +134,39 @@ def _judge_data(
     return data, {"path": str(data.path), "fits": fits, "why": why}, []
 
 
-def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of a resume; None: the same files would be prepared again.
+def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
+    """The data of a resume, of all its sources; None: some file would be prepared again.
 
     Raises a SftctlError if the resume would be refused.
     """
+    sources = sources_with_paths(config.data)
+    parts = [
+        _data_here(checkpoint_of_source(manifest, s.name) or manifest, of_source(config, s))
+        for s in sources
+    ] or [_data_here(manifest, config)]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    manifests = [StoreManifest.read(part.path) for part in found]
+    mixture = mixture_of(config.data, manifests)
+    return replace(
+        found[0],
+        fingerprint=joined_fingerprint([part.fingerprint for part in found]),
+        num_planned=found[0].num_planned if mixture is None else mixture.num_planned,
+    )
+
+
+def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
+    """The data of a resume, of one source; None: the same files would be prepared again."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     if path is not None and is_prepared(path):
         there = StoreManifest.read(Path(path))
         require_settings(Path(path), there, config.data)
+        require_sizes(Path(path), there)
         return DataHere(Path(path), there.fingerprint, there.num_examples)
     changes, cached = changed_data_keys(manifest, config), cached_manifest(fingerprint)
     if changes or cached is None:
-        _require_sources(config)
+        require_named_files(config)
     if changes and not (cached is not None and _is_moved(config, changes, cached)):
         raise DataError(
             f"data: preparing it again would give other data: {', '.join(changes)}",
@@ -131,22 +175,6 @@ def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | No
     if cached is None:
         return None
     return DataHere(cached_store(fingerprint), fingerprint, cached.num_examples)
-
-
-def _require_sources(config: RunConfig) -> None:
-    """DataError if a file that the data is prepared from is missing."""
-    path, tokenizer = config.data.path, config.model.tokenizer or config.model.name
-    if path is not None:
-        try:
-            require_input(Path(path))
-        except DataError as error:
-            hint = f"put {path} back, or prepare it again with the same settings"
-            raise DataError(f"data: {path}: missing", hint) from error
-    if Path(tokenizer).is_absolute() and not Path(tokenizer).exists():
-        raise DataError(
-            f"tokenizer: {tokenizer}: missing, and the data is prepared with it",
-            hint=f"put {tokenizer} back",
-        )
 
 
 def _is_moved(config: RunConfig, changes: Sequence[str], cached: StoreManifest) -> bool:

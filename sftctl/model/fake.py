@@ -5,17 +5,22 @@ and shows what it would allocate, for any architecture.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 
+from sftctl.config.adapter import AdapterConfig
+from sftctl.model.adapter.lora import add_adapter
 from sftctl.model.load import configuration, from_configuration
 from sftctl.model.loss import LossModule
+from sftctl.model.presets import is_preset
+from sftctl.model.source import ModelSource, from_hub_or_disk
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -35,32 +40,66 @@ class FakeModel:
         """Tied parameters are counted once."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def num_trained(self) -> int:
+        """The parameters that are trained: all without `train.freeze` and `train.train_only`."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
     def activation_bytes(
         self, num_tokens: int, num_targets: int, dtype: torch.dtype = torch.float32
     ) -> int | None:
         """What one forward pass over `num_tokens` in `dtype` keeps for the backward pass.
 
+        bfloat16 is computed with copies of the weights, float16 under autocast, as in training.
         Returns None if the model's code reads values, which fake tensors do not have.
         """
-        saved = _SavedStorages(self.model)
+        module = LossModule(self.model).train()
+        is_copied = dtype == torch.bfloat16
+        with self.mode:
+            weights = {
+                name: weight.detach().to(dtype).requires_grad_(weight.requires_grad)
+                if is_copied
+                else weight
+                for name, weight in module.named_parameters()
+            }
+        if is_copied:
+            module.head_weight = self.model.get_output_embeddings().weight
+        saved = _SavedStorages([*module.parameters(), *weights.values()])
         hooks = saved_tensors_hooks(saved.add, _unchanged)
-        autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        autocast = torch.autocast(self.device.type, dtype, enabled=dtype == torch.float16)
         with self.mode, self.device, autocast, hooks, _no_log():
             ids = torch.zeros(1, num_tokens, dtype=torch.long)  # (1, T)
             targets = torch.zeros(num_targets, dtype=torch.long)  # (N,)
             lengths = torch.full((1,), num_tokens, dtype=torch.int32)  # (R,)
             try:
-                LossModule(self.model).train()(ids, ids, targets, targets, lengths)
+                functional_call(module, weights, (ids, ids, targets, targets, lengths))
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 return None  # which of them depends on torch and on the model
         return saved.num_bytes
 
 
-def fake_model(name: str, tokenizer: ChatTokenizer, device: torch.device) -> FakeModel:
-    """The model that `load_model(name, tokenizer, …)` would load; ConfigError as there."""
-    config = configuration(name, tokenizer)
-    with FakeTensorMode() as mode, device:
-        return FakeModel(from_configuration(config), mode, device)
+def fake_model(
+    name: str,
+    tokenizer: ChatTokenizer,
+    device: torch.device,
+    new_tokens: Sequence[str] | None = None,
+    adapter: AdapterConfig | None = None,
+) -> FakeModel:
+    """The model that `load_model(name, tokenizer, …)` would load; ConfigError as there.
+
+    With `adapter` it has that adapter.
+    """
+    config = configuration(name, tokenizer, new_tokens)
+    shapes_fit = (
+        nullcontext()
+        if is_preset(name)
+        else from_hub_or_disk(f"model {name}", ModelSource.of(name))
+    )
+    with shapes_fit, FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
+        model = from_configuration(config)
+    if adapter is not None:
+        add_adapter(model, adapter, 0, mode)
+    return FakeModel(model, mode, device)
 
 
 @contextmanager
@@ -75,10 +114,10 @@ def _no_log() -> Iterator[None]:
 
 
 class _SavedStorages:
-    """The storages that autograd saves, each counted once, without those of the parameters."""
+    """The storages that autograd saves, each counted once, without those of the weights."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = {_storage(parameter) for parameter in model.parameters()}
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        self._weights = {_storage(weight) for weight in weights}
         self._sizes: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # a freed storage's address could be used again
 
@@ -89,7 +128,7 @@ class _SavedStorages:
 
     @property
     def num_bytes(self) -> int:
-        return sum(size for key, size in self._sizes.items() if key not in self._parameters)
+        return sum(size for key, size in self._sizes.items() if key not in self._weights)
 
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """Answers of a causal model, token by token."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
+from sftctl.errors import DataError
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
@@ -19,17 +21,35 @@ def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
     """Tokens that end an answer: those of the tokenizer, of the model and of the chat template."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
-    found = {tokenizer.hf.eos_token_id, *several, _end_of_turn(tokenizer)} - {None}
+    found = {tokenizer.hf.eos_token_id, *several, *ends_of_turn(tokenizer)} - {None}
     return sorted(int(token) for token in found)
 
 
-def _end_of_turn(tokenizer: ChatTokenizer) -> int | None:
-    """The special token that the chat template puts after an assistant's message, if any."""
-    content = "sftctl-end-of-turn"
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
+    """The special token that the chat template puts after an assistant's message, if any.
+
+    If there is none, the first token of the next message ends the turn (GLM 4.5): those of a user
+    and of a tool.
+    """
+    answer = {"role": "assistant", "content": "sftctl-end-of-turn"}
+    messages = [{"role": "user", "content": "?"}, answer]
+    if ends := _special_after(answer["content"], messages, tokenizer):
+        return ends
+    found: set[int] = set()
+    for role in ("user", "tool"):
+        with suppress(DataError):  # many templates refuse a tool's message here
+            later = [*messages, {"role": role, "content": "?"}]
+            found |= _special_after(answer["content"], later, tokenizer)
+    return found
+
+
+def _special_after(
+    content: str, messages: list[dict[str, str]], tokenizer: ChatTokenizer
+) -> set[int]:
+    """The special token that follows a content in the rendered messages, or nothing."""
     _, found, rest = tokenizer.render(messages).rpartition(content)
-    ids = tokenizer.encode(rest).tolist() if found else []
-    return ids[0] if ids and ids[0] in tokenizer.special_ids else None
+    ids = tokenizer.encode(rest.lstrip()).tolist() if found else []
+    return {ids[0]} & tokenizer.special_ids if ids else set()
 
 
 @torch.no_grad()

@@ -1,31 +1,60 @@
 """Load and save causal language models of `transformers`."""
 
+import stat
+from collections.abc import Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError
+from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import is_preset, preset_config
-from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_model_folder
+from sftctl.model.source import (
+    NO_CODE,
+    ModelSource,
+    from_hub_or_disk,
+    on_stderr,
+    quiet,
+    require_model_folder,
+)
+from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.model.trainable import require_trainable
+from sftctl.model.weight_names import RENAMES, Names, Warn, renamed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def load_model(name: str, tokenizer: ChatTokenizer, seed: int) -> "PreTrainedModel":
-    """The model that training starts from, in float32; a preset's weights are drawn with `seed`."""
+def load_model(
+    name: str,
+    tokenizer: ChatTokenizer,
+    seed: int,
+    warn: Warn = on_stderr,
+    new_tokens: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> "PreTrainedModel":
+    """The model that training starts from; a preset's weights are drawn with `seed`, in float32.
+
+    A pretrained model gets rows for `new_tokens`; a preset is made for all of the tokenizer's.
+    """
     if is_preset(name):
         torch.manual_seed(seed)
         return from_configuration(configuration(name, tokenizer))
-    return load_pretrained(name)
+    model = load_pretrained(name, warn, dtype)
+    grow_model(model, new_ids(tokenizer, new_tokens or ()))
+    return model
 
 
-def configuration(name: str, tokenizer: ChatTokenizer) -> "PretrainedConfig":
+def configuration(
+    name: str, tokenizer: ChatTokenizer, new_tokens: Sequence[str] | None = None
+) -> "PretrainedConfig":
     """The `transformers` configuration of the model that `load_model` would load."""
     if is_preset(name):
         hf = tokenizer.hf
@@ -36,40 +65,125 @@ def configuration(name: str, tokenizer: ChatTokenizer) -> "PretrainedConfig":
             eos_token_id=hf.eos_token_id,
             pad_token_id=hf.pad_token_id,
         )
+    source = ModelSource.of(name)
+    require_model_folder(name)
+    if source.is_minimind:
+        config: PretrainedConfig = minimind_configuration(Path(source.location))
+    else:
+        config = _configuration(name, source)
+    grow_configuration(config, new_ids(tokenizer, new_tokens or ()))
+    return config
+
+
+def _configuration(name: str, source: ModelSource) -> "PretrainedConfig":
+    """The configuration of a pretrained model; ConfigError if it can't be trained here."""
     quiet()
     from transformers import AutoConfig
 
+    if source.is_gguf:
+        require_whole_model(source.gguf_path)
+    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+        if source.is_gguf:
+            set_sizes(config, source.gguf_path)
+    require_trainable(name, config)
+    return config
+
+
+def load_pretrained(
+    name: str, warn: Warn = on_stderr, dtype: torch.dtype = torch.float32
+) -> "PreTrainedModel":
+    """The model of a directory, hub name, .gguf or .pth file, with weights in `dtype`.
+
+    ConfigError if a weight of the model is not in the files: it would stay random. `warn` gets a
+    line about tensors that are not used, and about prefixes that were removed from names.
+    """
+    quiet()
     source = ModelSource.of(name)
     require_model_folder(name)
     if source.is_minimind:
-        return minimind_configuration(Path(source.location))
-    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
-        return AutoConfig.from_pretrained(source.location, **source.arguments)
+        return load_minimind(Path(source.location), warn).to(dtype)
+    config = _configuration(name, source)  # refuses an unsuitable model before its weights
+    options: dict[str, Any] = {"dtype": dtype}
+    model, names = _from_files(name, source, config, options)
+    if names.is_renamed:
+        found = names.unexpected
+        model, names = _from_files(name, source, config, {**options, "key_mapping": RENAMES})
+        if names.is_loaded and (line := renamed(f"model {name}", found)):
+            warn(line)
+        _forget_renames(model)
+    if source.is_gguf:
+        names = replace(
+            names, unexpected={*names.unexpected, *unused_tensors(model, source.gguf_path)}
+        )
+        if problem := unread_scaling(model.config, source.gguf_path):
+            warn(f"model {name}: {problem}")
+    names.require(f"model {name}", warn)
+    return model
 
 
-def load_pretrained(name: str) -> "PreTrainedModel":
-    """The model of a directory, hub name, .gguf or .pth file, in float32."""
-    quiet()
+def _from_files(
+    name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any]
+) -> "tuple[PreTrainedModel, Names]":
+    """The model, whose weights may be missing from the files, and how the names fit."""
     from transformers import AutoModelForCausalLM
 
-    source = ModelSource.of(name)
-    require_model_folder(name)
-    if source.is_minimind:
-        return load_minimind(Path(source.location))
+    options = {"dtype": torch.float32, **_dense(source, config), **options}
     # One of the progress bars can't be turned off, so stderr is redirected.
     with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
-        return AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=torch.float32, **source.arguments, **_dense(source)
-        )
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source.location,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **source.arguments,
+                **options,
+            )
+        except RuntimeError as problem:  # tensors that it could not stack or split
+            raise ConfigError(
+                f"model {name}: its tensors can't be put together as config.json says: one of an "
+                "expert's may be missing or of another shape",
+                hint="copy or download the model again",
+            ) from problem
+    names = Names(info["missing_keys"], info["unexpected_keys"], [*info["mismatched_keys"]])
+    return model, names
 
 
-def _dense(source: ModelSource) -> dict[str, Any]:
-    """Dequantize a .gguf file: quantized weights can't be trained or saved."""
+def _forget_renames(model: Any) -> None:
+    """Save under the model's own names: transformers would write the removed prefixes again."""
+    conversions = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [
+        one for one in conversions if one.source_patterns[0] not in RENAMES
+    ]
+
+
+def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:
+    """Dequantize a .gguf file: quantized weights can't be trained or saved. With its own sizes."""
     if not source.is_gguf:
         return {}
     from transformers import GgufConfig
 
-    return {"quantization_config": GgufConfig(dequantize=True)}
+    return {"quantization_config": GgufConfig(dequantize=True), "config": config}
+
+
+def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
+    """The weights of a .gguf file in a model of this configuration, dequantized to float32.
+
+    ConfigError if a weight of the model is not in the file.
+    """
+    quiet()
+    from transformers import LlamaConfig
+
+    source = ModelSource.of(str(file))
+    if config.model_type == "mistral":  # which is a Llama in a .gguf file, also for transformers
+        values = config.to_dict()
+        config = LlamaConfig(
+            **{key: values[key] for key in LlamaConfig().to_dict() if key in values}
+            | {"model_type": "llama"}
+        )
+    model, names = _from_files(str(file), source, config, {})
+    names.require(f"model {file}", on_stderr)
+    return model
 
 
 def load_architecture(folder: Path) -> "PreTrainedModel":
@@ -81,7 +195,9 @@ def load_architecture(folder: Path) -> "PreTrainedModel":
             f"{folder / 'config.json'}: missing", hint="the run's model/ folder was changed or lost"
         )
     with from_hub_or_disk(f"model {folder}", ModelSource.of(str(folder))):
-        model = from_configuration(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = from_configuration(
+            AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE)
+        )
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
@@ -105,9 +221,11 @@ def save_pretrained(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
-    model.save_pretrained(folder, max_shard_size=max_shard_bytes)
+    with system_errors():
+        model.save_pretrained(folder, max_shard_size=max_shard_bytes)
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # what the umask allows
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # safetensors makes it readable by its owner only
+        weights.chmod(mode)  # safetensors makes it readable by its owner only
     tokenizer.save(folder)
 
 
@@ -138,4 +256,4 @@ def from_configuration(config: "PretrainedConfig") -> "PreTrainedModel":
     quiet()
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, **NO_CODE)

@@ -1,5 +1,7 @@
 """The summed cross entropy of a model's target tokens, without the logits of all tokens.
 
+With weights of tokens it is the sum of each target's cross entropy times its weight.
+
 The base model runs on all tokens of a micro-batch. The output head runs only on the hidden states
 that predict a target token, a chunk at a time, so logits of shape (T, V) never exist.
 
@@ -11,7 +13,7 @@ Shapes: T tokens, R rows, D hidden size, N target tokens, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,21 @@ _ROWS_STEP = 128  # a chunk holds a multiple of this many targets, so that few s
 _HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores every bit
 
 
+class TargetFacts(NamedTuple):
+    """What was found at each of N target positions, detached; what fills up N has no meaning."""
+
+    losses: torch.Tensor  # (N,) float32: cross entropy, without the weight; 0 to fill up
+    are_hits: torch.Tensor  # (N,) bool: no other token has a higher probability
+    entropies: torch.Tensor  # (N,) float32: of the distribution over the vocabulary, in nats
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, target_ids: torch.Tensor, each: torch.Tensor) -> Self:
+        """From logits (N, V) and the cross entropies (N,)."""
+        at_target = logits.gather(1, target_ids.clamp_min(0).unsqueeze(1)).squeeze(1)
+        are_hits = (at_target >= logits.amax(1)).detach()
+        return cls(each.detach(), are_hits, _entropies(logits.detach()))
+
+
 class LossModule(torch.nn.Module):
     """A model with its loss. DDP and FSDP wrap it, so call it, never the model inside it."""
 
@@ -39,6 +56,7 @@ class LossModule(torch.nn.Module):
         self.attends_by_rows = False  # True: the model uses row_attention; rows may be several
         # The float32 weight behind a bfloat16 head: it receives the head's gradient in float32.
         self.head_weight: torch.Tensor | None = None
+        self.targets: TargetFacts | None = None  # of the last call
 
     def forward(
         self,
@@ -47,8 +65,9 @@ class LossModule(torch.nn.Module):
         target_positions: torch.Tensor,  # (N,) into T
         target_ids: torch.Tensor,  # (N,), IGNORE_INDEX where there is no target
         row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
+        target_weights: torch.Tensor | None = None,  # (N,) float32, 0 to fill up; None: all are 1
     ) -> torch.Tensor:
-        """The sum of the target tokens' cross entropies, a float32 scalar.
+        """The weighted sum of the target tokens' cross entropies, a float32 scalar.
 
         In training mode the gradient includes the auxiliary loss; the value does not.
         """
@@ -60,30 +79,38 @@ class LossModule(torch.nn.Module):
         output = called(input_ids=input_ids, use_cache=False, **options)
         if self.uses_own_forward:
             logits = output.logits.flatten(0, 1)  # (T, V)
-            loss = _cross_entropy_sum(logits.index_select(0, target_positions), target_ids)
+            logits = logits.index_select(0, target_positions)
+            each = _cross_entropy(logits, target_ids)
+            loss = _weighted_sum(each, target_weights)
+            self.targets = TargetFacts.of(logits, target_ids, each)
         else:
             hidden = output.last_hidden_state.flatten(0, 1)  # (T, D)
-            loss = self._head_loss(hidden.index_select(0, target_positions), target_ids)
+            hidden = hidden.index_select(0, target_positions)
+            loss, self.targets = self._head_loss(hidden, target_ids, target_weights)
         if balance:
             top_k = self.model.config.get_text_config().num_experts_per_tok
             row_of = row_numbers(row_lengths, input_ids.shape[1])  # (T,)
             per_row = balance_loss(output.router_logits, top_k, row_lengths, row_of)  # (R,)
             rows = row_of.index_select(0, target_positions)  # (N,)
             per_target = per_row.index_select(0, rows) * (target_ids != IGNORE_INDEX)
-            auxiliary = balance * per_target.sum()
+            auxiliary = balance * _weighted_sum(per_target, target_weights)
             loss = loss + (auxiliary - auxiliary.detach())
         return loss
 
-    def _head_loss(self, hidden: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
-        """Head and cross entropy of hidden states (N, D), in chunks if the head is plain."""
+    def _head_loss(
+        self, hidden: torch.Tensor, target_ids: torch.Tensor, target_weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, TargetFacts]:
+        """The loss of hidden states (N, D), in chunks if the head is plain."""
         head = self.model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None:
-            return _cross_entropy_sum(head(hidden), target_ids)
+            logits = head(hidden)
+            each = _cross_entropy(logits, target_ids)
+            return _weighted_sum(each, target_weights), TargetFacts.of(logits, target_ids, each)
         weight = head.weight if self.head_weight is None else self.head_weight
-        loss: torch.Tensor = _ChunkedHead.apply(
-            hidden, weight, target_ids, self.chunk_logits, torch.is_grad_enabled()
+        loss, *facts = _ChunkedHead.apply(
+            hidden, weight, target_ids, target_weights, self.chunk_logits, torch.is_grad_enabled()
         )
-        return loss
+        return loss, TargetFacts(*facts)
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -98,44 +125,77 @@ class _ChunkedHead(torch.autograd.Function):
         hidden: torch.Tensor,  # (N, D)
         weight: torch.Tensor,  # (V, D)
         target_ids: torch.Tensor,  # (N,)
+        target_weights: torch.Tensor | None,  # (N,)
         chunk_logits: int,
         needs_grad: bool,
-    ) -> torch.Tensor:
-        """A float32 scalar."""
-        grad_hidden = torch.empty_like(hidden) if needs_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
+    ) -> tuple[torch.Tensor, ...]:
+        """A float32 scalar, and the tensors of TargetFacts."""
+        # Not for a frozen head, nor if everything below the head is frozen.
+        needs_hidden, needs_weight = (needs_grad and needed for needed in ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         dtype = hidden.dtype
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         loss = torch.zeros((), device=hidden.device)
-        rows = max(_ROWS_STEP, chunk_logits // len(weight) // _ROWS_STEP * _ROWS_STEP)
+        each = torch.empty(len(hidden), device=hidden.device)
+        are_hits = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
+        entropies = torch.empty(len(hidden), device=hidden.device)
+        rows = chunk_rows(len(weight), chunk_logits)
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
-            counts = target_ids[chunk].unsqueeze(1) != IGNORE_INDEX  # (n, 1)
+            is_target = target_ids[chunk].unsqueeze(1) != IGNORE_INDEX  # (n, 1)
+            factors = is_target if target_weights is None else target_weights[chunk].unsqueeze(1)
             targets = target_ids[chunk].unsqueeze(1).clamp_min(0)
-            logits = product(hidden[chunk], weight)
-            log_probabilities = logits.float().log_softmax(dim=-1)
-            loss -= (log_probabilities.gather(1, targets) * counts).sum()
-            if grad_hidden is not None and grad_weight is not None:
-                grad_logits = log_probabilities.exp_()  # softmax minus one-hot targets
+            logits = product(hidden[chunk], weight).float()
+            log_probabilities = logits.log_softmax(dim=-1)
+            of_targets = log_probabilities.gather(1, targets)
+            loss -= (of_targets * factors).sum()
+            each[chunk] = -(of_targets * is_target).squeeze(1)
+            are_hits[chunk] = of_targets.squeeze(1) >= log_probabilities.amax(1)
+            log_sum = (logits.gather(1, targets) - of_targets).squeeze(1)
+            probabilities = log_probabilities.exp_()
+            entropies[chunk] = log_sum - logits.mul_(probabilities).sum(1)  # without a new matrix
+            if needs_hidden or needs_weight:
+                grad_logits = probabilities  # softmax minus one-hot targets
                 grad_logits.scatter_add_(1, targets, grad_logits.new_full(targets.shape, -1.0))
-                grad_logits = grad_logits.mul_(counts).to(dtype)
+                grad_logits = grad_logits.mul_(factors).to(dtype)
+            if grad_hidden is not None:
                 grad_hidden[chunk] = product(grad_logits, weight.t())
+            if grad_weight is not None:
                 grad_weight += product(grad_logits.t(), hidden[chunk].t())
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return loss
+        ctx.mark_non_differentiable(each, are_hits, entropies)
+        return loss, each, are_hits, entropies
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale both gradients, in place, by the gradient of the loss."""
         grad_hidden, grad_weight = ctx.saved_tensors
-        (grad_loss,) = grad_outputs
-        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None
+        grad_loss = grad_outputs[0]
+        gradients = (None if g is None else g.mul_(grad_loss) for g in (grad_hidden, grad_weight))
+        return *gradients, None, None, None, None
 
 
-def _cross_entropy_sum(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), target_ids, reduction="sum", ignore_index=IGNORE_INDEX)
+def chunk_rows(vocabulary: int, chunk_logits: int = CHUNK_LOGITS) -> int:
+    """Target tokens whose logits exist at a time: a multiple of 128, at least that."""
+    return max(_ROWS_STEP, chunk_logits // vocabulary // _ROWS_STEP * _ROWS_STEP)
+
+
+def _entropies(logits: torch.Tensor) -> torch.Tensor:
+    """The entropy of each row's distribution, in nats: (N,)."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    return -(log_probabilities.exp() * log_probabilities).sum(1)
+
+
+def _cross_entropy(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
+    """Each target's cross entropy: (N,)."""
+    return F.cross_entropy(logits.float(), target_ids, reduction="none", ignore_index=IGNORE_INDEX)
+
+
+def _weighted_sum(each: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return each.sum() if weights is None else (each * weights).sum()
 
 
 @dataclass(frozen=True, slots=True)

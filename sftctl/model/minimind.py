@@ -15,6 +15,7 @@ import torch
 
 from sftctl.errors import ConfigError
 from sftctl.model.presets import preset_config
+from sftctl.model.weight_names import Names, Warn, plain_name, renamed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -24,26 +25,52 @@ _EXPECTED = "expected weights as MiniMind saves them; `sftctl inspect-ckpt` show
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
-def load_minimind(path: Path) -> "PreTrainedModel":
-    """The model of a weights file, in float32; does not run code from the file."""
+def load_minimind(path: Path, warn: Warn) -> "PreTrainedModel":
+    """The model of a weights file, in float32; does not run code from the file.
+
+    ConfigError if a weight of the model is not in the file.
+    """
     from transformers import AutoModelForCausalLM
 
-    weights = _read(path)
-    model = AutoModelForCausalLM.from_config(_config(path, weights), dtype=torch.float32)
+    stored = _read(path)
+    weights = _plain(stored)
+    model = AutoModelForCausalLM.from_config(
+        _config(path, weights), dtype=torch.float32, trust_remote_code=False
+    )
     try:
-        missing, unknown = model.load_state_dict(_stacked(weights), strict=False)
+        weights = _stacked(weights)
     except (RuntimeError, KeyError) as problem:
         reason = str(problem).strip().splitlines()[-1].strip()
         raise ConfigError(f"{path}: {reason}", hint=_EXPECTED) from problem
-    wrong = sorted({*missing, *unknown} - {"lm_head.weight"})  # tied, so it may be missing
-    if wrong:
-        raise ConfigError(f"{path}: missing or unknown: {', '.join(wrong[:3])}", hint=_EXPECTED)
+    _names(model, weights).require(str(path), warn)
+    if line := renamed(str(path), stored):
+        warn(line)
+    model.load_state_dict(weights, strict=False)
     return model
+
+
+def _names(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> Names:
+    """How the weights fit the model. The head is tied, so it may be missing."""
+    expected = model.state_dict()
+    there = {name: weights[name].shape for name in expected.keys() & weights.keys()}
+    return Names(
+        missing=expected.keys() - weights.keys() - {"lm_head.weight"},
+        unexpected=weights.keys() - expected.keys(),
+        mismatched=[
+            (name, tuple(shape), tuple(expected[name].shape))
+            for name, shape in there.items()
+            if shape != expected[name].shape
+        ],
+    )
 
 
 def minimind_configuration(path: Path) -> "PretrainedConfig":
     """The configuration of the model that `load_minimind` loads, from the weights' shapes."""
-    return _config(path, _read(path))
+    return _config(path, _plain(_read(path)))
+
+
+def _plain(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {plain_name(name): tensor for name, tensor in weights.items()}
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -50,7 +50,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(values, weight)
+        # A frozen weight needs no gradient, so its inputs are not kept.
+        ctx.save_for_backward(values if ctx.needs_input_grad[1] else None, weight)
         return product(values, weight)
 
     @staticmethod

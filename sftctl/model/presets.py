@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -9,7 +12,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     # for tests: trains in milliseconds, learns little
     "tiny": dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, head_dim=16, intermediate_size=192),
-    # the default: memorizes the bundled sample in minutes on two cores
+    # the default: learns the rules of the bundled sample in two minutes on two cores
     "small": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
                   num_key_value_heads=2, head_dim=64, intermediate_size=768),
     # MiniMind-3: a Qwen3 configuration, 63.9M parameters with its vocabulary of 6400
@@ -44,3 +47,13 @@ def preset_config(name: str, vocab_size: int, **changes: int | None) -> "Pretrai
     shape["vocab_size"] = max(shape.get("vocab_size", 0), vocab_size)
     cls = Qwen3MoeConfig if "num_experts" in shape else Qwen3Config
     return cls(tie_word_embeddings=True, attention_dropout=0.0, **shape | changes)
+
+
+def require_base(config: RunConfig) -> None:
+    """ConfigError if an adapter is asked for on random weights."""
+    if config.adapter.lora and is_preset(config.model.name):
+        raise ConfigError(
+            f"adapter.lora: the preset {config.model.name} has random weights, and an adapter "
+            "leaves them as they are",
+            hint="--model with a trained model: a directory, a file or a hub name",
+        )

@@ -7,8 +7,9 @@ each row by itself, causally. transformers calls it by its name in `config._attn
 Shapes: T tokens of the pass, R rows, H heads, D head dimension.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -140,6 +141,7 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
     rows = [_probe(model, length, seed) for seed, length in enumerate(lengths)]
     training = model.training
     model.eval()
+    widened = _widen_modules(model)
     try:
         alone = [_hidden(model, ids, torch.arange(ids.shape[1])[None]) for ids in rows]
         own = use_row_attention(model)
@@ -155,12 +157,43 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
     except Exception as problem:  # whatever a model's own code raises
         return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
     finally:
+        widened.close()
         model.train(training)
     expected = torch.cat(alone, dim=1)
     difference = float((together - expected).abs().max() / expected.abs().max())
     if difference <= _TOLERANCE:  # False for NaN
         return None
     return f"the largest relative difference is {difference:.2g}"
+
+
+def _widen_modules(model: "PreTrainedModel") -> ExitStack:
+    """Let each module compute with float32 copies of its own weights, made while it runs.
+
+    bfloat16 rounds more than a leak between rows may change. Closing the result ends it.
+    """
+    stack = ExitStack()
+    for module in model.modules():
+        narrow = {
+            parameter: parameter.data
+            for parameter in module.parameters(recurse=False)
+            if parameter.is_floating_point() and parameter.dtype != torch.float32
+        }
+        if narrow:
+            before = module.register_forward_pre_hook(partial(_widen, narrow))
+            after = module.register_forward_hook(partial(_restore, narrow), always_call=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+    return stack
+
+
+def _widen(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> None:
+    for parameter, values in narrow.items():
+        parameter.data = values.float()
+
+
+def _restore(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> None:
+    for parameter, values in narrow.items():
+        parameter.data = values
 
 
 def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
@@ -191,4 +224,4 @@ def _hidden(
         input_ids=ids, position_ids=positions.to(ids.device), use_cache=False, **options
     )
     hidden: torch.Tensor = output.last_hidden_state
-    return hidden.double()
+    return hidden.cpu().double()

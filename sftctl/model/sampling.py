@@ -18,6 +18,15 @@ class Sampling:
     top_p: float = 1.0  # 1: all tokens
     top_k: int = 0  # 0: all tokens
 
+    @property
+    def described(self) -> str:
+        """`greedy`, or `temperature 0.8, top-p 0.95`."""
+        if self.temperature == 0:
+            return "greedy"
+        more = f", top-p {self.top_p:g}" if self.top_p != 1 else ""
+        more += f", top-k {self.top_k}" if self.top_k else ""
+        return f"temperature {self.temperature:g}{more}"
+
     def arguments(self) -> dict[str, Any]:
         """Arguments for `generate`; all of them, so that the model's own defaults do not apply."""
         if self.temperature == 0:

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +13,19 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from sftctl.errors import ConfigError
+from sftctl.disk import read_refusals
+from sftctl.errors import ConfigError, SftctlError
+from sftctl.jsonio import loads
+from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM, require_readable
 from sftctl.model.presets import PRESETS
+from sftctl.model.trainable import code_in, require_not_quantized
+from sftctl.words import printable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
+NO_CODE = {"trust_remote_code": False}
+"""For every call that loads a configuration, model or tokenizer. Without it, transformers asks on
+stdin whether to run the Python files of a model, and `yes | sftctl …` would run them."""
+
 _CHECK = "check the path: it is relative to the current folder"
 
 
@@ -38,6 +47,11 @@ class ModelSource:
         return "gguf_file" in self.arguments
 
     @property
+    def gguf_path(self) -> Path:
+        """The .gguf file."""
+        return Path(self.location, self.arguments["gguf_file"])
+
+    @property
     def is_minimind(self) -> bool:
         """Whether it is a file of MiniMind's weights, which has no tokenizer."""
         return self.location.endswith(".pth")
@@ -49,23 +63,24 @@ class ModelSource:
         if path.suffix == ".gguf":
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
-            return cls(str(path.parent), {"gguf_file": path.name})
+            require_readable(path)
+            return cls(str(path.parent), {"gguf_file": path.name} | NO_CODE)
         if path.suffix == ".pth":
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
             return cls(name, {})
-        if path.is_dir():
-            return cls(name, {"local_files_only": True})  # never ask the hub about a directory
+        if path.is_dir():  # never ask the hub about a directory
+            return cls(name, {"local_files_only": True} | NO_CODE)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
         if "/" not in name:
-            near = get_close_matches(name, PRESETS, n=1)
+            similar = get_close_matches(name, PRESETS, n=1)
             raise ConfigError(
                 f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, "
                 ".gguf or .pth file or owner/name on the hub",
-                hint=f"did you mean {near[0]}?" if near else _CHECK,
+                hint=f"did you mean {similar[0]}?" if similar else _CHECK,
             )
-        return cls(name, {} if hub_resolves() else {"local_files_only": True})
+        return cls(name, NO_CODE if hub_resolves() else {"local_files_only": True} | NO_CODE)
 
 
 @cache
@@ -85,6 +100,12 @@ def hub_resolves() -> bool:
     return True
 
 
+@cache
+def on_stderr(message: str) -> None:
+    """Print a warning about a model or tokenizer that is loaded; the same one once a process."""
+    print(f"warning: {printable(message)}", file=sys.stderr)
+
+
 def quiet() -> None:
     """Silence the libraries' progress bars and warnings; problems are raised as our own errors."""
     from transformers.utils import logging as transformers_logging
@@ -95,14 +116,82 @@ def quiet() -> None:
 
 
 def require_model_folder(name: str) -> None:
-    """Refuse a directory without a model."""
+    """Refuse a directory without a model, or whose weights can't be trained or are not there."""
     folder = Path(name)
+    if folder.is_dir():
+        _refuse_adapter(folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{name}: no config.json in this directory, so there is no model in it",
             hint=_inside(folder, "config.json")
             or "a Hugging Face model has config.json and its weights in one directory",
         )
+    if folder.is_dir():
+        values = _json_or_none(folder / "config.json")
+        if isinstance(values, dict):  # else transformers says what is wrong with the file
+            require_not_quantized(name, values)
+        _refuse_weights(folder)
+
+
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_LONGEST_HEADER_BYTES = 1 << 26
+_QUANTIZED = {
+    "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """ConfigError for an adapter without its base model's weights."""
+    adapter = _json_or_none(folder / "adapter_config.json")
+    if isinstance(adapter, dict) and not any(any(folder.glob(one)) for one in _WEIGHTS):
+        base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
+        raise ConfigError(
+            f"{folder}: an adapter of {base}, not a model",
+            hint=f"`sftctl export {folder} --merge --output DIR` merges the two; give that folder",
+        )
+
+
+def _refuse_weights(folder: Path) -> None:
+    """ConfigError for a Git LFS pointer, and for numbers that mean nothing without scales."""
+    for file in (file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))):
+        if not file.is_file():
+            continue
+        with read_refusals(file, ConfigError, "make it readable"), file.open("rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+            stream.seek(8)
+            length = int.from_bytes(start[:8], "little")
+            head = stream.read(min(length, _LONGEST_HEADER_BYTES))
+        if start == LFS_POINTER:
+            hint = "`git lfs pull` in its folder downloads the files"
+            raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
+        if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
+            raise ConfigError(
+                f"model {folder}: its weights are of type {dtype}, which mean nothing without the "
+                "scales of a quantizer",
+                hint="take the model that it was quantized from, in float32, bfloat16 or float16",
+            )
+
+
+def _quantized_dtype(head: bytes) -> str | None:
+    """The type of a matrix in a safetensors header that a quantizer wrote, if there is one."""
+    try:
+        entries = loads(head)
+    except ValueError:
+        return None
+    described = entries.values() if isinstance(entries, dict) else ()
+    for one in described:
+        shape = one.get("shape") if isinstance(one, dict) else None
+        if isinstance(shape, list) and len(shape) > 1 and one.get("dtype") in _QUANTIZED:
+            return _QUANTIZED[one["dtype"]]
+    return None
+
+
+def _json_or_none(file: Path) -> object:
+    try:
+        return loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def require_tokenizer_folder(name: str) -> None:
@@ -127,21 +216,28 @@ def _inside(folder: Path, name: str) -> str | None:
 @contextmanager
 def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
     """Turn what transformers raises for a bad or unreachable source into one ConfigError."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    files = (OSError, SafetensorError, struct.error)
-    damage = (IndexError, OverflowError, TypeError) if source.is_gguf else ()
-    kinds = (*files, *damage, ValueError, KeyError, ImportError, StrictDataclassError)
     try:
         yield
-    except kinds as problem:
+    except SftctlError:
+        raise
+    except Exception as problem:  # each architecture and each file format has errors of its own
         if source.is_gguf:
             raise _unreadable_gguf(source, problem) from problem
+        if "trust_remote_code" in str(problem):
+            raise _needs_code(what, source) from problem
         hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
         if source.is_local:
             hint = "a file may be missing or damaged: copy or download it again"
         raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
+
+
+def _needs_code(what: str, source: ModelSource) -> ConfigError:
+    """An error that names the Python files of a model, which are never run."""
+    files = code_in(Path(source.location)) or "named by auto_map in its config.json"
+    return ConfigError(
+        f"{what}: needs Python code of its own ({files}), and sftctl runs no code of a model",
+        hint="choose a model that transformers knows by itself",
+    )
 
 
 def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
@@ -149,7 +245,7 @@ def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
     reason = _first_words(problem)
     if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
         reason = "it is truncated or not a .gguf file"
-    path = Path(source.location, source.arguments["gguf_file"])
+    path = source.gguf_path
     return ConfigError(
         f"{path}: can't be loaded: {reason}",
         hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",

@@ -15,7 +15,8 @@ class Series:
 
     name: str
     stretches: list[list[Bucket]]
-    are_points: bool = False
+    are_points: bool = False  # few values: dots, and a thin dotted link between them
+    is_pale: bool = False  # the raw values under a smoothed curve
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -38,8 +39,13 @@ def line_chart(
     *,
     from_zero: bool = False,
     wide: bool = False,
+    has_switch: bool = False,
 ) -> Html:
-    """A chart of curves over steps; it says so if there are no values yet."""
+    """A chart of curves over steps; it says so if there are no values yet.
+
+    `has_switch` draws it twice, and a box on the page switches between the usual and a logarithmic
+    scale.
+    """
     buckets = [bucket for one in series for bucket in one.buckets]
     if not buckets:
         nothing = tag("p", "no values yet", class_="empty")
@@ -47,9 +53,39 @@ def line_chart(
     first = min(bucket.first_step for bucket in buckets)
     last = max(bucket.last_step for bucket in buckets)
     steps = Axis(first - 0.5, last + 0.5, only_integers=True)
-    values = Axis.around([v for b in buckets for v in (b.low, b.high)], from_zero)
+    numbers = [v for b in buckets for v in (b.low, b.high)]
+    values = Axis.around(numbers, from_zero)
+    plots = [_plot(title, series, marks, form, steps, values)]
+    if has_switch and min(numbers) > 0:
+        usual, log = Axis.linear(numbers, from_zero=False), Axis.logarithmic(numbers)
+        plots = [_plot(title, series, marks, form, steps, axis) for axis in (usual, log)]
+        values = usual
+    names = [(one.name, f"key s{one_number}") for one_number, one in _named(series)]
+    names = names if len(series) > 1 or wide else []
+    if values.is_log:
+        names.append(("log scale", "note"))
+    if wide:  # the first chart of the page explains the others
+        has_marks = any(first <= mark.step < last for mark in marks)
+        names += _explained(buckets, has_marks)
+    return figure(title, names, *plots, wide=wide)
+
+
+def _named(series: Sequence[Series]) -> list[tuple[int, Series]]:
+    """The curves that the legend names, with the numbers of their colours."""
+    return [(number, one) for number, one in enumerate(series) if one.buckets]
+
+
+def _plot(
+    title: str,
+    series: Sequence[Series],
+    marks: Sequence[Mark],
+    form: Format,
+    steps: Axis,
+    values: Axis,
+) -> Html:
+    """The curves on one scale."""
     drawn = [_curve(one, steps, values, number) for number, one in enumerate(series)]
-    shown_marks = [_mark(mark, steps) for mark in marks if first <= mark.step < last]
+    shown_marks = [_mark(mark, steps) for mark in marks if steps.low < mark.step < steps.high - 1]
     description = "; ".join(_described(one, form) for one in series if one.buckets)
     rules = [_rule(1 - values.share(tick)) for tick in values.ticks()]
     canvas = tag(
@@ -59,14 +95,7 @@ def line_chart(
         data_curves=_for_pointer(series, steps, values, form),
     )
     below = [x_label(f"{tick:,.0f}", steps.share(tick)) for tick in steps.ticks(5)]
-    body = plot(canvas, values, form, below)
-    names = [(one.name, f"key s{number}") for number, one in enumerate(series) if one.buckets]
-    names = names if len(series) > 1 or wide else []
-    if values.is_log:
-        names.append(("log scale", "note"))
-    if wide:  # the first chart of the page explains the others
-        names += _explained(buckets, bool(shown_marks))
-    return figure(title, names, body, wide=wide)
+    return plot(canvas, values, form, below)
 
 
 def _explained(buckets: Sequence[Bucket], has_marks: bool) -> list[tuple[str, str]]:
@@ -93,8 +122,9 @@ def _curve(series: Series, steps: Axis, values: Axis, number: int) -> Html:
             top = [at(bucket.middle, bucket.high) for bucket in stretch]
             bottom = [at(bucket.middle, bucket.low) for bucket in reversed(stretch)]
             drawn.append(tag("path", d=f"M{' L'.join(top + bottom)}Z", class_="band"))
-        drawn.append(tag("path", d=f"M{' L'.join(centre)}", class_="line"))
-    return tag("g", *drawn, class_=f"s{number}")
+        kind = "link" if series.are_points else "line"
+        drawn.append(tag("path", d=f"M{' L'.join(centre)}", class_=kind))
+    return tag("g", *drawn, class_=f"s{number} pale" if series.is_pale else f"s{number}")
 
 
 def _described(series: Series, form: Format) -> str:

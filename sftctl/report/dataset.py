@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.data.example_text import shown_examples
-from sftctl.data.store import StoreManifest, TokenStore
+from sftctl.data.manifest import StoreManifest
+from sftctl.data.prepare.notes import store_notes
+from sftctl.data.storage.joined import open_stores
 from sftctl.errors import SftctlError
 from sftctl.report.charts import bar_chart
 from sftctl.report.markup import Html, join, tag
@@ -28,19 +30,18 @@ class Dataset:
     manifest: StoreManifest
     lengths: npt.NDArray[np.integer[Any]]  # (N,) of the training split
     target_lengths: npt.NDArray[np.integer[Any]]  # (N,)
-    examples: list[list[tuple[str, bool]]]  # pieces of text, and whether they are trained
+    examples: list[list[tuple[str, float]]]  # pieces of text, and their weights
 
 
 def open_dataset(record: RunRecord) -> Dataset | None:
     """The store of a run; None and a remark if it was moved or changed."""
-    stores = [event["store"] for event in record.events if isinstance(event.get("store"), str)]
-    store_path = stores[-1] if stores else record.config.get("data", {}).get("path")
-    if store_path is None or not Path(store_path).is_dir():
+    paths = _stores_of(record)
+    if not paths or not all(path.is_dir() for path in paths):
         record.remarks.append("the token store of this run was moved or deleted: no data is shown")
         return None
-    path = Path(store_path)
+    path = paths[0]
     try:
-        store = TokenStore.open(path)
+        store = open_stores(paths)
         examples = shown_examples(store, _NUM_EXAMPLES)
     except SftctlError as problem:
         record.remarks.append(problem.message)
@@ -52,6 +53,17 @@ def open_dataset(record: RunRecord) -> Dataset | None:
     return Dataset(store.manifest, store.lengths, store.target_lengths, examples)
 
 
+def _stores_of(record: RunRecord) -> list[Path]:
+    """The folders of the run's stores, by its last event that names them, or its configuration."""
+    event: dict[str, Any]
+    event = next((e for e in reversed(record.events) if isinstance(e.get("store"), str)), {})
+    several = event.get("stores")
+    if isinstance(several, list) and all(isinstance(path, str) for path in several):
+        return [Path(path) for path in several]
+    one = event.get("store") or record.config.get("data", {}).get("path")
+    return [] if one is None else [Path(one)]
+
+
 def data_section(data: Dataset) -> Html:
     """The store's counts, two histograms, and examples with their trained text marked."""
     manifest = data.manifest
@@ -59,7 +71,10 @@ def data_section(data: Dataset) -> Html:
         (name, *(count(n) for n in (part.num_examples, part.num_tokens, part.num_target_tokens)))
         for name, part in manifest.splits.items()
     ]
-    sources = [(entry.file, count(entry.rows), entry.sha256[:12]) for entry in manifest.sources]
+    sources = [
+        (entry.file, count(entry.rows), count(entry.rows_kept), entry.sha256[:12])
+        for entry in manifest.sources
+    ]
     return join(
         tag(
             "div",
@@ -69,7 +84,7 @@ def data_section(data: Dataset) -> Html:
         ),
         tag("div", _facts(manifest), _audit(data), class_="pair"),
         table(("part", "examples", "tokens", "target tokens"), splits),
-        table(("source", "rows", "sha256"), sources),
+        table(("source", "rows", "kept", "sha256"), sources),
         tag("h3", "What is trained"),
         tag("p", "The loss counts the marked text only.", class_="note"),
         *(_example(runs) for runs in data.examples),
@@ -90,6 +105,7 @@ def _facts(manifest: StoreManifest) -> Html:
             ("tokenizer", manifest.tokenizer),
             ("engine", manifest.engine),
             ("fingerprint", manifest.fingerprint[:16]),
+            *store_notes(manifest),
         ]
     )
 
@@ -140,11 +156,13 @@ def _target_shares(data: Dataset) -> npt.NDArray[np.floating[Any]]:
     return shares
 
 
-def _example(runs: list[tuple[str, bool]]) -> Html:
+def _example(runs: list[tuple[str, float]]) -> Html:
     left, shown = _MAX_EXAMPLE_CHARS, []
-    for text, is_trained in runs:
+    for text, weight in runs:
         part = text[:left]
-        shown.append(tag("mark", part) if is_trained else tag("span", part))
+        shown.append(tag("mark", part) if weight else tag("span", part))
+        if weight not in (0, 1) and left > 0:
+            shown.append(tag("span", f"×{weight:g}", class_="note"))
         left -= len(part)
     if left <= 0:
         shown.append(tag("span", " …", class_="note"))

@@ -54,3 +54,15 @@ def downsampled(
         bucket = Bucket(first, last, float(lows[i]), float(means[i]), float(highs[i]))
         stretches[-1].append(bucket)
     return stretches
+
+
+def smoothed(values: Numbers) -> Numbers:
+    """An exponential mean, wider in longer runs; a step without a finite value stays without."""
+    weight = 1 / max(5.0, min(100.0, len(values) / 25))
+    result, total, weights = np.full(len(values), np.nan), 0.0, 0.0
+    for place, value in enumerate(values.tolist()):
+        if np.isfinite(value):
+            total = (1 - weight) * total + weight * value
+            weights = (1 - weight) * weights + weight
+            result[place] = total / weights  # so that the beginning is not drawn to 0
+    return result

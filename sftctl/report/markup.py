@@ -14,7 +14,7 @@ class Html:
 Content = Html | str | None
 Attribute = str | float | bool | None
 
-_WITHOUT_END = ("meta", "line", "path", "rect")
+_WITHOUT_END = ("meta", "line", "path", "rect", "input")
 
 
 def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:

@@ -1,18 +1,20 @@
 """An HTML page about a run, in one file that needs no network and no library."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sftctl import __version__
 from sftctl.disk import refusals, replace_file
 from sftctl.errors import ConfigError
-from sftctl.report import sections
+from sftctl.report import comparison, sections
 from sftctl.report.dataset import data_section, open_dataset
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord, read_run
 from sftctl.report.wording import moment
+from sftctl.words import parameters_text
 
-REPORT_NAME = "report.html"
+REPORT_NAME, COMPARISON_NAME = "report.html", "comparison.html"
 _BEGIN = "<!doctype html>\n"
 _HERE = Path(__file__).parent
 _STATUS = {
@@ -33,6 +35,31 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
     return path, record
 
 
+def write_comparison(run_dirs: Sequence[Path], output: Path | None) -> tuple[Path, list[RunRecord]]:
+    """Write one page about several runs, by default into the first; its path and their records."""
+    path = run_dirs[0] / COMPARISON_NAME if output is None else output
+    _refuse_other_files(path)
+    records = [read_run(run_dir) for run_dir in run_dirs]
+    with refusals(path, ConfigError, hint="choose another --output"):
+        replace_file(path, comparison_page(records).encode("utf-8", "replace"))
+    return path, records
+
+
+def comparison_page(records: Sequence[RunRecord]) -> str:
+    """The page about several runs as text."""
+    names = comparison.names_of(records)
+    parts: list[tuple[str, Html | None]] = [
+        ("Runs", comparison.overview(records, names)),
+        ("Curves", comparison.curves(records, names)),
+        ("Differences", comparison.differences(records, names)),
+    ]
+    head = join(tag("p", "sftctl runs", class_="kicker"), tag("h1", " · ".join(names)))
+    remarks = [
+        f"{name}: {text}" for name, one in zip(names, records, strict=True) for text in one.remarks
+    ]
+    return _page(" · ".join(names), head, _remarks(remarks), parts)
+
+
 def _refuse_other_files(path: Path) -> None:
     """Refuse to overwrite a file that is not such a page."""
     if not path.exists() and not path.is_symlink():
@@ -48,32 +75,41 @@ def report_page(record: RunRecord) -> str:
     """The page as text."""
     data = open_dataset(record)
     parts: list[tuple[str, Html | None]] = [
-        ("Curves", sections.curves(record)),
+        ("Loss", sections.losses(record)),
         ("Samples", sections.samples(record)),
         ("Data", data_section(data) if data is not None else None),
+        ("Machine", sections.machine(record)),
         ("Checkpoints", sections.checkpoints(record)),
+        ("Next", sections.go_on(record)),
         ("Events", sections.events(record)),
         ("Configuration", sections.configuration(record) if record.config else None),
     ]
-    shown = [(title, part) for title, part in parts if part is not None]
-    links = [tag("a", title, href=f"#{title.lower()}") for title, _ in shown]
     name = record.path.absolute().name
+    top = join(_remarks(record.remarks), sections.cards(record))
+    return _page(name, _head(record, name), top, parts)
+
+
+def _page(
+    title: str, head: Html, top: Html | None, parts: Sequence[tuple[str, Html | None]]
+) -> str:
+    """A page with a heading, what is at its top, and its parts that are not None."""
+    shown = [(name, part) for name, part in parts if part is not None]
+    links = [tag("a", name, href=f"#{name.lower()}") for name, _ in shown]
     body = tag(
         "body",
-        tag("header", _head(record, name), tag("nav", *links, aria_label="parts of the page")),
+        tag("header", head, tag("nav", *links, aria_label="parts of the page")),
         tag(
             "main",
-            _remarks(record),
-            sections.cards(record),
+            top,
             *(
-                tag("section", tag("h2", title), part, id=title.lower(), class_="part")
-                for title, part in shown
+                tag("section", tag("h2", name), part, id=name.lower(), class_="part")
+                for name, part in shown
             ),
         ),
         tag("footer", f"sftctl {__version__}, {time.strftime('%Y-%m-%d %H:%M')}"),
         _script(),
     )
-    return _BEGIN + tag("html", _metadata(name), body, lang="en").text + "\n"
+    return _BEGIN + tag("html", _metadata(title), body, lang="en").text + "\n"
 
 
 def _metadata(name: str) -> Html:
@@ -90,9 +126,11 @@ def _metadata(name: str) -> Html:
 def _head(record: RunRecord, name: str) -> Html:
     model = record.config.get("model", {}).get("name")
     starts = [event for event in record.events if event["event"] == "started"]
-    parameters = [e["num_parameters"] for e in starts if isinstance(e.get("num_parameters"), int)]
-    about = [str(model)] if model is not None else []
-    about += [f"{parameters[-1]:,} parameters"] if parameters else []
+    counts = [(e.get("num_parameters"), e.get("num_trained")) for e in starts]
+    about = [Path(str(model)).name] if model is not None else []
+    if counts and isinstance(number := counts[-1][0], int):
+        trained = counts[-1][1]  # None in runs of older versions, which trained all
+        about += [parameters_text(number, trained if isinstance(trained, int) else number)]
     about += [moment(record.facts.get("created"))]
     return join(
         tag("p", "sftctl run", class_="kicker"),
@@ -102,10 +140,10 @@ def _head(record: RunRecord, name: str) -> Html:
     )
 
 
-def _remarks(record: RunRecord) -> Html | None:
-    if not record.remarks:
+def _remarks(remarks: Sequence[str]) -> Html | None:
+    if not remarks:
         return None
-    lines = [tag("li", remark) for remark in record.remarks]
+    lines = [tag("li", remark) for remark in remarks]
     return tag("aside", tag("ul", *lines), class_="remarks", aria_label="remarks")
 
 

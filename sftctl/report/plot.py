@@ -26,10 +26,20 @@ class Axis:
     @classmethod
     def around(cls, values: Sequence[float], from_zero: bool) -> "Axis":
         """A scale with some space at both ends; logarithmic if values differ by a large factor."""
-        low, high = min(values), max(values)
         middle = sorted(values)[len(values) // 2]
-        if not from_zero and low > 0 and high > 30 * middle:
-            return cls(math.log10(low) - 0.05, math.log10(high) + 0.05, True)
+        if not from_zero and min(values) > 0 and max(values) > 30 * middle:
+            return cls.logarithmic(values)
+        return cls.linear(values, from_zero)
+
+    @classmethod
+    def logarithmic(cls, values: Sequence[float]) -> "Axis":
+        """A scale of powers of ten for positive values."""
+        return cls(math.log10(min(values)) - 0.05, math.log10(max(values)) + 0.05, True)
+
+    @classmethod
+    def linear(cls, values: Sequence[float], from_zero: bool) -> "Axis":
+        """The usual scale."""
+        low, high = min(values), max(values)
         space = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return cls(0.0 if from_zero else low - space, high + space)
 
@@ -41,7 +51,12 @@ class Axis:
     def ticks(self, about: int = 4) -> list[float]:
         """The values to label."""
         if self.is_log:
-            return [10.0**power for power in range(math.ceil(self.low), math.floor(self.high) + 1)]
+            powers = [10.0**p for p in range(math.floor(self.low), math.floor(self.high) + 1)]
+            inside = [p for p in powers if math.log10(p) >= self.low]
+            if len(inside) >= 2:
+                return inside
+            steps = [p * k for p in powers for k in (1, 2, 5)]  # less than two decades
+            return [tick for tick in steps if self.low <= math.log10(tick) <= self.high]
         found = ticks(self.low, self.high, about)
         return [tick for tick in found if tick == int(tick)] if self.only_integers else found
 
@@ -77,11 +92,18 @@ def _labels(values: Axis, form: Format) -> Html:
     return tag("div", join(*spans), class_="y", aria_hidden="true")
 
 
-def figure(title: str, names: Sequence[tuple[str, str]], body: Html, *, wide: bool = False) -> Html:
-    """A chart with its title and its legend; each name has its CSS class."""
+def figure(title: str, names: Sequence[tuple[str, str]], *bodies: Html, wide: bool = False) -> Html:
+    """A chart with its title and its legend; each name has its CSS class.
+
+    A second body is the same on a logarithmic scale, which a box shows in place of the first.
+    """
+    switch = None
+    if len(bodies) > 1:
+        box = tag("input", type="checkbox", class_="switch")
+        switch = tag("label", box, "log scale", class_="switch")
     legend = [tag("span", name, class_=kind) for name, kind in names]
-    caption = tag("figcaption", tag("h3", title), tag("p", *legend, class_="legend"))
-    return tag("figure", caption, body, class_="chart wide" if wide else "chart")
+    caption = tag("figcaption", tag("h3", title), tag("p", *legend, switch, class_="legend"))
+    return tag("figure", caption, *bodies, class_="chart wide" if wide else "chart")
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

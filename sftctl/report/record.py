@@ -1,7 +1,8 @@
 """Read a run directory; what is damaged or missing becomes a remark, not an error."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from sftctl.config.load import config_to_dict
 from sftctl.errors import SftctlError
 from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.metrics import StepMetrics
+from sftctl.runs.choosing import final_step
 from sftctl.runs.directory import RunDir
+from sftctl.runs.overview import status_of
 from sftctl.words import counted
 
-_NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name != "examples_digest")
-_ENDS = ("stopped", "finished", "failed")
-_SESSION = ("started", "resumed", *_ENDS)
+_NO_NUMBERS = ("examples_digest", "sources")
+_NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name not in _NO_NUMBERS)
+_LOSS_OF = "loss of "  # and the name of a source: a metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class RunRecord:
     events: list[dict[str, Any]]
     checkpoints: list[CheckpointLine]
     remarks: list[str]
+    final_step: int | None = None  # whose weights final/ has
+    versions: dict[str, Any] = field(default_factory=dict)  # of the newest checkpoint's session
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -63,8 +68,15 @@ class RunRecord:
     @property
     def status(self) -> str:
         """finished | stopped | failed | unfinished (still running, or killed)."""
-        names = [event["event"] for event in self.events if event["event"] in _SESSION]
-        return names[-1] if names and names[-1] in _ENDS else "unfinished"
+        return status_of(self.events)
+
+    def source_losses(self) -> dict[str, npt.NDArray[np.floating[Any]]]:
+        """The loss of each named source, by name: (number of steps,)."""
+        return {
+            name.removeprefix(_LOSS_OF): losses
+            for name, losses in self.metrics.items()
+            if name.startswith(_LOSS_OF)
+        }
 
     def validation(self) -> list[tuple[int, float]]:
         """(step, loss) of each evaluation; a resume removes those after its step."""
@@ -86,6 +98,7 @@ class RunRecord:
             "total_steps": self.total_steps,
             "loss": float(loss[-1]) if len(loss) else None,
             "validation_losses": validation,
+            "final_step": self.final_step,
             "num_tokens": int(np.nansum(self.metrics["num_tokens"])),
             "num_checkpoints": len(self.checkpoints),
             "remarks": self.remarks,
@@ -109,7 +122,17 @@ def read_run(path: Path) -> RunRecord:
     ]
     events = [event for event in events if not _lacks_its_loss(event)]
     checkpoints = [_checkpoint(folder) for folder in list_checkpoints(run.checkpoints)]
-    return RunRecord(path, run.facts(), config, metrics, events, checkpoints, remarks)
+    facts, final = run.facts(), final_step(run)
+    newest = _versions(run)
+    return RunRecord(path, facts, config, metrics, events, checkpoints, remarks, final, newest)
+
+
+def _versions(run: RunDir) -> dict[str, Any]:
+    """What the newest checkpoint that can be read says of packages and processor."""
+    for folder in reversed(list_checkpoints(run.checkpoints)):
+        with suppress(SftctlError):
+            return dict(read_manifest(folder).versions)
+    return {}
 
 
 def _lacks_its_loss(event: dict[str, Any]) -> bool:
@@ -119,13 +142,16 @@ def _lacks_its_loss(event: dict[str, Any]) -> bool:
 
 
 def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    rows, last, num_bad = [], 0, 0
+    rows, last, num_bad = list[list[float]](), 0, 0
+    by_source: dict[str, dict[int, float]] = {}  # name -> row -> loss
     for line in _objects(path, remarks):
         step = line.get("step")
         if not isinstance(step, int) or step <= last:
             num_bad += 1
             continue
         last = step
+        for name, loss in _losses_in(line):
+            by_source.setdefault(name, {})[len(rows)] = loss
         rows.append([_number(line.get(name)) for name in _NUMBERS])
     if num_bad:
         lines = counted(num_bad, "line")
@@ -134,7 +160,19 @@ def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.fl
     missing = last - len(rows)
     if missing > 0:
         remarks.append(f"{path.name}: {missing} of {counted(last, 'step')} missing")
-    return {name: table[:, column] for column, name in enumerate(_NUMBERS)}
+    metrics: dict[str, npt.NDArray[np.floating[Any]]]
+    metrics = {name: table[:, column] for column, name in enumerate(_NUMBERS)}
+    for name, losses in by_source.items():
+        metrics[_LOSS_OF + name] = np.full(len(rows), np.nan)
+        metrics[_LOSS_OF + name][[*losses]] = [*losses.values()]
+    return metrics
+
+
+def _losses_in(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The loss of each source in a step."""
+    sources = line.get("sources")
+    for name, source in sources.items() if isinstance(sources, dict) else ():
+        yield name, _number(source.get("loss") if isinstance(source, dict) else None)
 
 
 def _number(value: object) -> float:
@@ -143,11 +181,15 @@ def _number(value: object) -> float:
 
 def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; a remark counts the lines that are not objects."""
+    if path.exists() and not path.is_file():  # a pipe would wait for a writer
+        remarks.append(f"{path.name}: not a file")
+        return
     try:
         content = path.read_bytes()
     except OSError as problem:
         remarks.append(f"{path.name}: {problem.strerror}")
         return
+    num_complete = content.count(b"\n")  # a last line without an end is still being written
     bad = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line:
@@ -158,9 +200,7 @@ def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
             value = None
         if isinstance(value, dict):
             yield value
-        elif number <= content.count(
-            b"\n"
-        ):  # the last line may be incomplete: it is still being written
+        elif number <= num_complete:
             bad.append(number)
     if bad:
         remarks.append(

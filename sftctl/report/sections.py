@@ -1,24 +1,30 @@
 """The sections of the page that show the run itself; dataset.py has the one about its data."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sftctl.config.keys import documentation
-from sftctl.config.load import config_to_dict
-from sftctl.config.schema import RunConfig
+from sftctl.config.keys import default_of, documentation, keys
 from sftctl.report.charts import Mark, Series, line_chart
-from sftctl.report.downsample import Bucket, Numbers, downsampled
+from sftctl.report.downsample import Bucket, Numbers, downsampled, smoothed
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.plot import Format
 from sftctl.report.record import RunRecord
-from sftctl.report.wording import count, moment, number, percent, short_count, table
-from sftctl.words import format_bytes, format_duration
+from sftctl.report.wording import count, facts, moment, number, percent, short_count, table
+from sftctl.tracking.lines import event_line
+from sftctl.words import counted, format_bytes, format_duration
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MAX_EVENTS = 500
+_MAX_SOURCES = 8  # there are as many colours
 _MAX_SAMPLE_STEPS = 6
+_TILE_STEPS = 20
+_RESOLVED = (
+    *("optim.learning_rate", "train.dtype", "train.micro_batch_tokens"),
+    *("data.max_seq_len", "data.date"),
+)
 
 
 def cards(record: RunRecord) -> Html:
@@ -29,14 +35,23 @@ def cards(record: RunRecord) -> Html:
     of_total = f"of {record.total_steps:,}" if record.total_steps is not None else ""
     shown: list[tuple[str, str, str]] = [("steps", count(record.last_step), of_total)]
     if len(metrics["loss"]):
-        first, last = metrics["loss"][0], metrics["loss"][-1]
-        shown.append(("loss", number(last), f"from {number(first)}"))
+        recent = metrics["loss"][-_TILE_STEPS:]
+        what = f"mean of {counted(len(recent), 'step')}, from {number(metrics['loss'][0])}"
+        shown.append(("loss", number(float(np.nanmean(recent))), what))
     if validation:
         first, last = validation[0][1], validation[-1][1]
-        best = min(loss for _, loss in validation)
+        later = [one for one in validation if one[0] > 0]  # step 0 is never the best
+        best, step = min((loss, step) for step, loss in later or validation)
         shown.append(
-            ("validation loss", number(last), f"from {number(first)}, best {number(best)}")
+            (
+                "validation loss",
+                number(last),
+                f"from {number(first)}, best {number(best)} at step {step:,}",
+            )
         )
+        if record.final_step is not None:
+            why = "the best validation loss" if record.final_step == step else "the last step"
+            shown.append(("final model", f"step {record.final_step:,}", why))
     shown.append(("tokens trained", short_count(tokens), "padding not counted"))
     if total_s > 0:
         shown.append(("tokens per second", short_count(tokens / total_s), "over all steps"))
@@ -52,25 +67,45 @@ def _card(name: str, value: str, note: str) -> Html:
     return tag("div", *parts, class_="card")
 
 
-def curves(record: RunRecord) -> Html:
-    """A chart for each quantity that has a value at every step."""
-    metrics, steps = record.metrics, record.steps
-    marks = [
+def _marks(record: RunRecord) -> list[Mark]:
+    """Where the run was resumed."""
+    return [
         Mark(event["step"], f"resumed at step {event['step']}, {moment(event.get('time'))}")
         for event in record.events
         if event["event"] == "resumed"
     ]
 
-    def series(values: Mapping[str, Numbers]) -> list[Series]:
-        return [Series(name, downsampled(steps, column)) for name, column in values.items()]
+
+def losses(record: RunRecord) -> Html:
+    """The loss, smoothed over its raw values, with the validation; learning rate and norm."""
+    metrics, steps, marks = record.metrics, record.steps, _marks(record)
+    smooth = smoothed(metrics["loss"])
+    curves = [Series("training, smoothed", downsampled(steps, smooth))]
+    if points := [Bucket(step, step, loss, loss, loss) for step, loss in record.validation()]:
+        curves.append(Series("validation", [points], are_points=True))
+    curves.append(Series("training", downsampled(steps, metrics["loss"]), is_pale=True))
+    norms = [Series("norm", downsampled(steps, metrics["grad_norm"]))]
+    rates = [Series("learning rate", downsampled(steps, metrics["learning_rate"]))]
+    by_source = [Series(name, downsampled(steps, v)) for name, v in record.source_losses().items()]
+    sources = line_chart("Loss of each source", by_source[:_MAX_SOURCES], marks, number)
+    return tag(
+        "div",
+        line_chart("Loss", curves, marks, number, wide=True, has_switch=True),
+        sources if by_source else None,
+        line_chart("Learning rate", rates, marks, number, from_zero=True),
+        line_chart("Gradient norm, before clipping", norms, marks, number),
+        class_="charts",
+    )
+
+
+def machine(record: RunRecord) -> Html:
+    """Speed, waiting, padding and memory, folded; versions."""
+    metrics, steps, marks = record.metrics, record.steps, _marks(record)
 
     def chart(title: str, form: Format, values: Mapping[str, Numbers]) -> Html:
-        return line_chart(title, series(values), marks, form, from_zero=True)
+        series = [Series(name, downsampled(steps, column)) for name, column in values.items()]
+        return line_chart(title, series, marks, form, from_zero=True)
 
-    losses = series({"training": metrics["loss"]})
-    if points := [Bucket(step, step, loss, loss, loss) for step, loss in record.validation()]:
-        losses.append(Series("validation", [points], are_points=True))
-    norms = series({"norm": metrics["grad_norm"]})
     step_s = np.where(metrics["step_time_s"] > 0, metrics["step_time_s"], np.nan)
     num_padding = metrics["num_padding_tokens"]
     processed = metrics["num_tokens"] + num_padding
@@ -79,11 +114,8 @@ def curves(record: RunRecord) -> Html:
         "all": metrics["num_tokens"] / step_s,
         "targets": metrics["num_target_tokens"] / step_s,
     }
-    return tag(
+    charts = tag(
         "div",
-        line_chart("Loss", losses, marks, number, wide=True),
-        chart("Learning rate", number, {"learning rate": metrics["learning_rate"]}),
-        line_chart("Gradient norm, before clipping", norms, marks, number),
         chart("Tokens per second", short_count, speeds),
         chart(
             "Wait for data, share of the step's time",
@@ -98,6 +130,18 @@ def curves(record: RunRecord) -> Html:
         ),
         class_="charts",
     )
+    versions = [(name, str(value)) for name, value in record.versions.items()]
+    about = tag("div", facts(versions), class_="pair") if versions else None
+    return tag("details", tag("summary", "speed, memory, versions"), charts, about)
+
+
+def go_on(record: RunRecord) -> Html:
+    """The commands to type next."""
+    where = shlex.quote(str(record.path))
+    finished = [f"sftctl chat {where}", f"sftctl export {where}"]
+    commands = finished if record.status == "finished" else [f"sftctl resume {where}"]
+    text = "\n".join([*commands, f"sftctl inspect-ckpt {where}"])
+    return tag("pre", text, class_="commands")
 
 
 def samples(record: RunRecord) -> Html | None:
@@ -124,7 +168,7 @@ def _sample(prompt: str, answers: list[dict[str, Any]]) -> Html:
 
 
 def checkpoints(record: RunRecord) -> Html:
-    """The checkpoints of the run, the newest first."""
+    """The checkpoints of the run, the oldest first, as inspect-ckpt lists them."""
     rows = [
         (
             line.name,
@@ -133,7 +177,7 @@ def checkpoints(record: RunRecord) -> Html:
             format_bytes(line.num_bytes),
             _state("complete", "good") if not line.problems else _state(line.problems[0], "bad"),
         )
-        for line in reversed(record.checkpoints)
+        for line in record.checkpoints
     ]
     return table(("checkpoint", "epoch", "validation loss", "size", "state"), rows)
 
@@ -157,8 +201,17 @@ def events(record: RunRecord) -> Html:
 
 
 def _details(event: dict[str, Any]) -> str:
-    known = ("event", "step", "time")
-    return ", ".join(f"{key}: {_plain(value)}" for key, value in event.items() if key not in known)
+    """An event as a sentence; one without a sentence of its own, with its fields."""
+    name, step = event["event"], event["step"]
+    fields = {key: v for key, v in event.items() if key not in ("event", "step", "time")}
+    nothing_said = f"{name} at step {step}"
+    try:
+        sentence = event_line(name, step, fields)
+    except (LookupError, ValueError, TypeError):  # of another version
+        sentence = nothing_said
+    if fields and sentence == nothing_said:
+        return ", ".join(f"{key}: {_plain(value)}" for key, value in fields.items())
+    return sentence
 
 
 def _plain(value: object) -> str:
@@ -177,18 +230,22 @@ def configuration(record: RunRecord) -> Html:
 
 
 def _config_sections(record: RunRecord) -> Iterator[Html]:
-    defaults = config_to_dict(RunConfig())
     for section, values in record.config.items():
         lines = [
             tag(
                 "div",
                 tag("dt", key, title=documentation().get(f"{section}.{key}")),
                 tag("dd", _setting(value)),
-                class_="changed" if defaults[section].get(key) != value else None,
+                class_="changed" if _is_chosen(f"{section}.{key}", value) else None,
             )
             for key, value in values.items()
         ]
         yield tag("section", tag("h3", section), tag("dl", *lines, class_="facts"))
+
+
+def _is_chosen(key: str, value: object) -> bool:
+    """Whether somebody set this value; what a run resolves by itself is not told apart."""
+    return key not in _RESOLVED and (key not in keys() or default_of(key) != value)
 
 
 def _setting(value: object) -> str:

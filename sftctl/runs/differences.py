@@ -15,12 +15,30 @@ from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.environment import usable_cores
+from sftctl.runs.mixtures import (
+    begins_epoch_again,
+    continued,
+    only_weights_differ,
+    total_steps,
+    weights_changed,
+    weights_text,
+)
 from sftctl.words import counted
 
 Verdict = Literal["free", "allow", "impossible"]
 
 DATA = "data"
 """The key that `--allow` takes for other data than the checkpoint was trained on."""
+
+SOURCES = "data.sources"
+"""The key that `--allow` takes for other weights in the middle of an epoch."""
+
+OLDER_RULES = "the same files, prepared by older mask rules; that store is no longer in the cache"
+"""The cause of other data if only this program has changed."""
+SAMPLE_CHANGED = (
+    "the bundled sample changed with this version, and the run's own store is no longer in the "
+    "cache"
+)
 
 ROUNDED = "the same examples in every step, sums rounded differently"
 
@@ -34,6 +52,21 @@ _LEARNING_RATE_KEYS = (
     "optim.warmup_steps",
     "optim.min_lr_ratio",
 )
+_TRAINED_KEYS = ("train.freeze", "train.train_only")
+_CHOOSING_KEYS = ("train.patience", "train.min_delta", "train.final", "train.eval_interval")
+_ADAPTER_KEYS = ("adapter.alpha", "adapter.dropout")  # the others decide what is trained
+_EFFECTS = {
+    "train.dtype": "sums rounded differently; the scaler starts again",
+    "model": "a run keeps the model and tokenizer that it began with",
+    "adapter": "the parameters of the adapter would be others",
+    "evaluation": "the same steps; another end, or another step in final/",
+    **dict.fromkeys(_CHOOSING_KEYS, "the same steps; another end, or another step in final/"),
+    **dict.fromkeys(
+        _TRAINED_KEYS,
+        "the optimizer's state is that of other parameters; train a new run from final/",
+    ),
+}
+"""What a change of a key does, or of any other key of a section."""
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
@@ -43,7 +76,8 @@ class DataHere:
 
     path: Path
     fingerprint: str
-    num_examples: int
+    num_planned: int  # examples in an epoch
+    cause: str = ""  # why the fingerprint differs from the checkpoint's, if that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +135,14 @@ def differences_of(
     if compute is not None:
         yield from _process_differences(manifest, config, compute)
     was, now = manifest.config, config_to_dict(config)
+    goes_on = continued(manifest, config, data.num_planned if data is not None else None)
     for section in SECTIONS:
         for name, then, here in _changed(section, was, now):
             key = f"{section}.{name}"
+            if key == SOURCES:
+                then, here = weights_text(then), weights_text(here)
             if verdict := _verdict(key, manifest, config):
-                yield Difference(key, then, here, verdict, _effect(key, verdict, manifest, config))
+                yield Difference(key, then, here, verdict, _effect(key, verdict, goes_on, config))
     for name, version in (compute.versions if compute is not None else {}).items():
         if (then := manifest.versions.get(name)) != version:
             yield Difference(name, then, version, "free", "bits may differ")
@@ -115,10 +152,14 @@ def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Diffe
     """Changes to a run that has no checkpoint: its model folder and tokenizer already exist."""
     was, now = config_to_dict(began), config_to_dict(config)
     effect = "the run directory was made for it; a new run needs another one"
-    for section in ("model", "data"):
+    for section in ("model", "data", "adapter"):
         for name, then, here in _changed(section, was, now):
-            if name not in _LOADER_KEYS:
-                yield Difference(f"{section}.{name}", then, here, "impossible", effect)
+            key = f"{section}.{name}"
+            if key == SOURCES and only_weights_differ(then, here):
+                texts = weights_text(then), weights_text(here)
+                yield Difference(key, *texts, "free", "no step was trained yet")
+            elif name not in _LOADER_KEYS:
+                yield Difference(key, then, here, "impossible", effect)
 
 
 def _changed(
@@ -137,15 +178,14 @@ def _changed(
 def _data_differences(
     manifest: CheckpointManifest, config: RunConfig, data: DataHere
 ) -> Iterator[Difference]:
-    from sftctl.data.plan import steps_per_epoch  # loads numpy, and is rarely needed
-
     was, now = manifest.data_fingerprint, data.fingerprint
     if was == now:
         return
     edited = changed_data_keys(manifest, config)
-    cause = f" ({', '.join(edited)})" if edited else ""
-    per_epoch = steps_per_epoch(data.num_examples, manifest.global_batch_size)
-    if per_epoch != manifest.steps_per_epoch:
+    causes = [*edited, *([data.cause] if data.cause else [])]
+    cause = f" ({', '.join(causes)})" if causes else ""
+    per_epoch = -(-data.num_planned // manifest.global_batch_size)
+    if per_epoch != manifest.steps_per_epoch and not weights_changed(manifest, config):
         steps = counted(per_epoch, "step")
         effect = f"{steps} per epoch, not {manifest.steps_per_epoch}: no step to continue from"
         yield Difference(DATA, was[:12], now[:12], "impossible", effect + cause)
@@ -158,7 +198,9 @@ def changed_data_keys(manifest: CheckpointManifest, config: RunConfig) -> list[s
     """The changes to keys that decide what the data is, as texts."""
     changes = _changed("data", manifest.config, config_to_dict(config))
     return sorted(
-        f"data.{name} {then} -> {here}" for name, then, here in changes if name not in _LOADER_KEYS
+        f"data.{name} {then} -> {here}"
+        for name, then, here in changes
+        if name not in _LOADER_KEYS and not (name == "sources" and only_weights_differ(then, here))
     )
 
 
@@ -182,24 +224,34 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
     if key in ("train.batch_size", "train.accumulation_steps"):
         same = config.train.global_batch_size == manifest.global_batch_size
         return "free" if same else "impossible"
-    if key == "train.seed" or section == "model":
+    if key == "model.name" and manifest.base is not None:
+        return "free"  # its hashes decide
+    if key in ("train.seed", *_TRAINED_KEYS) or section == "model":
         return "impossible"
+    if section == "adapter" and key not in _ADAPTER_KEYS:
+        return "impossible"
+    if key == SOURCES and weights_changed(manifest, config):
+        return "allow" if begins_epoch_again(manifest, config) else "free"
     if section == "data" and name not in _LOADER_KEYS:
         return None  # the data's fingerprint decides
     return "allow" if key in allowable_keys() else "free"
 
 
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
+    if key == SOURCES:
+        steps = f"{counted(manifest.steps_per_epoch, 'step')} per epoch"
+        when = "begins again with" if verdict == "allow" else "and later ones have"
+        return f"epoch {manifest.epoch} {when} the new weights, {steps}"
     if key in _LEARNING_RATE_KEYS:
         return _learning_rate_after(manifest, config)
-    if key.startswith("optim."):
+    if key.startswith("optim.") or key in _ADAPTER_KEYS:
         return "other updates from here on"
     if key.removeprefix("train.") in _ROUNDING_KEYS:
         return ROUNDED
-    if key == "train.dtype":
-        return "sums rounded differently; the scaler starts again"
-    if key.startswith("model."):
-        return "a run keeps the model and tokenizer that it began with"
+    if key == "model.name" and verdict == "free":
+        return "the same base, by the hashes of its files"
+    if effect := _EFFECTS.get(key) or _EFFECTS.get(key.partition(".")[0]):
+        return effect
     if verdict == "impossible":
         return "the steps would hold other examples"
     return "the same steps"
@@ -207,7 +259,7 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
 
 def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
     """The next step's learning rate as it was planned, and as it is now."""
-    total = config.train.total_steps(manifest.steps_per_epoch)
+    total = total_steps(config.train, manifest)
     if manifest.step >= total:
         return f"{counted(total, 'step')} in all: nothing is left to train"
     step = manifest.step + 1
@@ -232,5 +284,7 @@ def threads_for(
 def allowable_keys() -> Iterator[str]:
     """The keys that `--allow` takes: changing them gives a different run, which may be intended."""
     yield DATA
+    yield SOURCES
     yield "train.dtype"
+    yield from _ADAPTER_KEYS
     yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftctl import __version__
-from sftctl.config.load import config_to_toml, load_config
+from sftctl.config.check import resolved
+from sftctl.config.load import config_to_toml, file_layer, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, Disk, new_folder, refusals, replace_file
+from sftctl.disk import DISK, Disk, new_folder, open_regular, refusals, replace_file
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
+from sftctl.runs.place import foreign_parts
 
 if TYPE_CHECKING:  # it loads torch, which is not needed to look at a run
     from sftctl.world import World
 
+_FROM_A_COPY = "put it back from a copy"
 _TRIES, _WAIT_S = 20, 0.25  # until a file of another machine is visible on a network disk
 
 
@@ -66,12 +69,28 @@ class RunDir:
         return run
 
     def config(self) -> RunConfig:
-        """The run's configuration; `output_dir` is this directory."""
-        return load_config(self.config_file, {"output_dir": str(self.path)})
+        """The run's configuration; `output_dir` is this directory.
+
+        NoCheckpoint if it names no model: it was emptied, and defaults would be another run.
+        """
+        config = load_config(self.config_file, {"output_dir": str(self.path)})
+        if "model.name" not in file_layer(self.config_file).values:
+            raise NoCheckpoint(f"{self.config_file}: names no model.name", _FROM_A_COPY)
+        return config
+
+    def resolved_config(self) -> RunConfig:
+        """The run's configuration; ConfigError if a value that the run decided is `auto` again."""
+        return resolved(self.config(), self.config_file)
 
     def facts(self) -> dict[str, Any]:
         """The content of run.json: run_id, wandb_run_id, created, sftctl."""
-        return read_object(self.run_file, NoCheckpoint, "put it back from a copy")
+        facts = read_object(self.run_file, NoCheckpoint, _FROM_A_COPY)
+        facts.setdefault("wandb_run_id", None)
+        if not isinstance(facts.get("run_id"), str):
+            raise NoCheckpoint(f"{self.run_file}: has no run_id", _FROM_A_COPY)
+        if not isinstance(facts["wandb_run_id"], str | None):
+            raise NoCheckpoint(f"{self.run_file}: wandb_run_id: not a text", _FROM_A_COPY)
+        return facts
 
     def write_config(self, config: RunConfig, disk: Disk = DISK) -> None:
         """Replace config.toml atomically."""
@@ -79,16 +98,32 @@ class RunDir:
         with refusals(self.config_file, ConfigError, hint):
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
 
+    def require_wandb_run_id(self, disk: Disk = DISK) -> None:
+        """Give the run an id in W&B if it has none: it began without W&B."""
+        facts = self.facts()
+        if facts["wandb_run_id"] is None:
+            facts["wandb_run_id"] = _new_wandb_run_id()
+            with refusals(
+                self.run_file, ConfigError, "make the file writable: it names the W&B run"
+            ):
+                replace_file(self.run_file, dump_pretty(facts), disk)
+
+    def require_own_parts(self) -> None:
+        """CheckpointError if a part that a session writes is a link, or of another kind."""
+        for problem in foreign_parts(self.path):
+            raise problem
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out; the system releases the lock of a process that dies.
 
         It is a record lock: forked loader processes do not inherit it, and they can outlive a
-        killed trainer.
+        killed trainer. Raises CheckpointError if something that a session writes is a link.
         """
+        self.require_own_parts()
         hint = "a run is locked by a file in its folder, which must be writable"
         with refusals(self.path, ConfigError, hint, "the run can't be locked"):
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_regular(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             _lock(descriptor, self.path)
             yield
@@ -135,7 +170,7 @@ def _default_path(config: RunConfig) -> Path:
 
 
 def _refuse_existing(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):
         is_run = RunDir(path).run_file.is_file()
         resume = f"continue it with `sftctl resume {path}`, or " if is_run else ""
         raise ConfigError(
@@ -162,7 +197,7 @@ def _require_shared(path: Path, world: "World") -> None:
 
 def _nearest_folder(path: Path) -> Path:
     """The existing folder in which `path`, or the first missing folder above it, would be made."""
-    return next(above for above in path.absolute().parents if above.exists())
+    return next(above for above in path.absolute().parents if os.path.lexists(above))
 
 
 def _write_token(path: Path) -> str:
@@ -188,15 +223,22 @@ def _appears(file: Path) -> bool:
     return False
 
 
-def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture: Any) -> RunDir:
+def create_run(
+    path: Path,
+    config: RunConfig,
+    tokenizer: Any,
+    save_architecture: Any,
+    facts: dict[str, Any] | None = None,
+) -> RunDir:
     """Make the directory with everything that a resume needs, atomically.
 
-    `save_architecture(folder)` writes the model's configuration files.
+    `save_architecture(folder)` writes the model's configuration files. `facts` are those of the run
+    whose directory this replaces.
     """
     _refuse_existing(path)
-    facts = {
+    facts = facts or {
         "run_id": uuid.uuid4().hex,
-        "wandb_run_id": uuid.uuid4().hex[:8] if config.tracking.wandb else None,
+        "wandb_run_id": _new_wandb_run_id() if "wandb" in config.tracking.services else None,
         "created": time.time(),
         "sftctl": __version__,
     }
@@ -211,16 +253,28 @@ def create_run(path: Path, config: RunConfig, tokenizer: Any, save_architecture:
     return RunDir(path)
 
 
+def _new_wandb_run_id() -> str:
+    return uuid.uuid4().hex[:8]
+
+
 def require_folder(path: Path) -> None:
     """NoCheckpoint if there is no such folder."""
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
 
 
+def run_around(path: Path) -> Path | None:
+    """The run that this file or folder is in, at most three levels up."""
+    above = path.parents if path.exists() else []
+    return next((one for one in [*above][:3] if RunDir(one).run_file.is_file()), None)
+
+
 def runs_nearby(path: Path) -> str:
-    """A hint for a user who named something that is not a run."""
+    """A hint for a user who named something that is not a run; … stands for the command."""
+    if (run := run_around(path)) is not None:
+        return f"it is a part of a run: `sftctl … {run}`"
     folder = path.parent if path.parent.is_dir() else Path("runs")
     found = sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
     if not found:
         return "start one with `sftctl train`"
-    return f"the newest run there is {found[-1].parent}"
+    return f"the newest run there: `sftctl … {found[-1].parent}`"

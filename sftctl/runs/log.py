@@ -1,14 +1,16 @@
 """The run's own record: metrics.jsonl, one line per step, and events.jsonl, one per event."""
 
 import os
+import stat
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from sftctl.disk import DISK, Disk, read_refusals, refusals
+from sftctl.disk import DISK, Disk, read_refusals, refusals, replace_file, write_file
 from sftctl.errors import CheckpointError
 from sftctl.jsonio import JSONDecodeError, dump_line, loads
 from sftctl.metrics import StepMetrics
+from sftctl.runs.repair import Repair, damaged_files, is_intact, repair_of
 
 _TAIL_BYTES = 1 << 16
 
@@ -17,10 +19,24 @@ class RunLog:
     """Appends complete lines: each is written when the call returns, or CheckpointError is raised.
 
     `keep_bytes` is how much of metrics.jsonl is kept: a checkpoint's `metrics_bytes`, 0 in a new
-    run, None for every complete line. Events are history and are never cut.
+    run, None for every complete line. Events are history and are never cut. With `last_step`, the
+    checkpoint's step, damaged lines are set aside and `repaired` says so.
     """
 
-    def __init__(self, run_dir: Path, keep_bytes: int | None, disk: Disk = DISK) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        keep_bytes: int | None,
+        disk: Disk = DISK,
+        *,
+        last_step: int | None = None,
+    ) -> None:
+        self.repaired: str | None = None
+        if keep_bytes and last_step is not None:
+            repair = _repair(run_dir, keep_bytes, last_step)
+            if repair is not None:
+                _set_aside(run_dir, repair, disk)
+                keep_bytes, self.repaired = len(repair.kept), repair.message(last_step)
         with ExitStack() as opened:
             self._metrics = _LineFile(run_dir / "metrics.jsonl", keep_bytes, disk)
             opened.callback(self._metrics.close)
@@ -46,6 +62,11 @@ class RunLog:
         self._metrics.sync()
         self._events.sync()
 
+    def copy_into(self, run_dir: Path) -> None:
+        """Write both files as they are into another run directory, also after they were deleted."""
+        for file in (self._metrics, self._events):
+            write_file(run_dir / file.name, [file.content()])
+
     def close(self) -> None:
         self._opened.close()
 
@@ -63,6 +84,7 @@ class _LineFile:
         self._path, self._disk = path, disk
         self._is_torn = self._sync_failed = False
         with refusals(path, CheckpointError, _REPAIR):
+            _break_hard_link(path, disk)
             self._descriptor: int | None = disk.open_to_append(path)
         try:
             self.num_bytes = _bytes_to_keep(path, self._descriptor, keep_bytes)
@@ -95,6 +117,17 @@ class _LineFile:
         self._is_torn = False
         self.num_bytes += len(line)
 
+    @property
+    def name(self) -> str:
+        return self._path.name
+
+    def content(self) -> bytes:
+        """All complete lines."""
+        data, descriptor = b"", self._open_descriptor()
+        while more := os.pread(descriptor, self.num_bytes - len(data), len(data)):
+            data += more
+        return data
+
     def sync(self) -> None:
         if self._sync_failed:
             raise CheckpointError(f"{self._path}: an earlier sync failed; its bytes may be lost")
@@ -115,9 +148,19 @@ class _LineFile:
         return self._descriptor
 
 
+def _break_hard_link(path: Path, disk: Disk) -> None:
+    """Give a file of several names a copy of its own: `cp -al` makes such copies of a run."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            replace_file(path, path.read_bytes(), disk)
+
+
 def last_saved_step(run_dir: Path) -> int | None:
     """The step of the last `saved` event in events.jsonl; None if there is none."""
     path, found = run_dir / "events.jsonl", None
+    if not path.is_file():  # a pipe would wait for a writer
+        return None
     with suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
             with suppress(JSONDecodeError):  # a crash left an incomplete line
@@ -127,9 +170,30 @@ def last_saved_step(run_dir: Path) -> int | None:
     return found
 
 
-def require_metrics(run_dir: Path, keep_bytes: int) -> None:
+def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
+    """How a RunLog would repair metrics.jsonl; None if it is as the checkpoint left it."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    with read_refusals(path, CheckpointError, _REPAIR):
+        data = path.read_bytes()
+    return None if is_intact(data[:keep_bytes], last_step) else repair_of(run_dir, data, last_step)
+
+
+def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> None:
+    path = run_dir / "metrics.jsonl"
+    aside = next(file for file in damaged_files(run_dir) if not file.exists())
+    with refusals(path, CheckpointError, _REPAIR):
+        write_file(aside, [path.read_bytes()], disk)
+        disk.sync_folder(run_dir)
+        replace_file(path, repair.kept, disk)
+
+
+def require_metrics(run_dir: Path, keep_bytes: int, last_step: int | None = None) -> None:
     """Raise the CheckpointError that a RunLog would raise; nothing is changed."""
     path = run_dir / "metrics.jsonl"
+    if keep_bytes and last_step is not None and _repair(run_dir, keep_bytes, last_step):
+        return
     if keep_bytes and not path.is_file():
         raise CheckpointError(
             f"{path}: missing; the checkpoint was made when it had {keep_bytes} bytes",

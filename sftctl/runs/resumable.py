@@ -4,15 +4,22 @@ Loads neither torch nor numpy.
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from glob import has_magic
 from pathlib import Path
 
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.manifest import StoreManifest, cached_store, is_prepared
+from sftctl.data.storage.hashes import require_sizes
 from sftctl.errors import ConfigError, DataError, IncompatibleCheckpoint, NoCheckpoint, SftctlError
+from sftctl.runs.base import require_same_base
+from sftctl.runs.choosing import end_of_patience, is_out_of_patience
 from sftctl.runs.differences import Difference, changed_data_keys
 from sftctl.runs.directory import RunDir
 from sftctl.runs.log import last_saved_step, require_metrics
+from sftctl.runs.mixtures import sources_with_paths, total_steps
+from sftctl.runs.place import foreign_parts
 from sftctl.words import counted
 
 
@@ -20,18 +27,25 @@ def obstacles_in_run(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest, config: RunConfig
 ) -> Iterator[SftctlError]:
     """Why the run directory and `config` do not let this checkpoint be resumed."""
+    if foreign := [*foreign_parts(run.path)]:
+        yield from foreign
+        return
     if not (file := run.model_folder / "config.json").is_file():
         yield NoCheckpoint(f"{file}: missing", hint="put back the run's model folder from a copy")
     try:
-        require_metrics(run.path, manifest.metrics_bytes)
+        require_metrics(run.path, manifest.metrics_bytes, manifest.step)
     except SftctlError as error:
         yield error
-    total = config.train.total_steps(manifest.steps_per_epoch)
+    if manifest.base is not None:
+        try:
+            require_same_base(checkpoint, manifest.base, config.model.name)
+        except SftctlError as error:
+            yield error
+    total = total_steps(config.train, manifest)
     if manifest.step > total:
         yield ConfigError(
-            f"{_end_of(config.train, manifest.steps_per_epoch)}, and the checkpoint is of step "
-            f"{manifest.step}",
-            hint="a run can only get longer; `--step N` goes back",
+            f"{_end_of(config.train, manifest)}, and the checkpoint is of step {manifest.step}",
+            hint=f"a run can only get longer; `sftctl resume {run.path} --step N` goes back",
         )
     if config.train.dtype == manifest.dtype == "float16" and not manifest.scaler:
         yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no state of scaler")
@@ -54,6 +68,28 @@ def obstacles_in_differences(
             f"{where}: would be a different run: {'; '.join(map(str, to_allow))}",
             hint=f"undo the change, or allow it: {allow_flags(to_allow)}",
         )
+
+
+def require_named_files(config: RunConfig) -> None:
+    """Refuse a path in config.toml at which nothing is, and name its key.
+
+    Called where a run has to prepare its data again. The run or the data may have been moved.
+    DataError for the data, ConfigError for the rest.
+    """
+    run, data, model = RunDir(config.output_dir or Path()), config.data, config.model
+    keys = (
+        ("data.path", data.path, DataError),
+        *(("data.sources", source.path, DataError) for source in sources_with_paths(data)),
+        ("data.chat_template", data.chat_template, ConfigError),
+        ("model.tokenizer", model.tokenizer, ConfigError),
+        ("model.name", None if model.tokenizer else model.name, ConfigError),
+    )
+    for key, value, error in keys:
+        if value is None or not Path(value).is_absolute() or has_magic(str(value)):
+            continue
+        if not Path(value).exists():
+            hint = f"{key} in {run.config_file} names it: put it back, or correct the key"
+            raise error(f"{key}: {value}: missing", hint)
 
 
 def allow_flags(differences: Iterable[Difference]) -> str:
@@ -91,15 +127,25 @@ def cached_manifest(fingerprint: str) -> StoreManifest | None:
     """The manifest of a store in the cache; None (it is prepared again) if missing or damaged."""
     try:
         there = StoreManifest.read(cached_store(fingerprint))
+        require_sizes(cached_store(fingerprint), there)
     except DataError:
         return None
     return there if there.fingerprint == fingerprint else None
 
 
-def flags_to_train_longer(train: TrainConfig, steps_per_epoch: int) -> str:
+def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
+    """Why `train.patience` lets no step follow this checkpoint; None if one is left, or none is."""
+    train, validation = config.train, manifest.validation
+    is_trained = manifest.step >= total_steps(train, manifest)
+    if is_trained or validation is None or not is_out_of_patience(train, validation):
+        return None
+    return end_of_patience(validation)
+
+
+def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> str:
     """The flags of `resume` that raise what ends the run."""
-    by_epochs = steps_per_epoch * train.epochs
-    flags = ["--epochs N"] if by_epochs == train.total_steps(steps_per_epoch) else []
+    by_epochs = total_steps(replace(train, max_steps=None), manifest)
+    flags = ["--epochs N"] if by_epochs == total_steps(train, manifest) else []
     if train.max_steps is not None and train.max_steps <= by_epochs:
         flags.append("--max-steps N")
     return " ".join(flags)
@@ -112,22 +158,29 @@ def require_more_steps(
 
     A finished run may be resumed again if its flags change nothing (`is_new` is False).
     """
-    if manifest.step < config.train.total_steps(manifest.steps_per_epoch):
+    if (reason := ended_early(manifest, config)) is not None:
+        if not is_new:
+            return
+        raise ConfigError(
+            f"{asked}: nothing to train: {reason}",
+            hint="raise train.patience in the run's config.toml to train on",
+        )
+    if manifest.step < total_steps(config.train, manifest):
         return
-    flags = flags_to_train_longer(config.train, manifest.steps_per_epoch)
+    flags = flags_to_train_longer(config.train, manifest)
     names = {flag for flag in ("--epochs", "--max-steps") if flag in flags}
     if not is_new and names & {*asked.split()}:
         return
     raise ConfigError(
-        f"{asked}: nothing to train: {_end_of(config.train, manifest.steps_per_epoch)}, and the "
+        f"{asked}: nothing to train: {_end_of(config.train, manifest)}, and the "
         f"checkpoint is of step {manifest.step}",
         hint=f"`resume {flags}` trains longer",
     )
 
 
-def _end_of(train: TrainConfig, steps_per_epoch: int) -> str:
+def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
     """What ends the run, and after how many steps."""
-    steps = counted(train.total_steps(steps_per_epoch), "step")
-    if flags_to_train_longer(train, steps_per_epoch) == "--max-steps N":
+    steps = counted(total_steps(train, manifest), "step")
+    if flags_to_train_longer(train, manifest) == "--max-steps N":
         return f"train.max_steps: {steps}"
     return f"train.epochs: {counted(train.epochs, 'epoch')}, {steps}"

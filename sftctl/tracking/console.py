@@ -1,7 +1,10 @@
 """Progress on stderr: a live panel on a terminal, plain lines anywhere else."""
 
+import math
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -14,14 +17,17 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sftctl.metrics import StepMetrics
+from sftctl.tracking import status
 from sftctl.tracking.lines import HIDDEN_EVENTS, LineTracker, Pace, RunShape, event_line
-from sftctl.tracking.tracker import Tracker
+from sftctl.tracking.terminal import without_control_echo
 from sftctl.words import format_bytes, format_duration
 
 _SECONDS_PER_FRAME = 0.25
+_SECONDS_PER_TICK = 0.5  # the clock of the panel goes on in a long step
+_SMOOTHED_STEPS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-=+*#@"
-_GAP = "   "
+_LABEL, _CELL = 7, 18  # columns
 
 
 def has_panel() -> bool:
@@ -30,7 +36,7 @@ def has_panel() -> bool:
     return sys.stderr.isatty() and Console(file=sys.stderr).is_interactive
 
 
-def make_console_tracker(shape: RunShape) -> Tracker:
+def make_console_tracker(shape: RunShape) -> "LiveTracker | LineTracker":
     """A live panel if the terminal can show one, else plain lines."""
     if has_panel():
         return LiveTracker(shape, Console(file=sys.stderr))
@@ -38,53 +44,95 @@ def make_console_tracker(shape: RunShape) -> Tracker:
 
 
 class LiveTracker:
-    """A panel that is redrawn on a step or event, at most four times a second, without a thread."""
+    """A panel that is redrawn on a step or event, at most four times a second, and twice without.
+
+    It vanishes at the end. Other threads may call `stopping`.
+    """
 
     def __init__(self, shape: RunShape, console: Console) -> None:
         self._shape, self._console = shape, console
-        self._pace, self._losses = Pace(), Curve()
+        self._pace, self._curve = Pace(), Curve()
+        self._losses: deque[float] = deque(maxlen=_SMOOTHED_STEPS)
         self._metrics: StepMetrics | None = None
         self._validation_losses: list[float] = []
-        self._saved = "none yet"
-        self._drawn_at = 0.0
+        self._validated_at = 0
+        self._saved, self._saved_at = "no checkpoint yet", 0.0
+        self._is_stopping = False
+        self._started, self._drawn_at = time.monotonic(), 0.0
         self._drawn_width, self._drawn_lines = console.width, 0
         # Don't redirect stdout: it belongs to the command's results.
         self._live = Live(
-            get_renderable=self._panel, console=console, auto_refresh=False, redirect_stdout=False
-        )
+            get_renderable=self._panel, console=console, auto_refresh=False,
+            redirect_stdout=False, transient=True,
+        )  # fmt: skip
+        self._echo = without_control_echo()
+        self._lock, self._over = threading.RLock(), threading.Event()
+        self._clock: threading.Thread | None = None
 
     def log(self, metrics: StepMetrics) -> None:
-        self._metrics = metrics
-        self._pace.add(metrics)
-        self._losses.add(metrics.loss)
-        if time.monotonic() - self._drawn_at >= _SECONDS_PER_FRAME:
-            self._draw()
+        with self._lock:
+            self._metrics = metrics
+            self._pace.add(metrics)
+            self._losses.append(metrics.loss)
+            self._curve.add(metrics.loss)
+            if time.monotonic() - self._drawn_at >= _SECONDS_PER_FRAME:
+                self._draw()
 
     def event(self, name: str, step: int, **fields: object) -> None:
         if name in HIDDEN_EVENTS:
             return
         line = event_line(name, step, fields)
-        if name == "evaluation":
-            self._validation_losses.append(float(str(fields["validation_loss"])))
-        if name == "saved":  # frequent, so the panel shows only the last one
-            self._saved = line.removeprefix("saved ")
-        else:
-            self._live.start()
-            self._erase_wrapped_lines()
-            style = "yellow" if name in ("warning", "save_failed") else ""
-            self._console.print(Text(line, style=style))
-        self._draw()
+        with self._lock:
+            if name == "evaluation":
+                self._validation_losses.append(float(str(fields["validation_loss"])))
+                self._validated_at = step
+            if name in ("saved", "resumed"):
+                self._saved, self._saved_at = line.partition(" ")[2], time.monotonic()
+            if name in ("saved", "finished"):  # frequent, or said by the closing lines
+                self._draw()
+            else:
+                self._print(line, "yellow" if name in ("warning", "save_failed") else "")
+
+    def stopping(self, line: str) -> None:
+        """The answer to a signal, above the panel."""
+        with self._lock:
+            self._is_stopping = True
+            self._print(line, "yellow")
 
     def close(self) -> None:
+        self._over.set()
+        if self._clock is not None:
+            self._clock.join()
+        with self._lock:
+            self._erase_wrapped_lines()
+            self._live.stop()  # erases the panel, restores the cursor and stderr
+            self._echo.close()
+
+    def _print(self, line: str, style: str) -> None:
+        self._start()
         self._erase_wrapped_lines()
-        self._live.stop()  # draws the last state, restores the cursor and stderr
+        self._console.print(Text(line, style=style))
+        self._draw()
 
     def _draw(self) -> None:
-        self._live.start()
+        self._start()
         self._erase_wrapped_lines()
         self._live.refresh()
         self._drawn_at, self._drawn_width = time.monotonic(), self._console.width
         self._drawn_lines = len(self._console.render_lines(self._panel()))
+
+    def _start(self) -> None:
+        if self._clock is None:
+            status.hide()
+            self._live.start()
+            self._clock = threading.Thread(target=self._tick, daemon=True)
+            self._clock.start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(_SECONDS_PER_TICK):
+            with self._lock:
+                if time.monotonic() - self._drawn_at >= _SECONDS_PER_TICK:
+                    self._draw()
 
     def _erase_wrapped_lines(self) -> None:
         """Erase the extra rows of a panel whose lines were wrapped by a narrower terminal.
@@ -99,46 +147,62 @@ class LiveTracker:
         self._drawn_width = self._console.width
 
     def _panel(self) -> Panel:
-        total_steps = self._shape.total_steps
-        step = self._metrics.step if self._metrics else self._shape.first_step
-        left = (
-            format_duration(self._pace.step_time_s * (total_steps - step)) if self._metrics else "-"
-        )
+        phase = "stopping" if self._is_stopping else status.phase() or "training"
+        body = Group(self._head(), *self._rows())
+        title = Text(f"{self._shape.name} · {phase}" if self._is_unicode else phase)
+        style = "yellow" if self._is_stopping else ""
+        return Panel(body, title=title, title_align="left", border_style=style)
+
+    def _head(self) -> Table:
+        total_steps, step = self._shape.total_steps, self._step
         head = Table.grid(Column(no_wrap=True), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
-        bar = ProgressBar(total=max(1, total_steps), completed=step)
-        head.add_row(_pair("step", f"{step}/{total_steps}"), bar, _pair("eta", left))
-        room = self._console.width - len("│  │")
-        body = Group(head, self._loss_row(), *wrap_pairs(self._facts(step), room))
-        return Panel(body, title="sftctl", title_align="left")
+        bar = ProgressBar(
+            total=max(1, total_steps), completed=step,
+            complete_style="cyan", finished_style="cyan",
+        )  # fmt: skip
+        passed = format_duration(time.monotonic() - self._started)
+        left = format_duration(self._pace.step_time_s * (total_steps - step))
+        times = f"{passed}, {left} left" if self._metrics else passed
+        head.add_row(_pair("step", f"{step}/{total_steps}"), bar, Text(times))
+        return head
+
+    def _rows(self) -> list[Text]:
+        rows = [self._loss_row()]
+        if self._validation_losses:
+            losses = f"{_first_and_last(self._validation_losses)} at step {self._validated_at}"
+            rows.append(_row("valid", losses))
+        if (now := self._metrics) is not None:
+            in_epoch = self._step - now.epoch * self._shape.steps_per_epoch
+            epochs, steps = self._shape.epochs, self._shape.steps_per_epoch
+            rows += [
+                _row("epoch", f"{now.epoch + 1} of {epochs}", f"step {in_epoch} of {steps}",
+                     f"lr {now.learning_rate:.1e}", f"grad {now.grad_norm:.3g}"),
+                _row("speed", f"{self._pace.tokens_per_s:.0f} tok/s",
+                     f"waiting {self._pace.data_wait_ratio:.1%}", *self._use(),
+                     f"memory {format_bytes(now.peak_memory_bytes)}"),
+            ]  # fmt: skip
+        ago = time.monotonic() - self._saved_at
+        rows.append(_row("saved", self._saved + (f", {ago:.0f} s ago" if self._saved_at else "")))
+        return rows
+
+    def _use(self) -> list[str]:
+        mfu = self._pace.mfu(self._shape)
+        return [f"mfu {mfu:.0%}"] if mfu else []
 
     def _loss_row(self) -> Text:
-        loss = f"{self._metrics.loss:.4f}" if self._metrics else "-"
-        row = _pair("loss", loss)
-        bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
-        row.append("  " + sparkline(self._losses.points, bars), style="cyan")
-        row.no_wrap, row.overflow = True, "crop"
+        mean = sum(self._losses) / len(self._losses) if self._losses else None
+        row = _row("loss", f"{mean:.4f}" if mean is not None else "-")
+        bars = _BARS if self._is_unicode else _ASCII_BARS
+        row.append("  " + sparkline(self._curve.points, bars), style="cyan")
         return row
 
-    def _facts(self, step: int) -> list[Text]:
-        pairs = []
-        if self._validation_losses:
-            pairs.append(_pair("validation loss", _first_and_last(self._validation_losses)))
-        if self._metrics:
-            epoch = self._metrics.epoch
-            step_in_epoch = step - epoch * self._shape.steps_per_epoch
-            pairs += [
-                _pair("epoch", f"{epoch} of 0..{self._shape.epochs - 1}"),
-                _pair("step in epoch", f"{step_in_epoch}/{self._shape.steps_per_epoch}"),
-                _pair("lr", f"{self._metrics.learning_rate:.1e}"),
-                _pair("grad", f"{self._metrics.grad_norm:.3g}"),
-                _pair("tok/s", f"{self._pace.tokens_per_s:.0f}"),
-                _pair("targets/s", f"{self._pace.target_tokens_per_s:.0f}"),
-                *([_pair("mfu", f"{mfu:.0%}")] if (mfu := self._pace.mfu(self._shape)) else []),
-                _pair("wait", f"{self._pace.data_wait_ratio:.1%}"),
-                _pair("padding", f"{self._pace.padding_ratio:.1%}"),
-                _pair("memory", format_bytes(self._metrics.peak_memory_bytes)),
-            ]
-        return [*pairs, _pair("checkpoint", self._saved)]
+    @property
+    def _step(self) -> int:
+        return self._metrics.step if self._metrics else self._shape.first_step
+
+    @property
+    def _is_unicode(self) -> bool:
+        return self._console.encoding.startswith("utf")
 
 
 class Curve:
@@ -162,21 +226,21 @@ class Curve:
 
 
 def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
-    """One character per value: the first of `bars` for the lowest, the last for the highest."""
-    low, high = min(values, default=0.0), max(values, default=0.0)
+    """One character per value, on a logarithmic scale: the first of `bars` for the lowest."""
+    logs = [math.log(max(value, 1e-9)) if math.isfinite(value) else None for value in values]
+    known = [one for one in logs if one is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(bars) - 1) / (high - low) if high > low else 0.0
-    return "".join(bars[round((value - low) * scale)] for value in values)
+    return "".join(bars[-1 if one is None else round((one - low) * scale)] for one in logs)
 
 
-def wrap_pairs(pairs: Sequence[Text], width: int) -> list[Text]:
-    """Lines with as many pairs as fit; a pair is never split between lines."""
-    lines: list[Text] = []
-    for pair in pairs:
-        if lines and lines[-1].cell_len + len(_GAP) + pair.cell_len <= width:
-            lines[-1].append(_GAP).append_text(pair)
-        else:
-            lines.append(pair.copy())
-    return lines
+def _row(label: str, *cells: str) -> Text:
+    """A line of the panel; every cell begins at the same column whatever the others hold."""
+    row = Text(no_wrap=True, overflow="crop")
+    row.append(label.ljust(_LABEL), style="dim")
+    for cell in cells[:-1]:
+        row.append(cell.ljust(_CELL))
+    return row.append(cells[-1])
 
 
 def _pair(label: str, value: str) -> Text:

@@ -6,19 +6,22 @@ from pathlib import PurePath
 from typing import TextIO
 
 from sftctl.metrics import StepMetrics
-from sftctl.words import format_bytes, format_duration
+from sftctl.tracking import status
+from sftctl.words import format_bytes, format_duration, parameters_text
 
 _RECENT_STEPS = 50
 _LONGEST_REPLY = 100  # characters of a sample that are shown; events.jsonl has all
 _EVENTS = {
-    "started": "started {run_dir}: {num_parameters:,} parameters, {num_examples:,} examples, "
-    "{total_steps:,} steps",
+    "started": "started {run_dir}: {parameters}, {num_examples:,} examples, "
+    "{total_steps:,} steps, {dtype} on {device}",
+    "data": "data {message}",
     "resumed": "resumed at step {step} from {checkpoint}",
     "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
     "sample": "sample {number} at step {step}: {reply}",
     "saved": "saved {name} ({size} in {seconds:.1f} s)",
     "save_failed": "save failed at step {step}: {error}",
     "stopped": "stopped by {signal} at step {step}",
+    "ended_early": "ended at step {step}: {reason}",
     "finished": "finished at step {step}",
     "failed": "failed at step {step}",
     "warning": "warning: {message}",
@@ -37,6 +40,7 @@ class RunShape:
     epochs: int
     log_interval: int
     first_step: int  # updates done before this session
+    name: str = "sftctl"  # of the run, for a title
     flops_per_token: int = 0  # of the model; 0: unknown
     flops_per_target_token: int = 0  # of the head, in addition
     peak_flops_per_s: float = 0.0  # of all ranks together; 0: unknown
@@ -102,11 +106,16 @@ class LineTracker:
         if name not in HIDDEN_EVENTS:
             self._write(event_line(name, step, fields))
 
+    def stopping(self, line: str) -> None:
+        """The answer to a signal; another thread may call it."""
+        self._write(line)
+
     def close(self) -> None:
         """Leave the stream open: it belongs to the caller."""
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        with status.making_room():
+            print(line, file=self._stream, flush=True)
 
 
 def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
@@ -128,8 +137,26 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
     if name == "sample":
         reply = " ".join(str(fields["reply"]).split())
         words["reply"] = reply if len(reply) <= _LONGEST_REPLY else reply[:_LONGEST_REPLY] + " …"
+    if name == "started":
+        number, trained = (int(str(fields[f"num_{what}"])) for what in ("parameters", "trained"))
+        words["parameters"] = parameters_text(number, trained)
     line = _EVENTS.get(name, name + " at step {step}").format_map(words)
+    if name == "evaluation":
+        line += _standing(step, fields)
     return "".join(letter if letter.isprintable() else " " for letter in line)
+
+
+def _standing(step: int, fields: dict[str, object]) -> str:
+    """The loss of each set, if there are several; and the best step, if it is another one."""
+    sets = fields.get("sets")
+    each = sets.items() if isinstance(sets, dict) and len(sets) > 1 else ()
+    text = "".join(f", {name} {values['loss']:.4f}" for name, values in each)
+    step_of_best, best = fields.get("best_step"), fields.get("best")
+    if step_of_best in (None, step) or not isinstance(best, float):
+        return text
+    goal = f" {fields['goal']}" if fields.get("goal") else ""
+    waited = f", patience {fields['waited']}/{fields['patience']}" if fields.get("waited") else ""
+    return f"{text} (best{goal} {best:.4f} at step {step_of_best}{waited})"
 
 
 def _ratio(part: float, whole: float) -> float:

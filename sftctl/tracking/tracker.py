@@ -10,10 +10,12 @@ from sftctl.metrics import StepMetrics
 class Tracker(Protocol):
     """Receives every step and event of a run, on rank 0.
 
-    Events and their fields: started (run_dir, num_parameters, num_examples, total_steps) · resumed
-    (checkpoint) · changed (message) · evaluation (validation_loss, num_target_tokens) · sample
-    (number, prompt, reply, reference) · saved (path, num_bytes, seconds) · save_failed (error) ·
-    stopped (signal) · finished · failed (kind, message) · warning (message).
+    Events and their fields: started (run_dir, num_parameters, num_trained, num_examples,
+    total_steps) · resumed (checkpoint) · changed (message) · evaluation (validation_loss,
+    num_target_tokens, token_accuracy, entropy, sets,
+    best, best_step) · sample (number, prompt, reply, reference) · saved
+    (path, num_bytes, seconds) · save_failed (error) · ended_early (reason, best_step) · stopped
+    (signal) · finished · failed (kind, message) · warning (message).
     """
 
     def log(self, metrics: StepMetrics) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from sftctl import environment
 from sftctl.errors import ConfigError
 from sftctl.metrics import StepMetrics
+from sftctl.tracking.values import evaluation_values, step_values
 
 INIT_TIMEOUT_S = 20
 """How long to wait for a service that can't be reached; W&B's own default is 90 seconds."""
@@ -74,25 +75,11 @@ class WandbTracker:
 
     def log(self, metrics: StepMetrics) -> None:
         self._log_samples()
-        values = {
-            "train/loss": metrics.loss,
-            "train/grad_norm": metrics.grad_norm,
-            "train/learning_rate": metrics.learning_rate,
-            "train/epoch": metrics.epoch,
-            "train/tokens_per_s": metrics.tokens_per_s,
-            "train/step_time_s": metrics.step_time_s,
-            "train/peak_memory_bytes": metrics.peak_memory_bytes,
-            "train/memory_bytes": metrics.memory_bytes,
-            "data/num_tokens": metrics.num_tokens,
-            "data/num_target_tokens": metrics.num_target_tokens,
-            "data/num_padding_tokens": metrics.num_padding_tokens,
-            "data/wait_s": metrics.data_wait_s,
-        }
-        self._run.log(values, step=metrics.step)
+        self._run.log(step_values(metrics), step=metrics.step)
 
     def event(self, name: str, step: int, **fields: object) -> None:
         if name == "evaluation":
-            self._run.log({"validation/loss": fields["validation_loss"]}, step=step)
+            self._run.log(evaluation_values(fields), step=step)
         if name == "sample":
             row = {"step": step} | fields
             self._samples.append([row[column] for column in _SAMPLE_COLUMNS])

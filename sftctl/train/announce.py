@@ -1,16 +1,21 @@
-"""The trackers of a session: the run's own log, the console, and W&B if it is enabled."""
+"""The trackers of a session: the run's own log, the console, and the services that it names."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from sftctl.config.load import config_to_dict
+from sftctl.data.manifest import is_prepared
+from sftctl.data.prepare.notes import accounting
+from sftctl.data.storage.joined import Store
+from sftctl.data.store import TokenStore
 from sftctl.errors import SftctlError
 from sftctl.runs.log import RunLog
+from sftctl.runs.mixtures import sources_with_paths
 from sftctl.tracking.console import has_panel, make_console_tracker
 from sftctl.tracking.lines import RunShape
+from sftctl.tracking.services import TrackedRun, open_service
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
-from sftctl.tracking.wandb import WandbTracker
 from sftctl.train.engine.flops import matmul_flops_per_s, model_flops
 from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.train.resume import ResumePlan
@@ -29,9 +34,10 @@ def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
         return
     manifest = session.plan.manifest if session.plan is not None else None
     with ExitStack() as stack:
-        log = RunLog(session.run.path, manifest.metrics_bytes if manifest is not None else 0)
+        keep_bytes, step = (manifest.metrics_bytes, manifest.step) if manifest else (0, None)
+        log = RunLog(session.run.path, keep_bytes, last_step=step)
         stack.callback(log.close)
-        problems: list[str] = []
+        problems = [log.repaired] if log.repaired is not None else []
         group = TrackerGroup(required=[log], optional=_optional(session, problems))
         stack.callback(group.close)
         _report_start(session, group, problems)
@@ -44,7 +50,7 @@ def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
 
 
 def _optional(session: Session, problems: list[str]) -> list[Tracker]:
-    """The console and W&B. If W&B fails, append that to `problems`: the run starts without it."""
+    """The console and the services. The run starts without one that fails; `problems` says so."""
     config, progress = session.config, session.state.progress
     shape = RunShape(
         total_steps=session.total_steps,
@@ -52,31 +58,37 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
         epochs=config.train.epochs,
         log_interval=config.tracking.log_interval,
         first_step=progress.step,
+        name=session.run.path.name,
     )
     if has_panel():
         shape = _with_speeds(shape, session)
-    trackers: list[Tracker] = [make_console_tracker(shape)]
-    if config.tracking.wandb:
+    console = make_console_tracker(shape)
+    session.stop.show = console.stopping
+    trackers: list[Tracker] = [console]
+    for name in config.tracking.services:
         try:
-            wandb = _wandb(session)
+            service = open_service(name, _tracked_run(session))
         except SftctlError:
             raise  # not logged in: the user should fix that before training
         except Exception as error:  # any other problem of a service
-            problems.append(f"W&B gets no reports: {type(error).__name__}: {error}")
+            shown = {"wandb": "W&B"}.get(name, name)
+            problems.append(f"{shown} gets no reports: {type(error).__name__}: {error}")
         else:
-            trackers.append(wandb)
-            problems += [wandb.warning] if wandb.warning is not None else []
+            trackers.append(service)
+            warning = getattr(service, "warning", None)
+            problems += [warning] if warning is not None else []
     return trackers
 
 
-def _wandb(session: Session) -> WandbTracker:
+def _tracked_run(session: Session) -> TrackedRun:
     tracking = session.config.tracking
-    return WandbTracker(
-        session.run.path,
-        tracking.wandb_project,
-        session.run.facts()["wandb_run_id"],
-        config_to_dict(session.config),
+    return TrackedRun(
+        run_dir=session.run.path,
+        project=tracking.wandb_project,
+        config=config_to_dict(session.config),
+        first_step=session.state.progress.step,
         resumed=session.plan is not None,
+        wandb_run_id=session.run.facts()["wandb_run_id"],
         model=session.run.final if tracking.wandb_artifact else None,
     )
 
@@ -104,17 +116,46 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
     if session.plan is not None:
         _report_plan(session.plan, step, session.total_steps, tracker)
         return
-    store = session.inputs.train
+    store, weights = session.inputs.train, session.state.weights
     tracker.event(
         "started",
         step,
         run_dir=str(session.run.path),
         store=str(store.path.absolute()),
+        **_stores(store),
         data_fingerprint=store.manifest.fingerprint,
         num_examples=len(store),
         num_target_tokens=store.manifest.num_target_tokens,
         total_steps=session.total_steps,
-        num_parameters=sum(p.numel() for p in session.state.loss_module.parameters()),
+        dtype=session.state.dtype,
+        device=session.world.device.type,
+        num_parameters=sum(weight.numel() for weight in weights.named.values()),
+        num_trained=sum(weight.numel() for weight in weights.trained),
+    )
+    data = session.config.data
+    given = [source.path for source in sources_with_paths(data)] or [data.path]
+    for path, part in zip(given, store.parts, strict=True):
+        if path is not None and not is_prepared(path):
+            _report_rows(part, tracker)
+
+
+def _stores(store: Store) -> dict[str, list[str]]:
+    """All stores of a run that has several."""
+    paths = [str(part.path.absolute()) for part in store.parts]
+    return {"stores": paths} if len(paths) > 1 else {}
+
+
+def _report_rows(store: TokenStore, tracker: Tracker) -> None:
+    """What became of the rows of the files that this session has prepared."""
+    manifest = store.manifest
+    tracker.event(
+        "data",
+        0,
+        message=accounting(manifest, store.path),
+        rows_read=manifest.rows_read,
+        rows_kept=manifest.rows_kept,
+        rows_dropped=manifest.rows_dropped,
+        ledger=str((store.path / "ledger.jsonl").absolute()),
     )
 
 
@@ -135,6 +176,8 @@ def _report_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker
     )
     for text in plan.skipped:
         tracker.event("warning", step, message=f"damaged, not used: {text}")
+    for text in plan.final_problems:
+        tracker.event("warning", step, message=f"final/ is written again: {text}")
     for name in plan.abandoned:
         tracker.event("changed", step, message=f"{name} is from a later step: moved away")
     for difference in plan.differences:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,14 +26,16 @@ from typing import Any, TypeVar
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.environment import signal_when_the_parent_dies, usable_cores
+from sftctl.environment import has_ended_badly, signal_when_the_parent_dies, usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
 from sftctl.runs.directory import RunDir, new_run_path
+from sftctl.tracking import status
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import SIGNALS, StopRequest
+from sftctl.words import printable
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ def train_on_ranks(
     num_ranks: int,
     max_restarts: int,
     stop: StopRequest,
+    *,
+    verify_data: bool = False,
 ) -> RunSummary:
     """`run_training` on `num_ranks` processes, restarted up to `max_restarts` times if a rank dies.
 
@@ -54,14 +59,18 @@ def train_on_ranks(
     """
     path = resume.run_dir if resume is not None else config.output_dir or new_run_path(config)
     config = replace(config, output_dir=path)
+    train = partial(run_training, verify_data=verify_data)
     for number in range(1, max_restarts + 2):
         try:
-            return run_on_ranks(num_ranks, run_training, config, resume, stop=stop)
+            return run_on_ranks(num_ranks, train, config, resume, stop=stop)
         except RankFailed as failure:
             if number > max_restarts or stop.heard:
                 raise RankFailed(failure.message, _how_to_continue(path)) from None
-            with suppress(BrokenPipeError):  # perhaps nobody reads stderr any more
-                print(f"{failure.message}: restart {number} of {max_restarts}", file=sys.stderr)
+            with suppress(OSError):  # perhaps nobody reads stderr any more
+                print(
+                    f"{printable(failure.message)}: restart {number} of {max_restarts}",
+                    file=sys.stderr,
+                )
         if RunDir(path).run_file.is_file():
             announce = resume.announce if resume is not None else None
             resume = resume or ResumeRequest(path, announce=announce)
@@ -94,6 +103,7 @@ def run_on_ranks(
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # all ranks are here, and the host's own name may have no address
         max_restarts=0,  # elastic's own restarts find stale keys of dead ranks: see train_on_ranks
         monitor_interval=0.05,
         signals_to_handle="SIGQUIT",
@@ -106,6 +116,7 @@ def run_on_ranks(
         _watched(Path(folder), num_ranks),
     ):
         listening.check()
+        status.doing("")  # the screen is now rank 0's
         try:
             results: dict[int, T] = elastic_launch(launch, _rank_main)(
                 folder, num_ranks, function, arguments
@@ -121,8 +132,8 @@ def _rank_main(
     """The main function of each rank."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
-    with StopRequest(Path(folder, STOP_FILE)) as stop:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    with status.shown(), StopRequest(Path(folder, STOP_FILE)) as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGINT})
         signal_when_the_parent_dies(signal.SIGTERM)  # then the rank saves, exits and frees the lock
         torch.set_num_threads(max(1, usable_cores() // num_ranks))
         try:
@@ -165,8 +176,8 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
             return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}")
     if not reports:
         return RankFailed(f"ranks ended with exit codes {codes}")
-    with suppress(BrokenPipeError):
-        print(reports[0]["message"], file=sys.stderr)
+    with suppress(OSError):
+        print(printable(reports[0]["message"], keep="\n"), file=sys.stderr)
     return RankFailed(reports[0]["message"].strip().splitlines()[-1])
 
 
@@ -181,7 +192,8 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[None]:
     """
     over = threading.Event()
     threading.Thread(target=_end_stragglers, args=(folder, num_ranks, over), daemon=True).start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # What Python's resource tracker does not ignore by itself would end it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -211,7 +223,6 @@ def _has_failed(rank: BaseProcess) -> bool:
     """
     assert rank.pid is not None  # it was started
     try:
-        ended = os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return has_ended_badly(rank.pid)
     except ChildProcessError:  # elastic has collected it
         return bool(rank.exitcode)
-    return ended is not None and ended.si_status != 0

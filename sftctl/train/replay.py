@@ -61,6 +61,7 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
     """
     started = time.perf_counter()
     run = RunDir.open(run_dir)
+    run.require_own_parts()
     earlier, last = _stretch(run)
     target = read_manifest(last)
     config = config_from_dict(target.config)
@@ -69,7 +70,9 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
     request = ResumeRequest(run_dir, step=restored_step, allow=frozenset(allowable_keys()))
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
-        start_world(config.train.device, config.train.collective_timeout_s) as world,
+        start_world(
+            config.train.device, config.train.collective_timeout_s, listening.check
+        ) as world,
     ):
         _require_same_ranks(last, target, world)
         world.on_main(lambda: newest_good(run.checkpoints, target.step))  # or CorruptCheckpoint

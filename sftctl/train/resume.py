@@ -6,29 +6,45 @@ from pathlib import Path
 
 import torch
 
-from sftctl.checkpoint.directory import GoodCheckpoint, named_checkpoints, newest_good
+from sftctl.checkpoint.directory import (
+    GoodCheckpoint,
+    named_checkpoints,
+    newest_good,
+    unknown_files,
+)
 from sftctl.checkpoint.layout import CheckpointManifest, step_of
+from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.config.schema import SECTIONS, RunConfig
+from sftctl.data.loading.source_counts import SourceCounts
+from sftctl.data.plan import DataPosition
+from sftctl.data.storage.joined import Store
 from sftctl.errors import ConfigError
+from sftctl.runs.choosing import final_of, require_validation
 from sftctl.runs.differences import (
+    OLDER_RULES,
+    SAMPLE_CHANGED,
     ComputeHere,
     DataHere,
     Difference,
     allowable_keys,
+    changed_data_keys,
     differences_at_step_0,
     differences_of,
     versions,
 )
 from sftctl.runs.directory import RunDir
+from sftctl.runs.final import problems_of_final
+from sftctl.runs.mixtures import begins_epoch_again, continued, total_steps
 from sftctl.runs.resumable import (
+    ended_early,
     obstacles_in_differences,
     obstacles_in_run,
     require_more_steps,
     require_nothing_saved,
 )
-from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.preflight.inputs import Inputs, is_of_older_rules, open_inputs, resolve_config
 from sftctl.train.stop import StopRequest
-from sftctl.world import ALONE
+from sftctl.world import ALONE, choose_device
 
 Announce = Callable[["ResumePlan", frozenset[str]], None]
 """Called with the plan and the keys that are allowed to differ."""
@@ -75,8 +91,9 @@ def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
     for name in SECTIONS:
         given, decided = getattr(config, name), getattr(run_config, name)
         open_keys = {item.name for item in fields(given) if getattr(given, item.name) == "auto"}
-        if name == "data" and given.max_seq_len is None:
-            open_keys.add("max_seq_len")
+        if name == "data":
+            unset = (key for key in ("max_seq_len", "date") if getattr(given, key) is None)
+            open_keys.update(unset)
         sections[name] = replace(given, **{key: getattr(decided, key) for key in open_keys})
     return resolve_config(RunConfig(output_dir=run_config.output_dir, **sections))
 
@@ -92,6 +109,19 @@ class ResumePlan:
     abandoned: tuple[str, ...]  # later checkpoints, to be moved away
     differences: tuple[Difference, ...]
     total_steps: int | None = None  # of the run as it is now; None: no checkpoint yet
+    final_problems: tuple[str, ...] = ()  # of a finished run's final/, which is written again
+    unknown: tuple[str, ...] = ()  # files in the checkpoint that its manifest does not list
+    ended_early: str | None = None  # why, if train.patience has ended the run
+    sources: tuple[SourceCounts, ...] = ()  # planned and trained; empty: they have no names
+    begins_epoch_again: bool = False  # the weights of a mixture changed in the middle of an epoch
+
+    @property
+    def nothing_left(self) -> str | None:
+        """The line that says that no step is left to train."""
+        if self.ended_early is not None:
+            return f"nothing is left to train: {self.ended_early}"
+        is_trained = self.manifest and self.total_steps and self.manifest.step >= self.total_steps
+        return "nothing is left to train" if is_trained else None
 
     def lines(self, allow: Collection[str] = ()) -> list[str]:
         """The plan as text; keys in `allow` are shown as changed."""
@@ -104,11 +134,14 @@ class ResumePlan:
             f"resume {self.run_dir} from {self.checkpoint.name}: step {m.step} of {m.total_steps}, "
             f"epoch {m.epoch}, step {m.step_in_epoch} of {m.steps_per_epoch} in it, "
             f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}",
-            "restored: model, optimizer, scaler, progress; recomputed from seed and step: order of "
-            "the data, learning rate, randomness",
-            *(["nothing is left to train"] if m.step >= self.total_steps else []),
+            "restored exactly: model, optimizer, progress, order of the data, randomness"
+            + ("" if changes else "; nothing has changed since"),
+            *([self.nothing_left] if self.nothing_left is not None else []),
             *(f"skipped: {text}" for text in self.skipped),
+            *(f"final/ is written again: {text}" for text in self.final_problems),
+            *(f"not in the manifest, not read: {name}" for name in self.unknown),
             *(f"moved away: {name}" for name in self.abandoned),
+            *(f"source {counts}" for counts in self.sources),
             *changes,
         ]
 
@@ -145,37 +178,92 @@ def plan_resume(
     Raises CheckpointError if a file of the run is missing. Raises ConfigError if the requested
     number of steps is below the number trained, or leaves nothing to train.
     """
-    run_config = run.config()
+    run_config = run.resolved_config()
     if found is None:
         differences = tuple(differences_at_step_0(run_config, config))
         return ResumePlan(run.path, None, None, (), (), differences)
     manifest, store = found.manifest, inputs.train
-    for obstacle in obstacles_in_run(run, found.path, manifest, config):
+    goes_on = continued(manifest, config, inputs.num_planned)
+    for obstacle in obstacles_in_run(run, found.path, goes_on, config):
         raise obstacle
-    if request.length_flags:
-        require_more_steps(manifest, config, request.length_flags, is_new=config != run_config)
-    data = DataHere(store.path, store.manifest.fingerprint, len(store))
+    names = [path.name for path in named_checkpoints(run.checkpoints)]
+    abandoned = tuple(name for name in names if (step_of(name) or 0) > manifest.step)
+    if request.length_flags and not abandoned:  # to go back is something to do
+        require_more_steps(goes_on, config, request.length_flags, is_new=config != run_config)
+    fingerprint, cause = store.manifest.fingerprint, ""
+    if fingerprint != manifest.data_fingerprint:
+        cause = _cause_of_other_data(manifest, config)
+    data = DataHere(store.path, fingerprint, inputs.num_planned, cause)
     cpu = torch.backends.cpu.get_cpu_capability()
     compute = ComputeHere(world_size, torch.get_num_threads(), versions(cpu))
-    names = [path.name for path in named_checkpoints(run.checkpoints)]
     return ResumePlan(
         run_dir=run.path,
         checkpoint=found.path,
         manifest=manifest,
         skipped=tuple(f"{p.name}: {'; '.join(problems)}" for p, problems in found.skipped),
-        abandoned=tuple(name for name in names if (step_of(name) or 0) > manifest.step),
+        abandoned=abandoned,
         differences=tuple(differences_of(manifest, config, data, compute)),
-        total_steps=config.train.total_steps(manifest.steps_per_epoch),
+        total_steps=total_steps(config.train, goes_on),
+        final_problems=_final_problems(run, goes_on, config),
+        unknown=tuple(unknown_files(found.path, manifest)),
+        ended_early=ended_early(goes_on, config),
+        sources=tuple(_source_counts(inputs, config, manifest, goes_on)),
+        begins_epoch_again=begins_epoch_again(manifest, config),
     )
 
 
-def plan_request(request: ResumeRequest, num_ranks: int) -> ResumePlan:
-    """The plan of a resume, without the resume."""
+def _source_counts(
+    inputs: Inputs, config: RunConfig, manifest: CheckpointManifest, goes_on: CheckpointManifest
+) -> list[SourceCounts]:
+    """What the run has trained of each source, and what it will have trained at its end."""
+    left = total_steps(config.train, goes_on) - manifest.step
+    start = DataPosition(goes_on.epoch, goes_on.step_in_epoch)
+    return inputs.source_counts(config.train, left, start, manifest.sources_seen)
+
+
+def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
+    """Why the same configuration gives other data than the run's, if this program is the reason."""
+    if is_of_older_rules(config, manifest.data_fingerprint):
+        return OLDER_RULES
+    names_data = config.data.path is not None or config.data.sources is not None
+    is_sample = not names_data and not changed_data_keys(manifest, config)
+    return SAMPLE_CHANGED if is_sample else ""
+
+
+def _final_problems(
+    run: RunDir, manifest: CheckpointManifest, config: RunConfig
+) -> tuple[str, ...]:
+    """What is wrong with a finished run's final model; a longer run removes it anyway."""
+    is_trained = manifest.step >= total_steps(config.train, manifest)
+    if not is_trained and ended_early(manifest, config) is None:
+        return ()
+    problems = problems_of_final(run.final, manifest)
+    choice = final_of(config.train)
+    if not problems and is_sealed(run.final) and read_seal(run.final).choice != choice:
+        problems = [f"train.final is {choice}, and it was written with another value"]
+    return tuple(problems)
+
+
+def plan_request(
+    request: ResumeRequest,
+    num_ranks: int,
+    stop: StopRequest | None = None,
+    verify: Callable[[Store], None] | None = None,
+) -> ResumePlan:
+    """The plan of a resume, without the resume. `verify` hashes the store.
+
+    A signal in `stop` raises Stopped.
+    """
     run = RunDir.open(request.run_dir)
-    config = request.applied_to(run.config())
+    run.require_own_parts()
+    config = request.applied_to(run.resolved_config())
+    choose_device(config.train.device)  # or ConfigError
     found = choose_checkpoint(run, request.step)
     resumed = found.manifest if found is not None else None
-    inputs = open_inputs(config, ALONE, StopRequest(), resumed)
+    inputs = open_inputs(config, ALONE, stop or StopRequest(), resumed)
+    require_validation(config, has_validation=bool(inputs.sets))
+    if verify is not None:
+        verify(inputs.train)
     return plan_resume(run, request, config, found, inputs, num_ranks)
 
 

@@ -6,103 +6,127 @@ What happens between two steps is written in the loop of `_train`.
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from sftctl.checkpoint.directory import newest_good
-from sftctl.checkpoint.load import load_weights
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import loader_death_as_error
-from sftctl.data.microbatch import StepBatch
-from sftctl.disk import new_folder, refusals
-from sftctl.errors import CheckpointError, TrainingDiverged
+from sftctl.data.loading.loader import loader_death_as_error
+from sftctl.data.loading.microbatch import StepBatch
+from sftctl.errors import TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
-from sftctl.model.load import load_architecture, save_pretrained
+from sftctl.runs.choosing import end_of_patience, final_step
+from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
-from sftctl.train.engine.evaluate import evaluate
+from sftctl.train.engine.evaluate import evaluate_sets, of_all
 from sftctl.train.engine.step import train_step
+from sftctl.train.final import write_final
+from sftctl.train.outlook import Outlook
 from sftctl.train.preflight.rehearsal import out_of_memory_as_error
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.samples import show_samples
 from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
 from sftctl.train.stop import StopRequest
+from sftctl.train.store_check import open_store_check, verify_now
 from sftctl.world import World, start_world
 
 
 def run_training(
-    config: RunConfig, resume: ResumeRequest | None = None, *, stop: StopRequest | None = None
+    config: RunConfig,
+    resume: ResumeRequest | None = None,
+    *,
+    stop: StopRequest | None = None,
+    verify_data: bool = False,
 ) -> RunSummary:
     """Train a new run of `config`, or continue the run that `resume` names.
 
+    With `verify_data` the store is hashed before anything is loaded, else in the background.
     Every rank calls it. A `stop` must be listening already; without one, this call listens. Returns
     when the run is finished or, after a signal, saved. Raises a SftctlError if a user can fix it.
     """
     train = config.train
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
-        start_world(train.device, train.collective_timeout_s) as world,
-        _open_session(config, resume, world, listening) as session,
+        start_world(train.device, train.collective_timeout_s, listening.check) as world,
+        _open_session(config, resume, world, listening, verify_data) as session,
     ):
         if session.is_complete:
             return _ended(RunSummary(session.run.path), session, "nothing_to_do")
         with (
             open_trackers(session) as (tracker, log),
             out_of_memory_as_error(session.shape.micro_batch_tokens),
-            open_saving(session, tracker, log) as saving,
+            open_store_check(session, is_verified=verify_data) as check,
+            open_saving(session, tracker, log, check) as saving,
             loader_death_as_error(),
         ):
             return _train(session, tracker, saving)
 
 
 def _open_session(
-    config: RunConfig, resume: ResumeRequest | None, world: World, stop: StopRequest
+    config: RunConfig,
+    resume: ResumeRequest | None,
+    world: World,
+    stop: StopRequest,
+    verify_data: bool,
 ) -> AbstractContextManager[Session]:
+    verify = partial(verify_now, world=world) if verify_data else None
     if resume is None:
-        return new_session(config, world, stop)
-    return resumed_session(resume, world, stop)
+        return new_session(config, world, stop, verify)
+    return resumed_session(resume, world, stop, verify)
 
 
 def _train(session: Session, tracker: Tracker, saving: Saving) -> RunSummary:
     started, summary = time.perf_counter(), RunSummary(session.run.path)
-    progress, save_interval = session.state.progress, session.config.checkpoint.save_interval
+    progress, config = session.state.progress, session.config
+    session.stop.outlook = outlook = Outlook(session)
     validate_if_due(session, tracker)
-    for metrics in training_steps(session):
-        summary.add(metrics)
-        report(metrics, tracker)
-        saving.poll()
-        validate_if_due(session, tracker)
-        if is_due(metrics.step, save_interval):
-            saving.start()
+    saving.record_validation()
+    outlook.begin_step()
+    with closing(training_steps(session)) as steps:
+        for metrics in steps:
+            outlook.end_step(metrics)
+            summary.add(metrics)
+            report(metrics, tracker)
+            saving.poll()
+            validate_if_due(session, tracker)
+            is_new_best = config.saves_the_best and progress.is_best
+            if is_due(metrics.step, config.checkpoint.save_interval) or is_new_best:
+                saving.start()
+            outlook.begin_step()
+    outlook.end_step()
     saving.finish()
-    status = "finished" if session.stop.agreed is None else "stopped"
-    if status == "finished":
-        _write_final(session)
+    end = "finished" if session.stop.agreed is None else "stopped"
+    if end == "finished":
+        _report_end_of_patience(session, tracker)
+        write_final(session, tracker)
         tracker.event("finished", progress.step)
     else:
         tracker.event("stopped", progress.step, signal=session.stop.agreed)
+    status.doing("")
     summary.wall_time_s = time.perf_counter() - started
-    return _ended(summary, session, status)
+    return _ended(summary, session, end)
 
 
-def training_steps(session: Session) -> Iterator[StepMetrics]:
-    """Train one step at a time, up to the run's last step or until all ranks agree to stop.
+def training_steps(session: Session) -> Generator[StepMetrics]:
+    """Train one step at a time, up to the run's end or until all ranks agree to stop.
 
-    `session.stop.agreed` is then the signal's name, or None.
+    `session.stop.agreed` is then the signal's name, or None. Its end, or `close`, ends the loader.
     """
-    progress, loader = session.state.progress, session.loader()
+    progress = session.state.progress
     batches: Iterator[StepBatch] = iter(())
-    while session.stop.requested(session.world) is None and progress.step < session.total_steps:
-        asked = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:  # the epoch is over, or none has begun
-            batches = loader.steps(progress.epoch, progress.step_in_epoch)
-            batch = next(batches)
-        data_wait_s = time.perf_counter() - asked
-        yield train_step(session.state, batch, session.rules, session.world, data_wait_s)
+    with closing(session.loader()) as loader:
+        while session.stop.requested(session.world) is None and not session.has_ended:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:  # the epoch is over, or none has begun
+                batches = loader.steps(progress.epoch, progress.step_in_epoch)
+                batch = next(batches)
+            data_wait_s = time.perf_counter() - asked
+            yield train_step(session.state, batch, session.rules, session.world, data_wait_s)
 
 
 def is_due(step: int, interval: int) -> bool:
@@ -119,27 +143,41 @@ def report(metrics: StepMetrics, tracker: Tracker) -> None:
 
 
 def validate_if_due(session: Session, tracker: Tracker) -> None:
-    """Measure the validation loss at step 0, at each interval and at the last step, once each.
+    """Evaluate all validation sets at step 0, at each interval and at the last step, once each.
 
     A signal interrupts it. It then counts as not done, and the resumed run does it.
     """
-    progress, store = session.state.progress, session.inputs.validation
+    progress, sets, config = session.state.progress, session.inputs.sets, session.config
     is_an_end = progress.step in (0, session.total_steps)
-    due = is_an_end or is_due(progress.step, session.config.train.eval_interval)
-    if store is None or progress.is_validated or not due:
+    due = is_an_end or is_due(progress.step, config.train.eval_interval)
+    if not sets or progress.is_validated or not due:
         return
-    result = evaluate(session.state, store, session.shape, session.world, session.stop)
-    if result is None:
+    found = evaluate_sets(session.state, sets, session.shape, session.world, session.stop)
+    if found is None:
         return
-    progress.validated(result.validation_loss)
-    tracker.event(
-        "evaluation",
-        progress.step,
-        validation_loss=result.validation_loss,
-        num_target_tokens=result.num_target_tokens,
-    )
+    result, goal = of_all(found), config.evaluation.goal
+    chosen = result if goal.set_name is None else found[goal.set_name]
+    value = chosen.values()[goal.metric]
+    progress.validated(result.validation_loss, config.train.min_delta, goal, value)
+    values = result.values()
+    values["validation_loss"] = values.pop("loss")
+    if len(found) > 1 or config.evaluation.sets:
+        values["sets"] = {name: one.values() for name, one in found.items()}
+    tracker.event("evaluation", progress.step, **values, **_standing(session))
     _require_finite(result.validation_loss, session, tracker)
     show_samples(session, tracker)
+
+
+def _standing(session: Session) -> dict[str, Any]:
+    """The best evaluation so far, and how much patience is used up; nothing at step 0."""
+    validation: dict[str, Any] = session.state.progress.validation or {}
+    if validation.get("best_step") is None:
+        return {}
+    best = {"best": validation["best"], "best_step": validation["best_step"]}
+    if not session.config.evaluation.goal.is_loss:
+        best["goal"] = session.config.evaluation.goal.shown
+    patience = session.config.train.patience
+    return best | ({"waited": validation["waited"], "patience": patience} if patience else {})
 
 
 def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
@@ -160,34 +198,36 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
     tracker.event("warning", step, message=what)
 
 
-def _write_final(session: Session) -> None:
-    """Write the trained model as a Hugging Face directory, complete or not at all.
-
-    The weights come from the last checkpoint, so no rank has to hold the complete model.
-    """
-    run = session.run
-
-    def write() -> None:
-        if run.final.is_dir():
-            return
-        found = newest_good(run.checkpoints, session.state.progress.step)
-        model = load_architecture(run.model_folder)
-        load_weights(found.path, model, found.manifest)
-        with refusals(run.final, CheckpointError), new_folder(run.final) as folder:
-            save_pretrained(model, session.inputs.tokenizer, folder)
-
-    session.world.on_main(write)
+def _report_end_of_patience(session: Session, tracker: Tracker) -> None:
+    """Report that patience has ended the run before its last step."""
+    progress = session.state.progress
+    if progress.validation is None or progress.step >= session.total_steps:
+        return
+    if session.is_out_of_patience:
+        tracker.event(
+            "ended_early",
+            progress.step,
+            reason=end_of_patience(progress.validation),
+            best_step=progress.validation.get("best_step"),
+        )
 
 
 def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
     """The summary with what the session's state says at the end."""
     validation: dict[str, Any] = session.state.progress.validation or {}
+    step, total_steps = session.state.progress.step, session.total_steps
+    is_early = session.is_out_of_patience and step < total_steps
     return replace(
         summary,
         status=status,
-        step=session.state.progress.step,
-        total_steps=session.total_steps,
+        step=step,
+        total_steps=total_steps,
         first_validation_loss=validation.get("first"),
         validation_loss=validation.get("last"),
         validation_step=validation.get("step"),
+        best=validation.get("best"),
+        best_of=session.config.evaluation.goal.shown,
+        best_step=validation.get("best_step"),
+        final_step=final_step(session.run) if status != "stopped" else None,
+        ended_early=end_of_patience(validation) if is_early else None,
     )

@@ -12,6 +12,7 @@ from sftctl.model.generate import generate
 from sftctl.model.load import max_positions
 from sftctl.model.row_attention import own_attention
 from sftctl.model.sampling import Sampling
+from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
 
@@ -53,6 +54,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
     module.eval()
     with suppress(_Interrupted):
         for number, prompt in enumerate(_prompts(session)):
+            status.doing(f"sampling {number + 1}/{session.config.tracking.samples}")
             sampling = Sampling(_room(module.model, prompt))
             with (
                 session.state.autocast(session.world.device),
@@ -67,13 +69,14 @@ def show_samples(session: Session, tracker: Tracker) -> None:
                 reply=reply,
                 reference=tokenizer.decode(prompt.reference_ids, skip_special_tokens=True).strip(),
             )
+    status.doing("")
     module.train()
 
 
 def why_no_samples(session: Session) -> str | None:
     """Why a run that asks for samples gets none; None if it gets them or asks for none."""
     wanted, validation = session.config.tracking.samples, session.inputs.validation
-    if wanted and session.state.lockstep:
+    if wanted and session.state.is_sharded:
         return "tracking.samples: no samples under fsdp: no rank holds the complete model"
     if wanted and validation is None:
         return "tracking.samples: no samples, the data has no validation part"

@@ -2,47 +2,84 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import torch
 
+from sftctl.checkpoint.amend import amend_manifest
 from sftctl.checkpoint.background import BackgroundSaver, SaveOutcome
+from sftctl.checkpoint.directory import KeepBest
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.load import config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.errors import CheckpointError, SftctlError
+from sftctl.runs.base import Base, identify
 from sftctl.runs.differences import versions
 from sftctl.runs.log import RunLog
+from sftctl.runs.place import RunPlace
+from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.engine.state import manifest_fields
+from sftctl.train.rescue import rescue
 from sftctl.train.session import Session
+from sftctl.train.store_check import StoreCheck
+from sftctl.words import format_bytes
 
 MAX_FAILURES = 3
 """A run ends after this many failed saves in a row."""
+
+_WRONG_DATA, _GONE = 1 << 20, 1 << 21
 
 
 class Saving:
     """Starts saves between steps, lets them run in the background, and reports how they end."""
 
-    def __init__(self, session: Session, tracker: Tracker, log: RunLog | None) -> None:
+    def __init__(
+        self, session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
+    ) -> None:
         checkpoint = session.config.checkpoint
-        self._session, self._tracker, self._log = session, tracker, log
+        self._session, self._tracker, self._log, self._check = session, tracker, log, check
         self._saver = BackgroundSaver(
             session.run.checkpoints,
             checkpoint.keep,
             session.state.tensors(),
             session.world,
-            in_background=checkpoint.save_interval > 0,
+            in_background=session.config.saves_on_the_way,
+            best=KeepBest(session.config.keep_best, str(session.config.evaluation.goal)),
         )
+        self._facts = session.world.on_main(session.run.facts)
+        self._base = session.world.on_main(lambda: _base_of(session))
+        self._place = RunPlace(session.run.path) if session.world.is_main else None
+        self._folder = RunPlace(session.run.checkpoints) if session.world.is_main else None
         plan = session.plan
         self._requested_step = plan.manifest.step if plan and plan.manifest else None
         self._failures: list[CheckpointError] = []  # in a row
 
-    def poll(self) -> None:
-        """Report a save that has ended; raise CheckpointError after MAX_FAILURES in a row."""
-        self._report(self._saver.ended())
-        if self._session.world.max(len(self._failures)) < MAX_FAILURES:
+    def record_validation(self) -> None:
+        """Complete the manifest of the checkpoint that this session continues from.
+
+        A signal between its step and that step's validation left the result out of it.
+        """
+        plan, progress = self._session.plan, self._session.state.progress
+        if plan is None or plan.manifest is None or plan.checkpoint is None:
             return
+        validated_before = (plan.manifest.validation or {}).get("step")
+        if progress.step == plan.manifest.step != validated_before and progress.is_validated:
+            path, full = plan.checkpoint, replace(plan.manifest, validation=progress.validation)
+            self._session.world.on_main(lambda: amend_manifest(path, full))
+
+    def poll(self) -> None:
+        """Report a save that has ended; raise CheckpointError after MAX_FAILURES in a row.
+
+        DataError if the store is found to be wrong: what was trained on it is not saved.
+        """
+        self._report(self._saver.ended())
+        worst = self._session.world.max(self._trouble())
+        if worst < MAX_FAILURES:
+            return
+        self._check.require_right()
+        self._require_place(is_gone=worst == _GONE)
         self._report(self._saver.wait())  # on a rank that has not polled the last one yet
         raise CheckpointError(
             f"{MAX_FAILURES} saves in a row failed: {self._failures[-1].message}",
@@ -56,22 +93,61 @@ class Saving:
         """
         started = time.perf_counter()
         self._report(self._saver.wait())
+        self._require_folder()
         if len(self._failures) < MAX_FAILURES:  # else the next poll ends the run
             self._requested_step = self._session.state.progress.step
-            self._saver.start(self._manifest(), self._sync_log, started)
+            self._saver.start(self._manifest(), self._before_save, started)
 
     def finish(self) -> None:
-        """Wait until the current state is saved, unless it is already; raises CheckpointError."""
+        """Wait until the current state is saved, unless it is already; raises CheckpointError.
+
+        Before the last save of a run its store has been checked: else DataError.
+        """
+        status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
+        self._check.wait()
+        self._require_place(is_gone=self._session.world.max(self._trouble()) == _GONE)
         if self._requested_step != self._session.state.progress.step or self._failures:
-            outcome = self._saver.save_now(self._manifest(), self._sync_log)
+            self._require_folder()
+            outcome = self._saver.save_now(self._manifest(), self._before_save)
             self._report(outcome)
             if outcome.error is not None:
                 raise outcome.error
 
+    def _trouble(self) -> int:
+        """What this rank knows, as a number: the largest of all ranks decides."""
+        if self._place is not None and not self._place.is_here():
+            return _GONE
+        return _WRONG_DATA if self._check.is_wrong else len(self._failures)
+
+    def _require_place(self, *, is_gone: bool) -> None:
+        """If the run directory is gone, save the state elsewhere and raise CheckpointError."""
+        if is_gone:
+            self._report(self._saver.wait())
+            raise rescue(self._session, self._place, self._log, self._manifest(), self._facts)
+
+    def _require_folder(self) -> None:
+        """Make the folder of the checkpoints again if it alone was moved or deleted, and say so."""
+        root, step = self._session.run.checkpoints, self._session.state.progress.step
+        if self._folder is None or self._place is None or root.exists():
+            return
+        if self._place.is_here():
+            moved = self._folder.moved_to()
+            where = f"moved to {moved}" if moved is not None else "deleted"
+            what = f"{root}: {where} while the run trained; step {step} is saved in a new folder"
+            self._tracker.event("warning", step, message=what)
+            with suppress(OSError):  # then the save says why it fails
+                root.mkdir()
+                self._folder.close()
+                self._folder = RunPlace(root)
+
     def close(self) -> None:
-        """Wait for the running save."""
+        """Wait for the running save; call it last."""
         self._report(self._saver.wait())
+        if self._folder is not None:
+            self._folder.close()
+        if self._place is not None:
+            self._place.close()
 
     def _report(self, outcome: SaveOutcome | None) -> None:
         if outcome is None:
@@ -93,7 +169,10 @@ class Saving:
         if outcome.warning is not None:
             self._tracker.event("warning", outcome.step, message=outcome.warning)
 
-    def _sync_log(self) -> None:
+    def _before_save(self) -> None:
+        """On rank 0: refuse to make a run directory that is gone again, and sync the log."""
+        if self._place is not None and not self._place.is_here():
+            raise CheckpointError("the run directory is gone")
         if self._log is not None:
             self._log.sync()
 
@@ -111,17 +190,30 @@ class Saving:
             world_size=session.world.world_size,
             dtype=session.config.train.dtype,
             data_fingerprint=session.inputs.train.manifest.fingerprint,
+            source_fingerprints=session.inputs.source_fingerprints,
             config=config_to_dict(session.config),
             versions=versions(torch.backends.cpu.get_cpu_capability()),
-            wandb_run_id=session.run.facts()["wandb_run_id"],
+            wandb_run_id=self._facts["wandb_run_id"],
+            base=self._base,
             metrics_bytes=self._log.metrics_bytes if self._log is not None else 0,
         )
 
 
+def _base_of(session: Session) -> Base | None:
+    """The frozen base of an adapter run, with the hashes of its files; None: no adapter."""
+    if not session.config.adapter.lora:
+        return None
+    plan = session.plan
+    known = plan.manifest.base if plan is not None and plan.manifest is not None else None
+    return identify(session.config.model.name, known)
+
+
 @contextmanager
-def open_saving(session: Session, tracker: Tracker, log: RunLog | None) -> Iterator[Saving]:
+def open_saving(
+    session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
+) -> Iterator[Saving]:
     """Saving for a loop. The running save ends first, also after an error that all ranks raise."""
-    saving = Saving(session, tracker, log)
+    saving = Saving(session, tracker, log, check)
     try:
         yield saving
     except SftctlError:

@@ -1,6 +1,6 @@
 """Session: a run that is ready to train, new or continued."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_room
-from sftctl.checkpoint.load import load_tensors
+from sftctl.checkpoint.load import load_tensors, load_weights
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import StepLoader, loader_settings
-from sftctl.data.microbatch import collate
+from sftctl.data.loading.loader import StepLoader, loader_settings
+from sftctl.data.loading.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.step_shape import StepShape, step_shape
+from sftctl.data.storage.joined import Store
 from sftctl.disk import remove_folder
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
-from sftctl.model.load import load_architecture, load_model, save_architecture
+from sftctl.model.adapter.base import initial_model
+from sftctl.model.adapter.lora import saved_tensors
+from sftctl.model.load import load_architecture, save_architecture
 from sftctl.model.loss import check_head
+from sftctl.runs.base import base_location
+from sftctl.runs.choosing import is_out_of_patience, require_validation
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
-from sftctl.train.engine.build import build_state, checkpoint_bytes
+from sftctl.tracking import status
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.state import TrainState, numbers_in
 from sftctl.train.engine.step import StepRules
 from sftctl.train.preflight.findings import refuse_errors
@@ -33,6 +39,10 @@ from sftctl.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+Verify = Callable[[Store], None]
+"""Called on every rank with the store before anything is loaded; DataError if it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +71,54 @@ class Session:
             self.total_steps,
             self.steps_per_epoch,
             skips_nonfinite=train.on_nonfinite == "skip",
+            mixture=self.inputs.mixture,
         )
 
     @property
+    def is_out_of_patience(self) -> bool:
+        """Whether `train.patience` ends the run at the current step."""
+        return is_out_of_patience(self.config.train, self.state.progress.validation)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no step is left to train."""
+        return self.state.progress.step >= self.total_steps or self.is_out_of_patience
+
+    @property
     def is_complete(self) -> bool:
-        """Whether every step, the last validation and the final model are done."""
-        validated = self.inputs.validation is None or self.state.progress.is_validated
-        trained = self.state.progress.step >= self.total_steps
-        return trained and validated and self.run.final.is_dir()
+        """Whether every step and the final model are done.
+
+        The final model is written after the last validation, which may be newer than the
+        checkpoint.
+        """
+        return self.has_ended and self.run.final.is_dir()
 
     def loader(self) -> StepLoader:
         """The loader of this run on this rank."""
         settings = loader_settings(self.config.data, self.world.device.type)
-        return StepLoader(self.inputs.train, self.shape, settings)
+        return StepLoader(self.inputs.train, self.shape, settings, self.inputs.mixture)
 
 
 @contextmanager
-def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[Session]:
+def new_session(
+    config: RunConfig, world: World, stop: StopRequest, verify: Verify | None = None
+) -> Iterator[Session]:
     """A new run. Its directory is created last, so that an error leaves nothing behind."""
     proposal = propose(config, world, stop)
     refuse_errors(proposal.findings)
     config, inputs, path = proposal.config, proposal.inputs, proposal.path
-    model = load_model(config.model.name, inputs.tokenizer, config.train.seed)
+    if verify is not None:
+        verify(inputs.train)
+    about_model = list[str]()
+    status.doing(f"loading {config.model.name}")
+    model = initial_model(config, inputs.tokenizer, about_model.append)
     world.on_main(stop.check)
+    status.doing("checking the model")
     session = _session(config, world, stop, RunDir(path), inputs, model, None)
-    session = replace(session, warnings=(*proposal.warnings, *session.warnings))
+    session = replace(session, warnings=(*proposal.warnings, *about_model, *session.warnings))
     rehearse(session.state, inputs.train, session.shape, world)
+    status.doing("")
+    stop.outlook = _nothing_trained
     world.on_main(
         lambda: create_run(
             path, config, inputs.tokenizer, lambda folder: save_architecture(model, folder)
@@ -96,14 +128,23 @@ def new_session(config: RunConfig, world: World, stop: StopRequest) -> Iterator[
         yield session
 
 
+def _nothing_trained() -> str:
+    """What a stop does while the run directory is written: that must not be cut off."""
+    return "the run directory is written first, no step is trained"
+
+
 @contextmanager
-def resumed_session(request: ResumeRequest, world: World, stop: StopRequest) -> Iterator[Session]:
+def resumed_session(
+    request: ResumeRequest, world: World, stop: StopRequest, verify: Verify | None = None
+) -> Iterator[Session]:
     """A run to continue: the state of its checkpoint, and no later step left on disk."""
-    with restored_session(request, world, stop) as session:
-        num_bytes = checkpoint_bytes(session.state.loss_module.model)
-        keep = session.config.checkpoint.keep
+    with restored_session(request, world, stop, verify=verify) as session:
+        num_bytes = session.state.checkpoint_bytes
+        keep = session.config.checkpoint.keep + session.config.keep_best
         world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
         rehearse(session.state, session.inputs.train, session.shape, world)
+        status.doing("")
+        stop.outlook = _nothing_trained
         world.on_main(lambda: _take_over(session))
         yield session
 
@@ -116,6 +157,7 @@ def restored_session(
     config: RunConfig | None = None,
     *,
     initial: bool = False,
+    verify: Verify | None = None,
 ) -> Iterator[Session]:
     """The state of a run's checkpoint, under the run's lock; nothing changes on disk.
 
@@ -124,18 +166,26 @@ def restored_session(
     """
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
-        config = request.applied_to(config or run.config())
+        config = request.applied_to(config or run.resolved_config())
         found = world.on_main(lambda: choose_checkpoint(run, request.step))
         inputs = open_inputs(config, world, stop, found.manifest if found is not None else None)
+        require_validation(config, has_validation=bool(inputs.sets))
+        if verify is not None:
+            verify(inputs.train)
         ranks = world.world_size
         plan = world.on_main(lambda: plan_resume(run, request, config, found, inputs, ranks))
         if world.is_main and request.announce is not None:
             request.announce(plan, request.allow)
         plan.refuse(request)
-        if plan.checkpoint is None or initial:
+        checkpoint = None if initial else plan.checkpoint
+        if checkpoint is None or config.adapter.lora:
             model = _initial_model(config, inputs, plan)
         else:
+            status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
+        if checkpoint is not None:
+            # Before anything is found out about the model: random weights could pass other checks.
+            load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()
             threads = threads_for(plan.manifest, config, world.world_size, default)
@@ -148,9 +198,11 @@ def restored_session(
 
 def _initial_model(config: RunConfig, inputs: Inputs, plan: ResumePlan) -> "PreTrainedModel":
     try:
-        return load_model(config.model.name, inputs.tokenizer, config.train.seed)
+        recorded = plan.manifest.base if plan.manifest is not None else None
+        location = base_location(config.model.name, recorded)
+        return initial_model(config, inputs.tokenizer, location=location)
     except ConfigError as error:
-        if plan.checkpoint is None:
+        if plan.checkpoint is None or config.adapter.lora:
             raise
         raise NoCheckpoint(
             f"{plan.run_dir}: the only checkpoint is {plan.checkpoint.name}, and the model at "
@@ -177,8 +229,8 @@ def _session(
         cut_for_ranks=manifest.cut_for_ranks if manifest else None,
         rows_alone=state.why_rows_alone is not None,
     )
-    per_epoch = steps_per_epoch(len(inputs.train), shape.global_batch_size)
-    total = config.train.total_steps(per_epoch)
+    per_epoch = steps_per_epoch(inputs.num_planned, shape.global_batch_size)
+    total = (plan and plan.total_steps) or config.train.total_steps(per_epoch)
     warnings = tuple(filter(None, (state.rows_warning, _check_head(state, inputs, world))))
     return Session(config, world, stop, run, inputs, state, shape, per_epoch, total, plan, warnings)
 
@@ -203,9 +255,12 @@ def _restore(session: Session) -> None:
     if missing := state.numbers().keys() - numbers.keys() - restart:
         names = ", ".join(sorted(missing))
         raise IncompatibleCheckpoint(f"{plan.checkpoint}: its manifest has no state of {names}")
-    load_tensors(plan.checkpoint, state.tensors(), session.world, manifest=plan.manifest)
-    state.weights.publish()  # the model computes with copies of what was loaded
+    model = "model."  # was loaded before its state was built
+    tensors = {name: t for name, t in state.tensors().items() if not name.startswith(model)}
+    load_tensors(plan.checkpoint, tensors, session.world, "", plan.manifest, but_not=model)
     state.load_numbers(numbers)
+    if plan.begins_epoch_again:
+        state.progress.step_in_epoch = 0
 
 
 def _take_over(session: Session) -> None:
@@ -213,13 +268,17 @@ def _take_over(session: Session) -> None:
     run, plan = session.run, session.plan
     for folder in (run.path, run.checkpoints):
         clean_leftovers(folder)
-    trains = session.state.progress.step < session.total_steps
-    if trains and session.config != run.config():
+    if "wandb" in session.config.tracking.services:
+        run.require_wandb_run_id()
+    goes_back = plan is not None and bool(plan.abandoned)
+    moves = goes_back or not session.has_ended
+    if moves and session.config != run.config():
         run.write_config(session.config)
+    is_damaged = plan is not None and bool(plan.final_problems)
+    if (moves or is_damaged) and run.final.is_dir():
+        remove_folder(run.final)  # of another end, or damaged; a checkpoint has its weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
-    if trains and run.final.is_dir():
-        remove_folder(run.final)  # of an earlier end; a checkpoint has its weights
 
 
 @contextmanager

@@ -6,41 +6,72 @@ Nothing here loads torch, so that a signal is heard from the first import on.
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sftctl import environment
 from sftctl.errors import Stopped
+from sftctl.tracking import status
+from sftctl.words import printable
 
 if TYPE_CHECKING:
     from sftctl.world import World
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_LEAVE_AFTER_S = 2.0  # a second Ctrl-C exits at once; sooner than this it is ignored
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts so long after the answer to the first was shown
+_POLL_S = 0.1  # rank 0 looks for the launcher's stop file
+_GRACE_S = 0.7  # for a main thread that has nothing to save, before the process is ended
+_END = b"\0"  # no signal has this number
 
 
 class StopRequest:
-    """Listens for signals inside its context. Repeats are ignored, except for a late Ctrl-C.
+    """Listens for signals inside its context, and answers at once what happens now.
 
+    A Python handler runs only between two bytecodes, so not during a long call of torch. The answer
+    comes from a thread that reads the signals' numbers from a pipe. Repeats are ignored, except for
+    a Ctrl-C after the answer: it ends the process without saving.
+
+    A signal that was ignored when the process started (`nohup`, a background job) stays ignored.
+    SIGUSR1 does not: a job script ignores it for torchrun, and its ranks inherit that.
     A terminal sends Ctrl-C to every process. Under our launcher only the parent listens for it and
     writes the signal's name to a file (`relayed_into`), which rank 0 reads as its `stop_file`.
+
+    With `may_leave` the process is ended if its main thread, with nothing to save, does not stop.
     """
 
-    def __init__(self, stop_file: Path | None = None) -> None:
-        self._stop_file = stop_file
+    def __init__(self, stop_file: Path | None = None, *, may_leave: bool = False) -> None:
+        self.show: Callable[[str], None] = write_line
+        """How the answer gets on the screen."""
+        self.outlook: Callable[[], str] | None = None
+        """What happens after a signal; None: nothing is trained, so there is nothing to save."""
+        self._stop_file, self._may_leave = stop_file, may_leave
         self._relay: Path | None = None
         self._signal_name: str | None = None
         self._agreed: str | None = None
-        self._asked_at = 0.0
+        self._answered_at: float | None = None
         self._previous: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
+        self._before = -1
 
     def __enter__(self) -> "StopRequest":
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         for number in SIGNALS:
-            if self._stop_file is None or number != signal.SIGINT:
+            is_ignored = signal.getsignal(number) == signal.SIG_IGN
+            is_for_the_parent = self._stop_file is not None and number == signal.SIGINT
+            if number == signal.SIGUSR1 or not (is_ignored or is_for_the_parent):
                 self._previous[number] = signal.signal(number, self._on_signal)
+        self._thread = threading.Thread(target=self._answer_signals, daemon=True)
+        self._thread.start()
+        if self._stop_file is not None and environment.rank() == 0:
+            threading.Thread(target=self._answer_stop_file, daemon=True).start()
         return self
 
     def __exit__(
@@ -51,6 +82,8 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous.clear()
+        self._end_thread()
 
     def outlive(self) -> None:
         """Ignore repeats of a signal until the process has ended; call it before its end.
@@ -62,16 +95,74 @@ class StopRequest:
                 signal.signal(number, signal.SIG_IGN)
             self._previous.clear()
 
+    def _end_thread(self) -> None:
+        if self._pipe is None or self._thread is None:
+            return
+        signal.set_wakeup_fd(self._before)
+        os.write(self._pipe[1], _END)
+        self._thread.join()
+        for end in self._pipe:
+            os.close(end)
+        self._pipe = self._thread = None
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._signal_name is None:
-            self._signal_name, self._asked_at = signal.Signals(number).name, now
+        self._signal_name = self._signal_name or signal.Signals(number).name
+
+    def _answer_signals(self) -> None:
+        assert self._pipe is not None
+        while _END not in (numbers := os.read(self._pipe[0], 64)):
+            for number in numbers:
+                if number in self._previous:
+                    self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        """Answer the first signal; end the process at a Ctrl-C that follows the answer."""
+        self._signal_name = self._signal_name or signal.Signals(number).name
+        if self._answered_at is None:
             self._tell_ranks()
-        elif number == signal.SIGINT and now - self._asked_at > _LEAVE_AFTER_S:
+            if not (self._relay is not None and _appears(_shown(self._relay))):
+                self._say()
+            self._answered_at = time.monotonic()
+            if self._may_leave and environment.world_size() == 1:
+                threading.Thread(target=self._leave_soon, daemon=True).start()
+        elif number == signal.SIGINT and time.monotonic() - self._answered_at > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
                 rank.kill()
-            os.write(2, b"exited at a second SIGINT; nothing more is saved\n")
+            write_line("exited at a second SIGINT; nothing more is saved")
             os._exit(128 + number)
+
+    def _say(self) -> None:
+        """Show what happens now; under a launcher the first that says it marks that it has."""
+        if environment.rank() != 0:
+            return
+        outlook = self.outlook() if self.outlook is not None else "nothing is trained yet"
+        again = " Ctrl-C again leaves without saving." if self.outlook is not None else ""
+        with suppress(Exception):  # a display that fails; the signal counts all the same
+            self.show(f"stopping: {outlook}.{again}")
+        if (file := self._relay or self._stop_file) is not None:
+            with suppress(OSError):
+                _shown(file).touch()
+
+    def _answer_stop_file(self) -> None:
+        """On rank 0: answer for the launcher, because the screen is this rank's."""
+        assert self._stop_file is not None
+        while self._thread is not None:
+            if _read(self._stop_file) is not None:
+                if not _shown(self._stop_file).exists():
+                    self._say()
+                return
+            time.sleep(_POLL_S)
+
+    def _leave_soon(self) -> None:
+        """End the process, unless its main thread stops, or begins to train, in the meantime."""
+        time.sleep(_GRACE_S)
+        if self.outlook is None and self._relay is None and self._thread is not None:
+            stopped = self._nothing_to_save()
+            write_line(f"stopped: {stopped.message}")
+            write_line(f"hint: {stopped.hint}")
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(Stopped.exit_code)
 
     @contextmanager
     def relayed_into(self, stop_file: Path) -> Iterator[None]:
@@ -85,7 +176,7 @@ class StopRequest:
 
     def _tell_ranks(self) -> None:
         if self._relay is not None and self._signal_name is not None:
-            partial = self._relay.with_suffix(".partial")
+            partial = self._relay.with_suffix(f".{threading.get_ident()}")
             partial.write_text(self._signal_name)
             partial.rename(self._relay)
 
@@ -99,10 +190,13 @@ class StopRequest:
     def check(self) -> None:
         """Raise Stopped if a signal has come. For the time before there is anything to save."""
         if self.heard is not None:
-            raise Stopped(
-                f"by {self.heard} before training began: nothing to save, nothing lost",
-                hint="run the same command again",
-            )
+            raise self._nothing_to_save()
+
+    def _nothing_to_save(self) -> Stopped:
+        return Stopped(
+            f"by {self._signal_name} before training began: nothing to save, nothing lost",
+            hint="run the same command again",
+        )
 
     def requested(self, world: "World") -> str | None:
         """The signal's name if any rank has heard one, else None; the same answer on every rank.
@@ -119,6 +213,35 @@ class StopRequest:
     def agreed(self) -> str | None:
         """The signal after which all ranks agreed to stop; None: they have not."""
         return self._agreed
+
+
+def write_line(text: str) -> None:
+    """A line on stderr, past Python's buffers: another thread may be writing to them."""
+    with status.making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
+        os.write(2, f"{printable(text)}\n".encode(errors="backslashreplace"))
+
+
+def _forget_the_pipe() -> None:
+    """In a forked child: its signals are not the parent's."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_the_pipe)
+
+
+def _shown(stop_file: Path) -> Path:
+    """The file that says that the answer to a signal is on the screen."""
+    return stop_file.with_suffix(".shown")
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file appears within the time that a user waits for an answer."""
+    for _ in range(5):
+        if file.exists():
+            return True
+        time.sleep(_POLL_S / 2)
+    return file.exists()
 
 
 def _read(path: Path) -> str | None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from sftctl import __version__
 from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.sealed import read_seal
 from sftctl.config.load import config_from_dict, config_to_toml
 from sftctl.config.schema import RunConfig
 from sftctl.data.manifest import StoreManifest
-from sftctl.errors import DataError
+from sftctl.data.storage.joined import open_stores
+from sftctl.errors import CheckpointError, DataError
 from sftctl.jsonio import JSONDecodeError, dump_canonical, read_lines
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
@@ -31,19 +33,29 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 or `sftctl chat THIS_DIRECTORY`."""
 
+_USE_GGUF = """```
+llama-cli -m model.gguf -cnv              # llama.cpp
+ollama create NAME -f Modelfile           # Ollama; then: ollama run NAME
+```"""
 
-def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> str:
-    """The text of README.md. `manifest` is the checkpoint's, or None if there is none."""
+
+def model_card(
+    run: RunDir, manifest: CheckpointManifest | None, dtype: str, kind: str = "hf"
+) -> str:
+    """The text of README.md. `manifest` is the checkpoint's, or None if there is none.
+
+    `kind` is the format of the weights: hf or gguf.
+    """
     config = config_from_dict(manifest.config) if manifest is not None else run.config()
     name = run.path.absolute().name
-    started = _started(run.path)
+    started = started_event(run.path)
     parts = [
-        _front_matter(config),
+        _front_matter(config, "transformers" if kind == "hf" else "gguf"),
         f"# {_escaped(name)}",
         f"A language model that was fine-tuned on conversations by sftctl {__version__}, exported "
-        f"in {dtype}. It uses the chat template in this directory.",
+        f"in {dtype}. It uses the chat template in this {'directory' if kind == 'hf' else 'file'}.",
         "## Use",
-        _USE,
+        _USE if kind == "hf" else _USE_GGUF,
         "## Training",
         _table(_training(config, manifest, run.path)),
     ]
@@ -61,8 +73,8 @@ def model_card(run: RunDir, manifest: CheckpointManifest | None, dtype: str) -> 
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(config: RunConfig) -> str:
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sft, sftctl]"]
+def _front_matter(config: RunConfig, library: str) -> str:
+    lines = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [sft, sftctl]"]
     name = config.model.name
     if not is_preset(name) and not Path(name).is_absolute():
         lines.insert(0, f"base_model: {dump_canonical(name).decode()}")
@@ -88,6 +100,8 @@ def _training(
         for which in ("first", "best", "last"):
             if manifest.validation is not None:
                 yield f"validation loss, {which}", _number(manifest.validation[which])
+        if (chosen := _choice(run, manifest)) is not None:
+            yield "chosen", chosen
     yield "examples per step", str(train.global_batch_size)
     yield (
         "learning rate",
@@ -95,15 +109,30 @@ def _training(
     )
     yield "weight decay", str(optim.weight_decay)
     yield "gradient clip", str(optim.grad_clip)
-    mixed = "" if train.dtype == "float32" else f"{train.dtype} autocast, "
+    mixed = "" if train.dtype == "float32" else f"computed in {train.dtype}, "
     yield "precision", f"{mixed}float32 weights"
     yield "seed", str(train.seed)
+
+
+def _choice(run: Path, manifest: CheckpointManifest) -> str | None:
+    """Why the weights are not those of the run's last step; None if they are, or it is unknown."""
+    with suppress(CheckpointError):
+        seal = read_seal(RunDir(run).final)
+        if seal.step == manifest.step < seal.last_step:
+            return (
+                f"the checkpoint with the best validation loss, of step {seal.step:,}; the run "
+                f"trained to step {seal.last_step:,}"
+            )
+    return None
 
 
 def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
     """The counts of the store; empty if it was moved or changed since."""
     try:
-        store = StoreManifest.read(Path(started["store"]))
+        several = started.get("stores")
+        store = (
+            open_stores(several).manifest if several else StoreManifest.read(Path(started["store"]))
+        )
     except (KeyError, DataError):
         return []
     if store.fingerprint != started.get("data_fingerprint"):
@@ -124,7 +153,7 @@ def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _started(run: Path) -> dict[str, Any]:
+def started_event(run: Path) -> dict[str, Any]:
     """The `started` event of the run; empty if it can't be read."""
     with suppress(OSError, JSONDecodeError, StopIteration):
         lines = read_lines(run / "events.jsonl")

@@ -1,7 +1,7 @@
 """Chat with a trained model, using the chat template that it was trained with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ import torch
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.generate import generate
 from sftctl.model.load import max_positions
-from sftctl.model.sampling import Sampling
+from sftctl.model.sampling import Sampling, check_sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.trained.open import open_trained
+from sftctl.trained.open import open_trained, say_nothing
 from sftctl.words import counted
 from sftctl.world import choose_device
 
@@ -28,22 +28,45 @@ class ChatSession:
     tokenizer: ChatTokenizer
     sampling: Sampling
     system: str | None = None
+    origin: str = ""  # run, model and step
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def open(
-        cls, path: Path, sampling: Sampling, system: str | None = None, seed: int | None = None
+        cls,
+        path: Path,
+        sampling: Sampling,
+        system: str | None = None,
+        seed: int | None = None,
+        tell: Callable[[str], None] = say_nothing,
+        chat_template: str | None = None,
+        tokenizer: str | None = None,
     ) -> "ChatSession":
-        """A session with the model of a run, a checkpoint or a model directory.
+        """A session with the model of a run, a checkpoint, or anything that `train` can start from.
 
-        With `seed`, sampled answers are repeatable.
+        With `seed`, sampled answers are repeatable. `tell` gets a line if a run's final model is
+        damaged.
         """
-        trained = open_trained(path)
+        trained = open_trained(path, tell, chat_template, tokenizer)
         if seed is not None:
             torch.manual_seed(seed)
         check_room(trained.model, sampling)
         device = choose_device("auto")
-        return cls(trained.model.eval().to(device), trained.tokenizer, sampling, system)
+        model = trained.model.eval().to(device)
+        return cls(model, trained.tokenizer, sampling, system, trained.about(path))
+
+    @property
+    def about(self) -> str:
+        """`runs/x · SmolLM2-135M · step 8 · greedy`."""
+        return f"{self.origin} · {self.sampling.described}"
+
+    def sample_with(self, temperature: float) -> None:
+        """Sample the next answers with this temperature; ConfigError if it can't be one."""
+        sampling = replace(self.sampling, temperature=temperature)
+        if temperature == 0:
+            sampling = replace(sampling, top_p=1.0, top_k=0)
+        check_sampling(sampling)
+        self.sampling = sampling
 
     def answer(self, prompt: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
         """The assistant's answer to `prompt`; `on_text` receives it piece by piece.
@@ -62,7 +85,9 @@ class ChatSession:
         try:
             return generate(self.model, self.tokenizer, prompt_ids, self.sampling, collect)
         finally:
-            self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+            # A model can also spell a special token. The next prompt would make it the token.
+            answer = without_special("".join(pieces), self.tokenizer)
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
 
     def clear(self) -> None:
         """Forget the conversation; keep the system message."""
@@ -83,6 +108,16 @@ class ChatSession:
                 hint=f"{way}; a smaller --max-new-tokens leaves more room",
             )
         return prompt_ids
+
+
+def without_special(text: str, tokenizer: ChatTokenizer) -> str:
+    """The text without the texts of special tokens, which encoding would make tokens again."""
+    before = None
+    while text != before:  # what is left of two halves may be another one
+        before = text
+        for special in tokenizer.special_texts:
+            text = text.replace(special, "")
+    return text
 
 
 def check_room(model: "PreTrainedModel", sampling: Sampling) -> None:

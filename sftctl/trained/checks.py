@@ -1,38 +1,144 @@
 """Checks of chat and export that run before torch is loaded."""
 
+import os
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
 from sftctl.checkpoint.layout import MANIFEST_NAME
+from sftctl.config.check import LONG_DTYPES
+from sftctl.disk import refusals, require_makeable
 from sftctl.errors import ConfigError, NoCheckpoint
+from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir, runs_nearby
 
-DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = {
+    "hf": ("float32", "bfloat16", "float16"),
+    "gguf": ("float32", "bfloat16", "float16", "q8_0"),
+    "adapter": ("float32",),
+}
+"""What `export` writes, a Hugging Face directory, a .gguf file or a PEFT adapter, and the types of
+the weights."""
 
-Kind = Literal["run", "checkpoint", "model"]
+ADAPTER_CONFIG = "adapter_config.json"
+
+Kind = Literal["run", "checkpoint", "model", "adapter"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What `path` is; NoCheckpoint if it holds no trained model."""
+    """What `path` is; NoCheckpoint if it holds no trained model, or can't be read."""
+    with refusals(
+        path, NoCheckpoint, hint="it needs a path that you may read", what="can't be read"
+    ):
+        return _kind_of(path)
+
+
+def _kind_of(path: Path) -> Kind:
     if RunDir(path).run_file.is_file():
         return "run"
     if (path / MANIFEST_NAME).is_file() and RunDir(path.parent.parent).run_file.is_file():
         return "checkpoint"
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or _may_be_pretrained(path):
         return "model"
-    what = "not a run, a run's checkpoint or a model directory"
+    if (path / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    if is_preset(str(path)):
+        raise NoCheckpoint(
+            f"{path}: a preset, which has no weights before it is trained",
+            hint=f"`sftctl train --model {path}` trains it",
+        )
+    what = "not a run, a run's checkpoint, a model directory or an adapter"
     if not path.exists():
         what = "no such directory"
     raise NoCheckpoint(f"{path}: {what}", hint=runs_nearby(path))
 
 
-def check_export(source: Path, output: Path, dtype: str) -> None:
-    """Refuse an unknown type, an output that exists, and a source without a model."""
-    if dtype not in DTYPES:
+def _may_be_pretrained(path: Path) -> bool:
+    """Whether it is a file of weights, or reads like owner/name on the hub."""
+    if path.is_file():
+        return path.suffix in (".gguf", ".pth")
+    is_name = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
+    return is_name and not path.exists() and not Path(path.parts[0]).exists()
+
+
+def default_output(source: Path, kind: str) -> Path:
+    """Where `export` writes if nobody says it: into the run, or beside a model directory.
+
+    A number is added if that is there already.
+    """
+    name = "export" if kind == "hf" else f"export-{kind}"
+    found = kind_of(source)
+    if found == "run":
+        first = source / name
+    elif found == "checkpoint":
+        first = source.parent.parent / f"{name}-{source.name}"
+    else:
+        whole = source.absolute()
+        first = whole.with_name(f"{whole.name}-{name}")
+        if not source.exists():
+            first = Path(f"{source.name}-{name}")
+        elif not source.is_absolute():
+            first = Path(os.path.relpath(first))
+    names = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
+    return next(path for path in names if not os.path.lexists(path))
+
+
+def check_export(
+    source: Path, output: Path, dtype: str, kind: str = "hf", merge: bool = False
+) -> str:
+    """The type of the weights by its long name.
+
+    Refuses an unknown format or type, an output that exists, and a source without a model. An
+    adapter is merged or written as an adapter, and nothing else is.
+    """
+    if kind not in FORMATS:
         raise ConfigError(
-            f"--dtype: expected {' or '.join(DTYPES)}, got {dtype!r}",
-            hint="bfloat16 halves the size; float32 is the type of the trained weights",
+            f"--format: expected {' or '.join(FORMATS)}, got {kind!r}",
+            hint="hf is a directory for transformers, gguf a file for llama.cpp and Ollama, "
+            "adapter what a LoRA run has trained",
         )
-    if output.exists():
+    name = LONG_DTYPES.get(dtype, dtype)
+    if name not in FORMATS[kind]:
+        raise ConfigError(
+            f"--dtype: expected {' or '.join(FORMATS[kind])}, got {dtype!r}",
+            hint="float32 is the type of the trained weights; float16 and bfloat16 halve the size"
+            + (", q8_0 quarters it" if kind == "gguf" else ""),
+        )
+    if os.path.lexists(output):
         raise ConfigError(f"{output}: exists already", hint="choose another --output")
-    kind_of(source)
+    with refusals(output, ConfigError, hint="choose another --output"):
+        require_makeable(output)
+    _check_adapter(source, kind, merge)
+    return name
+
+
+def _check_adapter(source: Path, kind: str, merge: bool) -> None:
+    is_adapter = holds_adapter(source)
+    if merge and not is_adapter:
+        raise ConfigError(f"--merge: {source} is not an adapter", hint="leave --merge out")
+    if merge and kind != "hf":
+        raise ConfigError(
+            f"--merge: writes a directory for transformers, not --format {kind}",
+            hint="merge first; `sftctl export` makes a .gguf file of the merged directory",
+        )
+    if is_adapter and kind != "adapter" and not merge:
+        raise ConfigError(
+            f"{source}: is an adapter, not a complete model",
+            hint="merge it first: `sftctl export --merge` adds it to its base and proves the result"
+            if kind == "gguf"
+            else "--merge adds it to its base and proves the result; --format adapter writes it as "
+            "it is",
+        )
+    if kind == "adapter" and not is_adapter:
+        raise ConfigError(
+            f"--format adapter: {source} is not an adapter", hint="--format hf writes its model"
+        )
+
+
+def holds_adapter(source: Path) -> bool:
+    """Whether a run, a checkpoint or a directory has an adapter in place of a complete model."""
+    kind = kind_of(source)
+    if kind in ("model", "adapter"):
+        return kind == "adapter"
+    run = RunDir.open(source if kind == "run" else source.parent.parent)
+    return run.config().adapter.lora

@@ -1,5 +1,7 @@
-"""Write a Hugging Face directory from a run, a checkpoint or another such directory."""
+"""Write a Hugging Face directory, an adapter or a .gguf file from what was trained."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -7,36 +9,127 @@ import torch
 from sftctl.disk import new_folder, refusals
 from sftctl.errors import CheckpointError
 from sftctl.model.generate import stop_ids
-from sftctl.model.load import MAX_SHARD_BYTES, save_pretrained
+from sftctl.model.load import MAX_SHARD_BYTES, load_pretrained, save_pretrained
 from sftctl.trained.card import model_card
 from sftctl.trained.checks import check_export
-from sftctl.trained.open import Trained, open_trained
+from sftctl.trained.gguf.file import write_gguf
+from sftctl.trained.gguf.modelfile import modelfile
+from sftctl.trained.gguf.proof import Proof, prove
+from sftctl.trained.logits import logits_of
+from sftctl.trained.merge_proof import MergeProof, compare, kept_logits
+from sftctl.trained.open import Trained, copy_adapter, open_trained, say_nothing
+from sftctl.trained.proof_rows import texts_of
 
 CARD_NAME = "README.md"
+GGUF_NAME = "model.gguf"
 
 
 def export_model(
-    source: Path, output: Path, dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+    source: Path,
+    output: Path,
+    dtype: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    tell: Callable[[str], None] = say_nothing,
+    chat_template: str | None = None,
+    tokenizer: str | None = None,
 ) -> None:
-    """Write the new directory `output`; after an error nothing is left of it."""
-    check_export(source, output, dtype)
-    trained = open_trained(source)
+    """Write the new Hugging Face directory `output`; after an error nothing is left of it.
+
+    `tell` gets a line if the source's final model is damaged.
+    """
+    dtype = check_export(source, output, dtype)
+    trained = open_trained(source, tell, chat_template, tokenizer)
     card = _card(trained, source, dtype)
     model = trained.model.to(getattr(torch, dtype))
     if model.generation_config is not None:  # so that other tools stop at the end of a turn
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
+    with _new(output) as folder:
+        save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
+        _write_card(folder, card)
+
+
+def export_gguf(
+    source: Path,
+    output: Path,
+    dtype: str,
+    tell: Callable[[str], None] = say_nothing,
+    chat_template: str | None = None,
+    tokenizer: str | None = None,
+) -> Proof:
+    """Write the new directory `output`: model.gguf, a Modelfile for Ollama and the model card.
+
+    The file is read again and compared with the model before the directory gets its name; after an
+    error nothing is left of it. ConfigError if llama.cpp has no such model or tokenizer. `tell` is
+    that of `export_model`.
+    """
+    dtype = check_export(source, output, dtype, "gguf")
+    trained = open_trained(source, tell, chat_template, tokenizer)
+    card = _card(trained, source, dtype, "gguf")
+    with _new(output) as folder:
+        file = folder / GGUF_NAME
+        write_gguf(trained.model, trained.tokenizer, file, dtype, output.name)
+        proof = prove(trained, file, dtype)
+        stops = stop_ids(trained.model, trained.tokenizer)
+        text = modelfile(trained.tokenizer, stops, GGUF_NAME)
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+        _write_card(folder, card)
+    return proof
+
+
+def export_merged(
+    source: Path,
+    output: Path,
+    dtype: str,
+    tell: Callable[[str], None] = say_nothing,
+    chat_template: str | None = None,
+) -> MergeProof:
+    """Add an adapter to its base, and write the plain model as the new directory `output`.
+
+    The base is read from its source in `dtype`. The directory is read again and its logits are
+    compared with those of base and adapter; CheckpointError beyond the bound, and nothing is left.
+    """
+    dtype = check_export(source, output, dtype, merge=True)
+    trained = open_trained(source, tell, chat_template, dtype=getattr(torch, dtype))
+    assert trained.adapter is not None
+    card = _card(trained, source, dtype)
+    rows = [trained.tokenizer.encode(text).tolist() for text in texts_of(trained)]
+    before = kept_logits(trained.model, rows)
+    model = trained.adapter.merged()
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
+    with _new(output) as folder:
+        save_pretrained(model, trained.tokenizer, folder)
+        read = load_pretrained(str(folder), dtype=getattr(torch, dtype))
+        proof = compare(dtype, before, logits_of(read, rows))
+        proof.require()
+        _write_card(folder, card)
+    return proof
+
+
+def export_adapter(source: Path, output: Path, tell: Callable[[str], None] = say_nothing) -> None:
+    """Write the adapter of a run, a checkpoint or a PEFT directory as the new one `output`."""
+    check_export(source, output, "float32", "adapter")
+    with _new(output) as folder:
+        copy_adapter(source, folder, tell)
+
+
+@contextmanager
+def _new(output: Path) -> Iterator[Path]:
     with (
         refusals(output, CheckpointError, hint="choose another --output"),
         new_folder(output) as folder,
     ):
-        save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
-        if card is not None:
-            (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        yield folder
 
 
-def _card(trained: Trained, source: Path, dtype: str) -> str | None:
+def _write_card(folder: Path, card: str | None) -> None:
+    if card is not None:
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def _card(trained: Trained, source: Path, dtype: str, kind: str = "hf") -> str | None:
     """The model card of a run; a model directory keeps its own, if it has one."""
     if trained.run is not None:
-        return model_card(trained.run, trained.manifest, dtype)
+        return model_card(trained.run, trained.manifest, dtype, kind)
     own = source / CARD_NAME
     return own.read_text(encoding="utf-8", errors="replace") if own.is_file() else None

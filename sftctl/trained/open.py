@@ -1,21 +1,40 @@
 """Load a trained model from a run, a checkpoint or a Hugging Face directory."""
 
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
-from sftctl.checkpoint.layout import CheckpointManifest, read_manifest
+import torch
+
+from sftctl.checkpoint.directory import (
+    GoodCheckpoint,
+    list_checkpoints,
+    newest_good,
+    problems_of,
+)
+from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name, read_manifest
 from sftctl.checkpoint.load import load_weights
+from sftctl.checkpoint.sealed import read_seal
 from sftctl.errors import CheckpointError, CorruptCheckpoint
+from sftctl.model.adapter.attach import AdapterFile, Attached
+from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.directory import RunDir
+from sftctl.runs.final import last_manifest, problems_of_final, require_sound
 from sftctl.trained.checks import kind_of
+from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def say_nothing(line: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,44 +44,118 @@ class Trained:
     model: "PreTrainedModel"
     tokenizer: ChatTokenizer
     run: RunDir | None = None  # None: a model directory
-    manifest: CheckpointManifest | None = (
-        None  # of the checkpoint with these weights, if there is one
-    )
+    manifest: CheckpointManifest | None = None  # of the checkpoint with these weights, if any
+    adapter: Attached | None = None  # the same model, with its adapter on it
+
+    def about(self, path: Path) -> str:
+        """`runs/x · SmolLM2-135M · step 8`, for what was opened at `path`."""
+        parts = [str(self.run.path if self.run is not None else path)]
+        if self.run is not None:
+            parts.append(Path(self.run.config().model.name).name)
+        if self.manifest is not None:
+            parts.append(f"step {self.manifest.step}")
+        return " · ".join(parts)
 
 
-def open_trained(path: Path) -> Trained:
-    """The model of `path`. For a run: `final/`, or else its newest checkpoint."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the weights are: in a directory for other tools, or in a checkpoint of a run."""
+
+    path: Path
+    run: RunDir | None = None
+    manifest: CheckpointManifest | None = None
+    is_checkpoint: bool = False
+
+
+def open_trained(
+    path: Path,
+    tell: Callable[[str], None] = say_nothing,
+    chat_template: str | None = None,
+    tokenizer: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Trained:
+    """The model of `path`: a run, a checkpoint, or anything that `train --model` can start from.
+
+    For a run it is `final/`, or else its newest checkpoint. For an adapter it is the base with the
+    adapter on it, the base in `dtype`; other models are float32.
+
+    If `final/` is damaged, the checkpoint that it was made from is used; if it is of another end
+    of the run, or that checkpoint is damaged too, the newest good one. `tell` gets a line that
+    says so. `chat_template` (a file, or chatml) replaces the model's own. `tokenizer` is for a
+    model without one (MiniMind's .pth files).
+    """
+    place = _place_of(path, tell)
+    run, manifest = place.run, place.manifest
+    if place.is_checkpoint and run is not None and manifest is not None and manifest.base is None:
+        model = load_architecture(run.model_folder)
+        load_weights(place.path, model.state_dict(), manifest)
+        return Trained(model, load_tokenizer(str(run.model_folder), chat_template), run, manifest)
+    if place.is_checkpoint or is_adapter(place.path):
+        with _adapter_folder(place) as folder:
+            attached, own = open_adapter(folder, dtype, manifest, chat_template)
+        return Trained(attached.model, own, run, manifest, attached)
+    own = load_tokenizer(tokenizer or str(place.path), chat_template)
+    return Trained(load_pretrained(str(place.path)), own, run, manifest)
+
+
+def copy_adapter(path: Path, folder: Path, tell: Callable[[str], None] = say_nothing) -> None:
+    """Write the adapter that `open_trained` would open into `folder`, with its tokenizer."""
+    with _adapter_folder(_place_of(path, tell)) as found:
+        AdapterFile.read(found)  # or ConfigError
+        for name in (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES):
+            if (found / name).is_file():
+                shutil.copyfile(found / name, folder / name)
+
+
+@contextmanager
+def _adapter_folder(place: _Place) -> Iterator[Path]:
+    """The PEFT directory of an adapter; that of a checkpoint is there only for a while."""
+    if not place.is_checkpoint or place.run is None or place.manifest is None:
+        yield place.path
+        return
+    with TemporaryDirectory() as folder:
+        write_adapter(place.run, place.path, place.manifest, Path(folder))
+        yield Path(folder)
+
+
+def _place_of(path: Path, tell: Callable[[str], None]) -> _Place:
     kind = kind_of(path)
-    if kind == "model":
-        return Trained(*_hugging_face(path))
+    if kind in ("model", "adapter"):
+        require_sound(path)
+        return _Place(path)
     if kind == "checkpoint":
         if problems := problems_of(path, verify=True):
             raise CorruptCheckpoint(
                 f"{path}: {'; '.join(problems)}",
                 hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` shows the good ones",
             )
-        return _checkpoint(RunDir.open(path.parent.parent), path, read_manifest(path))
+        return _Place(path, RunDir.open(path.parent.parent), read_manifest(path), True)
     run = RunDir.open(path)
+    last, problems = last_manifest(run), list[str]()
     if run.final.is_dir():
-        return Trained(*_hugging_face(run.final), run, _last_manifest(run))
-    found = newest_good(run.checkpoints)
-    return _checkpoint(run, found.path, found.manifest)
+        problems = problems_of_final(run.final)
+        if not problems:
+            return _Place(run.final, run, _manifest_of_final(run) or last)
+        if last is None and not list_checkpoints(run.checkpoints):
+            require_sound(run.final)
+    found = _in_place_of_final(run, last)
+    if problems:
+        tell(f"warning: {run.final}: {problems[0]}; {found.path.name} is used instead")
+    return _Place(found.path, run, found.manifest, True)
 
 
-def _hugging_face(folder: Path) -> "tuple[PreTrainedModel, ChatTokenizer]":
-    return load_pretrained(str(folder)), load_tokenizer(str(folder))
-
-
-def _last_manifest(run: RunDir) -> CheckpointManifest | None:
-    """The manifest of the last checkpoint; `final/` was written after it."""
-    for checkpoint in list_checkpoints(run.checkpoints)[-1:]:
-        with suppress(CheckpointError):
-            return read_manifest(checkpoint)
+def _manifest_of_final(run: RunDir) -> CheckpointManifest | None:
+    """The manifest of the checkpoint that `final/` was made from; None if it is not there."""
+    with suppress(CheckpointError):
+        return read_manifest(run.checkpoints / checkpoint_name(read_seal(run.final).step))
     return None
 
 
-def _checkpoint(run: RunDir, checkpoint: Path, manifest: CheckpointManifest) -> Trained:
-    model = load_architecture(run.model_folder)
-    load_weights(checkpoint, model, manifest)
-    tokenizer = load_tokenizer(str(run.model_folder))
-    return Trained(model, tokenizer, run, manifest)
+def _in_place_of_final(run: RunDir, last: CheckpointManifest | None) -> GoodCheckpoint:
+    """The checkpoint that a damaged `final/` was made from, else the newest good one."""
+    with suppress(CheckpointError):
+        seal = read_seal(run.final)
+        run_ids = (None, run.facts()["run_id"])
+        if last is not None and seal.last_step == last.step and seal.run_id in run_ids:
+            return newest_good(run.checkpoints, seal.step)
+    return newest_good(run.checkpoints)

@@ -1,17 +1,24 @@
 """Chat at a terminal, or answer one question; only answers go to stdout."""
 
+import shutil
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from sftctl.errors import ConfigError, DataError
+from sftctl.trained.wrapping import WordWrap
+from sftctl.words import printable
 
 if TYPE_CHECKING:
     from sftctl.trained.chat import ChatSession
 
 _PROMPT = "> "
-_WELCOME = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_WELCOME = "/help shows the commands, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_HELP = """/clear          forget the conversation
+/temperature T  sample with this temperature from now on; 0: always the most likely token
+/exit           leave, as Ctrl-D does; Ctrl-C stops an answer
+A question that begins with / is asked with a blank before it."""
 
 
 def question_given(prompt: str | None) -> str | None:
@@ -41,22 +48,38 @@ def converse(session: "ChatSession") -> None:
     """
     _edit_lines()
     _take_any_bytes()
-    print(_WELCOME, file=sys.stderr)
+    print(f"{printable(session.about)}\n{_WELCOME}", file=sys.stderr)
     while True:
         try:
-            line = _readable(_ask()).strip()
+            line = _readable(_ask()).rstrip()
         except EOFError:
             print()
             return
         except KeyboardInterrupt:
             print(f"\n{_WELCOME}", file=sys.stderr)
             continue
-        if line == "/exit":
+        if line in ("/exit", "/quit"):
             return
-        if line == "/clear":
-            session.clear()
-        elif line:
-            _answer(session, line)
+        if line.startswith("/"):
+            print(_obeyed(session, *line.split(maxsplit=1)), file=sys.stderr)
+        elif line.strip():
+            _answer(session, line.strip())
+
+
+def _obeyed(session: "ChatSession", command: str, value: str = "") -> str:
+    """Do what a command of the chat says; the line that acknowledges it."""
+    if command == "/help":
+        return _HELP
+    if command == "/clear":
+        session.clear()
+        return "(forgotten)"
+    if command == "/temperature":
+        try:
+            session.sample_with(float(value or "nan"))
+        except (ValueError, ConfigError):
+            return f"/temperature: expected a number from 0 up, got {printable(value)!r}"
+        return f"({session.sampling.described})"
+    return f"{printable(command)}: no such command; /help shows those that exist"
 
 
 def _ask() -> str:
@@ -68,17 +91,26 @@ def _ask() -> str:
 
 
 def _answer(session: "ChatSession", line: str) -> None:
+    lines = WordWrap(_width(), _print_piece)
     try:
-        session.answer(line, _print_piece)
+        session.answer(line, lines.add)
+        lines.flush()
     except KeyboardInterrupt:
+        lines.flush()
         print(" …", end="")
     except DataError as problem:  # too long, or refused by the template: report it and continue
-        print(f"error: {problem.message}\nhint: {problem.hint or '/clear'}", file=sys.stderr)
+        hint = problem.hint or "/clear"
+        print(f"error: {printable(problem.message)}\nhint: {printable(hint)}", file=sys.stderr)
     print(flush=True)
 
 
+def _width() -> int:
+    """Columns of the terminal; in a file, lines are not broken."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+
+
 def _print_piece(piece: str) -> None:
-    print(piece, end="", flush=True)
+    print(printable(piece, keep="\n\t"), end="", flush=True)
 
 
 def _readable(text: str) -> str:

@@ -18,8 +18,8 @@ from sftctl.bench.ranks import Ranks
 from sftctl.bench.result import LoaderResult, over_ranks
 from sftctl.bench.sweep import BenchSettings, combinations, compare, notes_on, rank_shapes
 from sftctl.config.schema import RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepLoader
-from sftctl.data.microbatch import Examples
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.microbatch import Examples
 from sftctl.data.step_shape import step_shape
 from sftctl.machine import Machine, usage_of
 from tests.toys.loaders import (

@@ -18,6 +18,8 @@ from tests.benchmarks import planning, training
 from tests.benchmarks.checkpoints import resuming, saving
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
+from tests.benchmarks.memory import CASES, told_and_measured
+from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
 from tests.benchmarks.utilisation import utilisation
 
@@ -160,6 +162,22 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def memory_table(options: argparse.Namespace) -> str:
+    """The estimate of the pre-flight beside the measured peak."""
+    with tempfile.TemporaryDirectory() as name:
+        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
+        rows = told_and_measured(store, Path(name), CASES)
+    return table(["run", "told", "peak RSS", "told / peak"], rows)
+
+
+def precision_table(options: argparse.Namespace) -> str:
+    """The validation loss in float32 and in bfloat16."""
+    steps = options.steps or 300
+    with tempfile.TemporaryDirectory() as name:
+        rows = validation_losses(options.alpaca, str(options.tokenizer), Path(name), steps)
+    return table([f"seed, {steps} steps", "float32", "bfloat16", "difference"], rows)
+
+
 def inspect_table(options: argparse.Namespace) -> str:
     """Time of inspect-ckpt on ten gigabytes."""
     return table(["", f"median of {options.rounds}"], inspecting(options))
@@ -172,6 +190,8 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "utilisation": utilisation_table,
     "smollm2": smollm2_table,
     "ranks": ranks_table,
+    "memory": memory_table,
+    "precision": precision_table,
     "planning": planning_table,
     "prepare": prepare_tables,
     "checkpoints": checkpoints_table,

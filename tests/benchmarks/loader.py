@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from sftctl.bench.measure import measure
 from sftctl.config.load import load_config
-from sftctl.data.loader import LoaderSettings
-from sftctl.data.microbatch import StepBatch
+from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.data.store import TokenStore
 from sftctl.metrics import StepMetrics

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sftctl.data.microbatch import rounded_up
+from sftctl.data.loading.microbatch import rounded_up
 from sftctl.data.plan import cut_step, deal, plan_epoch
 from sftctl.data.store import TokenStore
 

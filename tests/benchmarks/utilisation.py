@@ -15,8 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepLoader
-from sftctl.data.microbatch import StepBatch
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.data.store import TokenStore
 from sftctl.model.load import load_model

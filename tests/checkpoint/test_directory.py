@@ -3,11 +3,15 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sftctl import jsonio
+from sftctl.checkpoint.amend import amend_manifest
 from sftctl.checkpoint.directory import (
     abandon_after,
     clean_leftovers,
@@ -16,10 +20,13 @@ from sftctl.checkpoint.directory import (
     problems_of,
     require_room,
     retire,
+    unknown_files,
 )
 from sftctl.checkpoint.layout import manifest_hash_line, read_manifest
+from sftctl.checkpoint.load import load_tensors
+from sftctl.disk import FileEntry
 from sftctl.errors import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, NoCheckpoint
-from tests.toys.checkpoints import FailingDisk, save_toy
+from tests.toys.checkpoints import ALONE, FailingDisk, blank, equal, make_tensors, save_toy
 
 SHARD = "shard-00001.safetensors"
 
@@ -93,27 +100,55 @@ def test_problems_name_the_file_and_what_is_wrong_with_it(root: Path) -> None:
         f"{SHARD}: its content was changed (different SHA-256)"
     ]
     os.truncate(path / SHARD, 10)
-    (path / "payload.pt").write_bytes(b"x")
-    (path / ".metadata").write_bytes(b"x")
     assert problems_of(path, verify=False) == [
-        ".metadata: not in the manifest",
-        "payload.pt: not in the manifest",
         f"{SHARD}: 10 bytes, the manifest says {num_bytes}",
     ]
     assert problems_of(path / "gone", verify=False) == ["no such checkpoint"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/etc/hostname")])
-def test_a_shard_that_is_not_a_regular_file_is_refused_unread(root: Path, make) -> None:  # type: ignore[no-untyped-def]
+def test_a_shard_that_is_not_a_regular_file_is_refused_unread(
+    root: Path, make: Callable[[Path], object]
+) -> None:
     path = root / "step-00000300"
     (path / SHARD).unlink()
     make(path / SHARD)
     assert problems_of(path, verify=True) == [f"{SHARD}: not a regular file"]
 
 
-def test_a_file_managers_own_files_are_not_damage(root: Path) -> None:
-    (root / "step-00000300" / ".DS_Store").write_bytes(b"x")
-    assert problems_of(root / "step-00000300", verify=True) == []
+SIDE_FILES = (
+    ".DS_Store", "._shard-00001.safetensors", "._manifest.json", "Thumbs.db", "desktop.ini",
+    "manifest.json~", ".manifest.json.swp", "#manifest.json#", ".#manifest.json", ".nfs00012af",
+    ".fuse_hidden000001", ".~lock.manifest.json#", ".directory",
+)  # fmt: skip
+
+
+def test_what_the_manifest_does_not_list_is_not_read_and_not_damage(root: Path) -> None:
+    path = root / "step-00000300"
+    expected = tensors_in(path)
+    for name in (*SIDE_FILES, "payload.pt", "more.safetensors", ".metadata"):
+        (path / name).write_bytes(b"x")
+    (path / "@eaDir").mkdir()
+    assert problems_of(path, verify=True) == []
+    assert unknown_files(path, read_manifest(path)) == [
+        ".metadata",
+        "more.safetensors",
+        "payload.pt",
+    ]
+    assert newest_good(root).path == path
+    assert equal(tensors_in(path), expected)
+
+
+def tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    tensors = blank(make_tensors())
+    load_tensors(path, tensors, ALONE)
+    return tensors
+
+
+def test_a_checkpoint_with_a_file_that_is_not_ours_is_never_deleted(root: Path) -> None:
+    (root / "step-00000100" / "notes.txt").write_bytes(b"the best one")
+    (root / "step-00000200" / ".DS_Store").write_bytes(b"x")
+    assert retire(root, 1) == [root / "step-00000200"]
 
 
 def chosen(root: Path, step: int | None = None) -> tuple[Path, object]:
@@ -154,11 +189,13 @@ def test_a_step_that_is_damaged_is_refused_and_the_others_named(root: Path) -> N
 
 
 def test_of_many_problems_the_first_three_are_named(root: Path) -> None:
-    for name in "abcd":
-        (root / "step-00000200" / name).touch()
+    path = root / "step-00000200"
+    manifest = read_manifest(path)
+    missing = {name: FileEntry(1, "0" * 64) for name in "abcd"}
+    amend_manifest(path, replace(manifest, files=manifest.files | missing))
     with pytest.raises(CorruptCheckpoint) as caught:
         newest_good(root, 200)
-    problems = "; ".join(f"{name}: not in the manifest" for name in "abc")
+    problems = "; ".join(f"{name}: missing" for name in "abc")
     assert caught.value.message == f"{root}: damaged: step-00000200: {problems}"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from tests.toys.commands import Result
 from tests.toys.runs import events_of, metrics_of, same_run
@@ -48,13 +49,20 @@ def test_the_command_line_does_not_grow_unnoticed(sftctl: Sftctl) -> None:
     flags = set(re.findall(r"--[a-z-]+", sftctl("train", "--help").stdout))
     assert flags == {
         "--data", "--max-seq-len", "--num-workers", "--pin-memory", "--model", "--tokenizer",
-        "--learning-rate", "--grad-clip", "--epochs", "--max-steps", "--batch-size",
+        "--chat-template", "--mix", "--lora", "--no-lora", "--learning-rate", "--lr",
+        "--grad-clip", "--epochs", "--max-steps", "--batch-size",
         "--accumulation-steps", "--micro-batch-tokens", "--device", "--dtype", "--eval-interval",
         "--seed", "--save-interval", "--keep", "--log-interval", "--wandb", "--no-wandb",
         "--wandb-project", "--output-dir", "--nproc-per-node", "--strategy", "--compile",
-        "--no-compile", "--max-restarts",
-        "--auto-resume", "--set", "--print-config", "--dry-run", "--json", "--help",
+        "--no-compile", "--max-restarts", "--auto-resume", "--verify-data", "--set",
+        "--print-config", "--dry-run", "--json", "--help",
     }  # fmt: skip
+
+
+def rows_of_the_sample() -> tuple[int, int]:
+    """The number of rows to train on and to validate with."""
+    train, validation = (path.read_bytes().count(b"\n") for path in sample_files())
+    return train, validation
 
 
 def test_prepared_data_is_trained_inspected_exported_and_asked(
@@ -64,7 +72,7 @@ def test_prepared_data_is_trained_inspected_exported_and_asked(
     manifest = json.loads(result.stdout)
     store = TokenStore.open(tmp_path / "store")
     assert manifest["num_target_tokens"] == sum(int(example.loss_mask.sum()) for example in store)
-    assert manifest["rows_read"] == manifest["rows_kept"] == 360
+    assert manifest["rows_read"] == manifest["rows_kept"] == sum(rows_of_the_sample())
 
     result = sftctl(*TINY, "--data", "store", "--output-dir", "run", "--json")
     assert result.exit_code == 0
@@ -78,6 +86,9 @@ def test_prepared_data_is_trained_inspected_exported_and_asked(
 
     assert sftctl("export", "run", "--output", "hf", "--dtype", "bfloat16").exit_code == 0
     assert (tmp_path / "hf/model.safetensors").stat().st_mode & 0o777 == 0o644
+    written = sftctl("export", "run", "--output", "out", "--format", "gguf", "--dtype", "bf16")
+    assert written.exit_code == 0 and "read again:" in written.stdout
+    assert "rows are the same" in written.stdout and (tmp_path / "out/model.gguf").is_file()
     for path in ("run", "hf", "run/checkpoints/step-00000003"):
         answer = sftctl("chat", path, "--prompt", "Hello", "--max-new-tokens", 4)
         assert answer.exit_code == 0
@@ -125,8 +136,9 @@ def test_print_config_is_a_configuration_that_trains(sftctl: Sftctl, tmp_path: P
 
 def test_a_dry_run_shows_what_would_run(sftctl: Sftctl, tmp_path: Path) -> None:
     plan = json.loads(sftctl(*TINY, "--dry-run", "--json").stdout)
-    assert (plan["total_steps"], plan["num_examples"]) == (3, 320)
-    assert "40 per epoch" in sftctl(*TINY, "--dry-run").stdout
+    num_examples, _ = rows_of_the_sample()
+    assert (plan["total_steps"], plan["num_examples"]) == (3, num_examples)
+    assert f"{-(-num_examples // 8)} per epoch" in sftctl(*TINY, "--dry-run").stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,6 +213,8 @@ def test_a_stopped_run_resumes_to_the_same_run(
     if exit_code == 75:
         assert events_of(tmp_path / "run")[-1] == "stopped"
         assert b"sftctl resume run" in stdout
+        [answer] = [line for line in stderr.splitlines() if line.startswith(b"stopping: ")]
+        assert answer.endswith(b"Ctrl-C again leaves without saving.")
     process = _start(tmp_path, "resume", "run", *ranks)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr.decode()

@@ -39,7 +39,8 @@ def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A folder with copies of `store` and `run`, and with `model`, a Hugging Face directory."""
     shutil.copytree(trained / "store", tmp_path / "store")
     shutil.copytree(trained / "run", tmp_path / "run")
-    shutil.copytree(trained / "run/final", tmp_path / "model")
+    no_seal = shutil.ignore_patterns("manifest.json*")  # so that a test may change its files
+    shutil.copytree(trained / "run/final", tmp_path / "model", ignore=no_seal)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -160,13 +161,13 @@ def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
         2,
-        "data.max_seq_len: 123 is beyond the model's 16 positions",
+        "data.max_seq_len: 201 is beyond the model's 16 positions",
         "prepare the data again with --max-seq-len 16",
     )
     refused(
         sftctl("train", *TINY, "--data", "store", "--max-seq-len", 64),
         2,
-        f"data.max_seq_len: 64, but {here}/store holds an example of 123 tokens",
+        f"data.max_seq_len: 64, but {here}/store holds an example of 201 tokens",
         "prepare the data again with --max-seq-len, or leave it out here",
     )
 
@@ -187,7 +188,7 @@ def test_no_room_on_the_disk(sftctl: Sftctl, small_disk: Path) -> None:
     refused(
         sftctl("train", *TINY, "--output-dir", "disk/run"),
         4,
-        "disk/run/checkpoints: no room for checkpoints: 4 x 2.8 MB = 11.0 MB are needed, "
+        "disk/run/checkpoints: no room for checkpoints: 5 x 2.8 MB = 13.8 MB are needed, "
         "1.0 MB are free",
         "--keep (checkpoint.keep) sets how many are kept; a save needs room for one more",
     )
@@ -196,7 +197,8 @@ def test_no_room_on_the_disk(sftctl: Sftctl, small_disk: Path) -> None:
 
 def test_no_room_in_memory(sftctl: Sftctl, here: Path) -> None:
     describe_model(here / "model", hidden_size=2**17, intermediate_size=2**22)
-    result = sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new")
+    train = ["train", "--model", "model", "--data", "store", "--output-dir", "new"]
+    result = sftctl(*train, "--dtype", "float32")
     assert result.exit_code == 2
     assert result.error.startswith(
         "error: memory: no room for 3,298,854,305,856 parameters in training: weights, gradients "
@@ -211,7 +213,7 @@ def test_no_assistant_in_the_rows(sftctl: Sftctl, here: Path) -> None:
         sftctl("prepare-data", "chats.jsonl", "--output", "new"),
         3,
         "no row is left to train on out of 1 read; no_target: 1",
-        "the first: chats.jsonl:1: no assistant turn to train on",
+        "the first: chats.jsonl:1: no assistant turn to train on; remove the row",
     )
 
 
@@ -240,6 +242,27 @@ def test_a_store_of_another_tokenizer(sftctl: Sftctl, here: Path) -> None:
     )
 
 
+def test_a_final_model_that_was_edited_and_the_way_out_that_its_hint_names(
+    sftctl: Sftctl, here: Path
+) -> None:
+    final = here / "run/final"
+    size = (final / "chat_template.jinja").stat().st_size
+    with (final / "chat_template.jinja").open("a") as template:
+        template.write("\n")
+    train = ["train", "--model", "run/final", "--data", "store", "--max-steps", 1]
+    refused(
+        sftctl(*train, "--output-dir", "new"),
+        4,
+        f"run/final: chat_template.jinja: {size + 1} bytes, the manifest says {size}",
+        "`sftctl resume RUN` writes the final model of a run again; if you changed it yourself, "
+        "remove its manifest.json and manifest.json.sha256",
+    )
+    assert not (here / "new").exists()
+    (final / "manifest.json").unlink()
+    (final / "manifest.json.sha256").unlink()
+    assert sftctl(*train, "--output-dir", "new", "--dry-run").exit_code == 0
+
+
 def test_a_model_without_a_chat_template_and_each_way_out_that_its_hint_names(
     sftctl: Sftctl, here: Path
 ) -> None:
@@ -255,17 +278,23 @@ def test_a_model_without_a_chat_template_and_each_way_out_that_its_hint_names(
             sftctl(*command),
             2,
             f"tokenizer {model}: has no chat template",
-            "train --set data.chat_template=FILE, or prepare-data --chat-template FILE; "
-            f"every command reads {model}/chat_template.jinja",
+            "give one: --chat-template FILE, or --chat-template chatml",
         )
     for command in (
-        [*train, "--output-dir", "a", "--set", "data.chat_template=chat.jinja"],
+        [*train, "--output-dir", "a", "--chat-template", "chat.jinja"],
         [*prepare, "--output", "b", "--chat-template", "chat.jinja"],
         ["train", "--model", model, "--data", "b", "--max-steps", 1, "--output-dir", "c"],
         ["train", "--model", model, "--data", "b", "--dry-run"],
         ["chat", "c", "--prompt", "Hi", "--max-new-tokens", 2],
+        [*chat, "--chat-template", "chat.jinja"],
+        [*export, "--chat-template", "chatml"],
+        ["chat", "hf", "--prompt", "Hi", "--max-new-tokens", 2],
+        [*train, "--output-dir", "d", "--chat-template", "chatml"],
+        ["resume", "d", "--max-steps", 2],
     ):
         assert sftctl(*command).exit_code == 0
+    assert "<|im_end|>" in (here / "hf/chat_template.jinja").read_text()
+    (here / "hf").rename(here / "hf-of-chatml")
     template.rename(model / "chat_template.jinja")
     assert sftctl(*chat).exit_code == 0
     assert sftctl(*export).exit_code == 0
@@ -298,8 +327,8 @@ def test_a_wrong_flag(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", "--learning_rate", "1e-5"),
         2,
-        "No such option: --learning_rate (Possible options: --learning-rate)",
-        "see `sftctl train --help`",
+        "No such option: --learning_rate",
+        "did you mean --learning-rate?",
     )
 
 
@@ -327,7 +356,7 @@ def test_a_directory_that_is_not_a_run(sftctl: Sftctl, here: Path) -> None:
         sftctl("resume", "store"),
         4,
         "store: not a run directory (no run.json and config.toml)",
-        "the newest run there is run",
+        "the newest run there: `sftctl resume run`",
     )
 
 
@@ -365,3 +394,31 @@ def test_a_report_of_a_missing_folder(sftctl: Sftctl, here: Path) -> None:
 def test_the_configuration_is_printed_as_json_too(sftctl: Sftctl) -> None:
     result = sftctl("train", "--print-config", "--json", "--epochs", "3")
     assert json.loads(result.stdout)["train"]["epochs"] == 3
+
+
+def test_several_data_are_not_taken_in_silence(sftctl: Sftctl, here: Path) -> None:
+    refused(
+        sftctl("bench-loader", "--data", "a", "--data", "b"),
+        2,
+        "--data is given 2 times: a, b",
+        "put them into one store: `sftctl prepare-data a b --output STORE`",
+    )
+    refused(
+        sftctl("train", *TINY, "--data", "store", "--data", "b.jsonl"),
+        3,
+        "b.jsonl: no such file or directory",
+        "name a file, folder or pattern of conversations; train also accepts a prepared store",
+    )
+    refused(
+        sftctl("train", *TINY, "--data", "a.jsonl", "run.toml", "b.jsonl"),
+        2,
+        "Got unexpected extra argument(s) (b.jsonl)",
+        "several files: --data once for each, or one pattern in quotes: --data 'FOLDER/*.jsonl'",
+    )
+    (here / "b.jsonl").write_text("{}\n")
+    refused(
+        sftctl("train", *TINY, "--data", "a.jsonl", "b.jsonl"),
+        2,
+        "b.jsonl: this is data, not a configuration",
+        "`sftctl train --data b.jsonl` trains on it",
+    )

@@ -60,3 +60,22 @@ def test_the_help_of_a_flag_is_the_documentation_of_its_key_with_its_default() -
     metavars = [flags[name].metavar for name in ("--grad-clip", "--max-steps", "--learning-rate")]
     assert metavars == ["<float>", "<int>", "<float|auto>"]
     assert flags["--wandb"].secondary_opts == ["--no-wandb"]
+
+
+@pytest.mark.parametrize(
+    ("data", "sources"),
+    [
+        (["d/a.jsonl", "b.json.gz"], [("a", "d/a.jsonl"), ("b", "b.json.gz")]),
+        (["d/a.jsonl", "e/a.jsonl", "a"], [("a", "d/a.jsonl"), ("a-2", "e/a.jsonl"), ("a-3", "a")]),
+        (["code=x.jsonl", "chat=y.jsonl"], [("code", "x.jsonl"), ("chat", "y.jsonl")]),
+    ],
+)
+def test_several_data_are_several_sources_also_in_place_of_the_file_s_data(
+    sftctl: Sftctl, tmp_path: Path, data: list[str], sources: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "run.toml").write_text('[data]\npath = "other"\n')
+    flags = [word for one in data for word in ("--data", one)]
+    values = configuration(sftctl, "run.toml", *flags)["data"]
+    assert "path" not in values
+    assert [(one["name"], one["path"]) for one in values["sources"]] == sources
+    assert configuration(sftctl, "run.toml", "--data", "one")["data"]["path"] == "one"

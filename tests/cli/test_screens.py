@@ -9,10 +9,20 @@ from rich.console import Console, RenderableType
 from sftctl.cli.show.checkpoint import checkpoint_report
 from sftctl.cli.show.dry_run import plot
 from sftctl.cli.show.run import run_summary
+from sftctl.cli.show.tensors import diff_report, statistics_table
+from sftctl.inspection.diff import diff
 from sftctl.inspection.inspect import inspect_path
+from sftctl.inspection.tensors.statistics import tensor_statistics
 from sftctl.metrics import RunSummary
 from sftctl.train.run import run_training
 from tests.toys.runs import toy_config
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("two")
+    return run_training(toy_config(folder, train__max_steps=2)).run_dir
 
 
 def ended(**values: object) -> str:
@@ -20,7 +30,7 @@ def ended(**values: object) -> str:
     known: dict[str, object] = {
         "run_dir": Path("run"), "status": "stopped", "step": 7, "total_steps": 9,
         "first_validation_loss": 4.0, "validation_loss": 4.0, "validation_step": 0, "loss": 3.0,
-        "num_tokens": 70, "num_skipped": 0, "wall_time_s": 2.0,
+        "num_tokens": 70, "num_skipped": 0, "wall_time_s": 9.0, "training_time_s": 2.0,
     }  # fmt: skip
     return str(run_summary(RunSummary(**(known | values))))  # type: ignore[arg-type]
 
@@ -40,6 +50,7 @@ def test_a_stopped_run_says_how_to_resume_it() -> None:
         "70 tokens in 2.0 s (35 per second)",
         "resume:   sftctl resume run",
         "inspect:  sftctl inspect-ckpt run",
+        "report:   sftctl report run",
     ]
 
 
@@ -49,10 +60,11 @@ def test_a_finished_run_says_how_to_use_it_with_its_path_quoted() -> None:
         "finished: step 9 of 9",
         "70 tokens in 2.0 s (35 per second)",
         "chat:     sftctl chat 'my run'",
-        "export:   sftctl export 'my run' --output DIR",
+        "export:   sftctl export 'my run'",
         "inspect:  sftctl inspect-ckpt 'my run'",
+        "report:   sftctl report 'my run'",
     ]
-    nothing = ended(status="nothing_to_do", wall_time_s=0.0, validation_step=None)
+    nothing = ended(status="nothing_to_do", training_time_s=0.0, validation_step=None)
     assert nothing.splitlines()[:2] == [
         "already finished: step 7 of 9",
         "chat:     sftctl chat run",
@@ -93,13 +105,48 @@ def test_the_curve_of_a_dry_run_has_its_peak_at_the_top_and_its_last_step_below(
     assert list(plot([(1, 0.0)], "*"))[4] == " 0.00e+00 |*"
 
 
-def test_the_checkpoints_of_a_run_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
-    run = run_training(toy_config(tmp_path, train__max_steps=2)).run_dir
-    lines = printed(checkpoint_report(inspect_path(run)), 80)
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [
+        (120, ["name", "step", "epoch", "loss", "LR", "size", "saved", "complete"]),
+        (80, ["name", "step", "epoch", "loss", "LR", "size", "saved", "complete"]),
+        (60, ["name", "step", "epoch", "loss", "size", "complete"]),
+        (40, ["name", "step", "loss", "complete"]),
+    ],
+)
+def test_the_checkpoints_of_a_run_lose_columns_and_no_letters(
+    two_steps: Path, width: int, heads: list[str]
+) -> None:
+    lines = printed(checkpoint_report(inspect_path(two_steps)), width)
     table = lines[lines.index("checkpoints of the run") + 1 :]
-    assert table[0].split() == ["name", "step", "epoch", "loss", "LR", "size", "saved", "complete"]
+    assert table[0].split() == heads
     assert [(row.split()[0], row.split()[1], row.split()[-1]) for row in table[1:]] == [
         ("step-00000001", "1", "yes"),
         ("step-00000002", "2", "yes"),
     ]
     assert not any("…" in row for row in table)
+    assert max(map(len, table)) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_of_tensors_and_of_two_checkpoints_keep_complete_cells(
+    two_steps: Path, width: int
+) -> None:
+    report = inspect_path(two_steps)
+    assert report.checkpoints is not None
+    for screen in (
+        statistics_table(tensor_statistics(report)),
+        diff_report(diff(*report.checkpoints)),
+    ):
+        lines = printed(screen, width)
+        assert any("model.layers.0.mlp.down_proj.weight" in line for line in lines)
+        rows = [line for line in lines if "_proj" in line]
+        assert rows and not any("…" in row or len(row) > width for row in rows)
+
+
+def test_the_verdict_of_an_inspection_comes_before_its_facts(two_steps: Path) -> None:
+    names = [
+        line.split("  ")[0] for line in printed(checkpoint_report(inspect_path(two_steps)), 80)
+    ]
+    order = ["checkpoint", "resumable", "complete", "verified", "format", "step", "size"]
+    assert [names.index(name) for name in order] == sorted(names.index(name) for name in order)

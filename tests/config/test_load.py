@@ -154,13 +154,13 @@ def test_a_number_is_read_as_people_write_it(text: str, value: float) -> None:
         ("train.learnin_rate", "; did you mean optim.learning_rate?"),
         ("optim.epoch", "; did you mean train.epochs?"),
         ("learning_rate", "; did you mean optim.learning_rate?"),
-        ("model.zzz", "; [model] has name, tokenizer"),
+        ("model.zzz", "; [model] has name, tokenizer, new_tokens"),
         ("trian.epochs", "; did you mean train.epochs?"),
         ("train.epoch", "; did you mean train.epochs?"),
         ("model/name", "; did you mean model.name?"),
         (
             "zzz.qqq",
-            "; sections are model, data, optim, train, checkpoint, tracking",
+            "; sections are model, data, adapter, optim, train, checkpoint, evaluation, tracking",
         ),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_section_that_is_not_a_table_is_refused(tmp_path: Path) -> None:
         ("data.persistent_workers", 1, "expected true or false, got 1"),
         ("model.name", 3, "expected str, got 3"),
         ("data.max_seq_len", "long", "expected int, got 'long'"),
-        ("train.device", "gpu", "expected auto or cpu or cuda, got 'gpu'"),
+        ("train.device", "gpu", "expected auto or cpu or cuda or mps, got 'gpu'"),
     ],
 )
 def test_a_value_of_another_type_is_refused(key: str, value: object, expected: str) -> None:
@@ -205,7 +205,8 @@ def test_every_wrong_key_and_value_is_reported_at_once(run_toml: Path) -> None:
     assert refusal(run_toml, {"zzz.qqq": 1, "train.seed": "s"}) == (
         f"{run_toml}: unknown key train.epoch; did you mean train.epochs?; "
         f"{run_toml}: train.batch_size: expected int, got 'x'; "
-        "unknown key zzz.qqq; sections are model, data, optim, train, checkpoint, tracking; "
+        "unknown key zzz.qqq; "
+        "sections are model, data, adapter, optim, train, checkpoint, evaluation, tracking; "
         "train.seed: expected int, got 's'"
     )
 
@@ -221,6 +222,30 @@ def test_a_number_beyond_its_bounds_is_reported_with_its_file(run_toml: Path) ->
     assert refusal(run_toml) == f"{run_toml}: train.epochs: 0 is too small; at least 1"
 
 
+@pytest.mark.parametrize(
+    "number", [2**64, 10**400, -(10**400)], ids=["2**64", "10**400", "-(10**400)"]
+)
+@pytest.mark.parametrize(
+    "key", ["train.epochs", "train.seed", "data.max_seq_len", "optim.learning_rate"]
+)
+def test_a_number_beyond_64_bits_is_refused(run_toml: Path, key: str, number: int) -> None:
+    message = refusal(None, [f"{key}={number}"])
+    assert message == f"{key}: the number has more than 64 bits"
+    section, name = key.split(".")
+    run_toml.write_text(f"[{section}]\n{name} = {number}\n")
+    assert refusal(run_toml) == f"{run_toml}: {message}"
+
+
+def test_a_number_of_thousands_of_digits_is_refused(run_toml: Path) -> None:
+    digits = "1" * 5000
+    assert (
+        refusal(None, [f"train.epochs={digits}"]) == f"train.epochs: expected int, got '{digits}'"
+    )
+    assert refusal(None, [f"optim.eps={digits}"]) == "optim.eps: inf is not a finite number"
+    run_toml.write_text(f"[train]\nepochs = {digits}\n")
+    assert refusal(run_toml).startswith(f"{run_toml}: not TOML: Exceeds the limit")
+
+
 # ---------------------------------------------------------------------------- wrong files
 
 
@@ -230,7 +255,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path}: Is a directory"
+    assert refusal(tmp_path) == f"{tmp_path}: this is a folder, not a configuration"
 
 
 def test_broken_toml_is_refused_with_its_line(run_toml: Path) -> None:
@@ -269,7 +294,7 @@ def test_a_written_configuration_is_read_back(
     assert load_config(path) == config
 
 
-@given(text=st.text(min_size=1))
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
 def test_any_text_survives_being_written(text: str) -> None:
     config = load_config(None, {"data.path": text})
     assert tomllib.loads(config_to_toml(config))["data"]["path"] == text
@@ -298,3 +323,53 @@ def test_the_commented_form_shows_each_key_below_its_documentation() -> None:
 def test_a_dictionary_is_read_back() -> None:
     config = load_config(None, OTHER)
     assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_a_byte_order_mark_before_the_configuration_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("\ufeff[train]\nepochs = 7\n", encoding="utf-8")
+    assert load_config(path).train.epochs == 7
+
+
+def test_a_date_that_is_not_a_day_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.date: 2026-13-01 is not a day"):
+        load_config(None, ["data.date=2026-13-01"])
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
+def test_a_text_that_no_file_can_be_named_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="it has a NUL, or is not UTF-8"):
+        load_config(None, {"data.path": text})
+
+
+def test_a_list_is_toml_or_texts_with_commas_and_is_written_back(tmp_path: Path) -> None:
+    for text in ('["embeddings", "layers[:4]"]', "embeddings,layers[:4]"):
+        config = load_config(None, [f"train.freeze={text}"])
+        assert config.train.freeze == ["embeddings", "layers[:4]"]
+    file = tmp_path / "run.toml"
+    file.write_text('[train]\nfreeze = ["*.mlp.*"]\n[optim.groups]\n"layers[:4]" = 0.5\nhead = 2\n')
+    config = load_config(file)
+    assert config.train.freeze == ["*.mlp.*"]
+    assert config.optim.groups == {"layers[:4]": 0.5, "head": 2}
+    file.write_text(config_to_toml(config))
+    assert load_config(file) == config == config_from_dict(config_to_dict(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("train.freeze", [1], "expected a list of texts, got [1]"),
+        ("train.freeze", {"a": 1}, "expected a list of texts, got {'a': 1}"),
+        ("train.freeze", ["a", ""], "is empty"),
+        ("train.freeze", "a,,b", "is empty"),
+        ("optim.groups", ["a"], "expected dict, got ['a']"),
+        ("optim.groups", {"a": "b"}, "a = 'b', which is not a factor"),
+        ("optim.groups", {"a": -1}, "a = -1, which is not a factor"),
+        ("optim.groups", {"a": True}, "a = True, which is not a factor"),
+        ("optim.groups", {"a": float("inf")}, "a = inf, which is not a factor"),
+    ],
+)
+def test_a_wrong_list_or_table_is_refused(key: str, value: object, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {key: value})
+    assert raised.value.message == f"{key}: {problem}"

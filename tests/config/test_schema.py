@@ -26,7 +26,7 @@ def test_documentation_is_the_text_below_the_field() -> None:
 
 
 def test_documentation_ends_with_the_words_that_a_key_accepts() -> None:
-    assert documentation()["train.device"].endswith(" One of auto, cpu, cuda.")
+    assert documentation()["train.device"].endswith(" One of auto, cpu, cuda, mps.")
     assert "One of" not in documentation()["optim.learning_rate"]  # auto or a number
 
 
@@ -54,8 +54,12 @@ def test_a_step_trains_batch_size_times_accumulation_steps_examples() -> None:
 TOO_SMALL = {
     "data.num_workers": (-1, 0),
     "data.val_fraction": (-0.5, 0),
+    "data.reasoning_weight": (-0.5, 0),
     "data.prefetch_factor": (0, 1),
     "data.max_seq_len": (1, 2),
+    "adapter.rank": (0, 1),
+    "adapter.alpha": (-1.0, 0),
+    "adapter.dropout": (-0.1, 0),
     "optim.learning_rate": (-1e-5, 0),
     "optim.warmup_steps": (-1, 0),
     "optim.min_lr_ratio": (-0.1, 0),
@@ -70,10 +74,13 @@ TOO_SMALL = {
     "train.accumulation_steps": (0, 1),
     "train.micro_batch_tokens": (0, 1),
     "train.eval_interval": (-1, 0),
+    "train.patience": (-1, 0),
+    "train.min_delta": (-0.1, 0),
     "train.collective_timeout_s": (0, 1),
     "train.seed": (-1, 0),
     "checkpoint.save_interval": (-1, 0),
     "checkpoint.keep": (0, 1),
+    "checkpoint.keep_best": (-1, 0),
     "tracking.log_interval": (0, 1),
     "tracking.samples": (-1, 0),
 }
@@ -82,10 +89,11 @@ TOO_SMALL = {
 @pytest.mark.parametrize("key", TOO_SMALL)
 def test_a_number_below_its_bound_is_refused(key: str) -> None:
     value, minimum = TOO_SMALL[key]
+    others = {"adapter.lora": True} if key.startswith("adapter.") else {}
     with pytest.raises(ConfigError) as caught:
-        load_config(None, {key: value})
+        load_config(None, {key: value} | others)
     assert caught.value.message == f"{key}: {value} is too small; at least {minimum}"
-    load_config(None, {key: minimum})  # the bound itself is allowed
+    load_config(None, {key: minimum} | others)  # the bound itself is allowed
 
 
 def test_every_number_has_a_bound() -> None:
@@ -106,6 +114,7 @@ def test_every_number_has_a_bound() -> None:
         ("optim.warmup_steps", 10**9, 10**9 + 1),
         ("optim.min_lr_ratio", 1, 1.001),
         ("train.seed", 2**63 - 1, 2**63),
+        ("data.max_seq_len", 2**63 - 1, 2**63),
     ],
 )
 def test_the_largest_number_is_allowed_and_a_larger_one_refused(
@@ -142,3 +151,10 @@ def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
 
 def test_the_output_directory_is_a_path() -> None:
     assert load_config(None, {"output_dir": "runs/a"}).output_dir == Path("runs/a")
+
+
+def test_adapter_keys_without_an_adapter_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"adapter.rank": 8})
+    assert caught.value.message == "adapter.rank: set, but no adapter is trained"
+    assert caught.value.hint == "--lora, or lora = true in [adapter]"

@@ -67,7 +67,9 @@ def test_the_ledger_has_a_line_for_each_note_and_counts_by_reason() -> None:
         "empty": 0,
         "no_target": 7,
     }
-    assert ledger.first_dropped == DROPPED  # not one that is kept in part
+    first = ledger.first_dropped_in({DROPPED.source.file})
+    assert first == DROPPED  # not one that is kept in part
+    assert ledger.first_dropped_in({"another"}) is None
 
 
 def test_a_strict_ledger_raises_each_note_as_an_error() -> None:

@@ -1,7 +1,7 @@
 """TokenStore: it reads back what was written, and refuses damaged files."""
 
 import json
-import mmap
+import os
 import pickle
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import FORMAT_VERSION, Audit, SourceEntry, SplitCounts, StoreManifest
-from sftctl.data.store import TokenStore, TokenStoreWriter
+from sftctl.data.store import JoinedRows, TokenStore, TokenStoreWriter
 from sftctl.errors import DataError
 from sftctl.jsonio import dump_pretty
 
@@ -99,21 +99,73 @@ def test_an_example_is_never_cut_by_the_end_of_a_shard(path: Path) -> None:
     assert sizes == [10, 40, 7, 4]
 
 
+def test_weights_are_stored_only_in_the_shards_that_have_some(tmp_path: Path) -> None:
+    weights = np.linspace(0, 2, 5, dtype=np.float32)
+    weighted = TokenizedExample(np.arange(5, dtype=np.int32), weights > 0, weights)
+    items = [*EXAMPLES[:1], weighted, *EXAMPLES[3:]]
+    (path := tmp_path / "store").mkdir()
+    train, validation = (
+        TokenStoreWriter(path / name, shard_tokens=10) for name in ("train", "validation")
+    )
+    for item in items:
+        train.extend(ExampleArrays.pack([item]))
+    splits = {"train": train.close(), "validation": validation.close()}
+    (path / "manifest.json").write_bytes(dump_pretty(manifest_of(splits)))
+    names = {file.name for file in (path / "train").glob("*weights*")}
+    assert names == {"loss_weights-00000.npy", "target_weights.npy"}
+    assert not list((path / "validation").glob("*weights*"))
+    store = TokenStore.open(path)
+    np.testing.assert_array_equal(store[1].loss_weights, weights)
+    assert store[2].loss_weights is None
+    assert store.target_weights is not None
+    expected = [items[0].num_target_tokens, 5.0, items[2].num_target_tokens]
+    assert store.target_weights[:3].tolist() == expected
+    rows = store.read([2, 1])
+    ones = items[2].loss_mask.astype(np.float32)
+    np.testing.assert_array_equal(rows.loss_weights, np.concatenate([ones, weights]))
+    np.save(path / "train/target_weights.npy", np.ones(3))
+    refuses(path, f"{path}/train/target_weights.npy: does not match the manifest")
+
+
 def test_a_split_may_be_empty(path: Path) -> None:
     store = TokenStore.open(str(path), "validation")
     assert len(store) == 0
     assert store.lengths.tolist() == []
 
 
-def test_the_arrays_are_mapped_not_read(path: Path) -> None:
+def test_several_examples_are_read_at_once_in_any_order(path: Path) -> None:
+    found = TokenStore.open(path).read([3, 0, 0, 6])
+    expected = ExampleArrays.pack([EXAMPLES[index] for index in (3, 0, 0, 6)])
+    for name in JoinedRows._fields:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_only_some_shards_are_open_and_all_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftctl.data.store.MAX_OPEN_SHARDS", 2)
+    before = len(os.listdir("/proc/self/fd"))
     store = TokenStore.open(path)
-    for array in (store.lengths, store[0].input_ids):
-        assert not array.flags.owndata and not array.flags.writeable
-        while isinstance(array.base, np.ndarray):
-            array = array.base
-        assert isinstance(array.base, mmap.mmap)
-    with pytest.raises(ValueError, match="read-only"):
-        store[0].input_ids[0] = 1
+    for _ in range(3):
+        assert_holds_the_examples(store)
+        assert len(os.listdir("/proc/self/fd")) == before + 4
+    del store
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("name", ["tokens-00001.npy", "loss_mask-00001.npy"])
+@pytest.mark.parametrize("num_shards", [1, 32])
+def test_a_file_that_becomes_shorter_is_one_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str, num_shards: int
+) -> None:
+    """Mapped, it would kill the process with SIGBUS."""
+    monkeypatch.setattr("sftctl.data.store.MAX_OPEN_SHARDS", num_shards)
+    store = TokenStore.open(path)
+    os.truncate(path / "train" / name, 140)
+    assert store[0].num_tokens == 3
+    with pytest.raises(DataError, match=f"{name}: became shorter while it was used") as raised:
+        store[3]
+    assert raised.value.exit_code == 3
 
 
 def test_an_index_beyond_the_end_ends_a_loop(path: Path) -> None:

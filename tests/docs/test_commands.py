@@ -19,17 +19,24 @@ from tests.toys.docs import make_toys
 from tests.toys.docs.pages import PAGES, REPOSITORY, Command, commands_of, write_shown_files
 
 NOT_HERE = {
-    "make demo": "installs; its two commands are typed from the README",
+    "make demo": "installs; its commands are typed from the README",
     "make test": "this suite",
     "make test-real": "half an hour; these tests among others",
     "make torture": "hours",
+    "make llama": "builds llama.cpp for half an hour",
     "make bench": "hours on a quiet machine",
     "make mutants": "hours",
+    "make fuzz": "ten minutes",
     "make lint": "CI does",
     "make format": "rewrites the sources",
     "python -m tests.benchmarks": "minutes each, on a quiet machine",
+    "python -m tests.benchmarks.step_cost": "minutes, on a quiet machine",
+    "python -m tests.benchmarks.template_matrix": "needs a folder of public chat templates",
+    "python tests/benchmarks/walks.py": "traces minutes of calls, in order to count them",
     "python -m pytest": "a part of make torture or make test-real",
     "python -m tests.generate_docs": "writes the pages that test_pages.py compares",
+    "python -m tests.sample.generate": "writes the bundled files that test_sample.py compares",
+    "python3 ask.py": "needs llama.cpp; tests/docs/test_tutorial.py does where it is installed",
     "python3 -m venv": "installs; tests/docs/test_tutorial.py does",
     "sftctl --install-completion": "writes to the start file of a shell, and needs one around it",
     "torchrun --nnodes 2": "two machines",
@@ -46,7 +53,7 @@ A_MOMENT = ["--seconds", "0.1", "--workers", "0", "--prefetch-factor", "2"]
 NAMES = [page.name for page in PAGES]
 TYPED_BY_OTHERS = {"real-runs.md", "tutorial.md"}  # as they stand: tests/real, test_tutorial.py
 LONG = {
-    "sftctl train --epochs 30 --output-dir runs/sample",  # tests/real/test_sample.py
+    "sftctl train --epochs 8 --output-dir runs/demo",  # tests/real/test_sample.py
     "sftctl train --data store --model minimind-3 --output-dir runs/x",  # hours of data to save in
 }
 """Typed shortened also where the others are typed as they stand."""

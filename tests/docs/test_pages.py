@@ -11,6 +11,7 @@ import typer.main
 
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.cli.app import app
+from sftctl.config.load import load_config
 from sftctl.config.schema import DataConfig
 from sftctl.data.ledger import Reason
 from sftctl.data.manifest import StoreManifest
@@ -128,6 +129,15 @@ def our_flags(table: str) -> set[str]:
     """The flags in the second column of a page's tables."""
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
     return {flag for row in rows for flag in re.findall(r"--[a-z-]+", row[1])}
+
+
+def test_every_translated_configuration_is_one(tmp_path: Path) -> None:
+    page = (DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 7
+    for block in blocks:
+        (tmp_path / "run.toml").write_text(block)
+        assert load_config(tmp_path / "run.toml").data.path
 
 
 def test_a_flag_that_a_migrating_user_is_told_exists() -> None:

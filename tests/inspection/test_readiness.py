@@ -1,4 +1,4 @@
-"""Whether a run's checkpoint can be resumed here and now; if not, why, and what would mend it."""
+"""Whether a run's checkpoint can be resumed here and now; if not, why, and what to do about it."""
 
 import shutil
 from collections.abc import Callable
@@ -65,6 +65,25 @@ def test_a_checkpoint_alone_is_not_resumable(run: Path, tmp_path: Path) -> None:
     assert report.advice == "put it back into RUN/checkpoints of its run"
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_a_checkpoint_under_another_name_is_not_resumable(run: Path, others: bool) -> None:
+    copy = run / "checkpoints" / "before-the-change"
+    (run / "checkpoints" / LAST).rename(copy)
+    for path in [] if others else (run / "checkpoints").glob("step-*"):
+        shutil.rmtree(path)
+    report = inspect_path(copy)
+    assert (report.complete, report.resumable) == (True, False)
+    assert report.obstacles == [f"a resume looks only at folders named like {LAST}"]
+    assert report.advice == f"rename it to {LAST}"
+
+
+def test_a_link_to_a_checkpoint_has_the_verdict_of_the_checkpoint(run: Path) -> None:
+    (run / "checkpoints" / "latest").symlink_to(LAST)
+    report = inspect_path(run / "checkpoints" / "latest")
+    assert report.resumable and report.advice is not None
+    assert report.advice == f"sftctl resume {run} --epochs N   (to train longer)"
+
+
 Harm = Callable[[Path], object]
 
 
@@ -94,10 +113,10 @@ def test_missing_data_is_named(run: Path, tmp_path: Path) -> None:
     [path] = [line.split('"')[1] for line in text.splitlines() if line.startswith("path =")]
     (run / "config.toml").write_text(text.replace(path, "/nowhere/toy.jsonl"))
     report = checkpoint(run)
-    assert report.obstacles == ["data: /nowhere/toy.jsonl: missing"]
+    assert report.obstacles == ["data.path: /nowhere/toy.jsonl: missing"]
     assert report.data_store == {"path": "/nowhere/toy.jsonl", "fits": None, "why": "missing"}
-    assert (
-        report.advice == "put /nowhere/toy.jsonl back, or prepare it again with the same settings"
+    assert report.advice == (
+        f"data.path in {run / 'config.toml'} names it: put it back, or correct the key"
     )
 
 
@@ -185,7 +204,7 @@ def test_a_missing_tokenizer_is_an_obstacle_only_if_the_data_must_be_prepared_ag
     assert store.is_relative_to(own_cache) and checkpoint(run).resumable
     shutil.rmtree(store)
     report = checkpoint(run)
-    assert report.obstacles == [
-        "tokenizer: /nowhere/tokenizer: missing, and the data is prepared with it"
-    ]
-    assert report.advice == "put /nowhere/tokenizer back"
+    assert report.obstacles == ["model.tokenizer: /nowhere/tokenizer: missing"]
+    assert report.advice == (
+        f"model.tokenizer in {run / 'config.toml'} names it: put it back, or correct the key"
+    )

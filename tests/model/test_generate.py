@@ -70,3 +70,17 @@ def test_a_template_without_an_end_of_turn_adds_no_stop_token() -> None:
     tokenizer.hf.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     model: Any = Scripted([])
     assert stop_ids(model, tokenizer) == sorted({int(tokenizer.hf.eos_token_id), 7, 8})
+
+
+def test_an_answer_ends_at_the_next_roles_token_if_the_template_has_no_other_end() -> None:
+    """GLM 4.5 has no end-of-turn token: it stops at <|user|> or <|observation|>."""
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    user, tool = "<|im_start|>", "<|endoftext|>"
+    tokenizer.hf.chat_template = (
+        "{% for m in messages %}{{ '" + tool + "' if m.role == 'tool' else '" + user + "' }}"
+        "{{ m.content }}\n{% endfor %}"
+    )
+    model: Any = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    wanted = {tokenizer.hf.convert_tokens_to_ids(text) for text in (user, tool)}
+    found = set(stop_ids(model, ChatTokenizer(tokenizer.hf, "glm")))
+    assert found == wanted | {tokenizer.hf.eos_token_id}

@@ -114,15 +114,17 @@ def test_a_missing_gguf_file_is_refused(tmp_path: Path) -> None:
 def test_a_gguf_file_is_loaded_from_its_directory(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").touch()
     assert ModelSource.of(str(tmp_path / "a.gguf")) == ModelSource(
-        str(tmp_path), {"gguf_file": "a.gguf"}
+        str(tmp_path), {"gguf_file": "a.gguf", "trust_remote_code": False}
     )
 
 
 def test_a_directory_is_never_searched_on_the_hub(tmp_path: Path) -> None:
-    assert ModelSource.of(str(tmp_path)).arguments == {"local_files_only": True}
+    expected = {"local_files_only": True, "trust_remote_code": False}
+    assert ModelSource.of(str(tmp_path)).arguments == expected
     by_name = ModelSource.of("owner/name")
     assert by_name.location == "owner/name"
-    assert by_name.arguments in ({}, {"local_files_only": True})  # with a network, and without
+    either = {"trust_remote_code": False}, expected
+    assert by_name.arguments in either  # with a network, and without
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:

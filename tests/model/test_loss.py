@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sftctl.data.microbatch import MicroBatch, collate, filler_micro_batch
+from sftctl.data.loading.microbatch import MicroBatch, collate, filler_micro_batch
 from sftctl.model.loss import CHUNK_LOGITS, HeadCheck, LossModule, check_head
 from sftctl.model.presets import preset_config
 from sftctl.model.row_attention import own_attention, use_row_attention
@@ -56,19 +56,19 @@ def module_of(model: Any, chunk_logits: int = CHUNK_LOGITS) -> LossModule:
     return module
 
 
-def plain_loss_of(model: Any, batch: MicroBatch) -> torch.Tensor:
+def plain_loss_of(model: Any, batch: MicroBatch, store: ToyStore = STORE) -> torch.Tensor:
     """Row by row with transformers' own attention: all logits, shifted by hand."""
     losses = []
     with own_attention(model, "eager"):
         for index in batch.examples:
-            ids = torch.from_numpy(STORE[index].input_ids).long()
-            mask = torch.from_numpy(STORE[index].loss_mask)
-            logits = model(input_ids=ids[None]).logits[0, :-1]  # (T - 1, V)
-            losses.append(
-                torch.nn.functional.cross_entropy(
-                    logits[mask[1:]], ids[1:][mask[1:]], reduction="sum"
-                )
-            )
+            example = store[index]
+            ids, mask = map(torch.from_numpy, (example.input_ids, example.loss_mask))
+            weights = mask.float()
+            if example.loss_weights is not None:
+                weights = torch.from_numpy(example.loss_weights)
+            logits = model(input_ids=ids[None].long()).logits[0, :-1]  # (T - 1, V)
+            each = torch.nn.functional.cross_entropy(logits, ids[1:].long(), reduction="none")
+            losses.append((each * weights[1:]).sum())
     return torch.stack(losses).sum()
 
 
@@ -89,6 +89,22 @@ def test_the_loss_is_the_sum_over_rows_of_the_models_own(model: Any, batch: Micr
 def test_the_gradients_are_the_same_as_with_all_logits(model: Any, batch: MicroBatch) -> None:
     ours = gradients_of(model, loss_of(module_of(model), batch))
     assert_close(ours, gradients_of(model, plain_loss_of(model, batch)))
+
+
+@pytest.mark.parametrize("uses_own_forward", [False, True])
+def test_each_target_counts_with_its_weight(model: Any, uses_own_forward: bool) -> None:
+    store = ToyStore(STORE.lengths.tolist(), STORE.vocab_size, has_weights=True)
+    batch = collate(store, (1, 3, 0, 2), number=0)
+    assert batch.target_weights is not None
+    module = module_of(model, chunk_logits=1)
+    module.uses_own_forward = uses_own_forward
+    loss = loss_of(module, batch)
+    expected = plain_loss_of(model, batch, store)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert module.targets is not None
+    by_hand = (module.targets.losses * batch.target_weights).sum()
+    assert by_hand.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert_close(gradients_of(model, loss), gradients_of(model, plain_loss_of(model, batch, store)))
 
 
 @pytest.mark.parametrize("rows", [1, 200, 256])
@@ -327,3 +343,24 @@ def test_a_head_of_another_class_is_called(batch: MicroBatch) -> None:
     model.set_output_embeddings(DoublingHead(32, STORE.vocab_size, bias=False))
     own = plain_loss_of(model, batch)
     assert loss_of(module_of(model), batch).item() == pytest.approx(own.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("uses_own_forward", [False, True])
+def test_hits_and_entropies_are_those_of_the_models_own_logits(
+    model: Any, batch: MicroBatch, uses_own_forward: bool
+) -> None:
+    module = module_of(model, chunk_logits=1)
+    module.uses_own_forward = uses_own_forward
+    loss_of(module, batch)
+    assert module.targets is not None
+    with torch.no_grad():
+        module.uses_own_forward = True
+        called = {"position_ids": batch.position_ids, "row_lengths": batch.row_lengths}
+        options = called if module.attends_by_rows else {}
+        logits = model(input_ids=batch.input_ids, use_cache=False, **options).logits[0]
+    at_targets = logits.index_select(0, batch.target_positions).float()
+    expected = torch.distributions.Categorical(logits=at_targets).entropy()
+    torch.testing.assert_close(module.targets.entropies, expected, rtol=1e-4, atol=1e-5)
+    hits = at_targets.argmax(1) == batch.target_ids
+    is_target = batch.target_ids >= 0
+    assert torch.equal(module.targets.are_hits[is_target], hits[is_target])

@@ -127,13 +127,39 @@ def test_weights_of_an_older_series_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_missing_unknown_and_misshapen_weights_are_refused(tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_refused(tmp_path: Path) -> None:
     stored = weights()
     del stored["model.norm.weight"]
     path = written(tmp_path / "less.pth", stored | {"model.extra": torch.ones(1)})
-    assert refusal(path)[0] == f"{path}: missing or unknown: model.extra, model.norm.weight"
+    assert refusal(path)[0] == (
+        f"{path}: 1 tensor of the model is not in the files: model.norm.weight; "
+        "the files have 1 other tensor: model.extra"
+    )
     path = written(tmp_path / "odd.pth", weights() | {"model.norm.weight": torch.ones(3)})
-    assert "model.norm.weight" in refusal(path)[0]
+    assert refusal(path)[0] == (
+        f"{path}: 1 tensor of another shape than config.json says: model.norm.weight is 3, not 16"
+    )
+
+
+def test_weights_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
+    path, said = tmp_path / "more.pth", list[str]()
+    load_pretrained(written(path, weights() | {"model.extra": torch.ones(1)}), said.append)
+    assert said == [f"{path}: 1 tensor in the files not used: model.extra"]
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("experts", [0, EXPERTS])
+def test_prefixes_of_wrappers_are_removed_and_said(
+    tmp_path: Path, prefix: str, experts: int
+) -> None:
+    path, said = tmp_path / "wrapped.pth", list[str]()
+    stored = weights(experts)
+    wrapped = written(path, {f"{prefix}{name}": tensor for name, tensor in stored.items()})
+    loaded = load_pretrained(wrapped, said.append).state_dict()
+    plain = load_pretrained(written(tmp_path / "plain.pth", stored)).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in plain.items())
+    [line] = said
+    assert line.startswith(f"{path}: {len(stored)} tensors loaded without the prefix `")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

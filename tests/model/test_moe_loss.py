@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sftctl.data.microbatch import MicroBatch, collate
+from sftctl.data.loading.microbatch import MicroBatch, collate
 from sftctl.model.loss import LossModule
 from sftctl.model.moe_loss import balance_coefficient, balance_loss, row_numbers
 from sftctl.model.presets import preset_config

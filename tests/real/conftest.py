@@ -58,8 +58,14 @@ def sftctl(*arguments: object, torchrun: int | None = None) -> str:
     return done.stdout
 
 
-def sftctl_killed_at(step: int, run: Path, *arguments: object, torchrun: int | None = None) -> None:
-    """Start a command and kill -9 all of its processes once `run` has logged `step`."""
+def sftctl_killed_at(
+    step: int, run: Path, *arguments: object, torchrun: int | None = None, saved: int = 0
+) -> None:
+    """Start a command and kill -9 all of its processes once `run` has logged `step`.
+
+    With `saved`, the checkpoint of that step is there too: saves end later on a busy machine.
+    """
+    checkpoint = run / "checkpoints" / f"step-{saved:08d}"
     process = subprocess.Popen(
         command(*arguments, torchrun=torchrun),
         env=WITH_ALL_CORES,
@@ -69,7 +75,7 @@ def sftctl_killed_at(step: int, run: Path, *arguments: object, torchrun: int | N
     )
     deadline = time.monotonic() + LONGEST_COMMAND_S
     try:
-        while num_steps(run) < step:
+        while num_steps(run) < step or (saved and not checkpoint.exists()):
             assert process.poll() is None, f"{arguments}: ended before it could be killed"
             assert time.monotonic() < deadline, f"{arguments}: never came to step {step}"
             time.sleep(0.01)

@@ -7,9 +7,10 @@ import pytest
 
 from sftctl.data.conversations.conversation import Conversation, from_text
 from sftctl.data.ledger import BadRow, SourceLine
-from sftctl.data.prepare.workers import in_order
+from sftctl.data.prepare.workers import Work
 from sftctl.data.reading.rows import raw_rows
 from sftctl.environment import usable_cores
+from sftctl.model.tokenizer.template_limits import Pulse
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.toys.data import conversations
 from tests.toys.fetched import sharegpt_file
@@ -55,11 +56,11 @@ def _parsed(raw: bytes | BadRow, source: SourceLine) -> Conversation | BadRow:
 def num_kept(comparison: Comparison, rows: list[Conversation]) -> int:
     """Compare all rows, on every core; returns how many both sides accept."""
 
-    def compare(part: list[Conversation]) -> int:
+    def compare(part: list[Conversation], pulse: Pulse) -> int:
         return sum(comparison.assert_equal(row) for row in part)
 
     parts = [rows[start : start + 100] for start in range(0, len(rows), 100)]
-    return sum(in_order(compare, parts, usable_cores()))
+    return sum(Work(function=compare).in_order(parts, usable_cores()))
 
 
 @pytest.mark.parametrize("name", [None, *FAMILIES])

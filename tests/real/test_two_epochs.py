@@ -50,7 +50,7 @@ def runs(
     place = folder / name.replace(" ", "-")
     place.mkdir()
     killed = place / "killed"
-    sftctl_killed_at(801, killed, *train(store, killed), torchrun=torchrun)
+    sftctl_killed_at(801, killed, *train(store, killed), torchrun=torchrun, saved=800)
     return torchrun, whole, killed
 
 

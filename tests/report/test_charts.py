@@ -85,3 +85,23 @@ def test_a_short_histogram_has_whole_numbers_as_ticks_and_an_edge_in_the_middle(
     assert labels(chart, "x") == ["0", "32", "48"]
     assert "<title>0 to 16 tokens: 9</title>" in chart
     assert "<desc>10 examples from 0 to 48 tokens</desc>" in chart
+
+
+def test_a_chart_with_a_switch_is_drawn_on_both_scales() -> None:
+    chart = line_chart("Loss", [curve(8, 4, 0.2)], [], number, has_switch=True).text
+    assert chart.count("<svg") == 2 and chart.count('type="checkbox"') == 1
+    assert line_chart("Loss", [curve(1, 0)], [], number, has_switch=True).text.count("<svg") == 1
+
+
+def test_a_logarithmic_scale_of_less_than_two_decades_has_ticks_between_powers() -> None:
+    assert Axis.logarithmic([0.2, 0.6]).ticks() == [0.2, 0.5]
+    assert Axis.logarithmic([0.3, 8.0]).ticks() == [0.5, 1.0, 2.0, 5.0]
+
+
+def test_points_have_a_thin_link_and_raw_values_are_pale() -> None:
+    buckets = [Bucket(step, step, 1.0, 1.0, 1.0) for step in (1, 9)]
+    points = Series("validation", [buckets], are_points=True)
+    pale = Series("training", [buckets], is_pale=True)
+    chart = line_chart("Loss", [points, pale], [], number).text
+    assert chart.count('class="link"') == 1 and chart.count('class="line"') == 1
+    assert 'class="s1 pale"' in chart

@@ -30,7 +30,7 @@ def test_a_finished_run_has_all_parts(trained: Path) -> None:
     page = page_of(trained)
     assert page.count("figure") == 9  # seven curves, two histograms
     assert page.count("span", "finished") >= 1
-    for title in ("Curves", "Data", "Checkpoints", "Events", "Configuration", "What is trained"):
+    for title in ("Loss", "Data", "Machine", "Checkpoints", "Next", "Events", "What is trained"):
         assert title in page.words
     assert page.count("mark") >= 3
     assert page.count("aside") == 0
@@ -49,7 +49,7 @@ def test_the_page_needs_no_other_file_and_names_what_it_draws(trained: Path) -> 
     for word in ("http:", "https:", "@import", "url("):
         assert word not in page.text
     pictures = [attributes for name, attributes in page.elements if name == "svg"]
-    assert len(pictures) == page.count("desc") == 9
+    assert len(pictures) == page.count("desc") == 10
     assert all(attributes["role"] == "img" for attributes in pictures)
     assert dict(page.elements)["html"]["lang"] == "en"
 
@@ -59,7 +59,7 @@ def test_a_long_run_is_downsampled_and_its_resume_is_marked(
 ) -> None:
     run = toy_run(tmp_path, 3000)
     page = page_of(run)
-    assert page.count("path", "mark") == 7  # a resume, in every curve
+    assert page.count("path", "mark") == 8  # a resume, in every curve; the loss has two scales
     assert "line: mean of 10 steps, band: lowest to highest" in page.words
     assert (run / "report.html").stat().st_size < 400_000
     losses = read_run(run).validation()

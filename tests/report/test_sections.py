@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.report import sections
 from sftctl.report.dataset import data_section, open_dataset
+from sftctl.report.downsample import smoothed
 from sftctl.report.record import read_run
 from sftctl.train.run import run_training
 from tests.toys.records import sample, toy_run, write_lines
@@ -20,7 +22,7 @@ def cells(page: str) -> list[list[str]]:
     return [re.findall(r"<td[^>]*>(?:<span[^>]*>)?([^<]*)", row) for row in rows][1:]
 
 
-def test_checkpoints_are_listed_newest_first_with_the_validation_loss_of_their_own_step(
+def test_checkpoints_are_listed_oldest_first_with_the_validation_loss_of_their_own_step(
     tmp_path: Path,
 ) -> None:
     config = toy_config(
@@ -31,9 +33,9 @@ def test_checkpoints_are_listed_newest_first_with_the_validation_loss_of_their_o
     assert losses.keys() == {0, 2, 3}
     rows = cells(sections.checkpoints(record).text)
     assert [(row[0], row[1], row[2], row[4]) for row in rows] == [
-        ("step-00000003", "0", losses[3], "complete"),
-        ("step-00000002", "0", losses[2], "complete"),
         ("step-00000001", "0", "-", "complete"),
+        ("step-00000002", "0", losses[2], "complete"),
+        ("step-00000003", "0", losses[3], "complete"),
     ]
     assert {row[3] for row in rows} == {"2.8 MB"}
 
@@ -57,6 +59,42 @@ def test_of_many_events_the_last_500_are_listed_and_the_others_counted(tmp_path:
     assert ">3 earlier ones are in events.jsonl<" in page
     write_lines(run / "events.jsonl", warnings[3:])
     assert "earlier ones" not in sections.events(read_run(run)).text
+
+
+def test_events_are_sentences_and_unknown_ones_have_their_fields(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 3)
+    saved = {"event": "saved", "step": 2, "path": "a/step-00000002", "num_bytes": 44_100_000}
+    write_lines(
+        run / "events.jsonl",
+        [
+            saved | {"seconds": 0.71},
+            {"event": "saved", "step": 2, "path": "of another version"},
+            {"event": "warning", "step": 2, "message": "look"},
+            {"event": "new", "step": 2, "what": 1000},
+            {"event": "finished", "step": 3},
+        ],
+    )
+    assert [row[3] for row in cells(sections.events(read_run(run)).text)] == [
+        "saved step-00000002 (44.1 MB in 0.7 s)",
+        "path: of another version",
+        "warning: look",
+        "what: 1,000",
+        "finished at step 3",
+    ]
+
+
+def test_the_loss_tile_is_a_mean_and_the_curve_is_smoothed_from_its_first_value() -> None:
+    values = np.array([8.0, 6.0, np.nan, 4.0, 4.0, 4.0])
+    smooth = smoothed(values)
+    assert smooth[0] == 8 and np.isnan(smooth[2]) and 4 < smooth[5] < smooth[1] < 8
+
+
+def test_the_next_commands_fit_how_the_run_ended(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 3)
+    text = sections.go_on(read_run(run)).text
+    assert f"sftctl chat {run}" in text and f"sftctl export {run}" in text
+    write_lines(run / "events.jsonl", [{"event": "stopped", "step": 3}])
+    assert f">sftctl resume {run}\n" in sections.go_on(read_run(run)).text
 
 
 def test_of_many_answers_the_first_the_last_and_four_between_are_shown(tmp_path: Path) -> None:

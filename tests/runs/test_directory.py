@@ -6,7 +6,7 @@ import pytest
 
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
-from sftctl.errors import ConfigError
+from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.runs.directory import RunDir, new_run_path, shared_run_path
 from sftctl.train.preflight.paths import check_before_loading
 from sftctl.world import ALONE
@@ -55,3 +55,29 @@ def test_the_path_of_a_new_run_is_chosen_once_and_handed_on(tmp_path: Path) -> N
 def test_a_named_path_that_exists_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         new_run_path(RunConfig(output_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "has no run_id"),
+        ('{"run_id": 5}', "has no run_id"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"run_id": "x", "wandb_run_id": 5}', "wandb_run_id: not a text"),
+    ],
+)
+def test_a_run_whose_facts_say_nothing_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    run = RunDir(tmp_path)
+    run.config_file.write_text('[model]\nname = "tiny"\n')
+    run.run_file.write_text(content)
+    with pytest.raises(NoCheckpoint, match=words):
+        RunDir.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "[train]\nepochs = 2\n"])
+def test_an_emptied_configuration_is_refused_and_not_filled_with_defaults(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "config.toml").write_text(content)
+    with pytest.raises(NoCheckpoint, match="names no model.name"):
+        RunDir(tmp_path).config()

@@ -59,7 +59,7 @@ def test_metrics_that_can_not_be_read_are_an_obstacle(run: RunDir) -> None:
     (run.path / "metrics.jsonl").unlink()
     (run.path / "metrics.jsonl").symlink_to("metrics.jsonl")
     (error,) = obstacles_in_run(run, Path("c"), manifest(), CONFIG)
-    assert error.message.startswith(f"{run.path}/metrics.jsonl: missing")
+    assert error.message.startswith(f"{run.path}/metrics.jsonl: a link")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,9 @@ def test_metrics_that_can_not_be_read_are_an_obstacle(run: RunDir) -> None:
 def test_the_flags_that_train_longer_raise_what_ends_the_run(
     epochs: int, max_steps: int | None, flags: str
 ) -> None:
-    assert flags_to_train_longer(TrainConfig(epochs=epochs, max_steps=max_steps), 5) == flags
+    train = TrainConfig(epochs=epochs, max_steps=max_steps)
+    manifest = replace(make_manifest(0), steps_per_epoch=5)
+    assert flags_to_train_longer(train, manifest) == flags
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_the_flags_that_train_longer_raise_what_ends_the_run(
 def test_a_length_that_leaves_nothing_to_train_is_refused(
     step: int, asked: str, is_new: bool, is_refused: bool
 ) -> None:
-    at = replace(manifest(), step=step)
+    at = replace(make_manifest(step), dtype="float16")
     if not is_refused:
         require_more_steps(at, CONFIG, asked, is_new=is_new)
         return

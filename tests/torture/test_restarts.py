@@ -10,7 +10,15 @@ import pytest
 
 from sftctl import jsonio
 from tests.toys.runs import assert_same_end, events_of, toy_data, whole_lines
-from tests.toys.torture.processes import PATIENCE_S, Ranks, children, forked, fresh_sftctl, send
+from tests.toys.torture.processes import (
+    PATIENCE_S,
+    Ranks,
+    children,
+    forked,
+    fresh_sftctl,
+    loaders,
+    send,
+)
 
 pytestmark = pytest.mark.torture
 
@@ -23,7 +31,7 @@ def kill(rank: int) -> None:
 
 def let_raise(rank: int) -> None:
     """Kill its loader process: the rank then raises, on whatever line it is."""
-    (loader,) = children(rank)
+    (loader,) = loaders(rank)
     send(loader, signal.SIGKILL)
 
 

@@ -30,7 +30,7 @@ from tests.toys.torture.processes import (
 pytestmark = pytest.mark.torture
 
 EVAL_INTERVAL = 2
-SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,9 @@ def _stopped(way: Way, run: Path, times: Times, draw: random.Random) -> list[str
 
 
 def _signal(pid: int | None, number: signal.Signals) -> None:
-    """As the system sends it: a terminal's Ctrl-C goes to every process."""
-    everyone = [pid, *descendants(pid)] if number == signal.SIGINT else [pid]
+    """As the system sends it: Ctrl-C, and the end of a terminal, go to every process."""
+    is_of_a_terminal = number in (signal.SIGINT, signal.SIGHUP)
+    everyone = [pid, *descendants(pid)] if is_of_a_terminal else [pid]
     for each in everyone:
         send(each, number)
 

@@ -46,8 +46,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def make_manifest(step: int) -> CheckpointManifest:
     return CheckpointManifest(
         step=step,
-        epoch=1,
-        step_in_epoch=2,
+        epoch=step // 500,
+        step_in_epoch=step % 500,
         total_steps=1000,
         steps_per_epoch=500,
         examples_seen=16 * step,

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sftctl.config.schema import Format
 from sftctl.data.conversations.conversation import Conversation, from_row, from_text
-from sftctl.data.example import TokenizedExample
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.ledger import BadRow, SourceLine
-from sftctl.data.microbatch import MicroBatch, StepBatch
+from sftctl.data.loading.microbatch import MicroBatch, StepBatch
 from sftctl.data.reading.rows import raw_rows
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -74,7 +76,7 @@ def file_of(folder: Path, name: str, content: str | bytes) -> Path:
 
 
 def rows_of(path: Path) -> list[tuple[int, Any]]:
-    """(line, parsed row) or (line, reason) of every row in a file."""
+    """(line, parsed row) or (line, reason) of every row in a file, which is called rows."""
     return [
         (source.line, row.reason if isinstance(row, BadRow) else json.loads(row))
         for source, row in raw_rows(path, "rows")
@@ -84,10 +86,26 @@ def rows_of(path: Path) -> list[tuple[int, Any]]:
 class ToyStore:
     """Random examples of the given lengths; the padding id 0 is in none of them."""
 
-    def __init__(self, lengths: Sequence[int], vocab_size: int = 97, seed: int = 0) -> None:
+    lengths: npt.NDArray[np.integer]
+    target_lengths: npt.NDArray[np.integer]
+    target_weights: npt.NDArray[np.floating] | None
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        vocab_size: int = 97,
+        seed: int = 0,
+        *,
+        has_weights: bool = False,
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.vocab_size = vocab_size
         self.examples = [_example(int(length), vocab_size, rng) for length in lengths]
+        self.target_weights = None
+        if has_weights:  # every other example has some
+            self.examples[::2] = [_weighted(example, rng) for example in self.examples[::2]]
+            packed = ExampleArrays.pack(self.examples)
+            self.target_weights = packed.target_weights
         self.lengths = np.array([item.num_tokens for item in self.examples], dtype=np.int64)
         self.target_lengths = np.array([item.num_target_tokens for item in self.examples])
 
@@ -96,6 +114,11 @@ class ToyStore:
 
     def __getitem__(self, index: int) -> TokenizedExample:
         return self.examples[index]
+
+
+def _weighted(example: TokenizedExample, rng: np.random.Generator) -> TokenizedExample:
+    weights = rng.choice([0.25, 0.7, 1.0, 3.0], example.num_tokens).astype(np.float32)
+    return replace(example, loss_weights=weights * example.loss_mask)
 
 
 def _example(length: int, vocab_size: int, rng: np.random.Generator) -> TokenizedExample:

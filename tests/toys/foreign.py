@@ -87,12 +87,12 @@ def save_minimind(folder: Path) -> tuple[Path, Path]:
 
 def save_distributed(folder: Path) -> Path:
     """A folder of torch.distributed.checkpoint, with numbers next to the tensors."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     model = toy_model()
     optimizer = toy_optimizer(model)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    dcp.save({**state, "step": 7, "epoch": 0}, checkpoint_id=folder)
+    save({**state, "step": 7, "epoch": 0}, checkpoint_id=folder)
     return folder
 
 
@@ -143,6 +143,30 @@ def write_archive(file: Path, data: bytes, **entries: bytes) -> Path:
         for name, content in entries.items():
             archive.writestr(f"x/{name.replace('_', '/')}", content)
     return file
+
+
+def metadata(**changes: Any) -> Any:
+    """The content of `.metadata` for one tensor of four numbers in one chunk."""
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import (
+        ChunkStorageMetadata,
+        Metadata,
+        MetadataIndex,
+        TensorProperties,
+        TensorStorageMetadata,
+    )
+
+    chunk = ChunkStorageMetadata(changes.get("offsets", [0]), changes.get("sizes", [4]))
+    chunks = changes.get("chunks", [chunk])
+    size = changes.get("size", [4])
+    tensor = TensorStorageMetadata(TensorProperties(torch.float32), size, chunks)
+    place = _StorageInfo(
+        changes.get("file", "__0_0.distcp"), changes.get("offset", 0), changes.get("length", 8)
+    )
+    index = MetadataIndex(changes.get("fqn", "a"), changes.get("offsets", [0]))
+    index = index if changes.get("offsets") != 5 else MetadataIndex("a")
+    names: dict[Any, Any] = {changes.get("name", "a"): tensor}
+    return Metadata(names, storage_data={index: place})
 
 
 def gguf_text(text: str) -> bytes:

@@ -25,6 +25,7 @@ SHAPE = StepShape(
 class Row:
     input_ids: npt.NDArray[np.int64]
     loss_mask: npt.NDArray[np.bool_]
+    loss_weights: None = None
 
 
 class Toy:
@@ -32,6 +33,7 @@ class Toy:
 
     lengths: npt.NDArray[np.integer] = np.arange(3, 13, dtype=np.int32)
     target_lengths: npt.NDArray[np.integer] = lengths - 1
+    target_weights: npt.NDArray[np.floating] | None = None
 
     def __getitem__(self, index: int) -> Row:
         length = int(self.lengths[index])

@@ -29,6 +29,7 @@ def run_shape(log_interval: int = 10, first_step: int = 0) -> RunShape:
         epochs=2,
         log_interval=log_interval,
         first_step=first_step,
+        name="run",
         flops_per_token=10,
         flops_per_target_token=4,
         peak_flops_per_s=2 * (10 * 5120 + 4 * 3000),

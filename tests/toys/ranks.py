@@ -1,7 +1,6 @@
 """Run a function on several ranks of a real gloo world, as torchrun would start them."""
 
 import os
-import socket
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+
+from tests.toys.ports import free_port
 
 
 def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 120) -> list[Any]:
@@ -20,7 +21,7 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
     port, processes, pipes = free_port(), [], []
     for rank in range(n):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, n, port, sender, fn, args), daemon=True)
+        process = context.Process(target=_rank, args=(rank, n, port, sender, fn, args))
         process.start()
         sender.close()
         processes.append(process)
@@ -51,12 +52,6 @@ def _in_turn(calls: Sequence[tuple[int, Callable[[], Any]]]) -> list[Any]:
         os.environ["MASTER_PORT"] = str(port)  # a port of its own: the last world may still close
         results.append(call())
     return results
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _rank(

@@ -13,6 +13,10 @@ from sftctl import environment, jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.errors import CheckpointError
+from sftctl.model.load import load_model, save_pretrained
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
@@ -51,6 +55,21 @@ def toy_config(folder: Path, name: str = "run", **overrides: object) -> RunConfi
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}
     return load_config(None, values | given)
+
+
+def toy_base(folder: Path, preset: str = "tiny") -> Path:
+    """A folder with a preset's random weights and the bundled tokenizer: a base for adapters."""
+    path = folder / f"base-{preset}"
+    if not path.is_dir():
+        tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+        save_pretrained(load_model(preset, tokenizer, seed=1), tokenizer, path)
+    return path
+
+
+def lora_config(folder: Path, name: str = "run", **overrides: object) -> RunConfig:
+    """A toy run of an adapter on `toy_base`."""
+    values = {"model__name": str(toy_base(folder)), "adapter__lora": True, "adapter__rank": 4}
+    return toy_config(folder, name, **values | overrides)
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -101,7 +120,7 @@ def validation_of(run: Path) -> set[tuple[Any, ...]]:
 
 def position_of(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's manifest without OTHER_ELSEWHERE."""
-    manifest = jsonio.read_object(checkpoint / "manifest.json", AssertionError)
+    manifest = jsonio.read_object(checkpoint / "manifest.json", CheckpointError)
     return {key: value for key, value in manifest.items() if key not in OTHER_ELSEWHERE}
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
-from sftctl.data.loader import LoaderSettings, StepLoader
-from sftctl.data.microbatch import StepBatch
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.metrics import StepMetrics
 from sftctl.model.presets import preset_config
@@ -29,7 +29,11 @@ _MIXTURE_SIZES = {
 
 def make_config(**train: Any) -> RunConfig:
     """No clipping and float32, unless asked for."""
-    settings = {"dtype": "float32", "batch_size": 8, "micro_batch_tokens": 64} | train
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "batch_size": 8,
+        "micro_batch_tokens": 64,
+    } | train
     return RunConfig(
         optim=OptimConfig(learning_rate=1e-2, grad_clip=0.0, beta1=BETA1),
         train=TrainConfig(**settings),
@@ -64,7 +68,7 @@ def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list
     shape = StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens,
+        micro_batch_tokens=config.train.pass_tokens,
         cut_for_ranks=1,
         rank=0,
         world_size=1,

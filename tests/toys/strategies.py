@@ -19,7 +19,7 @@ from sftctl import environment
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import LoaderSettings, StepLoader
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.step_shape import StepShape
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import StepMetrics
@@ -45,6 +45,7 @@ SMALL_HEADS = {"head_dim": 4}  # norms of four weights: one of three ranks holds
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "clipped": {"grad_clip": 0.5},
+    "frozen": {"freeze": ["embeddings", "layers[:1]"]},
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
 }
@@ -56,9 +57,15 @@ Facts = dict[str, float]
 # ---------------------------------------------------------------------------- building blocks
 
 
-def config_of(strategy: str, grad_clip: float = 0.0, dtype: str = "float32") -> RunConfig:
-    config = make_config(strategy=strategy, dtype=dtype, batch_size=BATCH_SIZE)
-    return replace(config, optim=replace(config.optim, grad_clip=grad_clip))
+def config_of(
+    strategy: str,
+    grad_clip: float = 0.0,
+    dtype: str = "float32",
+    freeze: list[str] | None = None,
+) -> RunConfig:
+    config = make_config(strategy=strategy, dtype=dtype, batch_size=BATCH_SIZE, freeze=freeze)
+    groups = {"*.mlp.*": 0.5} if freeze else None
+    return replace(config, optim=replace(config.optim, grad_clip=grad_clip, groups=groups))
 
 
 def state_of(config: RunConfig, world: World) -> TrainState:
@@ -70,11 +77,11 @@ def shape_of(state: TrainState, config: RunConfig, world: World) -> StepShape:
     return StepShape(
         seed=config.train.seed,
         global_batch_size=config.train.global_batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens,
+        micro_batch_tokens=config.train.pass_tokens,
         cut_for_ranks=3,
         rank=world.rank,
         world_size=world.world_size,
-        lockstep=state.lockstep,
+        lockstep=state.is_sharded,
     )
 
 
@@ -183,7 +190,7 @@ def break_gradients(state: TrainState, num_passes: int, world: World) -> None:
 
     def hook(module: Any, inputs: Any, loss: torch.Tensor) -> None:
         if next(left, None) is not None:
-            loss.register_hook(lambda gradient: gradient * math.inf)
+            loss.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
 
     state.loss_module.register_forward_hook(hook)
 
@@ -270,7 +277,7 @@ def train_run(folder: Path, name: str, **train: object) -> None:
     run_training(run_config(folder, name, **settings))
 
 
-def resume_copy(folder: Path, name: str, source: str, step: int, **train: str) -> None:
+def resume_copy(folder: Path, name: str, source: str, step: int, **train: Any) -> None:
     """Copy run `source` and resume the copy at `step`, with these settings of `train`."""
     if environment.rank() == 0:
         shutil.copytree(folder / source, folder / name)

@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from sftctl.tracking.console import (
     Curve,
     LiveTracker,
     make_console_tracker,
     sparkline,
-    wrap_pairs,
 )
 from tests.toys.metrics import run_shape, step_metrics
 
@@ -164,23 +162,40 @@ def test_a_tracker_without_steps_and_events_writes_nothing(
 def test_the_panel_shows_the_state_of_the_run() -> None:
     panel = last_panel(live_output(num_steps=400))
     for words in (
+        "run · training",
         "step 400/640",
-        "eta 0:24",
-        "loss 2.5000  █",
-        "validation loss 7.6241 -> 3.2500",
-        "epoch 1 of 0..1",
-        "step in epoch 80/320",
-        "lr 9.1e-04",
-        "grad 0.83",
-        "tok/s 5120",
-        "targets/s 3000",
-        "mfu 50%",
-        "wait 1.0%",
-        "padding 1.5%",
-        "memory 1.0 GB",
-        "checkpoint step-00000640 (12.3 MB in 0.2 s)",
+        "0:24 left",
+        "loss   2.5594  █",  # of the last 20 steps
+        "valid  7.6241 -> 3.2500 at step 400",
+        "epoch  2 of 2            step 80 of 320    lr 9.1e-04        grad 0.83",
+        "speed  5120 tok/s        waiting 1.0%      mfu 50%           memory 1.0 GB",
+        "saved  step-00000640 (12.3 MB in 0.2 s), 0 s ago",
     ):
         assert words in panel
+
+
+def test_a_value_that_grows_moves_nothing() -> None:
+    short, long = last_panel(live_output(num_steps=9)), last_panel(live_output(num_steps=400))
+    for word in ("lr ", "grad ", "mfu ", "memory "):
+        assert columns_of(short, word) == columns_of(long, word)
+
+
+def columns_of(panel: str, word: str) -> list[int]:
+    """Where a word begins in the lines that have it."""
+    return [line.index(word) for line in panel.splitlines() if word in line]
+
+
+def test_the_answer_to_a_signal_is_a_line_above_and_a_word_in_the_panel() -> None:
+    stream = io.StringIO()
+    tracker = LiveTracker(run_shape(), Console(file=stream, force_terminal=True, width=80))
+    tracker.log(step_metrics(1))
+    thread = threading.Thread(target=tracker.stopping, args=("stopping: step 2 ends first.",))
+    thread.start()
+    thread.join()
+    tracker.close()
+    output = CODES.sub("", stream.getvalue())
+    assert "stopping: step 2 ends first.\n╭" in output
+    assert "run · stopping" in last_panel(output)
 
 
 def test_the_panel_of_a_resumed_run_starts_at_its_step() -> None:
@@ -249,25 +264,13 @@ def test_a_terminal_that_becomes_narrower_keeps_no_part_of_the_old_panel(narrow:
     tracker.close()
     screen.write(stream.getvalue()[begin:])
     assert screen.rows[0].startswith("evaluation at step 0")
-    assert sum("╭" in row for row in screen.rows) == sum("╰" in row for row in screen.rows) == 1
+    assert sum("╭" in row for row in screen.rows) == sum("╰" in row for row in screen.rows) == 0
     assert sum("warning: narrow" in row for row in screen.rows) == 1
 
 
-def test_pairs_fill_their_lines_and_are_not_split() -> None:
-    pairs = [Text(word) for word in ("loss 1", "lr 2", "grad 3.25", "memory 1.0 GB")]
-    assert [line.plain for line in wrap_pairs(pairs, 13)] == [
-        "loss 1   lr 2",
-        "grad 3.25",
-        "memory 1.0 GB",
-    ]
-    assert [line.plain for line in wrap_pairs(pairs, 99)] == [
-        "loss 1   lr 2   grad 3.25   memory 1.0 GB"
-    ]
-    assert wrap_pairs([], 10) == []
-
-
 def test_a_sparkline_goes_from_the_lowest_to_the_highest_bar() -> None:
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1, 2, 4, 8, 16, 32, 64, 128]) == "▁▂▃▄▅▆▇█"  # of the logarithm
+    assert sparkline([1, float("nan"), 2]) == "▁██"
     assert sparkline([2, 2]) == "▁▁"
     assert sparkline([]) == ""
 

@@ -38,8 +38,15 @@ def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
         (
             "started",
             {"run_dir": "runs/a", "num_parameters": 3672832, "num_examples": 320}
-            | {"total_steps": 40},
-            "started runs/a: 3,672,832 parameters, 320 examples, 40 steps",
+            | {"num_trained": 3672832, "total_steps": 40, "dtype": "float32", "device": "cpu"},
+            "started runs/a: 3,672,832 parameters, 320 examples, 40 steps, float32 on cpu",
+        ),
+        (
+            "started",
+            {"run_dir": "runs/a", "num_parameters": 3672832, "num_examples": 320}
+            | {"num_trained": 12, "total_steps": 40, "dtype": "float32", "device": "cpu"},
+            "started runs/a: 3,672,832 parameters, of which 12 are trained, 320 examples, "
+            "40 steps, float32 on cpu",
         ),
         ("resumed", {"checkpoint": "step-00000100"}, "resumed at step 100 from step-00000100"),
         (

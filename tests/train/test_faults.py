@@ -17,6 +17,7 @@ from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from tests.toys.runs import events_of, metrics_of, same_run, toy_config
+from tests.toys.torture.processes import loaders
 
 TRAIN = ["train", "--model", "tiny", "--max-steps", "30", "--batch-size", "4"]
 TRAIN += ["--log-interval", "1000", "--output-dir", "run"]
@@ -70,8 +71,8 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_run_after_three(reference: Pat
 def test_a_killed_loader_process_is_one_error_and_the_run_can_be_resumed(reference: Path) -> None:
     process = start(*TRAIN, "--save-interval", "5", "--num-workers", "1")
     wait_for_steps(process, 7)
-    (loader,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(loader), signal.SIGKILL)
+    (loader,) = loaders(process.pid)
+    os.kill(loader, signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert b"error: a loader process died: " in stderr and b"Traceback" not in stderr
@@ -132,8 +133,8 @@ def test_a_damaged_newest_checkpoint_costs_one_interval_of_steps(tmp_path: Path)
     run_training(toy_config(tmp_path, checkpoint__save_interval=4))
     run, expected = tmp_path / "run", metrics_of(tmp_path / "run")
     newest = list_checkpoints(run / "checkpoints")[-1]
-    (newest / "payload.pt").write_bytes(b"x")
-    assert problems_of(newest, verify=False) == ["payload.pt: not in the manifest"]
+    (newest / "manifest.json.sha256").unlink()
+    assert problems_of(newest, verify=False) == ["manifest.json.sha256: missing"]
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
     assert summary.num_tokens == sum(line["num_tokens"] for line in expected[8:])
     assert same_run(metrics_of(run)) == same_run(expected)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.toys.runs import toy_config, whole_lines
 from tests.toys.torture.crash_loop import Loop, crash_loop
-from tests.toys.torture.processes import PATIENCE_S, children, forked, is_gone, send, train
+from tests.toys.torture.processes import PATIENCE_S, children, forked, is_gone, loaders, send, train
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_never_killed(tmp_path: Path) -> None:
@@ -29,13 +29,14 @@ def test_a_loader_process_dies_with_its_trainer_even_when_it_hangs(tmp_path: Pat
     with forked(train, config, None) as ranks:
         while ranks.all_run and not whole_lines(tmp_path / "run/metrics.jsonl"):
             time.sleep(0.001)
-        (loader,) = children(ranks.processes[0].pid)
+        started = children(ranks.processes[0].pid)  # the check of the store may be among them
+        (loader,) = loaders(ranks.processes[0].pid)
         send(loader, signal.SIGSTOP)
         ranks.signal(signal.SIGKILL)
         ranks.ended()
     deadline = time.monotonic() + PATIENCE_S
     try:
-        while not is_gone(loader):
+        while not all(map(is_gone, started)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
-from sftctl.checkpoint.layout import manifest_hash_line
+from sftctl.checkpoint.layout import manifest_hash_line, read_manifest
+from sftctl.checkpoint.sealed import problems_of_sealed, read_seal
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.errors import (
@@ -130,9 +132,20 @@ def test_a_continued_run_has_no_final_model_until_it_ends_again(run: Path) -> No
     assert len(metrics_of(run)) == 6
 
 
+def test_going_back_to_the_last_step_of_a_shorter_run_replaces_the_final_model(run: Path) -> None:
+    edit(run, train__max_steps=4)
+    before = (run / "final/model.safetensors").read_bytes()
+    resume(run, step=4)
+    assert (run / "final/model.safetensors").read_bytes() != before
+    assert events_of(run)[-1] == "finished" and len(metrics_of(run)) == 4
+
+
 def test_fewer_epochs_than_are_trained_are_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="1 epoch, 6 steps, and the checkpoint is of step 12"):
+    with pytest.raises(
+        ConfigError, match="1 epoch, 6 steps, and the checkpoint is of step 12"
+    ) as e:
         resume(run, epochs=1)
+    assert e.value.hint == f"a run can only get longer; `sftctl resume {run} --step N` goes back"
     assert RunDir.open(run).config().train.epochs == 2
 
 
@@ -190,16 +203,23 @@ def a_file(checkpoints: Path) -> None:
     checkpoints.touch()
 
 
-@pytest.mark.parametrize("lose", [gone, a_link_to_nowhere, a_file])
+@pytest.mark.parametrize(
+    ("lose", "error", "words"),
+    [
+        (gone, NoCheckpoint, "no checkpoint, but events.jsonl has one of step"),
+        (a_link_to_nowhere, CheckpointError, "run/checkpoints: a link: a run is written only in"),
+        (a_file, CheckpointError, "run/checkpoints: not a folder: a run is written only in"),
+    ],
+)
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_a_run_that_lost_its_checkpoints_is_not_started_over(
-    run: Path, lose: Callable[[Path], None], is_finished: bool
+    run: Path, lose: Callable[[Path], None], error: type[Exception], words: str, is_finished: bool
 ) -> None:
     lose(run / "checkpoints")
     if not is_finished:
         shutil.rmtree(run / "final")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(NoCheckpoint, match="no checkpoint, but events.jsonl has one of step"):
+    with pytest.raises(error, match=words):
         resume(run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert {**after, run / ".lock": b""} == {**before, run / ".lock": b""}
@@ -479,6 +499,18 @@ def test_what_auto_resume_leaves_open_stays_as_the_run_decided_it(run: Path) -> 
     assert plan_request(auto_resume(run), 1).differences == ()
 
 
+def test_a_run_that_turns_wandb_on_gets_one_id_for_all_its_sessions(run: Path) -> None:
+    edit(run, tracking__wandb=True)
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WANDB_MODE", "disabled")
+            resume(run, step=8)
+    wandb.teardown()  # else the next test's W&B is disabled too: it keeps its first environment
+    run_id = RunDir.open(run).facts()["wandb_run_id"]
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    assert isinstance(run_id, str) and read_manifest(newest).wandb_run_id == run_id
+
+
 def test_before_the_first_checkpoint_auto_resume_keeps_the_model_and_the_data(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "final")
@@ -578,12 +610,18 @@ def test_more_max_steps_are_refused_if_epochs_ended_the_run(run: Path) -> None:
         resume(run, max_steps=40)
 
 
-def test_going_back_without_a_step_to_train_is_refused(run: Path) -> None:
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match="--max-steps 4: nothing to train"):
-        resume(run, step=4, max_steps=4)
-    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert {**after, run / ".lock": b""} == {**before, run / ".lock": b""}
+def test_a_run_can_go_back_to_a_checkpoint_and_end_there(run: Path) -> None:
+    """Nothing is trained, and nothing of the later steps is lost."""
+    later = run / "checkpoints/step-00000012/shard-00001.safetensors"
+    weights = later.read_bytes()
+    resume(run, step=4, max_steps=4)
+    assert [line["step"] for line in metrics_of(run)] == [1, 2, 3, 4]
+    assert RunDir.open(run).config().train.max_steps == 4
+    assert read_seal(run / "final").step == 4 and not problems_of_sealed(run / "final", 4)
+    (moved,) = run.glob("**/abandoned-*/step-00000012/shard-00001.safetensors")
+    assert moved.read_bytes() == weights
+    with pytest.raises(ConfigError, match="--epochs 9: nothing to train"):  # no way to go back now
+        resume(run, epochs=9)
 
 
 def test_the_newest_manifest_is_read_once(run: Path) -> None:

@@ -16,7 +16,7 @@ from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest
 from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.train.preflight.dry_run import plan_run
-from sftctl.train.resume import ResumeRequest
+from sftctl.train.resume import ResumePlan, ResumeRequest
 from sftctl.train.run import run_training
 from tests.toys.runs import (
     NUM_EXAMPLES,
@@ -60,7 +60,7 @@ def test_a_run_directory_holds_all_promised_files(tmp_path: Path) -> None:
     assert (manifest.epoch, manifest.step_in_epoch) == (2, 0)
     assert manifest.examples_seen == 2 * NUM_EXAMPLES
     assert manifest.metrics_bytes == (run / "metrics.jsonl").stat().st_size
-    assert events_of(run) == ["started", "saved", "saved", "saved", "finished"]
+    assert events_of(run) == ["started", "data", "saved", "saved", "saved", "finished"]
 
 
 def test_the_resolved_configuration_trains_the_same_weights_again(tmp_path: Path) -> None:
@@ -130,6 +130,7 @@ def test_a_last_validation_that_is_missing_is_made_by_a_resume(tmp_path: Path) -
     data = manifest_bytes(replace(manifest, validation=manifest.validation | {"step": 0}))
     (path / "manifest.json").write_bytes(data)
     (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
+    shutil.rmtree(run / "final")  # it is written after the last validation
     summary = run_training(config, ResumeRequest(run))
     assert (summary.status, summary.num_tokens, summary.validation_step) == ("finished", 0, 2)
     assert summary.validation_loss == manifest.validation["last"]
@@ -142,9 +143,12 @@ def test_a_final_model_that_can_not_be_written_is_one_error_and_a_resume_writes_
     config = toy_config(tmp_path, train__max_steps=1)
     run = run_training(config).run_dir
     shutil.rmtree(run / "final")
-    (run / "final").write_text("in the way")
+
+    def put_a_file(_plan: ResumePlan, _allow: frozenset[str]) -> None:
+        (run / "final").write_text("in the way")
+
     with pytest.raises(CheckpointError, match=r"run/final: can't be written: ") as raised:
-        run_training(config, ResumeRequest(run))
+        run_training(config, ResumeRequest(run, announce=put_a_file))
     assert raised.value.exit_code == 4
     assert events_of(run)[-1] == "failed"
     assert half_made(run) == set()

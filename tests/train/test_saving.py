@@ -96,6 +96,18 @@ def test_an_old_checkpoint_that_can_not_be_deleted_is_a_warning(tmp_path: Path) 
     assert outcome.warning is not None and "can't be deleted" in outcome.warning
 
 
+def test_a_folder_that_vanishes_once_it_is_saved_ends_no_save(tmp_path: Path) -> None:
+    class Vanishing(Disk):
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            self.remove_tree(target)
+
+    saver = BackgroundSaver(tmp_path, 1, make_tensors(), ALONE, Vanishing())
+    saver.start(make_manifest(1))
+    outcome = saver.wait()
+    assert outcome is not None and outcome.error is None and outcome.num_bytes == 0
+
+
 def read_only_while(condition: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk that training uses fails to make a checkpoint's folder while `condition` holds."""
     make_folder = DISK.make_folder
@@ -134,7 +146,7 @@ def test_three_failed_saves_in_a_row_end_the_run_and_keep_the_good_checkpoint(
         "3 saves in a row failed: can't write checkpoint step 4 in "
         f"{run}/checkpoints: No space left on device"
     )
-    assert events_of(run) == ["started", "saved", *["save_failed"] * 3, "failed"]
+    assert events_of(run) == ["started", "data", "saved", *["save_failed"] * 3, "failed"]
     (path,) = list_checkpoints(run / "checkpoints")
     assert problems_of(path, verify=True) == []
     assert [entry.name for entry in (run / "checkpoints").iterdir()] == [path.name]
@@ -150,7 +162,7 @@ def test_a_last_save_that_fails_is_exit_4(tmp_path: Path, monkeypatch: pytest.Mo
     read_only_while(lambda: True, monkeypatch)
     with pytest.raises(CheckpointError, match="can't write checkpoint step 12 .* No space left"):
         run_training(toy_config(tmp_path, checkpoint__save_interval=0))
-    assert events_of(run) == ["started", "save_failed", "failed"]
+    assert events_of(run) == ["started", "data", "save_failed", "failed"]
     assert len(metrics_of(run)) == 12 and not (run / "final").exists()
 
 

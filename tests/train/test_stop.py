@@ -15,7 +15,7 @@ from sftctl.data.prepare.prepare import prepare_store
 from sftctl.errors import Stopped
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.stop import StopRequest
+from sftctl.train.stop import SIGNALS, StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import metrics_of, signal_in_call, toy_config
 
@@ -39,9 +39,9 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_behind(
 def test_a_stop_while_the_model_is_loaded_creates_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sftctl.model.load import load_model
+    from sftctl.model.adapter.base import initial_model
 
-    monkeypatch.setattr("sftctl.train.session.load_model", signal_in_call(1, load_model))
+    monkeypatch.setattr("sftctl.train.session.initial_model", signal_in_call(1, initial_model))
     with pytest.raises(Stopped):
         run_training(toy_config(tmp_path))
     assert not (tmp_path / "run").exists()
@@ -68,6 +68,19 @@ def test_repeats_are_ignored_and_the_first_signal_is_named() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_was_ignored_before_stays_ignored_except_for_sigusr1(number: signal.Signals) -> None:
+    """A job script ignores SIGUSR1 for torchrun: docs/distributed.md."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.heard == ("SIGUSR1" if number == signal.SIGUSR1 else None)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_ranks_hear_of_a_signal_that_came_before_they_started(tmp_path: Path) -> None:
     with StopRequest() as parent:
         os.kill(os.getpid(), signal.SIGINT)
@@ -76,27 +89,78 @@ def test_ranks_hear_of_a_signal_that_came_before_they_started(tmp_path: Path) ->
             assert rank.requested(ALONE) == "SIGINT"
 
 
-LEAVES = """
-import signal, sys, time
+LISTENS = """
+import hashlib, os, signal, sys, time
 from sftctl.train.stop import StopRequest
-with StopRequest() as stop:
+with StopRequest(may_leave="leave" in sys.argv) as stop:
+    if "leave" not in sys.argv:
+        stop.outlook = lambda: "step 3 ends in about 0:12, then it is saved (44.1 MB)"
+    if "fork" in sys.argv and os.fork() == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        os._exit(0)
     print("ready", flush=True)
-    while True:
+    if "call" in sys.argv:  # one call of C code: no Python handler runs meanwhile
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 4_000_000)
+        os.write(2, b"the call has ended\\n")
+    while "wait" in sys.argv:
         time.sleep(0.01)
 """
+ANSWER = (
+    "stopping: step 3 ends in about 0:12, then it is saved (44.1 MB). "
+    "Ctrl-C again leaves without saving.\n"
+)
 
 
-def test_a_second_ctrl_c_two_seconds_later_exits_at_once() -> None:
-    process = subprocess.Popen([sys.executable, "-c", LEAVES], stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+def listening(*words: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTENS, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_second_ctrl_c_counts_a_second_after_the_answer() -> None:
+    process = listening("wait")
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
         time.sleep(0.05)
-    assert process.poll() is None
-    time.sleep(2.1)
+    assert process.stderr is not None and process.stderr.readline() == ANSWER
+    time.sleep(1.1)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    process.stdout.close()
+    _, told = process.communicate(timeout=10)
+    assert (process.returncode, told) == (
+        130,
+        "exited at a second SIGINT; nothing more is saved\n",
+    )
+
+
+def test_the_answer_comes_while_the_main_thread_is_in_a_long_call() -> None:
+    process = listening("call")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (0, ANSWER + "the call has ended\n")
+
+
+def test_a_process_with_nothing_to_save_leaves_out_of_a_long_call() -> None:
+    process = listening("call", "wait", "leave")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.splitlines()) == (
+        75,
+        [
+            "stopping: nothing is trained yet.",
+            "stopped: by SIGINT before training began: nothing to save, nothing lost",
+            "hint: run the same command again",
+        ],
+    )
+
+
+def test_a_signal_to_a_forked_process_is_not_the_parent_s() -> None:
+    process = listening("fork", "call")
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (0, "the call has ended\n")

@@ -18,6 +18,7 @@ from tests.toys.runs import (
     assert_same_tensors,
     events_of,
     metrics_of,
+    position_of,
     same_run,
     signal_in_call,
     stored_tensors,
@@ -54,9 +55,11 @@ class Case:
 
 BEGIN, STEP = "sftctl.train.run.open_saving", "sftctl.train.run.train_step"
 VALIDATE = "sftctl.train.engine.evaluate.evaluation_blocks"
-FINAL = "sftctl.train.run.save_pretrained"
+FINAL = "sftctl.train.final.save_pretrained"
 NO_VALIDATION = {"data__val_fraction": 0.0}
-EVERY_3, AT_THE_END = ({"checkpoint__save_interval": interval} for interval in (3, 0))
+EVERY_3, AT_THE_END = (
+    {"checkpoint__save_interval": interval, "train__final": "last"} for interval in (3, 0)
+)
 CASES = [
     Case("before the loop", BEGIN, 1, 0, (0,), ()),
     Case("in the validation at step 0", VALIDATE, 1, 0, (0,), ()),
@@ -88,6 +91,8 @@ def train_on(folder: Path, case: Case) -> tuple[str, int]:
     """Resume the run to its end."""
     run = folder / case.name
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
+    again = run_training(RunDir.open(run).config(), ResumeRequest(run))
+    assert again.status == "nothing_to_do"
     return summary.status, summary.step
 
 
@@ -169,6 +174,7 @@ def test_the_resumed_run_ends_as_the_run_that_no_signal_stopped(
     assert validation_of(run) == validation_of(whole)
     assert events_of(run)[-1] == "finished"
     last = f"checkpoints/step-{LAST:08d}"
+    assert position_of(run / last) == position_of(whole / last)
     assert_same_tensors(stored_tensors(run / last), stored_tensors(whole / last))
     model = "final/model.safetensors"
     assert (run / model).read_bytes() == (whole / model).read_bytes()

@@ -98,6 +98,20 @@ def test_the_card_names_the_base_model_without_paths_of_this_machine(
     assert f"| base model | {row} |" in lines
 
 
+@pytest.mark.parametrize(
+    ("dtype", "row"),
+    [
+        ("float32", "float32 weights"),
+        ("bfloat16", "computed in bfloat16, float32 weights"),
+        ("float16", "computed in float16, float32 weights"),
+    ],
+)
+def test_the_card_says_what_the_training_computed_in(tmp_path: Path, dtype: str, row: str) -> None:
+    run = toy_run(tmp_path, 3, train__dtype=dtype)
+    card = model_card(RunDir.open(run), None, "float32")
+    assert f"| precision | {row} |" in card.splitlines()
+
+
 def test_the_configuration_in_the_card_is_the_runs(run: Path, tmp_path: Path) -> None:
     toml = card_of(run, tmp_path).partition("```toml\n")[2].partition("\n```")[0]
     (tmp_path / "run.toml").write_text(toml)

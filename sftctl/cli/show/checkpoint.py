@@ -5,26 +5,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from sftctl.cli.show.fitting_table import FittingTable
 from sftctl.cli.show.output import facts_table
-from sftctl.words import counted, format_bytes
+from sftctl.words import counted, format_age, format_bytes
 
 if TYPE_CHECKING:
     from sftctl.inspection.inspection import Inspection
 
 _SHOWN_FILES = 8
-_SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def checkpoint_report(report: "Inspection") -> RenderableType:
-    """What a checkpoint holds, whether it can be resumed, and its run's other checkpoints."""
+    """Whether a checkpoint can be resumed, what it holds, and its run's other checkpoints."""
     table = facts_table()
-    for name, text in (*_facts(report), *_contents(report), *_verdict(report)):
+    table.add_row("checkpoint", str(report.path))
+    for name, text in _verdict(report):
         table.add_row(name, text)
     for problem in report.problems:
         table.add_row("problem", Text(problem, style="red"))
+    for name, text in (*_facts(report), *_contents(report)):
+        table.add_row(name, text)
+    if report.final is not None:
+        table.add_row("final model", _final(report.final))
     return Group(table, _siblings(report.checkpoints)) if report.checkpoints else table
 
 
@@ -32,7 +36,6 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
     """The state of the training: one line for each known fact."""
     facts = report.facts
     known = facts.get
-    yield "checkpoint", str(report.path)
     yield "format", report.format + (f", saved {_ago(report.saved_at)}" if report.saved_at else "")
     if known("step") is not None:
         of = f" of {known('total_steps')}" if known("total_steps") is not None else ""
@@ -56,9 +59,17 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
         is_number = isinstance(scale, (int, float))
         yield "dtype", facts["dtype"] + (f", scaler at {scale:g}" if is_number else "")
     if known("validation"):
-        losses = ((name, facts["validation"].get(name)) for name in ("first", "best", "last"))
-        text = ", ".join(f"{name} {loss:.4f}" for name, loss in losses if loss is not None)
-        yield "validation loss", text
+        yield "validation loss", _validation(facts["validation"])
+
+
+def _validation(validation: Mapping[str, Any]) -> str:
+    losses = ((name, validation.get(name)) for name in ("first", "best", "last"))
+    steps = {"best": validation.get("best_step")}
+    return ", ".join(
+        f"{name} {loss:.4f}" + (f" (step {steps[name]})" if steps.get(name) is not None else "")
+        for name, loss in losses
+        if loss is not None
+    )
 
 
 def _epoch(report: "Inspection") -> str:
@@ -69,11 +80,13 @@ def _epoch(report: "Inspection") -> str:
 
 
 def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
-    groups = ", ".join(f"{name} {n:,}" for name, n in report.parameters_by_group.items())
-    if report.num_parameters:
-        yield "parameters", f"{report.num_parameters:,}: {groups}"
+    by_group = report.parameters_by_group
+    num_parameters = sum(by_group.values())
+    if num_parameters:
+        groups = ", ".join(f"{name} {n:,}" for name, n in by_group.items())
+        yield "parameters", f"{num_parameters:,}: {groups}"
     moments = report.optimizer_moments
-    if moments or report.num_parameters:
+    if moments or num_parameters:
         counts = ", ".join(f"{name} of {counted(n, 'tensor')}" for name, n in moments.items())
         yield "optimizer", counts or "no moments"
     if report.rng is not None:
@@ -82,7 +95,8 @@ def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
         fits = {True: "fits", False: "does not fit", None: "not checked"}
         why = report.data_store["why"]
         fingerprint = str(report.facts.get("data_fingerprint"))[:12]
-        verdict = f"{fits[report.data_store['fits']]}{_remark(why)}"
+        verified = ", verified" if report.data_store.get("verified") else ""
+        verdict = f"{fits[report.data_store['fits']]}{verified}{_remark(why)}"
         yield "data", f"{fingerprint}, {report.data_store['path']}: {verdict}"
     versions = report.facts.get("versions")
     if versions:
@@ -103,23 +117,36 @@ def _rng(rng: Mapping[str, Any]) -> str:
 
 def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
     verified = {None: "no", True: "yes", False: "no: damaged"}
-    yield "complete", "yes" if report.complete else "no"
-    yield "verified", verified[report.verified]
     yield "resumable", "yes, on this machine" if report.resumable else "no"
     for obstacle in report.obstacles:
         yield "reason", obstacle
     if report.advice:
         yield "next", report.advice
+    yield "complete", "yes" if report.complete else "no"
+    yield "verified", verified[report.verified]
     for note in report.notes:
         yield "note", note
 
 
-def _siblings(reports: "Sequence[Inspection]") -> Table:
-    """One row per checkpoint of a run, at most 80 characters wide."""
-    table = Table(title="checkpoints of the run", title_justify="left", box=None, pad_edge=False)
-    columns = ("name", "step", "epoch", "loss", "LR", "size", "saved", "complete")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+def _final(final: Mapping[str, Any]) -> str:
+    """What is known of final/."""
+    if final["problems"]:
+        return f"damaged: {'; '.join(final['problems'])}"
+    if final["step"] is None:
+        return "without a manifest: written by an earlier version"
+    verified = {None: "", True: ", verified"}[final["verified"]]
+    why = ", the best" if final.get("choice") == "best" else ""
+    return f"of step {final['step']}{why}{verified}"
+
+
+def _siblings(reports: "Sequence[Inspection]") -> FittingTable:
+    """One row per checkpoint of a run, the oldest first."""
+    table = FittingTable(
+        *("name", "step", "epoch", "loss", "LR", "size", "saved", "complete"),
+        first_to_go=("LR", "saved", "epoch", "size", "name"),
+        right=("step", "epoch", "loss", "LR", "size"),
+        title="checkpoints of the run",
+    )
     for report in reports:
         row = report.summary()
         loss, saved_at = row["loss"], row["saved_at"]
@@ -137,9 +164,7 @@ def _siblings(reports: "Sequence[Inspection]") -> Table:
 
 
 def _ago(saved_at: float) -> str:
-    seconds = max(0, time.time() - saved_at)
-    length, unit = next((s for s in _SPANS if seconds >= 2 * s[0]), _SPANS[-1])
-    return f"{seconds / length:.0f} {unit} ago"
+    return format_age(max(0, time.time() - saved_at))
 
 
 def _remark(text: str | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sftctl.cli.show.output import facts_table
 from sftctl.config.load import toml_value
-from sftctl.words import counted, format_bytes
+from sftctl.words import counted, format_bytes, parameters_text
 
 if TYPE_CHECKING:
     from sftctl.train.preflight.dry_run import RunPlan
@@ -22,15 +22,16 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def run_plan(plan: "RunPlan") -> RenderableType:
-    """Everything that `--dry-run` shows."""
+    """The checks, the run's size and time, its learning rate, and what is not the default."""
     return Group(
+        _findings(plan.findings),
+        Text(""),
         _size(plan),
         Text("\nlearning rate", style="bold"),
         Text("\n".join(plot(plan.learning_rates, "•" if _stdout_is_unicode() else "*"))),
-        Text("\nchecks", style="bold"),
-        _findings(plan.findings),
-        Text("\nconfiguration: key, value and origin", style="bold"),
+        Text("\nconfiguration: key, value and origin, without defaults", style="bold"),
         _settings(plan),
+        Text("`sftctl train --print-config` shows every key", style="dim"),
     )
 
 
@@ -53,21 +54,40 @@ def _stdout_is_unicode() -> bool:
 def _size(plan: "RunPlan") -> Table:
     table, train = facts_table(), plan.config["train"]
     table.add_row("run", plan.run_dir)
-    table.add_row("model", f"{plan.config['model']['name']}, {plan.num_parameters:,} parameters")
+    parameters = parameters_text(plan.num_parameters, plan.num_trained)
+    table.add_row("model", f"{plan.config['model']['name']}, {parameters}")
     table.add_row(
         "data",
         f"{counted(plan.num_examples, 'example')}, {plan.num_tokens:,} tokens, "
         f"{plan.num_target_tokens:,} target tokens; "
         f"{counted(plan.num_validation_examples, 'example')} for validation",
     )
+    for source in plan.sources:
+        table.add_row(
+            f"source {source.name}",
+            f"weight {source.weight:g} of {counted(source.num_examples, 'example')}: the run "
+            f"trains {source.planned_examples:,} examples, {source.planned_tokens:,} tokens, "
+            f"{source.planned_target_tokens:,} target tokens",
+        )
     table.add_row(
         "steps",
         f"{plan.total_steps}: {plan.steps_per_epoch} per epoch, {train['batch_size']} x "
         f"{train['accumulation_steps']} examples each",
     )
+    if plan.time_s is not None:
+        per_step = plan.time_s / plan.total_steps
+        table.add_row("time", f"about {roughly(plan.time_s)} here ({per_step:.2g} s a step)")
     table.add_row("memory", _memory(plan.memory))
     table.add_row("checkpoint", f"about {format_bytes(plan.checkpoint_bytes)}")
     return table
+
+
+def roughly(seconds: float) -> str:
+    """`4 minutes`: no more digits than an estimate has."""
+    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 1.5 * length:
+            return counted(round(seconds / length), unit)
+    return counted(max(1, round(seconds)), "second")
 
 
 def _memory(memory: "MemoryEstimate") -> str:
@@ -76,6 +96,7 @@ def _memory(memory: "MemoryEstimate") -> str:
         "gradients": memory.gradients_bytes,
         "optimizer": memory.optimizer_bytes,
         "activations": memory.activations_bytes,
+        "working memory": memory.working_bytes,
         "copy while saving": memory.save_copy_bytes,
         "process": memory.process_bytes,
     }
@@ -93,12 +114,15 @@ def _findings(findings: "Sequence[Finding]") -> Table:
 
 
 def _settings(plan: "RunPlan") -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = facts_table()
     for key, origin in plan.origins.items():
+        if origin == "default":
+            continue
         section, name = key.split(".")
         value = plan.config[section].get(name)
-        shown = "unset" if value is None else toml_value(value)
+        lines = [] if value is None else toml_value(value).splitlines()
+        shown = "unset" if value is None else " ".join(line.strip() for line in lines)
         table.add_row(
-            key, Text(shown), Text(origin, style="dim" if origin == "default" else "bold")
+            key, Text(shown), Text(origin, style="dim" if origin.startswith("default") else "bold")
         )
     return table

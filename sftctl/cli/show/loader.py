@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from sftctl.bench.result import LoaderResult
+from sftctl.cli.show.fitting_table import FittingTable
+from sftctl.cli.show.output import text_lines
 from sftctl.words import format_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _MEASURED: tuple[tuple[str, str, float, str, bool | None], ...] = (
     ("PSS\nMB", "pss_bytes", 1e6, "{:,.0f}", False),
     ("shm\nMB", "shm_bytes", 1e6, "{:,.1f}", None),
     ("files\n", "open_files", 1, "{:,.0f}", None),
+)
+_FIRST_TO_GO = (
+    *("files\n", "shm\nMB", "RSS\nMB", "persistent", "p50\nms", "spread\n", "batches\n/s"),
+    *("first\nms", "pin", "prefetch", "p99\nms", "PSS\nMB"),
 )
 _HEAT = ("black on green", "black on dark_sea_green", "black on khaki1", "black on light_salmon1")
 
@@ -67,25 +72,24 @@ def loader_report(report: "LoaderReport") -> RenderableType:
     lines = [
         *(_failure(result) for result in report.results if result.error),
         *(f"note: {note}" for note in report.notes),
-        f"recommended: {report.why}",
     ]
     if report.step_time_s is None:
         lines.append(
             "judged by speed alone; --run or --model compares it with the model's step time"
         )
     table = _table(report.results, report.recommended)
-    return Group(Text("\n".join(facts) + "\n"), table, Text("\n" + "\n".join(lines)))
+    verdict = text_lines([f"recommended: {report.why}", "", *facts, ""])
+    return Group(verdict, table, *([text_lines(["", *lines])] if lines else []))
 
 
-def _table(results: Sequence[LoaderResult], chosen: LoaderResult | None) -> Table:
+def _table(results: Sequence[LoaderResult], chosen: LoaderResult | None) -> FittingTable:
     shown = [
         column
         for column in _MEASURED
         if column[1] != "step_wait_s" or any(r.step_wait_s is not None for r in results)
     ]
-    table = Table(*_SETTING, box=None, pad_edge=False, collapse_padding=True)
-    for name, *_ in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+    names = [name for name, *_ in shown]
+    table = FittingTable(*_SETTING, *names, first_to_go=_FIRST_TO_GO, right=names)
     for result in results:
         cells = [_cell(result, results, *column[1:]) for column in shown]
         if result.error is not None:

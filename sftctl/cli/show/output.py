@@ -1,34 +1,56 @@
 """Print results on stdout, as JSON or as text; the pieces that all screens share."""
 
+import io
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment, Segments
 from rich.table import Table
+from rich.text import Text
 
 from sftctl import jsonio
 from sftctl.cli import streams
+from sftctl.words import printable
 
 
-def emit(value: object, renderable: RenderableType, *, as_json: bool) -> None:
-    """Print `value` as one JSON document, or `renderable` as text, on stdout."""
+def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) -> None:
+    """Print `value` as one JSON document, or `text()`, which is not called for JSON, on stdout."""
     if as_json:
         with streams.results():
             sys.stdout.buffer.write(jsonio.dump_pretty(value))
     else:
-        show(renderable)
+        show(text())
 
 
 def show(renderable: RenderableType) -> None:
-    """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks."""
+    """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks.
+
+    Control characters are escaped, wherever they come from; styles are rich's own.
+    """
     on_terminal = sys.stdout.isatty()
-    console = Console(highlight=False, markup=False, width=None if on_terminal else 200)
-    with console.capture() as captured:  # printing directly, rich would exit on a closed pipe
-        console.print(renderable)
-    text = captured.get()
+    memory = io.StringIO()  # printing directly, rich would fail or exit if nobody reads stdout
+    console = Console(
+        file=memory,
+        force_terminal=on_terminal or None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if on_terminal else 200,
+    )
+    rendered = [
+        Segment(printable(segment.text, keep="\n"), segment.style)
+        for segment in console.render(renderable)
+        if not segment.control
+    ]
+    console.print(Segments(rendered))
+    text = memory.getvalue()
     if not on_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    encoding = sys.stdout.encoding or "utf-8"
     with streams.results():
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def stacked(*parts: RenderableType) -> RenderableType:
@@ -36,9 +58,36 @@ def stacked(*parts: RenderableType) -> RenderableType:
     return Group(*parts)
 
 
-def facts_table() -> Table:
+def text_lines(lines: Iterable[str]) -> Text:
+    """Lines of text; a line break within one of them is escaped."""
+    return Text("\n".join(map(printable, lines)))
+
+
+class SafeTable(Table):
+    """A table whose cells may come from a file: line breaks and control characters are escaped."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*map(_safe_cell, cells), **options)
+
+
+def _safe_cell(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, Text) and not cell.plain.isprintable():
+        return Text(printable(cell.plain), style=cell.style)
+    return cell
+
+
+def facts_table() -> SafeTable:
     """A table of two columns: name and value."""
-    table = Table.grid(padding=(0, 2))
+    table = SafeTable(
+        box=None,
+        padding=(0, 2),
+        collapse_padding=True,
+        show_header=False,
+        show_edge=False,
+        pad_edge=False,
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     return table

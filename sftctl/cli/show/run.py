@@ -4,8 +4,8 @@ import math
 import shlex
 
 from rich.console import RenderableType
-from rich.text import Text
 
+from sftctl.cli.show.output import text_lines
 from sftctl.metrics import RunSummary
 from sftctl.words import counted
 
@@ -19,23 +19,27 @@ def run_summary(summary: RunSummary) -> RenderableType:
         "nothing_to_do": f"already finished: step {summary.step} of {summary.total_steps}",
     }
     text = [lines[summary.status]]
+    if summary.ended_early is not None:
+        text.append(f"{summary.ended_early}; to train on, raise it in {where}/config.toml")
     if summary.validation_step is not None:
         text.append(_validation(summary))
+    if summary.final_step is not None and summary.final_step != summary.step:
+        text.append(_final(summary))
     if summary.num_skipped:
         skipped = counted(summary.num_skipped, "step")
         text.append(f"{skipped} without an update: the loss or gradient was not finite")
-    if summary.wall_time_s > 0:
-        rate = summary.num_tokens / summary.wall_time_s
-        text.append(
-            f"{summary.num_tokens} tokens in {summary.wall_time_s:.1f} s ({rate:.0f} per second)"
-        )
+    if summary.training_time_s > 0:  # the rate leaves out validations and saves
+        seconds = summary.training_time_s
+        rate = summary.num_tokens / seconds
+        text.append(f"{summary.num_tokens} tokens in {seconds:.1f} s ({rate:.0f} per second)")
     if summary.status == "stopped":
         text.append(f"resume:   sftctl resume {where}")
     else:
         text.append(f"chat:     sftctl chat {where}")
-        text.append(f"export:   sftctl export {where} --output DIR")
+        text.append(f"export:   sftctl export {where}")
     text.append(f"inspect:  sftctl inspect-ckpt {where}")
-    return Text("\n".join(text))
+    text.append(f"report:   sftctl report {where}")
+    return text_lines(text)
 
 
 def _validation(summary: RunSummary) -> str:
@@ -51,6 +55,14 @@ def _validation(summary: RunSummary) -> str:
     later = summary.validation_step != summary.step
     when = f", at step {summary.validation_step}" if later else ""
     return f"validation loss {first:.4f} -> {last:.4f} (x {last / first:.2f}){when}"
+
+
+def _final(summary: RunSummary) -> str:
+    """Which step `final/` is, and why it is not the last one."""
+    text = f"final/ is step {summary.final_step}"
+    if summary.final_step != summary.best_step:
+        return f"{text}: the best of the checkpoints that are there"
+    return f"{text}: the best {summary.best_of}, {_loss(summary.best)}"
 
 
 def _loss(value: float | None) -> str:

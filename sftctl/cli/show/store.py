@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from sftctl.cli import streams
 from sftctl.cli.show.output import facts_table
-from sftctl.words import counted, format_bytes, format_duration
+from sftctl.data.prepare.notes import dropped_rows, many_dropped, shortened, store_notes
+from sftctl.words import counted, format_bytes, format_duration, printable
 
 if TYPE_CHECKING:
     from sftctl.data.manifest import Audit, StoreManifest
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _EVERY_S = 0.2  # on a terminal
 _EVERY_S_PIPED = 30.0
+_MOST_FILES = 100
 
 
 def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
@@ -35,14 +38,19 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
         if count:
             table.add_row(f"kept, {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
     for reason, count in manifest.rows_dropped.items():
-        table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}")
+        first = manifest.first_rows.get(reason)
+        where = f", first: {first}" if first is not None else ""
+        table.add_row(f"dropped: {reason}", f"{count:,}{_tokens_lost(manifest, reason)}{where}")
+    if manifest.has_notes:
+        table.add_row("ledger", str(path / "ledger.jsonl"))
+    if dropped := many_dropped(manifest):
+        table.add_row("warning", Text(dropped, style="yellow"))
     if manifest.rows_duplicated:
         rows = f"{manifest.rows_duplicated:,} of {counted(manifest.rows_kept, 'row')}"
         table.add_row("duplicates", f"{rows} (kept)")
-    for source in manifest.sources:
-        if len(source.shapes) > 1:
-            shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
-            table.add_row("mixed formats", f"{source.file}: {shapes}")
+    for subject, what in store_notes(manifest):
+        table.add_row(subject, Text(what, style="yellow"))
+    _add_files(table, manifest)
     for name, split in manifest.splits.items():
         table.add_row(
             name,
@@ -57,6 +65,32 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
     return table
 
 
+def _add_files(table: Table, manifest: "StoreManifest") -> None:
+    """The rows of each file if there are several, the columns not read, and mixed shapes."""
+    for source in manifest.sources[:_MOST_FILES]:
+        dropped = f", {dropped_rows(source.rows_dropped)}" if source.rows_dropped else ""
+        name = f"{source.name} = " if source.name else ""
+        table.add_row("file", f"{name}{source.file}: {counted(source.rows, 'row')}{dropped}")
+    if len(manifest.sources) > _MOST_FILES:
+        table.add_row("", f"and {len(manifest.sources) - _MOST_FILES} more files")
+    for names, files in _columns_left(manifest).items():
+        table.add_row("columns not read", f"{shortened([*names])}{files}")
+    for source in manifest.sources:
+        if len(source.shapes) > 1:
+            shapes = ", ".join(f"{name} {rows:,}" for name, rows in source.shapes.items())
+            table.add_row("mixed formats", f"{source.file}: {shapes}")
+
+
+def _columns_left(manifest: "StoreManifest") -> dict[tuple[str, ...], str]:
+    """The columns that were not read, and the file or files that have them."""
+    files: dict[tuple[str, ...], list[str]] = {}
+    for source in manifest.sources:
+        if source.columns_left:
+            files.setdefault(tuple(source.columns_left), []).append(source.file)
+    one = len(manifest.sources) == 1
+    return {names: "" if one else f" (in {shortened(found)})" for names, found in files.items()}
+
+
 def _engine(manifest: "StoreManifest") -> str:
     if not manifest.engine_rows_checked:
         return f"{manifest.engine} ({manifest.engine_reason})"
@@ -68,6 +102,9 @@ def _audit(audit: "Audit") -> Text:
     if not audit.passed:
         return Text(f"failed: {'; '.join(audit.problems())}", style="red")
     cut = f"; {audit.turns_cut:,} are truncated at the maximum length" if audit.turns_cut else ""
+    if audit.targets_weighted:
+        tokens = counted(audit.targets_weighted, "target token has", "target tokens have")
+        cut += f"; {tokens} another weight than 1"
     return Text(
         f"ok: every example has target tokens; {audit.turns - audit.turns_cut:,} of "
         f"{counted(audit.turns, 'trained turn')} end with a trained end-of-turn token{cut}"
@@ -79,15 +116,25 @@ def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
     return f", {counted(tokens, 'token')} lost" if tokens else ""
 
 
-def show_examples(examples: list[list[tuple[str, bool]]]) -> RenderableType:
-    """Conversations; the trained tokens are green and between « and », the rest is dim."""
+def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
+    """Conversations; the trained tokens are green and between « and », the rest is dim.
+
+    A weight other than 1 follows its tokens: «text»×0.5.
+    """
     text = Text()
     for number, runs in enumerate(examples):
         text.append(f"--- example {number}\n", style="bold")
-        for part, is_trained in runs:
-            text.append(f"«{part}»" if is_trained else part, "green" if is_trained else "dim")
+        for part, weight in runs:
+            shown = _shown_part(part)
+            times = f"×{weight:g}" if weight not in (0, 1) else ""
+            text.append(f"«{shown}»{times}" if weight else shown, "green" if weight else "dim")
         text.append("\n")
     return text
+
+
+def _shown_part(part: str) -> str:
+    """A part of an example with its line breaks; no line of it looks like the head of another."""
+    return printable(part, keep="\n").replace("\n--- example", "\n\\--- example")
 
 
 @contextmanager
@@ -107,13 +154,13 @@ def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
         shown_at = now
         start, end = ("\r", "\x1b[K") if on_terminal else ("", "\n")
         text = progress_line(progress, now - started)
-        streams.tell(f"{start}{text}", end)
+        streams.tell(text, end, start)
 
     try:
         yield on_progress
     finally:
         if on_terminal:
-            streams.tell("\r\x1b[K", end="")
+            streams.tell("", end="\x1b[K", start="\r")
 
 
 def progress_line(progress: "Progress", elapsed_s: float) -> str:

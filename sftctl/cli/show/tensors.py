@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from sftctl.cli.show.fitting_table import FittingTable
 from sftctl.cli.show.output import facts_table
 
 if TYPE_CHECKING:
@@ -14,25 +14,28 @@ if TYPE_CHECKING:
     from sftctl.inspection.tensors.statistics import TensorStatistics
 
 _BARS = "▁▂▃▄▅▆▇█"
+_MOST_ROWS = 2000  # of all tensors
 _SHOWN = 20  # rows of a ranking; all are in --json
 
 
-def statistics_table(statistics: "list[TensorStatistics]") -> Table:
+def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
     """One row per tensor, with its histogram from min to max as bars."""
-    table = Table(title="tensors", title_justify="left", box=None, pad_edge=False)
-    for name in ("name", "dtype", "shape"):
-        table.add_column(name, no_wrap=True)
-    for name in ("norm", "mean", "std", "min", "max", "NaN", "Inf"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("min to max", no_wrap=True)
-    for one in statistics:
-        if one.name.endswith(".step") and not one.shape:
-            continue  # the optimizer's step of each parameter; --json has them
+    numbers_shown = ("norm", "mean", "std", "min", "max", "NaN", "Inf")
+    table = FittingTable(
+        *("name", "dtype", "shape", *numbers_shown, "min to max"),
+        first_to_go=("min to max", "mean", "dtype", "min", "max", "std", "shape"),
+        right=numbers_shown,
+        title="tensors",
+    )
+    shown = [one for one in statistics if one.shape or not one.name.endswith(".step")]
+    for one in shown[:_MOST_ROWS]:  # without the optimizer's step of each parameter
         numbers = (one.norm, one.mean, one.std, one.min, one.max)
         bad = [Text(_count(n), style="red" if n else "") for n in (one.num_nan, one.num_inf)]
         shape = "x".join(map(str, one.shape)) or "()"
         bars = one.error or _bars(one.histogram or ())
         table.add_row(one.name, one.dtype, shape, *map(_short, numbers), *bad, bars)
+    if len(shown) > _MOST_ROWS:
+        table.add_row(f"and {len(shown) - _MOST_ROWS:,} more, which --json shows")
     return table
 
 
@@ -47,9 +50,6 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
     table = facts_table()
     table.add_row("a", f"{diff.a.path} ({diff.a.format})")
     table.add_row("b", f"{diff.b.path} ({diff.b.format})")
-    for title, changes in (("counter", diff.counters), ("config", diff.config)):
-        for change in changes:
-            table.add_row(title, f"{change.key}: {change.a} -> {change.b}")
     rng = {True: "equal", False: "different", None: "not recorded in both"}[diff.rng_equal]
     table.add_row("randomness", rng)
     for name, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
@@ -60,7 +60,15 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
             table.add_row(f"only in {name}", ", ".join(only[:3]) + more)
     for name in diff.nan_appeared:
         table.add_row("NaN appeared", Text(name, style="red"))
+    for title, changes in (("counter", diff.counters), ("config", diff.config)):
+        for change in changes:
+            table.add_row(title, f"{change.key}: {_shown(change.a)} -> {_shown(change.b)}")
     return Group(table, *_rankings(diff))
+
+
+def _shown(value: object) -> str:
+    """A value of a manifest, without the digits in which only rounding shows."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _count_of(tensors: "list[TensorChange]") -> str:
@@ -68,16 +76,19 @@ def _count_of(tensors: "list[TensorChange]") -> str:
     return f"{len(tensors)} in both, {equal} equal, {len(tensors) - equal} different"
 
 
-def _rankings(diff: "CheckpointDiff") -> Iterator[Table]:
+def _rankings(diff: "CheckpointDiff") -> Iterator[FittingTable]:
     for title, tensors in (("weights", diff.tensors), ("optimizer", diff.optimizer)):
         changed = [tensor for tensor in tensors if not tensor.is_equal]
         if not changed:
             continue
         shown = f", the first {_SHOWN} of {len(changed)}" if len(changed) > _SHOWN else ""
-        table = Table(title=f"{title} that changed{shown}", title_justify="left", box=None)
-        table.add_column("name", no_wrap=True)
-        for name in ("relative", "largest", "norm a", "norm b", "NaN a", "NaN b"):
-            table.add_column(name, justify="right", no_wrap=True)
+        numbers_shown = ("relative", "largest", "norm a", "norm b", "NaN a", "NaN b")
+        table = FittingTable(
+            *("name", *numbers_shown),
+            first_to_go=("NaN a", "NaN b", "norm a", "norm b", "largest"),
+            right=numbers_shown,
+            title=f"{title} that changed{shown}",
+        )
         for one in changed[:_SHOWN]:
             numbers = (one.relative_change, one.max_change, one.norm_a, one.norm_b)
             counts = (_count(one.num_nan_a), _count(one.num_nan_b))

@@ -1,13 +1,24 @@
 """A Conversation, and how the JSON text of a row becomes one."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sftctl import jsonio
 from sftctl.config.schema import Format
-from sftctl.data.conversations.shapes import SHAPES, Message, ParsedRow, detect_shape, known_shapes
+from sftctl.data.conversations.columns import Columns, mapped, refuse_other_data
+from sftctl.data.conversations.marks import TurnWeights
+from sftctl.data.conversations.message_list import Message
+from sftctl.data.conversations.not_a_number import row_with_nan
+from sftctl.data.conversations.padding import drop_padding
+from sftctl.data.conversations.parsed_row import ParsedRow
+from sftctl.data.conversations.shapes import SHAPES, detect_shape, with_turns_read
+from sftctl.data.conversations.tool_calls import wrapped
+from sftctl.data.conversations.unknown import unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
+
+TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from GBK, or others)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +29,12 @@ class Conversation:
     tools: list[Any] | None
     source: SourceLine
     untrained: frozenset[int] = frozenset()  # messages that are only context, never a target
+    weights: Mapping[int, TurnWeights] = field(default_factory=dict)  # of messages, not all 1
     shape: Format = "messages"  # the shape of the row
     digest: int = 0  # 64-bit hash of messages and tools: duplicates have the same in any shape
+    was_padded: bool = False  # nulls that only padded tools or calls were removed
+    used: tuple[str, ...] = ()  # the columns of the row that were read
+    columns: tuple[str, ...] = ()  # all its columns that are not null
 
     @property
     def target_turns(self) -> list[int]:
@@ -29,46 +44,75 @@ class Conversation:
         return [turn for turn in turns if turn not in self.untrained]
 
 
-def from_text(text: bytes, format: Format, source: SourceLine) -> Conversation:
-    """The conversation in the JSON text of a row. Raises BadRow with file and line."""
+def from_text(
+    text: bytes,
+    format: Format,
+    source: SourceLine,
+    columns: Columns = (),
+    *,
+    from_arrow: bool = False,
+) -> Conversation:
+    """The conversation in the JSON text of a row. Raises BadRow with file and line.
+
+    `columns` maps the row's columns to ours; `from_arrow` says that nulls are padding.
+    """
     try:
         row = jsonio.loads(text)
     except jsonio.JSONDecodeError as problem:
-        raise _not_json(text, source, problem) from problem
+        row = row_with_nan(text, source, columns)
+        if row is None:
+            raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         found = type(row).__name__
         raise BadRow("bad_shape", f"{source}: a row must be a JSON object, this is a {found}")
-    return from_row(row, format, source)
+    has_nulls = from_arrow or b"null" in text
+    return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
 
 
-def from_row(row: dict[str, Any], format: Format, source: SourceLine) -> Conversation:
-    """The conversation in a row. Raises BadRow with file and line."""
+def from_row(
+    row: dict[str, Any],
+    format: Format,
+    source: SourceLine,
+    columns: Columns = (),
+    *,
+    from_arrow: bool = False,
+    has_nulls: bool = True,
+) -> Conversation:
+    """The conversation in a row, which is changed. Raises BadRow with file and line."""
     try:
-        shape = detect_shape(row) if format == "auto" else format
+        was_padded = has_nulls and drop_padding(row, from_arrow=from_arrow)
+        if has_nulls:
+            row = {key: value for key, value in row.items() if value is not None}
+        fields, first = mapped(row, columns) if columns else (row, {})
+        refuse_other_data(fields, columns)
+        fields = with_turns_read(fields)
+        shape = (detect_shape(first) or detect_shape(fields)) if format == "auto" else format
         if shape is None:
-            raise _unknown_shape(row)
-        parsed = SHAPES[shape].parse(row)
+            raise unknown_shape(fields)
+        parsed = SHAPES[shape].parse(fields)
         if not parsed.messages:
             raise BadRow("empty", "empty conversation", "remove the row")
         digest = _digest(parsed)
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None
-    untrained = frozenset(parsed.untrained)
-    return Conversation(tuple(parsed.messages), parsed.tools, source, untrained, shape, digest)
-
-
-def _unknown_shape(row: dict[str, Any]) -> BadRow:
-    keys = ", ".join(f"{key:.40}" for key in sorted(row)[:10]) or "none"
-    return BadRow(
-        "bad_shape",
-        f"unknown row shape, with keys: {keys}; a row needs {known_shapes()}",
-        "rename the keys, or name the shape with --format",
+    names = dict(columns)
+    return Conversation(
+        messages=tuple(parsed.messages),
+        tools=None if parsed.tools is None else [wrapped(tool) for tool in parsed.tools],
+        source=source,
+        untrained=frozenset(parsed.untrained),
+        weights=parsed.weights,
+        shape=shape,
+        digest=digest,
+        was_padded=was_padded,
+        used=tuple(names.get(key, key) for key in parsed.used) if columns else tuple(parsed.used),
+        columns=tuple(row),
     )
 
 
 def _digest(parsed: ParsedRow) -> int:
     try:
-        content = jsonio.dump_canonical([parsed.messages, parsed.tools])
+        content = jsonio.dump_strict([parsed.messages, parsed.tools], sort_keys=True)
     except TypeError:  # the only reason why parsed JSON can't be written again
         raise BadRow("bad_shape", "tools or tool calls are nested too deeply") from None
     return int.from_bytes(hashlib.sha256(content).digest()[:8])
@@ -78,7 +122,7 @@ def _not_json(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) 
     try:
         text.decode()
     except UnicodeDecodeError as invalid:
-        line = source.line + text.count(b"\n", 0, invalid.start)
-        return BadRow("invalid_utf8", f"{source.file}:{line}: invalid UTF-8")
-    where = f"{source.file}:{source.line + problem.lineno - 1}"
+        where = replace(source, line=source.line + text.count(b"\n", 0, invalid.start))
+        return BadRow("invalid_utf8", f"{where}: invalid UTF-8", TO_UTF8)
+    where = replace(source, line=source.line + problem.lineno - 1)
     return BadRow("broken_json", f"{where}: broken JSON at column {problem.colno}: {problem.msg}")

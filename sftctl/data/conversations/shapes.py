@@ -3,47 +3,44 @@
 docs/extending.md describes how to add one.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sftctl.config.schema import Format
-from sftctl.data.conversations.tool_calls import function_calls, tool_calls, tool_list
+from sftctl.data.conversations.contents import text_of
+from sftctl.data.conversations.marks import Marks
+from sftctl.data.conversations.message_list import (
+    parsed_turns,
+    plain,
+    read_message,
+    turns_in,
+)
+from sftctl.data.conversations.parsed_row import (
+    SYSTEM,
+    TOOLS,
+    ParsedRow,
+    add_system,
+    add_tools,
+    one_of,
+    pairs,
+)
+from sftctl.data.conversations.tool_calls import tool_list
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
-Message = dict[str, Any]
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-SHAREGPT_ROLES = ROLES | {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedRow:
-    """A row in OpenAI's shape, and which of its messages are only context."""
-
-    messages: list[Message]
-    tools: list[Any] | None = None
-    untrained: set[int] = field(default_factory=set)
+_TURNS = ("messages", "conversations", "conversation", "contents")
+_QUESTION = ("instruction", "query", "question")
+_MORE = ("input", "context")
+_ANSWER = ("output", "response", "answer", "completion")
+_COMPLETION = ("completion", "response", "answer", "output")
+_ALL_TURNS = frozenset(_TURNS)
+_MAY_BE_TURNS = frozenset({"prompt", *_COMPLETION})
+_LIST_BEGINS = frozenset("[ \t\r\n")
+_LISTED_MESSAGE = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,193 +54,178 @@ class Shape:
 
 
 def detect_shape(row: Row) -> Format | None:
-    """The first shape that matches the row; None if none does."""
+    """The first shape that matches the filled columns, or else all columns; None if none does.
+
+    Tables that were joined have columns of every shape, most of them empty.
+    """
+    filled = {key: value for key, value in row.items() if value}
+    for fields in (filled, row):
+        if _ALL_TURNS.isdisjoint(fields):
+            keys = tuple(fields)
+            if keys not in _known_keys:
+                if len(_known_keys) > _MOST_KNOWN:
+                    _known_keys.clear()
+                _known_keys[keys] = _first_match(fields)
+            shape = _known_keys[keys]
+        else:  # the keys alone do not tell
+            shape = _first_match(fields)
+        if shape is not None:
+            return shape
+    return None
+
+
+def _first_match(row: Row) -> Format | None:
     return next((name for name, shape in SHAPES.items() if shape.matches(row)), None)
 
 
 def known_shapes() -> str:
     """The keys by which shapes are recognized, as text."""
-    *needs, last = dict.fromkeys(shape.needs for shape in SHAPES.values())
+    *needs, last = dict.fromkeys(shape.needs for shape in SHAPES.values() if shape.needs)
     return f"{', '.join(needs)}, or {last}"
 
 
+def with_turns_read(row: Row) -> Row:
+    """The row with lists of messages that are JSON text as lists."""
+    for key in _ALL_TURNS.intersection(row):
+        if isinstance(row[key], str):
+            row[key] = parsed_turns(row[key], key)
+    for key in _MAY_BE_TURNS.intersection(row):  # often text that only looks like JSON
+        text = row[key]
+        if isinstance(text, str) and text[:1] in _LIST_BEGINS and _LISTED_MESSAGE.match(text):
+            with suppress(BadRow):
+                row[key] = parsed_turns(text, key)
+    return row
+
+
 def _parse_messages(row: Row) -> ParsedRow:
-    turns = _turns(row)
-    # MiniMind keeps the tools in the system message.
-    inner = next((turn["tools"] for turn in turns if turn.get("tools")), None)
-    tools = tool_list(row.get("tools") or inner)
-    return ParsedRow([_message(turn) for turn in turns], tools, _untrained(turns))
-
-
-def _parse_sharegpt(row: Row) -> ParsedRow:
-    turns = _turns(row)
-    messages = _system(row)
-    untrained = {len(messages) + index for index in _untrained(turns)}
-    for turn in turns:
-        role, value = _role(turn, "from", SHAREGPT_ROLES), _text(turn, "value")
-        message = _plain(role, value)
-        if turn["from"] in ("function_call", "tool_call"):
-            calls = function_calls(value)
-            if calls is not None:
-                message |= {"content": "", "tool_calls": calls}
-        messages.append(message)
-    return ParsedRow(messages if turns else [], tool_list(row.get("tools")), untrained)
+    parsed = ParsedRow()
+    key = _turns_key(row)
+    turns = turns_in(row, key)
+    parsed.used.append(key)
+    parsed.messages = [read_message(turn, number) for number, turn in enumerate(turns, 1)]
+    marks = Marks.of(turns)
+    parsed.untrained, parsed.weights = marks.context, marks.weights
+    add_tools(parsed, row)
+    if not parsed.tools:  # MiniMind keeps the tools in the system message
+        parsed.tools = tool_list(next((turn["tools"] for turn in turns if turn.get("tools")), None))
+    if parsed.messages:
+        add_system(parsed, row)
+    return parsed
 
 
 def _parse_alpaca(row: Row) -> ParsedRow:
-    messages = _system(row)
-    for question, answer in _pairs(row.get("history")):
-        messages += [_plain("user", question), _plain("assistant", answer)]
-    prompt = _text(row, "instruction")
-    if row.get("input"):
-        prompt += "\n" + _text(row, "input")
-    messages += [_plain("user", prompt), _plain("assistant", _text(row, "output"))]
-    return ParsedRow(messages)
+    parsed = ParsedRow()
+    question, answer = one_of(row, _QUESTION, parsed), one_of(row, _ANSWER, parsed)
+    for before, after in pairs(row.get("history"), parsed):
+        parsed.messages += [plain("user", before), plain("assistant", after)]
+    prompt = text_of(row, question)
+    for key in _MORE:
+        if row.get(key):
+            parsed.used.append(key)
+            more = text_of(row, key)
+            prompt = f"{prompt}\n{more}" if prompt else more
+    parsed.messages += [plain("user", prompt), plain("assistant", text_of(row, answer))]
+    add_tools(parsed, row)
+    add_system(parsed, row)
+    return parsed
 
 
 def _parse_prompt_completion(row: Row) -> ParsedRow:
-    sides: list[list[Message]] = []
-    untrained: set[int] = set()
-    for key, role in (("prompt", "user"), ("completion", "assistant")):
-        if isinstance(row.get(key), list):
-            turns = _objects(row, key)
-            sides.append([_message(turn) for turn in turns])
-            untrained = {len(sides[0]) + index for index in _untrained(turns)}
+    parsed = ParsedRow()
+    prompt = one_of(row, ("prompt",), parsed)
+    completion = one_of(row, _COMPLETION, parsed)
+    for key, role in ((prompt, "user"), (completion, "assistant")):
+        start = len(parsed.messages)
+        if isinstance(row[key], list):
+            turns = turns_in(row, key)
+            parsed.messages += [read_message(t, start + n) for n, t in enumerate(turns, 1)]
+            marks = Marks.of(turns, start)
+            parsed.untrained |= marks.context
+            parsed.weights |= marks.weights
         else:
-            sides.append([_plain(role, _text(row, key))])
-    prompt, completion = sides
-    untrained = {index for index in untrained if index >= len(prompt)} | set(range(len(prompt)))
-    return ParsedRow(prompt + completion, tool_list(row.get("tools")), untrained)
+            parsed.messages.append(plain(role, text_of(row, key)))
+        if key == prompt:
+            parsed.untrained = set(range(len(parsed.messages)))
+    add_tools(parsed, row)
+    add_system(parsed, row, is_context=True)
+    return parsed
 
 
-_TURNS = ("messages", "conversations")
+def _parse_text(row: Row) -> ParsedRow:
+    if "text" not in row:
+        raise BadRow("bad_shape", "'text' is missing", "--columns text=NAME names its column")
+    text = text_of(row, "text")
+    messages = [plain("assistant", text)] if text.strip() else []
+    return ParsedRow(messages, used=["text"])
 
 
 def _has_turns(row: Row) -> bool:
-    return any(key in row for key in _TURNS)
+    return any(key in row for key in _TURNS[:2]) or any(
+        isinstance(row.get(key), list) for key in _TURNS[2:]
+    )
 
 
 def _has_turns_with_from(row: Row) -> bool:
-    turns = row.get(_turns_key(row))
+    turns = row.get(_turns_key(row)) if _has_turns(row) else None
     return isinstance(turns, list) and any(isinstance(t, dict) and "from" in t for t in turns)
+
+
+def _is_prompt_completion(row: Row) -> bool:
+    return "prompt" in row and any(key in row for key in _COMPLETION)
+
+
+def _is_alpaca(row: Row) -> bool:
+    if "instruction" in row:
+        return True
+    has_question = "query" in row or "question" in row
+    return has_question and "prompt" not in row and any(key in row for key in _ANSWER)
 
 
 SHAPES: dict[Format, Shape] = {
     "sharegpt": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, "tools", "system"),
+        reads=(*_TURNS, *TOOLS, *SYSTEM),
         matches=_has_turns_with_from,
-        parse=_parse_sharegpt,
+        parse=_parse_messages,
     ),
     "messages": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, "tools"),
+        reads=(*_TURNS, *TOOLS, *SYSTEM),
         matches=_has_turns,
         parse=_parse_messages,
     ),
     "alpaca": Shape(
         needs="instruction and output",
-        reads=("instruction", "input", "output", "history", "system"),
-        matches=lambda row: "instruction" in row,
+        reads=(*_QUESTION, *_MORE, *_ANSWER, "history", *TOOLS, *SYSTEM),
+        matches=_is_alpaca,
         parse=_parse_alpaca,
     ),
     "prompt-completion": Shape(
         needs="prompt and completion",
-        reads=("prompt", "completion", "tools"),
-        matches=lambda row: "prompt" in row and "completion" in row,
+        reads=("prompt", *_COMPLETION, *TOOLS, *SYSTEM),
+        matches=_is_prompt_completion,
         parse=_parse_prompt_completion,
+    ),
+    "text": Shape(
+        needs="",
+        reads=("text",),
+        matches=lambda row: False,  # only if it is asked for
+        parse=_parse_text,
     ),
 }
 """In the order in which a row is compared with them."""
+
+_known_keys: dict[tuple[str, ...], Format | None] = {}
+"""The shapes of rows without a list of messages, by their keys: a file has few kinds of rows."""
+
+_MOST_KNOWN = 4096
 
 ROW_KEYS = frozenset(key for shape in SHAPES.values() for key in shape.reads)
 """All keys that are read from rows."""
 
 
-def _plain(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _system(row: Row) -> list[Message]:
-    return [_plain("system", _text(row, "system"))] if row.get("system") else []
-
-
 def _turns_key(row: Row) -> str:
-    return next((key for key in _TURNS if key in row), _TURNS[0])
-
-
-def _turns(row: Row) -> list[Row]:
-    return _objects(row, _turns_key(row))
-
-
-def _objects(row: Row, key: str) -> list[Row]:
-    turns = _present(row, key)
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRow("bad_shape", f"{key!r} is not a list of messages")
-    return turns
-
-
-def _present(row: Row, key: str) -> Any:
-    if key not in row:
-        raise BadRow("bad_shape", f"{key!r} is missing")
-    return row[key]
-
-
-def _pairs(history: object) -> list[list[str]]:
-    """The earlier exchanges of an Alpaca row."""
-    pairs: list[Any] = history if isinstance(history, list) else [history] if history else []
-    for pair in pairs:
-        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
-            raise BadRow("bad_shape", "'history' is not a list of [instruction, answer] pairs")
-    return pairs
-
-
-def _role(turn: Row, key: str, known: dict[str, str]) -> str:
-    name = turn.get(key)
-    if not isinstance(name, str) or name not in known:
-        message = f"unknown role {name!r:.60}" if key in turn else f"{key!r} is missing"
-        raise BadRow("bad_role", message, f"known roles: {', '.join(known)}")
-    return known[name]
-
-
-def _text(turn: Row, key: str) -> str:
-    """The text under `key`: a string, or OpenAI's list of text parts."""
-    value = _present(turn, key)
-    if isinstance(value, str):
-        return value
-    texts = []
-    for part in value if isinstance(value, list) else [None]:
-        text = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(text, str):
-            raise BadRow("bad_shape", f"{key!r} is not text")
-        texts.append(text)
-    return "".join(texts)
-
-
-def _message(turn: Row) -> Message:
-    role = _role(turn, "role", ROLES)
-    legacy = turn.get("function_call")
-    calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
-    # A message may consist of calls or of reasoning only.
-    has_more = calls or isinstance(turn.get("reasoning_content"), str)
-    is_empty = has_more and turn.get("content") is None
-    message = _plain(role, "" if is_empty else _text(turn, "content"))
-    for key in ("reasoning_content", "name", "tool_call_id"):
-        if isinstance(turn.get(key), str):
-            message[key] = turn[key]
-    if calls:
-        message["tool_calls"] = calls
-    return message
-
-
-def _untrained(turns: list[Row]) -> set[int]:
-    """The turns that `train` or `weight` marks as context: rendered, but never a target."""
-    marked = set()
-    for index, turn in enumerate(turns):
-        for key in ("train", "weight"):
-            value = turn.get(key)
-            if value is not None and value not in (0, 1):
-                raise BadRow("bad_shape", f"{key!r} of message {index + 1} is neither 0 nor 1")
-            if value is not None and not value:
-                marked.add(index)
-    return marked
+    """The first key with messages; else the first that is there; else the first."""
+    filled = (key for key in _TURNS if isinstance(row.get(key), list) and row[key])
+    present = (key for key in _TURNS if key in row)
+    return next(filled, None) or next(present, _TURNS[0])

@@ -1,15 +1,25 @@
 """Tools and tool calls in the forms that data sets use, read into OpenAI's form."""
 
-from contextlib import suppress
 from typing import Any
 
 from sftctl import jsonio
 from sftctl.data.ledger import BadRow
 
+_JSON_BEGINS = ("{", "[")
 
-def tool_list(value: object) -> list[Any] | None:
+
+def tool_list(value: object, key: str = "tools") -> list[Any] | None:
     """The tools of a row, unchanged: a list, or JSON text of one. None if there are none."""
-    return _objects(value, "tools") or None
+    return _objects(value, key) or None
+
+
+def wrapped(tool: Any) -> Any:
+    """A bare {name, description, parameters} as a server sends it: {"type", "function"}."""
+    if not isinstance(tool, dict) or "type" in tool:
+        return tool
+    if "function" in tool:
+        return {"type": "function"} | tool
+    return {"type": "function", "function": tool} if isinstance(tool.get("name"), str) else tool
 
 
 def tool_calls(value: object) -> list[dict[str, Any]]:
@@ -18,36 +28,57 @@ def tool_calls(value: object) -> list[dict[str, Any]]:
 
 
 def function_calls(value: str) -> list[dict[str, Any]] | None:
-    """The calls in the text of a ShareGPT function_call; None if the text is not calls."""
+    """The calls in the text of a ShareGPT function_call; None if the text is not calls.
+
+    BadRow if it begins like JSON and is broken: a model must not learn to write such calls.
+    """
     try:
         found = jsonio.loads(value)
-        calls = [_tool_call(call) for call in (found if isinstance(found, list) else [found])]
-    except (jsonio.JSONDecodeError, BadRow, AttributeError):
+    except jsonio.JSONDecodeError as problem:
+        if value.lstrip().startswith(_JSON_BEGINS):
+            raise BadRow("bad_shape", f"a tool call is broken JSON: {problem.msg}") from None
         return None
-    return calls if all(isinstance(c["function"]["arguments"], dict) for c in calls) else None
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(map(_is_call, calls)):
+        return None
+    read = [_tool_call(call) for call in calls]
+    return read if all(isinstance(c["function"]["arguments"], dict) for c in read) else None
+
+
+def _is_call(call: object) -> bool:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's {"type", "function"}. Arguments written as JSON text become an object."""
-    function = call.get("function", call)
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    if not _is_call(call):
         raise BadRow("bad_shape", "a tool call has no function name")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        arguments = _object_or_text(arguments)
-    identity = {"id": call["id"]} if "id" in call else {}
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if arguments is None:
+        arguments = {}
+    elif isinstance(arguments, str):
+        arguments = _object_or_text(arguments, function["name"])
+    identity = {"id": call["id"]} if call.get("id") is not None else {}
     return identity | {
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }
 
 
-def _object_or_text(text: str) -> dict[str, Any] | str:
-    with suppress(jsonio.JSONDecodeError):
+def _object_or_text(text: str, name: str) -> dict[str, Any] | str:
+    if not text.strip():
+        return {}
+    try:
         found = jsonio.loads(text)
-        if isinstance(found, dict):
-            return found
-    return text
+    except jsonio.JSONDecodeError as problem:
+        raise BadRow(
+            "bad_shape",
+            f"the arguments of a call of {name!r:.60} are not JSON: {problem.msg}",
+            "a model must not learn to write such calls: correct the arguments, or remove the row",
+        ) from None
+    return found if isinstance(found, dict) else text
 
 
 def _objects(value: object, key: str) -> list[dict[str, Any]]:

@@ -2,34 +2,37 @@
 
 A fast engine returns ids without character offsets. So the pieces between the edges of the targets
 are encoded as well. If their ids, joined, equal the ids of the complete text, the edges between
-the pieces are exact. Otherwise the reference's offsets decide. A row whose mask cannot be
-determined exactly is refused; masks are never guessed.
+the pieces are exact. Otherwise the reference's offsets decide. An answer that does not begin
+between two tokens gets an example of its own, in which prompt and answer are encoded separately,
+as in generation. A row whose mask cannot be determined exactly is refused; masks are never guessed.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.example import TokenizedExample
+from sftctl.data.example import Mask, TokenizedExample, Weights
 from sftctl.data.ledger import BadRow
+from sftctl.data.masks.server_form import as_servers_send
 from sftctl.data.masks.turns import TrainingText, training_texts
+from sftctl.data.masks.weights import Weighted
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-MASK_RULES_VERSION = 3
+MASK_RULES_VERSION = 5
 """Increase it when the same conversation would get other texts, tokens or masks."""
-
-Mask = npt.NDArray[np.bool_]  # (T,)
 
 
 def tokenize(
     conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
 ) -> list[TokenizedExample]:
     """The examples of a conversation, of any length; BadRow if there are none or one is unclear."""
+    conversation = as_servers_send(conversation, tokenizer)
     texts = training_texts(conversation, tokenizer, train_on)
     return encode_texts(texts, conversation, tokenizer)
 
@@ -37,31 +40,112 @@ def tokenize(
 def encode_texts(
     texts: list[TrainingText], conversation: Conversation, tokenizer: ChatTokenizer
 ) -> list[TokenizedExample]:
-    """One example for each text that `conversation` was rendered to; BadRow if one is unclear."""
+    """The examples of the texts that `conversation` was rendered to; BadRow if one is unclear."""
     examples = []
     for text in texts:
-        ids, mask = _encode(text, conversation, tokenizer)
-        mask[:1] = False  # nothing comes before the first token, so nothing predicts it
-        if not mask.any():
-            message = f"{conversation.source}: no token to train on"
-            raise BadRow("no_target", message, "remove the row")
-        _refuse_two_bos(conversation, tokenizer, ids)
-        examples.append(TokenizedExample(ids, mask))
+        for ids, turns, weights in _encode(text, conversation, tokenizer):
+            turns[:1] = False  # nothing comes before the first token, so nothing predicts it
+            mask = turns if weights is None else turns & (weights > 0)
+            if not mask.any():
+                message = f"{conversation.source}: no token to train on"
+                raise BadRow("no_target", message, "remove the row")
+            _refuse_two_bos(conversation, tokenizer, ids)
+            if weights is None:
+                examples.append(TokenizedExample(ids, mask))
+            else:
+                is_plain = bool(np.all(weights[mask] == 1))
+                kept = None if is_plain else weights * mask
+                examples.append(TokenizedExample(ids, mask, kept, turns))
     return examples
+
+
+_Encoded = tuple[Ids, Mask, Weights | None]
+"""Token ids, which of them are in a trained turn, and their weights; None: all weights are 1."""
 
 
 def _encode(
     text: TrainingText, conversation: Conversation, tokenizer: ChatTokenizer
-) -> tuple[Ids, Mask]:
+) -> Iterator[_Encoded]:
+    """The tokens of a text and their mask; then those of the answers that need their own."""
     if tokenizer.is_fast:
         ids = tokenizer.encode(text.text)
-        mask = _mask_from_pieces(text, tokenizer, ids)
-        if mask is not None:
-            return ids, mask
+        pieces = None if text.weights else _mask_from_pieces(text, tokenizer, ids)
+        if pieces is not None:
+            yield ids, pieces, None
+            return
     reference, offsets = tokenizer.encode_with_offsets(text.text)
     if tokenizer.is_fast and not np.array_equal(ids, reference):
         raise EngineDiffers(f"{conversation.source}: {tokenizer.engine} returns other token ids")
-    return reference, _mask_from_offsets(text, conversation, offsets)
+    places = [_place(span, text.text, reference, offsets, tokenizer) for span in text.targets]
+    exact = [place for place in places if place is not None]
+    if len(exact) < len(places) and not text.may_be_apart:
+        raise _half_inside(conversation)
+    if exact or not places:
+        mask = np.zeros(len(reference), dtype=np.bool_)
+        for covered in exact:
+            mask[covered] = True
+        within = [s for s, place in zip(text.targets, places, strict=True) if place is not None]
+        placed = [w for w in text.weights if _is_in(w.span, within)]
+        encoding = _Encoding(text.text, reference, offsets, tokenizer)
+        yield reference, mask, _weights(placed, encoding, conversation)
+    for span, place in zip(text.targets, places, strict=True):
+        if place is None:
+            yield _encode_apart(text, span, conversation, tokenizer)
+
+
+def _encode_apart(
+    text: TrainingText, span: Span, conversation: Conversation, tokenizer: ChatTokenizer
+) -> _Encoded:
+    """Prompt and answer as at inference: the prompt is encoded, then the answer is generated."""
+    start, end = span
+    answer_text = text.text[start:end]
+    prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
+    ids = np.concatenate([prompt, answer])
+    together = tokenizer.encode(text.text[:end])
+    if tokenizer.decode(ids) != tokenizer.decode(together):  # such as a space put before each text
+        raise _half_inside(conversation)
+    own = [
+        Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)
+        for weighted in text.weights
+        if _is_in(weighted.span, [span])
+    ]
+    weights: Weights | None = None
+    if own:
+        encoding = _Encoding(answer_text, *tokenizer.encode_with_offsets(answer_text), tokenizer)
+        of_answer = _weights(own, encoding, conversation)
+        ones = np.ones(len(prompt), dtype=np.float32)
+        weights = None if of_answer is None else np.concatenate([ones, of_answer])
+    return ids, np.repeat([False, True], [len(prompt), len(answer)]), weights
+
+
+def _is_in(span: Span, spans: Sequence[Span]) -> bool:
+    return any(start <= span[0] and span[1] <= end for start, end in spans)
+
+
+class _Encoding(NamedTuple):
+    text: str
+    ids: Ids
+    offsets: list[Span]
+    tokenizer: ChatTokenizer
+
+
+def _weights(
+    weighted: Sequence[Weighted], encoding: _Encoding, conversation: Conversation
+) -> Weights | None:
+    """The weight of each token; None: all are 1. BadRow if a token is in two parts."""
+    if not weighted:
+        return None
+    weights = np.ones(len(encoding.ids), dtype=np.float32)
+    for span, weight in weighted:
+        place = _place(span, *encoding)
+        if place is None:
+            raise BadRow(
+                "mask_not_exact",
+                f"{conversation.source}: a token is half inside a part that has another weight",
+                "let the parts begin where words begin, or give the complete message one weight",
+            )
+        weights[place] = weight
+    return weights
 
 
 def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
@@ -81,19 +165,30 @@ def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) ->
     return np.repeat(is_target, [len(piece) for piece in pieces])
 
 
-def _mask_from_offsets(text: TrainingText, conversation: Conversation, offsets: list[Span]) -> Mask:
-    """The mask of the tokens with these character offsets; BadRow if an edge is inside a token."""
-    mask = np.zeros(len(offsets), dtype=np.bool_)
-    for span in text.targets:
-        start, end = (_tokens_before(edge, offsets) for edge in span)
-        if start is None or end is None:
-            raise BadRow(
-                "mask_not_exact",
-                f"{conversation.source}: a token is half inside an assistant turn",
-                "use a chat template with special tokens around the turns",
-            )
-        mask[start:end] = True
-    return mask
+def _place(
+    span: Span, text: str, ids: Ids, offsets: list[Span], tokenizer: ChatTokenizer
+) -> slice | None:
+    """The tokens that cover a span exactly; None if an edge is inside a token or a gap.
+
+    A special token may take in the white space after it (`rstrip`). The model writes this token
+    whole, so it belongs to the span that its text ends.
+    """
+    start, end = (_tokens_before(edge, offsets) for edge in span)
+    if end is None:
+        last = bisect_right(offsets, span[1], key=_end)
+        if last < len(ids) and int(ids[last]) in tokenizer.special_ids:
+            first, after = offsets[last]
+            if first < span[1] and text[span[1] : after].isspace():
+                end = last + 1
+    return None if start is None or end is None else slice(start, end)
+
+
+def _half_inside(conversation: Conversation) -> BadRow:
+    return BadRow(
+        "mask_not_exact",
+        f"{conversation.source}: a token is half inside an assistant turn",
+        "use a chat template with special tokens around the turns",
+    )
 
 
 def _tokens_before(position: int, offsets: list[Span]) -> int | None:

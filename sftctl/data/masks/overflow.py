@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sftctl.config.schema import Overflow
 from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.conversations.marks import moved
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow, Note, TooLong
 from sftctl.data.masks.encode import encode_texts
+from sftctl.data.masks.leading import naming_the_option, without_leading_answers
 from sftctl.data.masks.render import render
+from sftctl.data.masks.server_form import as_servers_send
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
@@ -22,13 +27,20 @@ class ExampleMaker:
     renderer: Renderer
     max_seq_len: int
     overflow: Overflow
+    drops_leading: bool = False  # True: leave out assistant turns before the first user's
 
     def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
         """The examples of a row, none if it is dropped for its length; BadRow as `tokenize`."""
+        if self.drops_leading:
+            row = without_leading_answers(row)
+        row = as_servers_send(row, self.tokenizer)
         complete = self._tokenize(row)
         if self._fit(complete):
             return complete, []
         num_tokens = sum(example.num_tokens for example in complete)
+        if self.overflow == "split" and row.shape == "text":
+            pieces = list(_pieces(complete[0], self.max_seq_len))
+            return pieces, [Note.split(row.source, len(pieces), 0)]
         if self.overflow == "split" and len(parts := list(self._parts(row))) > 1:
             kept, lost = self._shortened([example for part in parts for example in part])
             if kept:
@@ -45,7 +57,9 @@ class ExampleMaker:
             return encode_texts(self.renderer.training_texts(row), row, self.tokenizer)
         except BadRow as problem:
             problem.tokens_lost = self._num_tokens(row)
-            raise
+            if problem.reason in ("template_refused", "mask_not_exact"):
+                problem = naming_the_option(problem, row)
+            raise problem from None
 
     def _num_tokens(self, row: Conversation) -> int:
         """The length of a refused row, for the ledger; 0 if the template refuses it."""
@@ -109,6 +123,17 @@ class ExampleMaker:
             return []
 
 
+def _pieces(document: TokenizedExample, max_seq_len: int) -> Iterator[TokenizedExample]:
+    """A long document as examples of at most `max_seq_len` tokens.
+
+    Each begins with the last token of the one before it, so that every token is predicted once.
+    """
+    for start in range(0, document.num_tokens - 1, max_seq_len - 1):
+        mask = np.array(document.loss_mask[start : start + max_seq_len])
+        mask[0] = False
+        yield TokenizedExample(document.input_ids[start : start + max_seq_len], mask)
+
+
 def _exchanges(row: Conversation) -> tuple[int, list[int]]:
     """How many system messages begin the row, and where each exchange after them begins.
 
@@ -126,4 +151,6 @@ def _part(row: Conversation, num_system: int, start: int, end: int) -> Conversat
     untrained = {index for index in row.untrained if index < num_system}
     untrained |= {index - start + num_system for index in row.untrained if start <= index < end}
     messages = row.messages[:num_system] + row.messages[start:end]
-    return replace(row, messages=messages, untrained=frozenset(untrained))
+    kept = [*range(num_system), *range(start, end)]
+    weights = moved(row.weights, kept)
+    return replace(row, messages=messages, untrained=frozenset(untrained), weights=weights)

@@ -41,6 +41,7 @@ class _Layout:
     fixed: list[str]
     is_trimmed: bool  # True: the template strips white space around contents
     targets: list[_Target]
+    may_be_apart: bool
 
     def filled(self, contents: list[str]) -> TrainingText:
         """The text with these N contents."""
@@ -52,7 +53,7 @@ class _Layout:
             (starts[start.text] + start.offset, starts[end.text] + end.offset)
             for start, end in self.targets
         ]
-        return TrainingText("".join(parts), spans)
+        return TrainingText("".join(parts), spans, self.may_be_apart)
 
 
 @dataclass(slots=True)
@@ -76,7 +77,8 @@ class Renderer:
 
     def _key(self, row: Conversation) -> _LayoutKey | None:
         """What decides the fixed texts and the targets; None if they might depend on contents."""
-        if not self.tokenizer.is_content_blind or row.tools:
+        is_special = row.tools or row.weights or row.shape == "text"
+        if not self.tokenizer.is_content_blind or is_special:
             return None
         for message in row.messages:
             content = message["content"]
@@ -132,7 +134,8 @@ def _layout_around(contents: list[str], found: TrainingText, is_trimmed: bool) -
         if first is None or last is None:
             return None
         targets.append(_Target(first, last))
-    return _Layout([text[start:end] for start, end in places], is_trimmed, targets)
+    fixed = [text[start:end] for start, end in places]
+    return _Layout(fixed, is_trimmed, targets, found.may_be_apart)
 
 
 def _edge(position: int, places: list[Span]) -> _Edge | None:

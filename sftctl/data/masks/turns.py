@@ -1,24 +1,27 @@
 """Choose the texts to train on, and find the assistant's turns in them.
 
 A turn is what the model has to write at inference: it begins after the prompt for it and ends with
-its end-of-turn token. It is a target in a text that begins with exactly that prompt and that turn.
+its end-of-turn token (`answers`). It is a target in a text that begins with exactly that prompt and
+that turn.
 
 Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
 the text of the full conversation such a turn is not what inference sees. So it gets its own text:
 the conversation up to and including the turn.
 """
 
-import re
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.render import render, require_tool_calls, require_tools
+from sftctl.data.masks.answers import Answer, answer_of
+from sftctl.data.masks.prefixes import Prefixes
+from sftctl.data.masks.render import render, require_tools
+from sftctl.data.masks.rendered import require_rendered, require_thoughts
+from sftctl.data.masks.weights import Weighted, weights_of_turn
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-
-_OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class TrainingText:
 
     text: str
     targets: list[Span]
+    may_be_apart: bool = False  # True: prompt and answer may be encoded separately
+    weights: tuple[Weighted, ...] = ()  # of characters of the targets; all others have weight 1
 
 
 def training_texts(
@@ -34,13 +39,16 @@ def training_texts(
 ) -> list[TrainingText]:
     """The texts in which every target turn is trained exactly once; one text for most templates.
 
-    Raises BadRow if there is no target turn, or if a turn cannot be located exactly.
+    Raises BadRow if there is no target turn, if a turn cannot be located exactly, or if the
+    template leaves out the text of a message.
     """
+    if conversation.shape == "text":
+        return [_document(conversation, tokenizer)]
     full_text = render(conversation, tokenizer)
     require_tools(conversation, tokenizer, full_text)
-    finder = _TurnFinder(conversation, tokenizer, full_text)
+    prefixes = Prefixes(conversation, tokenizer, full_text)
     if train_on == "all":
-        return [TrainingText(full_text, _all_but_context(finder))]
+        return [_all_but_context(prefixes)]
     pending = conversation.target_turns
     if not pending:
         raise BadRow(
@@ -48,120 +56,80 @@ def training_texts(
         )
     if train_on == "last":
         pending = pending[-1:]
-    found, text = [], full_text
+    answers = {turn: answer_of(prefixes, turn) for turn in pending}
+    require_rendered(prefixes, pending)
+    require_thoughts(conversation, {turn: answer.text for turn, answer in answers.items()})
+    return _texts(prefixes, answers)
+
+
+def _texts(prefixes: Prefixes, answers: dict[int, Answer]) -> list[TrainingText]:
+    """As few texts as possible, each beginning with the prompts and answers of its turns."""
+    pending, found, text = list(answers), [], prefixes.full_text
     while pending:
-        if finder.span(pending[-1], text) is None:
-            text = finder.text_through(pending[-1])
-        within = {turn: span for turn in pending if (span := finder.span(turn, text)) is not None}
-        found.append(TrainingText(text, list(within.values())))
+        last = answers[pending[-1]].complete
+        if not text.startswith(last):
+            through = prefixes.through(pending[-1])
+            text = through if through.startswith(last) else last
+        within = [turn for turn in pending if text.startswith(answers[turn].complete)]
+        spans = [answers[turn].span for turn in within]
+        found.append(TrainingText(text, spans, True, _weights(prefixes.row, within, answers)))
         pending = [turn for turn in pending if turn not in within]
     return found[::-1]
 
 
-@dataclass(slots=True)
-class _TurnFinder:
-    """Finds messages in texts, by rendering the conversation up to them as inference does."""
-
-    conversation: Conversation
-    tokenizer: ChatTokenizer
-    full_text: str
-    _texts: dict[int, str] = field(default_factory=dict)
-    _prompts: dict[int, str] = field(default_factory=dict)
-
-    def span(self, turn: int, text: str) -> Span | None:
-        """Where an assistant turn is in `text`; None if `text` differs from what inference sees."""
-        prompt, through = self.prompt(turn), self.text_through(turn)
-        if not text.startswith(through):
-            return None
-        answer = through[len(prompt) :]
-        require_tool_calls(self.conversation, [turn], answer)
-        # The template adds white space after an end-of-turn token. No model has to write it.
-        stripped = answer.rstrip()
-        if stripped.endswith(self.tokenizer.special_texts):
-            answer = stripped
-        return len(prompt), len(prompt) + len(answer)
-
-    def context_span(self, message: int) -> Span | None:
-        """Where a message of another role is in the full text, with its header; None if unclear.
-
-        The span of the first message includes what the template writes before any message.
-        """
-        before = self.text_through(message - 1) if message else ""
-        through = self.text_through(message)
-        is_exact = self.full_text.startswith(through) and through.startswith(before)
-        return (len(before), len(through)) if is_exact else None
-
-    def text_through(self, message: int) -> str:
-        """The conversation up to and including a message, as text."""
-        if message + 1 == len(self.conversation.messages):
-            return self.full_text
-        if message not in self._texts:
-            self._texts[message] = self._render_first(message + 1)
-        return self._texts[message]
-
-    def prompt(self, turn: int) -> str:
-        """The prompt at inference for an assistant turn; BadRow if it is unclear.
-
-        A thinking block that the prompt opens belongs to the turn, so it is left out here.
-        """
-        if turn not in self._prompts:
-            prompt = self._prompt(turn) if turn else self._first_prompt()
-            if not self.text_through(turn).startswith(prompt):
-                raise BadRow(
-                    "mask_not_exact",
-                    f"{self.conversation.source}: message {turn + 1}: the chat template's "
-                    "prompt for this turn differs from the text that it writes before the turn",
-                    "use another chat template",
-                )
-            self._prompts[turn] = prompt
-        return self._prompts[turn]
-
-    def _prompt(self, turn: int) -> str:
-        prompt = self._render_first(turn, prompt=True)
-        before = self.conversation.messages[turn - 1]["content"]
-        if _OPENED_THINKING.search(before) and prompt == self.text_through(turn - 1):
-            return prompt  # the previous message ends with such a block: not opened here
-        return _OPENED_THINKING.sub("", prompt)
-
-    def _first_prompt(self) -> str:
-        """The prompt of a conversation that begins with the assistant.
-
-        Templates can't render zero messages. So the header is taken from a stand-in conversation,
-        and the text before it must be what the template writes before any conversation.
-        """
-        row, through = self.conversation, self.text_through(0)
-        stand_in = replace(row, messages=({"role": "user", "content": "?"},))
-        user = render(stand_in, self.tokenizer)
-        prompted = render(stand_in, self.tokenizer, prompt=True)
-        header = _OPENED_THINKING.sub("", prompted).removeprefix(user)
-        preamble, found, _ = through.partition(header) if header else ("", "", "")
-        if found != header or not user.startswith(preamble):
-            raise BadRow(
-                "mask_not_exact",
-                f"{row.source}: message 1: can't tell where this first assistant turn begins",
-                "begin the conversation with a user message, or use another chat template",
-            )
-        return preamble + header
-
-    def _render_first(self, num_messages: int, prompt: bool = False) -> str:
-        messages = self.conversation.messages[:num_messages]
-        return render(replace(self.conversation, messages=messages), self.tokenizer, prompt)
+def _weights(
+    row: Conversation, turns: list[int], answers: dict[int, Answer]
+) -> tuple[Weighted, ...]:
+    parts = (weights_of_turn(row, t, answers[t].text, answers[t].span[0]) for t in turns)
+    return tuple(weighted for part in parts for weighted in part)
 
 
-def _all_but_context(finder: _TurnFinder) -> list[Span]:
-    """The full text without the messages that are not to be trained."""
-    row = finder.conversation
-    position, spans = 0, []
-    for turn in sorted(row.untrained):
-        is_answer = row.messages[turn]["role"] == "assistant"
-        span = finder.span(turn, finder.full_text) if is_answer else finder.context_span(turn)
-        if span is None:
-            raise BadRow(
-                "mask_not_exact",
-                f"{row.source}: message {turn + 1}: the chat template writes this message "
-                "differently when others follow it",
-                "train on the assistant's turns only",
-            )
-        spans.append((position, span[0]))
-        position = span[1]
-    return [*spans, (position, len(finder.full_text))]
+def _document(row: Conversation, tokenizer: ChatTokenizer) -> TrainingText:
+    """A text to continue: all of it is trained, and the token that ends it."""
+    text = tokenizer.text_start + row.messages[0]["content"] + tokenizer.text_end
+    return TrainingText(text, [(0, len(text))])
+
+
+def _all_but_context(prefixes: Prefixes) -> TrainingText:
+    """The full text without the messages that are not to be trained, nor their headers."""
+    row, text = prefixes.row, _with_end(prefixes)
+    position, spans, weights = 0, list[Span](), list[Weighted]()
+    for message in sorted({*row.untrained, *row.weights}):
+        start, end = _exact_span(prefixes, message)
+        if message in row.untrained:
+            spans.append((position, start))
+            position = end
+        else:
+            weights += weights_of_turn(row, message, text[start:end], start)
+    require_rendered(prefixes, [])
+    require_thoughts(row, dict.fromkeys(row.target_turns, text))
+    return TrainingText(text, [*spans, (position, len(text))], weights=tuple(weights))
+
+
+def _with_end(prefixes: Prefixes) -> str:
+    """The full text, and the token that ends its last answer if that is not in it."""
+    text, last = prefixes.full_text, len(prefixes.row.messages) - 1
+    if last in prefixes.row.target_turns and not text.rstrip().endswith(
+        prefixes.tokenizer.special_texts
+    ):
+        with suppress(BadRow):
+            complete = answer_of(prefixes, last).complete
+            return complete if complete.startswith(text) else text
+    return text
+
+
+def _exact_span(prefixes: Prefixes, message: int) -> Span:
+    """Where a message is in the full text, with its header; BadRow if that is unclear.
+
+    The span of the first message includes what the template writes before any message.
+    """
+    before = prefixes.through(message - 1) if message else ""
+    through = prefixes.through(message)
+    if prefixes.full_text.startswith(through) and through.startswith(before):
+        return len(before), len(through)
+    raise BadRow(
+        "mask_not_exact",
+        f"{prefixes.row.source}: message {message + 1}: the chat template writes this message "
+        "differently when others follow it",
+        "train on the assistant's turns only",
+    )

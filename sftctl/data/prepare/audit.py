@@ -12,7 +12,9 @@ def audit(
     examples: ExampleArrays, tokenizer: ChatTokenizer, max_seq_len: int, train_on: TrainOn
 ) -> Audit:
     """Audit examples as they are stored, from their arrays alone."""
-    ids, mask, lengths = examples.input_ids, examples.loss_mask, examples.lengths
+    ids, lengths = examples.input_ids, examples.lengths
+    mask = examples.loss_mask if examples.turn_mask is None else examples.turn_mask
+    weights = examples.loss_weights
     if not len(lengths):
         return Audit()
     ends = np.cumsum(lengths)
@@ -30,6 +32,7 @@ def audit(
         examples_without_target=int(np.count_nonzero(examples.target_lengths == 0)),
         examples_with_two_bos=int(np.count_nonzero(two_bos)),
         turns=len(turn_ends),
+        targets_weighted=0 if weights is None else int(np.count_nonzero(~np.isin(weights, (0, 1)))),
         turns_cut=int(np.count_nonzero(is_cut)),
         # With train_on=all, a run of targets covers many turns, with their ends inside it.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),

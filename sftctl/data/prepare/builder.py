@@ -1,21 +1,30 @@
 """Builds a store in a folder: writes examples and the ledger, and counts for the manifest."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sftctl.data.ledger import Ledger
+from sftctl.data.ledger import KEPT, Ledger
 from sftctl.data.manifest import FORMAT_VERSION, SPLITS, Audit, SourceEntry, StoreManifest
 from sftctl.data.prepare.duplicates import SeenDigests
 from sftctl.data.prepare.fingerprint import StoreInputs
-from sftctl.data.prepare.row_batches import InputFile, RowPreparation, prepare_rows, raw_batches
-from sftctl.data.prepare.workers import in_order
-from sftctl.data.reading.sources import Source
-from sftctl.data.store import TokenStoreWriter
+from sftctl.data.prepare.row_batches import (
+    SHOWN,
+    InputFile,
+    RowPreparation,
+    prepare_rows,
+    raw_batches,
+    refuse_slow_template,
+    without_row,
+)
+from sftctl.data.prepare.workers import Work
+from sftctl.data.reading.sources import Source, require_unchanged
+from sftctl.data.store import TokenStoreWriter, length_quantiles
 from sftctl.environment import usable_cores
-from sftctl.errors import DataError
+from sftctl.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,10 @@ class StoreBuilder:
     rows_read: int = 0
     rows_duplicated: int = 0
     rows_checked: int = 0
+    rows_unpadded: int = 0
+    special: list[str] = field(default_factory=list)
     bytes_read: int = 0
+    rows_out_of_time: int = 0
     audit: Audit = field(default_factory=Audit)
 
     @classmethod
@@ -79,7 +91,9 @@ class StoreBuilder:
                 on_progress=on_progress,
                 writers={split: TokenStoreWriter(folder / split) for split in SPLITS},
                 ledger=Ledger(file, made_from.options.strict),
-                sources=[SourceEntry(s.name, s.sha256, 0, {}) for s in made_from.sources],
+                sources=[
+                    SourceEntry(s.name, s.sha256, 0, {}, name=s.source) for s in made_from.sources
+                ],
                 total_bytes=_total_bytes(made_from.sources),
             )
 
@@ -88,21 +102,43 @@ class StoreBuilder:
         seen = SeenDigests()
         options = self.made_from.options
         preparation = RowPreparation.of(self.made_from.tokenizer, self.made_from.data, held_out)
-        work = partial(prepare_rows, preparation=preparation)
-        batches = raw_batches(files, options.batch_bytes)
-        for batch in in_order(work, batches, options.num_workers or usable_cores()):
+        work = Work(
+            function=partial(prepare_rows, preparation=preparation),
+            without_row=without_row,
+            while_waiting=lambda: self.on_progress(self._progress()),
+            silence_s=2 * preparation.tokenizer.limits.seconds,
+        )
+        data, columns = self.made_from.data, self.made_from.columns
+        batches = raw_batches(files, options.batch_bytes, data.format, columns)
+        for batch in work.in_order(batches, options.num_workers or usable_cores()):
             for split, examples in batch.examples.items():
                 self.writers[split].extend(examples)
             for note in batch.notes:
                 self.ledger.write(note)
             source = self.sources[batch.source]
-            self.sources[batch.source] = source.with_more(batch.num_rows, batch.shapes)
+            dropped: Counter[str] = Counter(
+                note.reason for note in batch.notes if note.reason not in KEPT
+            )
+            self.sources[batch.source] = source.with_more(
+                batch.num_rows,
+                batch.shapes,
+                dropped,
+                batch.used,
+                batch.columns,
+                num_examples=len(batch.examples["train"].lengths),
+            )
+            self.rows_unpadded += batch.rows_unpadded
+            self.special = [*self.special, *batch.special][:SHOWN]
             self.rows_duplicated += seen.add(batch.digests)
             self.rows_read += batch.num_rows
             self.rows_checked += batch.rows_checked
             self.bytes_read += batch.num_bytes
             self.audit += batch.audit
+            self.rows_out_of_time += batch.rows_out_of_time
+            refuse_slow_template(self.rows_out_of_time, preparation.tokenizer)
             self.on_progress(self._progress())
+        for file in files:
+            require_unchanged(file.source)
         return seen
 
     def _progress(self) -> Progress:
@@ -113,8 +149,11 @@ class StoreBuilder:
         """Close the splits; DataError if there is nothing to train on."""
         splits = {split: writer.close() for split, writer in self.writers.items()}
         train, validation = splits["train"], splits["validation"]
+        self._require_columns()
         if not train.num_examples:
-            raise self._nothing_left()
+            raise self._nothing_left(self.sources)
+        if self.made_from.validation and not validation.num_examples:
+            raise self._nothing_left(self.sources[len(self.made_from.train) :])
         tokenizer, data = self.made_from.tokenizer, self.made_from.data
         dropped = self.ledger.rows_dropped
         return StoreManifest(
@@ -132,6 +171,8 @@ class StoreBuilder:
             train_on=data.train_on,
             format=data.format,
             val_fraction=data.val_fraction,
+            template_options=data.template_options or {},
+            leading_assistant=data.leading_assistant,
             sources=self.sources,
             rows_read=self.rows_read,
             rows_kept=self.rows_read - sum(dropped.values()),
@@ -144,26 +185,52 @@ class StoreBuilder:
             num_validation_examples=validation.num_examples,
             num_tokens=train.num_tokens,
             num_target_tokens=train.num_target_tokens,
-            length_quantiles=self.writers["train"].length_quantiles(),
+            length_quantiles=length_quantiles(self.writers["train"].lengths),
             splits=splits,
             audit=self.audit,
             files={},  # hashed when they are all written
+            reasoning_weight=data.reasoning_weight,
+            columns=data.columns,
+            special_text=data.special_text,
+            special_text_first=self.special,
+            date=None if tokenizer.date is None else tokenizer.date.isoformat(),
+            rows_unpadded=self.rows_unpadded,
+            left_out=list(self.made_from.left_out),
+            first_rows=self.ledger.first_rows,
         )
 
-    def _nothing_left(self) -> DataError:
-        if not self.rows_read:
-            files = ", ".join(source.file for source in self.sources)
+    def _require_columns(self) -> None:
+        """ConfigError for a column of --columns that no row has."""
+        known = {name for source in self.sources for name in source.columns_used}
+        if not any(source.shapes for source in self.sources):
+            return  # no row could be read: there are better reasons
+        for ours, theirs in self.made_from.columns:
+            if theirs not in known:
+                raise ConfigError(
+                    f"data.columns: {ours}={theirs}: no row has a column {theirs}",
+                    "look at a row for the name, or leave this one out",
+                )
+
+    def _nothing_left(self, sources: Sequence[SourceEntry]) -> DataError:
+        """The error for inputs without a usable row."""
+        held_out = len(sources) < len(self.sources)
+        purpose = "validate with" if held_out else "train on"
+        rows_read = sum(source.rows for source in sources)
+        if not rows_read:
+            files = ", ".join(source.file for source in sources)
             return DataError(
                 f"{files}: no rows in this file",
                 "a row is a JSON object: one per line, or all of them in one array",
             )
-        dropped = self.ledger.rows_dropped
+        dropped = sum((Counter(source.rows_dropped) for source in sources), Counter())
         reasons = "".join(f"; {reason}: {rows}" for reason, rows in dropped.items())
-        what = f"no row is left to train on out of {self.rows_read} read{reasons}"
-        first = self.ledger.first_dropped
+        where = f"{', '.join(source.file for source in sources)}: " if held_out else ""
+        what = f"{where}no row is left to {purpose} out of {rows_read} read{reasons}"
+        first = self.ledger.first_dropped_in({source.file for source in sources})
         if first is None:
             return DataError(what, "lower --val-fraction")
-        return DataError(what, f"the first: {first.message}")
+        hint = f"; {first.hint}" if first.hint else ""
+        return DataError(what, f"the first: {first.message}{hint}")
 
 
 def _total_bytes(sources: Sequence[Source]) -> int | None:

@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from sftctl.data.manifest import SPLITS, StoreManifest
-from sftctl.data.reading.sources import is_store
+from sftctl.data.reading.folders import is_store
 from sftctl.data.store import TokenStore
-from sftctl.disk import FileEntry, hash_file, remove_folder
+from sftctl.disk import FileEntry, hash_file, refusals, remove_folder, require_makeable
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, DataError
 
@@ -17,6 +17,7 @@ _ENTRIES = {"manifest.json", "ledger.jsonl", "tokenizer", *SPLITS}
 _OUTCOMES = {
     "fingerprint",
     "files",
+    "block_sha256",
     "audit",
     "engine_reason",
     "engine_rows_checked",
@@ -24,14 +25,21 @@ _OUTCOMES = {
     "splits",
     "length_quantiles",
     "tokenizer",
+    "special_text_first",
+    "left_out",
+    "first_rows",
 }
 
 
 def require_store_or_nothing(output: Path) -> None:
     """ConfigError if `output` is anything other than a store, or contains other files."""
-    if not os.path.lexists(output):
-        return
     hint = "name another output, or remove it first"
+    if any(0xD800 <= ord(character) < 0xE000 for character in str(output)):
+        raise ConfigError(f"{str(output)!a}: this name is not UTF-8", hint)
+    if not os.path.lexists(output):
+        with refusals(output, ConfigError, hint):
+            require_makeable(output)
+        return
     if output.is_symlink() or not output.is_dir() or not is_store(output):
         raise ConfigError(f"{output}: exists already, and is not a token store", hint)
     others = {*os.listdir(output)} - _ENTRIES

@@ -2,14 +2,18 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from sftctl import jsonio
 from sftctl.config.schema import DataConfig, Format, Overflow, TrainOn
+from sftctl.data.conversations.column_map import parse_columns
+from sftctl.data.conversations.columns import Columns
 from sftctl.data.manifest import FORMAT_VERSION
 from sftctl.data.masks.encode import MASK_RULES_VERSION
+from sftctl.data.reading.folders import Wanted
 from sftctl.data.reading.sources import Source, find_sources
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, Engine
 
@@ -22,6 +26,7 @@ class PrepareOptions:
     strict: bool = False  # True: a row that can't be kept unchanged is an error
     num_workers: int | None = None  # None: one per usable core
     batch_bytes: int = 1 << 20  # size of the batches of rows that workers take
+    names: tuple[str, ...] = ()  # of the inputs, as sources of a mixture; empty: they have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,8 @@ class StoreInputs:
     tokenizer: ChatTokenizer
     data: DataConfig
     options: PrepareOptions
+    columns: Columns = ()
+    left_out: tuple[str, ...] = ()  # files of a folder that are not read, and why
 
     @classmethod
     @contextmanager
@@ -58,8 +65,18 @@ class StoreInputs:
         options: PrepareOptions,
     ) -> Iterator["StoreInputs"]:
         """Find and hash the input files; they can be read inside the `with` block."""
-        with find_sources(inputs) as train, find_sources(validation_inputs) as validation:
-            yield cls(train, validation, tokenizer, data, options)
+        columns = parse_columns(data.columns)
+        left_out: list[str] = []
+        training = Wanted(format=data.format)
+        held_out = Wanted(format=data.format, for_validation=True)
+        with ExitStack() as stack:
+            train = list[Source]()
+            for path, name in zip_longest(inputs, options.names, fillvalue=""):
+                found = stack.enter_context(find_sources([Path(path)], training, left_out))
+                train += [replace(source, source=name) for source in found]
+            validation = stack.enter_context(find_sources(validation_inputs, held_out, left_out))
+            dated = tokenizer.with_date(data.date)
+            yield cls(train, validation, dated, data, options, columns, tuple(left_out))
 
     @property
     def sources(self) -> list[Source]:
@@ -68,6 +85,14 @@ class StoreInputs:
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the store's content, file names and workers left out."""
+        return self._hash(MASK_RULES_VERSION, self._later_settings())
+
+    def older_fingerprints(self) -> list[str]:
+        """What older versions, with other mask rules, would have called this store."""
+        older = range(1, MASK_RULES_VERSION)
+        return [self._hash(version, {}) for version in older]
+
+    def _hash(self, mask_rules_version: int, later_settings: dict[str, object]) -> str:
         settings = _Settings(
             format=self.data.format,
             max_seq_len=self.data.example_tokens,
@@ -78,14 +103,32 @@ class StoreInputs:
         )
         content = {
             "format_version": FORMAT_VERSION,
-            "mask_rules_version": MASK_RULES_VERSION,
+            "mask_rules_version": mask_rules_version,
             "train": [source.sha256 for source in self.train],
             "validation": [source.sha256 for source in self.validation],
             "tokenizer": self.tokenizer.content_hash,
             "template": self.tokenizer.template_hash,
             "settings": settings,
-        }
+        } | later_settings
         return hashlib.sha256(jsonio.dump_canonical(content)).hexdigest()
+
+    def _later_settings(self) -> dict[str, object]:
+        """Settings that older versions did not have, without those that keep their defaults.
+
+        Template options are not here: they are in the template, which has its own hash.
+        """
+        date = self.tokenizer.date
+        values: dict[str, object] = {
+            "leading_assistant": self.data.leading_assistant,
+            "columns": sorted(self.columns) or None,
+            "special_text": self.data.special_text,
+            "reasoning_weight": self.data.reasoning_weight,
+            "date": None if date is None else date.isoformat(),
+        }
+        changed = {key: v for key, v in values.items() if v != getattr(DataConfig(), key)}
+        if self.options.names:
+            changed["names"] = [source.source for source in self.train]
+        return changed
 
 
 def store_fingerprint(

@@ -20,6 +20,7 @@ from sftctl.data.prepare.existing_store import (
 )
 from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.storage.hashes import block_hashes
 from sftctl.disk import new_folder, refusals
 from sftctl.errors import ConfigError, DataError, EngineDiffers
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
@@ -37,6 +38,15 @@ class PreparedStore:
     replaced: str | None = None  # why the store that was there before could not be reused
 
 
+def default_store(inputs: Sequence[Path]) -> Path:
+    """`chats.store` for `data/chats.jsonl.gz`, in the working directory: where no --output is."""
+    if not inputs:
+        return Path("sample.store")
+    name = inputs[0].absolute().name.partition(".")[0] if str(inputs[0]) != "-" else ""
+    usable = "".join(letter for letter in name if letter not in "*?[]")
+    return Path(f"{usable or 'data'}.store")
+
+
 def prepare_files(
     inputs: Sequence[Path],
     validation_inputs: Sequence[Path],
@@ -50,7 +60,11 @@ def prepare_files(
         train, validation = sample_files()
         inputs, validation_inputs = [train], validation_inputs or [validation]
     tokenizer = load_tokenizer(
-        config.model.tokenizer or str(SAMPLE_TOKENIZER), config.data.chat_template
+        config.model.tokenizer or str(SAMPLE_TOKENIZER),
+        config.data.chat_template,
+        config.data.template_options,
+        template_required=config.data.format != "text",
+        new_tokens=config.model.new_tokens,
     ).with_engine(options.engine)
     return prepare_store(
         inputs, output, tokenizer, config.data, validation_inputs, on_progress, options
@@ -85,7 +99,7 @@ def prepare_store(
             try:
                 return _write(output, made_from, on_progress)
             except EngineDiffers as problem:  # start again: other rows may differ too
-                reference = tokenizer.by_reference(problem.message)
+                reference = made_from.tokenizer.by_reference(problem.message)
                 return _write(output, replace(made_from, tokenizer=reference), on_progress)
 
 
@@ -101,7 +115,8 @@ def _write(
                 what = "; ".join(manifest.audit.problems())
                 raise DataError(f"{output}: the mask audit failed: {what}", _LOOK)
             made_from.tokenizer.save(folder / "tokenizer")
-            manifest = replace(manifest, files=hash_files(folder))
+            files = hash_files(folder)
+            manifest = replace(manifest, files=files, block_sha256=block_hashes(folder, files))
             (folder / "manifest.json").write_bytes(jsonio.dump_pretty(manifest))
     except OSError as problem:
         if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):

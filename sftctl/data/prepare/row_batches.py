@@ -7,20 +7,38 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sftctl.config.schema import DataConfig, Format
+from sftctl.data.conversations.column_map import parse_columns
+from sftctl.data.conversations.columns import Columns
 from sftctl.data.conversations.conversation import Conversation, from_text
+from sftctl.data.conversations.special_text import SpecialTexts, refusal, where
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.ledger import BadRow, Note, SourceLine
 from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
+from sftctl.data.masks.weights import with_reasoning_weight
 from sftctl.data.prepare.audit import audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
+from sftctl.data.prepare.validation_split import refuse_held_out, split_of
+from sftctl.data.reading.columnar import column_names, is_columnar
 from sftctl.data.reading.rows import Raw, raw_rows
 from sftctl.data.reading.sources import Source
+from sftctl.errors import DataError
+from sftctl.model.tokenizer.template_errors import (
+    TemplateFailed,
+    TemplateRanOut,
+    hung_in_compilation,
+    ran_out,
+)
+from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _CHECKED_AT_FIRST = 32  # rows of each file's first batch that the reference encodes too
 _CHECKED_LATER = 1  # and rows of each later batch
+SHOWN = 5
+"""Rows with text of special tokens that are named."""
+
+_MOST_OUT_OF_TIME = 3  # rows on which the chat template takes too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +57,12 @@ class RawBatch:
     rows: list[tuple[SourceLine, Raw]]
     source: int
     val_fraction: float
+    columns: tuple[str, ...]  # all columns of a Parquet or Arrow file; other files: empty
     num_to_check: int  # rows on which the fast engine is compared with the reference
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(_num_bytes(raw) for _, raw in self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -54,15 +77,24 @@ class PreparedBatch:
     audit: Audit
     rows_checked: int  # rows on which the fast engine and the reference agreed
     digests: Digests  # of the rows kept
+    rows_out_of_time: int  # on which the chat template took too long
     shapes: Counter[str]  # rows by shape, without the rows that have none
+    used: set[str]  # columns that were read
+    columns: set[str]  # all columns of the rows that were read
+    rows_unpadded: int
+    special: list[str]  # where the first rows with text of special tokens are
 
 
-def raw_batches(files: Sequence[InputFile], batch_bytes: int) -> Iterator[RawBatch]:
+def raw_batches(
+    files: Sequence[InputFile], batch_bytes: int, format: Format = "auto", columns: Columns = ()
+) -> Iterator[RawBatch]:
     """The rows of all files, in order, in batches of about `batch_bytes`."""
     for file in files:
+        path, name = file.source.path, file.source.name
         num_to_check = _CHECKED_AT_FIRST
-        for rows in _by_size(raw_rows(file.source.path, file.source.name), batch_bytes):
-            yield RawBatch(rows, file.number, file.val_fraction, num_to_check)
+        names = column_names(path, name) if is_columnar(path) else ()
+        for rows in _by_size(raw_rows(path, name, format, columns), batch_bytes):
+            yield RawBatch(rows, file.number, file.val_fraction, names, num_to_check)
             num_to_check = _CHECKED_LATER
 
 
@@ -93,6 +125,8 @@ class RowPreparation:
     held_out: SeenDigests  # rows of the validation files
     maker: ExampleMaker
     checked_maker: ExampleMaker  # compares the fast engine with the reference
+    columns: Columns = ()
+    special: SpecialTexts = SpecialTexts()
 
     @classmethod
     def of(
@@ -100,68 +134,135 @@ class RowPreparation:
     ) -> "RowPreparation":
         """A preparation whose makers share one renderer, which caches the template's layouts."""
         renderer = Renderer(tokenizer, data.train_on)
-        maker = ExampleMaker(tokenizer, renderer, data.example_tokens, data.overflow)
+        maker = ExampleMaker(
+            tokenizer,
+            renderer,
+            data.example_tokens,
+            data.overflow,
+            drops_leading=data.leading_assistant == "drop",
+        )
         checked = replace(maker, tokenizer=tokenizer.checked())
-        return cls(tokenizer, data, held_out, maker, checked)
+        special = SpecialTexts(tokenizer.special_texts, "\n".join(tokenizer.templates.values()))
+        columns = parse_columns(data.columns)
+        return cls(tokenizer, data, held_out, maker, checked, columns, special)
+
+    def conversation(self, raw: Raw, source: SourceLine, *, from_arrow: bool) -> Conversation:
+        """The conversation in a row; BadRow if there is none."""
+        if isinstance(raw, BadRow):
+            raise raw
+        return from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
+
+    def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
+        """The row as `special_text` asks for it, and where it holds a special token's text."""
+        if not isinstance(raw, bytes) or not self.special.may_hold(raw):
+            return row, None
+        found = self.special.first(row)
+        if found is None:
+            return row, None
+        if self.data.special_text == "refuse":
+            raise refusal(row, *found)
+        if self.data.special_text == "escape":
+            row = self.special.escaped(row)
+        return row, where(row, *found)
 
 
-def prepare_rows(batch: RawBatch, preparation: RowPreparation) -> PreparedBatch:
-    """Parse, render, tokenize, mask and fit the rows of a batch, in any process."""
+def prepare_rows(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> PreparedBatch:
+    """Parse, render, tokenize, mask and fit the rows of a batch, in the main thread of any process.
+
+    `pulse` shows a parent process which row is in work. ConfigError if the template is broken.
+    """
+    with preparation.tokenizer.limits.for_rows(pulse, batch.num_bytes):
+        pulse[0] = 0
+        preparation.tokenizer.compile_templates()
+        return _prepared(batch, pulse, preparation)
+
+
+def without_row(batch: RawBatch, number: int) -> RawBatch:
+    """The batch with its row `number` (from 1) refused, because its worker hung in a template.
+
+    ConfigError if the worker was still compiling the template.
+    """
+    if number == 0:
+        raise hung_in_compilation(SECONDS)
+    source, _ = batch.rows[number - 1]
+    hung = _failed(ran_out(None, SECONDS), source)
+    return replace(batch, rows=[*batch.rows[: number - 1], (source, hung), *batch.rows[number:]])
+
+
+def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
+    """DataError if the template took too long on so many rows: then it would on others too."""
+    if num_rows >= _MOST_OUT_OF_TIME:
+        raise DataError(
+            f"the chat template of {tokenizer.name} takes longer than "
+            f"{tokenizer.limits.seconds:g} s for a row, on "
+            f"{num_rows} rows",
+            "use another chat template: prepare-data --chat-template FILE",
+        )
+
+
+class OutOfTimeRow(BadRow):
+    """A row for which the chat template took too long."""
+
+
+def _failed(problem: TemplateFailed, source: SourceLine) -> BadRow:
+    """The ledger's word for a template that failed on a row."""
+    kind = OutOfTimeRow if isinstance(problem, TemplateRanOut) else BadRow
+    return kind("template_refused", f"{source}: {problem.message}", problem.hint)
+
+
+def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> PreparedBatch:
     tokenizer, data = preparation.tokenizer, preparation.data
     examples: dict[str, list[TokenizedExample]] = {split: [] for split in SPLITS}
     notes: list[Note] = []
     digests: list[int] = []
     shapes: Counter[str] = Counter()
-    rows_checked = 0
-    for source, raw in batch.rows:
+    used: set[str] = set()
+    columns: set[str] = {*batch.columns}
+    special: list[str] = []
+    rows_checked = rows_unpadded = rows_out_of_time = 0
+    for number, (source, raw) in enumerate(batch.rows, 1):
+        pulse[0] = number
         is_checked = tokenizer.is_fast and rows_checked < batch.num_to_check
         maker = preparation.checked_maker if is_checked else preparation.maker
         try:
-            conversation = _conversation(raw, data.format, source)
+            conversation = preparation.conversation(raw, source, from_arrow=bool(batch.columns))
             shapes[conversation.shape] += 1
+            used.update(conversation.used)
+            columns.update(conversation.columns)
+            conversation, where_special = preparation.special_text(raw, conversation)
+            conversation = with_reasoning_weight(conversation, data.reasoning_weight)
             fitted, found = maker.examples(conversation)
-            _refuse_held_out(conversation, preparation.held_out, fitted)
-        except BadRow as problem:
-            notes.append(Note.of(problem, source))
+            refuse_held_out(conversation, preparation.held_out, fitted)
+        except (BadRow, TemplateFailed) as problem:
+            refused = problem if isinstance(problem, BadRow) else _failed(problem, source)
+            rows_out_of_time += isinstance(refused, OutOfTimeRow)
+            refuse_slow_template(rows_out_of_time, tokenizer)
+            notes.append(Note.of(refused, source))
             continue
         notes += found
         rows_checked += is_checked
+        rows_unpadded += conversation.was_padded
+        if where_special is not None:
+            special.append(where_special)
         if fitted:
             digests.append(conversation.digest)
-        is_validation = _draw(conversation) < batch.val_fraction
-        examples["validation" if is_validation else "train"] += fitted
+        examples[split_of(conversation, batch.val_fraction)] += fitted
     packed = {split: ExampleArrays.pack(rows) for split, rows in examples.items()}
     limit, train_on = data.example_tokens, data.train_on
     audits = [audit(arrays, tokenizer, limit, train_on) for arrays in packed.values()]
     return PreparedBatch(
         source=batch.source,
         num_rows=len(batch.rows),
-        num_bytes=sum(_num_bytes(raw) for _, raw in batch.rows),
+        num_bytes=batch.num_bytes,
         examples=packed,
         notes=notes,
-        audit=sum(audits, Audit()),
+        audit=sum(audits, Audit(rows_with_special_text=len(special))),
         rows_checked=rows_checked,
         digests=np.array(digests, dtype=np.uint64),
+        rows_out_of_time=rows_out_of_time,
         shapes=shapes,
+        used=used,
+        columns=columns,
+        rows_unpadded=rows_unpadded,
+        special=special[:SHOWN],
     )
-
-
-def _conversation(raw: Raw, format: Format, source: SourceLine) -> Conversation:
-    if isinstance(raw, BadRow):
-        raise raw
-    return from_text(raw, format, source)
-
-
-def _refuse_held_out(
-    row: Conversation, held_out: SeenDigests, examples: list[TokenizedExample]
-) -> None:
-    """BadRow if the same conversation is in the validation files."""
-    if row.digest in held_out:
-        message = f"{row.source}: the same conversation is in the validation inputs"
-        num_tokens = sum(example.num_tokens for example in examples)
-        raise BadRow("in_validation", message, "remove the row", num_tokens)
-
-
-def _draw(conversation: Conversation) -> float:
-    """A number in [0, 1) that depends on the conversation alone: a row never changes its split."""
-    return (conversation.digest >> 32) / 2**32

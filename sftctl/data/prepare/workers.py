@@ -1,81 +1,236 @@
-"""Runs a function over items in child processes; results keep the items' order."""
+"""Runs a function over items in child processes; results keep the items' order.
 
-import multiprocessing
+Chat templates run in these processes, and a template is a program of somebody else. So the parent
+watches what each process is doing, and ends one that stays inside a template.
+"""
+
 import signal
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import chain, islice
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from mmap import mmap
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, SpawnContext
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
-from sftctl.environment import signal_when_the_parent_dies
+from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError
+from sftctl.machine import processor_seconds
+from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD_PER_WORKER = 2  # one running and one waiting; more would only take memory
-
-_work: Callable[[Any], Any]
-"""In a child process: the function that it runs."""
+_LOOK_S = 0.2  # how often the parent looks at its workers while it waits
 
 
-def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], num_workers: int
-) -> Iterator[Result]:
-    """Yield `work(item)` for each item, computed by forks of this process, a few items ahead.
-
-    An error of `work` is raised here. A killed child is a DataError. With one worker or one item,
-    this process does the work itself.
-    """
-    items = iter(items)
-    first = list(islice(items, 2))
-    if num_workers < 2 or len(first) < 2:
-        yield from map(work, chain(first, items))
-        return
-    # A fork shares the loaded tokenizer; a fresh process would take seconds to load it.
-    executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("fork"), _become_a_worker, (work,)
+def _give_up(item: Any, row: int) -> Any:
+    raise DataError(
+        f"a worker process hangs in row {row} of {item!r}", "look at this row, or remove it"
     )
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in chain(first, items):
-            if len(pending) == num_workers * _AHEAD_PER_WORKER:
-                yield pending.popleft().result()
-            with _interrupts_held():  # the first submit() forks the workers
-                pending.append(executor.submit(_run, item))
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as problem:
-        raise DataError(
-            "a worker process died: killed, or out of memory", "try fewer --workers"
-        ) from problem
-    finally:
-        executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Generic[Item, Result]):
+    """What the workers do, and how the parent waits for them."""
+
+    function: Callable[[Item, Pulse], Result]
+    without_row: Callable[[Item, int], Item] = _give_up
+    """What to do instead of an item whose row with this number hung."""
+    while_waiting: Callable[[], None] = lambda: None
+    """Called several times a second; it may raise."""
+    silence_s: float = 2 * SECONDS
+    """Of processor time inside a template, until a worker is ended."""
+
+    def in_order(self, items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+        """Yield the function's result for each item, computed by children, a few items ahead.
+
+        An error of the function is raised here. A killed child is a DataError. A child that hangs
+        in a template is ended, and another one does its items again, without the row in work.
+        """
+        pool = _Pool(self, num_workers)
+        try:
+            for item in items:
+                while pool.is_full:
+                    yield pool.next_result()
+                pool.give(item)
+            while pool.pending:
+                yield pool.next_result()
+        finally:
+            pool.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """An item, and what its worker answered: a result or an error."""
+
+    item: Any
+    answer: tuple[Any, Exception | None] | None = None
+
+
+class _Worker:
+    """A child process, and the tasks that it has."""
+
+    def __init__(self, work: Work[Any, Any]) -> None:
+        # A fork shares the loaded tokenizer; a fresh process takes seconds to load it.
+        context: ForkContext | SpawnContext = ForkContext() if can_fork() else SpawnContext()
+        self.tasks: deque[_Task] = deque()
+        # A fresh process inherits no memory, only the descriptor of a file that backs an array.
+        shared = mmap(-1, 16) if can_fork() else context.RawArray("Q", 2)
+        self.pulse = _as_pulse(shared)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_run, args=(work.function, theirs, self.connection, shared), daemon=True
+        )
+        self._waiting: SimpleQueue[tuple[Any] | None] = SimpleQueue()
+        self._sender = threading.Thread(
+            target=_send_all, args=(self.connection, self._waiting), daemon=True
+        )
+        self._seen: tuple[list[int], float] = ([], 0.0)
+        # A signal that came while the worker is forked would be lost: its handler would raise in a
+        # function that Python runs after the fork, and Python ignores errors there.
+        with _signals_blocked():
+            self.process.start()
+            self._sender.start()
+        theirs.close()
+
+    def give(self, task: _Task) -> None:
+        self.tasks.append(task)
+        self._waiting.put((task.item,))
+
+    def take_answer(self) -> None:
+        """Receive the answer to its oldest task; DataError if the process has died."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError) as problem:
+            raise DataError(
+                "a worker process died: killed, or out of memory", "try fewer --workers"
+            ) from problem
+        self.tasks.popleft().answer = answer
+
+    def is_silent(self, for_s: float) -> bool:
+        """Whether it has been in the same rendering for this much processor time."""
+        assert self.process.pid is not None
+        now, state = processor_seconds(self.process.pid), self.pulse.tolist()
+        if state != self._seen[0]:
+            self._seen = (state, now)
+        is_rendering = bool(state[1] & 1)
+        return bool(self.tasks) and is_rendering and now - self._seen[1] > for_s
+
+    def end(self) -> None:
+        """Kill the process; it has nothing that must be kept."""
+        self._waiting.put(None)
+        self.process.kill()
+        self.process.join()
+        self._sender.join()
+        self.connection.close()
+
+
+@dataclass(slots=True)
+class _Pool:
+    work: Work[Any, Any]
+    num_workers: int
+    pending: deque[_Task] = field(default_factory=deque)
+    workers: list[_Worker] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.pending) >= self.num_workers * _AHEAD_PER_WORKER
+
+    def give(self, item: Any) -> None:
+        """Let the worker with the fewest tasks do this."""
+        if len(self.workers) < self.num_workers and all(w.tasks for w in self.workers):
+            self.workers.append(_Worker(self.work))
+        task = _Task(item)
+        self.pending.append(task)
+        min(self.workers, key=lambda worker: len(worker.tasks)).give(task)
+
+    def next_result(self) -> Any:
+        """The result of the oldest item, or its error."""
+        while self.pending[0].answer is None:
+            self._wait()
+        result, error = self.pending.popleft().answer or (None, None)
+        if error is not None:
+            raise error
+        return result
+
+    def _wait(self) -> None:
+        """Take the answers that have come, or look after the workers if there is none."""
+        busy = {worker.connection: worker for worker in self.workers if worker.tasks}
+        ready = wait(list(busy), _LOOK_S)
+        for connection in ready:
+            assert isinstance(connection, Connection)
+            busy[connection].take_answer()
+        if not ready:
+            self.work.while_waiting()
+            for worker in self.workers:
+                if worker.is_silent(self.work.silence_s):
+                    self._replace(worker)
+
+    def _replace(self, silent: _Worker) -> None:
+        """End a worker that hangs; another one does its tasks, without the row that hung."""
+        tasks, row = silent.tasks, silent.pulse[0]
+        silent.end()
+        self.workers.remove(silent)
+        tasks[0].item = self.work.without_row(tasks[0].item, row)
+        new = _Worker(self.work)
+        self.workers.append(new)
+        for task in tasks:
+            new.give(task)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.end()
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Block SIGINT in this block, so that a process forked in it starts with SIGINT blocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals that end a command; a process or thread made here starts with that."""
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _become_a_worker(work: Callable[[Any], Any]) -> None:
-    """Leave Ctrl-C to the parent (it reaches all processes of the group), and die with it."""
-    global _work
-    _work = work
-    signal_when_the_parent_dies(signal.SIGKILL)
+def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
+    """Send what comes, in a thread: a worker that hangs does not read its pipe."""
+    with suppress(OSError):  # the worker was killed
+        while (item := items.get()) is not None:
+            connection.send(item[0])
+
+
+def _as_pulse(shared: Any) -> Pulse:
+    return memoryview(shared).cast("B").cast("Q")
+
+
+def _run(
+    function: Callable[[Any, Pulse], Any], connection: Connection, parents: Connection, shared: Any
+) -> None:
+    """The main function of a worker; the parent handles the signals."""
+    pulse = _as_pulse(shared)
+    parents.close()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _run(item: Any) -> Any:
-    return _work(item)
+    become_a_worker()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by it the parent ends a worker
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = function(item, pulse), None
+        except Exception as error:
+            error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+            answer = None, error
+        try:
+            connection.send(answer)
+        except (TypeError, AttributeError, ValueError) as problem:  # an error that can't be sent
+            connection.send((None, RuntimeError(f"{problem}: {answer[1]!r}")))

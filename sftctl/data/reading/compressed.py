@@ -10,10 +10,13 @@ from typing import Any, BinaryIO
 
 from sftctl.errors import DataError
 
+COMPRESSED = (".gz", ".zst")
+"""Endings of compressed files."""
+
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_BUFFER_BYTES = 1 << 16  # read ahead; this much can be lost before a damaged place
+_BUFFER_BYTES = 1 << 16  # read ahead: up to so many bytes before a damaged place are lost
 _READ_BYTES = 1 << 20
-_FED_BYTES = 1 << 10  # fed to the decompressor at once: 4 bytes can become 128 KiB
+_FED_BYTES = 1 << 10  # decompressed at once: few, because 4 bytes can become 128 KiB
 
 Reader = Any
 """An object with the reading methods of io.BufferedReader: read1, readline, peek."""

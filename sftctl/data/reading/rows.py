@@ -1,20 +1,33 @@
-"""Read the rows of a file: the bytes of each row and its line, unparsed, in bounded memory."""
+"""Read the rows of a file: the bytes of each row and its line, in bounded memory.
 
-from collections.abc import Iterator
+JSON is not parsed here. The rows of other files become JSON.
+"""
+
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sftctl import jsonio
+from sftctl.config.schema import Format
+from sftctl.data.conversations.columns import Columns
 from sftctl.data.ledger import BadRow, SourceLine
+from sftctl.data.reading.columnar import columnar_rows, is_columnar
 from sftctl.data.reading.compressed import CutOff, Reader, open_plain
+from sftctl.data.reading.documents import begins_with_row, documents, is_document_name
+from sftctl.data.reading.file_kinds import (
+    looks_like_json,
+    not_json,
+    refuse_one_object,
+    refuse_other_kind,
+)
 from sftctl.data.reading.json_array import ArrayScanner
-from sftctl.data.reading.parquet import is_parquet, parquet_rows
 from sftctl.data.reading.sources import unreadable
-from sftctl.errors import DataError
+from sftctl.data.reading.tables import is_table, is_table_name, table_rows
 
 MAX_ROW_BYTES = 1 << 24
 """A longer row is skipped without being held in memory."""
 
 _CHUNK_BYTES = 1 << 20
+_SHORT_BYTES = 1 << 12
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 
@@ -22,39 +35,69 @@ Raw = bytes | BadRow
 """The bytes of a row, or why they can't be read."""
 
 
-def raw_rows(path: Path, name: str) -> Iterator[tuple[SourceLine, Raw]]:
+def raw_rows(
+    path: Path, name: str, format: Format = "auto", columns: Columns = ()
+) -> Iterator[tuple[SourceLine, Raw]]:
     """All rows of a file, which messages call `name`. Blank lines are skipped.
 
+    `format` and `columns` decide what the columns of a table mean, and whether text is a document.
     Raises DataError if the file can't be read.
     """
     try:
-        for line, row in _rows(path, name):
-            yield SourceLine(name, line), row
+        yield from _rows(path, name, format, columns)
     except OSError as problem:
         raise unreadable(name, problem) from problem
 
 
-def _rows(path: Path, name: str) -> Iterator[tuple[int, Raw]]:
-    if is_parquet(path):
-        yield from parquet_rows(path, name)
+def _rows(
+    path: Path, name: str, format: Format, columns: Columns
+) -> Iterator[tuple[SourceLine, Raw]]:
+    if is_columnar(path):
+        yield from _by_line(name, columnar_rows(path, name, columns))
         return
     last = 0
     try:
         with open_plain(path, name) as file:
-            read = _elements if _begins_an_array(file, name) else _lines
-            for line, row in read(file, name):
-                last = line
-                yield line, row
+            for source, row in _plain_rows(file, path, name, format, columns):
+                last = source.line
+                yield source, row
     except CutOff as problem:
         message = f"{name}:{last + 1}: the compressed data ends or is damaged here: {problem}"
-        yield last + 1, BadRow("cut_off", message, "the rows before it are complete")
+        where = SourceLine(name, last + 1)
+        yield where, BadRow("cut_off", message, "the rows before it are complete")
 
 
-def _begins_an_array(file: Reader, name: str) -> bool:
+def _by_line(name: str, rows: Iterable[tuple[int, Raw]]) -> Iterator[tuple[SourceLine, Raw]]:
+    """Rows of which each has a line of its own."""
+    for line, row in rows:
+        yield SourceLine(name, line), row
+
+
+def _plain_rows(
+    file: Reader, path: Path, name: str, format: Format, columns: Columns
+) -> Iterator[tuple[SourceLine, Raw]]:
+    """The rows of JSON lines, a JSON array, a table or a document."""
     start: bytes = file.peek(_CHUNK_BYTES)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{name}: is UTF-16", "convert the file to UTF-8")
-    return start.removeprefix(_BOM).lstrip(_SPACE).startswith(b"[")
+    refuse_other_kind(start, name)
+    text = start.removeprefix(_BOM).lstrip(_SPACE)
+    is_json = text.startswith((b"{", b"["))
+    if format == "text" and is_document_name(path.name) and not begins_with_row(text):
+        return _by_line(name, documents(file, name, MAX_ROW_BYTES))
+    if is_table_name(path.name) and not is_json:
+        return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
+    if text.startswith(b"["):
+        return _elements(file, name)
+    has_line = b"\n" in text or len(text) < _SHORT_BYTES  # else the first line may be a huge row
+    if text and has_line and not is_json and not looks_like_json(start):
+        if is_table(text, format, columns):
+            return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
+        if format == "text":
+            return _by_line(name, documents(file, name, MAX_ROW_BYTES))
+        raise not_json(name)
+    if text.startswith(b"{") and not begins_with_row(text):
+        with open_plain(path, name) as again:
+            refuse_one_object(again.read(MAX_ROW_BYTES).removeprefix(_BOM).lstrip(_SPACE), name)
+    return _by_line(name, _lines(file, name))
 
 
 def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
@@ -65,11 +108,18 @@ def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
         if len(text) > MAX_ROW_BYTES:
             while text and not text.endswith(b"\n"):
                 text = file.readline(_CHUNK_BYTES)
-            yield number, _oversized(name, number)
+            yield number, _oversized(SourceLine(name, number))
             continue
         has_newline = text.endswith(b"\n")
-        if row := text.removeprefix(_BOM if number == 1 else b"").strip(_SPACE):
+        if row := _without_bom(text).strip(_SPACE):
             yield number, row if has_newline else _last_line(row, name, number)
+
+
+def _without_bom(text: bytes) -> bytes:
+    """A line without the byte order mark that a joined file can have at the start of any line."""
+    while text.startswith(_BOM):
+        text = text.removeprefix(_BOM)
+    return text
 
 
 def _last_line(row: bytes, name: str, number: int) -> Raw:
@@ -78,40 +128,39 @@ def _last_line(row: bytes, name: str, number: int) -> Raw:
         jsonio.loads(row)
     except jsonio.JSONDecodeError as problem:
         if not row.endswith(b"}") or "end of data" in problem.msg:
-            return _cut_off(name, number)
+            return _cut_off(SourceLine(name, number))
     return row
 
 
-def _elements(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
-    """The elements of one JSON array, each with the line on which it begins."""
+def _elements(file: Reader, name: str) -> Iterator[tuple[SourceLine, Raw]]:
+    """The elements of one JSON array, each with its index and the line on which it begins."""
     line, chunk = 1, file.read1(_CHUNK_BYTES)
     while b"[" not in chunk:  # only white space and a byte order mark come before it
         line += chunk.count(b"\n")
         chunk = file.read1(_CHUNK_BYTES)
     before, _, rest = chunk.partition(b"[")
     scanner, element = ArrayScanner(), _Element(name, line + before.count(b"\n"))
-    num_elements = 0
     chunks = _chunks(file, rest)
     for chunk in chunks:
         start = 0
         for end in scanner.ends(chunk):
             element.add(chunk[start:end])
             is_last = scanner.is_closed and chunk[end : end + 1] != b","
-            if not (is_last and num_elements == 0 and element.is_blank):  # [] has no element
+            if not (is_last and element.index == 0 and element.is_blank):  # [] has no element
                 yield element.take()
-            num_elements += 1
             start = end + 1
         element.add(chunk[start:])
         if scanner.is_closed:
             break
     else:
-        yield element.start, _cut_off(name, element.start)
+        where = element.source
+        yield where, _cut_off(where)
         return
     while element.is_blank and (chunk := next(chunks, b"")):
         element.add(chunk)
     if not element.is_blank:
-        message = f"{name}:{element.start}: broken JSON: more text after the array"
-        yield element.start, BadRow("broken_json", message)
+        message = f"{element.source}: broken JSON: more text after the array"
+        yield element.source, BadRow("broken_json", message)
 
 
 def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
@@ -123,12 +172,13 @@ def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
 
 
 class _Element:
-    """Collects the bytes of one element, and the line on which it begins."""
+    """Collects the bytes of one element, its index, and the line on which it begins."""
 
     def __init__(self, name: str, line: int) -> None:
-        self.start = line
+        self.index = 0
+        self._start = line
         self._name = name
-        self._line = line
+        self._first_line = self._line = line
         self._pieces: list[bytes] = []
         self._num_bytes = 0
 
@@ -140,7 +190,7 @@ class _Element:
         newlines = piece.count(b"\n")
         if self.is_blank:
             text = piece.lstrip(_SPACE)
-            self.start = self._line + newlines - text.count(b"\n")
+            self._start = self._line + newlines - text.count(b"\n")
             piece = text
         self._line += newlines
         self._num_bytes += len(piece)
@@ -149,23 +199,30 @@ class _Element:
         else:
             self._pieces.clear()
 
-    def take(self) -> tuple[int, Raw]:
-        """The line and bytes of the complete element. What is added next is a new element."""
+    @property
+    def source(self) -> SourceLine:
+        """Its place: by its index while all of the array is on one line."""
+        is_one_line = self._line == self._first_line
+        return SourceLine(self._name, self._start, self.index, shares_line=is_one_line)
+
+    def take(self) -> tuple[SourceLine, Raw]:
+        """The place and bytes of the complete element. What is added next is a new element."""
+        source = self.source
         row: Raw = b"".join(self._pieces).rstrip(_SPACE)
         if self._num_bytes > MAX_ROW_BYTES:
-            row = _oversized(self._name, self.start)
+            row = _oversized(source)
         elif not row:
-            row = BadRow("broken_json", f"{self._name}:{self.start}: broken JSON: a row is missing")
-        start, self.start = self.start, self._line
+            row = BadRow("broken_json", f"{source}: broken JSON: a row is missing")
+        self._start, self.index = self._line, self.index + 1
         self._pieces.clear()
         self._num_bytes = 0
-        return start, row
+        return source, row
 
 
-def _oversized(name: str, line: int) -> BadRow:
-    return BadRow("oversized", f"{name}:{line}: the row is longer than {MAX_ROW_BYTES >> 20} MiB")
+def _oversized(where: SourceLine) -> BadRow:
+    return BadRow("oversized", f"{where}: the row is longer than {MAX_ROW_BYTES >> 20} MiB")
 
 
-def _cut_off(name: str, line: int) -> BadRow:
-    message = f"{name}:{line}: the file ends within this row"
+def _cut_off(where: SourceLine) -> BadRow:
+    message = f"{where}: the file ends within this row"
     return BadRow("cut_off", message, "the rows before it are complete")

@@ -12,12 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
+from sftctl.data.reading.folders import TRAINING, Wanted, files_below, matching
 from sftctl.disk import hash_file
 from sftctl.errors import DataError
 
 STANDARD_INPUT = "-"
-_ENDINGS = (".jsonl", ".json", ".parquet")
-_COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +26,23 @@ class Source:
     path: Path  # where to read it; a temporary copy of standard input or a pipe
     name: str  # its name in messages and the ledger
     sha256: str
+    source: str = ""  # the source of a mixture that it belongs to
 
 
 @contextmanager
-def find_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
+def find_sources(
+    inputs: Sequence[Path], wanted: Wanted = TRAINING, left_out: list[str] | None = None
+) -> Iterator[list[Source]]:
     """The files that the inputs name, in order. Raises DataError for an input without files.
 
-    A folder means all data files below it, sorted by name; a pattern means all its matches.
+    A folder means the data files below it, sorted by name; a pattern means its matches. Files
+    that they leave out are added to `left_out`, each with the reason.
     Standard input and pipes can be read only once, so they are copied to a temporary file.
     """
     with ExitStack() as stack:
         sources = []
-        for path in (found for item in inputs for found in _files(item)):
-            name = str(path)
+        for path in (file for item in inputs for file in _files(item, wanted, left_out)):
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")  # not all names are UTF-8
             try:
                 if name == STANDARD_INPUT:
                     path = stack.enter_context(_copied(sys.stdin.buffer))
@@ -52,6 +55,19 @@ def find_sources(inputs: Sequence[Path]) -> Iterator[list[Source]]:
         yield sources
 
 
+def require_unchanged(source: Source) -> None:
+    """DataError if the file is no longer the one that was hashed: its rows may be of both."""
+    try:
+        is_same = hash_file(source.path).sha256 == source.sha256
+    except OSError as problem:
+        raise unreadable(source.name, problem) from problem
+    if not is_same:
+        raise DataError(
+            f"{source.name}: changed while it was prepared",
+            "wait until nothing writes to it, then run the same command again",
+        )
+
+
 def require_input(path: Path) -> None:
     """Raise DataError if `path` names no file. Nothing is read."""
     if str(path) == STANDARD_INPUT:
@@ -62,7 +78,7 @@ def require_input(path: Path) -> None:
     if not path.exists() and not glob.has_magic(str(path)):
         raise DataError(f"{path}: no such file or directory", _nearby(path))
     if not path.exists():
-        _files(path)
+        _files(path, TRAINING)
 
 
 def _nearby(path: Path) -> str:
@@ -85,11 +101,13 @@ def unreadable(name: str, problem: OSError) -> DataError:
     )
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, wanted: Wanted, left_out: list[str] | None = None) -> list[Path]:
+    """The files that an input means; those that a folder or a pattern leaves out go to a list."""
+    left_out = [] if left_out is None else left_out
     if str(path) == STANDARD_INPUT:
         return [path]
     if path.is_dir():
-        return _below(path)
+        return files_below(path, wanted, left_out)
     if not path.exists() and glob.has_magic(str(path)):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
@@ -97,36 +115,15 @@ def _files(path: Path) -> list[Path]:
                 f"{path}: no file matches this pattern",
                 "* matches any part of one name, ** any number of folders",
             )
-        return [file for match in matches for file in _files(match)]
+        files = [match for match in matches if not match.is_dir()]
+        meant = set(matching(files, path, wanted, left_out))
+        return [
+            file
+            for match in matches
+            for file in ([match] if match in meant else [])
+            + (_files(match, wanted, left_out) if match.is_dir() else [])
+        ]
     return [path]
-
-
-def _below(folder: Path) -> list[Path]:
-    """The data files in a folder and its subfolders, without hidden ones and token stores."""
-    if is_store(folder):
-        raise DataError(
-            f"{folder}: is a token store", "name the conversations that it was made from"
-        )
-    found = []
-    for parent, folders, files in os.walk(folder):
-        inner = (Path(parent) / name for name in folders if not name.startswith("."))
-        folders[:] = sorted(path.name for path in inner if not is_store(path))
-        found += [Path(parent) / name for name in sorted(files) if _is_data(name)]
-    if not found:
-        endings = ", ".join(_ENDINGS)
-        raise DataError(f"{folder}: no data files in this folder", f"known endings: {endings}")
-    return found
-
-
-def is_store(folder: Path) -> bool:
-    """Whether the folder is a token store, as prepare-data writes it."""
-    return (folder / "manifest.json").is_file() and (folder / "ledger.jsonl").is_file()
-
-
-def _is_data(name: str) -> bool:
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    return name.endswith(_ENDINGS) and not name.startswith(".")
 
 
 @contextmanager

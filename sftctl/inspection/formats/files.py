@@ -9,11 +9,17 @@ from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspection import Inspection, Tensors
+from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
 from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wrong_bytes
+from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+_LOADED_SUFFIXES = (*TORCH_SUFFIXES, ".pkl", ".pickle", ".ckpt")  # may be pickles
 OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
+_MOST_ARCHIVES = 10_000  # in a small checkpoint
+_DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
+_LONGEST_POINTER_BYTES = 1024
 _LONGEST_JSON_BYTES = 1 << 26
 
 
@@ -25,6 +31,8 @@ class Files:
     sizes: dict[str, int]  # bytes, by name in the folder
     saved_at: float | None
     problems: list[str] = field(default_factory=list)
+    opened: set[str] = field(default_factory=set)  # torch files that were read
+    pointers: frozenset[str] = frozenset()  # files whose content Git LFS has not downloaded
 
     @classmethod
     def of(cls, path: Path, patterns: Sequence[str] = ("*",)) -> "Files":
@@ -33,7 +41,11 @@ class Files:
         found = [path] if path.is_file() else sorted(file for file in inside if file.is_file())
         root = folder_of(path)
         sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
-        return cls(path, sizes, max((file.stat().st_mtime for file in found), default=None))
+        small = [name for name, size in sizes.items() if size < _LONGEST_POINTER_BYTES]
+        pointers = {name for name in small if name.endswith(_DATA) and _is_pointer(root / name)}
+        problems = [f"{name}: {LFS_PROBLEM}" for name in sorted(pointers)]
+        saved_at = max((file.stat().st_mtime for file in found), default=None)
+        return cls(path, sizes, saved_at, problems, pointers=frozenset(pointers))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty if the file is absent or bad."""
@@ -52,7 +64,8 @@ class Files:
     def read_torch(self, name: str) -> TorchFile:
         """A torch.save file; without value and tensors if it is absent or bad."""
         file = folder_of(self.path) / name
-        if not file.is_file():
+        self.opened.add(name)
+        if not file.is_file() or name in self.pointers:
             return TorchFile(None, [])
         try:
             found = read_torch_file(file)
@@ -62,20 +75,41 @@ class Files:
         self.problems.extend(f"{name}: {problem}" for problem in found.problems)
         return found
 
+    def _read_for_code(self, name: str) -> None:
+        """Add the code that a file names. Other tools have files of other kinds with such names."""
+        others = Files(self.path, self.sizes, None)
+        others.read_torch(name)
+        begin = first_bytes(folder_of(self.path) / name)
+        is_pickle = begin.startswith((b"PK\x03\x04", b"\x80"))
+        self.problems.extend(
+            problem for problem in others.problems if is_pickle or REFERS_TO_CODE in problem
+        )
+
     def read_safetensors(self, name: str) -> dict[str, StoredTensor]:
         """The tensors of a safetensors file; none if it is bad."""
+        if name in self.pointers:
+            return {}
         try:
-            return stored_tensors(folder_of(self.path), [name])
+            tensors = stored_tensors(folder_of(self.path), [name])
         except CorruptCheckpoint as error:
             self.add(error)
             return {}
+        if not tensors:
+            self.problems.append(f"{name}: it holds no tensors")
+        return tensors
 
     def add(self, error: CorruptCheckpoint) -> None:
         """Record a problem; its file is named relative to the folder."""
         self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
 
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
-        """What is known from the files alone. With problems it is incomplete and has no advice."""
+        """What is known from the files alone. With problems it is incomplete and has no advice.
+
+        Pickles that were not opened yet are read for the code that they name.
+        """
+        for name in self.sizes:
+            if name not in self.opened and name.endswith(_LOADED_SUFFIXES):
+                self._read_for_code(name)
         return Inspection(
             path=self.path,
             format=format,
@@ -87,6 +121,11 @@ class Files:
             problems=list(self.problems),
             advice=None if self.problems else advice,
         )
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def folder_of(path: Path) -> Path:
@@ -105,19 +144,34 @@ def first_bytes(path: Path) -> bytes:
 def verify_archives(inspection: Inspection) -> Inspection:
     """The inspection after checking the checksums in torch's archives. Other files have none."""
     root = folder_of(inspection.path)
-    problems, has_all = list(inspection.problems), True
-    for file, begin, num_bytes in sorted(_stretches(inspection, root), key=str):
+    problems, notes = list(inspection.problems), list(inspection.notes)
+    stretches = sorted(_stretches(inspection, root), key=str)
+    has_all = bool(stretches)
+    most = _MOST_ARCHIVES + sum(entry["num_bytes"] for entry in inspection.files.values()) // 1000
+    for file, begin, num_bytes in stretches[:most]:
         wrong = wrong_bytes(file, begin, num_bytes)
         has_all = has_all and wrong is not None
+        if num_bytes is not None:  # one of many archives in a file: it was not read yet
+            wrong = [*(wrong or []), *_problems_of_archive(file, begin, num_bytes)]
         problems += [f"{file.relative_to(root)}: {problem}" for problem in wrong or []]
+    if len(stretches) > most:
+        has_all = False
+        notes.append(f"{len(stretches)} archives: the first {most} were checked")
     return replace(
         inspection,
         problems=problems,
         complete=inspection.complete and not problems,
         verified=False if problems else (True if has_all else None),
-        notes=[*inspection.notes, *([] if has_all else [NO_CHECKSUMS])],
+        notes=[*notes, *([] if has_all else [NO_CHECKSUMS])],
         advice=None if problems else inspection.advice,
     )
+
+
+def _problems_of_archive(file: Path, begin: int, num_bytes: int) -> list[str]:
+    try:
+        return read_torch_file(file, begin, num_bytes).problems
+    except CorruptCheckpoint as error:
+        return [error.message.removeprefix(f"{file}: ")]
 
 
 def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int | None]]:
@@ -125,5 +179,6 @@ def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int |
     parts = [part for tensor in inspection.tensors.values() for part in tensor.parts]
     packed = {(p.file, p.begin, p.archive_bytes) for p in parts if p.archive_bytes is not None}
     whole = {part.file for part in parts if part.archive_bytes is None}
-    whole |= {root / name for name in inspection.files if name.endswith(TORCH_SUFFIXES)}
+    whole |= {root / name for name in inspection.files if name.endswith(_LOADED_SUFFIXES)}
+    whole |= {inspection.path} if inspection.path.is_file() else set()
     return packed | {(file, 0, None) for file in whole}

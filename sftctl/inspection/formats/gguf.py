@@ -10,8 +10,10 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.formats.files import Files, first_bytes
-from sftctl.inspection.formats.model_files import NO_STATE, as_weights, train_advice
+from sftctl.inspection.formats.gguf_kinds import inspect_unread, judge_gguf, parts_of
+from sftctl.inspection.formats.model_files import NO_STATE, as_weights
 from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.model.gguf.kind import LFS_POINTER, kind_by_first_bytes
 
 _MOST_ENTRIES = 1 << 20
 _LONGEST_TEXT_BYTES = 1 << 24
@@ -51,25 +53,46 @@ class GgufHeader:
 
 
 def is_gguf_file(path: Path) -> bool:
-    """Whether the name or the first bytes are those of GGUF."""
-    return path.is_file() and (path.suffix == ".gguf" or first_bytes(path).startswith(b"GGUF"))
+    """Whether the name or the first bytes are those of GGUF, or of GGML before it."""
+    if not path.is_file():
+        return False
+    first = first_bytes(path)
+    is_ggml = kind_by_first_bytes(first) is not None and not first.startswith(LFS_POINTER[:9])
+    return path.suffix == ".gguf" or first.startswith(b"GGUF") or is_ggml
 
 
 def inspect_gguf_file(path: Path) -> Inspection:
-    """One .gguf file."""
-    files, header = Files.of(path), None
+    """One .gguf file, with the other parts if it is one of several."""
+    if (unread := inspect_unread(path)) is not None:
+        return unread
+    files = Files.of(path)
     try:
         header = read_gguf(path)
     except CorruptCheckpoint as error:
         files.add(error)
-    tensors = as_weights(header.tensors) if header else {}
-    facts: dict[str, Any] = {"dtype": weights_dtype(tensors)}
-    if header:
-        facts |= {"config": {"gguf": header.values}, "versions": {"gguf": header.version}}
+        return replace(files.inspection("GGUF file", {}), obstacles=[NO_STATE])
+    parts, lost = parts_of(path, header.values)
+    tensors = dict(header.tensors)
+    for part in parts:
+        try:
+            tensors |= read_gguf(part).tensors if part.name != path.name else {}
+        except CorruptCheckpoint as error:
+            files.add(error)
+    weights = as_weights(tensors)
+    format, problems, notes, advice = judge_gguf(path, header.values, weights, len(parts))
+    files.problems.extend([*(f"{name}: missing" for name in lost), *problems])
+    sizes = {part.name: part.stat().st_size for part in parts}
     return replace(
-        files.inspection("GGUF file", tensors, train_advice(path)),
-        facts=facts,
+        files.inspection(format, weights, advice),
+        facts={
+            "dtype": weights_dtype(weights),
+            "config": {"gguf": header.values},
+            "versions": {"gguf": header.version},
+        },
+        files={name: {"num_bytes": size, "sha256": None} for name, size in sizes.items()},
+        num_bytes=sum(sizes.values()),
         obstacles=[NO_STATE],
+        notes=notes,
     )
 
 
@@ -78,7 +101,10 @@ def read_gguf(file: Path) -> GgufHeader:
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
-    except (ValueError, struct.error) as problem:
+    except struct.error as problem:
+        cut = f"{file}: not a complete .gguf file: it ends within its header"
+        raise CorruptCheckpoint(cut) from problem
+    except ValueError as problem:
         raise CorruptCheckpoint(f"{file}: not a complete .gguf file: {problem}") from problem
 
 

@@ -1,39 +1,140 @@
-"""Models without a trainer's state: a Hugging Face or PEFT directory, a safetensors file."""
+"""Models without a trainer's state: a directory (Hugging Face, MLX, PEFT), a safetensors file."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.tensor_index import SUFFIX, StoredTensor
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
+from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.inspection.pickles.values import table
 
 NO_STATE = "weights alone: no optimizer, no step"
 _CONFIGS = ("config.json", "adapter_config.json")
+_MOST_SHOWN = 10  # missing files
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors|\.bin)")
+_MOST_SHARDS = 10_000
+_LONGEST_METADATA = 1 << 20
+_FORMAT = re.compile(rb'"__metadata__":\s*\{[^}]*"format":\s*"(\w+)"')
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def is_model_directory(path: Path) -> bool:
     """Whether this is a folder with a model's or adapter's configuration, or with weights."""
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
-    return any(name in _CONFIGS or name.endswith((SUFFIX, *TORCH_SUFFIXES)) for name in names)
+    endings = (SUFFIX, *TORCH_SUFFIXES, ".npz")
+    return any(name in _CONFIGS or name.endswith(endings) for name in names)
 
 
 def inspect_model_directory(path: Path) -> Inspection:
-    """A Hugging Face model directory, or an adapter's."""
+    """A Hugging Face model directory, MLX's, or an adapter's."""
     files = Files.of(path)
-    adapter = files.read_json("adapter_config.json")
-    facts = model_facts(files.read_json("config.json"))
+    adapter, config = files.read_json("adapter_config.json"), files.read_json("config.json")
+    facts = model_facts(config)
+    tensors = read_weights(files)
+    files.problems.extend(lost_shards(files) or _lost_index(files))
     if adapter:
         facts["config"] = {"adapter": adapter}
-    tensors = read_weights(files)
-    format = "PEFT adapter directory" if adapter else "Hugging Face model directory"
+        problems, notes, advice = _judge_adapter(files, adapter, tensors)
+    else:
+        problems, notes, advice = judge_weights(files, config, tensors)
+    files.problems.extend(problems)
+    kind = _model_kind(files, config, tensors)
+    found = files.inspection(adapter_kind(adapter) if adapter else kind, tensors, advice)
     return replace(
-        files.inspection(format, tensors, train_advice(path)),
+        found,
         facts=facts | {"dtype": facts.get("dtype") or weights_dtype(tensors)},
+        complete=found.complete and bool(tensors),
         obstacles=[NO_STATE],
-        notes=[] if tensors else ["no weights in it"],
+        notes=notes,
     )
+
+
+def lost_shards(files: Files) -> list[str]:
+    """The parts that are missing, as the names of the others count them."""
+    lost = []
+    for match in filter(None, map(_SHARD.fullmatch, files.sizes)):
+        digits, count = len(match[2]), min(int(match[3]), _MOST_SHARDS)
+        for number in range(1, count + 1):
+            name = f"{match[1]}-{number:0{digits}d}-of-{match[3]}{match[4]}"
+            if name not in files.sizes:
+                lost.append(f"{name}: missing")
+    known = {problem.partition(":")[0] for problem in files.problems}  # an index named them
+    return [one for one in sorted({*lost}) if one.partition(":")[0] not in known]
+
+
+def _lost_index(files: Files) -> list[str]:
+    """Several parts are loaded by their index."""
+    endings = {m[4] for name in files.sizes if (m := _SHARD.fullmatch(name))}
+    names = {".safetensors": _INDEXES[0], ".bin": _INDEXES[1]}
+    wanted = [names[ending] for ending in sorted(endings)]
+    return [f"{name}: missing" for name in wanted if name not in files.sizes]
+
+
+def _model_kind(files: Files, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> str:
+    """The directory's name: who wrote it, and whether it is quantized."""
+    described = config.get("quantization_config") or config.get("compression_config")
+    is_mlx = "quantization" in config or "weights.npz" in files.sizes or _is_mlx(files)
+    who = "MLX model directory" if is_mlx else "Hugging Face model directory"
+    if "quantization" in config:
+        bits = table(config["quantization"]).get("bits")
+        return f"{who}, quantized to {bits} bits" if bits else f"{who}, quantized"
+    if described:
+        method = table(described).get("quant_method", "an unnamed method")
+        return f"{who}, quantized by {method}"
+    if (dtype := quantized_dtype(tensors)) is not None:
+        return f"{who}, quantized ({dtype})"
+    return who
+
+
+def _is_mlx(files: Files) -> bool:
+    """Whether a safetensors file says that MLX wrote it."""
+    names = [name for name in files.sizes if name.endswith(SUFFIX)]
+    return any(header_format(files.path / name) == "mlx" for name in names[:1])
+
+
+def header_format(file: Path) -> str | None:
+    """`format` in the metadata of a safetensors file."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        head = stream.read(min(length, _LONGEST_METADATA))
+    match = _FORMAT.search(head)
+    return match[1].decode() if match else None
+
+
+def _judge_adapter(
+    files: Files, adapter: dict[str, Any], tensors: dict[str, StoredTensor]
+) -> tuple[list[str], list[str], str | None]:
+    """What an adapter's folder lacks, and what it belongs to."""
+    if not tensors:
+        return ["adapter_model.safetensors: missing"], [adapter_note(adapter)], None
+    look = show_tensors(files.path)
+    return [], [adapter_note(adapter)], look
+
+
+def adapter_kind(adapter: dict[str, Any]) -> str:
+    """`PEFT adapter (LORA)`, Unsloth's or MLX's."""
+    base = str(adapter.get("base_model_name_or_path", ""))
+    if "fine_tune_type" in adapter or "lora_parameters" in adapter or "lora_layers" in adapter:
+        return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
+    kind = f" ({adapter['peft_type']})" if "peft_type" in adapter else ""
+    is_unsloth = base.startswith("unsloth/") or any("unsloth" in str(key) for key in adapter)
+    mapping = table(adapter.get("auto_mapping"))
+    is_unsloth = is_unsloth or bool(mapping.get("unsloth_fixed"))
+    return f"{'Unsloth' if is_unsloth else 'PEFT'} adapter directory{kind}"
+
+
+def adapter_note(adapter: dict[str, Any]) -> str:
+    """Which base an adapter belongs to, its rank and targets, and what makes a model of it."""
+    base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
+    settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
+    rank, targets = settings.get("r", settings.get("rank")), settings.get("target_modules")
+    shape = f" of rank {rank}" if isinstance(rank, int) else ""
+    if isinstance(targets, list) and targets:
+        shape += f" on {', '.join(sorted(map(str, targets)))}"
+    return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
 
 
 def is_safetensors_file(path: Path) -> bool:
@@ -63,11 +164,6 @@ def model_facts(config: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def train_advice(path: Path) -> str:
-    """How to start a run from weights."""
-    return f"`sftctl train --model {path}` starts a run from its weights"
-
-
 def as_weights(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The same tensors, marked as the model's."""
     return {f"model.{name}": tensor for name, tensor in tensors.items()}
@@ -83,12 +179,14 @@ def read_weights(files: Files) -> dict[str, StoredTensor]:
     for name in files.sizes if not tensors else ():
         if name.endswith(".bin") and Path(name).name.startswith(("pytorch_model", "adapter_")):
             tensors |= files.read_torch(name).tensors
-    is_readable = len(files.problems) == num_problems
+    is_readable = len(files.problems) == num_problems and not files.pointers
     for index in _INDEXES:
         weight_map = files.read_json(index).get("weight_map")
         if isinstance(weight_map, dict):
             lost = sorted(set(map(str, weight_map.values())) - files.sizes.keys())
-            files.problems.extend(f"{name}: missing, {index} refers to it" for name in lost)
+            shown = [f"{name}: missing, {index} refers to it" for name in lost[:_MOST_SHOWN]]
+            more = [f"{len(lost) - len(shown)} more files are missing"]
+            files.problems.extend(shown + (more if len(lost) > len(shown) else []))
             absent = sorted(name for name in weight_map if name not in tensors)
             if absent and is_readable and not lost:
                 problem = f"{absent[0]} is in no file ({len(absent)} such tensors)"

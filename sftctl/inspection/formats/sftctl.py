@@ -1,8 +1,10 @@
 """Our own runs and checkpoints, from JSON and safetensors headers. Nothing here loads torch."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import (
@@ -10,6 +12,7 @@ from sftctl.checkpoint.directory import (
     named_checkpoints,
     newest_good,
     problems_of,
+    unknown_files,
 )
 from sftctl.checkpoint.layout import (
     MANIFEST_HASH_NAME,
@@ -18,10 +21,12 @@ from sftctl.checkpoint.layout import (
     read_manifest,
     step_of,
 )
+from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.config.load import config_from_dict
 from sftctl.config.schedule import get_lr
 from sftctl.errors import (
+    CheckpointError,
     ConfigError,
     CorruptCheckpoint,
     IncompatibleCheckpoint,
@@ -30,6 +35,7 @@ from sftctl.errors import (
 from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
 from sftctl.inspection.readiness import judge
 from sftctl.runs.directory import RunDir
+from sftctl.runs.final import problems_of_final
 from sftctl.runs.resumable import require_nothing_saved
 
 _FORMAT = "sftctl checkpoint"
@@ -60,7 +66,21 @@ def inspect_run(path: Path) -> Inspection:
     if not found:
         newest_good(run.checkpoints)  # raises: there are only links and files
     checkpoints = [inspect_checkpoint(checkpoint) for checkpoint in found]
-    return replace(checkpoints[-1], checkpoints=checkpoints)
+    return replace(checkpoints[-1], checkpoints=checkpoints, final=_final(run))
+
+
+def _final(run: RunDir) -> dict[str, Any] | None:
+    """The run's final model, without hashing its files: its step is None if it has no manifest."""
+    if not run.final.is_dir():
+        return None
+    problems = problems_of_final(run.final, verify=False)
+    step, choice = None, None
+    with suppress(CheckpointError):  # it is one of the problems
+        if is_sealed(run.final):
+            seal = read_seal(run.final)
+            step, choice = seal.step, seal.choice
+    found = {"path": str(run.final), "step": step, "choice": choice}
+    return {**found, "verified": None, "problems": problems}
 
 
 def inspect_checkpoint(path: Path) -> Inspection:
@@ -89,7 +109,11 @@ def inspect_checkpoint(path: Path) -> Inspection:
         problems=problems,
         num_bytes=_bytes_in(path),
     )
-    return _judged(found if manifest is None else _with_manifest(found, manifest), manifest)
+    if manifest is None:
+        return _judged(found, manifest)
+    judged = _judged(_with_manifest(found, manifest), manifest)
+    unknown = [f"{name}: not in the manifest, not read" for name in unknown_files(path, manifest)]
+    return replace(judged, notes=[*judged.notes, *unknown])
 
 
 def verify_checkpoint(inspection: Inspection) -> Inspection:
@@ -166,6 +190,8 @@ def _next_learning_rate(manifest: CheckpointManifest) -> float | None:
 
 def _loss(metrics: Path, manifest: CheckpointManifest) -> float | None:
     """The loss in the checkpoint's step, from the last line within the manifest's metrics_bytes."""
+    if not metrics.is_file():  # a pipe would wait for a writer
+        return None
     try:
         with metrics.open("rb") as file:
             begin = max(0, manifest.metrics_bytes - _LONGEST_LINE_BYTES)

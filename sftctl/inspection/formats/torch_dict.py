@@ -1,4 +1,4 @@
-"""One torch.save file: MiniMind's `*_resume.pth` and `*.pth`, or any dictionary of tensors."""
+"""One torch.save file: MiniMind's `*_resume.pth` and `*.pth`, Lightning's `.ckpt`, any other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.inspection.formats.files import OTHER_TOOL, TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.model_files import NO_STATE
+from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.torch_file import TorchFile
-from sftctl.inspection.pickles.values import is_tensor_like, number, plain, table
+from sftctl.inspection.pickles.values import Budget, is_tensor_like, key_text, number, plain, table
 
 _MINIMIND = {"model", "optimizer", "epoch", "step", "world_size"}
 _MINIMIND_ADVICE = "MiniMind's trainer continues from it: --from_resume 1"
@@ -17,6 +18,7 @@ _MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim")
 STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
 _EPOCH_KEYS = ("epoch", "epochs")
+_LIGHTNING = "pytorch-lightning_version"
 _WRAPPERS = ("module.", "_orig_mod.")  # DDP's and torch.compile's prefixes
 
 
@@ -38,11 +40,13 @@ def inspect_torch_file(path: Path) -> Inspection:
             facts={"learning_rate": learning_rate_of(value)},
             obstacles=["an optimizer alone: no weights"],
         )
+    if _LIGHTNING in value:
+        return _inspect_lightning(files, found, value)
     if model is not None:
         return _inspect_training_state(files, found, value, model)
     tensors = _weights(found.tensors, "")
     return replace(
-        files.inspection("torch weights file" if tensors else "torch file", tensors),
+        files.inspection("torch weights file" if tensors else _tool(value), tensors),
         facts={"dtype": weights_dtype(tensors)},
         obstacles=[NO_STATE],
     )
@@ -57,8 +61,9 @@ def _inspect_training_state(
         tensors |= optimizer_tensors(found.tensors, f"{optimizer}.state.")
     step_key, epoch_key = _first_key(value, STEP_KEYS), _first_key(value, _EPOCH_KEYS)
     run_id = value.get("wandb_id", value.get("wandb_run_id"))
+    budget = Budget()
     others = {
-        str(key): plain(item)
+        key_text(key): plain(item, budget)
         for key, item in value.items()
         if key not in (*_MODEL_KEYS, *_OPTIMIZER_KEYS) and not is_tensor_like(item)
     }
@@ -77,10 +82,10 @@ def _inspect_training_state(
         facts["step_in_epoch"] = facts["step"]
         counts = "micro-batches of one rank in this epoch", "from 0"
     else:
-        base = files.inspection("torch file", tensors)
+        base = files.inspection(_tool(value), tensors)
         step_counts = f"as stored under {step_key!r}: what it counts depends on the tool"
         counts = step_counts, f"as stored under {epoch_key!r}"
-    has_rng = any("rng" in str(key).lower() for key in value)
+    has_rng = any("rng" in key_text(key).lower() for key in value)
     return replace(
         base,
         facts=facts,
@@ -89,6 +94,62 @@ def _inspect_training_state(
         obstacles=[OTHER_TOOL],
         notes=[] if has_rng else ["no RNG state: a resumed run will differ"],
     )
+
+
+def _tool(value: dict[Any, Any]) -> str:
+    """The name of a dictionary of an unknown tool, or of one file of a known one."""
+    inner = table(value.get("optimizer_state_dict"))
+    if "zero_stage" in inner or "ds_config" in value or "dp_world_size" in value:
+        return "DeepSpeed file of one rank (inspect its folder)"
+    if "checkpoint_version" in value and "args" in value:
+        return "Megatron file of one rank (inspect its folder)"
+    if "epochs_run" in value:
+        return "torchtune recipe state (inspect its folder)"
+    return "torch file"
+
+
+def _inspect_lightning(files: Files, found: TorchFile, value: dict[Any, Any]) -> Inspection:
+    """Lightning's file: weights under the module's own names, and each optimizer's moments."""
+    before = "state_dict."
+    names = [name.removeprefix(before) for name in found.tensors if name.startswith(before)]
+    wrapper = "model." if names and all(name.startswith("model.") for name in names) else ""
+    tensors = _weights(found.tensors, f"{before}{wrapper}")
+    states = value.get("optimizer_states")
+    for index in range(len(states) if isinstance(states, (list, tuple)) else 0):
+        tensors |= optimizer_tensors(found.tensors, f"optimizer_states.{index}.state.")
+    facts, counts = lightning_facts(value)
+    version = value.get(_LIGHTNING)
+    notes = [] if states else ["no optimizer in it (save_weights_only)"]
+    return replace(
+        files.inspection(
+            "Lightning checkpoint file",
+            tensors,
+            show_tensors(files.path),
+        ),
+        facts=facts
+        | {
+            "dtype": weights_dtype(tensors),
+            "versions": {"lightning": version} if isinstance(version, str) else None,
+        },
+        step_counts=counts,
+        epoch_counts="from 0",
+        obstacles=[OTHER_TOOL],
+        notes=[*notes, "Lightning continues from it with trainer.fit(module, ckpt_path=…)"],
+    )
+
+
+def lightning_facts(value: dict[Any, Any]) -> tuple[dict[str, Any], str]:
+    """The counters of a Lightning checkpoint, and what its step counts."""
+    states = value.get("optimizer_states")
+    first = states[0] if isinstance(states, (list, tuple)) and states else None
+    hyper = plain(value.get("hyper_parameters"))
+    facts = {
+        "step": number(value.get("global_step")),
+        "epoch": number(value.get("epoch")),
+        "learning_rate": learning_rate_of(first),
+        "config": {"hyper_parameters": hyper} if hyper else None,
+    }
+    return facts, "optimizer updates (global_step)"
 
 
 def optimizer_tensors(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:

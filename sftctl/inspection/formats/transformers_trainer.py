@@ -6,12 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
-from sftctl.inspection.formats.model_files import model_facts, read_weights, train_advice
+from sftctl.inspection.formats.model_files import (
+    adapter_kind,
+    adapter_note,
+    model_facts,
+    read_weights,
+)
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
+from sftctl.inspection.formats.trainers.deepspeed import (
+    ZeroState,
+    latest_tag,
+    make_weights,
+    read_state,
+    tags_in,
+)
+from sftctl.inspection.formats.trainers.sharded import distcp_problems
+from sftctl.inspection.formats.weights import judge_weights
 from sftctl.inspection.inspection import Inspection, Tensors, weights_dtype
-from sftctl.inspection.pickles.opcodes import Made
+from sftctl.inspection.pickles.opcodes import CallResult
 from sftctl.inspection.pickles.torch_file import archive_digest
-from sftctl.inspection.pickles.values import number, plain, table
+from sftctl.inspection.pickles.values import key_text, number, plain, table
 
 _STATE_NAME = "trainer_state.json"
 _STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
@@ -20,29 +34,45 @@ _EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
 
 
 def is_trainer_checkpoint(path: Path) -> bool:
-    """Whether this is one checkpoint."""
-    return (path / _STATE_NAME).is_file()
+    """Whether this is one checkpoint; also one whose save was not finished."""
+    if not path.is_dir():
+        return False
+    if (path / _STATE_NAME).is_file():
+        return True
+    has_more = any((path / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
+    return _STEP_NAME.fullmatch(path.absolute().name) is not None and has_more
 
 
 def is_trainer_output(path: Path) -> bool:
     """Whether this is a folder of checkpoints."""
-    return bool(_checkpoints_in(path))
+    return any(is_trainer_checkpoint(one) for one in _checkpoints_in(path))
 
 
 def inspect_trainer_output(path: Path) -> Inspection:
     """The newest checkpoint of an output folder, with all of them in `checkpoints`."""
     checkpoints = [inspect_trainer_checkpoint(checkpoint) for checkpoint in _checkpoints_in(path)]
-    return replace(checkpoints[-1], checkpoints=checkpoints)
+    newest, whole = checkpoints[-1], [one for one in checkpoints if not one.problems]
+    unfinished = sorted(one.name for one in path.glob("tmp-checkpoint-*") if one.is_dir())
+    notes = [f"{name}: a save that was not finished" for name in unfinished]
+    if whole and newest.problems:
+        notes.append(f"the newest complete one is {whole[-1].path.name}")
+    return replace(newest, checkpoints=checkpoints, notes=[*newest.notes, *notes])
 
 
 def inspect_trainer_checkpoint(path: Path) -> Inspection:
     """One checkpoint: its JSON files, its weights, and its torch files without running them."""
     files = Files.of(path, ("*", "*/*"))
+    if _STATE_NAME not in files.sizes:
+        files.problems.append(f"{_STATE_NAME}: missing; it is written last")
     state = files.read_json(_STATE_NAME)
     arguments = files.read_torch("training_args.bin").value
     options = table(plain(arguments))
-    facts = model_facts(files.read_json("config.json"))
+    config = files.read_json("config.json")
+    facts = model_facts(config)
     tensors = read_weights(files)
+    train, notes, adapter = _weights(files, config, tensors)
+    zero, to_weights = _deepspeed(files)
+    tensors |= zero.tensors if zero else {}
     optimizer = files.read_torch("optimizer.pt")
     tensors |= optimizer_tensors(optimizer.tensors, "state.")
     rng = _rng(files)
@@ -51,14 +81,23 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
     next_rate = number(rates[0]) if isinstance(rates, list) and rates else None
     if options:
         facts["config"] = {"training_args": options}
-    facts |= _counters(state, options, _world_size(files, options)) | _logged(state)
+    ranks = _world_size(files, options) or (zero.ranks if zero else None)
+    facts |= _counters(state, options, ranks) | _logged(state)
     facts |= {"scaler": scaler or None, "dtype": _dtype(options) or weights_dtype(tensors)}
     format = "transformers Trainer checkpoint"
-    if isinstance(arguments, Made) and arguments.by.startswith("trl."):
+    if isinstance(arguments, CallResult) and arguments.by.startswith("trl."):
         format = f"TRL checkpoint ({arguments.by.rpartition('.')[2]})"
+    if not state and (match := _STEP_NAME.fullmatch(path.absolute().name)):
+        facts["step"] = int(match[1])
     resume = f"trainer.train(resume_from_checkpoint={str(path)!r}) continues from it"
+    advice = [part for part in (resume, train, to_weights) if part]
+    kinds = [
+        format,
+        *([adapter] if adapter else []),
+        *([f"DeepSpeed {zero.stage}"] if zero else []),
+    ]
     return replace(
-        files.inspection(format, tensors, f"{resume}; {train_advice(path)}"),
+        files.inspection(", ".join(kinds), tensors, "; ".join(advice)),
         facts=facts,
         step_counts="optimizer updates (global_step)",
         epoch_counts="epochs done, with a fraction",
@@ -66,8 +105,37 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
         loss=_last_logged(state, "loss"),
         rng=rng,
         obstacles=[OTHER_TOOL],
-        notes=_notes(files, tensors, rng is not None),
+        notes=[*notes, *_notes(files, tensors, rng is not None)],
     )
+
+
+def _weights(
+    files: Files, config: dict[str, Any], tensors: Tensors
+) -> tuple[str | None, list[str], str | None]:
+    """The command that trains from the weights, notes, and the kind of an adapter."""
+    adapter = files.read_json("adapter_config.json")
+    if adapter:
+        return None, [adapter_note(adapter)], adapter_kind(adapter).replace(" directory", "")
+    if not tensors:
+        return None, [], None
+    problems, notes, train = judge_weights(files, config, tensors)
+    files.problems.extend(problems)
+    return train, notes, None
+
+
+def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
+    """The state that DeepSpeed saved in it, and the command that makes weights of that."""
+    for folder in sorted({name.partition("/")[0] for name in files.sizes if "/" in name}):
+        files.problems.extend(distcp_problems(files.path / folder))
+    tags = tags_in(files.path)
+    if not tags:
+        return None, None
+    named = latest_tag(files.path)
+    tag = next((one for one in tags if one.name == named), tags[-1])
+    if named is not None and tag.name != named:
+        files.problems.append(f"{named}: missing, latest names it")
+    state = read_state(files, tag)
+    return state, f"`{make_weights(files.path, tag)}` makes weights of it; this needs DeepSpeed"
 
 
 def _checkpoints_in(path: Path) -> list[Path]:
@@ -76,7 +144,7 @@ def _checkpoints_in(path: Path) -> list[Path]:
     found = {
         int(match[1]): entry for entry in entries if (match := _STEP_NAME.fullmatch(entry.name))
     }
-    return [found[step] for step in sorted(found) if is_trainer_checkpoint(found[step])]
+    return [found[step] for step in sorted(found) if found[step].is_dir()]
 
 
 def _counters(
@@ -146,16 +214,21 @@ def _rng(files: Files) -> dict[str, Any] | None:
     names = _rng_names(files)
     if not names:
         return None
-    generators = sorted(map(str, table(files.read_torch(names[0]).value)))
+    generators = sorted(map(key_text, table(files.read_torch(names[0]).value)))
     digests = [archive_digest(files.path / name) for name in names]
     return {"ranks": len(names), "generators": generators, "digests": digests}
+
+
+def _others(files: Files) -> list[str]:
+    """Optimizers that accelerate wrote for the Trainer, under its own name."""
+    return [name for name in files.sizes if name.startswith("optimizer") and name.endswith(".bin")]
 
 
 def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
     """What a resume by the Trainer would miss. FSDP saves weights and optimizer as folders."""
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]
-    if any("optim" in folder for folder in folders):
+    if any("optim" in name or "global_step" in name for name in (*folders, *_others(files))):
         missing = [name for name in missing if name != "optimizer.pt"]
     if not has_rng:
         missing.append("rng_state.pth")

@@ -15,12 +15,18 @@ from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.pickles.allowed import code_problems
-from sftctl.inspection.pickles.opcodes import read_pickle
+from sftctl.inspection.pickles.archive import (
+    LONGEST_PICKLE_BYTES,
+    Entry,
+    open_archive,
+    read_entry,
+)
+from sftctl.inspection.pickles.opcodes import MOST_OPCODES, BadPickle, Reading, read_pickle
 from sftctl.inspection.pickles.torch_tensors import storage_bytes, storages_in, tensors_in
 from sftctl.inspection.pickles.window import Window
 
-_LONGEST_PICKLE_BYTES = 1 << 25
 _CHUNK_BYTES = 1 << 20
+_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,74 +52,102 @@ def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) ->
                 return _read_zip(file, window)
             return _read_legacy(file, window)
     except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as problem:
-        raise CorruptCheckpoint(
-            f"{file}: not a complete file of torch.save: {problem}"
-        ) from problem
+        code = code_problems(problem.code) if isinstance(problem, BadPickle) else []
+        reason = "; ".join([f"not a complete file of torch.save: {problem}", *code])
+        raise CorruptCheckpoint(f"{file}: {reason}") from problem
 
 
 def _read_zip(file: Path, window: Window) -> TorchFile:
-    with zipfile.ZipFile(window) as archive:
-        entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        compressed = [
-            name for name, info in entries.items() if info.compress_type or info.flag_bits & 1
-        ]
-        if compressed:
-            raise ValueError(f"{compressed[0]} is compressed; torch.save never does")
-        if "data.pkl" not in entries:
-            raise ValueError("a zip archive without data.pkl")
-        if entries["data.pkl"].file_size > _LONGEST_PICKLE_BYTES:
-            raise ValueError(f"data.pkl of {entries['data.pkl'].file_size} bytes is too long")
-        reading = read_pickle(io.BytesIO(archive.read(entries["data.pkl"])))
-        order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
+    archive = open_archive(window)
+    reading, problems = _pickles_in(window, archive.entries)
+    if "data.pkl" not in archive.entries:
+        raise BadPickle("a zip archive without data.pkl", reading.code)
+    order = archive.entries.get("byteorder")
     storages = {
-        name.removeprefix("data/"): (_data_begin(window, info), info.file_size)
-        for name, info in entries.items()
+        name.removeprefix("data/"): (window.begin + entry.begin, entry.num_bytes)
+        for name, entry in archive.entries.items()
         if name.startswith("data/")
     }
-    found = _found(file, reading.value, reading.names, storages)
-    if order.strip() == b"little":
-        return found
-    return replace(found, problems=[*found.problems, "its numbers are big-endian"])
+    found = _found(file, reading, storages, _opcodes_for(window) // 20)
+    problems = [*found.problems, *problems, *archive.problems]
+    if order is not None and read_entry(window, order).strip() != b"little":
+        problems.append("its numbers are big-endian")
+    return replace(found, problems=problems)
 
 
-def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
-    """The file position of an entry's bytes: after the entry's header, whose length varies."""
-    window.seek(info.header_offset)
-    head = window.read(30)
-    if head[:4] != b"PK\x03\x04":
-        raise ValueError(f"{info.filename}: no entry at the position in the archive's directory")
-    sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-    begin = info.header_offset + 30 + sizes
-    if begin + info.file_size > window.num_bytes:
-        raise ValueError(f"{info.filename}: truncated")
-    return window.begin + begin
+def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, list[str]]:
+    """The value of data.pkl and the code in every pickle of the archive; other problems."""
+    code, problems = frozenset[str](), list[str]()
+    value = None
+    for name in sorted(name for name in entries if name.lower().endswith(".pkl")):
+        data = io.BytesIO(read_entry(window, entries[name]))
+        reading = read_pickle(data, _opcodes_for(window))
+        code |= reading.code
+        if rest := len(data.getvalue()) - data.tell():
+            problems.append(f"{name}: {rest} bytes after its pickle")
+        if name == "data.pkl":
+            value = reading.value
+    return Reading(value, code), problems
+
+
+def _opcodes_for(window: Window) -> int:
+    """How many opcodes are read: more in a large file, whose pickle has more tensors."""
+    return MOST_OPCODES + window.num_bytes // 1000
 
 
 def _read_legacy(file: Path, window: Window) -> TorchFile:
-    magic = read_pickle(window).value
-    if magic != 0x1950A86A20F9469CFC6C:
-        window.seek(0)
-        reading = read_pickle(window)
-        return TorchFile(reading.value, code_problems(reading.names))
-    readings = [read_pickle(window) for _ in range(4)]
-    names = frozenset().union(*(reading.names for reading in readings))
-    _, _, main, keys = readings
-    sizes = {str(storage.key[2]): storage_bytes(storage) for storage in storages_in(main.value)}
-    storages, position = {}, window.tell()
-    for key in keys.value if isinstance(keys.value, list) else []:
-        storages[str(key)] = (window.begin + position + 8, sizes.get(str(key), 0))
-        position += 8 + sizes.get(str(key), 0)
+    data = io.BytesIO(window.read(min(window.num_bytes, LONGEST_PICKLE_BYTES)))
+    limit = _opcodes_for(window)
+    first = read_pickle(data, limit)
+    if first.value != _MAGIC:
+        return _read_plain(data, first, window.num_bytes, limit)
+    readings = [first]
+    for _ in range(4):
+        try:
+            readings.append(read_pickle(data, limit))
+        except BadPickle as problem:
+            before = frozenset[str]().union(*(reading.code for reading in readings))
+            raise BadPickle(str(problem), before | problem.code) from problem
+    code = frozenset[str]().union(*(reading.code for reading in readings))
+    main, keys = readings[3:]
+    sizes = {_text(one.key[2]): storage_bytes(one) for one in storages_in(main.value)}
+    storages, position = {}, data.tell()
+    for key in map(_text, keys.value if isinstance(keys.value, list) else []):
+        storages[key] = (window.begin + position + 8, sizes.get(key, 0))
+        position += 8 + sizes.get(key, 0)
     if position > window.num_bytes:
-        raise ValueError(f"{position} bytes of storages, but the file has {window.num_bytes}")
-    return _found(file, main.value, names, storages)
+        raise BadPickle(f"{position} bytes of storages, but the file has {window.num_bytes}", code)
+    found = _found(file, Reading(main.value, code), storages, limit // 20)
+    rest = window.num_bytes - position
+    return replace(found, problems=[*found.problems, *_after(rest, "storages")])
+
+
+def _read_plain(data: io.BytesIO, first: Reading, num_bytes: int, limit: int) -> TorchFile:
+    """A file of pickles: the value of the first, the code in all of them."""
+    code, num_pickles, end = first.code, 1, data.tell()
+    while end < num_bytes and num_pickles < limit // 100:
+        try:
+            reading = read_pickle(data, limit)
+        except BadPickle as problem:
+            code |= problem.code
+            break
+        code, num_pickles, end = code | reading.code, num_pickles + 1, data.tell()
+    return TorchFile(first.value, code_problems(code) + _after(num_bytes - end, "pickle"))
+
+
+def _after(num_bytes: int, what: str) -> list[str]:
+    return [f"{num_bytes} bytes after its {what}"] if num_bytes else []
+
+
+def _text(key: Any) -> str:
+    return key if isinstance(key, str) else str(key) if isinstance(key, int) else "?"
 
 
 def _found(
-    file: Path, value: Any, names: frozenset[str], storages: dict[str, tuple[int, int]]
+    file: Path, reading: Reading, storages: dict[str, tuple[int, int]], most_tensors: int
 ) -> TorchFile:
-    tensors, lost = tensors_in(value, file, storages)
-    problems = [f"tensor {place}: its bytes are not in the file" for place in lost]
-    return TorchFile(value, code_problems(names) + problems, tensors)
+    tensors, problems = tensors_in(reading.value, file, storages, most_tensors)
+    return TorchFile(reading.value, code_problems(reading.code) + problems, tensors)
 
 
 def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> list[str] | None:
@@ -121,11 +155,13 @@ def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> lis
     wrong = []
     try:
         with file.open("rb") as stream:
-            archive = zipfile.ZipFile(cast(IO[bytes], Window(stream, begin, num_bytes)))
+            window = Window(stream, begin, num_bytes)
+            open_archive(window)  # refuses entries that share bytes
+            archive = zipfile.ZipFile(cast(IO[bytes], window))
             for info in archive.infolist():
                 if not info.compress_type and not _matches(archive, info):
                     wrong.append(f"{info.filename}: its content was changed (different checksum)")
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
     return wrong
 
@@ -146,12 +182,13 @@ def archive_digest(file: Path) -> str | None:
     Files with equal values have equal hashes. The date and the file name do not matter.
     """
     try:
-        with file.open("rb") as stream, zipfile.ZipFile(cast(IO[bytes], Window(stream))) as archive:
-            entries = [
-                (info.filename.partition("/")[2], info.CRC, info.file_size)
-                for info in archive.infolist()
-            ]
-    except (OSError, ValueError, zipfile.BadZipFile):
+        with file.open("rb") as stream:
+            entries = open_archive(Window(stream)).entries
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
-    data = [entry for entry in entries if entry[0] == "data.pkl" or entry[0].startswith("data/")]
+    data = [
+        (name, entry.checksum, entry.num_bytes)
+        for name, entry in entries.items()
+        if name == "data.pkl" or name.startswith("data/")
+    ]
     return hashlib.sha256(repr(sorted(data)).encode()).hexdigest()

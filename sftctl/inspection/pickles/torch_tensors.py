@@ -5,96 +5,125 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sftctl.checkpoint.safetensors_header import MOST_AXES
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
-from sftctl.inspection.pickles.opcodes import Made, Name, Outside
+from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId
 
-_MOST_VALUES = 1_000_000
+_MOST_SHOWN = 10  # tensors whose bytes are missing
 _LONGEST_PLACE = 300  # characters
+_TOO_LARGE = 1 << 63  # no size, stride or offset is this large
 _REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+_OTHER_SIZES = {"ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt32Storage": 4}
 _DTYPES = {known.storage: name for name, known in NUMBER_TYPES.items() if known.storage}
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested containers, with its place ("model.x"); each container once."""
-    pending: list[tuple[str, Any]] = [("", value)]
+    """Every leaf of nested containers, with its place ("model.x"); each container once.
+
+    Leaves at very long places are left out.
+    """
+    pending: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     seen: set[int] = set()
-    while pending and len(seen) < _MOST_VALUES:
-        place, item = pending.pop()
-        if len(place) > _LONGEST_PLACE:
-            continue
-        if isinstance(item, Made) and item.by == "torch._utils._rebuild_parameter":
-            item = item.arguments[0] if item.arguments else None
-        if not isinstance(item, (dict, list, tuple)):
-            yield place, item
-        elif id(item) not in seen:
-            seen.add(id(item))
-            pairs = item.items() if isinstance(item, dict) else enumerate(item)
-            before = f"{place}." if place else ""
-            pending += [(before + _text(key), child) for key, child in pairs]
+    while pending:
+        place, item = next(pending[-1], (None, None))
+        if place is None:
+            pending.pop()
+        elif len(place) <= _LONGEST_PLACE:
+            if isinstance(item, CallResult) and item.by == "torch._utils._rebuild_parameter":
+                item = item.arguments[0] if item.arguments else None
+            if not isinstance(item, (dict, list, tuple)):
+                yield place, item
+            elif id(item) not in seen:
+                seen.add(id(item))
+                pending.append(_children(f"{place}." if place else "", item))
+
+
+def _children(before: str, item: Any) -> Iterator[tuple[str, Any]]:
+    for key, child in item.items() if isinstance(item, dict) else enumerate(item):
+        yield before + _text(key), child
 
 
 def _text(key: Any) -> str:
     return str(key)[:_LONGEST_PLACE] if isinstance(key, (str, int)) else type(key).__name__
 
 
-def storages_in(value: Any) -> Iterator[Outside]:
+def storages_in(value: Any) -> Iterator[PersistentId]:
     """The storages that the tensors of a value use."""
     for _, item in walk(value):
-        if isinstance(item, Made) and item.by in _REBUILT:
+        if isinstance(item, CallResult) and item.by in _REBUILT:
             yield from filter(_is_storage, item.arguments[:1])
 
 
 def _is_storage(outside: Any) -> bool:
     """`('storage', torch.FloatStorage, key, location, number of elements)`, maybe more."""
     return (
-        isinstance(outside, Outside)
+        isinstance(outside, PersistentId)
         and isinstance(outside.key, tuple)
         and len(outside.key) >= 5
         and isinstance(outside.key[1], Name)
         and isinstance(outside.key[4], int)
-        and outside.key[4] >= 0
+        and 0 <= outside.key[4] < _TOO_LARGE
     )
 
 
-def _dtype(storage: Outside) -> str | None:
-    name = storage.key[1].text.rpartition(".")[2].removesuffix("Storage")
+def _dtype(storage: PersistentId) -> str | None:
+    name = storage.key[1].qualified.removesuffix("Storage")
     return _DTYPES.get(name)
 
 
-def storage_bytes(storage: Outside) -> int:
+def storage_bytes(storage: PersistentId) -> int:
     """The storage's length in the file."""
     known = NUMBER_TYPES.get(_dtype(storage) or "")
-    return (known.num_bytes if known else 1) * int(storage.key[4])
+    size = known.num_bytes if known else _OTHER_SIZES.get(storage.key[1].qualified, 1)
+    return size * int(storage.key[4])
 
 
 def tensors_in(
-    value: Any, file: Path, storages: dict[str, tuple[int, int]]
+    value: Any, file: Path, storages: dict[str, tuple[int, int]], most: int
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors of a value by place, and the places of tensors whose bytes are not in the file.
+    """The first `most` tensors of a value by place, and what is wrong with them.
 
     `storages` maps a storage's key to its first byte in the file and its length in bytes.
     """
-    found, lost = {}, []
-    for place, item in sorted(walk(value), key=lambda pair: pair[0]):
-        if isinstance(item, Made) and item.by in _REBUILT and len(item.arguments) >= 4:
-            tensor = _tensor(item, file, storages)
-            if tensor is None:
-                lost.append(place)
-            else:
-                found[place] = tensor
-    return found, lost
+    found: dict[str, StoredTensor] = {}
+    lost: list[str] = []
+    known: dict[int, StoredTensor | None] = {}  # a value may hold one tensor many times
+    problems = []
+    for place, item in walk(value):
+        if not (isinstance(item, CallResult) and item.by in _REBUILT and len(item.arguments) >= 4):
+            continue
+        if len(found) + len(lost) >= most:
+            problems = [f"more than {most} tensors: the others were not read"]
+            break
+        if id(item) not in known:
+            known[id(item)] = _tensor(item, file, storages)
+        tensor = known[id(item)]
+        if tensor is None:
+            lost.append(place)
+        else:
+            found[place] = tensor
+    lost.sort()
+    problems += [f"tensor {place}: its bytes are not in the file" for place in lost[:_MOST_SHOWN]]
+    if len(lost) > _MOST_SHOWN:
+        problems.append(f"{len(lost) - _MOST_SHOWN} more tensors: their bytes are not in the file")
+    return dict(sorted(found.items())), problems
 
 
-def _tensor(made: Made, file: Path, storages: dict[str, tuple[int, int]]) -> StoredTensor | None:
+def _tensor(
+    made: CallResult, file: Path, storages: dict[str, tuple[int, int]]
+) -> StoredTensor | None:
     storage, start, shape, strides = made.arguments[:4]
     if not (isinstance(shape, tuple) and isinstance(strides, tuple) and _is_storage(storage)):
         return None
     if (dtype := _dtype(storage)) is None:
         return None
-    numbers = (start, *shape, *strides)
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
+    if len(shape) != len(strides) or len(shape) > MOST_AXES:
         return None
-    begin, num_bytes = storages.get(str(storage.key[2]), (0, -1))
+    numbers = (start, *shape, *strides)
+    if not all(isinstance(n, int) and 0 <= n < _TOO_LARGE for n in numbers):
+        return None
+    key = storage.key[2]
+    begin, num_bytes = storages.get(str(key) if isinstance(key, (str, int)) else "?", (0, -1))
     count, size = math.prod(shape), NUMBER_TYPES[dtype].num_bytes
     end = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     if num_bytes < 0 or (count and end * size > num_bytes):

@@ -1,51 +1,81 @@
 """Values that opcodes.py read, made printable; and safe ways to look into them."""
 
-from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
-from sftctl.inspection.pickles.opcodes import Made, Name, Outside
+from sftctl.checkpoint.safetensors_header import MOST_AXES
+from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId
 
 _DEEPEST = 6
 _MOST_ITEMS = 1000  # of one container
-_MOST_ITEMS_IN_ALL = 100_000  # a pickle may hold the same list a thousand times, and so on inwards
+_LONGEST_TEXT = 20_000  # characters
+_ITEMS_IN_ALL = 100_000
+_ITEM_CHARACTERS = 64  # a longer text counts as several items
+_LARGEST = 1 << 64
 
 
-def plain(value: Any) -> Any:
+class Budget:
+    """How many items are printed of one file: it may hold the same list a thousand times, and so
+    on inwards."""
+
+    def __init__(self, items: int = _ITEMS_IN_ALL) -> None:
+        self._left = items
+
+    def take(self, value: Any) -> bool:
+        """Whether there is enough left for one more item."""
+        length = len(value) if isinstance(value, str) else 0
+        self._left -= 1 + min(length, _LONGEST_TEXT) // _ITEM_CHARACTERS
+        return self._left >= 0
+
+
+def plain(value: Any, budget: Budget | None = None) -> Any:
     """The value as numbers, texts, lists and dictionaries; deep or long ones are shortened.
 
-    An enumeration's member becomes its text, an object its attributes.
+    An enumeration's member becomes its text, an object its attributes. Several values of one file
+    share a `budget`.
     """
-    return _plain(value, 0, iter(range(_MOST_ITEMS_IN_ALL)))
+    return _plain(value, 0, budget or Budget())
 
 
-def _plain(value: Any, depth: int, left: Iterator[int]) -> Any:
-    """`left` runs out when enough items were taken from all containers together."""
+def _plain(value: Any, depth: int, budget: Budget) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Made):
+        return _leaf(value)
+    if isinstance(value, CallResult):
         match value.arguments:
             case (str(text),):
-                return text
+                return _leaf(text)
         if not isinstance(value.state, dict) or depth >= _DEEPEST:
             return f"({value.by})"
         value, depth = value.state, depth + 1
     if depth < _DEEPEST and isinstance(value, dict):
-        items = zip(islice(value.items(), _MOST_ITEMS), left, strict=False)
-        return {_text(key): _plain(item, depth + 1, left) for (key, item), _ in items}
+        items = islice(value.items(), _MOST_ITEMS)
+        taken = takewhile(lambda pair: budget.take(pair[0]) and budget.take(pair[1]), items)
+        return {key_text(key): _plain(item, depth + 1, budget) for key, item in taken}
     if depth < _DEEPEST and isinstance(value, (list, tuple)):
-        taken = zip(islice(value, _MOST_ITEMS), left, strict=False)
-        return [_plain(item, depth + 1, left) for item, _ in taken]
+        return [
+            _plain(item, depth + 1, budget)
+            for item in takewhile(budget.take, islice(value, _MOST_ITEMS))
+        ]
     return value.text if isinstance(value, Name) else f"({type(value).__name__.lower()})"
 
 
-def _text(key: Any) -> str:
-    return str(key) if isinstance(key, (str, int, float, bool)) else type(key).__name__
+def _leaf(value: Any) -> Any:
+    """A number or text that is not too long to be shown."""
+    if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"{value[:_LONGEST_TEXT]} … ({len(value)} characters)"
+    return value
+
+
+def key_text(key: Any) -> str:
+    """A dictionary's key as text; only its type if it is a container or an object."""
+    return str(_leaf(key)) if isinstance(key, (str, int, float)) else type(key).__name__
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """The attributes that a `Made` object would have; empty for any other value."""
-    state = value.state if isinstance(value, Made) else None
+    """The attributes that a `CallResult` object would have; empty for any other value."""
+    state = value.state if isinstance(value, CallResult) else None
     if isinstance(state, tuple) and len(state) == 2:  # a class with slots: (__dict__, slots)
         return {**table(state[0]), **table(state[1])}
     return table(state)
@@ -57,15 +87,16 @@ def table(value: Any) -> dict[Any, Any]:
 
 
 def number(value: Any) -> Any:
-    """A number, or None in place of anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number else None
+    """A number of at most 64 bits, or None in place of anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if isinstance(value, float) or -_LARGEST < value < _LARGEST else None
 
 
 def sizes(value: Any) -> tuple[int, ...]:
     """A shape or offsets; empty in place of anything else."""
-    is_shape = isinstance(value, (list, tuple)) and all(map(_is_size, value))
-    return tuple(value) if is_shape else ()
+    is_list = isinstance(value, (list, tuple)) and len(value) <= MOST_AXES
+    return tuple(value) if is_list and all(map(_is_size, value)) else ()
 
 
 def size(value: Any) -> int:
@@ -74,9 +105,11 @@ def size(value: Any) -> int:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    return isinstance(value, int) and 0 <= value < 1 << 63
 
 
 def is_tensor_like(value: Any) -> bool:
     """Whether this would be a tensor, or its storage."""
-    return isinstance(value, Outside) or (isinstance(value, Made) and "_rebuild_" in value.by)
+    return isinstance(value, PersistentId) or (
+        isinstance(value, CallResult) and "_rebuild_" in value.by
+    )

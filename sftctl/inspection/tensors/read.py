@@ -20,8 +20,7 @@ _BLOCKS = {name: (elements, size, kind) for kind, (name, elements, size) in TYPE
 
 
 def stretches(tensor: StoredTensor, length: int = STRETCH) -> Iterator[Numbers]:
-    """All numbers of a tensor in order, up to `length` at once; raises what `read` raises."""
-    tensor = located(tensor)
+    """All numbers of a located tensor in order, up to `length` at once; raises as `read` does."""
     for start in range(0, tensor.num_elements, length):
         yield read(tensor, start, min(start + length, tensor.num_elements))
 

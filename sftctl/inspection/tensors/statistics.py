@@ -7,7 +7,8 @@ import numpy as np
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspection import Inspection
-from sftctl.inspection.tensors.read import STRETCH, Numbers, stretches
+from sftctl.inspection.tensors.budget import left_out, same_numbers
+from sftctl.inspection.tensors.read import STRETCH, Numbers, located, stretches
 
 NUM_BINS = 16
 
@@ -31,9 +32,22 @@ class TensorStatistics:
 
 
 def tensor_statistics(inspection: Inspection, stretch: int = STRETCH) -> list[TensorStatistics]:
-    """Statistics of every tensor, by name. Each is read twice, `stretch` elements at a time."""
-    tensors = sorted(inspection.tensors.items())
-    return [_statistics(name, tensor, stretch) for name, tensor in tensors]
+    """Statistics of every tensor, by name, read `stretch` elements at a time.
+
+    A tensor of one stretch is read once, a larger one twice; one with several names as often.
+    """
+    reasons = left_out(inspection.tensors, inspection.num_bytes)
+    known: dict[object, TensorStatistics] = {}
+    found = []
+    for name, tensor in sorted(inspection.tensors.items()):
+        if name in reasons:
+            found.append(TensorStatistics(name, tensor.dtype, tensor.shape, error=reasons[name]))
+            continue
+        key = same_numbers(tensor)
+        if key not in known:
+            known[key] = _statistics(name, tensor, stretch)
+        found.append(replace(known[key], name=name, shape=tensor.shape))
+    return found
 
 
 def _statistics(name: str, tensor: StoredTensor, stretch: int) -> TensorStatistics:
@@ -47,7 +61,9 @@ def _count_and_measure(name: str, tensor: StoredTensor, stretch: int) -> TensorS
     count = num_nan = num_inf = 0
     total = squares = 0.0
     low, high = np.inf, -np.inf
-    for values in stretches(tensor, stretch):
+    tensor = located(tensor)
+    read_once = list(stretches(tensor, stretch)) if tensor.num_elements <= stretch else None
+    for values in read_once or stretches(tensor, stretch):
         num_nan += int(np.isnan(values).sum())
         num_inf += int(np.isinf(values).sum())
         finite = _finite(values)
@@ -61,7 +77,7 @@ def _count_and_measure(name: str, tensor: StoredTensor, stretch: int) -> TensorS
     mean = total / count
     deviations, bins = 0.0, np.zeros(NUM_BINS, np.int64)
     scale = NUM_BINS / (high - low) if high > low else 0.0
-    for values in stretches(tensor, stretch):
+    for values in read_once or stretches(tensor, stretch):
         finite = _finite(values)
         away = finite - mean
         deviations += float(away @ away)

@@ -55,11 +55,18 @@ class Splintr:
         import splintr
 
         self.name = f"splintr-rs {version('splintr-rs')}"
+        self._hf = hf
         self._core = splintr.from_json_bytes(hf.backend_tokenizer.to_str().encode())
+
+    def __reduce__(self) -> tuple[type["Splintr"], tuple[Any]]:
+        """Another process makes its own: the engine itself can't be pickled."""
+        return Splintr, (self._hf,)
 
     def encode(self, text: str) -> Ids:
         try:
             return np.frombuffer(self._core.encode_flat(text), dtype=np.int32)
+        except UnicodeError:  # no engine can encode half a character
+            raise
         except ValueError as problem:
             raise EngineDiffers(f"{self.name} can't encode {text[:40]!r}: {problem}") from problem
 

@@ -15,6 +15,15 @@ _OPAQUE = (
 _CALLS = frozenset({"raise_exception", "namespace"})
 
 
+def parsed(template: str) -> nodes.Template:
+    """The syntax tree of a chat template; TemplateSyntaxError if it has none."""
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return environment.parse(_GENERATION_TAG.sub("", template))
+    except (ValueError, RecursionError, MemoryError) as problem:  # a huge number, or deep nesting
+        raise TemplateSyntaxError(str(problem), 1) from problem
+
+
 def is_content_blind(template: str) -> bool:
     """True: the text that the template writes around contents depends on roles alone.
 
@@ -22,9 +31,7 @@ def is_content_blind(template: str) -> bool:
     that this could not be proved.
     """
     try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            _GENERATION_TAG.sub("", template)
-        )
+        tree = parsed(template)
     except TemplateSyntaxError:
         return False
     return all(_is_blind(node) for node in tree.find_all(nodes.Node))

@@ -2,13 +2,24 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date as Date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sftctl.disk import read_refusals
-from sftctl.errors import ConfigError, DataError, EngineDiffers
+from sftctl.disk import system_errors
+from sftctl.errors import ConfigError, EngineDiffers
 from sftctl.jsonio import dump_canonical, loads
-from sftctl.model.source import ModelSource, from_hub_or_disk, quiet, require_tokenizer_folder
+from sftctl.model.gguf.file import metadata_of, require_whole_model
+from sftctl.model.source import (
+    ModelSource,
+    from_hub_or_disk,
+    on_stderr,
+    quiet,
+    require_tokenizer_folder,
+)
+from sftctl.model.tokenizer.chat_templates import CHATML, named_template
+from sftctl.model.tokenizer.clock import with_frozen_clock
 from sftctl.model.tokenizer.encoders import (
     Checked,
     Encoder,
@@ -18,7 +29,23 @@ from sftctl.model.tokenizer.encoders import (
     Splintr,
     fast_engine,
 )
+from sftctl.model.tokenizer.gguf_split import fix_split
+from sftctl.model.tokenizer.library_warnings import library_warnings
+from sftctl.model.tokenizer.new_tokens import add_new_tokens
 from sftctl.model.tokenizer.template_analysis import is_content_blind
+from sftctl.model.tokenizer.template_errors import half_character
+from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
+from sftctl.model.tokenizer.template_options import with_all_options
+from sftctl.model.tokenizer.templates import (
+    DEFAULT,
+    compile_all,
+    hash_templates,
+    rendered,
+    require_default,
+    template_for,
+    templates_of,
+    without_mark,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -26,22 +53,34 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "hf"]
 
 
+_TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
+"""Tokens that end a text in pretraining. In chat models another one is often the EOS token."""
+
+
 class ChatTokenizer:
     """Renders conversations with the chat template and encodes the text. Adds no tokens."""
 
     def __init__(self, hf: "PreTrainedTokenizerFast", name: str) -> None:
+        hf.chat_template = without_mark(hf.chat_template)
         self.hf = hf
         self.name = name
+        self.date: Date | None = None
         self.vocab_size = len(hf)
         self.bos_id: int | None = hf.bos_token_id
-        self.is_content_blind = is_content_blind(hf.chat_template or "")
+        self.templates = templates_of(hf)
+        self.limits = TemplateLimits()
+        self._is_compiled = False
+        self.is_content_blind = is_content_blind(self.templates.get(DEFAULT, ""))
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
         self.engine_reason = "no other was requested"
         self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
+        self.eos_text: str = hf.eos_token or ""
+        self.complete_roles: set[object] = set()
+        """Roles of conversations whose contents the template is known to write completely."""
         self.content_hash = self._hash_content()
-        self.template_hash = hashlib.sha256((hf.chat_template or "").encode()).hexdigest()
+        self.template_hash = hash_templates(self.templates)
 
     def render(
         self,
@@ -49,19 +88,51 @@ class ChatTokenizer:
         tools: list[Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The text that the model sees; DataError if the template refuses the messages."""
-        from jinja2 import TemplateError
+        """The text that the model sees.
 
-        try:
-            text: str = self.hf.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as problem:
-            raise DataError(
-                f"the chat template refuses the conversation: {problem}",
-                "most templates want user and assistant in turn, after at most one system message",
-            ) from problem
-        return text
+        DataError if the template refuses the messages, or uses more than `limits` allow.
+        ConfigError if the template itself is broken.
+        """
+        template = template_for(tools, self.templates)
+        return rendered(self.hf, template, self.limits, messages, tools, add_generation_prompt)
+
+    def compile_templates(self) -> None:
+        """Compile the chat template, which otherwise the first rendering does.
+
+        ConfigError if it can't be compiled, or not in time.
+        """
+        if not self._is_compiled:
+            compile_all(self.templates.values(), self.limits)
+        self._is_compiled = True
+
+    def with_date(self, day: str | None) -> "ChatTokenizer":
+        """A copy whose template's clock stands still, at `day` (YYYY-MM-DD) or else today.
+
+        The tokenizer itself if its template has no clock, or if that stands still already.
+        """
+        if self.date is not None and day is None:
+            return self
+        date = Date.today() if day is None else Date.fromisoformat(day)
+        own = templates_of(self.hf)
+        dated = {name: with_frozen_clock(template, date) for name, template in own.items()}
+        if dated == own:
+            return self
+        other = copy.copy(self)
+        other.date, other.templates, other._is_compiled = date, dated, False
+        return other
+
+    @property
+    def text_start(self) -> str:
+        """The BOS token as text if the tokenizer puts it before a text, else nothing."""
+        ids = self.hf.backend_tokenizer.encode("a", add_special_tokens=True).ids
+        return str(self.hf.bos_token) if self.bos_id is not None and ids[0] == self.bos_id else ""
+
+    @property
+    def text_end(self) -> str:
+        """The token that ends a text (not a turn), as text; nothing if there is none."""
+        ends = [token for token in _TEXT_ENDS if token in self.special_texts]
+        eos = self.hf.eos_token
+        return str(eos) if eos in ends or (eos and not ends) else (ends[0] if ends else "")
 
     @property
     def engine(self) -> str:
@@ -74,12 +145,22 @@ class ChatTokenizer:
         return self._encoder.is_fast
 
     def encode(self, text: str) -> Ids:
-        """Token ids (T,); no BOS is added."""
-        return self._encoder.encode(text)
+        """Token ids (T,); no BOS is added. TemplateFailed if the text holds half a character."""
+        try:
+            if len(text) <= LARGE_TEXT:
+                return self._encoder.encode(text)
+            with self.limits.lifted():
+                return self._encoder.encode(text)
+        except (TypeError, UnicodeError) as problem:
+            raise half_character(text) or problem from problem
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
         """The reference's token ids, and each token's (start, end) in characters; adds no BOS."""
-        return self._reference.encode_with_offsets(text)
+        with self.limits.lifted():
+            try:
+                return self._reference.encode_with_offsets(text)
+            except (TypeError, UnicodeError) as problem:
+                raise half_character(text) or problem from problem
 
     def with_engine(self, engine: Engine) -> "ChatTokenizer":
         """auto: a copy with the fast engine if it is equal on probes. hf: with the reference."""
@@ -121,7 +202,8 @@ class ChatTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the Hugging Face files, template included."""
-        self.hf.save_pretrained(folder)
+        with system_errors():
+            self.hf.save_pretrained(folder)
 
     def _hash_content(self) -> str:
         """A hash of all that decides ids: vocabulary, merges, normalizer, special tokens."""
@@ -139,11 +221,18 @@ def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
 
 
 def load_tokenizer(
-    name: str, chat_template: Path | str | None = None, *, template_required: bool = True
+    name: str,
+    chat_template: Path | str | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    *,
+    template_required: bool = True,
+    new_tokens: Sequence[str] | None = None,
 ) -> ChatTokenizer:
-    """Load from a directory, hub name or .gguf file.
+    """Load from a directory, hub name or .gguf file, and add `new_tokens`.
 
-    ConfigError if there is no fast tokenizer, or no chat template and `template_required`.
+    ConfigError if there is no fast tokenizer, no chat template and `template_required`, if the
+    template does not read one of `template_options`, which become its defaults, or if the tokenizer
+    has one of `new_tokens` already. `chat_template` names a Jinja file, or is `chatml`.
     """
     quiet()
     from transformers import AutoTokenizer
@@ -155,29 +244,28 @@ def load_tokenizer(
             f"{name}: holds weights only, no tokenizer",
             hint="give --tokenizer DIR (MiniMind's model/ folder), or a prepared store",
         )
-    with from_hub_or_disk(f"tokenizer {name}", source):
+    if source.is_gguf:
+        require_whole_model(source.gguf_path)
+    with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
+        on_stderr(f"{source.gguf_path}: {problem}")
     if not getattr(hf, "is_fast", False):
         raise ConfigError(
             f"tokenizer {name}: has no fast tokenizer (tokenizer.json)",
             hint="masks need character offsets, which only fast tokenizers return: choose another",
         )
+    add_new_tokens(hf, name, new_tokens or ())
     if chat_template is not None:
-        hf.chat_template = read_template(Path(chat_template))
-    if template_required and not hf.chat_template:
-        hint = "train --set data.chat_template=FILE, or prepare-data --chat-template FILE"
-        if Path(name).is_dir():
-            hint += f"; every command reads {name}/chat_template.jinja"
-        raise ConfigError(f"tokenizer {name}: has no chat template", hint)
-    return ChatTokenizer(hf, name)
-
-
-def read_template(file: Path) -> str:
-    """The text of a chat template's file."""
-    try:
-        with read_refusals(file, ConfigError, "the template must be a Jinja file"):
-            return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as problem:
+        hf.chat_template = named_template(str(chat_template), hf)
+    templates = templates_of(hf)
+    if template_required and templates:
+        require_default(name, templates)
+    if template_required and not templates:
         raise ConfigError(
-            f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
-        ) from problem
+            f"tokenizer {name}: has no chat template",
+            hint=f"give one: --chat-template FILE, or --chat-template {CHATML}",
+        )
+    if template_options:
+        hf.chat_template = with_all_options(hf.chat_template, template_options)
+    return ChatTokenizer(hf, name)

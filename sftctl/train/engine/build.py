@@ -7,9 +7,12 @@ import torch
 
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
+from sftctl.machine import multiplies_bfloat16
+from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.loss import LossModule
 from sftctl.model.onednn import use_onednn
 from sftctl.model.row_attention import use_row_attention, why_rows_mix
+from sftctl.model.trainable import learning_rate_factors, select_trained
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import build_optimizer
 from sftctl.train.engine.parallel import blocks, replicated, with_fsdp
@@ -20,6 +23,10 @@ from sftctl.world import World
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+BFLOAT16_WIDTH = 512
+"""The hidden size from which on `auto` computes in bfloat16 on a CPU with instructions for it: from
+there it was measured to be faster than float32 (docs/measured/speed.md)."""
+
 
 def build_state(
     model: "PreTrainedModel", config: RunConfig, world: World, longest_row: int
@@ -29,6 +36,8 @@ def build_state(
     `longest_row` is the length of the longest example, in tokens.
     """
     train = config.train
+    select_trained(model, train.train_only, train.freeze)
+    factors = learning_rate_factors(model, config.optim.groups)
     loss_module = LossModule(model).train()
     why_alone = world.on_main(lambda: why_rows_mix(model, longest_row))
     own_attention = str(model.config._attn_implementation)
@@ -47,7 +56,7 @@ def build_state(
         weights.use_one_buffer()
         loss_module.head_weight = weights.master_of(model.get_output_embeddings().weight)
     scaler = torch.amp.GradScaler(world.device.type, enabled=train.dtype == "float16")
-    optimizer = build_optimizer(weights.trained, config.optim)
+    optimizer = build_optimizer(weights.named, config.optim, factors)
     exact = ExactSum(weights.trained) if train.reduction == "exact" else None
     return TrainState(
         loss_module=loss_module,
@@ -80,20 +89,44 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
 
 
 def checkpoint_bytes(model: "PreTrainedModel") -> int:
-    """The size of a checkpoint on disk: weights and two moments, tied tensors counted once."""
-    buffers = {t.untyped_storage()._cdata: t for t in model.state_dict().values()}
+    """The size of a checkpoint on disk: what it holds of the model, and two moments of each
+    trained parameter; tied tensors are counted once."""
+    buffers = {t.untyped_storage()._cdata: t for t in saved_tensors(model).values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return int(weights + 2 * trained)
 
 
-def choose_dtype(config: RunConfig, device: torch.device) -> RunConfig:
-    """Replace `train.dtype = auto` by what suits the device; refuse what it can't do."""
+def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
+    """Replace `train.dtype = auto` by what suits device and model; refuse what it can't do.
+
+    On a CPU that has bfloat16 products, bfloat16 for a model that is wide enough. Rank 0's
+    processor decides; no timing does, so equal commands choose alike.
+    """
     setting = config.train.dtype
-    cuda = device.type == "cuda"
+    if world.device.type == "mps":
+        return _for_mps(config)
+    cuda = world.device.type == "cuda"
     bfloat16 = not cuda or torch.cuda.is_bf16_supported()
     if setting == "bfloat16" and not bfloat16:
         raise ConfigError("train.dtype: this GPU has no bfloat16", hint="--dtype float16, or auto")
-    if setting == "auto":
-        setting = "float32" if not cuda else "bfloat16" if bfloat16 else "float16"
+    if setting == "auto" and cuda:
+        setting = "bfloat16" if bfloat16 else "float16"
+    elif setting == "auto":
+        is_wide = model.config.get_text_config().hidden_size >= BFLOAT16_WIDTH
+        is_faster = is_wide and world.on_main(multiplies_bfloat16)
+        setting = "bfloat16" if is_faster else "float32"
     return replace(config, train=replace(config.train, dtype=setting))
+
+
+def _for_mps(config: RunConfig) -> RunConfig:
+    """The same for a Mac's GPU, which has no float64 and needs no scaler."""
+    train = config.train
+    if train.dtype == "float16":
+        raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")
+    if train.reduction == "exact":
+        raise ConfigError(
+            "train.reduction: exact sums need float64, which mps lacks", hint="leave it out"
+        )
+    dtype = "float32" if train.dtype == "auto" else train.dtype
+    return replace(config, train=replace(train, dtype=dtype))

@@ -1,24 +1,92 @@
-"""The validation loss: the mean over all target tokens of a store, over all ranks."""
+"""The evaluation of a run: what its validation sets give, over all ranks.
 
+The loss is the weighted mean over the target tokens; accuracy and entropy count each of them once.
+"""
+
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from sftctl.data.loader import evaluation_blocks
-from sftctl.data.microbatch import Examples
+from sftctl.data.loading.loader import EVALUATION_BLOCK, evaluation_blocks
+from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
-from sftctl.train.engine.exact_sum import whole_units
+from sftctl.model.loss import IGNORE_INDEX
+from sftctl.tracking import status
+from sftctl.train.engine.exact_sum import hits_and_entropies, whole_units
 from sftctl.train.engine.state import TrainState
 from sftctl.train.stop import StopRequest
-from sftctl.world import World
+from sftctl.world import World, exact_dtype
+
+_NUM_SUMS = 5  # losses, target tokens, weights, hits, entropies
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The mean loss over all target tokens of a store."""
+    """What was measured on the target tokens of a store, or of several."""
 
-    validation_loss: float
-    num_target_tokens: int
+    sums: tuple[float, ...]  # exact, so that sets can be added up
+
+    @property
+    def validation_loss(self) -> float:
+        return self.sums[0] / (self.sums[2] or 1.0)
+
+    @property
+    def num_target_tokens(self) -> int:
+        return int(self.sums[1])
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where a float can't hold it."""
+        try:
+            return math.exp(self.validation_loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def token_accuracy(self) -> float:
+        """The share of target tokens that the model finds most likely."""
+        return self.sums[3] / (self.sums[1] or 1.0)
+
+    @property
+    def entropy(self) -> float:
+        """The mean entropy of the model's distribution before each target token, in nats."""
+        return self.sums[4] / (self.sums[1] or 1.0)
+
+    def values(self) -> dict[str, Any]:
+        """The numbers under their names in events.jsonl."""
+        return {
+            "loss": self.validation_loss,
+            "perplexity": self.perplexity,
+            "token_accuracy": self.token_accuracy,
+            "entropy": self.entropy,
+            "num_target_tokens": self.num_target_tokens,
+        }
+
+
+def of_all(evaluations: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluation of all sets' target tokens together."""
+    columns = zip(*(one.sums for one in evaluations.values()), strict=True)
+    return Evaluation(tuple(sum(column) for column in columns))
+
+
+def evaluate_sets(
+    state: TrainState,
+    sets: Mapping[str, Examples],
+    shape: StepShape,
+    world: World,
+    stop: StopRequest,
+) -> dict[str, Evaluation] | None:
+    """Evaluate each set, in order; None if a signal interrupts it. All ranks call it together."""
+    found = {}
+    for name, store in sets.items():
+        evaluation = evaluate(state, store, shape, world, stop)
+        if evaluation is None:
+            return None
+        found[name] = evaluation
+    return found
 
 
 @torch.no_grad()
@@ -30,20 +98,29 @@ def evaluate(
     All ranks call it together. They agree before each block whether to go on.
     """
     state.loss_module.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss sum, target tokens
+    totals = torch.zeros(_NUM_SUMS, dtype=exact_dtype(world.device), device=world.device)
     stopped = False
+    num_done = 0
     for block in evaluation_blocks(store, shape):
         stopped = stop.requested(world) is not None
         if stopped:
             break
+        status.doing(f"validating {num_done}/{len(store.lengths)}")
         for batch in block:
-            on_device = batch.to(world.device)
-            with state.autocast(world.device):
-                loss_sum = state.loss_module(*on_device.tensors)
-            totals[0] += whole_units(loss_sum)
-            totals[1] += batch.num_target_tokens
+            totals += _sums(state, batch.to(world.device), world)
+        num_done += EVALUATION_BLOCK
+    status.doing("")
     state.loss_module.train()
-    if stopped:
-        return None
-    loss_sum, num_target_tokens = world.sum(totals).tolist()
-    return Evaluation(loss_sum / max(1.0, num_target_tokens), int(num_target_tokens))
+    return None if stopped else Evaluation(tuple(world.sum(totals).tolist()))
+
+
+def _sums(state: TrainState, batch: MicroBatch, world: World) -> torch.Tensor:
+    """The sums of one micro-batch, each a multiple of 2**-24: so their order does not matter."""
+    with state.autocast(world.device):
+        loss_sum = state.loss_module(*batch.tensors)
+    facts, weights = state.loss_module.targets, batch.target_weights
+    assert facts is not None
+    num_targets = (batch.target_ids != IGNORE_INDEX).sum()
+    found = [loss_sum, num_targets, num_targets if weights is None else weights.sum()]
+    counted = torch.stack([whole_units(one) for one in found])
+    return torch.cat([counted, hits_and_entropies(facts, batch.target_ids)])

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from sftctl.world import World
+from sftctl.model.loss import IGNORE_INDEX, TargetFacts
+from sftctl.world import World, exact_dtype
 
 T = TypeVar("T")
 
@@ -88,4 +89,11 @@ def whole_units(loss_sum: torch.Tensor) -> torch.Tensor:
 
     Sums of such numbers are exact below 2**29, so their order does not matter.
     """
-    return (loss_sum.double() * (1 << 24)).round() / (1 << 24)
+    return (loss_sum.to(exact_dtype(loss_sum.device)) * (1 << 24)).round() / (1 << 24)
+
+
+def hits_and_entropies(facts: TargetFacts, target_ids: torch.Tensor) -> torch.Tensor:
+    """Of a micro-batch's targets: how many are hits, and the sum of the entropies; (2,)."""
+    is_target = target_ids != IGNORE_INDEX
+    sums = [(facts.are_hits & is_target).sum(), (facts.entropies * is_target).sum()]
+    return torch.stack([whole_units(one) for one in sums])

@@ -17,15 +17,21 @@ _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 def model_flops(model: "PreTrainedModel") -> tuple[int, int]:
     """Operations of forward and backward: per token without the head, per target token of the head.
 
-    6 per parameter of a matrix (Kaplan et al. 2020), without attention scores. (0, 0) for a mixture
-    of experts, where a token uses only some of the parameters.
+    6 per parameter of a matrix (Kaplan et al. 2020), 4 if it is frozen: its own gradient is not
+    computed. Attention scores are left out. (0, 0) for a mixture of experts, where a token uses
+    only some of the parameters.
     """
     if any(getattr(model.config, name, None) for name in ("num_experts", "num_local_experts")):
         return 0, 0
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    body = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
-    body -= sum({id(w): w.numel() for w in (embeddings, head)}.values())
-    return 6 * body, 6 * head.numel()
+    outside = {id(embeddings), id(head)}
+    body = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in outside]
+    return sum(map(_flops, body)), _flops(head)
+
+
+def _flops(weight: torch.Tensor) -> int:
+    """Operations for one token: two of the forward pass, two for each gradient."""
+    return (6 if weight.requires_grad else 4) * weight.numel()
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:

@@ -7,24 +7,39 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from sftctl.config.schema import OptimConfig
-from sftctl.world import World, local_part
+from sftctl.world import World, exact_dtype, local_part
 
 
-def build_optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW that decays only matrices; its state exists at once, so that it can be loaded into."""
-    parameters = [p for p in parameters if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+def build_optimizer(
+    named: Mapping[str, torch.nn.Parameter],
+    optim: OptimConfig,
+    factors: Mapping[str, float] | None = None,
+) -> torch.optim.AdamW:
+    """AdamW of the trained parameters; its state exists at once, so that it can be loaded into.
+
+    Only matrices are decayed. `factors` of the learning rate, by parameter name, are each group's
+    `lr_factor`.
+    """
+    trained = {name: p for name, p in named.items() if p.requires_grad}
+    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        key = (parameter.dim() >= 2, (factors or {}).get(name, 1.0))
+        groups.setdefault(key, []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {
+                "params": parameters,
+                "weight_decay": optim.weight_decay if is_matrix else 0.0,
+                "lr_factor": factor,
+            }
+            for (is_matrix, factor), parameters in groups.items()
+        ],
         lr=0.0,  # set before every step
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
         fused=True,
     )
-    for parameter in parameters:
+    for parameter in trained.values():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
@@ -39,7 +54,7 @@ def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world:
     parts = [local_part(gradient) for gradient in gradients]
     # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.
     rows = torch.cat([torch.linalg.vector_norm(part, dim=-1).flatten() for part in parts])
-    squares = rows.double().square().sum()
+    squares = rows.to(exact_dtype(rows.device)).square().sum()
     if any(isinstance(g, DTensor) for g in gradients):
         world.sum(squares)
     norm = squares.sqrt()

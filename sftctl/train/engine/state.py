@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
 from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.save import tied_names
+from sftctl.config.evaluation import LOSS, Goal
 from sftctl.data.plan import DataPosition
+from sftctl.metrics import SourceMetrics
 from sftctl.model.loss import LossModule
+from sftctl.runs.choosing import is_new_best, with_evaluation
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import NamedOptimizer
 from sftctl.train.engine.weights import Weights
-
-if TYPE_CHECKING:
-    pass
 
 Numbers = Mapping[str, Mapping[str, Any]]
 """Name of a Stateful -> its values that are not tensors."""
@@ -49,27 +50,41 @@ class Progress:
     step_in_epoch: int = 0
     examples_seen: int = 0
     tokens_seen: int = 0
-    validation: dict[str, float] | None = None  # first, best and last loss; step of the last
+    validation: dict[str, Any] | None = None  # as in runs/choosing
+    sources_seen: dict[str, dict[str, int]] = field(default_factory=dict)  # trained, by source
 
-    def advance(self, steps_per_epoch: int, num_examples: int, num_tokens: int) -> None:
+    def advance(
+        self,
+        steps_per_epoch: int,
+        num_examples: int,
+        num_tokens: int,
+        sources: Mapping[str, SourceMetrics] | None = None,
+    ) -> None:
         """Count one step."""
         position = DataPosition(self.epoch, self.step_in_epoch).advanced(steps_per_epoch)
         self.epoch, self.step_in_epoch = position.epoch, position.step
         self.step += 1
         self.examples_seen += num_examples
         self.tokens_seen += num_tokens
+        seen = self.sources_seen
+        now = {name: one.added_to(seen.get(name)) for name, one in (sources or {}).items()}
+        self.sources_seen = {**seen, **now}
 
-    def validated(self, loss: float) -> None:
-        """Record the validation loss of the current step."""
-        seen = self.validation or {"first": loss, "best": loss}
-        finite = [one for one in (loss, seen["best"]) if math.isfinite(one)]
-        best = min(finite, default=math.nan)
-        self.validation = {**seen, "best": best, "last": loss, "step": self.step}
+    def validated(
+        self, loss: float, min_delta: float = 0.0, goal: Goal = LOSS, value: float | None = None
+    ) -> None:
+        """Record the evaluation of the current step, as `with_evaluation` does."""
+        self.validation = with_evaluation(self.validation, self.step, loss, min_delta, goal, value)
 
     @property
     def is_validated(self) -> bool:
         """Whether the current step has been validated."""
         return self.validation is not None and self.validation.get("step") == self.step
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the evaluation of the current step is the best so far."""
+        return is_new_best(self.validation, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,9 +111,16 @@ class TrainState:
     why_rows_alone: str | None = None  # why a pass holds one row; None: it holds several
 
     @property
-    def lockstep(self) -> bool:
-        """Whether all ranks must run equally many passes: FSDP gathers weights in each pass."""
+    def is_sharded(self) -> bool:
+        """Whether FSDP holds the model: each rank has some rows of every parameter."""
         return isinstance(self.loss_module, FSDPModule)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint on disk, of all ranks: float32, tied tensors counted once."""
+        tensors = self.tensors()
+        tied = tied_names(tensors)
+        return sum(t.numel() * t.element_size() for n, t in tensors.items() if n not in tied)
 
     @property
     def rows_warning(self) -> str | None:

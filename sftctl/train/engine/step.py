@@ -1,6 +1,7 @@
 """One optimizer step: `train_step`, and the three functions that it calls in turn.
 
-The step's loss is the sum of its target tokens' losses over their number, over all ranks.
+The step's loss is the sum of its target tokens' losses times their weights, over the sum of the
+weights, over all ranks. A weight is 1 if the data has none.
 """
 
 import math
@@ -11,18 +12,20 @@ import torch
 
 from sftctl.config.schedule import get_lr
 from sftctl.config.schema import OptimConfig
-from sftctl.data.microbatch import StepBatch
+from sftctl.data.loading.microbatch import StepBatch
+from sftctl.data.mixture import Mixture
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.machine import peak_resident_bytes, resident_bytes
 from sftctl.metrics import StepMetrics
-from sftctl.train.engine.exact_sum import whole_units
+from sftctl.train.engine.exact_sum import hits_and_entropies, whole_units
 from sftctl.train.engine.optim import clip_gradients
+from sftctl.train.engine.source_sums import SourceSums
 from sftctl.train.engine.state import TrainState
-from sftctl.world import World, local_part
+from sftctl.world import World, exact_dtype, local_part
 
 MAX_OVERFLOWS = 20
-"""float16 overflows in a row, each halving the scale and repeating the step, before giving up."""
+"""float16 overflows in a row that end the run. Each one halves the scale and repeats the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,18 @@ class StepRules:
     total_steps: int
     steps_per_epoch: int
     skips_nonfinite: bool = False  # skip a step whose gradient is not finite; else raise
+    mixture: Mixture | None = None  # None: the sources have no names
 
 
 @dataclass
 class _Sums:
     """What the micro-batches of this rank add up to."""
 
-    loss_sum: torch.Tensor  # float64 scalar on the device
+    floats: torch.Tensor  # (3,) float64 on the device: losses, hits, entropies of the targets
     examples_digest: int = 0
     num_tokens: int = 0
     num_padding_tokens: int = 0
+    sources: SourceSums | None = None  # None: the sources have no names
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class _Gradient:
     sums: _Sums
     loss: float  # the step's mean, over all ranks
     norm: float  # L2, before clipping
+    token_accuracy: float
+    entropy: float
     num_overflows: int
     problem: str | None  # why it can't be used; None: it can
 
@@ -64,12 +71,13 @@ def train_step(
     started = time.perf_counter()
     learning_rate = get_lr(state.progress.step + 1, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
-    sums = accumulate_gradients(state, batch, rules.seed, world)  # forward and backward
+        group["lr"] = learning_rate * group["lr_factor"]
+    sums = accumulate_gradients(state, batch, rules, world)  # forward and backward
     gradient = unscale_and_clip(state, batch, sums, rules, world)
     update_or_skip(state, batch, gradient, rules, world)  # optimizer.step
     digest, num_tokens, num_padding_tokens = _totals(gradient.sums, world)
-    state.progress.advance(rules.steps_per_epoch, batch.num_examples, num_tokens)
+    sources = gradient.sums.sources.total(world) if gradient.sums.sources is not None else None
+    state.progress.advance(rules.steps_per_epoch, batch.num_examples, num_tokens, sources)
     return StepMetrics(
         step=state.progress.step,
         epoch=batch.epoch,
@@ -86,19 +94,24 @@ def train_step(
         peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
         num_overflows=gradient.num_overflows,
         skipped=gradient.problem,
+        token_accuracy=gradient.token_accuracy,
+        entropy=gradient.entropy,
+        sources=sources,
     )
 
 
-def accumulate_gradients(state: TrainState, batch: StepBatch, seed: int, world: World) -> _Sums:
-    """Run forward and backward; each `.grad` is then the step's, times float16's loss scale."""
+def accumulate_gradients(
+    state: TrainState, batch: StepBatch, rules: StepRules, world: World
+) -> _Sums:
+    """Run forward and backward. Each `.grad` is then the gradient of the step's loss, scaled."""
     # FSDP averages over ranks, but the loss is a sum over all ranks' target tokens.
-    weight = (world.world_size if state.lockstep else 1) / batch.num_target_tokens
+    weight = (world.world_size if state.is_sharded else 1) / batch.sum_of_weights
     if state.exact is None:
-        sums = _forward_and_backward(state, batch, seed, world, weight)
+        sums = _forward_and_backward(state, batch, rules, world, weight)
         state.weights.sum_gradients(world)
         return sums
     return state.exact.accumulate(
-        lambda: _forward_and_backward(state, batch, seed, world, weight),
+        lambda: _forward_and_backward(state, batch, rules, world, weight),
         num_micro_batches=batch.num_examples,  # an upper bound: each holds at least one example
         scale=state.scaler.get_scale(),
         world=world,
@@ -106,10 +119,12 @@ def accumulate_gradients(state: TrainState, batch: StepBatch, seed: int, world: 
 
 
 def _forward_and_backward(
-    state: TrainState, batch: StepBatch, seed: int, world: World, weight: float
+    state: TrainState, batch: StepBatch, rules: StepRules, world: World, weight: float
 ) -> _Sums:
     """Run every micro-batch of this rank; each target token's loss is multiplied by `weight`."""
-    sums = _Sums(torch.zeros((), dtype=torch.float64, device=world.device))
+    sums = _Sums(torch.zeros(3, dtype=exact_dtype(world.device), device=world.device))
+    if rules.mixture is not None:
+        sums.sources = SourceSums(rules.mixture, world.device)
     for micro_batch in batch.micro_batches:
         sums.examples_digest += examples_digest(micro_batch.examples)
         sums.num_tokens += micro_batch.num_tokens
@@ -117,14 +132,19 @@ def _forward_and_backward(
         on_device = micro_batch.to(world.device)
         # Dropout depends on the step and the micro-batch, not on what was drawn before.
         step = state.progress.step + 1
-        torch.manual_seed(hash_of(seed, step, micro_batch.number) >> 1)
+        torch.manual_seed(hash_of(rules.seed, step, micro_batch.number) >> 1)
         with state.autocast(world.device):
             loss_sum = state.loss_module(*on_device.tensors)
         state.scaler.scale(loss_sum * weight).backward()
         state.weights.collect_gradients()
         if state.exact is not None:
             state.exact.add_gradients()
-        sums.loss_sum += whole_units(loss_sum.detach())
+        facts = state.loss_module.targets
+        assert facts is not None
+        sums.floats[0] += whole_units(loss_sum.detach())
+        sums.floats[1:] += hits_and_entropies(facts, on_device.target_ids)
+        if sums.sources is not None and micro_batch.examples:
+            sums.sources.add(on_device, facts)
     return sums
 
 
@@ -139,18 +159,20 @@ def unscale_and_clip(
     while True:
         state.scaler.unscale_(state.optimizer)
         norm = clip_gradients(state.weights.trained, rules.optim.grad_clip or math.inf, world)
-        loss = world.sum(sums.loss_sum).item() / batch.num_target_tokens
+        loss_sum, hits, entropies = world.sum(sums.floats).tolist()
+        loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)
+        facts = loss, norm, hits / num_targets, entropies / num_targets
         problem = _problem(loss, norm)
         has_overflowed = state.scaler.is_enabled() and math.isfinite(loss) and problem is not None
         if not has_overflowed:
-            return _Gradient(sums, loss, norm, num_overflows, problem)
+            return _Gradient(sums, *facts, num_overflows, problem)
         _back_off(state.scaler)
         num_overflows += 1
         if num_overflows == MAX_OVERFLOWS:
             problem = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
-            return _Gradient(sums, loss, norm, num_overflows, problem)
+            return _Gradient(sums, *facts, num_overflows, problem)
         state.weights.clear_gradients()
-        sums = accumulate_gradients(state, batch, rules.seed, world)
+        sums = accumulate_gradients(state, batch, rules, world)
 
 
 def _problem(loss: float, norm: float) -> str | None:
@@ -169,7 +191,7 @@ def _back_off(scaler: torch.amp.GradScaler) -> None:
 def update_or_skip(
     state: TrainState, batch: StepBatch, gradient: _Gradient, rules: StepRules, world: World
 ) -> None:
-    """Update the weights; if the gradient can't be used, skip that or raise TrainingDiverged."""
+    """Update the weights; without a usable gradient, skip the update or raise an error."""
     if gradient.problem is None:
         state.scaler.step(state.optimizer)
         state.scaler.update()

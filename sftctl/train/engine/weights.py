@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sftctl.model.adapter.lora import has_adapter, saved_tensors
 from sftctl.world import World
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ class Weights:
         for name, parameter in self.named.items():
             if not in_float32.isdisjoint(name.split(".")):
                 continue
-            master = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            if has_adapter(self.model) and not parameter.requires_grad:  # the base is not saved
+                parameter.data = parameter.data.to(dtype)
+                continue
+            values = parameter.detach().to(torch.float32, copy=True)
+            master = torch.nn.Parameter(values, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
             self.named[name] = master
             self._computing.append(parameter)
@@ -89,10 +94,10 @@ class Weights:
             torch._foreach_copy_(self._computing, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The model's tensors by name, masters in place of their copies: tensors, not copies."""
+        """What a checkpoint holds, masters in place of their copies: the tensors themselves."""
         return {
             name: self.master_of(tensor).detach()
-            for name, tensor in self.model.state_dict(keep_vars=True).items()
+            for name, tensor in saved_tensors(self.model).items()
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

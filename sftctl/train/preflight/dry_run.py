@@ -1,5 +1,6 @@
 """What a run would be, without training: `sftctl train --dry-run`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,20 @@ import numpy as np
 from sftctl.config.load import config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.config.schema import RunConfig
+from sftctl.data.loading.source_counts import SourceCounts
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.storage.joined import Store
+from sftctl.train.engine.flops import matmul_flops_per_s
+from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.train.preflight.findings import Finding
 from sftctl.train.preflight.memory import MemoryEstimate
-from sftctl.train.preflight.proposal import propose
+from sftctl.train.preflight.proposal import Proposal, propose
 from sftctl.train.stop import StopRequest
 from sftctl.world import start_world
 
 _CURVE_POINTS = 64
+_USUAL_MFU = 0.4
+"""What training reaches of the rate of matrix products, on a CPU (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class RunPlan:
     config: dict[str, Any]  # resolved
     origins: dict[str, str]  # dotted key -> where its value comes from: default, file, --set, flag
     num_parameters: int
+    num_trained: int  # of the parameters
     num_examples: int
     num_validation_examples: int
     num_tokens: int
@@ -34,28 +42,38 @@ class RunPlan:
     total_steps: int
     learning_rates: list[tuple[int, float]]  # (step, rate) along the run, first and last included
     checkpoint_bytes: int  # its tensors; the manifest adds a few kB
+    time_s: float | None  # of the complete run, roughly; None: not known for this model
     memory: MemoryEstimate
     findings: list[Finding]
+    sources: list[SourceCounts]  # empty: they have no names
 
     def to_json(self) -> dict[str, Any]:
         """The fields; findings without their error objects."""
         values = {name: getattr(self, name) for name in self.__slots__}
+        values["memory"] = self.memory.to_json()
         return {**values, "findings": [finding.to_json() for finding in self.findings]}
 
 
 def plan_run(
-    config: RunConfig, origins: dict[str, str] | None = None, num_ranks: int = 1
+    config: RunConfig,
+    origins: dict[str, str] | None = None,
+    num_ranks: int = 1,
+    verify: Callable[[Store], None] | None = None,
 ) -> RunPlan:
-    """Check data and model as a run would; nothing is written.
+    """Check data and model as a run would; nothing is written. `verify` hashes the store.
 
     Raises errors that leave the rest unknown (no data, no model); other problems are findings.
     """
     given = config
-    with start_world(config.train.device) as world, StopRequest() as stop:
+    with StopRequest() as stop, start_world(config.train.device, check=stop.check) as world:
         proposal = propose(config, world, stop, num_ranks)
+        if verify is not None:
+            verify(proposal.inputs.train)
+        rate = matmul_flops_per_s(world.device, COMPUTE_DTYPES[proposal.config.train.dtype])
     config, inputs = proposal.config, proposal.inputs
-    per_epoch = steps_per_epoch(len(inputs.train), config.train.global_batch_size)
+    per_epoch = steps_per_epoch(inputs.num_planned, config.train.global_batch_size)
     total = config.train.total_steps(per_epoch)
+    time_s = _run_time_s(proposal, total / per_epoch, rate * num_ranks)
     points = np.unique(np.linspace(1, total, _CURVE_POINTS).round().astype(int)).tolist()
     manifest = inputs.train.manifest
     return RunPlan(
@@ -63,6 +81,7 @@ def plan_run(
         config=config_to_dict(config),
         origins=_resolved_origins(origins or {}, config_to_dict(given), config_to_dict(config)),
         num_parameters=proposal.num_parameters,
+        num_trained=proposal.num_trained,
         num_examples=len(inputs.train),
         num_validation_examples=manifest.num_validation_examples,
         num_tokens=manifest.num_tokens,
@@ -71,9 +90,31 @@ def plan_run(
         total_steps=total,
         learning_rates=[(step, get_lr(step, total, config.optim)) for step in points],
         checkpoint_bytes=proposal.checkpoint_bytes,
+        time_s=time_s,
         memory=proposal.memory,
         findings=proposal.findings,
+        sources=inputs.source_counts(config.train, total),
     )
+
+
+def _run_time_s(proposal: Proposal, num_epochs: float, flops_per_s: float) -> float | None:
+    """How long the run takes, from the operations of its tokens and the speed of this device.
+
+    Attention, loading and saves are in `_USUAL_MFU`. An evaluation is a forward pass: a third.
+    """
+    body, head = proposal.flops_per_token
+    if not body or not flops_per_s:
+        return None
+    train = proposal.config.train
+    interval = train.eval_interval or 1 << 62
+    splits = proposal.inputs.train.manifest.splits
+    steps = steps_per_epoch(len(proposal.inputs.train), train.global_batch_size) * num_epochs
+    passes = {"train": num_epochs, "validation": (2 + steps // interval) / 3}
+    flops = sum(
+        times * (body * splits[name].num_tokens + head * splits[name].num_target_tokens)
+        for name, times in passes.items()
+    )
+    return flops / (flops_per_s * _USUAL_MFU)
 
 
 def _resolved_origins(
@@ -85,5 +126,6 @@ def _resolved_origins(
         section, name = key.split(".")
         before, after = given[section].get(name), resolved[section].get(name)
         words = "unset" if before is None else before
-        shown[key] = origin if before == after else f"{origin}: {words}"
+        is_short = before != after and not isinstance(before, (list, tuple, dict))
+        shown[key] = f"{origin}: {words}" if is_short else origin
     return shown

@@ -5,26 +5,30 @@ Each function yields findings. No weights are loaded: the model is a fake one.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from sftctl.checkpoint.directory import require_room
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import loader_settings
-from sftctl.data.loader_needs import shortages
-from sftctl.data.microbatch import Examples
+from sftctl.data.loading.loader import loader_settings
+from sftctl.data.loading.microbatch import Examples
+from sftctl.data.loading.needs import shortages
+from sftctl.data.manifest import is_prepared
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.prepare.notes import accounting, many_dropped, store_notes
 from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError, SftctlError
 from sftctl.machine import Machine, multiplies_bfloat16
+from sftctl.model.adapter.lora import doubts, has_adapter, lora_config
 from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
-from sftctl.tracking.wandb import require_login
+from sftctl.tracking.services import require_service
 from sftctl.train.engine.build import checkpoint_bytes
-from sftctl.train.preflight.inputs import Inputs
+from sftctl.train.preflight.inputs import PRETRAINED_LEARNING_RATE, Inputs
 from sftctl.train.preflight.memory import ESTIMATE_ERROR_RATIO, MemoryEstimate
 from sftctl.words import counted, format_bytes
 
@@ -62,10 +66,12 @@ def preflight(
         *_data(config, inputs, fake),
         *_schedule(config, inputs),
         device_finding(fake.device.type, config.train.dtype, multiplies_bfloat16()),
+        *_adapter(config, fake),
         *memory_findings(memory, fake.num_parameters),
+        *rank_findings(ranks_here, fake.device.type, Machine.here()),
         *_disk(config, path, fake),
         *loader_findings(config, inputs.train, shape, Machine.here(), ranks_here),
-        *_wandb(config),
+        *_services(config),
     ]
 
 
@@ -89,6 +95,12 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
         f"{inputs.tokenizer.vocab_size:,} ids for {rows:,} rows of the model's embeddings; longest "
         f"example {longest:,} tokens",
     )
+    if config.data.path is not None and not is_prepared(config.data.path):
+        yield Finding("ok", "rows", accounting(manifest, inputs.train.path))
+    if dropped := many_dropped(manifest):
+        see = inputs.train.path / "ledger.jsonl"
+        yield Finding("warning", "rows", dropped, f"{see} names each of them")
+    yield from (Finding("warning", subject, what) for subject, what in store_notes(manifest))
     name = config.model.tokenizer or config.model.name
     if not is_preset(name) and not name.endswith(".gguf"):  # reading a GGUF takes seconds
         tokenizer = load_tokenizer(name, template_required=False)
@@ -105,9 +117,24 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
             )
 
 
+def _adapter(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
+    if not has_adapter(fake.model):
+        return
+    trained = sum(p.numel() for p in fake.model.parameters() if p.requires_grad)
+    targets = ", ".join(sorted(lora_config(fake.model).target_modules or ()))
+    yield Finding(
+        "ok",
+        "adapter",
+        f"LoRA of rank {config.adapter.rank} on {targets}: {trained:,} of "
+        f"{fake.num_parameters:,} parameters are trained, at a learning rate of "
+        f"{config.optim.learning_rate:g} (full fine-tuning: {PRETRAINED_LEARNING_RATE:g})",
+    )
+    yield from (Finding("warning", "adapter", line) for line in doubts(fake.model))
+
+
 def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
     batch, warmup = config.train.global_batch_size, config.optim.warmup_steps
-    total = config.train.total_steps(steps_per_epoch(len(inputs.train), batch))
+    total = config.train.total_steps(steps_per_epoch(inputs.num_planned, batch))
     if warmup > total:
         yield Finding(
             "warning",
@@ -115,11 +142,21 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
             f"{counted(warmup, 'step')} of warm-up in a run of {total}: the peak is never reached",
             "lower optim.warmup_steps",
         )
-    if batch > len(inputs.train):
+    if config.optim.learning_rate == 0:
+        what = "the learning rate is 0: no weight will change"
+        yield Finding("warning", "schedule", what, "leave --learning-rate out for the usual one")
+    if config.train.eval_interval and not inputs.sets:
+        yield Finding(
+            "warning",
+            "validation",
+            f"every {counted(config.train.eval_interval, 'step')}, but there is no validation data",
+            "data.val_fraction = 0.05 holds rows out; for a store: prepare-data --val-fraction",
+        )
+    if batch > inputs.num_planned:
         yield Finding(
             "warning",
             "schedule",
-            f"a step takes {batch} examples, the data has {len(inputs.train)}: one step per epoch",
+            f"a step takes {batch} examples, an epoch has {inputs.num_planned}: one step per epoch",
             "lower --batch-size or --accumulation-steps",
         )
 
@@ -168,7 +205,7 @@ def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Fin
 
 
 def _disk(config: RunConfig, path: Path, fake: FakeModel) -> Iterator[Finding]:
-    num_bytes, keep = checkpoint_bytes(fake.model), config.checkpoint.keep
+    num_bytes, keep = checkpoint_bytes(fake.model), config.checkpoint.keep + config.keep_best
     root = RunDir(path).checkpoints
     yield _checked(
         "disk",
@@ -176,6 +213,14 @@ def _disk(config: RunConfig, path: Path, fake: FakeModel) -> Iterator[Finding]:
         f"{counted(keep, 'checkpoint')} of {format_bytes(num_bytes)}"
         " and one more while it is saved fit",
     )
+
+
+def rank_findings(ranks_here: int, device: str, machine: Machine) -> Iterator[Finding]:
+    """Whether ranks that compute on a CPU have a core each."""
+    if device == "cpu" and ranks_here > machine.usable_cores:
+        cores = counted(machine.usable_cores, "usable core")
+        what = f"{counted(ranks_here, 'rank')} on {cores}: they wait for each other"
+        yield Finding("warning", "ranks", what, f"--nproc-per-node {machine.usable_cores}")
 
 
 def loader_findings(
@@ -200,9 +245,10 @@ def loader_findings(
         yield Finding("ok", "loader", f"{processes} per rank")
 
 
-def _wandb(config: RunConfig) -> Iterator[Finding]:
-    if config.tracking.wandb:
-        yield _checked("wandb", require_login, "logged in, or offline")
+def _services(config: RunConfig) -> Iterator[Finding]:
+    for name in config.tracking.services:
+        fine = "logged in, or offline" if name == "wandb" else "installed"
+        yield _checked(name, partial(require_service, name), fine)
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:

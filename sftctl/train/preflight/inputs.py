@@ -1,10 +1,12 @@
 """Opens a run's token store and tokenizer; refuses a store that does not fit the run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sftctl.checkpoint.layout import CheckpointManifest
-from sftctl.config.schema import RunConfig
+from sftctl.config.schema import RunConfig, TrainConfig
+from sftctl.data.loading.source_counts import SourceCounts, source_counts
 from sftctl.data.manifest import (
     SPLITS,
     StoreManifest,
@@ -12,21 +14,33 @@ from sftctl.data.manifest import (
     is_prepared,
     require_settings,
 )
-from sftctl.data.prepare.fingerprint import store_fingerprint
+from sftctl.data.mixture import Mixture, mixture_of
+from sftctl.data.plan import DataPosition
+from sftctl.data.prepare.builder import Progress
+from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs, store_fingerprint
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.storage.joined import Store, join_stores
 from sftctl.data.store import TokenStore
 from sftctl.disk import refusals
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource
+from sftctl.model.tokenizer.chat_templates import CHATML
+from sftctl.model.tokenizer.new_tokens import new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
-from sftctl.runs.resumable import recorded_store
+from sftctl.runs.mixtures import checkpoint_of_source, of_source, sources_with_paths
+from sftctl.runs.resumable import recorded_store, require_named_files
+from sftctl.tracking import status
+from sftctl.train.preflight.validation_sets import open_sets, with_fraction
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 PRESET_LEARNING_RATE = 1e-3
 PRETRAINED_LEARNING_RATE = 2e-5
+ADAPTER_LEARNING_RATE = 10 * PRETRAINED_LEARNING_RATE
+"""Schulman et al. 2025, "LoRA Without Regret": LoRA learns best at about ten times the rate of full
+fine-tuning, at every model size and on every data set that was tried there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +48,50 @@ class Inputs:
     """What training reads."""
 
     tokenizer: ChatTokenizer
-    train: TokenStore
-    validation: TokenStore | None
+    train: Store
+    validation: Store | None  # the data's own validation part
+    sets: Mapping[str, Store]  # all validation sets, by name
+    mixture: Mixture | None = None  # None: the data has no named sources
+
+    @property
+    def num_planned(self) -> int:
+        """Examples in an epoch; one that a weight repeats counts each time."""
+        return len(self.train) if self.mixture is None else self.mixture.num_planned
+
+    def source_counts(
+        self,
+        train: TrainConfig,
+        num_steps: int,
+        start: DataPosition = DataPosition(),
+        seen: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> list[SourceCounts]:
+        """What `num_steps` from `start` on train of each source; [] if the sources have no names.
+
+        `seen` is what was trained before.
+        """
+        if self.mixture is None:
+            return []
+        batch_size = train.global_batch_size
+        return source_counts(
+            self.mixture, self.train, train.seed, batch_size, num_steps, start, seen
+        )
+
+    @property
+    def source_fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each source's store, by name; {} if there is one store for all."""
+        if self.mixture is None or len(self.mixture.sources) != len(self.train.parts):
+            return {}
+        pairs = zip(self.mixture.sources, self.train.parts, strict=True)
+        return {source.name: part.manifest.fingerprint for source, part in pairs}
 
 
 def resolve_config(config: RunConfig) -> RunConfig:
     """Make paths absolute, and replace `auto` where the model alone decides."""
     model, data, optim = config.model, config.data, config.optim
     if optim.learning_rate == "auto":
-        preset = is_preset(model.name)
-        rate = PRESET_LEARNING_RATE if preset else PRETRAINED_LEARNING_RATE
+        rate = PRESET_LEARNING_RATE if is_preset(model.name) else PRETRAINED_LEARNING_RATE
+        if config.adapter.lora:
+            rate = ADAPTER_LEARNING_RATE
         optim = replace(optim, learning_rate=rate)
     if not is_preset(model.name):
         model = replace(model, name=_absolute(model.name))
@@ -51,9 +99,19 @@ def resolve_config(config: RunConfig) -> RunConfig:
         model = replace(model, tokenizer=_absolute(model.tokenizer))
     if data.path is not None:
         data = replace(data, path=str(Path(data.path).absolute()))
-    if data.chat_template is not None:
-        data = replace(data, chat_template=str(Path(data.chat_template).absolute()))
-    return replace(config, model=model, data=data, optim=optim)
+    if data.sources is not None:
+        absolute = (s.path and str(Path(s.path).absolute()) for s in data.sources)
+        sources = (replace(s, path=p) for s, p in zip(data.sources, absolute, strict=True))
+        data = replace(data, sources=tuple(sources))
+    if data.chat_template not in (None, CHATML):
+        data = replace(data, chat_template=str(Path(str(data.chat_template)).absolute()))
+    data = with_fraction(replace(config, data=data))
+    evaluation = config.evaluation
+    if evaluation.sets is not None:
+        paths = [one.path and str(Path(one.path).absolute()) for one in evaluation.sets]
+        sets = (replace(s, path=p) for s, p in zip(evaluation.sets, paths, strict=True))
+        evaluation = replace(evaluation, sets=tuple(sets))
+    return replace(config, model=model, data=data, optim=optim, evaluation=evaluation)
 
 
 def _absolute(name: str) -> str:
@@ -71,11 +129,34 @@ def open_inputs(
     refused. A signal during the preparation raises Stopped. A resume opens the store that
     its checkpoint `resumed` was trained on, if it is still in the cache.
     """
-    path = world.on_main(lambda: _store_path(config, stop, resumed))
-    store = TokenStore.open(path)
-    has_validation = store.manifest.num_validation_examples > 0
-    validation = TokenStore.open(path, "validation") if has_validation else None
-    return Inputs(store.load_tokenizer(), store, validation)
+    paths = world.on_main(lambda: _store_paths(config, stop, resumed))
+    stores = [TokenStore.open(path) for path in paths]
+    train, mixture = join_stores(stores), mixture_of(config.data, [s.manifest for s in stores])
+    held_out = [s.path for s in stores if s.manifest.num_validation_examples]
+    validation = [TokenStore.open(path, "validation") for path in held_out]
+    joined = join_stores(validation) if validation else None
+    tokenizer = stores[0].load_tokenizer()
+    new_ids(tokenizer, config.model.new_tokens or ())  # or DataError
+    sets = open_sets(config, joined, tokenizer, world, stop)
+    return Inputs(tokenizer, train, joined, sets, mixture)
+
+
+def _store_paths(
+    config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None
+) -> list[Path]:
+    """The store of each source that has a path, in order; without such sources the run's only."""
+    sources = sources_with_paths(config.data)
+    if not sources:
+        return [_store_path(config, stop, resumed)]
+    paths = []
+    for source in sources:
+        trained_on = checkpoint_of_source(resumed, source.name) if resumed is not None else None
+        try:
+            paths.append(_store_path(of_source(config, source), stop, trained_on))
+        except (ConfigError, DataError) as problem:
+            problem.message = f"{source.name}: {problem.message}"
+            raise
+    return paths
 
 
 def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None) -> Path:
@@ -88,30 +169,67 @@ def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifes
     recorded = recorded_store(resumed, config) if resumed is not None else None
     if recorded is not None and _opens(recorded):
         return recorded
+    if resumed is not None:
+        require_named_files(config)
+    return _cached_store(config, stop)
+
+
+def _files_of(config: RunConfig) -> tuple[list[Path], list[Path]]:
+    """The files to train on and to validate with: `data.path`, or the bundled sample."""
+    given = config.data.path
     if given is None and config.data.val_fraction:
         raise ConfigError(
             f"data.val_fraction: {config.data.val_fraction}, but the bundled sample has "
             "its own validation part",
             hint="leave it out, or give your own --data",
         )
-    train, validation = sample_files() if given is None else (Path(given), None)
-    return _cached_store(config, train, [validation] if validation is not None else [], stop)
+    if given is not None:
+        return [Path(given)], []
+    train, validation = sample_files()
+    return [train], [validation]
 
 
-def _cached_store(
-    config: RunConfig, train: Path, validation: list[Path], stop: StopRequest
-) -> Path:
-    """The store in the cache that is made from these files; prepared if it does not exist."""
+def tokenizer_of(config: RunConfig) -> ChatTokenizer:
+    """The tokenizer that the run's conversations are prepared with."""
     model, data = config.model, config.data
     name = model.tokenizer or (str(SAMPLE_TOKENIZER) if is_preset(model.name) else model.name)
-    tokenizer = load_tokenizer(name, data.chat_template).with_engine("auto")
-    key = store_fingerprint([train], tokenizer, data, validation)
+    tokenizer = load_tokenizer(
+        name,
+        data.chat_template,
+        data.template_options,
+        template_required=data.format != "text",
+        new_tokens=model.new_tokens,
+    )
+    return tokenizer.with_engine("auto").with_date(data.date)
+
+
+def is_of_older_rules(config: RunConfig, fingerprint: str) -> bool:
+    """Whether a store of this fingerprint has the run's data, prepared by older mask rules."""
+    if is_prepared(config.data.path) or sources_with_paths(config.data):
+        return False
+    train, validation = _files_of(config)
+    options = PrepareOptions()
+    tokenizer = tokenizer_of(config)
+    with StoreInputs.found(train, tokenizer, config.data, validation, options) as made_from:
+        return fingerprint in made_from.older_fingerprints()
+
+
+def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
+    """The store in the cache that is made from the run's files; prepared if it does not exist."""
+    train, validation = _files_of(config)
+    tokenizer, data = tokenizer_of(config), config.data
+    key = store_fingerprint(train, tokenizer, data, validation)
     path = cached_store(key)
     if not _opens(path):
         hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
         with refusals(path.parent, ConfigError, hint, "can't create the cache"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        prepare_store([train], path, tokenizer, data, validation, lambda _: stop.check())
+
+        def progress(done: Progress) -> None:
+            stop.check()
+            status.doing(f"preparing {train[0].name}: {done.num_rows:,} rows")
+
+        prepare_store(train, path, tokenizer, data, validation, progress)
     return path
 
 
@@ -145,9 +263,20 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:
             return  # such a model has no tokenizer: it uses the store's
         name = config.model.name
-    tokenizer = load_tokenizer(name, template_required=False)
-    if tokenizer.content_hash != manifest.tokenizer_hash:
+    new_tokens = config.model.new_tokens or ()
+    tokenizer = load_tokenizer(name, template_required=False, new_tokens=new_tokens)
+    if tokenizer.content_hash == manifest.tokenizer_hash:
+        return
+    of_store = TokenStore.open(path).load_tokenizer()
+    new_ids(of_store, new_tokens)  # or DataError
+    known = tokenizer.hf.get_vocab()
+    more = [token for token in of_store.hf.get_added_vocab() if token not in known]
+    if more:
         raise DataError(
-            f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
-            hint=f"prepare the data again with `--tokenizer {name}`",
+            f"{path}: prepared with tokens that the tokenizer of {name} lacks: {', '.join(more)}",
+            hint=f"train with `--set model.new_tokens={','.join([*new_tokens, *more])}`",
         )
+    raise DataError(
+        f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
+        hint=f"prepare the data again with `--tokenizer {name}`",
+    )

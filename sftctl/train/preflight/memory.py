@@ -1,17 +1,18 @@
 """How much memory a run takes, estimated before it starts; `micro_batch_tokens = auto`."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.data.loader import longest_micro_batch
-from sftctl.data.microbatch import Examples, MicroBatch
+from sftctl.data.loading.loader import longest_micro_batch
+from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.machine import free_memory, resident_bytes
+from sftctl.model.adapter.base import base_dtype
 from sftctl.model.fake import FakeModel
-from sftctl.model.loss import CHUNK_LOGITS
+from sftctl.model.loss import CHUNK_LOGITS, chunk_rows
 from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.world import World
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 ESTIMATE_ERROR_RATIO = 0.25
 """The margin that a finding names; docs/preflight.md says what was measured."""
 
-_WORD = 4  # bytes of a float32: weights, gradients and both moments are stored as these
-_STATE_BYTES = 4 * _WORD  # per parameter: weight, gradient and two moments
+_WORD = 4  # bytes of a float32: weights and, of what is trained, gradients and both moments
+_LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # on a CPU as measured: docs/preflight.md
 _RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
 _USABLE = 0.85  # the rest is lost to fragmentation
 _SMALLEST, _LARGEST = 256, 65536  # micro_batch_tokens that auto may choose
@@ -41,6 +42,7 @@ class MemoryEstimate:
     rows: int  # of the largest micro-batch: 1, its examples are laid end to end
     row_tokens: int
     available_bytes: int | None  # for this rank, now; None: unknown
+    working_bytes: int = 0  # for moments within a pass, and what torch's kernels keep on a CPU
 
     @property
     def certain_bytes(self) -> int:
@@ -53,9 +55,14 @@ class MemoryEstimate:
         return (
             self.certain_bytes
             + (self.activations_bytes or 0)
+            + self.working_bytes
             + self.save_copy_bytes
             + self.process_bytes
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and their sum `total_bytes`."""
+        return {**asdict(self), "total_bytes": self.total_bytes}
 
 
 def estimate_memory(
@@ -68,21 +75,46 @@ def estimate_memory(
     """What a rank with steps of this shape takes; `available_bytes` is only handed on."""
     on_cpu = fake.device.type == "cpu"
     num_shards = shape.world_size if config.train.strategy == "fsdp" else 1
-    state = fake.num_parameters * _WORD // num_shards
+    state = _state_bytes(config, fake) // num_shards
+    trained = fake.num_trained * _WORD // num_shards  # only these have gradients and moments
     batch = longest_micro_batch(store, shape)
-    exact = 2 * state if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
-    saves_on_the_way = config.checkpoint.save_interval > 0
+    # In bfloat16 the model has copies of its weights, and a pass makes gradients of that size.
+    has_copies = config.train.dtype == "bfloat16" and num_shards == 1
+    exact = 2 * trained if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
+    saved = 2 * trained + (trained if config.adapter.lora else state)
     return MemoryEstimate(
-        weights_bytes=state,
-        gradients_bytes=state + exact,
-        optimizer_bytes=2 * state,
+        weights_bytes=state + (trained // 2 if config.adapter.lora else state // 2) * has_copies,
+        gradients_bytes=trained + (trained // 2 if has_copies else 0) + exact,
+        optimizer_bytes=2 * trained,
         activations_bytes=_activations(config, fake, batch),
-        save_copy_bytes=3 * state if on_cpu and saves_on_the_way else 0,
+        save_copy_bytes=saved if on_cpu and config.saves_on_the_way else 0,
         process_bytes=resident_bytes() if on_cpu else 0,
         rows=1,
         row_tokens=batch.input_ids.numel(),
         available_bytes=available_bytes,
+        working_bytes=_working(fake, batch) + (_gathered(config, fake) if num_shards > 1 else 0),
     )
+
+
+def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
+    """All weights in float32; but a frozen base under an adapter is held in its own type."""
+    if not config.adapter.lora:
+        return fake.num_parameters * _WORD
+    frozen = fake.num_parameters - fake.num_trained
+    return frozen * base_dtype(config).itemsize + fake.num_trained * _WORD
+
+
+def _working(fake: FakeModel, batch: MicroBatch) -> int:
+    """The chunk of float32 logits in the head, its copies, and the holes they leave in the heap."""
+    vocabulary: int = fake.model.get_output_embeddings().weight.shape[0]
+    rows = min(len(batch.target_ids), chunk_rows(vocabulary))
+    return _LOGITS_COPIES[fake.device.type] * rows * vocabulary * _WORD
+
+
+def _gathered(config: RunConfig, fake: FakeModel) -> int:
+    """What FSDP gathers for a pass; on a CPU also the complete model that shards are made from."""
+    gathered = fake.num_parameters * (2 if config.train.dtype == "bfloat16" else _WORD)
+    return gathered + (fake.num_parameters * _WORD if fake.device.type == "cpu" else 0)
 
 
 def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
@@ -111,6 +143,7 @@ class ModelShape:
     """The sizes of a model that decide how much memory a token needs in a pass."""
 
     num_parameters: int
+    num_trained: int
     num_layers: int
     width: int  # of the residual stream
     inner: int  # numbers per token and layer in queries, keys, values and feed-forward
@@ -131,7 +164,14 @@ class ModelShape:
         )
         attention = 5 * heads * head_dim + 4 * kv_heads * head_dim  # keys, values once per head
         num_parameters = sum(p.numel() for p in model.parameters())
-        return cls(num_parameters, config.num_hidden_layers, width, attention + 4 * feed_forward)
+        num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return cls(
+            num_parameters,
+            num_trained,
+            config.num_hidden_layers,
+            width,
+            attention + 4 * feed_forward,
+        )
 
     def bytes_per_token(self, dtype: str, recomputed: bool) -> int:
         """What is kept of a token for the backward pass: norms in float32, the rest in `dtype`.
@@ -150,7 +190,7 @@ def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config:
     The model's state is split into `num_shares`. Free memory and timings have no influence, so two
     equal runs get the same number.
     """
-    state = _STATE_BYTES * shape.num_parameters // num_shares
+    state = (_WORD * shape.num_parameters + 3 * _WORD * shape.num_trained) // num_shares
     room = int(_USABLE * (total_bytes - _RESERVED)) - state - 4 * 4 * CHUNK_LOGITS
     per_token = shape.bytes_per_token(config.train.dtype, config.train.activation_checkpointing)
     return min(_LARGEST, max(_SMALLEST, room // per_token // 256 * 256))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
-from sftctl.model.presets import is_preset
+from sftctl.model.presets import is_preset, require_base
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
 from sftctl.runs.directory import new_run_path
+from sftctl.runs.final import require_sound
 
 
 def check_before_loading(config: RunConfig) -> RunConfig:
@@ -15,12 +16,15 @@ def check_before_loading(config: RunConfig) -> RunConfig:
 
     Raises for a missing input, and for a run directory that exists or can't be made.
     """
+    require_base(config)
     config = replace(config, output_dir=new_run_path(config))
-    if config.data.path is not None:
-        require_input(Path(config.data.path))
+    for path in (config.data.path, *(source.path for source in config.data.sources or ())):
+        if path is not None:
+            require_input(Path(path))
     if not is_preset(config.model.name):
         ModelSource.of(config.model.name)
         require_model_folder(config.model.name)
+        require_sound(Path(config.model.name))
     if config.model.tokenizer is not None:
         ModelSource.of(config.model.tokenizer)
         require_tokenizer_folder(config.model.tokenizer)

@@ -6,9 +6,15 @@ from pathlib import Path
 from sftctl.config.schema import RunConfig
 from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
+from sftctl.model.adapter.base import adapter_of, base_dtype
 from sftctl.model.fake import fake_model
+from sftctl.model.presets import require_base
+from sftctl.model.trainable import learning_rate_factors, select_trained
+from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path
+from sftctl.tracking import status
 from sftctl.train.engine.build import checkpoint_bytes, choose_dtype
+from sftctl.train.engine.flops import model_flops
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
 from sftctl.train.preflight.memory import (
@@ -29,6 +35,8 @@ class Proposal:
     path: Path
     inputs: Inputs
     num_parameters: int
+    num_trained: int
+    flops_per_token: tuple[int, int]  # without the head; of the head, per target token
     checkpoint_bytes: int  # its tensors; the manifest adds a few kB
     memory: MemoryEstimate
     findings: list[Finding]
@@ -45,14 +53,29 @@ def propose(
 
     An error that leaves the rest unknown is raised; every other problem is a finding.
     """
+    status.doing("opening the data")
+    require_base(config)
     config = resolve_config(config)
-    config = choose_dtype(config, world.device)
     path = shared_run_path(config, world)
     inputs = open_inputs(config, world, stop)
-    longest = inputs.train.manifest.max_seq_len
-    config = replace(config, output_dir=path, data=replace(config.data, max_seq_len=longest))
+    store = inputs.train.manifest
+    date = store.date or config.data.date
+    data = replace(config.data, max_seq_len=store.max_seq_len, date=date)
+    has_validation = bool(inputs.sets)
+    require_validation(config, has_validation=has_validation)
+    train = config.train
+    if train.final == "auto":
+        train = replace(train, final="best" if has_validation else "last")
+    config = replace(config, output_dir=path, data=data, train=train)
+    status.doing("checking model and memory")
     ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
-    fake = fake_model(config.model.name, inputs.tokenizer, world.device)
+    named, adapter = config.model, adapter_of(config)
+    fake = fake_model(named.name, inputs.tokenizer, world.device, named.new_tokens, adapter)
+    select_trained(fake.model, config.train.train_only, config.train.freeze)
+    learning_rate_factors(fake.model, config.optim.groups)  # or ConfigError
+    config = choose_dtype(config, fake.model, world)
+    if adapter is not None:
+        base_dtype(config)  # or ConfigError
     config = resolve_micro_batch(config, fake.model, world, ranks)
 
     def look() -> tuple[MemoryEstimate, list[Finding]]:
@@ -67,6 +90,8 @@ def propose(
         path=path,
         inputs=inputs,
         num_parameters=fake.num_parameters,
+        num_trained=fake.num_trained,
+        flops_per_token=model_flops(fake.model),
         checkpoint_bytes=checkpoint_bytes(fake.model),
         memory=memory,
         findings=findings,

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 
 import torch
 
-from sftctl.data.loader import longest_micro_batch
-from sftctl.data.microbatch import Examples, MicroBatch
+from sftctl.data.loading.loader import longest_micro_batch
+from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError
+from sftctl.tracking import status
 from sftctl.train.engine.state import TrainState
 from sftctl.world import World
 
@@ -19,6 +20,7 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
 
     If memory runs out, that is one ConfigError before the first step, not a crash later.
     """
+    status.doing("trying the largest micro-batch")
     batch = longest_micro_batch(store, shape).to(world.device)
     torch.manual_seed(0)
     try:

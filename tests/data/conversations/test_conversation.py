@@ -39,7 +39,12 @@ def test_target_turns_are_the_assistant_messages_that_are_not_context() -> None:
     ("text", "reason", "message"),
     [
         (b'{"a": ', "broken_json", "rows.jsonl:7: broken JSON at column 7: unexpected end of data"),
-        (b'{"a":\n\n NaN}', "broken_json", "rows.jsonl:9: broken JSON at column 2: "),
+        (b'{"a":\n\n NaN, }', "broken_json", "rows.jsonl:9: broken JSON at column 2: "),
+        (
+            b'{"prompt": "a", "completion": [NaN]}',
+            "broken_json",
+            "rows.jsonl:7: NaN or an infinite number in 'completion', which JSON does not have",
+        ),
         (b'{"a": "\\ud800"}', "broken_json", "rows.jsonl:7: broken JSON at column "),
         (b"[" * 3000 + b"]" * 3000, "broken_json", "rows.jsonl:7: broken JSON at column "),
         (b'{"a":\n"\xff"}', "invalid_utf8", "rows.jsonl:8: invalid UTF-8"),
@@ -69,10 +74,17 @@ def test_text_that_is_not_a_conversation_has_a_reason(
     assert caught.value.message.startswith(message)
 
 
-def test_tools_of_a_shape_without_tools_are_not_read() -> None:
-    deep = b"[" * 500 + b"1" + b"]" * 500
-    text = b'{"tools": [%s], "instruction": "a", "output": "b"}' % deep
-    assert from_text(text, "auto", HERE).tools is None
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b'{"a": [NaN]}'])
+def test_nan_in_a_column_that_is_not_read_does_not_cost_the_row(number: bytes) -> None:
+    text = b'{"score": %s, "instruction": "a", "output": "b"}' % number
+    assert [message["content"] for message in from_text(text, "auto", HERE).messages] == ["a", "b"]
+
+
+def test_what_json_does_not_allow_stays_refused_next_to_nan() -> None:
+    for other in (b'"\\ud800"', b"[" * 2000 + b"]" * 2000):
+        with pytest.raises(BadRow) as caught:
+            from_text(b'{"a": NaN, "b": %s}' % other, "auto", HERE)
+        assert caught.value.reason == "broken_json"
 
 
 def test_long_keys_and_roles_are_shortened_in_messages() -> None:

@@ -68,6 +68,7 @@ EXAMPLES: list[tuple[Format, dict[str, Any], list[dict[str, Any]]]] = [
     ("prompt-completion", {"prompt": "Hi", "completion": "Hello"}, [USER, ANSWER]),
     ("prompt-completion", {"prompt": [USER], "completion": [ANSWER]}, [USER, ANSWER]),
 ]
+DOCUMENT = ("text", {"text": "The Elbe."}, [{"role": "assistant", "content": "The Elbe."}])
 
 
 @pytest.mark.parametrize(("shape", "row", "messages"), EXAMPLES)
@@ -82,7 +83,7 @@ def test_every_shape_is_recognized_and_read(
 
 def test_every_format_has_a_shape_an_example_and_a_place_in_the_docs() -> None:
     shapes = set(get_args(Format)) - {"auto"}
-    assert shapes == set(SHAPES) == {shape for shape, _, _ in EXAMPLES}
+    assert shapes == set(SHAPES) == {shape for shape, _, _ in (*EXAMPLES, DOCUMENT)}
     page = next(page for page in DOCS if page.name == "data.md").read_text(encoding="utf-8")
     assert [shape for shape in shapes if f"\n**{shape}**" not in page] == []
 
@@ -150,8 +151,8 @@ def test_roles_of_openai_old_and_new_are_known() -> None:
     ("row", "message"),
     [
         (
-            {"text": "x", "id": 1},
-            f"unknown row shape, with keys: id, text; a row needs {known_shapes()}",
+            {"words": "x", "id": 1},
+            f"unknown row shape, with keys: id, words; a row needs {known_shapes()}",
         ),
         ({}, "unknown row shape, with keys: none; a row needs messages or conversations, "),
         ({"prompt": "x"}, "unknown row shape, with keys: prompt; "),
@@ -160,16 +161,22 @@ def test_roles_of_openai_old_and_new_are_known() -> None:
         ({"messages": "Hi"}, "'messages' is not a list of messages"),
         ({"conversations": [["Hi"]]}, "'conversations' is not a list of messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "unknown role 'robot'"),
-        ({"messages": [{"role": None, "content": "x"}]}, "unknown role None"),
+        ({"messages": [{"role": None, "content": "x"}]}, "'role' is missing"),
         ({"messages": [{"content": "x"}]}, "'role' is missing"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "unknown role 'robot'"),
-        ({"messages": [{"role": "user", "content": None}]}, "'content' is not text"),
+        ({"messages": [{"role": "user", "content": None}]}, "'content' is missing"),
+        ({"messages": [{"role": "user", "content": 3}]}, "'content' is not text"),
+        ({"text": "x"}, "text to continue, not a conversation: its key is text"),
         ({"messages": [{"role": "user"}]}, "'content' is missing"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'content' is not text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "'content' has a part of type 'image', and only text can be trained",
+        ),
         ({"conversations": [{"from": "human", "value": 3}]}, "'value' is not text"),
         ({"conversations": [{"from": "human"}]}, "'value' is missing"),
         ({"instruction": "Hi"}, "'output' is missing"),
-        ({"instruction": "Hi", "output": None}, "'output' is not text"),
+        ({"instruction": "Hi", "output": None}, "'output' is missing"),
+        ({"instruction": "Hi", "output": 3}, "'output' is not text"),
         (
             {"instruction": "Hi", "output": "x", "history": ["a"]},
             "'history' is not a list of [instruction, answer] pairs",
@@ -191,8 +198,8 @@ def test_roles_of_openai_old_and_new_are_known() -> None:
             "a tool call has no function name",
         ),
         (
-            {"messages": [USER, ANSWER | {"weight": 0.5}]},
-            "'weight' of message 2 is neither 0 nor 1",
+            {"messages": [USER, ANSWER | {"weight": -1}]},
+            "'weight' of message 2 is not a number from 0 to 1,000,000",
         ),
         ({"messages": [ANSWER | {"train": "no"}]}, "'train' of message 1 is neither 0 nor 1"),
     ],
@@ -228,12 +235,24 @@ def test_a_system_prompt_without_turns_is_an_empty_conversation() -> None:
         read({"conversations": [], "system": "S"}, "sharegpt")
 
 
-def test_the_hint_lists_the_roles_of_the_shape() -> None:
-    with pytest.raises(BadRow) as caught:
-        read({"conversations": [{"from": "robot", "value": "x"}]})
-    assert caught.value.hint is not None
-    for role in ("human", "gpt", "system", "user", "function_call", "observation", "tool"):
-        assert role in caught.value.hint
-    with pytest.raises(BadRow) as caught:
-        read({"messages": [{"role": "human", "content": "x"}]})
-    assert caught.value.hint == "known roles: system, developer, user, assistant, tool, function"
+def test_a_document_is_read_if_it_is_asked_for() -> None:
+    shape, row, messages = DOCUMENT
+    assert list(read(row, "text").messages) == messages
+    assert detect_shape(row) is None
+    for empty in ("", " \n"):
+        with pytest.raises(BadRow, match="empty conversation"):
+            read({"text": empty}, "text")
+    with pytest.raises(BadRow, match="'text' is missing"):
+        read({"words": "x"}, "text")
+
+
+def test_the_hint_lists_the_roles() -> None:
+    for row in (
+        {"conversations": [{"from": "robot", "value": "x"}]},
+        {"messages": [{"role": "robot", "content": "x"}]},
+    ):
+        with pytest.raises(BadRow) as caught:
+            read(row)
+        assert caught.value.hint is not None
+        for role in ("human", "gpt", "system", "user", "function_call", "observation", "tool"):
+            assert role in caught.value.hint

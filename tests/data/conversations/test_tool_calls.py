@@ -1,14 +1,16 @@
 """Tools and tool calls, as lists or as JSON text, become OpenAI's."""
 
+import json
 from typing import Any
 
 import pytest
 
+from sftctl.data.ledger import BadRow
 from tests.toys.data import read
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 SEARCH = {"type": "function", "function": {"name": "search", "arguments": {"q": "crepes"}}}
-TOOLS = [{"name": "search", "parameters": {}}]
+TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {}}}]
 
 
 def test_a_function_call_becomes_a_tool_call_and_an_observation_a_tool_message() -> None:
@@ -59,7 +61,7 @@ def test_a_call_keeps_its_id() -> None:
     assert read(row).messages[1]["tool_calls"] == [SEARCH | {"id": "a1"}]
 
 
-@pytest.mark.parametrize("arguments", ["[crepes", "[1]", '"q"'])
+@pytest.mark.parametrize("arguments", ["[1]", '"q"'])
 def test_arguments_that_are_other_text_stay_text(arguments: str) -> None:
     call = {"name": "search", "arguments": arguments}
     row = {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
@@ -91,3 +93,57 @@ def test_minimind_rows_keep_tools_and_calls_as_json_text() -> None:
 @pytest.mark.parametrize("tools", [None, "", " ", [], "[]"])
 def test_empty_tools_are_none(tools: Any) -> None:
     assert read({"messages": [USER, ANSWER], "tools": tools}).tools is None
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1', "[crepes", "{'a': 1}", "q=crepes"])
+def test_arguments_that_are_not_json_drop_the_row(arguments: str) -> None:
+    call = {"name": "search", "arguments": arguments}
+    for turn in (
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"from": "function_call", "value": json.dumps(call)},
+    ):
+        with pytest.raises(BadRow) as caught:
+            read({"messages": [USER, turn]})
+        assert caught.value.reason == "bad_shape"
+        assert "arguments of a call of 'search' are not JSON" in caught.value.message
+
+
+def test_a_function_call_that_is_broken_json_drops_the_row() -> None:
+    for value in ('{"name": "search", "arguments": {', "[{'name': 'search'}]"):
+        with pytest.raises(BadRow, match="a tool call is broken JSON"):
+            read({"conversations": [{"from": "function_call", "value": value}]})
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", {}])
+def test_no_arguments_are_an_empty_object(nothing: Any) -> None:
+    row = {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": nothing}]}]}
+    assert read(row).messages[0]["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        (
+            {"name": "f", "parameters": {}},
+            {"type": "function", "function": {"name": "f", "parameters": {}}},
+        ),
+        ({"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}),
+        ({"type": "function", "function": {"name": "f"}}, None),
+        ({"type": "web_search", "name": "f"}, None),
+        ({"description": "unnamed"}, None),
+    ],
+)
+def test_a_bare_tool_is_wrapped_as_a_server_sends_it(tool: Any, expected: Any) -> None:
+    read_tools = read({"messages": [USER, ANSWER], "tools": [tool]}).tools
+    assert read_tools == [tool if expected is None else expected]
+
+
+def test_wrapping_keeps_the_hash_of_a_row() -> None:
+    """A row with bare tools stays in its split."""
+    [bare, wrapped] = (
+        read({"messages": [USER, ANSWER], "tools": [tool]})
+        for tool in ({"name": "f"}, {"type": "function", "function": {"name": "f"}})
+    )
+    assert bare.tools == wrapped.tools
+    assert bare.digest != wrapped.digest

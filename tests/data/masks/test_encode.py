@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sftctl.data.ledger import BadRow, Reason
 from sftctl.data.masks.encode import encode_texts, tokenize
-from sftctl.data.masks.turns import TrainingText
-from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.masks.turns import TrainingText, training_texts
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids
 from tests.toys.data import CHATML, SHARED, CountingTokenizer, conversations, load
-from tests.toys.masks import TURNS, Messages, conversation, trained
+from tests.toys.first_sample import TRAIN, VALIDATION
+from tests.toys.masks import TURNS, Messages, conversation, trained, trained_runs
 
 SPACED = (
     "{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}"
@@ -129,19 +130,13 @@ def test_equal_first_tokens_are_fine_without_a_bos_token(chatml: CountingTokeniz
     ("template", "messages", "reason", "message"),
     [
         (
-            SPACED,
-            [TURNS[1], {"role": "assistant", "content": "the"}],
-            "mask_not_exact",
-            "a token is half inside an assistant turn",
-        ),
-        (
             "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
             TURNS[1:3],
-            "no_target",
-            "no token to train on",
+            "message_not_rendered",
+            "message 2: the chat template leaves out its content",
         ),
     ],
-    ids=["space merges with the answer", "turn rendered as nothing"],
+    ids=["turn rendered as nothing"],
 )
 def test_a_row_without_an_exact_mask_is_refused(
     template: str, messages: Messages, reason: Reason, message: str
@@ -150,6 +145,59 @@ def test_a_row_without_an_exact_mask_is_refused(
         tokenize(conversation(messages), load(SAMPLE_TOKENIZER, template), "assistant")
     assert caught.value.message == f"rows.jsonl:7: {message}"
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_an_answer_without_a_token_edge_is_encoded_apart_from_its_prompt(
+    chatml: CountingTokenizer, is_fast: bool
+) -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, SPACED)
+    tokenizer = tokenizer.fast() if is_fast else tokenizer
+    turns = [TURNS[1], {"role": "assistant", "content": "the"}] * 2
+    texts = training_texts(conversation(turns), tokenizer, "assistant")
+    examples = encode_texts(texts, conversation(turns), tokenizer)
+    prompt = "user Hi <think> assistant "
+    for example, before in zip(examples, (prompt, f"{prompt}the{prompt}"), strict=True):
+        inference = tokenizer.encode(before).tolist()
+        assert example.input_ids[: len(inference)].tolist() == inference
+        assert example.loss_mask.tolist()[: len(inference)] == [False] * len(inference)
+        assert trained_runs(example, tokenizer) == ["the<|im_end|>"]
+
+
+def test_only_the_answers_without_a_token_edge_get_their_own_examples() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, SPACED.replace("{% endfor %}", "<|im_end|>{% endfor %}"))
+    answers = [
+        {"role": "assistant", "content": text}
+        for text in ("<|im_start|>yes", "the", "<|im_end|>no")
+    ]
+    turns = [turn for answer in answers for turn in (TURNS[1], answer)]
+    examples = tokenize(conversation(turns), tokenizer, "assistant")
+    assert [trained_runs(example, tokenizer) for example in examples] == [
+        ["<|im_start|>yes<|im_end|>", "<|im_end|>no<|im_end|>"],
+        ["the<|im_end|>"],
+    ]
+
+
+def test_an_end_token_that_takes_in_the_new_line_after_it_is_trained() -> None:
+    """Phi-3.5's <|end|> is of this kind."""
+    hf = load(SAMPLE_TOKENIZER, CHATML.replace("<|im_end|>", "<|end|>")).hf
+    hf.add_tokens([AddedToken("<|end|>", special=True, normalized=False, rstrip=True)])
+    tokenizer = CountingTokenizer(hf, "takes in white space")
+    turns = [*TURNS[1:3], *TURNS[1:3]]
+    assert trained(tokenizer, turns) == ["Hello\n\n<|end|>"] * 2
+
+
+def test_a_tokenizer_that_puts_a_space_before_each_text_has_no_answers_apart() -> None:
+    backend = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "a": 2, "▁ab": 3}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
+    tokenizer = CountingTokenizer(hf, "metaspace")
+    with pytest.raises(BadRow, match="a token is half inside"):
+        trained(
+            tokenizer, [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"))]
+        )
 
 
 def mask_from_tokens(tokenizer: CountingTokenizer, ids: Sequence[int]) -> list[bool]:
@@ -191,8 +239,8 @@ def test_masks_of_every_row_of_real_files_follow_the_tokens(
     assert_masks_follow_the_tokens(SHARED / f"{name}.json", minimind, num_rows)
 
 
-@pytest.mark.parametrize("path", sample_files(), ids=lambda path: path.stem)
-def test_masks_of_the_bundled_sample_follow_the_tokens(
+@pytest.mark.parametrize("path", [TRAIN, VALIDATION], ids=lambda path: path.stem)
+def test_masks_of_many_conversations_follow_the_tokens(
     chatml: CountingTokenizer, path: Path
 ) -> None:
     assert_masks_follow_the_tokens(path, chatml, len(path.read_text("utf-8").splitlines()))

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.data import SHARED, conversations, read
+from tests.toys.first_sample import TRAIN, VALIDATION
 from tests.toys.masks import conversation
 from tests.toys.masks.comparison import Comparison
 from tests.toys.masks.templates import FAMILIES
@@ -43,34 +44,34 @@ NASTY = [
     turns(("system", ""), ("user", "x"), ("assistant", "def f():\n\treturn 1\n\n\n")),
     turns(("user", "no answer")),
     turns(("user", "Find"), ("tool", "[1]"), ("tool", "[2]"), ("assistant", "Found")),
-    read(
+    *[read(
         {
             "tools": [{"name": "search", "about": "é"}],
             "messages": [
                 {"role": "system", "content": "S"},
                 {"role": "user", "content": "Find"},
-                {"role": "assistant", "content": "Wait.", "reasoning_content": "hm",
+                {"role": "assistant", "content": "Wait."} | thought | {
                  "tool_calls": [{"name": "search", "arguments": {"q": "crêpes"}},
-                                {"name": "search", "arguments": "[text"}]},
+                                {"name": "search", "arguments": "[1]"}]},
                 {"role": "tool", "content": "[1]"},
                 {"role": "assistant", "content": None,
                  "tool_calls": [{"name": "search", "arguments": {}}]},
                 {"role": "tool", "content": "[2]"},
-                {"role": "assistant", "content": "Found", "reasoning_content": "\nso\n"},
+                {"role": "assistant", "content": "Found"} | thought,
                 {"role": "user", "content": "Thanks"},
                 {"role": "assistant", "content": "Welcome"},
             ],
         },
-    ),
+    ) for thought in ({}, {"reasoning_content": "\nhm\n"})],
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_nasty_and_bundled_rows_with_the_template_of_every_family(name: str) -> None:
+def test_nasty_and_plain_rows_with_the_template_of_every_family(name: str) -> None:
     comparison = Comparison(SAMPLE_TOKENIZER, name)
     kept = [comparison.assert_equal(row) for row in NASTY]
     assert kept.count(True) >= (5 if name in ("mistral", "gemma") else 9)
-    for row in rows_of(*sample_files()):
+    for row in rows_of(TRAIN, VALIDATION):
         assert comparison.assert_equal(row)
 
 

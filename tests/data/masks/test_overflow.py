@@ -53,6 +53,37 @@ def test_a_row_that_fits_is_kept_as_it_is() -> None:
         assert (example.input_ids.tolist(), notes) == (whole.input_ids.tolist(), [])
 
 
+def document(text: str) -> Conversation:
+    return Conversation(({"role": "assistant", "content": text},), None, HERE, shape="text")
+
+
+def test_every_token_of_a_document_but_the_first_is_trained_and_one_ends_it() -> None:
+    [example], notes = maker(500, "truncate").examples(document("The Elbe is a river."))
+    assert TOKENIZER.decode(example.input_ids) == "The Elbe is a river." + TOKENIZER.text_end
+    assert TOKENIZER.text_end in TOKENIZER.special_texts
+    assert example.loss_mask.tolist() == [False, *[True] * (example.num_tokens - 1)]
+    assert notes == []
+
+
+@pytest.mark.parametrize("max_seq_len", [2, 3, 7, 50])
+def test_split_trains_every_token_of_a_long_document_once(max_seq_len: int) -> None:
+    row = document("word " * 60)
+    [whole] = tokenize(row, TOKENIZER, "assistant")
+    examples, [note] = maker(max_seq_len, "split").examples(row)
+    assert max(example.num_tokens for example in examples) <= max_seq_len
+    trained = [token for e in examples for token in e.input_ids[e.loss_mask].tolist()]
+    assert trained == whole.input_ids[1:].tolist()
+    assert all(example.loss_mask[1:].all() for example in examples)
+    assert (note.reason, note.tokens_lost) == ("split", 0)
+
+
+def test_a_long_document_is_truncated_or_dropped_like_a_conversation() -> None:
+    row = document("word " * 60)
+    [example], [note] = maker(10, "truncate").examples(row)
+    assert (example.num_tokens, note.reason) == (10, "truncated")
+    assert maker(10, "drop").examples(row)[0] == []
+
+
 def lengths_of(row: Conversation, train_on: TrainOn = "assistant") -> list[int]:
     return [example.num_tokens for example in tokenize(row, TOKENIZER, train_on)]
 

@@ -101,7 +101,7 @@ def test_a_template_that_looks_at_contents_has_no_layout() -> None:
     template = CHATML.replace("m.content", "m.content | upper")
     renderer = Renderer(load(SAMPLE_TOKENIZER, template), "assistant")
     assert not renderer.tokenizer.is_content_blind
-    assert renders_for(renderer, "Hi", "Hello") == renders_for(renderer, "Hi", "Hello") == 2
+    assert renders_for(renderer, "Hi", "Hello") == renders_for(renderer, "Hi", "Hello") == 3
 
 
 @pytest.mark.parametrize("has_tools", [True, False])

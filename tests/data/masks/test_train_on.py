@@ -57,11 +57,9 @@ def test_train_on_all_trains_all_but_the_first_token(chatml: CountingTokenizer) 
             ],
         ),
         (
-            # an assistant message keeps its header and the newline: both are given at inference
+            # an assistant message that is context is left out with its header
             (0, 1, 2, 3),
             [
-                "<|im_start|>assistant\n",
-                "\n",
                 "<|im_start|>assistant\n🤖你好，世界👩‍👩‍👧<|im_end|>\n",
             ],
         ),

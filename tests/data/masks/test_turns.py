@@ -1,5 +1,7 @@
 """Which turns are trained, in which texts, and which characters belong to them."""
 
+import re
+
 import pytest
 
 from sftctl.data.ledger import BadRow, Reason
@@ -42,7 +44,7 @@ def test_the_thinking_block_that_minimind_inserts_belongs_to_the_turn(
 def test_user_text_that_looks_like_an_opened_thinking_block_is_never_trained() -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     messages = [{"role": "user", "content": "Write\n<think>\n"}, TURNS[2]]
-    assert trained(load(SAMPLE_TOKENIZER, template), messages) == ["Hello\n\n"]
+    assert trained(load(SAMPLE_TOKENIZER, template), messages) == ["Hello\n\n<|im_end|>"]
 
 
 def test_a_conversation_may_begin_with_the_assistant(
@@ -71,10 +73,15 @@ def test_a_template_without_generation_prompt_trains_contents_and_ends() -> None
     assert trained(tokenizer, TURNS[1:4]) == ["Hello\n\n<|im_end|>"]
 
 
-def test_thinking_that_only_the_prompt_opens_is_not_part_of_a_turn_without_it() -> None:
+def test_thinking_that_only_the_prompt_opens_is_refused_in_a_turn_without_it() -> None:
     template = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     tokenizer = load(SAMPLE_TOKENIZER, template)
-    assert trained(tokenizer, TURNS)[0] == "Hello\n\n<|im_end|>"
+    message = (
+        "message 3: the chat template's prompt opens a thinking block (<think>) that this turn"
+    )
+    with pytest.raises(BadRow, match=re.escape(message)) as caught:
+        trained(tokenizer, TURNS)
+    assert caught.value.reason == "mask_not_exact"
     thinking = [TURNS[1], {"role": "assistant", "content": "<think>\nhm\n</think>\nYes"}]
     assert trained(tokenizer, thinking) == ["<think>\nhm\n</think>\nYes<|im_end|>"]
 
@@ -120,23 +127,25 @@ def test_an_empty_answer_trains_the_end_of_turn(chatml: CountingTokenizer) -> No
     assert trained(chatml, [TURNS[1], {"role": "assistant", "content": ""}]) == ["<|im_end|>"]
 
 
-def test_white_space_after_a_turn_without_an_end_token_is_trained() -> None:
+def test_a_turn_without_an_end_token_is_ended_by_the_end_of_sequence() -> None:
     template = (
         "{% for m in messages %}{{ m.role }}<|im_end|>{{ m.content }}\n\n{% endfor %}"
         "{% if add_generation_prompt %}assistant<|im_end|>{% endif %}"
     )
     tokenizer = load(SAMPLE_TOKENIZER, template)
     messages = [TURNS[0], {"role": "assistant", "content": "Yes"}]
-    assert trained(tokenizer, messages) == ["Yes\n\n"]
+    assert trained(tokenizer, messages) == ["Yes\n\n<|im_end|>"]
 
 
 def test_a_conversation_of_one_exchange_is_rendered_twice(chatml: CountingTokenizer) -> None:
+    tokenize(conversation(TURNS[3:]), chatml, "assistant")  # once more for roles that are new
     before = chatml.num_renders
     tokenize(conversation(TURNS[3:]), chatml, "assistant")
     assert chatml.num_renders - before == 2
 
 
 def test_every_turn_is_rendered_twice(chatml: CountingTokenizer) -> None:
+    tokenize(conversation(TURNS[3:] * 4), chatml, "assistant")
     before = chatml.num_renders
     tokenize(conversation(TURNS[3:] * 4), chatml, "assistant")
     assert chatml.num_renders - before == 2 * 4

@@ -67,7 +67,11 @@ def test_the_fingerprint_changes_with_each_ingredient(
 def test_stores_of_older_versions_keep_their_fingerprint(
     chatml: ChatTokenizer, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The numbers were made by the first version with format 2: others would void every cache."""
+    """The numbers were made by the first version with format 2, whose mask rules were number 3.
+
+    A setting of today that is unset must not void every cache.
+    """
+    monkeypatch.setattr("sftctl.data.prepare.fingerprint.MASK_RULES_VERSION", 3)
     for name in ("content_hash", "template_hash"):
         monkeypatch.setattr(chatml, name, "0" * 64)
     for data, engine, fingerprint in (
@@ -76,3 +80,30 @@ def test_stores_of_older_versions_keep_their_fingerprint(
     ):
         options = PrepareOptions(engine=engine)
         assert store_fingerprint([rows], chatml, data, options=options).startswith(fingerprint)
+
+
+def test_a_clock_of_the_template_is_frozen_and_in_the_fingerprint(
+    tmp_path: Path, rows: Path
+) -> None:
+    clock = load(SAMPLE_TOKENIZER, "{{ strftime_now('%Y-%m-%d') }}" + CHATML)
+    today = store_fingerprint([rows], clock, DATA)
+    days = [replace(DATA, date=f"2026-11-0{n}") for n in (1, 2)]
+    prints = [store_fingerprint([rows], clock, data) for data in days]
+    assert len({today, *prints}) == 3
+    manifest = prepare_store([rows], tmp_path / "store", clock, days[0]).manifest
+    assert (manifest.date, manifest.fingerprint) == ("2026-11-01", prints[0])
+
+
+def test_a_date_counts_only_for_a_template_with_a_clock(chatml: ChatTokenizer, rows: Path) -> None:
+    dated = replace(DATA, date="2026-11-01")
+    assert store_fingerprint([rows], chatml, dated) == store_fingerprint([rows], chatml, DATA)
+
+
+def test_columns_and_special_text_count_if_they_are_set(chatml: ChatTokenizer, rows: Path) -> None:
+    settings = [
+        DATA,
+        replace(DATA, columns="prompt=instruction,completion=output"),
+        replace(DATA, special_text="refuse"),
+        replace(DATA, special_text="escape"),
+    ]
+    assert len({store_fingerprint([rows], chatml, data) for data in settings}) == 4

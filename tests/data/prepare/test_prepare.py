@@ -16,12 +16,13 @@ from sftctl.data.manifest import SPLITS
 from sftctl.data.prepare.builder import Progress
 from sftctl.data.prepare.fingerprint import PrepareOptions
 from sftctl.data.prepare.prepare import prepare_store
-from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.data.store import TokenStore
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.encoders import Ids, Splintr
-from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.data import CHATML, load, row, written
+from tests.toys.first_sample import TRAIN, VALIDATION
 
 SETTINGS = DataConfig(max_seq_len=64)
 
@@ -36,10 +37,10 @@ def texts_of(path: Path, split: str, tokenizer: ChatTokenizer) -> list[str]:
     return [tokenizer.decode(store[i].input_ids) for i in range(len(store))]
 
 
-def test_the_bundled_sample_becomes_a_store_that_reads_back_as_text(
+def test_many_conversations_become_a_store_that_reads_back_as_text(
     tmp_path: Path, chatml: ChatTokenizer
 ) -> None:
-    train, validation = sample_files()
+    train, validation = TRAIN, VALIDATION
     made = prepare_store([train], tmp_path / "s", chatml, DataConfig(), [validation])
     manifest = made.manifest
     for split, path in (("train", train), ("validation", validation)):
@@ -73,6 +74,28 @@ def test_the_manifest_on_disk_counts_what_the_store_holds(
     assert manifest["length_quantiles"]["max"] == store.lengths.max()
     assert manifest["sources"][0]["rows"] == 200
     assert (tmp_path / "s/ledger.jsonl").read_bytes() == b""
+
+
+def test_fresh_processes_make_the_same_store_as_forks(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS. The fast engine and the template's limits go along."""
+    settings = replace(SETTINGS, val_fraction=0.2)
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER)).fast()
+    for name, forks in (("forked", True), ("fresh", False)):
+        monkeypatch.setattr("sftctl.data.prepare.workers.can_fork", lambda forks=forks: forks)
+        options = PrepareOptions(num_workers=2, batch_bytes=4000)
+        made = prepare_store([rows], tmp_path / name, tokenizer, settings, options=options)
+        assert made.manifest.engine_rows_checked > 0
+    expected, found = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("forked", "fresh")
+    )
+    assert expected == found and len(found) > 8
 
 
 def test_the_store_holds_its_own_tokenizer(
@@ -156,7 +179,7 @@ BAD_ROWS = [
     ({"conversations": [{"from": "robot", "value": "x"}]}, "bad_role", "unknown role 'robot'"),
     ({"messages": []}, "empty", "empty conversation"),
     ({"messages": [{"role": "user", "content": "x"}]}, "no_target", "no assistant turn to train"),
-    ({"text": "x"}, "bad_shape", "unknown row shape, with keys: text"),
+    ({"words": "x"}, "bad_shape", "unknown row shape, with keys: words"),
     ("[1]", "bad_shape", "a row must be a JSON object, this is a list"),
     ('{"instruction": "\\udc00", "output": ""}', "broken_json", "broken JSON at column "),
     ('{"messages": [{"role": "user"', "cut_off", "the file ends within this row"),
@@ -239,7 +262,8 @@ def test_progress_knows_no_total_for_compressed_files(
 def test_an_output_that_cannot_be_written_is_refused(
     tmp_path: Path, chatml: ChatTokenizer, rows: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl/s: can't be written: Not a directory"):
+    refused = rf"^{rows}/s: can't be written: {rows} is not a directory$"
+    with pytest.raises(ConfigError, match=refused):
         prepare_store([rows], rows / "s", chatml, SETTINGS)
 
 
@@ -370,11 +394,13 @@ def test_the_manifest_says_on_how_many_rows_a_fast_engine_was_checked(
     assert 32 < made.engine_rows_checked < 40
 
 
-NO_END = CHATML.replace("<|im_end|>", "")
+NO_END = CHATML.replace("<|im_end|>", "").replace("<|im_start|>", "### ")
 
 
 def test_strict_makes_a_failed_audit_an_error(tmp_path: Path, rows: Path) -> None:
-    tokenizer = load(SAMPLE_TOKENIZER, NO_END)
+    hf = load(SAMPLE_TOKENIZER, NO_END).hf
+    hf.eos_token = None
+    tokenizer = ChatTokenizer(hf, "without an end")
     audit = prepare_store([rows], tmp_path / "a", tokenizer, SETTINGS).manifest.audit
     assert (audit.passed, audit.turns_without_end, audit.turns) == (False, 200, 200)
     for strict in (tmp_path / "a", tmp_path / "b"):

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from sftctl.config.schema import DataConfig, Format
 from sftctl.data.conversations.conversation import from_text
-from sftctl.data.conversations.shapes import ROLES, ROW_KEYS
+from sftctl.data.conversations.roles import ROLES
+from sftctl.data.conversations.shapes import ROW_KEYS
 from sftctl.data.ledger import BadRow, SourceLine
 from sftctl.data.prepare.duplicates import SeenDigests
 from sftctl.data.prepare.row_batches import InputFile, RowPreparation, prepare_rows, raw_batches
 from sftctl.data.reading.sources import Source
+from sftctl.model.tokenizer.template_limits import new_pulse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -54,7 +56,8 @@ BAD = [
     (b"[%s]" % USER, "bad_shape"),
     (b'{"messages": [%s], "tools": 7}' % USER, "bad_shape"),
     (b'{"messages": [%s, {"role": "assistant", "content": 1}]}' % USER, "bad_shape"),
-    (b'{"a": NaN}', "broken_json"),
+    (b'{"messages": NaN}', "broken_json"),
+    (b'{"a": NaN}', "bad_shape"),
     (b'{"a": 1,}', "broken_json"),
     (b'{"a": "\\ud800"}', "broken_json"),
     (b'{"a": ' + b"[" * 2000 + b"]" * 2000 + b"}", "broken_json"),
@@ -75,7 +78,9 @@ def prepared(
     """Rows read, examples kept, and the (line, reason) of every note."""
     preparation = RowPreparation.of(tokenizer, DataConfig(max_seq_len=500), SeenDigests())
     file = InputFile(0, Source(path, "rows", ""), 0.3)
-    batches = [prepare_rows(batch, preparation) for batch in raw_batches([file], batch_bytes)]
+    batches = [
+        prepare_rows(batch, new_pulse(), preparation) for batch in raw_batches([file], batch_bytes)
+    ]
     assert all(note.source.file == "rows" for batch in batches for note in batch.notes)
     return (
         sum(batch.num_rows for batch in batches),
@@ -139,7 +144,7 @@ def test_kept_and_dropped_are_all_rows_of_an_array(
 @quick
 @given(st.data())
 def test_a_cut_anywhere_loses_nothing_before_it(
-    tmp_path: Path, chatml: ChatTokenizer, data
+    tmp_path: Path, chatml: ChatTokenizer, data: st.DataObject
 ) -> None:
     rows = [good(f"question {number}", "answer", number % 6) for number in range(6)]
     array = data.draw(st.booleans())
@@ -179,7 +184,7 @@ ANY_VALUE = st.recursive(
     ),
     max_leaves=12,
 )
-SHAPES = ["auto", "messages", "sharegpt", "alpaca", "prompt-completion"]
+SHAPES = ["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"]
 
 
 @settings(max_examples=400, deadline=None)
@@ -188,7 +193,7 @@ def test_every_row_is_a_conversation_or_a_bad_row(row: dict[str, Any], shape: Fo
     try:
         conversation = from_text(json.dumps(row).encode(), shape, SourceLine("rows", 1))
     except BadRow as problem:
-        assert problem.reason in ("bad_shape", "bad_role", "empty")
+        assert problem.reason in ("bad_shape", "bad_role", "empty", "not_text", "preference")
         assert problem.message.startswith("rows:1: ")
         return
     assert all(isinstance(message["content"], str) for message in conversation.messages)

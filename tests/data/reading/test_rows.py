@@ -122,9 +122,9 @@ def test_a_broken_last_line_is_for_the_parser_to_refuse(tmp_path: Path) -> None:
     assert [row for _, row in raw_rows(path, "rows")] == [b'{"a": 1}', b'{"a": 1,}']
 
 
-def test_a_byte_order_mark_is_removed_only_at_the_beginning(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "a.jsonl", "\ufeff{}\n\ufeff{}\n")
-    assert [row for _, row in raw_rows(path, "rows")] == [b"{}", "\ufeff{}".encode()]
+def test_a_byte_order_mark_is_removed_at_the_start_of_any_line(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "a.jsonl", '\ufeff{}\n\ufeff\ufeff{"a": "\ufeff"}\n\ufeff\n')
+    assert [row for _, row in raw_rows(path, "rows")] == [b"{}", '{"a": "\ufeff"}'.encode()]
 
 
 def test_an_element_that_is_too_long_is_skipped_and_the_next_one_read(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_utf_16_is_refused_by_name(tmp_path: Path) -> None:
     ("name", "content", "package", "what"),
     [
         ("a.zst", b"\x28\xb5\x2f\xfd", "zstandard", "zstandard"),
-        ("a.parquet", b"PAR1", "pyarrow.parquet", "Parquet"),
+        ("a.parquet", b"PAR1", "pyarrow.parquet", "Parquet and Arrow"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -165,3 +165,22 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     message = f"rows: reading {what} needs the package {package.partition('.')[0]}"
     assert caught.value.message == message
     assert caught.value.hint == f"pip install {package.partition('.')[0]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('[{"a": 1}, {"a": 2}, x, {"a": 3}]', ["rows[0]", "rows[1]", "rows[2]", "rows[3]"]),
+        ('[{"a": 1}, {"a": ', ["rows[0]", "rows[1]"]),
+        ('[{"a": 1}, ] and more', ["rows[0]", "rows[1]", "rows[2]"]),
+        ('[\n {"a": 1},\n {"a": 2}\n]\n', ["rows:2", "rows:3"]),
+        ('{"a": 1}\n{"a": 2}\n', ["rows:1", "rows:2"]),
+    ],
+)
+def test_rows_of_an_array_on_one_line_are_named_by_their_index(
+    tmp_path: Path, text: str, names: list[str]
+) -> None:
+    found = [*raw_rows(file_of(tmp_path, "rows.json", text), "rows")]
+    assert [str(source) for source, _ in found] == names
+    for source, row in found:
+        assert not isinstance(row, BadRow) or row.message.startswith(f"{source}: ")

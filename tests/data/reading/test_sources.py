@@ -106,7 +106,11 @@ def test_a_device_is_copied_because_it_may_be_read_only_once() -> None:
             "none/*.jsonl: no file matches this pattern",
             "* matches any part of one name, ** any number of folders",
         ),
-        ("empty", "empty: no data files in this folder", "known endings: .jsonl, .json, .parquet"),
+        (
+            "empty",
+            "empty: no data files in this folder",
+            "known endings: .jsonl, .json, .ndjson, .parquet, .arrow, .csv, .tsv, .tab",
+        ),
         (
             "d/store",
             "d/store: is a token store",

@@ -11,17 +11,19 @@ import pytest
 from tests.benchmarks import sparse
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from sftctl.inspection.inspect import inspect_path
 def bytes_read():
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+def peak():  # in KiB; ru_maxrss begins with the peak of the process that forked
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 inspect_path(Path(sys.argv[2]))
-peak, before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, bytes_read()
+small, before = peak(), bytes_read()
 inspection = inspect_path(Path(sys.argv[1]))
 print(json.dumps({
     "read": bytes_read() - before,
-    "grown": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak),
+    "grown": 1024 * (peak() - small),
     "problems": inspection.problems, "parameters": inspection.num_parameters,
     "heavy": [m for m in ("torch", "numpy") if m in sys.modules],
 }))

@@ -57,7 +57,7 @@ def test_a_run_is_its_newest_checkpoint_with_a_summary_of_all(run: Path) -> None
     assert (inspection["step"], inspection["verified"]) == (200, True)
     assert [row["name"] for row in inspection["checkpoints"]] == ["step-00000100", "step-00000200"]
     row = inspection["checkpoints"][0]
-    assert (row["step"], row["epoch"], row["examples_seen"]) == (100, 1, 1600)
+    assert (row["step"], row["epoch"], row["examples_seen"]) == (100, 0, 1600)
     assert row["learning_rate"] == 1e-4 / 3
     assert (row["complete"], row["verified"], row["problems"]) == (True, True, [])
 
@@ -142,7 +142,9 @@ def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path, name: str, 
         inspect_path(tmp_path / name, verify=False)
     assert caught.value.message == f"{tmp_path / name}: {what}"
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("known are a run of sftctl, one of its checkpoints, ")
+    assert caught.value.hint.startswith(
+        "known are a run of sftctl, its final model, one of its checkpoints, "
+    )
 
 
 def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:

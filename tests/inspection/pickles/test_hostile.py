@@ -17,7 +17,7 @@ import torch
 
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspect import inspect_path
-from sftctl.inspection.pickles.opcodes import Made, read_pickle
+from sftctl.inspection.pickles.opcodes import CallResult, read_pickle
 from sftctl.inspection.pickles.torch_file import read_torch_file
 from sftctl.inspection.pickles.window import Window
 
@@ -98,9 +98,9 @@ def test_a_call_of_any_protocol_stays_a_name(tmp_path: Path, protocol: int) -> N
     (tmp_path / "x").write_bytes(pickle.dumps({"a": Payload(mark)}, protocol))
     with (tmp_path / "x").open("rb") as file:
         reading = read_pickle(file)
-    assert reading.names == {"posix.system"}
+    assert reading.code == {"posix.system"}
     made = reading.value["a"]
-    assert isinstance(made, Made)
+    assert isinstance(made, CallResult)
     assert (made.by, made.arguments) == ("posix.system", (f"touch {mark}",))
     assert not mark.exists()
 

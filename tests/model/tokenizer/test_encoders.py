@@ -7,6 +7,7 @@ import splintr
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Checked, Reference, Splintr, fast_engine
+from sftctl.model.tokenizer.template_errors import TemplateFailed
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 
@@ -78,9 +79,13 @@ def test_the_engine_is_chosen_by_name(bundled: ChatTokenizer) -> None:
     assert (chosen.is_fast, chosen.engine_reason) == (False, "requested with --engine hf")
 
 
-def test_a_text_that_the_engine_can_not_encode_is_a_difference(bundled: ChatTokenizer) -> None:
-    with pytest.raises(EngineDiffers, match=r"splintr-rs .* can't encode .*surrogates"):
-        bundled.fast().encode("\ud800")
+def test_half_a_character_is_refused_by_every_engine(bundled: ChatTokenizer) -> None:
+    """No engine can encode it, so it is not a difference between them."""
+    for tokenizer in (bundled, bundled.fast(), bundled.fast().checked()):
+        with pytest.raises(TemplateFailed, match="U\\+D800, which is half of a character"):
+            tokenizer.encode("\ud800")
+    with pytest.raises(TemplateFailed):
+        bundled.encode_with_offsets("a\udfff")
 
 
 def test_the_reason_for_an_engine_is_kept_by_its_copies(bundled: ChatTokenizer) -> None:

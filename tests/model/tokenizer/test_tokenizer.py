@@ -1,6 +1,7 @@
 """ChatTokenizer: rendering, encoding, hashes, and every refusal of load_tokenizer."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_a_saved_tokenizer_is_the_same(bundled: ChatTokenizer, tmp_path: Path) -
     assert again.special_ids == bundled.special_ids
 
 
+def test_a_tokenizer_goes_to_another_process(bundled: ChatTokenizer) -> None:
+    """As the ranks of bench-loader get it."""
+    again = pickle.loads(pickle.dumps(bundled))
+    assert again.render(MESSAGES) == RENDERED
+    assert again.limits.seconds == bundled.limits.seconds
+
+
 def test_another_template_changes_only_the_template_hash(
     bundled: ChatTokenizer, tmp_path: Path
 ) -> None:
@@ -108,10 +116,7 @@ def test_a_tokenizer_without_a_template_is_refused(folder: Path) -> None:
     edit(folder, chat_template=None)
     error = refusal(folder)
     assert error.message == f"tokenizer {folder}: has no chat template"
-    assert error.hint == (
-        "train --set data.chat_template=FILE, or prepare-data --chat-template FILE; "
-        f"every command reads {folder}/chat_template.jinja"
-    )
+    assert error.hint == "give one: --chat-template FILE, or --chat-template chatml"
 
 
 def test_a_template_file_stands_in_for_a_missing_template(folder: Path, tmp_path: Path) -> None:
@@ -136,8 +141,61 @@ def test_a_template_with_broken_syntax_is_refused(tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{% for %}")
     tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER), template)
-    with pytest.raises(DataError, match="the chat template refuses the conversation"):
+    with pytest.raises(ConfigError, match="the chat template is not valid: line 1: "):
         tokenizer.render(MESSAGES)
+
+
+def with_templates(folder: Path, templates: object) -> Path:
+    """The bundled tokenizer with these templates in its tokenizer_config.json."""
+    shutil.copytree(SAMPLE_TOKENIZER, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": templates}))
+    return folder
+
+
+def named(**templates: str) -> list[dict[str, str]]:
+    return [{"name": name, "template": text} for name, text in templates.items()]
+
+
+def test_of_several_named_templates_rows_with_tools_take_their_own(tmp_path: Path) -> None:
+    templates = named(default="plain {{ messages[0].content }}", tool_use="tools {{ tools }}")
+    folder = with_templates(tmp_path / "several", templates)
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.render(MESSAGES) == f"plain {MESSAGES[0]['content']}"
+    assert tokenizer.render(MESSAGES, []) == f"plain {MESSAGES[0]['content']}"
+    assert tokenizer.render(MESSAGES, [{"name": "f"}]) == "tools [{'name': 'f'}]"
+    assert tokenizer.is_content_blind  # the default one
+    tokenizer.save(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert again.templates == tokenizer.templates
+    assert again.template_hash == tokenizer.template_hash
+
+
+def test_each_named_template_is_part_of_the_hash(tmp_path: Path) -> None:
+    hashes = set()
+    for number, tool_use in enumerate(("a", "b")):
+        templates = named(default="{{ messages }}", tool_use=tool_use)
+        folder = with_templates(tmp_path / str(number), templates)
+        hashes.add(load_tokenizer(str(folder)).template_hash)
+    one = with_templates(tmp_path / "one", named(default="{{ messages }}"))
+    text = with_templates(tmp_path / "text", "{{ messages }}")
+    alone = {load_tokenizer(str(folder)).template_hash for folder in (one, text)}
+    assert (len(hashes), len(alone), hashes & alone) == (2, 1, set())
+
+
+def test_named_templates_without_a_default_one_are_refused(tmp_path: Path) -> None:
+    error = refusal(with_templates(tmp_path / "t", named(rag="{{ x }}", tool_use="{{ x }}")))
+    assert error.message == (
+        f"tokenizer {tmp_path}/t: has chat templates named rag, tool_use, but none named default"
+    )
+    assert error.hint and "--chat-template FILE" in error.hint
+
+
+def test_a_broken_template_among_several_is_refused_before_any_row(tmp_path: Path) -> None:
+    folder = with_templates(tmp_path / "t", named(default="{{ messages }}", tool_use="\n{% x"))
+    with pytest.raises(ConfigError, match="the chat template is not valid: line 2: "):
+        load_tokenizer(str(folder)).compile_templates()
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ SHARED: Toys = {f"../shared/data/{name}": sums for name in REAL_ROWS}
 SHARED["../shared/data/minimind_tokenizer"] = tokenizer
 ON_PAGE: dict[str, Toys] = {
     "README.md": {"chats.jsonl": chats},
+    "adapters.md": {"base": model, "rows.jsonl": chats},
     "architecture.md": {"run.toml": toml},
     "bench-loader.md": SHARED,
     "config.md": {"config.toml": toml},
@@ -144,9 +145,10 @@ ON_PAGE: dict[str, Toys] = {
         "FILE": toml,
         "full_sft_768_resume.pth": of_minimind,
     },
+    "preflight.md": {"chats.jsonl": chats},
     "real-runs.md": SHARED | {"sums.jsonl": chats, "run": run},
     "resume.md": {"run.toml": toml, "RUN": run},
-    "serve.md": {"store": store, "runs/x": run, "question.txt": question},
+    "serve.md": {"store": store, "runs/x": run, "runs/y": run, "question.txt": question},
     "train.md": {
         "store": store,
         "chats.jsonl": chats,

@@ -170,6 +170,8 @@ def minimind(messages: Messages, tools: list[Any] | None) -> list[Piece]:
 
 
 def qwen25(messages: Messages, tools: list[Any] | None) -> list[Piece]:
+    if any(message.get("reasoning_content") for message in messages):
+        raise Refused("no reasoning")
     system = _first_system(messages)
     text = "You answer briefly." if system is None else system
     text += "\n\n" + _family_tools(tools) if tools else ""

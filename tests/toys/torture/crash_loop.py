@@ -121,7 +121,7 @@ def _strike(config: RunConfig, ranks: Ranks, aim: _Aim) -> bool:
     ranks.wait(aim.delay_s)
     if not ranks.all_run:
         return False
-    pids = [process.pid for process in ranks.processes]
+    pids = [process.pid for process in ranks.processes if process.pid is not None]
     victims = [pids[aim.rank]] if aim.rank is not None else pids
     if aim.rank is None:
         victims = [child for pid in pids for child in children(pid)] + victims

@@ -45,13 +45,13 @@ FAULTS = (
     Fault("EIO, then death in the clean-up", "EIO", "die"),
     Fault("EIO, and again in the clean-up", "EIO", "EIO"),
     Fault("EIO once", "EIO"),
-    Fault("EIO for ever", "EIO", "EIO", "EIO"),
+    Fault("EIO from then on", "EIO", "EIO", "EIO"),
     Fault("ENOSPC once", "ENOSPC"),
-    Fault("ENOSPC for ever", "ENOSPC", "ENOSPC", "ENOSPC"),
+    Fault("ENOSPC from then on", "ENOSPC", "ENOSPC", "ENOSPC"),
     Fault("part of a write, then ENOSPC", "part", "ENOSPC"),
-    Fault("part of a write, then ENOSPC for ever", "part", "ENOSPC", "ENOSPC"),
+    Fault("part of a write, then ENOSPC from then on", "part", "ENOSPC", "ENOSPC"),
     Fault("a short write", "part"),
-    Fault("short writes for ever", "part", "part", "part"),
+    Fault("short writes from then on", "part", "part", "part"),
 )
 
 

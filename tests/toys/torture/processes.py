@@ -5,9 +5,7 @@ The process that forks never trains, because torch can't be forked after its thr
 
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.train.resume import ResumeRequest
+from tests.toys.ports import free_port
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
@@ -135,15 +134,6 @@ def fresh_sftctl(*arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "sftctl", *arguments])
 
 
-def free_port() -> int:
-    """A free port below the range from which the system assigns ports by itself."""
-    for port in random.sample(range(15000, 32000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no free port")
-
-
 def send(pid: int | None, number: signal.Signals) -> None:
     """Send a signal to a process, unless it has ended."""
     assert pid is not None
@@ -160,6 +150,16 @@ def children(pid: int | None) -> list[int]:
             if int(parent) == pid and state != "Z":
                 found.append(int(stat.parent.name))
     return sorted(found)
+
+
+def loaders(pid: int | None) -> list[int]:
+    """The loader processes of a trainer, which may have other children: its store's check."""
+    found = []
+    for child in children(pid):
+        with suppress(OSError):  # it has just ended
+            if Path(f"/proc/{child}/comm").read_text() == "pt_data_worker\n":
+                found.append(child)
+    return found
 
 
 def is_gone(pid: int) -> bool:

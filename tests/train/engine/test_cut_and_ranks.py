@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sftctl.data.loader import LoaderSettings, StepLoader
-from sftctl.data.microbatch import StepBatch, collate, filler_micro_batch
+from sftctl.data.loading.loader import LoaderSettings, StepLoader, sum_of_weights
+from sftctl.data.loading.microbatch import StepBatch, collate, filler_micro_batch
 from sftctl.data.step_shape import StepShape
 from sftctl.train.engine.build import build_state
 from sftctl.train.engine.step import StepRules, train_step
@@ -23,14 +23,19 @@ Gradients = dict[tuple[int, int], npt.NDArray[np.float32]]  # (seed, pieces) -> 
 
 
 def random_step(seed: int, num_pieces: int, rank: int, num_ranks: int) -> StepBatch:
-    """A rank's part of a step of random rows, cut at random into `num_pieces` micro-batches."""
+    """A rank's part of a step of random rows, cut at random into `num_pieces` micro-batches.
+
+    With odd seeds the tokens have weights.
+    """
     rng = np.random.default_rng(seed)
-    store = ToyStore(rng.integers(2, 40, rng.integers(5, 12)).tolist(), STORE.vocab_size, seed)
+    lengths = rng.integers(2, 40, rng.integers(5, 12)).tolist()
+    store = ToyStore(lengths, STORE.vocab_size, seed, has_weights=seed % 2 == 1)
     pieces = np.array_split(rng.permutation(len(store.lengths)), num_pieces)
     mine = [collate(store, tuple(p.tolist()), i) for i, p in enumerate(pieces)][rank::num_ranks]
     num_targets = int(store.target_lengths.sum())
     micro_batches = tuple(mine) or (filler_micro_batch(num_pieces),)
-    return StepBatch(0, 0, len(store.lengths), num_targets, micro_batches)
+    weights = sum_of_weights(store, range(len(store.lengths)))
+    return StepBatch(0, 0, len(store.lengths), num_targets, weights, micro_batches)
 
 
 def gradients_in(world: World) -> Gradients:
@@ -55,7 +60,7 @@ def mixture_losses(world: World, strategy: str, recomputed: bool) -> list[float]
         cut_for_ranks=1,
         rank=world.rank,
         world_size=world.world_size,
-        lockstep=state.lockstep,
+        lockstep=state.is_sharded,
     )
     rules = StepRules(config.optim, 0, 10, 10)
     batches = StepLoader(STORE, shape, LoaderSettings()).steps(0)

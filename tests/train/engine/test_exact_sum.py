@@ -131,6 +131,7 @@ class Findings:
 
     plain: str
     exact: str
+    exact_bfloat16: str
     exact_float16: str
     exact_with_a_small_unit: str  # every step is run a second time, with a larger unit
     first_weights: list[float]
@@ -142,6 +143,7 @@ def find() -> Findings:
         return Findings(
             plain=digest(world, 5),
             exact=digest(world, 20, reduction="exact"),
+            exact_bfloat16=digest(world, 4, reduction="exact", dtype="bfloat16"),
             exact_float16=digest(world, 4, reduction="exact", dtype="float16"),
             exact_with_a_small_unit=digest(world, 2, finest=61, reduction="exact"),
             first_weights=first_weights(world),
@@ -209,7 +211,9 @@ def ranks(folder: Path, one_thread: None) -> dict[int, list[Findings]]:
 Ranks = dict[int, list[Findings]]
 
 
-@pytest.mark.parametrize("setting", ["exact", "exact_float16", "exact_with_a_small_unit"])
+@pytest.mark.parametrize(
+    "setting", ["exact", "exact_bfloat16", "exact_float16", "exact_with_a_small_unit"]
+)
 def test_steps_are_the_same_bits_on_any_number_of_ranks(ranks: Ranks, setting: str) -> None:
     """Losses, norms, weights and moments of up to twenty clipped steps, and validation loss."""
     assert len({getattr(found, setting) for count in ranks for found in ranks[count]}) == 1

@@ -12,7 +12,9 @@ from tests.toys.steps import ALONE, make_model
 
 def test_only_matrices_decay() -> None:
     model = make_model(attention_bias=True)
-    groups = build_optimizer(list(model.parameters()), OptimConfig(weight_decay=0.3)).param_groups
+    groups = build_optimizer(
+        dict(model.named_parameters()), OptimConfig(weight_decay=0.3)
+    ).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         expected = 0.0 if "norm" in name or name.endswith("bias") else 0.3
@@ -22,26 +24,26 @@ def test_only_matrices_decay() -> None:
 
 def test_a_tied_parameter_is_optimized_once() -> None:
     model = make_model()
-    groups = build_optimizer(list(model.parameters()), OptimConfig()).param_groups
+    groups = build_optimizer(dict(model.named_parameters()), OptimConfig()).param_groups
     listed = [id(p) for group in groups for p in group["params"]]
     assert len(listed) == len(set(listed)) == len(list(model.parameters()))
 
 
 def test_the_settings_reach_the_optimizer() -> None:
     optim = OptimConfig(beta1=0.8, beta2=0.95, eps=1e-6)
-    for group in build_optimizer(list(make_model().parameters()), optim).param_groups:
+    for group in build_optimizer(dict(make_model().named_parameters()), optim).param_groups:
         assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
 
 
 def test_a_model_with_only_matrices_has_one_group() -> None:
     model = torch.nn.Linear(2, 3, bias=False)
-    assert len(build_optimizer(list(model.parameters()), OptimConfig()).param_groups) == 1
+    assert len(build_optimizer(dict(model.named_parameters()), OptimConfig()).param_groups) == 1
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = torch.nn.Linear(2, 3)
     model.bias.requires_grad_(False)
-    [group] = build_optimizer(list(model.parameters()), OptimConfig()).param_groups
+    [group] = build_optimizer(dict(model.named_parameters()), OptimConfig()).param_groups
     assert [id(p) for p in group["params"]] == [id(model.weight)]
 
 
@@ -50,7 +52,7 @@ def test_the_initial_optimizer_state_makes_the_updates_of_a_plain_adamw() -> Non
     torch.manual_seed(0)
     ours, plain = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
     plain.load_state_dict(ours.state_dict())
-    optimizer = build_optimizer(list(ours.parameters()), OptimConfig(weight_decay=0.1))
+    optimizer = build_optimizer(dict(ours.named_parameters()), OptimConfig(weight_decay=0.1))
     reference = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.1, fused=True)
     for _ in range(3):
         for model, each in ((ours, optimizer), (plain, reference)):
@@ -64,7 +66,7 @@ def test_the_initial_optimizer_state_makes_the_updates_of_a_plain_adamw() -> Non
 def test_tensors_are_named_after_their_parameters_and_loaded_in_place() -> None:
     one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     optimizers = [
-        build_optimizer(list(model.parameters()), OptimConfig()) for model in (one, other)
+        build_optimizer(dict(model.named_parameters()), OptimConfig()) for model in (one, other)
     ]
     one(torch.ones(1, 2)).sum().backward()
     optimizers[0].step()

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from sftctl.config.schedule import get_lr
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import ConfigError, TrainingDiverged
+from sftctl.model.loss import TargetFacts
 from sftctl.model.row_attention import own_attention
+from sftctl.train.engine import build
 from sftctl.train.engine.build import build_state, choose_dtype
 from sftctl.train.engine.optim import build_optimizer
 from sftctl.train.engine.state import Progress, TrainState
@@ -276,15 +278,18 @@ class RootOfNothing(torch.nn.Module):
         super().__init__()
         self.model = torch.nn.Linear(1, 3, bias=False)
         torch.nn.init.zeros_(self.model.weight)
+        self.targets: TargetFacts | None = None
 
     def forward(self, *micro_batch: torch.Tensor) -> torch.Tensor:
+        nothing = torch.zeros(micro_batch[3].shape)  # of each target
+        self.targets = TargetFacts(nothing, nothing.bool(), nothing)
         return self.model.weight.sqrt().sum()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     toy: Any = RootOfNothing()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    optimizer = build_optimizer(list(toy.model.parameters()), make_config().optim)
+    optimizer = build_optimizer(dict(toy.model.named_parameters()), make_config().optim)
     assert_diverges(
         TrainState(toy, Weights(toy.model), optimizer, scaler, Progress(), "float32", "sdpa"),
         "the gradient norm is inf",
@@ -384,9 +389,32 @@ def test_only_float16_is_scaled() -> None:
     assert enabled == {"float32": False, "bfloat16": False, "float16": True}
 
 
-def test_on_a_cpu_auto_becomes_float32_and_other_types_are_kept() -> None:
+def test_on_a_cpu_auto_is_float32_for_a_narrow_model_and_other_types_are_kept() -> None:
     chosen = [
-        choose_dtype(make_config(dtype=dtype), ALONE.device).train.dtype
+        choose_dtype(make_config(dtype=dtype), make_model(), ALONE).train.dtype
         for dtype in ("auto", "float32", "bfloat16", "float16")
     ]
     assert chosen == ["float32", "float32", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize(("has_bfloat16", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_on_a_cpu_auto_is_bfloat16_for_a_wide_model_if_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, chosen: str
+) -> None:
+    """This machine's processor is replaced by one of each kind."""
+    monkeypatch.setattr(build, "multiplies_bfloat16", lambda: has_bfloat16)
+    config = make_config(dtype="auto")
+    model = make_model(hidden_size=build.BFLOAT16_WIDTH)
+    assert choose_dtype(config, model, ALONE).train.dtype == chosen
+    narrow = make_model(hidden_size=build.BFLOAT16_WIDTH - 64)
+    assert choose_dtype(config, narrow, ALONE).train.dtype == "float32"
+
+
+def test_a_macs_gpu_computes_in_float32_or_bfloat16() -> None:
+    mps, model = replace(ALONE, device=torch.device("mps")), make_model()
+    for setting, chosen in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        assert choose_dtype(make_config(dtype=setting), model, mps).train.dtype == chosen
+    with pytest.raises(ConfigError, match="float16 is not used on mps"):
+        choose_dtype(make_config(dtype="float16"), model, mps)
+    with pytest.raises(ConfigError, match="exact sums need float64, which mps lacks"):
+        choose_dtype(make_config(reduction="exact"), model, mps)

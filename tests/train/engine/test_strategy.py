@@ -123,6 +123,16 @@ def test_fsdp_makes_the_same_updates_as_ddp(ranks: Ranks, num_ranks: int, settin
         assert found.comparisons[setting].update_distance < 1e-5
 
 
+def test_frozen_weights_stay_and_have_no_optimizer_state_under_both(ranks: Ranks) -> None:
+    comparison = ranks[2][0].comparisons["frozen"]
+    for steps in (comparison.fsdp, comparison.ddp):
+        moved = {name.partition(".")[2] for name, change in steps.movement.items() if change.any()}
+        trained = {name for name in moved if name.endswith(".weight")}
+        assert "model.layers.1.mlp.up_proj.weight" in trained
+        assert not any("embed_tokens" in name or ".layers.0." in name for name in moved)
+        assert {name.rpartition(".")[0] for name in moved - trained} == trained
+
+
 @pytest.mark.parametrize(("num_ranks", "setting"), FLOAT32)
 def test_fsdp_and_ddp_report_the_same_metrics_on_every_rank(
     ranks: Ranks, num_ranks: int, setting: str
@@ -274,7 +284,7 @@ def test_on_one_rank_both_strategies_are_the_same_plain_module() -> None:
     for strategy in ("ddp", "fsdp"):
         config = make_config(strategy=strategy)
         state = make_state(config)
-        assert not state.lockstep
+        assert not state.is_sharded
         take(state, steps_of(config)[0], config)
         weights.append(weights_of(state))
     assert equal(*weights)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from sftctl.model.loss import check_head
+from sftctl.train.engine.build import build_state
 from sftctl.train.engine.weights import Weights
 from tests.toys.steps import (
+    ALONE,
     equal,
     first_gradient,
     make_config,
@@ -98,6 +100,23 @@ def test_the_gradient_of_a_step_does_not_depend_on_the_cut_beyond_rounding(dtype
     bound = {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
     for gradient in gradients[1:]:
         assert relative_distance(gradient, gradients[0]) < bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("reduction", ["plain", "exact"])
+def test_frozen_weights_get_no_gradient_and_stay(dtype: str, reduction: str) -> None:
+    model, config = make_model(), make_config(dtype=dtype, reduction=reduction)
+    frozen = {name for name, _ in model.named_parameters() if "embed" in name or "layers.0" in name}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    state = build_state(model, config, ALONE, longest_row=64)
+    before = {name: weight.detach().clone() for name, weight in state.weights.named.items()}
+    take(state, steps_of(config)[0], config)
+    changed = {n for n, w in state.weights.named.items() if not torch.equal(w.detach(), before[n])}
+    assert changed == before.keys() - frozen
+    assert not frozen & {
+        name.rpartition(".")[0] for name in state.statefuls()["optimizer"].state_dict()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

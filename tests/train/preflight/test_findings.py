@@ -11,8 +11,8 @@ import torch
 
 from sftctl import jsonio
 from sftctl.config.schema import DataConfig, RunConfig
-from sftctl.data.loader import longest_micro_batch
-from sftctl.data.microbatch import rounded_up
+from sftctl.data.loading.loader import longest_micro_batch
+from sftctl.data.loading.microbatch import rounded_up
 from sftctl.data.step_shape import step_shape
 from sftctl.errors import CheckpointError, ConfigError, DataError
 from sftctl.machine import Machine
@@ -24,6 +24,7 @@ from sftctl.train.preflight.findings import (
     device_finding,
     loader_findings,
     memory_findings,
+    rank_findings,
     refuse_errors,
 )
 from sftctl.train.preflight.memory import MemoryEstimate, estimate_memory
@@ -43,7 +44,13 @@ def findings(plan: RunPlan, subject: str) -> list[tuple[str, str, str | None]]:
 def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
     plan = plan_run(toy_config(tmp_path))
     assert {finding.level for finding in plan.findings} == {"ok"}
-    assert {finding.subject for finding in plan.findings} == {"fit", "device", "memory", "disk"}
+    assert {finding.subject for finding in plan.findings} == {
+        "fit",
+        "rows",
+        "device",
+        "memory",
+        "disk",
+    }
     assert json.loads(jsonio.dump_pretty(plan.to_json()))["findings"][0]["level"] == "ok"
 
 
@@ -57,9 +64,21 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
             "lower optim.warmup_steps",
         ),
         (
+            {"optim__learning_rate": 0.0},
+            "schedule",
+            "the learning rate is 0: no weight will change",
+            "leave --learning-rate out for the usual one",
+        ),
+        (
+            {"train__eval_interval": 1},
+            "validation",
+            "every 1 step, but there is no validation data",
+            "data.val_fraction = 0.05 holds rows out; for a store: prepare-data --val-fraction",
+        ),
+        (
             {"train__batch_size": 23},
             "schedule",
-            "a step takes 23 examples, the data has 22: one step per epoch",
+            "a step takes 23 examples, an epoch has 22: one step per epoch",
             "lower --batch-size or --accumulation-steps",
         ),
         (
@@ -201,9 +220,19 @@ def test_the_estimate_grows_with_the_micro_batch_and_shrinks_with_shards(tmp_pat
         return estimate.certain_bytes, estimate.activations_bytes
 
     assert memory()[0] == 16 * plan_run(toy_config(tmp_path)).num_parameters
+    # In bfloat16 the model has copies of the weights, and gradients of their size.
+    assert memory(train__dtype="bfloat16")[0] == 20 * plan_run(toy_config(tmp_path)).num_parameters
     assert memory(train__micro_batch_tokens=512)[1] > memory()[1]
     assert memory(2, train__strategy="fsdp")[0] == memory(2)[0] // 2
     assert memory(train__reduction="exact")[0] == memory()[0] * 24 // 16
+
+
+def test_the_total_of_the_estimate_is_in_the_json_document(tmp_path: Path) -> None:
+    plan = plan_run(toy_config(tmp_path))
+    memory = plan.to_json()["memory"]
+    parts = ["weights", "gradients", "optimizer", "activations", "working", "save_copy", "process"]
+    assert memory["total_bytes"] == sum(memory[f"{part}_bytes"] for part in parts)
+    assert memory["total_bytes"] == plan.memory.total_bytes
 
 
 def test_the_largest_micro_batch_is_the_one_with_most_tokens(tmp_path: Path) -> None:
@@ -328,3 +357,13 @@ def test_bfloat16_on_a_cpu_is_a_warning_only_without_its_instructions(
     found = device_finding(device, dtype, has_bfloat16)
     assert found.level == level
     assert ("44 to 499 times slower" in found.what) is (has_bfloat16 is False and level != "ok")
+
+
+def test_more_ranks_than_cores_are_a_warning_on_a_cpu() -> None:
+    machine = replace(Machine.here(), usable_cores=2)
+    (found,) = rank_findings(64, "cpu", machine)
+    assert (
+        str(found) == "ranks: 64 ranks on 2 usable cores: they wait for each other; "
+        "--nproc-per-node 2"
+    )
+    assert [*rank_findings(2, "cpu", machine), *rank_findings(64, "cuda", machine)] == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sftctl.config.schema import TrainConfig
-from sftctl.data.loader import longest_micro_batch
+from sftctl.data.loading.loader import longest_micro_batch
 from sftctl.data.step_shape import step_shape
 from sftctl.machine import free_memory
 from sftctl.runs.directory import RunDir
@@ -16,7 +16,9 @@ from tests.toys.data import ToyStore
 from tests.toys.runs import toy_config, toy_data
 from tests.toys.steps import STORE, make_config, make_model, make_state
 
-MINIMIND = ModelShape(num_parameters=63_912_192, num_layers=8, width=768, inner=13_568)
+MINIMIND = ModelShape(
+    num_parameters=63_912_192, num_trained=63_912_192, num_layers=8, width=768, inner=13_568
+)
 GB = 1 << 30
 
 

@@ -1,0 +1,21 @@
+"""sftctl doctor."""
+
+from sftctl.cli import streams
+from sftctl.cli.options import Json
+from sftctl.errors import CheckpointError
+
+
+def doctor(json: Json = False) -> None:
+    """Show what this machine is, and test that a resume is exact here (some 20 seconds)."""
+    from sftctl.bench.doctor import examine
+    from sftctl.cli.show.machine import diagnosis
+    from sftctl.cli.show.output import emit
+
+    streams.tell("measuring, then ten steps of a tiny model: train, kill, resume, compare")
+    found = examine()
+    emit(found.to_json(), lambda: diagnosis(found), as_json=json)
+    if not found.self_test.passed:
+        raise CheckpointError(
+            f"self-test: {found.self_test.what}",
+            hint="report it with the output of `sftctl doctor --json`",
+        )

@@ -1,0 +1,122 @@
+"""Answers to options that a command does not have; hints that name only options it has."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from sftctl.cli.guide.foreign import Ours, ours, plain
+from sftctl.cli.options import flag_name
+from sftctl.config.keys import choices, keys
+
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
+_COMMAND = re.compile(
+    r"\b(prepare-data|train|resume|inspect-ckpt|bench-loader|export|chat|report|runs|doctor|init)\b"
+)
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    """Every spelling of a command's options."""
+    names = {}
+    for option in getattr(command, "params", ()):
+        for name in (*option.opts, *option.secondary_opts):
+            if name.startswith("-"):
+                names[name] = option
+    return names
+
+
+def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
+    """The hint for an option that `command` does not have; `typed` is the command line."""
+    options, word = options_of(command), plain(name)
+    spelled = next((one for one in options if plain(one) == word), None)
+    if spelled is not None:
+        return f"did you mean {spelled}?"
+    answer = ours(name)
+    key = next((key for key in (*keys(), "output_dir") if key.rpartition(".")[2] == word), None)
+    if key is not None and (answer is None or answer.key is None):
+        answer = Ours(key)
+    if answer is not None:
+        value = answer.value or _value_after(name, typed)
+        said = _said(answer, value, options)
+        if said is not None:
+            return said
+    near = get_close_matches(name, [one for one in options if one.startswith("--")], 3, 0.75)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"`{_path(command)} --help` shows the options"
+
+
+def _said(answer: Ours, value: str, options: dict[str, Any]) -> str | None:
+    """An answer in words that this command understands; None: it belongs to another one."""
+    if answer.key is None:
+        named = _OPTION.match(answer.words)
+        return answer.words if named is None or named[1] in options else None
+    setting = as_option(answer.key, value, options)
+    if setting is None:
+        setting = f"`sftctl train --set {answer.key}={value}`"
+        if answer.key == "output_dir":
+            return None
+    return f"{setting} ({answer.words})" if answer.words else setting
+
+
+def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
+    """How a command with these options sets a key: its flag, or --set; None: it can't."""
+    flag = flag_name(key)
+    if flag in options:
+        is_switch = getattr(options[flag], "is_flag", False)
+        return flag if is_switch else f"{flag} {value}"
+    if "--set" in options and key in keys():
+        return f"--set {key}={value}"
+    return None
+
+
+def _value_after(name: str, typed: Sequence[str]) -> str:
+    """What was typed after an option, or VALUE."""
+    for place, word in enumerate(typed):
+        head, equals, value = word.partition("=")
+        if head == name and equals and value:
+            return value
+        if word == name and place + 1 < len(typed) and not typed[place + 1].startswith("--"):
+            return typed[place + 1]
+    return "VALUE"
+
+
+def hint_for(hint: str, command: Any) -> str:
+    """A hint whose options are those of the command that was typed.
+
+    What lies below the commands writes the flags of prepare-data. Where the command has another
+    way to set the key, this one is named; for resume it is the run's config.toml. Options behind
+    the name of a command are left alone. `sftctl …` becomes this command.
+    """
+    hint = hint.replace("sftctl … ", f"sftctl {command.name} ")
+    options, keys_of_flags = options_of(command), {flag_name(key): key for key in keys()}
+    keys_of_flags["--template-option"] = "data.template_options"
+    takes_set, in_file = "--set" in options, command.name == "resume"
+
+    def spoken(found: re.Match[str]) -> str:
+        flag, value = found[1], found[2] or ""
+        key = keys_of_flags.get(flag)
+        if flag in options or key is None or not (takes_set or in_file):
+            return found[0]
+        if command_before(hint, found.start()) is not None:
+            return found[0]
+        if key == "data.template_options":
+            return f"{key} ({value})" if "=" in value else f"{key}{found[0].removeprefix(flag)}"
+        if in_file and value in choices(key):
+            return f'{key} = "{value}" in config.toml'
+        if takes_set and ("=" in value or value.rstrip(",") in choices(key) or value.isupper()):
+            return f"--set {key}={value}"
+        return f"{key}{found[0].removeprefix(flag)}"
+
+    return _OPTION.sub(spoken, hint)
+
+
+def command_before(hint: str, end: int) -> str | None:
+    """The command that an option at `end` is said of, in the same clause; None: the typed one."""
+    clause = re.split(r"[,;] ", hint[:end])[-1]
+    found = _COMMAND.findall(clause)
+    return found[-1] if found else None
+
+
+def _path(command: Any) -> str:
+    return f"sftctl {command.name}"

@@ -1,0 +1,41 @@
+"""AdapterConfig: the settings of a LoRA adapter."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from sftctl.config.bounds import Amount, Bounds, PartOfOne
+from sftctl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig:
+    """A LoRA adapter: small matrices that are trained in place of the model's own weights."""
+
+    lora: bool = False
+    """Train a LoRA adapter of a pretrained model; the model's own weights stay as they are."""
+    rank: Annotated[int, Bounds(at_least=1, at_most=65536)] = 16
+    """Rank of the two matrices that are trained for each target."""
+    alpha: Amount = 32.0
+    """Scale of the adapter: what it adds is multiplied by alpha / rank."""
+    dropout: PartOfOne = 0.0
+    """Share of a target's inputs that the adapter does not see in training; in [0, 1)."""
+    targets: list[str] | None = None
+    """Linear layers that get an adapter: names such as q_proj, or shell patterns such as
+    *.layers.0.*. Unset: every linear layer of the blocks."""
+    use_rslora: bool = False
+    """Multiply by alpha / sqrt(rank), which keeps the scale at large ranks (rsLoRA)."""
+    use_dora: bool = False
+    """Also train the length of each row of a target's weight (DoRA). Slower."""
+    modules_to_save: list[str] | None = None
+    """Modules that are trained and saved whole, such as embeddings and head. With
+    `model.new_tokens` these two are always."""
+    base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the frozen weights are held in; auto: what the model computes in (`train.dtype`)."""
+
+    def __post_init__(self) -> None:
+        changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if changed and not self.lora:
+            raise ConfigError(
+                f"adapter.{changed[0]}: set, but no adapter is trained",
+                hint="--lora, or lora = true in [adapter]",
+            )

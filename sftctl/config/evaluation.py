@@ -1,0 +1,112 @@
+"""EvaluationConfig: the validation sets of a run, and by what its best step is chosen."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from sftctl.config.bounds import Bounds
+from sftctl.config.sources import require_different
+from sftctl.errors import ConfigError
+
+METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy": None}
+"""What is measured of each set, and which way is better; None: it has to be said."""
+OWN_SET = "validation"
+"""The name of the data's own validation part."""
+_HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetConfig:
+    """A validation set."""
+
+    name: str
+    """Its name in metrics and reports."""
+    path: str | None = None
+    """A file, folder or pattern of conversations, or a prepared store: its validation part, or all
+    of it if it has none."""
+    fraction: Annotated[float, Bounds(at_least=0, below=1)] | None = None
+    """In place of a path: the fraction of the training data's rows that is held out for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """What a run is evaluated on, and how its best step is chosen."""
+
+    sets: tuple[SetConfig, ...] | None = None
+    """Validation sets besides the data's own: [[evaluation.sets]] with name, and path or
+    fraction."""
+    best: str = "loss"
+    """What decides which step is the best: loss (the mean over all sets' target tokens),
+    perplexity or token_accuracy, of one set as in chat.loss, with min or max before it."""
+
+    def __post_init__(self) -> None:
+        goal = self.goal
+        sets = self.sets or ()
+        require_different((one.name for one in sets), "evaluation.sets")
+        for one in sets:
+            if (one.path is None) == (one.fraction is None):
+                raise ConfigError(
+                    f"evaluation.sets: {one.name}: needs a path or a fraction, and not both",
+                    hint='path = "FILE", or fraction = 0.02 of the training data',
+                )
+        if sum(one.fraction is not None for one in sets) > 1:
+            raise ConfigError(
+                "evaluation.sets: two of them have a fraction: the training data is split once",
+                hint="leave one fraction, and give the other set a path",
+            )
+        if goal.metric not in METRICS:
+            raise ConfigError(
+                f"evaluation.best: {self.best}: {goal.metric} is not measured; there are "
+                f"{', '.join(METRICS)}",
+                hint=_HINT,
+            )
+        if goal.direction not in ("min", "max"):
+            raise ConfigError(f"evaluation.best: {self.best}: min or max?", hint=_HINT)
+
+    @property
+    def goal(self) -> "Goal":
+        """`best` taken apart."""
+        return Goal.parsed(self.best)
+
+    @property
+    def fraction(self) -> float | None:
+        """The fraction of the training data that is a set."""
+        return next((one.fraction for one in self.sets or () if one.fraction is not None), None)
+
+    @property
+    def own_name(self) -> str:
+        """The name of the set that is the data's own validation part."""
+        return next((one.name for one in self.sets or () if one.fraction is not None), OWN_SET)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the best step is chosen by."""
+
+    set_name: str | None  # None: all sets together
+    metric: str
+    direction: str  # min | max
+
+    @classmethod
+    def parsed(cls, text: str) -> "Goal":
+        """From `loss`, `chat.loss` or `max chat.entropy`."""
+        said, _, rest = text.strip().rpartition(" ")
+        name, _, metric = rest.rpartition(".")
+        return cls(name or None, metric, said.strip() or METRICS.get(metric) or "")
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the loss of all sets, which every evaluation has."""
+        return self == LOSS
+
+    def __str__(self) -> str:
+        where = "" if self.set_name is None else f"{self.set_name}."
+        return f"{self.direction} {where}{self.metric}"
+
+    @property
+    def shown(self) -> str:
+        """In a sentence: `validation loss`, `token_accuracy of chat`."""
+        name = "validation loss" if self.metric == "loss" else self.metric
+        return name if self.set_name is None else f"{self.metric} of {self.set_name}"
+
+
+LOSS = Goal(None, "loss", "min")

@@ -1,0 +1,26 @@
+"""The setting `data.columns`, as text and as pairs."""
+
+from sftctl.data.conversations.columns import Columns
+from sftctl.data.conversations.shapes import ROW_KEYS
+from sftctl.errors import ConfigError
+
+
+def parse_columns(text: str | None) -> Columns:
+    """("prompt=q,completion=a") -> (("prompt", "q"), ("completion", "a")); ConfigError if it is
+    something else, or if a key on the left is not one that rows are read by.
+    """
+    if text is None:
+        return ()
+    pairs = [part.partition("=") for part in text.split(",")]
+    columns = tuple((ours.strip(), theirs.strip()) for ours, _, theirs in pairs)
+    hint = "as in --columns prompt=question,completion=answer"
+    if not all(ours and theirs for ours, theirs in columns):
+        raise ConfigError(f"data.columns: {text}: expected ours=theirs,…", hint)
+    keys = [ours for ours, _ in columns]
+    for key in keys:
+        if key not in ROW_KEYS:
+            known = ", ".join(sorted(ROW_KEYS))
+            raise ConfigError(f"data.columns: {key} is not a key of a row: {known}", hint)
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"data.columns: {text}: a key is named twice", hint)
+    return columns

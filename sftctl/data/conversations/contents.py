@@ -1,0 +1,101 @@
+"""The text of a field or a message: a string or a list of parts, and what is not text."""
+
+from typing import Any, NamedTuple
+
+from sftctl import jsonio
+from sftctl.data.ledger import BadRow
+
+Row = dict[str, Any]
+
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns of a row, or keys of a message, with something that is not text."""
+
+_MEDIA = frozenset(MEDIA)
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+_REASONING_TYPES = frozenset({"thinking", "reasoning", "reasoning_content"})
+_BY_COLUMNS = "is the file ordered by columns? write one row per line, with one text in each field"
+
+
+class Content(NamedTuple):
+    """What a message says, and the reasoning among its parts; None if no part is reasoning."""
+
+    text: str
+    reasoning: str | None = None
+
+
+def require_no_media(fields: Row, where: str) -> None:
+    """BadRow if an image, video or audio field is filled: an answer about it can't be learned."""
+    if _MEDIA.isdisjoint(fields):
+        return
+    for key in MEDIA:
+        if fields.get(key):
+            raise BadRow(
+                "not_text",
+                f"{where} {key!r} is filled, and only text can be trained",
+                f"remove the row, or {key!r} if the text makes sense without it",
+            )
+
+
+def text_of(row: Row, key: str) -> str:
+    """The text of a field that holds one string."""
+    value = row[key]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", _BY_COLUMNS)
+    return content_of(value, key).text
+
+
+def content_of(value: object, key: str) -> Content:
+    """The content of a message: a string, or OpenAI's list of parts."""
+    if isinstance(value, str):
+        return Content(value)
+    if not isinstance(value, list) or not value:
+        hint = _BY_COLUMNS if isinstance(value, dict) else None
+        raise BadRow("bad_shape", f"{key!r} is not text", hint)
+    texts: list[str] = []
+    reasoning: list[str] = []
+    for part in value:
+        is_reasoning, text = part_of(part, key)
+        (reasoning if is_reasoning else texts).append(text)
+    return Content("".join(texts), "".join(reasoning) if reasoning else None)
+
+
+def tool_result(value: object, key: str) -> str:
+    """The text of a tool's result. What is not text or a list of text parts is its JSON."""
+    if isinstance(value, str):
+        return value
+    is_parts = isinstance(value, list) and value and all(_is_part(part) for part in value)
+    return content_of(value, key).text if is_parts else jsonio.dump_text(value)
+
+
+def _is_part(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("type"), str)
+
+
+def part_of(part: object, key: str) -> tuple[bool, str]:
+    """Whether a part is reasoning, and its text."""
+    if isinstance(part, str):
+        return False, part
+    if not isinstance(part, dict):
+        raise BadRow("bad_shape", f"{key!r} is not text")
+    kind = part.get("type") or ("thinking" if part.get("thought") is True else "text")
+    if not isinstance(kind, str) or kind not in _TEXT_TYPES | _REASONING_TYPES:
+        raise _not_text(key, str(kind))
+    is_reasoning = kind in _REASONING_TYPES
+    names = ("thinking", "reasoning", "reasoning_content", "text") if is_reasoning else ("text",)
+    text = next((part[name] for name in names if part.get(name) is not None), None)
+    if not isinstance(text, str):
+        others = [name for name in part if name not in ("type", "text") and part[name]]
+        if others and text is None:
+            raise _not_text(key, others[0])
+        raise BadRow("bad_shape", f"{key!r} is not text")
+    return is_reasoning, text
+
+
+def _not_text(key: str, kind: str) -> BadRow:
+    return BadRow(
+        "not_text",
+        f"{key!r} has a part of type {kind!r:.40}, and only text can be trained",
+        "remove the row, or the part if the text makes sense without it",
+    )

@@ -1,0 +1,115 @@
+"""Marks of messages and their parts, ours and other tools': only context, or a weight."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftctl.data.conversations.contents import part_of
+from sftctl.data.ledger import BadRow
+
+MAX_WEIGHT = 1e6
+
+_MARKS = ("train", "weight", "loss", "loss_scale", "training")
+"""0 or false under such a key: OpenAI's `weight`, ms-swift's `loss`, axolotl's `training`."""
+_WEIGHTS = frozenset({"weight", "loss_scale"})
+"""Marks that can be any number from 0 on."""
+_DETAILS = ("train_detail", "training_detail")
+"""axolotl's marks of parts of a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWeights:
+    """The weights of one message in the loss."""
+
+    message: float = 1.0
+    reasoning: float | None = None  # None: as the message
+    parts: tuple[tuple[int, float], ...] = ()
+    """(characters, weight) of each part of the content, in order; empty: as the message."""
+
+
+@dataclass(slots=True)
+class Marks:
+    """What the marks of a row say, by message."""
+
+    context: set[int] = field(default_factory=set)  # rendered, but never a target
+    weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
+
+    @classmethod
+    def of(cls, turns: list[dict[str, Any]], first: int = 0) -> "Marks":
+        """The marks of these messages, the first of which is number `first`; BadRow for others."""
+        found = cls()
+        for number, turn in enumerate(turns, first):
+            if _is_plain(turn):
+                continue
+            weights = _weights(turn, f"message {number - first + 1}")
+            if weights is None:
+                found.context.add(number)
+            elif weights != TurnWeights():
+                found.weights[number] = weights
+        return found
+
+
+def _is_plain(turn: dict[str, Any]) -> bool:
+    """Whether it has a role and a text alone, as most: a quick look, because there are many."""
+    return len(turn) == 2 and not isinstance(turn.get("content"), list)
+
+
+def _weights(turn: dict[str, Any], where: str) -> TurnWeights | None:
+    """The weights of a message; None: it is context."""
+    for key in _DETAILS:
+        if turn.get(key):
+            raise BadRow(
+                "bad_shape",
+                f"{key!r} of {where} marks parts of its text by characters",
+                "make them content parts, each with a weight",
+            )
+    marked = [(part, _lowest(part, f"a part of {where}")) for part in _parts(turn)]
+    own = _lowest(turn, where)
+    if own == 0 or (marked and all(weight == 0 for _, weight in marked)):
+        return None
+    message = 1.0 if own is None else own
+    if all(weight in (None, message) for _, weight in marked):
+        return TurnWeights(message)
+    texts, reasoning = list[tuple[int, float]](), set[float]()
+    for part, weight in marked:
+        is_reasoning, text = part_of(part, "content")
+        if is_reasoning:
+            reasoning.add(message if weight is None else weight)
+        else:
+            texts.append((len(text), message if weight is None else weight))
+    if len(reasoning) > 1:
+        raise BadRow("bad_shape", f"parts of the reasoning of {where} have different weights")
+    are_equal = {weight for _, weight in texts} <= {message}
+    return TurnWeights(message, next(iter(reasoning), None), () if are_equal else tuple(texts))
+
+
+def _parts(turn: dict[str, Any]) -> list[Any]:
+    content = turn.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _lowest(fields: object, where: str) -> float | None:
+    """The weight that the marks give, the lowest of several; None: there is no mark."""
+    return min(_marks(fields, where), default=None) if isinstance(fields, dict) else None
+
+
+def _marks(fields: dict[str, Any], where: str) -> Iterator[float]:
+    for key in _MARKS:
+        value = fields.get(key)
+        if value is None:
+            continue
+        if key not in _WEIGHTS and value not in (0, 1):
+            raise BadRow("bad_shape", f"{key!r} of {where} is neither 0 nor 1")
+        is_number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not is_number or not 0 <= value <= MAX_WEIGHT:
+            raise BadRow(
+                "bad_shape",
+                f"{key!r} of {where} is not a number from 0 to {MAX_WEIGHT:,.0f}",
+            )
+        yield float(value)
+
+
+def moved(weights: Mapping[int, TurnWeights], numbers: Iterable[int]) -> dict[int, TurnWeights]:
+    """The weights of the messages that are kept, `numbers`, by their new numbers from 0 on."""
+    return {new: weights[old] for new, old in enumerate(numbers) if old in weights}

@@ -1,0 +1,128 @@
+"""Lists of messages, in the forms that data sets use, read into OpenAI's form."""
+
+from typing import Any
+
+from sftctl import jsonio
+from sftctl.data.conversations.contents import (
+    Content,
+    content_of,
+    require_no_media,
+    text_of,
+    tool_result,
+)
+from sftctl.data.conversations.roles import PLAIN_ROLES, is_calling, role_of
+from sftctl.data.conversations.tool_calls import function_calls, tool_calls
+from sftctl.data.ledger import BadRow
+
+Row = dict[str, Any]
+Message = dict[str, Any]
+
+_ROLE = ("role", "from")
+_CONTENT = ("content", "value", "parts")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def plain(role: str, content: str) -> Message:
+    """A message of text only."""
+    return {"role": role, "content": content}
+
+
+def turns_in(row: Row, key: str) -> list[Row]:
+    """The messages under a key, not read yet; BadRow if it holds something else."""
+    if key not in row:
+        raise BadRow("bad_shape", f"{key!r} is missing")
+    turns = row[key]
+    if not isinstance(turns, list) or any(type(turn) is not dict for turn in turns):
+        raise BadRow("bad_shape", f"{key!r} is not a list of messages")
+    return _exchanges(turns) if turns and _is_exchange(turns[0]) else turns
+
+
+def parsed_turns(text: str, key: str) -> Any:
+    """The list in a JSON text; BadRow if it begins like a list and is broken."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return jsonio.loads(text)
+    except jsonio.JSONDecodeError as problem:
+        raise BadRow(
+            "bad_shape",
+            f"{key!r} is text that is not JSON: {problem.msg}",
+            "Python's own text of a list is not JSON: write it with json.dumps",
+        ) from None
+
+
+def read_message(turn: Row, number: int) -> Message:
+    """Message `number` of a conversation, in OpenAI's shape."""
+    if (message := _plain_message(turn)) is not None:
+        return message
+    require_no_media(turn, f"message {number}:")
+    role_key = _filled(turn, _ROLE)
+    if role_key is None:
+        raise BadRow("bad_role", "'role' is missing", "a message needs a role, or from")
+    name = turn[role_key]
+    role = role_of(name)
+    legacy = turn.get("function_call")
+    calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
+    reasoning = next((turn[key] for key in _REASONING if _is_text(turn.get(key))), None)
+    content = _content(turn, role, has_more=bool(calls) or reasoning is not None)
+    text = content.text
+    if is_calling(name) and not calls:
+        calls = function_calls(text) or []
+        text = "" if calls else text
+    message = plain(role, text)
+    if (reasoning := content.reasoning or reasoning) is not None:
+        message["reasoning_content"] = reasoning
+    for key in ("name", "tool_call_id"):
+        if isinstance(turn.get(key), str):
+            message[key] = turn[key]
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _plain_message(turn: Row) -> Message | None:
+    """A message of a role and text alone, which most are; None if it has to be read in full."""
+    if len(turn) != 2:
+        return None
+    name, text = turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")
+    if isinstance(name, str) and name in PLAIN_ROLES and isinstance(text, str):
+        return {"role": PLAIN_ROLES[name], "content": text}
+    return None
+
+
+def _content(turn: Row, role: str, *, has_more: bool) -> Content:
+    """What a message says; a message of calls or reasoning alone need not say anything."""
+    key = _filled(turn, _CONTENT)
+    if key is None:
+        if has_more:
+            return Content("")
+        missing = next((key for key in _CONTENT if key in turn), None)
+        missing = missing or ("value" if "from" in turn else "content")
+        raise BadRow("bad_shape", f"{missing!r} is missing")
+    if role == "tool":
+        return Content(tool_result(turn[key], key))
+    if key == "value":  # ShareGPT has no parts, so a list of strings is not one text
+        return Content(text_of(turn, key))
+    return content_of(turn[key], key)
+
+
+def _filled(turn: Row, keys: tuple[str, ...]) -> str | None:
+    return next((key for key in keys if turn.get(key) is not None), None)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_exchange(turn: Row) -> bool:
+    """Whether it is one exchange as xtuner writes it: input and output, and no role."""
+    return "output" in turn and _filled(turn, _ROLE) is None
+
+
+def _exchanges(turns: list[Row]) -> list[Row]:
+    messages: list[Row] = []
+    for turn in turns:
+        for key, role in (("system", "system"), ("input", "user"), ("output", "assistant")):
+            if turn.get(key) or key == "output":
+                messages.append({"role": role, "content": turn.get(key)})
+    return messages

@@ -1,0 +1,103 @@
+"""Remove the nulls with which Arrow pads tools and calls to one schema.
+
+A table of Arrow (and the JSON that is written from one) gives every tool the parameters of all
+other tools, and every call the arguments of all other calls, as null. A model that is trained on
+them learns to write them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+Row = dict[str, Any]
+
+_TOOLS = ("tools", "functions")
+_MEANINGFUL = frozenset({"default", "const"})  # keys of a JSON schema that may be null
+
+
+def drop_padding(row: Row, *, from_arrow: bool) -> bool:
+    """Remove padding from the tools and the calls of a row, in place; True: there was some.
+
+    Values that are JSON text are never padded. In a row of Arrow every null is padding. In JSON,
+    a null is padding if it can't mean anything (a parameter without a schema), if the function
+    does not have this parameter, or if the row shows elsewhere that Arrow wrote it.
+    """
+    turns = list(_turns(row))
+    tools = [tool for fields in (row, *turns) for key in _TOOLS for tool in _dicts(fields, key)]
+    calls = [function for turn in turns for function in _called(turn)]
+    if not tools and not calls:
+        return False
+    parameters = {name: keys for tool in tools for name, keys in _parameters(tool)}
+    is_padded = from_arrow or any(map(_is_padded_turn, turns)) or any(map(_is_padded, tools))
+    num_dropped = sum(_strip(tool, frozenset() if is_padded else _MEANINGFUL) for tool in tools)
+    for function in calls:
+        arguments = function.get("arguments")
+        if not isinstance(arguments, dict):
+            continue
+        known = parameters.get(str(function.get("name")))
+        if is_padded:
+            num_dropped += _strip(arguments, frozenset())
+        elif known is not None:
+            undeclared = [key for key, value in arguments.items() if value is None]
+            for key in set(undeclared) - known:
+                del arguments[key]
+                num_dropped += 1
+    return num_dropped > 0
+
+
+def _turns(row: Row) -> Iterator[Row]:
+    for value in row.values():
+        if isinstance(value, list):
+            yield from (turn for turn in value if isinstance(turn, dict))
+
+
+def _dicts(fields: Row, key: str) -> Iterator[Row]:
+    value = fields.get(key)
+    if isinstance(value, list):
+        yield from (item for item in value if isinstance(item, dict))
+
+
+def _called(turn: Row) -> Iterator[Row]:
+    """The functions that a message calls, each with its arguments."""
+    legacy = turn.get("function_call")
+    for call in (*_dicts(turn, "tool_calls"), legacy):
+        if isinstance(call, dict):
+            function = call.get("function")
+            yield function if isinstance(function, dict) else call
+
+
+def _schema(tool: Row) -> tuple[object, Row]:
+    """The name of a tool, and the properties of its parameters."""
+    function = tool.get("function")
+    function = function if isinstance(function, dict) else tool
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    return function.get("name"), properties if isinstance(properties, dict) else {}
+
+
+def _parameters(tool: Row) -> Iterator[tuple[str, set[str]]]:
+    name, properties = _schema(tool)
+    if isinstance(name, str) and properties:
+        yield name, {key for key, value in properties.items() if value is not None}
+
+
+def _is_padded(tool: Row) -> bool:
+    return None in _schema(tool)[1].values()
+
+
+def _is_padded_turn(turn: Row) -> bool:
+    """True: it has a null for something that only messages of other roles have."""
+    role = turn.get("role")
+    key = "tool_call_id" if role == "assistant" else "tool_calls"
+    return isinstance(role, str) and key in turn and turn[key] is None
+
+
+def _strip(value: object, kept: frozenset[str]) -> int:
+    """Remove null-valued keys at every depth, except `kept`; return how many."""
+    if isinstance(value, list):
+        return sum(_strip(item, kept) for item in value)
+    if not isinstance(value, dict):
+        return 0
+    nulls = [key for key, inner in value.items() if inner is None and key not in kept]
+    for key in nulls:
+        del value[key]
+    return len(nulls) + sum(_strip(inner, kept) for inner in value.values())

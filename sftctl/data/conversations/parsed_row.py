@@ -1,0 +1,97 @@
+"""A row in OpenAI's shape, and the columns that rows of several shapes have in common."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftctl.data.conversations.contents import text_of
+from sftctl.data.conversations.marks import TurnWeights
+from sftctl.data.conversations.message_list import Message, parsed_turns, plain
+from sftctl.data.conversations.tool_calls import tool_list
+from sftctl.data.ledger import BadRow
+
+Row = dict[str, Any]
+
+TOOLS = ("tools", "functions")
+SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+_ANY_TOOLS, _ANY_SYSTEM = frozenset(TOOLS), frozenset(SYSTEM)
+
+
+@dataclass(slots=True)
+class ParsedRow:
+    """A row in OpenAI's shape, the marks of its messages, and the keys it used."""
+
+    messages: list[Message] = field(default_factory=list)
+    tools: list[Any] | None = None
+    untrained: set[int] = field(default_factory=set)
+    weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
+    used: list[str] = field(default_factory=list)
+
+
+def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
+    """The one key of several that is filled. BadRow if none is there, or if it is unclear which.
+
+    The first key is our own name for it, and needs no proof.
+    """
+    if row.get(keys[0]):
+        parsed.used.append(keys[0])
+        return keys[0]
+    filled = [key for key in keys if row.get(key)] or [key for key in keys if key in row]
+    if not filled:
+        raise BadRow("bad_shape", f"{keys[0]!r} is missing")
+    if len(filled) > 1 and filled[0] != keys[0]:
+        raise BadRow(
+            "bad_shape",
+            f"both {filled[0]!r} and {filled[1]!r} are filled",
+            f"say which to use: --columns {keys[0]}={filled[0]}",
+        )
+    parsed.used.append(filled[0])
+    return filled[0]
+
+
+def _first_filled(row: Row, keys: Iterable[str]) -> str | None:
+    return next((key for key in keys if row.get(key)), None)
+
+
+def add_tools(parsed: ParsedRow, row: Row) -> None:
+    """Read the tools of a row, if it has any."""
+    if not _ANY_TOOLS.isdisjoint(row) and (key := _first_filled(row, TOOLS)) is not None:
+        parsed.tools = tool_list(row[key], key)
+        parsed.used.append(key)
+
+
+def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None:
+    """Put the system column in front; BadRow if the messages have another system prompt."""
+    key = None if _ANY_SYSTEM.isdisjoint(row) else _first_filled(row, SYSTEM)
+    if key is None:
+        return
+    parsed.used.append(key)
+    value = row[key]
+    text = text_of(value, "parts") if isinstance(value, dict) and "parts" in value else None
+    message = plain("system", text_of(row, key) if text is None else text)
+    own = [other for other in parsed.messages if other["role"] == "system"]
+    if own and own[0]["content"] != message["content"]:
+        raise BadRow(
+            "bad_shape",
+            f"there is a column {key!r} and also a system message, with another text",
+            "remove one of them",
+        )
+    if not own:
+        parsed.messages.insert(0, message)
+        parsed.untrained = {index + 1 for index in parsed.untrained}
+        parsed.weights = {index + 1: weights for index, weights in parsed.weights.items()}
+        if is_context:
+            parsed.untrained.add(0)
+
+
+def pairs(history: object, parsed: ParsedRow) -> list[list[str]]:
+    """The earlier exchanges of an Alpaca row."""
+    if isinstance(history, str):
+        history = parsed_turns(history, "history")
+    found: list[Any] = history if isinstance(history, list) else [history] if history else []
+    for pair in found:
+        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
+            raise BadRow("bad_shape", "'history' is not a list of [instruction, answer] pairs")
+    if found:
+        parsed.used.append("history")
+    return found

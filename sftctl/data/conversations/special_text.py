@@ -1,0 +1,94 @@
+"""Messages that hold the text of a special token: in the rendered text it becomes the token.
+
+Prompts that were rendered already, answers that end with the end-of-turn token, and injected turns
+are of this kind.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow
+
+_MARKS = re.compile(r"<\|[^|<>\s{}]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
+_PART_OF_ANSWERS = re.compile(r"</?(think|tool_call|tool_calls|tool_response)>")
+_BREAK = "\u200b"  # zero-width space: invisible, and no special token has one
+
+
+class SpecialTexts:
+    """The texts of a tokenizer's special tokens, and of the marks that its template writes."""
+
+    def __init__(self, special: Iterable[str] = (), template: str = "") -> None:
+        texts = {*special, *_MARKS.findall(template)}
+        self.texts = sorted(
+            (text for text in texts if text.strip() and not _PART_OF_ANSWERS.fullmatch(text)),
+            key=len,
+            reverse=True,
+        )
+        self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
+        self._starts = sorted({form for text in self.texts for form in _starts_in_json(text)})
+
+    def may_hold(self, raw: bytes) -> bool:
+        """Whether the JSON text of a row may hold one of them: a fast look, without parsing."""
+        return any(start in raw for start in self._starts)
+
+    def first(self, row: Conversation) -> tuple[int, str] | None:
+        """The first message that holds one (from 1; 0: the tools), and which; None if none does."""
+        for number, part in ((0, row.tools), *enumerate(row.messages, 1)):
+            for text in _texts(part):
+                if found := self._pattern.search(text):
+                    return number, found[0]
+        return None
+
+    def escaped(self, row: Conversation) -> Conversation:
+        """The row with a zero-width space in each of them, so that it stays text."""
+        messages = tuple(_mapped(message, self._broken) for message in row.messages)
+        return replace(row, messages=messages, tools=_mapped(row.tools, self._broken))
+
+    def _broken(self, text: str) -> str:
+        return self._pattern.sub(lambda match: match[0][0] + _BREAK + match[0][1:], text)
+
+
+def where(row: Conversation, number: int, text: str) -> str:
+    """`rows.jsonl:3: message 2 (user) holds <|im_end|>`."""
+    part = f"message {number} ({row.messages[number - 1]['role']})" if number else "the tools"
+    return f"{row.source}: {part} holds {text}"
+
+
+def refusal(row: Conversation, number: int, text: str) -> BadRow:
+    """The error for such a row, with --special-text refuse."""
+    message = f"{where(row, number, text)}, which would become the token"
+    return BadRow("special_text", message, "remove it, or prepare with --special-text escape")
+
+
+def _starts_in_json(text: str) -> Iterable[bytes]:
+    """How the first characters can be written in JSON, with and without \\u escapes."""
+    first, second = text[0], text[1:2]
+    yield (first + second).encode()
+    for letters in ("04x", "04X"):
+        yield f"\\u{ord(first):{letters}}".encode()
+        if second and not second.isascii():
+            yield f"{first}\\u{ord(second):{letters}}".encode()
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_mapped(inner, change) for inner in value]
+    return value

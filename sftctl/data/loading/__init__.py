@@ -1,0 +1,1 @@
+"""From a step of the plan to tensors: the micro-batches, the processes that make them."""

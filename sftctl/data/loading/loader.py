@@ -1,0 +1,251 @@
+"""StepLoader: iterates over the optimizer steps of an epoch, with this rank's micro-batches."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sftctl.config.schema import DataConfig
+from sftctl.data.loading.microbatch import (
+    Examples,
+    MicroBatch,
+    StepBatch,
+    collate,
+    filler_micro_batch,
+)
+from sftctl.data.manifest import PUT_BACK
+from sftctl.data.mixture import Mixture
+from sftctl.data.plan import (
+    Piece,
+    SkipBatchSampler,
+    cut_step,
+    deal,
+    deal_in_rounds,
+    plan_epoch,
+    plan_mixture,
+)
+from sftctl.data.step_shape import StepShape
+from sftctl.environment import become_a_worker, can_fork
+from sftctl.errors import DataError, LoaderDied
+
+EVALUATION_BLOCK = 64  # examples between two checks for a stop signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderSettings:
+    """The settings of torch's DataLoader. They change speed and nothing else."""
+
+    num_workers: int = 0
+    pin_memory: bool = False
+    prefetch_factor: int = 2
+    persistent_workers: bool = True
+
+
+def loader_settings(data: DataConfig, device_type: str) -> LoaderSettings:
+    """The loader's settings for this configuration on this kind of device."""
+    return LoaderSettings(
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory != "off" and device_type == "cuda",
+        prefetch_factor=data.prefetch_factor,
+        persistent_workers=data.persistent_workers,
+    )
+
+
+def _share(
+    store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
+) -> list[MicroBatch]:
+    """One rank's micro-batches of a cut; in lockstep, every rank has equally many."""
+    dealt = deal_in_rounds if shape.lockstep else deal
+    hands = dealt([piece.cost for piece in pieces], shape.world_size)
+    share = [
+        collate(store, tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]
+    ]
+    missing = len(hands[0]) - len(share) if shape.lockstep else 0
+    return share + [filler_micro_batch(len(pieces)) for _ in range(missing)]
+
+
+def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
+    """The micro-batch that needs most memory: a full one, of the longest examples."""
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")[: shape.global_batch_size]
+    tokens = np.cumsum(store.lengths[order])
+    rows = max(1, int(np.searchsorted(tokens, shape.tokens_of_a_pass, side="right")))
+    return collate(store, tuple(order[:rows].tolist()), 0)
+
+
+def sum_of_weights(store: Examples, examples: Sequence[int]) -> float:
+    """The sum of the weights of these examples' target tokens; their number if all are 1."""
+    sums = store.target_lengths if store.target_weights is None else store.target_weights
+    return float(sums[np.asarray(examples)].sum())
+
+
+class StepDataset(Dataset[StepBatch]):
+    """Makes a rank's StepBatch from a step's examples; loader processes run it."""
+
+    def __init__(self, store: Examples, shape: StepShape) -> None:
+        self.store = store
+        self.shape = shape
+
+    def __getitem__(self, item: tuple[int, int, list[int]]) -> StepBatch:
+        epoch, step, examples = item
+        lengths = self.store.lengths[examples]
+        pieces = cut_step(lengths, self.shape.tokens_of_a_pass, self.shape.cut_for_ranks)
+        share = _share(self.store, examples, pieces, self.shape)
+        return StepBatch(
+            epoch=epoch,
+            step_in_epoch=step,
+            num_examples=len(examples),
+            num_target_tokens=int(self.store.target_lengths[examples].sum()),
+            sum_of_weights=sum_of_weights(self.store, examples),
+            micro_batches=tuple(share) or (filler_micro_batch(len(pieces)),),
+        )
+
+
+# A spawned rank would spawn its loader processes too, and each of them would load torch again.
+_START = "fork" if can_fork() else "spawn"
+
+
+class EpochSampler(Sampler[tuple[int, int, list[int]]]):
+    """Yields (epoch, step, examples) for the remaining steps of the epoch that was set."""
+
+    def __init__(
+        self, lengths: npt.NDArray[np.integer], shape: StepShape, mixture: Mixture | None = None
+    ) -> None:
+        self._lengths = lengths
+        self._shape = shape
+        self._mixture = mixture
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Iterate over the steps of `epoch` from `start_step` on."""
+        self._epoch = epoch
+        seed, batch_size = self._shape.seed, self._shape.global_batch_size
+        if self._mixture is None:
+            plan = plan_epoch(self._lengths, seed, epoch, batch_size)
+        else:
+            plan = plan_mixture(self._mixture, seed, epoch, batch_size)
+        self._steps = SkipBatchSampler(plan, start_step)
+
+    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+        epoch, steps = self._epoch, self._steps  # an open iteration keeps its own epoch
+        for step, examples in enumerate(steps, start=steps.start_step):
+            yield epoch, step, examples
+
+
+class StepLoader:
+    """Iterates over an epoch's steps for one rank, with or without loader processes."""
+
+    def __init__(
+        self,
+        store: Examples,
+        shape: StepShape,
+        settings: LoaderSettings,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self._sampler = EpochSampler(store.lengths, shape, mixture)
+        self._dataset = StepDataset(store, shape)
+        workers = settings.num_workers
+        self._loader = DataLoader(
+            self._dataset,
+            batch_size=None,  # an item is already a step
+            sampler=self._sampler,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            pin_memory=settings.pin_memory,
+            prefetch_factor=settings.prefetch_factor if workers else None,
+            persistent_workers=settings.persistent_workers and workers > 0,
+            worker_init_fn=_depend_on_the_trainer,
+            multiprocessing_context=_START if workers else None,
+            generator=torch.Generator(),  # the default draws from the global random stream
+        )
+        self._of_processes: Any = None  # torch's iterator over what loader processes make
+
+    def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
+        """The StepBatches of `epoch` from `start_step` on, each built while the last one trains.
+
+        Loader processes work ahead by themselves. Without any, a thread works one step ahead.
+        """
+        self._sampler.set_epoch(epoch, start_step)
+        try:
+            if self._loader.num_workers:
+                self._of_processes = iter(self._loader)
+                yield from self._of_processes
+            else:
+                yield from self._one_ahead()
+        except DataError as problem:  # torch puts a loader process's traceback before it
+            message = problem.message.rstrip().rpartition("DataError: ")[2]
+            raise DataError(message, PUT_BACK) from problem
+
+    def close(self) -> None:
+        """End the loader processes, if there are any; call it also after an error.
+
+        Python would end them with SIGTERM at its exit, and torch's SIGCHLD handler raises then.
+        """
+        if self._of_processes is not None:
+            self._of_processes._shutdown_workers()  # torch has no public way
+
+    def _one_ahead(self) -> Iterator[StepBatch]:
+        """Build each step in a thread while the previous one trains."""
+        batches: Iterator[StepBatch]
+        if self._loader.pin_memory:
+            batches = iter(self._loader)
+        else:  # DataLoader would add a fifth to the time of a step
+            batches = map(self._dataset.__getitem__, self._sampler)
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(next, batches, None)
+            while True:
+                has_not_started = coming.cancel()
+                # It is faster to build the step here than to wait for a thread to start.
+                batch = next(batches, None) if has_not_started else coming.result()
+                if batch is None:
+                    return
+                coming = thread.submit(next, batches, None)
+                yield batch
+
+
+@contextmanager
+def loader_death_as_error() -> Iterator[None]:
+    """Turn torch's RuntimeError for a killed loader process into LoaderDied.
+
+    torch raises it from a SIGCHLD handler, so it can surface on any line.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "is killed by signal" not in str(error):
+            raise
+        raise LoaderDied(
+            f"a loader process died: {error}",
+            hint="out of memory? try --num-workers 0; `sftctl resume` continues the run",
+        ) from error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _depend_on_the_trainer(worker_id: int) -> None:
+    """Let the trainer end its loaders, and end too if the trainer is killed.
+
+    A fork keeps the trainer's connections open, and the other ranks would wait for them.
+    """
+    become_a_worker()
+    torch.set_num_threads(1)
+
+
+def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroBatch]]:
+    """This rank's share of all examples, in blocks of micro-batches.
+
+    All ranks get equally many blocks, each of at most 64 examples over all ranks. In lockstep they
+    get equally many micro-batches too, some of them without an example.
+    """
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")
+    for start in range(0, len(order), EVALUATION_BLOCK):
+        block = order[start : start + EVALUATION_BLOCK].tolist()
+        pieces = cut_step(store.lengths[block], shape.tokens_of_a_pass, shape.cut_for_ranks)
+        yield _share(store, block, pieces, shape)

@@ -1,0 +1,206 @@
+"""Collates a step's examples into micro-batches: the tensors of one pass through the model.
+
+The rows of a micro-batch are laid end to end in one long row, without padding between them. The
+total is rounded up to a multiple of `PASS_STEP` tokens, so that only a few shapes occur.
+
+Shapes: T tokens of the micro-batch, R rows, N target tokens, T and N rounded up.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sftctl.data.example import joined_weights
+from sftctl.data.storage.joined import JoinedStore
+from sftctl.data.store import JoinedRows, TokenStore
+from sftctl.model.loss import IGNORE_INDEX
+
+PAD_ID = 0  # any id works: padding is never a target, and no real token attends to it
+PASS_STEP = 128
+"""Tokens and targets of a micro-batch are rounded up to a multiple of this. Memory stays flat with
+few shapes: CPU kernels keep some memory for each new shape and never free it."""
+_ROW_SLOTS = 64  # R is rounded up to a multiple of this: compiled code depends on R
+
+
+class Examples(Protocol):
+    """The part of `TokenStore` that the loader needs."""
+
+    lengths: npt.NDArray[np.integer]
+    target_lengths: npt.NDArray[np.integer]
+    target_weights: npt.NDArray[np.floating] | None
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows laid end to end. The tokens that fill up T are a row of their own without targets."""
+
+    input_ids: torch.Tensor  # (1, T) int64
+    position_ids: torch.Tensor  # (1, T) int64, from 0 in each row
+    target_positions: torch.Tensor  # (N,) int64: the positions before a target; 0 to fill up
+    target_ids: torch.Tensor  # (N,) int64, IGNORE_INDEX to fill up
+    row_lengths: torch.Tensor  # (R,) int32, their sum is T; 0 to fill up
+    examples: tuple[int, ...]  # store indices of the rows; empty for a filler
+    number: int  # within the step's cut; with seed and step it seeds dropout
+    num_tokens: int  # without what fills up T
+    num_target_tokens: int
+    target_weights: torch.Tensor | None = None  # (N,) float32, 0 to fill up; None: all are 1
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The arguments of the model's loss, in order."""
+        always = (
+            self.input_ids,
+            self.position_ids,
+            self.target_positions,
+            self.target_ids,
+            self.row_lengths,
+        )
+        return always if self.target_weights is None else (*always, self.target_weights)
+
+    @property
+    def num_padding_tokens(self) -> int:
+        return self.input_ids.numel() - self.num_tokens if self.examples else 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
+        arrays = [tensor.numpy() for tensor in self.tensors]
+        numbers = (self.number, self.num_tokens, self.num_target_tokens)
+        return _from_arrays, (arrays, self.examples, *numbers)
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Itself if it is on the device, else a copy, made asynchronously from pinned memory."""
+        if self.input_ids.device == device:
+            return self
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MicroBatch":
+        """A copy in page-locked memory (DataLoader calls this)."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def _mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
+        ids, positions, where, targets, lengths, *weights = map(function, self.tensors)
+        return replace(
+            self,
+            input_ids=ids,
+            position_ids=positions,
+            target_positions=where,
+            target_ids=targets,
+            row_lengths=lengths,
+            target_weights=weights[0] if weights else None,
+        )
+
+
+def _from_arrays(
+    arrays: list[Any],
+    examples: tuple[int, ...],
+    number: int,
+    num_tokens: int,
+    num_target_tokens: int,
+) -> MicroBatch:
+    ids, positions, where, targets, lengths, *weights = map(torch.from_numpy, arrays)
+    counts = (number, num_tokens, num_target_tokens)
+    return MicroBatch(ids, positions, where, targets, lengths, examples, *counts, *weights)
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One rank's part of one step."""
+
+    epoch: int
+    step_in_epoch: int  # 0-based
+    num_examples: int  # of the step, over all ranks
+    num_target_tokens: int  # of the step, over all ranks
+    sum_of_weights: float  # of these target tokens: what the step's loss is divided by
+    micro_batches: tuple[MicroBatch, ...]
+
+    def pin_memory(self) -> "StepBatch":
+        """Page-locked micro-batches (DataLoader calls this)."""
+        return replace(self, micro_batches=tuple(mb.pin_memory() for mb in self.micro_batches))
+
+
+def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
+    """Lay examples of the store end to end. Only this function shifts labels.
+
+    The hidden state at position t predicts token t+1, so a target at token t+1 has position t.
+    """
+    row_ids, mask, lengths, weights = _read(store, examples)
+    num_tokens = len(row_ids)
+    size = rounded_up(num_tokens)
+    ids = np.empty(size, dtype=np.int64)
+    ids[:num_tokens] = row_ids
+    ids[num_tokens:] = PAD_ID
+    is_before_target = np.empty(size, dtype=np.bool_)
+    is_before_target[: num_tokens - 1] = mask[1:]
+    is_before_target[num_tokens - 1 :] = False
+    position_ids, counting = np.empty(size, dtype=np.int64), _counting(size)
+    start = 0
+    for length in lengths:
+        end = start + length
+        position_ids[start:end] = counting[:length]
+        is_before_target[end - 1] = False  # what follows a row's last position is another row
+        start = end
+    position_ids[start:] = counting[: size - start]
+    positions = is_before_target.nonzero()[0]
+    num_targets = len(positions)
+    target_positions = np.zeros(rounded_up(num_targets), dtype=np.int64)
+    target_positions[:num_targets] = positions
+    target_ids = np.full(len(target_positions), IGNORE_INDEX, dtype=np.int64)
+    target_ids[:num_targets] = ids[positions + 1]
+    row_lengths = np.zeros(rounded_up(len(lengths) + 1, _ROW_SLOTS), dtype=np.int32)
+    row_lengths[: len(lengths) + 1] = [*lengths, size - num_tokens]
+    arrays: list[npt.NDArray[Any]] = [
+        ids[None],
+        position_ids[None],
+        target_positions,
+        target_ids,
+        row_lengths,
+    ]
+    if weights is not None:
+        target_weights = np.zeros(len(target_ids), dtype=np.float32)
+        target_weights[:num_targets] = weights[positions + 1]
+        arrays.append(target_weights)
+    return _from_arrays(
+        arrays,
+        tuple(examples),
+        number,
+        num_tokens,
+        num_targets,
+    )
+
+
+@lru_cache(maxsize=8)
+def _counting(size: int) -> npt.NDArray[np.int64]:
+    """0, 1, 2, …"""
+    return np.arange(size)
+
+
+def _read(store: Examples, examples: Sequence[int]) -> JoinedRows:
+    """These examples, joined end to end: in one call if the store has one for it."""
+    if isinstance(store, TokenStore | JoinedStore):
+        return store.read(examples)
+    rows = [store[index] for index in examples]
+    ids = np.concatenate([row.input_ids for row in rows])
+    mask = np.concatenate([row.loss_mask for row in rows])
+    return JoinedRows(ids, mask, [len(row.input_ids) for row in rows], joined_weights(rows))
+
+
+def rounded_up(number: int, step: int = PASS_STEP) -> int:
+    """The smallest multiple of `step` that is not below `number`."""
+    return -(-number // step) * step
+
+
+def filler_micro_batch(number: int) -> MicroBatch:
+    """One row without targets, for a rank that has no piece while the other ranks have one."""
+    ids = np.full((1, PASS_STEP), PAD_ID, dtype=np.int64)
+    row_lengths = np.zeros(_ROW_SLOTS, dtype=np.int32)
+    row_lengths[0] = PASS_STEP
+    nothing = np.zeros(0, dtype=np.int64)
+    arrays = [ids, np.arange(PASS_STEP)[None], nothing, nothing, row_lengths]
+    return _from_arrays(arrays, (), number, 0, 0)

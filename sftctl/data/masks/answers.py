@@ -1,0 +1,194 @@
+"""What a model has to write for an assistant turn, and the prompt after which it writes it.
+
+Usually the text of the conversation up to the turn begins with the prompt for the turn, and what
+follows is the answer. Templates differ from that in known ways: the prompt opens a thinking block
+that the turn lacks, or earlier messages are written differently once the turn follows. Then the
+prompt is kept as inference renders it, and what the template writes of the turn is put after it.
+"""
+
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow
+from sftctl.data.masks.ends import with_end
+from sftctl.data.masks.prefixes import Prefixes
+from sftctl.data.masks.render import require_tool_calls
+from sftctl.data.masks.thinking import OpenedBlock, continued, is_thinking_block, opened_block
+from sftctl.model.tokenizer.encoders import Span
+
+_MARK = "\ue000sftctl\ue001"  # a content that nobody writes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One assistant turn: the text before it, and the text that is trained, with its end."""
+
+    prompt: str
+    text: str
+
+    @property
+    def complete(self) -> str:
+        """Prompt and answer."""
+        return self.prompt + self.text
+
+    @property
+    def span(self) -> Span:
+        """Where the answer is in a text that begins with `complete`."""
+        return len(self.prompt), len(self.prompt) + len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a turn begins: the prompt without the block that it opens, and the turn as written."""
+
+    header: str
+    block: OpenedBlock | None
+    written: str
+
+
+def answer_of(prefixes: Prefixes, turn: int) -> Answer:
+    """The answer of an assistant message; BadRow if it cannot be determined exactly."""
+    place = _first(prefixes) if turn == 0 else _place(prefixes, turn)
+    if place is None:
+        raise _unclear(
+            prefixes.row, turn, "prompt for this turn differs from the text that it writes before "
+            "the turn"
+        )  # fmt: skip
+    prompt, written = _begin(prefixes.row, turn, place)
+    answer = with_end(prefixes, turn, written)
+    require_tool_calls(prefixes.row, [turn], answer)
+    return Answer(prompt, answer)
+
+
+def _begin(row: Conversation, turn: int, place: _Place) -> tuple[str, str]:
+    """Prompt and answer: an opened block belongs to the answer if the turn repeats it."""
+    block, written = place.block, place.written
+    if block is None:
+        return place.header, written
+    prompt = place.header + block.text
+    if written.startswith(block.text):
+        return place.header, written
+    if block.is_open:
+        answer = continued(block, written, row.messages[turn])
+        if answer is None:
+            raise _unclear(
+                row, turn, f"prompt opens a thinking block ({block.opener}) that this turn lacks"
+            )
+        return prompt, answer
+    if written.startswith(block.opener):  # the turn has a thought, so its block is not empty
+        return place.header, written
+    return prompt, written
+
+
+def _place(prefixes: Prefixes, turn: int) -> _Place | None:
+    """Where the turn begins in the text up to it; None if that is unclear."""
+    prompt, through = prefixes.prompt(turn), prefixes.through(turn)
+    block = opened_block(prompt)
+    before = prefixes.row.messages[turn - 1]["content"]
+    if block is not None and opened_block(before) and prompt == prefixes.through(turn - 1):
+        block = None  # the previous message ends with such a block: the prompt opens none
+    header = prompt if block is None else prompt.removesuffix(block.text)
+    if through.startswith(header):
+        return _Place(header, block, through[len(header) :])
+    if prefixes.row.messages[turn - 1]["role"] == "assistant":
+        return None  # inference never prompts for a turn after a turn that it has just written
+    try:
+        return _place_in_other_context(prefixes, turn)
+    except BadRow:  # the template refuses a stand-in
+        return None
+
+
+def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
+    """Where the turn begins, if the template writes the messages before it differently.
+
+    Stand-ins show what the template writes after the previous message: in the prompt, and before a
+    turn without reasoning or calls. Marks take the place of both contents.
+    """
+    row, prompt = prefixes.row, prefixes.prompt(turn)
+    *earlier, previous = row.messages[:turn]
+    marked = (*earlier, previous | {"content": _MARK})
+    plain: dict[str, Any] = {"role": "assistant", "content": _MARK}
+    prompted = prefixes.render(marked, prompt=True).rpartition(_MARK)
+    between = prefixes.render((*marked, plain)).split(_MARK)
+    alone = prefixes.render(marked).rpartition(_MARK)[2]
+    if not prompted[1] or len(between) < 3 or not prompt.endswith(prompted[2]):
+        return None
+    aligned = _aligned(prompted[2], between[-2], alone)
+    if aligned is None:
+        return None
+    block, gap = aligned
+    context, found, _ = prefixes.render((*row.messages[:turn], plain)).rpartition(_MARK)
+    through, context = prefixes.through(turn), context.removesuffix(gap)
+    if not found or not through.startswith(context):
+        return None
+    header = prompt if block is None else prompt.removesuffix(block.text)
+    return _Place(header, block, through[len(context) :])
+
+
+def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None, str] | None:
+    """The block that the prompt opens, and what of `before` belongs to the turn; None if unclear.
+
+    All three follow the same message: `prompted` in the prompt, `before` until the content of a
+    turn, `alone` if nothing follows.
+    """
+    header = commonprefix([prompted, before])
+    rest, gap = prompted[len(header) :], before[len(header) :]
+    if not rest:
+        return None, gap
+    block = opened_block(rest)
+    if block is not None and block.text == rest and is_thinking_block(gap):
+        return block, gap
+    if before == alone:  # the template writes no header before this turn, only in the prompt
+        return None, ""
+    own = prompted.removeprefix(alone) if prompted.startswith(alone) else ""
+    found, header, gap = before.rpartition(own) if own else ("", "", "")
+    return (None, gap) if header else None
+
+
+def _first(prefixes: Prefixes) -> _Place:
+    """Where the turn of a conversation that begins with the assistant begins.
+
+    Templates can't render zero messages. So the header is taken from a stand-in conversation, and
+    the text before it must be what the template writes before any conversation.
+    """
+    through = prefixes.through(0)
+    stand_in = ({"role": "user", "content": "?"},)
+    user, prompted = prefixes.render(stand_in), prefixes.render(stand_in, prompt=True)
+    block = opened_block(prompted)
+    header = prompted.removesuffix(block.text) if block else prompted
+    if header.startswith(user):
+        header = header.removeprefix(user)
+        preamble, found, _ = through.partition(header) if header else ("", "", "")
+    else:
+        header = _header(prefixes, header) or _MARK  # the mark is not found
+        preamble, found, _ = through.partition(header)
+    if found != header or not user.startswith(preamble):
+        raise BadRow(
+            "mask_not_exact",
+            f"{prefixes.row.source}: message 1: can't tell where this first assistant turn begins",
+            "begin the conversation with a user message, or use another chat template",
+        )
+    return _Place(preamble + header, block, through[len(preamble + header) :])
+
+
+def _header(prefixes: Prefixes, prompted: str) -> str | None:
+    """The header of a turn, if the template ends a conversation with text that no prompt has.
+
+    It is the common end of the prompt and of the text before the content of a turn, from its first
+    special token on.
+    """
+    plain = ({"role": "assistant", "content": _MARK},)
+    before, found, _ = prefixes.render(plain).partition(_MARK)
+    common = commonprefix([prompted[::-1], before[::-1]])[::-1] if found else ""
+    starts = [common.find(text) for text in prefixes.tokenizer.special_texts if text in common]
+    return common[min(starts) :] if starts else None
+
+
+def _unclear(row: Conversation, turn: int, what: str) -> BadRow:
+    return BadRow(
+        "mask_not_exact",
+        f"{row.source}: message {turn + 1}: the chat template's {what}",
+        "use another chat template, or give it an option (--template-option)",
+    )

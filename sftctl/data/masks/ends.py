@@ -1,0 +1,93 @@
+"""The token that ends an assistant turn: what the model has to write in order to stop."""
+
+import re
+from contextlib import suppress
+from functools import cache
+from os.path import commonprefix
+from typing import Any
+
+from sftctl.data.ledger import BadRow
+from sftctl.data.masks.prefixes import Prefixes
+
+_MARK = "\ue000sftctl\ue001"  # a content that nobody writes
+_QUESTION = {"role": "user", "content": "?"}
+
+
+def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
+    """A turn as the template writes it, up to and including the token that ends it.
+
+    White space that the template writes after that token is left out: no model has to write it. If
+    the turn has no such token, it takes the special token that the template writes after it, which
+    belongs to the next message, or else the end-of-sequence token.
+    """
+    special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
+    stripped = written.rstrip()
+    content = prefixes.row.messages[turn]["content"].strip()
+    begin = max(0, written.rfind(content)) if content else 0
+    if eos and eos in written[:begin]:
+        raise BadRow(
+            "mask_not_exact",
+            f"{prefixes.row.source}: message {turn + 1}: the chat template writes {eos} before the "
+            "content of this turn, where a model would stop",
+            "put the content and the tool calls into messages of their own",
+        )
+    start = begin + len(content)
+    ends = [start + found.end() for found in _one_of(special).finditer(stripped[start:])]
+    has_end = stripped.endswith(special)
+    if not ends or (len(ends) == 1 and has_end):
+        return stripped if has_end else written + _next_special(prefixes, turn)
+    end = _end_in_history(prefixes, turn, written, ends)
+    if end is None and not has_end:
+        return written + _next_special(prefixes, turn)
+    first_eos = stripped.find(eos, start, end) if eos else -1
+    return stripped[: end if first_eos < 0 else first_eos + len(eos)]
+
+
+@cache
+def _one_of(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]) -> int | None:
+    """Where a turn ends, of `ends` (after special tokens); None: where the template ends it.
+
+    A template may write more after the last message than after others: an end-of-sequence token
+    (Phi 3), or the next header (Command A). This is found by rendering one more question.
+    """
+    through = prefixes.through(turn)
+    before = through.removesuffix(written)
+    if before != through:
+        with suppress(BadRow):
+            later = prefixes.render((*prefixes.row.messages[: turn + 1], _QUESTION))
+            common = len(commonprefix([through, later])) - len(before)
+            shared = [end for end in ends if end <= common]
+            if later.startswith(before) and common < len(written.rstrip()) and shared:
+                return shared[-1]
+    return None
+
+
+def _next_special(prefixes: Prefixes, turn: int) -> str:
+    """White space and the special token that follow a turn without an end token."""
+    messages = prefixes.row.messages
+    later = messages[turn + 1] if turn + 1 < len(messages) else _QUESTION
+    if later["role"] == "assistant":
+        later = _QUESTION
+    through = prefixes.through(turn)
+    plain: dict[str, Any] = {"role": "assistant", "content": _MARK}
+    for turns, text in (
+        ((*messages[: turn + 1], later), through),
+        ((*messages[:turn], plain, later), _MARK),
+    ):
+        with suppress(BadRow):
+            before, found, after = prefixes.render(turns).partition(text)
+            special = _leading_special(after, prefixes)
+            if found and special and (text == _MARK or not before):
+                return special
+    return prefixes.tokenizer.eos_text
+
+
+def _leading_special(text: str, prefixes: Prefixes) -> str | None:
+    """The white space and the special token at the beginning of a text."""
+    start = len(text) - len(text.lstrip())
+    found = [s for s in prefixes.tokenizer.special_texts if text.startswith(s, start)]
+    return text[:start] + max(found, key=len) if found else None

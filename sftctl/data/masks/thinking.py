@@ -1,0 +1,109 @@
+"""Thinking blocks: the one that a prompt opens, and the reasoning of a message."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sftctl.model.tokenizer.encoders import Span
+
+_TAGS = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+}
+"""The tags that open a thinking block, and those that close it."""
+
+_OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (_TAGS, _TAGS.values()))
+_OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBlock:
+    """A thinking block at the end of a prompt: open, or closed without a thought in it."""
+
+    text: str
+    opener: str
+
+    @property
+    def closer(self) -> str:
+        """The tag that closes it."""
+        return _TAGS[self.opener]
+
+    @property
+    def is_open(self) -> bool:
+        """True: the model has to write the thought and the closing tag."""
+        return self.closer not in self.text
+
+
+def opened_block(prompt: str) -> OpenedBlock | None:
+    """The thinking block with which a prompt ends."""
+    found = _OPENED.search(prompt)
+    return None if found is None else OpenedBlock(found[0], found[1])
+
+
+def is_thinking_block(text: str) -> bool:
+    """Whether `text` is white space, or an empty thinking block."""
+    return not text.strip() or _OPENED.fullmatch(text.lstrip()) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The reasoning of an assistant message, and the answer that follows it."""
+
+    text: str
+    answer: str
+    close: str | None  # what stands between them in the content; None: they are separate fields
+
+
+def thought_of(message: dict[str, Any]) -> Thought | None:
+    """The reasoning in `reasoning_content`, or in a block at the beginning of the content."""
+    content: str = message["content"]
+    reasoning = message.get("reasoning_content")
+    if reasoning and reasoning.strip():
+        return Thought(reasoning.strip(), content, None)
+    for opener, closer in _TAGS.items():
+        before, found, answer = content.partition(closer)
+        lead, _, thought = before.rpartition(opener)
+        if found and thought.strip() and not lead.strip():
+            blank = thought[len(thought.rstrip()) :]
+            gap = answer[: len(answer) - len(answer.lstrip())]
+            return Thought(thought.strip(), answer, blank + closer + gap)
+    return None
+
+
+def reasoning_span(text: str, thought: str) -> Span | None:
+    """Where the text of a turn has this reasoning, with the white space around it; None: nowhere.
+
+    A tag that opens it comes before it, unless the prompt has opened the block.
+    """
+    first = min((text.find(o) + len(o) for o in _TAGS if o in text), default=0)
+    begin = text.find(thought, first)
+    if begin < 0:
+        return None
+    end = begin + len(thought)
+    before, after = text[first:begin], text[end:]
+    blank = len(after) - len(after.lstrip())
+    return begin - (len(before) - len(before.rstrip())), end + blank
+
+
+def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str | None:
+    """What the model has to write after a prompt that ends with an open `block`.
+
+    `written` is the turn as the template writes it, which does not begin with that block. None: the
+    message has no reasoning, or the template writes something else than its answer.
+    """
+    rest = written.lstrip()
+    if rest.startswith(block.opener):
+        return rest.removeprefix(block.opener).lstrip()
+    thought = thought_of(message)
+    if thought is None:
+        return None
+    if rest.startswith(block.closer):
+        return thought.text + rest
+    if not rest.startswith(thought.answer.strip()):
+        return None
+    close = f"\n{block.closer}\n\n" if block.text.endswith("\n") else block.closer
+    return thought.text + (thought.close or close) + rest

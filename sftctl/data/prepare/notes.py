@@ -1,0 +1,90 @@
+"""What a reader of the screen should know about a store besides its counts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sftctl.data.manifest import StoreManifest
+from sftctl.words import counted
+
+Note = tuple[str, str]
+"""A subject, and what is to be known about it."""
+
+_SHOWN = 10
+
+FEW_ROWS = 0.01
+"""More dropped rows than this fraction are worth a warning."""
+
+
+def store_notes(manifest: StoreManifest) -> Iterator[Note]:
+    """What was left out, changed or frozen when the store was made, most harmful first."""
+    yield from _special_text(manifest)
+    for source in manifest.sources:
+        if source.rows and not source.rows_kept and source.rows_dropped:
+            yield "no usable row", f"{source.file}: {dropped_rows(source.rows_dropped)}"
+    if manifest.val_fraction and not manifest.num_validation_examples:
+        yield "validation", "no row was drawn: too few rows for this val_fraction"
+    other_splits = [text for text in manifest.left_out if text.endswith("by its name)")]
+    splits = [text for text in other_splits if "not a data file" not in text]
+    if splits:
+        yield "not read", shortened(splits)
+    if manifest.date is not None:
+        yield "date", f"the chat template writes the day: {manifest.date} in all rows (data.date)"
+    if manifest.rows_unpadded:
+        rows = counted(manifest.rows_unpadded, "row")
+        yield "padding", f"nulls were removed from tools or calls of {rows}"
+
+
+def accounting(manifest: StoreManifest, store: Path) -> str:
+    """`chats.jsonl: 20 of 40 rows kept; dropped: empty 20 (first chats.jsonl:1); ledger: FILE`."""
+    files = shortened([source.file for source in manifest.sources])
+    line = f"{files}: {manifest.rows_kept:,} of {counted(manifest.rows_read, 'row')} kept"
+    changed = {"truncated": manifest.rows_truncated, "split": manifest.rows_split}
+    line += "".join(f", {count:,} of them {how}" for how, count in changed.items() if count)
+    if manifest.rows_dropped:
+        dropped = (
+            f"{reason} {rows:,}{_first(manifest, reason)}"
+            for reason, rows in manifest.rows_dropped.items()
+        )
+        line += f"; dropped: {', '.join(dropped)}"
+    return f"{line}; ledger: {store / 'ledger.jsonl'}" if manifest.has_notes else line
+
+
+def many_dropped(manifest: StoreManifest) -> str | None:
+    """A warning if more than 1% of the rows were dropped."""
+    num_dropped = sum(manifest.rows_dropped.values())
+    if num_dropped <= FEW_ROWS * manifest.rows_read:
+        return None
+    return (
+        f"{num_dropped / manifest.rows_read:.0%} of the rows are dropped "
+        f"({dropped_rows(manifest.rows_dropped).removesuffix(' dropped')})"
+    )
+
+
+def _first(manifest: StoreManifest, reason: str) -> str:
+    where = manifest.first_rows.get(reason)  # None: the store was made by an older version
+    return f" (first {where})" if where is not None else ""
+
+
+def dropped_rows(dropped: dict[str, int]) -> str:
+    """`bad_role 3, empty 1 dropped`."""
+    return f"{', '.join(f'{reason} {rows:,}' for reason, rows in dropped.items())} dropped"
+
+
+def shortened(texts: list[str]) -> str:
+    """The first few texts, and how many more there are."""
+    more = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
+
+
+def _special_text(manifest: StoreManifest) -> Iterator[Note]:
+    num_rows = manifest.audit.rows_with_special_text
+    if not num_rows:
+        return
+    hold = "row holds" if num_rows == 1 else "rows hold"
+    if manifest.special_text == "escape":
+        what, advice = "which was escaped", ""
+    else:
+        what = "which becomes the token"
+        advice = "; --special-text refuse drops such rows, escape keeps it as text"
+    first = "; ".join(manifest.special_text_first)
+    yield "special text", f"{num_rows:,} {hold} a special token's text, {what}: {first}{advice}"

@@ -1,0 +1,153 @@
+"""The rows of Parquet and Arrow files as JSON text, so that they are parsed like all other rows."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from sftctl import jsonio
+from sftctl.data.conversations.columns import LABELS, PREFERENCE, Columns
+from sftctl.data.conversations.contents import MEDIA
+from sftctl.data.conversations.shapes import ROW_KEYS, known_shapes
+from sftctl.data.ledger import BadRow
+from sftctl.errors import DataError
+
+_ROWS_AT_A_TIME = 256
+_PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_READ = ROW_KEYS.union(MEDIA, PREFERENCE, LABELS)
+
+
+def is_columnar(path: Path) -> bool:
+    """Whether the content begins like Parquet or Arrow."""
+    with path.open("rb") as file:
+        return file.read(6).startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
+
+
+def column_names(path: Path, name: str) -> tuple[str, ...]:
+    """All columns of a Parquet or Arrow file, also those that are not read."""
+    with ExitStack() as stack:
+        return tuple(_opened(path, name, stack).names)
+
+
+def columnar_rows(
+    path: Path, name: str, columns: Columns = ()
+) -> Iterator[tuple[int, bytes | BadRow]]:
+    """(row number from 1, JSON text). Only columns that can decide about a row are read.
+
+    Of a column with media, only whether it is filled is read.
+    """
+    number = 0
+    with ExitStack() as stack:
+        table = _opened(path, name, stack)
+        mapped = {column.split(".")[0] for _, column in columns} | {c for _, c in columns}
+        read = [column for column in table.names if column in _READ or column in mapped]
+        if not ROW_KEYS.union(mapped).intersection(read):
+            raise DataError(
+                f"{name}: no column of a known row shape; its columns: {', '.join(table.names)}",
+                f"a row needs {known_shapes()}: rename the columns, or use --columns",
+            )
+        for rows in _whole(table.rows(read), name):
+            for row in rows:
+                number += 1
+                yield number, _as_json(row, f"{name}:{number}")
+
+
+class _Table:
+    """A Parquet or Arrow file: its columns, and its rows a few at a time."""
+
+    def __init__(self, names: list[str], batches: Any, *, is_parquet: bool) -> None:
+        self.names = names
+        self._batches = batches
+        self._is_parquet = is_parquet
+
+    def rows(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+        if self._is_parquet:
+            for batch in self._batches.iter_batches(_ROWS_AT_A_TIME, columns=columns):
+                yield batch.to_pylist()
+            return
+        for batch in self._batches:
+            chosen = batch.select(columns)
+            for start in range(0, chosen.num_rows, _ROWS_AT_A_TIME):
+                yield chosen.slice(start, _ROWS_AT_A_TIME).to_pylist()
+
+
+def _opened(path: Path, name: str, stack: ExitStack) -> _Table:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(
+            f"{name}: reading Parquet and Arrow needs the package pyarrow", "pip install pyarrow"
+        ) from None
+    with path.open("rb") as file:
+        start = file.read(6)
+    try:
+        if start.startswith(_PARQUET):
+            parquet = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+            return _Table(parquet.schema_arrow.names, parquet, is_parquet=True)
+        mapped = stack.enter_context(pyarrow.memory_map(str(path)))
+        if start.startswith(_ARROW_FILE):
+            reader = stack.enter_context(pyarrow.ipc.open_file(mapped))
+            batches: Iterable[Any] = map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            batches = reader = stack.enter_context(pyarrow.ipc.open_stream(mapped))
+        return _Table(reader.schema.names, batches, is_parquet=False)
+    except pyarrow.ArrowException as problem:
+        raise _damaged(name, problem) from problem
+
+
+def _whole(batches: Iterator[list[dict[str, Any]]], name: str) -> Iterator[list[dict[str, Any]]]:
+    import pyarrow
+
+    try:
+        yield from batches
+    except (pyarrow.ArrowException, OSError) as problem:
+        if getattr(problem, "errno", None):  # the disk's own error, not the content's
+            raise
+        raise _damaged(name, problem) from problem
+
+
+def _damaged(name: str, problem: Exception) -> DataError:
+    what = str(problem).splitlines()[0]
+    return DataError(f"{name}: damaged Parquet or Arrow: {what}", "copy or download the file again")
+
+
+def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
+    for key in MEDIA:
+        if key in row:
+            row[key] = _is_filled(row[key])
+    try:
+        return jsonio.dump_strict(row)
+    except TypeError:  # bytes, decimals and the like
+        pass
+    for key in row:
+        try:
+            row[key] = _plain(row[key])
+        except UnicodeDecodeError:
+            message = f"{where}: {key!r} holds bytes that are not text"
+            return BadRow("not_text", message, "remove the row, or write the column as text")
+    return jsonio.dump_strict(row)
+
+
+def _is_filled(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_is_filled(inner) for inner in value.values())
+    return bool(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: bytes are UTF-8 text, a decimal is a number."""
+    match value:
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case bytes():
+            return value.decode()
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case timedelta():
+            return str(value)
+    return value

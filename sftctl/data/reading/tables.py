@@ -1,0 +1,112 @@
+"""The rows of CSV and TSV files with a header, as JSON text."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from sftctl import jsonio
+from sftctl.config.schema import Format
+from sftctl.data.conversations.columns import Columns
+from sftctl.data.conversations.shapes import detect_shape, known_shapes
+from sftctl.data.conversations.unknown import unknown_shape
+from sftctl.data.ledger import BadRow
+from sftctl.data.reading.compressed import COMPRESSED, Reader
+from sftctl.errors import DataError
+
+_DELIMITERS = (",", "\t", ";", "|")
+TABLES = (".csv", ".tsv", ".tab")
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a file is called like a table, also a compressed one."""
+    path = PurePath(name)
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.lower() in TABLES
+
+
+def is_table(start: bytes, format: Format, columns: Columns) -> bool:
+    """Whether the first line of a file is a header whose columns make a row of a known shape."""
+    line = start.decode("utf-8-sig", "replace").partition("\n")[0]
+    return any(_is_known(_cells(line, mark), format, columns) for mark in _DELIMITERS)
+
+
+def table_rows(
+    file: Reader, name: str, format: Format, columns: Columns, max_bytes: int
+) -> Iterator[tuple[int, bytes | BadRow]]:
+    """(line, JSON text) of each row; DataError if the columns make no row of a known shape."""
+    csv.field_size_limit(max_bytes)
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    first = text.readline(max_bytes)
+    delimiter = _delimiter(first, format, columns)
+    rows = csv.reader(_with_first(first, text), delimiter=delimiter, strict=True)
+    header = [cell.strip() for cell in next(rows, [])]
+    if not _is_known(header, format, columns):
+        raise _no_known_columns(name, header)
+    line = rows.line_num + 1
+    while True:
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as problem:
+            yield line, _broken(name, line, str(problem))
+        else:
+            if cells:
+                yield line, _row(name, line, header, cells)
+        line = rows.line_num + 1
+
+
+def _row(name: str, line: int, header: list[str], cells: list[str]) -> bytes | BadRow:
+    if len(cells) != len(header):
+        message = f"{name}:{line}: {len(cells)} fields, but the header has {len(header)}"
+        return BadRow("bad_shape", message, 'a field with the delimiter needs "quotes"')
+    try:
+        return jsonio.dump_strict(dict(zip(header, cells, strict=True)))
+    except TypeError:  # bytes that are not text
+        message = f"{name}:{line}: invalid UTF-8"
+        return BadRow("invalid_utf8", message, "convert the file to UTF-8")
+
+
+def _broken(name: str, line: int, problem: str) -> BadRow:
+    if "end of data" in problem:
+        message = f"{name}:{line}: the file ends within this row"
+        return BadRow("cut_off", message, "the rows before it are complete")
+    if "limit" in problem:
+        return BadRow("oversized", f"{name}:{line}: a field of the row is too long")
+    return BadRow("bad_shape", f"{name}:{line}: broken CSV: {problem}")
+
+
+def _with_first(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _delimiter(line: str, format: Format, columns: Columns) -> str:
+    """The delimiter with which the header is known, or else the most frequent one."""
+    for mark in _DELIMITERS:
+        if _is_known(_cells(line, mark), format, columns):
+            return mark
+    return max(_DELIMITERS, key=line.count)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def _is_known(header: list[str], format: Format, columns: Columns) -> bool:
+    names = {ours for ours, theirs in columns if theirs.split(".")[0] in header} | {*header}
+    row = dict.fromkeys(names, "x")
+    return "text" in names if format == "text" else detect_shape(row) is not None
+
+
+def _no_known_columns(name: str, header: list[str]) -> DataError:
+    shown = ", ".join(f"{cell:.40}" for cell in header[:10]) or "none"
+    hint = unknown_shape(dict.fromkeys(header, "x")).hint
+    return DataError(
+        f"{name}: a table without the columns of a known row shape; its columns: {shown}",
+        f"a row needs {known_shapes()}, named in the first line; {hint}",
+    )

@@ -1,0 +1,106 @@
+"""ArrayFile: a one-dimensional .npy file that is read by position.
+
+It is not mapped: if a mapped file shrinks, the system kills the process (SIGBUS), and Python can't
+turn that into an error. A read that is too short can be one.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from sftctl.data.manifest import PREPARE_AGAIN, PUT_BACK
+from sftctl.environment import read_at
+from sftctl.errors import DataError
+
+
+class ArrayFile:
+    """A file of elements of one type. Threads and forked processes may read it at the same time."""
+
+    __slots__ = ("_begin", "_dtype", "length", "opened", "path")
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        """DataError if the file is missing, or does not hold an array of this type."""
+        self.path, self._dtype = path, np.dtype(dtype)
+        try:
+            with path.open("rb") as file:
+                self.length = _length(file, self._dtype)
+                self._begin = file.tell()
+                self.opened: _Opened | None = _Opened(os.dup(file.fileno()))
+        except FileNotFoundError as problem:
+            raise DataError(f"{path}: missing from the store", PREPARE_AGAIN) from problem
+        except (OSError, ValueError, EOFError) as problem:
+            raise DataError(f"{path}: damaged: {problem}", PREPARE_AGAIN) from problem
+
+    def close(self) -> None:
+        """Give the file descriptor back; the next read opens the file again."""
+        self.opened = None  # a thread that is reading keeps it open until it is done
+
+    def read(self, start: int, count: int) -> npt.NDArray[Any]:
+        """Elements `start` to `start + count`."""
+        values = np.empty(count, self._dtype)
+        if count:
+            self.read_into(values.data.cast("B"), start)
+        return values
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill bytes with the elements from `start` on; DataError if the file ends before."""
+        place = self._begin + start * self._dtype.itemsize
+        try:
+            opened = self.opened or self._open()
+            if (done := read_at(opened.descriptor, buffer, place)) != len(buffer):
+                self._read_rest(opened.descriptor, buffer[done:], place + done)
+        except OSError as problem:
+            raise DataError(f"{self.path}: {problem.strerror}", PUT_BACK) from problem
+
+    def _open(self) -> "_Opened":
+        self.opened = opened = _Opened(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
+        return opened
+
+    def _read_rest(self, descriptor: int, rest: memoryview, place: int) -> None:
+        """Read on: one call may read only a part."""
+        while len(rest):
+            done = read_at(descriptor, rest, place)
+            if done == 0:
+                raise DataError(
+                    f"{self.path}: became shorter while it was used: it ends before byte "
+                    f"{place + len(rest)}",
+                    PUT_BACK,
+                )
+            rest, place = rest[done:], place + done
+
+
+class _Opened:
+    """A file descriptor that is closed when nobody uses it any more."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone by then
+        close(self.descriptor)
+
+
+def _length(file: BinaryIO, dtype: np.dtype[Any]) -> int:
+    """The number of elements, by the header; ValueError if it does not fit type and size."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    shape, _, found = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+    if len(shape) != 1 or found != dtype:
+        raise ValueError(f"holds {found} of shape {shape}")
+    size = os.fstat(file.fileno()).st_size
+    if size != file.tell() + shape[0] * dtype.itemsize:
+        raise ValueError(f"{size} bytes do not hold {shape[0]} elements")
+    return int(shape[0])
+
+
+def read_array(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """All elements of a file, read-only."""
+    file = ArrayFile(path, dtype)
+    values = file.read(0, file.length)
+    values.flags.writeable = False
+    return values

@@ -1,0 +1,185 @@
+"""A folder that DeepSpeed saved: `global_stepN` with one file for each rank, and `latest`."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sftctl.checkpoint.tensor_index import StoredTensor
+from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
+from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.inspection.pickles.values import number, table
+
+_OPTIMIZER = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+_SHARDED = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
+_WHOLE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_STEP = re.compile(r"global_step(\d+)")
+_LATEST, _SCRIPT = "latest", "zero_to_fp32.py"
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroState:
+    """What one tag's folder holds."""
+
+    stage: str  # "ZeRO-2", "ZeRO-1 or 2", …
+    ranks: int
+    facts: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    missing: list[str]
+
+
+def is_deepspeed(path: Path) -> bool:
+    """Whether this is the folder of a tag, or one above it with `latest`."""
+    return path.is_dir() and bool(_tag_names(path) or tags_in(path))
+
+
+def tags_in(path: Path) -> list[Path]:
+    """The folders of tags in this folder, by step."""
+    if not path.is_dir():
+        return []
+    found = [inner for inner in path.iterdir() if inner.is_dir() and _tag_names(inner)]
+    return sorted(found, key=lambda one: (_step_in(one.name) or 0, one.name))
+
+
+def inspect_deepspeed(path: Path) -> Inspection:
+    """The tag that `latest` names, else the newest; its ranks, step and missing files."""
+    tags = tags_in(path)
+    named = latest_tag(path)
+    tag = path if _tag_names(path) else next((t for t in tags if t.name == named), tags[-1])
+    root = tag.parent if tag == path else path
+    files = Files.of(path, ("*", "*/*"))
+    state = read_state(files, tag)
+    if tag != path and named is not None and tag.name != named:
+        files.problems.append(f"{named}: missing, {_LATEST} names it")
+    others = [one.name for one in tags if one != tag]
+    return replace(
+        files.inspection(f"DeepSpeed {state.stage} checkpoint", state.tensors, _advice(root, tag)),
+        facts=state.facts,
+        step_counts="optimizer updates (global_steps)",
+        obstacles=[OTHER_TOOL],
+        notes=[f"also in it: {', '.join(others)}"] if others else [],
+    )
+
+
+def latest_tag(path: Path) -> str | None:
+    """The tag that the file `latest` names."""
+    file = path / _LATEST
+    if not file.is_file() or file.stat().st_size > _LONGEST_NAME:
+        return None
+    return file.read_text(encoding="utf-8", errors="replace").strip() or None
+
+
+def read_state(files: Files, tag: Path) -> ZeroState:
+    """Read the first rank's files of a tag; what is missing is added to the problems."""
+    names = _tag_names(tag)
+    optimizer = {_ranks(_OPTIMIZER, name): name for name in names if _OPTIMIZER.fullmatch(name)}
+    sharded = {_ranks(_SHARDED, name): name for name in names if _SHARDED.fullmatch(name)}
+    whole = sorted(name for name in names if _WHOLE.fullmatch(name))
+    below = "" if tag == files.path else f"{tag.name}/"
+    first_model = (whole or sorted(sharded.values()) or [""])[0]
+    model = files.read_torch(f"{below}{first_model}") if first_model else None
+    first = min(optimizer, default=None)
+    state = files.read_torch(f"{below}{optimizer[first]}") if first is not None else None
+    model_values = table(model.value) if model else {}
+    inner = table(table(state.value).get("optimizer_state_dict")) if state else {}
+    stage = number(inner.get("zero_stage"))
+    is_third = bool(sharded) and not whole or stage == 3
+    ranks = _world(model_values, inner, {one[0] for one in (*optimizer, *sharded)})
+    missing = _missing(optimizer, sharded, whole, ranks, is_third=is_third)
+    files.problems.extend(f"{below}{name}: missing" for name in missing)
+    base = table(inner.get("base_optimizer_state"))
+    tensors = {f"model.{n}": t for n, t in _module(model.tensors if model else {}).items()}
+    if state is not None:
+        before = "optimizer_state_dict.base_optimizer_state.state."
+        tensors |= optimizer_tensors(state.tensors, before)
+    step = number(model_values.get("global_steps"))
+    prefix = next(iter(optimizer.values()), "")
+    facts = {
+        "step": _step_in(tag.name) if step is None else step,
+        "learning_rate": learning_rate_of(base),
+        "world_size": ranks or None,
+        "dtype": "bfloat16" if prefix.startswith("bf16") else weights_dtype(tensors),
+    }
+    kind = f"ZeRO-{stage:g}" if stage else _kind(is_third, bool(optimizer))
+    return ZeroState(kind, ranks, facts, tensors, missing)
+
+
+def _kind(is_third: bool, has_shards: bool) -> str:
+    return "ZeRO-3" if is_third else "ZeRO-1 or 2" if has_shards else "(no ZeRO)"
+
+
+def _tag_names(path: Path) -> list[str]:
+    """The files of ranks in a tag's folder."""
+    if not path.is_dir():
+        return []
+    kinds = (_OPTIMIZER, _SHARDED, _WHOLE)
+    return sorted(f.name for f in path.iterdir() if any(kind.fullmatch(f.name) for kind in kinds))
+
+
+def _ranks(pattern: re.Pattern[str], name: str) -> tuple[int, int]:
+    """The data-parallel and the model-parallel rank in a file's name."""
+    match = pattern.fullmatch(name)
+    return (int(match[2]), int(match[3])) if match else (0, 0)
+
+
+def _world(model: dict[Any, Any], optimizer: dict[Any, Any], found: set[int]) -> int:
+    """The number of data-parallel ranks: as stored, else as the files are numbered."""
+    count = optimizer.get("partition_count")
+    count = max(map(int, count)) if isinstance(count, list) and count else count
+    stored = [number(model.get("dp_world_size")), number(count)]
+    known = [int(one) for one in stored if one is not None]
+    return max([*known[:1], *(rank + 1 for rank in found)], default=0)
+
+
+def _missing(
+    optimizer: dict[tuple[int, int], str],
+    sharded: dict[tuple[int, int], str],
+    whole: list[str],
+    ranks: int,
+    *,
+    is_third: bool,
+) -> list[str]:
+    """The files that a folder of so many ranks should have."""
+    groups = {mp for _, mp in (*optimizer, *sharded)} or {0}
+    start = next((n.partition("zero_pp")[0] for n in optimizer.values()), "")
+    lost = []
+    for mp in sorted(groups):
+        for rank in range(min(ranks, 1 << 16)):
+            name = f"zero_pp_rank_{rank}_mp_rank_{mp:02d}"
+            if optimizer and (rank, mp) not in optimizer:
+                lost.append(f"{start}{name}_optim_states.pt")
+            if is_third and (rank, mp) not in sharded:
+                lost.append(f"{name}_model_states.pt")
+        if not is_third and f"mp_rank_{mp:02d}_model_states.pt" not in whole:
+            lost.append(f"mp_rank_{mp:02d}_model_states.pt")
+    if is_third and not optimizer:
+        lost.append("zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    return lost
+
+
+def _module(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The model's weights under "module"; ZeRO-3 has empty tensors there."""
+    before = "module."
+    found = {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
+    return {name: tensor for name, tensor in found.items() if tensor.num_elements}
+
+
+def _step_in(name: str) -> int | None:
+    match = _STEP.search(name)
+    return int(match[1]) if match else None
+
+
+def _advice(root: Path, tag: Path) -> str:
+    """How to make weights of it."""
+    return f"`{make_weights(root, tag)}` makes weights of it; this needs DeepSpeed"
+
+
+def make_weights(root: Path, tag: Path) -> str:
+    """The command that makes weights of a tag, by DeepSpeed's own script."""
+    script = (
+        f"{root / _SCRIPT}" if (root / _SCRIPT).is_file() else "-m deepspeed.utils.zero_to_fp32"
+    )
+    choice = "" if latest_tag(root) == tag.name else f" -t {tag.name}"
+    return f"python {script} {root} {root}-fp32{choice}"

@@ -1,0 +1,168 @@
+"""An adapter that peft can read, of any tool: put onto its base, and merged into it."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftctl.errors import ConfigError
+from sftctl.jsonio import read_object
+from sftctl.model.adapter.lora import import_peft
+from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
+from sftctl.model.load import load_pretrained
+from sftctl.model.source import on_stderr
+from sftctl.model.weight_names import Warn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_OTHER_BASE = "an adapter fits only the base that it was trained on"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """What adapter_config.json says."""
+
+    folder: Path
+    base: str
+    revision: str | None
+    settings: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "AdapterFile":
+        """Of a folder; ConfigError if it is not a LoRA adapter with safetensors weights."""
+        file = folder / CONFIG_NAME
+        settings = read_object(file, ConfigError)
+        method = settings.get("peft_type")
+        if method != "LORA":
+            raise ConfigError(
+                f"{file}: peft_type is {method}, and only LORA adapters are read here",
+                hint="merge it with the tool that made it",
+            )
+        base = settings.get("base_model_name_or_path")
+        if not isinstance(base, str) or not base:
+            raise ConfigError(
+                f"{file}: names no base", hint="set base_model_name_or_path to its folder or name"
+            )
+        if not (folder / WEIGHTS_NAME).is_file():
+            raise ConfigError(
+                f"{folder / WEIGHTS_NAME}: missing", hint="copy or download the adapter again"
+            )
+        revision = settings.get("revision")
+        return cls(folder, base, revision if isinstance(revision, str) else None, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A base with an adapter on it."""
+
+    model: "PreTrainedModel"
+    wrapper: Any  # peft's PeftModel around the same model
+
+    def merged(self) -> "PreTrainedModel":
+        """The model with the adapter added to its weights, in place; it is a plain one then.
+
+        Head and embeddings are tied again if they are equal.
+        """
+        model: PreTrainedModel = self.wrapper.merge_and_unload(safe_merge=True)
+        head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+        if _can_be_tied(model) and torch.equal(head.weight, embeddings.weight):
+            _set_tied(model, True)
+            head.weight = embeddings.weight
+        return model
+
+
+def attach(
+    adapter: AdapterFile,
+    dtype: torch.dtype = torch.float32,
+    location: str | None = None,
+    warn: Warn = on_stderr,
+) -> Attached:
+    """The base in `dtype`, from `location` or else by its name, with the adapter on it.
+
+    The adapter's own weights are float32. The head is untied from the embeddings, so that a merge
+    changes only what the adapter changes. ConfigError if the adapter is of another base.
+    """
+    model = load_pretrained(location or adapter.base, warn, dtype)
+    _grow(model, adapter)
+    if not adapter.settings.get("ensure_weight_tying"):
+        _untie(model)
+    peft = import_peft()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # missing names are an error below
+        try:
+            wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder))
+        except (RuntimeError, ValueError, TypeError, KeyError) as problem:
+            raise _does_not_fit(adapter, str(problem).strip().splitlines()[-1].strip()) from problem
+    _require_names(adapter, wrapper)
+    return Attached(model, wrapper)
+
+
+def _grow(model: "PreTrainedModel", adapter: AdapterFile) -> None:
+    """Make room for embeddings that the adapter holds, and that have more rows than the base's."""
+    rows = model.get_input_embeddings().num_embeddings
+    embeddings = id(model.get_input_embeddings().weight)
+    names = {
+        name
+        for name, one in model.named_parameters(remove_duplicate=False)
+        if id(one) == embeddings
+    }
+    for name, shape in _shapes(adapter).items():
+        if name in names and shape[0] != rows:
+            model.resize_token_embeddings(shape[0], mean_resizing=False)
+
+
+def _untie(model: "PreTrainedModel") -> None:
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head.weight is embeddings.weight:
+        head.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
+        _set_tied(model, False)
+
+
+def _can_be_tied(model: "PreTrainedModel") -> bool:
+    """Whether a model of this class has a head that can share the embeddings' weight."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    return bool(model._tied_weights_keys) and head.weight.shape == embeddings.weight.shape
+
+
+def _set_tied(model: "PreTrainedModel", tied: bool) -> None:
+    for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = tied
+
+
+def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
+    """The tensors of the adapter's file, by their names in the model."""
+    from safetensors import SafetensorError, safe_open
+
+    file = adapter.folder / WEIGHTS_NAME
+    try:
+        with safe_open(file, "pt") as opened:
+            return {
+                name.removeprefix(PREFIX): tuple(opened.get_slice(name).get_shape())
+                for name in opened.keys()  # noqa: SIM118
+            }
+    except SafetensorError as problem:
+        raise ConfigError(
+            f"{file}: damaged: {problem}", hint="copy or download the adapter again"
+        ) from problem
+
+
+def _require_names(adapter: AdapterFile, wrapper: Any) -> None:
+    """ConfigError unless the file has a tensor for all of the adapter, and no others."""
+    peft = import_peft()
+    # Else peft adds embeddings under other names where a vocabulary was enlarged.
+    tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
+    here = {name.removeprefix(PREFIX) for name in tensors}
+    there = set(_shapes(adapter))
+    plain = set(wrapper.base_model.model.state_dict())  # some tools write embeddings along
+    plain |= {name.replace(".base_layer.", ".") for name in plain}
+    if missing := sorted(here - there):
+        raise _does_not_fit(adapter, f"its file has no {missing[0]}")
+    if unknown := sorted(there - here - plain):
+        raise _does_not_fit(adapter, f"the base has no place for {unknown[0]}")
+
+
+def _does_not_fit(adapter: AdapterFile, what: str) -> ConfigError:
+    return ConfigError(f"{adapter.folder}: does not fit {adapter.base}: {what}", hint=_OTHER_BASE)

@@ -1,0 +1,60 @@
+"""The model that a run starts from: the configured one, or a frozen base with a new adapter."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from sftctl.config.adapter import AdapterConfig
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError
+from sftctl.model.adapter.lora import EMBEDDINGS, HEAD, add_adapter
+from sftctl.model.load import load_model
+from sftctl.model.source import on_stderr
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.model.weight_names import Warn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def initial_model(
+    config: RunConfig,
+    tokenizer: ChatTokenizer,
+    warn: Warn = on_stderr,
+    location: str | None = None,
+) -> "PreTrainedModel":
+    """The model at step 0; its random weights, if it has any, are drawn with the run's seed.
+
+    A base is loaded in the type that it is held in, from `location` if that is given. Raises
+    ConfigError as `load_pretrained` and `add_adapter` do.
+    """
+    named, seed, adapter = config.model, config.train.seed, adapter_of(config)
+    dtype = torch.float32 if adapter is None else base_dtype(config)
+    model = load_model(location or named.name, tokenizer, seed, warn, named.new_tokens, dtype)
+    if adapter is not None:
+        add_adapter(model, adapter, seed)
+    return model
+
+
+def adapter_of(config: RunConfig) -> AdapterConfig | None:
+    """The adapter that a run trains, or None. New tokens have rows that are trained whole."""
+    adapter = config.adapter
+    if not adapter.lora:
+        return None
+    if not config.model.new_tokens:
+        return adapter
+    whole = [EMBEDDINGS, HEAD, *(adapter.modules_to_save or ())]
+    return replace(adapter, modules_to_save=list(dict.fromkeys(whole)))
+
+
+def base_dtype(config: RunConfig) -> torch.dtype:
+    """What the frozen weights are held in; `train.dtype` must be resolved."""
+    asked, computes = config.adapter.base_dtype, config.train.dtype
+    in_bfloat16 = computes == "bfloat16"
+    if asked != "auto" and (asked == "bfloat16") != in_bfloat16:
+        raise ConfigError(
+            f"adapter.base_dtype: {asked} weights do not compute in {computes} (train.dtype)",
+            hint="leave adapter.base_dtype out, or set --dtype too",
+        )
+    return torch.bfloat16 if in_bfloat16 else torch.float32

@@ -1,0 +1,239 @@
+"""LoRA adapters by peft: matrices that are trained next to the frozen weights of a model.
+
+The model is changed in place and stays a model of transformers. Its own weights are frozen; what is
+trained are the adapter's parameters, in float32, and the modules that are saved whole.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftctl.config.adapter import AdapterConfig
+from sftctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+_NAME = "default"  # peft's name for the one adapter of a model
+EMBEDDINGS, HEAD = "embeddings", "head"
+"""What `adapter.modules_to_save` calls the embedding and the head of any model."""
+_ADAPTER = re.compile(rf"\.lora_\w+\.{_NAME}(\.|$)")
+"""In the names of an adapter's parameters, as in `q_proj.lora_A.default.weight`."""
+
+
+def add_adapter(
+    model: "PreTrainedModel",
+    settings: AdapterConfig,
+    seed: int,
+    mode: AbstractContextManager[object] | None = None,
+) -> None:
+    """Give a model an adapter whose first weights depend on `seed` and the shapes alone.
+
+    ConfigError if a pattern of `settings` matches nothing. `mode` is that of a model of fake
+    tensors.
+    """
+    targets = target_layers(model, settings.targets)
+    whole = _modules_named(model, settings.modules_to_save or ())
+    config = _lora_config(short_names(model, targets), settings)
+    # On the meta device first: peft would draw them in the type of the base.
+    import_peft().inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
+    with mode or nullcontext():
+        torch.manual_seed(seed)
+        for name in targets:
+            _initialize(model.get_submodule(name))
+    config.modules_to_save = list(whole) or None
+    for parameter in (each for module in whole.values() for each in module.parameters()):
+        parameter.requires_grad_(True)
+        if parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _initialize(layer: Any) -> None:
+    """Draw the first weights of one layer's adapter, in float32, where its base is."""
+    device = layer.get_base_layer().weight.device
+    for module in layer.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.device.type == "meta":
+                values = torch.empty(parameter.shape, device=device)
+                setattr(module, name, torch.nn.Parameter(values))
+    layer.reset_lora_parameters(_NAME, True)
+    if _NAME in layer.lora_magnitude_vector:  # DoRA's lengths: at first those of the base
+        layer.lora_magnitude_vector[_NAME].update_layer(
+            base_layer=layer.get_base_layer(),
+            lora_A=layer.lora_A[_NAME].weight,
+            lora_B=layer.lora_B[_NAME].weight,
+            scaling=layer.scaling[_NAME],
+        )
+
+
+def import_peft() -> Any:
+    """peft, without what it prints where bitsandbytes is there."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is there
+    import peft
+
+    return peft
+
+
+def has_adapter(model: "PreTrainedModel") -> bool:
+    """Whether `add_adapter` changed this model."""
+    return hasattr(model, "peft_config")
+
+
+def lora_config(model: "PreTrainedModel") -> "LoraConfig":
+    """peft's description of the model's adapter."""
+    config: LoraConfig = model.peft_config[_NAME]
+    return config
+
+
+def adapter_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
+    """The parameters of a model's adapter by name, without those of modules saved whole."""
+    return {name: p for name, p in model.named_parameters() if _ADAPTER.search(name)}
+
+
+def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
+    """The tensors that a checkpoint of this model holds, by all their names.
+
+    With an adapter these are its parameters and the modules saved whole; else the complete model.
+    """
+    tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    if not has_adapter(model):
+        return tensors
+    modules = _modules_named(model, lora_config(model).modules_to_save or ())
+    whole = {id(each) for module in modules.values() for each in module.parameters()}
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if _ADAPTER.search(name) or id(tensor) in whole  # a tied weight has several names
+    }
+
+
+def _lora_config(targets: list[str], settings: AdapterConfig) -> "LoraConfig":
+    config: LoraConfig = import_peft().LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+    )
+    return config
+
+
+def target_layers(model: "PreTrainedModel", patterns: Iterable[str] | None) -> list[str]:
+    """The names of the linear layers that get an adapter; None: all in the model's blocks.
+
+    A pattern is the last part of a name, its end, or a shell pattern for all of it.
+    """
+    layers = [name for block in _blocks(model) for name in _linear_layers(model, block)]
+    if patterns is None:
+        return layers
+    chosen = set[str]()
+    for pattern in patterns:
+        found = {name for name in layers if _matches(name, pattern.strip())}
+        if not found:
+            existing = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+            raise ConfigError(
+                f"adapter.targets: {pattern} matches no linear layer of the blocks",
+                hint=f"there are {existing}; adapter.modules_to_save trains other modules whole",
+            )
+        chosen |= found
+    return [name for name in layers if name in chosen]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return f".{name}".endswith(f".{pattern}") or fnmatchcase(name, pattern)
+
+
+def _blocks(model: "PreTrainedModel") -> list[str]:
+    """The names of the outermost module lists: a language model's decoder layers."""
+    lists = [name for name, one in model.named_modules() if isinstance(one, torch.nn.ModuleList)]
+    return [name for name in lists if not any(name.startswith(f"{one}.") for one in lists)]
+
+
+def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
+    return [
+        f"{block}.{name}"
+        for name, module in model.get_submodule(block).named_modules()
+        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
+    ]
+
+
+def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
+    """The shortest ends of the layers' names that no other module's name has, sorted.
+
+    peft and other tools take these as `target_modules`.
+    """
+    wanted = {*layers}
+    others = [f".{name}" for name, _ in model.named_modules() if name not in wanted]
+    is_own: dict[str, bool] = {}
+    found = set[str]()
+    for layer in layers:
+        parts = layer.split(".")
+        for start in reversed(range(len(parts))):
+            end = ".".join(parts[start:])
+            if end not in is_own:
+                is_own[end] = not any(other.endswith(f".{end}") for other in others)
+            if is_own[end] or start == 0:
+                found.add(end)
+                break
+    return sorted(found)
+
+
+def _modules_named(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, torch.nn.Module]:
+    """The modules of these names, or whose names end with them; ConfigError if there is none.
+
+    `embeddings` and `head` are those of any model. The keys are the names that peft takes.
+    """
+    special = {EMBEDDINGS: model.get_input_embeddings(), HEAD: model.get_output_embeddings()}
+    result = dict[str, torch.nn.Module]()
+    for wanted in names:
+        found = {
+            name.rpartition(".")[2] if wanted in special else wanted: module
+            for name, module in model.named_modules()
+            if f".{name}".endswith(f".{wanted}") or module is special.get(wanted)
+        }
+        if not found:
+            outside = [name.rpartition(".")[2] for name, _ in _outside_of_blocks(model)]
+            raise ConfigError(
+                f"adapter.modules_to_save: the model has no module {wanted}",
+                hint=f"outside of its blocks are {', '.join(outside)}; or embeddings, head",
+            )
+        result |= found
+    return result
+
+
+def _outside_of_blocks(model: "PreTrainedModel") -> list[tuple[str, torch.nn.Module]]:
+    blocks = tuple(f"{name}." for name in _blocks(model))
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if not name.startswith(blocks) and any(True for _ in module.parameters(recurse=False))
+    ]
+
+
+def doubts(model: "PreTrainedModel") -> Iterator[str]:
+    """Warnings about a model's adapter: a rank that is too large, experts that are left out."""
+    rank = lora_config(model).r
+    sizes = {
+        name: min(module.weight.shape)
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    if small := [name for name, size in sizes.items() if size < rank]:
+        yield (
+            f"adapter.rank: {rank} is above the smallest dimension of "
+            f"{small[0].rpartition('.')[2]} ({sizes[small[0]]}): a smaller rank trains as much"
+        )
+    experts = [name for name, p in model.named_parameters() if p.ndim > 2]
+    if experts:
+        yield (
+            f"the experts get no adapter: {experts[0]} and its like are single tensors of all "
+            "experts, not linear layers"
+        )

@@ -1,0 +1,96 @@
+"""What transformers does not take from a .gguf file: sizes in its metadata, and unused tensors."""
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftctl.model.gguf.kind import require_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_ARCHITECTURES = {  # by transformers' name of the model, where llama.cpp's differs
+    "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama",
+}  # fmt: skip
+_HEADS_OF_ALL = ("llama", "mistral", "qwen3", "qwen3_moe")
+_EXPERTS = {  # our stacked experts -> the tensors of the file
+    "gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    "down_proj": ("ffn_down_exps.weight",),
+}
+
+
+def require_whole_model(file: Path) -> None:
+    """ConfigError for an adapter, or a part of a model. Damage is left to transformers."""
+    try:
+        metadata, _ = _read(file)
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error):
+        return
+    require_model(file, metadata)
+
+
+def set_sizes(config: "PretrainedConfig", file: Path) -> None:
+    """Set the size of a head and of an expert, for which transformers takes a family's default."""
+    metadata, _ = _read(file)
+    arch = metadata.get("general.architecture")
+    if config.model_type in _HEADS_OF_ALL:
+        head = metadata.get(f"{arch}.attention.key_length")
+        if head is None and config.model_type.startswith("qwen3"):  # llama.cpp's default
+            head = config.hidden_size // config.num_attention_heads
+        if head is not None:
+            config.head_dim = int(head)
+    expert = metadata.get(f"{arch}.expert_feed_forward_length")
+    if expert is not None and hasattr(config, "moe_intermediate_size"):
+        config.moe_intermediate_size = int(expert)
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    """The keys of a .gguf file; long lists only as their length."""
+    return _read(file)[0]
+
+
+def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
+    """The RoPE scaling in the file's metadata if the configuration has none; else None."""
+    metadata, _ = _read(file)
+    before = f"{metadata.get('general.architecture')}.rope.scaling."
+    found = {k.removeprefix(before): v for k, v in metadata.items() if k.startswith(before)}
+    rope = getattr(config, "rope_parameters", None) or {}
+    if found.get("type", "none") == "none" or rope.get("rope_type", "default") != "default":
+        return None
+    values = ", ".join(f"{key} {value}" for key, value in found.items())
+    return (
+        f"its RoPE scaling is not read: {values}; long texts are seen otherwise than in llama.cpp"
+    )
+
+
+def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The keys and the names of the tensors."""
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    metadata, names = read_gguf_metadata(str(file))
+    return metadata, names
+
+
+def unused_tensors(model: "PreTrainedModel", file: Path) -> list[str]:
+    """The tensors of the file that no weight of the model comes from.
+
+    transformers leaves them out without a word. None for an architecture without a map of names.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    kind = model.config.model_type
+    arch = next(
+        (a for a, n in MODEL_ARCH_NAMES.items() if n == _ARCHITECTURES.get(kind, kind)), None
+    )
+    if arch is None:
+        return []
+    names = get_tensor_name_map(arch, model.config.num_hidden_layers)
+    used = set[str]()
+    for name in model.state_dict():
+        stem, _, end = name.rpartition(".")
+        if end in _EXPERTS:
+            layer = "".join(part for part in stem.split(".") if part.isdigit())
+            used |= {f"blk.{layer}.{tensor}" for tensor in _EXPERTS[end]}
+        elif known := names.get_name(stem):
+            used.add(f"{known}.{end}")
+    _, there = _read(file)
+    return sorted({*there} - used)

@@ -1,0 +1,92 @@
+"""Files that should be a whole model in GGUF of today, and are not. Loads no library."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sftctl.disk import read_refusals
+from sftctl.errors import ConfigError
+
+LFS_POINTER = b"version https://git-lfs"
+LFS_PROBLEM = "a Git LFS pointer, not the file itself"
+_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggmf", b"ggjt", b"ggla")
+READ_BY_TRANSFORMERS = (
+    *("llama", "mistral", "qwen2", "qwen2moe", "gpt-oss", "lfm2", "qwen3", "qwen3moe", "falcon"),
+    *("phi3", "bloom", "stablelm", "gpt2", "starcoder2", "mamba", "nemotron", "gemma2", "gemma3"),
+    *("gemma4", "deci", "minimax-m2", "qwen35", "qwen35moe"),
+)
+"""The architectures of causal models for which transformers has a reader."""
+
+
+_ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
+
+
+@dataclass(frozen=True, slots=True)
+class GgufKind:
+    """A file that is not a GGUF of today."""
+
+    name: str  # of the format
+    what: str  # is wrong with it
+    remedy: str | None = None  # a command for the file `{}`
+    does: str = ""
+
+
+def kind_by_first_bytes(first: bytes) -> GgufKind | None:
+    """What the first eight bytes or more say; None for a GGUF of version 2 or 3, or unknown."""
+    if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
+        return GgufKind("Git LFS pointer", LFS_PROBLEM)
+    if first.startswith(_GGML):
+        what = "a GGML file from before GGUF (2023): convert the original model again"
+        return GgufKind("GGML file", what)
+    if not first.startswith(b"GGUF") or len(first) < 8:
+        return None
+    little, big = (int.from_bytes(first[4:8], order) for order in _ORDERS)
+    if little == 1:
+        what = "GGUF version 1 (2023), which no tool reads any more: convert the original again"
+        return GgufKind("GGUF file, version 1", what)
+    if little > 0xFFFF and big <= 0xFFFF:
+        return GgufKind(
+            f"GGUF file, big-endian, version {big}",
+            "big-endian numbers, which neither llama.cpp nor transformers reads on this machine",
+            "gguf-convert-endian {} little",
+            "turns them in place, after it asks",
+        )
+    return None
+
+
+_SPLIT = re.compile(r".+-(\d{5})-of-(\d{5})\.gguf")
+
+
+def require_readable(path: Path) -> None:
+    """ConfigError for a .gguf file that is a part, a pointer, or of a version that is not read."""
+    with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
+        kind = kind_by_first_bytes(file.read(8))
+    if kind is not None:
+        hint = f"`{kind.remedy.format(path)}` {kind.does}" if kind.remedy else None
+        if kind.what == LFS_PROBLEM:
+            hint = "`git lfs pull` in its folder downloads the file"
+        raise ConfigError(f"{path}: {kind.what}", hint or "take a file of GGUF version 2 or 3")
+    match = _SPLIT.fullmatch(path.name)
+    if match and int(match[2]) > 1:
+        raise ConfigError(
+            f"{path}: part {int(match[1])} of a model in {int(match[2])} parts",
+            hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` of llama.cpp puts them together",
+        )
+
+
+def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
+    """ConfigError if the metadata of a .gguf file is not that of one whole model."""
+    kind, count = metadata.get("general.type", "model"), metadata.get("split.count", 1)
+    if kind != "model":
+        adapter = "an adapter: merge it into its base first"
+        what = adapter if kind == "adapter" else f"of type {kind}, not a model"
+        raise ConfigError(
+            f"{path}: {what}", hint=f"`sftctl inspect-ckpt {path}` shows its contents"
+        )
+    if isinstance(count, int) and count > 1:
+        raise ConfigError(
+            f"{path}: one of {count} parts of a model",
+            hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` of llama.cpp puts them together",
+        )

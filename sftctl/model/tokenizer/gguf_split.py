@@ -1,0 +1,78 @@
+"""How a .gguf file's tokenizer splits text into words, by the name in `tokenizer.ggml.pre`.
+
+transformers knows about twenty names. For all others it uses GPT-2's split without a word, so that
+digits or words may be cut otherwise than in pretraining.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sftctl.model.tokenizer.splits import GPT_2, SPLITS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | None:
+    """Give the tokenizer of a .gguf file the split that the file names.
+
+    Returns a warning if the name is not known and the vocabulary shows that the split matters.
+    """
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    name = metadata.get("tokenizer.ggml.pre")
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or name in GGUF_PRE_TOKENIZER_SPLITS:
+        return None
+    if name in SPLITS:
+        if SPLITS[name].patterns != (GPT_2,):
+            set_split(hf, SPLITS[name].patterns)
+        return None
+    if not split_matters(hf):
+        return None
+    named = f"its split is named {name!r}, which is not known here" if name else "it names no split"
+    return (
+        f"{named}: text is cut into words as GPT-2 does, perhaps otherwise than in "
+        "pretraining; give --tokenizer with the original model's folder or name"
+    )
+
+
+def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
+    """Split by the patterns, one after the other, and then into bytes."""
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Any] = [pre_tokenizers.Split(Regex(one), "isolated") for one in patterns]
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    hf.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, bytes_])
+
+
+def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
+    """Whether the vocabulary has a token that another split could cut otherwise than GPT-2's.
+
+    Merges never cross the boundaries of the split that they were learned with. So two splits give
+    the same tokens if every token is one word to both. A number of several digits may be cut at
+    other places, hence a token of two digits, or of a space and a digit, is taken as a sign too.
+    """
+    from tokenizers import pre_tokenizers
+
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return any(
+        _NUMBER.search(text) is not None or len(words.pre_tokenize_str(text)) > 1
+        for text in _texts(hf)
+    )
+
+
+_NUMBER = re.compile(r"\d.*\d|\s\d", re.DOTALL)
+
+
+def _texts(hf: "PreTrainedTokenizerFast") -> Iterable[str]:
+    """The texts of the learned tokens; bytes that are not a character alone are left out."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    added = set(hf.get_added_vocab())
+    for token in hf.get_vocab():
+        if token not in added and all(letter in byte_of for letter in token):
+            text = bytes(byte_of[letter] for letter in token).decode("utf-8", "replace")
+            if "\ufffd" not in text:
+                yield text

@@ -1,0 +1,75 @@
+"""New special tokens: in a tokenizer, and as rows of a model's embeddings and head.
+
+The tokens are part of the tokenizer that a store is prepared with, so the store's fingerprint and
+its tokenizer's hash contain them. A run names the same tokens, and grows its model for them.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sftctl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+    from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+
+
+def add_new_tokens(hf: "PreTrainedTokenizerFast", name: str, tokens: Sequence[str]) -> None:
+    """Append the texts to the vocabulary as special tokens, in this order.
+
+    ConfigError if one is there already, or is named twice.
+    """
+    from tokenizers import AddedToken
+
+    known = hf.get_vocab()
+    for number, token in enumerate(tokens):
+        if token in known:
+            raise ConfigError(
+                f"model.new_tokens: tokenizer {name} has {token} already, with id {known[token]}",
+                hint="leave it out: it is one token without being named here",
+            )
+        if token in tokens[:number]:
+            raise ConfigError(f"model.new_tokens: {token} is named twice", hint="name it once")
+    special = [AddedToken(token, special=True, normalized=False) for token in tokens]
+    hf.add_tokens(special, special_tokens=True)
+
+
+def new_ids(tokenizer: "ChatTokenizer", tokens: Sequence[str]) -> list[int]:
+    """The ids of new tokens in the tokenizer of a store; DataError if it lacks one."""
+    known = tokenizer.hf.get_added_vocab()
+    missing = [token for token in tokens if token not in known]
+    if missing:
+        raise DataError(
+            f"model.new_tokens: the data was prepared without {missing[0]}",
+            hint=f"prepare it again with `--new-tokens '{','.join(tokens)}'`",
+        )
+    return [known[token] for token in tokens]
+
+
+def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
+    """Make room for the ids in the configuration of a model without weights."""
+    text = config.get_text_config()
+    text.vocab_size = max([text.vocab_size, *(index + 1 for index in ids)])
+
+
+@torch.no_grad()
+def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
+    """Give the new ids rows in the embeddings and the head, whose values are the mean of the old.
+
+    Rows that a model has beyond its tokenizer's vocabulary are used first. The old rows are those
+    of the ids below the new ones. The mean is computed in float64, so it is a pure function of the
+    weights.
+    """
+    if not ids:
+        return
+    num_old, needed = min(ids), max(ids) + 1
+    if needed > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(needed, mean_resizing=False)
+    head = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    weights = [model.get_input_embeddings().weight, head.weight]
+    for weight in [*weights, *([] if bias is None else [bias])]:
+        weight[list(ids)] = weight[:num_old].mean(dim=0, dtype=torch.float64).to(weight.dtype)

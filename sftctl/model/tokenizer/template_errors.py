@@ -1,0 +1,100 @@
+"""Turns what a chat template raises into one clear error that names the template's line."""
+
+from types import TracebackType
+
+from sftctl.errors import ConfigError, DataError, SftctlError
+
+_FILE = "<template>"  # Jinja's name for the code of a template
+_ROLES = "most templates want user and assistant in turn, after at most one system message"
+_SIMPLER = "look at this row, or use another chat template"
+_PROGRAM = "correct the template, or give another one with --chat-template FILE"
+
+
+class TemplateFailed(DataError):
+    """A chat template whose text for a row can't be used, whatever asks for it."""
+
+
+class TemplateRanOut(TemplateFailed):
+    """A chat template that took longer for one row than it may."""
+
+
+def half_character(text: str) -> TemplateFailed | None:
+    """The error for a text with half of a surrogate pair, which no tokenizer can encode; or None.
+
+    Only a template can write it: input files with it are refused.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        code = f"U+{ord(text[problem.start]):04X}"
+        return TemplateFailed(
+            f"the chat template writes {code}, which is half of a character",
+            "correct the template: write such a character itself, or as `\\U0001f600`",
+        )
+    return None
+
+
+def refusal(problem: Exception) -> SftctlError:
+    """ConfigError if the template itself is broken; DataError if it refuses this conversation."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    if isinstance(problem, TemplateSyntaxError):
+        return broken_template(problem)
+    is_own = type(problem) is TemplateError  # the template's author has written this text
+    text = str(problem) if is_own else _words(problem)
+    return DataError(f"the chat template refuses the conversation: {text}", _ROLES)
+
+
+def broken_template(problem: Exception) -> ConfigError:
+    """The error for a template that can't be compiled."""
+    from jinja2 import TemplateSyntaxError
+
+    where = f"line {problem.lineno}: " if isinstance(problem, TemplateSyntaxError) else ""
+    text = _words(problem)
+    return ConfigError(f"the chat template is not valid: {where}{text}", _PROGRAM)
+
+
+def ran_out(problem: BaseException | None, seconds: float) -> TemplateRanOut:
+    """The error for a rendering that the timer ended, or (None) whose process had to be ended."""
+    line = None if problem is None else _line(problem.__traceback__)
+    where = "" if line is None else f" (line {line} of the template)"
+    return TemplateRanOut(f"the chat template takes longer than {seconds:g} s{where}", _SIMPLER)
+
+
+def too_long(num_chars: int, most: int) -> DataError:
+    """The error for a text that is longer than a template may write."""
+    return DataError(
+        f"the chat template writes {num_chars:,} characters; at most {most:,} are accepted",
+        _SIMPLER,
+    )
+
+
+def hung_in_compilation(seconds: float) -> ConfigError:
+    """The error for a template that is not compiled in time."""
+    return ConfigError(
+        f"the chat template is not valid: compiling it takes longer than {seconds:g} s", _PROGRAM
+    )
+
+
+def _words(problem: Exception) -> str:
+    """What is wrong, and in which line of the template."""
+    if isinstance(problem, RecursionError):
+        text = "it is nested too deeply, or calls itself without end"
+    elif isinstance(problem, MemoryError):
+        text = "it needs more memory than a template may use"
+    else:
+        text = str(problem) or type(problem).__name__
+    line = _line(problem.__traceback__)
+    return text if line is None else f"{text} (line {line} of the template)"
+
+
+def _line(trace: TracebackType | None) -> int | None:
+    """The innermost line of the template in a traceback."""
+    line = None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == _FILE:
+            compiled = trace.tb_frame.f_globals.get("__jinja_template__")
+            line = trace.tb_lineno  # Jinja has corrected it, except for a BaseException
+            line = line if compiled is None else compiled.get_corresponding_lineno(line)
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,67 @@
+"""Options of a chat template, such as `enable_thinking`, written into the template as defaults.
+
+So every program that renders with the saved tokenizer uses them: training, chat, and the tools that
+read an exported model. A program that passes the option itself overrides the default.
+"""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from jinja2 import TemplateSyntaxError, meta, nodes
+
+from sftctl.config.template_options import GIVEN
+from sftctl.errors import ConfigError
+from sftctl.model.tokenizer.template_analysis import parsed
+
+
+def with_all_options(
+    templates: str | dict[str, str] | None, options: Mapping[str, Any]
+) -> str | dict[str, str] | None:
+    """One template, or several by name, with defaults for its options."""
+    if isinstance(templates, dict):
+        return {name: with_options(template, options) for name, template in templates.items()}
+    return with_options(templates, options) if templates else templates
+
+
+def with_options(template: str, options: Mapping[str, Any]) -> str:
+    """The template with defaults for its options; ConfigError if it does not read one of them."""
+    if not options:
+        return template
+    known = _options_of(template)
+    for name in options:
+        if known is not None and name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"data.template_options: the chat template does not read {name!r}",
+                hint=f"did you mean {near[0]}?"
+                if near
+                else f"it reads: {', '.join(known) or 'no option'}",
+            )
+    defaults = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+        for name, value in sorted(options.items())
+    )
+    return defaults + "{{ '' }}" + template  # so that a line break after it is not removed
+
+
+def _options_of(template: str) -> list[str] | None:
+    """The variables that a template reads and the renderer does not set; None if it is broken."""
+    try:
+        tree = parsed(template)
+    except TemplateSyntaxError:
+        return None
+    names = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+    read = meta.find_undeclared_variables(tree) | (names & _set_if_undefined(tree))
+    return sorted(name for name in read - GIVEN if not name.endswith("_token"))
+
+
+def _set_if_undefined(tree: nodes.Template) -> set[str]:
+    """Variables with a default in the template: `{% if x is not defined %}{% set x = … %}`."""
+    tests = (t for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined"))
+    return {test.node.name for test in tests if isinstance(test.node, nodes.Name)}
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,120 @@
+"""The frozen base of an adapter run: which files it is, by their hashes. Loads no torch.
+
+A checkpoint of an adapter holds only what is trained. Its manifest records the base, and a resume
+refuses another one.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sftctl.disk import hash_file, read_refusals
+from sftctl.errors import ConfigError, CorruptCheckpoint, IncompatibleCheckpoint
+from sftctl.model.source import ModelSource
+
+Base = dict[str, Any]
+"""`name`, `revision` (of a model from the hub, else None) and `files`: the name of each file to its
+`num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed."""
+
+_FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
+_PUT_BACK = "an adapter fits only the base that it was trained on: put that back"
+
+
+def identify(name: str, known: Base | None = None) -> Base:
+    """The base that `name` means, with the hashes of its files.
+
+    A file with the size and the time that `known` has for it is not read again. ConfigError if a
+    file can't be read.
+    """
+    revision = None
+    place = Path(name)
+    if not place.exists():
+        revision = known["revision"] if known is not None and known["name"] == name else None
+        place = _snapshot(name, revision)
+        revision = place.name
+    remembered = (known or {}).get("files", {})
+    files = {file.name: _identified(file, remembered.get(file.name)) for file in _files_at(place)}
+    return {"name": name, "revision": revision, "files": files}
+
+
+def _identified(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    with read_refusals(file, ConfigError, "make it readable"):
+        status = file.stat()
+        seen = {"num_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        if known is not None and all(known.get(key) == value for key, value in seen.items()):
+            return dict(known)
+        entry = hash_file(file)
+    return {**seen, "num_bytes": entry.num_bytes, "sha256": entry.sha256}
+
+
+def base_location(name: str, recorded: Base | None) -> str:
+    """What to load: `name`, or for a model from the hub the folder of the recorded revision."""
+    if recorded is None or recorded["name"] != name or recorded["revision"] is None:
+        return name
+    return str(_snapshot(name, recorded["revision"]))
+
+
+def require_same_base(where: Path, recorded: Base, name: str) -> None:
+    """Raise IncompatibleCheckpoint, in one line, if `name` is not the recorded base.
+
+    CorruptCheckpoint if the record of the checkpoint at `where` makes no sense.
+    """
+    _require_record(where, recorded)
+    try:
+        found = identify(name, recorded)
+    except ConfigError as error:
+        raise IncompatibleCheckpoint(
+            f"{where}: its base can't be read: {error.message}", hint=_PUT_BACK
+        ) from error
+    for problem in _differences(recorded["files"], found["files"]):
+        raise IncompatibleCheckpoint(
+            f"{where}: {name} is not the base that it was trained on: {problem}", hint=_PUT_BACK
+        )
+
+
+def _differences(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    if len(recorded) == len(found) == 1:  # one file, which may have another name now
+        recorded, found = ({"its file": [*files.values()][0]} for files in (recorded, found))
+    for name, entry in recorded.items():
+        if name not in found:
+            yield f"{name} is missing"
+        elif found[name]["sha256"] != entry["sha256"]:
+            yield f"{name} has another content (SHA-256)"
+
+
+def _require_record(where: Path, recorded: Base) -> None:
+    files = recorded.get("files")
+    is_right = isinstance(files, dict) and all(
+        isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in files.values()
+    )
+    is_named = isinstance(recorded.get("name"), str)
+    if not (is_right and is_named and isinstance(recorded.get("revision"), str | None)):
+        raise CorruptCheckpoint(f"{where / 'manifest.json'}: base: not the record of a base")
+
+
+def _files_at(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return [place]
+    return sorted({file for pattern in _FILES for file in place.glob(pattern)})
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    """The folder of a hub model in the hub library's cache; it is fetched if it is not there."""
+    source = ModelSource.of(name)  # or ConfigError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=[*_FILES, "generation_config.json"],
+            local_files_only=bool(source.arguments.get("local_files_only")),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError) as problem:
+        what = name if revision is None else f"{name}, revision {revision},"
+        raise ConfigError(
+            f"{what} is not in the cache of the hub, and can't be fetched",
+            hint="a network is needed, or the folder of the model as model.name",
+        ) from problem
+    return Path(folder)

@@ -1,0 +1,149 @@
+"""Which evaluation of a run is the best, what ends it early, and which weights become `final/`.
+
+Pure functions of what a checkpoint's manifest has under `validation`, so a resumed run chooses as
+the run that never stopped. Loads neither torch nor numpy.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sftctl.checkpoint.directory import GoodCheckpoint, newest_good, ranked_checkpoints
+from sftctl.checkpoint.layout import step_of
+from sftctl.checkpoint.sealed import read_seal
+from sftctl.config.evaluation import LOSS, Goal
+from sftctl.config.schema import RunConfig, TrainConfig
+from sftctl.errors import CheckpointError, ConfigError
+from sftctl.runs.directory import RunDir
+from sftctl.words import counted
+
+Validation = Mapping[str, Any]
+"""`validation` of a manifest: the `first`, `best` and `last` loss, the `step` of the last and the
+`best_step`; for patience the value to improve on, `mark`, and how many evaluations `waited` since.
+If `evaluation.best` is not the loss: the `goal`, and the last `value`; `best` is of the goal then.
+"""
+
+
+def with_evaluation(
+    seen: Validation | None,
+    step: int,
+    loss: float,
+    min_delta: float,
+    goal: Goal = LOSS,
+    value: float | None = None,
+) -> dict[str, Any]:
+    """`seen` with the evaluation of one more step. Step 0 is never the best, and never waits.
+
+    `value` is what the `goal` looks at; None: the loss. The best is the first of the best values.
+    `waited` starts again only if the value is more than `min_delta` better than `mark`. Another
+    goal than before begins the choice again.
+    """
+    value = loss if value is None else value
+    new = {**(seen or {"first": loss}), "last": loss, "step": step}
+    for key in ("goal", "value"):  # of another goal
+        new.pop(key, None)
+    if not goal.is_loss:
+        new |= {"goal": str(goal), "value": value}
+    is_first = seen is None or seen["step"] == 0 or goal_in(seen) != str(goal)
+    if is_first or seen is None:
+        new |= {"best": value}
+        return new | ({"best_step": step, "mark": value, "waited": 0} if step > 0 else {})
+    if _is_better(value, seen["best"], 0.0, goal):
+        new |= {"best": value, "best_step": step}
+    mark = seen.get("mark", seen["best"])
+    if _is_better(value, mark, min_delta, goal):
+        return new | {"mark": value, "waited": 0}
+    return new | {"mark": mark, "waited": seen.get("waited", 0) + 1}
+
+
+def goal_in(validation: Validation) -> str:
+    """The goal by which an evaluation was judged."""
+    return str(validation.get("goal", LOSS))
+
+
+def _is_better(value: float, other: float, min_delta: float, goal: Goal) -> bool:
+    """Whether `value` is more than `min_delta` better; one that is not finite is the worst."""
+    if not math.isfinite(value) or not math.isfinite(other):
+        return math.isfinite(value)
+    gain = other - value if goal.direction == "min" else value - other
+    return gain > min_delta
+
+
+def is_new_best(validation: Validation | None, step: int) -> bool:
+    """Whether the evaluation of `step` is the best so far."""
+    return validation is not None and step == validation["step"] == validation.get("best_step", -1)
+
+
+def is_out_of_patience(train: TrainConfig, validation: Validation | None) -> bool:
+    """Whether `train.patience` has ended the run."""
+    waited = (validation or {}).get("waited", 0)
+    return 0 < train.patience <= int(waited)
+
+
+def end_of_patience(validation: Validation) -> str:
+    """Why the run has ended, in one line; only if `is_out_of_patience`."""
+    best, step = validation["best"], validation.get("best_step")  # a manifest has null for NaN
+    loss = "nan" if best is None else f"{best:.4f}"
+    evaluations = counted(validation["waited"], "evaluation")
+    at = "" if step is None else f" at step {step}"
+    shown = Goal.parsed(goal_in(validation)).shown
+    return f"train.patience: no better {shown} in {evaluations}; the best is {loss}{at}"
+
+
+def final_of(train: TrainConfig) -> str:
+    """best or last; a run of before `train.final` existed keeps the last."""
+    return "last" if train.final == "auto" else train.final
+
+
+def require_validation(config: RunConfig, *, has_validation: bool) -> None:
+    """ConfigError if a key asks for the best evaluation of a run that has no validation set."""
+    train = config.train
+    asked = {
+        "train.patience": train.patience,
+        "train.final": train.final if train.final == "best" else None,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+    }
+    for key, value in asked.items():
+        if value and not has_validation:
+            raise ConfigError(
+                f"{key}: {value}, but the data has no validation set: nothing is evaluated",
+                hint="data.val_fraction = 0.02 holds out rows of a file; a store gets them from "
+                "`prepare-data --val-fraction` or `--val-input`",
+            )
+
+
+def final_checkpoint(
+    run: RunDir, choice: str, last_step: int, goal: str = str(LOSS)
+) -> tuple[GoodCheckpoint, str | None]:
+    """The checkpoint whose weights become `final/`, every byte verified; and a warning, if any.
+
+    The best one that is there and good, or the one of `last_step`. Raises CheckpointError.
+    """
+    if choice == "last":
+        return newest_good(run.checkpoints, last_step), None
+    passed_over: list[str] = []
+    for path in ranked_checkpoints(run.checkpoints, goal):
+        try:
+            found = newest_good(run.checkpoints, step_of(path.name))
+        except CheckpointError as error:
+            passed_over.append(error.message.removeprefix(f"{run.checkpoints}: "))
+            continue
+        return found, _warning(found, passed_over)
+    found = newest_good(run.checkpoints, last_step)
+    return found, _warning(found, [*passed_over, "no checkpoint has an evaluation of its step"])
+
+
+def final_step(run: RunDir) -> int | None:
+    """The step whose weights `final/` has; None if it has no manifest that can be read."""
+    try:
+        return read_seal(run.final).step
+    except CheckpointError:
+        return None
+
+
+def _warning(found: GoodCheckpoint, passed_over: list[str]) -> str | None:
+    return (
+        f"final/ is of step {found.manifest.step}: {'; '.join(passed_over)}"
+        if passed_over
+        else None
+    )

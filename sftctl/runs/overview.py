@@ -1,0 +1,185 @@
+"""The runs of a folder at a glance, from a few kilobytes of each. Loads neither torch nor numpy."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.layout import step_of
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError, SftctlError
+from sftctl.jsonio import JSONDecodeError, loads
+from sftctl.machine import lock_holder
+from sftctl.runs.choosing import final_step
+from sftctl.runs.directory import RunDir
+
+_ENDS = ("stopped", "finished", "failed")
+_SESSION = ("started", "resumed", *_ENDS)
+_TAIL_BYTES = 1 << 15  # of metrics.jsonl: about 60 steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLine:
+    """What is known of one run; None: not recorded."""
+
+    run_dir: Path
+    name: str
+    status: str  # running | finished | stopped | failed | killed | damaged
+    step: int = 0  # the last one in metrics.jsonl
+    total_steps: int | None = None
+    first_loss: float | None = None
+    loss: float | None = None
+    first_validation_loss: float | None = None
+    validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    best_step: int | None = None
+    final_step: int | None = None  # whose weights final/ has
+    last_checkpoint: int | None = None  # its step
+    tokens_per_s: float | None = None  # over the last steps
+    model: str | None = None
+    data: str | None = None
+    created: float | None = None  # seconds since 1970
+    changed: float | None = None  # when the last step or event was recorded
+    next: str | None = None  # what to type
+    problem: str | None = None  # why it can't be read
+
+
+def runs_in(folder: Path) -> list[RunLine]:
+    """The runs in `folder`, or `folder` itself if it is one; the one that changed last is first.
+
+    ConfigError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder}: no such folder", hint="`sftctl runs DIR` lists the runs in a folder"
+        )
+    is_run = RunDir(folder).run_file.is_file()
+    found = [folder] if is_run else [file.parent for file in sorted(folder.glob("*/run.json"))]
+    lines = [_line(path) for path in found]
+    return sorted(lines, key=lambda line: -(line.changed or line.created or 0.0))
+
+
+def status_of(events: Sequence[Mapping[str, Any]]) -> str:
+    """finished | stopped | failed | unfinished (still running, or killed), by the run's events."""
+    names = [event["event"] for event in events if event["event"] in _SESSION]
+    return names[-1] if names and names[-1] in _ENDS else "unfinished"
+
+
+def _line(path: Path) -> RunLine:
+    run = RunDir(path)
+    try:
+        facts, config = run.facts(), run.config()
+        return _readable(run, facts, config)
+    except (SftctlError, OSError) as error:
+        problem = error.message if isinstance(error, SftctlError) else str(error)
+        return RunLine(run_dir=path, name=path.name, status="damaged", problem=problem)
+
+
+def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
+    events = [e for e in _objects(run.path / "events.jsonl") if isinstance(e.get("event"), str)]
+    first, recent = _ends_of(run.path / "metrics.jsonl")
+    last = recent[-1] if recent else {}
+    losses = _validation_losses(events)
+    later = [(loss, step) for step, loss in losses if step > 0]  # step 0 is never the best
+    planned = [event["total_steps"] for event in events if "total_steps" in event]
+    steps = [step for one in list_checkpoints(run.checkpoints) if (step := step_of(one.name))]
+    status = status_of(events)
+    if status == "unfinished":
+        status = "running" if lock_holder(run.path / ".lock") is not None else "killed"
+    elif status != "finished" and lock_holder(run.path / ".lock") is not None:
+        status = "running"  # resumed, and its first event is not written yet
+    best = min(later, default=(None, None))
+    return RunLine(
+        run_dir=run.path,
+        name=run.path.absolute().name,
+        status=status,
+        step=last.get("step", 0),
+        total_steps=planned[-1] if planned else None,
+        first_loss=first.get("loss"),
+        loss=last.get("loss"),
+        first_validation_loss=losses[0][1] if losses else None,
+        validation_loss=losses[-1][1] if losses else None,
+        best_validation_loss=best[0],
+        best_step=best[1],
+        final_step=final_step(run),
+        last_checkpoint=steps[-1] if steps else None,
+        tokens_per_s=_rate(recent),
+        model=Path(config.model.name).name,
+        data=_data_of(config),
+        created=facts.get("created"),
+        changed=_changed(run.path),
+        next=_next(run, status),
+    )
+
+
+def _data_of(config: RunConfig) -> str:
+    return "the bundled sample" if config.data.path is None else Path(config.data.path).name
+
+
+def _next(run: RunDir, status: str) -> str | None:
+    """The command that makes sense now; None while it is running."""
+    if status == "running":
+        return None
+    is_done = status == "finished" and run.final.is_dir()
+    return f"sftctl {'chat' if is_done else 'resume'} {run.path}"
+
+
+def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens a second over these steps, waiting included."""
+    seconds = sum(line.get("step_time_s") or 0.0 for line in lines)
+    tokens = sum(line.get("num_tokens") or 0 for line in lines)
+    return tokens / seconds if seconds > 0 else None
+
+
+def _validation_losses(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(step, loss) of each evaluation; a resume removes those after its step."""
+    losses: dict[int, float] = {}
+    for event in events:
+        step, loss = event.get("step"), event.get("validation_loss")
+        if event["event"] == "resumed" and isinstance(step, int):
+            losses = {known: one for known, one in losses.items() if known <= step}
+        elif event["event"] == "evaluation" and isinstance(step, int) and loss is not None:
+            losses[step] = float(loss)
+    return sorted(losses.items())
+
+
+def _changed(path: Path) -> float | None:
+    times = []
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with suppress(OSError):
+            times.append((path / name).stat().st_mtime)
+    return max(times, default=None)
+
+
+def _ends_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The first line and the last ones."""
+    if not path.is_file():  # a pipe would wait for a writer
+        return {}, []
+    with path.open("rb") as file:
+        first = file.readline()
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        tail = file.read().split(b"\n")[:-1]
+    recent = [*_parsed(tail if size <= _TAIL_BYTES else tail[1:])]
+    return next(_parsed([first]), {}), recent
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    return [*_parsed(path.read_bytes().split(b"\n"))] if path.is_file() else []
+
+
+def _parsed(lines: Sequence[bytes]) -> Any:
+    """The lines that are JSON objects; damaged ones are left out."""
+    for line in lines:
+        with suppress(JSONDecodeError):
+            value = loads(line)
+            if isinstance(value, dict):
+                yield value
+
+
+def age_s(line: RunLine) -> float | None:
+    """Seconds since the run changed last."""
+    return None if line.changed is None else max(0.0, time.time() - line.changed)

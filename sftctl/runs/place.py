@@ -1,0 +1,58 @@
+"""Where a run directory is, and whether all of it is there: it may be moved, or hold links."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from sftctl.errors import CheckpointError
+from sftctl.machine import path_of_open
+
+
+class RunPlace:
+    """Holds a run directory by its identity, not its name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def is_here(self) -> bool:
+        """Whether the directory is still the one at its path."""
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
+    def moved_to(self) -> Path | None:
+        """Where the directory is now; None if it was deleted, or the system does not say."""
+        return path_of_open(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+_WRITTEN_FILES = ("config.toml", "run.json", "metrics.jsonl", "events.jsonl", ".lock")
+_WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard")
+
+
+def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
+    """Parts of a run that are links, or no files or folders of their own, as errors.
+
+    A session would write, truncate or delete what they point to.
+    """
+    for names, is_right, kind in (
+        (_WRITTEN_FILES, stat.S_ISREG, "file"),
+        (_WRITTEN_FOLDERS, stat.S_ISDIR, "folder"),
+    ):
+        for path in (run_dir / name for name in names):
+            try:
+                mode = path.lstat().st_mode
+            except OSError:  # it is not there; what needs it says so
+                continue
+            if not is_right(mode):
+                what = "a link" if stat.S_ISLNK(mode) else f"not a {kind}"
+                yield CheckpointError(
+                    f"{path}: {what}: a run is written only in its own directory",
+                    hint=f"put a {kind} in its place; the run directory itself may be a link",
+                )

@@ -1,0 +1,96 @@
+"""metrics.jsonl after an accident: what an editor, a file system or a bad disk did to its lines.
+
+Complete checkpoints do not depend on it. So the whole lines are kept, and the rest is set aside.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from sftctl.jsonio import JSONDecodeError, loads
+from sftctl.words import ranges_of
+
+DAMAGED_NAME = "metrics.damaged.jsonl"
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """The lines of the steps up to a checkpoint's, and what was wrong with the file."""
+
+    kept: bytes
+    missing: tuple[int, ...]  # steps without a line that can be read
+    damage: str  # "line ends of Windows, 2 damaged lines"
+
+    def message(self, last_step: int) -> str:
+        """One line for the user."""
+        num_kept = last_step - len(self.missing)
+        lost = f", all but {ranges_of(self.missing)}" if num_kept and self.missing else ""
+        return (
+            f"metrics.jsonl: {self.damage}: {num_kept} of {last_step} steps are kept{lost}; the "
+            f"file as it was is set aside as {DAMAGED_NAME}"
+        )
+
+
+def is_intact(data: bytes, last_step: int) -> bool:
+    """Whether these are whole lines, the last one of the step `last_step`."""
+    if not data.endswith(b"\n") or _damage(data):
+        return False
+    return _step_of(data[data.rfind(b"\n", 0, -1) + 1 :]) == last_step
+
+
+def damaged_files(run_dir: Path) -> Iterator[Path]:
+    """The names under which damaged files are set aside: each file keeps its own."""
+    yield run_dir / DAMAGED_NAME
+    yield from (run_dir / f"metrics.damaged-{number}.jsonl" for number in count(2))
+
+
+def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
+    """How to repair a file with this content; None if nothing in it is damaged.
+
+    A file that is only too short is not damaged: another one is missing. After a repair the lengths
+    that older checkpoints recorded mean nothing, so their steps decide.
+    """
+    damage = _damage(data)
+    if not damage and not (run_dir / DAMAGED_NAME).exists():
+        return None
+    lines, last, missing = [], 0, list[int]()
+    for line in _whole_lines(data):
+        step = _step_of(line)
+        if step is not None and last < step <= last_step:
+            lines.append(line)
+            missing += range(last + 1, step)
+            last = step
+    missing += range(last + 1, last_step + 1)
+    kept = b"".join(line + b"\n" for line in lines)
+    what = ", ".join(damage) or "other lines than the checkpoint's"
+    return Repair(kept, tuple(missing), what)
+
+
+def _damage(data: bytes) -> list[str]:
+    """What is wrong up to the last line end, in words; a crash may cut off what follows it."""
+    complete = data[: data.rfind(b"\n") + 1]
+    damage = ["a byte order mark"] if complete.startswith(_BOM) else []
+    if b"\r" in complete:
+        damage.append("line ends of Windows")
+    if b"\0" in complete:
+        damage.append("zeros in place of lines")
+    num_bad = sum(_step_of(line) is None for line in _whole_lines(complete))
+    return damage + ([f"{num_bad} damaged line{'s' if num_bad > 1 else ''}"] if num_bad else [])
+
+
+def _whole_lines(data: bytes) -> Iterator[bytes]:
+    """The lines without what is around them; an incomplete last one too."""
+    for line in data.removeprefix(_BOM).replace(b"\0", b"").split(b"\n"):
+        if text := line.strip():
+            yield text
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        value = loads(line)
+    except JSONDecodeError:
+        return None
+    step = value.get("step") if isinstance(value, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None

@@ -1,0 +1,71 @@
+"""The services that a run can be logged to, by the names that `tracking.trackers` has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sftctl.errors import ConfigError
+from sftctl.tracking.tensorboard import TensorBoardTracker
+from sftctl.tracking.tracker import Tracker
+from sftctl.tracking.trackio import TrackioTracker
+from sftctl.tracking.wandb import WandbTracker, require_login
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedRun:
+    """What a service is told about a run when a session begins."""
+
+    run_dir: Path
+    project: str
+    config: dict[str, Any]
+    first_step: int  # updates done before this session
+    resumed: bool
+    wandb_run_id: str | None
+    model: Path | None  # to upload to W&B at the end
+
+
+def _wandb(run: TrackedRun) -> Tracker:
+    assert run.wandb_run_id is not None
+    return WandbTracker(
+        run.run_dir,
+        run.project,
+        run.wandb_run_id,
+        run.config,
+        resumed=run.resumed,
+        model=run.model,
+    )
+
+
+def _tensorboard(run: TrackedRun) -> Tracker:
+    return TensorBoardTracker(run.run_dir, run.first_step, resumed=run.resumed)
+
+
+def _trackio(run: TrackedRun) -> Tracker:
+    return TrackioTracker(run.run_dir, run.project, run.config, resumed=run.resumed)
+
+
+_OPENED_BY: dict[str, Callable[[TrackedRun], Tracker]] = {
+    "wandb": _wandb,
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+}
+
+
+def open_service(name: str, run: TrackedRun) -> Tracker:
+    """The tracker of this name. ConfigError if nobody is logged in; else any error of the service.
+
+    A tracker may have a `warning`: a problem that did not end it.
+    """
+    return _OPENED_BY[name](run)
+
+
+def require_service(name: str) -> None:
+    """ConfigError if the service's package is not installed, or if it would ask for a login."""
+    if find_spec(name) is None:
+        raise ConfigError(
+            f"tracking.trackers: {name} is not installed", hint=f"pip install 'sftctl[{name}]'"
+        )
+    if name == "wandb":
+        require_login()

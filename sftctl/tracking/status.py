@@ -1,0 +1,142 @@
+"""What the program does just now: a line that is replaced in place, or a line for a long phase.
+
+`doing` may be called from any layer above. It shows nothing unless a command has opened `shown`.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TextIO
+
+from sftctl import environment
+from sftctl.words import printable
+
+_TICK_S = 0.25
+_LONG_S = 1.0  # in a pipe, a shorter phase is not worth a line
+_ERASE = "\r\x1b[K"
+
+
+class Status:
+    """Shows phases on a stream until it is closed. Thread-safe."""
+
+    def __init__(self, stream: TextIO, *, in_place: bool) -> None:
+        self._stream, self._in_place = stream, in_place
+        self._text, self._since = "", time.monotonic()
+        self._is_drawn = self._is_told = self._is_hidden = False
+        self._lock, self._over = threading.RLock(), threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
+
+    @property
+    def text(self) -> str:
+        """The phase, or an empty string."""
+        return self._text
+
+    def doing(self, text: str) -> None:
+        """Begin a phase. Texts with the same first word are one phase, such as `validating 3/8`."""
+        with self._lock:
+            if text.partition(" ")[0] != self._text.partition(" ")[0]:
+                self._since, self._is_told = time.monotonic(), False
+            self._text = text
+            self._draw()
+
+    @contextmanager
+    def making_room(self) -> Iterator[None]:
+        """Print another line inside this; the phase comes back below it if it goes on."""
+        with self._lock:
+            self._erase()
+            yield
+
+    def hide(self) -> None:
+        """Leave the screen to a panel, which reads `text`."""
+        with self._lock:
+            self._erase()
+            self._is_hidden = True
+
+    def close(self) -> None:
+        """Erase the line and end the thread."""
+        self._over.set()
+        self._thread.join()
+        self._erase()
+
+    def _erase(self) -> None:
+        if self._is_drawn:
+            self._write(_ERASE)
+            self._is_drawn = False
+
+    def _tick(self) -> None:
+        while not self._over.wait(_TICK_S):
+            with self._lock:
+                self._draw()
+
+    def _draw(self) -> None:
+        if self._is_hidden:
+            return
+        if not self._text:
+            self._erase()
+            return
+        seconds = time.monotonic() - self._since
+        if self._in_place:
+            passed = f" ({seconds:.0f} s)" if seconds >= _LONG_S else ""
+            self._write(f"{_ERASE}{printable(self._text)}{passed}")
+            self._is_drawn = True
+        elif not self._is_told and seconds >= _LONG_S:
+            self._write(f"{printable(self._text)}\n")
+            self._is_told = True
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # nobody reads stderr any more
+            self._stream.write(text)
+            self._stream.flush()
+
+
+_status: Status | None = None
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Show on stderr, on rank 0, what the program does as long as the context is open."""
+    global _status
+    if environment.rank() != 0 or _status is not None:
+        yield
+        return
+    in_place = sys.stderr.isatty() and environment.can_move_the_cursor()
+    _status = Status(sys.stderr, in_place=in_place)
+    try:
+        yield
+    finally:
+        status, _status = _status, None
+        status.close()
+
+
+def doing(text: str) -> None:
+    """Begin a phase that may last; an empty text ends it."""
+    if _status is not None:
+        _status.doing(text)
+
+
+def phase() -> str:
+    """The phase, or an empty string."""
+    return _status.text if _status is not None else ""
+
+
+def making_room() -> AbstractContextManager[None]:
+    """Print a line inside this, so that it is not written behind a phase."""
+    return _status.making_room() if _status is not None else nullcontext()
+
+
+def hide() -> None:
+    """Leave the screen to a panel, which reads `phase`."""
+    if _status is not None:
+        _status.hide()
+
+
+def _forget() -> None:
+    global _status
+    _status = None
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,79 @@
+"""What a service gets of a step and of an evaluation, under the same names in every service."""
+
+from collections.abc import Callable, Mapping
+
+from sftctl.metrics import StepMetrics
+
+Values = dict[str, float]
+_MEASURED = ("perplexity", "token_accuracy", "entropy")
+
+
+def step_values(metrics: StepMetrics) -> Values:
+    """The numbers of one step, and of each named source in it."""
+    values = {
+        "train/loss": metrics.loss,
+        "train/grad_norm": metrics.grad_norm,
+        "train/learning_rate": metrics.learning_rate,
+        "train/epoch": metrics.epoch,
+        "train/tokens_per_s": metrics.tokens_per_s,
+        "train/step_time_s": metrics.step_time_s,
+        "train/peak_memory_bytes": metrics.peak_memory_bytes,
+        "train/memory_bytes": metrics.memory_bytes,
+        "data/num_tokens": metrics.num_tokens,
+        "data/num_target_tokens": metrics.num_target_tokens,
+        "data/num_padding_tokens": metrics.num_padding_tokens,
+        "data/wait_s": metrics.data_wait_s,
+    }
+    measured = {"train/token_accuracy": metrics.token_accuracy, "train/entropy": metrics.entropy}
+    values |= {name: value for name, value in measured.items() if value is not None}
+    for name, source in (metrics.sources or {}).items():
+        values[f"sources/{name}/num_tokens"] = source.num_tokens
+        if source.loss is not None:
+            values[f"sources/{name}/loss"] = source.loss
+        if source.token_accuracy is not None:
+            values[f"sources/{name}/token_accuracy"] = source.token_accuracy
+    return values
+
+
+def evaluation_values(fields: Mapping[str, object]) -> Values:
+    """The numbers of one evaluation: of all sets together, and of each if there are several."""
+    of_all = {"loss": fields["validation_loss"]} | {key: fields.get(key) for key in _MEASURED}
+    sets = fields.get("sets")
+    groups = {"validation": of_all}
+    groups |= (
+        {f"validation/{name}": values for name, values in sets.items()}
+        if isinstance(sets, dict)
+        else {}
+    )
+    return {
+        f"{where}/{key}": float(value)
+        for where, values in groups.items()
+        for key, value in values.items()
+        if key != "num_target_tokens" and isinstance(value, (int, float))
+    }
+
+
+class Rows:
+    """One row for each step, for a service that can't take a row back.
+
+    A row is sent when the next step begins, so an evaluation is in the row of its step. Steps up to
+    `last_step`, which the service has already, are not sent again: a resumed run repeats them.
+    """
+
+    def __init__(self, send: Callable[[int, Values], object], last_step: int) -> None:
+        self._send, self._sent = send, last_step
+        self._step, self._row = 0, Values()
+
+    def add(self, step: int, values: Values) -> None:
+        """Add values to the row of `step`."""
+        if step != self._step:
+            self.flush()
+        self._step = step
+        self._row |= values
+
+    def flush(self) -> None:
+        """Send the row that is not sent yet, if there is one."""
+        if self._row and self._step > self._sent:
+            self._send(self._step, self._row)
+            self._sent = self._step
+        self._row = Values()

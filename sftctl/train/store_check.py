@@ -1,0 +1,79 @@
+"""The store of a session is hashed once: at once, or in the background by one rank of a machine."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sftctl.data.storage.background_check import BackgroundCheck
+from sftctl.data.storage.hashes import first_wrong
+from sftctl.data.storage.joined import Store
+from sftctl.errors import DataError
+from sftctl.train.session import Session
+from sftctl.world import World
+
+_LOOK_EVERY_S = 0.02
+
+
+class StoreCheck:
+    """What this session knows of its store; every rank has one, and all get the same error."""
+
+    def __init__(self, session: Session, checks: dict[Path, BackgroundCheck]) -> None:
+        self._session, self._checks = session, checks
+        self._first_step = session.state.progress.step
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether this rank has found something wrong; never waits."""
+        return self._problem() is not None
+
+    def _problem(self) -> str | None:
+        found = ((path, check.problem()) for path, check in self._checks.items())
+        return next((f"{path}/{what}" for path, what in found if what is not None), None)
+
+    def require_right(self) -> None:
+        """Raise the DataError on every rank if any has found something; all call it together."""
+        found = self._session.world.gather(self._problem())
+        for problem in filter(None, found):
+            raise DataError(problem, self._hint())
+
+    def wait(self) -> None:
+        """Wait until the store is checked, or a signal comes; then `require_right`."""
+        session = self._session
+        if session.stop.heard is None:
+            for check in self._checks.values():
+                check.hurry()
+        while session.stop.requested(session.world) is None:
+            is_running = any(check.is_running for check in self._checks.values())
+            if not session.world.max(int(is_running)):
+                break
+            time.sleep(_LOOK_EVERY_S)
+        self.require_right()
+
+    def _hint(self) -> str:
+        first, run = self._first_step, self._session.run.path
+        again = f"`sftctl resume {run} --step {first}`" if first else "start the run again"
+        return f"the steps since step {first} had wrong data: put the store back, then {again}"
+
+
+@contextmanager
+def open_store_check(session: Session, *, is_verified: bool) -> Iterator[StoreCheck]:
+    """A check in the background, on the first rank of each machine; none if it was made already."""
+    checks: dict[Path, BackgroundCheck] = {}
+    with ExitStack() as stack:
+        if session.world.local_rank == 0 and not is_verified:
+            for store in session.inputs.train.parts:
+                if store.path not in checks:
+                    checks[store.path] = BackgroundCheck(store.path, store.manifest)
+                    stack.callback(checks[store.path].close)
+        yield StoreCheck(session, checks)
+
+
+def verify_now(store: Store, world: World) -> None:
+    """Hash the store now, on the first rank of each machine; DataError on all ranks."""
+    for part in store.parts:
+        is_first = world.local_rank == 0
+        found = world.gather(first_wrong(part.path, part.manifest) if is_first else None)
+        for problem in filter(None, found):
+            hint = "put the store back, or prepare the data again"
+            raise DataError(f"{part.path}/{problem}", hint)

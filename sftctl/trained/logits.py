@@ -1,0 +1,42 @@
+"""Compares the logits of two models on the same rows of token ids."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_TOKENS = 512
+"""Of a row; what comes after them is not compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitDifference:
+    """How the logits of two models differ."""
+
+    rows: int
+    tokens: int
+    largest_difference: float  # of a logit; NaN if one is NaN
+    equal_greedy: float  # share of positions at which both choose the same next token
+
+
+@torch.no_grad()
+def logits_of(model: "PreTrainedModel", rows: Iterable[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """The logits of each row, float32 (T, V), in evaluation mode; one row at a time."""
+    model.eval()
+    for row in rows:
+        yield model(torch.tensor([row[:MAX_TOKENS]])).logits[0].float()
+
+
+def compare_logits(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> LogitDifference:
+    """Compare the two models' logits of each row, (T, V)."""
+    rows = tokens = equal = 0
+    largest = torch.tensor(0.0)
+    for ours, theirs in pairs:
+        rows, tokens = rows + 1, tokens + len(ours)
+        equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        largest = torch.maximum(largest, (ours - theirs).abs().max())  # max() would drop a NaN
+    return LogitDifference(rows, tokens, float(largest), equal / tokens)

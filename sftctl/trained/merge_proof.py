@@ -1,0 +1,66 @@
+"""Proves a merge: logits of base and adapter against those of the merged model, read from disk."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sftctl.errors import CheckpointError
+from sftctl.trained.logits import LogitDifference, compare_logits, logits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_MAX_LOGITS = 1 << 27  # that are kept for the comparison: 512 MB of float32
+_LARGEST_DIFFERENCE = 1e-3  # of logits, in float32
+_SMALLEST_SHARE = 0.99  # of equal greedy tokens, in other types
+
+
+@dataclass(frozen=True, slots=True)
+class MergeProof(LogitDifference):
+    """How the merged model differs from the base with its adapter."""
+
+    dtype: str
+
+    def line(self) -> str:
+        """For the screen."""
+        return (
+            f"merged and read again, in {self.dtype}: on {self.tokens} tokens of {self.rows} rows "
+            f"logits differ by at most {self.largest_difference:.2g}, and {self.equal_greedy:.2%} "
+            "of the most probable next tokens are equal"
+        )
+
+    def require(self) -> None:
+        """CheckpointError if the difference is above the bound of the type."""
+        if self.dtype == "float32":
+            is_proved = self.largest_difference <= _LARGEST_DIFFERENCE
+            bound = f"at most {_LARGEST_DIFFERENCE:g} is allowed in float32"
+        else:
+            is_proved = self.equal_greedy >= _SMALLEST_SHARE
+            bound = f"at least {_SMALLEST_SHARE:.0%} must be equal in {self.dtype}"
+        if not is_proved:  # also if a logit is NaN
+            raise CheckpointError(
+                f"{self.line()}; {bound}; nothing was written",
+                hint="--dtype float32 rounds least; --format adapter writes the adapter as it is",
+            )
+
+
+def kept_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """The logits of rows of token ids, each (T, V), until 2^27 of them are kept."""
+    found, left = list[torch.Tensor](), _MAX_LOGITS
+    for logits in logits_of(model, rows):
+        left -= logits.numel()
+        if found and left < 0:
+            break
+        found.append(logits)
+    return found
+
+
+def compare(
+    dtype: str, before: Iterable[torch.Tensor], after: Iterable[torch.Tensor]
+) -> MergeProof:
+    """Compare the logits of base and adapter with those of the merged model, up to the last row of
+    `before`."""
+    difference = compare_logits(zip(before, after, strict=False))
+    return MergeProof(**asdict(difference), dtype=dtype)

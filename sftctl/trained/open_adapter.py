@@ -1,0 +1,79 @@
+"""Open an adapter on its base: of a PEFT directory, a run's final/, or a checkpoint of a run."""
+
+from pathlib import Path
+
+import torch
+
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.checkpoint.load import load_weights
+from sftctl.errors import ConfigError
+from sftctl.model.adapter.attach import AdapterFile, Attached, attach
+from sftctl.model.adapter.base import adapter_of
+from sftctl.model.adapter.lora import lora_config, saved_tensors
+from sftctl.model.adapter.save import CONFIG_NAME, save_adapter
+from sftctl.model.fake import fake_model
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+from sftctl.runs.base import base_location, require_same_base
+from sftctl.runs.directory import RunDir
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a directory holds a PEFT adapter, of any tool."""
+    return (folder / CONFIG_NAME).is_file()
+
+
+def open_adapter(
+    folder: Path,
+    dtype: torch.dtype,
+    manifest: CheckpointManifest | None = None,
+    chat_template: str | None = None,
+) -> tuple[Attached, ChatTokenizer]:
+    """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
+
+    The tokenizer is the directory's own, or else the base's. With the `manifest` of a run's
+    checkpoint, the base must be the recorded one.
+    """
+    adapter = AdapterFile.read(folder)
+    recorded = manifest.base if manifest is not None else None
+    if recorded is not None:
+        require_same_base(folder, recorded, adapter.base)
+    _require_base(adapter)
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    named = str(folder) if has_tokenizer else adapter.base
+    tokenizer = load_tokenizer(named, chat_template)
+    return attach(adapter, dtype, base_location(adapter.base, recorded)), tokenizer
+
+
+def _require_base(adapter: AdapterFile) -> None:
+    """ConfigError that says where the path of a base comes from, if it is not there."""
+    is_path = adapter.base.startswith((".", "/", "~")) or adapter.base.count("/") > 1
+    if is_path and not Path(adapter.base).exists():
+        raise ConfigError(
+            f"{adapter.folder / CONFIG_NAME}: its base {adapter.base} is not there",
+            hint="put the base back, or set base_model_name_or_path to where it is",
+        )
+
+
+def write_adapter(
+    run: RunDir, checkpoint: Path, manifest: CheckpointManifest, folder: Path
+) -> None:
+    """Write the adapter of a checkpoint as a PEFT directory with its tokenizer."""
+    config = run.resolved_config()
+    tokenizer = load_tokenizer(str(run.model_folder))
+    named = config.model
+    fake = fake_model(
+        named.name, tokenizer, torch.device("cpu"), named.new_tokens, adapter_of(config)
+    )
+    shapes = {name: tensor.shape for name, tensor in saved_tensors(fake.model).items()}
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    load_weights(checkpoint, tensors, manifest)
+    revision = (manifest.base or {}).get("revision")
+    save_adapter(tensors, lora_config(fake.model), named.name, revision, folder)
+    tokenizer.save(folder)

@@ -1,0 +1,3 @@
+"""The fixture that runs a command in this process."""
+
+from tests.toys.commands import sftctl as sftctl

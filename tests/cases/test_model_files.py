@@ -1,0 +1,318 @@
+"""Model folders and .gguf files: whole, cut, in parts, quantized; train and inspect-ckpt agree."""
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sftctl import jsonio
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.errors import ConfigError
+from sftctl.inspection.inspect import inspect_path
+from sftctl.model.load import load_pretrained
+from tests.toys.commands import Result
+from tests.toys.foreign import gguf_key, gguf_tensor, gguf_text, write_gguf
+from tests.toys.models import FAMILIES, Tensors, toy_base, write_base, write_gguf_model
+
+Sftctl = Callable[..., Result]
+Change = Callable[[Tensors], Tensors]
+SHORT = ("--max-steps", "1", "--batch-size", "4")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
+LFS = "a Git LFS pointer, not the file itself"
+
+
+def with_tokenizer(folder: Path) -> Path:
+    for file in SAMPLE_TOKENIZER.iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma", "gemma2", "mistral", "olmo2", "granite"])
+def test_a_whole_model_is_complete_for_every_family(
+    tmp_path: Path, family: str, tied: bool
+) -> None:
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(family, tie_word_embeddings=tied)))
+    found = inspect_path(folder)
+    assert (found.problems, found.notes, found.complete) == ([], [], True)
+    assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox"])
+def test_a_family_without_a_list_of_names_is_complete(tmp_path: Path, family: str) -> None:
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "ffn_dim": 32, "word_embed_proj_dim": 16}
+    folder = write_base(tmp_path / "m", toy_base(family, **sizes))
+    assert inspect_path(folder).problems == []
+
+
+LOST: dict[str, tuple[Change, dict[str, object]]] = {
+    "a layer more in config.json": (lambda tensors: tensors, {"num_hidden_layers": 3}),
+    "no head": (lambda tensors: _without(tensors, "lm_head"), {}),
+    "a matrix less in each layer": (lambda tensors: _without(tensors, "down_proj"), {}),
+    "no last norm": (lambda tensors: _without(tensors, "model.norm"), {}),
+    "another width": (lambda tensors: tensors, {"intermediate_size": 48}),
+    "another vocabulary": (lambda tensors: tensors, {"vocab_size": 70}),
+    "an adapter that is not merged": (
+        lambda tensors: {**tensors, "model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(1, 16)},
+        {},
+    ),
+}
+
+
+def _without(tensors: Tensors, part: str) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_what_train_refuses_is_incomplete_to_inspect_ckpt(tmp_path: Path, kind: str) -> None:
+    change, config = LOST[kind]
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(), change, **config))
+    found = inspect_path(folder)
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    [problem] = found.problems
+    assert problem.startswith("config.json: ") and not found.complete and found.advice is None
+    said = refused.value.message.removeprefix(f"model {folder}: ")
+    if kind != "an adapter that is not merged":
+        assert problem == f"config.json: {said}"
+
+
+def test_prefixes_are_noted_and_the_advice_works(tmp_path: Path, sftctl: Sftctl) -> None:
+    base = toy_base(vocab_size=2048, max_position_embeddings=2048)
+    folder = write_base(
+        tmp_path / "m", base, lambda tensors: {f"_orig_mod.{n}": t for n, t in tensors.items()}
+    )
+    found = inspect_path(with_tokenizer(folder))
+    assert found.complete and "without the prefix `_orig_mod.`" in found.notes[0]
+    result = sftctl("train", "--model", folder, *SHORT, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 0
+    assert f"warning: model {folder}: 21 tensors loaded without the prefix" in result.stderr
+
+
+QUANTIZED: dict[str, tuple[dict[str, object], str]] = {
+    "awq": ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantized by awq"),
+    "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "quantized by gptq"),
+    "fp8": ({"quantization_config": {"quant_method": "fp8"}}, "quantized by fp8"),
+    "bnb": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        "quantized by bitsandbytes",
+    ),
+    "mlx": ({"quantization": {"bits": 4, "group_size": 64}}, "quantized to 4 bits"),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_a_quantized_model_is_named_and_not_advised_for_training(tmp_path: Path, kind: str) -> None:
+    settings, name = QUANTIZED[kind]
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base()))
+    config = jsonio.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_bytes(jsonio.dump_line(config | settings))
+    found = inspect_path(folder)
+    assert name in found.format
+    assert found.advice == f"`sftctl inspect-ckpt {folder} --tensors` shows its tensors"
+    assert "can't be trained here" in found.notes[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.uint8])
+def test_quantized_numbers_without_a_word_in_config_json_are_refused(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    def change(tensors: Tensors) -> Tensors:
+        return {n: t.to(dtype) if "proj" in n else t for n, t in tensors.items()}
+
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(), change))
+    name = str(dtype).removeprefix("torch.")
+    found = inspect_path(folder)
+    assert "--tensors" in str(found.advice) and any(f"type {name}" in note for note in found.notes)
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert refused.value.message.startswith(f"model {folder}: its weights are of type {name}")
+
+
+def test_scales_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
+    scales = {"model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1, 1)}
+    folder = write_base(tmp_path / "m", toy_base(), lambda tensors: tensors | scales)
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert "quantized" in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_git_lfs_pointer_is_named_by_both(tmp_path: Path, name: str) -> None:
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base()))
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_text(POINTER)
+    assert inspect_path(folder).problems == [f"{name}: {LFS}"]
+    assert inspect_path(folder).damage_hint == "`git lfs pull` in its folder downloads the files"
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert refused.value.message == f"{folder / name}: {LFS}"
+
+
+def test_parts_and_indexes_that_are_lost(tmp_path: Path) -> None:
+    toy_base().save_pretrained(tmp_path / "m", max_shard_size="20KB")
+    folder = with_tokenizer(tmp_path / "m")
+    index = folder / "model.safetensors.index.json"
+    parts = sorted(folder.glob("model-*.safetensors"))
+    assert inspect_path(folder).problems == []
+    index.rename(tmp_path / "kept")
+    assert inspect_path(folder).problems == [f"{index.name}: missing"]
+    parts[1].unlink()
+    assert inspect_path(folder).problems == [f"{parts[1].name}: missing"]
+    (tmp_path / "kept").rename(index)
+    assert inspect_path(folder).problems == [f"{parts[1].name}: missing, {index.name} refers to it"]
+
+
+# ---------------------------------------------------------------------------- GGUF
+
+
+def whole_gguf(file: Path, *, template: bool = True) -> Path:
+    """A .gguf model with the sample's vocabulary, which a run can start from."""
+    base = toy_base("qwen3", vocab_size=2048, max_position_embeddings=2048)
+    write_gguf_model(file, base, tokenizer=SAMPLE_TOKENIZER if template else None)
+    return file
+
+
+def test_a_whole_gguf_file_is_trained_as_the_advice_says(tmp_path: Path, sftctl: Sftctl) -> None:
+    file = whole_gguf(tmp_path / "x.gguf")
+    found = inspect_path(file)
+    assert (found.format, found.complete, found.notes) == ("GGUF file", True, [])
+    assert found.advice == f"`sftctl train --model {file}` starts a run from its weights"
+    result = sftctl("train", "--model", file, *SHORT, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_what_a_gguf_file_lacks_is_named(tmp_path: Path, sftctl: Sftctl) -> None:
+    file = whole_gguf(tmp_path / "x.gguf", template=False)
+    found = inspect_path(file)
+    assert found.notes == ["no tokenizer in it: train needs --tokenizer DIR"]
+    assert found.advice == f"`sftctl inspect-ckpt {file} --tensors` shows its tensors"
+    assert sftctl("inspect-ckpt", file, "--tensors").exit_code == 0
+
+
+def architecture(name: str) -> bytes:
+    return gguf_key("general.architecture", 8, gguf_text(name))
+
+
+def number(name: str, value: int) -> bytes:
+    return gguf_key(name, 4, struct.pack("<I", value))
+
+
+def text(name: str, value: str) -> bytes:
+    return gguf_key(name, 8, gguf_text(value))
+
+
+ONE_TENSOR = {"tensors": [gguf_tensor("token_embd.weight", [8, 4])], "data": bytes(128)}
+
+
+def part(folder: Path, no: int, count: int) -> Path:
+    keys = [architecture("llama"), number("split.no", no), number("split.count", count)]
+    keys.append(number("split.tensors.count", count))
+    tensors = [gguf_tensor(f"t{no}.weight", [8, 4])]
+    file = folder / f"m-{no + 1:05d}-of-{count:05d}.gguf"
+    return write_gguf(file, keys, tensors, data=bytes(128))
+
+
+def two_parts(folder: Path) -> Path:
+    part(folder, 1, 2)
+    return part(folder, 0, 2)
+
+
+def wrote(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def keyed(*keys: bytes, with_tensor: bool = True) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        rest = ONE_TENSOR if with_tensor else {}
+        return write_gguf(folder / "x.gguf", keys, **rest)  # type: ignore[arg-type]
+
+    return make
+
+
+SPECIAL: dict[str, tuple[Callable[[Path], Path], str, str | None, str]] = {
+    # how it is made, its format, its problem, what train says
+    "both parts": (two_parts, "GGUF split model, part 1 of 2", None, "part 1 of a model in 2"),
+    "one part of three": (
+        lambda folder: part(folder, 1, 3),
+        "GGUF split model, part 2 of 3",
+        "m-00001-of-00003.gguf: missing",
+        "part 2 of a model in 3 parts",
+    ),
+    "big-endian": (
+        wrote("x.gguf", b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(32)),
+        "GGUF file, big-endian, version 3", None, "big-endian numbers",
+    ),
+    "version 1": (
+        wrote("x.gguf", b"GGUF" + struct.pack("<III", 1, 0, 0)),
+        "GGUF file, version 1", "x.gguf: GGUF version 1 (2023)", "GGUF version 1 (2023)",
+    ),
+    "GGML of 2023": (
+        wrote("x.gguf", b"tjgg" + bytes(60)), "GGML file", "x.gguf: a GGML file", "a GGML file",
+    ),
+    "a pointer": (wrote("x.gguf", POINTER.encode()), "Git LFS pointer", f"x.gguf: {LFS}", LFS),
+    "an adapter": (
+        keyed(architecture("llama"), text("general.type", "adapter"), text("adapter.type", "lora")),
+        "GGUF LoRA adapter file", None, "an adapter: merge it into its base first",
+    ),
+    "a projector": (
+        keyed(architecture("clip"), text("general.type", "mmproj")),
+        "GGUF mmproj file", None, "of type mmproj, not a model",
+    ),
+    "cut in its header": (
+        wrote("x.gguf", b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + bytes(3)),
+        "GGUF file", "x.gguf: not a complete .gguf file: it ends within its header", "",
+    ),
+    "cut in its data": (
+        lambda folder: write_gguf(
+            folder / "x.gguf", [architecture("llama")], [gguf_tensor("a.weight", [8, 4])],
+            data=bytes(100),
+        ),
+        "GGUF file", "x.gguf: not a complete .gguf file: a.weight ends at byte", "",
+    ),
+    "half of its tensors": (
+        keyed(architecture("llama"), number("llama.block_count", 1)),
+        "GGUF file", "x.gguf: 7 tensors are missing: output_norm.weight", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_gguf_file_that_is_not_a_whole_model(tmp_path: Path, kind: str, sftctl: Sftctl) -> None:
+    make, format, problem, train = SPECIAL[kind]
+    path = make(tmp_path)
+    found = inspect_path(path)
+    assert found.format == format
+    if problem is None:
+        assert (found.problems, found.complete) == ([], True)
+        assert "sftctl train" not in (found.advice or "")
+    else:
+        assert found.problems[0].startswith(problem) and not found.complete
+    assert sftctl("inspect-ckpt", path).exit_code == (4 if problem else 0)
+    result = sftctl("train", "--model", path, *SHORT, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.error.startswith(f"error: {path}: {train}")
+
+
+def test_tensors_of_all_parts_are_shown(tmp_path: Path) -> None:
+    found = inspect_path(two_parts(tmp_path))
+    assert [*found.tensors] == ["model.t0.weight", "model.t1.weight"]
+    assert len(found.files) == 2
+
+
+def test_an_adapter_as_a_model_names_its_base(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    config = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_bytes(jsonio.dump_line(config))
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(tmp_path))
+    assert refused.value.message == f"{tmp_path}: an adapter of owner/base, not a model"
+    assert load_file(tmp_path / "adapter_model.safetensors").keys() == {"a"}

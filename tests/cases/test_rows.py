@@ -1,0 +1,333 @@
+"""Rows and files from the world: what is kept, what is dropped and why, what is said."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftctl.data.store import TokenStore
+from tests.toys.commands import Result
+
+ROWS = Path(__file__).parent / "rows"
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}"
+    "<|im_end|>\n{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+Q, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+CONVERSATION = {"messages": [Q, A]}
+SAID = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input, and what becomes of it. `given`: a path below rows/, rows, or a file's bytes."""
+
+    given: str | list[Any] | bytes
+    kept: list[str] = field(default_factory=list)  # trained texts, without the end of the turn
+    dropped: dict[str, int] = field(default_factory=dict)
+    says: str = ""  # on the screen, or in the error and its hint
+    flags: tuple[str, ...] = ()
+    name: str = "rows.jsonl"
+    exit_code: int = 0
+
+
+def call(arguments: Any, **more: Any) -> dict[str, Any]:
+    called = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [called], **more}
+
+
+def tool(**properties: Any) -> dict[str, Any]:
+    return {"name": "f", "parameters": {"type": "object", "properties": properties}}
+
+
+PADDING = [
+    Case(
+        "A01/rows.jsonl",
+        ['{"name": "get_weather", "arguments": {"town": "Jena"}}', "It is 12 degrees."],
+        says="nulls were removed",
+    ),
+    Case(
+        [{"messages": [Q, call({"a": 1, "b": None})], "tools": [tool(a={}, b=None)]}],
+        ['{"name": "f", "arguments": {"a": 1}}'],
+        says="nulls were removed",
+    ),
+    Case(
+        [{"messages": [Q, call({"a": 1, "b": None}, tool_call_id=None)]}],
+        ['{"name": "f", "arguments": {"a": 1}}'],
+        says="nulls were removed",
+    ),
+    Case(
+        [{"messages": [Q, call({"a": 1, "b": None})], "tools": [tool(a={})]}],
+        ['{"name": "f", "arguments": {"a": 1}}'],
+        says="nulls were removed",
+    ),
+    Case(
+        [{"messages": [Q, call({"a": None})], "tools": [tool(a={})]}],
+        ['{"name": "f", "arguments": {"a": null}}'],
+    ),
+]
+CALLS = [
+    Case(
+        "A04/rows.jsonl",
+        [
+            '{"name": "ping", "arguments": {}}',
+            "Done.",
+            '{"name": "ping", "arguments": {"t": "2025-08-01"}}',
+            "y",
+            '{"name": "ping", "arguments": {"t": 1690876800}}',
+            "y",
+            '{"name": "ping", "arguments": {"t": 1}}',
+            "y",
+        ],
+        {"bad_shape": 1},
+    ),
+    Case([CONVERSATION, {"messages": [Q, call("{'a': 1}")]}], ["Hello"], {"bad_shape": 1}),
+    Case([CONVERSATION, {"messages": [Q, call("a=1")]}], ["Hello"], {"bad_shape": 1}),
+    Case(
+        [
+            CONVERSATION,
+            {
+                "conversations": [
+                    SAID[0],
+                    {"from": "tool_call", "value": '{"name": "f", "arguments": {'},
+                ]
+            },
+        ],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+    Case(
+        [
+            CONVERSATION,
+            {
+                "messages": [
+                    Q,
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "function_call": {"name": "f", "arguments": '{"a"'},
+                    },
+                ]
+            },
+        ],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+]
+JSON_TEXT = [
+    Case("A05/rows.jsonl", ["The Elbe.", "Hello."]),
+    Case([{"messages": json.dumps([Q, A], indent=1)}], ["Hello"]),
+    Case([{"prompt": json.dumps([Q]), "completion": json.dumps([A])}], ["Hello"]),
+    Case([{"conversations": json.dumps(SAID), "tools": "[]", "messages": None}], ["Hello"]),
+    Case([CONVERSATION, {"messages": str([Q, A])}], ["Hello"], {"bad_shape": 1}),
+]
+SYSTEM = [
+    Case("A08/rows.jsonl", ["The Elbe.", "THE ODER.", "THE HAVEL.", "THE SPREE.", "THE SAALE."]),
+    Case([{"system": "Be kind.", "query": "Hi", "response": "Hello"}], ["Hello"]),
+    Case([{"system": "Be kind.", "prompt": [Q], "completion": [A]}], ["Hello"]),
+    Case(
+        [CONVERSATION, {"system": "a", "messages": [{"role": "system", "content": "b"}, Q, A]}],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+]
+PREFERENCES = [
+    Case("A15/dpo.jsonl", [], says="preference data", exit_code=3),
+    Case("A15/dpo_alpaca.jsonl", [], says="preference data", exit_code=3),
+    Case("A15/dpo_msgs.jsonl", [], says="preference data", exit_code=3),
+    Case("A15/dpo_sharegpt.jsonl", [], says="preference data", exit_code=3),
+    Case("A15/kto_lf.jsonl", [], says="label is false", exit_code=3),
+    Case("A15/kto.jsonl", ["The Elbe."], {"preference": 1}),
+    Case("A15/dpo.jsonl", ["The Elbe."] * 2, flags=("--columns", "completion=chosen")),
+    Case([CONVERSATION, {**CONVERSATION, "kto_tag": False}], ["Hello"], {"preference": 1}),
+    Case([CONVERSATION, {**CONVERSATION, "rejected_response": "x"}], ["Hello"], {"preference": 1}),
+    Case(
+        [CONVERSATION, {"input": {}, "preferred_output": [A], "non_preferred_output": [A]}],
+        ["Hello"],
+        {"preference": 1},
+    ),
+]
+END = "<|endoftext|>"
+TEXTS = [
+    Case("A16/text.jsonl", [], says="--format text", exit_code=3),
+    Case("A16/text.json", [], says="--format text", exit_code=3),
+    Case("A16/plain.txt", [], says="--format text", exit_code=3),
+    Case("A16/text.json", [f"ocument one{END}", f"ocument two{END}"], flags=("--format", "text")),
+    Case(
+        "A16/plain.txt",
+        [f" Elbe is a river.\nIt flows to the sea.\n{END}"],
+        flags=("--format", "text"),
+    ),
+    Case(b"text,id\nthe sea,1\n", [f"he sea{END}"], flags=("--format", "text"), name="a.csv"),
+    Case(
+        [{"body": "the sea"}],
+        [f"he sea{END}"],
+        flags=("--format", "text", "--columns", "text=body"),
+    ),
+    Case(b"# Notes\n", [], says="is text, not JSON", name="notes.md", exit_code=3),
+]
+TABLES = [
+    Case("A17/qa.csv", ["The Elbe.", "The Baltic."]),
+    Case("A17/qa.tsv", ["The Elbe."]),
+    Case("A17/dir", ["b"], says="qa.csv: 1 row"),
+    Case("A17/q.xlsx", [], says="is an Excel workbook", exit_code=3),
+    Case(b"prompt;completion\r\nHi;Hello\r\n", ["Hello"], name="a.csv"),
+    Case('\ufeffquestion,answer\n"a\nb",Hello\n'.encode(), ["Hello"], name="a.csv"),
+    Case(b"q,a\nHi,Hello\n", ["Hello"], flags=("--columns", "prompt=q,completion=a"), name="a.csv"),
+    Case(b"q,a\nHi,Hello\n", [], says="its columns: q, a", name="a.csv", exit_code=3),
+]
+BYTES = [
+    Case("A20/bom.jsonl", ["The Elbe.", "Käse für Müller"]),
+    Case("A20/two_boms.jsonl", ["The Elbe.", "Käse für Müller"]),
+    Case("A20/bom_array.json", ["The Elbe."]),
+    Case("A20/utf16.jsonl", [], says="is UTF-16", exit_code=3),
+    Case("A20/utf16le.jsonl", [], says="is UTF-16", exit_code=3),
+    Case("A20/cp1252.jsonl", ["The Elbe.", "The Elbe."], {"invalid_utf8": 1}),
+    Case("A20/gbk.jsonl", [], says="convert the file to UTF-8", exit_code=3),
+    Case(b"\xfd7zXZ\x00", [], says="compressed by xz", exit_code=3),
+    Case(b"BZh91", [], says="compressed by bzip2", exit_code=3),
+    Case(b"PK\x03\x04", [], says="a zip archive", exit_code=3),
+    Case(
+        json.dumps({"data": [CONVERSATION]}, indent=1).encode(),
+        [],
+        says="over several lines, with keys: data",
+        exit_code=3,
+    ),
+]
+NUMBERS = [
+    Case("A21/rows.jsonl", ["The Elbe."] * 4),
+    Case(b'[{"prompt": "Hi", "completion": "Hello", "x": [NaN]}]', ["Hello"]),
+    Case(b'{"x": {"y": -Infinity}, "prompt": "Hi", "completion": "Hello"}\n', ["Hello"]),
+    Case(
+        b'{"prompt": "Hi", "completion": NaN}\n',
+        [],
+        says="NaN or an infinite number in",
+        exit_code=3,
+    ),
+]
+MEDIA = [
+    Case(
+        "A23/rows.jsonl",
+        ["<think>hmm</think>Thought.", "<think>hmm, secret</think>Thought.", "ok"],
+        {"not_text": 5, "bad_shape": 1},
+    ),
+    Case([CONVERSATION, {**CONVERSATION, "videos": ["a.mp4"]}], ["Hello"], {"not_text": 1}),
+    Case([CONVERSATION, {"messages": [{**Q, "images": ["a"]}, A]}], ["Hello"], {"not_text": 1}),
+    Case(
+        [CONVERSATION, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}, A]}],
+        ["Hello"],
+        {"not_text": 1},
+    ),
+    Case([{**CONVERSATION, "images": [], "audio": None}], ["Hello"]),
+]
+SHAPES = [
+    Case("A24/dolly.jsonl", ["In 1901."]),
+    Case("A24/gemini.jsonl", ["The Elbe."]),
+    Case("A24/pr.jsonl", ["The Elbe."]),
+    Case("A24/qa.jsonl", ["The Elbe."]),
+    Case("A24/swift.jsonl", ["Hello.", "The Elbe."]),
+    Case("A24/xtuner.jsonl", ["The Elbe."]),
+    Case("A24/caps.jsonl", [], says="--columns instruction=Instruction,output=Output", exit_code=3),
+    Case("A24/io.jsonl", [], says="--columns prompt=input,completion=output", exit_code=3),
+    Case("A24/dialog.jsonl", [], says="--columns messages=dialogue", exit_code=3),
+    Case("A24/openai_batch.jsonl", ["The Elbe."], flags=("--columns", "messages=body.messages")),
+    Case("A24/wrapped.jsonl", ["The Elbe."], flags=("--columns", "messages=data.messages")),
+    Case(
+        [{"messages": [{"from": "Human_1", "content": "Hi"}, {"role": "BOT", "value": "Hello"}]}],
+        ["Hello"],
+    ),
+    Case([{"messages": [Q, {"role": "ipython", "content": {"t": 1}}, A]}], ["Hello"]),
+    Case([{"instruction": "", "output": None, "messages": [Q, A]}], ["Hello"]),
+    Case([CONVERSATION, {"instruction": "a", "output": ["d", "e"]}], ["Hello"], {"bad_shape": 1}),
+    Case(
+        [{"instruction": ["a", "b"], "output": ["c", "d"]}],
+        [],
+        says="is a list of strings, not one text",
+        exit_code=3,
+    ),
+]
+SPECIAL = [
+    Case("A30/rows.jsonl", ["Hello.<|im_end|>", "Hello.<|im_end|>", "No.", "Hello.",
+         "Hello.<|endoftext|>"], says="4 rows hold a special token's text"),
+    Case("A30/rows.jsonl", ["Hello."], {"special_text": 4}, flags=("--special-text", "refuse")),
+    Case("A30/rows.jsonl", ["Hello.<\u200b|im_end|>", "Hello.<\u200b|im_end|>", "No.", "Hello.",
+         "Hello.<\u200b|endoftext|>"], says="which was escaped",
+         flags=("--special-text", "escape")),
+    Case(b'{"prompt": "\\u003c|im_start|>x", "completion": "Hello"}\n', ["Hello"],
+         says="1 row holds a special token's text"),
+    Case([{"prompt": "a <|im b", "completion": "Hello"}], ["Hello"]),
+]  # fmt: skip
+FILES = [
+    Case("A13/saved", ["a0", "a1", "a2", "a3"]),
+    Case("A13/saved_dict", ["a0", "a1", "a2", "a3"], says="test/data-00000-of-00001.arrow (valid"),
+    Case("A13/saved/data-00000-of-00001.arrow", ["a0", "a1", "a2", "a3"]),
+    Case("A32/mlx", [f"a{n}" for n in range(6)], says="valid.jsonl (validation or test data"),
+    Case("A32/hf", [f"a{n}" for n in range(6)], says="train-00000-of-00001.json: 6 rows"),
+    Case("A32/mlx/test.jsonl", [f"ta{n}" for n in range(6)]),
+]  # fmt: skip
+ALL = {
+    name: case
+    for kind, cases in {
+        "padding": PADDING, "calls": CALLS, "json-text": JSON_TEXT, "system": SYSTEM,
+        "preferences": PREFERENCES, "texts": TEXTS, "tables": TABLES, "bytes": BYTES,
+        "numbers": NUMBERS, "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
+    }.items()
+    for name, case in ((f"{kind}-{number}", case) for number, case in enumerate(cases))
+}  # fmt: skip
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    path = tmp_path / "template.jinja"
+    path.write_text(TEMPLATE)
+    return path
+
+
+def written(case: Case, folder: Path) -> Path:
+    if isinstance(case.given, str):
+        return ROWS / case.given
+    lines = case.given
+    if not isinstance(lines, bytes):
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in lines)
+    (folder / case.name).write_bytes(lines)
+    return folder / case.name
+
+
+def trained(store: TokenStore) -> list[str]:
+    """The stretches of trained text, without the end of the turn."""
+    tokenizer, texts = store.load_tokenizer(), []
+    for example in (store[index] for index in range(len(store))):
+        start = 0
+        while start < example.num_tokens:
+            end = start
+            while end < example.num_tokens and example.loss_mask[end] == example.loss_mask[start]:
+                end += 1
+            if example.loss_mask[start]:
+                text = tokenizer.decode(example.input_ids[start:end])
+                texts.append(text.removesuffix("<|im_end|>"))
+            start = end
+    return texts
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_row_is_kept_as_it_is_meant_or_accounted_for(
+    name: str, tmp_path: Path, template: Path, sftctl: Callable[..., Result]
+) -> None:
+    case, output = ALL[name], tmp_path / "store"
+    flags = ["--output", output, "--chat-template", template, "--workers", "1", *case.flags]
+    result = sftctl("prepare-data", written(case, tmp_path), *flags)
+    assert result.exit_code == case.exit_code, result.stderr
+    assert case.says in f"{result.stdout}{result.stderr}".replace("\n              ", " ")
+    if case.exit_code:
+        assert not output.exists()
+        assert len([line for line in result.stderr.splitlines() if "error: " in line]) == 1
+        return
+    store = TokenStore.open(output)
+    assert store.manifest.rows_dropped == case.dropped
+    assert trained(store) == case.kept

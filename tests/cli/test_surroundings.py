@@ -1,0 +1,80 @@
+"""Odd surroundings of a command: no home, no folder, names and streams that are not UTF-8."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl import environment
+from sftctl.errors import ConfigError
+from tests.toys.commands import Result
+from tests.toys.data import row, written
+
+Sftctl = Callable[..., Result]
+
+
+def test_no_home_and_no_user_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match="there is no home folder for the cache"):
+        environment.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert environment.cache_folder() == Path("/home/somebody/.cache/sftctl")
+
+
+def test_a_deleted_working_directory_is_one_error(
+    tmp_path: Path, sftctl: Sftctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = sftctl("train", "--model", "tiny")
+    os.chdir(tmp_path)
+    assert (result.exit_code, result.error) == (
+        2,
+        "error: the working directory can't be used: No such file or directory; was it deleted?",
+    )
+
+
+@pytest.mark.parametrize("value", ["a\\u0000b", "[" * 5000])
+def test_a_value_that_is_no_path_is_one_error(tmp_path: Path, sftctl: Sftctl, value: str) -> None:
+    quoted = f'"{value}"' if not value.startswith("[") else value + "]" * 5000
+    (tmp_path / "run.toml").write_text(f"[data]\npath = {quoted}\n")
+    result = sftctl("train", "run.toml")
+    assert result.exit_code == 2
+    assert "error: run.toml: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_name_that_is_too_long_is_one_error(sftctl: Sftctl) -> None:
+    result = sftctl("train", "--data", "x" * 5000)
+    assert result.exit_code == 2
+    assert "File name too long" in result.stderr
+
+
+def test_a_row_file_whose_name_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
+    written(tmp_path / "rows.jsonl", [row("one"), {"what": "is this"}])
+    os.rename(tmp_path / "rows.jsonl", os.fsencode(tmp_path) + b"/r\xff.jsonl")
+    command = [sys.executable, "-m", "sftctl", "prepare-data", b"r\xff.jsonl", "--output"]
+    done = subprocess.run([*command, "out"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b'"r\\\\xff.jsonl"' in (tmp_path / "out/ledger.jsonl").read_bytes()
+    done = subprocess.run([*command, b"o\xfe"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"this name is not UTF-8" in done.stderr
+
+
+def test_a_run_s_value_that_is_auto_again_is_named(tmp_path: Path) -> None:
+    from sftctl.runs.directory import RunDir
+
+    (tmp_path / "config.toml").write_text('[model]\nname = "tiny"\n[optim]\nlearning_rate = 1e-3\n')
+    with pytest.raises(ConfigError, match=r"config\.toml: train\.dtype is missing or auto"):
+        RunDir(tmp_path).resolved_config()
+    (tmp_path / "config.toml").write_text('[model]\nname = "tiny"\n')
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate is missing or auto"):
+        RunDir(tmp_path).resolved_config()

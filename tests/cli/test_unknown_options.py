@@ -1,0 +1,128 @@
+"""Options that a command does not have: the hint names the key, or our name for another tool's."""
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import sftctl as package
+from sftctl.cli.app import app
+from sftctl.cli.guide.foreign import OTHERS
+from sftctl.cli.guide.hints import hint_for, options_of
+from sftctl.config.keys import keys
+from tests.toys.commands import OTHER_TOOLS, Result
+
+Sftctl = Callable[..., Result]
+COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("train --warmup-steps 3", "--set optim.warmup_steps=3"),
+        ("train --weight-decay=0.1", "--set optim.weight_decay=0.1"),
+        ("train --val-fraction 0.1", "--set data.val_fraction=0.1"),
+        ("train --learning_rate 1e-4", "did you mean --learning-rate?"),
+        ("train --epoch 2", "did you mean --epochs?"),
+        ("train --batch_size 2", "did you mean --batch-size?"),
+        ("train --bf16", "--dtype bfloat16"),
+        ("train --per-device-train-batch-size 4", "--batch-size 4 (over all ranks; elsewhere per"),
+        ("train --packing", "not needed: rows are laid end to end"),
+        ("train --from_weight x.pth", "--model x.pth (a directory, or MiniMind's .pth file)"),
+        ("train --hidden_size 512", "--model takes a preset (minimind-3)"),
+        ("train --from_resume 1", "`sftctl resume RUN_DIR` continues a run"),
+        ("train --save-dir x", "--output-dir x (one directory a run)"),
+        ("train --gpus 2", "--nproc-per-node"),
+        ("train --gradient_checkpointing", "--set train.activation_checkpointing=true"),
+        ("train --use_wandb", "--wandb"),
+        ("train --xyz", "`sftctl train --help` shows the options"),
+        ("prepare-data --cutoff_len 99", "--max-seq-len 99"),
+        ("resume run --lr 3", "`sftctl train --set optim.learning_rate=3`"),
+        ("resume run --gpus 2", "--nproc-per-node"),
+        ("export run --output-dir x", "did you mean --output?"),
+    ],
+)
+def test_the_hint_for_an_unknown_option(sftctl: Sftctl, typed: str, hint: str) -> None:
+    result = sftctl(*typed.split())
+    assert result.exit_code == 2
+    assert result.error.startswith("error: No such option: --")
+    assert f"\nhint: {hint}" in result.stderr
+
+
+def test_every_answer_names_a_key_and_can_be_typed(sftctl: Sftctl) -> None:
+    for name, answer in OTHERS.items():
+        assert answer.key is None or answer.key in (*keys(), "output_dir"), name
+        if f"--{name}".replace("_", "-") not in options_of(COMMANDS["train"]):
+            result = sftctl("train", f"--{name}", "3")  # the fixture checks the hint's options
+            assert "hint: `sftctl train --help`" not in result.stderr, name
+
+
+@pytest.mark.parametrize(
+    ("hint", "train", "prepare"),
+    [
+        ("remove it, or --special-text escape", "--set data.special_text=escape", None),
+        ("--columns text=NAME names it", "--set data.columns=text=NAME names it", None),
+        ("lower --val-fraction", "lower data.val_fraction", None),
+        ("prepare-data --chat-template FILE", "prepare-data --chat-template FILE", None),
+        ("give it an option (--template-option)", "(data.template_options)", "(--template-option)"),
+        ("raise --max-seq-len", "raise --max-seq-len", None),
+    ],
+)
+def test_a_hint_names_options_of_the_command_that_was_typed(
+    hint: str, train: str, prepare: str | None
+) -> None:
+    assert train in hint_for(hint, COMMANDS["train"])
+    assert (prepare or hint) in hint_for(hint, COMMANDS["prepare-data"])
+
+
+def test_resume_has_no_flag_for_a_key_and_names_the_file_that_has_it() -> None:
+    for hint, said in (
+        ("--device auto uses what is there", 'train.device = "auto" in config.toml uses what is'),
+        ("lower --val-fraction", "lower data.val_fraction"),
+        ("--epochs 3 is enough", "--epochs 3 is enough"),
+        ("prepare-data --chat-template FILE", "prepare-data --chat-template FILE"),
+    ):
+        assert said in hint_for(hint, COMMANDS["resume"])
+
+
+def test_every_option_in_a_text_of_this_program_exists() -> None:
+    known = {name for command in COMMANDS.values() for name in options_of(command)}
+    known |= {"--help", "--version", "--like-this", "--no"}
+    for path in sorted(Path(package.__file__).parent.rglob("*.py")):
+        if path.name == "foreign.py" or path.parent.name in ("formats", "trainers"):
+            continue  # they name options of other tools
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if any(tool in node.value for tool in OTHER_TOOLS):
+                    continue
+                named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", node.value)}
+                assert named <= known, f"{path}: {named - known}"
+
+
+@pytest.mark.parametrize(
+    ("short", "section", "key", "value"),
+    [
+        (["--lr", "1e-4"], "optim", "learning_rate", 1e-4),
+        (["-b", "3"], "train", "batch_size", 3),
+        (["--dtype", "bf16"], "train", "dtype", "bfloat16"),
+        (["--dtype", "fp32"], "train", "dtype", "float32"),
+        (["--set", "train.dtype=fp16"], "train", "dtype", "float16"),
+    ],
+)
+def test_short_names(
+    sftctl: Sftctl, short: list[str], section: str, key: str, value: object
+) -> None:
+    shown = sftctl("train", *short, "--print-config", "--json").stdout
+    assert json.loads(shown)[section][key] == value
+
+
+def test_every_command_has_a_short_help(sftctl: Sftctl) -> None:
+    for name in COMMANDS:
+        assert "Usage: " in sftctl(name, "-h").stdout
+    for name in ("train", "prepare-data", "export", "report"):
+        assert "-o" in options_of(COMMANDS[name])

@@ -1,0 +1,156 @@
+"""Columns: read, mapped, empty next to filled ones, or a reason to refuse the row."""
+
+from typing import Any
+
+import pytest
+
+from sftctl.data.conversations.columns import Columns
+from sftctl.data.conversations.conversation import from_row
+from sftctl.data.ledger import BadRow
+from tests.toys.data import HERE, read
+
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+SYSTEM = {"role": "system", "content": "S"}
+TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+EMPTY = {"instruction": "", "output": "", "prompt": None, "completion": None, "query": ""}
+
+
+@pytest.mark.parametrize("key", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, ANSWER]},
+        {"conversations": [USER, ANSWER]},
+        {"conversations": TURNS},
+        {"instruction": "Hi", "output": "Hello"},
+        {"query": "Hi", "response": "Hello"},
+        {"prompt": "Hi", "completion": "Hello"},
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"messages": [SYSTEM, USER, ANSWER]},
+    ],
+)
+def test_a_system_column_is_put_in_front(row: dict[str, Any], key: str) -> None:
+    found = read(row | {key: "S"})
+    assert found.messages == (SYSTEM, USER, ANSWER)
+    assert key in found.used
+    assert found.target_turns == [2]
+    assert found.untrained in ({0, 1}, set())
+
+
+def test_a_system_column_against_a_system_message_is_refused() -> None:
+    with pytest.raises(BadRow, match="a column 'system' and also a system message"):
+        read({"system": "other", "messages": [SYSTEM, USER, ANSWER]})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        EMPTY | {"messages": [USER, ANSWER]},
+        EMPTY | {"conversations": TURNS, "messages": None},
+        EMPTY | {"messages": [], "conversations": [USER, ANSWER]},
+        EMPTY | {"messages": [], "instruction": "Hi", "output": "Hello", "input": None},
+        EMPTY | {"conversations": None, "prompt": "Hi", "completion": "Hello"},
+        EMPTY | {"messages": "", "query": "Hi", "response": "Hello"},
+        {"messages": '[{"role": "user", "content": "Hi"}, {"role": "gpt", "content": "Hello"}]'},
+        {"conversations": ' [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]'},
+        {"prompt": '[{"role": "user", "content": "Hi"}]', "completion": "Hello"},
+        {"messages": [USER | {"from": None, "value": None}, ANSWER | {"tool_calls": None}]},
+        {"question": "Hi", "answer": "Hello"},
+        {"query": "Hi", "response": "Hello", "history": []},
+        {"prompt": "Hi", "response": "Hello"},
+        {"conversation": [{"input": "Hi", "output": "Hello"}]},
+        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]
+         + [{"role": "model", "parts": [{"text": "Hello"}]}]},
+    ],
+)  # fmt: skip
+def test_the_filled_columns_decide(row: dict[str, Any]) -> None:
+    assert read(row).messages == (USER, ANSWER)
+
+
+def test_more_than_one_exchange() -> None:
+    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = {"query": "Hi", "response": "Hello", "history": [["a", "b"]], "system": "S"}
+    assert list(read(row).messages) == [SYSTEM, *before, USER, ANSWER]
+    exchanges = [{"system": "S", "input": "a", "output": "b"}, {"input": "Hi", "output": "Hello"}]
+    assert list(read({"conversation": exchanges}).messages) == [SYSTEM, *before, USER, ANSWER]
+    gemini = {"systemInstruction": {"parts": [{"text": "S"}]}, "contents": [USER, ANSWER]}
+    assert list(read(gemini).messages) == [SYSTEM, USER, ANSWER]
+
+
+def test_a_context_follows_the_question() -> None:
+    for row in (
+        {"instruction": "Who?", "context": "Text", "response": "Me", "category": "qa"},
+        {"question": "Who?", "context": "Text", "answer": "Me"},
+    ):
+        assert read(row).messages[0]["content"] == "Who?\nText"
+
+
+def test_an_input_without_an_instruction_is_the_prompt() -> None:
+    row = {"instruction": "", "input": "Hi", "output": "Hello"}
+    assert read(row).messages == (USER, ANSWER)
+
+
+def test_legacy_functions_are_tools() -> None:
+    functions = [{"name": "ping", "parameters": {}}]
+    found = read({"messages": [USER, ANSWER], "functions": functions})
+    assert found.tools == [{"type": "function", "function": function} for function in functions]
+    assert found.used == ("messages", "functions")
+
+
+def test_two_answers_are_refused_unless_one_has_the_shapes_own_name() -> None:
+    with pytest.raises(BadRow, match="both 'response' and 'answer' are filled"):
+        read({"question": "Hi", "answer": "x", "response": "y"})
+    assert read({"prompt": "Hi", "completion": "Hello", "answer": "x"}).messages == (USER, ANSWER)
+
+
+PREFERENCE: list[dict[str, Any]] = [
+    {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
+    {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
+    {"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": TURNS[1]},
+    {"instruction": "Hi", "input": "", "chosen": "Hello", "rejected": "No"},
+    {"messages": [USER, ANSWER], "rejected_response": "No"},
+    {"prompt": "Hi", "completion": "No", "label": False},
+    {"prompt": "Hi", "completion": "No", "label": "False"},
+    {"messages": [USER, ANSWER], "kto_tag": False},
+]
+
+
+@pytest.mark.parametrize("row", PREFERENCE)
+def test_preference_data_is_said_to_be_preference_data(row: dict[str, Any]) -> None:
+    with pytest.raises(BadRow) as caught:
+        read(row)
+    assert caught.value.reason == "preference"
+    assert "preference data" in caught.value.message
+
+
+def test_a_good_label_and_empty_columns_of_preferences_are_kept() -> None:
+    row = {"prompt": "Hi", "completion": "Hello", "label": True, "rejected": None, "chosen": ""}
+    assert read(row).messages == (USER, ANSWER)
+
+
+MAPPED: list[tuple[Columns, dict[str, Any]]] = [
+    ((("prompt", "q"), ("completion", "a")), {"q": "Hi", "a": "Hello"}),
+    ((("prompt", "q"), ("completion", "a")), {"q": "Hi", "a": "Hello", "messages": [USER]}),
+    ((("messages", "dialogue"),), {"dialogue": [USER, ANSWER]}),
+    ((("messages", "dialogue"),), {"dialogue": '[{"role": "user", "content": "Hi"}, '
+                                               '{"role": "bot", "content": "Hello"}]'}),
+    ((("messages", "body.messages"),), {"body": {"messages": [USER, ANSWER]}, "id": 1}),
+    ((("completion", "chosen"),), {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}),
+    ((("messages", "chosen"),), {"chosen": [USER, ANSWER], "rejected": [USER]}),
+    ((("completion", "response"),), {"prompt": "Hi", "response": "Hello", "answer": "x"}),
+    ((("prompt", "completion"), ("completion", "prompt")), {"completion": "Hi", "prompt": "Hello"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "row"), MAPPED)
+def test_mapped_columns_are_read_under_our_keys(columns: Columns, row: dict[str, Any]) -> None:
+    found = from_row(row, "auto", HERE, columns)
+    assert found.messages == (USER, ANSWER)
+    assert {theirs for _, theirs in columns} <= set(found.used)
+
+
+def test_a_mapped_column_that_is_not_there_is_an_error_unless_rows_may_lack_it() -> None:
+    with pytest.raises(BadRow, match="the row has no column 'q' \(--columns prompt=q\)"):
+        from_row({"a": "Hello"}, "auto", HERE, (("prompt", "q"), ("completion", "a")))
+    columns = (("system", "rules"),)
+    assert from_row({"messages": [USER, ANSWER]}, "auto", HERE, columns).messages == (USER, ANSWER)

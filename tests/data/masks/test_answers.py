@@ -1,0 +1,192 @@
+"""Prompts that differ from the history, and tokens that end a turn, for many kinds of templates."""
+
+from typing import Any
+
+import pytest
+
+from sftctl.data.ledger import BadRow
+from sftctl.data.masks.encode import tokenize
+from sftctl.data.masks.turns import training_texts
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from tests.toys.data import CHATML, load
+from tests.toys.masks import TOOL_TURNS, TURNS, conversation, trained, trained_runs
+
+QUESTION = {"role": "user", "content": "1+1?"}
+OPENS = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+CUTS = OPENS.replace(
+    "{{ m.content }}",
+    "{{ m.content.split('</think>')[-1] | trim if m.role == 'assistant' else m.content }}",
+)
+HEADER = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def texts_of(template: str, *answers: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The text before the first target, and the targets, of every example of 1+1? and answers."""
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    turns = [t for answer in answers for t in (QUESTION, {"role": "assistant"} | answer)]
+    found = training_texts(conversation(turns), tokenizer, "assistant")
+    return [
+        (text.text[: text.targets[0][0]], [text.text[a:b] for a, b in text.targets])
+        for text in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"content": "<think>\nTwo.\n</think>\n\n2"}, "Two.\n</think>\n\n2<|im_end|>"),
+        ({"content": "<think>Two.</think>2"}, "Two.</think>2<|im_end|>"),
+        ({"content": "Two.\n</think>\n\n2"}, "Two.\n</think>\n\n2<|im_end|>"),
+        ({"content": "2", "reasoning_content": "Two."}, "Two.\n</think>\n\n2<|im_end|>"),
+    ],
+)
+def test_a_prompt_that_opens_thinking_is_followed_by_the_rows_own_reasoning(
+    answer: dict[str, Any], expected: str
+) -> None:
+    """DeepSeek-R1's template cuts the thought out; the model has to write it."""
+    assert texts_of(CUTS, answer) == [(HEADER + "<think>\n", [expected])]
+
+
+def test_each_thought_after_an_opened_block_is_an_example() -> None:
+    first, last = ({"content": f"<think>\n{t}\n</think>\n\n2"} for t in ("One.", "Two."))
+    prompts, targets = zip(*texts_of(CUTS, first, last), strict=True)
+    assert targets == (["One.\n</think>\n\n2<|im_end|>"], ["Two.\n</think>\n\n2<|im_end|>"])
+    assert prompts[1] == f"{HEADER}2<|im_end|>\n{HEADER}<think>\n"
+
+
+def test_a_block_that_the_turn_spells_with_other_white_space_stays_in_the_prompt() -> None:
+    found = texts_of(OPENS, {"content": "<think>Two.</think>2"})
+    assert found == [(HEADER + "<think>\n", ["Two.</think>2<|im_end|>"])]
+
+
+def test_an_empty_block_that_only_the_prompt_has_stays_in_the_prompt() -> None:
+    """Gemma 4's empty thought channel."""
+    channel = "<|channel>thought\n<channel|>"
+    template = CHATML.replace("assistant\n{% endif", f"assistant\n{channel}{{% endif")
+    assert texts_of(template, {"content": "2"}, {"content": "3"}) == [
+        (HEADER + channel, ["2<|im_end|>"]),
+        (f"{HEADER}2<|im_end|>\n{HEADER}{channel}", ["3<|im_end|>"]),
+    ]
+    own = template.replace(
+        "{{ m.content }}",
+        "{% if m.reasoning_content %}<|channel>thought\n{{ m.reasoning_content }}<channel|>"
+        "{% endif %}{{ m.content }}",
+    )
+    thinking = {"content": "2", "reasoning_content": "Two."}
+    answer = "<|channel>thought\nTwo.<channel|>2<|im_end|>"
+    assert texts_of(own, thinking) == [(HEADER, [answer])]
+
+
+LAST_HAS_SYSTEM = (
+    "{% set s = messages[0].content %}{% for m in messages[1:] %}{% if m.role == 'user' %}[INST]"
+    "{% if loop.last %}{{ s }}\n\n{% endif %}{{ m.content }}[/INST]{% else %}{{ m.content }}"
+    "<|im_end|>{% endif %}{% endfor %}"
+)
+
+
+def test_a_system_prompt_that_moves_to_the_last_question_is_in_every_example() -> None:
+    """Mistral Nemo's template."""
+    tokenizer = load(SAMPLE_TOKENIZER, LAST_HAS_SYSTEM)
+    row = conversation([TURNS[0], QUESTION, TURNS[2], QUESTION, TURNS[4]])
+    texts = training_texts(row, tokenizer, "assistant")
+    assert [(t.text[: t.targets[0][0]], len(t.targets)) for t in texts] == [
+        ("[INST]Be kind.\n\n1+1?[/INST]", 1),
+        ("[INST]1+1?[/INST]Hello\n\n<|im_end|>[INST]Be kind.\n\n1+1?[/INST]", 1),
+    ]
+
+
+def test_an_earlier_thought_stays_in_the_prompt_where_only_the_prompt_has_it() -> None:
+    """gpt-oss drops the reasoning of a tool call once the final answer follows."""
+    template = CHATML.replace(
+        "{{ m.content }}",
+        "{% if m.reasoning_content and (messages[-1].role == 'tool' or messages[-1].tool_calls) %}"
+        "<analysis>{{ m.reasoning_content }}{% endif %}{{ m.content }}{{ m.tool_calls | tojson if "
+        "m.tool_calls else '' }}",
+    )
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    calling = TOOL_TURNS[1] | {"reasoning_content": "search first"}
+    row = conversation(
+        [TOOL_TURNS[0], calling, TOOL_TURNS[2], TOOL_TURNS[5] | {"reasoning_content": ""}]
+    )
+    [text] = training_texts(row, tokenizer, "assistant")
+    first, last = (text.text[start:end] for start, end in text.targets)
+    assert first.startswith("<analysis>search first[{")
+    assert last == "Found<|im_end|>"
+
+
+STOPPED_BY_NEXT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_turn_without_an_end_token_takes_the_next_roles_token() -> None:
+    """GLM 4.5 stops at <|user|> or <|observation|>."""
+    tokenizer = load(SAMPLE_TOKENIZER, STOPPED_BY_NEXT)
+    assert trained(tokenizer, TURNS) == ["Hello\n\n<|im_start|>", "🤖你好，世界👩‍👩‍👧<|im_start|>"]
+    assert trained(tokenizer, TURNS[:4]) == ["Hello\n\n<|im_start|>"]
+    assert trained(tokenizer, TURNS[:3], "all")[0].endswith("Hello\n\n<|im_start|>")
+
+
+def test_an_end_of_sequence_that_no_history_has_is_in_an_example_of_each_turn() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, STOPPED_BY_NEXT.replace("<|im_start|>", "### "))
+    examples = tokenize(conversation(TURNS), tokenizer, "assistant")
+    assert [trained_runs(example, tokenizer) for example in examples] == [
+        ["Hello\n\n<|im_end|>"],
+        ["🤖你好，世界👩‍👩‍👧<|im_end|>"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "{% if not add_generation_prompt %}<|endoftext|>{% endif %}",  # Phi 3
+        "{% if messages[-1].role == 'assistant' %}<|im_start|>assistant\n{% endif %}",  # Command A
+    ],
+)
+def test_text_that_only_ends_a_conversation_is_not_trained(after: str) -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, CHATML + after)
+    assert trained(tokenizer, TURNS) == ["Hello\n\n<|im_end|>", "🤖你好，世界👩‍👩‍👧<|im_end|>"]
+    assert trained(tokenizer, TURNS[2:3]) == ["Hello\n\n<|im_end|>"]
+
+
+def test_an_end_token_that_is_written_twice_is_trained_once() -> None:
+    tokenizer = load(SAMPLE_TOKENIZER, CHATML.replace("<|im_end|>", "<|im_end|>\n<|im_end|>"))
+    assert trained(tokenizer, TURNS)[0] == "Hello\n\n<|im_end|>"
+
+
+def test_a_turn_with_an_end_token_before_its_content_is_refused() -> None:
+    """DeepSeek-R1's template writes calls, the end of sequence, and then the text beside them."""
+    template = CHATML.replace(
+        "{{ m.content }}", "{{ 'f<|im_end|>' if m.tool_calls }}{{ m.content }}"
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    beside = {"role": "assistant", "content": "Wait.", "tool_calls": [call]}
+    with pytest.raises(BadRow, match="message 2: the chat template writes <.im_end.> before the"):
+        trained(load(SAMPLE_TOKENIZER, template), [TURNS[1], beside])
+
+
+HERMES = CHATML.replace(
+    "{{ m.content }}<|im_end|>\n",
+    "{{ m.content }}{% if m.role == 'tool' and not loop.last %}\n{% endif %}<|im_end|>"
+    "{% if m.role != 'tool' %}\n{% endif %}",
+)
+APERTUS = (
+    "{% for m in messages %}{% if m.role == 'tool' %}[{{ m.content }}]{% else %}"
+    "{% if m.role == 'user' %}<|im_start|>user\n{% elif messages[loop.index0 - 1].role == 'user' %}"
+    "<|im_start|>assistant\n{% endif %}{{ m.content }}{% if m.role == 'user' or loop.last %}"
+    "<|im_end|>{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [(HERMES, "tool\n1<|im_end|><|im_start|>assistant\n"), (APERTUS, "[1]<|im_start|>assistant\n")],
+)
+def test_an_answer_after_a_tool_result_comes_after_the_prompt(template: str, after: str) -> None:
+    turns = [*TURNS[1:3], {"role": "tool", "content": "1"}, TURNS[4]]
+    texts = training_texts(conversation(turns), load(SAMPLE_TOKENIZER, template), "assistant")
+    start, end = texts[-1].targets[-1]
+    assert texts[-1].text[:start].endswith(after)
+    assert texts[-1].text[start:end] == TURNS[4]["content"] + "<|im_end|>"

@@ -1,0 +1,50 @@
+"""A chat template with a clock writes one recorded day."""
+
+from datetime import date
+
+import pytest
+
+from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.errors import ConfigError
+from sftctl.model.tokenizer.clock import with_frozen_clock
+from tests.toys.data import CHATML, load
+
+DAY = date(2026, 11, 1)
+
+
+@pytest.mark.parametrize(
+    ("template", "frozen"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", '{{ "01 Nov 2026" }}'),
+        ('{%- set d = strftime_now( "%Y-%m-%d" ) %}', '{%- set d = "2026-11-01" %}'),
+        ("{% if strftime_now is defined %}{{ strftime_now(format='%B') }}{% endif %}",
+         '{% if strftime_now is defined %}{{ "November" }}{% endif %}'),
+        ("{{ messages }}", "{{ messages }}"),
+    ],
+)  # fmt: skip
+def test_calls_of_the_clock_become_the_day(template: str, frozen: str) -> None:
+    assert with_frozen_clock(template, DAY) == frozen
+
+
+def test_a_clock_that_cannot_be_frozen_is_refused() -> None:
+    with pytest.raises(ConfigError, match="writes the time in a format that it computes"):
+        with_frozen_clock("{{ strftime_now(messages[0].content) }}", DAY)
+
+
+def test_a_dated_tokenizer_writes_its_day_and_keeps_it() -> None:
+    template = "{{ strftime_now('%Y-%m-%d') }} " + CHATML
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    dated = tokenizer.with_date("2026-11-01")
+    message = [{"role": "user", "content": "Hi"}]
+    assert dated.render(message).startswith("2026-11-01 ")
+    assert dated.with_engine("auto").with_date(None).date == DAY
+    assert tokenizer.with_date(None).date == date.today()
+    assert load(SAMPLE_TOKENIZER, CHATML).with_date("2026-11-01").date is None
+
+
+def test_a_byte_order_mark_in_a_template_is_not_rendered() -> None:
+    assert (
+        load(SAMPLE_TOKENIZER, "\ufeff" + CHATML)
+        .render([{"role": "user", "content": "Hi"}])
+        .startswith("<|im_start|>")
+    )

@@ -1,0 +1,154 @@
+"""Ranks that wait for others say for whom, hear signals, and end; contradictions are refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftctl import environment
+from sftctl.errors import ConfigError, Stopped
+from sftctl.rendezvous import meet
+from tests.toys.commands import Result
+from tests.toys.commands import sftctl as sftctl
+from tests.toys.ports import free_port
+from tests.toys.ranks import run_ranks
+
+Sftctl = Callable[..., Result]
+NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "SLURM_NTASKS")
+
+
+@pytest.fixture(autouse=True)
+def without_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_wait_ends_and_names_whom_it_waited_for(rank: int) -> None:
+    place = ("localhost", free_port(), None)
+    with pytest.raises(ConfigError) as error:
+        meet(rank, 2, place, lambda: None, longest_wait_s=0.5)
+    expected = f"rank {1 - rank} of 2 at localhost:{place[1]} did not come within 0.5 s"
+    assert error.value.message == expected
+
+
+def meet_twice() -> None:
+    """Rank 0 ends the first meeting late: rank 1, which comes again at once, still meets it."""
+    rank, place = environment.rank(), environment.meeting_point()
+    first = meet(rank, 2, place, lambda: None)
+    if rank == 0:
+        time.sleep(1)
+    del first
+    second = meet(rank, 2, place, lambda: None, longest_wait_s=60)
+    second.set(f"met/{rank}", "1")
+    if rank == 0:
+        second.wait(["met/1"])
+
+
+def test_ranks_meet_again_at_a_port_that_an_earlier_meeting_is_about_to_leave() -> None:
+    assert run_ranks(2, meet_twice) == [None, None]
+
+
+def test_a_wait_may_be_ended_by_a_signal() -> None:
+    def check() -> None:
+        raise Stopped("by SIGTERM")
+
+    with pytest.raises(Stopped):
+        meet(0, 2, ("localhost", free_port(), None), check)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_host_without_an_address_is_waited_for_and_named(rank: int) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.invalid:29511"):
+        meet(rank, 2, ("nowhere.invalid", 29511, None), lambda: None, longest_wait_s=0.3)
+
+
+CONTRADICTIONS = {
+    "a rank alone": ({"RANK": "1"}, "has RANK=1 and no WORLD_SIZE"),
+    "a size alone": (
+        {"WORLD_SIZE": "2"},
+        "has WORLD_SIZE=2, but no RANK and no MASTER_ADDR and no MASTER_PORT",
+    ),
+    "no address": (
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "29500"},
+        "has WORLD_SIZE=2, but no MASTER_ADDR",
+    ),
+    "a rank beyond": ({"WORLD_SIZE": "2", "RANK": "2"}, "has RANK=2 and WORLD_SIZE=2"),
+    "no number": ({"WORLD_SIZE": "two"}, "has WORLD_SIZE=two, not a number"),
+    "a negative number": ({"RANK": "-1"}, "has RANK=-1, not a number"),
+    "no ranks": ({"WORLD_SIZE": "0"}, "has RANK=0 and WORLD_SIZE=0"),
+}
+
+
+@pytest.mark.parametrize(("variables", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_variables_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, sftctl: Sftctl, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as error:
+        environment.require_ranks()
+    assert error.value.message == f"the environment {message}"
+    monkeypatch.delenv("RANK", raising=False)  # only rank 0 prints
+    if "RANK" not in variables:
+        result = sftctl("train", "--model", "tiny")
+        assert (result.exit_code, result.error) == (2, f"error: the environment {message}")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"WORLD_SIZE": ""}, {"RANK": "", "WORLD_SIZE": "1"}, {"MASTER_ADDR": "host"}],
+)
+def test_empty_variables_and_an_address_alone_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment.require_ranks()
+    assert (environment.rank(), environment.world_size()) == (0, 1)
+
+
+def test_ranks_of_a_launcher_start_no_ranks_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, sftctl: Sftctl
+) -> None:
+    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    result = sftctl("train", "--model", "tiny", "--nproc-per-node", "2")
+    assert result.exit_code == 2
+    assert "a launcher has started this process as one of 2 ranks" in result.error
+
+
+def test_tasks_of_slurm_that_are_no_ranks_are_warned_about(
+    monkeypatch: pytest.MonkeyPatch, sftctl: Sftctl
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    result = sftctl("train", "--model", "tiny", "--data", "missing.jsonl")
+    assert "warning: SLURM started 4 tasks, but WORLD_SIZE is not set" in result.stderr
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert "SLURM" not in sftctl("train", "--data", "missing.jsonl").stderr
+
+
+def test_a_run_that_waits_for_a_rank_says_so_and_hears_a_signal(tmp_path: Path) -> None:
+    port = str(free_port())
+    left = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "sftctl", "train", "--model", "tiny", "--max-steps", "1"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | left, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    while not any("waiting" in line for line in lines) and process.poll() is None:
+        lines.append(process.stderr.readline())
+    assert f"waiting for rank 1 of 2 at 127.0.0.1:{port}, for at most 600 s\n" in lines
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 75, rest
+    assert "stopped: by SIGTERM" in rest
+    assert time.monotonic() - started < 60

@@ -1,0 +1,1 @@
+"""Small checkpoints in the layouts of other training tools, with the tools' own names and keys."""

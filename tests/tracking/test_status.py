@@ -1,0 +1,58 @@
+"""Phases: a line that is replaced in place on a terminal, a line for a long phase in a pipe."""
+
+import io
+import os
+import sys
+import time
+
+import pytest
+
+from sftctl.tracking import status
+from sftctl.tracking.status import Status
+
+
+def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace() -> None:
+    stream = io.StringIO()
+    shown = Status(stream, in_place=True)
+    shown.doing("loading torch")
+    shown.doing("validating 1/8")
+    shown.close()
+    assert stream.getvalue() == "\r\x1b[Kloading torch\r\x1b[Kvalidating 1/8\r\x1b[K"
+
+
+def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sftctl.tracking.status._LONG_S", 0.3)
+    stream = io.StringIO()
+    shown = Status(stream, in_place=False)
+    shown.doing("loading torch")
+    shown.doing("validating 1/8")
+    time.sleep(1.0)
+    shown.doing("validating 2/8")
+    shown.close()
+    assert stream.getvalue() == "validating 1/8\n"
+
+
+def test_another_line_is_not_written_behind_a_phase(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sftctl.cli import streams
+
+    shown = Status(sys.stderr, in_place=True)
+    monkeypatch.setattr("sftctl.tracking.status._status", shown)
+    status.doing("loading torch")
+    streams.tell("warning: something")
+    status.doing("")
+    shown.close()
+    assert "\r\x1b[Kloading torch\r\x1b[Kwarning: something\n" in capfd.readouterr().err
+
+
+def test_a_forked_process_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Status(io.StringIO(), in_place=True)
+    monkeypatch.setattr("sftctl.tracking.status._status", shown)
+    status.doing("training")
+    if (child := os.fork()) == 0:
+        os._exit(0 if status.phase() == "" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    shown.close()
