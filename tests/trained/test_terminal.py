@@ -31,6 +31,20 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._descriptor, keys)
 
+    def type_until(self, keys: bytes, text: bytes) -> None:
+        """Type `keys` every few seconds until `text` shows.
+
+        Python's readline loses a Ctrl-C that comes after it showed a letter and before it waits.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            self.type(keys)
+            again = time.monotonic() + 5
+            while text not in self.seen and time.monotonic() < again:
+                self._look()
+        self.wait_for(text)
+
     def wait_for(self, text: bytes) -> bytes:
         """What was printed up to `text`, which is taken from what is to be seen."""
         deadline = time.monotonic() + PATIENCE_S
@@ -81,9 +95,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_session(terminal: Terminal) -> None:
     terminal.wait_for(" …".encode())
     terminal.wait_for(b"> ")
     terminal.type(b"half a line")
-    terminal.wait_for(b"half a line")  # it listens: a Ctrl-C before that is lost by readline
-    terminal.type(CTRL_C)
-    terminal.wait_for(b"Ctrl-C stops an answer")
+    terminal.wait_for(b"half a line")
+    terminal.type_until(CTRL_C, b"Ctrl-C stops an answer")
     terminal.wait_for(b"> ")
     terminal.type(b"/clear\r")
     terminal.wait_for(b"> ")
