@@ -73,6 +73,11 @@ class ModelSource:
             return cls(name, {"local_files_only": True} | NO_CODE)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
+        if name in PRESETS:  # as a model it has no source: a tokenizer is meant
+            raise ConfigError(
+                f"{name}: a preset has no tokenizer of its own",
+                hint="leave the tokenizer out: a preset takes the bundled one",
+            )
         if "/" not in name:
             similar = get_close_matches(name, PRESETS, n=1)
             raise ConfigError(

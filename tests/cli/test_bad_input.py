@@ -71,6 +71,7 @@ def test_data_without_a_row_to_train_on_is_refused(
         (["train", "none.toml"], 2, "none.toml: No such file"),
         (["train", "--model", "no-such-preset"], 2, "no-such-preset: neither a preset"),
         (["train", "--model", "./nowhere"], 2, "./nowhere: no such directory"),
+        (["train", "--tokenizer", "small"], 2, "small: a preset has no tokenizer of its own"),
         (["train", "--model", "empty"], 2, "empty: no config.json in this directory"),
         (["train", "--model", "none.gguf"], 2, "none.gguf: no such file"),
         (["train", "--model", "owner/name"], 2, "owner/name"),
