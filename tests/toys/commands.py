@@ -30,6 +30,11 @@ class Result:
         return line
 
 
+def without_phases(stderr: str) -> list[str]:
+    """The lines but `loading torch` and its like, which show where a phase lasts a second."""
+    return [line for line in stderr.splitlines() if not re.match("[a-z]+ing ", line)]
+
+
 def untypeable(result: Result, arguments: list[str]) -> list[str]:
     """The options that a hint names although the command of which it speaks does not have them."""
     group: Any = typer.main.get_command(app)

@@ -15,7 +15,7 @@ from sftctl.errors import ConfigError, DataError
 from sftctl.model.generate import stop_ids
 from sftctl.model.sampling import Sampling, check_sampling
 from sftctl.trained.chat import ChatSession, without_special
-from tests.toys.commands import Result
+from tests.toys.commands import Result, without_phases
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,10 @@ def test_a_wrong_path_or_number_is_refused_before_torch_is_loaded(tmp_path: Path
             [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
         )
         assert done.stdout == f"{exit_code} light\n", done.stderr
-        assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+        assert [line.split(":")[0] for line in without_phases(done.stderr)] == [
+            "error",
+            "hint",
+        ]
 
 
 def test_a_run_a_checkpoint_and_a_directory_answer_alike(
