@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.toys.warm import spawn_warm
+
 # No example is timed: the first one of a process also pays for imports, on a busy machine more.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -24,6 +26,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)  # the suite itself goes on
 _CACHE = tempfile.TemporaryDirectory(prefix="sftctl-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+spawn_warm()
 
 
 @pytest.fixture(autouse=True)

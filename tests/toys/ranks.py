@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
-import torch.multiprocessing
 
 from tests.toys.ports import free_port
+from tests.toys.warm import WARM
 
 
 def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 120) -> list[Any]:
@@ -17,11 +17,10 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
 
     `fn` must be importable, and enters the world by itself (`sftctl.world.start_world`).
     """
-    context = torch.multiprocessing.get_context("spawn")
     port, processes, pipes = free_port(), [], []
     for rank in range(n):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, n, port, sender, fn, args))
+        receiver, sender = WARM.Pipe(duplex=False)
+        process = WARM.Process(target=_rank, args=(rank, n, port, sender, fn, args))
         process.start()
         sender.close()
         processes.append(process)

@@ -1,7 +1,4 @@
-"""Training processes to interrupt, forked in milliseconds from one that has imported everything.
-
-The process that forks never trains, because torch can't be forked after its threads have worked.
-"""
+"""Training processes to interrupt, forked in milliseconds from one that has imported everything."""
 
 import multiprocessing
 import os
@@ -19,22 +16,8 @@ from pathlib import Path
 from sftctl.config.schema import RunConfig
 from sftctl.train.resume import ResumeRequest
 from tests.toys.ports import free_port
+from tests.toys.warm import WARM
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    [
-        "sftctl.cli.train_commands",
-        "sftctl.train.preflight.paths",
-        "sftctl.train.launch",
-        "sftctl.train.run",
-        "torch._dynamo",
-        "torch.onnx",
-        "transformers.generation.utils",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.models.qwen3.modeling_qwen3",
-    ]
-)
 PATIENCE_S = 120.0  # for a process to end by itself, on a busy machine
 
 
@@ -81,7 +64,7 @@ def forked(function: Callable[..., object], *arguments: object, ranks: int = 1) 
     with tempfile.TemporaryDirectory(prefix="sftctl-torture-") as folder:
         port, log = free_port(), Path(folder, "output.txt")
         given = [(log, rank, ranks, port, function, arguments) for rank in range(ranks)]
-        processes = tuple(FORK.Process(target=_rank, args=each) for each in given)
+        processes = tuple(WARM.Process(target=_rank, args=each) for each in given)
         for process in processes:
             process.start()
         try:
