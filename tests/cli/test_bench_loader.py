@@ -1,8 +1,7 @@
 """sftctl bench-loader, as a user types it: its JSON, its table and its refusals."""
 
 import json
-import subprocess
-import sys
+import resource
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -18,6 +17,7 @@ from sftctl.cli.app import app
 from sftctl.cli.show.loader import live_table, loader_report
 from sftctl.config.load import load_config
 from sftctl.machine import Machine
+from tests.toys.warm import run_warm
 
 Bench = Callable[..., Any]
 """Runs bench-loader; returns exit code, stdout and stderr."""
@@ -143,13 +143,14 @@ def test_text_is_tokenized_while_loading_and_has_no_setting_to_write(
     assert refused.stderr.startswith("error: --write-config with --source text: ")
 
 
+def few_files() -> None:
+    """From now on this process may have 128 open files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+
+
 def test_a_file_limit_skips_what_it_does_not_allow() -> None:
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
-        "from sftctl.cli.app import app; "
-        "app(['bench-loader', '--workers', '0,90', '--seconds', '0.1', '--json'])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    words = ("bench-loader", "--workers", "0,90", "--seconds", "0.1", "--json")
+    ran = run_warm(*words, first=few_files)
     assert ran.returncode == 0, ran.stderr
     none, many = json.loads(ran.stdout)["results"]
     assert none["error"] is None

@@ -17,6 +17,7 @@ from sftctl.data.sample import sample_files
 from sftctl.data.store import TokenStore
 from tests.toys.commands import Result
 from tests.toys.runs import events_of, metrics_of, same_run
+from tests.toys.warm import WarmCommand, run_warm
 
 Sftctl = Callable[..., Result]
 TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
@@ -163,12 +164,7 @@ def test_wandb_offline_logs_into_the_run(sftctl: Sftctl, tmp_path: Path) -> None
     assert report["wandb_run_id"] == run_id
 
 
-def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sftctl", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_lines(path: Path, count: int, process: WarmCommand) -> None:
     deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -187,9 +183,8 @@ STOPS = [
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = _start(folder, *LONG, "--output-dir", "run")
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    done = run_warm(*LONG, "--output-dir", str(folder / "run"))
+    assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
@@ -205,7 +200,7 @@ def test_a_stopped_run_resumes_to_the_same_run(
     exit_code: int,
     ranks: tuple[str, ...],
 ) -> None:
-    process = _start(tmp_path, *LONG, "--output-dir", "run", *ranks)
+    process = WarmCommand(*LONG, "--output-dir", "run", *ranks)
     _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
     os.kill(process.pid, number)
     stdout, stderr = process.communicate(timeout=120)
@@ -215,7 +210,7 @@ def test_a_stopped_run_resumes_to_the_same_run(
         assert b"sftctl resume run" in stdout
         [answer] = [line for line in stderr.splitlines() if line.startswith(b"stopping: ")]
         assert answer.endswith(b"Ctrl-C again leaves without saving.")
-    process = _start(tmp_path, "resume", "run", *ranks)
+    process = WarmCommand("resume", "run", *ranks)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr.decode()
     lines, reference = metrics_of(tmp_path / "run"), metrics_of(uninterrupted)
@@ -228,7 +223,7 @@ def test_a_stopped_run_resumes_to_the_same_run(
 
 
 def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> None:
-    process = _start(tmp_path, *LONG, "--output-dir", "run", "--nproc-per-node", "2")
+    process = WarmCommand(*LONG, "--output-dir", "run", "--nproc-per-node", "2")
     _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
     os.kill(_ranks_of(process.pid)[-1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
@@ -238,7 +233,7 @@ def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> N
 
 
 def test_ranks_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None:
-    process = _start(tmp_path, *LONG, "--output-dir", "run", "--nproc-per-node", "2")
+    process = WarmCommand(*LONG, "--output-dir", "run", "--nproc-per-node", "2")
     _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
     ranks = _ranks_of(process.pid)
     process.kill()

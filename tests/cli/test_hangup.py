@@ -4,8 +4,6 @@ import fcntl
 import os
 import pty
 import signal
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable
@@ -15,17 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.toys.runs import events_named, events_of, metrics_of
+from tests.toys.warm import WarmCommand
 
 RUN = ["train", "--model", "tiny", "--max-steps", "400", "--batch-size", "2"]
 RUN += ["--save-interval", "0", "--log-interval", "1", "--output-dir", "run"]
 STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "sftctl", *arguments]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(condition: Callable[[], bool], process: WarmCommand) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
@@ -37,18 +32,26 @@ def num_steps() -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def take_the_terminal() -> None:
+    """Make stdin the terminal of this process."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def ignore_signals() -> None:
+    """Be the background job of a script."""
+    os.setsid()
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_a_closed_terminal_lets_the_step_end_and_saves(ranks: str) -> None:
     """The kernel sends SIGHUP, and from then on every write to the terminal fails."""
     ours, theirs = pty.openpty()
-
-    def take_the_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        command(*RUN, "--num-workers", "1", "--nproc-per-node", ranks),
-        stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_the_terminal,
+    process = WarmCommand(
+        *RUN, "--num-workers", "1", "--nproc-per-node", ranks,
+        stdin=theirs, stdout=theirs, stderr=theirs, first=take_the_terminal,
     )  # fmt: skip
     os.close(theirs)
     os.set_blocking(ours, False)
@@ -71,16 +74,8 @@ def test_a_closed_terminal_lets_the_step_end_and_saves(ranks: str) -> None:
 def test_signals_that_are_ignored_at_the_start_stay_ignored(ranks: str) -> None:
     """`nohup`, and the background jobs of a script."""
     quick = [word if word != "400" else "30" for word in RUN]
-
-    def ignore() -> None:
-        for number in STOPS:
-            signal.signal(number, signal.SIG_IGN)
-
-    process = subprocess.Popen(
-        command(*quick, "--num-workers", "1", "--nproc-per-node", ranks),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True, preexec_fn=ignore,
-    )  # fmt: skip
+    words = (*quick, "--num-workers", "1", "--nproc-per-node", ranks)
+    process = WarmCommand(*words, first=ignore_signals)
     wait_until(lambda: num_steps() > 2, process)
     for number in STOPS:
         os.killpg(process.pid, number)

@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.model.source import hub_resolves
 from tests.toys.commands import Result
+from tests.toys.warm import run_warm
 
 Sftctl = Callable[..., Result]
 TINY = ["--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
@@ -371,18 +371,13 @@ def test_a_cache_that_cannot_be_made(
     assert "hint: set XDG_CACHE_HOME to a folder that can be written" in result.stderr
 
 
-def test_a_setting_that_wandb_refuses(here: Path) -> None:
-    result = subprocess.run(  # a process of its own: wandb keeps the environment it first saw
-        [sys.executable, "-m", "sftctl", "train", *TINY, "--wandb", "--output-dir", "new"],
-        env=os.environ | {"WANDB_MODE": "bogus"},
-        cwd=here,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_a_setting_that_wandb_refuses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    # A process of its own: wandb keeps the environment it first saw.
+    result = run_warm("train", *TINY, "--wandb", "--output-dir", "new")
     assert result.returncode == 2
-    assert "error: W&B refuses a setting: mode Input should be 'online'" in result.stderr
-    assert "hint: look at the WANDB_" in result.stderr
+    assert b"error: W&B refuses a setting: mode Input should be 'online'" in result.stderr
+    assert b"hint: look at the WANDB_" in result.stderr
 
 
 def test_a_report_of_a_missing_folder(sftctl: Sftctl, here: Path) -> None:

@@ -19,6 +19,7 @@ from sftctl.jsonio import dump_pretty, loads
 from sftctl.train.resume import ResumeRequest
 from tests.toys.commands import Result
 from tests.toys.runs import events_of, metrics_of, same_run
+from tests.toys.warm import WarmCommand, run_warm
 
 Sftctl = Callable[..., Result]
 SHORT = ["train", "--model", "tiny", "--max-steps", "6", "--batch-size", "4"]
@@ -182,7 +183,7 @@ def test_every_way_to_resume_catches_signals_before_torch_is_loaded(
 
 
 def test_signals_that_follow_a_stop_do_not_change_its_exit_code(tmp_path: Path) -> None:
-    process = start(*LONG[:-2], "--output-dir", "run")
+    process = WarmCommand(*LONG[:-2], "--output-dir", "run")
     events = tmp_path / "run" / "events.jsonl"
     wait_until(lambda: events.exists() and b"started" in events.read_bytes(), process)
     while process.poll() is None:
@@ -198,7 +199,9 @@ def start(*arguments: str, group: bool = False) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=group)
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes] | WarmCommand
+) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -248,9 +251,8 @@ LONG += ["--save-interval", "5", "--log-interval", "1000", "--nproc-per-node", "
 def test_a_run_whose_rank_is_killed_restarts_and_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
-    undisturbed = start(*LONG, "--output-dir", "whole")
-    assert undisturbed.wait(300) == 0
-    process = start(*LONG, "--output-dir", "run", "--max-restarts", "1")
+    assert run_warm(*LONG, "--output-dir", "whole").returncode == 0
+    process = WarmCommand(*LONG, "--output-dir", "run", "--max-restarts", "1")
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 12, process)
     os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
@@ -266,10 +268,9 @@ def test_a_run_whose_rank_is_killed_restarts_and_ends_as_if_nothing_had_happened
 
 def test_what_a_restart_cannot_fix_is_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
-    process = start(*LONG, "--data", "bad.jsonl", "--max-restarts", "5")
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 3
-    assert b"restart " not in stderr and b"error: " in stderr
+    done = run_warm(*LONG, "--data", "bad.jsonl", "--max-restarts", "5")
+    assert done.returncode == 3
+    assert b"restart " not in done.stderr and b"error: " in done.stderr
 
 
 def ranks_of(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.toys.runs import events_of
+from tests.toys.warm import run_warm
 
 TINY = ["train", "--model", "tiny", "--max-steps", "3", "--batch-size", "8"]
 
@@ -41,20 +42,20 @@ def test_an_error_that_nobody_reads_keeps_its_exit_code(left: int) -> None:
 
 
 def test_a_run_that_nobody_watches_is_finished_and_saved(left: int) -> None:
-    done = run(*TINY, "--output-dir", "run", stdout=left, stderr=left)
+    done = run_warm(*TINY, "--output-dir", "run", stdout=left, stderr=left)
     assert done.returncode == 0
     assert events_of(Path("run"))[-1] == "finished"
     assert Path("run/final/model.safetensors").is_file()
 
-    assert run("resume", "run", stdout=left, stderr=left).returncode == 0
-    done = run("chat", "run", "--prompt", "Hello", stdout=left)
+    assert run_warm("resume", "run", stdout=left, stderr=left).returncode == 0
+    done = run_warm("chat", "run", "--prompt", "Hello", stdout=left)
     assert (done.returncode, done.stderr) == (0, b"")
     done = run("inspect-ckpt", "run", "--json", stdout=left)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_damage_reported_to_a_closed_pipe_keeps_its_exit_code(left: int) -> None:
-    assert run(*TINY, "--output-dir", "run").returncode == 0
+    assert run_warm(*TINY, "--output-dir", "run").returncode == 0
     next(Path("run/checkpoints").glob("*/*.safetensors")).write_bytes(b"cut")
     done = run("inspect-ckpt", "run", stdout=left)
     assert done.returncode == 4
@@ -70,7 +71,7 @@ def test_streams_that_are_closed_from_the_start_are_not_an_error() -> None:
 
 def test_a_full_disk_under_stdout_is_one_error_line() -> None:
     with open("/dev/full", "wb") as full:
-        done = run("train", "--dry-run", "--model", "tiny", "--json", stdout=full.fileno())
+        done = run_warm("train", "--dry-run", "--model", "tiny", "--json", stdout=full.fileno())
     assert done.returncode == 2
     lines = done.stderr.decode().splitlines()
     assert lines == [
@@ -91,7 +92,7 @@ def test_a_full_disk_under_a_help_text_is_one_error_line(words: list[str]) -> No
 
 
 def test_tables_in_a_pipe_have_no_trailing_blanks() -> None:
-    done = run("train", "--dry-run", "--model", "tiny")
+    done = run_warm("train", "--dry-run", "--model", "tiny")
     lines = done.stdout.decode().splitlines()
     assert len(lines) > 25
     for start in ("ok  disk", "checkpoint  ", "learning rate", "optim.learning_rate  "):

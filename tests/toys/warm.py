@@ -2,22 +2,33 @@
 
 `WARM` is a context of multiprocessing. Its processes take over the environment, the working
 directory and the output streams that the caller has when it starts them, as spawned ones do.
+`WarmCommand` is `sftctl …` in such a process. A test of what happens before torch is loaded
+starts a Python of its own instead.
 """
 
+import atexit
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
 from typing import Any
 
-OUTPUT_STREAMS = (1, 2)
-
 
 class WarmProcess(ForkServerProcess):
-    """A process of the fork server, with the environment and the streams of whoever starts it."""
+    """A process of the fork server, with the environment and the streams of whoever starts it.
+
+    `streams` are the descriptors that it has as 0, 1 and 2.
+    """
+
+    streams: dict[int, int] = {1: 1, 2: 2}
 
     def __getstate__(self) -> dict[str, Any]:
-        streams = [DupFd(stream) for stream in OUTPUT_STREAMS]
+        streams = {stream: DupFd(given) for stream, given in self.streams.items()}
         return self.__dict__ | {"_outside": (dict(os.environ), streams)}
 
     def run(self) -> None:
@@ -25,8 +36,14 @@ class WarmProcess(ForkServerProcess):
         environment, streams = self.__dict__.pop("_outside")
         os.environ.clear()
         os.environ.update(environment)
-        for stream, given in zip(OUTPUT_STREAMS, streams, strict=True):
-            os.dup2(given.detach(), stream)
+        for stream, given in streams.items():
+            descriptor = given.detach()
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        # New objects: those of the fork server know whether its streams were files or pipes.
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         super().run()
 
 
@@ -41,6 +58,8 @@ WARM = WarmContext()
 # The process that forks never trains, because torch can't be forked after its threads have worked.
 WARM.set_forkserver_preload(
     [
+        "pytest",
+        "sftctl.cli.app",
         "sftctl.cli.train_commands",
         "sftctl.train.preflight.paths",
         "sftctl.train.launch",
@@ -58,3 +77,76 @@ WARM.set_forkserver_preload(
 def spawn_warm() -> None:
     """From now on whatever this process spawns is warm: ranks, and processes of bench-loader."""
     multiprocessing.context._concrete_contexts["spawn"] = WARM  # type: ignore[attr-defined]
+
+
+class WarmCommand:
+    """`sftctl …`, with what tests use of subprocess.Popen.
+
+    Without `stdout` and `stderr` (descriptors), `communicate` returns what the command wrote.
+    `first` is called in the new process, before the command; it must be importable.
+    """
+
+    def __init__(
+        self,
+        *words: str,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        first: Callable[[], object] | None = None,
+    ) -> None:
+        self._written = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
+        out, err = (file.fileno() for file in self._written)
+        self._process = WARM.Process(target=_command, args=(words, first))
+        self._process.streams = {1: out if stdout is None else stdout}
+        self._process.streams |= {2: err if stderr is None else stderr}
+        if stdin is not None:
+            self._process.streams[0] = stdin
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("sftctl", timeout or 0.0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
+        self.wait(timeout)
+        for file in self._written:
+            file.seek(0)
+        out, err = (file.read() for file in self._written)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run_warm(*words: str, **how: Any) -> "subprocess.CompletedProcess[bytes]":
+    """A WarmCommand that has ended, with what it wrote."""
+    command = WarmCommand(*words, **how)
+    out, err = command.communicate(300)
+    return subprocess.CompletedProcess(words, command.wait(), out, err)
+
+
+def _command(words: tuple[str, ...], first: Callable[[], object] | None) -> None:
+    multiprocessing.set_start_method(None, force=True)  # start loader processes as a command does
+    if first is not None:
+        first()
+    from sftctl.cli.app import app
+
+    try:
+        app(list(words), prog_name="sftctl")
+    finally:
+        atexit._run_exitfuncs()

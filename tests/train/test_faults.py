@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +17,18 @@ from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from tests.toys.runs import events_of, metrics_of, same_run, toy_config
 from tests.toys.torture.processes import loaders
+from tests.toys.warm import WarmCommand, run_warm
 
 TRAIN = ["train", "--model", "tiny", "--max-steps", "30", "--batch-size", "4"]
 TRAIN += ["--log-interval", "1000", "--output-dir", "run"]
 
 
-def start(*arguments: str, largest_file: int | None = None) -> subprocess.Popen[bytes]:
-    """Start `sftctl …`; with `largest_file`, no file can grow beyond that many bytes."""
-
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    command = [sys.executable, "-m", "sftctl", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, preexec_fn=limit)
+def small_files() -> None:
+    """From now on no file can grow beyond a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
-def wait_for_steps(process: subprocess.Popen[bytes], count: int) -> None:
+def wait_for_steps(process: WarmCommand, count: int) -> None:
     metrics, deadline = Path("run/metrics.jsonl"), time.monotonic() + 120
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -46,21 +39,21 @@ def wait_for_steps(process: subprocess.Popen[bytes], count: int) -> None:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run without a fault."""
     folder = tmp_path_factory.mktemp("reference")
-    command = [sys.executable, "-m", "sftctl", *TRAIN]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    done = run_warm(*TRAIN[:-1], str(folder / "run"))
+    assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
 def resumes_to(reference: Path) -> bool:
-    done = subprocess.run([sys.executable, "-m", "sftctl", "resume", "run"], capture_output=True)
+    done = run_warm("resume", "run")
     assert done.returncode == 0, done.stderr.decode()
     return same_run(metrics_of(Path("run"))) == same_run(metrics_of(reference))
 
 
 def test_a_disk_that_takes_no_checkpoint_ends_the_run_after_three(reference: Path) -> None:
-    process = start(*TRAIN, "--save-interval", "5", largest_file=1_000_000)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 4
+    done = run_warm(*TRAIN, "--save-interval", "5", first=small_files)
+    assert done.returncode == 4
+    stderr = done.stderr
     assert stderr.count(b"save failed at step ") == 3
     assert b"error: 3 saves in a row failed: can't write checkpoint step 15 in run/" in stderr
     assert b"File too large" in stderr and b"Traceback" not in stderr
@@ -69,7 +62,7 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_run_after_three(reference: Pat
 
 
 def test_a_killed_loader_process_is_one_error_and_the_run_can_be_resumed(reference: Path) -> None:
-    process = start(*TRAIN, "--save-interval", "5", "--num-workers", "1")
+    process = WarmCommand(*TRAIN, "--save-interval", "5", "--num-workers", "1")
     wait_for_steps(process, 7)
     (loader,) = loaders(process.pid)
     os.kill(loader, signal.SIGKILL)
@@ -122,11 +115,10 @@ def read_only(folder: Path) -> Iterator[None]:
 def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
     with read_only(tmp_path / "locked"):
-        process = start(*TRAIN[:-1], "locked/run")
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert b"error: locked/run: the run directory can't be made: " in stderr
-    assert b"Traceback" not in stderr
+        done = run_warm(*TRAIN[:-1], "locked/run")
+    assert done.returncode == 2
+    assert b"error: locked/run: the run directory can't be made: " in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_damaged_newest_checkpoint_costs_one_interval_of_steps(tmp_path: Path) -> None:

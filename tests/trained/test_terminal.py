@@ -14,6 +14,7 @@ import pytest
 from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
 from tests.toys.commands import without_phases
+from tests.toys.warm import run_warm
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 PATIENCE_S = 120
@@ -116,8 +117,13 @@ def test_ctrl_d_leaves_and_a_prompt_too_long_is_one_line(terminal: Terminal) -> 
 
 
 def chat_in_a_pipe(run: Path, given: bytes) -> "subprocess.CompletedProcess[bytes]":
-    words = [sys.executable, "-m", "sftctl", "chat", str(run), "--max-new-tokens", "40"]
-    return subprocess.run(words, input=given, capture_output=True, timeout=PATIENCE_S)
+    reading, writing = os.pipe()
+    os.write(writing, given)
+    os.close(writing)
+    try:
+        return run_warm("chat", str(run), "--max-new-tokens", "40", stdin=reading)
+    finally:
+        os.close(reading)
 
 
 def test_a_question_in_a_pipe_is_answered_on_stdout_alone(run: Path) -> None:
