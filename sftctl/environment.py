@@ -74,7 +74,7 @@ def meeting_point() -> tuple[str, int, str | None]:
 
 
 def tasks_without_ranks() -> int:
-    """How many tasks SLURM started, if nothing told them that they are ranks; else 0."""
+    """How many tasks SLURM started, if no variable makes them ranks; else 0."""
     tasks = _number("SLURM_NTASKS", 1)
     return tasks if tasks > 1 and not os.environ.get("WORLD_SIZE", "").strip() else 0
 

@@ -197,7 +197,7 @@ def processor_name(root: Path = ROOT) -> str:
 
 
 def data_bytes() -> int | None:
-    """The memory that this process may write to and shares with none; only Linux tells."""
+    """The memory that only this process has and may write to; None if the system is not Linux."""
     try:
         pages = (ROOT / "proc/self/statm").read_text().split()[5]
     except (OSError, IndexError):
@@ -218,7 +218,7 @@ def limit_data(num_bytes: int | None) -> None:
 
 
 def processor_seconds(pid: int) -> float:
-    """The processor time that a child process has used; the time of a clock where none tells."""
+    """The processor time that a child process has used; if that is unknown, the time of a clock."""
     try:
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
     except (OSError, OverflowError):
@@ -236,7 +236,7 @@ def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds a record lock on a file; None: nobody, or the system does not say.
+    """The process that holds a record lock on a file; None: there is none, or it is unknown.
 
     It asks for the lock without taking it.
     """

@@ -16,7 +16,7 @@ class SourceMetrics:
     token_accuracy: float | None  # share of target tokens that the model finds most likely
 
     def added_to(self, before: Mapping[str, int] | None) -> dict[str, int]:
-        """The counts of all steps so far, of which `before` has those of the earlier ones."""
+        """The counts of all steps so far; `before` has the counts of the earlier steps."""
         names = ("num_examples", "num_tokens", "num_target_tokens")
         return {name: (before or {}).get(name, 0) + getattr(self, name) for name in names}
 

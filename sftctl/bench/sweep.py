@@ -46,7 +46,7 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderReport:
-    """What was measured, where, and which setting to take."""
+    """What was measured, on which machine, and the recommended setting."""
 
     store: Path
     source: str  # store | text

@@ -29,7 +29,7 @@ class SaveOutcome:
     path: Path | None  # None: it failed
     num_bytes: int  # on disk
     seconds: float  # from the request to the verified checkpoint
-    wait_s: float  # of these, how long training waited
+    wait_s: float  # how much of that time training waited
     error: CheckpointError | None = None
     warning: str | None = None  # an old checkpoint could not be deleted
 
@@ -137,7 +137,7 @@ class BackgroundSaver:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of its files; 0 if it was moved or deleted meanwhile, which the next poll tells."""
+    """The bytes of its files; 0 if it was moved or deleted meanwhile: `poll` reports that."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir())
     except FileNotFoundError:

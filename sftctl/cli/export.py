@@ -26,7 +26,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="Directory to write; must not exist. Default: PATH/export, or PATH-export beside "
+            help="Directory to write; must not exist. Default: PATH/export, or PATH-export next to "
             "a model.",
         ),
     ] = None,

@@ -82,7 +82,7 @@ def with_sources(flags: ConfigFlags) -> ConfigFlags:
 
 
 def _once(key: str, value: Any) -> Any:
-    """A flag's value; ConfigError for one that is typed twice, where the last would win."""
+    """A flag's value. ConfigError if it was typed twice: only the last one would count."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:

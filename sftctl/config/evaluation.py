@@ -8,7 +8,7 @@ from sftctl.config.sources import require_different
 from sftctl.errors import ConfigError
 
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy": None}
-"""What is measured of each set, and which way is better; None: it has to be said."""
+"""What is measured for each set, and which direction is better; None: the user must say it."""
 OWN_SET = "validation"
 """The name of the data's own validation part."""
 _HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'

@@ -20,7 +20,7 @@ SPLITS = ("train", "validation")
 
 PREPARE_AGAIN = "prepare the data again"
 PUT_BACK = "put the store back or prepare the data again; `sftctl resume` then continues"
-"""For a store that was whole when a run opened it."""
+"""The hint for a store that was changed after a run had opened it."""
 
 
 _FAILURES = {
@@ -79,7 +79,7 @@ class SourceEntry:
     columns_used: list[str] = field(default_factory=list)
     columns_left: list[str] = field(default_factory=list)  # never read
     name: str = ""  # of the source that the file belongs to, as in prepare-data NAME=PATH
-    num_examples: int = 0  # that its rows became in the train split; 0 in stores without names
+    num_examples: int = 0  # of its rows, in the train split; 0 in stores without names
 
     @property
     def rows_kept(self) -> int:
@@ -162,7 +162,7 @@ class StoreManifest:
     special_text: str = "keep"
     special_text_first: list[str] = field(default_factory=list)  # where the first such rows are
     date: str | None = None  # that a template with a clock wrote
-    rows_unpadded: int = 0  # rows of which nulls that pad tools or calls were removed
+    rows_unpadded: int = 0  # rows from which padding nulls were removed
     left_out: list[str] = field(default_factory=list)  # files of a folder, and why
     first_rows: dict[str, str] = field(default_factory=dict)  # in the ledger, by reason
     reasoning_weight: float = 1.0
@@ -209,7 +209,7 @@ class StoreManifest:
 
 
 def joined_fingerprint(fingerprints: Sequence[str]) -> str:
-    """The fingerprint of several stores, by theirs in order; one store keeps its own."""
+    """One fingerprint for several stores, in their order; that of a single store is unchanged."""
     if len(fingerprints) == 1:
         return fingerprints[0]
     return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()

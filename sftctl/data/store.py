@@ -177,7 +177,7 @@ class TokenStore:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenizedExample:
-        """Example `index`; DataError as in `read`."""
+        """Example `index`. Raises DataError as `read` does."""
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"example {index} of {len(self)}")
         row = self.read((index,))

@@ -119,7 +119,7 @@ def _reason(error: SftctlError, checkpoint: Path) -> str:
 def _judge_data(
     manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[DataHere | None, dict[str, Any], list[SftctlError]]:
-    """The store that a resume would open (None: it prepares one), as reported, and obstacles."""
+    """The store that a resume would open, for the report (None: it prepares one); and obstacles."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     try:
         data = _mixed_here(manifest, config)

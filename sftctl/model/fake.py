@@ -85,7 +85,7 @@ def fake_model(
     new_tokens: Sequence[str] | None = None,
     adapter: AdapterConfig | None = None,
 ) -> FakeModel:
-    """The model that `load_model(name, tokenizer, …)` would load; ConfigError as there.
+    """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError as it does.
 
     With `adapter` it has that adapter.
     """
@@ -104,7 +104,7 @@ def fake_model(
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Without the traceback that torch logs when fake tensors fail: here that is no error."""
+    """Without the traceback that torch logs when fake tensors fail: here that is not an error."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -114,7 +114,7 @@ def _no_log() -> Iterator[None]:
 
 
 class _SavedStorages:
-    """The storages that autograd saves, each counted once, without those of the weights."""
+    """The storages that autograd saves, each counted once, without the storages of weights."""
 
     def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         self._weights = {_storage(weight) for weight in weights}

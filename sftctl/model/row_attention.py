@@ -38,7 +38,7 @@ def attention_by_rows(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    row_lengths: torch.Tensor,  # (R,) int32, zeros at the end are no rows; their sum is T
+    row_lengths: torch.Tensor,  # (R,) int32, their sum is T; zeros at the end are not rows
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row -> (1, T, H, D).

@@ -14,7 +14,7 @@ from sftctl.report.wording import number, percent, short_count, table
 from sftctl.words import counted, format_bytes
 
 MOST_RUNS = 8
-"""Runs on one page: there are so many colours that can be told apart."""
+"""Most runs on one page: there are this many colours that a reader can distinguish."""
 
 
 def names_of(records: Sequence[RunRecord]) -> list[str]:

@@ -244,7 +244,7 @@ def _config_sections(record: RunRecord) -> Iterator[Html]:
 
 
 def _is_chosen(key: str, value: object) -> bool:
-    """Whether somebody set this value; what a run resolves by itself is not told apart."""
+    """Whether somebody set this value. False for every key that a run can resolve by itself."""
     return key not in _RESOLVED and (key not in keys() or default_of(key) != value)
 
 

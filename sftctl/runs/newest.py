@@ -1,4 +1,4 @@
-"""The run that is meant where none is named."""
+"""The run that a command uses if none was named."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """metrics.jsonl after an accident: what an editor, a file system or a bad disk did to its lines.
 
-Complete checkpoints do not depend on it. So the whole lines are kept, and the rest is set aside.
+Complete checkpoints do not depend on it. So the complete lines are kept, and the rest is set aside.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Repair:
 
 
 def is_intact(data: bytes, last_step: int) -> bool:
-    """Whether these are whole lines, the last one of the step `last_step`."""
+    """Whether these are complete lines, the last one of the step `last_step`."""
     if not data.endswith(b"\n") or _damage(data):
         return False
     return _step_of(data[data.rfind(b"\n", 0, -1) + 1 :]) == last_step

@@ -134,7 +134,7 @@ def cached_manifest(fingerprint: str) -> StoreManifest | None:
 
 
 def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
-    """Why `train.patience` lets no step follow this checkpoint; None if one is left, or none is."""
+    """Why `train.patience` has ended the run before its last step; None if it has not."""
     train, validation = config.train, manifest.validation
     is_trained = manifest.step >= total_steps(train, manifest)
     if is_trained or validation is None or not is_out_of_patience(train, validation):

@@ -62,7 +62,7 @@ def _may_be_pretrained(path: Path) -> bool:
 
 
 def default_output(source: Path, kind: str) -> Path:
-    """Where `export` writes if nobody says it: into the run, or beside a model directory.
+    """Where `export` writes without --output: into the run, or next to a model directory.
 
     A number is added if that is there already.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def say_nothing(line: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)

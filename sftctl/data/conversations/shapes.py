@@ -54,7 +54,7 @@ class Shape:
 
 
 def detect_shape(row: Row) -> Format | None:
-    """The first shape that matches the filled columns, or else all columns; None if none does.
+    """The first shape that matches the filled columns, or else all columns; None: no shape does.
 
     Tables that were joined have columns of every shape, most of them empty.
     """

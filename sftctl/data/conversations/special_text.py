@@ -35,7 +35,10 @@ class SpecialTexts:
         return any(start in raw for start in self._starts)
 
     def first(self, row: Conversation) -> tuple[int, str] | None:
-        """The first message that holds one (from 1; 0: the tools), and which; None if none does."""
+        """The first message with such a text, and the text. Messages count from 1; 0: the tools.
+
+        None if there is no such message.
+        """
         for number, part in ((0, row.tools), *enumerate(row.messages, 1)):
             for text in _texts(part):
                 if found := self._pattern.search(text):
@@ -43,7 +46,7 @@ class SpecialTexts:
         return None
 
     def escaped(self, row: Conversation) -> Conversation:
-        """The row with a zero-width space in each of them, so that it stays text."""
+        """The row with a zero-width space inside each special text, so that it stays text."""
         messages = tuple(_mapped(message, self._broken) for message in row.messages)
         return replace(row, messages=messages, tools=_mapped(row.tools, self._broken))
 

@@ -42,7 +42,10 @@ def source_counts(
     start: DataPosition = DataPosition(),
     seen: Mapping[str, Mapping[str, int]] | None = None,
 ) -> list[SourceCounts]:
-    """The counts of a run that has `seen` some, and trains `num_steps` more from `start` on."""
+    """The counts of a run that trains `num_steps` more, from `start` on.
+
+    `seen` has the counts before `start`, by source; None: nothing was trained before.
+    """
     times = _times(mixture, seed, global_batch_size, num_steps, start)
     counts = []
     for source in mixture.sources:

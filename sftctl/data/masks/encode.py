@@ -66,7 +66,7 @@ _Encoded = tuple[Ids, Mask, Weights | None]
 def _encode(
     text: TrainingText, conversation: Conversation, tokenizer: ChatTokenizer
 ) -> Iterator[_Encoded]:
-    """The tokens of a text and their mask; then those of the answers that need their own."""
+    """The tokens of a text and their mask; then the tokens of answers that need their own."""
     if tokenizer.is_fast:
         ids = tokenizer.encode(text.text)
         pieces = None if text.weights else _mask_from_pieces(text, tokenizer, ids)

@@ -30,7 +30,10 @@ class ExampleMaker:
     drops_leading: bool = False  # True: leave out assistant turns before the first user's
 
     def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
-        """The examples of a row, none if it is dropped for its length; BadRow as `tokenize`."""
+        """The examples of a row; none if it is dropped because it is too long.
+
+        Raises BadRow as `tokenize` does.
+        """
         if self.drops_leading:
             row = without_leading_answers(row)
         row = as_servers_send(row, self.tokenizer)

@@ -1,4 +1,4 @@
-"""Refuse a row of which the chat template leaves out text: a message, or its reasoning."""
+"""Refuse a row if the chat template leaves out a message or its reasoning."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

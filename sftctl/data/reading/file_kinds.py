@@ -1,4 +1,4 @@
-"""Tell files that are no rows at all: archives, other formats, text, one JSON object."""
+"""Recognize files that do not contain rows: archives, other formats, text, one JSON object."""
 
 import json
 import re

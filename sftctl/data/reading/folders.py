@@ -1,4 +1,4 @@
-"""Which files below a folder are data, and which of them are meant."""
+"""Which files below a folder are data, and which of them to read."""
 
 import glob
 import json

@@ -40,14 +40,14 @@ class JoinedStore:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenizedExample:
-        """Example `index`; DataError as in `TokenStore.read`."""
+        """Example `index`. Raises DataError as `TokenStore.read` does."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         part, place = self._find(index)
         return self.parts[part][place]
 
     def read(self, examples: Sequence[int]) -> JoinedRows:
-        """These examples, joined end to end; DataError as in `TokenStore.read`."""
+        """These examples, joined end to end. Raises DataError as `TokenStore.read` does."""
         found = [self._find(index) for index in examples]
         rows = [self.parts[part].read((place,)) for part, place in found]
         return JoinedRows(
@@ -74,7 +74,10 @@ Store = TokenStore | JoinedStore
 
 
 def open_stores(paths: Sequence[Path | str], split: str = "train") -> Store:
-    """The stores in these folders as one; DataError as in `TokenStore.open` and `join_stores`."""
+    """The stores in these folders as one.
+
+    Raises DataError as `TokenStore.open` and `join_stores` do.
+    """
     return join_stores([TokenStore.open(path, split) for path in paths])
 
 
@@ -96,7 +99,7 @@ def join_stores(stores: Sequence[TokenStore]) -> Store:
 def joined_manifest(
     manifests: Sequence[StoreManifest], lengths: npt.NDArray[np.integer]
 ) -> StoreManifest:
-    """What several stores hold together. `lengths` are those of the joined split."""
+    """What several stores hold together. `lengths` are the quantiles of the joined split."""
     splits = {
         split: SplitCounts(
             *(

@@ -1,4 +1,4 @@
-"""What a .gguf file is besides one whole model: a part, an adapter, an old or foreign version."""
+"""A .gguf file that is not one complete model: a part, an adapter, an old or foreign version."""
 
 import re
 from collections.abc import Mapping

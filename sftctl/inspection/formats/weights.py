@@ -114,7 +114,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def _by_other_layers(
     layers: Any, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, None]]:
-    """For a family without a list: layers of which nothing is there."""
+    """For a family without a list: layers without any weight in the files."""
     parts = defaultdict[int, set[str]](set)
     for name in shapes:
         if match := _LAYER_NUMBER.search(name):
@@ -177,7 +177,7 @@ def show_tensors(path: Path) -> str:
 
 
 def _what_train_lacks(files: Files) -> str | None:
-    """What `sftctl train` needs besides the weights, and which option gives it."""
+    """What `sftctl train` needs besides the weights, and the option for it."""
     settings = files.read_json("tokenizer_config.json")
     has_template = "chat_template.jinja" in files.sizes or "chat_template" in settings
     if not any(name in files.sizes for name in _TOKENIZERS):

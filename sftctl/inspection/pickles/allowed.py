@@ -1,6 +1,6 @@
 """Which names a checkpoint's pickle may refer to: data, and settings of known tools.
 
-A name is a module and a qualified name, and both are compared whole. A qualified name with a dot is
+A name is a module and a qualified name, and both must be equal. A qualified name with a dot is
 in no list: from protocol 4 on, `("torch", "os.system")` finds the function that torch imported.
 """
 

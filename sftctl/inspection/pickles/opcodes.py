@@ -90,7 +90,7 @@ def read_pickle(stream: Readable, max_opcodes: int = MOST_OPCODES) -> Reading:
 
 
 def _opcodes(stream: Readable) -> Iterator[tuple[str, Any]]:
-    """Each opcode and its argument, up to STOP; as pickletools.genops, in half the time."""
+    """Each opcode and its argument, up to STOP, like pickletools.genops in half the time."""
     source = cast(IO[bytes], stream)
     while code := stream.read(1):
         opcode = _OPCODES.get(code)

@@ -15,8 +15,10 @@ _LARGEST = 1 << 64
 
 
 class Budget:
-    """How many items are printed of one file: it may hold the same list a thousand times, and so
-    on inwards."""
+    """How many items are printed of one file.
+
+    A small file can print as billions of items, if lists hold the same list many times.
+    """
 
     def __init__(self, items: int = _ITEMS_IN_ALL) -> None:
         self._left = items
@@ -82,25 +84,25 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def table(value: Any) -> dict[Any, Any]:
-    """A dictionary, or an empty one in place of anything else."""
+    """The value if it is a dictionary, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def number(value: Any) -> Any:
-    """A number of at most 64 bits, or None in place of anything else."""
+    """The value if it is a number of at most 64 bits, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if isinstance(value, float) or -_LARGEST < value < _LARGEST else None
 
 
 def sizes(value: Any) -> tuple[int, ...]:
-    """A shape or offsets; empty in place of anything else."""
+    """The value as a tuple if it is a shape or a list of offsets, else ()."""
     is_list = isinstance(value, (list, tuple)) and len(value) <= MOST_AXES
     return tuple(value) if is_list and all(map(_is_size, value)) else ()
 
 
 def size(value: Any) -> int:
-    """A length or place; 0 in place of anything else."""
+    """The value if it is a length or an offset, else 0."""
     return int(value) if _is_size(value) else 0
 
 

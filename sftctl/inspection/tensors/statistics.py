@@ -34,7 +34,8 @@ class TensorStatistics:
 def tensor_statistics(inspection: Inspection, stretch: int = STRETCH) -> list[TensorStatistics]:
     """Statistics of every tensor, by name, read `stretch` elements at a time.
 
-    A tensor of one stretch is read once, a larger one twice; one with several names as often.
+    A tensor of at most one stretch is read once, a larger one twice. A tensor with several names
+    is not read again for each name.
     """
     reasons = left_out(inspection.tensors, inspection.num_bytes)
     known: dict[object, TensorStatistics] = {}

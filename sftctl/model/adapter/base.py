@@ -38,7 +38,8 @@ def initial_model(
 
 
 def adapter_of(config: RunConfig) -> AdapterConfig | None:
-    """The adapter that a run trains, or None. New tokens have rows that are trained whole."""
+    """The adapter that a run trains, or None. If there are new tokens, embeddings and head are
+    trained completely."""
     adapter = config.adapter
     if not adapter.lora:
         return None

@@ -1,7 +1,7 @@
 """LoRA adapters by peft: matrices that are trained next to the frozen weights of a model.
 
 The model is changed in place and stays a model of transformers. Its own weights are frozen; what is
-trained are the adapter's parameters, in float32, and the modules that are saved whole.
+trained are the adapter's parameters, in float32, and the modules that are saved completely.
 """
 
 import logging
@@ -92,14 +92,15 @@ def lora_config(model: "PreTrainedModel") -> "LoraConfig":
 
 
 def adapter_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
-    """The parameters of a model's adapter by name, without those of modules saved whole."""
+    """The parameters of a model's adapter by name, without modules that are saved completely."""
     return {name: p for name, p in model.named_parameters() if _ADAPTER.search(name)}
 
 
 def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     """The tensors that a checkpoint of this model holds, by all their names.
 
-    With an adapter these are its parameters and the modules saved whole; else the complete model.
+    With an adapter these are its parameters and the modules that are saved completely; else all
+    parameters of the model.
     """
     tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     if not has_adapter(model):
@@ -141,7 +142,7 @@ def target_layers(model: "PreTrainedModel", patterns: Iterable[str] | None) -> l
             existing = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
             raise ConfigError(
                 f"adapter.targets: {pattern} matches no linear layer of the blocks",
-                hint=f"there are {existing}; adapter.modules_to_save trains other modules whole",
+                hint=f"there are {existing}; adapter.modules_to_save trains other modules",
             )
         chosen |= found
     return [name for name in layers if name in chosen]

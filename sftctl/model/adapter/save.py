@@ -61,7 +61,7 @@ def peft_name(name: str) -> str:
 
 
 def _whole_modules(tensors: Mapping[str, torch.Tensor], names: list[str]) -> list[str]:
-    """The modules saved whole, and those whose weights are tied to theirs."""
+    """The modules that are saved completely, and the modules that are tied to them."""
     whole = [name for name in tensors if _OWN.search(name) is None]
     tied = [
         name.rpartition(".")[0].rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Files that should be a whole model in GGUF of today, and are not. Loads no library."""
+"""Refuses .gguf files that are not one complete model in a current version. Loads no library."""
 
 import re
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def require_readable(path: Path) -> None:
 
 
 def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
-    """ConfigError if the metadata of a .gguf file is not that of one whole model."""
+    """ConfigError if the metadata of a .gguf file is not that of one complete model."""
     kind, count = metadata.get("general.type", "model"), metadata.get("split.count", 1)
     if kind != "model":
         adapter = "an adapter: merge it into its base first"

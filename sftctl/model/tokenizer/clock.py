@@ -13,7 +13,7 @@ _ANY_CALL = re.compile(r"\bstrftime_now\s*\(")
 
 
 def with_frozen_clock(template: str, day: Date) -> str:
-    """The template with `day` in place of each call of the clock; itself if it has no clock.
+    """The template with `day` in place of each call of the clock; unchanged if it has no clock.
 
     ConfigError if the format in a call is not a constant.
     """

@@ -56,7 +56,7 @@ class TemplateLimits:
         self._memory: int | None = None
 
     def __reduce__(self) -> tuple[type["TemplateLimits"], tuple[float]]:
-        """Another process counts anew: a pulse that is shared can't be pickled."""
+        """Another process counts from zero, because a shared pulse can't be pickled."""
         return TemplateLimits, (self.seconds,)
 
     def begin(self) -> None:

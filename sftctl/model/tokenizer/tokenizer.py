@@ -108,7 +108,7 @@ class ChatTokenizer:
     def with_date(self, day: str | None) -> "ChatTokenizer":
         """A copy whose template's clock stands still, at `day` (YYYY-MM-DD) or else today.
 
-        The tokenizer itself if its template has no clock, or if that stands still already.
+        Returns the tokenizer itself if its template has no clock, or one that stands still already.
         """
         if self.date is not None and day is None:
             return self

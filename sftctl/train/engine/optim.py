@@ -49,7 +49,7 @@ def build_optimizer(
 
 
 def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world: World) -> float:
-    """Scale the gradients down to `max_norm`; returns the L2 norm before, over the whole model."""
+    """Scale the gradients down to `max_norm`; returns the L2 norm before, of all together."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
     # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.

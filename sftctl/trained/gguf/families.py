@@ -22,7 +22,7 @@ class Family:
     norm_offset: float = 0.0
     """What is added to the weights of norms: Gemma multiplies by one plus the weight."""
     layer_pattern: int | None = None
-    """Every n-th layer attends to the whole text and the others to a window: fixed in llama.cpp."""
+    """Every n-th layer attends to the complete text, others to a window: fixed in llama.cpp."""
     activation: str = "silu"
     normalizes_experts: bool | None = None
     """Whether the weights of the chosen experts are made to sum to one; None: no experts."""
@@ -124,7 +124,7 @@ def _layer_types(count: int, pattern: int) -> list[str]:
 
 
 def rope_of(config: Any, local: bool = False) -> dict[str, Any]:
-    """The RoPE of the layers that see the whole text, or of those with a window (`local`)."""
+    """The RoPE of the layers that see the complete text, or of those with a window (`local`)."""
     rope: dict[str, Any] = config.rope_parameters
     by_layer = rope.get("sliding_attention" if local else "full_attention")
     return rope if by_layer is None else by_layer

@@ -63,7 +63,7 @@ def test_patterns_choose_targets(patterns: list[str], short: list[str]) -> None:
             {"targets": ["q_proj", "qkv"]},
             "adapter.targets: qkv matches no linear layer of the blocks",
             "there are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; "
-            "adapter.modules_to_save trains other modules whole",
+            "adapter.modules_to_save trains other modules",
         ),
         (
             {"modules_to_save": ["output"]},

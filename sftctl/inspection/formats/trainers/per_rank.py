@@ -35,7 +35,7 @@ def _steps(path: Path) -> list[Path]:
 
 
 def _verl_folders(path: Path) -> Iterator[Path]:
-    """The folder itself or those of its roles, if they have files of ranks."""
+    """The folder itself or the folders of its roles, if they have files of ranks."""
     for folder in (path, *(path / role for role in _ROLES)):
         if folder.is_dir() and any(_VERL.fullmatch(file.name) for file in folder.iterdir()):
             yield folder

@@ -54,7 +54,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def inspect_torchtune_output(path: Path) -> Inspection:
-    """The newest checkpoint. The recipe's state is beside them and belongs to the newest."""
+    """The newest checkpoint. The recipe's state is in the same folder and belongs to the newest."""
     folders = _checkpoints(path)
     checkpoints = [inspect_torchtune(one) for one in folders]
     return replace(checkpoints[-1], checkpoints=checkpoints)
