@@ -28,7 +28,7 @@ class AdapterConfig:
     """Also train the length of each row of a target's weight (DoRA). Slower."""
     modules_to_save: list[str] | None = None
     """Modules that are trained and saved completely, such as embeddings and head. With
-    `model.new_tokens` these two are always."""
+    `model.new_tokens` these two are always trained."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the frozen weights are held in; auto: what the model computes in (`train.dtype`)."""
 

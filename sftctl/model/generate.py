@@ -28,8 +28,8 @@ def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
 def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
     """The special token that the chat template puts after an assistant's message, if any.
 
-    If there is none, the first token of the next message ends the turn (GLM 4.5): those of a user
-    and of a tool.
+    If there is none, the first token of the next message ends the turn (GLM 4.5). That is the token
+    that begins a message of a user, or of a tool.
     """
     answer = {"role": "assistant", "content": "sftctl-end-of-turn"}
     messages = [{"role": "user", "content": "?"}, answer]
