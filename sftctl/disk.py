@@ -20,7 +20,7 @@ from pathlib import Path
 from sftctl.environment import sync
 from sftctl.errors import SftctlError
 
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust writes an error of the system
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust libraries write an error of the system
 TEMPORARY_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 24
@@ -50,7 +50,7 @@ def refusals(
 
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise OSError for what safetensors and tokenizers raise when the disk refuses a file."""
+    """Raise the OSError that is meant by the errors of safetensors and tokenizers about a file."""
     try:
         yield
     except UnicodeEncodeError as problem:
@@ -149,7 +149,7 @@ DISK = Disk()
 def open_regular(path: Path, flags: int) -> int:
     """os.open of a regular file; links are not followed. OSError for a link, a pipe or a device.
 
-    It is looked at before it is opened: a pipe would wait, and a device might act.
+    The kind is checked before the file is opened: a pipe would wait, and a device might act.
     """
     with contextlib.suppress(FileNotFoundError):
         _require_regular(path.lstat(), path)

@@ -1,6 +1,6 @@
-"""Facts about this process from the system; the only reader of environment variables.
+"""Facts about this process from the system; the only file that reads environment variables.
 
-What only Linux has is called here and nowhere else, each with what other systems do instead.
+Calls that only Linux has are made here alone, each with a replacement for other systems.
 """
 
 import ctypes
@@ -177,7 +177,8 @@ def signal_when_the_parent_dies(number: int) -> None:
 
 
 def become_a_worker() -> None:
-    """Leave the signals of a terminal, which reach every process, to the parent, and die with it.
+    """Ignore the signals that a terminal sends to every process: the parent handles them. End with
+    the parent.
 
     SIGTERM ends the process, unless it was ignored when the program started.
     """
@@ -192,7 +193,8 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedBySignal(BaseException):
-    """Raised wherever the command just is; not an Exception, which a library could catch."""
+    """Raised at whatever line the command has reached. Not an Exception, which a library could
+    catch."""
 
 
 @contextmanager

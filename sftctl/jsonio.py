@@ -40,15 +40,15 @@ def dump_canonical(value: object) -> bytes:
 
 
 def dump_strict(value: object, *, sort_keys: bool = False) -> bytes:
-    """Compact. TypeError for what JSON's readers refuse, which the other functions change:
-    half a surrogate pair, deep nesting, and values that are not JSON's.
+    """Compact. TypeError for what readers of JSON refuse and the other functions change: half a
+    surrogate pair, deep nesting, and values of types that JSON lacks.
     """
     option = orjson.OPT_SORT_KEYS if sort_keys else 0
     return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
 
 
 def dump_text(value: object) -> str:
-    """As templates and servers write JSON into a text: spaced, and letters as they are."""
+    """JSON as templates and servers write it into a text: with spaces, and letters not escaped."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -121,7 +121,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that we wrote; skips incomplete and damaged lines."""
+    """The objects of a JSON-lines file that we wrote, without incomplete and damaged lines."""
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n") and (value := _object_in(line)) is not None:

@@ -68,7 +68,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes of free memory: the machine's, or those of the cgroup with the least.
+    """Bytes of free memory: the machine's, or the cgroup's with the least.
 
     None: the system does not say.
     """
@@ -126,7 +126,7 @@ def peak_resident_bytes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What some processes hold together."""
+    """The memory that some processes hold together."""
 
     rss_bytes: int  # a page that several share is counted for each
     pss_bytes: int  # a shared page is counted once

@@ -1,4 +1,4 @@
-"""How ranks that a launcher started find each other, with a word about whom they wait for."""
+"""How ranks that a launcher started find each other, and report which ranks they wait for."""
 
 import socket
 import sys
@@ -33,7 +33,7 @@ def meet(
 
     `place` is host, port, and the number of the agent's attempt if torchrun's agent listens there;
     else rank 0 listens. `check` is called several times a second and may
-    raise. ConfigError if somebody has not come after `longest_wait_s`.
+    raise. ConfigError if a rank has not come after `longest_wait_s`.
     """
     host, port, attempt = place
     wait = _Wait(f"of {world_size} at {host}:{port}", check, longest_wait_s)
@@ -57,7 +57,7 @@ def meet(
 
 
 def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: "_Wait") -> Store:
-    """The store at `place`, once somebody listens there."""
+    """The store at `place`, once a process listens there."""
     host, port, attempt = place
     listens = rank == 0 and attempt is None
     while not listens and not _answers(host, port):
@@ -80,14 +80,14 @@ def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: 
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a process listens there."""
     with suppress(OSError), socket.create_connection((host, port), timeout=1.0):
         return True
     return False
 
 
 class _Wait:
-    """A wait that says for whom, hears signals, and ends."""
+    """Waits for ranks: reports which ones, reacts to signals, and has a time limit."""
 
     def __init__(self, where: str, check: Callable[[], None], longest_s: float) -> None:
         self._where, self._check, self._longest_s = where, check, longest_s

@@ -1,4 +1,4 @@
-"""Which loader setting to take, why, and its lines for a configuration."""
+"""Recommend a loader setting: which one, why, and its lines for a configuration file."""
 
 import os
 from collections.abc import Iterable

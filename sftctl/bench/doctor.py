@@ -43,7 +43,7 @@ class Diagnosis:
     disk_free_bytes: dict[str, int]
     open_file_limit: int
     process_limit: int | None
-    device: str  # that --device auto takes
+    device: str  # that --device auto uses
     gpus: list[dict[str, Any]]
     nccl: bool
     flash_attention: bool

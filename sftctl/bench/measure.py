@@ -1,4 +1,4 @@
-"""One setting of the loader, measured for a moment on one rank."""
+"""Measure one setting of the loader on one rank, for a short time."""
 
 import os
 import time
@@ -85,7 +85,7 @@ def failure_as_result(
     # Any failure of a setting (too many files, no memory, a killed process) is its result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        # torch's re-raise is a cycle through its own frame, which would keep the processes alive.
+        # torch's error refers to its own frame, which would keep the processes alive.
         traceback.clear_frames(error.__traceback__)
     return LoaderResult.of(settings, last_line)
 

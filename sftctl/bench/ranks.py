@@ -73,7 +73,7 @@ class Ranks:
     def close(self) -> None:
         """End the processes and their loader processes."""
         for process, connection in self._ranks:
-            connection.close()  # a rank that waits for its next setting then exits
+            connection.close()  # a rank that waits for its next setting exits at that
             process.join(5.0)
             if process.is_alive():
                 process.kill()

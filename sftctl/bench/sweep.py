@@ -153,7 +153,7 @@ def combinations(
 def skipped_because(
     store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
 ) -> str | None:
-    """What the machine lacks for a setting, which is then skipped; None if nothing is missing."""
+    """Why the machine can't run a setting, so that it is skipped; None if it can."""
     return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 

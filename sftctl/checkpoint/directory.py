@@ -56,7 +56,7 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def named_checkpoints(root: Path) -> list[Path]:
-    """Everything with a checkpoint's name, by step: folders, but also links and files."""
+    """Everything that is named like a checkpoint, by step: folders, but also links and files."""
     return _by_step(root, os.listdir(root) if root.is_dir() else [])
 
 
@@ -193,7 +193,7 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeepBest:
-    """How many of the best checkpoints are kept besides the newest, and by what they are judged."""
+    """How many of the best checkpoints are kept besides the newest, and how they are compared."""
 
     number: int = 0
     goal: str = str(LOSS)
@@ -202,7 +202,7 @@ class KeepBest:
 def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
     """The complete checkpoints whose step was evaluated for the `goal`, the best first.
 
-    Step 0 is left out, and a value that is not finite. Of equal values the earlier step is first.
+    Step 0 and values that are not finite are left out. Of equal values the earlier step is first.
     """
     ranked = []
     sign = -1 if Goal.parsed(goal).direction == "max" else 1
@@ -219,12 +219,12 @@ def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
 
 
 def retire(root: Path, keep: int, disk: Disk = DISK, *, best: KeepBest = KeepBest()) -> list[Path]:
-    """Delete complete checkpoints, but not the newest `keep` (at least 1); returns the deleted.
+    """Delete complete checkpoints except the newest `keep` (at least 1); returns the deleted ones.
 
-    Those with the best evaluations are kept besides.
+    Checkpoints with the best evaluations are kept too.
 
     A checkpoint with a missing or truncated file is not counted and not deleted: perhaps nothing
-    else is left. One with a file that is not ours is counted, but not deleted.
+    else is left. A checkpoint with a file that is not ours is counted, but not deleted.
     """
     complete = [path for path in list_checkpoints(root) if is_complete(path)]
     ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []

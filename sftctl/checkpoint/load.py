@@ -30,7 +30,7 @@ def load_tensors(
 ) -> None:
     """Fill `tensors` in place; all ranks call it with the same names.
 
-    Names, shapes and dtypes must be those of the checkpoint's tensors whose names begin with
+    Names, shapes and dtypes must equal those of the checkpoint's tensors whose names begin with
     `prefix` ("model." leaves out the optimizer) and not with `but_not`. If not,
     IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified: `newest_good`
     does that. `manifest` is the checkpoint's, if it was already read.
@@ -76,7 +76,7 @@ def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReade
 
 
 class _ListedFiles(FileSystem):
-    """A file system that shows nothing but these names."""
+    """A file system in which only these files exist."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = sorted(names)

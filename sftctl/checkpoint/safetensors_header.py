@@ -65,7 +65,7 @@ def read_header(file: Path) -> Header:
 def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:
     """A JSON parser keeps the last of two equal keys; which one a loader takes is not defined."""
     if all(data.count(b'"%s"' % field.encode()) == len(tensors) for field in _FIELDS):
-        return  # one of each for every tensor that is left after parsing
+        return  # the keys that each tensor has after parsing
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name, count = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 1)

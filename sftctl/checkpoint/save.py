@@ -142,8 +142,8 @@ class _Commit:
     ) -> list[dict[str, FileEntry]]:
         """Let every rank write, sync and hash its part; returns the files of each rank.
 
-        DCP has its own votes. Any other error is raised on one rank alone while the others wait
-        inside DCP. That rank must exit; the lost connection then ends the others.
+        DCP has its own votes. Any other error is raised on one rank only, while the others wait
+        inside DCP. That rank must exit: the lost connection then ends the others.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:

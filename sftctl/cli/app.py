@@ -128,7 +128,7 @@ def report(error: SftctlError, command: Any = None) -> None:
 
 
 def _usage_error(error: Any, typed: Sequence[str]) -> ConfigError:
-    """A mistake on the command line, and what may have been meant."""
+    """The error for a mistake on the command line, with a guess at what was meant."""
     context, name = getattr(error, "ctx", None), getattr(error, "option_name", None)
     if context is None:
         return ConfigError(error.format_message(), hint="see `sftctl --help`")

@@ -96,7 +96,7 @@ def _refuse_combinations(replay_and_others: bool, step_and_restarts: bool) -> No
 
 
 def _refuse_parts_of_runs(path: Path) -> None:
-    """NoCheckpoint that names the command that is meant, for a file or folder of a run."""
+    """The NoCheckpoint for a file or folder inside a run; it names the right command."""
     from sftctl.checkpoint.directory import list_checkpoints
     from sftctl.checkpoint.layout import step_of
     from sftctl.runs.directory import RunDir, run_around

@@ -34,7 +34,7 @@ def open_missing() -> None:
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Write a command's result to stdout inside this; that nobody reads it is not an error."""
+    """Write a command's result to stdout inside this. A reader that has left is not an error."""
     status.doing("")
     hint = "the command itself is done; free some space and run it again to see the result"
     with refusals("stdout", ConfigError, hint):
@@ -49,7 +49,7 @@ def results() -> Iterator[None]:
 
 
 def tell(text: str, end: str = "\n", start: str = "") -> None:
-    """Print lines on stderr, control characters escaped; that nobody reads them is not an error.
+    """Print lines on stderr, control characters escaped. A reader that has left is not an error.
 
     `start` and `end` may move the cursor.
     """

@@ -73,7 +73,7 @@ def start(
             from sftctl.train.preflight.paths import check_before_loading
 
             config = check_before_loading(config)
-        else:  # what the command leaves open, such as the device, is as the run decided it
+        else:  # what is not typed stays as the run decided it
             config = request.applied_to(config_of_run(request.run_dir))
         run(
             config, request, num_ranks, max_restarts, stop, verify_data=verify_data, as_json=as_json

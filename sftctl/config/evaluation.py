@@ -1,4 +1,4 @@
-"""EvaluationConfig: the validation sets of a run, and by what its best step is chosen."""
+"""EvaluationConfig: the validation sets of a run, and how its best step is chosen."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -80,7 +80,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the best step is chosen by."""
+    """The metric that decides which step is the best."""
 
     set_name: str | None  # None: all sets together
     metric: str

@@ -1,4 +1,4 @@
-"""Tell files that people name in place of the TOML file: data, YAML, JSON, folders."""
+"""Recognize files that people name in place of the TOML file: data, YAML, JSON, folders."""
 
 import re
 from pathlib import Path

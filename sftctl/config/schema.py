@@ -76,7 +76,8 @@ class DataConfig:
     """Weight of an assistant's reasoning in the loss, times the weight of its message; 0: it is
     only context."""
     leading_assistant: Literal["keep", "drop"] = "keep"
-    """Assistant turns before the first user's: keep them if the template accepts them, or drop them."""
+    """Assistant turns before the first user's: keep them if the template accepts them, or drop
+    them."""
     columns: str | None = None
     """Columns of the rows to read under our keys, as in prompt=question,completion=body.answer. A
     dot goes into an object."""

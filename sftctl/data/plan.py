@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sftctl.data.mixture import MixedSource, Mixture
 
 ORDER_VERSION = 3
-"""Raise it when the same (lengths, seed, epoch) would give another order or another cut."""
+"""Increase it when the same (lengths, seed, epoch) would give another order or another cut."""
 
 Indices = npt.NDArray[np.int64]
 
 _FEW = 48  # up to this many candidates, a Python list is faster than numpy
-_TURNS = 0x7475726E73  # sets the order in which examples get their turn apart from an epoch's
+_TURNS = 0x7475726E73  # makes the order of the turns differ from an epoch's order
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -219,7 +219,7 @@ class TokenStore:
         return JoinedRows(ids, mask, lengths, None if weights is None else weights * mask)
 
     def _remember_open(self, number: int) -> None:
-        """Close the shard that was opened first if this one is one too many."""
+        """Close the shard that was opened first if too many are open."""
         self._open_shards.append(number)
         if len(self._open_shards) > MAX_OPEN_SHARDS:
             self._shards[self._open_shards.popleft()].close()

@@ -128,7 +128,8 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both values, for two formats only the keys that both have: a missing key means nothing."""
+    """Both values. For two formats only the keys that both have, because a missing key means
+    nothing."""
     if a.format == b.format:
         return ours, theirs
     common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]

@@ -171,7 +171,7 @@ def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]
 
 
 def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What is said of a run's final model, after hashing its files; an older one has no hashes."""
+    """The facts about a run's final model, after hashing its files. An older one has no hashes."""
     if final is None or final["step"] is None:
         return final
     problems = problems_of_final(Path(final["path"]), verify=True)

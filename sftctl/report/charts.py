@@ -41,7 +41,7 @@ def line_chart(
     wide: bool = False,
     has_switch: bool = False,
 ) -> Html:
-    """A chart of curves over steps; it says so if there are no values yet.
+    """A chart of curves over steps, or a sentence if there are no values yet.
 
     `has_switch` draws it twice, and a box on the page switches between the usual and a logarithmic
     scale.

@@ -57,7 +57,7 @@ def downsampled(
 
 
 def smoothed(values: Numbers) -> Numbers:
-    """An exponential mean, wider in longer runs; a step without a finite value stays without."""
+    """An exponential mean, wider in longer runs. A step without a finite value gets none."""
     weight = 1 / max(5.0, min(100.0, len(values) / 25))
     result, total, weights = np.full(len(values), np.nan), 0.0, 0.0
     for place, value in enumerate(values.tolist()):

@@ -201,7 +201,7 @@ def events(record: RunRecord) -> Html:
 
 
 def _details(event: dict[str, Any]) -> str:
-    """An event as a sentence; one without a sentence of its own, with its fields."""
+    """An event as a sentence; if there is no sentence for it, its name and fields."""
     name, step = event["event"], event["step"]
     fields = {key: v for key, v in event.items() if key not in ("event", "step", "time")}
     nothing_said = f"{name} at step {step}"

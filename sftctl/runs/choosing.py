@@ -1,7 +1,7 @@
 """Which evaluation of a run is the best, what ends it early, and which weights become `final/`.
 
-Pure functions of what a checkpoint's manifest has under `validation`, so a resumed run chooses as
-the run that never stopped. Loads neither torch nor numpy.
+Pure functions of what a checkpoint's manifest has under `validation`, so a resumed run makes the
+same choice as a run that was never stopped. Loads neither torch nor numpy.
 """
 
 import math
@@ -91,7 +91,7 @@ def end_of_patience(validation: Validation) -> str:
 
 
 def final_of(train: TrainConfig) -> str:
-    """best or last; a run of before `train.final` existed keeps the last."""
+    """best or last. A run from before `train.final` existed keeps the last."""
     return "last" if train.final == "auto" else train.final
 
 
@@ -117,7 +117,8 @@ def final_checkpoint(
 ) -> tuple[GoodCheckpoint, str | None]:
     """The checkpoint whose weights become `final/`, every byte verified; and a warning, if any.
 
-    The best one that is there and good, or the one of `last_step`. Raises CheckpointError.
+    That is the best one that exists and is undamaged, or the one of `last_step`. Raises
+    CheckpointError.
     """
     if choice == "last":
         return newest_good(run.checkpoints, last_step), None

@@ -66,7 +66,7 @@ _EFFECTS = {
         "the optimizer's state is that of other parameters; train a new run from final/",
     ),
 }
-"""What a change of a key does, or of any other key of a section."""
+"""What a change of a key does; the last entry of a section is for all its other keys."""
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 

@@ -41,7 +41,8 @@ def problems_of_final(
 
 
 def _of_another_origin(seal: Seal, run: RunDir, last: CheckpointManifest | None) -> list[str]:
-    """How the final model does not come from this run; what an older seal lacks is not compared."""
+    """How the final model does not fit this run. Facts that an older manifest lacks are not
+    compared."""
     run_id = run.facts()["run_id"]
     if seal.run_id not in (None, run_id):
         return [f"of another run (run_id {seal.run_id}, and run.json says {run_id})"]

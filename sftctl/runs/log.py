@@ -205,7 +205,7 @@ def require_metrics(run_dir: Path, keep_bytes: int, last_step: int | None = None
 
 
 def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
-    """`keep_bytes`, which must be the end of a line; None means the end of the last one."""
+    """`keep_bytes`, which must be the end of a line; None: the end of the last line."""
     num_bytes = _bytes_of_complete_lines(descriptor)
     if keep_bytes is None:
         return num_bytes

@@ -128,7 +128,7 @@ def _next(run: RunDir, status: str) -> str | None:
 
 
 def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens a second over these steps, waiting included."""
+    """Tokens per second over these steps, waiting included."""
     seconds = sum(line.get("step_time_s") or 0.0 for line in lines)
     tokens = sum(line.get("num_tokens") or 0 for line in lines)
     return tokens / seconds if seconds > 0 else None

@@ -81,7 +81,7 @@ def _damage(data: bytes) -> list[str]:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """The lines without what is around them; an incomplete last one too."""
+    """The lines without white space around them, an incomplete last line too."""
     for line in data.removeprefix(_BOM).replace(b"\0", b"").split(b"\n"):
         if text := line.strip():
             yield text

@@ -71,7 +71,7 @@ def obstacles_in_differences(
 
 
 def require_named_files(config: RunConfig) -> None:
-    """Refuse a path in config.toml at which nothing is, and name its key.
+    """Refuse a path in config.toml that does not exist, and name its key.
 
     Called where a run has to prepare its data again. The run or the data may have been moved.
     DataError for the data, ConfigError for the rest.

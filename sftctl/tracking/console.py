@@ -44,7 +44,7 @@ def make_console_tracker(shape: RunShape) -> "LiveTracker | LineTracker":
 
 
 class LiveTracker:
-    """A panel that is redrawn on a step or event, at most four times a second, and twice without.
+    """A panel that is redrawn on a step or event, at most four times a second, else twice a second.
 
     It vanishes at the end. Other threads may call `stopping`.
     """
@@ -88,7 +88,7 @@ class LiveTracker:
                 self._validated_at = step
             if name in ("saved", "resumed"):
                 self._saved, self._saved_at = line.partition(" ")[2], time.monotonic()
-            if name in ("saved", "finished"):  # frequent, or said by the closing lines
+            if name in ("saved", "finished"):  # frequent, or also in the closing lines
                 self._draw()
             else:
                 self._print(line, "yellow" if name in ("warning", "save_failed") else "")
@@ -206,7 +206,7 @@ class LiveTracker:
 
 
 class Curve:
-    """A complete curve in less than `size` points: when it is full, pairs become their mean."""
+    """A complete curve in less than `size` points. When it is full, each pair becomes its mean."""
 
     def __init__(self, size: int = 48) -> None:
         self._size, self._values_per_point = size, 1

@@ -15,7 +15,7 @@ from sftctl.tracking.wandb import WandbTracker, require_login
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
-    """What a service is told about a run when a session begins."""
+    """Facts about a run for a service, when a session begins."""
 
     run_dir: Path
     project: str
@@ -54,7 +54,8 @@ _OPENED_BY: dict[str, Callable[[TrackedRun], Tracker]] = {
 
 
 def open_service(name: str, run: TrackedRun) -> Tracker:
-    """The tracker of this name. ConfigError if nobody is logged in; else any error of the service.
+    """The tracker of this name. ConfigError if nobody is logged in. Other errors of the service are
+    passed on.
 
     A tracker may have a `warning`: a problem that did not end it.
     """

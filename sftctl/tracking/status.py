@@ -1,4 +1,4 @@
-"""What the program does just now: a line that is replaced in place, or a line for a long phase.
+"""Shows what the program does now: one line that is rewritten, or a new line for a long phase.
 
 `doing` may be called from any layer above. It shows nothing unless a command has opened `shown`.
 """
@@ -98,7 +98,7 @@ _status: Status | None = None
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Show on stderr, on rank 0, what the program does as long as the context is open."""
+    """While the context is open, show on stderr, on rank 0, what the program does."""
     global _status
     if environment.rank() != 0 or _status is not None:
         yield

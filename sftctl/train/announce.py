@@ -146,7 +146,7 @@ def _stores(store: Store) -> dict[str, list[str]]:
 
 
 def _report_rows(store: TokenStore, tracker: Tracker) -> None:
-    """What became of the rows of the files that this session has prepared."""
+    """How many rows were kept and dropped in the files that this session has prepared."""
     manifest = store.manifest
     tracker.event(
         "data",

@@ -1,4 +1,4 @@
-"""What a signal does now, as a sentence: the answer that is on the screen at once."""
+"""What a signal does now, as a sentence: it is printed as soon as the signal comes."""
 
 import time
 
@@ -10,7 +10,7 @@ _WORTH_TELLING_S = 2.0  # a shorter wait is not announced
 
 
 class Outlook:
-    """Follows the loop of a run; another thread asks it what a stop would wait for."""
+    """Follows the loop of a run. Another thread asks it how long a stop will take, and why."""
 
     def __init__(self, session: Session) -> None:
         self._progress = session.state.progress
@@ -20,11 +20,11 @@ class Outlook:
         self.is_training = False
 
     def begin_step(self) -> None:
-        """A step begins, after what was done between two steps."""
+        """A step begins; what was done between two steps is over."""
         self._since, self.is_training = time.monotonic(), True
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:
-        """A step has ended, or there is no other one."""
+        """A step has ended, or there are no more steps."""
         self._step_time_s = metrics.step_time_s if metrics is not None else None
         self.is_training = False
 

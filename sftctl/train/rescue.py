@@ -45,7 +45,7 @@ def rescue(
 
 
 def _new_directory(session: Session, log: RunLog | None, facts: dict[str, object]) -> Path:
-    """The run directory again, or one next to it if something else has its name now."""
+    """Make the run directory again, or one next to it if its name is taken now."""
     old, step = session.run.path, session.state.progress.step
     names = (old, *(old.with_name(f"{old.name}-rescued-{step}{end}") for end in ("", "-2", "-3")))
     path = next((name for name in names if not name.exists()), names[-1])

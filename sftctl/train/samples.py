@@ -35,7 +35,7 @@ class Prompt:
 
 
 class _Interrupted(Exception):
-    """A signal asks to stop in the middle of an answer."""
+    """Raised if a signal asks to stop in the middle of an answer."""
 
 
 def show_samples(session: Session, tracker: Tracker) -> None:

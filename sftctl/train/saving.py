@@ -59,7 +59,8 @@ class Saving:
     def record_validation(self) -> None:
         """Complete the manifest of the checkpoint that this session continues from.
 
-        A signal between its step and that step's validation left the result out of it.
+        It lacks the result of its step's validation if a signal came between the step and the
+        validation.
         """
         plan, progress = self._session.plan, self._session.state.progress
         if plan is None or plan.manifest is None or plan.checkpoint is None:
@@ -170,7 +171,8 @@ class Saving:
             self._tracker.event("warning", outcome.step, message=outcome.warning)
 
     def _before_save(self) -> None:
-        """On rank 0: refuse to make a run directory that is gone again, and sync the log."""
+        """On rank 0: raise an error if the run directory is gone, instead of making a new one; and
+        sync the log."""
         if self._place is not None and not self._place.is_here():
             raise CheckpointError("the run directory is gone")
         if self._log is not None:

@@ -276,7 +276,7 @@ def _take_over(session: Session) -> None:
         run.write_config(session.config)
     is_damaged = plan is not None and bool(plan.final_problems)
     if (moves or is_damaged) and run.final.is_dir():
-        remove_folder(run.final)  # of another end, or damaged; a checkpoint has its weights
+        remove_folder(run.final)  # not of this end, or damaged; a checkpoint has its weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
 

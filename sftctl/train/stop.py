@@ -132,7 +132,7 @@ class StopRequest:
             os._exit(128 + number)
 
     def _say(self) -> None:
-        """Show what happens now; under a launcher the first that says it marks that it has."""
+        """Show what happens now. Under a launcher, the first process that shows it sets a mark."""
         if environment.rank() != 0:
             return
         outlook = self.outlook() if self.outlook is not None else "nothing is trained yet"

@@ -1,4 +1,5 @@
-"""The store of a session is hashed once: at once, or in the background by one rank of a machine."""
+"""Hashes the store of a session once: immediately, or in the background by one rank of each
+machine."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class StoreCheck:
-    """What this session knows of its store; every rank has one, and all get the same error."""
+    """What this session knows about its store. Every rank has one, and all raise the same error."""
 
     def __init__(self, session: Session, checks: dict[Path, BackgroundCheck]) -> None:
         self._session, self._checks = session, checks
@@ -24,7 +25,7 @@ class StoreCheck:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether this rank has found something wrong; never waits."""
+        """Whether this rank has found an error in the store; never waits."""
         return self._problem() is not None
 
     def _problem(self) -> str | None:
@@ -32,7 +33,8 @@ class StoreCheck:
         return next((f"{path}/{what}" for path, what in found if what is not None), None)
 
     def require_right(self) -> None:
-        """Raise the DataError on every rank if any has found something; all call it together."""
+        """Raise the DataError on every rank if any rank has found an error. All ranks call it
+        together."""
         found = self._session.world.gather(self._problem())
         for problem in filter(None, found):
             raise DataError(problem, self._hint())

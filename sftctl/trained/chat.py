@@ -113,7 +113,7 @@ class ChatSession:
 def without_special(text: str, tokenizer: ChatTokenizer) -> str:
     """The text without the texts of special tokens, which encoding would make tokens again."""
     before = None
-    while text != before:  # what is left of two halves may be another one
+    while text != before:  # the two ends that are left may form another one
         before = text
         for special in tokenizer.special_texts:
             text = text.replace(special, "")

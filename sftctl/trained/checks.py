@@ -88,8 +88,8 @@ def check_export(
 ) -> str:
     """The type of the weights by its long name.
 
-    Refuses an unknown format or type, an output that exists, and a source without a model. An
-    adapter is merged or written as an adapter, and nothing else is.
+    Refuses an unknown format or type, an output that exists, and a source without a model. Only an
+    adapter can be merged, or written as an adapter.
     """
     if kind not in FORMATS:
         raise ConfigError(

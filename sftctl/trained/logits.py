@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_TOKENS = 512
-"""Of a row; what comes after them is not compared."""
+"""Tokens of a row that are compared; the rest is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def copy_adapter(path: Path, folder: Path, tell: Callable[[str], None] = say_not
 
 @contextmanager
 def _adapter_folder(place: _Place) -> Iterator[Path]:
-    """The PEFT directory of an adapter; that of a checkpoint is there only for a while."""
+    """The PEFT directory of an adapter. The directory of a checkpoint's adapter is temporary."""
     if not place.is_checkpoint or place.run is None or place.manifest is None:
         yield place.path
         return

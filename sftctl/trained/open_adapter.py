@@ -52,7 +52,7 @@ def open_adapter(
 
 
 def _require_base(adapter: AdapterFile) -> None:
-    """ConfigError that says where the path of a base comes from, if it is not there."""
+    """ConfigError if the base is not there; it says where the path comes from."""
     is_path = adapter.base.startswith((".", "/", "~")) or adapter.base.count("/") > 1
     if is_path and not Path(adapter.base).exists():
         raise ConfigError(

@@ -12,7 +12,7 @@ _RANKS = "--nproc-per-node"
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """What an option of another tool is here: a configuration key, or words that say it."""
+    """What replaces an option of another tool: a configuration key, or a sentence."""
 
     key: str | None = None
     words: str = ""  # with a key: a note about it

@@ -82,11 +82,11 @@ def _value_after(name: str, typed: Sequence[str]) -> str:
 
 
 def hint_for(hint: str, command: Any) -> str:
-    """A hint whose options are those of the command that was typed.
+    """A hint that names only options of the command that was typed.
 
-    What lies below the commands writes the flags of prepare-data. Where the command has another
-    way to set the key, this one is named; for resume it is the run's config.toml. Options behind
-    the name of a command are left alone. `sftctl …` becomes this command.
+    Lower layers write their hints with the flags of prepare-data. Where the command has another
+    way to set the key, this one is named; for resume it is the run's config.toml. Options that
+    follow the name of a command stay as they are. `sftctl …` becomes this command.
     """
     hint = hint.replace("sftctl … ", f"sftctl {command.name} ")
     options, keys_of_flags = options_of(command), {flag_name(key): key for key in keys()}
@@ -112,7 +112,8 @@ def hint_for(hint: str, command: Any) -> str:
 
 
 def command_before(hint: str, end: int) -> str | None:
-    """The command that an option at `end` is said of, in the same clause; None: the typed one."""
+    """The command that a hint names before an option at `end`, in the same clause; None: it is the
+    typed command."""
     clause = re.split(r"[,;] ", hint[:end])[-1]
     found = _COMMAND.findall(clause)
     return found[-1] if found else None

@@ -129,7 +129,7 @@ def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _final(final: Mapping[str, Any]) -> str:
-    """What is known of final/."""
+    """The facts about final/."""
     if final["problems"]:
         return f"damaged: {'; '.join(final['problems'])}"
     if final["step"] is None:

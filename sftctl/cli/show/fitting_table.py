@@ -16,7 +16,7 @@ class FittingTable:
     """A table with one line for each row, while its cells fit.
 
     `first_to_go` names the columns to leave out where the terminal is too narrow, in this order.
-    A row with fewer cells than columns is a remark: it takes no part in the widths.
+    A row with fewer cells than columns is a remark: it does not count for the widths.
     """
 
     def __init__(

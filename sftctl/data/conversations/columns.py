@@ -39,7 +39,8 @@ def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
 
 
 def refuse_other_data(row: Row, columns: Columns = ()) -> None:
-    """BadRow for a row with media, or of preference data: what its answer means is not known.
+    """BadRow for a row with media, or of preference data, where it is not known which answer is
+    right.
 
     Preference data is accepted if one of its columns is mapped.
     """

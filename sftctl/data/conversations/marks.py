@@ -37,7 +37,8 @@ class Marks:
 
     @classmethod
     def of(cls, turns: list[dict[str, Any]], first: int = 0) -> "Marks":
-        """The marks of these messages, the first of which is number `first`; BadRow for others."""
+        """The marks of these messages. The first one is number `first`. BadRow for marks that mean
+        something else."""
         found = cls()
         for number, turn in enumerate(turns, first):
             if _is_plain(turn):
@@ -51,7 +52,8 @@ class Marks:
 
 
 def _is_plain(turn: dict[str, Any]) -> bool:
-    """Whether it has a role and a text alone, as most: a quick look, because there are many."""
+    """Whether a message has only a role and a text, as most have. A quick check, because there are
+    many."""
     return len(turn) == 2 and not isinstance(turn.get("content"), list)
 
 
@@ -111,5 +113,5 @@ def _marks(fields: dict[str, Any], where: str) -> Iterator[float]:
 
 
 def moved(weights: Mapping[int, TurnWeights], numbers: Iterable[int]) -> dict[int, TurnWeights]:
-    """The weights of the messages that are kept, `numbers`, by their new numbers from 0 on."""
+    """The weights of the messages `numbers`, which are kept, by their new numbers (from 0)."""
     return {new: weights[old] for new, old in enumerate(numbers) if old in weights}

@@ -23,7 +23,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def plain(role: str, content: str) -> Message:
-    """A message of text only."""
+    """A message with only a text."""
     return {"role": role, "content": content}
 
 
@@ -81,7 +81,7 @@ def read_message(turn: Row, number: int) -> Message:
 
 
 def _plain_message(turn: Row) -> Message | None:
-    """A message of a role and text alone, which most are; None if it has to be read in full."""
+    """A message with only a role and a text, as most are; None if it has to be read in full."""
     if len(turn) != 2:
         return None
     name, text = turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")
@@ -91,7 +91,7 @@ def _plain_message(turn: Row) -> Message | None:
 
 
 def _content(turn: Row, role: str, *, has_more: bool) -> Content:
-    """What a message says; a message of calls or reasoning alone need not say anything."""
+    """The text of a message; a message with calls or reasoning may have none."""
     key = _filled(turn, _CONTENT)
     if key is None:
         if has_more:

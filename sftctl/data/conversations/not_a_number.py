@@ -1,4 +1,4 @@
-"""Rows with NaN or infinite numbers, which JSON does not have and pandas writes all the same."""
+"""Rows with NaN or infinite numbers: JSON does not have them, but pandas writes them."""
 
 import json
 import math
@@ -14,7 +14,7 @@ _MAY_HOLD = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}")
 
 
 def row_with_nan(text: bytes, source: SourceLine, columns: Columns = ()) -> Any:
-    """The row in a text whose only fault is NaN in columns that are not read, without these.
+    """The row in a text, without columns that are not read, if NaN in these is its only fault.
 
     None if the text has other faults. BadRow if NaN is in a column that is read.
     """

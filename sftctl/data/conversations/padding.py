@@ -15,7 +15,8 @@ _MEANINGFUL = frozenset({"default", "const"})  # keys of a JSON schema that may 
 
 
 def drop_padding(row: Row, *, from_arrow: bool) -> bool:
-    """Remove padding from the tools and the calls of a row, in place; True: there was some.
+    """Remove padding from the tools and the calls of a row, in place. Returns whether there was
+    any.
 
     Values that are JSON text are never padded. In a row of Arrow every null is padding. In JSON,
     a null is padding if it can't mean anything (a parameter without a schema), if the function
@@ -85,7 +86,7 @@ def _is_padded(tool: Row) -> bool:
 
 
 def _is_padded_turn(turn: Row) -> bool:
-    """True: it has a null for something that only messages of other roles have."""
+    """Whether it has a null under a key that only messages of other roles have."""
     role = turn.get("role")
     key = "tool_call_id" if role == "assistant" else "tool_calls"
     return isinstance(role, str) and key in turn and turn[key] is None

@@ -38,7 +38,7 @@ ROLES: dict[str, Role] = {
 
 _CALLING = frozenset({"function_call", "tool_call", "tool_calls"})
 PLAIN_ROLES = {name: role for name, role in ROLES.items() if name not in _CALLING}
-"""Roles whose messages say what their content says."""
+"""Roles whose messages have nothing but a content."""
 
 _NUMBER = re.compile(r"[ _-]?\d+$")
 

@@ -33,7 +33,7 @@ def unknown_shape(row: Row) -> BadRow:
 
 
 def _hint(row: Row) -> str | None:
-    """How such a row can be read; None if that is not plain to see."""
+    """A hint how such a row can be read; None if it is not obvious."""
     for key, value in row.items():
         if isinstance(value, dict) and (shape := detect_shape(value)):
             first = next(k for k in SHAPES[shape].reads if k in value)

@@ -232,7 +232,7 @@ def _as_it_is(item: Any) -> Any:
 def _depend_on_the_trainer(worker_id: int) -> None:
     """Let the trainer end its loaders, and end too if the trainer is killed.
 
-    A fork keeps the trainer's connections open, and the other ranks would wait for them.
+    A forked process keeps the trainer's connections open, and the other ranks would wait for them.
     """
     become_a_worker()
     torch.set_num_threads(1)

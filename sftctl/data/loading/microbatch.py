@@ -75,7 +75,8 @@ class MicroBatch:
         return _from_arrays, (arrays, self.examples, *numbers)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """Itself if it is on the device, else a copy, made asynchronously from pinned memory."""
+        """This micro-batch if it is on the device, else a copy (asynchronous from pinned
+        memory)."""
         if self.input_ids.device == device:
             return self
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
@@ -117,7 +118,7 @@ class StepBatch:
     step_in_epoch: int  # 0-based
     num_examples: int  # of the step, over all ranks
     num_target_tokens: int  # of the step, over all ranks
-    sum_of_weights: float  # of these target tokens: what the step's loss is divided by
+    sum_of_weights: float  # sum of their weights: the step's loss is divided by it
     micro_batches: tuple[MicroBatch, ...]
 
     def pin_memory(self) -> "StepBatch":

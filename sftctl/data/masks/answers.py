@@ -128,7 +128,8 @@ def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
 
 
 def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None, str] | None:
-    """The block that the prompt opens, and what of `before` belongs to the turn; None if unclear.
+    """The block that the prompt opens, and the end of `before` that belongs to the turn; None if
+    unclear.
 
     All three follow the same message: `prompted` in the prompt, `before` until the content of a
     turn, `alone` if nothing follows.
@@ -148,7 +149,7 @@ def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None
 
 
 def _first(prefixes: Prefixes) -> _Place:
-    """Where the turn of a conversation that begins with the assistant begins.
+    """The start of the first turn, in a conversation that begins with the assistant.
 
     Templates can't render zero messages. So the header is taken from a stand-in conversation, and
     the text before it must be what the template writes before any conversation.

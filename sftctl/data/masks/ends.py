@@ -49,7 +49,8 @@ def _one_of(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]) -> int | None:
-    """Where a turn ends, of `ends` (after special tokens); None: where the template ends it.
+    """Where a turn ends: one of `ends`, which follow special tokens. None: where the template ends
+    it.
 
     A template may write more after the last message than after others: an end-of-sequence token
     (Phi 3), or the next header (Command A). This is found by rendering one more question.

@@ -15,9 +15,10 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
     """Raise BadRow if no text changes when the content of a message changes.
 
-    The texts are the full one and the prompts for `turns`. That a content is in a text proves
-    nothing, because another message may have the same. So all contents are marked, and the marks
-    are searched in one more rendering. A message whose mark is missing is then looked at alone.
+    The texts are the full one and the prompts for `turns`. Finding a content in the text proves
+    nothing, because another message may have the same content. So all contents are marked, and the
+    marks are searched in one more rendering. A message whose mark is missing is then looked at
+    alone.
     """
     row = prefixes.row
     marks = {i: f"{_OPEN}{i}{_CLOSE}" for i, m in enumerate(row.messages) if m["content"].strip()}
@@ -100,7 +101,7 @@ def require_thoughts(row: Conversation, texts: dict[int, str]) -> None:
         thought = thought_of(row.messages[index])
         if thought is None:
             continue
-        # The answer may repeat the thought, so once more than in the answer is needed.
+        # The answer may repeat the thought, so the text must have it once more than the answer.
         if text.count(thought.text) <= thought.answer.count(thought.text):
             raise BadRow(
                 "message_not_rendered",

@@ -16,7 +16,7 @@ FEW_ROWS = 0.01
 
 
 def store_notes(manifest: StoreManifest) -> Iterator[Note]:
-    """What was left out, changed or frozen when the store was made, most harmful first."""
+    """What was left out, changed or frozen when the store was made; the most harmful first."""
     yield from _special_text(manifest)
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:

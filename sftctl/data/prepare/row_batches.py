@@ -205,7 +205,7 @@ class OutOfTimeRow(BadRow):
 
 
 def _failed(problem: TemplateFailed, source: SourceLine) -> BadRow:
-    """The ledger's word for a template that failed on a row."""
+    """The ledger's reason for a template that failed on a row."""
     kind = OutOfTimeRow if isinstance(problem, TemplateRanOut) else BadRow
     return kind("template_refused", f"{source}: {problem.message}", problem.hint)
 

@@ -79,7 +79,8 @@ def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]
 def matching(
     files: Sequence[Path], pattern: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The matches of a pattern that are meant: no metadata, and no split that it does not name."""
+    """The matches of a pattern, without metadata and without splits that the pattern does not
+    name."""
     data = [file for file in files if file.name not in _METADATA]
     left_out += [f"{file} (metadata)" for file in files if file.name in _METADATA]
     if _HELD_OUT.intersection(_WORDS.findall(pattern.name.lower())):

@@ -201,7 +201,7 @@ class _Element:
 
     @property
     def source(self) -> SourceLine:
-        """Its place: by its index while all of the array is on one line."""
+        """Its place; with its index if the array so far is on one line."""
         is_one_line = self._line == self._first_line
         return SourceLine(self._name, self._start, self.index, shares_line=is_one_line)
 

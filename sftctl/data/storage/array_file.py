@@ -61,7 +61,7 @@ class ArrayFile:
         return opened
 
     def _read_rest(self, descriptor: int, rest: memoryview, place: int) -> None:
-        """Read on: one call may read only a part."""
+        """Read the rest: one call may read only a part."""
         while len(rest):
             done = read_at(descriptor, rest, place)
             if done == 0:

@@ -38,9 +38,8 @@ class BackgroundCheck:
         return self._process is not None and self._process.poll() is None
 
     def problem(self) -> str | None:
-        """What is wrong with the store, as far as is known; never waits, unless the process died.
-
-        Then the check is made here: something ended it before its answer.
+        """What is wrong with the store, as far as is known. Never waits, unless the process died
+        before it had an answer: then the check is made here.
         """
         if self._process is not None and not self.is_running:
             process, self._process = self._process, None

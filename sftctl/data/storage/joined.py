@@ -1,4 +1,4 @@
-"""Several stores as one: their examples count on, in the order of the stores."""
+"""Several stores as one: their examples are numbered in the order of the stores."""
 
 from bisect import bisect_right
 from collections import Counter

@@ -53,7 +53,7 @@ def inspect_model_directory(path: Path) -> Inspection:
 
 
 def lost_shards(files: Files) -> list[str]:
-    """The parts that are missing, as the names of the others count them."""
+    """The parts that are missing, by the numbers in the names of the others."""
     lost = []
     for match in filter(None, map(_SHARD.fullmatch, files.sizes)):
         digits, count = len(match[2]), min(int(match[3]), _MOST_SHARDS)
@@ -74,7 +74,7 @@ def _lost_index(files: Files) -> list[str]:
 
 
 def _model_kind(files: Files, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> str:
-    """The directory's name: who wrote it, and whether it is quantized."""
+    """What to call the directory: which tool wrote it, and whether it is quantized."""
     described = config.get("quantization_config") or config.get("compression_config")
     is_mlx = "quantization" in config or "weights.npz" in files.sizes or _is_mlx(files)
     who = "MLX model directory" if is_mlx else "Hugging Face model directory"

@@ -172,7 +172,7 @@ def judge_weights(
 
 
 def show_tensors(path: Path) -> str:
-    """The command that is left where no other works here."""
+    """The command to name where no other command works."""
     return f"`sftctl inspect-ckpt {path} --tensors` shows its tensors"
 
 

@@ -91,7 +91,8 @@ def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, lis
 
 
 def _opcodes_for(window: Window) -> int:
-    """How many opcodes are read: more in a large file, whose pickle has more tensors."""
+    """The most opcodes that are read. More for a large file, because its pickle has more
+    tensors."""
     return MOST_OPCODES + window.num_bytes // 1000
 
 

@@ -1,4 +1,4 @@
-"""How much of a checkpoint's numbers is read: bounded by its size, whatever its tensors claim.
+"""How many of a checkpoint's numbers are read. Its size is the bound, whatever its tensors claim.
 
 In a torch file any number of tensors may be views of the same bytes, so a small file could keep a
 reader busy for ever.

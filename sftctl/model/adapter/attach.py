@@ -62,7 +62,7 @@ class Attached:
     wrapper: Any  # peft's PeftModel around the same model
 
     def merged(self) -> "PreTrainedModel":
-        """The model with the adapter added to its weights, in place; it is a plain one then.
+        """The model with the adapter added to its weights, in place. It is then a plain model.
 
         Head and embeddings are tied again if they are equal.
         """
@@ -156,7 +156,7 @@ def _require_names(adapter: AdapterFile, wrapper: Any) -> None:
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     here = {name.removeprefix(PREFIX) for name in tensors}
     there = set(_shapes(adapter))
-    plain = set(wrapper.base_model.model.state_dict())  # some tools write embeddings along
+    plain = set(wrapper.base_model.model.state_dict())  # some tools write the embeddings too
     plain |= {name.replace(".base_layer.", ".") for name in plain}
     if missing := sorted(here - there):
         raise _does_not_fit(adapter, f"its file has no {missing[0]}")

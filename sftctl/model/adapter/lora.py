@@ -73,8 +73,8 @@ def _initialize(layer: Any) -> None:
 
 
 def import_peft() -> Any:
-    """peft, without what it prints where bitsandbytes is there."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is there
+    """peft, imported without the lines that it prints if bitsandbytes is installed."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
     import peft
 
     return peft

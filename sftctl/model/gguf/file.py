@@ -73,7 +73,7 @@ def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def unused_tensors(model: "PreTrainedModel", file: Path) -> list[str]:
     """The tensors of the file that no weight of the model comes from.
 
-    transformers leaves them out without a word. None for an architecture without a map of names.
+    transformers leaves them out silently. None for an architecture without a map of names.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 

@@ -1,7 +1,7 @@
 """How a .gguf file's tokenizer splits text into words, by the name in `tokenizer.ggml.pre`.
 
-transformers knows about twenty names. For all others it uses GPT-2's split without a word, so that
-digits or words may be cut otherwise than in pretraining.
+transformers knows about twenty names. For all others it silently uses GPT-2's split, so digits or
+words may be cut in another way than in pretraining.
 """
 
 import re
@@ -47,7 +47,7 @@ def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
 
 
 def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
-    """Whether the vocabulary has a token that another split could cut otherwise than GPT-2's.
+    """Whether the vocabulary has a token that GPT-2's split and another one could cut differently.
 
     Merges never cross the boundaries of the split that they were learned with. So two splits give
     the same tokens if every token is one word to both. A number of several digits may be cut at

@@ -54,7 +54,7 @@ class Split:
     patterns: tuple[str, ...]
     """Each one splits what those before it left."""
     ignores_merges: bool = False
-    """A word that is a token becomes that token, whatever the merges make of it."""
+    """A word that is a token becomes that token; the merges are ignored."""
 
 
 def _named(

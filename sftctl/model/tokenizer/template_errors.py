@@ -55,7 +55,7 @@ def broken_template(problem: Exception) -> ConfigError:
 
 
 def ran_out(problem: BaseException | None, seconds: float) -> TemplateRanOut:
-    """The error for a rendering that the timer ended, or (None) whose process had to be ended."""
+    """The error for a rendering that the timer ended. None: its process had to be ended."""
     line = None if problem is None else _line(problem.__traceback__)
     where = "" if line is None else f" (line {line} of the template)"
     return TemplateRanOut(f"the chat template takes longer than {seconds:g} s{where}", _SIMPLER)

@@ -63,9 +63,9 @@ def require_default(name: str, templates: dict[str, str]) -> None:
 
 
 def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
-    """Compile templates, which otherwise their first rendering does; transformers keeps the result.
+    """Compile templates now instead of in their first rendering; transformers keeps the result.
 
-    ConfigError if one can't be compiled, or not in time.
+    ConfigError if one can't be compiled, or takes too long.
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 

@@ -97,9 +97,9 @@ class ChatTokenizer:
         return rendered(self.hf, template, self.limits, messages, tools, add_generation_prompt)
 
     def compile_templates(self) -> None:
-        """Compile the chat template, which otherwise the first rendering does.
+        """Compile the chat template now instead of in the first rendering.
 
-        ConfigError if it can't be compiled, or not in time.
+        ConfigError if it can't be compiled, or takes too long.
         """
         if not self._is_compiled:
             compile_all(self.templates.values(), self.limits)
@@ -215,7 +215,8 @@ class ChatTokenizer:
 
 
 def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
-    """Ids of added tokens marked special; the configuration need not name them."""
+    """Ids of added tokens that are marked as special, also if the configuration does not name
+    them."""
     added = hf.added_tokens_decoder
     return frozenset(index for index, token in added.items() if token.special)
 

@@ -15,7 +15,7 @@ def build_optimizer(
     optim: OptimConfig,
     factors: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW of the trained parameters; its state exists at once, so that it can be loaded into.
+    """AdamW of the trained parameters. Its state is created now, so that it can be loaded.
 
     Only matrices are decayed. `factors` of the learning rate, by parameter name, are each group's
     `lr_factor`.

@@ -53,7 +53,7 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """Facts about the gradient that is in the parameters, unscaled and clipped."""
+    """Facts about the gradient in the parameters, which is unscaled and clipped."""
 
     sums: _Sums
     loss: float  # the step's mean, over all ranks

@@ -22,7 +22,8 @@ from sftctl.world import start_world
 
 _CURVE_POINTS = 64
 _USUAL_MFU = 0.4
-"""What training reaches of the rate of matrix products, on a CPU (docs/benchmarks.md)."""
+"""The fraction of the rate of matrix products that training reaches on a CPU
+(docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,10 +102,7 @@ class Tensor:
 
 
 def tensors_of(model: "PreTrainedModel", family: Family) -> Iterator[Tensor]:
-    """The tensors of the file.
-
-    A tied head is left out where llama.cpp takes the embeddings then.
-    """
+    """The tensors of the file. A tied head is left out if llama.cpp then uses the embeddings."""
     import gguf
 
     config: Any = model.config

@@ -29,7 +29,8 @@ class Family:
     has_biases: bool = False
     """Attention may have biases."""
     needs_head: bool = False
-    """A head that is the embeddings is stored too: llama.cpp does not take them for it."""
+    """A head tied to the embeddings is stored too: llama.cpp does not use the embeddings as
+    head."""
 
 
 FAMILIES = {
@@ -56,7 +57,7 @@ _YARN = {
     "beta_slow": 1,
     "truncate": True,
 }
-"""Settings of RoPE's scaling by yarn that are not written, and their usual values."""
+"""Settings of RoPE's yarn scaling that are not written to the file, and their usual values."""
 
 
 def family_of(config: "PretrainedConfig") -> Family:
@@ -76,7 +77,7 @@ def family_of(config: "PretrainedConfig") -> Family:
 
 
 def _differences(config: Any, family: Family) -> Iterator[str]:
-    """What the configuration sets that llama.cpp has no setting for."""
+    """Settings of the configuration that llama.cpp does not have."""
     activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
     if activation != family.activation:
         yield f"the activation is {activation}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LARGEST_DIFFERENCE = 1e-4
-"""Of logits in float32: another order of the same sums."""
+"""Largest difference of logits in float32: the same sums in another order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ def _is_byte(text: str) -> bool:
 def _write_sentencepiece(
     writer: "GGUFWriter", content: dict[str, Any], tokens: list[str], merges: list[str]
 ) -> None:
-    """llama.cpp merges the pair whose result has the highest score; here the first merge first."""
+    """Scores for merges: llama.cpp merges the pair with the highest score, so the first merge gets
+    the highest."""
     rank = dict[str, int]()
     for order, merge in enumerate(merges):
         rank.setdefault(merge.replace(" ", ""), order)

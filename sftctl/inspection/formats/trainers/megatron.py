@@ -101,7 +101,7 @@ def _inspect_ranks(path: Path) -> Inspection:
 def _facts(
     path: Path, step: int | None, arguments: dict[str, Any], tensors: dict[str, Any]
 ) -> dict[str, Any]:
-    """What both layouts say in Megatron's arguments."""
+    """Facts from Megatron's arguments, which both layouts have."""
     return {
         "step": step if step is not None else _step_in(path),
         "total_steps": number(arguments.get("train_iters")),
