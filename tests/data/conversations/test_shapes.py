@@ -79,6 +79,13 @@ def test_every_shape_is_recognized_and_read(
     assert list(conversation.messages) == messages
     assert conversation.shape == shape
     assert set(row) <= set(SHAPES[shape].reads)
+    assert {key for key in row if row[key]} <= set(conversation.used)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_of_another_shape_is_refused_if_the_format_is_given(shape: Format) -> None:
+    with pytest.raises(BadRow):
+        read({"id": 1}, shape)
 
 
 def test_every_format_has_a_shape_an_example_and_a_place_in_the_docs() -> None:
