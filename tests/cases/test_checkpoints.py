@@ -367,6 +367,7 @@ def test_a_checkpoint_is_named_and_its_next_command_works(
     assert facts.get("world_size") == case.ranks
     assert sorted(found.problems) == sorted(case.problems)
     assert found.complete == (not case.problems)
+    assert not found.resumable  # a checkpoint of another tool, whatever it holds
     if case.next is None:
         assert found.advice is None
     else:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.data import CHATML, row, written
-from tests.toys.warm import WarmCommand
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 NEVER = "{% if 'never' in messages[0].content %}"
@@ -153,8 +154,9 @@ def test_sigterm_ends_train_inside_a_template(tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text(LOOP + CHATML)
     written(tmp_path / "rows.jsonl", [row("never")])
-    words = ("train", "--model", "tiny", "--data", "rows.jsonl")
-    process = WarmCommand(*words, "--set", f"data.chat_template={template}")
+    command = [sys.executable, "-m", "sftctl", "train", "--model", "tiny", "--data", "rows.jsonl"]
+    command += ["--set", f"data.chat_template={template}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 120
     while not (children.exists() and children.read_text()) and time.monotonic() < deadline:
