@@ -80,19 +80,30 @@ def read_refusals(
         raise error(f"{path}: {reason}", hint) from problem
 
 
+def require_utf8(path: Path, error: type[SftctlError]) -> None:
+    """Refuse a name that is not UTF-8: safetensors and tokenizers open no file below it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        hint = "use another name, or rename it: safetensors and tokenizers open only UTF-8 names"
+        raise error(f"{path}: this name is not UTF-8", hint) from None
+
+
 def require_makeable(path: Path) -> None:
-    """Raise the OSError that making a new file or folder at `path` would raise; nothing is made.
+    """Raise the OSError that making a new file or folder at `path` would raise; nothing is left.
 
     So a long command can refuse its output before the work. A link that leads nowhere counts as
-    something that is there.
+    something that is there. A folder is made and removed: asked for access, the system says yes to
+    root also in /proc.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     nearest = next(above for above in path.absolute().parents if os.path.lexists(above))
     if not nearest.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a directory", str(path))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    probe = nearest / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}"
+    probe.mkdir()
+    probe.rmdir()
 
 
 class Disk:
@@ -225,7 +236,12 @@ def temporary_sibling(target: Path) -> Path:
 def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
     """Rename a finished folder with synced files to `target`; a power cut can't undo it."""
     disk.sync_folder(folder)
-    disk.rename(folder, target)
+    try:
+        disk.rename(folder, target)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FileExistsError(errno.EEXIST, "something made it meanwhile", str(target)) from problem
     try:
         disk.sync_folder(target.parent)
     except OSError:  # the new name might not survive a power cut, so undo it

@@ -71,6 +71,7 @@ class CheckpointManifest:
     base: dict[str, Any] | None = None  # of an adapter: runs/base.py
     source_fingerprints: dict[str, str] = field(default_factory=dict)  # of stores, by source
     sources_seen: dict[str, Any] = field(default_factory=dict)  # trained so far, by source
+    run_id: str | None = None  # as in run.json; an earlier version did not write it
 
 
 _LEFT_OUT_IF_EMPTY: dict[str, Any] = {
@@ -78,6 +79,7 @@ _LEFT_OUT_IF_EMPTY: dict[str, Any] = {
     "base": None,
     "source_fingerprints": {},
     "sources_seen": {},
+    "run_id": None,
 }
 _HINTS = get_type_hints(CheckpointManifest)
 

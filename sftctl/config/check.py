@@ -97,7 +97,10 @@ def _within_bounds(key: str, value: Any, limits: Callable[[Any], str | None]) ->
         return [_within_bounds(key, text, limits) for text in value]
     problem = "is empty" if value == "" else None
     if isinstance(value, str) and not _can_be_written(value):
-        problem = f"{value!a} can't be a text here: it has a NUL, or is not UTF-8"
+        raise ConfigError(
+            f"{key}: {value!a} can't be a text here: it has a NUL, or is not UTF-8",
+            hint="if it is a name of a file or folder, rename that to UTF-8",
+        )
     if isinstance(value, int) and value.bit_length() > 64:
         problem = "the number has more than 64 bits"
     problem = problem or limits(value)

@@ -26,12 +26,15 @@ _COMPONENTS = {  # the first pattern found in a parameter's name decides
     "mlp": r"mlp|ffn|feed_forward|(gate|up|down)_proj\b",
     "head": r"lm_head|\boutput\.weight|^output|score\.weight",
 }
+NO_TENSORS = "it holds no tensors"
+
 _REMEDIES = {  # by a phrase in a problem
     REFERS_TO_CODE: "do not load it with torch.load; ask its author for the weights as safetensors",
     LFS_PROBLEM: "`git lfs pull` in its folder downloads the files",
     "convert the original": "convert the original model again with a current llama.cpp",
     "was not finished": "use an earlier checkpoint of the same run",
     "it is written last": "use an earlier checkpoint of the same run",
+    NO_TENSORS: "name the file or folder that holds the weights",
     "config.json: ": "copy or download it again; its config.json may belong to another model",
 }
 _SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")

@@ -60,7 +60,9 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     try:
         config = RunDir.open(run.path).resolved_config()
     except SftctlError as error:
-        return Readiness("put it back into RUN/checkpoints of its run", [error.message])
+        is_run = run.run_file.exists() or run.config_file.exists()
+        advice = error.hint if is_run else None
+        return Readiness(advice or "put it back into RUN/checkpoints of its run", [error.message])
     if not any(path.samefile(checkpoint) for path in list_checkpoints(run.checkpoints)):
         name = checkpoint_name(manifest.step)
         return Readiness(

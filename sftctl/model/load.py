@@ -22,6 +22,7 @@ from sftctl.model.source import (
     on_stderr,
     quiet,
     require_model_folder,
+    tell_of_code,
 )
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -87,6 +88,7 @@ def _configuration(name: str, source: ModelSource) -> "PretrainedConfig":
         if source.is_gguf:
             set_sizes(config, source.gguf_path)
     require_trainable(name, config)
+    tell_of_code(source)
     return config
 
 
@@ -145,6 +147,7 @@ def _from_files(
                 "expert's may be missing or of another shape",
                 hint="copy or download the model again",
             ) from problem
+    model.config.__dict__.pop("auto_map", None)  # else what is saved would ask for code
     names = Names(info["missing_keys"], info["unexpected_keys"], [*info["mismatched_keys"]])
     return model, names
 

@@ -236,6 +236,13 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
         raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
 
 
+def tell_of_code(source: ModelSource) -> None:
+    """Print one warning if a directory that was loaded names Python files: they are not run."""
+    code = None if source.is_gguf else code_in(Path(source.location))
+    if code is not None:
+        on_stderr(f"{source.location}: not run: {code}; transformers' own classes are used")
+
+
 def _needs_code(what: str, source: ModelSource) -> ConfigError:
     """An error that names the Python files of a model, which are never run."""
     files = code_in(Path(source.location)) or "named by auto_map in its config.json"

@@ -83,17 +83,20 @@ def _other_kind(config: "PretrainedConfig") -> str | None:
 
 
 def code_in(folder: Path) -> str | None:
-    """The Python files that a model folder asks to run, and the file that names them; or None."""
-    for name in _CONFIGURATIONS:
-        try:
-            values = loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        named = values.get("auto_map") if isinstance(values, dict) else None
-        files = sorted({_file(reference) for reference in _references(named)})
-        if files:
-            return f"{', '.join(files)}, named by auto_map in {folder / name}"
-    return None
+    """The Python files that a model folder asks to run, and the files that name them; or None."""
+    found = {folder / name: _code_named_by(folder / name) for name in _CONFIGURATIONS}
+    named_by = [str(file) for file, code in found.items() if code]
+    code = sorted({one for named in found.values() for one in named})
+    return f"{', '.join(code)}, named by auto_map in {' and '.join(named_by)}" if code else None
+
+
+def _code_named_by(file: Path) -> list[str]:
+    try:
+        values = loads(file.read_bytes())
+    except (OSError, ValueError):
+        return []
+    named = values.get("auto_map") if isinstance(values, dict) else None
+    return [_file(reference) for reference in _references(named)]
 
 
 def _references(named: object) -> Iterator[str]:

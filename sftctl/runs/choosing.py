@@ -15,6 +15,7 @@ from sftctl.config.evaluation import LOSS, Goal
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.errors import CheckpointError, ConfigError
 from sftctl.runs.directory import RunDir
+from sftctl.runs.origin import of_another_run
 from sftctl.words import counted
 
 Validation = Mapping[str, Any]
@@ -128,6 +129,9 @@ def final_checkpoint(
             found = newest_good(run.checkpoints, step_of(path.name))
         except CheckpointError as error:
             passed_over.append(error.message.removeprefix(f"{run.checkpoints}: "))
+            continue
+        if (foreign := of_another_run(run, found.path, found.manifest)) is not None:
+            passed_over.append(foreign.message.removeprefix(f"{run.checkpoints}/"))
             continue
         return found, _warning(found, passed_over)
     found = newest_good(run.checkpoints, last_step)

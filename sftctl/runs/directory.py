@@ -15,7 +15,7 @@ from sftctl import __version__
 from sftctl.config.check import resolved
 from sftctl.config.load import config_to_toml, file_layer, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, Disk, new_folder, open_regular, refusals, replace_file
+from sftctl.disk import DISK, Disk, new_folder, open_regular, refusals, replace_file, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
 from sftctl.runs.place import foreign_parts
@@ -60,7 +60,12 @@ class RunDir:
         """An existing run; NoCheckpoint if there is none."""
         run = cls(path)
         require_folder(path)
-        if not run.run_file.is_file() or not run.config_file.is_file():
+        require_utf8(path, NoCheckpoint)
+        missing = [file for file in (run.run_file, run.config_file) if not file.is_file()]
+        if len(missing) == 1 and run.checkpoints.exists():
+            what = "not a file" if os.path.lexists(missing[0]) else "missing"
+            raise NoCheckpoint(f"{missing[0]}: {what}", _FROM_A_COPY)
+        if missing:
             raise NoCheckpoint(
                 f"{path}: not a run directory (no run.json and config.toml)",
                 hint=runs_nearby(path),
@@ -73,6 +78,7 @@ class RunDir:
 
         NoCheckpoint if it names no model: it was emptied, and defaults would be another run.
         """
+        require_utf8(self.path, NoCheckpoint)
         config = load_config(self.config_file, {"output_dir": str(self.path)})
         if "model.name" not in file_layer(self.config_file).values:
             raise NoCheckpoint(f"{self.config_file}: names no model.name", _FROM_A_COPY)
@@ -274,7 +280,8 @@ def runs_nearby(path: Path) -> str:
     if (run := run_around(path)) is not None:
         return f"it is a part of a run: `sftctl … {run}`"
     folder = path.parent if path.parent.is_dir() else Path("runs")
-    found = sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+    files = (file for file in folder.glob("*/run.json") if file.is_file() and file.parent != path)
+    found = sorted(files, key=lambda file: file.stat().st_mtime)
     if not found:
         return "start one with `sftctl train`"
     return f"the newest run there: `sftctl … {found[-1].parent}`"

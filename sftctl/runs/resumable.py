@@ -19,6 +19,7 @@ from sftctl.runs.differences import Difference, changed_data_keys
 from sftctl.runs.directory import RunDir
 from sftctl.runs.log import last_saved_step, require_metrics
 from sftctl.runs.mixtures import sources_with_paths, total_steps
+from sftctl.runs.origin import of_another_run
 from sftctl.runs.place import foreign_parts
 from sftctl.words import counted
 
@@ -30,6 +31,8 @@ def obstacles_in_run(
     if foreign := [*foreign_parts(run.path)]:
         yield from foreign
         return
+    if (error := of_another_run(run, checkpoint, manifest)) is not None:
+        yield error
     if not (file := run.model_folder / "config.json").is_file():
         yield NoCheckpoint(f"{file}: missing", hint="put back the run's model folder from a copy")
     try:

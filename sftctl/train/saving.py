@@ -196,6 +196,7 @@ class Saving:
             config=config_to_dict(session.config),
             versions=versions(torch.backends.cpu.get_cpu_capability()),
             wandb_run_id=self._facts["wandb_run_id"],
+            run_id=self._facts["run_id"],
             base=self._base,
             metrics_bytes=self._log.metrics_bytes if self._log is not None else 0,
         )

@@ -55,7 +55,10 @@ class StoreCheck:
     def _hint(self) -> str:
         first, run = self._first_step, self._session.run.path
         again = f"`sftctl resume {run} --step {first}`" if first else "start the run again"
-        return f"the steps since step {first} had wrong data: put the store back, then {again}"
+        return (
+            f"steps after step {first}, where this session began, may have had wrong data: put the "
+            f"store back, then {again}"
+        )
 
 
 @contextmanager

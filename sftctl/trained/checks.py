@@ -7,7 +7,7 @@ from typing import Literal
 
 from sftctl.checkpoint.layout import MANIFEST_NAME
 from sftctl.config.check import LONG_DTYPES
-from sftctl.disk import refusals, require_makeable
+from sftctl.disk import refusals, require_makeable, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir, runs_nearby
@@ -34,6 +34,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def _kind_of(path: Path) -> Kind:
+    require_utf8(path, NoCheckpoint)
     if RunDir(path).run_file.is_file():
         return "run"
     if (path / MANIFEST_NAME).is_file() and RunDir(path.parent.parent).run_file.is_file():
@@ -104,6 +105,7 @@ def check_export(
             hint="float32 is the type of the trained weights; float16 and bfloat16 halve the size"
             + (", q8_0 quarters it" if kind == "gguf" else ""),
         )
+    require_utf8(output, ConfigError)
     if os.path.lexists(output):
         raise ConfigError(f"{output}: exists already", hint="choose another --output")
     with refusals(output, ConfigError, hint="choose another --output"):

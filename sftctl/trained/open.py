@@ -26,6 +26,7 @@ from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import last_manifest, problems_of_final, require_sound
+from sftctl.runs.origin import of_another_run
 from sftctl.trained.checks import kind_of
 from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
 
@@ -129,7 +130,7 @@ def _place_of(path: Path, tell: Callable[[str], None]) -> _Place:
                 f"{path}: {'; '.join(problems)}",
                 hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` shows the good ones",
             )
-        return _Place(path, RunDir.open(path.parent.parent), read_manifest(path), True)
+        return _own_checkpoint(RunDir.open(path.parent.parent), path, read_manifest(path))
     run = RunDir.open(path)
     last, problems = last_manifest(run), list[str]()
     if run.final.is_dir():
@@ -141,7 +142,13 @@ def _place_of(path: Path, tell: Callable[[str], None]) -> _Place:
     found = _in_place_of_final(run, last)
     if problems:
         tell(f"warning: {run.final}: {problems[0]}; {found.path.name} is used instead")
-    return _Place(found.path, run, found.manifest, True)
+    return _own_checkpoint(run, found.path, found.manifest)
+
+
+def _own_checkpoint(run: RunDir, path: Path, manifest: CheckpointManifest) -> _Place:
+    if (foreign := of_another_run(run, path, manifest)) is not None:
+        raise foreign
+    return _Place(path, run, manifest, True)
 
 
 def _manifest_of_final(run: RunDir) -> CheckpointManifest | None:

@@ -14,6 +14,7 @@ import sftctl as package
 from sftctl.checkpoint.layout import MANIFEST_HASH_NAME, MANIFEST_NAME, read_manifest
 from sftctl.checkpoint.sealed import is_sealed, problems_of_sealed, read_seal, seal
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.source import on_stderr
 from tests.toys.commands import Result
 from tests.toys.data import row, written
 from tests.toys.runs import toy_config
@@ -142,7 +143,45 @@ def test_code_that_is_not_needed_is_not_run(
     values["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     rows = written(tmp_path / "rows.jsonl", [row("Name one")])
-    assert sftctl("prepare-data", rows, "--tokenizer", folder, "--output", "out").exit_code == 0
+    result = sftctl("prepare-data", rows, "--tokenizer", folder, "--output", "out")
+    assert result.exit_code == 0
+    assert code_not_run(result, folder / "tokenizer_config.json", "configuration_x.py")
+
+
+def code_not_run(result: Result, named_by: Path, first: str) -> bool:
+    """Whether stderr has one line, ours, about code: that it is not run, and what names it."""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    start = f"warning: {named_by.parent}: not run: {first}"
+    return line.startswith(start) and f"named by auto_map in {named_by};" in line
+
+
+@pytest.mark.parametrize("changes", [{}, {"model_type": "other"}])
+def test_one_line_names_the_code_of_a_model_beside_a_tokenizer(
+    tmp_path: Path,
+    yes: None,
+    canary: Path,
+    finished: Path,
+    sftctl: Sftctl,
+    changes: dict[str, str],
+) -> None:
+    """Also if transformers does not know the model: it says nothing of its own."""
+    folder = shutil.copytree(finished / "final", tmp_path / "model")
+    known = json.loads((folder / "config.json").read_text())
+    with_code(folder, canary, "config.json")
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"model_type": known["model_type"]} | changes
+    (folder / "config.json").write_text(json.dumps(values))
+    for name in (MANIFEST_NAME, MANIFEST_HASH_NAME):
+        (folder / name).unlink()
+    rows = written(tmp_path / "rows.jsonl", [row("Name one")])
+    result = sftctl("prepare-data", rows, "--tokenizer", folder, "--output", tmp_path / "out")
+    assert code_not_run(result, folder / "config.json", "configuration_x.py, modeling_x.py")
+    if not changes:
+        on_stderr.cache_clear()
+        result = sftctl("export", folder, "--output", tmp_path / "exported")
+        assert code_not_run(result, folder / "config.json", "configuration_x.py, modeling_x.py")
+        for name in ("config.json", "tokenizer_config.json"):
+            assert "auto_map" not in (tmp_path / "exported" / name).read_text()
 
 
 def test_every_call_of_transformers_says_that_code_is_not_trusted() -> None:

@@ -78,3 +78,51 @@ def test_a_run_s_value_that_is_auto_again_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[model]\nname = "tiny"\n')
     with pytest.raises(ConfigError, match=r"optim\.learning_rate is missing or auto"):
         RunDir(tmp_path).resolved_config()
+
+
+BAD_NAME = os.fsdecode(b"r\xff")
+"""A name that is not UTF-8, which the libraries that read models can't open."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("resume", BAD_NAME),
+        ("resume", BAD_NAME, "--verify-replay"),
+        ("report", BAD_NAME),
+        ("chat", BAD_NAME, "--prompt", "hi"),
+        ("export", BAD_NAME, "--output", "out"),
+        ("export", "run", "--output", BAD_NAME),
+        ("prepare-data", "rows.jsonl", "--output", BAD_NAME),
+    ],
+)
+def test_a_run_or_output_whose_name_is_not_utf8_is_one_error(
+    tmp_path: Path, sftctl: Sftctl, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in (BAD_NAME, "run"):
+        if run not in command[2:]:
+            Path(run).mkdir()
+            Path(run, "run.json").write_text('{"run_id": "x"}')
+            Path(run, "config.toml").write_text('[model]\nname = "tiny"\n')
+    written(tmp_path / "rows.jsonl", [row("one")])
+    result = sftctl(*command)
+    assert result.error.endswith("r\\udcff: this name is not UTF-8")
+    assert result.exit_code == (2 if BAD_NAME in command[2:] else 4)
+    assert "hint: use another name, or rename it: safetensors and" in result.stderr
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.toml"])
+def test_a_run_that_lacks_one_of_its_files_names_it(
+    tmp_path: Path, sftctl: Sftctl, name: str
+) -> None:
+    for file in ("run.json", "config.toml"):
+        (tmp_path / file).write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / name).unlink()
+    for what in ("missing", "not a file"):
+        result = sftctl("resume", tmp_path)
+        assert (result.exit_code, result.error) == (4, f"error: {tmp_path / name}: {what}")
+        assert "hint: put it back from a copy" in result.stderr
+        (tmp_path / name).mkdir(exist_ok=True)

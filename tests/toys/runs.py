@@ -20,8 +20,8 @@ from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 NUM_EXAMPLES = 22  # 6 steps of 4 an epoch, the last one short
 STEPS_PER_EPOCH = 6
-# Keys of a manifest that differ in another run directory: they contain paths or times.
-OTHER_ELSEWHERE = ("config", "files", "metrics_bytes")
+# Keys of a manifest that differ in another run directory: they contain paths, times or its id.
+OTHER_ELSEWHERE = ("config", "files", "metrics_bytes", "run_id")
 SAME_RUN = ("step", "epoch", "loss", "grad_norm", "learning_rate", "examples_digest", "num_tokens")
 
 

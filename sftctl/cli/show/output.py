@@ -27,8 +27,11 @@ def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) ->
 def show(renderable: RenderableType) -> None:
     """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks.
 
-    Control characters are escaped, wherever they come from; styles are rich's own.
+    Control characters are escaped, wherever they come from; styles are rich's own. A plain str is
+    one line: `text_lines` makes several.
     """
+    if isinstance(renderable, str):
+        renderable = Text(printable(renderable))
     on_terminal = sys.stdout.isatty()
     memory = io.StringIO()  # printing directly, rich would fail or exit if nobody reads stdout
     console = Console(

@@ -9,7 +9,14 @@ from pathlib import Path
 from sftctl.data.manifest import SPLITS, StoreManifest
 from sftctl.data.reading.folders import is_store
 from sftctl.data.store import TokenStore
-from sftctl.disk import FileEntry, hash_file, refusals, remove_folder, require_makeable
+from sftctl.disk import (
+    FileEntry,
+    hash_file,
+    refusals,
+    remove_folder,
+    require_makeable,
+    require_utf8,
+)
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, DataError
 
@@ -34,8 +41,7 @@ _OUTCOMES = {
 def require_store_or_nothing(output: Path) -> None:
     """ConfigError if `output` is anything other than a store, or contains other files."""
     hint = "name another output, or remove it first"
-    if any(0xD800 <= ord(character) < 0xE000 for character in str(output)):
-        raise ConfigError(f"{str(output)!a}: this name is not UTF-8", hint)
+    require_utf8(output, ConfigError)
     if not os.path.lexists(output):
         with refusals(output, ConfigError, hint):
             require_makeable(output)

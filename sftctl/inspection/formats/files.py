@@ -8,7 +8,7 @@ from typing import Any
 from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.inspection import Inspection, Tensors
+from sftctl.inspection.inspection import NO_TENSORS, Inspection, Tensors
 from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
 from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wrong_bytes
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
@@ -95,7 +95,7 @@ class Files:
             self.add(error)
             return {}
         if not tensors:
-            self.problems.append(f"{name}: it holds no tensors")
+            self.problems.append(f"{name}: {NO_TENSORS}")
         return tensors
 
     def add(self, error: CorruptCheckpoint) -> None:

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.tensor_index import StoredTensor
-from sftctl.inspection.formats.files import OTHER_TOOL, TORCH_SUFFIXES, Files, first_bytes
+from sftctl.inspection.formats.files import (
+    OTHER_TOOL,
+    TORCH_SUFFIXES,
+    Files,
+    first_bytes,
+)
 from sftctl.inspection.formats.model_files import NO_STATE
 from sftctl.inspection.formats.weights import show_tensors
-from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.inspection.inspection import NO_TENSORS, Inspection, weights_dtype
 from sftctl.inspection.pickles.torch_file import TorchFile
+from sftctl.inspection.pickles.torch_tensors import storages_in
 from sftctl.inspection.pickles.values import Budget, is_tensor_like, key_text, number, plain, table
 
 _MINIMIND = {"model", "optimizer", "epoch", "step", "world_size"}
@@ -19,6 +25,7 @@ _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim")
 STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
 _EPOCH_KEYS = ("epoch", "epochs")
 _LIGHTNING = "pytorch-lightning_version"
+_UNKNOWN = "torch file"
 _WRAPPERS = ("module.", "_orig_mod.")  # DDP's and torch.compile's prefixes
 
 
@@ -33,6 +40,10 @@ def inspect_torch_file(path: Path) -> Inspection:
     files = Files.of(path)
     found = files.read_torch(path.name)
     value = table(found.value)
+    if not (
+        files.problems or found.tensors or any(storages_in(found.value)) or _needs_no_tensor(value)
+    ):
+        files.problems.append(f"{path.name}: {NO_TENSORS}")
     model = next((key for key in _MODEL_KEYS if isinstance(value.get(key), dict)), None)
     if "param_groups" in value:
         return replace(
@@ -50,6 +61,11 @@ def inspect_torch_file(path: Path) -> Inspection:
         facts={"dtype": weights_dtype(tensors)},
         obstacles=[NO_STATE],
     )
+
+
+def _needs_no_tensor(value: dict[Any, Any]) -> bool:
+    """Whether it is an optimizer that has no moments yet, or one file of several."""
+    return "param_groups" in value or _tool(value) != _UNKNOWN
 
 
 def _inspect_training_state(
@@ -105,7 +121,7 @@ def _tool(value: dict[Any, Any]) -> str:
         return "Megatron file of one rank (inspect its folder)"
     if "epochs_run" in value:
         return "torchtune recipe state (inspect its folder)"
-    return "torch file"
+    return _UNKNOWN
 
 
 def _inspect_lightning(files: Files, found: TorchFile, value: dict[Any, Any]) -> Inspection:

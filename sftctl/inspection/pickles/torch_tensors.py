@@ -1,7 +1,7 @@
 """Find the tensors in the value of a torch.save file, from the calls that would build them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,24 @@ def _text(key: Any) -> str:
 
 
 def storages_in(value: Any) -> Iterator[PersistentId]:
-    """The storages that the tensors of a value use."""
-    for _, item in walk(value):
-        if isinstance(item, CallResult) and item.by in _REBUILT:
-            yield from filter(_is_storage, item.arguments[:1])
+    """The storages in a value, in tensors of every kind: also DTensors, sparse and float8 ones."""
+    pending: list[Iterator[Any]] = [iter([value])]
+    seen: set[int] = set()
+    while pending:
+        item = next(pending[-1], pending)
+        if item is pending:
+            pending.pop()
+        elif isinstance(item, PersistentId):
+            yield from filter(_is_storage, [item])
+        elif isinstance(item, (dict, list, tuple, CallResult)) and id(item) not in seen:
+            seen.add(id(item))
+            pending.append(_inside(item))
+
+
+def _inside(item: Any) -> Iterator[Any]:
+    if isinstance(item, CallResult):
+        return iter((item.arguments, item.state))
+    return iter(item.values() if isinstance(item, dict) else item)
 
 
 def _is_storage(outside: Any) -> bool:
@@ -92,6 +106,8 @@ def tensors_in(
     for place, item in walk(value):
         if not (isinstance(item, CallResult) and item.by in _REBUILT and len(item.arguments) >= 4):
             continue
+        if _is_of_other_numbers(item, storages):
+            continue
         if len(found) + len(lost) >= most:
             problems = [f"more than {most} tensors: the others were not read"]
             break
@@ -109,6 +125,17 @@ def tensors_in(
     return dict(sorted(found.items())), problems
 
 
+def _is_of_other_numbers(made: CallResult, storages: Mapping[str, object]) -> bool:
+    """Whether a tensor's bytes are there, and its numbers are of a type that is not shown."""
+    storage = made.arguments[0]
+    return _is_storage(storage) and _dtype(storage) is None and _key_of(storage) in storages
+
+
+def _key_of(storage: PersistentId) -> str:
+    key = storage.key[2]
+    return str(key) if isinstance(key, (str, int)) else "?"
+
+
 def _tensor(
     made: CallResult, file: Path, storages: dict[str, tuple[int, int]]
 ) -> StoredTensor | None:
@@ -122,8 +149,7 @@ def _tensor(
     numbers = (start, *shape, *strides)
     if not all(isinstance(n, int) and 0 <= n < _TOO_LARGE for n in numbers):
         return None
-    key = storage.key[2]
-    begin, num_bytes = storages.get(str(key) if isinstance(key, (str, int)) else "?", (0, -1))
+    begin, num_bytes = storages.get(_key_of(storage), (0, -1))
     count, size = math.prod(shape), NUMBER_TYPES[dtype].num_bytes
     end = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     if num_bytes < 0 or (count and end * size > num_bytes):

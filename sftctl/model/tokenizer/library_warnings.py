@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _told: set[str] = set()
+_NOT_NEWS = "You are using a model of type"
+"""A tokenizer's folder has a model that transformers does not know: only the model needs it."""
 
 
 class _Teller(logging.Handler):
@@ -17,7 +19,8 @@ class _Teller(logging.Handler):
         self._about = about
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.tell(record.getMessage())
+        if not record.getMessage().startswith(_NOT_NEWS):
+            self.tell(record.getMessage())
 
     def tell(self, message: str) -> None:
         """Print `warning: ABOUT: message` on stderr, as one line, unless it was printed before."""

@@ -17,6 +17,7 @@ from sftctl.model.source import (
     on_stderr,
     quiet,
     require_tokenizer_folder,
+    tell_of_code,
 )
 from sftctl.model.tokenizer.chat_templates import CHATML, named_template
 from sftctl.model.tokenizer.clock import with_frozen_clock
@@ -249,6 +250,8 @@ def load_tokenizer(
         require_whole_model(source.gguf_path)
     with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    tell_of_code(source)
+    hf.init_kwargs.pop("auto_map", None)  # else what is saved would ask for code
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
         on_stderr(f"{source.gguf_path}: {problem}")
     if not getattr(hf, "is_fast", False):

@@ -6,13 +6,15 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sftctl.inspection.inspect import inspect_path
-from sftctl.inspection.pickles.opcodes import read_pickle
+from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId, read_pickle
+from sftctl.inspection.pickles.torch_tensors import storages_in
 from tests.toys.foreign import Rebuilt, metadata, pickled, write_archive
 
 
@@ -246,3 +248,42 @@ def test_a_pickle_that_ends_without_a_value_is_not_complete(
     (tmp_path / "x.pt").write_bytes(data)
     inspection = inspect_path(tmp_path / "x.pt")
     assert not inspection.complete and words in inspection.problems[0]
+
+
+def _holders(tensor: torch.Tensor) -> dict[str, tuple[Any, bool]]:
+    """Values by name, and whether numbers of a tensor are in them."""
+    return {
+        "list": ([tensor], True),
+        "sparse": ({"w": tensor.to_sparse()}, True),
+        "float8": ({"w": tensor.to(torch.float8_e4m3fn)}, True),
+        "complex": ({"w": tensor.to(torch.complex64)}, True),
+        "buffer": ({"w": torch.nn.Buffer(tensor)}, True),
+        "optimizer without moments": ({"param_groups": [{"lr": 1e-3}], "state": {}}, True),
+        "numbers": ({"last_epoch": 3, "base_lrs": [1e-3]}, False),
+        "nothing": (None, False),
+        "empty model": ({"model": {}, "epoch": 1}, False),
+        "without bytes": ({"w": torch.empty(3, device="meta")}, False),
+    }
+
+
+def test_a_file_without_tensors_is_not_complete(tmp_path: Path) -> None:
+    for name, (value, has_numbers) in _holders(torch.eye(4)).items():
+        for is_zip in (True, False):
+            path = tmp_path / f"{name}.pt"
+            torch.save(value, path, _use_new_zipfile_serialization=is_zip)
+            found = inspect_path(path, verify=True)
+            problems = [] if has_numbers else [f"{name}.pt: it holds no tensors"]
+            assert (found.problems, found.complete) == (problems, has_numbers), (name, is_zip)
+        path.write_bytes(pickle.dumps({"a": 1}))
+        assert not inspect_path(path).complete
+
+
+def test_a_dtensor_in_an_old_file_is_read_to_its_end(tmp_path: Path) -> None:
+    """Its storage is inside of the call that would make it."""
+    spec, rebuilt = "torch.distributed.tensor.DTensor", "torch._tensor._rebuild_from_type_v2"
+    inner = CallResult(
+        "torch._utils._rebuild_tensor_v2",
+        (PersistentId(("storage", Name("torch", "FloatStorage"), "0", "cpu", 4)), 0, (4,), (1,)),
+    )
+    made = CallResult(rebuilt, (Name("torch", "x"), spec, (), {"_local_tensor": inner}))
+    assert [one.key[2] for one in storages_in({"w": [made, made]})] == ["0"]

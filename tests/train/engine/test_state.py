@@ -24,6 +24,7 @@ OLD_KEYS = {
     "examples_seen", "tokens_seen", "learning_rate", "global_batch_size", "micro_batch_tokens",
     "cut_for_ranks", "num_threads", "world_size", "dtype", "scaler", "data_fingerprint", "config",
     "versions", "wandb_run_id", "metrics_bytes", "validation", "aliases", "files",
+    "run_id",
 }  # fmt: skip
 
 

@@ -1,0 +1,20 @@
+"""Whether a checkpoint in a run's folder is of this run: it may have been copied there."""
+
+from pathlib import Path
+
+from sftctl.checkpoint.layout import CheckpointManifest
+from sftctl.errors import IncompatibleCheckpoint
+from sftctl.runs.directory import RunDir
+
+
+def of_another_run(
+    run: RunDir, checkpoint: Path, manifest: CheckpointManifest
+) -> IncompatibleCheckpoint | None:
+    """The error for a checkpoint that was copied into this run; an earlier version's has no id."""
+    run_id = run.facts()["run_id"]
+    if manifest.run_id in (None, run_id):
+        return None
+    return IncompatibleCheckpoint(
+        f"{checkpoint}: of another run (run_id {manifest.run_id}, and run.json says {run_id})",
+        hint=f"move it out of {run.checkpoints}; its own run can resume, chat and export it",
+    )
