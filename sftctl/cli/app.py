@@ -36,6 +36,9 @@ _LIMITS = {
 }
 """What to do about an error of the system that can come from any file."""
 
+_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread")
+_MORE_MEMORY = "close other programs, or raise the limits: `ulimit -v` and `ulimit -u` show them"
+
 
 class SftctlGroup(TyperGroup):
     """Catches every expected error and reports it as one line, a hint and an exit code."""
@@ -87,6 +90,8 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         return ConfigError.exit_code
     except OSError as problem:
         return _stdout_failed(problem)
+    except (MemoryError, ImportError, RuntimeError) as problem:
+        return _out_of_memory(problem)
     except SystemExit as leaving:  # on a closed pipe, rich exits with code 1
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
@@ -107,6 +112,15 @@ def _stdout_failed(problem: OSError) -> int:
     report(
         ConfigError("stdout: can't be written: no space left on the device", hint="free some space")
     )
+    return ConfigError.exit_code
+
+
+def _out_of_memory(problem: Exception) -> int:
+    """The exit code if a library got no memory or no thread; any other error is raised again."""
+    text = " ".join(str(problem).split())
+    if not isinstance(problem, MemoryError) and not any(one in text for one in _NO_MEMORY):
+        raise problem
+    report(ConfigError(f"not enough memory{': ' if text else ''}{text:.200}", _MORE_MEMORY))
     return ConfigError.exit_code
 
 

@@ -126,3 +126,40 @@ def test_a_run_that_lacks_one_of_its_files_names_it(
         assert (result.exit_code, result.error) == (4, f"error: {tmp_path / name}: {what}")
         assert "hint: put it back from a copy" in result.stderr
         (tmp_path / name).mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    "problem, words",
+    [
+        (MemoryError(), "not enough memory"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            "not enough memory: libtorch_cpu.so: failed to map segment from shared object",
+        ),
+        (RuntimeError("can't start new thread"), "not enough memory: can't start new thread"),
+    ],
+)
+def test_too_little_memory_is_one_error(
+    tmp_path: Path,
+    sftctl: Sftctl,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception,
+    words: str,
+) -> None:
+    def fail(folder: Path) -> None:
+        raise problem
+
+    monkeypatch.setattr("sftctl.runs.overview.runs_in", fail)
+    result = sftctl("runs", tmp_path)
+    assert (result.exit_code, result.error) == (2, f"error: {words}")
+
+
+def test_another_error_of_a_library_is_not_hidden(
+    tmp_path: Path, sftctl: Sftctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("sftctl.runs.overview.runs_in", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        sftctl("runs", tmp_path)
