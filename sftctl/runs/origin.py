@@ -11,8 +11,7 @@ def of_another_run(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest
 ) -> IncompatibleCheckpoint | None:
     """The error for a checkpoint that was copied into this run; an earlier version's has no id."""
-    run_id = run.facts()["run_id"]
-    if manifest.run_id in (None, run_id):
+    if manifest.run_id is None or manifest.run_id == (run_id := run.facts()["run_id"]):
         return None
     return IncompatibleCheckpoint(
         f"{checkpoint}: of another run (run_id {manifest.run_id}, and run.json says {run_id})",

@@ -102,4 +102,5 @@ def test_the_python_files_of_a_model_are_named(tmp_path: Path) -> None:
     expected = f"modeling.py of o/r, tok.py, named by auto_map in {tmp_path}/tokenizer_config.json"
     assert code_in(tmp_path) == expected
     shutil.copy(tmp_path / "tokenizer_config.json", tmp_path / "config.json")
-    assert str(code_in(tmp_path)).endswith("/config.json")
+    both = f"{tmp_path}/config.json and {tmp_path}/tokenizer_config.json"
+    assert str(code_in(tmp_path)).endswith(f"named by auto_map in {both}")
