@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
+from sftctl.model.tokenizer.sandbox import compiled
 from sftctl.model.tokenizer.template_errors import (
     broken_template,
     hung_in_compilation,
@@ -17,6 +20,8 @@ from sftctl.model.tokenizer.template_limits import TEXT_CHARS, OutOfTime, Templa
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+Messages = list[dict[str, Any]]
 
 DEFAULT = "default"
 """The chat template for rows without tools, and for all rows if there is no `tool_use`."""
@@ -63,17 +68,15 @@ def require_default(name: str, templates: dict[str, str]) -> None:
 
 
 def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
-    """Compile templates now instead of in their first rendering; transformers keeps the result.
+    """Compile templates now instead of in their first rendering; the results are kept.
 
     ConfigError if one can't be compiled, or takes too long.
     """
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
     try:
         limits.begin()
         try:
             for template in templates:
-                _compile_jinja_template(template)
+                compiled(template)
         finally:
             limits.end()
     except OutOfTime:
@@ -82,35 +85,104 @@ def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
         raise broken_template(problem) from problem
 
 
-def rendered(
-    hf: "PreTrainedTokenizerFast",
-    template: str | None,
-    limits: TemplateLimits,
-    messages: list[dict[str, Any]],
-    tools: list[Any] | None,
-    add_generation_prompt: bool,
-) -> str:
-    """The text of a conversation, by a chat template of the tokenizer.
+@dataclass(slots=True)
+class _Proof:
+    """Whether our renderings of a template equal those of transformers."""
 
-    DataError if the template refuses the messages, or uses more than `limits` allow. ConfigError
-    if the template itself is broken.
+    to_compare: int = 16  # so many more renderings
+    has_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Renderings:
+    """Renders conversations by the chat templates of a tokenizer.
+
+    The first renderings of each template are compared with those of transformers. If one differs,
+    transformers renders from then on.
     """
-    try:
-        limits.begin()
+
+    hf: "PreTrainedTokenizerFast"
+    limits: TemplateLimits
+    special_tokens: dict[str, str]  # `bos_token` and others, for the templates
+    _proofs: dict[str, _Proof] = field(default_factory=dict)
+
+    def rendered(
+        self,
+        template: str | None,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None,
+        add_generation_prompt: bool,
+    ) -> str:
+        """The text of a conversation.
+
+        DataError if the template refuses the messages, or uses more than `limits` allow.
+        ConfigError if the template itself is broken.
+        """
         try:
-            text: str = hf.apply_chat_template(
-                messages,
-                tools=tools or None,
-                chat_template=template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-        finally:
-            limits.end()
-    except OutOfTime as problem:
-        raise ran_out(problem, limits.seconds) from None
-    except Exception as problem:  # a template can raise anything
-        raise refusal(problem) from problem
-    if len(text) > TEXT_CHARS:
-        raise too_long(len(text), TEXT_CHARS)
-    return text
+            self.limits.begin()
+            try:
+                text = self._text(template, messages, tools or None, add_generation_prompt)
+            finally:
+                self.limits.end()
+        except OutOfTime as problem:
+            raise ran_out(problem, self.limits.seconds) from None
+        except Exception as problem:  # a template can raise anything
+            raise refusal(problem) from problem
+        if len(text) > TEXT_CHARS:
+            raise too_long(len(text), TEXT_CHARS)
+        return text
+
+    def _text(
+        self, template: str | None, messages: Messages, tools: list[Any] | None, prompt: bool
+    ) -> str:
+        proof = _Proof(has_failed=True)
+        if template is not None and messages:
+            proof = self._proofs.setdefault(template, _Proof())
+        if template is None or proof.has_failed:
+            return self._by_transformers(template, messages, tools, prompt)
+        if not proof.to_compare:
+            return self._by_us(template, messages, tools, prompt)
+        proof.to_compare -= 1
+        ours = None
+        with suppress(Exception):  # that of transformers is raised
+            ours = self._by_us(template, messages, tools, prompt)
+        theirs = self._by_transformers(template, messages, tools, prompt)
+        proof.has_failed = theirs != ours
+        return theirs
+
+    def _by_us(
+        self, template: str, messages: Messages, tools: list[Any] | None, prompt: bool
+    ) -> str:
+        return compiled(template).render(
+            **self.special_tokens,
+            messages=[_as_template_sees(message) for message in messages],
+            tools=tools,
+            documents=None,
+            add_generation_prompt=prompt,
+        )
+
+    def _by_transformers(
+        self, template: str | None, messages: Messages, tools: list[Any] | None, prompt: bool
+    ) -> str:
+        text: str = self.hf.apply_chat_template(
+            messages,
+            tools=tools,
+            chat_template=template,
+            add_generation_prompt=prompt,
+            tokenize=False,
+        )
+        return text
+
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of a message's reasoning; all are one field."""
+
+
+def _as_template_sees(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without nulls, and with its reasoning under the names that templates read."""
+    if None in message.values():
+        message = {key: value for key, value in message.items() if value is not None}
+    given = [message[name] for name in _REASONING if name in message]
+    if given:
+        message = {"thinking": given[0], **message, "reasoning_content": given[0]}
+    return message

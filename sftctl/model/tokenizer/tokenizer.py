@@ -39,9 +39,9 @@ from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
 from sftctl.model.tokenizer.template_options import with_all_options
 from sftctl.model.tokenizer.templates import (
     DEFAULT,
+    Renderings,
     compile_all,
     hash_templates,
-    rendered,
     require_default,
     template_for,
     templates_of,
@@ -70,6 +70,7 @@ class ChatTokenizer:
         self.bos_id: int | None = hf.bos_token_id
         self.templates = templates_of(hf)
         self.limits = TemplateLimits()
+        self._renderings = Renderings(hf, self.limits, hf.special_tokens_map)
         self._is_compiled = False
         self.is_content_blind = is_content_blind(self.templates.get(DEFAULT, ""))
         self._reference = Reference(hf)
@@ -95,7 +96,7 @@ class ChatTokenizer:
         ConfigError if the template itself is broken.
         """
         template = template_for(tools, self.templates)
-        return rendered(self.hf, template, self.limits, messages, tools, add_generation_prompt)
+        return self._renderings.rendered(template, messages, tools, add_generation_prompt)
 
     def compile_templates(self) -> None:
         """Compile the chat template now instead of in the first rendering.
