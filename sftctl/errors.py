@@ -3,7 +3,8 @@
 SftctlError
 ├── ConfigError             2   usage or configuration
 ├── DataError               3   an input file, a row of it, a token store
-│   └── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
+│   ├── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
+│   └── LayoutDiffers       3   masks made by the short way that are not those of the long way
 ├── CheckpointError         4   a checkpoint can't be written
 │   ├── NoCheckpoint        4
 │   ├── CorruptCheckpoint   4
@@ -48,6 +49,10 @@ class DataError(SftctlError):
 
 class EngineDiffers(DataError):
     """A fast tokenizer engine whose ids differ from the reference's; the reference is used."""
+
+
+class LayoutDiffers(DataError):
+    """Texts to train on that are not those of the long way, which is then taken for all rows."""
 
 
 class CheckpointError(SftctlError):

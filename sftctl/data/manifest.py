@@ -164,6 +164,7 @@ class StoreManifest:
     date: str | None = None  # that a template with a clock wrote
     rows_unpadded: int = 0  # rows from which padding nulls were removed
     left_out: list[str] = field(default_factory=list)  # files of a folder, and why
+    layout_differs: str = ""  # the row on which the short way to masks was wrong; empty: none
     first_rows: dict[str, str] = field(default_factory=dict)  # in the ledger, by reason
     reasoning_weight: float = 1.0
     block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file

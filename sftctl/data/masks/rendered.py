@@ -44,7 +44,7 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
 def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
     """False: the template writes the contents of any messages with these roles."""
     row, tokenizer = prefixes.row, prefixes.tokenizer
-    if not tokenizer.is_content_blind:
+    if tokenizer.content_use is None or tokenizer.content_use.constants:
         return True
     key = tuple((m["role"], not m["content"].strip(), *sorted(m)) for m in row.messages)
     if key in tokenizer.complete_roles:

@@ -1,11 +1,13 @@
-"""A faster way to make the texts to train on, if a template doesn't look at message contents.
+"""A faster way to make the texts to train on, if it is known how a template uses contents.
 
-Such a template writes the same text around the contents of all conversations with the same roles.
-That text, the layout, is learned once, by finding the turns of a stand-in conversation. For every
-other conversation the contents are put into the layout. The result is used only if it equals the
-text that the template renders.
+Such a template writes the same text around the contents of all conversations with the same roles,
+whose contents have the same shapes (`content_shape`). That text, the layout, is learned once, by
+finding the turns of a stand-in conversation. For every other conversation the free texts of the
+contents are put into the layout. The result is used only if its full text equals the text that the
+template renders. One conversation in a thousand is also made the long way.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
@@ -13,13 +15,18 @@ from typing import NamedTuple
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
+from sftctl.data.masks.content_shape import ContentShapes, Shape, cut_at_marks, mark
 from sftctl.data.masks.render import render
 from sftctl.data.masks.turns import TrainingText, training_texts
+from sftctl.errors import LayoutDiffers
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-_LayoutKey = tuple[tuple[tuple[str, bool], ...], frozenset[int]]
-"""(role, whether the content is empty) of every message, and the messages not to be trained."""
+_LayoutKey = tuple[tuple[tuple[str, Shape], ...], frozenset[int]]
+"""Role and shape of every message, and the messages not to be trained."""
+
+_COMPARED = 1000
+"""One conversation in so many is made both ways, chosen by its hash."""
 
 
 class _Edge(NamedTuple):
@@ -35,25 +42,39 @@ class _Target(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """What a template writes before, between and after N contents: N+1 fixed texts."""
+class _TextLayout:
+    """What a template writes around N free texts, `free` by number: N+1 fixed texts."""
 
     fixed: list[str]
-    is_trimmed: bool  # True: the template strips white space around contents
-    targets: list[_Target]
-    may_be_apart: bool
+    free: list[int]
+    targets: list[_Target] = field(default_factory=list)
+    may_be_apart: bool = False
 
-    def filled(self, contents: list[str]) -> TrainingText:
-        """The text with these N contents."""
+    def filled(self, free_texts: Sequence[str]) -> TrainingText:
+        """The text with these free texts of a conversation."""
         parts = [self.fixed[0]]
-        for content, after in zip(contents, self.fixed[1:], strict=True):
-            parts += [content.strip() if self.is_trimmed else content, after]
+        for number, after in zip(self.free, self.fixed[1:], strict=True):
+            parts += [free_texts[number], after]
         starts = list(accumulate(map(len, parts), initial=0))[::2]  # of the fixed texts
         spans = [
             (starts[start.text] + start.offset, starts[end.text] + end.offset)
             for start, end in self.targets
         ]
         return TrainingText("".join(parts), spans, self.may_be_apart)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The texts to train on, the full text, and what the template writes after an answer."""
+
+    texts: list[_TextLayout]
+    full: _TextLayout
+    after_answer: str  # if an answer that is part of it would be found in it; else empty
+
+    @property
+    def size(self) -> int:
+        """The number of fixed texts."""
+        return sum(len(text.fixed) for text in (*self.texts, self.full))
 
 
 @dataclass(slots=True)
@@ -63,83 +84,138 @@ class Renderer:
     tokenizer: ChatTokenizer
     train_on: TrainOn
     max_layouts: int = 4096  # kept in memory
+    max_fixed_texts: int = 1_000_000  # of all layouts in memory
     _layouts: dict[_LayoutKey, _Layout | None] = field(default_factory=dict)
+    _num_fixed: int = 0
+    _shapes: ContentShapes | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.content_use is not None:
+            self._shapes = ContentShapes.of(self.tokenizer.content_use, self.tokenizer)
 
     def training_texts(self, row: Conversation) -> list[TrainingText]:
-        """What `turns.training_texts` returns or raises for `row`, usually after one rendering."""
-        key = self._key(row)
-        layout = None if key is None else self._layout(key, row)
-        if layout is not None:
-            filled = layout.filled([m["content"] for m in row.messages if m["content"]])
-            if filled.text == render(row, self.tokenizer):
-                return [filled]
-        return training_texts(row, self.tokenizer, self.train_on)
+        """What `turns.training_texts` returns or raises for `row`, usually after one rendering.
 
-    def _key(self, row: Conversation) -> _LayoutKey | None:
-        """What decides the fixed texts and the targets; None if they might depend on contents."""
-        is_special = row.tools or row.weights or row.shape == "text"
-        if not self.tokenizer.is_content_blind or is_special:
-            return None
-        for message in row.messages:
-            content = message["content"]
-            if len(message) > 2 or (content and not content.strip()):
-                return None
-        roles = tuple((message["role"], not message["content"]) for message in row.messages)
-        return roles, row.untrained
+        LayoutDiffers if the two were compared and are not equal.
+        """
+        found = self._from_layout(row)
+        if found is None:
+            return training_texts(row, self.tokenizer, self.train_on)
+        if row.digest % _COMPARED == _COMPARED - 1:
+            self._compare(row, found)
+        return found
 
-    def _layout(self, key: _LayoutKey, row: Conversation) -> _Layout | None:
-        """The layout for `row`, learned on first use; None if it has none."""
-        if key not in self._layouts:
-            if len(self._layouts) >= self.max_layouts:
-                self._layouts.clear()
-            self._layouts[key] = self._learn_layout(row)
-        return self._layouts[key]
-
-    def _learn_layout(self, row: Conversation) -> _Layout | None:
-        """Learn from a conversation with the roles of `row` and unique marks as contents."""
-        marks = {i: f"\ue000{i}\ue001" for i, m in enumerate(row.messages) if m["content"]}
-        messages = tuple(
-            message | {"content": f" \n{marks[i]} \n" if i in marks else ""}
-            for i, message in enumerate(row.messages)
-        )
-        stand_in = replace(row, messages=messages)
+    def _compare(self, row: Conversation, found: list[TrainingText]) -> None:
         try:
+            is_equal = training_texts(row, self.tokenizer, self.train_on) == found
+        except BadRow:
+            is_equal = False
+        if not is_equal:
+            raise LayoutDiffers(f"{row.source}: its texts differ when every prefix is rendered")
+
+    def _from_layout(self, row: Conversation) -> list[TrainingText] | None:
+        """The texts of a row, made without rendering its prefixes; None if that is not exact."""
+        pieces = self._pieces(row)
+        if pieces is None:
+            return None
+        shapes, free_texts = pieces
+        roles = tuple(m["role"] for m in row.messages)
+        key = tuple(zip(roles, shapes, strict=True)), row.untrained
+        if key not in self._layouts:
+            self._remember(key, self._learned(row, shapes))
+        layout = self._layouts[key]
+        if layout is None or self._is_ambiguous(row, layout):
+            return None
+        full = layout.full.filled(free_texts)
+        try:
+            if full.text != render(row, self.tokenizer):
+                return None
+        except BadRow:
+            return None
+        return [full if text is layout.full else text.filled(free_texts) for text in layout.texts]
+
+    def _pieces(self, row: Conversation) -> tuple[list[Shape], list[str]] | None:
+        """Shapes and free texts of the contents; None if more than they may matter."""
+        if self._shapes is None or row.tools or row.weights or row.shape == "text":
+            return None
+        shapes, free_texts = list[Shape](), list[str]()
+        for message in row.messages:
+            pieces = None if len(message) > 2 else self._shapes.split(message["content"])
+            if pieces is None:
+                return None
+            shapes.append(pieces[0])
+            free_texts += pieces[1]
+        return shapes, free_texts
+
+    def _is_ambiguous(self, row: Conversation, layout: _Layout) -> bool:
+        """Whether an answer would be found in what the template writes after it (`ends`)."""
+        if not layout.after_answer:
+            return False
+        answers = (row.messages[turn]["content"].strip() for turn in row.target_turns)
+        return any(answer and answer in layout.after_answer for answer in answers)
+
+    def _remember(self, key: _LayoutKey, layout: _Layout | None) -> None:
+        size = 0 if layout is None else layout.size
+        self._num_fixed += size
+        if len(self._layouts) >= self.max_layouts or self._num_fixed > self.max_fixed_texts:
+            self._layouts.clear()
+            self._num_fixed = size
+        self._layouts[key] = layout
+
+    def _learned(self, row: Conversation, shapes: Sequence[Shape]) -> _Layout | None:
+        """Learn from a conversation with the roles and shapes of `row`, and marks as free texts."""
+        number, messages = 0, []
+        for message, shape in zip(row.messages, shapes, strict=True):
+            content = shape[0]
+            for after in shape[1:]:
+                content += mark(number) + after
+                number += 1
+            messages.append(message | {"content": content})
+        stand_in = replace(row, messages=tuple(messages))
+        try:
+            full_text = render(stand_in, self.tokenizer)
             found = training_texts(stand_in, self.tokenizer, self.train_on)
+            after = self._after_answer(stand_in)
         except BadRow:
             return None  # each row is then refused separately, with its own file and line
-        if len(found) != 1:
+        texts = [_text_layout(text) for text in found]
+        full = _text_layout(TrainingText(full_text, []))
+        assert full is not None
+        known = [text for text in texts if text is not None]
+        if len(known) < len(texts):
             return None
-        for is_trimmed in (False, True):
-            contents = [mark if is_trimmed else f" \n{mark} \n" for mark in marks.values()]
-            layout = _layout_around(contents, found[0], is_trimmed)
-            if layout is not None:
-                return layout
-        return None
+        same = [t for t in known if t.fixed == full.fixed and t.free == full.free]
+        return _Layout(known, same[0] if same else full, after)
+
+    def _after_answer(self, row: Conversation) -> str:
+        """What the template writes after the last answer, if that is more than an end token."""
+        if self.train_on == "all" or not row.target_turns:
+            return ""
+        through = replace(row, messages=row.messages[: row.target_turns[-1] + 1])
+        after = cut_at_marks(render(through, self.tokenizer))[0][-1]
+        tokens = [text for text in self.tokenizer.special_texts if text in after]
+        is_end = after.rstrip().endswith(self.tokenizer.special_texts)
+        return after if len(tokens) > 1 or (tokens and not is_end) else ""
 
 
-def _layout_around(contents: list[str], found: TrainingText, is_trimmed: bool) -> _Layout | None:
-    """The text around `contents`, as a layout; None unless they occur in order."""
-    text, position = found.text, 0
-    places: list[Span] = []  # of the fixed texts
-    for content in contents:
-        start = text.find(content, position)
-        if start < 0:
-            return None
-        places.append((position, start))
-        position = start + len(content)
-    places.append((position, len(text)))
+def _text_layout(text: TrainingText) -> _TextLayout | None:
+    """The text around the marks; None if a target begins or ends inside a mark."""
+    fixed, free = cut_at_marks(text.text)
+    places, position = list[Span](), 0
+    for index, part in enumerate(fixed):
+        places.append((position, position + len(part)))
+        position += len(part) + (len(mark(free[index])) if index < len(free) else 0)
     targets = []
-    for span in found.targets:
+    for span in text.targets:
         first, last = (_edge(position, places) for position in span)
         if first is None or last is None:
             return None
         targets.append(_Target(first, last))
-    fixed = [text[start:end] for start, end in places]
-    return _Layout(fixed, is_trimmed, targets, found.may_be_apart)
+    return _TextLayout(fixed, free, targets, text.may_be_apart)
 
 
 def _edge(position: int, places: list[Span]) -> _Edge | None:
-    """The fixed text that holds a position; None if it is inside a content."""
+    """The fixed text that holds a position; None if it is inside a free text."""
     for index, (start, end) in enumerate(places):
         if start <= position <= end:
             return _Edge(index, position - start)

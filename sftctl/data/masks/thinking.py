@@ -16,6 +16,9 @@ _TAGS = {
 }
 """The tags that open a thinking block, and those that close it."""
 
+THINKING_TAGS = frozenset({*_TAGS, *_TAGS.values()})
+"""All of them."""
+
 _OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (_TAGS, _TAGS.values()))
 _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
 

@@ -196,6 +196,7 @@ class StoreBuilder:
             date=None if tokenizer.date is None else tokenizer.date.isoformat(),
             rows_unpadded=self.rows_unpadded,
             left_out=list(self.made_from.left_out),
+            layout_differs=self.made_from.layout_differs,
             first_rows=self.ledger.first_rows,
         )
 

@@ -53,6 +53,7 @@ class StoreInputs:
     options: PrepareOptions
     columns: Columns = ()
     left_out: tuple[str, ...] = ()  # files of a folder that are not read, and why
+    layout_differs: str = ""  # on which row the short way to masks was wrong; empty: on none
 
     @classmethod
     @contextmanager

@@ -29,6 +29,8 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
         yield "not read", shortened(splits)
     if manifest.date is not None:
         yield "date", f"the chat template writes the day: {manifest.date} in all rows (data.date)"
+    if manifest.layout_differs:
+        yield "masks", f"all rows were made the long way ({manifest.layout_differs})"
     if manifest.rows_unpadded:
         rows = counted(manifest.rows_unpadded, "row")
         yield "padding", f"nulls were removed from tools or calls of {rows}"

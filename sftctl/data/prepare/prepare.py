@@ -22,7 +22,7 @@ from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.storage.hashes import block_hashes
 from sftctl.disk import new_folder, refusals
-from sftctl.errors import ConfigError, DataError, EngineDiffers
+from sftctl.errors import ConfigError, DataError, EngineDiffers, LayoutDiffers
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _MAKE_ROOM = "make room there, or choose another --output"
@@ -96,11 +96,22 @@ def prepare_store(
         if found is not None and not (options.strict and found.has_notes):
             return PreparedStore(found, is_reused=True)
         with refusals(output, DataError, _MAKE_ROOM):
-            try:
-                return _write(output, made_from, on_progress)
-            except EngineDiffers as problem:  # start again: other rows may differ too
-                reference = made_from.tokenizer.by_reference(problem.message)
-                return _write(output, replace(made_from, tokenizer=reference), on_progress)
+            return _write_exactly(output, made_from, on_progress)
+
+
+def _write_exactly(
+    output: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
+) -> PreparedStore:
+    """Write a store. If a faster way differs on a row, start again without it: others may too."""
+    while True:
+        try:
+            return _write(output, made_from, on_progress)
+        except EngineDiffers as problem:
+            tokenizer = made_from.tokenizer.by_reference(problem.message)
+        except LayoutDiffers as problem:
+            tokenizer = made_from.tokenizer.without_content_use()
+            made_from = replace(made_from, layout_differs=problem.message)
+        made_from = replace(made_from, tokenizer=tokenizer)
 
 
 def _write(

@@ -21,6 +21,7 @@ from sftctl.model.source import (
 )
 from sftctl.model.tokenizer.chat_templates import CHATML, named_template
 from sftctl.model.tokenizer.clock import with_frozen_clock
+from sftctl.model.tokenizer.content_use import ContentUse, content_use
 from sftctl.model.tokenizer.encoders import (
     Checked,
     Encoder,
@@ -33,7 +34,6 @@ from sftctl.model.tokenizer.encoders import (
 from sftctl.model.tokenizer.gguf_split import fix_split
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import add_new_tokens
-from sftctl.model.tokenizer.template_analysis import is_content_blind
 from sftctl.model.tokenizer.template_errors import half_character
 from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
 from sftctl.model.tokenizer.template_options import with_all_options
@@ -72,7 +72,8 @@ class ChatTokenizer:
         self.limits = TemplateLimits()
         self._renderings = Renderings(hf, self.limits, hf.special_tokens_map)
         self._is_compiled = False
-        self.is_content_blind = is_content_blind(self.templates.get(DEFAULT, ""))
+        self.content_use: ContentUse | None = content_use(self.templates.get(DEFAULT, ""))
+        """How the template uses contents; None if that is not known, or turned out to be wrong."""
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
         self.engine_reason = "no other was requested"
@@ -121,6 +122,13 @@ class ChatTokenizer:
             return self
         other = copy.copy(self)
         other.date, other.templates, other._is_compiled = date, dated, False
+        other.content_use = content_use(dated.get(DEFAULT, ""))
+        return other
+
+    def without_content_use(self) -> "ChatTokenizer":
+        """A copy for which every prefix of a conversation is rendered."""
+        other = copy.copy(self)
+        other.content_use = None
         return other
 
     @property
