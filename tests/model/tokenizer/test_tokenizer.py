@@ -9,6 +9,7 @@ import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError, DataError
+from sftctl.model.tokenizer.content_use import ContentUse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 MESSAGES = [
@@ -165,7 +166,7 @@ def test_of_several_named_templates_rows_with_tools_take_their_own(tmp_path: Pat
     assert tokenizer.render(MESSAGES) == f"plain {MESSAGES[0]['content']}"
     assert tokenizer.render(MESSAGES, []) == f"plain {MESSAGES[0]['content']}"
     assert tokenizer.render(MESSAGES, [{"name": "f"}]) == "tools [{'name': 'f'}]"
-    assert tokenizer.is_content_blind  # the default one
+    assert tokenizer.content_use == ContentUse()  # of the default one
     tokenizer.save(tmp_path / "saved")
     again = load_tokenizer(str(tmp_path / "saved"))
     assert again.templates == tokenizer.templates
