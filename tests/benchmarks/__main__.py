@@ -21,6 +21,7 @@ from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.memory import CASES, told_and_measured
 from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
+from tests.benchmarks.prepare_templates import preparing_by_template
 from tests.benchmarks.utilisation import utilisation
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each training, the first not counted")
+    parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
+    parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
     options = parser.parse_args()
     for name, make in TABLES.items():
         if options.only in (None, name):
@@ -122,6 +125,17 @@ def prepare_tables(options: argparse.Namespace) -> str:
     return compared + "\n" + table(["input", "peak memory", "MB/s"], memory)
 
 
+def templates_table(options: argparse.Namespace) -> str:
+    """ShareGPT with the tokenizer's own template and those of --templates."""
+    templates = options.templates or options.downloads / "templates"
+    with tempfile.TemporaryDirectory() as name:
+        made = preparing_by_template(
+            *(options.downloads, options.tokenizer, templates, options.other, options.rounds),
+            Path(name),
+        )
+    return table(*made)
+
+
 def checkpoints_table(options: argparse.Namespace) -> str:
     """How long the loop waits for a save, and a user for a resume."""
     with tempfile.TemporaryDirectory() as name:
@@ -194,6 +208,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "precision": precision_table,
     "planning": planning_table,
     "prepare": prepare_tables,
+    "prepare-templates": templates_table,
     "checkpoints": checkpoints_table,
     "inspect": inspect_table,
     "loader": lambda options: loader_table(options, against_trl),
