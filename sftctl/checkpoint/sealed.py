@@ -7,6 +7,7 @@ torch.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sftctl.checkpoint.directory import problems_in_files
 from sftctl.checkpoint.layout import (
@@ -33,6 +34,7 @@ class Seal:
     choice: str = "last"  # train.final: best or last
     run_id: str | None = None  # None, also below: written by an earlier version
     checkpoint_files: Mapping[str, FileEntry] | None = None  # of the checkpoint of `step`
+    base: dict[str, Any] | None = None  # of an adapter: the checkpoint's record of the frozen model
 
 
 def seal(
@@ -44,7 +46,7 @@ def seal(
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
-    found = Seal(origin.step, files, last_step, choice, run_id, origin.files)
+    found = Seal(origin.step, files, last_step, choice, run_id, origin.files, origin.base)
     data = dump_pretty({"format_version": FORMAT_VERSION, **asdict(found)})
     (folder / MANIFEST_NAME).write_bytes(data)
     (folder / MANIFEST_HASH_NAME).write_bytes(manifest_hash_line(data))
@@ -62,8 +64,11 @@ def read_seal(folder: Path) -> Seal:
     last_step = values.get("last_step", step)  # an earlier version wrote only the last step
     choice = "best" if values.get("choice") == "best" else "last"
     run_id, of_origin = values.get("run_id"), values.get("checkpoint_files")
+    base = values.get("base")
     if not isinstance(run_id, str | None):
         raise CorruptCheckpoint(f"{folder / MANIFEST_NAME}: run_id: {run_id!r} is not a text")
+    if not isinstance(base, dict | None):
+        raise CorruptCheckpoint(f"{folder / MANIFEST_NAME}: base: not the record of a base")
     return Seal(
         step=_step(folder, step),
         files=decoded_files(folder, values.get("files"), with_folders=True),
@@ -71,6 +76,7 @@ def read_seal(folder: Path) -> Seal:
         choice=choice,
         run_id=run_id,
         checkpoint_files=None if of_origin is None else decoded_files(folder, of_origin),
+        base=base,
     )
 
 

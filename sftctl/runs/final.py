@@ -12,6 +12,9 @@ from sftctl.checkpoint.sealed import Seal, is_sealed, problems_of_sealed, read_s
 from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.runs.directory import RunDir
 
+CARD_NAME = "README.md"
+"""The model card in a directory of weights."""
+
 
 def last_manifest(run: RunDir) -> CheckpointManifest | None:
     """The manifest of the last checkpoint, after which `final/` was written; None: unreadable."""

@@ -12,7 +12,9 @@ from sftctl.errors import CheckpointError
 from sftctl.model.adapter.lora import lora_config, saved_tensors
 from sftctl.model.adapter.save import save_adapter
 from sftctl.model.load import load_architecture, save_pretrained
+from sftctl.runs.card import model_card
 from sftctl.runs.choosing import final_checkpoint, final_of
+from sftctl.runs.final import CARD_NAME
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.session import Session
@@ -60,3 +62,5 @@ def _save_adapter(session: Session, found: GoodCheckpoint, folder: Path) -> None
         tensors, lora_config(model), session.config.model.name, base.get("revision"), folder
     )
     session.inputs.tokenizer.save(folder)
+    card = model_card(session.run, found.manifest, "float32", "adapter")
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")

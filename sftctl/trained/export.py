@@ -10,7 +10,8 @@ from sftctl.disk import new_folder, refusals
 from sftctl.errors import CheckpointError
 from sftctl.model.generate import stop_ids
 from sftctl.model.load import MAX_SHARD_BYTES, load_pretrained, save_pretrained
-from sftctl.trained.card import model_card
+from sftctl.runs.card import model_card
+from sftctl.runs.final import CARD_NAME
 from sftctl.trained.checks import check_export
 from sftctl.trained.gguf.file import write_gguf
 from sftctl.trained.gguf.modelfile import modelfile
@@ -20,7 +21,6 @@ from sftctl.trained.merge_proof import MergeProof, compare, kept_logits
 from sftctl.trained.open import Trained, copy_adapter, open_trained, say_nothing
 from sftctl.trained.proof_rows import texts_of
 
-CARD_NAME = "README.md"
 GGUF_NAME = "model.gguf"
 
 

@@ -18,14 +18,16 @@ from sftctl.checkpoint.directory import (
 )
 from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name, read_manifest
 from sftctl.checkpoint.load import load_weights
-from sftctl.checkpoint.sealed import read_seal
+from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.model.adapter.attach import AdapterFile, Attached
 from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+from sftctl.runs.base import Base
+from sftctl.runs.card import model_card
 from sftctl.runs.directory import RunDir
-from sftctl.runs.final import last_manifest, problems_of_final, require_sound
+from sftctl.runs.final import CARD_NAME, last_manifest, problems_of_final, require_sound
 from sftctl.runs.origin import of_another_run
 from sftctl.trained.checks import kind_of
 from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
@@ -93,19 +95,30 @@ def open_trained(
         return Trained(model, load_tokenizer(str(run.model_folder), chat_template), run, manifest)
     if place.is_checkpoint or is_adapter(place.path):
         with _adapter_folder(place) as folder:
-            attached, own = open_adapter(folder, dtype, manifest, chat_template)
+            attached, own = open_adapter(folder, dtype, _recorded_base(place), chat_template)
         return Trained(attached.model, own, run, manifest, attached)
     own = load_tokenizer(tokenizer or str(place.path), chat_template)
     return Trained(load_pretrained(str(place.path)), own, run, manifest)
 
 
 def copy_adapter(path: Path, folder: Path, tell: Callable[[str], None] = say_nothing) -> None:
-    """Write the adapter that `open_trained` would open into `folder`, with its tokenizer."""
-    with _adapter_folder(_place_of(path, tell)) as found:
+    """Write the adapter that `open_trained` would open into `folder`, with tokenizer and card."""
+    place = _place_of(path, tell)
+    with _adapter_folder(place) as found:
         AdapterFile.read(found)  # or ConfigError
-        for name in (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES):
+        for name in (CONFIG_NAME, WEIGHTS_NAME, *TOKENIZER_FILES, CARD_NAME):
             if (found / name).is_file():
                 shutil.copyfile(found / name, folder / name)
+    if place.run is not None:
+        card = model_card(place.run, place.manifest, "float32", "adapter")
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def _recorded_base(place: _Place) -> Base | None:
+    """The base that an adapter was trained on: by its checkpoint, or by `final/` alone."""
+    if place.manifest is not None:
+        return place.manifest.base
+    return read_seal(place.path).base if is_sealed(place.path) else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sftctl.model.adapter.lora import lora_config, saved_tensors
 from sftctl.model.adapter.save import CONFIG_NAME, save_adapter
 from sftctl.model.fake import fake_model
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
-from sftctl.runs.base import base_location, require_same_base
+from sftctl.runs.base import Base, base_location, require_same_base
 from sftctl.runs.directory import RunDir
 
 TOKENIZER_FILES = (
@@ -32,16 +32,15 @@ def is_adapter(folder: Path) -> bool:
 def open_adapter(
     folder: Path,
     dtype: torch.dtype,
-    manifest: CheckpointManifest | None = None,
+    recorded: Base | None = None,
     chat_template: str | None = None,
 ) -> tuple[Attached, ChatTokenizer]:
     """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
 
-    The tokenizer is the directory's own, or else the base's. With the `manifest` of a run's
-    checkpoint, the base must be the recorded one.
+    The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
+    without a record it is taken as it is.
     """
     adapter = AdapterFile.read(folder)
-    recorded = manifest.base if manifest is not None else None
     if recorded is not None:
         require_same_base(folder, recorded, adapter.base)
     _require_base(adapter)

@@ -4,8 +4,8 @@ from sftctl.data.sample import sample_files
 from sftctl.data.storage.joined import Store, open_stores
 from sftctl.errors import SftctlError
 from sftctl.jsonio import loads
+from sftctl.runs.card import started_event
 from sftctl.runs.resumable import recorded_store
-from sftctl.trained.card import started_event
 from sftctl.trained.open import Trained
 
 _NUM_ROWS = 16

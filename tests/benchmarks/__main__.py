@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import planning, training
+from tests.benchmarks import adapters, planning, training
 from tests.benchmarks.checkpoints import resuming, saving
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.memory import CASES, told_and_measured
+from tests.benchmarks.merging import HEAD, merges
 from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
 from tests.benchmarks.prepare_templates import preparing_by_template
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--downloads", type=Path, default=downloads, help="what pip fetched")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path, help="in place of SmolLM2: for adapters")
     parser.add_argument("--steps", type=int, help="of each training, the first not counted")
     parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
     parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
@@ -192,6 +194,30 @@ def precision_table(options: argparse.Namespace) -> str:
     return table([f"seed, {steps} steps", "float32", "bfloat16", "difference"], rows)
 
 
+def adapters_table(options: argparse.Namespace) -> str:
+    """LoRA beside full fine-tuning and other tools; 12 minutes on two quiet cores."""
+    model = str(options.model or training.smollm2())
+    steps = options.steps or adapters.NUM_STEPS
+    measured = {
+        name: adapters.with_sizes(contender)
+        for name, contender in adapters.contenders(model, steps).items()
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = training.store_of(options.alpaca, model, folder)
+        found = training.alternating(measured, store, folder, options.rounds)
+    return f"{table(*adapters.compared(found))}\n{adapters.step_ratio(found)}\n"
+
+
+def merges_table(options: argparse.Namespace) -> str:
+    """What the proofs of merges find, on the shortest rows."""
+    rows = sorted(json.loads(options.alpaca.read_text()), key=lambda row: len(str(row)))
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "short.json"
+        file.write_text(json.dumps(rows[: options.examples]))
+        return table(HEAD, [*merges(file, Path(name))])
+
+
 def inspect_table(options: argparse.Namespace) -> str:
     """Time of inspect-ckpt on ten gigabytes."""
     return table(["", f"median of {options.rounds}"], inspecting(options))
@@ -211,6 +237,8 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "prepare-templates": templates_table,
     "checkpoints": checkpoints_table,
     "inspect": inspect_table,
+    "adapters": adapters_table,
+    "merges": merges_table,
     "loader": lambda options: loader_table(options, against_trl),
     "loader-agreement": lambda options: loader_table(options, against_training),
 }

@@ -16,6 +16,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from sftctl.data.store import TokenStore
+from sftctl.model.adapter.lora import short_names, target_layers
 from sftctl.model.load import load_model
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
@@ -80,6 +81,14 @@ def labelled(rows: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
     ]
 
 
+def lora_config(model: Any) -> Any:
+    """The adapter that `sftctl train --lora` makes, as peft's configuration."""
+    from peft import LoraConfig
+
+    targets = short_names(model, target_layers(model, None))
+    return LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=targets)
+
+
 def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
     """The other tool's trainer, ready to train."""
     store = TokenStore.open(options.store)
@@ -90,10 +99,17 @@ def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
         "max_steps": options.steps, "learning_rate": 1e-3, "use_cpu": True, "bf16": options.bf16,
         "report_to": [], "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
+    adapter = lora_config(model) if options.lora else None
+    if adapter is not None:  # a checkpoint after the last step, which is not timed
+        arguments |= {"save_strategy": "steps", "save_steps": options.steps, "learning_rate": 2e-4}
     if options.rival in ("trainer", "trainer-grouped"):
         if options.rival == "trainer-grouped":
             rows = grouped(store, rows, options.batch_size, options.steps)
             arguments["train_sampling_strategy"] = "sequential"
+        if adapter is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, adapter)
         return Trainer(
             model=model,
             args=TrainingArguments(**arguments),
@@ -111,6 +127,7 @@ def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer.hf,
         callbacks=[clock],
+        peft_config=adapter,
     )
 
 
@@ -124,6 +141,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     options = parser.parse_args()
     clock = Clock()
     trainer = make_trainer(options, clock)

@@ -68,6 +68,7 @@ def ours(
             / (_total(timed, "num_tokens") + _total(timed, "num_padding_tokens")),
             "data_wait": _total(timed, "data_wait_s") / _total(timed, "step_time_s"),
             "losses": [line["loss"] for line in lines],
+            "step_times_s": [line["step_time_s"] for line in timed],
         }
 
     return measured

@@ -328,6 +328,18 @@ MODELS: dict[str, Case] = {
         lambda f: save_adapter(f, auto_mapping={"unsloth_fixed": True}),
         "Unsloth adapter directory (LORA)", next=SHOW,
     ),
+    "llama-factory's adapter": Case(
+        lambda f: save_adapter(f, card="---\ntags:\n- llama-factory\n- trl\n---\n"),
+        "LLaMA-Factory adapter directory (LORA)", next=SHOW,
+    ),
+    "trl's adapter": Case(
+        lambda f: save_adapter(f, card="---\nbase_model: o/b\ntags:\n- lora\n- trl\n---\n# x"),
+        "TRL adapter directory (LORA)", next=SHOW,
+    ),
+    "an adapter with a card of nobody": Case(
+        lambda f: save_adapter(f, card="# trl\n- trl\n| steps | 7 of 9 |\n"),
+        "PEFT adapter directory (LORA)", next=SHOW,
+    ),
     "adapter without weights": Case(
         without(save_adapter, "adapter_model.safetensors"), "PEFT adapter directory (LORA)",
         problems=("adapter_model.safetensors: missing",),

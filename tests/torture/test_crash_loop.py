@@ -9,9 +9,10 @@ from tests.toys.torture.crash_loop import Loop, crash_loop
 pytestmark = pytest.mark.torture
 
 LOOPS = {
-    "one rank": Loop(num_kills=120),
+    "one rank": Loop(num_kills=110),
     "loader processes": Loop(num_kills=50, num_workers=2),
     "two ranks": Loop(num_kills=30, num_ranks=2),
+    "an adapter on two ranks, then on one": Loop(num_kills=10, num_ranks=2, lora=True),
 }
 
 

@@ -10,7 +10,11 @@ from tests.toys.torture.resume_points import Setting, assert_every_resume_ends_a
 pytestmark = pytest.mark.torture
 
 DTYPES = ("float32", "bfloat16", "float16")
-SETTINGS = list(itertools.starmap(Setting, itertools.product((0, 2), (1, 3), (1, 2), DTYPES)))
+SETTINGS = [
+    *itertools.starmap(Setting, itertools.product((0, 2), (1, 3), (1, 2), DTYPES)),
+    Setting(0, 1, 1, "bfloat16", lora=True),
+    Setting(2, 3, 2, "float32", lora=True),
+]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

@@ -18,10 +18,10 @@ from sftctl.config.load import load_config
 from sftctl.errors import ConfigError
 from sftctl.inspection.inspect import inspect_path
 from sftctl.metrics import RunSummary
+from sftctl.runs.card import model_card
 from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest, plan_request
 from sftctl.train.run import run_training
-from sftctl.trained.card import model_card
 from sftctl.trained.open import open_trained
 from tests.toys.runs import (
     assert_same_end,

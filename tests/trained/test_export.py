@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftctl.config.load import load_config
 from sftctl.errors import CheckpointError, ConfigError
+from sftctl.runs.card import model_card
 from sftctl.runs.directory import RunDir
-from sftctl.trained.card import model_card
 from sftctl.trained.export import export_model
 from sftctl.trained.open import open_trained
 from tests.toys.records import toy_run

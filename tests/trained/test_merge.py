@@ -248,13 +248,19 @@ def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
     export_adapter(checkpoint, tmp_path / "copy")
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (run / "final" / name).read_bytes()
+    for folder in (run / "final", tmp_path / "copy"):  # the copy knows its step by its card alone
+        found = inspect_path(folder).to_json()
+        assert found["format"] == "PEFT adapter directory (LORA)" and not found["problems"]
+        assert (found["step"], found["step_counts"]) == (3, "optimizer updates")
+        assert (folder / "README.md").read_text().startswith("---\nlibrary_name: peft\n")
     with pytest.raises(ConfigError, match="is an adapter, not a complete model"):
         export_model(run, tmp_path / "plain", "float32")
     base = toy_base(tmp_path) / "model.safetensors"
     tensors = load_file(base)
     tensors["model.norm.weight"] *= 2
     save_file(tensors, base, metadata={"format": "pt"})
-    for path in (run, checkpoint):
+    shutil.copytree(run / "final", tmp_path / "alone")
+    for path in (run, checkpoint, run / "final", tmp_path / "alone"):
         with pytest.raises(IncompatibleCheckpoint, match="is not the base that it was trained on"):
             open_trained(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sftctl.checkpoint.layout import MANIFEST_HASH_NAME, step_of
 from sftctl.checkpoint.sealed import read_seal
 from sftctl.errors import CheckpointError
-from sftctl.inspection.formats.model_files import inspect_model_directory
+from sftctl.inspection.formats.model_files import STEP_COUNTS, inspect_model_directory
 from sftctl.inspection.inspection import Inspection
 from sftctl.runs.final import problems_of_final
 
@@ -27,8 +27,16 @@ def inspect_final_model(path: Path) -> Inspection:
     problems = [*found.problems, *problems_of_final(path, verify=False)]
     facts = dict(found.facts)
     with suppress(CheckpointError):  # it is one of the problems
-        facts["step"] = read_seal(path).step
-    return replace(found, facts=facts, problems=problems, complete=found.complete and not problems)
+        seal = read_seal(path)
+        facts |= {"step": seal.step, "base": seal.base}
+    counts = STEP_COUNTS if facts.get("step") is not None else None
+    return replace(
+        found,
+        facts=facts,
+        step_counts=counts,
+        problems=problems,
+        complete=found.complete and not problems,
+    )
 
 
 def verify_final_model(inspection: Inspection) -> Inspection:

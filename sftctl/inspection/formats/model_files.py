@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.tensor_index import SUFFIX, StoredTensor
+from sftctl.inspection.formats.adapters import (
+    adapter_facts,
+    adapter_kind,
+    adapter_note,
+    card_of,
+)
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.values import table
 
 NO_STATE = "weights alone: no optimizer, no step"
+STEP_COUNTS = "optimizer updates"
 _CONFIGS = ("config.json", "adapter_config.json")
 _MOST_SHOWN = 10  # missing files
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors|\.bin)")
@@ -32,20 +39,22 @@ def inspect_model_directory(path: Path) -> Inspection:
     """A Hugging Face model directory, MLX's, or an adapter's."""
     files = Files.of(path)
     adapter, config = files.read_json("adapter_config.json"), files.read_json("config.json")
-    facts = model_facts(config)
+    facts, card = model_facts(config), ""
     tensors = read_weights(files)
     files.problems.extend(lost_shards(files) or _lost_index(files))
     if adapter:
-        facts["config"] = {"adapter": adapter}
+        card = card_of(files)
+        facts |= adapter_facts(adapter, card)
         problems, notes, advice = _judge_adapter(files, adapter, tensors)
     else:
         problems, notes, advice = judge_weights(files, config, tensors)
     files.problems.extend(problems)
     kind = _model_kind(files, config, tensors)
-    found = files.inspection(adapter_kind(adapter) if adapter else kind, tensors, advice)
+    found = files.inspection(adapter_kind(adapter, card) if adapter else kind, tensors, advice)
     return replace(
         found,
         facts=facts | {"dtype": facts.get("dtype") or weights_dtype(tensors)},
+        step_counts=STEP_COUNTS if facts.get("step") is not None else None,
         complete=found.complete and bool(tensors),
         obstacles=[NO_STATE],
         notes=notes,
@@ -112,29 +121,6 @@ def _judge_adapter(
         return ["adapter_model.safetensors: missing"], [adapter_note(adapter)], None
     look = show_tensors(files.path)
     return [], [adapter_note(adapter)], look
-
-
-def adapter_kind(adapter: dict[str, Any]) -> str:
-    """`PEFT adapter (LORA)`, Unsloth's or MLX's."""
-    base = str(adapter.get("base_model_name_or_path", ""))
-    if "fine_tune_type" in adapter or "lora_parameters" in adapter or "lora_layers" in adapter:
-        return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
-    kind = f" ({adapter['peft_type']})" if "peft_type" in adapter else ""
-    is_unsloth = base.startswith("unsloth/") or any("unsloth" in str(key) for key in adapter)
-    mapping = table(adapter.get("auto_mapping"))
-    is_unsloth = is_unsloth or bool(mapping.get("unsloth_fixed"))
-    return f"{'Unsloth' if is_unsloth else 'PEFT'} adapter directory{kind}"
-
-
-def adapter_note(adapter: dict[str, Any]) -> str:
-    """Which base an adapter belongs to, its rank and targets, and what makes a model of it."""
-    base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
-    settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
-    rank, targets = settings.get("r", settings.get("rank")), settings.get("target_modules")
-    shape = f" of rank {rank}" if isinstance(rank, int) else ""
-    if isinstance(targets, list) and targets:
-        shape += f" on {', '.join(sorted(map(str, targets)))}"
-    return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
 
 
 def is_safetensors_file(path: Path) -> bool:

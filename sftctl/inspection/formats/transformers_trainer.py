@@ -5,13 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sftctl.inspection.formats.adapters import adapter_kind, adapter_note, card_of
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
-from sftctl.inspection.formats.model_files import (
-    adapter_kind,
-    adapter_note,
-    model_facts,
-    read_weights,
-)
+from sftctl.inspection.formats.model_files import model_facts, read_weights
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
 from sftctl.inspection.formats.trainers.deepspeed import (
     ZeroState,
@@ -31,6 +27,11 @@ _STATE_NAME = "trainer_state.json"
 _STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
 _RNG_NAME = re.compile(r"rng_state(_[0-9]+)?\.pth")
 _EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
+
+
+_TOOLS = {  # by the module of their settings
+    "trl.": "TRL", "llamafactory.": "LLaMA-Factory", "axolotl.": "axolotl", "Unsloth": "Unsloth",
+}  # fmt: skip
 
 
 def is_trainer_checkpoint(path: Path) -> bool:
@@ -85,8 +86,10 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
     facts |= _counters(state, options, ranks) | _logged(state)
     facts |= {"scaler": scaler or None, "dtype": _dtype(options) or weights_dtype(tensors)}
     format = "transformers Trainer checkpoint"
-    if isinstance(arguments, CallResult) and arguments.by.startswith("trl."):
-        format = f"TRL checkpoint ({arguments.by.rpartition('.')[2]})"
+    if isinstance(arguments, CallResult):
+        module, _, settings = arguments.by.rpartition(".")
+        tools = (tool for begin, tool in _TOOLS.items() if module.startswith(begin))
+        format = next((f"{tool} checkpoint ({settings})" for tool in tools), format)
     if not state and (match := _STEP_NAME.fullmatch(path.absolute().name)):
         facts["step"] = int(match[1])
     resume = f"trainer.train(resume_from_checkpoint={str(path)!r}) continues from it"
@@ -115,7 +118,11 @@ def _weights(
     """The command that trains from the weights, notes, and the kind of an adapter."""
     adapter = files.read_json("adapter_config.json")
     if adapter:
-        return None, [adapter_note(adapter)], adapter_kind(adapter).replace(" directory", "")
+        return (
+            None,
+            [adapter_note(adapter)],
+            adapter_kind(adapter, card_of(files)).replace(" directory", ""),
+        )
     if not tensors:
         return None, [], None
     problems, notes, train = judge_weights(files, config, tensors)

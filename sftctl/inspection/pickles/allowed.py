@@ -128,6 +128,9 @@ _SETTINGS = _names(
         },
         "trl.experimental.online_dpo.online_dpo_config": "OnlineDPOConfig",
         "trl.experimental.nash_md.nash_md_config": "NashMDConfig",
+        "llamafactory.hparams.training_args": "TrainingArguments",
+        "axolotl.core.training_args": "AxolotlTrainingArguments",
+        "UnslothSFTTrainer": "UnslothSFTConfig",
         "deepspeed.runtime.fp16.loss_scaler": "LossScaler DynamicLossScaler",
         "deepspeed.utils.tensor_fragment": "fragment_address",
     }

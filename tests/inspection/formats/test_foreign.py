@@ -14,6 +14,7 @@ from sftctl.errors import NoCheckpoint
 from sftctl.inspection.inspect import FORMATS, inspect_path
 from sftctl.inspection.inspection import MANIFEST_KEYS
 from tests.toys.foreign import pickled_object, toy_model, toy_optimizer, write_archive, write_gguf
+from tests.toys.tools.adapters import save_adapter
 
 GROUPS = {"mlp": 3072, "attention": 1536, "head": 1024, "embedding": 1024, "norm": 112}
 
@@ -133,6 +134,33 @@ def set_arguments(checkpoint: Path, values: Mapping[str, object]) -> None:
 def set_state(checkpoint: Path, **values: object) -> None:
     file = checkpoint / "trainer_state.json"
     file.write_bytes(jsonio.dump_line(jsonio.loads(file.read_bytes()) | values))
+
+
+@pytest.mark.parametrize(
+    ("settings", "format"),
+    [
+        ("trl.trainer.sft_config.SFTConfig", "TRL checkpoint (SFTConfig)"),
+        (
+            "llamafactory.hparams.training_args.TrainingArguments",
+            "LLaMA-Factory checkpoint (TrainingArguments)",
+        ),
+        ("UnslothSFTTrainer.UnslothSFTConfig", "Unsloth checkpoint (UnslothSFTConfig)"),
+        (
+            "axolotl.core.training_args.AxolotlTrainingArguments",
+            "axolotl checkpoint (AxolotlTrainingArguments)",
+        ),
+    ],
+)
+def test_the_settings_of_a_checkpoint_with_an_adapter_name_its_tool(
+    tmp_path: Path, settings: str, format: str
+) -> None:
+    folder = save_adapter(tmp_path / "checkpoint-8", use_dora=True)
+    (folder / "trainer_state.json").write_bytes(jsonio.dump_line({"global_step": 8}))
+    write_archive(folder / "training_args.bin", pickled_object(settings, {"bf16": True}))
+    found = inspect_path(folder)
+    assert found.format == f"{format}, PEFT adapter (LORA)"
+    assert found.facts["step"] == 8 and not found.problems
+    assert "an adapter of rank 4 (DoRA) on q_proj, for owner/base" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ from safetensors.torch import save_file
 from sftctl import jsonio
 
 
-def save_adapter(folder: Path, base: str = "owner/base", **values: Any) -> Path:
+def save_adapter(
+    folder: Path, base: str = "owner/base", card: str | None = None, **values: Any
+) -> Path:
     """An adapter's folder, as `PeftModel.save_pretrained` writes it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if card is not None:
+        (folder / "README.md").write_text(card)
     config = {
         "base_model_name_or_path": base, "peft_type": "LORA", "task_type": "CAUSAL_LM",
         "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"],

@@ -4,11 +4,12 @@ import random
 import signal
 import time
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.train.resume import ResumeRequest
-from tests.toys.runs import assert_same_end, half_made, toy_config
+from tests.toys.runs import assert_same_end, half_made, lora_config, toy_config
 from tests.toys.torture.processes import Ranks, children, forked, send, train
 
 
@@ -19,6 +20,7 @@ class Loop:
     num_kills: int
     num_ranks: int = 1
     num_workers: int = 0
+    lora: bool = False  # an adapter with exact sums, resumed on one rank and on `num_ranks` in turn
 
 
 @dataclass(slots=True)
@@ -52,28 +54,32 @@ def crash_loop(folder: Path, loop: Loop, seed: int) -> Tally:
     """Kill and resume until `loop` is done. Every run must end as one that was never killed."""
     draw, tally = random.Random(seed), Tally()
     reference = _config(folder, "reference", loop)
+    on_ranks = cycle((loop.num_ranks, 1) if loop.lora else (loop.num_ranks,))
     times = _undisturbed(reference, loop)
     while tally.kills < loop.num_kills:
         config = _config(folder, f"run-{tally.runs}", loop)
         finished = False
         while not finished:
-            aim = _aim(loop, times, draw) if tally.kills < loop.num_kills else None
+            num_ranks = next(on_ranks)
+            aim = _aim(num_ranks, times, draw) if tally.kills < loop.num_kills else None
             before = half_made(_path(config) / "checkpoints")
-            finished = _is_finished(config, loop, aim)
+            finished = _is_finished(config, num_ranks, aim)
             if aim is not None and not finished:
                 tally.kills += 1
                 tally.of_one_process += aim.rank is not None
                 tally.inside_a_save += bool(half_made(_path(config) / "checkpoints") - before)
-        assert_same_end(_path(config), _path(reference))
+        assert_same_end(_path(config), _path(reference), any_ranks=loop.lora)
         tally.runs += 1
     return tally
 
 
 def _config(folder: Path, name: str, loop: Loop) -> RunConfig:
-    return toy_config(
+    make = lora_config if loop.lora else toy_config
+    adapter = {"train__reduction": "exact", "adapter__dropout": 0.2} if loop.lora else {}
+    return make(
         folder, name, train__batch_size=3, train__epochs=5, train__eval_interval=7,
         data__val_fraction=0.2, data__num_workers=loop.num_workers,
-        checkpoint__save_interval=2, checkpoint__keep=2,
+        checkpoint__save_interval=2, checkpoint__keep=2, **adapter,
     )  # fmt: skip
 
 
@@ -96,19 +102,19 @@ def _undisturbed(reference: RunConfig, loop: Loop) -> _Times:
     return _Times(time.monotonic() - started, save_s)
 
 
-def _aim(loop: Loop, times: _Times, draw: random.Random) -> _Aim:
-    some_rank = draw.randrange(loop.num_ranks) if draw.random() < 0.5 else None
+def _aim(num_ranks: int, times: _Times, draw: random.Random) -> _Aim:
+    some_rank = draw.randrange(num_ranks) if draw.random() < 0.5 else None
     if draw.random() < 0.7:
         return _Aim(draw.randint(1, 4), draw.uniform(0, times.save_s), some_rank)
     # If one of two ranks dies while they connect, the other waits long. So all are killed.
-    some_rank = some_rank if loop.num_ranks == 1 else None
+    some_rank = some_rank if num_ranks == 1 else None
     return _Aim(0, draw.uniform(0, times.run_s / 2), some_rank)
 
 
-def _is_finished(config: RunConfig, loop: Loop, aim: _Aim | None) -> bool:
+def _is_finished(config: RunConfig, num_ranks: int, aim: _Aim | None) -> bool:
     """Start or resume a run and kill it as `aim` says; True if the run finished first."""
     request = ResumeRequest(_path(config)) if _path(config).exists() else None
-    with forked(train, config, request, ranks=loop.num_ranks) as ranks:
+    with forked(train, config, request, ranks=num_ranks) as ranks:
         may_fail = aim is not None and _strike(config, ranks, aim)
         codes = set(ranks.ended())
         assert codes <= {0, -signal.SIGKILL, 1 if may_fail else 0}, ranks.printed()

@@ -29,6 +29,9 @@ RESUME_STEPS = {
     "before the last step": LAST - 1,
     "after the last step": LAST,
 }
+ADAPTER: dict[str, object] = {
+    "adapter__lora": True, "adapter__rank": 4, "adapter__dropout": 0.2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,12 @@ class Setting:
     accumulation_steps: int
     num_ranks: int
     dtype: str
+    lora: bool = False  # an adapter with dropout is trained, not the model
 
     def __str__(self) -> str:
         return (
             f"{self.num_workers} workers, accumulation {self.accumulation_steps}, "
-            f"{self.num_ranks} ranks, {self.dtype}"
+            f"{self.num_ranks} ranks, {self.dtype}{', LoRA' if self.lora else ''}"
         )
 
 
@@ -71,7 +75,7 @@ def _config(folder: Path, setting: Setting) -> RunConfig:
         optim__learning_rate=1e-3, train__accumulation_steps=setting.accumulation_steps,
         train__micro_batch_tokens=64, train__dtype=setting.dtype, data__val_fraction=0.2,
         train__eval_interval=EVAL_INTERVAL, optim__warmup_steps=WARMUP_STEPS,
-        data__num_workers=setting.num_workers,
+        data__num_workers=setting.num_workers, **ADAPTER if setting.lora else {},
     )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """Scenarios: what is in a run directory before a session, and what the session does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
+from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.jsonio import dump_line
 from sftctl.metrics import StepMetrics
-from tests.toys.checkpoints import make_tensors
+from tests.toys.checkpoints import make_manifest, make_tensors
 from tests.toys.metrics import step_metrics
 
 
@@ -22,7 +23,14 @@ class Scenario:
     cut_steps: tuple[int, ...] = ()  # old checkpoints with a shard that lost its end: incomplete
     flipped_steps: tuple[int, ...] = ()  # old ones with a wrong bit: complete, but not good
     has_leftovers: bool = False  # True: a save and a deletion were killed before
-    tensors: str = "few"  # few | many | long
+    tensors: str = "few"  # few | many | long | adapter: its own, and the record of a frozen base
+
+
+BASE = {
+    "name": "base",
+    "revision": None,
+    "files": {"model.safetensors": {"num_bytes": 9, "modified_ns": 1, "sha256": "0" * 64}},
+}
 
 
 class Version(NamedTuple):
@@ -50,7 +58,16 @@ def tensors_of(scenario: Scenario, version: Version) -> dict[str, torch.Tensor]:
     if scenario.tensors == "long":  # several sectors; the second write begins inside a sector
         shapes = {"model.weight": (37, 29), "model.bias": (301,)}
         return {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    if scenario.tensors == "adapter":
+        names = ("model.q.lora_A.default.weight", "optimizer.q.lora_A.default.weight.exp_avg")
+        return {name: torch.randn(4, 3, generator=random) for name in names}
     return {"model.weight": torch.randn(3, generator=random)}
+
+
+def manifest_of(scenario: Scenario, step: int) -> CheckpointManifest:
+    """The manifest of a checkpoint at this step."""
+    manifest = make_manifest(step)
+    return replace(manifest, base=BASE) if scenario.tensors == "adapter" else manifest
 
 
 def lines_of(version: Version) -> list[bytes]:
@@ -64,20 +81,29 @@ def metrics_of(version: Version) -> list[StepMetrics]:
     return [step_metrics(version.step - before, loss) for before in (2, 1, 0)]
 
 
-SCENARIOS = tuple(
-    scenario
-    for keep in (1, 2, 3)
-    for scenario in (
-        Scenario((10,), 10, (20, 30), keep),
-        Scenario((), 0, (10, 20), keep),
-        Scenario((10, 20, 30), 30, (40,), keep),
-        Scenario((10, 20, 30), 10, (20,), keep),  # goes back, and saves a step again
-        Scenario((10, 20, 30), 30, (40,), keep, cut_steps=(20,)),
-        Scenario((10, 20, 30), 20, (30,), keep, flipped_steps=(30,)),  # the newest is damaged
-        Scenario((10, 20), 20, (30,), keep, has_leftovers=True, tensors="many"),
-        Scenario(
-            (10, 20, 30, 40), 40, (50,), keep, cut_steps=(10,), flipped_steps=(30,), tensors="long"
-        ),
-        Scenario((10, 20, 30, 40), 20, (30, 50), keep, has_leftovers=True, tensors="many"),
-    )
+SCENARIOS = (
+    *(
+        scenario
+        for keep in (1, 2, 3)
+        for scenario in (
+            Scenario((10,), 10, (20, 30), keep),
+            Scenario((), 0, (10, 20), keep),
+            Scenario((10, 20, 30), 30, (40,), keep),
+            Scenario((10, 20, 30), 10, (20,), keep),  # goes back, and saves a step again
+            Scenario((10, 20, 30), 30, (40,), keep, cut_steps=(20,)),
+            Scenario((10, 20, 30), 20, (30,), keep, flipped_steps=(30,)),  # the newest is damaged
+            Scenario((10, 20), 20, (30,), keep, has_leftovers=True, tensors="many"),
+            Scenario(
+                (10, 20, 30, 40),
+                40,
+                (50,),
+                keep,
+                cut_steps=(10,),
+                flipped_steps=(30,),
+                tensors="long",
+            ),
+            Scenario((10, 20, 30, 40), 20, (30, 50), keep, has_leftovers=True, tensors="many"),
+        )
+    ),
+    Scenario((10, 20), 20, (30, 40), tensors="adapter"),
 )

@@ -17,10 +17,11 @@ from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError
 from sftctl.runs.directory import RunDir
 from sftctl.runs.log import RunLog
-from tests.toys.checkpoints import ALONE, blank, equal, make_manifest
+from tests.toys.checkpoints import ALONE, blank, equal
 from tests.toys.torture.scenarios import (
     Scenario,
     Version,
+    manifest_of,
     metrics_of,
     resumed_version,
     tensors_of,
@@ -95,7 +96,7 @@ def _save(
     for metrics in metrics_of(version):
         log.log(metrics)
     log.event("evaluation", version.step, time=0.0)
-    manifest = replace(make_manifest(version.step), metrics_bytes=log.metrics_bytes)
+    manifest = replace(manifest_of(scenario, version.step), metrics_bytes=log.metrics_bytes)
     tensors = tensors_of(scenario, version)
     on_mark("saving", version.step)
     try:

@@ -33,10 +33,29 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 or `sftctl chat THIS_DIRECTORY`."""
 
+_USE_ADAPTER = """```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
+model = AutoPeftModelForCausalLM.from_pretrained("THIS_DIRECTORY")
+```
+
+or `sftctl chat THIS_DIRECTORY`; `sftctl export THIS_DIRECTORY --merge --output MODEL` makes a plain
+model. It fits only the base that it was trained on, which adapter_config.json names."""
+
 _USE_GGUF = """```
 llama-cli -m model.gguf -cnv              # llama.cpp
 ollama create NAME -f Modelfile           # Ollama; then: ollama run NAME
 ```"""
+
+_USES = {"hf": _USE, "adapter": _USE_ADAPTER, "gguf": _USE_GGUF}
+_LIBRARIES = {"hf": "transformers", "adapter": "peft", "gguf": "gguf"}
+_KINDS = {
+    "hf": "A language model",
+    "adapter": "An adapter of a language model",
+    "gguf": "A language model",
+}
 
 
 def model_card(
@@ -44,18 +63,19 @@ def model_card(
 ) -> str:
     """The text of README.md. `manifest` is the checkpoint's, or None if there is none.
 
-    `kind` is the format of the weights: hf or gguf.
+    `kind` is the format of the weights: hf, adapter or gguf.
     """
     config = config_from_dict(manifest.config) if manifest is not None else run.config()
     name = run.path.absolute().name
     started = started_event(run.path)
     parts = [
-        _front_matter(config, "transformers" if kind == "hf" else "gguf"),
+        _front_matter(config, _LIBRARIES[kind]),
         f"# {_escaped(name)}",
-        f"A language model that was fine-tuned on conversations by sftctl {__version__}, exported "
-        f"in {dtype}. It uses the chat template in this {'directory' if kind == 'hf' else 'file'}.",
+        f"{_KINDS[kind]} that was fine-tuned on conversations by sftctl {__version__}, exported "
+        f"in {dtype}. It uses the chat template in this "
+        f"{'file' if kind == 'gguf' else 'directory'}.",
         "## Use",
-        _USE if kind == "hf" else _USE_GGUF,
+        _USES[kind],
         "## Training",
         _table(_training(config, manifest, run.path)),
     ]

@@ -1,0 +1,86 @@
+"""Adapters of PEFT, whichever tool wrote them, and of MLX: kind, base, rank, targets, step."""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from sftctl.inspection.formats.files import Files, folder_of
+from sftctl.inspection.pickles.values import table
+from sftctl.runs.final import CARD_NAME
+
+_LONGEST_CARD = 1 << 18
+_OURS = "fine-tuned on conversations by sftctl"
+_STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
+_FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
+_TOOLS = {  # by a tag of the card; the first that is there, because others build on TRL
+    "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
+}  # fmt: skip
+
+
+def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
+    """`PEFT adapter directory (LORA)`, or that of the tool that names itself in config or card."""
+    base = str(adapter.get("base_model_name_or_path", ""))
+    if "fine_tune_type" in adapter or "lora_parameters" in adapter or "lora_layers" in adapter:
+        return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
+    kind = f" ({adapter['peft_type']})" if "peft_type" in adapter else ""
+    is_unsloth = base.startswith("unsloth/") or any("unsloth" in str(key) for key in adapter)
+    mapping = table(adapter.get("auto_mapping"))
+    is_unsloth = is_unsloth or bool(mapping.get("unsloth_fixed"))
+    tool = "Unsloth" if is_unsloth else _tool_in(card) or "PEFT"
+    return f"{tool} adapter directory{kind}"
+
+
+def _tool_in(card: str) -> str | None:
+    """The tool that a model card's tags name."""
+    match = _FRONT_MATTER.match(card)
+    tags = set(re.split(r"[^\w:./-]+", match[1])) if match else set()
+    return next((name for tag, name in _TOOLS.items() if tag in tags), None)
+
+
+def adapter_note(adapter: Mapping[str, Any]) -> str:
+    """Which base an adapter belongs to, its rank and targets, and what makes a model of it."""
+    base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
+    settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
+    rank = settings.get("r", settings.get("rank"))
+    shape = f" of rank {rank}" if isinstance(rank, int) else ""
+    if variants := [name for key, name in _VARIANTS.items() if settings.get(key) is True]:
+        shape += f" ({', '.join(variants)})"
+    targets = [name for key in _TARGETS for name in _names(settings.get(key))]
+    if targets:
+        shape += f" on {', '.join(sorted(targets))}"
+    if whole := _names(settings.get("modules_to_save")):
+        shape += f", with {', '.join(sorted(whole))} saved whole"
+    return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
+
+
+_TARGETS = ("target_modules", "target_parameters")
+_VARIANTS = {"use_dora": "DoRA", "use_rslora": "rsLoRA"}
+
+
+def _names(value: object) -> list[str]:
+    """A list of names; a pattern, which peft also takes, is one name."""
+    if isinstance(value, str):
+        return [value]
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def card_of(files: Files) -> str:
+    """The text of the folder's model card; empty if there is none."""
+    size = files.sizes.get(CARD_NAME)
+    if size is None or size > _LONGEST_CARD:
+        return ""
+    with suppress(OSError):
+        return (folder_of(files.path) / CARD_NAME).read_text("utf-8", errors="replace")
+    return ""
+
+
+def adapter_facts(adapter: Mapping[str, Any], card: str) -> dict[str, Any]:
+    """What is known of an adapter without a trainer's state: its settings, and its step."""
+    return {"config": {"adapter": dict(adapter)}, "step": _step_in(card)}
+
+
+def _step_in(card: str) -> int | None:
+    """The step in the table of a card that sftctl wrote; None for any other card."""
+    match = _STEPS.search(card) if _OURS in card else None
+    return int(match[1].replace(",", "")) if match else None
