@@ -104,7 +104,7 @@ def load_pretrained(
     source = ModelSource.of(name)
     require_model_folder(name)
     if source.is_minimind:
-        return load_minimind(Path(source.location), warn).to(dtype)
+        return load_minimind(Path(source.location), warn, dtype)
     config = _configuration(name, source)  # refuses an unsuitable model before its weights
     options: dict[str, Any] = {"dtype": dtype}
     model, names = _from_files(name, source, config, options)

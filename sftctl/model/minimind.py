@@ -25,8 +25,8 @@ _EXPECTED = "expected weights as MiniMind saves them; `sftctl inspect-ckpt` show
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
-def load_minimind(path: Path, warn: Warn) -> "PreTrainedModel":
-    """The model of a weights file, in float32; does not run code from the file.
+def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedModel":
+    """The model of a weights file, with weights in `dtype`; does not run code from the file.
 
     ConfigError if a weight of the model is not in the file.
     """
@@ -35,7 +35,7 @@ def load_minimind(path: Path, warn: Warn) -> "PreTrainedModel":
     stored = _read(path)
     weights = _plain(stored)
     model = AutoModelForCausalLM.from_config(
-        _config(path, weights), dtype=torch.float32, trust_remote_code=False
+        _config(path, weights), dtype=dtype, trust_remote_code=False
     )
     try:
         weights = _stacked(weights)

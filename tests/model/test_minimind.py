@@ -181,3 +181,16 @@ def test_a_pth_file_has_no_tokenizer(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="gone.pth: no such file"):
         load_pretrained(str(tmp_path / "gone.pth"))
+
+
+def test_in_bfloat16_only_the_weights_are_rounded(tmp_path: Path) -> None:
+    name = written(tmp_path / "full_sft_16.pth", weights())
+    narrow, wide = load_pretrained(name, dtype=torch.bfloat16), load_pretrained(name)
+    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+    assert narrow.get_output_embeddings().weight is narrow.get_input_embeddings().weight
+    for key, parameter in narrow.named_parameters():
+        assert torch.equal(parameter, wide.get_parameter(key).bfloat16())
+    buffers = dict(wide.named_buffers())
+    assert any("inv_freq" in key for key in buffers)  # of RoPE: rounded, it would turn otherwise
+    for key, buffer in narrow.named_buffers():
+        assert torch.equal(buffer, buffers[key])

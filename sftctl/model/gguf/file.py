@@ -1,6 +1,7 @@
 """What transformers does not take from a .gguf file: sizes in its metadata, and unused tensors."""
 
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +64,21 @@ def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The keys and the names of the tensors."""
+    """The keys and the names of the tensors.
+
+    Walking over a vocabulary of 49,152 takes half a second, and a start asks several times.
+    """
+    status = file.stat()
+    return _read_once(str(file), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read_once(
+    file: str, num_bytes: int, modified_ns: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    metadata, names = read_gguf_metadata(str(file))
+    metadata, names = read_gguf_metadata(file)
     return metadata, names
 
 

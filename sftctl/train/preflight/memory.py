@@ -24,6 +24,7 @@ ESTIMATE_ERROR_RATIO = 0.25
 
 _WORD = 4  # bytes of a float32: weights and, of what is trained, gradients and both moments
 _LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # on a CPU as measured: docs/preflight.md
+_HOLES = 0.25  # of the activations: what freed tensors leave in a CPU's heap, as measured
 _RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
 _USABLE = 0.85  # the rest is lost to fragmentation
 _SMALLEST, _LARGEST = 256, 65536  # micro_batch_tokens that auto may choose
@@ -82,17 +83,20 @@ def estimate_memory(
     has_copies = config.train.dtype == "bfloat16" and num_shards == 1
     exact = 2 * trained if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
     saved = 2 * trained + (trained if config.adapter.lora else state)
+    activations = _activations(config, fake, batch)
+    holes = int(_HOLES * (activations or 0)) if on_cpu else 0
+    gathered = _gathered(config, fake) if num_shards > 1 else 0
     return MemoryEstimate(
         weights_bytes=state + (trained // 2 if config.adapter.lora else state // 2) * has_copies,
         gradients_bytes=trained + (trained // 2 if has_copies else 0) + exact,
         optimizer_bytes=2 * trained,
-        activations_bytes=_activations(config, fake, batch),
+        activations_bytes=activations,
         save_copy_bytes=saved if on_cpu and config.saves_on_the_way else 0,
         process_bytes=resident_bytes() if on_cpu else 0,
         rows=1,
         row_tokens=batch.input_ids.numel(),
         available_bytes=available_bytes,
-        working_bytes=_working(fake, batch) + (_gathered(config, fake) if num_shards > 1 else 0),
+        working_bytes=_working(fake, batch) + gathered + holes,
     )
 
 

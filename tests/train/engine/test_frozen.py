@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.config.adapter import AdapterConfig
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, IncompatibleCheckpoint
+from sftctl.model.adapter.lora import add_adapter
 from sftctl.runs.directory import RunDir
+from sftctl.train.engine.build import build_state
 from sftctl.train.preflight.dry_run import plan_run
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -22,7 +26,15 @@ from tests.toys.runs import (
     stored_tensors,
     toy_config,
 )
-from tests.toys.steps import make_config, make_state, steps_of, take, weights_of
+from tests.toys.steps import (
+    ALONE,
+    make_config,
+    make_model,
+    make_state,
+    steps_of,
+    take,
+    weights_of,
+)
 
 FROZEN = ["embeddings", "layers[:1]"]
 
@@ -132,3 +144,34 @@ def test_a_pattern_without_a_match_stops_a_run_before_anything_is_made(tmp_path:
     with pytest.raises(ConfigError, match=r"optim.groups: nothing\* matches no parameter"):
         run_training(toy_config(tmp_path, optim__groups={"nothing*": 0.1}))
     assert not (tmp_path / "run").exists()
+
+
+SETTINGS_OF_COST: dict[str, tuple[dict[str, Any], float, float]] = {
+    # the share of a full step's multiply-adds, at least and at most
+    "everything": ({}, 1.0, 1.0),
+    "an adapter": ({"lora": True}, 0.55, 0.75),
+    "no embeddings, not the first of two blocks": ({"freeze": FROZEN}, 0.6, 0.75),
+    "the last block alone": ({"train_only": ["layers[1:]"]}, 0.6, 0.75),
+    "the head alone": ({"train_only": ["head"]}, 0.3, 0.6),
+}
+
+
+def test_no_gradient_of_frozen_weights_is_computed() -> None:
+    """Counts the multiply-adds of a step: forward, gradients of inputs, gradients of weights."""
+    flops = {}
+    for name, (settings, least, most) in SETTINGS_OF_COST.items():
+        train = {key: value for key, value in settings.items() if key != "lora"}
+        config = make_config(**train)
+        model = make_model(tie_word_embeddings=False)
+        if "lora" in settings:
+            add_adapter(model, AdapterConfig(lora=True, rank=2), 0)
+        state = build_state(model, config, ALONE, longest_row=41)
+        batch = steps_of(config)[0]
+        with FlopCounterMode(display=False) as counter:
+            take(state, batch, config)
+        flops[name] = counter.get_total_flops()
+        assert least <= flops[name] / flops["everything"] <= most, (name, flops)
+        trained = [p for p in state.loss_module.parameters() if p.requires_grad]
+        frozen = [p for p in state.loss_module.parameters() if not p.requires_grad]
+        assert all(parameter.grad is None for parameter in frozen)
+        assert any(parameter.grad is not None for parameter in trained)
