@@ -39,6 +39,7 @@ HOMES = {
     "orjson": ["jsonio.py"],
     "transformers": ["model/*"],
     "peft": ["model/adapter/*"],
+    "bitsandbytes": ["model/adapter/nf4.py"],
     "rich": ["cli/show/*.py", "tracking/console.py"],
     "torch": [
         "model/*",

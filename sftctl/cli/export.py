@@ -75,7 +75,10 @@ def _export_adapter(
     from sftctl.trained.export import export_adapter, export_merged
 
     if merge:
-        show(export_merged(path, output, dtype, streams.tell, chat_template).line())
+        proof = export_merged(path, output, dtype, streams.tell, chat_template)
+        show(proof.line())
+        if (line := proof.source_line()) is not None:
+            show(line)
     else:
         export_adapter(path, output, tell=streams.tell)
 

@@ -29,8 +29,12 @@ class AdapterConfig:
     modules_to_save: list[str] | None = None
     """Modules that are trained and saved completely, such as embeddings and head. With
     `model.new_tokens` these two are always trained."""
+    quantize: Literal["nf4"] | None = None
+    """Hold the linear layers of the frozen blocks in 4 bits: nf4, as in QLoRA. Unset: they are in
+    `base_dtype`. Needs bitsandbytes: pip install 'sftctl[qlora]'."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the frozen weights are held in; auto: what the model computes in (`train.dtype`)."""
+    """What the frozen weights are held in that are not quantized; auto: what the model computes in
+    (`train.dtype`)."""
 
     def __post_init__(self) -> None:
         changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]

@@ -34,6 +34,7 @@ class FakeModel:
     model: "PreTrainedModel"
     mode: FakeTensorMode
     device: torch.device
+    stored_dtype: torch.dtype  # of the weights in their files
 
     @property
     def num_parameters(self) -> int:
@@ -90,6 +91,10 @@ def fake_model(
     With `adapter` it has that adapter.
     """
     config = configuration(name, tokenizer, new_tokens)
+    is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
+    stored_dtype = (
+        torch.float32 if is_dense else config.dtype
+    )  # before the model is made: it is set
     shapes_fit = (
         nullcontext()
         if is_preset(name)
@@ -99,7 +104,7 @@ def fake_model(
         model = from_configuration(config)
     if adapter is not None:
         add_adapter(model, adapter, 0, mode)
-    return FakeModel(model, mode, device)
+    return FakeModel(model, mode, device, stored_dtype)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -32,6 +32,9 @@ from sftctl.model.weight_names import RENAMES, Names, Warn, renamed
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+Stored = Literal["auto"]
+"""In place of a type: the one that the weights are stored in, as transformers calls it."""
+
 
 def load_model(
     name: str,
@@ -39,7 +42,7 @@ def load_model(
     seed: int,
     warn: Warn = on_stderr,
     new_tokens: Sequence[str] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Stored = torch.float32,
 ) -> "PreTrainedModel":
     """The model that training starts from; a preset's weights are drawn with `seed`, in float32.
 
@@ -93,9 +96,11 @@ def _configuration(name: str, source: ModelSource) -> "PretrainedConfig":
 
 
 def load_pretrained(
-    name: str, warn: Warn = on_stderr, dtype: torch.dtype = torch.float32
+    name: str, warn: Warn = on_stderr, dtype: torch.dtype | Stored = torch.float32
 ) -> "PreTrainedModel":
     """The model of a directory, hub name, .gguf or .pth file, with weights in `dtype`.
+
+    "auto" is the type that they are stored in; float32 for .gguf and .pth files.
 
     ConfigError if a weight of the model is not in the files: it would stay random. `warn` gets a
     line about tensors that are not used, and about prefixes that were removed from names.
@@ -104,9 +109,11 @@ def load_pretrained(
     source = ModelSource.of(name)
     require_model_folder(name)
     if source.is_minimind:
-        return load_minimind(Path(source.location), warn, dtype)
+        narrow = torch.float32 if dtype == "auto" else dtype
+        return load_minimind(Path(source.location), warn, narrow)
     config = _configuration(name, source)  # refuses an unsuitable model before its weights
-    options: dict[str, Any] = {"dtype": dtype}
+    is_dense = source.is_gguf and dtype == "auto"
+    options: dict[str, Any] = {"dtype": torch.float32 if is_dense else dtype}
     model, names = _from_files(name, source, config, options)
     if names.is_renamed:
         found = names.unexpected

@@ -2,9 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sftctl.config.schema import RunConfig
-from sftctl.errors import ConfigError
-
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -47,13 +44,3 @@ def preset_config(name: str, vocab_size: int, **changes: int | None) -> "Pretrai
     shape["vocab_size"] = max(shape.get("vocab_size", 0), vocab_size)
     cls = Qwen3MoeConfig if "num_experts" in shape else Qwen3Config
     return cls(tie_word_embeddings=True, attention_dropout=0.0, **shape | changes)
-
-
-def require_base(config: RunConfig) -> None:
-    """ConfigError if an adapter is asked for on random weights."""
-    if config.adapter.lora and is_preset(config.model.name):
-        raise ConfigError(
-            f"adapter.lora: the preset {config.model.name} has random weights, and an adapter "
-            "leaves them as they are",
-            hint="--model with a trained model: a directory, a file or a hub name",
-        )

@@ -14,7 +14,8 @@ from sftctl.model.source import ModelSource
 
 Base = dict[str, Any]
 """`name`, `revision` (of a model from the hub, else None) and `files`: the name of each file to its
-`num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed."""
+`num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed. `quantize`
+is there if the base was held in nf4."""
 
 _FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
 _PUT_BACK = "an adapter fits only the base that it was trained on: put that back"

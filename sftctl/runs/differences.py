@@ -59,6 +59,8 @@ _EFFECTS = {
     "train.dtype": "sums rounded differently; the scaler starts again",
     "model": "a run keeps the model and tokenizer that it began with",
     "adapter": "the parameters of the adapter would be others",
+    "adapter.quantize": "the adapter was trained on the base in the other form",
+    "adapter.base_dtype": "the adapter was trained on the base in the other form",
     "evaluation": "the same steps; another end, or another step in final/",
     **dict.fromkeys(_CHOOSING_KEYS, "the same steps; another end, or another step in final/"),
     **dict.fromkeys(

@@ -10,6 +10,7 @@ from sftctl.data.prepare.notes import accounting
 from sftctl.data.storage.joined import Store
 from sftctl.data.store import TokenStore
 from sftctl.errors import SftctlError
+from sftctl.model.adapter.nf4 import num_quantized
 from sftctl.runs.log import RunLog
 from sftctl.runs.mixtures import sources_with_paths
 from sftctl.tracking.console import has_panel, make_console_tracker
@@ -129,7 +130,8 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
         total_steps=session.total_steps,
         dtype=session.state.dtype,
         device=session.world.device.type,
-        num_parameters=sum(weight.numel() for weight in weights.named.values()),
+        num_parameters=sum(weight.numel() for weight in weights.named.values())
+        + num_quantized(session.state.loss_module),
         num_trained=sum(weight.numel() for weight in weights.trained),
     )
     data = session.config.data

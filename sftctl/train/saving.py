@@ -208,7 +208,9 @@ def _base_of(session: Session) -> Base | None:
         return None
     plan = session.plan
     known = plan.manifest.base if plan is not None and plan.manifest is not None else None
-    return identify(session.config.model.name, known)
+    found = identify(session.config.model.name, known)
+    form = session.config.adapter.quantize
+    return found if form is None else {**found, "quantize": form}
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def export_merged(
     assert trained.adapter is not None
     card = _card(trained, source, dtype)
     rows = [trained.tokenizer.encode(text).tolist() for text in texts_of(trained)]
-    before = kept_logits(trained.model, rows)
+    before, is_quantized = kept_logits(trained.model, rows), trained.adapter.form is not None
     model = trained.adapter.merged()
     if model.generation_config is not None:
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
@@ -103,6 +103,12 @@ def export_merged(
         proof = compare(dtype, before, logits_of(read, rows))
         proof.require()
         _write_card(folder, card)
+    if is_quantized:
+        del trained, model, read
+        on_source = open_trained(
+            source, say_nothing, chat_template, dtype=getattr(torch, dtype), on_source=True
+        )
+        proof = proof.against_source(before, logits_of(on_source.model, rows))
     return proof
 
 

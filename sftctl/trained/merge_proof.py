@@ -1,7 +1,7 @@
 """Proves a merge: logits of base and adapter against those of the merged model, read from disk."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,24 @@ class MergeProof(LogitDifference):
     """How the merged model differs from the base with its adapter."""
 
     dtype: str
+    source: LogitDifference | None = None  # of base and adapter, if the base were not quantized
+
+    def against_source(
+        self, before: Iterable[torch.Tensor], on_source: Iterable[torch.Tensor]
+    ) -> "MergeProof":
+        """With the difference to the adapter on the weights that an nf4 base was made from."""
+        return replace(self, source=compare_logits(zip(before, on_source, strict=False)))
+
+    def source_line(self) -> str | None:
+        """For the screen; None for a base that was not quantized."""
+        if self.source is None:
+            return None
+        return (
+            "merged into the dequantized nf4 weights, on which the adapter was trained; merged "
+            "into the source weights, logits would differ by up to "
+            f"{self.source.largest_difference:.2g}, and {self.source.equal_greedy:.2%} of the most "
+            "probable next tokens would be equal"
+        )
 
     def line(self) -> str:
         """For the screen."""

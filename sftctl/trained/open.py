@@ -76,11 +76,14 @@ def open_trained(
     chat_template: str | None = None,
     tokenizer: str | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    on_source: bool = False,
 ) -> Trained:
     """The model of `path`: a run, a checkpoint, or anything that `train --model` can start from.
 
     For a run it is `final/`, or else its newest checkpoint. For an adapter it is the base with the
-    adapter on it, the base in `dtype`; other models are float32.
+    adapter on it, the base in `dtype`; other models are float32. A base that was held in nf4 has
+    its dequantized weights, or with `on_source` those that they were made from.
 
     If `final/` is damaged, the checkpoint that it was made from is used; if it is of another end
     of the run, or that checkpoint is damaged too, the newest good one. `tell` gets a line that
@@ -95,7 +98,9 @@ def open_trained(
         return Trained(model, load_tokenizer(str(run.model_folder), chat_template), run, manifest)
     if place.is_checkpoint or is_adapter(place.path):
         with _adapter_folder(place) as folder:
-            attached, own = open_adapter(folder, dtype, _recorded_base(place), chat_template)
+            attached, own = open_adapter(
+                folder, dtype, _recorded_base(place), chat_template, on_source=on_source
+            )
         return Trained(attached.model, own, run, manifest, attached)
     own = load_tokenizer(tokenizer or str(place.path), chat_template)
     return Trained(load_pretrained(str(place.path)), own, run, manifest)

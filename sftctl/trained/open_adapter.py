@@ -34,11 +34,14 @@ def open_adapter(
     dtype: torch.dtype,
     recorded: Base | None = None,
     chat_template: str | None = None,
+    *,
+    on_source: bool = False,
 ) -> tuple[Attached, ChatTokenizer]:
     """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
 
     The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
-    without a record it is taken as it is.
+    without a record it is taken as it is. One that was held in nf4 has its dequantized weights, or
+    with `on_source` those of its source.
     """
     adapter = AdapterFile.read(folder)
     if recorded is not None:
@@ -47,7 +50,9 @@ def open_adapter(
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     named = str(folder) if has_tokenizer else adapter.base
     tokenizer = load_tokenizer(named, chat_template)
-    return attach(adapter, dtype, base_location(adapter.base, recorded)), tokenizer
+    form = None if on_source or recorded is None else recorded.get("quantize")
+    location = base_location(adapter.base, recorded)
+    return attach(adapter, dtype, location, form=form), tokenizer
 
 
 def _require_base(adapter: AdapterFile) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import read_object
-from sftctl.model.adapter.lora import import_peft
+from sftctl.model.adapter.lora import import_peft, quantizable_layers
+from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from sftctl.model.load import load_pretrained
 from sftctl.model.source import on_stderr
@@ -60,6 +61,7 @@ class Attached:
 
     model: "PreTrainedModel"
     wrapper: Any  # peft's PeftModel around the same model
+    form: str | None = None  # nf4: the base has the dequantized weights of its nf4 form
 
     def merged(self) -> "PreTrainedModel":
         """The model with the adapter added to its weights, in place. It is then a plain model.
@@ -79,13 +81,18 @@ def attach(
     dtype: torch.dtype = torch.float32,
     location: str | None = None,
     warn: Warn = on_stderr,
+    form: str | None = None,
 ) -> Attached:
     """The base in `dtype`, from `location` or else by its name, with the adapter on it.
 
-    The adapter's own weights are float32. The head is untied from the embeddings, so that a merge
-    changes only what the adapter changes. ConfigError if the adapter is of another base.
+    With the `form` nf4 the base's quantized layers have their dequantized weights, on which the
+    adapter was trained. The adapter's own weights are float32. The head is untied from the
+    embeddings, so that a merge changes only what the adapter changes. ConfigError if the adapter is
+    of another base.
     """
-    model = load_pretrained(location or adapter.base, warn, dtype)
+    model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
+    if form is not None:
+        quantize(model, quantizable_layers(model), dtype, dequantized=True)
     _grow(model, adapter)
     if not adapter.settings.get("ensure_weight_tying"):
         _untie(model)
@@ -97,7 +104,7 @@ def attach(
         except (RuntimeError, ValueError, TypeError, KeyError) as problem:
             raise _does_not_fit(adapter, str(problem).strip().splitlines()[-1].strip()) from problem
     _require_names(adapter, wrapper)
-    return Attached(model, wrapper)
+    return Attached(model, wrapper, form)
 
 
 def _grow(model: "PreTrainedModel", adapter: AdapterFile) -> None:

@@ -8,8 +8,9 @@ import torch
 from sftctl.config.adapter import AdapterConfig
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
-from sftctl.model.adapter.lora import EMBEDDINGS, HEAD, add_adapter
-from sftctl.model.load import load_model
+from sftctl.model.adapter.lora import EMBEDDINGS, HEAD, add_adapter, quantizable_layers
+from sftctl.model.adapter.nf4 import quantize
+from sftctl.model.load import Stored, load_model
 from sftctl.model.source import on_stderr
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.model.weight_names import Warn
@@ -31,8 +32,12 @@ def initial_model(
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)
-    model = load_model(location or named.name, tokenizer, seed, warn, named.new_tokens, dtype)
+    is_quantized = adapter is not None and adapter.quantize is not None
+    read_in: torch.dtype | Stored = "auto" if is_quantized else dtype
+    model = load_model(location or named.name, tokenizer, seed, warn, named.new_tokens, read_in)
     if adapter is not None:
+        if is_quantized:
+            quantize(model, quantizable_layers(model, adapter.modules_to_save or ()), dtype)
         add_adapter(model, adapter, seed)
     return model
 

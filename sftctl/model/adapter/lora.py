@@ -48,7 +48,7 @@ def add_adapter(
         for name in targets:
             _initialize(model.get_submodule(name))
     config.modules_to_save = list(whole) or None
-    for parameter in (each for module in whole.values() for each in module.parameters()):
+    for parameter in (each for module in _each(whole) for each in module.parameters()):
         parameter.requires_grad_(True)
         if parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
@@ -106,7 +106,7 @@ def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     if not has_adapter(model):
         return tensors
     modules = _modules_named(model, lora_config(model).modules_to_save or ())
-    whole = {id(each) for module in modules.values() for each in module.parameters()}
+    whole = {id(each) for module in _each(modules) for each in module.parameters()}
     return {
         name: tensor
         for name, tensor in tensors.items()
@@ -166,6 +166,29 @@ def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
     ]
 
 
+def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> list[str]:
+    """The names of the linear layers of the blocks, without the modules `whole` and adapters.
+
+    ConfigError if there is none: nf4 would change nothing.
+    """
+    modules = _each(_modules_named(model, whole))
+    trained = {id(one) for module in modules for one in module.modules()}
+    layers = [
+        name
+        for block in _blocks(model)
+        for name in _linear_layers(model, block)
+        if type(layer := model.get_submodule(name)) is torch.nn.Linear
+        and id(layer) not in trained
+        and not _ADAPTER.search(name)
+    ]
+    if not layers:
+        raise ConfigError(
+            "adapter.quantize: the blocks of this model have no linear layers",
+            hint="leave it out, or take another model",
+        )
+    return layers
+
+
 def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
     """The shortest ends of the layers' names that no other module's name has, sorted.
 
@@ -187,19 +210,21 @@ def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _modules_named(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, torch.nn.Module]:
+def _modules_named(
+    model: "PreTrainedModel", names: Iterable[str]
+) -> dict[str, list[torch.nn.Module]]:
     """The modules of these names, or whose names end with them; ConfigError if there is none.
 
     `embeddings` and `head` are those of any model. The keys are the names that peft takes.
     """
     special = {EMBEDDINGS: model.get_input_embeddings(), HEAD: model.get_output_embeddings()}
-    result = dict[str, torch.nn.Module]()
+    result = dict[str, list[torch.nn.Module]]()
     for wanted in names:
-        found = {
-            name.rpartition(".")[2] if wanted in special else wanted: module
-            for name, module in model.named_modules()
-            if f".{name}".endswith(f".{wanted}") or module is special.get(wanted)
-        }
+        found = dict[str, list[torch.nn.Module]]()
+        for name, module in model.named_modules():
+            if f".{name}".endswith(f".{wanted}") or module is special.get(wanted):
+                key = name.rpartition(".")[2] if wanted in special else wanted
+                found.setdefault(key, []).append(module)
         if not found:
             outside = [name.rpartition(".")[2] for name, _ in _outside_of_blocks(model)]
             raise ConfigError(
@@ -208,6 +233,10 @@ def _modules_named(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, 
             )
         result |= found
     return result
+
+
+def _each(named: dict[str, list[torch.nn.Module]]) -> list[torch.nn.Module]:
+    return [module for modules in named.values() for module in modules]
 
 
 def _outside_of_blocks(model: "PreTrainedModel") -> list[tuple[str, torch.nn.Module]]:

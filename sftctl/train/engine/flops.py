@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sftctl.model.adapter.nf4 import num_quantized
 from sftctl.model.onednn import product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_FROZEN = 4  # operations for one token and one weight without a gradient of its own
 _MEASURED_S = 0.05
 _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 
@@ -26,12 +28,12 @@ def model_flops(model: "PreTrainedModel") -> tuple[int, int]:
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     outside = {id(embeddings), id(head)}
     body = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in outside]
-    return sum(map(_flops, body)), _flops(head)
+    return sum(map(_flops, body)) + _FROZEN * num_quantized(model), _flops(head)
 
 
 def _flops(weight: torch.Tensor) -> int:
     """Operations for one token: two of the forward pass, two for each gradient."""
-    return (6 if weight.requires_grad else 4) * weight.numel()
+    return (6 if weight.requires_grad else _FROZEN) * weight.numel()
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:

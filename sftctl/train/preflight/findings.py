@@ -122,10 +122,11 @@ def _adapter(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
         return
     trained = sum(p.numel() for p in fake.model.parameters() if p.requires_grad)
     targets = ", ".join(sorted(lora_config(fake.model).target_modules or ()))
+    form = "" if config.adapter.quantize is None else f", its base in {config.adapter.quantize}"
     yield Finding(
         "ok",
         "adapter",
-        f"LoRA of rank {config.adapter.rank} on {targets}: {trained:,} of "
+        f"LoRA of rank {config.adapter.rank} on {targets}{form}: {trained:,} of "
         f"{fake.num_parameters:,} parameters are trained, at a learning rate of "
         f"{config.optim.learning_rate:g} (full fine-tuning: {PRETRAINED_LEARNING_RATE:g})",
     )

@@ -11,6 +11,8 @@ from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.machine import free_memory, resident_bytes
 from sftctl.model.adapter.base import base_dtype
+from sftctl.model.adapter.lora import lora_config, quantizable_layers
+from sftctl.model.adapter.nf4 import BYTES_PER_WEIGHT
 from sftctl.model.fake import FakeModel
 from sftctl.model.loss import CHUNK_LOGITS, chunk_rows
 from sftctl.train.engine.state import COMPUTE_DTYPES
@@ -86,7 +88,7 @@ def estimate_memory(
     activations = _activations(config, fake, batch)
     holes = int(_HOLES * (activations or 0)) if on_cpu else 0
     gathered = _gathered(config, fake) if num_shards > 1 else 0
-    return MemoryEstimate(
+    estimate = MemoryEstimate(
         weights_bytes=state + (trained // 2 if config.adapter.lora else state // 2) * has_copies,
         gradients_bytes=trained + (trained // 2 if has_copies else 0) + exact,
         optimizer_bytes=2 * trained,
@@ -98,14 +100,37 @@ def estimate_memory(
         available_bytes=available_bytes,
         working_bytes=_working(fake, batch) + gathered + holes,
     )
+    return _with_loading(config, fake, estimate)
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
     """All weights in float32; but a frozen base under an adapter is held in its own type."""
     if not config.adapter.lora:
         return fake.num_parameters * _WORD
-    frozen = fake.num_parameters - fake.num_trained
-    return frozen * base_dtype(config).itemsize + fake.num_trained * _WORD
+    frozen, itemsize = fake.num_parameters - fake.num_trained, base_dtype(config).itemsize
+    narrow = sum(_narrow_weights(config, fake))
+    held = int(narrow * BYTES_PER_WEIGHT) + (frozen - narrow) * itemsize
+    return held + fake.num_trained * _WORD
+
+
+def _narrow_weights(config: RunConfig, fake: FakeModel) -> list[int]:
+    """The numbers of weights of the layers that are held in nf4; [] without it."""
+    if config.adapter.quantize is None:
+        return []
+    names = quantizable_layers(fake.model, lora_config(fake.model).modules_to_save or ())
+    return [fake.model.get_submodule(name).weight.numel() for name in names]
+
+
+def _with_loading(config: RunConfig, fake: FakeModel, estimate: MemoryEstimate) -> MemoryEstimate:
+    """With nf4: one dequantized layer of a pass, and on a CPU the base before it is quantized."""
+    layers = _narrow_weights(config, fake)
+    if not layers:
+        return estimate
+    working = estimate.working_bytes + max(layers) * COMPUTE_DTYPES[config.train.dtype].itemsize
+    estimate = replace(estimate, working_bytes=working)
+    loading = fake.num_parameters * fake.stored_dtype.itemsize + estimate.process_bytes
+    missing = loading - estimate.total_bytes if fake.device.type == "cpu" else 0
+    return replace(estimate, working_bytes=working + max(0, missing))
 
 
 def _working(fake: FakeModel, batch: MicroBatch) -> int:

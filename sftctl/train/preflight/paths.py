@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
-from sftctl.model.presets import is_preset, require_base
+from sftctl.model.adapter.needs import require_base
+from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, require_model_folder, require_tokenizer_folder
 from sftctl.runs.directory import new_run_path
 from sftctl.runs.final import require_sound

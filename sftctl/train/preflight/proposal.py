@@ -7,8 +7,8 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.adapter.base import adapter_of, base_dtype
+from sftctl.model.adapter.needs import require_base
 from sftctl.model.fake import fake_model
-from sftctl.model.presets import require_base
 from sftctl.model.trainable import learning_rate_factors, select_trained
 from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path

@@ -1,0 +1,36 @@
+"""What an adapter needs of its base, its strategy and its packages. Loads no torch."""
+
+from importlib.util import find_spec
+
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError
+from sftctl.model.presets import is_preset
+
+
+def require_base(config: RunConfig) -> None:
+    """ConfigError if an adapter is asked for on random weights, or nf4 where it can't be."""
+    adapter = config.adapter
+    if adapter.lora and is_preset(config.model.name):
+        raise ConfigError(
+            f"adapter.lora: the preset {config.model.name} has random weights, and an adapter "
+            "leaves them as they are",
+            hint="--model with a trained model: a directory, a file or a hub name",
+        )
+    if adapter.quantize is None:
+        return
+    if config.train.strategy == "fsdp":
+        raise ConfigError(
+            "adapter.quantize: nf4 can't be combined with strategy fsdp, which shards weights and "
+            "not 4-bit numbers",
+            hint="--strategy ddp, where each rank holds the quantized base",
+        )
+    require_bitsandbytes()
+
+
+def require_bitsandbytes() -> None:
+    """ConfigError if bitsandbytes is not installed. It is not imported here."""
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "adapter.quantize: nf4 needs bitsandbytes, which is not installed",
+            hint="pip install 'sftctl[qlora]'",
+        )

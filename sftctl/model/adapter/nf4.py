@@ -1,0 +1,147 @@
+"""nf4: linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
+
+The weights of a block of 64 are multiples of its largest one, each one of 16 values (NormalFloat).
+The blocks' scales, less their mean, are 8-bit numbers in blocks of 256 (double quantization). That
+is 4.13 bits a weight. The layers compute with the dequantized weight, in the type of their inputs.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftctl.model.adapter.needs import require_bitsandbytes
+from sftctl.model.onednn import product
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BLOCK_SIZE, SCALES_BLOCK_SIZE = 64, 256
+BYTES_PER_WEIGHT = 0.5 + (1 + 4 / SCALES_BLOCK_SIZE) / BLOCK_SIZE
+
+
+class NF4Linear(torch.nn.Linear):
+    """A linear layer with a frozen weight in nf4; its bias stays as it is.
+
+    `weight` is the dequantized weight (O, I) in `dtype`, made at each access.
+    """
+
+    bias: torch.nn.Parameter | None  # type: ignore[assignment]
+    packed: torch.Tensor
+
+    def __init__(self, layer: torch.nn.Linear, dtype: torch.dtype) -> None:
+        torch.nn.Module.__init__(self)  # a Linear's own would make a weight
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.dtype, self.bias = dtype, layer.bias
+        packed, self._scales = _quantize(layer.weight.detach())
+        self.register_buffer("packed", packed, persistent=False)  # uint8: no cast changes it
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.dequantized(self.dtype)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (O, I); every value is computed in float32 and rounded to `dtype` once."""
+        if self._scales.absmax.device != self.packed.device:
+            self._scales.to(self.packed.device)
+        return _dequantize(self.packed, self._scales, dtype)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        device = input.device.type
+        if torch.is_autocast_enabled(device):
+            input = input.to(torch.get_autocast_dtype(device))
+        result: torch.Tensor = _Product.apply(input, self)  # type: ignore[no-untyped-call]
+        return result if self.bias is None else result + self.bias.to(result.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """values (..., I) and a layer -> (..., O). The backward pass dequantizes the weight again."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, layer: NF4Linear) -> torch.Tensor:
+        ctx.layer, ctx.dtype = layer, values.dtype
+        return product(values, layer.dequantized(values.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        (grad_output,) = grad_outputs
+        return product(grad_output, ctx.layer.dequantized(ctx.dtype).t()), None
+
+
+def _bitsandbytes() -> Any:
+    require_bitsandbytes()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a hint about faster kernels
+    from bitsandbytes import functional
+
+    return functional
+
+
+def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """The packed 4-bit numbers, (N / 2, 1) uint8, and bitsandbytes' QuantState with the scales.
+
+    The mean of the scales is a float64 sum, rounded once, so that the bytes depend on the weight
+    alone and not on the number of threads.
+    """
+    library = _bitsandbytes()
+    weight = weight.to("cpu", torch.float32)
+    packed, plain = library.quantize_4bit(weight, blocksize=BLOCK_SIZE, quant_type="nf4")
+    offset = plain.absmax.double().mean().float()
+    absmax, of_scales = library.quantize_blockwise(
+        plain.absmax - offset, blocksize=SCALES_BLOCK_SIZE
+    )
+    scales = library.QuantState(
+        absmax=absmax,
+        shape=plain.shape,
+        code=plain.code,
+        blocksize=BLOCK_SIZE,
+        quant_type="nf4",
+        dtype=torch.float32,
+        offset=offset,
+        state2=of_scales,
+    )
+    return packed, scales
+
+
+def _dequantize(packed: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
+    scales.dtype = dtype
+    weight: torch.Tensor = _bitsandbytes().dequantize_4bit(packed, scales)
+    return weight
+
+
+def quantize(
+    model: "PreTrainedModel",
+    layers: Collection[str],
+    dtype: torch.dtype,
+    *,
+    dequantized: bool = False,
+) -> None:
+    """Hold these linear layers of a model in nf4, and its other parameters in `dtype`.
+
+    The layers are quantized from the type that they are in now, one after another. With
+    `dequantized`, each stays a plain layer whose weight is the dequantized one in `dtype`.
+    """
+    for name in layers:
+        place, _, last = name.rpartition(".")
+        layer = model.get_submodule(name)
+        assert isinstance(layer, torch.nn.Linear)
+        narrow = NF4Linear(layer, dtype)
+        if dequantized:
+            layer.weight.data = narrow.weight
+        else:
+            setattr(model.get_submodule(place), last, narrow)
+    in_float32 = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for name, parameter in model.named_parameters():
+        if in_float32.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+
+
+def quantized_layers(model: torch.nn.Module) -> Iterator[NF4Linear]:
+    """The layers of a model that are held in nf4."""
+    return (module for module in model.modules() if isinstance(module, NF4Linear))
+
+
+def num_quantized(model: torch.nn.Module) -> int:
+    """How many weights of a model are held in nf4; they are not among its parameters."""
+    return sum(layer.in_features * layer.out_features for layer in quantized_layers(model))
