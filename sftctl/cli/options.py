@@ -15,7 +15,7 @@ from sftctl.config.schema import Auto
 from sftctl.errors import ConfigError
 from sftctl.words import printable
 
-_SHORTER_NAMES = {"data.path": "--data", "model.name": "--model"}
+_SHORTER_NAMES = {"data.path": "--data", "model.name": "--model", "adapter.start": "--adapter"}
 _SEVERAL = ("data.path",)  # people type them several times
 _MORE_NAMES = {"optim.learning_rate": "--lr", "train.batch_size": "-b", "output_dir": "-o"}
 

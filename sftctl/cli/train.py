@@ -35,6 +35,7 @@ from sftctl.cli.options import (
     "train.strategy",
     "train.compile",
     "adapter.lora",
+    "adapter.start",
     "data.num_workers",
     "data.pin_memory",
     "tracking.log_interval",
@@ -81,12 +82,14 @@ def train(
 ) -> None:
     """Train a model on conversations. Without arguments: a small model on the bundled sample."""
     from sftctl.cli import train_commands as running
+    from sftctl.config.existing_adapter import layer_of
     from sftctl.config.load import Layer, file_layer, load_layers, parse_assignments
     from sftctl.config.sources import mixed, parse_mix
 
     file = [] if run_toml is None else [file_layer(run_toml)]
     assignments = parse_assignments(set_ or ())
     layers = [*file, Layer("--set", assignments), Layer("flag", with_sources(flags))]
+    layers = [*layer_of(layers), *layers]
     config, origins = load_layers(layers)
     if mix is not None:
         sources = mixed(config.data.sources, parse_mix(mix), config.data.path)

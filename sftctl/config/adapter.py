@@ -13,6 +13,9 @@ class AdapterConfig:
 
     lora: bool = False
     """Train a LoRA adapter of a pretrained model; the model's own weights stay as they are."""
+    start: str | None = None
+    """Go on from this PEFT adapter, of sftctl or another tool: a directory. Rank, alpha, targets
+    and the like come from its adapter_config.json. Implies lora."""
     rank: Annotated[int, Bounds(at_least=1, at_most=65536)] = 16
     """Rank of the two matrices that are trained for each target."""
     alpha: Amount = 32.0

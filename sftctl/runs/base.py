@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sftctl.config.existing_adapter import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.disk import hash_file, read_refusals
 from sftctl.errors import ConfigError, CorruptCheckpoint, IncompatibleCheckpoint
 from sftctl.model.source import ModelSource
@@ -15,9 +16,11 @@ from sftctl.model.source import ModelSource
 Base = dict[str, Any]
 """`name`, `revision` (of a model from the hub, else None) and `files`: the name of each file to its
 `num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed. `quantize`
-is there if the base was held in nf4."""
+is there if the base was held in nf4, and `start` if the run went on from an adapter: the name and
+the files of its directory."""
 
 _FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
+_START_BACK = "put that back, or keep two checkpoints (--keep 2): a replay then starts at the first"
 _PUT_BACK = "an adapter fits only the base that it was trained on: put that back"
 
 
@@ -36,6 +39,35 @@ def identify(name: str, known: Base | None = None) -> Base:
     remembered = (known or {}).get("files", {})
     files = {file.name: _identified(file, remembered.get(file.name)) for file in _files_at(place)}
     return {"name": name, "revision": revision, "files": files}
+
+
+def identify_start(folder: str) -> Base:
+    """The adapter that a run goes on from, with the hashes of its files."""
+    place = Path(folder)
+    files = {name: _identified(place / name, None) for name in (CONFIG_NAME, WEIGHTS_NAME)}
+    return {"name": folder, "files": files}
+
+
+def require_same_start(where: Path, recorded: Base | None, folder: str | None) -> None:
+    """IncompatibleCheckpoint if the adapter that the run went on from is not the recorded one.
+
+    Only what begins at step 0 needs it: later checkpoints have all of its weights.
+    """
+    start = (recorded or {}).get("start")
+    files = start.get("files") if isinstance(start, dict) else None
+    if not isinstance(files, dict) or folder is None:
+        return
+    try:
+        found = identify_start(folder)
+    except ConfigError as error:
+        raise IncompatibleCheckpoint(
+            f"{where}: the adapter that it began with can't be read: {error.message}",
+            hint=_START_BACK,
+        ) from error
+    for problem in _differences(files, found["files"]):
+        raise IncompatibleCheckpoint(
+            f"{where}: {folder} is not the adapter that it began with: {problem}", hint=_START_BACK
+        )
 
 
 def _identified(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,6 +15,17 @@ from sftctl.config.load import config_from_dict, config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.environment import usable_cores
+from sftctl.runs.effects import (
+    ADAPTER_KEYS,
+    DATA,
+    LEARNING_RATE_KEYS,
+    ROUNDED,
+    ROUNDING_KEYS,
+    SOURCES,
+    allowable_keys,
+    effect_of,
+    is_impossible,
+)
 from sftctl.runs.mixtures import (
     begins_epoch_again,
     continued,
@@ -27,12 +38,6 @@ from sftctl.words import counted
 
 Verdict = Literal["free", "allow", "impossible"]
 
-DATA = "data"
-"""The key that `--allow` takes for other data than the checkpoint was trained on."""
-
-SOURCES = "data.sources"
-"""The key that `--allow` takes for other weights in the middle of an epoch."""
-
 OLDER_RULES = "the same files, prepared by older mask rules; that store is no longer in the cache"
 """The cause of other data if only this program has changed."""
 SAMPLE_CHANGED = (
@@ -40,35 +45,7 @@ SAMPLE_CHANGED = (
     "cache"
 )
 
-ROUNDED = "the same examples in every step, sums rounded differently"
-
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
-_ROUNDING_KEYS = ("micro_batch_tokens", "strategy", "reduction", "device", "compile")
-_LEARNING_RATE_KEYS = (
-    "train.epochs",
-    "train.max_steps",
-    "optim.learning_rate",
-    "optim.schedule",
-    "optim.warmup_steps",
-    "optim.min_lr_ratio",
-)
-_TRAINED_KEYS = ("train.freeze", "train.train_only")
-_CHOOSING_KEYS = ("train.patience", "train.min_delta", "train.final", "train.eval_interval")
-_ADAPTER_KEYS = ("adapter.alpha", "adapter.dropout")  # the others decide what is trained
-_EFFECTS = {
-    "train.dtype": "sums rounded differently; the scaler starts again",
-    "model": "a run keeps the model and tokenizer that it began with",
-    "adapter": "the parameters of the adapter would be others",
-    "adapter.quantize": "the adapter was trained on the base in the other form",
-    "adapter.base_dtype": "the adapter was trained on the base in the other form",
-    "evaluation": "the same steps; another end, or another step in final/",
-    **dict.fromkeys(_CHOOSING_KEYS, "the same steps; another end, or another step in final/"),
-    **dict.fromkeys(
-        _TRAINED_KEYS,
-        "the optimizer's state is that of other parameters; train a new run from final/",
-    ),
-}
-"""What a change of a key does; the last entry of a section is for all its other keys."""
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
@@ -228,9 +205,7 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
         return "free" if same else "impossible"
     if key == "model.name" and manifest.base is not None:
         return "free"  # its hashes decide
-    if key in ("train.seed", *_TRAINED_KEYS) or section == "model":
-        return "impossible"
-    if section == "adapter" and key not in _ADAPTER_KEYS:
+    if is_impossible(key):
         return "impossible"
     if key == SOURCES and weights_changed(manifest, config):
         return "allow" if begins_epoch_again(manifest, config) else "free"
@@ -244,19 +219,15 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
         steps = f"{counted(manifest.steps_per_epoch, 'step')} per epoch"
         when = "begins again with" if verdict == "allow" else "and later ones have"
         return f"epoch {manifest.epoch} {when} the new weights, {steps}"
-    if key in _LEARNING_RATE_KEYS:
+    if key in LEARNING_RATE_KEYS:
         return _learning_rate_after(manifest, config)
-    if key.startswith("optim.") or key in _ADAPTER_KEYS:
+    if key.startswith("optim.") or key in ADAPTER_KEYS:
         return "other updates from here on"
-    if key.removeprefix("train.") in _ROUNDING_KEYS:
+    if key.removeprefix("train.") in ROUNDING_KEYS:
         return ROUNDED
     if key == "model.name" and verdict == "free":
         return "the same base, by the hashes of its files"
-    if effect := _EFFECTS.get(key) or _EFFECTS.get(key.partition(".")[0]):
-        return effect
-    if verdict == "impossible":
-        return "the steps would hold other examples"
-    return "the same steps"
+    return effect_of(key, is_possible=verdict != "impossible")
 
 
 def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
@@ -281,12 +252,3 @@ def threads_for(
     matters = manifest.world_size == world_size or config.train.reduction == "exact"
     possible = manifest.num_threads <= usable_cores()
     return manifest.num_threads if matters and possible else num_threads
-
-
-def allowable_keys() -> Iterator[str]:
-    """The keys that `--allow` takes: changing them gives a different run, which may be intended."""
-    yield DATA
-    yield SOURCES
-    yield "train.dtype"
-    yield from _ADAPTER_KEYS
-    yield from (f"optim.{item.name}" for item in fields(SECTIONS["optim"]))

@@ -14,8 +14,8 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
-from sftctl.runs.differences import allowable_keys
 from sftctl.runs.directory import RunDir
+from sftctl.runs.effects import allowable_keys
 from sftctl.train.engine.state import manifest_fields, numbers_in
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps

@@ -26,13 +26,13 @@ from sftctl.runs.differences import (
     ComputeHere,
     DataHere,
     Difference,
-    allowable_keys,
     changed_data_keys,
     differences_at_step_0,
     differences_of,
     versions,
 )
 from sftctl.runs.directory import RunDir
+from sftctl.runs.effects import require_allowable
 from sftctl.runs.final import problems_of_final
 from sftctl.runs.mixtures import begins_epoch_again, continued, total_steps
 from sftctl.runs.resumable import (
@@ -63,12 +63,7 @@ class ResumeRequest:
     announce: "Announce | None" = None  # called on rank 0 before anything is changed
 
     def __post_init__(self) -> None:
-        known = [*allowable_keys()]
-        for key in sorted(self.allow - {*known}):
-            raise ConfigError(
-                f"--allow {key}: no such key; there are {', '.join(known)}",
-                hint="the plan of a resume that is refused names the keys to allow",
-            )
+        require_allowable(self.allow)
 
     @property
     def length_flags(self) -> str:

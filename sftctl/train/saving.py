@@ -14,7 +14,7 @@ from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.load import config_to_dict
 from sftctl.config.schedule import get_lr
 from sftctl.errors import CheckpointError, SftctlError
-from sftctl.runs.base import Base, identify
+from sftctl.runs.base import Base, identify, identify_start
 from sftctl.runs.differences import versions
 from sftctl.runs.log import RunLog
 from sftctl.runs.place import RunPlace
@@ -209,8 +209,14 @@ def _base_of(session: Session) -> Base | None:
     plan = session.plan
     known = plan.manifest.base if plan is not None and plan.manifest is not None else None
     found = identify(session.config.model.name, known)
-    form = session.config.adapter.quantize
-    return found if form is None else {**found, "quantize": form}
+    adapter = session.config.adapter
+    if adapter.quantize is not None:
+        found["quantize"] = adapter.quantize
+    if known is not None and "start" in known:  # it may be gone by now
+        found["start"] = known["start"]
+    elif known is None and adapter.start is not None:
+        found["start"] = identify_start(adapter.start)
+    return found
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sftctl.model.adapter.base import initial_model
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.load import load_architecture, save_architecture
 from sftctl.model.loss import check_head
-from sftctl.runs.base import base_location
+from sftctl.runs.base import base_location, require_same_start
 from sftctl.runs.choosing import is_out_of_patience, require_validation
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
@@ -39,7 +39,6 @@ from sftctl.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
 
 Verify = Callable[[Store], None]
 """Called on every rank with the store before anything is loaded; DataError if it is wrong."""
@@ -179,7 +178,7 @@ def restored_session(
         plan.refuse(request)
         checkpoint = None if initial else plan.checkpoint
         if checkpoint is None or config.adapter.lora:
-            model = _initial_model(config, inputs, plan)
+            model = _initial_model(config, inputs, plan, with_start=checkpoint is None)
         else:
             status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
@@ -188,19 +187,22 @@ def restored_session(
             load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()
-            threads = threads_for(plan.manifest, config, world.world_size, default)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(threads_for(plan.manifest, config, world.world_size, default))
         session = _session(config, world, stop, run, inputs, model, plan)
         if not initial:
             _restore(session)
         yield session
 
 
-def _initial_model(config: RunConfig, inputs: Inputs, plan: ResumePlan) -> "PreTrainedModel":
+def _initial_model(
+    config: RunConfig, inputs: Inputs, plan: ResumePlan, *, with_start: bool
+) -> "PreTrainedModel":
+    recorded = plan.manifest.base if plan.manifest is not None else None
+    if with_start and plan.checkpoint is not None:
+        require_same_start(plan.checkpoint, recorded, config.adapter.start)
     try:
-        recorded = plan.manifest.base if plan.manifest is not None else None
         location = base_location(config.model.name, recorded)
-        return initial_model(config, inputs.tokenizer, location=location)
+        return initial_model(config, inputs.tokenizer, location=location, with_start=with_start)
     except ConfigError as error:
         if plan.checkpoint is None or config.adapter.lora:
             raise
@@ -253,8 +255,8 @@ def _restore(session: Session) -> None:
     is_same_dtype = plan.manifest.dtype == session.config.train.dtype
     restart = set() if is_same_dtype else {"scaler"}  # the scale of another dtype means nothing
     if missing := state.numbers().keys() - numbers.keys() - restart:
-        names = ", ".join(sorted(missing))
-        raise IncompatibleCheckpoint(f"{plan.checkpoint}: its manifest has no state of {names}")
+        what = f"its manifest has no state of {', '.join(sorted(missing))}"
+        raise IncompatibleCheckpoint(f"{plan.checkpoint}: {what}")
     model = "model."  # was loaded before its state was built
     tensors = {name: t for name, t in state.tensors().items() if not name.startswith(model)}
     load_tensors(plan.checkpoint, tensors, session.world, "", plan.manifest, but_not=model)
@@ -270,12 +272,10 @@ def _take_over(session: Session) -> None:
         clean_leftovers(folder)
     if "wandb" in session.config.tracking.services:
         run.require_wandb_run_id()
-    goes_back = plan is not None and bool(plan.abandoned)
-    moves = goes_back or not session.has_ended
+    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # or it goes back
     if moves and session.config != run.config():
         run.write_config(session.config)
-    is_damaged = plan is not None and bool(plan.final_problems)
-    if (moves or is_damaged) and run.final.is_dir():
+    if (moves or (plan is not None and plan.final_problems)) and run.final.is_dir():
         remove_folder(run.final)  # not of this end, or damaged; a checkpoint has its weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)

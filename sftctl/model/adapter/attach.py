@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sftctl.config.existing_adapter import read_settings
 from sftctl.errors import ConfigError
-from sftctl.jsonio import read_object
 from sftctl.model.adapter.lora import import_peft, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
@@ -35,13 +35,7 @@ class AdapterFile:
     def read(cls, folder: Path) -> "AdapterFile":
         """Of a folder; ConfigError if it is not a LoRA adapter with safetensors weights."""
         file = folder / CONFIG_NAME
-        settings = read_object(file, ConfigError)
-        method = settings.get("peft_type")
-        if method != "LORA":
-            raise ConfigError(
-                f"{file}: peft_type is {method}, and only LORA adapters are read here",
-                hint="merge it with the tool that made it",
-            )
+        settings = read_settings(folder)
         base = settings.get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise ConfigError(

@@ -1,6 +1,7 @@
 """The model that a run starts from: the configured one, or a frozen base with a new adapter."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
 from sftctl.model.adapter.lora import EMBEDDINGS, HEAD, add_adapter, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
+from sftctl.model.adapter.start import load_start
 from sftctl.model.load import Stored, load_model
 from sftctl.model.source import on_stderr
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -24,11 +26,14 @@ def initial_model(
     tokenizer: ChatTokenizer,
     warn: Warn = on_stderr,
     location: str | None = None,
+    *,
+    with_start: bool = True,
 ) -> "PreTrainedModel":
     """The model at step 0; its random weights, if it has any, are drawn with the run's seed.
 
-    A base is loaded in the type that it is held in, from `location` if that is given. Raises
-    ConfigError as `load_pretrained` and `add_adapter` do.
+    A base is loaded in the type that it is held in, from `location` if that is given. Without
+    `with_start` the adapter that the run goes on from is not read, as its weights are replaced.
+    Raises ConfigError as `load_pretrained`, `add_adapter` and `load_start` do.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)
@@ -39,6 +44,8 @@ def initial_model(
         if is_quantized:
             quantize(model, quantizable_layers(model, adapter.modules_to_save or ()), dtype)
         add_adapter(model, adapter, seed)
+        if adapter.start is not None and with_start:
+            load_start(model, Path(adapter.start), named.name)
     return model
 
 

@@ -45,7 +45,9 @@ class NF4Linear(torch.nn.Linear):
         """The weight (O, I); every value is computed in float32 and rounded to `dtype` once."""
         if self._scales.absmax.device != self.packed.device:
             self._scales.to(self.packed.device)
-        return _dequantize(self.packed, self._scales, dtype)
+        values = _dequantize(self.packed, self._scales, dtype)
+        size = self.in_features * self.out_features
+        return values[:size].view(self.out_features, self.in_features)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -81,11 +83,14 @@ def _bitsandbytes() -> Any:
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
     """The packed 4-bit numbers, (N / 2, 1) uint8, and bitsandbytes' QuantState with the scales.
 
-    The mean of the scales is a float64 sum, rounded once, so that the bytes depend on the weight
-    alone and not on the number of threads.
+    N values in one row, zeros up to a complete block: the CPU kernel of bitsandbytes 0.50 takes
+    scales of other blocks where a row of a matrix ends within a block. The mean of the scales is a
+    float64 sum, rounded once, so that the bytes depend on the weight alone and not on the number of
+    threads.
     """
     library = _bitsandbytes()
-    weight = weight.to("cpu", torch.float32)
+    weight = weight.to("cpu", torch.float32).flatten()
+    weight = torch.nn.functional.pad(weight, (0, -len(weight) % BLOCK_SIZE))
     packed, plain = library.quantize_4bit(weight, blocksize=BLOCK_SIZE, quant_type="nf4")
     offset = plain.absmax.double().mean().float()
     absmax, of_scales = library.quantize_blockwise(
@@ -105,9 +110,10 @@ def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
 
 
 def _dequantize(packed: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
+    """All N values, (N,)."""
     scales.dtype = dtype
-    weight: torch.Tensor = _bitsandbytes().dequantize_4bit(packed, scales)
-    return weight
+    values: torch.Tensor = _bitsandbytes().dequantize_4bit(packed, scales)
+    return values.view(-1)
 
 
 def quantize(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sftctl.config.existing_adapter import CONFIG_NAME as CONFIG_NAME
+from sftctl.config.existing_adapter import WEIGHTS_NAME as WEIGHTS_NAME
 from sftctl.disk import system_errors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-CONFIG_NAME = "adapter_config.json"
 PREFIX = "base_model.model."
 _OWN = re.compile(r"\.(lora_\w+)\.default(\.\w+)?$")
 

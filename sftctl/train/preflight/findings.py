@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sftctl.checkpoint.directory import require_room
+from sftctl.config.existing_adapter import base_doubts
 from sftctl.config.schema import RunConfig
 from sftctl.data.loading.loader import loader_settings
 from sftctl.data.loading.microbatch import Examples
@@ -130,7 +131,8 @@ def _adapter(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
         f"{fake.num_parameters:,} parameters are trained, at a learning rate of "
         f"{config.optim.learning_rate:g} (full fine-tuning: {PRETRAINED_LEARNING_RATE:g})",
     )
-    yield from (Finding("warning", "adapter", line) for line in doubts(fake.model))
+    lines = (*doubts(fake.model), *base_doubts(config.adapter, config.model.name))
+    yield from (Finding("warning", "adapter", line) for line in lines)
 
 
 def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:

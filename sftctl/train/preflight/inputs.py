@@ -106,12 +106,17 @@ def resolve_config(config: RunConfig) -> RunConfig:
     if data.chat_template not in (None, CHATML):
         data = replace(data, chat_template=str(Path(str(data.chat_template)).absolute()))
     data = with_fraction(replace(config, data=data))
+    adapter = config.adapter
+    if adapter.start is not None:
+        adapter = replace(adapter, start=str(Path(adapter.start).absolute()))
     evaluation = config.evaluation
     if evaluation.sets is not None:
         paths = [one.path and str(Path(one.path).absolute()) for one in evaluation.sets]
         sets = (replace(s, path=p) for s, p in zip(evaluation.sets, paths, strict=True))
         evaluation = replace(evaluation, sets=tuple(sets))
-    return replace(config, model=model, data=data, optim=optim, evaluation=evaluation)
+    return replace(
+        config, model=model, data=data, optim=optim, adapter=adapter, evaluation=evaluation
+    )
 
 
 def _absolute(name: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from sftctl.config.existing_adapter import require_agreement
 from sftctl.config.schema import RunConfig
 from sftctl.data.reading.sources import require_input
 from sftctl.model.adapter.needs import require_base
@@ -18,6 +19,7 @@ def check_before_loading(config: RunConfig) -> RunConfig:
     Raises for a missing input, and for a run directory that exists or can't be made.
     """
     require_base(config)
+    require_agreement(config.adapter)
     config = replace(config, output_dir=new_run_path(config))
     for path in (config.data.path, *(source.path for source in config.data.sources or ())):
         if path is not None:

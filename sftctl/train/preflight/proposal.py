@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sftctl.config.existing_adapter import require_agreement
 from sftctl.config.schema import RunConfig
 from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.adapter.base import adapter_of, base_dtype
 from sftctl.model.adapter.needs import require_base
+from sftctl.model.adapter.start import require_fit
 from sftctl.model.fake import fake_model
 from sftctl.model.trainable import learning_rate_factors, select_trained
 from sftctl.runs.choosing import require_validation
@@ -56,6 +58,7 @@ def propose(
     status.doing("opening the data")
     require_base(config)
     config = resolve_config(config)
+    require_agreement(config.adapter)
     path = shared_run_path(config, world)
     inputs = open_inputs(config, world, stop)
     store = inputs.train.manifest
@@ -76,6 +79,8 @@ def propose(
     config = choose_dtype(config, fake.model, world)
     if adapter is not None:
         base_dtype(config)  # or ConfigError
+        if adapter.start is not None:
+            require_fit(fake.model, Path(adapter.start), named.name)
     config = resolve_micro_batch(config, fake.model, world, ranks)
 
     def look() -> tuple[MemoryEstimate, list[Finding]]:

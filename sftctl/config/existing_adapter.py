@@ -1,0 +1,178 @@
+"""The settings of an adapter that a run goes on from, as adapter_config.json has them.
+
+Loads no torch. peft reads the file too; what is here is what sftctl can train on.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sftctl.config.adapter import AdapterConfig
+from sftctl.config.load import Layer
+from sftctl.errors import ConfigError
+from sftctl.jsonio import loads, read_object
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+_KEYS = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+    "modules_to_save": "modules_to_save",
+}
+_WITHOUT_EFFECT = {
+    "target_modules",  # read from the names of the tensors
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "base_model_name_or_path",
+    "revision",
+    "peft_type",
+    "peft_version",
+    "auto_mapping",
+    "inference_mode",
+    "fan_in_fan_out",
+    "megatron_core",
+    "qalora_group_size",
+    "ensure_weight_tying",
+}
+_ACCEPTED: dict[str, tuple[object, ...]] = {
+    "bias": ("none",),
+    "task_type": ("CAUSAL_LM",),
+    # Others, such as pissa, change the base too.
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+_MERGE = "merge it with the tool that made it, and train the merged model"
+_OTHER_KEYS = "an adapter keeps its own: leave the key out, or start a new adapter with --lora"
+_LONGEST_HEADER_BYTES = 1 << 26
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of a PEFT folder; ConfigError if it is not a LoRA adapter."""
+    file = folder / CONFIG_NAME
+    settings = read_object(file, ConfigError)
+    method = settings.get("peft_type")
+    if method != "LORA":
+        raise ConfigError(
+            f"{file}: peft_type is {method}, and only LORA adapters are read here",
+            hint="merge it with the tool that made it",
+        )
+    return settings
+
+
+def layer_of(layers: Iterable[Layer]) -> list[Layer]:
+    """The settings of the adapter that `layers` go on from, to be put below them; or nothing.
+
+    ConfigError if sftctl can't train it: another method, or an option that it does not have.
+    """
+    given = {key: value for layer in layers for key, value in layer.values.items()}
+    start = given.get("adapter.start")
+    if not isinstance(start, str):
+        return []
+    folder = Path(start)
+    values = {f"adapter.{key}": value for key, value in _settings_in(folder).items()}
+    base = read_settings(folder).get("base_model_name_or_path")
+    if isinstance(base, str) and base:
+        values["model.name"] = base
+    return [Layer(str(folder / CONFIG_NAME), {**values, "adapter.lora": True}, is_file=True)]
+
+
+def require_agreement(adapter: AdapterConfig) -> None:
+    """ConfigError if the adapter that a run starts from was made with other settings.
+
+    The dropout may be another, and more modules may be saved whole.
+    """
+    if adapter.start is None:
+        return
+    for key, theirs in _settings_in(Path(adapter.start)).items():
+        ours = getattr(adapter, key)
+        same = ours == theirs
+        if isinstance(theirs, list):
+            same = {*(ours or ())} == {*theirs}
+        if key == "modules_to_save":
+            same = {*(ours or ())} >= {*theirs}
+        if key != "dropout" and not same:
+            raise ConfigError(
+                f"adapter.{key}: {_shown(ours)}, but {adapter.start} was made with "
+                f"{_shown(theirs)}",
+                hint=_OTHER_KEYS,
+            )
+
+
+def base_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
+    """A warning if the adapter that a run starts from names no base, or not this `model`."""
+    if adapter.start is None:
+        return
+    base = read_settings(Path(adapter.start)).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        yield f"{adapter.start} names no base: whether it was trained on {model} is not known"
+    elif base != model and Path(base).absolute() != Path(model).absolute():
+        yield (
+            f"{adapter.start} names another base, {base}: its shapes fit {model}, but only the "
+            "weights that it was trained on give what it learned"
+        )
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _settings_in(folder: Path) -> dict[str, Any]:
+    """Our keys and their values."""
+    settings = read_settings(folder)
+    _require_known(folder / CONFIG_NAME, settings)
+    values = {
+        ours: settings[theirs] for theirs, ours in _KEYS.items() if settings.get(theirs) is not None
+    }
+    return {**values, "targets": _targets(folder, settings)}
+
+
+def _require_known(file: Path, settings: dict[str, Any]) -> None:
+    """ConfigError for an option that changes what is computed, and that sftctl does not have."""
+    for key, value in settings.items():
+        if key in _KEYS or key in _WITHOUT_EFFECT or not value or value in _ACCEPTED.get(key, ()):
+            continue
+        version = settings.get("peft_version")
+        by = f" (written by peft {version})" if isinstance(version, str) else ""
+        shown = value if isinstance(value, (str, int, float)) else "…"
+        raise ConfigError(f"{file}: {key} = {shown}{by} can't be trained here", hint=_MERGE)
+
+
+def _targets(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """The adapted layers: the short names in the file, or else the complete ones of the tensors."""
+    names = sorted({*_adapted_layers(folder / WEIGHTS_NAME)})
+    short = settings.get("target_modules")
+    restricts = ("exclude_modules", "layers_to_transform", "layers_pattern")
+    if isinstance(short, list) and not any(settings.get(key) for key in restricts):
+        return sorted(end for end in map(str, short) if _is_end_of_any(end, names))
+    return names
+
+
+def _is_end_of_any(end: str, names: Iterable[str]) -> bool:
+    return any(f".{name}".endswith(f".{end}") for name in names)
+
+
+def _adapted_layers(file: Path) -> Iterator[str]:
+    """The names in the model of the layers that have an adapter in this file."""
+    from sftctl.disk import read_refusals
+
+    damaged = ConfigError(f"{file}: damaged", hint="copy or download the adapter again")
+    with (
+        read_refusals(file, ConfigError, "copy or download the adapter again"),
+        file.open("rb") as stream,
+    ):
+        length = int.from_bytes(stream.read(8), "little")
+        data = stream.read(length) if length <= _LONGEST_HEADER_BYTES else b""
+    try:
+        header = loads(data)
+    except ValueError:
+        raise damaged from None
+    if not isinstance(header, dict):
+        raise damaged
+    for name in header:
+        place, found, _ = name.partition(".lora_A")
+        if found:
+            yield place.removeprefix("base_model.model.")

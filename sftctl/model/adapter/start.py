@@ -1,0 +1,97 @@
+"""An adapter that a run goes on from: its tensors become the first weights of the run's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sftctl.errors import ConfigError
+from sftctl.model.adapter.lora import saved_tensors
+from sftctl.model.adapter.save import PREFIX, WEIGHTS_NAME, peft_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_OTHER_BASE = "an adapter fits only the base that it was trained on: --model names it"
+_MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
+
+
+def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
+    """ConfigError unless the adapter in `folder` has what this model's adapter has, by shapes."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / WEIGHTS_NAME
+    try:
+        with safe_open(file, "pt") as opened:
+            shapes = {name: (*opened.get_slice(name).get_shape(),) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as problem:
+        raise ConfigError(
+            f"{file}: can't be read: {problem}", hint="copy or download the adapter again"
+        ) from problem
+    ours = {peft_name(name): tensor for name, tensor in saved_tensors(model).items()}
+    for name, tensor in ours.items():
+        if name not in shapes and ".lora_" in name:
+            raise _does_not_fit(folder, base, f"it has no {name.removeprefix(PREFIX)}")
+        if name in shapes and shapes[name] != (*tensor.shape,):
+            what = f"{name.removeprefix(PREFIX)} is {_shape(shapes[name])}, not "
+            hint = _OTHER_BASE if ".lora_" in name else _MORE_ROWS
+            raise _does_not_fit(folder, base, what + _shape((*tensor.shape,)), hint)
+    plain = {PREFIX + name for name in model.state_dict()}
+    plain |= {name.replace(".base_layer.", ".") for name in plain}
+    if unknown := sorted(shapes.keys() - ours.keys() - plain):
+        what = f"it has {unknown[0].removeprefix(PREFIX)}, for which there is no place"
+        raise _does_not_fit(folder, base, what)
+
+
+@torch.no_grad()
+def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
+    """Copy the adapter in `folder` into the adapter of a model, and its modules saved whole.
+
+    ConfigError as `require_fit`, and if it holds another value for a weight that is frozen here, or
+    two for one that is tied.
+    """
+    from safetensors.torch import load_file
+
+    require_fit(model, folder, base)
+    stored = {name.removeprefix(PREFIX): t for name, t in load_file(folder / WEIGHTS_NAME).items()}
+    ours = {
+        peft_name(name).removeprefix(PREFIX): tensor
+        for name, tensor in saved_tensors(model).items()
+    }
+    _require_tied(ours, stored, folder, base)
+    for name, tensor in ours.items():
+        if name in stored:
+            tensor.copy_(stored[name])
+    for name, tensor in model.state_dict().items():  # some tools write embeddings along
+        if name in stored and name not in ours:
+            same = stored[name].shape == tensor.shape
+            if not same or not torch.equal(stored[name].to(tensor.dtype), tensor):
+                raise _does_not_fit(folder, base, f"its {name} is not that of the base", _MORE_ROWS)
+
+
+def _require_tied(
+    ours: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], folder: Path, base: str
+) -> None:
+    """ConfigError if names of one weight have different values, or not all names have one."""
+    names = dict[int, list[str]]()
+    for name, tensor in ours.items():
+        names.setdefault(id(tensor), []).append(name)
+    for first, *others in names.values():
+        for other in others:
+            one, two = stored.get(first), stored.get(other)
+            if one is None and two is None:
+                continue
+            if one is None or two is None or not torch.equal(one, two):
+                raise ConfigError(
+                    f"{folder}: trains {first} and {other} apart, which are one weight in {base}",
+                    hint="merge it with the tool that made it, and train the merged model",
+                )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _does_not_fit(folder: Path, base: str, what: str, hint: str = _OTHER_BASE) -> ConfigError:
+    return ConfigError(f"{folder}: does not fit {base}: {what}", hint=hint)

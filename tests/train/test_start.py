@@ -1,0 +1,203 @@
+"""Runs that go on from an adapter: of peft, and of a run; and adapters that do not fit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.layout import read_manifest
+from sftctl.config.existing_adapter import layer_of
+from sftctl.config.load import Layer, load_layers
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError, IncompatibleCheckpoint
+from sftctl.model.load import load_pretrained
+from sftctl.train.replay import replay
+from sftctl.train.resume import ResumeRequest
+from sftctl.train.run import run_training
+from tests.toys.runs import events_named, lora_config, stored_tensors, toy_base, toy_config
+
+LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "up_proj"], "lora_dropout": 0.05}
+FIRST = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and next to it an adapter that peft wrote."""
+    folder = tmp_path_factory.mktemp("start")
+    write(folder, use_rslora=True, modules_to_save=["lm_head", "embed_tokens"])
+    return folder
+
+
+def write(folder: Path, **settings: Any) -> Path:
+    """An adapter of random weights by plain peft."""
+    torch.manual_seed(1)
+    model = load_pretrained(str(toy_base(folder)))
+    config = peft.LoraConfig(**{"task_type": "CAUSAL_LM", **LORA, **settings})
+    wrapped = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    wrapped.save_pretrained(folder / "adapter")
+    return folder / "adapter"
+
+
+def configured(folder: Path, adapter: Path, name: str = "run", **values: object) -> RunConfig:
+    """As `sftctl train --adapter` reads it: what the adapter says is below what was typed."""
+    typed = {key.replace("__", "."): value for key, value in values.items()}
+    layers = [Layer("--set", {"train.max_steps": 2, "adapter.start": str(adapter), **typed})]
+    found = load_layers([*layer_of(layers), *layers])[0]
+    toy = toy_config(folder, name)
+    train = replace(toy.train, max_steps=found.train.max_steps, dtype="float32")
+    return replace(toy, model=found.model, adapter=found.adapter, train=train)
+
+
+def test_a_run_goes_on_from_an_adapter_of_peft(made: Path) -> None:
+    config = configured(made, made / "adapter", adapter__dropout=0.0)
+    settings = config.adapter
+    assert (settings.rank, settings.alpha, settings.use_rslora) == (2, 6, True)
+    assert settings.targets == ["q_proj", "up_proj"] and settings.lora and settings.dropout == 0
+    assert {*(settings.modules_to_save or ())} == {"lm_head", "embed_tokens"}
+    assert config.model.name == str(toy_base(made))
+    run_training(replace(config, optim=replace(config.optim, learning_rate=0.0)))
+    final = made / "run/final"
+    ours, theirs = (
+        load_file(path / "adapter_model.safetensors") for path in (final, made / "adapter")
+    )
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    recorded = read_manifest(list_checkpoints(made / "run/checkpoints")[-1]).base
+    assert recorded is not None
+    assert recorded["start"]["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert not events_named(made / "run", "warning")
+
+
+def test_a_resume_needs_the_adapter_only_at_step_0(tmp_path: Path) -> None:
+    run_training(lora_config(tmp_path, "first", train__max_steps=1))
+    start = Path(shutil.copytree(tmp_path / "first/final", tmp_path / "adapter"))
+    run_training(configured(tmp_path, start))
+    before = stored_tensors(list_checkpoints(tmp_path / "run/checkpoints")[0])
+    assert any("embed" not in name and "lora_B" in name for name in before)
+    weights = start / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: t + 1 for name, t in tensors.items()}, weights)
+    run_training(RunConfig(), ResumeRequest(tmp_path / "run", step=1))
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000001")
+    with pytest.raises(IncompatibleCheckpoint, match="is not the adapter that it began with: ada"):
+        replay(tmp_path / "run")  # from step 0
+    shutil.rmtree(start)
+    with pytest.raises(IncompatibleCheckpoint, match="the adapter that it began with can't be rea"):
+        replay(tmp_path / "run")
+    run_training(RunConfig(), ResumeRequest(tmp_path / "run", max_steps=3))
+    assert list_checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-00000003"
+
+
+def edit(adapter: Path, **values: object) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def change(adapter: Path, **values: torch.Tensor | None) -> None:
+    """Other tensors: None removes one."""
+    file = adapter / "adapter_model.safetensors"
+    tensors = {**load_file(file), **values}
+    save_file({name: t for name, t in tensors.items() if t is not None}, file)
+
+
+CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
+    "another rank": (
+        lambda a: None,
+        {"adapter__rank": 8},
+        "adapter.rank: 8, but ADAPTER was made with 2",
+    ),
+    "other targets": (
+        lambda a: None,
+        {"adapter__targets": "q_proj"},
+        "adapter.targets: q_proj, but ADAPTER was made with q_proj, up_proj",
+    ),
+    "without its head": (
+        lambda a: None,
+        {"adapter__modules_to_save": "embed_tokens"},
+        "adapter.modules_to_save: embed_tokens, but ADAPTER was made with lm_head, embed_tokens",
+    ),
+    "no LoRA": (
+        lambda a: edit(a, peft_type="IA3"),
+        {},
+        "ADAPTER/adapter_config.json: peft_type is IA3, and only LORA adapters are read here",
+    ),
+    "a newer peft": (
+        lambda a: edit(a, use_qlora2=True, peft_version="0.99.0"),
+        {},
+        "ADAPTER/adapter_config.json: use_qlora2 = True (written by peft 0.99.0) can't be trained "
+        "here",
+    ),
+    "another base": (
+        lambda a: change(a, **{FIRST: torch.zeros(2, 7)}),
+        {},
+        "ADAPTER: does not fit BASE: model.layers.0.mlp.up_proj.lora_A.weight is 2 x 7, not 2 x 64",
+    ),
+    "a tensor is missing": (
+        lambda a: change(a, **{FIRST.replace("lora_A", "lora_B"): None}),
+        {},
+        "ADAPTER: does not fit BASE: it has no model.layers.0.mlp.up_proj.lora_B.weight",
+    ),
+    "more layers": (
+        lambda a: change(a, **{FIRST.replace("layers.0", "layers.9"): torch.zeros(2, 64)}),
+        {},
+        "ADAPTER: does not fit BASE: it has model.layers.9.mlp.up_proj.lora_A.weight, for which "
+        "there is no place",
+    ),
+    "added tokens": (
+        lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(9, 64)}),
+        {},
+        "ADAPTER: does not fit BASE: lm_head.weight is 9 x 64, not 6400 x 64",
+    ),
+    "untied": (
+        lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(6400, 64)}),
+        {},
+        "ADAPTER: trains lm_head.weight and model.embed_tokens.weight apart, which are one weight "
+        "in BASE",
+    ),
+    "damaged": (
+        lambda a: (a / "adapter_model.safetensors").write_bytes(b"x" * 9),
+        {},
+        "ADAPTER/adapter_model.safetensors: damaged",
+    ),
+    "no folder": (lambda a: shutil.rmtree(a), {}, "ADAPTER/adapter_config.json: No such file"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_that_can_not_be_continued_is_refused_in_one_line(
+    made: Path, tmp_path: Path, case: str
+) -> None:
+    damage, values, message = CASES[case]
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    damage(adapter)
+    with pytest.raises(ConfigError) as caught:
+        run_training(configured(made, adapter, f"run-{len(case)}", **values))
+    expected = message.replace("ADAPTER", str(adapter)).replace("BASE", str(toy_base(made)))
+    found = caught.value.message
+    assert found.startswith(expected) and "\n" not in found and caught.value.hint
+    assert not (made / f"run-{len(case)}").exists()
+
+
+@pytest.mark.parametrize("base", [None, "owner/other"])
+def test_an_adapter_of_an_unknown_or_another_base_is_a_warning(
+    made: Path, tmp_path: Path, base: str | None
+) -> None:
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    edit(adapter, base_model_name_or_path=base)
+    config = configured(made, adapter, f"warned-{base is None}", model__name=str(toy_base(made)))
+    from sftctl.train.preflight.dry_run import plan_run
+
+    [line] = [str(one) for one in plan_run(config).findings if one.level == "warning"]
+    assert ("names no base" if base is None else "names another base, owner/other") in line
