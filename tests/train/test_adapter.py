@@ -162,6 +162,16 @@ def test_a_preset_has_nothing_to_adapt(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_type_of_the_base_that_does_not_compute_is_refused(tmp_path: Path) -> None:
+    config = lora_config(tmp_path, train__dtype="float32", adapter__base_dtype="bfloat16")
+    with pytest.raises(ConfigError) as caught:
+        run_training(config)
+    assert caught.value.message == (
+        "adapter.base_dtype: bfloat16 weights do not compute in float32 (train.dtype)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_auto_resume_of_a_full_run_with_an_adapter_is_refused(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -357,9 +357,27 @@ def test_what_only_changes_speed_is_free(run: Path) -> None:
     assert [line["examples_digest"] for line in metrics_of(run)] == reference
 
 
-def test_a_key_that_can_not_be_allowed_is_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="--allow train.seed: no such key; there are data, "):
-        ResumeRequest(run, allow=frozenset({"train.seed"}))
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train.sed", "--allow train.sed: no such key; there are data, data.sources, train.dtype"),
+        ("train.seed", "--allow train.seed: impossible: the steps would hold other examples"),
+        (
+            "adapter.rank",
+            "--allow adapter.rank: impossible: the parameters of the adapter would be others",
+        ),
+        (
+            "adapter.quantize",
+            "--allow adapter.quantize: impossible: the adapter was trained on the base in the "
+            "other form",
+        ),
+    ],
+)
+def test_a_key_that_can_not_be_allowed_is_refused_with_the_reason(key: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ResumeRequest(Path("run"), allow=frozenset({key}))
+    assert caught.value.message.startswith(message)
+    assert "adapter.alpha" in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_longer_run_says_what_its_learning_rate_does(run: Path) -> None:

@@ -19,6 +19,8 @@ from sftctl.config.load import Layer, load_layers
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, IncompatibleCheckpoint
 from sftctl.model.load import load_pretrained
+from sftctl.runs.base import require_same_start
+from sftctl.train.preflight.dry_run import plan_run
 from sftctl.train.replay import replay
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -77,7 +79,8 @@ def test_a_run_goes_on_from_an_adapter_of_peft(made: Path) -> None:
     recorded = read_manifest(list_checkpoints(made / "run/checkpoints")[-1]).base
     assert recorded is not None
     assert recorded["start"]["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
-    assert not events_named(made / "run", "warning")
+    [warning] = events_named(made / "run", "warning")
+    assert "the learning rate is 0" in warning["message"]  # and no line about the base
 
 
 def test_a_resume_needs_the_adapter_only_at_step_0(tmp_path: Path) -> None:
@@ -94,8 +97,9 @@ def test_a_resume_needs_the_adapter_only_at_step_0(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleCheckpoint, match="is not the adapter that it began with: ada"):
         replay(tmp_path / "run")  # from step 0
     shutil.rmtree(start)
+    recorded = read_manifest(list_checkpoints(tmp_path / "run/checkpoints")[-1]).base
     with pytest.raises(IncompatibleCheckpoint, match="the adapter that it began with can't be rea"):
-        replay(tmp_path / "run")
+        require_same_start(tmp_path, recorded, str(start))
     run_training(RunConfig(), ResumeRequest(tmp_path / "run", max_steps=3))
     assert list_checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-00000003"
 
@@ -158,12 +162,12 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "added tokens": (
         lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(9, 64)}),
         {},
-        "ADAPTER: does not fit BASE: lm_head.weight is 9 x 64, not 6400 x 64",
+        "ADAPTER: does not fit BASE: lm_head.weight is 9 x 64, not 2048 x 64",
     ),
     "untied": (
-        lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(6400, 64)}),
+        lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(2048, 64)}),
         {},
-        "ADAPTER: trains lm_head.weight and model.embed_tokens.weight apart, which are one weight "
+        "ADAPTER: trains model.embed_tokens.weight and lm_head.weight apart, which are one weight "
         "in BASE",
     ),
     "damaged": (
@@ -197,7 +201,5 @@ def test_an_adapter_of_an_unknown_or_another_base_is_a_warning(
     adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
     edit(adapter, base_model_name_or_path=base)
     config = configured(made, adapter, f"warned-{base is None}", model__name=str(toy_base(made)))
-    from sftctl.train.preflight.dry_run import plan_run
-
     [line] = [str(one) for one in plan_run(config).findings if one.level == "warning"]
     assert ("names no base" if base is None else "names another base, owner/other") in line

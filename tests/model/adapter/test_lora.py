@@ -106,6 +106,9 @@ def test_only_the_adapter_and_whole_modules_are_trained_and_saved() -> None:
     assert all(tensor.dtype == torch.float32 for tensor in saved_tensors(model).values())
     assert lora_config(model).modules_to_save == ["lm_head"]
     assert lora_config(adapted(modules_to_save=["head"])).modules_to_save == ["lm_head"]
+    names = {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
+    both = adapted(modules_to_save=["q_proj"], targets=["k_proj"])
+    assert {name for name in saved_tensors(both) if "lora_" not in name} == names
     plain = toy_base()
     assert saved_tensors(plain).keys() == plain.state_dict().keys()
 
