@@ -12,12 +12,16 @@ from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import CheckpointError, ConfigError, IncompatibleCheckpoint
+from sftctl.model.load import load_model
+from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.replay import replay
 from sftctl.train.resume import ResumeRequest, existing_run
 from sftctl.train.run import run_training
+from sftctl.trained.export import export_merged
 from tests.toys.runs import (
     assert_same_tensors,
     lora_config,
@@ -160,6 +164,18 @@ def test_a_preset_has_nothing_to_adapt(tmp_path: Path) -> None:
         "adapter.lora: the preset tiny has random weights, and an adapter leaves them as they are"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_minimind_is_a_base_too(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
+    base = tmp_path / "full_sft_64.pth"
+    torch.save(load_model("tiny", tokenizer, seed=1).state_dict(), base)
+    settings = {"model__name": str(base), "model__tokenizer": str(SAMPLE_TOKENIZER)}
+    run_training(lora_config(tmp_path, train__max_steps=1, train__dtype="float32", **settings))
+    recorded = read_manifest(last(tmp_path / "run")).base
+    assert recorded is not None and [*recorded["files"]] == [base.name]
+    proof = export_merged(tmp_path / "run", tmp_path / "merged", "float32")
+    assert proof.largest_difference < 1e-3
 
 
 def test_a_type_of_the_base_that_does_not_compute_is_refused(tmp_path: Path) -> None:
