@@ -24,6 +24,10 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust libraries write an e
 TEMPORARY_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 24
+FILES_OPEN = dict.fromkeys(
+    (errno.EMFILE, errno.ENFILE), "close other programs, raise `ulimit -n` or use fewer workers"
+)
+"""What to do if no more files can be opened, in place of any other hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ def refusals(
     try:
         yield
     except OSError as problem:
+        hint = FILES_OPEN.get(problem.errno or 0, hint)
         raise error(f"{path}: {what}: {problem.strerror or problem}", hint) from problem
 
 
@@ -77,7 +82,7 @@ def read_refusals(
         reason = problem.strerror or problem
         if missing is not None and isinstance(problem, FileNotFoundError):
             reason = missing
-        raise error(f"{path}: {reason}", hint) from problem
+        raise error(f"{path}: {reason}", FILES_OPEN.get(problem.errno or 0, hint)) from problem
 
 
 def require_utf8(path: Path, error: type[SftctlError]) -> None:
@@ -93,8 +98,7 @@ def require_makeable(path: Path) -> None:
     """Raise the OSError that making a new file or folder at `path` would raise; nothing is left.
 
     So a long command can refuse its output before the work. A link that leads nowhere counts as
-    something that is there. A folder is made and removed: asked for access, the system says yes to
-    root also in /proc.
+    something that is there. A folder is made and removed, because root has access also to /proc.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

@@ -111,3 +111,14 @@ def error_named(kind: str) -> type[SftctlError]:
             return candidate
         pending += candidate.__subclasses__()
     return SftctlError
+
+
+_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread")
+
+
+def lacks_memory(problem: BaseException) -> bool:
+    """Whether an error says that there was no memory, or no thread, for a library."""
+    of_libraries = isinstance(problem, (ImportError, RuntimeError, OSError))
+    return isinstance(problem, MemoryError) or (
+        of_libraries and any(one in str(problem) for one in _NO_MEMORY)
+    )

@@ -3,11 +3,19 @@
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.disk import Disk, new_folder, read_refusals, refusals, system_errors
+from sftctl.disk import (
+    Disk,
+    new_folder,
+    read_refusals,
+    refusals,
+    require_makeable,
+    system_errors,
+)
 from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint
 from sftctl.model.load import load_model, save_pretrained
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -33,6 +41,20 @@ def test_refusals_of_another_act_without_a_hint() -> None:
         raise OSError("the library's own words")  # no errno, so no strerror
     assert caught.value.message == "a: can't be deleted: the library's own words"
     assert caught.value.hint == CheckpointError.advice
+
+
+@pytest.mark.parametrize("turning", [refusals, read_refusals])
+def test_too_many_open_files_have_a_hint_of_their_own(turning: Any) -> None:
+    with pytest.raises(ConfigError) as caught, turning(Path("a"), ConfigError, "make it readable"):
+        raise OSError(24, "Too many open files")
+    assert caught.value.hint and "raise `ulimit -n`" in caught.value.hint
+
+
+def test_a_place_where_nothing_can_be_made_is_refused_also_for_root(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        require_makeable(Path("/proc/x"))
+    require_makeable(tmp_path / "new" / "deep")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_refusals_passes_other_errors_through() -> None:

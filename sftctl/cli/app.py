@@ -25,18 +25,16 @@ from sftctl.cli import (
 from sftctl.cli import report as report_page
 from sftctl.cli.guide import doctor, init
 from sftctl.cli.guide.hints import hint_for, unknown_option
-from sftctl.errors import ConfigError, DataError, SftctlError, Stopped
+from sftctl.disk import FILES_OPEN
+from sftctl.errors import ConfigError, DataError, SftctlError, Stopped, lacks_memory
 from sftctl.words import printable
 
-_LIMITS = {
-    errno.EMFILE: "raise `ulimit -n`, or use fewer workers",
-    errno.ENFILE: "the system has too many open files: close other programs",
+_LIMITS = FILES_OPEN | {
     errno.ENAMETOOLONG: "shorten the name",
     errno.ELOOP: "a link leads to itself: name another path",
 }
 """What to do about an error of the system that can come from any file."""
 
-_NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread")
 _MORE_MEMORY = "close other programs, or raise the limits: `ulimit -v` and `ulimit -u` show them"
 
 
@@ -117,9 +115,9 @@ def _stdout_failed(problem: OSError) -> int:
 
 def _out_of_memory(problem: Exception) -> int:
     """The exit code if a library got no memory or no thread; any other error is raised again."""
-    text = " ".join(str(problem).split())
-    if not isinstance(problem, MemoryError) and not any(one in text for one in _NO_MEMORY):
+    if not lacks_memory(problem):
         raise problem
+    text = " ".join(str(problem).split())
     report(ConfigError(f"not enough memory{': ' if text else ''}{text:.200}", _MORE_MEMORY))
     return ConfigError.exit_code
 

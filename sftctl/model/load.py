@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from sftctl.disk import system_errors
-from sftctl.errors import CheckpointError, ConfigError
+from sftctl.errors import CheckpointError, ConfigError, lacks_memory
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import is_preset, preset_config
@@ -149,6 +149,8 @@ def _from_files(
                 **options,
             )
         except RuntimeError as problem:  # tensors that it could not stack or split
+            if lacks_memory(problem):
+                raise
             raise ConfigError(
                 f"model {name}: its tensors can't be put together as config.json says: one of an "
                 "expert's may be missing or of another shape",

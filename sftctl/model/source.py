@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from sftctl.disk import read_refusals
-from sftctl.errors import ConfigError, SftctlError
+from sftctl.errors import ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM, require_readable
 from sftctl.model.presets import PRESETS
@@ -226,6 +226,8 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
     except SftctlError:
         raise
     except Exception as problem:  # each architecture and each file format has errors of its own
+        if lacks_memory(problem):
+            raise
         if source.is_gguf:
             raise _unreadable_gguf(source, problem) from problem
         if "trust_remote_code" in str(problem):

@@ -10,6 +10,7 @@ import pytest
 
 from sftctl import environment
 from sftctl.errors import ConfigError
+from sftctl.model.source import ModelSource, from_hub_or_disk
 from tests.toys.commands import Result
 from tests.toys.data import row, written
 
@@ -152,6 +153,15 @@ def test_too_little_memory_is_one_error(
     monkeypatch.setattr("sftctl.runs.overview.runs_in", fail)
     result = sftctl("runs", tmp_path)
     assert (result.exit_code, result.error) == (2, f"error: {words}")
+
+
+def test_too_little_memory_is_not_a_damaged_model(tmp_path: Path) -> None:
+    problem = RuntimeError("unable to mmap 921512 bytes: Cannot allocate memory (12)")
+    with (
+        pytest.raises(RuntimeError, match="unable to mmap"),
+        from_hub_or_disk("model x", ModelSource.of(str(tmp_path))),
+    ):
+        raise problem
 
 
 def test_another_error_of_a_library_is_not_hidden(
