@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from sftctl.config.adapter import AdapterConfig
 from sftctl.model.adapter.lora import add_adapter
-from sftctl.model.load import configuration, from_configuration
+from sftctl.model.load import configuration, from_configuration, require_names
 from sftctl.model.loss import LossModule
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, from_hub_or_disk
@@ -88,6 +88,7 @@ def fake_model(
 ) -> FakeModel:
     """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError as it does.
 
+    The names and shapes in the weights' files are compared, without reading the weights.
     With `adapter` it has that adapter.
     """
     config = configuration(name, tokenizer, new_tokens)
@@ -95,6 +96,8 @@ def fake_model(
     stored_dtype = (
         torch.float32 if is_dense else config.dtype
     )  # before the model is made: it is set
+    if not is_preset(name):
+        require_names(name, config)
     shapes_fit = (
         nullcontext()
         if is_preset(name)

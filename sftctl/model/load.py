@@ -2,9 +2,7 @@
 
 import stat
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +22,7 @@ from sftctl.model.source import (
     require_model_folder,
     tell_of_code,
 )
+from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.model.trainable import require_trainable
@@ -86,7 +85,7 @@ def _configuration(name: str, source: ModelSource) -> "PretrainedConfig":
 
     if source.is_gguf:
         require_whole_model(source.gguf_path)
-    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
+    with from_hub_or_disk(f"model {name}", source), library_warnings(f"model {name}"):
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
         if source.is_gguf:
             set_sizes(config, source.gguf_path)
@@ -101,7 +100,6 @@ def load_pretrained(
     """The model of a directory, hub name, .gguf or .pth file, with weights in `dtype`.
 
     "auto" is the type that they are stored in; float32 for .gguf and .pth files.
-
     ConfigError if a weight of the model is not in the files: it would stay random. `warn` gets a
     line about tensors that are not used, and about prefixes that were removed from names.
     """
@@ -113,14 +111,8 @@ def load_pretrained(
         return load_minimind(Path(source.location), warn, narrow)
     config = _configuration(name, source)  # refuses an unsuitable model before its weights
     is_dense = source.is_gguf and dtype == "auto"
-    options: dict[str, Any] = {"dtype": torch.float32 if is_dense else dtype}
-    model, names = _from_files(name, source, config, options)
-    if names.is_renamed:
-        found = names.unexpected
-        model, names = _from_files(name, source, config, {**options, "key_mapping": RENAMES})
-        if names.is_loaded and (line := renamed(f"model {name}", found)):
-            warn(line)
-        _forget_renames(model)
+    options = {"dtype": torch.float32 if is_dense else dtype}
+    model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
         names = replace(
             names, unexpected={*names.unexpected, *unused_tensors(model, source.gguf_path)}
@@ -131,15 +123,42 @@ def load_pretrained(
     return model
 
 
+def require_names(name: str, config: "PretrainedConfig") -> None:
+    """ConfigError if `load_pretrained` would find that a weight of the model is not in the files.
+
+    It reads the headers in a folder; other models are judged when they are loaded.
+    """
+    source = ModelSource.of(name)
+    if not Path(source.location).is_dir() or source.is_gguf:
+        return
+    _, names = _from_files(name, source, config, {"device_map": "meta"}, on_stderr)
+    names.require(f"model {name}", on_stderr)
+
+
 def _from_files(
-    name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any]
+    name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, whose weights may be missing from the files, and how the names fit."""
+    """The model, whose weights may be missing, and how the names fit without known prefixes."""
+    said: list[str] = []
+    model, names = _named_as_it_is(name, source, config, options, said.append)
+    if names.is_renamed:
+        found, options, said = names.unexpected, {**options, "key_mapping": RENAMES}, []
+        model, names = _named_as_it_is(name, source, config, options, said.append)
+        if names.is_loaded and (line := renamed(f"model {name}", found)):
+            said.append(line)
+        _forget_renames(model)
+    for line in said:
+        warn(line)
+    return model, names
+
+
+def _named_as_it_is(
+    name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
+) -> "tuple[PreTrainedModel, Names]":
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": torch.float32, **_dense(source, config), **options}
-    # One of the progress bars can't be turned off, so stderr is redirected.
-    with from_hub_or_disk(f"model {name}", source), redirect_stderr(StringIO()):
+    with from_hub_or_disk(f"model {name}", source), library_warnings(f"model {name}", warn):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 source.location,
@@ -193,7 +212,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
             **{key: values[key] for key in LlamaConfig().to_dict() if key in values}
             | {"model_type": "llama"}
         )
-    model, names = _from_files(str(file), source, config, {})
+    model, names = _named_as_it_is(str(file), source, config, {}, on_stderr)
     names.require(f"model {file}", on_stderr)
     return model
 

@@ -1,6 +1,7 @@
 """Sources of pretrained models and tokenizers: a directory, a .gguf or .pth file, or the hub."""
 
 import logging
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,16 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
-from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM, require_readable
+from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
-from sftctl.model.trainable import code_in, require_not_quantized
+from sftctl.model.trainable import (
+    WEIGHT_FILES,
+    code_in,
+    require_not_quantized,
+    require_numbers,
+)
 from sftctl.words import printable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
@@ -71,6 +76,7 @@ class ModelSource:
             return cls(name, {})
         if path.is_dir():  # never ask the hub about a directory
             return cls(name, {"local_files_only": True} | NO_CODE)
+        _refuse_other_file(path)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
         if name in PRESETS:  # as a model it has no source: a tokenizer is meant
@@ -86,6 +92,15 @@ class ModelSource:
                 hint=f"did you mean {similar[0]}?" if similar else _CHECK,
             )
         return cls(name, NO_CODE if hub_resolves() else {"local_files_only": True} | NO_CODE)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """ConfigError for a file that is neither .gguf nor .pth."""
+    if path.is_file():
+        hint = f"did you mean its folder, {path.parent}?"
+        if not (path.parent / "config.json").is_file():
+            hint = f"`sftctl inspect-ckpt {path}` says what it is"
+        raise ConfigError(f"{path}: a file, but not a .gguf or .pth file", hint)
 
 
 @cache
@@ -135,61 +150,18 @@ def require_model_folder(name: str) -> None:
         values = _json_or_none(folder / "config.json")
         if isinstance(values, dict):  # else transformers says what is wrong with the file
             require_not_quantized(name, values)
-        _refuse_weights(folder)
-
-
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_LONGEST_HEADER_BYTES = 1 << 26
-_QUANTIZED = {
-    "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
+        require_numbers(folder)
 
 
 def _refuse_adapter(folder: Path) -> None:
     """ConfigError for an adapter without its base model's weights."""
     adapter = _json_or_none(folder / "adapter_config.json")
-    if isinstance(adapter, dict) and not any(any(folder.glob(one)) for one in _WEIGHTS):
+    if isinstance(adapter, dict) and not any(any(folder.glob(one)) for one in WEIGHT_FILES):
         base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
         raise ConfigError(
             f"{folder}: an adapter of {base}, not a model",
             hint=f"`sftctl export {folder} --merge --output DIR` merges the two; give that folder",
         )
-
-
-def _refuse_weights(folder: Path) -> None:
-    """ConfigError for a Git LFS pointer, and for numbers that mean nothing without scales."""
-    for file in (file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))):
-        if not file.is_file():
-            continue
-        with read_refusals(file, ConfigError, "make it readable"), file.open("rb") as stream:
-            start = stream.read(len(LFS_POINTER))
-            stream.seek(8)
-            length = int.from_bytes(start[:8], "little")
-            head = stream.read(min(length, _LONGEST_HEADER_BYTES))
-        if start == LFS_POINTER:
-            hint = "`git lfs pull` in its folder downloads the files"
-            raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
-        if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
-            raise ConfigError(
-                f"model {folder}: its weights are of type {dtype}, which mean nothing without the "
-                "scales of a quantizer",
-                hint="take the model that it was quantized from, in float32, bfloat16 or float16",
-            )
-
-
-def _quantized_dtype(head: bytes) -> str | None:
-    """The type of a matrix in a safetensors header that a quantizer wrote, if there is one."""
-    try:
-        entries = loads(head)
-    except ValueError:
-        return None
-    described = entries.values() if isinstance(entries, dict) else ()
-    for one in described:
-        shape = one.get("shape") if isinstance(one, dict) else None
-        if isinstance(shape, list) and len(shape) > 1 and one.get("dtype") in _QUANTIZED:
-            return _QUANTIZED[one["dtype"]]
-    return None
 
 
 def _json_or_none(file: Path) -> object:
@@ -232,6 +204,12 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
             raise _unreadable_gguf(source, problem) from problem
         if "trust_remote_code" in str(problem):
             raise _needs_code(what, source) from problem
+        if "does not recognize this architecture" in str(problem):
+            raise _unknown_type(what, problem) from problem
+        if "alidation error for" in str(problem):
+            reason = _last_words(problem)
+            hint = "a value in it is wrong: correct it, or copy the model again"
+            raise ConfigError(f"{what}: config.json: {reason}", hint) from problem
         hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
         if source.is_local:
             hint = "a file may be missing or damaged: copy or download it again"
@@ -243,6 +221,17 @@ def tell_of_code(source: ModelSource) -> None:
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
         on_stderr(f"{source.location}: not run: {code}; transformers' own classes are used")
+
+
+def _unknown_type(what: str, problem: Exception) -> ConfigError:
+    from transformers import __version__
+
+    named = re.search(r"model type `([^`]*)`", str(problem))
+    kind = named[1] if named else "of its config.json"
+    return ConfigError(
+        f"{what}: transformers {__version__} does not know the model type {kind}",
+        hint="a newer transformers may know it; else choose another model",
+    )
 
 
 def _needs_code(what: str, source: ModelSource) -> ConfigError:
@@ -264,6 +253,12 @@ def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
         f"{path}: can't be loaded: {reason}",
         hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",
     )
+
+
+def _last_words(problem: Exception) -> str:
+    """The last line of a library's message, without the type of an error."""
+    last = str(problem).strip().splitlines()[-1].strip()
+    return re.sub(r"^\w+Error: ", "", last)
 
 
 def _first_words(problem: Exception) -> str:

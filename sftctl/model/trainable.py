@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
+from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 """Where quantizers describe themselves in config.json; the last is MLX's."""
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+_LONGEST_HEADER_BYTES = 1 << 26
+_QUANTIZED_TYPES = {
+    "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 
 _MEDIA = ("vision", "audio", "image", "video", "vq")
 _TEXT_ONLY = "take a causal language model: text in, text out, such as Qwen3ForCausalLM"
@@ -45,6 +54,41 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
                     hint="take the model that it was quantized from, in float32, bfloat16 or "
                     "float16",
                 )
+
+
+def require_numbers(folder: Path) -> None:
+    """ConfigError for a Git LFS pointer, and for numbers that mean nothing without scales."""
+    for file in (file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))):
+        if not file.is_file():
+            continue
+        with read_refusals(file, ConfigError, "make it readable"), file.open("rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+            stream.seek(8)
+            length = int.from_bytes(start[:8], "little")
+            head = stream.read(min(length, _LONGEST_HEADER_BYTES))
+        if start == LFS_POINTER:
+            hint = "`git lfs pull` in its folder downloads the files"
+            raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
+        if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
+            raise ConfigError(
+                f"model {folder}: its weights are of type {dtype}, which mean nothing without the "
+                "scales of a quantizer",
+                hint="take the model that it was quantized from, in float32, bfloat16 or float16",
+            )
+
+
+def _quantized_dtype(head: bytes) -> str | None:
+    """The type of a matrix in a safetensors header that a quantizer wrote, if there is one."""
+    try:
+        entries = loads(head)
+    except ValueError:
+        return None
+    described = entries.values() if isinstance(entries, dict) else ()
+    for one in described:
+        shape = one.get("shape") if isinstance(one, dict) else None
+        if isinstance(shape, list) and len(shape) > 1 and one.get("dtype") in _QUANTIZED_TYPES:
+            return _QUANTIZED_TYPES[one["dtype"]]
+    return None
 
 
 def _method(described: object) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from sftctl import jsonio
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError
 from sftctl.inspection.inspect import inspect_path
-from sftctl.model.load import load_pretrained
+from sftctl.model.load import load_pretrained, require_names
 from tests.toys.commands import Result
 from tests.toys.foreign import gguf_key, gguf_tensor, gguf_text, write_gguf
 from tests.toys.models import FAMILIES, Tensors, toy_base, write_base, write_gguf_model
@@ -74,6 +75,9 @@ def test_what_train_refuses_is_incomplete_to_inspect_ckpt(tmp_path: Path, kind: 
     found = inspect_path(folder)
     with pytest.raises(ConfigError) as refused:
         load_pretrained(str(folder))
+    with pytest.raises(ConfigError) as planned:  # --dry-run reads headers alone
+        require_names(str(folder), AutoConfig.from_pretrained(folder))
+    assert planned.value.message == refused.value.message
     [problem] = found.problems
     assert problem.startswith("config.json: ") and not found.complete and found.advice is None
     said = refused.value.message.removeprefix(f"model {folder}: ")
@@ -91,6 +95,57 @@ def test_prefixes_are_noted_and_the_advice_works(tmp_path: Path, sftctl: Sftctl)
     result = sftctl("train", "--model", folder, *SHORT, "--output-dir", tmp_path / "run")
     assert result.exit_code == 0
     assert f"warning: model {folder}: 21 tensors loaded without the prefix" in result.stderr
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path: Path, sftctl: Sftctl) -> None:
+    base = toy_base(vocab_size=2048, max_position_embeddings=2048)
+    folder = write_base(tmp_path / "m", base, lambda tensors: _without(tensors, "down_proj"))
+    arguments = ("train", "--model", with_tokenizer(folder), *SHORT, "--output-dir", tmp_path / "r")
+    results = [sftctl(*arguments, *more) for more in (["--dry-run"], [])]
+    assert [result.exit_code for result in results] == [2, 2]
+    assert results[0].error == results[1].error
+    assert "2 tensors of the model are not in the files" in results[0].error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_prefix_that_is_the_name_of_the_body_is_accepted_by_both(tmp_path: Path) -> None:
+    folder = write_base(
+        tmp_path / "m", toy_base(), lambda tensors: {f"model.{n}": t for n, t in tensors.items()}
+    )
+    assert inspect_path(with_tokenizer(folder)).problems == []
+    assert load_pretrained(str(folder)) is not None
+
+
+def test_what_transformers_warns_about_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, said = write_base(tmp_path / "m", toy_base()), list[str]()
+    file = folder / "config.json"
+    values = jsonio.loads(file.read_bytes())
+    file.write_bytes(jsonio.dump_line(values | {"pad_token_id": -1}))
+    load_pretrained(str(folder), said.append)
+    said += capsys.readouterr().err.removeprefix("warning: ").splitlines()
+    assert all(line.startswith(f"model {folder}: ") for line in said)
+    assert any("pad_token_id must be" in line for line in said)
+    for change, words in (
+        ({"num_hidden_layers": "two"}, r"config\.json: "),
+        ({"model_type": "llama9"}, r"transformers .* does not know the model type llama9$"),
+    ):
+        file.write_bytes(jsonio.dump_line(values | change))
+        with pytest.raises(ConfigError, match=words):
+            load_pretrained(str(folder), said.append)
+
+
+def test_a_file_of_a_model_folder_is_not_called_missing(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "m", toy_base())
+    (alone := tmp_path / "x.safetensors").write_bytes(b"")
+    for file, hint in (
+        (folder / "model.safetensors", f"did you mean its folder, {folder}?"),
+        (alone, f"`sftctl inspect-ckpt {alone}` says what it is"),
+    ):
+        with pytest.raises(ConfigError, match="a file, but not a .gguf or .pth file") as refused:
+            load_pretrained(str(file))
+        assert refused.value.hint == hint
 
 
 QUANTIZED: dict[str, tuple[dict[str, object], str]] = {

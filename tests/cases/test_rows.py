@@ -1,11 +1,15 @@
 """Rows and files from the world: what is kept, what is dropped and why, what is said."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sftctl.data.store import TokenStore
@@ -44,6 +48,15 @@ def call(arguments: Any, **more: Any) -> dict[str, Any]:
 
 def tool(**properties: Any) -> dict[str, Any]:
     return {"name": "f", "parameters": {"type": "object", "properties": properties}}
+
+
+def tar_of_1979(content: bytes) -> bytes:
+    """A tar archive whose header has no magic."""
+    head = bytearray(b"rows.jsonl".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
+    head += b"%011o\0" % len(content) + b"%011o\0" % 0 + b" " * 8 + b"0"
+    head = head.ljust(512, b"\0")
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + content.ljust(512, b"\0")
 
 
 PADDING = [
@@ -127,6 +140,30 @@ JSON_TEXT = [
     Case([{"conversations": json.dumps(SAID), "tools": "[]", "messages": None}], ["Hello"]),
     Case([CONVERSATION, {"messages": str([Q, A])}], ["Hello"], {"bad_shape": 1}),
 ]
+REASONING = [
+    Case([{"messages": [Q, A | {"thinking": "", "reasoning": "b"}]}], ["<think>b</think>Hello"]),
+    Case(
+        [CONVERSATION, *({"messages": [Q, A | {"reasoning": r}]} for r in (["a"], {"text": "a"}))],
+        ["Hello"],
+        {"bad_shape": 2},
+    ),
+    Case(
+        [CONVERSATION, {"messages": [Q, A | {"reasoning": "a", "thinking": "b"}]}],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+    Case(
+        [{"messages": [Q, A | {"refusal": "No.", "id": "1", "annotations": []}], "source": "x"}],
+        ["Hello"],
+        says="messages[].id, messages[].refusal, source",
+    ),
+    Case(
+        [{"messages": [{"role": "system", "content": "s", "functions": [tool(a={})]}, Q, A]}],
+        ["Hello"],
+        flags=("--show", "1"),
+        says='"function": {"name": "f"',
+    ),
+]
 SYSTEM = [
     Case("A08/rows.jsonl", ["The Elbe.", "THE ODER.", "THE HAVEL.", "THE SPREE.", "THE SAALE."]),
     Case([{"system": "Be kind.", "query": "Hi", "response": "Hello"}], ["Hello"]),
@@ -145,6 +182,33 @@ PREFERENCES = [
     Case("A15/kto_lf.jsonl", [], says="label is false", exit_code=3),
     Case("A15/kto.jsonl", ["The Elbe."], {"preference": 1}),
     Case("A15/dpo.jsonl", ["The Elbe."] * 2, flags=("--columns", "completion=chosen")),
+    Case(
+        [{"prompt": "a", "accepted": "b", "rejected": "c"}],
+        [],
+        says="--columns completion=accepted",
+        exit_code=3,
+    ),
+    Case(
+        [{"prompt": "a", "response": "Hello", "response_rejected": "c"}],
+        [],
+        says="--columns completion=response trains",
+        exit_code=3,
+    ),
+    Case(
+        [{"prompt": "a", "response": "Hello", "response_rejected": "c"}],
+        ["Hello"],
+        flags=("--columns", "completion=response"),
+    ),
+    Case(
+        [{"question": "a", "response_j": "b", "response_k": "c"}],
+        [],
+        says="preference data, with response_j and response_k",
+        exit_code=3,
+    ),
+    Case(b"prompt,chosen,rejected\na,b,c\n", [], says="preference data", name="a.csv", exit_code=3),
+    Case([{**CONVERSATION, "chosen_topic": "x", "preferred_language": "en"}], ["Hello"]),
+    Case([CONVERSATION, {**CONVERSATION, "desirable": False}], ["Hello"], {"preference": 1}),
+    Case([CONVERSATION, {**CONVERSATION, "label": "undesirable"}], ["Hello"], {"preference": 1}),
     Case([CONVERSATION, {**CONVERSATION, "kto_tag": False}], ["Hello"], {"preference": 1}),
     Case([CONVERSATION, {**CONVERSATION, "rejected_response": "x"}], ["Hello"], {"preference": 1}),
     Case(
@@ -181,6 +245,19 @@ TABLES = [
     Case('\ufeffquestion,answer\n"a\nb",Hello\n'.encode(), ["Hello"], name="a.csv"),
     Case(b"q,a\nHi,Hello\n", ["Hello"], flags=("--columns", "prompt=q,completion=a"), name="a.csv"),
     Case(b"q,a\nHi,Hello\n", [], says="its columns: q, a", name="a.csv", exit_code=3),
+    Case(
+        b"prompt,completion,completion\na,b,c\n",
+        [],
+        says="two columns are called 'completion'",
+        name="a.csv",
+        exit_code=3,
+    ),
+    Case(b"\n", [], says="its first line has to name the columns", name="a.csv", exit_code=3),
+    Case(
+        b"conversation\n" + b'"' + json.dumps([Q, A]).replace('"', '""').encode() + b'"\n',
+        ["Hello"],
+        name="a.csv",
+    ),
 ]
 BYTES = [
     Case("A20/bom.jsonl", ["The Elbe.", "Käse für Müller"]),
@@ -193,6 +270,22 @@ BYTES = [
     Case(b"\xfd7zXZ\x00", [], says="compressed by xz", exit_code=3),
     Case(b"BZh91", [], says="compressed by bzip2", exit_code=3),
     Case(b"PK\x03\x04", [], says="a zip archive", exit_code=3),
+    Case(gzip.compress(gzip.compress(b"{}")), [], says="compressed by gzip twice", exit_code=3),
+    Case(b"]\x00\x00\x80\x00", [], says="compressed by lzma", exit_code=3),
+    Case(tar_of_1979(b"{}\n"), [], says="a tar archive", exit_code=3),
+    Case(bytes(600), [], says="zero bytes alone", exit_code=3),
+    Case(bytes(range(1, 128)) * 9, [], says="is binary data", exit_code=3),
+    Case("prompt,completion\na,b\n".encode("utf-16-le"), [], says="is UTF-16", exit_code=3),
+    Case(b'\x08\0\0\0\0\0\0\0{"a": 1}', [], says="weights, not rows", exit_code=3),
+    Case(b"\n<html>", [], says="is a web page", exit_code=3),
+    Case(str(CONVERSATION).encode(), [], says="write it with json.dumps", exit_code=3),
+    Case(b'{"prompt": "Hi", "completion": "Hello"}\r' * 2, [], says="tr '\\r'", exit_code=3),
+    Case([[Q, A], [Q, A]], [], says="jq -c '{messages: .}'", exit_code=3),
+    Case(json.dumps([[Q, A]]).encode(), [], says="jq -c '.[] | {messages: .}'", exit_code=3),
+    Case([{"1": CONVERSATION, "2": CONVERSATION}], [], says="jq -c '.[]'", exit_code=3),
+    Case([{"rows": [{"row": CONVERSATION}]}], [], says="jq -c '.rows[].row'", exit_code=3),
+    Case(json.dumps(CONVERSATION, indent=1).encode(), [], says="`jq -c . ", exit_code=3),
+    Case([{"messages": [[Q, A], [Q, A]]}], [], says="ordered by columns", exit_code=3),
     Case(
         json.dumps({"data": [CONVERSATION]}, indent=1).encode(),
         [],
@@ -225,6 +318,16 @@ MEDIA = [
         {"not_text": 1},
     ),
     Case([{**CONVERSATION, "images": [], "audio": None}], ["Hello"]),
+    Case([{**CONVERSATION, "images": [None], "image": {"bytes": None, "path": None}}], ["Hello"]),
+    Case([CONVERSATION, {**CONVERSATION, "image_path": "a.png"}], ["Hello"], {"not_text": 1}),
+    Case(
+        [
+            CONVERSATION,
+            {"messages": [{"role": "user", "content": [{"text": "a", "image": "b"}]}, A]},
+        ],
+        ["Hello"],
+        {"not_text": 1},
+    ),
 ]
 SHAPES = [
     Case("A24/dolly.jsonl", ["In 1901."]),
@@ -241,6 +344,13 @@ SHAPES = [
     Case(
         [{"messages": [{"from": "Human_1", "content": "Hi"}, {"role": "BOT", "value": "Hello"}]}],
         ["Hello"],
+    ),
+    Case([{"messages": [Q, {"role": "assistant", "text": "Hello"}]}], ["Hello"]),
+    Case(
+        [{"text": "Hi", "completion": "Hello"}],
+        [],
+        says="--columns prompt=text,completion=",
+        exit_code=3,
     ),
     Case([{"messages": [Q, {"role": "ipython", "content": {"t": 1}}, A]}], ["Hello"]),
     Case([{"instruction": "", "output": None, "messages": [Q, A]}], ["Hello"]),
@@ -274,7 +384,8 @@ FILES = [
 ALL = {
     name: case
     for kind, cases in {
-        "padding": PADDING, "calls": CALLS, "json-text": JSON_TEXT, "system": SYSTEM,
+        "padding": PADDING, "calls": CALLS, "json-text": JSON_TEXT, "reasoning": REASONING,
+        "system": SYSTEM,
         "preferences": PREFERENCES, "texts": TEXTS, "tables": TABLES, "bytes": BYTES,
         "numbers": NUMBERS, "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
     }.items()
@@ -287,6 +398,55 @@ def template(tmp_path: Path) -> Path:
     path = tmp_path / "template.jinja"
     path.write_text(TEMPLATE)
     return path
+
+
+@pytest.mark.parametrize(
+    ("names", "kept", "says"),
+    [
+        (["a.jsonl", "testset.jsonl", "holdout-1.jsonl"], 1, "testset.jsonl (validation or test"),
+        (["a.jsonl", "more.zip", "old.xlsx"], 1, "more.zip (an archive or workbook: unpack it"),
+        (["more.tar.gz"], 0, "more.tar.gz (an archive or workbook: unpack it"),
+        (["a.txt"], 0, "and .txt with --format text"),
+    ],
+)
+def test_a_folder_says_what_of_it_is_not_read(
+    names: list[str], kept: int, says: str, tmp_path: Path, sftctl: Callable[..., Result]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(json.dumps(CONVERSATION).encode() + b"\n")
+    result = sftctl("prepare-data", tmp_path / "in", "--output", tmp_path / "store")
+    said = " ".join(f"{result.stdout}{result.stderr}".split())
+    assert result.exit_code == (0 if kept else 3)
+    assert says in said
+    if kept:
+        assert len(TokenStore.open(tmp_path / "store")) == kept
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ({"completion": [b"\xff"]}, "holds bytes that are not text"),
+        ({"completion": [Decimal(10) ** 30]}, "a value that JSON does not have"),
+        ({"chosen": ["a"], "rejected": ["b"]}, "preference data, with chosen and rejected"),
+        ({"response_a": ["a"], "response_b": ["b"]}, "preference data, with response_a"),
+        ({"reply": ["a"]}, "its columns: prompt, reply"),
+        (None, "damaged Parquet or Arrow"),
+    ],
+)
+def test_a_parquet_file_that_is_refused_says_why(
+    column: dict[str, list[Any]] | None, says: str, tmp_path: Path, sftctl: Callable[..., Result]
+) -> None:
+    file = tmp_path / "rows.parquet"
+    texts = {"prompt": ["a"] * 999, "completion": ["b"] * 999}
+    pq.write_table(pa.table({"prompt": ["a"], **column} if column else texts), file)
+    if column is None:
+        content = file.read_bytes()
+        file.write_bytes(content[:50] + bytes(100) + content[150:])
+    result = sftctl("prepare-data", file, "--output", tmp_path / "store")
+    assert result.exit_code == 3
+    assert result.error.startswith(f"error: {file}: ") or result.error.startswith("error: no row")
+    assert says in result.stderr
 
 
 def written(case: Case, folder: Path) -> Path:

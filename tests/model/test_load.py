@@ -154,7 +154,6 @@ def test_a_directory_without_weights_is_refused(folder: Path) -> None:
     ("name", "content"),
     [
         ("config.json", b"{"),
-        ("config.json", b'{"model_type": "unheard-of"}'),
         ("model.safetensors", b"not safetensors at all"),
     ],
 )

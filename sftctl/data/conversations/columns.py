@@ -1,6 +1,8 @@
 """The columns of a row: which are mapped to ours, and which mean that the row is not for SFT."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sftctl.data.conversations.contents import MEDIA, require_no_media
@@ -11,13 +13,21 @@ Row = dict[str, Any]
 Columns = tuple[tuple[str, str], ...]
 """(our key, the data's column) of each mapped column."""
 
-PREFERENCE = (
-    *("chosen", "rejected", "rejected_response", "rejected_messages"),
-    *("preferred_output", "non_preferred_output"),
+LABELS = ("label", "kto_tag", "desirable", "is_desirable")
+_UNWANTED = frozenset({"false", "undesirable", "rejected"})
+_WANTED_WORDS = frozenset({"chosen", "preferred", "accepted"})
+_PREFERENCE_WORDS = frozenset({"chosen", "rejected", "reject", "preferred", "dispreferred"})
+_ANSWER_WORDS = frozenset(
+    {
+        *("response", "responses", "answer", "answers", "output", "outputs", "completion", "text"),
+        *("message", "messages", "conversation", "conversations", "turn", "turns", "non"),
+    }
 )
-LABELS = ("label", "kto_tag")
+_TARGETS = ("completion", "output", "response", "answer", "messages", "conversations", "text")
+_WORDS = re.compile("[a-z]+")
+_ONE_OF_TWO = re.compile(r"(.*[a-z])(?:[_-][abjk]|[_-]?\d)")
 _NOT_ALL_ROWS = frozenset({"system", "tools", "functions", "history", "input", "context"})
-_LOOKED_AT = frozenset({*MEDIA, *PREFERENCE, *LABELS})
+_LOOKED_AT = frozenset({*MEDIA, *LABELS})
 
 
 def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
@@ -42,21 +52,18 @@ def refuse_other_data(row: Row, columns: Columns = ()) -> None:
     """BadRow for a row with media, or of preference data, where it is not known which answer is
     right.
 
-    Preference data is accepted if one of its columns is mapped.
+    Preference data is accepted if a column is mapped that says which answer is meant.
     """
-    if _LOOKED_AT.isdisjoint(row):
+    names = preference_columns(tuple(row))
+    if not names and _LOOKED_AT.isdisjoint(row):
         return
     require_no_media(row, "the column")
-    if any(column in PREFERENCE for _, column in columns):
+    if any(ours in _TARGETS for ours, _ in columns):
         return
-    if found := [key for key in PREFERENCE if row.get(key)]:
-        raise BadRow(
-            "preference",
-            f"preference data, with {' and '.join(found[:2])}: no single answer to train on",
-            _how_to_train_on(row, found[0]),
-        )
+    if found := [key for key in names if isinstance(row[key], (str, list, dict)) and row[key]]:
+        raise preference(found, _how_to_train_on(row, found))
     for key in LABELS:
-        if row.get(key) is False or str(row.get(key)).lower() == "false":
+        if row.get(key) is False or str(row.get(key)).lower() in _UNWANTED:
             raise BadRow(
                 "preference",
                 f"preference data: its {key} is false, so the answer is not wanted",
@@ -64,12 +71,53 @@ def refuse_other_data(row: Row, columns: Columns = ()) -> None:
             )
 
 
-def _how_to_train_on(row: Row, key: str) -> str:
+def preference(columns: Sequence[str], hint: str) -> BadRow:
+    """The error for a row with answers to choose from."""
+    names = " and ".join(columns[:2])
+    return BadRow(
+        "preference", f"preference data, with {names}: no single answer to train on", hint
+    )
+
+
+@lru_cache(1024)
+def preference_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that hold one of two answers by their names (`chosen`, `rejected_response`)."""
+    return tuple(name for name in names if _is_preference(_words(name)))
+
+
+def _is_preference(words: set[str]) -> bool:
+    return not words.isdisjoint(_PREFERENCE_WORDS) and words <= _PREFERENCE_WORDS | _ANSWER_WORDS
+
+
+def answers_to_compare(names: Iterable[str]) -> list[str]:
+    """Columns whose names differ in a last letter or number only: `response_a`, `response_b`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if match := _ONE_OF_TWO.fullmatch(name.lower()):
+            groups.setdefault(match[1], []).append(name)
+    return next((sorted(group) for group in groups.values() if len(group) > 1), [])
+
+
+def _words(name: str) -> set[str]:
+    return {*_WORDS.findall(name.lower())}
+
+
+def _how_to_train_on(row: Row, keys: list[str]) -> str:
+    """How to train on the answer that is wanted, if its column's name says which it is."""
+    wanted = (key for key in (*keys, *row) if _is_wanted(key) and row[key])
+    if (key := next(wanted, None)) is None:
+        key = next((one for one in _TARGETS[:4] if row.get(one)), "ANSWER")
+        return f"--columns completion={key} trains on that column"
     if isinstance(row[key], list):
         return f"--columns messages={key} trains on these answers"
     if isinstance(row[key], str):
         return f"--columns completion={key} trains on these answers"
     return "add the answer that is wanted to the conversation, and remove the other"
+
+
+def _is_wanted(name: str) -> bool:
+    words = _words(name)
+    return bool(_WANTED_WORDS & words) and words <= _WANTED_WORDS | _ANSWER_WORDS - {"non"}
 
 
 def _found(row: Row, column: str) -> tuple[bool, Any]:

@@ -7,13 +7,17 @@ from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
 
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA = (
+    *("image", "images", "image_url", "image_urls", "image_path", "image_paths", "img", "imgs"),
+    *("pixel_values", "video", "videos", "video_url", "video_path", "audio", "audios"),
+    *("audio_url", "audio_path", "attachments"),
+)
 """Columns of a row, or keys of a message, with something that is not text."""
 
 _MEDIA = frozenset(MEDIA)
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 _REASONING_TYPES = frozenset({"thinking", "reasoning", "reasoning_content"})
-_BY_COLUMNS = "is the file ordered by columns? write one row per line, with one text in each field"
+BY_COLUMNS = "is the file ordered by columns? write one row per line, with one text in each field"
 
 
 class Content(NamedTuple):
@@ -28,12 +32,21 @@ def require_no_media(fields: Row, where: str) -> None:
     if _MEDIA.isdisjoint(fields):
         return
     for key in MEDIA:
-        if fields.get(key):
+        if is_filled(fields.get(key)):
             raise BadRow(
                 "not_text",
                 f"{where} {key!r} is filled, and only text can be trained",
                 f"remove the row, or {key!r} if the text makes sense without it",
             )
+
+
+def is_filled(value: object) -> bool:
+    """Whether there is anything in a value: tables that were joined have lists of nulls."""
+    if isinstance(value, dict):
+        return any(map(is_filled, value.values()))
+    if isinstance(value, list):
+        return any(map(is_filled, value))
+    return bool(value)
 
 
 def text_of(row: Row, key: str) -> str:
@@ -42,7 +55,7 @@ def text_of(row: Row, key: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", _BY_COLUMNS)
+        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS)
     return content_of(value, key).text
 
 
@@ -51,7 +64,7 @@ def content_of(value: object, key: str) -> Content:
     if isinstance(value, str):
         return Content(value)
     if not isinstance(value, list) or not value:
-        hint = _BY_COLUMNS if isinstance(value, dict) else None
+        hint = BY_COLUMNS if isinstance(value, dict) else None
         raise BadRow("bad_shape", f"{key!r} is not text", hint)
     texts: list[str] = []
     reasoning: list[str] = []
@@ -82,6 +95,8 @@ def part_of(part: object, key: str) -> tuple[bool, str]:
     kind = part.get("type") or ("thinking" if part.get("thought") is True else "text")
     if not isinstance(kind, str) or kind not in _TEXT_TYPES | _REASONING_TYPES:
         raise _not_text(key, str(kind))
+    if media := next((name for name in MEDIA if is_filled(part.get(name))), None):
+        raise _not_text(key, media)
     is_reasoning = kind in _REASONING_TYPES
     names = ("thinking", "reasoning", "reasoning_content", "text") if is_reasoning else ("text",)
     text = next((part[name] for name in names if part.get(name) is not None), None)

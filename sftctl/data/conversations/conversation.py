@@ -15,7 +15,7 @@ from sftctl.data.conversations.padding import drop_padding
 from sftctl.data.conversations.parsed_row import ParsedRow
 from sftctl.data.conversations.shapes import SHAPES, detect_shape, with_turns_read
 from sftctl.data.conversations.tool_calls import wrapped
-from sftctl.data.conversations.unknown import unknown_shape
+from sftctl.data.conversations.unknown import WRAP, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
 
 TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from GBK, or others)"
@@ -63,8 +63,7 @@ def from_text(
         if row is None:
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
-        found = type(row).__name__
-        raise BadRow("bad_shape", f"{source}: a row must be a JSON object, this is a {found}")
+        raise _not_an_object(row, source)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
 
@@ -106,8 +105,14 @@ def from_row(
         digest=digest,
         was_padded=was_padded,
         used=tuple(names.get(key, key) for key in parsed.used) if columns else tuple(parsed.used),
-        columns=tuple(row),
+        columns=(*row, *sorted(parsed.left)),
     )
+
+
+def _not_an_object(row: object, source: SourceLine) -> BadRow:
+    message = f"{source}: a row must be a JSON object, this is a {type(row).__name__}"
+    is_messages = isinstance(row, list) and row and isinstance(row[0], dict)
+    return BadRow("bad_shape", message, WRAP.replace("'{", "'.[] | {") if is_messages else None)
 
 
 def _digest(parsed: ParsedRow) -> int:
@@ -125,4 +130,18 @@ def _not_json(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) 
         where = replace(source, line=source.line + text.count(b"\n", 0, invalid.start))
         return BadRow("invalid_utf8", f"{where}: invalid UTF-8", TO_UTF8)
     where = replace(source, line=source.line + problem.lineno - 1)
-    return BadRow("broken_json", f"{where}: broken JSON at column {problem.colno}: {problem.msg}")
+    message = f"{where}: broken JSON at column {problem.colno}: {problem.msg}"
+    return BadRow("broken_json", message, _hint(text, problem.msg))
+
+
+def _hint(text: bytes, problem: str) -> str | None:
+    """What a text may be instead of JSON, if it is plain to see."""
+    if text.lstrip()[1:].lstrip().startswith(b"'"):
+        return "Python's own text of an object is not JSON: write it with json.dumps"
+    if "after document" in problem:
+        return (
+            "its lines end with CR alone: `tr '\\r' '\\n'` gives each row a line"
+            if b"\r" in text
+            else "one JSON object per line, with nothing after it"
+        )
+    return None

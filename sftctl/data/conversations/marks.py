@@ -16,6 +16,8 @@ _WEIGHTS = frozenset({"weight", "loss_scale"})
 """Marks that can be any number from 0 on."""
 _DETAILS = ("train_detail", "training_detail")
 """axolotl's marks of parts of a text."""
+MARKS = (*_MARKS, *_DETAILS)
+"""All keys of a message that mark it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ from typing import Any
 
 from sftctl import jsonio
 from sftctl.data.conversations.contents import (
+    BY_COLUMNS,
+    MEDIA,
     Content,
     content_of,
     require_no_media,
     text_of,
     tool_result,
 )
+from sftctl.data.conversations.marks import MARKS
 from sftctl.data.conversations.roles import PLAIN_ROLES, is_calling, role_of
 from sftctl.data.conversations.tool_calls import function_calls, tool_calls
 from sftctl.data.ledger import BadRow
@@ -18,8 +21,14 @@ Row = dict[str, Any]
 Message = dict[str, Any]
 
 _ROLE = ("role", "from")
-_CONTENT = ("content", "value", "parts")
+_CONTENT = ("content", "value", "parts", "text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_READ = frozenset(
+    {
+        *(*_ROLE, *_CONTENT, *_REASONING, *MEDIA, *MARKS, "tools", "functions"),
+        *("name", "tool_call_id", "tool_calls", "function_call", "system", "input", "output"),
+    }
+)
 
 
 def plain(role: str, content: str) -> Message:
@@ -33,7 +42,7 @@ def turns_in(row: Row, key: str) -> list[Row]:
         raise BadRow("bad_shape", f"{key!r} is missing")
     turns = row[key]
     if not isinstance(turns, list) or any(type(turn) is not dict for turn in turns):
-        raise BadRow("bad_shape", f"{key!r} is not a list of messages")
+        raise BadRow("bad_shape", f"{key!r} is not a list of messages", BY_COLUMNS)
     return _exchanges(turns) if turns and _is_exchange(turns[0]) else turns
 
 
@@ -63,7 +72,7 @@ def read_message(turn: Row, number: int) -> Message:
     role = role_of(name)
     legacy = turn.get("function_call")
     calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
-    reasoning = next((turn[key] for key in _REASONING if _is_text(turn.get(key))), None)
+    reasoning = _reasoning(turn)
     content = _content(turn, role, has_more=bool(calls) or reasoning is not None)
     text = content.text
     if is_calling(name) and not calls:
@@ -90,6 +99,37 @@ def _plain_message(turn: Row) -> Message | None:
     return None
 
 
+def _reasoning(turn: Row) -> str | None:
+    """The reasoning beside the content; BadRow if it is not one text."""
+    found = [key for key in _REASONING if turn.get(key)]
+    if not found:
+        return next((turn[key] for key in _REASONING if isinstance(turn.get(key), str)), None)
+    for key in found:
+        if not isinstance(turn[key], str):
+            raise BadRow(
+                "bad_shape", f"{key!r} is not text", f"write it as text, or remove {key!r}"
+            )
+        if turn[key] != turn[found[0]]:
+            raise BadRow(
+                "bad_shape",
+                f"{found[0]!r} and {key!r} are different texts, and a turn has one reasoning",
+                "remove one of them",
+            )
+    text: str = turn[found[0]]
+    return text
+
+
+def keys_left(turns: list[Row]) -> set[str]:
+    """The filled keys of messages that are not read, as `messages[].key`."""
+    return {
+        f"messages[].{key}"
+        for turn in turns
+        if len(turn) > 2
+        for key in turn.keys() - _READ
+        if turn[key] not in (None, "", [], {})
+    }
+
+
 def _content(turn: Row, role: str, *, has_more: bool) -> Content:
     """The text of a message; a message with calls or reasoning may have none."""
     key = _filled(turn, _CONTENT)
@@ -108,10 +148,6 @@ def _content(turn: Row, role: str, *, has_more: bool) -> Content:
 
 def _filled(turn: Row, keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if turn.get(key) is not None), None)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _is_exchange(turn: Row) -> bool:

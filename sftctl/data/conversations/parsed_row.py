@@ -26,6 +26,7 @@ class ParsedRow:
     untrained: set[int] = field(default_factory=set)
     weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
     used: list[str] = field(default_factory=list)
+    left: set[str] = field(default_factory=set)  # keys of messages that are not read
 
 
 def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
@@ -58,6 +59,14 @@ def add_tools(parsed: ParsedRow, row: Row) -> None:
     if not _ANY_TOOLS.isdisjoint(row) and (key := _first_filled(row, TOOLS)) is not None:
         parsed.tools = tool_list(row[key], key)
         parsed.used.append(key)
+
+
+def tools_of_messages(turns: list[Row]) -> list[Any] | None:
+    """The tools that the first message with any has, often the system message."""
+    for turn in turns:
+        if len(turn) > 2 and (key := _first_filled(turn, TOOLS)) is not None:
+            return tool_list(turn[key], key)
+    return None
 
 
 def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None:

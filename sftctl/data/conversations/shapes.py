@@ -4,7 +4,7 @@ docs/extending.md describes how to add one.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from sftctl.config.schema import Format
 from sftctl.data.conversations.contents import text_of
 from sftctl.data.conversations.marks import Marks
 from sftctl.data.conversations.message_list import (
+    keys_left,
     parsed_turns,
     plain,
     read_message,
@@ -26,8 +27,8 @@ from sftctl.data.conversations.parsed_row import (
     add_tools,
     one_of,
     pairs,
+    tools_of_messages,
 )
-from sftctl.data.conversations.tool_calls import tool_list
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
@@ -78,6 +79,13 @@ def _first_match(row: Row) -> Format | None:
     return next((name for name, shape in SHAPES.items() if shape.matches(row)), None)
 
 
+def is_row(columns: Iterable[str]) -> bool:
+    """Whether a table with these columns has rows of a known shape."""
+    return (
+        detect_shape({name: ["x"] if name in _ALL_TURNS else "x" for name in columns}) is not None
+    )
+
+
 def known_shapes() -> str:
     """The keys by which shapes are recognized, as text."""
     *needs, last = dict.fromkeys(shape.needs for shape in SHAPES.values() if shape.needs)
@@ -105,9 +113,10 @@ def _parse_messages(row: Row) -> ParsedRow:
     parsed.messages = [read_message(turn, number) for number, turn in enumerate(turns, 1)]
     marks = Marks.of(turns)
     parsed.untrained, parsed.weights = marks.context, marks.weights
+    parsed.left |= keys_left(turns)
     add_tools(parsed, row)
     if not parsed.tools:  # MiniMind keeps the tools in the system message
-        parsed.tools = tool_list(next((turn["tools"] for turn in turns if turn.get("tools")), None))
+        parsed.tools = tools_of_messages(turns)
     if parsed.messages:
         add_system(parsed, row)
     return parsed
@@ -142,6 +151,7 @@ def _parse_prompt_completion(row: Row) -> ParsedRow:
             marks = Marks.of(turns, start)
             parsed.untrained |= marks.context
             parsed.weights |= marks.weights
+            parsed.left |= keys_left(turns)
         else:
             parsed.messages.append(plain(role, text_of(row, key)))
         if key == prompt:

@@ -15,11 +15,14 @@ def tool_list(value: object, key: str = "tools") -> list[Any] | None:
 
 def wrapped(tool: Any) -> Any:
     """A bare {name, description, parameters} as a server sends it: {"type", "function"}."""
-    if not isinstance(tool, dict) or "type" in tool:
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
         return tool
     if "function" in tool:
         return {"type": "function"} | tool
-    return {"type": "function", "function": tool} if isinstance(tool.get("name"), str) else tool
+    if not isinstance(tool.get("name"), str):
+        return tool
+    bare = {key: value for key, value in tool.items() if key != "type"}  # OpenAI's Responses API
+    return {"type": "function", "function": bare}
 
 
 def tool_calls(value: object) -> list[dict[str, Any]]:

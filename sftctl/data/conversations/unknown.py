@@ -1,14 +1,26 @@
 """What to say about a row of no known shape: what it is, and how to read it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from sftctl.data.conversations.columns import (
+    answers_to_compare,
+    preference,
+    preference_columns,
+    refuse_other_data,
+)
 from sftctl.data.conversations.shapes import SHAPES, detect_shape, known_shapes
 from sftctl.data.ledger import BadRow
+from sftctl.errors import DataError
 
 Row = dict[str, Any]
 
 _QUESTIONS = ("input", "problem", "text", "user", "human", "source", "query", "question", "title")
-_ANSWERS = ("output", "solution", "target", "assistant", "gpt", "bot", "reply", "chosen", "code")
+_ANSWERS = (
+    *("output", "solution", "target", "assistant", "gpt", "bot", "reply", "chosen", "code"),
+    *("completion", "response", "answer"),
+)
+WRAP = "`jq -c '{messages: .}' FILE > rows.jsonl` puts each list of messages into a row"
 _RENAME = (
     "rename the keys, map them as in --columns prompt=QUESTION,completion=ANSWER, or name the "
     "shape with --format"
@@ -17,6 +29,9 @@ _RENAME = (
 
 def unknown_shape(row: Row) -> BadRow:
     """The error for a row that no shape matches."""
+    if answers := answers_to_compare(row):
+        how = f"--columns prompt=QUESTION,completion={answers[0]} trains on one of them"
+        return preference(answers, how)
     hint = _hint(row)
     if hint is None and isinstance(row.get("text"), str):
         return BadRow(
@@ -32,19 +47,77 @@ def unknown_shape(row: Row) -> BadRow:
     )
 
 
+def rows_inside(found: Row) -> str | None:
+    """The jq filter that takes the rows out of an object that holds them; None: it holds none."""
+    values = list(found.values())
+    if len(values) > 1 and all(isinstance(one, dict) and detect_shape(one) for one in values):
+        return ".[]"
+    for key, value in found.items():
+        if not _is_list_of_objects(value):
+            continue
+        path = _elements_of(key)
+        if detect_shape(value[0]):
+            return path
+        for inner, row in value[0].items():
+            if isinstance(row, dict) and detect_shape(row):
+                return f"{path}.{inner}"
+    return None
+
+
+def first_list(found: Row) -> str | None:
+    """The jq filter for the elements of the first list of objects; None if there is none."""
+    key = next((key for key, value in found.items() if _is_list_of_objects(value)), None)
+    return None if key is None else _elements_of(key)
+
+
+def _elements_of(key: str) -> str:
+    return f".{key}[]" if key.isidentifier() else f'.["{key}"][]'
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def unknown_table(name: str, header: Sequence[str]) -> DataError:
+    """The error for a table whose columns make no row of a known shape."""
+    problem = _unknown_columns(header)
+    if problem.reason == "preference":
+        return DataError(f"{name}: {problem.message}", problem.hint)
+    shown = ", ".join(f"{cell:.40}" for cell in header[:10]) or "none"
+    return DataError(
+        f"{name}: a table without the columns of a known row shape; its columns: {shown}",
+        f"a row needs {known_shapes()}, named in the first line; {problem.hint}",
+    )
+
+
+def columns_twice(name: str, column: str) -> DataError:
+    """The error for a table in which two columns have one name."""
+    return DataError(
+        f"{name}: two columns are called {column!r:.40}", "rename one of them in the first line"
+    )
+
+
+def _unknown_columns(header: Sequence[str]) -> BadRow:
+    row = dict.fromkeys(header, "x")
+    try:
+        refuse_other_data({key: row[key] for key in preference_columns(tuple(row))})
+    except BadRow as problem:
+        return problem
+    return unknown_shape(row)
+
+
 def _hint(row: Row) -> str | None:
     """A hint how such a row can be read; None if it is not obvious."""
+    if {"role", "from"}.intersection(row) and {"content", "value", "parts"}.intersection(row):
+        return f"a message alone, without its conversation: {WRAP}"
+    if (inside := rows_inside(row)) is not None:
+        return f"the rows are inside: `jq -c '{inside}' FILE > rows.jsonl` takes them out"
     for key, value in row.items():
         if isinstance(value, dict) and (shape := detect_shape(value)):
             first = next(k for k in SHAPES[shape].reads if k in value)
             return f"--columns {first}={key}.{first} reads the conversation in {key!r}"
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            if "role" in value[0] or "from" in value[0]:
-                return f"--columns messages={key} reads these messages"
-            if detect_shape(value[0]):
-                return (
-                    f"the rows are in {key!r}: `jq -c '.{key}[]' FILE > rows.jsonl` takes them out"
-                )
+        if _is_list_of_objects(value) and {"role", "from"}.intersection(value[0]):
+            return f"--columns messages={key} reads these messages"
     lower = {key.lower(): key for key in row}
     if lower.keys() != row.keys() and (
         shape := detect_shape({k: row[v] for k, v in lower.items()})

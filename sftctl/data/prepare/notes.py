@@ -25,6 +25,7 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
         yield "validation", "no row was drawn: too few rows for this val_fraction"
     other_splits = [text for text in manifest.left_out if text.endswith("by its name)")]
     splits = [text for text in other_splits if "not a data file" not in text]
+    splits += [text for text in manifest.left_out if "(an archive or workbook" in text]
     if splits:
         yield "not read", shortened(splits)
     if manifest.date is not None:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.data.conversations.columns import LABELS, PREFERENCE, Columns
-from sftctl.data.conversations.contents import MEDIA
-from sftctl.data.conversations.shapes import ROW_KEYS, known_shapes
+from sftctl.data.conversations.columns import LABELS, Columns, preference_columns
+from sftctl.data.conversations.contents import MEDIA, is_filled
+from sftctl.data.conversations.shapes import ROW_KEYS, is_row
+from sftctl.data.conversations.unknown import columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
 from sftctl.errors import DataError
 
 _ROWS_AT_A_TIME = 256
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_READ = ROW_KEYS.union(MEDIA, PREFERENCE, LABELS)
+_READ = ROW_KEYS.union(MEDIA, LABELS)
 
 
 def is_columnar(path: Path) -> bool:
@@ -42,12 +43,12 @@ def columnar_rows(
     with ExitStack() as stack:
         table = _opened(path, name, stack)
         mapped = {column.split(".")[0] for _, column in columns} | {c for _, c in columns}
-        read = [column for column in table.names if column in _READ or column in mapped]
-        if not ROW_KEYS.union(mapped).intersection(read):
-            raise DataError(
-                f"{name}: no column of a known row shape; its columns: {', '.join(table.names)}",
-                f"a row needs {known_shapes()}: rename the columns, or use --columns",
-            )
+        known = _READ.union(mapped, preference_columns(tuple(table.names)))
+        read = [column for column in table.names if column in known]
+        if len({*read}) < len(read):
+            raise columns_twice(name, next(one for one in read if read.count(one) > 1))
+        if not is_row({ours for ours, _ in columns} | {*table.names}) and "text" not in read:
+            raise unknown_table(name, table.names)
         for rows in _whole(table.rows(read), name):
             for row in rows:
                 number += 1
@@ -94,7 +95,9 @@ def _opened(path: Path, name: str, stack: ExitStack) -> _Table:
         else:
             batches = reader = stack.enter_context(pyarrow.ipc.open_stream(mapped))
         return _Table(reader.schema.names, batches, is_parquet=False)
-    except pyarrow.ArrowException as problem:
+    except (pyarrow.ArrowException, OSError) as problem:
+        if getattr(problem, "errno", None):
+            raise
         raise _damaged(name, problem) from problem
 
 
@@ -117,7 +120,7 @@ def _damaged(name: str, problem: Exception) -> DataError:
 def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
     for key in MEDIA:
         if key in row:
-            row[key] = _is_filled(row[key])
+            row[key] = is_filled(row[key])
     try:
         return jsonio.dump_strict(row)
     except TypeError:  # bytes, decimals and the like
@@ -128,13 +131,10 @@ def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
         except UnicodeDecodeError:
             message = f"{where}: {key!r} holds bytes that are not text"
             return BadRow("not_text", message, "remove the row, or write the column as text")
-    return jsonio.dump_strict(row)
-
-
-def _is_filled(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_is_filled(inner) for inner in value.values())
-    return bool(value)
+    try:
+        return jsonio.dump_strict(row)
+    except TypeError as problem:  # numbers of more than 64 bits
+        return BadRow("bad_shape", f"{where}: a value that JSON does not have: {problem}")
 
 
 def _plain(value: Any) -> Any:

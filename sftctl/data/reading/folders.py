@@ -18,8 +18,16 @@ from sftctl.errors import DataError
 _ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", *TABLES)
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = frozenset(
-    {"valid", "validation", "val", "dev", "test", "testing", "eval", "evaluation"}
+    {
+        *("valid", "validation", "val", "dev", "test", "testing", "eval", "evaluation", "evals"),
+        *("validate", "holdout", "heldout", "testset", "devset", "valset", "evalset"),
+    }
 )
+PACKED = (
+    *(".zip", ".tar", ".tgz", ".tbz2", ".txz", ".xz", ".bz2", ".lz4", ".lzma", ".7z", ".rar"),
+    *(".tar.gz", ".tar.zst", ".xlsx", ".xls"),
+)
+"""Endings of archives and workbooks, which may hold rows but are not read."""
 _METADATA = frozenset(
     {
         *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
@@ -29,6 +37,7 @@ _METADATA = frozenset(
         *("preprocessor_config.json", "model.safetensors.index.json", "trainer_state.json"),
     }
 )
+_IS_PACKED = "an archive or workbook: unpack it, or save it as CSV"
 _CACHE = re.compile(r"(cache-|tmp).*\.arrow$")  # what datasets keeps of its own computations
 _WORDS = re.compile(r"[a-z]+")
 
@@ -64,8 +73,7 @@ def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]
         folders[:] = sorted(path.name for path in inner if not is_store(path))
         found += _data_files(Path(parent), sorted(files), wanted, left_out)
     if not found:
-        endings = ", ".join(_ENDINGS)
-        raise DataError(f"{folder}: no data files in this folder", f"known endings: {endings}")
+        raise DataError(f"{folder}: no data files in this folder", _what_is_there(left_out))
     meant = _of_the_split(found, folder, wanted, left_out)
     if not meant:
         names = ", ".join(str(path.relative_to(folder)) for path in found[:3])
@@ -74,6 +82,15 @@ def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]
             "name the files themselves if they are meant",
         )
     return meant
+
+
+def _what_is_there(left_out: Sequence[str]) -> str:
+    """What to do about a folder without data files."""
+    if packed := [text for text in left_out if text.endswith(f"({_IS_PACKED})")]:
+        return f"{packed[0]}: its files can be read then"
+    texts = [text for text in left_out if text.partition(" (")[0].endswith(DOCUMENTS[:2])]
+    more = ", and .txt with --format text" if texts else ""
+    return f"known endings: {', '.join(_ENDINGS)}{more}"
 
 
 def matching(
@@ -98,7 +115,9 @@ def _data_files(
         path = folder / name
         if name.startswith("."):
             continue
-        if not _is_data(name, wanted.format):
+        if name.lower().endswith(PACKED):
+            left_out.append(f"{path} ({_IS_PACKED})")
+        elif not _is_data(name, wanted.format):
             left_out.append(f"{path} (not a data file by its name)")
         elif name in _METADATA or (saved is None and _CACHE.match(name)):
             left_out.append(f"{path} (metadata)")

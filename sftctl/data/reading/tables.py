@@ -8,8 +8,8 @@ from pathlib import PurePath
 from sftctl import jsonio
 from sftctl.config.schema import Format
 from sftctl.data.conversations.columns import Columns
-from sftctl.data.conversations.shapes import detect_shape, known_shapes
-from sftctl.data.conversations.unknown import unknown_shape
+from sftctl.data.conversations.shapes import is_row
+from sftctl.data.conversations.unknown import columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
 from sftctl.data.reading.compressed import COMPRESSED, Reader
 from sftctl.errors import DataError
@@ -40,8 +40,12 @@ def table_rows(
     delimiter = _delimiter(first, format, columns)
     rows = csv.reader(_with_first(first, text), delimiter=delimiter, strict=True)
     header = [cell.strip() for cell in next(rows, [])]
+    if not any(header):
+        raise DataError(f"{name}: no rows in this file", "its first line has to name the columns")
     if not _is_known(header, format, columns):
-        raise _no_known_columns(name, header)
+        raise unknown_table(name, header)
+    if twice := [cell for cell in header if cell and header.count(cell) > 1]:
+        raise columns_twice(name, twice[0])
     line = rows.line_num + 1
     while True:
         try:
@@ -99,14 +103,4 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _is_known(header: list[str], format: Format, columns: Columns) -> bool:
     names = {ours for ours, theirs in columns if theirs.split(".")[0] in header} | {*header}
-    row = dict.fromkeys(names, "x")
-    return "text" in names if format == "text" else detect_shape(row) is not None
-
-
-def _no_known_columns(name: str, header: list[str]) -> DataError:
-    shown = ", ".join(f"{cell:.40}" for cell in header[:10]) or "none"
-    hint = unknown_shape(dict.fromkeys(header, "x")).hint
-    return DataError(
-        f"{name}: a table without the columns of a known row shape; its columns: {shown}",
-        f"a row needs {known_shapes()}, named in the first line; {hint}",
-    )
+    return "text" in names if format == "text" else is_row(names)

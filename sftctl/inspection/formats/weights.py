@@ -66,6 +66,8 @@ def names_of(tensors: Tensors, config: Mapping[str, Any]) -> Names:
 def _full(name: str) -> str:
     """The name in the model with a head: a base model is saved without the first `model.`."""
     begins = ("layers.", "embed_tokens.", "norm.")
+    if name.startswith(("model.model.", "model.lm_head.")):  # a wrapper called model
+        return name.removeprefix("model.")
     return f"model.{name}" if name.startswith(begins) else name
 
 

@@ -48,8 +48,11 @@ def possible_templates(name: str) -> list[str]:
 def _read(file: Path) -> str:
     try:
         with read_refusals(file, ConfigError, f"name a Jinja file, or {CHATML}"):
-            return file.read_text(encoding="utf-8-sig")
+            text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
         raise ConfigError(
             f"{file}: not UTF-8: {problem.reason}", hint="save it as UTF-8"
         ) from problem
+    if not text.strip():
+        raise ConfigError(f"{file}: is empty", hint=f"name a Jinja file, or {CHATML}")
+    return text

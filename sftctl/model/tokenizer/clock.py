@@ -6,21 +6,35 @@ from datetime import date as Date
 
 from sftctl.errors import ConfigError
 
-_CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
+_CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?:format\s*=\s*)?(["'])([^"'\\]*)\1\s*\)""")
 """The call with which transformers lets a template write the time; its format is a constant."""
 
-_ANY_CALL = re.compile(r"\bstrftime_now\s*\(")
+_NAME = "strftime_now"
 
 
 def with_frozen_clock(template: str, day: Date) -> str:
     """The template with `day` in place of each call of the clock; unchanged if it has no clock.
 
-    ConfigError if the format in a call is not a constant.
+    ConfigError if the format in a call is not a constant, or the clock has another name there.
     """
     frozen = _CALL.sub(lambda call: json.dumps(day.strftime(call[2])), template)
-    if _ANY_CALL.search(frozen):
+    if _NAME in frozen and _is_read(frozen):
         raise ConfigError(
             "the chat template writes the time in a format that it computes",
             hint="write the format into its call of strftime_now, or use another --chat-template",
         )
     return frozen
+
+
+def _is_read(template: str) -> bool:
+    """Whether anything but `is defined` reads the clock. A template that is not valid: False."""
+    from jinja2 import Environment, TemplateSyntaxError, nodes
+
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        tree = environment.parse(template)
+    except TemplateSyntaxError:
+        return f"{_NAME}(" in template.replace(" ", "")
+    tested = {id(test.node) for test in tree.find_all(nodes.Test) if test.name == "defined"}
+    names = (name for name in tree.find_all(nodes.Name) if name.name == _NAME)
+    return any(id(name) not in tested and name.ctx == "load" for name in names)

@@ -1,48 +1,52 @@
 """What transformers and tokenizers warn about while they load, as our own warnings."""
 
 import logging
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 
-_told: set[str] = set()
-_NOT_NEWS = "You are using a model of type"
-"""A tokenizer's folder has a model that transformers does not know: only the model needs it."""
+from sftctl.model.source import on_stderr
+
+_NOT_OURS = (" LOAD REPORT", "You are using a model of type")
+"""In transformers' table of names that do not fit, of which `weight_names` says more; and in its
+remark about a type that it does not know, which only the model needs."""
 
 
-class _Teller(logging.Handler):
-    """Prints each warning once."""
+class _Collector(logging.Handler):
+    """Collects warnings, each as one line."""
 
-    def __init__(self, about: str) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._about = about
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.getMessage().startswith(_NOT_NEWS):
-            self.tell(record.getMessage())
+        self.add(record.getMessage())
 
-    def tell(self, message: str) -> None:
-        """Print `warning: ABOUT: message` on stderr, as one line, unless it was printed before."""
-        line = f"warning: {self._about}: {' '.join(message.split())}"
-        if line not in _told:
-            _told.add(line)
-            print(line, file=sys.stderr, flush=True)
+    def add(self, message: str) -> None:
+        """Keep a message as one line, unless another line of ours says it."""
+        if not any(part in message for part in _NOT_OURS):
+            self.lines.append(" ".join(message.split()))
 
 
 @contextmanager
-def library_warnings(about: str) -> Iterator[None]:
-    """Print what the libraries warn about in this block, each as one `warning:` line."""
-    logger, teller = logging.getLogger("transformers"), _Teller(about)
+def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Iterator[None]:
+    """Hand what the libraries warn about in this block to `warn` at its end, each as one line.
+
+    Nothing else reaches stderr: one of transformers' progress bars can't be turned off.
+    """
+    logger, collector = logging.getLogger("transformers"), _Collector()
     handlers, level = logger.handlers, logger.level
-    logger.handlers = [teller]
+    logger.handlers = [collector]
     logger.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, redirect_stderr(StringIO()):
             yield
     finally:
         logger.handlers = handlers
         logger.setLevel(level)
-    for warning in caught:
-        if not issubclass(warning.category, (DeprecationWarning, FutureWarning)):
-            teller.tell(str(warning.message))
+        for warning in caught:
+            if not issubclass(warning.category, (DeprecationWarning, FutureWarning)):
+                collector.add(str(warning.message))
+        for line in collector.lines:
+            warn(f"{about}: {line}")

@@ -130,6 +130,10 @@ def test_no_arguments_are_an_empty_object(nothing: Any) -> None:
         ),
         ({"function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}),
         ({"type": "function", "function": {"name": "f"}}, None),
+        (
+            {"type": "function", "name": "f", "parameters": {}},
+            {"type": "function", "function": {"name": "f", "parameters": {}}},
+        ),
         ({"type": "web_search", "name": "f"}, None),
         ({"description": "unnamed"}, None),
     ],

@@ -75,7 +75,7 @@ def test_bytes_are_text_and_decimals_are_numbers(tmp_path: Path) -> None:
 def test_a_file_without_a_column_of_a_known_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         rows_of(saved(tmp_path, [{"words": "a", "id": 1}], ".parquet"))
-    expected = "rows: no column of a known row shape; its columns: words, id"
+    expected = "rows: a table without the columns of a known row shape; its columns: words, id"
     assert caught.value.message == expected
 
 

@@ -20,15 +20,25 @@ DAY = date(2026, 11, 1)
         ("{% if strftime_now is defined %}{{ strftime_now(format='%B') }}{% endif %}",
          '{% if strftime_now is defined %}{{ "November" }}{% endif %}'),
         ("{{ messages }}", "{{ messages }}"),
+        ("{# strftime_now(x) #}", "{# strftime_now(x) #}"),
     ],
 )  # fmt: skip
 def test_calls_of_the_clock_become_the_day(template: str, frozen: str) -> None:
     assert with_frozen_clock(template, DAY) == frozen
 
 
-def test_a_clock_that_cannot_be_frozen_is_refused() -> None:
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now(messages[0].content) }}",
+        "{{ strftime_now('%d ' + '%b') }}",
+        "{{ strftime_now('%d \\' %b') }}",
+        "{% set now = strftime_now %}{{ now('%Y') }}",
+    ],
+)
+def test_a_clock_that_cannot_be_frozen_is_refused(template: str) -> None:
     with pytest.raises(ConfigError, match="writes the time in a format that it computes"):
-        with_frozen_clock("{{ strftime_now(messages[0].content) }}", DAY)
+        with_frozen_clock(template, DAY)
 
 
 def test_a_dated_tokenizer_writes_its_day_and_keeps_it() -> None:

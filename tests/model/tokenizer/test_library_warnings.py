@@ -9,18 +9,20 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.source import quiet
+from sftctl.model.source import on_stderr, quiet
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 
 def test_each_warning_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     quiet()
+    on_stderr.cache_clear()
     logger = transformers_logging.get_logger("transformers.models.some")
     for _ in range(2):
         with library_warnings("tokenizer x"):
             logger.warning("an incorrect regex\n  pattern")
             logger.info("loading")
+            logger.warning("XForCausalLM LOAD REPORT from: x\n…")  # weight_names says it
             warnings.warn("unknown fields", stacklevel=1)
             warnings.warn("soon gone", FutureWarning, stacklevel=1)
     logger.warning("outside")
