@@ -89,7 +89,9 @@ def test_it_is_merged_into_the_dequantized_weights(finished: Path, tmp_path: Pat
             PeftModel.from_pretrained(one, finished / "final").eval()(IDS).logits
             for one in (base, source)
         )
-        torch.testing.assert_close(open_trained(finished).model.eval()(IDS).logits, expected)
+        final = shutil.copytree(finished / "final", tmp_path / "final")
+        for path in (finished, final):
+            torch.testing.assert_close(open_trained(path).model.eval()(IDS).logits, expected)
         proof = export_merged(finished, tmp_path / "merged", "float32")
         merged = load_pretrained(str(tmp_path / "merged")).eval()(IDS).logits
     torch.testing.assert_close(merged, expected, atol=1e-3, rtol=0)
