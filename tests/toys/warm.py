@@ -1,7 +1,8 @@
 """New processes that are forked from one that has imported torch: milliseconds, not five seconds.
 
 `WARM` is a context of multiprocessing. Its processes take over the environment, the working
-directory and the output streams that the caller has when it starts them, as spawned ones do.
+directory, the output streams and the blocked and ignored signals that the caller has when it starts
+them, as spawned ones do.
 `WarmCommand` is `sftctl …` in such a process. A test of what happens before torch is loaded
 starts a Python of its own instead.
 """
@@ -18,6 +19,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 class WarmProcess(ForkServerProcess):
     """A process of the fork server, with the environment and the streams of whoever starts it.
@@ -29,11 +32,17 @@ class WarmProcess(ForkServerProcess):
 
     def __getstate__(self) -> dict[str, Any]:
         streams = {stream: DupFd(given) for stream, given in self.streams.items()}
-        return self.__dict__ | {"_outside": (dict(os.environ), streams)}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        return self.__dict__ | {"_outside": (dict(os.environ), streams, blocked, ignored)}
 
     def run(self) -> None:
         """Call the target as `spawn` would."""
-        environment, streams = self.__dict__.pop("_outside")
+        environment, streams, blocked, ignored = self.__dict__.pop("_outside")
+        for number in SIGNALS:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if number in ignored else default)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.environ.clear()
         os.environ.update(environment)
         for stream, given in streams.items():
