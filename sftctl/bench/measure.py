@@ -14,16 +14,14 @@ import torch
 
 from sftctl.bench.result import LoaderResult
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
-from sftctl.data.loading.microbatch import Examples, StepBatch
-from sftctl.data.step_shape import StepShape
+from sftctl.data.loading.microbatch import StepBatch
 from sftctl.machine import usage_of
 
 _MATRIX_WIDTH = 512  # of the matrix products that imitate a model's work on the CPU
 
 
 def measure(
-    store: Examples,
-    shape: StepShape,
+    new_loader: Callable[[], StepLoader],
     settings: LoaderSettings,
     device: torch.device,
     *,
@@ -38,7 +36,7 @@ def measure(
     with the work of a step between the batches. `ready` returns when the other ranks are warm too.
     """
     started = time.perf_counter()
-    batches = endless_batches(StepLoader(store, shape, settings))
+    batches = endless_batches(new_loader())
     _copy(next(batches), device)
     first_batch_s = time.perf_counter() - started
     for _ in range(settings.num_workers * settings.prefetch_factor):

@@ -15,8 +15,9 @@ import torch
 
 from sftctl.bench.measure import failure_as_result, measure
 from sftctl.bench.result import LoaderResult, over_ranks
-from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import Examples
+from sftctl.data.mixture import Mixture
 from sftctl.data.step_shape import StepShape
 from sftctl.environment import become_a_worker, usable_cores
 from sftctl.world import choose_device
@@ -42,8 +43,9 @@ class Ranks:
         shapes: Sequence[StepShape],
         device: str,
         patience_s: float = PATIENCE_S,
+        mixture: Mixture | None = None,
     ) -> None:
-        self._arguments = [(store, shape, device) for shape in shapes]
+        self._arguments = [(store, shape, device, mixture) for shape in shapes]
         self._patience_s = patience_s
         self._ranks: list[tuple[SpawnProcess, Connection]] = []
 
@@ -84,9 +86,9 @@ class Ranks:
         if self._ranks:
             return
         context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
-        for store, shape, device in self._arguments:
+        for arguments in self._arguments:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_rank_main, args=(theirs, store, shape, device))
+            process = context.Process(target=_rank_main, args=(theirs, *arguments))
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
@@ -114,7 +116,13 @@ class Ranks:
         return "the loading process does not answer"
 
 
-def _rank_main(connection: Connection, store: Examples, shape: StepShape, device: str) -> None:
+def _rank_main(
+    connection: Connection,
+    store: Examples,
+    shape: StepShape,
+    device: str,
+    mixture: Mixture | None,
+) -> None:
     """What each process runs: a setting comes in, a result goes out, until the pipe closes."""
     become_a_worker()
     warnings.filterwarnings("ignore", message=".*fork.*")
@@ -129,8 +137,9 @@ def _rank_main(connection: Connection, store: Examples, shape: StepShape, device
     with suppress(EOFError, OSError):
         while True:
             settings, seconds, step_time_s = connection.recv()
+            new_loader = partial(StepLoader, store, shape, settings, mixture)
             measured = partial(
-                measure, store, shape, settings, here,
+                measure, new_loader, settings, here,
                 seconds=seconds, step_time_s=step_time_s, ready=ready,
             )  # fmt: skip
             result = failure_as_result(settings, measured)

@@ -16,7 +16,8 @@ from sftctl.model.load import check_fit
 from sftctl.train.engine.build import build_state, choose_dtype
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.launch import run_on_ranks
-from sftctl.train.preflight.inputs import open_inputs, resolve_config
+from sftctl.train.preflight.inputs import open_inputs
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
 from sftctl.world import start_world

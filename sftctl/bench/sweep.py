@@ -16,9 +16,11 @@ from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.data.loading.loader import LoaderSettings
 from sftctl.data.loading.microbatch import Examples
 from sftctl.data.loading.needs import shortages
+from sftctl.data.mixture import Mixture
 from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.machine import Machine
-from sftctl.train.preflight.inputs import open_inputs, resolve_config
+from sftctl.train.preflight.inputs import open_inputs
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
 from sftctl.world import World, choose_device
@@ -82,7 +84,9 @@ def bench_loader(
     device, machine = choose_device(config.train.device), Machine.here()
     inputs = open_inputs(config, World(0, 0, 1, device), StopRequest())
     store: Examples = inputs.train
+    mixture = inputs.mixture  # the plan of training
     if settings.source == "text":
+        mixture = None
         store = text_examples(config, inputs.train, inputs.tokenizer)
     step_time = _step_time(config, settings)
     step_time_s = step_time.seconds if step_time else None
@@ -91,7 +95,7 @@ def bench_loader(
         each: skipped_because(store, shapes[0], each, machine)
         for each in _settings_to_compare(settings, device.type)
     }
-    with closing(Ranks(store, shapes, config.train.device)) as ranks:
+    with closing(Ranks(store, shapes, config.train.device, mixture=mixture)) as ranks:
         results = compare(ranks, sweep, settings, step_time_s, on_progress)
     recommended, why = recommend(results, step_time_s)
     return LoaderReport(
@@ -104,11 +108,21 @@ def bench_loader(
         machine=machine,
         step_time_s=step_time_s,
         step_time_source=step_time.source if step_time else None,
-        notes=tuple(notes_on(settings, machine, device.type, len(inputs.train), store)),
+        notes=(
+            *notes_on(settings, machine, device.type, len(inputs.train), store),
+            *_note_on_mixture(inputs.mixture, settings),
+        ),
         results=results,
         recommended=recommended,
         why=why,
     )
+
+
+def _note_on_mixture(mixture: Mixture | None, settings: BenchSettings) -> Iterator[str]:
+    if mixture is not None and any(weight != 1 for weight in mixture.weights.values()):
+        weights = ", ".join(f"{name}={weight:g}" for name, weight in mixture.weights.items())
+        what = "without the weights" if settings.source == "text" else "with the weights"
+        yield f"mixture: {what} {weights}"
 
 
 def _step_time(config: RunConfig, settings: BenchSettings) -> StepTime | None:

@@ -72,6 +72,7 @@ class CheckpointManifest:
     source_fingerprints: dict[str, str] = field(default_factory=dict)  # of stores, by source
     sources_seen: dict[str, Any] = field(default_factory=dict)  # trained so far, by source
     run_id: str | None = None  # as in run.json; an earlier version did not write it
+    set_fingerprints: dict[str, str] = field(default_factory=dict)  # of evaluation.sets, by name
 
 
 _LEFT_OUT_IF_EMPTY: dict[str, Any] = {
@@ -80,6 +81,7 @@ _LEFT_OUT_IF_EMPTY: dict[str, Any] = {
     "source_fingerprints": {},
     "sources_seen": {},
     "run_id": None,
+    "set_fingerprints": {},
 }
 _HINTS = get_type_hints(CheckpointManifest)
 

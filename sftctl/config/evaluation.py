@@ -1,9 +1,9 @@
-"""EvaluationConfig: the validation sets of a run, and how its best step is chosen."""
+"""EvaluationConfig: validation sets, metrics by generation, and what chooses the best step."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from sftctl.config.bounds import Bounds
+from sftctl.config.bounds import Bounds, Count
 from sftctl.config.sources import require_different
 from sftctl.errors import ConfigError
 
@@ -11,6 +11,11 @@ METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy
 """What is measured for each set, and which direction is better; None: the user must say it."""
 OWN_SET = "validation"
 """The name of the data's own validation part."""
+_TAKEN = (
+    *(*METRICS, "num_target_tokens", "num_prompts"),
+    *("step", "set", "number", "messages", "reference", "answer"),
+)
+"""Names under which something else is recorded of a set or of an answer."""
 _HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'
 
 
@@ -37,9 +42,17 @@ class EvaluationConfig:
     best: str = "loss"
     """What decides which step is the best: loss (the mean over all sets' target tokens),
     perplexity or token_accuracy, of one set as in chat.loss, with min or max before it."""
+    metrics: list[str] | None = None
+    """Python functions that judge generated answers, as module:function. The module is imported
+    from the working directory or the Python path: it is your code, and it runs. Not available with
+    fsdp."""
+    num_prompts: Count = 32
+    """Rows of each validation set that are answered for the metrics."""
+    max_new_tokens: Count = 128
+    """The longest answer, in tokens."""
 
     def __post_init__(self) -> None:
-        goal = self.goal
+        goal, own = self.goal, self.metric_names
         sets = self.sets or ()
         require_different((one.name for one in sets), "evaluation.sets")
         for one in sets:
@@ -53,10 +66,10 @@ class EvaluationConfig:
                 "evaluation.sets: two of them have a fraction: the training data is split once",
                 hint="leave one fraction, and give the other set a path",
             )
-        if goal.metric not in METRICS:
+        if goal.metric not in (*METRICS, *own):
             raise ConfigError(
                 f"evaluation.best: {self.best}: {goal.metric} is not measured; there are "
-                f"{', '.join(METRICS)}",
+                f"{', '.join((*METRICS, *own))}",
                 hint=_HINT,
             )
         if goal.direction not in ("min", "max"):
@@ -66,6 +79,26 @@ class EvaluationConfig:
     def goal(self) -> "Goal":
         """`best` taken apart."""
         return Goal.parsed(self.best)
+
+    @property
+    def metric_names(self) -> dict[str, str]:
+        """`module:function` of each metric, by the function's name."""
+        found: dict[str, str] = {}
+        for path in self.metrics or ():
+            module, colon, name = path.partition(":")
+            if not (module and colon and name.isidentifier()):
+                raise ConfigError(
+                    f"evaluation.metrics: {path} is not module:function",
+                    hint='as in evaluation.metrics = ["mymodule:exact_match"]',
+                )
+            if name in _TAKEN or name in found:
+                taken = "stands for something else" if name in _TAKEN else "is named twice"
+                raise ConfigError(
+                    f"evaluation.metrics: {path}: {name} {taken}",
+                    hint="give the function another name: it is the name of the metric",
+                )
+            found[name] = path
+        return found
 
     @property
     def fraction(self) -> float | None:

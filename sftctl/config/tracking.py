@@ -7,6 +7,9 @@ from sftctl.config.bounds import Count, CountFrom0
 from sftctl.errors import ConfigError
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
+_NOT_OFFERED = {
+    "swanlab": "swanlab 0.10 needs a protobuf below 7, and sftctl is tested with protobuf 7",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,11 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         for name in self.trackers or ():
+            if name in _NOT_OFFERED:
+                raise ConfigError(
+                    f"tracking.trackers: {name} is not offered: {_NOT_OFFERED[name]}",
+                    hint=f"there are {', '.join(TRACKERS)}",
+                )
             if name not in TRACKERS:
                 similar = get_close_matches(name, TRACKERS, n=1)
                 meant = f"; did you mean {similar[0]}?" if similar else ""

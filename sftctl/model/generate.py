@@ -1,9 +1,9 @@
-"""Answers of a causal model, token by token."""
+"""Answers of a causal model: of one prompt, token by token, or of many, in batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -65,21 +65,85 @@ def generate(
     With temperature 0 no random number is drawn. An exception in `on_text`, or KeyboardInterrupt,
     ends the generation.
     """
-    input_ids = torch.tensor([prompt_ids], device=model.device)  # (1, T)
     ends = stop_ids(model, tokenizer)
     streamer = _Streamer(tokenizer, frozenset(ends), on_text)
-    model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
+    _generate(model, [prompt_ids], ends, sampling, streamer=streamer)
+    return streamer.text
+
+
+@torch.no_grad()
+def generate_batch(
+    model: "PreTrainedModel",
+    tokenizer: ChatTokenizer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """The answers to several prompts, computed together; as `generate` gives each by itself.
+
+    Shorter prompts are padded on the left, where no token sees them; positions start at a row's
+    first token. `is_stopped` is asked after each token: if it says True, the answers are cut there.
+    """
+    ends = stop_ids(model, tokenizer)
+    output = _generate(
+        model, prompts, ends, sampling, stopping_criteria=[lambda *_, **__: is_stopped()]
+    )
+    answers = output[:, max(map(len, prompts)) :].tolist()
+    return [_text(tokenizer, _up_to_an_end(answer, ends)) for answer in answers]
+
+
+def batches_by_length(
+    lengths: Sequence[int], max_new_tokens: int, most_tokens: int, *, may_pad: bool = True
+) -> list[list[int]]:
+    """The numbers of the prompts that are answered together, the shortest prompts first.
+
+    A batch holds at most `most_tokens` tokens, with its padding and its longest answers, or one
+    prompt. Without `may_pad` the prompts of a batch have one length.
+    """
+    batches: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
+        last = batches[-1] if batches else []
+        rows = len(last) + 1
+        is_full = rows * (lengths[number] + max_new_tokens) > most_tokens
+        if not last or is_full or (not may_pad and lengths[last[0]] != lengths[number]):
+            batches.append([number])
+        else:
+            last.append(number)
+    return batches
+
+
+def _generate(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    ends: list[int],
+    sampling: Sampling,
+    **options: Any,
+) -> Any:
+    """`model.generate` on prompts padded to one length: token ids (N, longest + new)."""
+    longest, padding = max(map(len, prompts)), ends[0] if ends else 0
+    rows = [[padding] * (longest - len(prompt)) + [*prompt] for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return model.generate(
+        input_ids=torch.tensor(rows, device=model.device),  # (N, T)
+        attention_mask=torch.tensor(mask, device=model.device),
         max_new_tokens=sampling.max_new_tokens,
         max_length=None,
         eos_token_id=ends,
-        pad_token_id=ends[0] if ends else 0,
+        pad_token_id=padding,
         use_cache=True,
-        streamer=streamer,
+        **options,
         **sampling.arguments(),
     )
-    return streamer.text
+
+
+def _up_to_an_end(answer: list[int], ends: list[int]) -> list[int]:
+    """The tokens before the first one that ends an answer."""
+    return answer[: next((n for n, token in enumerate(answer) if token in ends), len(answer))]
+
+
+def _text(tokenizer: ChatTokenizer, answer: list[int]) -> str:
+    """An answer as text. Special tokens in it are not text: the next prompt repeats it."""
+    return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
 @dataclass

@@ -29,9 +29,10 @@ class Sampling:
 
     def arguments(self) -> dict[str, Any]:
         """Arguments for `generate`; all of them, so that the model's own defaults do not apply."""
+        plain = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         if self.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {
+            return plain | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return plain | {
             "do_sample": True,
             "temperature": self.temperature,
             "top_p": self.top_p,

@@ -9,12 +9,14 @@ from sftctl.report.charts import Series, line_chart
 from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Content, Html, tag
 from sftctl.report.plot import Format
-from sftctl.report.record import RunRecord
+from sftctl.report.record import VALIDATION_LOSS, RunRecord
 from sftctl.report.wording import number, percent, short_count, table
 from sftctl.words import counted, format_bytes
 
 MOST_RUNS = 8
 """Most runs on one page: there are this many colours that a reader can distinguish."""
+
+_MOST_CHARTS = 12  # of sets and metrics
 
 
 def names_of(records: Sequence[RunRecord]) -> list[str]:
@@ -41,14 +43,15 @@ def overview(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
 def _row(record: RunRecord, name: str) -> list[str]:
     loss, of = record.metrics["loss"], record.total_steps
     validation = record.validation()
-    best = min(((loss, step) for step, loss in validation if step > 0), default=None)
+    goal, best, step = record.chosen_by
+    of_what = "" if goal == VALIDATION_LOSS else f" ({goal})"
     return [
         name,
         record.status,
         f"{record.last_step:,}" + (f" of {of:,}" if of is not None else ""),
         _span(loss[0], loss[-1]) if len(loss) else "-",
         _span(validation[0][1], validation[-1][1]) if validation else "-",
-        "-" if best is None else f"{number(best[0])} at step {best[1]:,}",
+        "-" if best is None or not step else f"{number(best)} at step {step:,}{of_what}",
         _rate(record),
     ]
 
@@ -83,6 +86,7 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
         "div",
         line_chart("Training loss", losses, [], number, wide=True),
         line_chart("Validation loss", validated, [], number, wide=True),
+        *(line_chart(title, series, [], number) for title, series in _by_set(records, names)),
         chart("Learning rate", number, lambda record: record.metrics["learning_rate"]),
         chart("Gradient norm, before clipping", number, lambda record: record.metrics["grad_norm"]),
         chart("Tokens per second", short_count, _tokens_per_s),
@@ -90,6 +94,18 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
         chart("Peak memory", format_bytes, lambda record: record.metrics["peak_memory_bytes"]),
         class_="charts",
     )
+
+
+def _by_set(records: Sequence[RunRecord], names: Sequence[str]) -> list[tuple[str, list[Series]]]:
+    """A chart for the loss of each validation set, and for each metric on it: title and curves."""
+    charts: dict[str, list[Series]] = {}
+    for record, name in zip(records, names, strict=True):
+        numbers = {"loss": record.set_losses()} | record.judged()
+        for what, sets in numbers.items():
+            for one, values in sets.items():
+                curve = Series(name, _stretch(values), are_points=True)
+                charts.setdefault(f"{one}: {what}", []).append(curve)
+    return [*charts.items()][:_MOST_CHARTS]
 
 
 def _stretch(validation: Sequence[tuple[int, float]]) -> list[list[Bucket]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sftctl import __version__
 from sftctl.disk import refusals, replace_file
 from sftctl.errors import ConfigError
-from sftctl.report import comparison, sections
+from sftctl.report import answers, comparison, sections
 from sftctl.report.dataset import data_section, open_dataset
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord, read_run
@@ -76,7 +76,8 @@ def report_page(record: RunRecord) -> str:
     data = open_dataset(record)
     parts: list[tuple[str, Html | None]] = [
         ("Loss", sections.losses(record)),
-        ("Samples", sections.samples(record)),
+        ("Samples", answers.samples(record)),
+        ("Answers", answers.judged(record)),
         ("Data", data_section(data) if data is not None else None),
         ("Machine", sections.machine(record)),
         ("Checkpoints", sections.checkpoints(record)),

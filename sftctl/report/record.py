@@ -1,6 +1,6 @@
 """Read a run directory; what is damaged or missing becomes a remark, not an error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +22,7 @@ from sftctl.words import counted
 
 _NO_NUMBERS = ("examples_digest", "sources")
 _NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name not in _NO_NUMBERS)
+VALIDATION_LOSS = "validation loss"
 _LOSS_OF = "loss of "  # and the name of a source: a metric
 
 
@@ -78,15 +79,45 @@ class RunRecord:
             if name.startswith(_LOSS_OF)
         }
 
-    def validation(self) -> list[tuple[int, float]]:
-        """(step, loss) of each evaluation; a resume removes those after its step."""
-        losses: dict[int, float] = {}
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The event of each evaluation, by step; a resume removes those after its step."""
+        found: dict[int, dict[str, Any]] = {}
         for event in self.events:
             if event["event"] == "resumed":
-                losses = {step: loss for step, loss in losses.items() if step <= event["step"]}
+                found = {step: one for step, one in found.items() if step <= event["step"]}
             elif event["event"] == "evaluation":
-                losses[event["step"]] = float(event["validation_loss"])
-        return sorted(losses.items())
+                found[event["step"]] = event
+        return [event for _, event in sorted(found.items())]
+
+    def validation(self) -> list[tuple[int, float]]:
+        """(step, loss) of each evaluation."""
+        return [(one["step"], float(one["validation_loss"])) for one in self.evaluations()]
+
+    def set_losses(self) -> dict[str, list[tuple[int, float]]]:
+        """(step, loss) of each validation set, by name; {} if there is only one."""
+        losses = _by_set(self.evaluations(), "loss")
+        return losses if len(losses) > 1 else {}
+
+    def judged(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Of each metric by generation: (step, value) of each set, by name."""
+        names = [name for one in self.evaluations() for name in _object(one.get("metrics"))]
+        return {name: _by_set(self.evaluations(), name) for name in dict.fromkeys(names)}
+
+    @property
+    def chosen_by(self) -> tuple[str, float | None, int | None]:
+        """What chooses the best step, and the best value and step so far."""
+        evaluations = self.evaluations()
+        last = evaluations[-1] if evaluations else {}
+        best, step = last.get("best"), last.get("best_step")
+        goal = str(last.get("goal", VALIDATION_LOSS))
+        if isinstance(best, (int, float)) and isinstance(step, int):
+            return goal, float(best), step
+        if goal != VALIDATION_LOSS:
+            return goal, None, None
+        # Step 0 is never the best; it is all there is before the first step.
+        validation = self.validation()
+        later = [(loss, at) for at, loss in validation if at > 0 or len(validation) == 1]
+        return goal, *min(later, default=(None, None))
 
     def summary(self) -> dict[str, Any]:
         """The most important numbers, for --json."""
@@ -98,11 +129,29 @@ class RunRecord:
             "total_steps": self.total_steps,
             "loss": float(loss[-1]) if len(loss) else None,
             "validation_losses": validation,
+            "set_losses": self.set_losses(),
+            "metrics": self.judged(),
             "final_step": self.final_step,
             "num_tokens": int(np.nansum(self.metrics["num_tokens"])),
             "num_checkpoints": len(self.checkpoints),
             "remarks": self.remarks,
         }
+
+
+def _by_set(events: Sequence[dict[str, Any]], key: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of a number of each set, by the set's name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        for name, values in _object(event.get("sets")).items():
+            value = _object(values).get(key)
+            if isinstance(value, (int, float)):
+                found.setdefault(name, []).append((event["step"], float(value)))
+    return found
+
+
+def _object(value: object) -> dict[str, Any]:
+    """An object of a log that may be damaged; {} if it is not one."""
+    return value if isinstance(value, dict) else {}
 
 
 def read_run(path: Path) -> RunRecord:

@@ -11,15 +11,14 @@ from sftctl.report.charts import Mark, Series, line_chart
 from sftctl.report.downsample import Bucket, Numbers, downsampled, smoothed
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.plot import Format
-from sftctl.report.record import RunRecord
+from sftctl.report.record import VALIDATION_LOSS, RunRecord
 from sftctl.report.wording import count, facts, moment, number, percent, short_count, table
 from sftctl.tracking.lines import event_line
 from sftctl.words import counted, format_bytes, format_duration
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MAX_EVENTS = 500
-_MAX_SOURCES = 8  # there are as many colours
-_MAX_SAMPLE_STEPS = 6
+_MAX_CURVES = 8  # there are as many colours
 _TILE_STEPS = 20
 _RESOLVED = (
     *("optim.learning_rate", "train.dtype", "train.micro_batch_tokens"),
@@ -29,7 +28,7 @@ _RESOLVED = (
 
 def cards(record: RunRecord) -> Html:
     """The most important numbers, at the top of the page."""
-    metrics, validation = record.metrics, record.validation()
+    metrics = record.metrics
     total_s = float(np.nansum(metrics["step_time_s"]))
     tokens = float(np.nansum(metrics["num_tokens"]))
     of_total = f"of {record.total_steps:,}" if record.total_steps is not None else ""
@@ -38,20 +37,7 @@ def cards(record: RunRecord) -> Html:
         recent = metrics["loss"][-_TILE_STEPS:]
         what = f"mean of {counted(len(recent), 'step')}, from {number(metrics['loss'][0])}"
         shown.append(("loss", number(float(np.nanmean(recent))), what))
-    if validation:
-        first, last = validation[0][1], validation[-1][1]
-        later = [one for one in validation if one[0] > 0]  # step 0 is never the best
-        best, step = min((loss, step) for step, loss in later or validation)
-        shown.append(
-            (
-                "validation loss",
-                number(last),
-                f"from {number(first)}, best {number(best)} at step {step:,}",
-            )
-        )
-        if record.final_step is not None:
-            why = "the best validation loss" if record.final_step == step else "the last step"
-            shown.append(("final model", f"step {record.final_step:,}", why))
+    shown += _validation_cards(record)
     shown.append(("tokens trained", short_count(tokens), "padding not counted"))
     if total_s > 0:
         shown.append(("tokens per second", short_count(tokens / total_s), "over all steps"))
@@ -60,6 +46,24 @@ def cards(record: RunRecord) -> Html:
             ("time in steps", format_duration(total_s), f"{percent(waited)} waiting for data")
         )
     return tag("dl", *(_card(*one) for one in shown), class_="cards")
+
+
+def _validation_cards(record: RunRecord) -> Iterator[tuple[str, str, str]]:
+    """The validation loss, what else chose the best step, and the step of the final model."""
+    validation = record.validation()
+    if not validation:
+        return
+    first, last = validation[0][1], validation[-1][1]
+    goal, best, step = record.chosen_by
+    chosen = "" if best is None or step is None else f"best {number(best)} at step {step:,}"
+    by_loss = goal == VALIDATION_LOSS
+    note = f"from {number(first)}" + (f", {chosen}" if chosen and by_loss else "")
+    yield VALIDATION_LOSS, number(last), note
+    if chosen and not by_loss and best is not None and step is not None:
+        yield goal, number(best), f"the best, at step {step:,}"
+    if record.final_step is not None:
+        why = f"the best {goal}" if record.final_step == step else "the last step"
+        yield "final model", f"step {record.final_step:,}", why
 
 
 def _card(name: str, value: str, note: str) -> Html:
@@ -87,15 +91,28 @@ def losses(record: RunRecord) -> Html:
     norms = [Series("norm", downsampled(steps, metrics["grad_norm"]))]
     rates = [Series("learning rate", downsampled(steps, metrics["learning_rate"]))]
     by_source = [Series(name, downsampled(steps, v)) for name, v in record.source_losses().items()]
-    sources = line_chart("Loss of each source", by_source[:_MAX_SOURCES], marks, number)
+    sources = line_chart("Loss of each source", by_source[:_MAX_CURVES], marks, number)
+    sets = record.set_losses()
     return tag(
         "div",
         line_chart("Loss", curves, marks, number, wide=True, has_switch=True),
         sources if by_source else None,
+        _points("Loss of each validation set", sets, marks) if sets else None,
+        *(_points(name, values, marks) for name, values in record.judged().items()),
         line_chart("Learning rate", rates, marks, number, from_zero=True),
         line_chart("Gradient norm, before clipping", norms, marks, number),
         class_="charts",
     )
+
+
+def _points(title: str, values: Mapping[str, list[tuple[int, float]]], marks: list[Mark]) -> Html:
+    """A chart of the evaluations' numbers, with a curve for each validation set."""
+    series = [
+        Series(name, [[Bucket(step, step, value, value, value) for step, value in points]],
+               are_points=True)
+        for name, points in values.items()
+    ]  # fmt: skip
+    return line_chart(title, series[:_MAX_CURVES], marks, number)
 
 
 def machine(record: RunRecord) -> Html:
@@ -142,29 +159,6 @@ def go_on(record: RunRecord) -> Html:
     commands = finished if record.status == "finished" else [f"sftctl resume {where}"]
     text = "\n".join([*commands, f"sftctl inspect-ckpt {where}"])
     return tag("pre", text, class_="commands")
-
-
-def samples(record: RunRecord) -> Html | None:
-    """The model's answers during training, by prompt; None if there are none."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for event in record.events:
-        if event["event"] == "sample":
-            by_prompt.setdefault(str(event.get("prompt")), []).append(event)
-    if not by_prompt:
-        return None
-    return join(*(_sample(prompt, answers) for prompt, answers in by_prompt.items()))
-
-
-def _sample(prompt: str, answers: list[dict[str, Any]]) -> Html:
-    if len(answers) > _MAX_SAMPLE_STEPS:  # the first, the last, and evenly spaced ones between
-        chosen = np.linspace(0, len(answers) - 1, _MAX_SAMPLE_STEPS).round().astype(int)
-        answers = [answers[index] for index in chosen]
-    replies = [
-        tag("div", tag("dt", f"step {one['step']}"), tag("dd", str(one.get("reply"))))
-        for one in answers
-    ]
-    wanted = tag("div", tag("dt", "in the data"), tag("dd", str(answers[-1].get("reference"))))
-    return tag("article", tag("pre", prompt), tag("dl", *replies, wanted), class_="sample")
 
 
 def checkpoints(record: RunRecord) -> Html:

@@ -8,6 +8,7 @@ from typing import Any
 from sftctl import __version__
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.sealed import read_seal
+from sftctl.config.evaluation import Goal
 from sftctl.config.load import config_from_dict, config_to_toml
 from sftctl.config.schema import RunConfig
 from sftctl.data.manifest import StoreManifest
@@ -15,6 +16,7 @@ from sftctl.data.storage.joined import open_stores
 from sftctl.errors import CheckpointError, DataError
 from sftctl.jsonio import JSONDecodeError, dump_canonical, read_lines
 from sftctl.model.presets import is_preset
+from sftctl.runs.choosing import goal_in
 from sftctl.runs.directory import RunDir
 from sftctl.words import counted
 
@@ -117,9 +119,11 @@ def _training(
         loss = _loss_at(run, manifest.step)
         if loss is not None:
             yield "training loss of the last step", loss
+        seen = manifest.validation or {}
         for which in ("first", "best", "last"):
-            if manifest.validation is not None:
-                yield f"validation loss, {which}", _number(manifest.validation[which])
+            if which in seen:
+                what = _chosen_by(manifest) if which == "best" else "validation loss"
+                yield f"{what}, {which}", _number(seen[which])
         if (chosen := _choice(run, manifest)) is not None:
             yield "chosen", chosen
     yield "examples per step", str(train.global_batch_size)
@@ -140,10 +144,15 @@ def _choice(run: Path, manifest: CheckpointManifest) -> str | None:
         seal = read_seal(RunDir(run).final)
         if seal.step == manifest.step < seal.last_step:
             return (
-                f"the checkpoint with the best validation loss, of step {seal.step:,}; the run "
-                f"trained to step {seal.last_step:,}"
+                f"the checkpoint with the best {_chosen_by(manifest)}, of step {seal.step:,}; the "
+                f"run trained to step {seal.last_step:,}"
             )
     return None
+
+
+def _chosen_by(manifest: CheckpointManifest) -> str:
+    """What chooses the best step: `validation loss`, `token_accuracy of chat`."""
+    return Goal.parsed(goal_in(manifest.validation or {})).shown
 
 
 def _data(started: dict[str, Any]) -> list[tuple[str, str]]:

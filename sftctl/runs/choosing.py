@@ -11,12 +11,14 @@ from typing import Any
 from sftctl.checkpoint.directory import GoodCheckpoint, newest_good, ranked_checkpoints
 from sftctl.checkpoint.layout import step_of
 from sftctl.checkpoint.sealed import read_seal
-from sftctl.config.evaluation import LOSS, Goal
+from sftctl.config.evaluation import LOSS, METRICS, Goal
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.errors import CheckpointError, ConfigError
 from sftctl.runs.directory import RunDir
 from sftctl.runs.origin import of_another_run
 from sftctl.words import counted
+
+_CHOICE = ("best", "best_step", "mark", "waited")
 
 Validation = Mapping[str, Any]
 """`validation` of a manifest: the `first`, `best` and `last` loss, the `step` of the last and the
@@ -37,7 +39,8 @@ def with_evaluation(
 
     `value` is what the `goal` looks at; None: the loss. The best is the first of the best values.
     `waited` starts again only if the value is more than `min_delta` better than `mark`. Another
-    goal than before begins the choice again.
+    goal than before begins the choice again. A metric by generation that gave no number (NaN)
+    chooses nothing, and does not use up patience.
     """
     value = loss if value is None else value
     new = {**(seen or {"first": loss}), "last": loss, "step": step}
@@ -45,7 +48,11 @@ def with_evaluation(
         new.pop(key, None)
     if not goal.is_loss:
         new |= {"goal": str(goal), "value": value}
-    is_first = seen is None or seen["step"] == 0 or goal_in(seen) != str(goal)
+    is_other = seen is None or goal_in(seen) != str(goal)
+    is_first = seen is None or is_other or seen["step"] == 0 or "best" not in seen
+    if math.isnan(value) and goal.metric not in METRICS:
+        forgotten = _CHOICE if is_first else ()
+        return {key: one for key, one in new.items() if key not in forgotten}
     if is_first or seen is None:
         new |= {"best": value}
         return new | ({"best_step": step, "mark": value, "waited": 0} if step > 0 else {})
@@ -103,6 +110,7 @@ def require_validation(config: RunConfig, *, has_validation: bool) -> None:
         "train.patience": train.patience,
         "train.final": train.final if train.final == "best" else None,
         "checkpoint.keep_best": config.checkpoint.keep_best,
+        "evaluation.metrics": ", ".join(config.evaluation.metrics or ()),
     }
     for key, value in asked.items():
         if value and not has_validation:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ class RunLine:
     first_validation_loss: float | None = None
     validation_loss: float | None = None
     best_validation_loss: float | None = None
-    best_step: int | None = None
+    best_step: int | None = None  # by what chooses
+    best_of: str | None = None  # what chooses, as "validation loss"
+    best: float | None = None  # its value at that step
+    set_losses: dict[str, float] = field(default_factory=dict)  # the last of each set, if several
     final_step: int | None = None  # whose weights final/ has
     last_checkpoint: int | None = None  # its step
     tokens_per_s: float | None = None  # over the last steps
@@ -82,7 +85,8 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
     events = [e for e in _objects(run.path / "events.jsonl") if isinstance(e.get("event"), str)]
     first, recent = _ends_of(run.path / "metrics.jsonl")
     last = recent[-1] if recent else {}
-    losses = _validation_losses(events)
+    evaluations = _evaluations(events)
+    losses = [(one["step"], float(one["validation_loss"])) for one in evaluations]
     later = [(loss, step) for step, loss in losses if step > 0]  # step 0 is never the best
     planned = [event["total_steps"] for event in events if "total_steps" in event]
     steps = [step for one in list_checkpoints(run.checkpoints) if (step := step_of(one.name))]
@@ -91,7 +95,12 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
         status = "running" if lock_holder(run.path / ".lock") is not None else "killed"
     elif status != "finished" and lock_holder(run.path / ".lock") is not None:
         status = "running"  # resumed, and its first event is not written yet
-    best = min(later, default=(None, None))
+    lowest = min(later, default=(None, None))
+    last_evaluation = evaluations[-1] if evaluations else {}
+    of_what = last_evaluation.get("goal", "validation loss") if later else None
+    best = (last_evaluation.get("best"), last_evaluation.get("best_step"))
+    if best[1] is None and of_what == "validation loss":  # of a version before runs chose
+        best = lowest
     return RunLine(
         run_dir=run.path,
         name=run.path.absolute().name,
@@ -102,8 +111,11 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
         loss=last.get("loss"),
         first_validation_loss=losses[0][1] if losses else None,
         validation_loss=losses[-1][1] if losses else None,
-        best_validation_loss=best[0],
+        best_validation_loss=lowest[0],
         best_step=best[1],
+        best_of=of_what,
+        best=best[0],
+        set_losses=_set_losses(last_evaluation),
         final_step=final_step(run),
         last_checkpoint=steps[-1] if steps else None,
         tokens_per_s=_rate(recent),
@@ -134,16 +146,25 @@ def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return tokens / seconds if seconds > 0 else None
 
 
-def _validation_losses(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss) of each evaluation; a resume removes those after its step."""
-    losses: dict[int, float] = {}
+def _evaluations(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The event of each evaluation, by step; a resume removes those after its step."""
+    found: dict[int, Mapping[str, Any]] = {}
     for event in events:
         step, loss = event.get("step"), event.get("validation_loss")
         if event["event"] == "resumed" and isinstance(step, int):
-            losses = {known: one for known, one in losses.items() if known <= step}
+            found = {known: one for known, one in found.items() if known <= step}
         elif event["event"] == "evaluation" and isinstance(step, int) and loss is not None:
-            losses[step] = float(loss)
-    return sorted(losses.items())
+            found[step] = event
+    return [event for _, event in sorted(found.items())]
+
+
+def _set_losses(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The loss of each validation set by name; {} if there is only one."""
+    sets = evaluation.get("sets")
+    if not isinstance(sets, dict) or len(sets) < 2:
+        return {}
+    losses = {name: one.get("loss") for name, one in sets.items() if isinstance(one, dict)}
+    return {name: loss for name, loss in losses.items() if isinstance(loss, (int, float))}
 
 
 def _changed(path: Path) -> float | None:

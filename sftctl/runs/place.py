@@ -33,7 +33,7 @@ class RunPlace:
 
 
 _WRITTEN_FILES = ("config.toml", "run.json", "metrics.jsonl", "events.jsonl", ".lock")
-_WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard")
+_WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard", "answers")
 
 
 def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:

@@ -1,6 +1,7 @@
 """Progress as plain lines, for a pipe, a log file or a terminal without cursor control."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TextIO
@@ -147,16 +148,27 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
 
 
 def _standing(step: int, fields: dict[str, object]) -> str:
-    """The loss of each set, if there are several; and the best step, if it is another one."""
+    """Metrics; each set's numbers, if there are several; the best step, if it is another one."""
     sets = fields.get("sets")
     each = sets.items() if isinstance(sets, dict) and len(sets) > 1 else ()
-    text = "".join(f", {name} {values['loss']:.4f}" for name, values in each)
+    metrics = fields.get("metrics")
+    names = list(metrics) if isinstance(metrics, dict) else []
+    text = _metrics_text(metrics, names, ", ") + "".join(
+        f", {name} {values['loss']:.4f}{_metrics_text(values, names, ' ')}" for name, values in each
+    )
     step_of_best, best = fields.get("best_step"), fields.get("best")
     if step_of_best in (None, step) or not isinstance(best, float):
         return text
     goal = f" {fields['goal']}" if fields.get("goal") else ""
     waited = f", patience {fields['waited']}/{fields['patience']}" if fields.get("waited") else ""
     return f"{text} (best{goal} {best:.4f} at step {step_of_best}{waited})"
+
+
+def _metrics_text(values: object, names: Sequence[str], before: str) -> str:
+    """`, exact_match 0.2500`; nothing for a metric that gave no number."""
+    found = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
+    numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    return "".join(f"{before}{name} {value:.4f}" for name, value in numbers.items())
 
 
 def _ratio(part: float, whole: float) -> float:

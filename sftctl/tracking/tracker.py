@@ -12,8 +12,8 @@ class Tracker(Protocol):
 
     Events and their fields: started (run_dir, num_parameters, num_trained, num_examples,
     total_steps) · resumed (checkpoint) · changed (message) · evaluation (validation_loss,
-    num_target_tokens, token_accuracy, entropy, sets,
-    best, best_step) · sample (number, prompt, reply, reference) · saved
+    num_target_tokens, token_accuracy, entropy, metrics, sets, best, best_step) · sample (number,
+    prompt, reply, reference) · saved
     (path, num_bytes, seconds) · save_failed (error) · ended_early (reason, best_step) · stopped
     (signal) · finished · failed (kind, message) · warning (message).
     """

@@ -38,7 +38,8 @@ def step_values(metrics: StepMetrics) -> Values:
 def evaluation_values(fields: Mapping[str, object]) -> Values:
     """The numbers of one evaluation: of all sets together, and of each if there are several."""
     of_all = {"loss": fields["validation_loss"]} | {key: fields.get(key) for key in _MEASURED}
-    sets = fields.get("sets")
+    metrics, sets = fields.get("metrics"), fields.get("sets")
+    of_all |= metrics if isinstance(metrics, dict) else {}
     groups = {"validation": of_all}
     groups |= (
         {f"validation/{name}": values for name, values in sets.items()}
@@ -49,7 +50,7 @@ def evaluation_values(fields: Mapping[str, object]) -> Values:
         f"{where}/{key}": float(value)
         for where, values in groups.items()
         for key, value in values.items()
-        if key != "num_target_tokens" and isinstance(value, (int, float))
+        if not key.startswith("num_") and isinstance(value, (int, float))
     }
 
 

@@ -17,10 +17,10 @@ from sftctl.tracking.console import has_panel, make_console_tracker
 from sftctl.tracking.lines import RunShape
 from sftctl.tracking.services import TrackedRun, open_service
 from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
+from sftctl.train.answers.samples import why_no_samples
 from sftctl.train.engine.flops import matmul_flops_per_s, model_flops
 from sftctl.train.engine.state import COMPUTE_DTYPES
 from sftctl.train.resume import ResumePlan
-from sftctl.train.samples import why_no_samples
 from sftctl.train.session import Session
 
 

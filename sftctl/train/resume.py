@@ -19,6 +19,7 @@ from sftctl.data.loading.source_counts import SourceCounts
 from sftctl.data.plan import DataPosition
 from sftctl.data.storage.joined import Store
 from sftctl.errors import ConfigError
+from sftctl.runs.changed_sets import changed_sets
 from sftctl.runs.choosing import final_of, require_validation
 from sftctl.runs.differences import (
     OLDER_RULES,
@@ -42,7 +43,9 @@ from sftctl.runs.resumable import (
     require_more_steps,
     require_nothing_saved,
 )
-from sftctl.train.preflight.inputs import Inputs, is_of_older_rules, open_inputs, resolve_config
+from sftctl.train.answers.questions import require_metrics
+from sftctl.train.preflight.inputs import Inputs, is_of_older_rules, open_inputs
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE, choose_device
 
@@ -197,7 +200,10 @@ def plan_resume(
         manifest=manifest,
         skipped=tuple(f"{p.name}: {'; '.join(problems)}" for p, problems in found.skipped),
         abandoned=abandoned,
-        differences=tuple(differences_of(manifest, config, data, compute)),
+        differences=(
+            *differences_of(manifest, config, data, compute),
+            *changed_sets(manifest, inputs.set_fingerprints),
+        ),
         total_steps=total_steps(config.train, goes_on),
         final_problems=_final_problems(run, goes_on, config),
         unknown=tuple(unknown_files(found.path, manifest)),
@@ -218,7 +224,7 @@ def _source_counts(
 
 def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
     """Why the same configuration gives other data than the run's, if this program is the reason."""
-    if is_of_older_rules(config, manifest.data_fingerprint):
+    if is_of_older_rules(config, manifest):
         return OLDER_RULES
     names_data = config.data.path is not None or config.data.sources is not None
     is_sample = not names_data and not changed_data_keys(manifest, config)
@@ -252,6 +258,7 @@ def plan_request(
     run = RunDir.open(request.run_dir)
     run.require_own_parts()
     config = request.applied_to(run.resolved_config())
+    require_metrics(config)
     choose_device(config.train.device)  # or ConfigError
     found = choose_checkpoint(run, request.step)
     resumed = found.manifest if found is not None else None

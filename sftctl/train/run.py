@@ -6,12 +6,13 @@ What happens between two steps is written in the loop of `_train`.
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sftctl.config.evaluation import METRICS, Goal
 from sftctl.config.schema import RunConfig
 from sftctl.data.loading.loader import loader_death_as_error
 from sftctl.data.loading.microbatch import StepBatch
@@ -21,13 +22,14 @@ from sftctl.runs.choosing import end_of_patience, final_step
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
-from sftctl.train.engine.evaluate import evaluate_sets, of_all
+from sftctl.train.answers.judge import Judged, judge
+from sftctl.train.answers.samples import show_samples
+from sftctl.train.engine.evaluate import Evaluation, evaluate_sets, of_all
 from sftctl.train.engine.step import train_step
 from sftctl.train.final import write_final
 from sftctl.train.outlook import Outlook
 from sftctl.train.preflight.rehearsal import out_of_memory_as_error
 from sftctl.train.resume import ResumeRequest
-from sftctl.train.samples import show_samples
 from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session, new_session, resumed_session
 from sftctl.train.stop import StopRequest
@@ -153,19 +155,32 @@ def validate_if_due(session: Session, tracker: Tracker) -> None:
     if not sets or progress.is_validated or not due:
         return
     found = evaluate_sets(session.state, sets, session.shape, session.world, session.stop)
-    if found is None:
+    judged = judge(session, tracker) if found is not None else None
+    if found is None or judged is None:
         return
     result, goal = of_all(found), config.evaluation.goal
-    chosen = result if goal.set_name is None else found[goal.set_name]
-    value = chosen.values()[goal.metric]
+    value = _chosen_by(goal, found, judged)
     progress.validated(result.validation_loss, config.train.min_delta, goal, value)
     values = result.values()
     values["validation_loss"] = values.pop("loss")
-    if len(found) > 1 or config.evaluation.sets:
-        values["sets"] = {name: one.values() for name, one in found.items()}
+    if judged.of_all is not None:
+        values["metrics"] = judged.of_all.values
+        values["num_prompts"] = judged.of_all.num_prompts
+    if len(found) > 1 or config.evaluation.sets or judged.sets:
+        values["sets"] = {name: one.values() | judged.of(name) for name, one in found.items()}
     tracker.event("evaluation", progress.step, **values, **_standing(session))
     _require_finite(result.validation_loss, session, tracker)
     show_samples(session, tracker)
+
+
+def _chosen_by(goal: Goal, found: Mapping[str, Evaluation], judged: Judged) -> float:
+    """The number by which the best step is chosen; NaN if a metric gave none."""
+    if goal.metric in METRICS:
+        chosen = of_all(found) if goal.set_name is None else found[goal.set_name]
+        return float(chosen.values()[goal.metric])
+    judgement = judged.of_all if goal.set_name is None else judged.sets[goal.set_name]
+    value = judgement.values[goal.metric] if judgement is not None else None
+    return math.nan if value is None else value
 
 
 def _standing(session: Session) -> dict[str, Any]:

@@ -193,6 +193,7 @@ class Saving:
             dtype=session.config.train.dtype,
             data_fingerprint=session.inputs.train.manifest.fingerprint,
             source_fingerprints=session.inputs.source_fingerprints,
+            set_fingerprints=session.inputs.set_fingerprints,
             config=config_to_dict(session.config),
             versions=versions(torch.backends.cpu.get_cpu_capability()),
             wandb_run_id=self._facts["wandb_run_id"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,6 @@ from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_
 from sftctl.checkpoint.load import load_tensors, load_weights
 from sftctl.config.schema import RunConfig
 from sftctl.data.loading.loader import StepLoader, loader_settings
-from sftctl.data.loading.microbatch import collate
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.data.storage.joined import Store
@@ -20,13 +19,14 @@ from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.model.adapter.base import initial_model
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.load import load_architecture, save_architecture
-from sftctl.model.loss import check_head
+from sftctl.runs.answers import Questions
 from sftctl.runs.base import base_location, require_same_start
 from sftctl.runs.choosing import is_out_of_patience, require_validation
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
 from sftctl.tracking import status
-from sftctl.train.engine.build import build_state
+from sftctl.train.answers.questions import keep_questions, require_metrics, with_questions
+from sftctl.train.engine.build import build_state, choose_head
 from sftctl.train.engine.state import TrainState, numbers_in
 from sftctl.train.engine.step import StepRules
 from sftctl.train.preflight.findings import refuse_errors
@@ -59,6 +59,7 @@ class Session:
     total_steps: int
     plan: ResumePlan | None  # None: a new run
     warnings: tuple[str, ...]
+    questions: Questions = field(default_factory=dict)  # that the metrics judge; {}: no metrics
 
     @property
     def rules(self) -> StepRules:
@@ -115,6 +116,7 @@ def new_session(
     status.doing("checking the model")
     session = _session(config, world, stop, RunDir(path), inputs, model, None)
     session = replace(session, warnings=(*proposal.warnings, *about_model, *session.warnings))
+    session = with_questions(session, None)
     rehearse(session.state, inputs.train, session.shape, world)
     status.doing("")
     stop.outlook = _nothing_trained
@@ -124,6 +126,7 @@ def new_session(
         )
     )
     with _locked(session.run, world):
+        world.on_main(lambda: keep_questions(session))
         yield session
 
 
@@ -141,6 +144,7 @@ def resumed_session(
         num_bytes = session.state.checkpoint_bytes
         keep = session.config.checkpoint.keep + session.config.keep_best
         world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
+        session = with_questions(session, session.run.path)
         rehearse(session.state, session.inputs.train, session.shape, world)
         status.doing("")
         stop.outlook = _nothing_trained
@@ -166,6 +170,8 @@ def restored_session(
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
         config = request.applied_to(config or run.resolved_config())
+        if not initial:
+            world.on_main(lambda: require_metrics(config))
         found = world.on_main(lambda: choose_checkpoint(run, request.step))
         inputs = open_inputs(config, world, stop, found.manifest if found is not None else None)
         require_validation(config, has_validation=bool(inputs.sets))
@@ -233,18 +239,8 @@ def _session(
     )
     per_epoch = steps_per_epoch(inputs.num_planned, shape.global_batch_size)
     total = (plan and plan.total_steps) or config.train.total_steps(per_epoch)
-    warnings = tuple(filter(None, (state.rows_warning, _check_head(state, inputs, world))))
+    warnings = tuple(filter(None, (state.rows_warning, choose_head(state, inputs.train, world))))
     return Session(config, world, stop, run, inputs, state, shape, per_epoch, total, plan, warnings)
-
-
-def _check_head(state: TrainState, inputs: Inputs, world: World) -> str | None:
-    """Let the loss use the head alone if that is right for the shortest example, else warn."""
-    shortest = int(inputs.train.lengths.argmin())
-    example = collate(inputs.train, (shortest,), 0).to(world.device)
-    check = check_head(state.loss_module, example.tensors)
-    state.reshard()
-    state.loss_module.uses_own_forward = not check.is_plain
-    return None if check.is_plain else check.warning
 
 
 def _restore(session: Session) -> None:
@@ -268,6 +264,7 @@ def _restore(session: Session) -> None:
 def _take_over(session: Session) -> None:
     """Make the run directory fit the session: configuration, checkpoints, final model."""
     run, plan = session.run, session.plan
+    keep_questions(session)
     for folder in (run.path, run.checkpoints):
         clean_leftovers(folder)
     if "wandb" in session.config.tracking.services:

@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sftctl.bench.sweep import BenchSettings, combinations, compare, notes_on, r
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import Examples
+from sftctl.data.mixture import MixedSource, Mixture
 from sftctl.data.step_shape import step_shape
 from sftctl.machine import Machine, usage_of
 from tests.toys.loaders import (
@@ -62,7 +64,9 @@ def test_every_combination_is_measured_once() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_round_has_every_number(workers: int) -> None:
     settings = LoaderSettings(num_workers=workers)
-    result = measure(Toy(), SHAPE, settings, CPU, seconds=0.05, step_time_s=0.001)
+    result = measure(
+        partial(StepLoader, Toy(), SHAPE, settings), settings, CPU, seconds=0.05, step_time_s=0.001
+    )
     assert result.num_workers == workers
     assert result.prefetch_factor == (2 if workers else None)
     assert result.error is None
@@ -77,7 +81,8 @@ def test_a_round_has_every_number(workers: int) -> None:
 
 def test_the_processes_of_a_setting_are_counted_over_ranks() -> None:
     alone = usage_of([os.getpid()])
-    result = measure(Toy(), SHAPE, LoaderSettings(num_workers=2), CPU, seconds=0.02)
+    settings = LoaderSettings(num_workers=2)
+    result = measure(partial(StepLoader, Toy(), SHAPE, settings), settings, CPU, seconds=0.02)
     assert result.rss_bytes > alone.rss_bytes * 1.2
     assert result.open_files > alone.open_files * 2
     assert result.shm_bytes > 0  # the semaphores of the queues
@@ -87,7 +92,7 @@ def test_the_processes_of_a_setting_are_counted_over_ranks() -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_round_leaves_no_process_behind(persistent: bool) -> None:
     settings = LoaderSettings(num_workers=2, persistent_workers=persistent)
-    measure(Toy(), SHAPE, settings, CPU, seconds=0.02)
+    measure(partial(StepLoader, Toy(), SHAPE, settings), settings, CPU, seconds=0.02)
     assert multiprocessing.active_children() == []
 
 
@@ -252,3 +257,18 @@ def test_the_loader_gives_the_same_steps_with_and_without_workers(
 
     settings = LoaderSettings(num_workers=2, prefetch_factor=4, persistent_workers=persistent)
     assert steps(settings) == steps(LoaderSettings())
+
+
+def test_what_is_measured_is_the_plan_of_a_mixture() -> None:
+    """A source of weight 0 is never loaded, and one of weight 2 twice an epoch."""
+    sources = (MixedSource("left out", 0, 7, 0.0), MixedSource("a", 7, 3, 2.0))
+    seen = list[int]()
+
+    class Watched(Toy):
+        def __getitem__(self, index: int) -> Any:
+            seen.append(index)
+            return super().__getitem__(index)
+
+    new_loader = partial(StepLoader, Watched(), SHAPE, LoaderSettings(), Mixture(sources))
+    measure(new_loader, LoaderSettings(), CPU, seconds=0.02)
+    assert set(seen) == {7, 8, 9}

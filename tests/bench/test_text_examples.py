@@ -11,7 +11,8 @@ from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.data.sample import sample_files
 from sftctl.errors import DataError
-from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.preflight.inputs import Inputs, open_inputs
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks import adapters, planning, training
 from tests.benchmarks.checkpoints import resuming, saving
+from tests.benchmarks.generating import generating
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.memory import CASES, told_and_measured
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of each training, the first not counted")
     parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
     parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer, at most")
     options = parser.parse_args()
     for name, make in TABLES.items():
         if options.only in (None, name):
@@ -223,6 +225,12 @@ def inspect_table(options: argparse.Namespace) -> str:
     return table(["", f"median of {options.rounds}"], inspecting(options))
 
 
+def generate_table(options: argparse.Namespace) -> str:
+    """Tokens a second of SmolLM2's answers to Alpaca's instructions."""
+    rows, same = generating(options.alpaca, options.downloads, options.examples, options.tokens)
+    return table(["", "tokens/s", "times one by one"], rows) + f"\n{same}\n"
+
+
 TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "start": start_table,
     "training-8": lambda options: training_table(options, 8),
@@ -239,6 +247,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "inspect": inspect_table,
     "adapters": adapters_table,
     "merges": merges_table,
+    "generate": generate_table,
     "loader": lambda options: loader_table(options, against_trl),
     "loader-agreement": lambda options: loader_table(options, against_training),
 }

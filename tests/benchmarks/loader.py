@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from sftctl.bench.measure import measure
 from sftctl.config.load import load_config
-from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.data.store import TokenStore
@@ -52,7 +53,9 @@ def ours(store_path: Path, num_workers: int) -> float:
         world_size=1,
     )
     store = TokenStore.open(store_path)
-    result = measure(store, shape, _settings(num_workers), CPU, seconds=SECONDS)
+    settings = _settings(num_workers)
+    new_loader = partial(StepLoader, store, shape, settings)
+    result = measure(new_loader, settings, CPU, seconds=SECONDS)
     return result.batches_per_s or 0.0
 
 

@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import torch
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.generate import generate, stop_ids
+from sftctl.model.generate import batches_by_length, generate, generate_batch, stop_ids
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+from tests.toys.models import toy_base
 
 
 class Scripted:
@@ -84,3 +86,46 @@ def test_an_answer_ends_at_the_next_roles_token_if_the_template_has_no_other_end
     wanted = {tokenizer.hf.convert_tokens_to_ids(text) for text in (user, tool)}
     found = set(stop_ids(model, ChatTokenizer(tokenizer.hf, "glm")))
     assert found == wanted | {tokenizer.hf.eos_token_id}
+
+
+_LEARNED_POSITIONS = {"gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256}}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "gpt2"])
+def test_answers_of_a_batch_are_those_of_each_prompt_alone(
+    family: str, bundled: ChatTokenizer
+) -> None:
+    """In float32, greedy, with prompts of many lengths; some answers end before the others."""
+    model = toy_base(family, vocab_size=2048, **_LEARNED_POSITIONS.get(family, {})).eval()
+    model.generation_config.repetition_penalty = 1.3  # padding would be repeated too
+    random = torch.Generator().manual_seed(0)
+    lengths = [1, 2, 3, 5, 8, 13, 21, 40, 13, 2]
+    prompts = [torch.randint(3, 2048, (n,), generator=random).tolist() for n in lengths]
+    sampling = Sampling(max_new_tokens=12)
+    free = [generate(model, bundled, prompt, sampling) for prompt in prompts]
+    words = bundled.encode("".join(free)).tolist()
+    model.generation_config.eos_token_id = sorted(set(words), key=words.count)[-12:]
+    alone = [generate(model, bundled, prompt, sampling) for prompt in prompts]
+    assert len(set(alone)) > 1 and alone != free
+    assert generate_batch(model, bundled, prompts, sampling) == alone
+
+
+def test_a_batch_is_cut_when_it_is_told_to_stop(bundled: ChatTokenizer) -> None:
+    model, asked = toy_base(vocab_size=2048), []
+    sampling = Sampling(max_new_tokens=50)
+    answers = generate_batch(
+        model, bundled, [[5, 6], [7]], sampling, lambda: len(asked) == 2 or asked.append(1) or False
+    )
+    whole = generate_batch(model, bundled, [[5, 6], [7]], sampling)
+    assert len(answers) == 2 and answers != whole
+    assert all(
+        long.startswith(short.rstrip("\ufffd")) for short, long in zip(answers, whole, strict=True)
+    )
+
+
+def test_batches_are_sorted_by_length_and_hold_a_number_of_tokens() -> None:
+    lengths = [9, 2, 30, 2, 3, 9]
+    assert batches_by_length(lengths, 10, 40) == [[1, 3, 4], [0, 5], [2]]
+    assert batches_by_length(lengths, 10, 40, may_pad=False) == [[1, 3], [4], [0, 5], [2]]
+    assert batches_by_length(lengths, 10, 1) == [[1], [3], [4], [0], [5], [2]]
+    assert batches_by_length([], 10, 40) == []

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from sftctl.data.prepare.prepare import prepare_files
-from sftctl.report import sections
+from sftctl.report import answers, sections
 from sftctl.report.dataset import data_section, open_dataset
 from sftctl.report.downsample import smoothed
+from sftctl.report.page import report_page
 from sftctl.report.record import read_run
+from sftctl.runs.answers import Answered, Question, write_answers
 from sftctl.train.run import run_training
 from tests.toys.records import sample, toy_run, write_lines
 from tests.toys.runs import toy_config
@@ -102,11 +104,11 @@ def test_of_many_answers_the_first_the_last_and_four_between_are_shown(tmp_path:
     write_lines(
         run / "events.jsonl", [sample(step, f"answer {step}") for step in range(0, 110, 10)]
     )
-    page = sections.samples(read_run(run))
+    page = answers.samples(read_run(run))
     assert page is not None
     assert re.findall(r"answer (\d+)", page.text) == ["0", "20", "40", "60", "80", "100"]
     write_lines(run / "events.jsonl", [sample(step, f"answer {step}") for step in range(6)])
-    page = sections.samples(read_run(run))
+    page = answers.samples(read_run(run))
     assert page is not None
     assert re.findall(r"answer (\d+)", page.text) == list("012345")
 
@@ -139,3 +141,32 @@ def test_the_data_section_counts_targets_and_cuts_long_examples(
     assert facts["fewest target tokens"] == str(data.target_lengths.min())
     low, high = facts["90% of examples have"].split(" to ")
     assert float(low[:-1]) < float(facts["share per example"].split()[1][:-1]) < float(high[:-1])
+
+
+def test_sets_metrics_and_answers_are_shown_and_what_chose_is_named(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 8)
+    events = []
+    for step in (0, 4, 8):
+        sets = {name: {"loss": 2.0, "exact": step / 16} for name in ("ones", "<b>zeros")}
+        found = {"event": "evaluation", "step": step, "validation_loss": 2.0, "sets": sets}
+        best = {"best": 0.5, "best_step": 8, "goal": "exact of ones"} if step else {}
+        events.append(found | best | {"metrics": {"exact": step / 16}})
+        rows = [Question([{"role": "user", "content": f"<i>{n}"}], "wanted", []) for n in range(9)]
+        written = [
+            Answered("ones", n, row, f"answer {step}", {"exact": 1.0}) for n, row in enumerate(rows)
+        ]
+        write_answers(run, step, written)
+    write_lines(run / "events.jsonl", events)
+    with (run / "answers/step-00000008.jsonl").open("ab") as file:
+        file.write(b'{"set": 3}\n[]\n{"step": "x", "number": 1}\n{"torn')
+    record = read_run(run)
+    assert record.summary()["metrics"] == {
+        "exact": {name: [(0, 0.0), (4, 0.25), (8, 0.5)] for name in ("ones", "<b>zeros")}
+    }
+    page = report_page(record)
+    assert ">exact of ones<" in page and ">the best, at step 8<" in page
+    assert "best 2 at step" not in page  # the loss did not choose
+    assert "Loss of each validation set" in page
+    assert page.count("answer 4") == 8 and "step 4, exact 1<" in page
+    assert "&lt;i&gt;0" in page and "&lt;b&gt;zeros" in page and "<i>" not in page
+    assert "the first 8 rows of each set" in page

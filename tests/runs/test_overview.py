@@ -1,12 +1,15 @@
 """overview: what `sftctl runs` knows of each run of a folder, from its files alone."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sftctl.checkpoint.sealed import seal
+from sftctl.cli.show.runs import runs_table
 from sftctl.errors import ConfigError
 from sftctl.machine import lock_holder
 from sftctl.runs.overview import runs_in, status_of
@@ -41,6 +44,22 @@ def test_a_finished_run_says_its_losses_its_best_step_and_what_is_next(tmp_path:
     assert line.tokens_per_s is not None and line.tokens_per_s > 0
     assert line.next == f"sftctl chat {run}"
     assert runs_in(run) == [line]
+
+
+def test_what_chose_the_best_step_is_named_and_each_set_has_its_loss(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 8)
+    sets = {"ones": {"loss": 1.25, "exact": 0.5}, "zeros": {"loss": 2.5, "exact": None}}
+    evaluation = {"event": "evaluation", "step": 4, "validation_loss": 2.0, "sets": sets}
+    chosen = {"best": 0.5, "best_step": 4, "goal": "exact of ones", "metrics": {"exact": None}}
+    write_lines(run / "events.jsonl", [evaluation | chosen, evaluation | chosen | {"step": 8}])
+    (line,) = runs_in(tmp_path)
+    assert (line.best_of, line.best, line.best_step) == ("exact of ones", 0.5, 4)
+    assert line.set_losses == {"ones": 1.25, "zeros": 2.5}
+    table = Console(width=200, file=io.StringIO())
+    table.print(runs_table(tmp_path, [line]))
+    shown = table.file.getvalue()  # type: ignore[attr-defined]
+    assert "2.0000 -> 2.0000, best exact of ones 0.5000 at 4" in shown
+    assert "ones 1.2500" in shown and "zeros 2.5000" in shown
 
 
 @pytest.mark.parametrize(

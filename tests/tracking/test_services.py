@@ -125,6 +125,9 @@ def test_a_tracker_that_does_not_exist_is_named() -> None:
     assert raised.value.message == (
         "tracking.trackers: tensorbord is not a tracker; did you mean tensorboard?"
     )
+    with pytest.raises(ConfigError, match="swanlab is not offered: swanlab 0.10 needs") as raised:
+        load_config(None, ["tracking.trackers=swanlab"])
+    assert raised.value.hint == "there are wandb, tensorboard, trackio"
     both = load_config(None, ["tracking.trackers=wandb", "tracking.wandb=true"])
     assert both.tracking.services == ("wandb",)
 

@@ -18,7 +18,7 @@ from sftctl.errors import ConfigError, DataError, SftctlError
 from sftctl.runs.choosing import with_evaluation
 from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
-from sftctl.train.resume import ResumeRequest
+from sftctl.train.resume import ResumeRequest, plan_request
 from sftctl.train.run import run_training
 from tests.toys.runs import events_named, toy_config
 
@@ -48,7 +48,13 @@ def with_sets(folder: Path, name: str = "run", **keys: object) -> RunConfig:
         {"name": "ones", "path": rows(folder / "ones.jsonl", "one", 9)},
         {"name": "zeros", "path": str(store)},
     ]
-    values: dict[str, Any] = {"train__max_steps": 2, "train__eval_interval": 1} | keys
+    values: dict[str, Any] = {
+        "train__max_steps": 2,
+        "train__eval_interval": 1,
+        "evaluation__metrics": ["tests.toys.judging:length_ratio"],
+        "evaluation__num_prompts": 3,
+        "evaluation__max_new_tokens": 4,
+    } | keys
     return toy_config(folder, name, evaluation__sets=sets, **values)
 
 
@@ -127,6 +133,19 @@ def test_a_resume_evaluates_the_same_sets_and_another_goal_begins_the_choice_aga
     summary = run_training(config, ResumeRequest(run, max_steps=3))
     assert (summary.best_step, summary.best_of) == (3, "loss of zeros")
     assert list(events_named(run, "evaluation")[-1]["sets"]) == ["held-out", "ones", "zeros"]
+
+
+def test_a_changed_file_behind_a_set_is_said_in_the_plan_of_a_resume(folder: Path) -> None:
+    run = Path(shutil.copytree(folder / "run", folder / "changed"))
+    kept = (folder / "ones.jsonl").read_bytes()
+    rows(folder / "ones.jsonl", "eleven", 9)
+    try:
+        plan = plan_request(ResumeRequest(run), 1)
+    finally:
+        (folder / "ones.jsonl").write_bytes(kept)
+    (text,) = [str(one) for one in plan.differences if "evaluation" in one.key]
+    assert text.startswith("evaluation.sets: ones: ") and text.endswith("are of other rows")
+    assert not plan_request(ResumeRequest(run), 1).differences
 
 
 def test_another_goal_forgets_the_old_values() -> None:

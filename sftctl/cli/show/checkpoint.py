@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sftctl.cli.show.fitting_table import FittingTable
 from sftctl.cli.show.output import facts_table
+from sftctl.config.evaluation import Goal
 from sftctl.words import counted, format_age, format_bytes
 
 if TYPE_CHECKING:
@@ -63,12 +64,16 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _validation(validation: Mapping[str, Any]) -> str:
-    losses = ((name, validation.get(name)) for name in ("first", "best", "last"))
-    steps = {"best": validation.get("best_step")}
+    """The first and the last loss, and the best value of what chooses, with its step."""
+    goal, step = validation.get("goal"), validation.get("best_step")
+    of_what = f" {Goal.parsed(goal).shown}" if isinstance(goal, str) else ""
+    named = (("first", "first"), ("best", f"best{of_what}"), ("last", "last"))
+    values = ((text, validation.get(key)) for key, text in named)
     return ", ".join(
-        f"{name} {loss:.4f}" + (f" (step {steps[name]})" if steps.get(name) is not None else "")
-        for name, loss in losses
-        if loss is not None
+        f"{text} {value:.4f}"
+        + (f" (step {step})" if text.startswith("best") and step is not None else "")
+        for text, value in values
+        if value is not None
     )
 
 

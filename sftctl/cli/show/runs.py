@@ -38,7 +38,7 @@ def _cells(line: RunLine) -> list[RenderableType]:
         Text(line.status, style=_STYLES.get(line.status, "")),
         f"{line.step}{of}",
         _span(line.first_loss, line.loss),
-        _span(line.first_validation_loss, line.validation_loss) + _best(line),
+        _span(line.first_validation_loss, line.validation_loss) + _best(line) + _sets(line),
         "-" if line.tokens_per_s is None else f"{line.tokens_per_s:,.0f}",
         line.model or "-",
         line.data or "-",
@@ -51,9 +51,18 @@ def _span(first: float | None, last: float | None) -> str:
 
 
 def _best(line: RunLine) -> str:
-    if line.best_validation_loss is None or line.best_validation_loss == line.validation_loss:
+    """The best step, named after what chose it; nothing if it is the last loss."""
+    if line.best is None or line.best_step is None:
         return ""
-    return f", best {_loss(line.best_validation_loss)} at {line.best_step}"
+    if line.best_of != "validation loss":
+        return f", best {line.best_of} {_loss(line.best)} at {line.best_step}"
+    is_last = line.best == line.validation_loss
+    return "" if is_last else f", best {_loss(line.best)} at {line.best_step}"
+
+
+def _sets(line: RunLine) -> str:
+    """The last loss of each set, on lines of their own."""
+    return "".join(f"\n{name} {_loss(loss)}" for name, loss in line.set_losses.items())
 
 
 def _loss(value: float | None) -> str:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from sftctl.config.schema import RunConfig
+from sftctl.data.loading.microbatch import Examples, collate
 from sftctl.errors import ConfigError
 from sftctl.machine import multiplies_bfloat16
 from sftctl.model.adapter.lora import saved_tensors
-from sftctl.model.loss import LossModule
+from sftctl.model.loss import LossModule, check_head
 from sftctl.model.onednn import use_onednn
 from sftctl.model.row_attention import use_row_attention, why_rows_mix
 from sftctl.model.trainable import learning_rate_factors, select_trained
@@ -130,3 +131,13 @@ def _for_mps(config: RunConfig) -> RunConfig:
         )
     dtype = "float32" if train.dtype == "auto" else train.dtype
     return replace(config, train=replace(train, dtype=dtype))
+
+
+def choose_head(state: TrainState, examples: Examples, world: World) -> str | None:
+    """Let the loss use the head alone if that is right for the shortest example, else warn."""
+    shortest = int(examples.lengths.argmin())
+    example = collate(examples, (shortest,), 0).to(world.device)
+    check = check_head(state.loss_module, example.tensors)
+    state.reshard()
+    state.loss_module.uses_own_forward = not check.is_plain
+    return None if check.is_plain else check.warning

@@ -99,28 +99,34 @@ def evaluate(
     """
     state.loss_module.eval()
     totals = torch.zeros(_NUM_SUMS, dtype=exact_dtype(world.device), device=world.device)
-    stopped = False
-    num_done = 0
+    total_weight, stopped, num_done = _total_weight(store), False, 0
     for block in evaluation_blocks(store, shape):
         stopped = stop.requested(world) is not None
         if stopped:
             break
         status.doing(f"validating {num_done}/{len(store.lengths)}")
         for batch in block:
-            totals += _sums(state, batch.to(world.device), world)
+            totals += _sums(state, batch.to(world.device), world, total_weight)
         num_done += EVALUATION_BLOCK
     status.doing("")
     state.loss_module.train()
     return None if stopped else Evaluation(tuple(world.sum(totals).tolist()))
 
 
-def _sums(state: TrainState, batch: MicroBatch, world: World) -> torch.Tensor:
-    """The sums of one micro-batch, each a multiple of 2**-24: so their order does not matter."""
+def _total_weight(store: Examples) -> float:
+    """What `whole_units` needs to know of all that is added up."""
+    num_targets = float(store.target_lengths.sum())
+    weights = store.target_weights
+    return num_targets if weights is None else max(num_targets, float(weights.sum()))
+
+
+def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
+    """The sums of one micro-batch, each of whole units: so their order does not matter."""
     with state.autocast(world.device):
         loss_sum = state.loss_module(*batch.tensors)
     facts, weights = state.loss_module.targets, batch.target_weights
     assert facts is not None
     num_targets = (batch.target_ids != IGNORE_INDEX).sum()
     found = [loss_sum, num_targets, num_targets if weights is None else weights.sum()]
-    counted = torch.stack([whole_units(one) for one in found])
-    return torch.cat([counted, hits_and_entropies(facts, batch.target_ids)])
+    counted = torch.stack([whole_units(one, total_weight) for one in found])
+    return torch.cat([counted, hits_and_entropies(facts, batch.target_ids, total_weight)])

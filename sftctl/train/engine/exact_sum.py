@@ -84,16 +84,22 @@ class ExactSum:
             parameter.grad = value if parameter.grad is None else parameter.grad.copy_(value)
 
 
-def whole_units(loss_sum: torch.Tensor) -> torch.Tensor:
-    """Round a loss to a multiple of 2**-24, in float64.
+def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
+    """Round a loss, or another sum, to a multiple of a unit, in float64.
 
-    Sums of such numbers are exact below 2**29, so their order does not matter.
+    All that is added up must be rounded with the same `total_weight`: the number of target tokens,
+    or the sum of their weights if that is larger. Such sums are exact as long as the mean is below
+    128, so their order does not matter. The unit is 2**-24 up to a total weight of four million.
     """
-    return (loss_sum.to(exact_dtype(loss_sum.device)) * (1 << 24)).round() / (1 << 24)
+    bits = 24 - max(0, math.frexp(total_weight)[1] - 22)
+    units_of_one = math.ldexp(1.0, bits)
+    return (value.to(exact_dtype(value.device)) * units_of_one).round() / units_of_one
 
 
-def hits_and_entropies(facts: TargetFacts, target_ids: torch.Tensor) -> torch.Tensor:
+def hits_and_entropies(
+    facts: TargetFacts, target_ids: torch.Tensor, total_weight: float
+) -> torch.Tensor:
     """Of a micro-batch's targets: how many are hits, and the sum of the entropies; (2,)."""
     is_target = target_ids != IGNORE_INDEX
     sums = [(facts.are_hits & is_target).sum(), (facts.entropies * is_target).sum()]
-    return torch.stack([whole_units(one) for one in sums])
+    return torch.stack([whole_units(one, total_weight) for one in sums])

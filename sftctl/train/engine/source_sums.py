@@ -14,10 +14,10 @@ _COLUMNS = ("examples", "tokens", "targets", "hits", "weights", "losses")
 
 
 class SourceSums:
-    """Sums by source, of the micro-batches of one rank."""
+    """Sums by source, of the micro-batches of one rank in a step of this `total_weight`."""
 
-    def __init__(self, mixture: Mixture, device: torch.device) -> None:
-        self._mixture = mixture
+    def __init__(self, mixture: Mixture, device: torch.device, total_weight: float) -> None:
+        self._mixture, self._total_weight = mixture, total_weight
         size = len(mixture.sources), len(_COLUMNS)
         self._sums = torch.zeros(size, dtype=exact_dtype(device), device=device)  # (S, 6)
 
@@ -31,7 +31,7 @@ class SourceSums:
         columns = [is_target, is_target * facts.are_hits, weights, weights * facts.losses]
         per_row = self._sums.new_zeros(len(batch.row_lengths), len(columns))
         per_row.index_add_(0, rows, torch.stack(columns, dim=1))
-        per_row = whole_units(per_row[:num_rows])
+        per_row = whole_units(per_row[:num_rows], self._total_weight)
         ones, lengths = per_row.new_ones(num_rows), batch.row_lengths[:num_rows].to(dtype)
         values = torch.cat([torch.stack([ones, lengths], dim=1), per_row], dim=1)  # (R, 6)
         numbers = [self._mixture.source_of(example) for example in batch.examples]

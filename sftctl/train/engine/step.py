@@ -123,8 +123,9 @@ def _forward_and_backward(
 ) -> _Sums:
     """Run every micro-batch of this rank; each target token's loss is multiplied by `weight`."""
     sums = _Sums(torch.zeros(3, dtype=exact_dtype(world.device), device=world.device))
+    total_weight = max(batch.sum_of_weights, float(batch.num_target_tokens))
     if rules.mixture is not None:
-        sums.sources = SourceSums(rules.mixture, world.device)
+        sums.sources = SourceSums(rules.mixture, world.device, total_weight)
     for micro_batch in batch.micro_batches:
         sums.examples_digest += examples_digest(micro_batch.examples)
         sums.num_tokens += micro_batch.num_tokens
@@ -141,8 +142,8 @@ def _forward_and_backward(
             state.exact.add_gradients()
         facts = state.loss_module.targets
         assert facts is not None
-        sums.floats[0] += whole_units(loss_sum.detach())
-        sums.floats[1:] += hits_and_entropies(facts, on_device.target_ids)
+        sums.floats[0] += whole_units(loss_sum.detach(), total_weight)
+        sums.floats[1:] += hits_and_entropies(facts, on_device.target_ids, total_weight)
         if sums.sources is not None and micro_batch.examples:
             sums.sources.add(on_device, facts)
     return sums

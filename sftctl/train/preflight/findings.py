@@ -29,8 +29,9 @@ from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.runs.directory import RunDir
 from sftctl.tracking.services import require_service
 from sftctl.train.engine.build import checkpoint_bytes
-from sftctl.train.preflight.inputs import PRETRAINED_LEARNING_RATE, Inputs
+from sftctl.train.preflight.inputs import Inputs
 from sftctl.train.preflight.memory import ESTIMATE_ERROR_RATIO, MemoryEstimate
+from sftctl.train.preflight.resolve import PRETRAINED_LEARNING_RATE
 from sftctl.words import counted, format_bytes
 
 Level = Literal["ok", "warning", "error"]

@@ -1,7 +1,7 @@
 """Opens a run's token store and tokenizer; refuses a store that does not fit the run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sftctl.checkpoint.layout import CheckpointManifest
@@ -26,21 +26,14 @@ from sftctl.disk import refusals
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource
-from sftctl.model.tokenizer.chat_templates import CHATML
 from sftctl.model.tokenizer.new_tokens import new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.mixtures import checkpoint_of_source, of_source, sources_with_paths
 from sftctl.runs.resumable import recorded_store, require_named_files
 from sftctl.tracking import status
-from sftctl.train.preflight.validation_sets import open_sets, with_fraction
+from sftctl.train.preflight.validation_sets import open_sets
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
-
-PRESET_LEARNING_RATE = 1e-3
-PRETRAINED_LEARNING_RATE = 2e-5
-ADAPTER_LEARNING_RATE = 10 * PRETRAINED_LEARNING_RATE
-"""Schulman et al. 2025, "LoRA Without Regret": LoRA learns best at about ten times the rate of full
-fine-tuning, at every model size and on every data set that was tried there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,45 +77,11 @@ class Inputs:
         pairs = zip(self.mixture.sources, self.train.parts, strict=True)
         return {source.name: part.manifest.fingerprint for source, part in pairs}
 
-
-def resolve_config(config: RunConfig) -> RunConfig:
-    """Make paths absolute, and replace `auto` where the model alone decides."""
-    model, data, optim = config.model, config.data, config.optim
-    if optim.learning_rate == "auto":
-        rate = PRESET_LEARNING_RATE if is_preset(model.name) else PRETRAINED_LEARNING_RATE
-        if config.adapter.lora:
-            rate = ADAPTER_LEARNING_RATE
-        optim = replace(optim, learning_rate=rate)
-    if not is_preset(model.name):
-        model = replace(model, name=_absolute(model.name))
-    if model.tokenizer is not None:
-        model = replace(model, tokenizer=_absolute(model.tokenizer))
-    if data.path is not None:
-        data = replace(data, path=str(Path(data.path).absolute()))
-    if data.sources is not None:
-        absolute = (s.path and str(Path(s.path).absolute()) for s in data.sources)
-        sources = (replace(s, path=p) for s, p in zip(data.sources, absolute, strict=True))
-        data = replace(data, sources=tuple(sources))
-    if data.chat_template not in (None, CHATML):
-        data = replace(data, chat_template=str(Path(str(data.chat_template)).absolute()))
-    data = with_fraction(replace(config, data=data))
-    adapter = config.adapter
-    if adapter.start is not None:
-        adapter = replace(adapter, start=str(Path(adapter.start).absolute()))
-    evaluation = config.evaluation
-    if evaluation.sets is not None:
-        paths = [one.path and str(Path(one.path).absolute()) for one in evaluation.sets]
-        sets = (replace(s, path=p) for s, p in zip(evaluation.sets, paths, strict=True))
-        evaluation = replace(evaluation, sets=tuple(sets))
-    return replace(
-        config, model=model, data=data, optim=optim, adapter=adapter, evaluation=evaluation
-    )
-
-
-def _absolute(name: str) -> str:
-    """A path is made absolute; the name of a model on the hub stays as it is."""
-    path = Path(name)
-    return str(path.absolute()) if path.exists() else name
+    @property
+    def set_fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each validation set but the data's own part, by name."""
+        others = {name: one for name, one in self.sets.items() if one is not self.validation}
+        return {name: one.manifest.fingerprint for name, one in others.items()}
 
 
 def open_inputs(
@@ -208,15 +167,34 @@ def tokenizer_of(config: RunConfig) -> ChatTokenizer:
     return tokenizer.with_engine("auto").with_date(data.date)
 
 
-def is_of_older_rules(config: RunConfig, fingerprint: str) -> bool:
-    """Whether a store of this fingerprint has the run's data, prepared by older mask rules."""
-    if is_prepared(config.data.path) or sources_with_paths(config.data):
-        return False
+def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
+    """Whether the checkpoint's data is the run's, prepared by older mask rules.
+
+    Of a mixture every source must be: some of them as it was, the others by older rules.
+    """
+    sources = sources_with_paths(config.data)
+    if not sources:
+        return _rules_of(config, manifest.data_fingerprint) == "older"
+    recorded = manifest.source_fingerprints
+    found = {_rules_of(of_source(config, one), recorded.get(one.name)) for one in sources}
+    return "older" in found and found <= {"older", "same"}
+
+
+def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
+    """same | older: the rules by which a store of this fingerprint was made of the run's data.
+
+    None: it is other data.
+    """
+    given = config.data.path
+    if given is not None and is_prepared(given):
+        return "same" if StoreManifest.read(Path(given)).fingerprint == fingerprint else None
     train, validation = _files_of(config)
     options = PrepareOptions()
     tokenizer = tokenizer_of(config)
     with StoreInputs.found(train, tokenizer, config.data, validation, options) as made_from:
-        return fingerprint in made_from.older_fingerprints()
+        if fingerprint == made_from.fingerprint():
+            return "same"
+        return "older" if fingerprint in made_from.older_fingerprints() else None
 
 
 def _cached_store(config: RunConfig, stop: StopRequest) -> Path:

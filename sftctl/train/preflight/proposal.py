@@ -15,16 +15,18 @@ from sftctl.model.trainable import learning_rate_factors, select_trained
 from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path
 from sftctl.tracking import status
+from sftctl.train.answers.questions import require_metrics
 from sftctl.train.engine.build import checkpoint_bytes, choose_dtype
 from sftctl.train.engine.flops import model_flops
 from sftctl.train.preflight.findings import Finding, preflight
-from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.preflight.inputs import Inputs, open_inputs
 from sftctl.train.preflight.memory import (
     MemoryEstimate,
     available_memory,
     estimate_memory,
     resolve_micro_batch,
 )
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
@@ -57,6 +59,7 @@ def propose(
     """
     status.doing("opening the data")
     require_base(config)
+    world.on_main(lambda: require_metrics(config))
     config = resolve_config(config)
     require_agreement(config.adapter)
     path = shared_run_path(config, world)

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import load_config
+from sftctl.data.example import ExampleArrays
 from sftctl.errors import ConfigError
 from sftctl.train.engine.build import build_state
 from sftctl.train.engine.evaluate import evaluate
-from sftctl.train.engine.exact_sum import ExactSum
+from sftctl.train.engine.exact_sum import ExactSum, whole_units
 from sftctl.train.stop import StopRequest
 from sftctl.world import World, start_world
+from tests.toys.data import ToyStore
 from tests.toys.ranks import run_in_turn
 from tests.toys.runs import assert_same_tensors, metrics_of, same_run, stored_tensors, toy_data
 from tests.toys.steps import ALONE, STORE, make_config, make_model, relative_distance
@@ -36,6 +39,45 @@ from tests.toys.strategies import (
     train_run,
     train_to,
 )
+
+# ---------------------------------------------------------------------------- sums of losses
+
+
+@pytest.mark.parametrize("largest_weight", [1.0, 1e6])
+def test_sums_of_weighted_losses_do_not_depend_on_their_order(largest_weight: float) -> None:
+    """A unit of 2**-24 alone would not do for weights near a million."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0, largest_weight, 4000)
+    weights[::2] = rng.uniform(0, 1, 2000)
+    losses = torch.tensor(weights * rng.uniform(0, 12, 4000), dtype=torch.float32)
+    units = whole_units(losses, max(4000.0, weights.sum()))
+    orders = [rng.permutation(4000) for _ in range(8)]
+    sums = {float(units[torch.from_numpy(order)].cumsum(0)[-1]) for order in orders}
+    assert len(sums) == 1
+    assert sums.pop() == pytest.approx(float(losses.double().sum()), rel=1e-9)
+    too_fine = whole_units(losses, 1.0)
+    sums = {float(too_fine[torch.from_numpy(order)].cumsum(0)[-1]) for order in orders}
+    assert (len(sums) == 1) is (largest_weight == 1.0)
+
+
+def test_a_set_with_the_largest_weights_is_measured_alike_on_any_ranks() -> None:
+    config, store = make_config(), ToyStore([9, 30, 12, 25, 40, 7, 18, 33] * 40, STORE.vocab_size)
+    for number, example in enumerate(store.examples):
+        weights = np.where(example.loss_mask, 999_999.9 if number % 2 else 0.3, 0)
+        store.examples[number] = replace(example, loss_weights=weights.astype(np.float32))
+    store.target_weights = ExampleArrays.pack(store.examples).target_weights
+    state = build_state(make_model(), config, ALONE, longest_row=64)
+
+    def measured(world: World) -> tuple[float, ...]:
+        found = evaluate(state, store, shape_of(state, config, world), ALONE, StopRequest())
+        assert found is not None
+        return found.sums
+
+    parts = [measured(replace(ALONE, rank=rank, world_size=3)) for rank in range(3)]
+    whole = measured(ALONE)
+    assert tuple(map(sum, zip(*parts, strict=True))) == whole
+    assert whole[0] > 2**29
+
 
 # ---------------------------------------------------------------------------- the sum alone
 

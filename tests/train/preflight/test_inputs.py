@@ -1,5 +1,6 @@
 """What a run reads: a store that fits it, or one in the cache that is prepared from files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import pytest
 
 from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
+from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.errors import ConfigError, DataError
-from sftctl.train.preflight.inputs import Inputs, open_inputs, resolve_config
+from sftctl.train.preflight.inputs import Inputs, is_of_older_rules, open_inputs, tokenizer_of
+from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
+from tests.toys.checkpoints import make_manifest
 from tests.toys.data import CHATML, row, written
 
 
@@ -99,3 +103,29 @@ def test_paths_become_absolute_and_names_on_the_hub_stay(tmp_path: Path) -> None
     assert config.model.tokenizer == "someone/else"
     rates = [resolve_config(config_with(model__name=n)).optim.learning_rate for n in ("tiny", "x")]
     assert rates == [1e-3, 2e-5]
+
+
+def test_data_of_older_mask_rules_is_recognized_also_in_a_mixture(rows: Path) -> None:
+    """Of a mixture, each source is as it was or made by older rules; else the data is other."""
+    other = written(rows.parent / "other.jsonl", [row("Other?")])
+    sources = [{"name": "a", "path": str(rows)}, {"name": "b", "path": str(other)}]
+    config = resolve_config(config_with(data__sources=sources))
+    made = {}
+    for name, path in (("a", rows), ("b", other)):
+        tokenizer, options = tokenizer_of(config), PrepareOptions()
+        with StoreInputs.found([path], tokenizer, config.data, (), options) as made_from:
+            made[name] = made_from.fingerprint(), made_from.older_fingerprints()[-1]
+    (a, older_a), (b, older_b) = made["a"], made["b"]
+    assert opened(data__path=str(rows)).train.manifest.fingerprint == a
+    for recorded, expected in (
+        ({"a": a, "b": older_b}, True),
+        ({"a": older_a, "b": older_b}, True),
+        ({"a": a, "b": b}, False),
+        ({"a": older_a, "b": "other"}, False),
+        ({"a": older_a}, False),
+    ):
+        manifest = replace(make_manifest(3), source_fingerprints=recorded)
+        assert is_of_older_rules(config, manifest) is expected
+    alone = config_with(data__path=str(rows))
+    assert is_of_older_rules(alone, replace(make_manifest(3), data_fingerprint=older_a))
+    assert not is_of_older_rules(alone, replace(make_manifest(3), data_fingerprint=older_b))

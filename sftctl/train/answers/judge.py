@@ -1,0 +1,185 @@
+"""Metrics by generation: answer rows of the validation sets, and let the user's functions judge.
+
+Greedy answers need no random number, and the batches do not depend on the number of ranks, so a
+resumed run gets the numbers of one that never stopped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from sftctl.model.generate import batches_by_length, generate_batch
+from sftctl.model.load import max_positions
+from sftctl.model.row_attention import own_attention
+from sftctl.model.sampling import Sampling
+from sftctl.runs.answers import Answered, Question, write_answers
+from sftctl.tracking import status
+from sftctl.tracking.tracker import Tracker
+from sftctl.train.answers.questions import Metric, load_metrics
+
+if TYPE_CHECKING:
+    from sftctl.train.session import Session
+
+_TOKENS_OF_A_BATCH = 4
+"""Times micro_batch_tokens: a key and a value for each layer take less than training keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the metrics say of one set, or of all: name -> mean, None if it gave no number."""
+
+    values: dict[str, float | None]
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the metrics say of an evaluation; nothing if the run has none."""
+
+    sets: Mapping[str, Judgement] = field(default_factory=dict)
+    of_all: Judgement | None = None  # the mean over all sets' rows
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The numbers of one set under their names in events.jsonl."""
+        if name not in self.sets:
+            return {}
+        return {**self.sets[name].values, "num_prompts": self.sets[name].num_prompts}
+
+
+def judge(session: "Session", tracker: Tracker) -> Judged | None:
+    """What the run's metrics say of the model; None if a signal interrupts it.
+
+    All ranks call it together; each answers some of the batches. Rank 0 calls the functions. One
+    that fails is named in a warning, and has no number in this evaluation.
+    """
+    asked = [(name, one) for name, several in session.questions.items() for one in several]
+    if not asked:
+        return Judged()
+    answers = _answers(session, [question for _, question in asked])
+    if answers is None:
+        return None
+    return session.world.on_main(lambda: _judged(session, tracker, asked, answers))
+
+
+def _judged(
+    session: "Session",
+    tracker: Tracker,
+    asked: Sequence[tuple[str, Question]],
+    answers: Sequence[str],
+) -> Judged:
+    """Call the functions, and keep the answers in the run directory; on rank 0."""
+    step = session.state.progress.step
+    numbers: dict[str, count[int]] = {name: count() for name in session.questions}
+    found = [
+        Answered(name, next(numbers[name]), question, answer, {})
+        for (name, question), answer in zip(asked, answers, strict=True)
+    ]
+    for metric, function in load_metrics(session.config).items():
+        problem = _measure(metric, function, found)
+        if problem is not None:
+            path = session.config.evaluation.metric_names[metric]
+            message = f"evaluation.metrics: {path}: {problem}: no number at step {step}"
+            tracker.event("warning", step, message=message)
+    write_answers(session.run.path, step, found)
+    by_set = {name: [a for a in found if a.set_name == name] for name in session.questions}
+    return Judged({name: _mean(some) for name, some in by_set.items()}, _mean(found))
+
+
+def _measure(name: str, function: Metric, answers: Sequence[Answered]) -> str | None:
+    """Let one metric judge all answers; what is wrong with it, if anything is."""
+    values = list[float]()
+    problem = None
+    for one in answers:
+        where = f"row {one.number} of {one.set_name}"
+        try:
+            value = function([*one.question.messages], one.question.reference, one.answer)
+            values.append(float(value))
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            problem = " ".join(f"{where}: {type(error).__name__}: {error}".split())
+            break
+        if not math.isfinite(values[-1]):
+            problem = f"{where}: it gave {values[-1]}"
+            break
+    for number, one in enumerate(answers):
+        one.values[name] = None if problem is not None else values[number]
+    return problem
+
+
+def _mean(answers: Sequence[Answered]) -> Judgement:
+    """The mean of each metric over the answers."""
+    names = answers[0].values
+    columns = {name: [one.values[name] for one in answers] for name in names}
+    return Judgement({name: _mean_of(one) for name, one in columns.items()}, len(answers))
+
+
+def _mean_of(column: Sequence[float | None]) -> float | None:
+    known = [value for value in column if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(column) else None
+
+
+def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | None:
+    """The answer to each question, on every rank; None if a signal interrupts it."""
+    world, stop = session.world, session.stop
+    batches = _batches(session, questions)
+    found: dict[int, str] = {}
+    for first in range(0, len(batches), world.world_size):
+        if stop.requested(world) is not None:
+            return None
+        status.doing(f"answering {len(found)}/{len(questions)}")
+        mine = batches[first : first + world.world_size][world.rank :][:1]
+        answered = {} if not mine else _answer(session, questions, mine[0])
+        for part in world.gather(answered):
+            found |= part
+    status.doing("")
+    if stop.requested(world) is not None:  # it may have cut the last answers
+        return None
+    return [found[number] for number in range(len(questions))]
+
+
+def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int]]:
+    """The numbers of the questions that are answered together, alike on any number of ranks.
+
+    Models whose rows can't be laid end to end may see padding too, so theirs have none.
+    """
+    lengths = [len(one.prompt_ids) for one in questions]
+    most = _TOKENS_OF_A_BATCH * session.shape.micro_batch_tokens
+    may_pad = session.state.why_rows_alone is None
+    longest = session.config.evaluation.max_new_tokens
+    limit = max_positions(session.state.loss_module.model)
+    batches = batches_by_length(lengths, longest, most, may_pad=may_pad)
+    if limit is None:
+        return batches
+    # A prompt near the model's last position leaves less room, and is answered alone.
+    near = [n for n, length in enumerate(lengths) if length + longest > limit]
+    return [
+        *filter(None, ([n for n in batch if n not in near] for batch in batches)),
+        *([number] for number in near),
+    ]
+
+
+def _answer(
+    session: "Session", questions: Sequence[Question], batch: Sequence[int]
+) -> Mapping[int, str]:
+    """The answers to the questions of a batch, by their numbers."""
+    state, module = session.state, session.state.loss_module
+    prompts = [questions[number].prompt_ids for number in batch]
+    limit = max_positions(module.model)
+    room = session.config.evaluation.max_new_tokens
+    if limit is not None:
+        room = min(room, limit - max(map(len, prompts)))
+    module.eval()
+    with (
+        state.autocast(session.world.device),
+        own_attention(module.model, state.own_attention),
+    ):
+        answers = generate_batch(
+            module.model,
+            session.inputs.tokenizer,
+            prompts,
+            Sampling(room),
+            lambda: session.stop.heard is not None,
+        )
+    module.train()
+    return dict(zip(batch, answers, strict=True))

@@ -1,0 +1,181 @@
+"""Which rows a metric by generation asks for, and the functions that judge the answers."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sftctl.config.schema import RunConfig
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.ledger import BadRow
+from sftctl.data.masks.encode import tokenize
+from sftctl.data.prepare.stored_rows import stored_rows
+from sftctl.data.storage.joined import Store
+from sftctl.errors import ConfigError, DataError, SftctlError
+from sftctl.model.load import max_positions
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.runs.answers import Question, Questions, read_questions, write_questions
+from sftctl.runs.mixtures import sources_with_paths
+from sftctl.tracking import status
+from sftctl.train.preflight.inputs import Inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from sftctl.train.session import Session
+
+Metric = Callable[[list[dict[str, Any]], str, str], float]
+"""Of the prompt's messages, the reference and the answer."""
+
+
+def load_metrics(config: RunConfig) -> dict[str, Metric]:
+    """The functions of `evaluation.metrics`, by their names. Runs the modules that hold them.
+
+    ConfigError if one can't be imported or called.
+    """
+    found = {}
+    for name, path in config.evaluation.metric_names.items():
+        module = path.partition(":")[0]
+        with _working_directory_first():
+            try:
+                function = getattr(importlib.import_module(module), name, None)
+            except Exception as problem:  # whatever the module does when it is imported
+                what = " ".join(f"{type(problem).__name__}: {problem}".split())
+                raise ConfigError(
+                    f"evaluation.metrics: {path}: {module} can't be imported: {what}",
+                    hint="it is looked for in the working directory and on the Python path",
+                ) from problem
+        if not callable(function):
+            raise ConfigError(
+                f"evaluation.metrics: {path}: {module} has no function {name}",
+                hint="a metric is a function of (prompt messages, reference, answer)",
+            )
+        found[name] = function
+    return found
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """Let modules of the working directory be found, as `python -m` does."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)  # for what such a module imports later
+
+
+def require_metrics(config: RunConfig) -> None:
+    """ConfigError if the run asks for metrics that can't be loaded, or that FSDP can't have."""
+    if config.evaluation.metrics and config.train.strategy == "fsdp":
+        raise ConfigError(
+            "evaluation.metrics: not available with fsdp: no rank holds the complete model",
+            hint="train.strategy = ddp, or leave the metrics out",
+        )
+    load_metrics(config)
+
+
+def open_questions(
+    run_dir: "Path | None", config: RunConfig, inputs: Inputs, model: "PreTrainedModel"
+) -> Questions:
+    """The rows to answer, by set: those that the run keeps, or else read from the data's files.
+
+    {} if the run has no metrics. DataError if the rows of a set can't be read.
+    """
+    if not config.evaluation.metrics:
+        return {}
+    kept = read_questions(run_dir, made_from(config, inputs)) if run_dir is not None else None
+    if kept is not None:
+        return kept
+    return {
+        name: _questions_of(name, store, config, inputs, max_positions(model))
+        for name, store in inputs.sets.items()
+    }
+
+
+def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
+    """What decides which rows are asked."""
+    stores = {name: store.manifest.fingerprint for name, store in inputs.sets.items()}
+    return {"num_prompts": config.evaluation.num_prompts, "sets": stores}
+
+
+def _questions_of(
+    name: str, store: Store, config: RunConfig, inputs: Inputs, most_tokens: int | None
+) -> list[Question]:
+    """The first rows of a set; of several stores as many as their share of the examples asks."""
+    ends = np.cumsum([len(part) for part in store.parts])
+    limits = np.rint(config.evaluation.num_prompts * ends / ends[-1]).astype(int).tolist()
+    found: list[Question] = []
+    try:
+        for part, limit in zip(store.parts, limits, strict=True):
+            given = _given(name, part.path, config, inputs)
+            longest = min(part.manifest.max_seq_len, most_tokens or sys.maxsize)
+            if len(found) < limit:
+                for row in stored_rows(part, given, inputs.tokenizer):
+                    question = _question(row, inputs.tokenizer, longest)
+                    found += [question] if question is not None else []
+                    if len(found) >= limit:
+                        break
+    except DataError as problem:
+        problem.message = f"evaluation.metrics: {name}: {problem.message}"
+        raise
+    if not found:
+        raise DataError(
+            f"evaluation.metrics: {name}: no row of this set has a prompt and an answer",
+            hint="a metric needs conversations that end with an answer",
+        )
+    return found
+
+
+def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str | None:
+    """What the configuration names for a store of a set."""
+    for one in config.evaluation.sets or ():
+        if one.name == name and one.path is not None:
+            return one.path
+    sources = [source.path for source in sources_with_paths(config.data)] or [config.data.path]
+    parts = (part.path for part in inputs.train.parts)
+    return dict(zip(parts, sources, strict=True))[store]
+
+
+def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Question | None:
+    """The row up to its last trained answer; None if it has none, or no room is left for one."""
+    if row.shape == "text" or not row.target_turns:
+        return None
+    try:
+        *_, example = tokenize(row, tokenizer, "last")
+    except (BadRow, SftctlError):
+        return None
+    turns = example.loss_mask if example.turn_mask is None else example.turn_mask
+    start = int(np.argmax(turns))
+    ids = example.input_ids
+    if not 0 < start < longest:
+        return None
+    reference = tokenizer.decode(ids[turns].tolist(), skip_special_tokens=True).strip()
+    return Question([*row.messages[: row.target_turns[-1]]], reference, ids[:start].tolist())
+
+
+def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
+    """The session with the rows that its metrics ask for: those of the run, if it exists."""
+    config, model = session.config, session.state.loss_module.model
+    if config.evaluation.metrics:
+        status.doing("reading the rows to answer")
+    questions = session.world.on_main(
+        lambda: open_questions(run_dir, config, session.inputs, model)
+    )
+    return replace(session, questions=questions)
+
+
+def keep_questions(session: "Session") -> None:
+    """Keep the session's questions in its run directory, if it has any."""
+    if session.questions:
+        origin = made_from(session.config, session.inputs)
+        write_questions(session.run.path, origin, session.questions)
