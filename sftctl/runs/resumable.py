@@ -3,7 +3,7 @@
 Loads neither torch nor numpy.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from glob import has_magic
 from pathlib import Path
@@ -71,6 +71,18 @@ def obstacles_in_differences(
             f"{where}: would be a different run: {'; '.join(map(str, to_allow))}",
             hint=f"undo the change, or allow it: {allow_flags(to_allow)}",
         )
+
+
+def changed_sets(
+    manifest: CheckpointManifest, fingerprints: Mapping[str, str]
+) -> Iterator[Difference]:
+    """A difference for each set with another fingerprint than the checkpoint recorded."""
+    for name, now in fingerprints.items():
+        was = manifest.set_fingerprints.get(name)
+        if was not in (None, now):
+            effect = "its rows or their preparation changed: later evaluations are of other rows"
+            key = f"evaluation.sets: {name}"
+            yield Difference(key, str(was)[:12], now[:12], "free", effect)
 
 
 def require_named_files(config: RunConfig) -> None:

