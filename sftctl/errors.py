@@ -113,6 +113,7 @@ def error_named(kind: str) -> type[SftctlError]:
     return SftctlError
 
 
+MORE_MEMORY = "close other programs, or raise the limits: `ulimit -v` and `ulimit -u` show them"
 _NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread")
 
 

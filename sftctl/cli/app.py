@@ -26,7 +26,14 @@ from sftctl.cli import report as report_page
 from sftctl.cli.guide import doctor, init
 from sftctl.cli.guide.hints import hint_for, unknown_option
 from sftctl.disk import FILES_OPEN
-from sftctl.errors import ConfigError, DataError, SftctlError, Stopped, lacks_memory
+from sftctl.errors import (
+    MORE_MEMORY,
+    ConfigError,
+    DataError,
+    SftctlError,
+    Stopped,
+    lacks_memory,
+)
 from sftctl.words import printable
 
 _LIMITS = FILES_OPEN | {
@@ -34,8 +41,6 @@ _LIMITS = FILES_OPEN | {
     errno.ELOOP: "a link leads to itself: name another path",
 }
 """What to do about an error of the system that can come from any file."""
-
-_MORE_MEMORY = "close other programs, or raise the limits: `ulimit -v` and `ulimit -u` show them"
 
 
 class SftctlGroup(TyperGroup):
@@ -118,7 +123,7 @@ def _out_of_memory(problem: Exception) -> int:
     if not lacks_memory(problem):
         raise problem
     text = " ".join(str(problem).split())
-    report(ConfigError(f"not enough memory{': ' if text else ''}{text:.200}", _MORE_MEMORY))
+    report(ConfigError(f"not enough memory{': ' if text else ''}{text:.200}", MORE_MEMORY))
     return ConfigError.exit_code
 
 

@@ -53,7 +53,8 @@ class Readiness:
 
 def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: bool) -> Readiness:
     """Whether `sftctl resume` can continue from this checkpoint (None: no readable manifest)."""
-    run = RunDir(checkpoint.absolute().parent.parent)
+    is_below = len(checkpoint.parts) > 2
+    run = RunDir((checkpoint if is_below else checkpoint.absolute()).parent.parent)
     command = f"sftctl resume {run.path if checkpoint.is_absolute() else checkpoint.parent.parent}"
     if manifest is None or is_damaged:
         return Readiness(_advice_for_damage(run, command))

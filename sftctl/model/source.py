@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from sftctl.errors import ConfigError, SftctlError, lacks_memory
+from sftctl.disk import require_utf8
+from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
@@ -65,6 +66,7 @@ class ModelSource:
     def of(cls, name: str) -> "ModelSource":
         """The source that `name` means; ConfigError if it looks like a path that does not exist."""
         path = Path(name)
+        require_utf8(path, ConfigError)
         if path.suffix == ".gguf":
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
@@ -199,7 +201,9 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
         raise
     except Exception as problem:  # each architecture and each file format has errors of its own
         if lacks_memory(problem):
-            raise
+            reason = f"{what}: not enough memory: {_first_words(problem)}"
+            hint = f"{MORE_MEMORY}; or its config.json asks for too much"
+            raise ConfigError(reason, hint) from problem
         if source.is_gguf:
             raise _unreadable_gguf(source, problem) from problem
         if "trust_remote_code" in str(problem):

@@ -155,10 +155,17 @@ def test_too_little_memory_is_one_error(
     assert (result.exit_code, result.error) == (2, f"error: {words}")
 
 
+def test_a_model_whose_name_is_not_utf8_is_one_error(tmp_path: Path) -> None:
+    folder = tmp_path / BAD_NAME
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="this name is not UTF-8"):
+        ModelSource.of(str(folder))
+
+
 def test_too_little_memory_is_not_a_damaged_model(tmp_path: Path) -> None:
     problem = RuntimeError("unable to mmap 921512 bytes: Cannot allocate memory (12)")
     with (
-        pytest.raises(RuntimeError, match="unable to mmap"),
+        pytest.raises(ConfigError, match="model x: not enough memory: unable to mmap"),
         from_hub_or_disk("model x", ModelSource.of(str(tmp_path))),
     ):
         raise problem

@@ -96,8 +96,8 @@ Harm = Callable[[Path], object]
             "put back",
         ),
         (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: missing", "restore it"),
-        (lambda run: (run / "config.toml").unlink(), "not a run directory", "put it back"),
-        (lambda run: (run / "config.toml").write_text("[x"), "config.toml", "put it back"),
+        (lambda run: (run / "config.toml").unlink(), "config.toml: missing", "put it back"),
+        (lambda run: (run / "config.toml").write_text("[x"), "config.toml", "write `key"),
     ],
 )
 def test_a_missing_file_is_named(run: Path, harm: Harm, why: str, advice: str) -> None:
