@@ -2,7 +2,7 @@
 
 import math
 
-from sftctl.config.schema import OptimConfig
+from sftctl.config.optim import OptimConfig
 
 
 def get_lr(step: int, total_steps: int, optim: OptimConfig) -> float:

@@ -12,10 +12,9 @@ from sftctl.config.bounds import (
     Count,
     CountFrom0,
     PartOfOne,
-    Share,
-    check_factors,
 )
 from sftctl.config.evaluation import EvaluationConfig
+from sftctl.config.optim import OptimConfig
 from sftctl.config.sources import SourceConfig, check_sources
 from sftctl.config.template_options import check_options
 from sftctl.config.tracking import TrackingConfig
@@ -113,39 +112,6 @@ class DataConfig:
     def example_tokens(self) -> int:
         """`max_seq_len` as a number: the default where it is unset and a file is prepared."""
         return self.max_seq_len or DEFAULT_MAX_SEQ_LEN
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW and its learning rate."""
-
-    learning_rate: Amount | Auto = "auto"
-    """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights,
-    2e-4 for a LoRA adapter: ten times that of full fine-tuning (Schulman et al. 2025, LoRA Without
-    Regret)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up: along half a cosine, linearly, or not at
-    all."""
-    warmup_steps: CountFrom0 = 0
-    """Steps of linear warm-up before the schedule."""
-    min_lr_ratio: Share = 0.1
-    """The cosine and linear schedules end at this fraction of `learning_rate`; in [0, 1]."""
-    weight_decay: Amount = 0.01
-    """Decoupled weight decay, on matrices only (not on norms and biases)."""
-    beta1: PartOfOne = 0.9
-    """Decay of AdamW's first moment."""
-    beta2: PartOfOne = 0.999
-    """Decay of AdamW's second moment."""
-    eps: Amount = 1e-8
-    """AdamW's denominator term."""
-    grad_clip: Amount = 1.0
-    """Maximum gradient norm (L2 over all trained parameters); 0 disables clipping."""
-    groups: dict[str, Any] | None = None
-    """Factors of the learning rate for some parameters: pattern = factor, in [optim.groups]. The
-    patterns are those of `train.freeze`. Other parameters have the factor 1."""
-
-    def __post_init__(self) -> None:
-        check_factors(self.groups or {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from sftctl.config.optim import OptimConfig
 from sftctl.config.schedule import get_lr
-from sftctl.config.schema import OptimConfig
 
 
 def minimind_lr(step: int, total: int, lr: float) -> float:

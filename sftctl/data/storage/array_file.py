@@ -1,7 +1,7 @@
 """ArrayFile: a one-dimensional .npy file that is read by position.
 
 It is not mapped: if a mapped file shrinks, the system kills the process (SIGBUS), and Python can't
-turn that into an error. A read that is too short can be one.
+turn that into an error. A read that is too short can become an error.
 """
 
 import os

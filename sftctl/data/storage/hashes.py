@@ -17,7 +17,7 @@ _READ = (*SPLITS, "tokenizer")  # the folders that training reads
 
 
 def block_hashes(store: Path, files: Mapping[str, FileEntry]) -> dict[str, list[str]]:
-    """The SHA-256 of each block of every file with more than one."""
+    """The SHA-256 of each block, for every file of several blocks."""
     return {
         name: [hashlib.sha256(block).hexdigest() for block in _blocks(store / name)]
         for name, entry in files.items()
@@ -41,7 +41,8 @@ def require_sizes(store: Path, manifest: StoreManifest, folders: Iterable[str] =
 
 
 def first_wrong(store: Path, manifest: StoreManifest) -> str | None:
-    """The first file that training reads and whose content has changed, and where; None: none."""
+    """The first file that training reads and whose content has changed, and where; None if all are
+    right."""
     for name, entry in _files_in(manifest, _READ):
         try:
             wrong = _wrong_part(store / name, entry, manifest.block_sha256.get(name, []))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from sftctl.config.schema import OptimConfig
+from sftctl.config.optim import OptimConfig
 from sftctl.world import World, exact_dtype, local_part
 
 

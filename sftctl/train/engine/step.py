@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sftctl.config.optim import OptimConfig
 from sftctl.config.schedule import get_lr
-from sftctl.config.schema import OptimConfig
 from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.mixture import Mixture
 from sftctl.data.plan import examples_digest, hash_of
