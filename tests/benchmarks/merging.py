@@ -101,9 +101,12 @@ def smollm2_file(rows: Path, folder: Path) -> str:
     return str(smollm2())
 
 
+_NF4 = ("--set", "adapter.quantize=nf4")  # needs the extra qlora
+
 CASES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "`tiny`, tied": (trained(preset("tiny")), ("float32",)),
     "`tiny`, untied": (trained(preset("tiny", tied=False)), ("float32",)),
+    "`tiny`, tied, base in nf4": (trained(preset("tiny"), *_NF4), ("float32",)),
     "`minimind-3-moe`, experts left out": (trained(preset("minimind-3-moe")), ("float32",)),
     "`minimind-3-moe`, peft's adapter on its experts": (on_experts, ("float32",)),
     "SmolLM2-135M (Q4_1), LoRA": (trained(smollm2_file), ("float32", "bfloat16")),
@@ -111,6 +114,7 @@ CASES: dict[str, tuple[Make, tuple[str, ...]]] = {
         trained(smollm2_file, "--set", "adapter.use_dora=true"),
         ("float32", "bfloat16"),
     ),
+    "SmolLM2-135M (Q4_1), base in nf4": (trained(smollm2_file, *_NF4), ("float32", "bfloat16")),
 }
 
 
