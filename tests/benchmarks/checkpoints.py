@@ -15,7 +15,7 @@ import torch
 
 from sftctl.checkpoint.layout import checkpoint_name, read_manifest
 from sftctl.checkpoint.save import save_checkpoint
-from sftctl.config.schema import OptimConfig
+from sftctl.config.optim import OptimConfig
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.store import TokenStoreWriter
 from sftctl.jsonio import dump_line, dump_pretty, loads

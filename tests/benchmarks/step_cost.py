@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
+from sftctl.config.optim import OptimConfig
+from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.step_shape import step_shape
 from sftctl.data.store import TokenStore

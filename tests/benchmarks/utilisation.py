@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sftctl.config.schema import OptimConfig, RunConfig, TrainConfig
+from sftctl.config.optim import OptimConfig
+from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import StepBatch
 from sftctl.data.step_shape import StepShape

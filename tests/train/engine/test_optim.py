@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sftctl.config.schema import OptimConfig
+from sftctl.config.optim import OptimConfig
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer, clip_gradients
 from tests.toys.steps import ALONE, make_model
 
