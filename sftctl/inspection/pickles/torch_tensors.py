@@ -125,10 +125,12 @@ def tensors_in(
     return dict(sorted(found.items())), problems
 
 
-def _is_of_other_numbers(made: CallResult, storages: Mapping[str, object]) -> bool:
+def _is_of_other_numbers(made: CallResult, storages: Mapping[str, tuple[int, int]]) -> bool:
     """Whether a tensor's bytes are there, and its numbers are of a type that is not shown."""
     storage = made.arguments[0]
-    return _is_storage(storage) and _dtype(storage) is None and _key_of(storage) in storages
+    if not _is_storage(storage) or _dtype(storage) is not None:
+        return False
+    return storages.get(_key_of(storage), (0, -1))[1] >= storage_bytes(storage)
 
 
 def _key_of(storage: PersistentId) -> str:
