@@ -25,7 +25,7 @@ from sftctl.model.source import (
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.model.trainable import require_trainable
+from sftctl.model.trainable import WEIGHT_FILES, require_trainable
 from sftctl.model.weight_names import RENAMES, Names, Warn, renamed
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
     It reads the headers in a folder; other models are judged when they are loaded.
     """
     source = ModelSource.of(name)
-    if not Path(source.location).is_dir() or source.is_gguf:
+    if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
         return
     _, names = _from_files(name, source, config, {"device_map": "meta"}, on_stderr)
     names.require(f"model {name}", on_stderr)
