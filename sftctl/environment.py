@@ -5,6 +5,7 @@ Calls that only Linux has are made here alone, each with a replacement for other
 
 import ctypes
 import fcntl
+import importlib.util
 import os
 import pwd
 import signal
@@ -102,6 +103,23 @@ def wait_for_threads_briefly() -> None:
     """
     if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+
+
+def load_large_libraries() -> None:
+    """Load torch's shared libraries while other threads go on, so that a signal is answered.
+
+    `import torch` holds Python's lock while the system loads and links them: half a second. What
+    can't be loaded here is left to the import.
+    """
+    found = importlib.util.find_spec("torch")
+    if sys.platform != "linux" or "torch" in sys.modules or found is None or not found.origin:
+        return
+    load = ctypes.CDLL(None).dlopen  # a foreign function: called without the lock
+    load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
+    for name, visible in (("torch_global_deps", os.RTLD_GLOBAL), ("torch_cpu", os.RTLD_LOCAL)):
+        file = Path(found.origin).parent / "lib" / f"lib{name}.so"
+        if not load(os.fsencode(file), os.RTLD_NOW | visible):
+            return
 
 
 def cache_folder() -> Path:

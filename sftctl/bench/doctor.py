@@ -16,6 +16,7 @@ from sftctl.bench.selftest import SelfTest, self_test
 from sftctl.environment import cache_folder
 from sftctl.machine import Machine, multiplies_bfloat16, processor_name
 from sftctl.model.onednn import product
+from sftctl.tracking import status
 from sftctl.world import choose_device
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "peft")
@@ -57,6 +58,7 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at everything, measure for a second, and run the self-test (some ten seconds)."""
+    status.doing("measuring matrix products")
     machine, device = Machine.here(), choose_device("auto")
     rates = {
         name: rate

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from sftctl.config.load import load_config
 from sftctl.config.schema import RunConfig
 from sftctl.errors import SftctlError
 from sftctl.jsonio import read_lines
+from sftctl.tracking import status
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
@@ -44,10 +46,12 @@ def self_test() -> SelfTest:
         said = StringIO()
         try:
             with redirect_stderr(said):
-                run_training(_config(reference))
+                train = partial(run_training, stop=StopRequest())  # not listening: Ctrl-C ends it
+                train(_config(reference))
+                status.doing("training again, killed after some steps")
                 died = _train_until_killed(killed)
                 saved = [path.name for path in list_checkpoints(killed / "checkpoints")]
-                run_training(_config(killed), ResumeRequest(killed))
+                train(_config(killed), ResumeRequest(killed))
         except SftctlError as error:
             return SelfTest(False, f"it ended by an error: {error.message}")
         if died != -signal.SIGKILL:

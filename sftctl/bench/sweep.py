@@ -19,6 +19,7 @@ from sftctl.data.loading.needs import shortages
 from sftctl.data.mixture import Mixture
 from sftctl.data.step_shape import StepShape, step_shape
 from sftctl.machine import Machine
+from sftctl.tracking import status
 from sftctl.train.preflight.inputs import open_inputs
 from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
@@ -88,7 +89,9 @@ def bench_loader(
     if settings.source == "text":
         mixture = None
         store = text_examples(config, inputs.train, inputs.tokenizer)
+    status.doing("measuring the step time")
     step_time = _step_time(config, settings)
+    status.doing("measuring the loader")
     step_time_s = step_time.seconds if step_time else None
     shapes = rank_shapes(config, settings.num_ranks)
     sweep = {

@@ -24,6 +24,7 @@ from sftctl.cli import (
 )
 from sftctl.cli import report as report_page
 from sftctl.cli.guide import doctor, init
+from sftctl.cli.guide.help import Command, columns
 from sftctl.cli.guide.hints import hint_for, unknown_option
 from sftctl.disk import FILES_OPEN
 from sftctl.errors import (
@@ -61,6 +62,15 @@ class SftctlGroup(TyperGroup):
             streams.settle()
         sys.exit(code)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Every command with the first sentence of its help, without boxes."""
+        commands = [(name, one.get_short_help_str(200)) for name, one in self.commands.items()]
+        options = [("--version", "Print the version."), ("-h, --help", "Also after a command.")]
+        formatter.write(
+            f"Usage: {ctx.command_path} COMMAND [OPTIONS]\n\n{self.help}\n\n"
+            f"Commands\n{columns(commands, 12)}\nOptions\n{columns(options, 12)}"
+        )
+
 
 def _require_working_directory() -> None:
     try:
@@ -87,6 +97,7 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
         return Stopped.exit_code
     except typer.Abort:
+        report(Stopped("by SIGINT: nothing to save, nothing lost", "run the same command again"))
         return 130
     except typer.TyperException as error:
         report(_usage_error(error, typed))
@@ -168,17 +179,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prepare-data")(prepare_data.prepare_data)
-app.command("train")(train.train)
-app.command("resume")(resume.resume)
-app.command("inspect-ckpt")(inspect_ckpt.inspect_ckpt)
-app.command("bench-loader")(bench_loader.bench_loader)
-app.command("export")(export.export)
-app.command("chat")(chat.chat)
-app.command("report")(report_page.report)
-app.command("runs")(runs.runs)
-app.command("doctor")(doctor.doctor)
-app.command("init")(init.init)
+app.command("prepare-data", cls=Command)(prepare_data.prepare_data)
+app.command("train", cls=Command)(train.train)
+app.command("resume", cls=Command)(resume.resume)
+app.command("inspect-ckpt", cls=Command)(inspect_ckpt.inspect_ckpt)
+app.command("bench-loader", cls=Command)(bench_loader.bench_loader)
+app.command("export", cls=Command)(export.export)
+app.command("chat", cls=Command)(chat.chat)
+app.command("report", cls=Command)(report_page.report)
+app.command("runs", cls=Command)(runs.runs)
+app.command("doctor", cls=Command)(doctor.doctor)
+app.command("init", cls=Command)(init.init)
 
 
 @app.callback(invoke_without_command=True)

@@ -9,6 +9,7 @@ from sftctl.cli import streams
 from sftctl.cli.options import ConfigFlags, Json, RanksHere, config_flags, flag_name
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, DataError
+from sftctl.tracking.working import working
 
 if TYPE_CHECKING:
     from sftctl.bench.sweep import BenchSettings
@@ -63,20 +64,21 @@ def bench_loader(
             "--write-config with --source text: training reads the store, not text",
             hint="leave out --source, or --write-config",
         )
-    from sftctl.bench.sweep import BenchSettings
+    with working():
+        from sftctl.bench.sweep import BenchSettings
 
-    settings = BenchSettings(
-        workers=counts,
-        pin_memory=pin_memory,
-        prefetch=prefetch,
-        persistent=persistent_workers,
-        seconds=seconds,
-        num_ranks=nproc_per_node,
-        source=source,
-        run=run,
-        measure_steps=model is not None,
-    )
-    _measure(config, settings, write_config, as_json=json)
+        settings = BenchSettings(
+            workers=counts,
+            pin_memory=pin_memory,
+            prefetch=prefetch,
+            persistent=persistent_workers,
+            seconds=seconds,
+            num_ranks=nproc_per_node,
+            source=source,
+            run=run,
+            measure_steps=model is not None,
+        )
+        _measure(config, settings, write_config, as_json=json)
 
 
 def _measure(

@@ -7,6 +7,7 @@ import typer
 
 from sftctl.cli import streams
 from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+from sftctl.tracking.working import working
 
 
 def chat(
@@ -56,9 +57,12 @@ def chat(
     path = run_or_newest(path)
     kind_of(path)
     question = question_given(prompt)
-    from sftctl.trained.chat import ChatSession
+    with working():
+        from sftctl.trained.chat import ChatSession
 
-    session = ChatSession.open(path, sampling, system, seed, streams.tell, chat_template, tokenizer)
+        session = ChatSession.open(
+            path, sampling, system, seed, streams.tell, chat_template, tokenizer
+        )
     if question is not None:
         answer_once(session, question)
     else:

@@ -8,6 +8,7 @@ import typer
 
 from sftctl.cli import streams
 from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+from sftctl.tracking.working import working
 from sftctl.words import format_bytes, printable
 
 
@@ -58,10 +59,11 @@ def export(
         output = default_output(path, kind)
         streams.tell(f"output: {printable(str(output))}")
     check_export(path, output, dtype, kind, merge)
-    if kind == "adapter" or merge:
-        _export_adapter(path, output, dtype, chat_template, merge)
-    else:
-        _export_model(path, output, dtype, kind, chat_template, tokenizer)
+    with working():
+        if kind == "adapter" or merge:
+            _export_adapter(path, output, dtype, chat_template, merge)
+        else:
+            _export_model(path, output, dtype, kind, chat_template, tokenizer)
     size = format_bytes(sum(file.stat().st_size for file in output.iterdir()))
     show(f"exported to {output}: {size}, {dtype}")
     opened = output / "model.gguf" if kind == "gguf" else output

@@ -7,6 +7,8 @@ import typer
 
 from sftctl.cli.options import Json, run_or_newest
 from sftctl.errors import CheckpointError, ConfigError
+from sftctl.tracking import status
+from sftctl.tracking.working import working
 
 _SHOWN = 20  # problems in the error line; the report has all
 
@@ -34,19 +36,21 @@ def inspect_ckpt(
     json: Json = False,
 ) -> None:
     """Show what a checkpoint holds and whether it can be resumed. No code from it is run."""
-    from sftctl.inspection.inspect import inspect_path
-
     if other is not None and tensors:
         raise ConfigError(
             "--tensors works on one checkpoint, and two are given",
             hint="leave out --tensors to compare the two tensor by tensor",
         )
     path = run_or_newest(path)
-    reports = [inspect_path(one, verify) for one in (path, other) if one is not None]
-    if other is not None:
-        _show_diff(*reports, as_json=json)
-    else:
-        _show(reports[0], tensors, as_json=json)
+    with working():
+        from sftctl.inspection.inspect import inspect_path
+
+        status.doing(f"{'verifying' if verify else 'reading'} {path}")
+        reports = [inspect_path(one, verify) for one in (path, other) if one is not None]
+        if other is not None:
+            _show_diff(*reports, as_json=json)
+        else:
+            _show(reports[0], tensors, as_json=json)
     damage = [text for report in reports for text in report.damage]
     if damage:
         hints = [report.damage_hint for report in reports if report.damage]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sftctl.cli.options import Json, run_or_newest
+from sftctl.tracking.working import working
 
 
 def report(
@@ -36,13 +37,16 @@ def report(
     run_dirs = [run_dir, *(others or [])]
     for path in run_dirs:
         require_folder(path)
-    from sftctl.report.page import write_comparison, write_report
+    with working():
+        from sftctl.report.page import write_comparison, write_report
 
+        if others:
+            path, records = write_comparison(run_dirs, output)
+        else:
+            path, record = write_report(run_dir, output)
     if others:
-        path, records = write_comparison(run_dirs, output)
         found = {"report": path, "runs": [record.summary() for record in records]}
         emit(found, lambda: text_lines([f"wrote {path}"]), as_json=json)
         return
-    path, record = write_report(run_dir, output)
     lines = [*(f"remark: {remark}" for remark in record.remarks), f"wrote {path}"]
     emit({"report": path} | record.summary(), lambda: text_lines(lines), as_json=json)

@@ -31,6 +31,7 @@ def listening() -> Iterator["StopRequest"]:
     with status.shown(), StopRequest(may_leave=True) as stop:
         status.doing("loading torch")
         try:
+            environment.load_large_libraries()
             yield stop
         finally:
             stop.outlive()
@@ -197,13 +198,16 @@ def _describe_new_run(
     verify_data: bool,
     as_json: bool,
 ) -> None:
-    from sftctl.cli.show.dry_run import run_plan
-    from sftctl.train.preflight.dry_run import plan_run
-    from sftctl.train.preflight.findings import refuse_errors
     from sftctl.train.preflight.paths import check_before_loading
 
-    verify = _verify_here() if verify_data else None
-    plan = plan_run(check_before_loading(config), origins, num_ranks, verify)
+    with listening() as stop:
+        config = check_before_loading(config)
+        from sftctl.cli.show.dry_run import run_plan
+        from sftctl.train.preflight.dry_run import plan_run
+        from sftctl.train.preflight.findings import refuse_errors
+
+        verify = _verify_here() if verify_data else None
+        plan = plan_run(config, origins, num_ranks, verify, stop)
     emit(plan.to_json(), lambda: run_plan(plan), as_json=as_json)
     refuse_errors(plan.findings)
 

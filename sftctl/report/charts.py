@@ -16,7 +16,7 @@ class Series:
     name: str
     stretches: list[list[Bucket]]
     are_points: bool = False  # few values: dots, and a thin dotted link between them
-    is_pale: bool = False  # the raw values under a smoothed curve
+    is_pale: bool = False  # the raw values under a smoothed curve, the first, in its colour
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -60,7 +60,7 @@ def line_chart(
         usual, log = Axis.linear(numbers, from_zero=False), Axis.logarithmic(numbers)
         plots = [_plot(title, series, marks, form, steps, axis) for axis in (usual, log)]
         values = usual
-    names = [(one.name, f"key s{one_number}") for one_number, one in _named(series)]
+    names = [(one.name, f"key {_colour(number, one)}") for number, one in _named(series)]
     names = names if len(series) > 1 or wide else []
     if values.is_log:
         names.append(("log scale", "note"))
@@ -73,6 +73,11 @@ def line_chart(
 def _named(series: Sequence[Series]) -> list[tuple[int, Series]]:
     """The curves that the legend names, with the numbers of their colours."""
     return [(number, one) for number, one in enumerate(series) if one.buckets]
+
+
+def _colour(number: int, series: Series) -> str:
+    """The classes of a curve in the page's styles."""
+    return "s0 pale" if series.is_pale else f"s{number}"
 
 
 def _plot(
@@ -124,7 +129,7 @@ def _curve(series: Series, steps: Axis, values: Axis, number: int) -> Html:
             drawn.append(tag("path", d=f"M{' L'.join(top + bottom)}Z", class_="band"))
         kind = "link" if series.are_points else "line"
         drawn.append(tag("path", d=f"M{' L'.join(centre)}", class_=kind))
-    return tag("g", *drawn, class_=f"s{number} pale" if series.is_pale else f"s{number}")
+    return tag("g", *drawn, class_=_colour(number, series))
 
 
 def _described(series: Series, form: Format) -> str:

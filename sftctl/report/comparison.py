@@ -10,8 +10,8 @@ from sftctl.report.downsample import Bucket, Numbers, downsampled
 from sftctl.report.markup import Content, Html, tag
 from sftctl.report.plot import Format
 from sftctl.report.record import VALIDATION_LOSS, RunRecord
-from sftctl.report.wording import number, percent, short_count, table
-from sftctl.words import counted, format_bytes
+from sftctl.report.wording import number, percent, short_count, size, table
+from sftctl.words import counted
 
 MOST_RUNS = 8
 """Most runs on one page: there are this many colours that a reader can distinguish."""
@@ -78,20 +78,20 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
         return line_chart(title, series(values), [], form, from_zero=True)
 
     validated = [
-        Series(name, _stretch(record.validation()))
+        Series(name, _stretch(record.validation()), are_points=True)
         for record, name in zip(records, names, strict=True)
     ]
     losses = series(lambda record: record.metrics["loss"])
     return tag(
         "div",
-        line_chart("Training loss", losses, [], number, wide=True),
+        line_chart("Training loss", losses, [], number, wide=True, has_switch=True),
         line_chart("Validation loss", validated, [], number, wide=True),
         *(line_chart(title, series, [], number) for title, series in _by_set(records, names)),
         chart("Learning rate", number, lambda record: record.metrics["learning_rate"]),
         chart("Gradient norm, before clipping", number, lambda record: record.metrics["grad_norm"]),
         chart("Tokens per second", short_count, _tokens_per_s),
         chart("Padding, share of the processed tokens", percent, _padding_share),
-        chart("Peak memory", format_bytes, lambda record: record.metrics["peak_memory_bytes"]),
+        chart("Peak memory", size, lambda record: record.metrics["peak_memory_bytes"]),
         class_="charts",
     )
 

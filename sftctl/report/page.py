@@ -12,7 +12,8 @@ from sftctl.report.dataset import data_section, open_dataset
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.record import RunRecord, read_run
 from sftctl.report.wording import moment
-from sftctl.words import parameters_text
+from sftctl.tracking import status
+from sftctl.words import counted, parameters_text
 
 REPORT_NAME, COMPARISON_NAME = "report.html", "comparison.html"
 _BEGIN = "<!doctype html>\n"
@@ -29,7 +30,9 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
     """Write the page of a run, by default into the run; return its path and the run's record."""
     path = run_dir / REPORT_NAME if output is None else output
     _refuse_other_files(path)
+    status.doing(f"reading {run_dir}")
     record = read_run(run_dir)
+    status.doing(f"writing {path}")
     with refusals(path, ConfigError, hint="choose another --output"):
         replace_file(path, report_page(record).encode("utf-8", "replace"))
     return path, record
@@ -39,6 +42,7 @@ def write_comparison(run_dirs: Sequence[Path], output: Path | None) -> tuple[Pat
     """Write one page about several runs, by default into the first; its path and their records."""
     path = run_dirs[0] / COMPARISON_NAME if output is None else output
     _refuse_other_files(path)
+    status.doing(f"reading {counted(len(run_dirs), 'run')}")
     records = [read_run(run_dir) for run_dir in run_dirs]
     with refusals(path, ConfigError, hint="choose another --output"):
         replace_file(path, comparison_page(records).encode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from sftctl.report.downsample import Bucket, Numbers, downsampled, smoothed
 from sftctl.report.markup import Html, join, tag
 from sftctl.report.plot import Format
 from sftctl.report.record import VALIDATION_LOSS, RunRecord
-from sftctl.report.wording import count, facts, moment, number, percent, short_count, table
+from sftctl.report.wording import count, facts, moment, number, percent, short_count, size, table
 from sftctl.tracking.lines import event_line
 from sftctl.words import counted, format_bytes, format_duration
 
@@ -22,7 +22,7 @@ _MAX_CURVES = 8  # there are as many colours
 _TILE_STEPS = 20
 _RESOLVED = (
     *("optim.learning_rate", "train.dtype", "train.micro_batch_tokens"),
-    *("data.max_seq_len", "data.date"),
+    *("data.max_seq_len", "data.date", "train.final"),
 )
 
 
@@ -63,7 +63,7 @@ def _validation_cards(record: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield goal, number(best), f"the best, at step {step:,}"
     if record.final_step is not None:
         why = f"the best {goal}" if record.final_step == step else "the last step"
-        yield "final model", f"step {record.final_step:,}", why
+        yield "final model", f"{record.final_step:,}", f"of this step: {why}"
 
 
 def _card(name: str, value: str, note: str) -> Html:
@@ -142,7 +142,7 @@ def machine(record: RunRecord) -> Html:
         chart("Padding, share of the processed tokens", percent, {"padding": padding_share}),
         chart(
             "Peak memory of the largest rank",
-            format_bytes,
+            size,
             {"memory": metrics["peak_memory_bytes"]},
         ),
         class_="charts",

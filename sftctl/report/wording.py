@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sftctl.report.markup import Content, Html, tag
+from sftctl.words import format_bytes
 
 
 def count(value: float) -> str:
@@ -13,9 +14,9 @@ def count(value: float) -> str:
 
 def short_count(value: float) -> str:
     """`950`, `12.3k`, `4.56M`, `7.89G`: three digits and a letter."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
-            return f"{value / size:.3g}{letter}"
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * unit:  # 999,999 is 1M, not 1e+03k
+            return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
 
 
@@ -27,6 +28,11 @@ def percent(share: float) -> str:
 def number(value: float) -> str:
     """Four significant digits."""
     return f"{value:.4g}"
+
+
+def size(num_bytes: float) -> str:
+    """`800 MB`, `1.2 GB`"""
+    return format_bytes(num_bytes).replace(".0 ", " ")
 
 
 def moment(seconds: object) -> str:

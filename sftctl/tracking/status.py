@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -128,6 +129,12 @@ def making_room() -> AbstractContextManager[None]:
     return _status.making_room() if _status is not None else nullcontext()
 
 
+def write_line(text: str) -> None:
+    """A line on stderr, past Python's buffers: another thread may be writing to them."""
+    with making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
+        os.write(2, f"{printable(text)}\n".encode(errors="backslashreplace"))
+
+
 def hide() -> None:
     """Leave the screen to a panel, which reads `phase`."""
     if _status is not None:
@@ -135,8 +142,11 @@ def hide() -> None:
 
 
 def _forget() -> None:
+    """In a forked child: the screen is not its own, and its signals are not the parent's."""
     global _status
     _status = None
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
 
 
 os.register_at_fork(after_in_child=_forget)

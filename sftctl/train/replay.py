@@ -16,6 +16,7 @@ from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
 from sftctl.runs.directory import RunDir
 from sftctl.runs.effects import allowable_keys
+from sftctl.tracking import status
 from sftctl.train.engine.state import manifest_fields, numbers_in
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
@@ -132,13 +133,16 @@ def _different_steps(session: Session, last_step: int) -> Iterator[str]:
     """Train to `last_step`, and compare each step with its line in metrics.jsonl."""
     lines = read_lines(session.run.path / "metrics.jsonl")
     recorded = {line["step"]: line for line in lines}
+    status.doing(f"training again up to step {last_step}")
     for metrics in training_steps(session):
         line = recorded.get(metrics.step, {})
         for key in COMPARED:
             was, now = line.get(key), getattr(metrics, key)
             if was != now:
                 yield f"step {metrics.step}: {key} was {was}, is {now}"
+        status.doing(f"training again: step {metrics.step} of {last_step}")
         if metrics.step == last_step:
+            status.doing("comparing")
             return
     raise Stopped(
         f"by {session.stop.agreed} at step {session.state.progress.step} of a replay; "

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftctl import environment
 from sftctl.errors import Stopped
-from sftctl.tracking import status
-from sftctl.words import printable
+from sftctl.tracking.status import write_line
 
 if TYPE_CHECKING:
     from sftctl.world import World
@@ -27,6 +26,10 @@ _LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts so long after the answer to the f
 _POLL_S = 0.1  # rank 0 looks for the launcher's stop file
 _GRACE_S = 0.7  # for a main thread that has nothing to save, before the process is ended
 _END = b"\0"  # no signal has this number
+
+
+class Interrupted(BaseException):
+    """A signal has ended work that is not kept; not an Exception, which a library could catch."""
 
 
 class StopRequest:
@@ -52,6 +55,7 @@ class StopRequest:
         self._stop_file, self._may_leave = stop_file, may_leave
         self._relay: Path | None = None
         self._signal_name: str | None = None
+        self._interrupts = False
         self._agreed: str | None = None
         self._answered_at: float | None = None
         self._previous: dict[int, Any] = {}
@@ -107,6 +111,23 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal_name = self._signal_name or signal.Signals(number).name
+        if self._interrupts:
+            self._interrupts = False
+            raise Interrupted
+
+    @contextmanager
+    def interrupting(self, world: "World") -> Iterator[None]:
+        """Raise Interrupted wherever the main thread is in here when a signal comes.
+
+        For work of one rank that is not kept. Several ranks have to agree: see `requested`.
+        """
+        self._interrupts = world.world_size == 1
+        try:
+            if self._interrupts and self._signal_name is not None:
+                raise Interrupted
+            yield
+        finally:
+            self._interrupts = False
 
     def _answer_signals(self) -> None:
         assert self._pipe is not None
@@ -213,21 +234,6 @@ class StopRequest:
     def agreed(self) -> str | None:
         """The signal after which all ranks agreed to stop; None: they have not."""
         return self._agreed
-
-
-def write_line(text: str) -> None:
-    """A line on stderr, past Python's buffers: another thread may be writing to them."""
-    with status.making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
-        os.write(2, f"{printable(text)}\n".encode(errors="backslashreplace"))
-
-
-def _forget_the_pipe() -> None:
-    """In a forked child: its signals are not the parent's."""
-    with suppress(ValueError):
-        signal.set_wakeup_fd(-1)
-
-
-os.register_at_fork(after_in_child=_forget_the_pipe)
 
 
 def _shown(stop_file: Path) -> Path:

@@ -12,6 +12,7 @@ from sftctl.model.generate import stop_ids
 from sftctl.model.load import MAX_SHARD_BYTES, load_pretrained, save_pretrained
 from sftctl.runs.card import model_card
 from sftctl.runs.final import CARD_NAME
+from sftctl.tracking import status
 from sftctl.trained.checks import check_export
 from sftctl.trained.gguf.file import write_gguf
 from sftctl.trained.gguf.modelfile import modelfile
@@ -67,7 +68,9 @@ def export_gguf(
     card = _card(trained, source, dtype, "gguf")
     with _new(output) as folder:
         file = folder / GGUF_NAME
+        status.doing(f"writing {GGUF_NAME}")
         write_gguf(trained.model, trained.tokenizer, file, dtype, output.name)
+        status.doing("reading it again, to compare")
         proof = prove(trained, file, dtype)
         stops = stop_ids(trained.model, trained.tokenizer)
         text = modelfile(trained.tokenizer, stops, GGUF_NAME)
@@ -99,6 +102,7 @@ def export_merged(
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
     with _new(output) as folder:
         save_pretrained(model, trained.tokenizer, folder)
+        status.doing("reading it again, to compare")
         read = load_pretrained(str(folder), dtype=getattr(torch, dtype))
         proof = compare(dtype, before, logits_of(read, rows))
         proof.require()
@@ -121,6 +125,7 @@ def export_adapter(source: Path, output: Path, tell: Callable[[str], None] = say
 
 @contextmanager
 def _new(output: Path) -> Iterator[Path]:
+    status.doing(f"writing {output}")
     with (
         refusals(output, CheckpointError, hint="choose another --output"),
         new_folder(output) as folder,

@@ -29,6 +29,7 @@ from sftctl.runs.card import model_card
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import CARD_NAME, last_manifest, problems_of_final, require_sound
 from sftctl.runs.origin import of_another_run
+from sftctl.tracking import status
 from sftctl.trained.checks import kind_of
 from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
 
@@ -90,8 +91,10 @@ def open_trained(
     says so. `chat_template` (a file, or chatml) replaces the model's own. `tokenizer` is for a
     model without one (MiniMind's .pth files).
     """
+    status.doing(f"checking {path}")
     place = _place_of(path, tell)
     run, manifest = place.run, place.manifest
+    status.doing(f"loading {place.path}")
     if place.is_checkpoint and run is not None and manifest is not None and manifest.base is None:
         model = load_architecture(run.model_folder)
         load_weights(place.path, model.state_dict(), manifest)

@@ -37,8 +37,10 @@ def question_given(prompt: str | None) -> str | None:
 
 def answer_once(session: "ChatSession", question: str) -> None:
     """Print the answer piece by piece, and nothing else."""
-    session.answer(question, _print_piece)
-    print()
+    try:
+        session.answer(question, _print_piece)
+    finally:
+        print(flush=True)
 
 
 def converse(session: "ChatSession") -> None:

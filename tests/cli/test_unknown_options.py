@@ -126,3 +126,16 @@ def test_every_command_has_a_short_help(sftctl: Sftctl) -> None:
         assert "Usage: " in sftctl(name, "-h").stdout
     for name in ("train", "prepare-data", "export", "report"):
         assert "-o" in options_of(COMMANDS[name])
+
+
+@pytest.mark.parametrize("width", [72, 80, 200])
+def test_the_help_of_a_command_has_examples_and_every_option_without_its_type(
+    sftctl: Sftctl, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name, command in COMMANDS.items():
+        text = sftctl(name, "--help").stdout
+        assert text.startswith(f"Usage: sftctl {name} [OPTIONS]")
+        assert max(map(len, text.splitlines())) <= min(width, 100)
+        assert not re.search(r"<(int|str|bool|float|path|list)", text)
+        assert options_of(command).keys() <= {*re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)}

@@ -104,4 +104,4 @@ def test_points_have_a_thin_link_and_raw_values_are_pale() -> None:
     pale = Series("training", [buckets], is_pale=True)
     chart = line_chart("Loss", [points, pale], [], number).text
     assert chart.count('class="link"') == 1 and chart.count('class="line"') == 1
-    assert 'class="s1 pale"' in chart
+    assert 'class="s0 pale"' in chart

@@ -210,11 +210,11 @@ def test_a_run_that_was_killed_makes_the_same_choices(
 def test_a_signal_in_the_evaluation_of_the_best_step_changes_no_choice(
     whole: tuple[Path, RunSummary], tmp_path: Path
 ) -> None:
-    blocks = "sftctl.train.engine.evaluate.evaluation_blocks"
+    blocks = "sftctl.train.engine.evaluate.evaluation_rounds"
     with pytest.MonkeyPatch.context() as patch:
         from sftctl.train.engine import evaluate
 
-        patch.setattr(blocks, signal_in_call(BEST + 1, evaluate.evaluation_blocks))
+        patch.setattr(blocks, signal_in_call(BEST + 1, evaluate.evaluation_rounds))
         stopped = run_training(toy_config(tmp_path, **SETTINGS))
     assert (stopped.status, stopped.step, stopped.best_step) == ("stopped", BEST, BEST - 1)
     assert resume(tmp_path / "run").final_step == BEST

@@ -54,7 +54,7 @@ class Case:
 
 
 BEGIN, STEP = "sftctl.train.run.open_saving", "sftctl.train.run.train_step"
-VALIDATE = "sftctl.train.engine.evaluate.evaluation_blocks"
+VALIDATE = "sftctl.train.engine.evaluate.evaluation_rounds"
 FINAL = "sftctl.train.final.save_pretrained"
 NO_VALIDATION = {"data__val_fraction": 0.0}
 EVERY_3, AT_THE_END = (

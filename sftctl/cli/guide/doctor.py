@@ -3,16 +3,19 @@
 from sftctl.cli import streams
 from sftctl.cli.options import Json
 from sftctl.errors import CheckpointError
+from sftctl.tracking.working import working
 
 
 def doctor(json: Json = False) -> None:
     """Show what this machine is, and test that a resume is exact here (some 20 seconds)."""
-    from sftctl.bench.doctor import examine
-    from sftctl.cli.show.machine import diagnosis
     from sftctl.cli.show.output import emit
 
     streams.tell("measuring, then ten steps of a tiny model: train, kill, resume, compare")
-    found = examine()
+    with working():
+        from sftctl.bench.doctor import examine
+        from sftctl.cli.show.machine import diagnosis
+
+        found = examine()
     emit(found.to_json(), lambda: diagnosis(found), as_json=json)
     if not found.self_test.passed:
         raise CheckpointError(

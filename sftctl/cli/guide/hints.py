@@ -7,6 +7,7 @@ from typing import Any
 
 from sftctl.cli.guide.foreign import Ours, ours, plain
 from sftctl.cli.options import flag_name
+from sftctl.config.check import EVERY_KEY
 from sftctl.config.keys import choices, keys
 
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
@@ -92,6 +93,8 @@ def hint_for(hint: str, command: Any) -> str:
     options, keys_of_flags = options_of(command), {flag_name(key): key for key in keys()}
     keys_of_flags["--template-option"] = "data.template_options"
     takes_set, in_file = "--set" in options, command.name == "resume"
+    if not takes_set and not in_file and options.keys() & keys_of_flags.keys():
+        hint = hint.replace(EVERY_KEY, f"`{_path(command)} --help` shows the options")
 
     def spoken(found: re.Match[str]) -> str:
         flag, value = found[1], found[2] or ""

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sftctl.cli.options import ChatTemplate, Json
+from sftctl.tracking.working import working
 
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="Directory, hub name or .gguf file.")
@@ -43,10 +44,11 @@ def init(
     }
     config = load_config(None, {key: value for key, value in given.items() if value is not None})
     check_before_loading(config)
-    from sftctl.train.preflight.look import commented_toml, look_at
+    with working():
+        from sftctl.train.preflight.look import commented_toml, look_at
 
-    with preparation_progress() as progress:
-        look = look_at(config, progress)
+        with preparation_progress() as progress:
+            look = look_at(config, progress)
     with refusals(output, ConfigError, hint):
         replace_file(output, commented_toml(look, given).encode())
     emit(look.to_json(output), lambda: found_in(look, output), as_json=json)

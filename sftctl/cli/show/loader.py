@@ -12,6 +12,7 @@ from rich.text import Text
 from sftctl.bench.result import LoaderResult
 from sftctl.cli.show.fitting_table import FittingTable
 from sftctl.cli.show.output import text_lines
+from sftctl.tracking import status
 from sftctl.words import format_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], in
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
         def on_progress(results: Sequence[LoaderResult], done: int, total: int) -> None:
+            status.doing("")  # the table says how far it is
             text = Text(f"\n{done} of {total} rounds; medians so far")
             live.update(Group(_table(results, None), text), refresh=True)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from sftctl.cli import streams
 from sftctl.cli.show.output import facts_table
 from sftctl.data.prepare.notes import dropped_rows, many_dropped, shortened, store_notes
+from sftctl.tracking import status
 from sftctl.words import counted, format_bytes, format_duration, printable
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
         if now - shown_at < (_EVERY_S if on_terminal else _EVERY_S_PIPED):
             return
         shown_at = now
+        status.doing("")
         start, end = ("\r", "\x1b[K") if on_terminal else ("", "\n")
         text = progress_line(progress, now - started)
         streams.tell(text, end, start)

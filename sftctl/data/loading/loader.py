@@ -34,7 +34,7 @@ from sftctl.data.step_shape import StepShape
 from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError, LoaderDied
 
-EVALUATION_BLOCK = 64  # examples between two checks for a stop signal
+EVALUATION_BLOCK = 64  # examples that an evaluation cuts together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +61,18 @@ def _share(
     store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
     """One rank's micro-batches of a cut; in lockstep, every rank has equally many."""
-    dealt = deal_in_rounds if shape.lockstep else deal
-    hands = dealt([piece.cost for piece in pieces], shape.world_size)
+    hands = _hands(pieces, shape)
     share = [
         collate(store, tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]
     ]
     missing = len(hands[0]) - len(share) if shape.lockstep else 0
     return share + [filler_micro_batch(len(pieces)) for _ in range(missing)]
+
+
+def _hands(pieces: Sequence[Piece], shape: StepShape) -> list[list[int]]:
+    """The numbers of each rank's pieces."""
+    dealt = deal_in_rounds if shape.lockstep else deal
+    return dealt([piece.cost for piece in pieces], shape.world_size)
 
 
 def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
@@ -238,14 +243,17 @@ def _depend_on_the_trainer(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def evaluation_blocks(store: Examples, shape: StepShape) -> Iterator[list[MicroBatch]]:
-    """This rank's share of all examples, in blocks of micro-batches.
+def evaluation_rounds(store: Examples, shape: StepShape) -> Iterator[tuple[int, list[MicroBatch]]]:
+    """All examples, in rounds of at most one micro-batch a rank: this rank's, or none.
 
-    All ranks get equally many blocks, each of at most 64 examples over all ranks. In lockstep they
-    get equally many micro-batches too, some of them without an example.
+    All ranks get equally many rounds, so they can agree before each. In lockstep none is empty. The
+    number is how many examples all ranks together are through, roughly.
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), EVALUATION_BLOCK):
         block = order[start : start + EVALUATION_BLOCK].tolist()
         pieces = cut_step(store.lengths[block], shape.tokens_of_a_pass, shape.cut_for_ranks)
-        yield _share(store, block, pieces, shape)
+        share = _share(store, block, pieces, shape)
+        num_rounds = max(map(len, _hands(pieces, shape)))
+        for number in range(num_rounds):
+            yield start + len(block) * number // num_rounds, share[number : number + 1]

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from sftctl.data.loading.loader import EVALUATION_BLOCK, evaluation_blocks
+from sftctl.data.loading.loader import evaluation_rounds
 from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.model.loss import IGNORE_INDEX
 from sftctl.tracking import status
 from sftctl.train.engine.exact_sum import hits_and_entropies, whole_units
 from sftctl.train.engine.state import TrainState
-from sftctl.train.stop import StopRequest
+from sftctl.train.stop import Interrupted, StopRequest
 from sftctl.world import World, exact_dtype
 
 _NUM_SUMS = 5  # losses, target tokens, weights, hits, entropies
@@ -95,22 +95,26 @@ def evaluate(
 ) -> Evaluation | None:
     """Evaluate each example once; None if a signal interrupts it.
 
-    All ranks call it together. They agree before each block whether to go on.
+    All ranks call it together. They agree before each micro-batch whether to go on; one rank alone
+    leaves in the middle of it.
     """
-    state.loss_module.eval()
     totals = torch.zeros(_NUM_SUMS, dtype=exact_dtype(world.device), device=world.device)
-    total_weight, stopped, num_done = _total_weight(store), False, 0
-    for block in evaluation_blocks(store, shape):
-        stopped = stop.requested(world) is not None
-        if stopped:
-            break
-        status.doing(f"validating {num_done}/{len(store.lengths)}")
-        for batch in block:
-            totals += _sums(state, batch.to(world.device), world, total_weight)
-        num_done += EVALUATION_BLOCK
-    status.doing("")
-    state.loss_module.train()
-    return None if stopped else Evaluation(tuple(world.sum(totals).tolist()))
+    total_weight = _total_weight(store)
+    state.loss_module.eval()
+    try:
+        with stop.interrupting(world):
+            for num_done, batches in evaluation_rounds(store, shape):
+                if stop.requested(world) is not None:
+                    raise Interrupted
+                status.doing(f"validating {num_done}/{len(store.lengths)}")
+                for batch in batches:
+                    totals += _sums(state, batch.to(world.device), world, total_weight)
+    except Interrupted:
+        return None
+    finally:
+        status.doing("")
+        state.loss_module.train()
+    return Evaluation(tuple(world.sum(totals).tolist()))
 
 
 def _total_weight(store: Examples) -> float:

@@ -1,6 +1,7 @@
 """What a run would be, without training: `sftctl train --dry-run`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +61,20 @@ def plan_run(
     origins: dict[str, str] | None = None,
     num_ranks: int = 1,
     verify: Callable[[Store], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> RunPlan:
     """Check data and model as a run would; nothing is written. `verify` hashes the store.
+
+    A `stop` must be listening already; without one, this call listens.
 
     Raises errors that leave the rest unknown (no data, no model); other problems are findings.
     """
     given = config
-    with StopRequest() as stop, start_world(config.train.device, check=stop.check) as world:
-        proposal = propose(config, world, stop, num_ranks)
+    with (
+        nullcontext(stop) if stop is not None else StopRequest() as listening,
+        start_world(config.train.device, check=listening.check) as world,
+    ):
+        proposal = propose(config, world, listening, num_ranks)
         if verify is not None:
             verify(proposal.inputs.train)
         rate = matmul_flops_per_s(world.device, COMPUTE_DTYPES[proposal.config.train.dtype])

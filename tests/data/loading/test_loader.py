@@ -14,7 +14,7 @@ from sftctl.config.schema import TrainConfig
 from sftctl.data.loading.loader import (
     LoaderSettings,
     StepLoader,
-    evaluation_blocks,
+    evaluation_rounds,
     loader_death_as_error,
     longest_micro_batch,
 )
@@ -232,11 +232,14 @@ def test_a_loader_draws_nothing_from_the_global_random_stream() -> None:
 
 
 def evaluated_by(world_size: int, store: ToyStore, **changes: Any) -> list[list[MicroBatch]]:
-    """Each rank's micro-batches. All ranks have equally many blocks."""
+    """Each rank's micro-batches. All ranks have equally many rounds."""
     shape = replace(SHAPE, world_size=world_size, cut_for_ranks=world_size, **changes)
-    blocks = [list(evaluation_blocks(store, replace(shape, rank=r))) for r in range(world_size)]
-    assert len({len(of_rank) for of_rank in blocks}) == 1  # ranks meet before each
-    return [[batch for block in of_rank for batch in block] for of_rank in blocks]
+    rounds = [list(evaluation_rounds(store, replace(shape, rank=r))) for r in range(world_size)]
+    assert len({len(of_rank) for of_rank in rounds}) == 1  # ranks meet before each
+    assert all(len(batches) <= 1 for of_rank in rounds for _, batches in of_rank)
+    done = [num_done for num_done, _ in rounds[0]]
+    assert done == sorted(done) and all(0 <= number < len(store.lengths) for number in done)
+    return [[batch for _, batches in of_rank for batch in batches] for of_rank in rounds]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

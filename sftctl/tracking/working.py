@@ -1,0 +1,60 @@
+"""What a command without a run shows while it works: its phases, and an answer to a signal."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sftctl import environment
+from sftctl.tracking import status
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE_S = 0.1  # a command that ends within this time says so itself
+_END = b"\0"  # no signal has this number
+
+
+@contextmanager
+def working(phase: str = "loading torch") -> Iterator[None]:
+    """Show phases in here, the first one now, and say that a signal was heard.
+
+    The signal itself is raised in the main thread as before, after the call of torch that it is in.
+    """
+    with status.shown(), _answering():
+        status.doing(phase)
+        environment.load_large_libraries()
+        yield
+        status.doing("")
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python refuses it there
+        yield
+        return
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    over = threading.Event()
+    thread = threading.Thread(target=_answer, args=(reads, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.write(writes, _END)
+        thread.join()
+        os.close(reads)
+        os.close(writes)
+
+
+def _answer(reads: int, over: threading.Event) -> None:
+    """Say once that a signal was heard, unless the command has ended by then."""
+    is_answered = False
+    while _END not in (numbers := os.read(reads, 64)):
+        if is_answered or not any(number in numbers for number in _ENDING):
+            continue
+        is_answered = True
+        if not over.wait(_PATIENCE_S):
+            status.write_line("stopping: nothing is kept, nothing is lost")

@@ -1,0 +1,32 @@
+"""A command without a run says that it has heard a signal while its main thread is busy."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from sftctl.tracking.working import working
+
+
+def test_a_signal_is_answered_once_while_the_main_thread_goes_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    with working("loading"):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+    assert heard == [signal.SIGINT] * 2
+    assert capfd.readouterr().err.count("stopping: nothing is kept, nothing is lost\n") == 1
+
+
+def test_a_signal_that_ends_the_command_at_once_is_left_to_its_last_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), working("loading"):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert "stopping" not in capfd.readouterr().err
