@@ -65,10 +65,14 @@ class SftctlGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Every command with the first sentence of its help, without boxes."""
         commands = [(name, one.get_short_help_str(200)) for name, one in self.commands.items()]
-        options = [("--version", "Print the version."), ("-h, --help", "Also after a command.")]
+        options = [
+            ("--version", "Print the version."),
+            ("--install-completion", "Let this shell complete commands and options."),
+            ("-h, --help", "Also after a command: its options."),
+        ]
         formatter.write(
             f"Usage: {ctx.command_path} COMMAND [OPTIONS]\n\n{self.help}\n\n"
-            f"Commands\n{columns(commands, 12)}\nOptions\n{columns(options, 12)}"
+            f"Commands\n{columns(commands, 20)}\nOptions\n{columns(options, 20)}"
         )
 
 

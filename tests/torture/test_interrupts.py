@@ -57,7 +57,7 @@ MOMENTS = [
     Moment("loading the model", TINY, "loading tiny"),
     Moment("trying the largest micro-batch", TRAIN + "small --batch-size 512", "trying"),
     Moment("evaluating before step 1", TRAIN + "small " + MANY, "validating", 1.0, True),
-    Moment("in a step of 10 s", TRAIN + "small -b 700 --data many.jsonl", "speed", 2.0, True),
+    Moment("in a long step", TRAIN + "small -b 256 --data many.jsonl", "speed", 2.0, True),
     Moment("in a short step", TINY + "-b 2", "speed", 0.5, True),
     Moment("sampling", TRAIN + "small -b 8 --set tracking.samples=30", "sampling", 0.5, True),
     Moment("saving", TINY + "-b 2 --save-interval 1", "saving", 0.0, True),
