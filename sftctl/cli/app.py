@@ -101,7 +101,6 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
         return Stopped.exit_code
     except typer.Abort:
-        report(Stopped("by SIGINT: nothing to save, nothing lost", "run the same command again"))
         return 130
     except typer.TyperException as error:
         report(_usage_error(error, typed))
@@ -114,6 +113,8 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         return 0
+    if code == 130:  # typer's for a Ctrl-C that the command did not handle
+        report(Stopped("by SIGINT: nothing to save, nothing lost", "run the same command again"))
     return code if isinstance(code, int) else 0
 
 

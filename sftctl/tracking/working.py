@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from sftctl import environment
 from sftctl.tracking import status
@@ -18,9 +19,11 @@ _END = b"\0"  # no signal has this number
 def working(phase: str = "loading torch") -> Iterator[None]:
     """Show phases in here, the first one now, and say that a signal was heard.
 
-    The signal itself is raised in the main thread as before, after the call of torch that it is in.
+    The signal is raised in the main thread, after the call of torch that it is in. In the first
+    phase, in which the libraries are imported, Ctrl-C ends the process: an import that is cut off
+    anywhere fails in many ways.
     """
-    with status.shown(), _answering():
+    with status.shown(), _answering(), _leaving_in(phase):
         status.doing(phase)
         environment.load_large_libraries()
         yield
@@ -28,8 +31,34 @@ def working(phase: str = "loading torch") -> Iterator[None]:
 
 
 @contextmanager
+def _leaving_in(phase: str) -> Iterator[None]:
+    """Let Ctrl-C end the process as long as this phase lasts."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or not _is_main():  # ignored, or another's
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if status.phase() != phase:
+            raise KeyboardInterrupt
+        status.write_line("stopped: by SIGINT: nothing has begun")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_main() -> bool:
+    """Whether this is the thread in which Python allows handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
 def _answering() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python refuses it there
+    if not _is_main():
         yield
         return
     reads, writes = os.pipe()

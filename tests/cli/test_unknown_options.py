@@ -92,7 +92,7 @@ def test_resume_has_no_flag_for_a_key_and_names_the_file_that_has_it() -> None:
 
 def test_every_option_in_a_text_of_this_program_exists() -> None:
     known = {name for command in COMMANDS.values() for name in options_of(command)}
-    known |= {"--help", "--version", "--like-this", "--no"}
+    known |= {"--help", "--version", "--like-this", "--no", "--install-completion"}
     for path in sorted(Path(package.__file__).parent.rglob("*.py")):
         if path.name == "foreign.py" or path.parent.name in ("formats", "trainers"):
             continue  # they name options of other tools

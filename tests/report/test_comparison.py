@@ -31,7 +31,8 @@ def test_each_run_has_a_curve_and_only_other_settings_are_listed(tmp_path: Path)
     ]  # fmt: skip
     page = page_of(runs)
     assert page.count("figure") == 7
-    assert page.count("g", "s2") == 7 and page.count("g", "s3") == 0
+    num_plots = 7 + 1  # the loss on two scales
+    assert page.count("g", "s2") == num_plots and page.count("g", "s3") == 0
     assert [w for w in page.words if w.startswith(("optim.", "train.", "data.", "model."))] == [
         "optim.learning_rate", "train.eval_interval", "train.patience"
     ]  # fmt: skip

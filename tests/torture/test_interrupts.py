@@ -26,7 +26,7 @@ pytestmark = pytest.mark.torture
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 PATIENCE_S = 180
 ANSWER_S = 1.5  # on a busy machine; the table says what it was
-ANSWER = re.compile(rb"stopping: |stopped: | \xe2\x80\xa6")
+ANSWER = re.compile(rb"stopping: |stopped: |exited| \xe2\x80\xa6")
 CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -60,7 +60,7 @@ MOMENTS = [
     Moment("in a long step", TRAIN + "small -b 256 --data many.jsonl", "speed", 2.0, True),
     Moment("in a short step", TINY + "-b 2", "speed", 0.5, True),
     Moment("sampling", TRAIN + "small -b 8 --set tracking.samples=30", "sampling", 0.5, True),
-    Moment("saving", TINY + "-b 2 --save-interval 1", "saving", 0.0, True),
+    Moment("saving", TRAIN + "small -b 2 --save-interval 1", "saving|saved  step", 0.0, True),
     Moment("writing final/", TRAIN + "small -b 8 --max-steps 1", "writing final", 0.0, True,
            exits=(75, 130, 0)),
     Moment("in a step on two ranks", TINY + "-b 2 --nproc-per-node 2", "speed", 0.5, True),
@@ -68,7 +68,7 @@ MOMENTS = [
     Moment("dry run", TINY + "--dry-run", "checking model"),
     Moment("resume: loading the checkpoint", "resume half --max-steps 9000", "loading the ch"),
     Moment("resume: in a step", "resume half --max-steps 9000", "speed", 0.5, True),
-    Moment("replay", "resume half --verify-replay", "replay", 0.3),
+    Moment("replay", "resume half --verify-replay", "loading the ch|training again", 0.0),
     Moment("prepare-data, in the workers", "prepare-data many.jsonl -o store --workers 2",
            "file:.tmp-store*"),
     Moment("prepare-data, at an open stdin", "prepare-data - -o store", 2.0),
@@ -76,11 +76,11 @@ MOMENTS = [
     Moment("export: writing", "export half -o hf", "file:.tmp-hf*"),
     Moment("export: writing GGUF", "export half -o gg --format gguf", "file:.tmp-gg*"),
     Moment("chat: loading", "chat half", "loading", 0.5),
-    Moment("chat: in an answer", "chat half --max-new-tokens 400", "> ", 1.0, exits=(0,),
-           typed=b"Tell me\n", last=CTRL_D),
+    Moment("chat: in an answer", "chat half --max-new-tokens 400 --temperature 9", "> ", 1.0,
+           exits=(0,), typed=b"Tell me\n", last=CTRL_D),
     Moment("chat: one question", "chat half --max-new-tokens 400 --prompt Hi", "file:seen:8", 0.3),
-    Moment("report", "report half", 0.5),
-    Moment("inspect-ckpt, verifying", "inspect-ckpt half --verify", 0.5),
+    Moment("report", "report half", "loading torch", 0.5),
+    Moment("inspect-ckpt, verifying", "inspect-ckpt half --verify", "verifying", 0.0),
     Moment("bench-loader", "bench-loader --model tiny --seconds 20", 3.0),
     Moment("init: reading", "init many.jsonl", "reading|looking|prepar|loading", 0.3),
     Moment("doctor: measuring", "doctor", "measuring", 1.0),
@@ -260,7 +260,11 @@ def main(names: list[str]) -> None:
             if names and not any(one in moment.name for one in names):
                 continue
             cleaned(folder)
-            found = press(moment, folder)
+            try:
+                found = press(moment, folder)
+            except AssertionError as problem:
+                print(f"| {moment.name} | not reached: {str(problem)[-80:]!r} |", flush=True)
+                continue
             wrong = "; ".join(check(moment, found, folder))
             print(
                 f"| {moment.name} | {found.answer_s:.2f} s | {found.end_s:.2f} s "

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from sftctl.tracking import status
 from sftctl.tracking.working import working
 
 
@@ -27,6 +28,20 @@ def test_a_signal_that_ends_the_command_at_once_is_left_to_its_last_line(
 ) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), working("loading"):
+        status.doing("writing")
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert "stopping" not in capfd.readouterr().err
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_the_process(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if (child := os.fork()) == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with working("loading"):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert "stopped: by SIGINT: nothing has begun\n" in capfd.readouterr().err
