@@ -58,6 +58,9 @@ class SftctlGroup(TyperGroup):
             code = _exit_code(
                 lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
             )
+            if code == 130:  # typer's for a Ctrl-C that the command did not handle
+                what = "by SIGINT: nothing to save, nothing lost"
+                report(Stopped(what, "run the same command again"))
         finally:
             streams.settle()
         sys.exit(code)
@@ -113,8 +116,6 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         return 0
-    if code == 130:  # typer's for a Ctrl-C that the command did not handle
-        report(Stopped("by SIGINT: nothing to save, nothing lost", "run the same command again"))
     return code if isinstance(code, int) else 0
 
 
