@@ -59,11 +59,7 @@ def bench_loader(
     counts = _numbers("--workers", workers, at_least=0)
     prefetch = _numbers("--prefetch-factor", prefetch_factor, at_least=1)
     config = _config(flags, run, model)
-    if write_config is not None and source == "text":
-        raise ConfigError(
-            "--write-config with --source text: training reads the store, not text",
-            hint="leave out --source, or --write-config",
-        )
+    _refuse_text(write_config, source)
     with working():
         from sftctl.bench.sweep import BenchSettings
 
@@ -79,6 +75,14 @@ def bench_loader(
             measure_steps=model is not None,
         )
         _measure(config, settings, write_config, as_json=json)
+
+
+def _refuse_text(write_config: Path | None, source: str) -> None:
+    if write_config is not None and source == "text":
+        raise ConfigError(
+            "--write-config with --source text: training reads the store, not text",
+            hint="leave out --source, or --write-config",
+        )
 
 
 def _measure(
