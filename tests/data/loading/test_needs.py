@@ -8,7 +8,7 @@ import torch
 
 from sftctl.bench.measure import measure
 from sftctl.bench.sweep import skipped_because
-from sftctl.data.loading.loader import LoaderSettings
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.needs import FILES_PER_RANK, FILES_PER_WORKER, SHM_PER_WORKER, shortages
 from sftctl.machine import Machine, usage_of
 from tests.toys.loaders import SHAPE, Toy
@@ -76,7 +76,8 @@ def test_loader_processes_take_no_more_than_their_need_of_files_and_shared_memor
 ) -> None:
     cpu = torch.device("cpu")
     before = usage_of([os.getpid()])
-    used = measure(Toy(), SHAPE, LoaderSettings(num_workers=workers), cpu, seconds=0.02)
+    settings = LoaderSettings(num_workers=workers)
+    used = measure(lambda: StepLoader(Toy(), SHAPE, settings), settings, cpu, seconds=0.02)
     assert used.open_files is not None and used.shm_bytes is not None
     assert 0 < used.shm_bytes - before.shm_bytes <= workers * SHM_PER_WORKER
     of_each = before.open_files + FILES_PER_WORKER * workers  # a forked process has its rank's too
