@@ -81,6 +81,7 @@ def bench_loader(
     config: RunConfig, settings: BenchSettings, on_progress: Progress = _silent
 ) -> LoaderReport:
     """Measure the loader of a run with this configuration, on as many ranks as it will have."""
+    status.doing("opening the data")
     config = resolve_config(config)
     device, machine = choose_device(config.train.device), Machine.here()
     inputs = open_inputs(config, World(0, 0, 1, device), StopRequest())

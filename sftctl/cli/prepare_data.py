@@ -7,6 +7,7 @@ import typer
 
 from sftctl.cli import streams
 from sftctl.cli.options import ConfigFlags, Flag, Json, TemplateOption, config_flags
+from sftctl.tracking import status
 from sftctl.tracking.working import working
 from sftctl.words import printable
 
@@ -96,7 +97,8 @@ def prepare_data(
     if output is None:
         output = default_store(paths)
         streams.tell(f"output: {printable(str(output))}")
-    with working("loading the tokenizer"), preparation_progress() as progress:
+    with working(), preparation_progress() as progress:
+        status.doing("loading the tokenizer")
         prepared = prepare_files(paths, val_input or [], output, config, progress, options)
     emit(prepared.manifest, lambda: prepared_store(prepared, output), as_json=json)
     if show and not json:

@@ -50,7 +50,7 @@ def test_the_command_line_does_not_grow_unnoticed(sftctl: Sftctl) -> None:
     flags = set(re.findall(r"--[a-z-]+", sftctl("train", "--help").stdout))
     assert flags == {
         "--data", "--max-seq-len", "--num-workers", "--pin-memory", "--model", "--tokenizer",
-        "--chat-template", "--mix", "--lora", "--no-lora", "--learning-rate", "--lr",
+        "--chat-template", "--mix", "--lora", "--no-lora", "--adapter", "--learning-rate", "--lr",
         "--grad-clip", "--epochs", "--max-steps", "--batch-size",
         "--accumulation-steps", "--micro-batch-tokens", "--device", "--dtype", "--eval-interval",
         "--seed", "--save-interval", "--keep", "--log-interval", "--wandb", "--no-wandb",

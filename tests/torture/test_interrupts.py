@@ -181,6 +181,7 @@ def press(moment: Moment, folder: Path) -> Answered:
             break
     ended = screen._is_open and moment.last
     if ended:
+        screen.rest(1.0)  # until the line is read again
         screen.type(moment.last)
     code = screen.end()
     now = time.monotonic()

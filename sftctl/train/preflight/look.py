@@ -19,6 +19,7 @@ from sftctl.data.prepare.builder import Progress
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.store import TokenStore
 from sftctl.model.presets import is_preset
+from sftctl.tracking import status
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
 from sftctl.train.preflight.inputs import tokenizer_of
 from sftctl.words import counted
@@ -88,6 +89,7 @@ def look_at(config: RunConfig, on_progress: Callable[[Progress], None]) -> Look:
 
     DataError if no row can be used. The plan's own store goes into the cache: the run needs it.
     """
+    status.doing("reading the data")
     tokenizer = tokenizer_of(config)
     with tempfile.TemporaryDirectory(prefix="sftctl-init-") as folder:
         data = replace(config.data, max_seq_len=_ANY_LENGTH)
