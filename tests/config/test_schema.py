@@ -81,6 +81,8 @@ TOO_SMALL = {
     "checkpoint.save_interval": (-1, 0),
     "checkpoint.keep": (0, 1),
     "checkpoint.keep_best": (-1, 0),
+    "evaluation.num_prompts": (0, 1),
+    "evaluation.max_new_tokens": (0, 1),
     "tracking.log_interval": (0, 1),
     "tracking.samples": (-1, 0),
 }

@@ -139,7 +139,7 @@ def test_a_final_model_of_another_run_or_of_other_weights_is_not_used(
     assert sftctl("resume", other, *back).exit_code == 0
     exchange_final(copy, other)
     assert_refused(sftctl, copy, "its weights are not those of step-")
-    edit(other / "run.json", jsonio.loads((other / "run.json").read_bytes())["run_id"], "f00")
+    rewrite_manifest(other / "final", run_id="f00")
     assert_refused(sftctl, other, "of another run (run_id ")
 
 

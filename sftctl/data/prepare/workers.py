@@ -94,7 +94,7 @@ class _Worker:
         self._seen: tuple[list[int], float] = ([], 0.0)
         # A signal that came while the worker is forked would be lost: its handler would raise in a
         # function that Python runs after the fork, and Python ignores errors there.
-        with _signals_blocked():
+        with _signals_held():
             self.process.start()
             self._sender.start()
         theirs.close()
@@ -189,14 +189,29 @@ class _Pool:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block the signals that end a command; a process or thread made here starts with that."""
+def _signals_held() -> Iterator[None]:
+    """Hold back the signals that end a command until a process or thread has been made.
+
+    It starts with them blocked. Where another thread gets one, its handler runs in the main thread
+    all the same: so here the handler only notes it.
+    """
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    heard: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        known = {number: signal.getsignal(number) for number in ending}
+        handlers = {n: one for n, one in known.items() if one not in (signal.SIG_IGN, None)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: heard.append(number))
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in heard[:1]:
+            signal.raise_signal(number)
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
