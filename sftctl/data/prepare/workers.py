@@ -210,8 +210,8 @@ def _signals_held() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number in heard[:1]:
-            signal.raise_signal(number)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
