@@ -52,7 +52,10 @@ def read_header(file: Path) -> Header:
     values = jsonio.loads(data)
     if not isinstance(values, dict):
         raise ValueError("not an object")
-    metadata = values.pop("__metadata__", None) or {}
+    given = values.pop("__metadata__", None)
+    metadata = {} if given is None else given
+    if b"-0" in data:
+        json.loads(data, parse_int=_no_sign)
     _refuse_duplicates(data, values)
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("__metadata__ is not a table of texts")
@@ -60,6 +63,13 @@ def read_header(file: Path) -> Header:
     entries = {name: _entry(name[:80], value, num_data_bytes) for name, value in values.items()}
     _require_exact_cover(entries, num_data_bytes)
     return Header(entries, metadata, 8 + num_bytes)
+
+
+def _no_sign(digits: str) -> int:
+    """A number of a header; the library refuses `-0`, which Python reads as 0."""
+    if digits.startswith("-"):
+        raise ValueError(f"{digits[:80]} is in it")
+    return int(digits)
 
 
 def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:

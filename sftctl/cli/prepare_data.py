@@ -81,26 +81,26 @@ def prepare_data(
     from sftctl.config.load import load_config
     from sftctl.config.sources import named_inputs
     from sftctl.config.template_options import template_options
-    from sftctl.data.example_text import shown_examples
-    from sftctl.data.prepare.fingerprint import PrepareOptions
-    from sftctl.data.prepare.prepare import default_store, prepare_files
-    from sftctl.data.store import TokenStore
     from sftctl.errors import ConfigError
 
     config = load_config(None, {**flags, **template_options(template_option)})
     if engine not in ("auto", "hf"):
         raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
     names, paths = named_inputs(inputs or [])
-    options = PrepareOptions(
-        engine="hf" if engine == "hf" else "auto", strict=strict, num_workers=workers, names=names
-    )
-    if output is None:
-        output = default_store(paths)
-        streams.tell(f"output: {printable(str(output))}")
-    with working(), preparation_progress() as progress:
+    with working():  # these import torch, which takes seconds
+        from sftctl.data.example_text import shown_examples
+        from sftctl.data.prepare.fingerprint import PrepareOptions
+        from sftctl.data.prepare.prepare import default_store, prepare_files
+        from sftctl.data.store import TokenStore
+
+        chosen = "hf" if engine == "hf" else "auto"
+        options = PrepareOptions(engine=chosen, strict=strict, num_workers=workers, names=names)
+        if output is None:
+            output = default_store(paths)
+            streams.tell(f"output: {printable(str(output))}")
         status.doing("loading the tokenizer")
-        prepared = prepare_files(paths, val_input or [], output, config, progress, options)
+        with preparation_progress() as progress:
+            prepared = prepare_files(paths, val_input or [], output, config, progress, options)
     emit(prepared.manifest, lambda: prepared_store(prepared, output), as_json=json)
     if show and not json:
-        examples = shown_examples(TokenStore.open(output), show)
-        show_text(show_examples(examples))
+        show_text(show_examples(shown_examples(TokenStore.open(output), show)))

@@ -167,7 +167,7 @@ def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> s
 
 
 def require_more_steps(
-    manifest: CheckpointManifest, config: RunConfig, asked: str, *, is_new: bool
+    run: Path, manifest: CheckpointManifest, config: RunConfig, asked: str, *, is_new: bool
 ) -> None:
     """ConfigError if nothing is left to train although the flags `asked` set the run's length.
 
@@ -189,7 +189,7 @@ def require_more_steps(
     raise ConfigError(
         f"{asked}: nothing to train: {_end_of(config.train, manifest)}, and the "
         f"checkpoint is of step {manifest.step}",
-        hint=f"`resume {flags}` trains longer",
+        hint=f"`sftctl resume {run} {flags}` trains longer",
     )
 
 

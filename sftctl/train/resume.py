@@ -187,7 +187,9 @@ def plan_resume(
     names = [path.name for path in named_checkpoints(run.checkpoints)]
     abandoned = tuple(name for name in names if (step_of(name) or 0) > manifest.step)
     if request.length_flags and not abandoned:  # going back to an earlier step is something to do
-        require_more_steps(goes_on, config, request.length_flags, is_new=config != run_config)
+        require_more_steps(
+            run.path, goes_on, config, request.length_flags, is_new=config != run_config
+        )
     fingerprint, cause = store.manifest.fingerprint, ""
     if fingerprint != manifest.data_fingerprint:
         cause = _cause_of_other_data(manifest, config)

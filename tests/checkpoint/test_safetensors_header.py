@@ -78,6 +78,9 @@ REFUSED: dict[str, tuple[object, int, str]] = {
     "offsets the wrong way round": ({"a": entry(offsets=[4, 0])}, 4, "data from byte 4 to 0"),
     "metadata with a number": ({"__metadata__": {"a": 1}, "b": entry()}, 4, "table of texts"),
     "metadata that is a list": ({"__metadata__": ["a"], "b": entry()}, 4, "table of texts"),
+    "metadata that is an empty list": ({"__metadata__": [], "b": entry()}, 4, "table of texts"),
+    "metadata that is false": ({"__metadata__": False, "b": entry()}, 4, "table of texts"),
+    "a sign before 0": (b'{"a":' + ONE.replace(b"[0,", b"[-0,") + b"}", 4, "-0 is in it"),
     "a tensor that is a number": ({"a": 4}, 4, "a: int, not an object"),
     "a field twice": (b'{"a":{"dtype":"F32",' + ONE[1:] + b"}", 4, "'dtype' is in it 2 times"),
     "metadata twice": (

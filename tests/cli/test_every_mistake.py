@@ -56,7 +56,7 @@ REFUSED = [
      "type `sftctl resume run`"),
     ("report run/checkpoints/step-00000001", 4, "not a run directory", "`sftctl report run`"),
     ("resume run --epochs 3", 2, "nothing to train: train.max_steps: 1 step",
-     "`resume --max-steps N` trains longer"),
+     "`sftctl resume run --max-steps N` trains longer"),
     ("train --resume", 2, "No such option: --resume", "`sftctl resume RUN_DIR` continues a run"),
     ("train -o run", 2, "run: exists already", "continue it with `sftctl resume run`"),
     ("train --model folder", 2, "no config.json in this directory", "has config.json and its"),

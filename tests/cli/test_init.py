@@ -67,3 +67,10 @@ def test_data_that_is_not_there_is_one_line_and_no_file(sftctl: Sftctl, tmp_path
 )
 def test_the_suggested_length_keeps_99_percent_complete(lengths: list[int], expected: int) -> None:
     assert suggested_length(np.array(lengths)) == expected
+
+
+def test_special_tokens_are_no_letters_of_a_language(sftctl: Sftctl, tmp_path: Path) -> None:
+    row = {"instruction": "三加四等于几？", "output": "三加四等于七。"}
+    (tmp_path / "sums.json").write_text(json.dumps([row] * 4))
+    result = sftctl("init", "sums.json", "--json")
+    assert json.loads(result.stdout)["scripts"] == {"Chinese or Japanese": 1.0}

@@ -93,15 +93,15 @@ def test_a_length_that_leaves_nothing_to_train_is_refused(
 ) -> None:
     at = replace(make_manifest(step), dtype="float16")
     if not is_refused:
-        require_more_steps(at, CONFIG, asked, is_new=is_new)
+        require_more_steps(Path("runs/x"), at, CONFIG, asked, is_new=is_new)
         return
     with pytest.raises(ConfigError) as raised:
-        require_more_steps(at, CONFIG, asked, is_new=is_new)
+        require_more_steps(Path("runs/x"), at, CONFIG, asked, is_new=is_new)
     assert raised.value.message == (
         f"{asked}: nothing to train: train.epochs: 2 epochs, 1,000 steps, and the checkpoint is of "
         "step 1000"
     )
-    assert raised.value.hint == "`resume --epochs N` trains longer"
+    assert raised.value.hint == "`sftctl resume runs/x --epochs N` trains longer"
 
 
 def test_a_run_that_never_saved_may_start_at_step_0(run: RunDir) -> None:

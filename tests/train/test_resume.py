@@ -612,7 +612,7 @@ def test_more_epochs_are_refused_if_max_steps_ended_the_run(short: Path, epochs:
         f"--epochs {epochs}: nothing to train: train.max_steps: 4 steps, and the checkpoint is of "
         "step 4"
     )
-    assert raised.value.hint == "`resume --max-steps N` trains longer"
+    assert raised.value.hint == f"`sftctl resume {short} --max-steps N` trains longer"
     assert (short / "config.toml").read_bytes() == before
 
 

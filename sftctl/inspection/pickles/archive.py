@@ -15,6 +15,7 @@ from sftctl.inspection.pickles.window import Window
 
 LONGEST_PICKLE_BYTES = 1 << 25
 _HEADER_BYTES = 30  # of an entry, before its name
+_END_BYTES = 22  # of the record at the end of an archive, without a comment
 
 
 class Entry(NamedTuple):
@@ -41,14 +42,13 @@ def open_archive(window: Window) -> Archive:
     with zipfile.ZipFile(cast(IO[bytes], window)) as archive:
         infos = archive.infolist()
         directory = archive.start_dir
-        comment = archive.comment
     if any(info.filename.partition("/")[2].startswith("code/") for info in infos):
         raise BadPickle("it is an archive of TorchScript", frozenset({"a TorchScript program"}))
     compressed = [info for info in infos if info.compress_type or info.flag_bits & 1]
     if compressed:
         name = compressed[0].filename.partition("/")[2] or compressed[0].filename
         raise ValueError(f"{name} is compressed; torch.save never does")
-    problems = ["text or bytes after its directory"] if comment else []
+    problems = ["text or bytes after its directory"] if _has_tail(window) else []
     entries, taken = dict[str, Entry](), set[str]()
     place = 0
     for info in sorted(infos, key=lambda one: one.header_offset):
@@ -66,6 +66,12 @@ def open_archive(window: Window) -> Archive:
     if place > directory:
         raise ValueError("its directory shares bytes with an entry")
     return Archive(entries, problems)
+
+
+def _has_tail(window: Window) -> bool:
+    """Whether the file goes on after the archive's directory; torch writes no comment there."""
+    window.seek(window.num_bytes - _END_BYTES)
+    return window.read(4) != b"PK\x05\x06"
 
 
 def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:

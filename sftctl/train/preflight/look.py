@@ -136,9 +136,12 @@ def _epochs(num_examples: int, *, preset: bool) -> int:
 def _scripts(store: TokenStore) -> dict[str, float]:
     """The share of each script in the letters of some examples, the most frequent first."""
     counts: Counter[str] = Counter()
+    specials = store.load_tokenizer().special_texts
     for runs in shown_examples(store, _READ):
-        for text, is_trained in runs:
-            for letter in text if is_trained else "":
+        for text in (text for text, is_trained in runs if is_trained):
+            for special in specials:
+                text = text.replace(special, "")
+            for letter in text:
                 if letter.isalpha():
                     word = unicodedata.name(letter, "?").partition(" ")[0]
                     counts[_SCRIPTS.get(word, "other letters")] += 1

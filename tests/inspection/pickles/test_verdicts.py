@@ -145,6 +145,11 @@ def text_after_the_archive(file: Path) -> None:
         archive.comment = named("os", "system")
 
 
+def a_pickle_after_the_archive(file: Path) -> None:
+    data = write_archive(file, pickled({})).read_bytes()
+    file.write_bytes(data + named("os", "system"))
+
+
 def another_name_in_the_header(file: Path) -> None:
     data = write_archive(file, pickled({}), other=named("os", "system")).read_bytes()
     file.write_bytes(data.replace(b"x/other", b"x/data1", 1))
@@ -169,6 +174,7 @@ AMBIGUOUS: list[tuple[Callable[[Path], None], str]] = [
     (a_program, "a TorchScript program"),
     (two_archives, "bytes before its first entry"),
     (text_after_the_archive, "x.pth: text or bytes after its directory"),
+    (a_pickle_after_the_archive, "x.pth: text or bytes after its directory"),
     (another_name_in_the_header, "its own header has another name"),
     (shared_bytes, "x.pth: not a complete file of torch.save"),
 ]
