@@ -1,12 +1,13 @@
 """sftctl prepare-data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from sftctl.cli import streams
 from sftctl.cli.options import ConfigFlags, Flag, Json, TemplateOption, config_flags
+from sftctl.errors import ConfigError
 from sftctl.tracking import status
 from sftctl.tracking.working import working
 from sftctl.words import printable
@@ -81,11 +82,9 @@ def prepare_data(
     from sftctl.config.load import load_config
     from sftctl.config.sources import named_inputs
     from sftctl.config.template_options import template_options
-    from sftctl.errors import ConfigError
 
     config = load_config(None, {**flags, **template_options(template_option)})
-    if engine not in ("auto", "hf"):
-        raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
+    engine_name = _known(engine)
     names, paths = named_inputs(inputs or [])
     with working():  # these import torch, which takes seconds
         from sftctl.data.example_text import shown_examples
@@ -93,8 +92,9 @@ def prepare_data(
         from sftctl.data.prepare.prepare import default_store, prepare_files
         from sftctl.data.store import TokenStore
 
-        chosen = "hf" if engine == "hf" else "auto"
-        options = PrepareOptions(engine=chosen, strict=strict, num_workers=workers, names=names)
+        options = PrepareOptions(
+            engine=engine_name, strict=strict, num_workers=workers, names=names
+        )
         if output is None:
             output = default_store(paths)
             streams.tell(f"output: {printable(str(output))}")
@@ -104,3 +104,12 @@ def prepare_data(
     emit(prepared.manifest, lambda: prepared_store(prepared, output), as_json=json)
     if show and not json:
         show_text(show_examples(shown_examples(TokenStore.open(output), show)))
+
+
+def _known(engine: str) -> Literal["auto", "hf"]:
+    """The engine that is meant; ConfigError if there is no such one."""
+    if engine == "auto":
+        return "auto"
+    if engine == "hf":
+        return "hf"
+    raise ConfigError(f"--engine {engine}: no such engine", "known engines: auto, hf")
