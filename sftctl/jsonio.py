@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from sftctl.errors import SftctlError
+from sftctl.words import is_hidden
 
 _TOO_LARGE = 1 << 64
 _MOST_DIGITS_BITS = 10_000  # Python refuses to write more than 4,300 digits
@@ -55,6 +56,15 @@ def dump_text(value: object) -> str:
 def dump_pretty(value: object) -> bytes:
     """Indented, for human readers."""
     return _dumps(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def dump_printable(value: object) -> bytes:
+    """Like `dump_pretty`, for a terminal: what `printable` escapes is written as `\\uXXXX`."""
+    data = dump_pretty(value)
+    if data.isascii() and b"\x7f" not in data:  # what JSON requires is escaped already
+        return data
+    letters = (json.dumps(c)[1:-1] if is_hidden(c, keep="\n") else c for c in data.decode())
+    return "".join(letters).encode()
 
 
 def _dumps(value: object, option: int) -> bytes:

@@ -50,10 +50,11 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escaped(letter) if _is_hidden(letter, keep) else letter for letter in text)
+    return "".join(_escaped(letter) if is_hidden(letter, keep) else letter for letter in text)
 
 
-def _is_hidden(letter: str, keep: str) -> bool:
+def is_hidden(letter: str, keep: str) -> bool:
+    """Whether `printable` escapes this letter."""
     return unicodedata.category(letter) in _HIDDEN and letter not in keep and letter not in _JOINERS
 
 

@@ -44,6 +44,13 @@ def test_what_json_has_no_form_for_becomes_text(dump: Any, value: Any, written: 
     assert json.loads(dump(value)) == written
 
 
+def test_letters_that_a_terminal_may_act_on_are_escapes_of_json() -> None:
+    value = {"a\x9b\u202e\x7f\U000e0041": ["Grüße\n👨\u200d👩"]}
+    written = jsonio.dump_printable(value)
+    assert b'"a\\u009b\\u202e\\u007f\\udb40\\udc41"' in written and "👨\u200d👩".encode() in written
+    assert jsonio.loads(written) == value
+
+
 def test_a_deep_value_is_cut() -> None:
     assert jsonio.dump_line(nested(300)).startswith(b"[" * 100 + '"…"'.encode())
 

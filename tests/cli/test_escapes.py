@@ -97,6 +97,13 @@ def test_an_inspection_prints_no_control_character(
         assert not any(line.startswith("complete    yesb") for line in text.splitlines())
 
 
+def test_json_has_the_letters_as_escapes(sftctl: Sftctl, tmp_path: Path) -> None:
+    result = sftctl("inspect-ckpt", a_name(tmp_path), "--tensors", "--json")
+    assert is_safe(result.stdout)
+    [tensor] = json.loads(result.stdout)["tensors"]
+    assert tensor["name"].endswith(EVIL)
+
+
 def test_an_error_and_its_hint_are_one_line_each(sftctl: Sftctl, tmp_path: Path) -> None:
     result = sftctl("inspect-ckpt", tmp_path / f"no{EVIL}")
     lines = result.stderr.splitlines()

@@ -19,7 +19,7 @@ def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) ->
     """Print `value` as one JSON document, or `text()`, which is not called for JSON, on stdout."""
     if as_json:
         with streams.results():
-            sys.stdout.buffer.write(jsonio.dump_pretty(value))
+            sys.stdout.buffer.write(jsonio.dump_printable(value))
     else:
         show(text())
 
