@@ -35,8 +35,8 @@ class RunLog:
         if keep_bytes and last_step is not None:
             repair = _repair(run_dir, keep_bytes, last_step)
             if repair is not None:
-                _set_aside(run_dir, repair, disk)
-                keep_bytes, self.repaired = len(repair.kept), repair.message(last_step)
+                aside = _set_aside(run_dir, repair, disk)
+                keep_bytes, self.repaired = len(repair.kept), repair.message(last_step, aside.name)
         with ExitStack() as opened:
             self._metrics = _LineFile(run_dir / "metrics.jsonl", keep_bytes, disk)
             opened.callback(self._metrics.close)
@@ -180,13 +180,15 @@ def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
     return None if is_intact(data[:keep_bytes], last_step) else repair_of(run_dir, data, last_step)
 
 
-def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> None:
+def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:
+    """Replace metrics.jsonl by what is kept of it; returns the file as it was."""
     path = run_dir / "metrics.jsonl"
     aside = next(file for file in damaged_files(run_dir) if not file.exists())
     with refusals(path, CheckpointError, _REPAIR):
         write_file(aside, [path.read_bytes()], disk)
         disk.sync_folder(run_dir)
         replace_file(path, repair.kept, disk)
+    return aside
 
 
 def require_metrics(run_dir: Path, keep_bytes: int, last_step: int | None = None) -> None:

@@ -23,13 +23,13 @@ class Repair:
     missing: tuple[int, ...]  # steps without a line that can be read
     damage: str  # "line ends of Windows, 2 damaged lines"
 
-    def message(self, last_step: int) -> str:
-        """One line for the user."""
+    def message(self, last_step: int, aside: str) -> str:
+        """One line for the user; `aside` is the name of the file as it was."""
         num_kept = last_step - len(self.missing)
         lost = f", all but {ranges_of(self.missing)}" if num_kept and self.missing else ""
         return (
             f"metrics.jsonl: {self.damage}: {num_kept} of {last_step} steps are kept{lost}; the "
-            f"file as it was is set aside as {DAMAGED_NAME}"
+            f"file as it was is set aside as {aside}"
         )
 
 

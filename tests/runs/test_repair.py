@@ -100,6 +100,7 @@ def test_after_a_repair_an_earlier_checkpoint_finds_its_lines_by_their_steps(
     log.close()
     assert [line["step"] for line in metrics_of(tmp_path)] == [1, 2, 4]
     assert (tmp_path / "metrics.damaged-2.jsonl").is_file()
+    assert log.repaired is not None and log.repaired.endswith(" as metrics.damaged-2.jsonl")
 
 
 def test_a_file_that_is_only_too_short_is_still_refused(tmp_path: Path) -> None:
