@@ -39,6 +39,7 @@ from sftctl.runs.resumable import (
     obstacles_in_run,
     require_named_files,
 )
+from sftctl.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,10 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
         advice = _advice_against(errors, differences, command)
     elif not is_newest:
         advice = f"{command}   (moves later ones away)"
-    elif manifest.step >= total_steps(config.train, manifest):
-        notes = [*notes, "finished: every step is trained"]
+    elif manifest.step >= (total := total_steps(config.train, manifest)):
+        asked = f"config.toml now asks for {counted(total, 'step')}"
+        is_changed = total != manifest.total_steps
+        notes = [*notes, f"finished: {asked if is_changed else 'every step is trained'}"]
         flags = flags_to_train_longer(config.train, manifest)
         advice = f"{command} {flags}   (to train longer)"
     elif (reason := ended_early(manifest, config)) is not None:

@@ -55,6 +55,17 @@ def test_an_older_checkpoint_is_resumed_by_its_step(run: Path) -> None:
     assert report.advice == f"sftctl resume {run} --step 5   (moves later ones away)"
 
 
+def test_a_run_that_was_shortened_is_finished_by_its_new_number_of_steps(run: Path) -> None:
+    for step in range(6, 13):
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("[train]\n", "[train]\nmax_steps = 5\n"))
+    report = inspect_path(run)
+    assert report.facts["total_steps"] == 12
+    assert "train.max_steps: None -> 5" in report.notes[0]
+    assert report.notes[1:] == ["finished: config.toml now asks for 5 steps"]
+
+
 def test_a_checkpoint_alone_is_not_resumable(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoints" / LAST, tmp_path / "x" / "y" / LAST)
     report = inspect_path(tmp_path / "x" / "y" / LAST)
