@@ -55,10 +55,11 @@ def export(
     from sftctl.trained.checks import check_export, default_output
 
     path = run_or_newest(path)
-    if output is None:
-        output = default_output(path, kind)
-        streams.tell(f"output: {printable(str(output))}")
+    is_typed = output is not None
+    output = output or default_output(path, kind)
     check_export(path, output, dtype, kind, merge)
+    if not is_typed:
+        streams.tell(f"output: {printable(str(output))}")
     with working():
         if kind == "adapter" or merge:
             _export_adapter(path, output, dtype, chat_template, merge)

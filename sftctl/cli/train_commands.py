@@ -118,7 +118,7 @@ def run(
 
         summary = run_training(config, request, stop=stop, verify_data=verify_data)
     if environment.rank() == 0:
-        emit(summary, lambda: run_summary(summary), as_json=as_json)
+        emit(summary, lambda: run_summary(summary, config.adapter.lora), as_json=as_json)
     if summary.status == "stopped":
         raise typer.Exit(EXIT_STOPPED)
 

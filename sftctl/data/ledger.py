@@ -44,6 +44,7 @@ _TOO_LONG: dict[TooLong, str] = {
     "too_long_dropped": "longer than the maximum length",
     "no_target": "no target token within the maximum length",
 }
+_RAISE = "raise --max-seq-len"
 _STRICT_HINT = "without --strict such a row is skipped and recorded in ledger.jsonl"
 
 
@@ -93,8 +94,7 @@ class Note:
     def too_long(cls, source: SourceLine, reason: TooLong, tokens_lost: int) -> "Note":
         """The note for a row that is longer than the maximum length."""
         message = f"{source}: {_TOO_LONG[reason]}: {_lost(tokens_lost)}"
-        hint = "raise --max-seq-len, or prepare without --strict"
-        return cls(source, reason, tokens_lost, message, hint)
+        return cls(source, reason, tokens_lost, message, _RAISE)
 
     @classmethod
     def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
@@ -105,7 +105,7 @@ class Note:
         message = f"{source}: split into {counted(num_examples, 'example')}"
         if tokens_lost:
             message += f": {_lost(tokens_lost)}"
-        return cls(source, "split", tokens_lost, message, "raise --max-seq-len")
+        return cls(source, "split", tokens_lost, message, _RAISE)
 
 
 def _lost(num_tokens: int) -> str:
@@ -126,7 +126,8 @@ class Ledger:
     def write(self, note: Note) -> None:
         """Record one row. In a strict preparation raise it as a DataError instead."""
         if self._strict:
-            raise DataError(note.message, note.hint or _STRICT_HINT)
+            hint = f"{_RAISE}, or prepare without --strict" if note.hint == _RAISE else note.hint
+            raise DataError(note.message, hint or _STRICT_HINT)
         source = note.source
         entry = {
             "file": source.file,

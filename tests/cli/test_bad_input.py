@@ -111,6 +111,7 @@ def test_data_without_a_row_to_train_on_is_refused(
         ),
         (["export", "empty", "--output", "new", "--dtype", "q8_0"], 2, "--dtype: expected"),
         (["export", "nowhere", "--output", "new"], 4, "nowhere: no such directory"),
+        (["export", "adapter"], 2, "adapter: is an adapter, not a complete model"),
         (["report", "empty"], 4, "empty: not a run directory"),
         (["report", "nowhere"], 4, "nowhere: no such run directory"),
         (["trian"], 2, "Did you mean 'train'?"),
@@ -121,10 +122,12 @@ def test_a_mistake_is_one_line(
     sftctl: Sftctl, tmp_path: Path, arguments: list[str], exit_code: int, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
     result = sftctl(*arguments)
     assert (result.exit_code, message in result.error) == (exit_code, True), result.stderr
     assert [line.split(": ")[0] for line in without_phases(result.stderr)] == ["error", "hint"]
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "empty"}
     assert list((tmp_path / "empty").iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """The screens of the commands: how a run ended, a dry run's curve, a run's checkpoints."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.tensors.statistics import tensor_statistics
 from sftctl.metrics import RunSummary
 from sftctl.train.run import run_training
-from tests.toys.runs import toy_config
+from sftctl.trained.checks import check_export
+from tests.toys.commands import Result
+from tests.toys.runs import lora_config, toy_config
+
+Sftctl = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,14 @@ def test_a_finished_run_says_how_to_use_it_with_its_path_quoted() -> None:
         "already finished: step 7 of 9",
         "chat:     sftctl chat run",
     ]
+
+
+def test_an_adapter_run_names_the_export_that_merges_it(sftctl: Sftctl, tmp_path: Path) -> None:
+    run_training(lora_config(tmp_path, train__max_steps=1))
+    lines = sftctl("resume", "run").stdout.splitlines()
+    (export,) = [line for line in lines if line.startswith("export: ")]
+    assert export == "export:   sftctl export run --merge"
+    check_export(Path("run"), Path("new"), "float32", merge=True)  # it is not refused
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_note_about_a_long_row_says_what_is_lost(
 ) -> None:
     note = Note.too_long(HERE, reason, tokens_lost)
     assert note.message == f"rows.jsonl:7: {message}"
-    assert note.hint == "raise --max-seq-len, or prepare without --strict"
+    assert note.hint == "raise --max-seq-len"
 
 
 def test_a_note_about_a_split_row_counts_examples_and_lost_tokens() -> None:
@@ -77,6 +77,7 @@ def test_a_strict_ledger_raises_each_note_as_an_error() -> None:
     ledger = Ledger(file, strict=True)
     for note, hint in (
         (DROPPED, "known roles: y"),
+        (Note.too_long(HERE, "no_target", 9), "raise --max-seq-len, or prepare without --strict"),
         (EMPTY, "without --strict such a row is skipped and recorded in ledger.jsonl"),
     ):
         with pytest.raises(DataError) as caught:

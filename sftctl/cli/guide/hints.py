@@ -1,11 +1,12 @@
 """Answers to options that a command does not have; hints that name only options it has."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sftctl.cli.guide.foreign import Ours, ours, plain
+from sftctl.cli.guide.foreign import Ours, is_off, ours, plain
 from sftctl.cli.options import flag_name
 from sftctl.config.check import EVERY_KEY
 from sftctl.config.keys import choices, keys
@@ -14,6 +15,8 @@ _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
 _COMMAND = re.compile(
     r"\b(prepare-data|train|resume|inspect-ckpt|bench-loader|export|chat|report|runs|doctor|init)\b"
 )
+
+_TURN_LORA_ON = ("adapter.lora", "adapter.start")
 
 
 def options_of(command: Any) -> dict[str, Any]:
@@ -37,8 +40,7 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
     if key is not None and (answer is None or answer.key is None):
         answer = Ours(key)
     if answer is not None:
-        value = answer.value or _value_after(name, typed)
-        said = _said(answer, value, options)
+        said = _said(answer, _value_after(name, typed), options, typed)
         if said is not None:
             return said
     near = get_close_matches(name, [one for one in options if one.startswith("--")], 3, 0.75)
@@ -47,39 +49,51 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
     return f"`{_path(command)} --help` shows the options"
 
 
-def _said(answer: Ours, value: str, options: dict[str, Any]) -> str | None:
+def _said(answer: Ours, value: str, options: dict[str, Any], typed: Sequence[str]) -> str | None:
     """An answer in words that this command understands; None: it belongs to another one."""
+    answer = answer.for_value(value)
     if answer.key is None:
-        named = _OPTION.match(answer.words)
-        return answer.words if named is None or named[1] in options else None
-    setting = as_option(answer.key, value, options)
-    if setting is None:
-        setting = f"`sftctl train --set {answer.key}={value}`"
+        named = next(iter(_OPTION.finditer(answer.words)), None)
+        is_ours = named is None or "`" in answer.words or named[1] in options
+        return answer.words if is_ours else None
+    value = shlex.quote(value) if value else "VALUE"
+    pairs = [(answer.key, (answer.value or "{}").replace("{}", value))]
+    if answer.also is not None:
+        pairs.insert(0, answer.also)
+    is_of_lora = answer.key.startswith("adapter.") and answer.key not in _TURN_LORA_ON
+    if is_of_lora and not {"--lora", "--adapter"} & {*typed}:
+        pairs.insert(0, ("adapter.lora", "true"))
+    settings = [as_option(*pair, options) for pair in pairs]
+    setting = " ".join(one for one in settings if one is not None)
+    if None in settings:
         if answer.key == "output_dir":
             return None
-    return f"{setting} ({answer.words})" if answer.words else setting
+        setting = f"`sftctl train {' '.join(f'--set {key}={one}' for key, one in pairs)}`"
+    return f"{setting}; {answer.words}" if answer.words else setting
 
 
 def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
     """How a command with these options sets a key: its flag, or --set; None: it can't."""
     flag = flag_name(key)
     if flag in options:
-        is_switch = getattr(options[flag], "is_flag", False)
-        return flag if is_switch else f"{flag} {value}"
+        if not getattr(options[flag], "is_flag", False):
+            return f"{flag} {value}"
+        opposite = options[flag].secondary_opts
+        return opposite[0] if opposite and is_off(value) else flag
     if "--set" in options and key in keys():
         return f"--set {key}={value}"
     return None
 
 
 def _value_after(name: str, typed: Sequence[str]) -> str:
-    """What was typed after an option, or VALUE."""
+    """What was typed after an option, or nothing."""
     for place, word in enumerate(typed):
         head, equals, value = word.partition("=")
         if head == name and equals and value:
             return value
         if word == name and place + 1 < len(typed) and not typed[place + 1].startswith("--"):
             return typed[place + 1]
-    return "VALUE"
+    return ""
 
 
 def hint_for(hint: str, command: Any) -> str:

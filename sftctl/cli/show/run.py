@@ -10,8 +10,8 @@ from sftctl.metrics import RunSummary
 from sftctl.words import counted
 
 
-def run_summary(summary: RunSummary) -> RenderableType:
-    """How a run ended, and the commands to type next."""
+def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType:
+    """How a run ended, and the commands to type next; an adapter is merged for its export."""
     where = shlex.quote(str(summary.run_dir))
     lines = {
         "finished": f"finished: step {summary.step} of {summary.total_steps}",
@@ -36,7 +36,7 @@ def run_summary(summary: RunSummary) -> RenderableType:
         text.append(f"resume:   sftctl resume {where}")
     else:
         text.append(f"chat:     sftctl chat {where}")
-        text.append(f"export:   sftctl export {where}")
+        text.append(f"export:   sftctl export {where}{' --merge' if is_adapter else ''}")
     text.append(f"inspect:  sftctl inspect-ckpt {where}")
     text.append(f"report:   sftctl report {where}")
     return text_lines(text)
