@@ -15,6 +15,7 @@ from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.machine import lock_holder
 from sftctl.runs.choosing import final_step
 from sftctl.runs.directory import RunDir
+from sftctl.runs.mixtures import sources_with_paths
 
 _ENDS = ("stopped", "finished", "failed")
 _SESSION = ("started", "resumed", *_ENDS)
@@ -128,7 +129,8 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
 
 
 def _data_of(config: RunConfig) -> str:
-    return "the bundled sample" if config.data.path is None else Path(config.data.path).name
+    named = [source.path for source in sources_with_paths(config.data)] or [config.data.path]
+    return ", ".join("the bundled sample" if path is None else Path(path).name for path in named)
 
 
 def _next(run: RunDir, status: str) -> str | None:

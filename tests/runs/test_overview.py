@@ -46,6 +46,13 @@ def test_a_finished_run_says_its_losses_its_best_step_and_what_is_next(tmp_path:
     assert runs_in(run) == [line]
 
 
+def test_the_data_of_a_mixture_are_the_paths_of_its_sources(tmp_path: Path) -> None:
+    sources = [{"name": name, "path": f"/data/{name}.jsonl"} for name in ("en", "zh")]
+    toy_run(tmp_path, 8, data__path=None, data__sources=sources)
+    (line,) = runs_in(tmp_path)
+    assert line.data == "en.jsonl, zh.jsonl"
+
+
 def test_what_chose_the_best_step_is_named_and_each_set_has_its_loss(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 8)
     sets = {"ones": {"loss": 1.25, "exact": 0.5}, "zeros": {"loss": 2.5, "exact": None}}
