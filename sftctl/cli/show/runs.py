@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sftctl.cli.show.output import SafeTable, text_lines
+from sftctl.cli.show.output import SafeTable, stacked, text_lines
 from sftctl.runs.overview import RunLine, age_s
 from sftctl.words import format_age
 
@@ -38,7 +38,7 @@ def _cells(line: RunLine) -> list[RenderableType]:
         Text(line.status, style=_STYLES.get(line.status, "")),
         f"{line.step}{of}",
         _span(line.first_loss, line.loss),
-        _span(line.first_validation_loss, line.validation_loss) + _best(line) + _sets(line),
+        _validation(line),
         "-" if line.tokens_per_s is None else f"{line.tokens_per_s:,.0f}",
         line.model or "-",
         line.data or "-",
@@ -50,19 +50,21 @@ def _span(first: float | None, last: float | None) -> str:
     return "-" if last is None else f"{_loss(first)} -> {_loss(last)}"
 
 
-def _best(line: RunLine) -> str:
-    """The best step, named after what chose it; nothing if it is the last loss."""
+def _validation(line: RunLine) -> RenderableType:
+    """The first and last loss and the best step; the last loss of each set on a line of its own."""
+    of_all = _span(line.first_validation_loss, line.validation_loss)
+    sets = [f"{name} {_loss(loss)}" for name, loss in line.set_losses.items()]
+    return stacked(text_lines([*_with_best(of_all, line), *sets]))  # a table escapes line breaks
+
+
+def _with_best(of_all: str, line: RunLine) -> list[str]:
+    """The best step after the loss, or below it if something else than the loss chose it."""
     if line.best is None or line.best_step is None:
-        return ""
+        return [of_all]
     if line.best_of != "validation loss":
-        return f", best {line.best_of} {_loss(line.best)} at {line.best_step}"
+        return [of_all, f"best {line.best_of} {_loss(line.best)} at {line.best_step}"]
     is_last = line.best == line.validation_loss
-    return "" if is_last else f", best {_loss(line.best)} at {line.best_step}"
-
-
-def _sets(line: RunLine) -> str:
-    """The last loss of each set, on lines of their own."""
-    return "".join(f"\n{name} {_loss(loss)}" for name, loss in line.set_losses.items())
+    return [of_all if is_last else f"{of_all}, best {_loss(line.best)} at {line.best_step}"]
 
 
 def _loss(value: float | None) -> str:
