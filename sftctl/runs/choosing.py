@@ -105,12 +105,13 @@ def final_of(train: TrainConfig) -> str:
 
 def require_validation(config: RunConfig, *, has_validation: bool) -> None:
     """ConfigError if a key asks for the best evaluation of a run that has no validation set."""
-    train = config.train
+    train, evaluation = config.train, config.evaluation
     asked = {
         "train.patience": train.patience,
         "train.final": train.final if train.final == "best" else None,
         "checkpoint.keep_best": config.checkpoint.keep_best,
-        "evaluation.metrics": ", ".join(config.evaluation.metrics or ()),
+        "evaluation.metrics": ", ".join(evaluation.metrics or ()),
+        "evaluation.best": None if evaluation.goal.is_loss else evaluation.best,
     }
     for key, value in asked.items():
         if value and not has_validation:

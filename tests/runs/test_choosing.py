@@ -78,7 +78,12 @@ def test_a_run_of_before_goes_on_with_the_best_loss_it_knows() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("train.patience", 3), ("train.final", "best"), ("checkpoint.keep_best", 2)],
+    [
+        ("train.patience", 3),
+        ("train.final", "best"),
+        ("checkpoint.keep_best", 2),
+        ("evaluation.best", "token_accuracy"),
+    ],
 )
 def test_choosing_without_a_validation_set_is_refused(key: str, value: object) -> None:
     config = load_config(None, {key: value, "train.eval_interval": 10})
