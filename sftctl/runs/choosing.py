@@ -144,7 +144,15 @@ def final_checkpoint(
             continue
         return found, _warning(found, passed_over)
     found = newest_good(run.checkpoints, last_step)
-    return found, _warning(found, [*passed_over, "no checkpoint has an evaluation of its step"])
+    return found, _warning(found, [*passed_over, _why_none(found.manifest.validation, goal)])
+
+
+def _why_none(last: Validation | None, goal: str) -> str:
+    """Why no checkpoint can be the best one; `last` is the last step's evaluation."""
+    wanted = Goal.parsed(goal)
+    if last is None or goal_in(last) != goal or "best_step" in last or wanted.metric in METRICS:
+        return "no checkpoint has an evaluation of its step"
+    return f"evaluation.best: {wanted.shown} gave no number in any evaluation after step 0"
 
 
 def final_step(run: RunDir) -> int | None:

@@ -119,6 +119,10 @@ def test_a_metric_that_fails_is_named_and_has_no_number(tmp_path: Path) -> None:
         line = event_line("evaluation", event["step"], event)
         assert "length_ratio" in line and "fails_later" not in line
     assert events_named(run, "finished")[0]["step"] == 4
+    assert warnings[-1] == (
+        "final/ is of step 4: evaluation.best: fails_later gave no number in any evaluation after "
+        "step 0"
+    )
 
 
 def test_no_number_neither_chooses_nor_forgets() -> None:
