@@ -20,7 +20,7 @@ class TrackedRun:
     run_dir: Path
     project: str
     config: dict[str, Any]
-    first_step: int  # updates done before this session
+    kept_step: int  # of the checkpoint that this session continues from; -1: there is none
     resumed: bool
     wandb_run_id: str | None
     model: Path | None  # to upload to W&B at the end
@@ -39,7 +39,7 @@ def _wandb(run: TrackedRun) -> Tracker:
 
 
 def _tensorboard(run: TrackedRun) -> Tracker:
-    return TensorBoardTracker(run.run_dir, run.first_step, resumed=run.resumed)
+    return TensorBoardTracker(run.run_dir, run.kept_step, resumed=run.resumed)
 
 
 def _trackio(run: TrackedRun) -> Tracker:

@@ -12,11 +12,12 @@ FOLDER = "tensorboard"
 class TensorBoardTracker:
     """Event files in RUN/tensorboard, one for each session: `tensorboard --logdir RUN/tensorboard`.
 
-    A resumed session tells TensorBoard to forget the steps after its checkpoint, which it trains
-    again. Every step is in the file when `log` returns.
+    A resumed session tells TensorBoard to forget the steps after `kept_step`, its checkpoint's,
+    which it trains again; -1: step 0 too, there is no checkpoint. Every step is in the file when
+    `log` returns.
     """
 
-    def __init__(self, run_dir: Path, first_step: int, *, resumed: bool) -> None:
+    def __init__(self, run_dir: Path, kept_step: int, *, resumed: bool) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -26,7 +27,7 @@ class TensorBoardTracker:
         if resumed:
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(
-                Event(wall_time=time.time(), step=first_step + 1, session_log=start)
+                Event(wall_time=time.time(), step=kept_step + 1, session_log=start)
             )
             self._writer.flush()
 

@@ -39,11 +39,11 @@ def in_trackio(run: Path) -> Series:
     return series
 
 
-def open_tensorboard(run: Path, first_step: int, resumed: bool) -> Tracker:
-    return TensorBoardTracker(run, first_step, resumed=resumed)
+def open_tensorboard(run: Path, kept_step: int, resumed: bool) -> Tracker:
+    return TensorBoardTracker(run, kept_step, resumed=resumed)
 
 
-def open_trackio(run: Path, first_step: int, resumed: bool) -> Tracker:
+def open_trackio(run: Path, kept_step: int, resumed: bool) -> Tracker:
     return TrackioTracker(run, "a-project", {"train": {"epochs": 2}}, resumed=resumed)
 
 
@@ -106,6 +106,19 @@ def test_a_run_writes_to_tensorboard_and_goes_on_there(tmp_path: Path) -> None:
     assert series["train/loss"] == losses
     last = events_named(run, "evaluation")[-1]["validation_loss"]
     assert series["validation/loss"][-1] == (3, pytest.approx(last))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_has_step_0_once(tmp_path: Path) -> None:
+    keys = {"tracking__trackers": ["tensorboard"], "train__max_steps": 1, "data__val_fraction": 0.3}
+    config = toy_config(tmp_path, **keys)
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("sftctl.train.run.train_step")
+        with pytest.raises(NameError):
+            run_training(config)
+    run_training(config, ResumeRequest(run))
+    assert [event["step"] for event in events_named(run, "evaluation")] == [0, 0, 1]
+    assert [step for step, _ in in_tensorboard(run)["validation/loss"]] == [0, 1]
 
 
 def test_rows_are_sent_once_and_in_order() -> None:
