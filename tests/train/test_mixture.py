@@ -154,6 +154,21 @@ def test_the_sources_of_one_store_have_weights_too(tmp_path: Path) -> None:
     assert renamed.manifest.examples_by_source() == {} and not renamed.is_reused
 
 
+def test_a_weight_that_trains_nothing_is_a_warning(tmp_path: Path) -> None:
+    config = mixed_config(tmp_path, train__max_steps=1)
+    weights = {"a": 0.07, "b": 0.0, "c": 1.0}  # of 7, 4 and 5 examples; 0 is meant
+    sources = [replace(one, weight=weights[one.name]) for one in config.data.sources or ()]
+    config = replace(config, data=replace(config.data, sources=tuple(sources)))
+    text = (
+        "source a: weight 0.07 of 7 examples is less than one in an epoch: it is never trained; "
+        "weight 0.14 trains one in each epoch, weight 0 none"
+    )
+    assert [str(one) for one in plan_run(config).findings if "source" in one.subject] == [text]
+    assert [one["message"] for one in events_named(run_training(config).run_dir, "warning")] == [
+        text
+    ]
+
+
 def test_new_weights_between_two_epochs_are_those_of_the_next(
     trained: Path, tmp_path: Path
 ) -> None:

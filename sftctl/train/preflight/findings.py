@@ -66,6 +66,7 @@ def preflight(
     """All findings about a new run in `path`, on rank 0's machine, which `ranks_here` share."""
     return [
         *_data(config, inputs, fake),
+        *_sources(inputs),
         *_schedule(config, inputs),
         device_finding(fake.device.type, config.train.dtype, multiplies_bfloat16()),
         *_adapter(config, fake),
@@ -116,6 +117,19 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
                 "template",
                 "the data was rendered with a template that is not the model's own",
                 "if that is not intended, prepare the data again: the run keeps the data's",
+            )
+
+
+def _sources(inputs: Inputs) -> Iterator[Finding]:
+    """Sources of a mixture that no epoch trains, although they have a weight."""
+    for source in inputs.mixture.sources if inputs.mixture is not None else ():
+        if source.weight > 0 and source.num_examples > 0 and not source.num_planned:
+            yield Finding(
+                "warning",
+                f"source {source.name}",
+                f"weight {source.weight:g} of {counted(source.num_examples, 'example')} is less "
+                "than one in an epoch: it is never trained",
+                f"weight {1 / source.num_examples:.2g} trains one in each epoch, weight 0 none",
             )
 
 
