@@ -23,7 +23,7 @@ from sftctl.words import counted
 _NO_NUMBERS = ("examples_digest", "sources")
 _NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name not in _NO_NUMBERS)
 VALIDATION_LOSS = "validation loss"
-_LOSS_OF = "loss of "  # and the name of a source: a metric
+_OF_SOURCES = ("loss", "token_accuracy")  # "loss of NAME" is a metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,13 @@ class RunRecord:
         """finished | stopped | failed | unfinished (still running, or killed)."""
         return status_of(self.events)
 
-    def source_losses(self) -> dict[str, npt.NDArray[np.floating[Any]]]:
-        """The loss of each named source, by name: (number of steps,)."""
+    def of_sources(self, key: str) -> dict[str, npt.NDArray[np.floating[Any]]]:
+        """The loss or token_accuracy of each named source, by name: (number of steps,)."""
+        start = f"{key} of "
         return {
-            name.removeprefix(_LOSS_OF): losses
-            for name, losses in self.metrics.items()
-            if name.startswith(_LOSS_OF)
+            name.removeprefix(start): values
+            for name, values in self.metrics.items()
+            if name.startswith(start)
         }
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -95,8 +96,12 @@ class RunRecord:
 
     def set_losses(self) -> dict[str, list[tuple[int, float]]]:
         """(step, loss) of each validation set, by name; {} if there is only one."""
-        losses = _by_set(self.evaluations(), "loss")
-        return losses if len(losses) > 1 else {}
+        return self.of_sets("loss")
+
+    def of_sets(self, key: str) -> dict[str, list[tuple[int, float]]]:
+        """(step, value) of a number of each validation set, by name; {} if there is only one."""
+        values = _by_set(self.evaluations(), key)
+        return values if len(values) > 1 else {}
 
     def judged(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Of each metric by generation: (step, value) of each set, by name."""
@@ -192,15 +197,15 @@ def _lacks_its_loss(event: dict[str, Any]) -> bool:
 
 def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.floating[Any]]]:
     rows, last, num_bad = list[list[float]](), 0, 0
-    by_source: dict[str, dict[int, float]] = {}  # name -> row -> loss
+    by_source: dict[str, dict[int, float]] = {}  # "loss of NAME" -> row -> loss
     for line in _objects(path, remarks):
         step = line.get("step")
         if not isinstance(step, int) or step <= last:
             num_bad += 1
             continue
         last = step
-        for name, loss in _losses_in(line):
-            by_source.setdefault(name, {})[len(rows)] = loss
+        for name, value in _of_sources_in(line):
+            by_source.setdefault(name, {})[len(rows)] = value
         rows.append([_number(line.get(name)) for name in _NUMBERS])
     if num_bad:
         lines = counted(num_bad, "line")
@@ -211,17 +216,18 @@ def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.fl
         remarks.append(f"{path.name}: {missing} of {counted(last, 'step')} missing")
     metrics: dict[str, npt.NDArray[np.floating[Any]]]
     metrics = {name: table[:, column] for column, name in enumerate(_NUMBERS)}
-    for name, losses in by_source.items():
-        metrics[_LOSS_OF + name] = np.full(len(rows), np.nan)
-        metrics[_LOSS_OF + name][[*losses]] = [*losses.values()]
+    for name, values in by_source.items():
+        metrics[name] = np.full(len(rows), np.nan)
+        metrics[name][[*values]] = [*values.values()]
     return metrics
 
 
-def _losses_in(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The loss of each source in a step."""
-    sources = line.get("sources")
-    for name, source in sources.items() if isinstance(sources, dict) else ():
-        yield name, _number(source.get("loss") if isinstance(source, dict) else None)
+def _of_sources_in(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of each source in a step; an older version has no token_accuracy."""
+    for name, source in _object(line.get("sources")).items():
+        for key in _OF_SOURCES:
+            if key == "loss" or key in _object(source):
+                yield f"{key} of {name}", _number(_object(source).get(key))
 
 
 def _number(value: object) -> float:

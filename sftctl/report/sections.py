@@ -26,6 +26,14 @@ _RESOLVED = (
 )
 
 
+_MEASURED = {
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+    "token_accuracy": "Token accuracy",
+    "entropy": "Entropy",
+}
+
+
 def cards(record: RunRecord) -> Html:
     """The most important numbers, at the top of the page."""
     metrics = record.metrics
@@ -90,19 +98,30 @@ def losses(record: RunRecord) -> Html:
     curves.append(Series("training", downsampled(steps, metrics["loss"]), is_pale=True))
     norms = [Series("norm", downsampled(steps, metrics["grad_norm"]))]
     rates = [Series("learning rate", downsampled(steps, metrics["learning_rate"]))]
-    by_source = [Series(name, downsampled(steps, v)) for name, v in record.source_losses().items()]
-    sources = line_chart("Loss of each source", by_source[:_MAX_CURVES], marks, number)
-    sets = record.set_losses()
     return tag(
         "div",
         line_chart("Loss", curves, marks, number, wide=True, has_switch=True),
-        sources if by_source else None,
-        _points("Loss of each validation set", sets, marks) if sets else None,
+        *_source_charts(record, marks),
+        *(
+            _points(f"{title} of each validation set", values, marks)
+            for key, title in _MEASURED.items()
+            if (values := record.of_sets(key))
+        ),
         *(_points(name, values, marks) for name, values in record.judged().items()),
         line_chart("Learning rate", rates, marks, number, from_zero=True),
         line_chart("Gradient norm, before clipping", norms, marks, number),
         class_="charts",
     )
+
+
+def _source_charts(record: RunRecord, marks: list[Mark]) -> Iterator[Html]:
+    for key in ("loss", "token_accuracy"):
+        values = record.of_sources(key).items()
+        curves = [Series(name, downsampled(record.steps, value)) for name, value in values]
+        if curves:
+            yield line_chart(
+                f"{_MEASURED[key]} of each source", curves[:_MAX_CURVES], marks, number
+            )
 
 
 def _points(title: str, values: Mapping[str, list[tuple[int, float]]], marks: list[Mark]) -> Html:

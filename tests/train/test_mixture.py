@@ -127,7 +127,8 @@ def test_the_report_knows_all_stores(trained: Path) -> None:
     page = report_page(record)
     assert "Loss of each source" in page and "not shown" not in page
     assert record.remarks == []
-    assert {*record.source_losses()} == {"a", "b", "c"}
+    assert "Token accuracy of each source" in page
+    assert {*record.of_sources("loss")} == {*record.of_sources("token_accuracy")} == {*"abc"}
     assert f"{sum(COUNTS.values())}" in page
 
 

@@ -15,6 +15,8 @@ from sftctl.config.load import config_to_toml, load_config
 from sftctl.config.schema import RunConfig
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.errors import ConfigError, DataError, SftctlError
+from sftctl.report.page import report_page
+from sftctl.report.record import read_run
 from sftctl.runs.choosing import with_evaluation
 from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
@@ -80,6 +82,12 @@ def test_each_set_is_measured_and_the_loss_is_the_mean_over_all_target_tokens(fo
         assert event["validation_loss"] == pytest.approx(mean / event["num_target_tokens"])
     first = events_named(folder / "run", "evaluation")[0]
     assert first["entropy"] == pytest.approx(math.log(2048), rel=0.02)  # random weights
+
+
+def test_the_report_has_a_chart_of_each_number_of_the_sets(folder: Path) -> None:
+    page = report_page(read_run(folder / "run"))
+    for name in ("Loss", "Perplexity", "Token accuracy", "Entropy"):
+        assert f"{name} of each validation set" in page
 
 
 def test_a_resume_on_two_ranks_measures_the_same_bits(folder: Path) -> None:
