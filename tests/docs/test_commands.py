@@ -30,7 +30,6 @@ NOT_HERE = {
     "make lint": "CI does",
     "make format": "rewrites the sources",
     "python -m tests.torture.test_interrupts": "half an hour; a part of make torture",
-    "python -m tests.docs.screens": "minutes",
     "python -m tests.benchmarks": "minutes each, on a quiet machine",
     "python -m tests.benchmarks.step_cost": "minutes, on a quiet machine",
     "python -m tests.benchmarks.template_matrix": "needs a folder of public chat templates",
