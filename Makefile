@@ -26,10 +26,10 @@ $(VENV)/.tested: $(VENV)/.installed
 demo: $(VENV)/.installed  ## train the small model on the bundled sample, ask it what it has not seen
 	rm -rf runs/demo
 	$(BIN)/sftctl train --epochs 8 --output-dir runs/demo
-	$(BIN)/sftctl chat runs/demo --prompt "What is 36 plus 32?"
+	$(BIN)/sftctl chat runs/demo --prompt "What is 49 plus 24?"
 	$(BIN)/sftctl chat runs/demo --prompt "What comes after 772?"
 	$(BIN)/sftctl chat runs/demo --prompt "What are the plurals of leaf and child?"
-	$(BIN)/sftctl chat runs/demo --prompt "早和快的反义词是什么？"
+	$(BIN)/sftctl chat runs/demo --prompt "低和冷的反义词是什么？"
 
 # loadfile: what a file of tests sets up for itself is made once.
 test: $(VENV)/.tested  ## the test suite, in minutes
