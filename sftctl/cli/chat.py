@@ -1,25 +1,16 @@
 """sftctl chat."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sftctl.cli import streams
-from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+from sftctl.cli.options import AnyModel, ChatTemplate, ModelTokenizer, run_or_newest
 from sftctl.tracking.working import working
 
 
 def chat(
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub "
-            "name. Default: the newest run.",
-            metavar="[PATH]",
-            readable=False,
-        ),
-    ] = None,
+    path: AnyModel = None,
     prompt: Annotated[
         str | None,
         typer.Option(help="Ask one question, print the answer and exit (also reads stdin)."),

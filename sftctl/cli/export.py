@@ -7,21 +7,13 @@ from typing import Annotated
 import typer
 
 from sftctl.cli import streams
-from sftctl.cli.options import ChatTemplate, ModelTokenizer, run_or_newest
+from sftctl.cli.options import AnyModel, ChatTemplate, ModelTokenizer, run_or_newest
 from sftctl.tracking.working import working
 from sftctl.words import format_bytes, printable
 
 
 def export(
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub "
-            "name. Default: the newest run.",
-            metavar="[PATH]",
-            readable=False,
-        ),
-    ] = None,
+    path: AnyModel = None,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -159,6 +159,15 @@ TemplateOption = Annotated[
     list[str] | None,
     typer.Option("--template-option", metavar="KEY=VALUE", help="An option of the chat template."),
 ]
+AnyModel = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub name. "
+        "Default: the newest run.",
+        metavar="[PATH]",
+        readable=False,
+    ),
+]
 ChatTemplate = Annotated[
     str | None,
     typer.Option(

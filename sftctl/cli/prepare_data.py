@@ -107,7 +107,7 @@ def prepare_data(
 
 
 def _known(engine: str) -> Literal["auto", "hf"]:
-    """The engine that is meant; ConfigError if there is no such one."""
+    """The engine with this name, or ConfigError."""
     if engine == "auto":
         return "auto"
     if engine == "hf":

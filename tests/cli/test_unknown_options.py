@@ -76,7 +76,7 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ),
         ("prepare-data --dataset_text_field a", "--format text --columns text=a; every token"),
         ("train --attn_implementation sdpa", "leave it out: the attention is chosen"),
-        ("train --neftune_noise_alpha 5", "leave it out: there is no such thing"),
+        ("train --neftune_noise_alpha 5", "leave it out: the loss is always plain"),
         ("train --use_liger_kernel", "leave it out: the loss is computed in chunks"),
         ("train --eos_token x", "not needed: the chat template ends a turn"),
         ("train --ddp", "leave it out: --nproc-per-node N starts N ranks"),

@@ -237,7 +237,7 @@ OTHERS: dict[str, Ours] = {
     ),
     **_same(
         "neftune_noise_alpha noisy_embedding_alpha label_smoothing_factor loss_type",
-        Ours(words="leave it out: there is no such thing here, the loss is plain cross-entropy"),
+        Ours(words="leave it out: the loss is always plain cross-entropy"),
     ),
     **_same("adapter_name_or_path", Ours("adapter.start")),
     **_same("lora_modules_to_save", Ours("adapter.modules_to_save")),

@@ -37,7 +37,7 @@ class SpecialTexts:
     def first(self, row: Conversation) -> tuple[int, str] | None:
         """The first message with such a text, and the text. Messages count from 1; 0: the tools.
 
-        None if there is no such message.
+        None if no message has any.
         """
         for number, part in ((0, row.tools), *enumerate(row.messages, 1)):
             for text in _texts(part):

@@ -1,7 +1,7 @@
 """The shape of a content: what of it a chat template may test, apart from its free texts.
 
 Contents with the same shape give the same answers to all tests of a template whose `ContentUse` is
-known. Their free texts are only written. So a template treats them alike.
+known. Their free texts are only written. So a template does the same with all of them.
 """
 
 import re
