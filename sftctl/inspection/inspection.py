@@ -18,13 +18,13 @@ MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest) if item.n
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 _COMPONENTS = {  # the first pattern found in a parameter's name decides
-    "lora": r"lora",
-    "embedding": r"embed|tok_emb|token_embd|wte|wpe",
-    "experts": r"expert|router|_exps|gate_inp",
-    "norm": r"norm|\bln_|ln_f",
-    "attention": r"attn|attention|[qkvo]_proj\b",
-    "mlp": r"mlp|ffn|feed_forward|(gate|up|down)_proj\b",
-    "head": r"lm_head|\boutput\.weight|^output|score\.weight",
+    "lora": re.compile(r"lora"),
+    "embedding": re.compile(r"embed|tok_emb|token_embd|wte|wpe"),
+    "experts": re.compile(r"expert|router|_exps|gate_inp"),
+    "norm": re.compile(r"norm|\bln_|ln_f"),
+    "attention": re.compile(r"attn|attention|[qkvo]_proj\b"),
+    "mlp": re.compile(r"mlp|ffn|feed_forward|(gate|up|down)_proj\b"),
+    "head": re.compile(r"lm_head|\boutput\.weight|^output|score\.weight"),
 }
 NO_TENSORS = "it holds no tensors"
 
@@ -188,7 +188,7 @@ def weights_dtype(tensors: Tensors) -> str | None:
 
 def component_of(name: str) -> str:
     """The model component of a parameter: embedding, experts, …, or `other`."""
-    found = (part for part, pattern in _COMPONENTS.items() if re.search(pattern, name))
+    found = (part for part, pattern in _COMPONENTS.items() if pattern.search(name))
     return next(found, "other")
 
 
