@@ -36,6 +36,7 @@ HOMES = {
     "wandb": ["tracking/wandb.py"],
     "tensorboard": ["tracking/tensorboard.py"],
     "trackio": ["tracking/trackio.py"],
+    "swanlab": ["tracking/swanlab.py"],
     "orjson": ["jsonio.py"],
     "transformers": ["model/*"],
     "peft": ["model/adapter/*"],

@@ -6,10 +6,7 @@ from difflib import get_close_matches
 from sftctl.config.bounds import Count, CountFrom0
 from sftctl.errors import ConfigError
 
-TRACKERS = ("wandb", "tensorboard", "trackio")
-_NOT_OFFERED = {
-    "swanlab": "swanlab 0.10 needs a protobuf below 7, and sftctl is tested with protobuf 7",
-}
+TRACKERS = ("wandb", "tensorboard", "trackio", "swanlab")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,12 +16,12 @@ class TrackingConfig:
     log_interval: Count = 10
     """Steps between two lines on the console (metrics.jsonl has every step)."""
     trackers: list[str] | None = None
-    """Services to log to as well: wandb, tensorboard, trackio. The last two are extras to
-    install."""
+    """Services to log to as well: wandb, tensorboard, trackio, swanlab. The last three are extras
+    to install."""
     wandb: bool = False
     """Also log to Weights & Biases (WANDB_MODE=offline works)."""
     wandb_project: str = "sftctl"
-    """Project in W&B and in Trackio."""
+    """Project in W&B, Trackio and SwanLab."""
     wandb_artifact: bool = False
     """Also upload the finished model (`final/`) to W&B, as an artifact."""
     samples: CountFrom0 = 0
@@ -33,11 +30,6 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         for name in self.trackers or ():
-            if name in _NOT_OFFERED:
-                raise ConfigError(
-                    f"tracking.trackers: {name} is not offered: {_NOT_OFFERED[name]}",
-                    hint=f"there are {', '.join(TRACKERS)}",
-                )
             if name not in TRACKERS:
                 similar = get_close_matches(name, TRACKERS, n=1)
                 meant = f"; did you mean {similar[0]}?" if similar else ""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.errors import ConfigError
+from sftctl.tracking.swanlab import SwanLabTracker
+from sftctl.tracking.swanlab import require_login as require_swanlab_login
 from sftctl.tracking.tensorboard import TensorBoardTracker
 from sftctl.tracking.tracker import Tracker
 from sftctl.tracking.trackio import TrackioTracker
@@ -22,6 +24,7 @@ class TrackedRun:
     config: dict[str, Any]
     kept_step: int  # of the checkpoint that this session continues from; -1: there is none
     resumed: bool
+    run_id: str
     wandb_run_id: str | None
     model: Path | None  # to upload to W&B at the end
 
@@ -46,10 +49,20 @@ def _trackio(run: TrackedRun) -> Tracker:
     return TrackioTracker(run.run_dir, run.project, run.config, resumed=run.resumed)
 
 
+def _swanlab(run: TrackedRun) -> Tracker:
+    return SwanLabTracker(run.run_dir, run.project, run.run_id, run.config, resumed=run.resumed)
+
+
 _OPENED_BY: dict[str, Callable[[TrackedRun], Tracker]] = {
     "wandb": _wandb,
     "tensorboard": _tensorboard,
     "trackio": _trackio,
+    "swanlab": _swanlab,
+}
+
+_LOGINS: dict[str, Callable[[], None]] = {
+    "wandb": require_login,
+    "swanlab": require_swanlab_login,
 }
 
 
@@ -68,5 +81,5 @@ def require_service(name: str) -> None:
         raise ConfigError(
             f"tracking.trackers: {name} is not installed", hint=f"pip install 'sftctl[{name}]'"
         )
-    if name == "wandb":
-        require_login()
+    if name in _LOGINS:
+        _LOGINS[name]()

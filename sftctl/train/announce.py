@@ -82,14 +82,15 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
 
 
 def _tracked_run(session: Session) -> TrackedRun:
-    tracking, plan = session.config.tracking, session.plan
+    tracking, plan, facts = session.config.tracking, session.plan, session.run.facts()
     return TrackedRun(
         run_dir=session.run.path,
         project=tracking.wandb_project,
         config=config_to_dict(session.config),
         kept_step=plan.manifest.step if plan is not None and plan.manifest is not None else -1,
         resumed=plan is not None,
-        wandb_run_id=session.run.facts()["wandb_run_id"],
+        run_id=facts["run_id"],
+        wandb_run_id=facts["wandb_run_id"],
         model=session.run.final if tracking.wandb_artifact else None,
     )
 

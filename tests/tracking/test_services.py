@@ -1,7 +1,10 @@
-"""What TensorBoard and Trackio wrote, read back: each step once, also after a kill and a resume."""
+"""What TensorBoard, Trackio and SwanLab wrote, read back: each step once, also after a kill."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sftctl.config.load import load_config
 from sftctl.errors import ConfigError
 from sftctl.tracking.services import require_service
+from sftctl.tracking.swanlab import SwanLabTracker
 from sftctl.tracking.tensorboard import TensorBoardTracker
 from sftctl.tracking.tracker import Tracker
 from sftctl.tracking.trackio import TrackioTracker
@@ -18,6 +22,9 @@ from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from tests.toys.metrics import step_metrics
 from tests.toys.runs import events_named, metrics_of, toy_config
+
+RUN_ID = "0123456789abcdef" * 2
+needs_swanlab = pytest.mark.skipif(find_spec("swanlab") is None, reason="not installed")
 
 Series = dict[str, list[tuple[int, float]]]  # tag -> (step, value), as written
 
@@ -39,12 +46,37 @@ def in_trackio(run: Path) -> Series:
     return series
 
 
+def in_swanlab(run: Path) -> Series:
+    """The numbers that `swanlab sync` would send, of one session after the other."""
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    series: Series = {}
+    for file in sorted((run / "swanlab").glob(f"run-*-{RUN_ID}/*.swanlab")):
+        reader = DataStoreReader()
+        reader.open(file)
+        for scalar in [Record.FromString(data).scalar for data in reader]:
+            if scalar.key:
+                series.setdefault(scalar.key, []).append((scalar.step, scalar.value.number))
+        reader.close()
+    return series
+
+
 def open_tensorboard(run: Path, kept_step: int, resumed: bool) -> Tracker:
     return TensorBoardTracker(run, kept_step, resumed=resumed)
 
 
 def open_trackio(run: Path, kept_step: int, resumed: bool) -> Tracker:
     return TrackioTracker(run, "a-project", {"train": {"epochs": 2}}, resumed=resumed)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SwanLab without anybody's login."""
+    for name in [name for name in os.environ if name.startswith("SWANLAB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +89,18 @@ def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "database").mkdir()
 
 
-SERVICES = [(open_tensorboard, in_tensorboard), (open_trackio, in_trackio)]
+def open_swanlab(run: Path, kept_step: int, resumed: bool) -> Tracker:
+    return SwanLabTracker(run, "a-project", RUN_ID, {"train": {"epochs": 2}}, resumed=resumed)
 
 
-@pytest.mark.parametrize(("opened", "written"), SERVICES, ids=["tensorboard", "trackio"])
+SERVICES = [
+    pytest.param(open_tensorboard, in_tensorboard, id="tensorboard"),
+    pytest.param(open_trackio, in_trackio, id="trackio"),
+    pytest.param(open_swanlab, in_swanlab, id="swanlab", marks=needs_swanlab),
+]
+
+
+@pytest.mark.parametrize(("opened", "written"), SERVICES)
 def test_a_resumed_run_has_each_step_and_evaluation_once(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -84,6 +124,50 @@ def test_a_resumed_run_has_each_step_and_evaluation_once(
     assert sorted(series["train/loss"]) == [(step, 10.0 - step) for step in range(1, 8)]
     assert sorted(series["validation/loss"]) == [(0, 9.0), (2, 1.0), (4, 2.0), (6, 3.0)]
     assert capsys.readouterr().out == ""
+
+
+@needs_swanlab
+def test_swanlab_leaves_ctrl_c_and_errors_alone_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    def handlers() -> tuple[object, object]:
+        return signal.getsignal(signal.SIGINT), sys.excepthook
+
+    run, before = tmp_path / "a-run", handlers()
+    run.mkdir()
+    tracker = open_swanlab(run, 0, False)
+    assert handlers() == before
+    tracker.log(step_metrics(1))
+    tracker.log(step_metrics(2))
+    tracker.close()
+    assert handlers() == before
+    [file] = (run / "swanlab").glob("run-*/*.swanlab")
+    file.write_bytes(file.read_bytes()[:-9])  # a killed session ends inside a record
+    empty = run / "swanlab" / f"run-20010101_000000-{RUN_ID}"
+    empty.mkdir()
+    (empty / "run.swanlab").touch()  # or it wrote nothing
+    tracker = open_swanlab(run, 0, True)
+    for step in (1, 2, 3):
+        tracker.log(step_metrics(step))
+    tracker.close()
+    (empty / "run.swanlab").unlink()
+    assert [step for step, _ in in_swanlab(run)["train/loss"]] == [1, 2, 3]
+
+
+@needs_swanlab
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("online", ("tracking.trackers: swanlab: not logged in", "swanlab login")),
+        ("cloudy", ("SwanLab refuses a setting: mode", "SWANLAB_… variables")),
+    ],
+)
+def test_swanlab_refuses_before_training(
+    monkeypatch: pytest.MonkeyPatch, mode: str, said: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("SWANLAB_MODE", mode)
+    with pytest.raises(ConfigError) as raised:
+        require_service("swanlab")
+    assert raised.value.hint is not None
+    assert said[0] in raised.value.message and said[1] in raised.value.hint
 
 
 def test_another_run_of_the_same_name_is_a_new_one_in_trackio(tmp_path: Path) -> None:
@@ -138,9 +222,7 @@ def test_a_tracker_that_does_not_exist_is_named() -> None:
     assert raised.value.message == (
         "tracking.trackers: tensorbord is not a tracker; did you mean tensorboard?"
     )
-    with pytest.raises(ConfigError, match="swanlab is not offered: swanlab 0.10 needs") as raised:
-        load_config(None, ["tracking.trackers=swanlab"])
-    assert raised.value.hint == "there are wandb, tensorboard, trackio"
+    assert raised.value.hint == "there are wandb, tensorboard, trackio, swanlab"
     both = load_config(None, ["tracking.trackers=wandb", "tracking.wandb=true"])
     assert both.tracking.services == ("wandb",)
 

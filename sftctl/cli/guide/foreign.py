@@ -169,9 +169,10 @@ OTHERS: dict[str, Ours] = {
     **_same("use_wandb metric_logger", _switch("tracking.wandb")),
     **_same(
         "report_to",
-        Ours("tracking.trackers", "wandb, tensorboard and trackio are known",
+        Ours("tracking.trackers", "wandb, tensorboard, trackio and swanlab are known",
              by_value={"off": Ours(words=_LEAVE_OUT)}
-             | {name: Ours("tracking.trackers") for name in ("wandb", "tensorboard", "trackio")}),
+             | {name: Ours("tracking.trackers")
+                for name in ("wandb", "tensorboard", "trackio", "swanlab")}),
     ),
     **_same("ddp_timeout", Ours("train.collective_timeout_s")),
     **_same("deepspeed fsdp fsdp_config accelerator", _switch("train.strategy", "fsdp", "ddp")),
