@@ -66,6 +66,8 @@ class LossModule(torch.nn.Module):
         target_ids: torch.Tensor,  # (N,), IGNORE_INDEX where there is no target
         row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
         target_weights: torch.Tensor | None = None,  # (N,) float32, 0 to fill up; None: all are 1
+        *,
+        longest_row: int | None = None,  # no row has more tokens; None: unknown
     ) -> torch.Tensor:
         """The weighted sum of the target tokens' cross entropies, a float32 scalar.
 
@@ -76,6 +78,7 @@ class LossModule(torch.nn.Module):
         options: dict[str, Any] = {"output_router_logits": True} if balance else {}
         if self.attends_by_rows:
             options |= {"position_ids": position_ids, "row_lengths": row_lengths}
+            options["longest_row"] = longest_row
         output = called(input_ids=input_ids, use_cache=False, **options)
         if self.uses_own_forward:
             logits = output.logits.flatten(0, 1)  # (T, V)

@@ -7,7 +7,7 @@ each row by itself, causally. transformers calls it by its name in `config._attn
 Shapes: T tokens of the pass, R rows, H heads, D head dimension.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,10 @@ _LENGTH_STEP = 64
 """Rows are padded to this inside attention, so that few shapes occur: on a CPU each new shape of a
 bfloat16 attention costs memory that is never freed."""
 
+_FLASH_DTYPES = (torch.bfloat16, torch.float16)
+_FLASH_HEAD_SIZE = 256  # the largest D of torch's flash kernels
+_FLASH_CAPABILITY = (8, 0)  # of the GPU: Ampere
+
 _WITHOUT_EFFECT = {"position_ids", "cache_position", "output_router_logits", "is_causal"}
 _TOLERANCE = 2e-5  # of the largest value: 100 times what rounding was in 20 families
 
@@ -39,6 +43,7 @@ def attention_by_rows(
     attention_mask: torch.Tensor | None,
     *,
     row_lengths: torch.Tensor,  # (R,) int32, their sum is T; zeros at the end are not rows
+    longest_row: int | None = None,  # no row has more tokens; None: unknown
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row -> (1, T, H, D).
@@ -56,10 +61,55 @@ def attention_by_rows(
         refused.append("a mask that is not causal")
     if refused:
         raise ValueError(f"attention by rows does not support {', '.join(refused)}")
+    if _takes_all_rows(query, honoured["dropout"]):
+        from torch.nn.attention.varlen import varlen_attn
+
+        del honoured["dropout"]
+        longest = longest_row or query.shape[2]
+        return all_rows(query, key, value, row_lengths, longest, varlen_attn, **honoured), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
     return _each_row(query, key, value, row_lengths, **honoured), None
+
+
+def _takes_all_rows(query: torch.Tensor, dropout: float | None) -> bool:
+    """Whether torch's flash kernel for rows of different lengths can compute this attention."""
+    return (
+        query.is_cuda
+        and query.dtype in _FLASH_DTYPES
+        and query.shape[3] <= _FLASH_HEAD_SIZE
+        and not dropout
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(query.device) >= _FLASH_CAPABILITY
+    )
+
+
+def all_rows(
+    query: torch.Tensor,  # (1, H, T, D)
+    key: torch.Tensor,  # (1, H or fewer, T, D)
+    value: torch.Tensor,
+    row_lengths: torch.Tensor,
+    longest_row: int,
+    attend: Callable[..., Any],
+    **options: Any,
+) -> torch.Tensor:
+    """All rows in one call of `attend`, which has the signature of torch's `varlen_attn`.
+
+    Returns (1, T, H, D). Honours `scaling` and `sliding_window`. The host reads nothing back from
+    the device.
+    """
+    window = options["sliding_window"]
+    ends = F.pad(row_lengths.cumsum(0, dtype=torch.int32), (1, 0))  # (R + 1,): 0, then each end
+    flat = (each[0].transpose(0, 1) for each in (query, key, value))  # (T, H, D)
+    output: torch.Tensor = attend(
+        *flat,
+        *(ends, ends, longest_row, longest_row),
+        scale=options["scaling"],
+        window_size=(window - 1 if window else -1, 0),  # tokens before, after
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return output[None]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -19,7 +19,7 @@ from tests.benchmarks.checkpoints import resuming, saving
 from tests.benchmarks.generating import generating
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
-from tests.benchmarks.memory import CASES, told_and_measured
+from tests.benchmarks.memory import CASES, resident_over_steps, told_and_measured
 from tests.benchmarks.merging import HEAD, merges
 from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
@@ -188,6 +188,13 @@ def memory_table(options: argparse.Namespace) -> str:
     return table(["run", "told", "peak RSS", "told / peak"], rows)
 
 
+def flat_memory_table(options: argparse.Namespace) -> str:
+    """Resident memory over a long run."""
+    with tempfile.TemporaryDirectory() as name:
+        where = options.alpaca, str(options.tokenizer), Path(name)
+        return table(*resident_over_steps(*where, options.steps or 600))
+
+
 def precision_table(options: argparse.Namespace) -> str:
     """The validation loss in float32 and in bfloat16."""
     steps = options.steps or 300
@@ -239,6 +246,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "smollm2": smollm2_table,
     "ranks": ranks_table,
     "memory": memory_table,
+    "flat-memory": flat_memory_table,
     "precision": precision_table,
     "planning": planning_table,
     "prepare": prepare_tables,

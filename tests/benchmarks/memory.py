@@ -1,7 +1,8 @@
-"""What --dry-run tells about memory, beside the peak of the run: `--only memory`.
+"""Memory: what --dry-run tells beside the peak of a run, and whether a long run stays flat.
 
-Every case is a run of six steps on Alpaca, batches of 8.
-A run with saves keeps a copy of its state.
+`--only memory`: every case is a run of six steps on Alpaca, batches of 8. A run with saves keeps a
+copy of its state. `--only flat-memory`: every case is a run of `--steps`, with evaluations and
+saves between.
 """
 
 import json
@@ -38,3 +39,35 @@ def told_and_measured(store: Path, folder: Path, cases: list[str]) -> list[list[
         rows.append([case, f"{told / 1e6:,.0f} MB", f"{peak / 1e6:,.0f} MB", f"{told / peak:.2f}"])
         print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     return rows
+
+
+FLAT = ("small --dtype float32", "small --dtype bfloat16", "minimind-3 --dtype bfloat16")
+SETTLED = 20
+"""The step from which on memory should not grow: the shapes of passes have occurred by then."""
+
+
+def resident_over_steps(
+    data: Path, tokenizer: str, folder: Path, steps: int
+) -> tuple[list[str], list[list[str]]]:
+    """A row for each case: resident memory at five steps, and the last one over that of step 20.
+
+    The steps are not those of a save or an evaluation. A save holds a copy of the state while it
+    writes.
+    """
+    every = max(1, steps // 6)
+    shown = [SETTLED, *(round(steps * part) - 1 for part in (0.25, 0.5, 0.75)), steps - 1]
+    rows = []
+    for number, case in enumerate(FLAT):
+        model, *options = case.split()
+        run_dir = folder / str(number)
+        command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
+        command += ["--data", data, "--tokenizer", tokenizer, "--max-seq-len", 512]
+        command += ["--batch-size", 8, "--max-steps", steps, "--device", "cpu", *options]
+        command += ["--set", "data.val_fraction=0.03", "--eval-interval", every]
+        run([*command, "--save-interval", every, "--output-dir", run_dir])
+        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        resident = {line["step"]: line["memory_bytes"] for line in lines if "memory_bytes" in line}
+        sizes = [f"{resident[step] / 1e6:,.0f} MB" for step in shown]
+        rows.append([case, *sizes, f"{resident[shown[-1]] / resident[SETTLED]:.2f}"])
+        print(" ".join(rows[-1]), file=sys.stderr, flush=True)
+    return ["run", *(f"step {step}" for step in shown), "last / first"], rows

@@ -1,5 +1,6 @@
 """Rows laid end to end compute what each computes alone, or the model is found out."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from sftctl.model.row_attention import (
     ROWS,
+    all_rows,
     attention_by_rows,
     own_attention,
     use_row_attention,
@@ -180,6 +182,48 @@ def test_each_row_is_attended_to_by_itself(groups: int, window: int | None) -> N
         hidden = (distance < 0) | (distance >= (window or 99))
         expected = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value[:, :, at]
         torch.testing.assert_close(ours[:, at], expected.transpose(1, 2))
+
+
+def as_documented(
+    query: torch.Tensor,  # (T, H, D)
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    *others: Any,  # the keys' ends, the longest row twice
+    **options: Any,
+) -> torch.Tensor:
+    """What torch documents of `varlen_attn`, whose kernel needs a GPU."""
+    assert others[0] is ends and ends.dtype == torch.int32
+    assert ends[0] == 0 and ends[-1] == len(query) == len(key)
+    before, after = options["window_size"]
+    outputs = []
+    for start, end in pairwise(ends.tolist()):
+        assert end - start <= min(others[1:])
+        place = torch.arange(end - start)
+        back = place[:, None] - place[None, :]
+        is_seen = (back >= -after) & ((back <= before) | (before == -1))
+        row = (each[start:end].transpose(0, 1)[None] for each in (query, key, value))
+        output = torch.nn.functional.scaled_dot_product_attention(
+            *row, is_seen, scale=options["scale"], enable_gqa=options["enable_gqa"]
+        )
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("window", [None, 4, 1])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_one_call_for_all_rows_is_asked_for_what_each_row_alone_computes(
+    groups: int, window: int | None, scaling: float | None
+) -> None:
+    lengths = torch.tensor([7, 1, 12, 0, 0], dtype=torch.int32)
+    query, key, value = heads(1, 4, 20), heads(2, 4 // groups, 20), heads(3, 4 // groups, 20)
+    options = {"scaling": scaling, "sliding_window": window}
+    at_once = all_rows(query, key, value, lengths, 12, as_documented, **options)
+    by_row, _ = attention_by_rows(
+        torch.nn.Identity(), query, key, value, None, row_lengths=lengths, longest_row=12, **options
+    )
+    torch.testing.assert_close(at_once, by_row)
 
 
 @pytest.mark.parametrize(

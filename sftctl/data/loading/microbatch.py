@@ -50,6 +50,7 @@ class MicroBatch:
     number: int  # within the step's cut; with seed and step it seeds dropout
     num_tokens: int  # without what fills up T
     num_target_tokens: int
+    longest_row: int  # tokens; also of the row that fills up T
     target_weights: torch.Tensor | None = None  # (N,) float32, 0 to fill up; None: all are 1
 
     @property
@@ -106,7 +107,7 @@ def _from_arrays(
     num_target_tokens: int,
 ) -> MicroBatch:
     ids, positions, where, targets, lengths, *weights = map(torch.from_numpy, arrays)
-    counts = (number, num_tokens, num_target_tokens)
+    counts = (number, num_tokens, num_target_tokens, int(lengths.max()))
     return MicroBatch(ids, positions, where, targets, lengths, examples, *counts, *weights)
 
 

@@ -127,7 +127,7 @@ def _total_weight(store: Examples) -> float:
 def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
     """The sums of one micro-batch, each of whole units: so their order does not matter."""
     with state.autocast(world.device):
-        loss_sum = state.loss_module(*batch.tensors)
+        loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)
     facts, weights = state.loss_module.targets, batch.target_weights
     assert facts is not None
     num_targets = (batch.target_ids != IGNORE_INDEX).sum()

@@ -135,7 +135,7 @@ def _forward_and_backward(
         step = state.progress.step + 1
         torch.manual_seed(hash_of(rules.seed, step, micro_batch.number) >> 1)
         with state.autocast(world.device):
-            loss_sum = state.loss_module(*on_device.tensors)
+            loss_sum = state.loss_module(*on_device.tensors, longest_row=on_device.longest_row)
         state.scaler.scale(loss_sum * weight).backward()
         state.weights.collect_gradients()
         if state.exact is not None:

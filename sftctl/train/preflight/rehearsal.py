@@ -25,7 +25,7 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
     torch.manual_seed(0)
     try:
         with state.autocast(world.device):
-            loss_sum = state.loss_module(*batch.tensors)
+            loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)
         (loss_sum * 0).backward()
         state.weights.collect_gradients()
     except (torch.OutOfMemoryError, RuntimeError) as problem:

@@ -18,6 +18,7 @@ def test_rows_are_laid_end_to_end_and_what_fills_up_is_a_row_of_its_own() -> Non
     assert batch.input_ids.shape == batch.position_ids.shape == (1, PASS_STEP)
     assert batch.row_lengths.tolist() == [8, 2, 5, PASS_STEP - 15] + [0] * 60
     assert batch.row_lengths.dtype == torch.int32
+    assert batch.longest_row == PASS_STEP - 15
     start = 0
     for index in batch.examples:
         end = start + LENGTHS[index]
