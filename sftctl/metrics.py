@@ -65,6 +65,7 @@ class RunSummary:
     best_step: int | None = None
     final_step: int | None = None  # whose weights final/ has
     ended_early: str | None = None  # why, if train.patience has ended the run
+    to_train_longer: str | None = None  # the flags of `resume` that raise what ended the run
     loss: float | None = None  # of the last step in this call
     num_tokens: int = 0  # trained in this call, without padding
     num_skipped: int = 0  # steps of this call that updated nothing (train.on_nonfinite = skip)

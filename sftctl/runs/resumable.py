@@ -159,9 +159,15 @@ def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
 
 def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> str:
     """The flags of `resume` that raise what ends the run."""
-    by_epochs = total_steps(replace(train, max_steps=None), manifest)
-    flags = ["--epochs N"] if by_epochs == total_steps(train, manifest) else []
-    if train.max_steps is not None and train.max_steps <= by_epochs:
+    return flags_to_raise(train, total_steps(replace(train, max_steps=None), manifest))
+
+
+def flags_to_raise(train: TrainConfig, steps_of_epochs: int) -> str:
+    """The flags of `resume` that raise what ends a run whose epochs have so many steps."""
+    flags = []
+    if train.max_steps is None or steps_of_epochs <= train.max_steps:
+        flags.append("--epochs N")
+    if train.max_steps is not None and train.max_steps <= steps_of_epochs:
         flags.append("--max-steps N")
     return " ".join(flags)
 

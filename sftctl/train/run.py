@@ -19,6 +19,7 @@ from sftctl.data.loading.microbatch import StepBatch
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.runs.choosing import end_of_patience, final_step
+from sftctl.runs.resumable import flags_to_raise
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
@@ -245,4 +246,15 @@ def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
         best_step=validation.get("best_step"),
         final_step=final_step(session.run) if status != "stopped" else None,
         ended_early=end_of_patience(validation) if is_early else None,
+        to_train_longer=_to_train_longer(session) if step >= total_steps else None,
+    )
+
+
+def _to_train_longer(session: Session) -> str:
+    """The flags of `resume` that raise what has ended the run."""
+    progress, train = session.state.progress, session.config.train
+    before = progress.step - progress.step_in_epoch
+    by_epochs = replace(train, max_steps=None)
+    return flags_to_raise(
+        train, by_epochs.total_steps(session.steps_per_epoch, before, progress.epoch)
     )

@@ -58,6 +58,7 @@ class StopRequest:
         self._interrupts = False
         self._agreed: str | None = None
         self._answered_at: float | None = None
+        self._is_early_told = False
         self._previous: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
@@ -146,11 +147,25 @@ class StopRequest:
             self._answered_at = time.monotonic()
             if self._may_leave and environment.world_size() == 1:
                 threading.Thread(target=self._leave_soon, daemon=True).start()
-        elif number == signal.SIGINT and time.monotonic() - self._answered_at > _LEAVE_AFTER_S:
+        elif number == signal.SIGINT:
+            self._answer_again(number, time.monotonic() - self._answered_at)
+
+    def _answer_again(self, number: int, seconds: float) -> None:
+        """Answer a Ctrl-C so many seconds after the first answer: leave, or say that it is early.
+
+        Where there is nothing to save, the process is about to end anyway.
+        """
+        if seconds > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
                 rank.kill()
             write_line("exited at a second SIGINT; nothing more is saved")
             os._exit(128 + number)
+        if not self._is_early_told and not (self.outlook is None and self._relay is None):
+            self._is_early_told = True
+            with suppress(Exception):  # a display that fails
+                self.show(
+                    "too soon to count: press Ctrl-C again in a second to leave without saving"
+                )
 
     def _say(self) -> None:
         """Show what happens now. Under a launcher, the first process that shows it sets a mark."""

@@ -63,13 +63,17 @@ def test_a_finished_run_says_how_to_use_it_with_its_path_quoted() -> None:
     text = ended(status="finished", step=9, run_dir=Path("my run"), validation_step=None)
     assert text.splitlines() == [
         "finished: step 9 of 9",
+        "loss 3.0000 in the last step; there is no validation set",
         "70 tokens in 2.0 s (35 per second)",
         "chat:     sftctl chat 'my run'",
         "export:   sftctl export 'my run'",
         "inspect:  sftctl inspect-ckpt 'my run'",
         "report:   sftctl report 'my run'",
     ]
-    nothing = ended(status="nothing_to_do", training_time_s=0.0, validation_step=None)
+    assert "\nlonger:   sftctl resume run --epochs N" in ended(
+        status="finished", step=9, to_train_longer="--epochs N"
+    )
+    nothing = ended(status="nothing_to_do", training_time_s=0.0, validation_step=None, loss=None)
     assert nothing.splitlines()[:2] == [
         "already finished: step 7 of 9",
         "chat:     sftctl chat run",
@@ -97,6 +101,25 @@ def test_the_validation_loss_is_shown_with_its_step(
     last: float | None, step: int, line: str
 ) -> None:
     assert ended(validation_loss=last, validation_step=step).splitlines()[1] == line
+
+
+def test_without_validation_the_loss_of_the_last_step_is_shown() -> None:
+    text = ended(status="finished", validation_step=None, loss=0.75)
+    assert "\nloss 0.7500 in the last step; there is no validation set\n" in text
+    assert "\nloss 0.7500 in the last step\n" in ended(validation_step=None, loss=0.75)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "epochs", "flags"),
+    [(None, 1, "--epochs N"), (1, 9, "--max-steps N"), (1, 1, "--epochs N --max-steps N")],
+)
+def test_the_end_of_a_run_names_what_ended_it(
+    tmp_path: Path, max_steps: int | None, epochs: int, flags: str
+) -> None:
+    length: dict[str, object] = {"train__max_steps": max_steps, "train__epochs": epochs}
+    config = toy_config(tmp_path, train__batch_size=22, **length)
+    summary = run_training(config)
+    assert (summary.step, summary.to_train_longer) == (summary.total_steps, flags)
 
 
 def test_steps_without_an_update_are_counted() -> None:

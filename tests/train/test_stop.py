@@ -15,7 +15,7 @@ from sftctl.data.prepare.prepare import prepare_store
 from sftctl.errors import Stopped
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.stop import SIGNALS, StopRequest
+from sftctl.train.stop import _TOO_SOON, SIGNALS, StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import metrics_of, signal_in_call, toy_config
 
@@ -91,8 +91,10 @@ def test_ranks_hear_of_a_signal_that_came_before_they_started(tmp_path: Path) ->
 
 LISTENS = """
 import hashlib, os, signal, sys, time
-from sftctl.train.stop import StopRequest
-with StopRequest(may_leave="leave" in sys.argv) as stop:
+from sftctl.train import stop
+if "patient" in sys.argv:
+    stop._LEAVE_AFTER_S = 600
+with stop.StopRequest(may_leave="leave" in sys.argv) as stop:
     if "leave" not in sys.argv:
         stop.outlook = lambda: "step 3 ends in about 0:12, then it is saved (44.1 MB)"
     if "fork" in sys.argv and os.fork() == 0:
@@ -121,11 +123,23 @@ def listening(*words: str) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_second_ctrl_c_that_comes_at_once_is_answered_and_does_not_count() -> None:
+    process = listening("wait", "patient")
+    assert process.stderr is not None
+    for line in (
+        ANSWER,
+        "too soon to count: press Ctrl-C again in a second to leave without saving\n",
+    ):
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == line
+    assert process.poll() is None
+    process.kill()
+    assert process.communicate(timeout=10) == ("", "")
+
+
 def test_a_second_ctrl_c_counts_a_second_after_the_answer() -> None:
     process = listening("wait")
-    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
-        process.send_signal(number)
-        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
     assert process.stderr is not None and process.stderr.readline() == ANSWER
     time.sleep(1.1)
     process.send_signal(signal.SIGTERM)

@@ -23,6 +23,9 @@ def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType
         text.append(f"{summary.ended_early}; to train on, raise it in {where}/config.toml")
     if summary.validation_step is not None:
         text.append(_validation(summary))
+    elif summary.loss is not None:
+        no_set = "; there is no validation set" if summary.status == "finished" else ""
+        text.append(f"loss {summary.loss:.4f} in the last step{no_set}")
     if summary.final_step is not None and summary.final_step != summary.step:
         text.append(_final(summary))
     if summary.num_skipped:
@@ -39,6 +42,8 @@ def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType
         text.append(f"export:   sftctl export {where}{' --merge' if is_adapter else ''}")
     text.append(f"inspect:  sftctl inspect-ckpt {where}")
     text.append(f"report:   sftctl report {where}")
+    if summary.to_train_longer is not None:
+        text.append(f"longer:   sftctl resume {where} {summary.to_train_longer}")
     return text_lines(text)
 
 
