@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts so long after the answer to the first was shown
+_TOO_SOON = "too soon to count: press Ctrl-C again in a second to leave without saving"
 _POLL_S = 0.1  # rank 0 looks for the launcher's stop file
 _GRACE_S = 0.7  # for a main thread that has nothing to save, before the process is ended
 _END = b"\0"  # no signal has this number
@@ -163,9 +164,7 @@ class StopRequest:
         if not self._is_early_told and not (self.outlook is None and self._relay is None):
             self._is_early_told = True
             with suppress(Exception):  # a display that fails
-                self.show(
-                    "too soon to count: press Ctrl-C again in a second to leave without saving"
-                )
+                self.show(_TOO_SOON)
 
     def _say(self) -> None:
         """Show what happens now. Under a launcher, the first process that shows it sets a mark."""
