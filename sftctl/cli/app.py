@@ -44,6 +44,14 @@ _LIMITS = FILES_OPEN | {
 """What to do about an error of the system that can come from any file."""
 
 
+_SEVERAL = {
+    "train": "several files: --data once for each, or one pattern in quotes: "
+    "--data 'FOLDER/*.jsonl'",
+    "init": "it looks at one file, folder, or pattern in quotes, such as 'FOLDER/*.jsonl'",
+}
+"""How a command takes several files, where it takes only one argument."""
+
+
 class SftctlGroup(TyperGroup):
     """Catches every expected error and reports it as one line, a hint and an exit code."""
 
@@ -170,10 +178,8 @@ def _usage_error(error: Any, typed: Sequence[str]) -> ConfigError:
         hint = unknown_option(name, context.command, typed)
         return ConfigError(f"No such option: {printable(name)}", hint)
     hint = f"see `{context.command_path} --help`"
-    if context.command.name == "train" and "extra argument" in error.format_message():
-        hint = (
-            "several files: --data once for each, or one pattern in quotes: --data 'FOLDER/*.jsonl'"
-        )
+    if "extra argument" in error.format_message():
+        hint = _SEVERAL.get(context.command.name, hint)
     return ConfigError(error.format_message(), hint=hint)
 
 

@@ -75,6 +75,7 @@ from sftctl.inspection.formats.transformers_trainer import (
     is_trainer_output,
 )
 from sftctl.inspection.inspection import Inspection
+from sftctl.runs.directory import runs_nearby
 from sftctl.runs.final import problems_of_final
 
 
@@ -131,6 +132,8 @@ def inspect_path(path: Path, verify: bool = False) -> Inspection:
 def _inspect(path: Path, verify: bool) -> Inspection:
     format = next((format for format in FORMATS if format.recognises(path)), None)
     if format is None:
+        if not path.exists():
+            raise NoCheckpoint(f"{path}: no such file or folder", hint=runs_nearby(path))
         known = ", ".join(format.name for format in FORMATS)
         raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")
     inspection = format.inspect(path)
@@ -179,6 +182,4 @@ def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None
 
 
 def _what_it_is(path: Path) -> str:
-    if path.is_file():
-        return "not a checkpoint"
-    return "neither a run nor a checkpoint" if path.exists() else "no such file or folder"
+    return "not a checkpoint" if path.is_file() else "neither a run nor a checkpoint"

@@ -284,4 +284,6 @@ def runs_nearby(path: Path) -> str:
     found = sorted(files, key=lambda file: file.stat().st_mtime)
     if not found:
         return "start one with `sftctl train`"
-    return f"the newest run there: `sftctl … {found[-1].parent}`"
+    where = "there" if folder == path.parent else f"in {folder}"
+    more = f"; `sftctl runs {folder}` lists all {len(found)}" if len(found) > 1 else ""
+    return f"the newest run {where}: `sftctl … {found[-1].parent}`{more}"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PROMPT = "> "
 _WELCOME = "/help shows the commands, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_EMPTY = "(the answer is empty: the model ended it at once)"
 _HELP = """/clear          forget the conversation
 /temperature T  sample with this temperature from now on; 0: always the most likely token
 /exit           leave, as Ctrl-D does; Ctrl-C stops an answer
@@ -38,9 +39,11 @@ def question_given(prompt: str | None) -> str | None:
 def answer_once(session: "ChatSession", question: str) -> None:
     """Print the answer piece by piece, and nothing else."""
     try:
-        session.answer(question, _print_piece)
+        answer = session.answer(question, _print_piece)
     finally:
         print(flush=True)
+    if not answer.strip():
+        print(_EMPTY, file=sys.stderr)
 
 
 def converse(session: "ChatSession") -> None:
@@ -95,8 +98,11 @@ def _ask() -> str:
 def _answer(session: "ChatSession", line: str) -> None:
     lines = WordWrap(_width(), _print_piece)
     try:
-        session.answer(line, lines.add)
+        answer = session.answer(line, lines.add)
         lines.flush()
+        if not answer.strip():
+            print(_EMPTY, file=sys.stderr)
+            return
     except KeyboardInterrupt:
         lines.flush()
         print(" …", end="")

@@ -63,6 +63,10 @@ REFUSED = [
     ("inspect-ckpt folder", 4, "folder: neither a run nor a checkpoint", "known are a run of"),
     ("resume folder", 4, "folder: not a run directory", "run there: `sftctl resume run`"),
     ("report run --output rows.jsonl", 2, "exists already, and is not", "choose another --output"),
+    ("inspect-ckpt nope", 4, "nope: no such file", "`sftctl inspect-ckpt run`; `sftctl runs .`"),
+    ("resume no/x", 4, "no/x: no such run directory", "start one with `sftctl train`"),
+    ("bench-loader --run nope", 4, "nope: no such run", "`sftctl bench-loader --run run`"),
+    ("init rows.jsonl b.jsonl", 2, "unexpected extra argument", "in quotes, such as 'FOLDER/"),
     ("chat run --prompt ''", 2, "the prompt is empty", 'use `--prompt "'),
 ]  # fmt: skip
 WARNED = [
@@ -136,7 +140,7 @@ def retype(sftctl: Sftctl, command: str) -> None:
         words.append("--dry-run")
     if words[0] == "train" and "--print-config" not in words:
         words += ["--model", "tiny"]
-    if words[0] not in ("report", "chat"):
+    if words[0] not in ("report", "chat", "bench-loader"):
         assert sftctl(*words).exit_code == 0, words
 
 

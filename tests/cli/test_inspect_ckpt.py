@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_an_unreadable_path_is_exit_4(tmp_path: Path, locked: str) -> None:
     )
     (tmp_path / "model" / locked).chmod(0o755)
     assert done.returncode == 4, done.stderr
-    assert done.stderr.startswith("error: ") and "Permission denied" in done.stderr
+    assert re.search(r"^error: .*Permission denied", done.stderr, re.MULTILINE), done.stderr
 
 
 def test_a_name_that_is_not_utf8_is_shown_escaped(sftctl: Sftctl, files: Path) -> None:

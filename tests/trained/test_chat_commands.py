@@ -11,7 +11,7 @@ from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
 from sftctl.trained.checks import kind_of
 from sftctl.trained.export import export_gguf
-from sftctl.trained.terminal import _obeyed
+from sftctl.trained.terminal import _answer, _obeyed, answer_once
 from tests.toys.commands import Result
 from tests.toys.commands import sftctl as sftctl
 
@@ -41,6 +41,17 @@ def test_commands_are_acknowledged_and_unknown_ones_refused(session: ChatSession
         assert _obeyed(session, "/temperature", wrong) == expected
     assert session.sampling.temperature == 0
     assert _obeyed(session, "/reset") == "/reset: no such command; /help shows those that exist"
+
+
+def test_an_empty_answer_is_said_to_be_empty(
+    session: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ChatSession, "answer", lambda *_: " ")
+    said = "(the answer is empty: the model ended it at once)\n"
+    _answer(session, "Hi")
+    assert capsys.readouterr() == ("", said)
+    answer_once(session, "Hi")
+    assert capsys.readouterr() == ("\n", said)
 
 
 def test_a_gguf_file_can_be_chatted_with_and_exported(

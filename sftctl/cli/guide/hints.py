@@ -103,7 +103,8 @@ def hint_for(hint: str, command: Any) -> str:
     way to set the key, this one is named; for resume it is the run's config.toml. Options that
     follow the name of a command stay as they are. `sftctl …` becomes this command.
     """
-    hint = hint.replace("sftctl … ", f"sftctl {command.name} ")
+    way = " --run" if command.name == "bench-loader" else ""
+    hint = hint.replace("sftctl … ", f"sftctl {command.name}{way} ")
     options, keys_of_flags = options_of(command), {flag_name(key): key for key in keys()}
     keys_of_flags["--template-option"] = "data.template_options"
     takes_set, in_file = "--set" in options, command.name == "resume"

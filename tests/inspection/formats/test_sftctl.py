@@ -133,7 +133,6 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     [
         ("", "neither a run nor a checkpoint"),
         ("checkpoints", "neither a run nor a checkpoint"),
-        ("nothing", "no such file or folder"),
     ],
 )
 def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path, name: str, what: str) -> None:
