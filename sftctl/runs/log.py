@@ -156,8 +156,8 @@ def _break_hard_link(path: Path, disk: Disk) -> None:
             replace_file(path, path.read_bytes(), disk)
 
 
-def last_saved_step(run_dir: Path) -> int | None:
-    """The step of the last `saved` event in events.jsonl; None if there is none."""
+def last_step_of(run_dir: Path, name: str) -> int | None:
+    """The step of the last event of this name in events.jsonl; None if there is none."""
     path, found = run_dir / "events.jsonl", None
     if not path.is_file():  # a pipe would wait for a writer
         return None
@@ -165,7 +165,7 @@ def last_saved_step(run_dir: Path) -> int | None:
         for line in file:
             with suppress(JSONDecodeError):  # a crash left an incomplete line
                 event = loads(line)
-                if isinstance(event, dict) and event.get("event") == "saved":
+                if isinstance(event, dict) and event.get("event") == name:
                     found = event.get("step")
     return found
 

@@ -17,7 +17,7 @@ from sftctl.runs.base import require_same_base
 from sftctl.runs.choosing import end_of_patience, is_out_of_patience
 from sftctl.runs.differences import Difference, changed_data_keys
 from sftctl.runs.directory import RunDir
-from sftctl.runs.log import last_saved_step, require_metrics
+from sftctl.runs.log import last_step_of, require_metrics
 from sftctl.runs.mixtures import sources_with_paths, total_steps
 from sftctl.runs.origin import of_another_run
 from sftctl.runs.place import foreign_parts
@@ -117,7 +117,7 @@ def require_nothing_saved(run: RunDir) -> None:
 
     They may be on a disk that is not mounted.
     """
-    step = last_saved_step(run.path)
+    step = last_step_of(run.path, "saved")
     if step is None and not run.final.exists():
         return
     lost = f"events.jsonl has one of step {step}" if step is not None else "final/ is there"

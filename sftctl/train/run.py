@@ -20,6 +20,7 @@ from sftctl.errors import TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.runs.choosing import end_of_patience, final_step
 from sftctl.runs.resumable import flags_to_raise
+from sftctl.runs.log import last_step_of
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
@@ -104,7 +105,7 @@ def _train(session: Session, tracker: Tracker, saving: Saving) -> RunSummary:
     saving.finish()
     end = "finished" if session.stop.agreed is None else "stopped"
     if end == "finished":
-        _report_end_of_patience(session, tracker)
+        _report_end_of_patience(session, tracker, summary)
         write_final(session, tracker)
         tracker.event("finished", progress.step)
     else:
@@ -214,12 +215,17 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
     tracker.event("warning", step, message=what)
 
 
-def _report_end_of_patience(session: Session, tracker: Tracker) -> None:
-    """Report that patience has ended the run before its last step."""
-    progress = session.state.progress
+def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSummary) -> None:
+    """Report that patience has ended the run before its last step.
+
+    A session that trains nothing, because an earlier one died before `finished` or because final/
+    is written again, does not report the same end a second time.
+    """
+    progress, run = session.state.progress, session.run.path
     if progress.validation is None or progress.step >= session.total_steps:
         return
-    if session.is_out_of_patience:
+    is_reported = not summary.num_tokens and last_step_of(run, "ended_early") == progress.step
+    if session.is_out_of_patience and not is_reported:
         tracker.event(
             "ended_early",
             progress.step,

@@ -130,6 +130,7 @@ def test_another_choice_writes_another_final_model(
     assert resume(run, train__final="last").final_step == END
     assert read_seal(run / "final").choice == "last"
     assert resume(run, train__final="best").final_step == BEST
+    assert [event["step"] for event in events_named(run, "ended_early")] == [END]
     best = run / "final/model.safetensors"
     assert best.read_bytes() == (whole[0] / "final/model.safetensors").read_bytes()
 
@@ -202,6 +203,7 @@ def test_a_run_that_was_killed_makes_the_same_choices(
     with forked(train, RunDir.open(run).config(), ResumeRequest(run)) as ranks:
         assert ranks.ended() == [0], ranks.printed()
     assert_same_end(run, whole[0])
+    assert [event["step"] for event in events_named(run, "ended_early")] == [END]
     assert steps_in(run) == [BEST, END]
     seal = read_seal(run / "final")
     assert replace(seal, run_id=None) == replace(read_seal(whole[0] / "final"), run_id=None)
