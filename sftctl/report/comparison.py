@@ -16,7 +16,7 @@ from sftctl.words import counted
 MOST_RUNS = 8
 """Most runs on one page: there are this many colours that a reader can distinguish."""
 
-_MOST_CHARTS = 12  # of sets and metrics
+_MOST_CHARTS = 12  # of sources; of sets and metrics
 
 
 def names_of(records: Sequence[RunRecord]) -> list[str]:
@@ -86,6 +86,7 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
         "div",
         line_chart("Training loss", losses, [], number, wide=True, has_switch=True),
         line_chart("Validation loss", validated, [], number, wide=True),
+        *(line_chart(title, series, [], number) for title, series in _by_source(records, names)),
         *(line_chart(title, series, [], number) for title, series in _by_set(records, names)),
         chart("Learning rate", number, lambda record: record.metrics["learning_rate"]),
         chart("Gradient norm, before clipping", number, lambda record: record.metrics["grad_norm"]),
@@ -94,6 +95,18 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
         chart("Peak memory", size, lambda record: record.metrics["peak_memory_bytes"]),
         class_="charts",
     )
+
+
+def _by_source(
+    records: Sequence[RunRecord], names: Sequence[str]
+) -> list[tuple[str, list[Series]]]:
+    """A chart for the training loss of each named source: title and curves."""
+    charts: dict[str, list[Series]] = {}
+    for record, name in zip(records, names, strict=True):
+        for source, losses in record.of_sources("loss").items():
+            curve = Series(name, downsampled(record.steps, losses))
+            charts.setdefault(f"Training loss of {source}", []).append(curve)
+    return [*charts.items()][:_MOST_CHARTS]
 
 
 def _by_set(records: Sequence[RunRecord], names: Sequence[str]) -> list[tuple[str, list[Series]]]:

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of each training, the first not counted")
     parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
     parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
-    parser.add_argument("--tokens", type=int, default=64, help="of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     options = parser.parse_args()
     for name, make in TABLES.items():
         if options.only in (None, name):
@@ -233,9 +233,14 @@ def inspect_table(options: argparse.Namespace) -> str:
 
 
 def generate_table(options: argparse.Namespace) -> str:
-    """Tokens a second of SmolLM2's answers to Alpaca's instructions."""
-    rows, same = generating(options.alpaca, options.downloads, options.examples, options.tokens)
-    return table(["", "tokens/s", "times one by one"], rows) + f"\n{same}\n"
+    """Tokens a second of answers to Alpaca's instructions, for two models."""
+    found = generating(
+        options.alpaca, options.downloads, options.tokenizer, options.examples, options.tokens,
+        options.rounds,
+    )  # fmt: skip
+    rows, sentences = zip(*found, strict=True)
+    head = ["", "tokens/s", "ours / it", "tokens per processor second", "ours / it"]
+    return table(head, sum(rows, [])) + "\n" + " ".join(sentences) + "\n"
 
 
 TABLES: dict[str, Callable[[argparse.Namespace], str]] = {

@@ -1,57 +1,101 @@
 """Answers for metrics against transformers' `generate`, one prompt by one and in batches.
 
-`python -m tests.benchmarks --only generate --examples 200`: SmolLM2-135M-Instruct answers rows of
-Alpaca, greedily, with at most `--tokens` tokens. All three ways run in one process, in turns of 64
-rows each, so that a busy moment meets all of them.
+`python -m tests.benchmarks --only generate`: SmolLM2-135M-Instruct, and the preset `minimind-3`
+with random weights, answer rows of Alpaca greedily. No answer ends before `--tokens` tokens, so all
+ways have the same work, as with a model that has not learned to end. One by one is the slowest, and
+answers every fourth row. All ways run in one process, in turns, `--rounds` times. A rate is given
+by the clock, and by the process's time on all cores, which a busy machine changes less.
 """
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from sftctl.jsonio import loads
-from sftctl.model.generate import batches_by_length, generate_batch, stop_ids
+from sftctl.model.generate import batches_by_length, generate_batch
 from sftctl.model.load import load_model
 from sftctl.model.sampling import Sampling
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from tests.toys.fetched import smollm2_file
 
 MICRO_BATCH_TOKENS = 1024  # the default; metrics answer four times as many at once
-ROWS_OF_A_TURN = 64
 NAIVE_BATCH = 8
 OURS = "sftctl, sorted by length"
 ALONE = "transformers, one by one"
 BATCHED = f"transformers, batches of {NAIVE_BATCH} in the file's order"
+EVERY = {OURS: 1, ALONE: 4, BATCHED: 1}
 
 Answering = Callable[[list[list[int]]], list[str]]
 
 
 def generating(
-    alpaca: Path, downloads: Path, num_rows: int, num_tokens: int
+    alpaca: Path, downloads: Path, minimind: Path, num_rows: int, num_tokens: int, num_rounds: int
+) -> Iterator[tuple[list[list[str]], str]]:
+    """For each model a row for each way, with tokens a second and ratios; and a sentence."""
+    smollm2 = str(smollm2_file(downloads))
+    for shown, model, tokenizer in (
+        ("minimind-3", "minimind-3", str(minimind)),
+        ("SmolLM2", smollm2, smollm2),
+    ):
+        loaded = load_tokenizer(tokenizer)
+        yield compared(shown, model, loaded, prompts_of(alpaca, loaded, num_rows), num_tokens,
+                       num_rounds)  # fmt: skip
+
+
+def compared(
+    shown: str,
+    name: str,
+    tokenizer: ChatTokenizer,
+    prompts: list[list[int]],
+    num_tokens: int,
+    num_rounds: int,
 ) -> tuple[list[list[str]], str]:
-    """A row for each way: tokens a second, how many times one by one; and a sentence."""
-    file = smollm2_file(downloads)
-    tokenizer = load_tokenizer(str(file))
-    model = load_model(str(file), tokenizer, 0).eval()
-    prompts = prompts_of(alpaca, tokenizer, num_rows)
+    """The three ways with one model, in turns."""
+    model = without_ends(load_model(name, tokenizer, 0).eval())
     ways = answering(model, tokenizer, num_tokens)
-    seconds, tokens, texts = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0), {}
-    for way in ways.values():  # warms up
-        way(prompts[:1])
-    for first in range(0, len(prompts), ROWS_OF_A_TURN):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            answers = way(prompts[first : first + ROWS_OF_A_TURN])
-            seconds[name] += time.perf_counter() - started
-            tokens[name] += sum(len(tokenizer.encode(answer)) for answer in answers)
-            texts.setdefault(name, []).extend(answers)
-    rates = {name: tokens[name] / seconds[name] for name in ways}
-    rows = [[n, f"{rates[n]:.1f}", f"{rates[n] / rates[ALONE]:.2f}"] for n in ways]
-    same = sum(a == b for a, b in zip(texts[OURS], texts[ALONE], strict=True))
-    return rows, f"{same} of {len(prompts)} answers are those of one by one."
+    by_clock: dict[str, list[float]] = {way: [] for way in ways}
+    by_processor: dict[str, list[float]] = {way: [] for way in ways}
+    texts: dict[str, list[str]] = {}
+    for answer in ways.values():  # warms up
+        answer(prompts[:2])
+    for number in range(num_rounds):
+        for way, answer in ways.items():
+            asked = prompts[:: EVERY[way]]
+            started, worked = time.perf_counter(), time.process_time()
+            texts[way] = answer(asked)
+            num_answered = len(asked) * num_tokens
+            by_clock[way].append(num_answered / (time.perf_counter() - started))
+            by_processor[way].append(num_answered / (time.process_time() - worked))
+            rate = f"{by_clock[way][-1]:.1f}, {by_processor[way][-1]:.1f} tokens/s"
+            print(f"{shown}, round {number + 1}: {way}: {rate}", file=sys.stderr, flush=True)
+    rows = [
+        [f"{shown}: {way}", *columns(by_clock, way), *columns(by_processor, way)] for way in ways
+    ]
+    alone = texts[ALONE]
+    ours = texts[OURS][:: EVERY[ALONE]]  # without what follows an end
+    same = sum(one.startswith(our) for one, our in zip(alone, ours, strict=True))
+    return rows, f"{shown}: {same} of {len(alone)} answers are those of one by one."
+
+
+def columns(rates: dict[str, list[float]], way: str) -> list[str]:
+    """The median rate of a way; and how many times as fast ours is, with the rounds' range."""
+    rate = f"{median(rates[way]):.1f}"
+    if way == OURS:
+        return [rate, ""]
+    found = sorted(one / other for one, other in zip(rates[OURS], rates[way], strict=True))
+    return [rate, f"{median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"]
+
+
+def without_ends(model: Any) -> Any:
+    """Let the model's `generate` go on until the most tokens, for whoever calls it."""
+    generate, model.generation_config.eos_token_id = model.generate, None
+    model.generate = lambda **options: generate(**options | {"eos_token_id": None})
+    return model
 
 
 def prompts_of(alpaca: Path, tokenizer: ChatTokenizer, num_rows: int) -> list[list[int]]:
@@ -65,7 +109,7 @@ def prompts_of(alpaca: Path, tokenizer: ChatTokenizer, num_rows: int) -> list[li
 
 def answering(model: Any, tokenizer: ChatTokenizer, num_tokens: int) -> dict[str, Answering]:
     """The three ways to answer several prompts, by name."""
-    sampling, ends = Sampling(num_tokens), stop_ids(model, tokenizer)
+    sampling = Sampling(num_tokens)
 
     def ours(prompts: list[list[int]]) -> list[str]:
         lengths = [*map(len, prompts)]
@@ -80,10 +124,10 @@ def answering(model: Any, tokenizer: ChatTokenizer, num_tokens: int) -> dict[str
         tokenizer.hf.padding_side = "left"
         tokenizer.hf.pad_token = tokenizer.hf.pad_token or tokenizer.hf.eos_token
         inputs = tokenizer.hf.pad({"input_ids": [*prompts]}, return_tensors="pt")
+        padding = tokenizer.hf.pad_token_id
         output = model.generate(
-            **inputs, max_new_tokens=num_tokens, do_sample=False, eos_token_id=ends,
-            pad_token_id=tokenizer.hf.pad_token_id,
-        )  # fmt: skip
+            **inputs, max_new_tokens=num_tokens, do_sample=False, pad_token_id=padding
+        )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [text.strip() for text in tokenizer.hf.batch_decode(new, skip_special_tokens=True)]
 

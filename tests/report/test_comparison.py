@@ -10,7 +10,7 @@ from sftctl.errors import ConfigError
 from sftctl.report.page import write_comparison
 from tests.toys.commands import Result
 from tests.toys.html import Parsed
-from tests.toys.records import toy_run
+from tests.toys.records import metrics, toy_run, write_lines
 
 
 def page_of(runs: list[Path]) -> Parsed:
@@ -39,6 +39,19 @@ def test_each_run_has_a_curve_and_only_other_settings_are_listed(tmp_path: Path)
     assert page.words.count("<b>third") >= 2 and page.count("b") == 0
     assert page.words.count("finished") == 3
     assert "not set" not in page.words
+
+
+def test_each_source_has_a_chart_with_a_curve_of_each_run(tmp_path: Path) -> None:
+    runs = [toy_run(tmp_path, 8, name) for name in ("one", "other")]
+    source = {"num_examples": 1, "num_tokens": 9, "num_target_tokens": 5, "loss": 2.5}
+    for run in runs:
+        names = ("chat", "tools") if run.name == "one" else ("chat",)
+        lines = [metrics(step) | {"sources": dict.fromkeys(names, source)} for step in range(1, 9)]
+        write_lines(run / "metrics.jsonl", lines)
+    page = page_of(runs)
+    titles = dict.fromkeys(word for word in page.words if word.startswith("Training loss of"))
+    assert [*titles] == ["Training loss of chat", "Training loss of tools"]
+    assert page.count("g", "s1") == 7 + 1 + 1  # the other run has one source
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
