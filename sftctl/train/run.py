@@ -19,8 +19,8 @@ from sftctl.data.loading.microbatch import StepBatch
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
 from sftctl.runs.choosing import end_of_patience, final_step
-from sftctl.runs.resumable import flags_to_raise
 from sftctl.runs.log import last_step_of
+from sftctl.runs.resumable import flags_to_raise
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
