@@ -8,6 +8,7 @@ import numpy as np
 
 from sftctl.checkpoint.tensor_index import StoredTensor
 from sftctl.errors import CorruptCheckpoint
+from sftctl.inspection.formats.adapters import plain_name
 from sftctl.inspection.inspection import MANIFEST_KEYS, Inspection
 from sftctl.inspection.tensors.budget import left_out, same_numbers
 from sftctl.inspection.tensors.read import STRETCH, located, read
@@ -72,8 +73,12 @@ class CheckpointDiff:
 
 
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
-    """Compare two checkpoints. Tensors are read a stretch at a time."""
-    ours, theirs = _with_aliases(a, b), _with_aliases(b, a)
+    """Compare two checkpoints. Tensors are read a stretch at a time.
+
+    An adapter's tensors have other names in PEFT's files than in a checkpoint; `a` decides.
+    """
+    named = _named_as(b, a)
+    ours, theirs = _with_aliases(a, named), _with_aliases(named, a)
     reasons = left_out(ours, a.num_bytes) | left_out(theirs, b.num_bytes)
     changes = sorted(_compared(ours, theirs, reasons), key=_rank)
     return CheckpointDiff(
@@ -84,9 +89,18 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
         tensors=[change for change in changes if not change.name.startswith("optimizer.")],
         optimizer=[change for change in changes if change.name.startswith("optimizer.")],
         only_in_a=sorted(a.tensors.keys() - theirs.keys()),
-        only_in_b=sorted(b.tensors.keys() - ours.keys()),
+        only_in_b=sorted(named.tensors.keys() - ours.keys()),
         rng_equal=None if a.rng is None or b.rng is None else a.rng == b.rng,
     )
+
+
+def _named_as(one: Inspection, other: Inspection) -> Inspection:
+    """`one`, with the names of `other` for what PEFT's files call otherwise."""
+    theirs = {plain_name(name): name for name in (*other.aliases, *other.tensors)}
+    names = {name: theirs.get(plain_name(name), name) for name in (*one.aliases, *one.tensors)}
+    tensors = {names[name]: tensor for name, tensor in one.tensors.items()}
+    aliases = {names[name]: names.get(stored, stored) for name, stored in one.aliases.items()}
+    return replace(one, tensors=tensors, aliases=aliases)
 
 
 def _compared(

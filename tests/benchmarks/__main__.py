@@ -218,6 +218,14 @@ def adapters_table(options: argparse.Namespace) -> str:
     return f"{table(*adapters.compared(found))}\n{adapters.step_ratio(found)}\n"
 
 
+def adapters_loss_table(options: argparse.Namespace) -> str:
+    """The validation losses of LoRA and full fine-tuning; half an hour on two cores."""
+    model = str(options.model or training.smollm2())
+    with tempfile.TemporaryDirectory() as name:
+        steps = options.steps or adapters.LOSS_STEPS
+        return table(*adapters.validation_losses(options.alpaca, model, Path(name), steps))
+
+
 def merges_table(options: argparse.Namespace) -> str:
     """What the proofs of merges find, on the shortest rows."""
     rows = sorted(json.loads(options.alpaca.read_text()), key=lambda row: len(str(row)))
@@ -259,6 +267,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "checkpoints": checkpoints_table,
     "inspect": inspect_table,
     "adapters": adapters_table,
+    "adapters-loss": adapters_loss_table,
     "merges": merges_table,
     "generate": generate_table,
     "loader": lambda options: loader_table(options, against_trl),

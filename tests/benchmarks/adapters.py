@@ -4,14 +4,18 @@ SmolLM2-135M on Alpaca. All have the same adapter and the same rows, and compute
 sftctl's two runs have the same passes, so their steps can be compared one by one.
 """
 
+import json
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.benchmarks.training import Contender, Result, ours, rival, spread
+from tests.benchmarks.training import Contender, Result, ours, rival, run, spread
 
 NUM_STEPS = 4  # of which the first is not counted
 BATCH_SIZE = 4
+LOSS_STEPS = 60  # of 16 rows, where validation losses are compared
+LONGEST_ROW = 256  # tokens, where validation losses are compared
 LORA, FULL = "sftctl, LoRA", "sftctl, full fine-tuning"
 
 
@@ -77,3 +81,34 @@ def step_ratio(found: dict[str, list[Result]]) -> str:
         for lora, full in zip(a["step_times_s"], b["step_times_s"], strict=True)
     ]
     return f"A LoRA step takes {spread(ratios)} of the full step's time, on the same passes."
+
+
+def validation_losses(
+    rows: Path, model: str, folder: Path, steps: int
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: full fine-tuning and LoRA, each at its own default rate."""
+    store = folder / "store"
+    prepare = [sys.executable, "-m", "sftctl", "prepare-data", rows, "--tokenizer", model]
+    run([*prepare, "--max-seq-len", LONGEST_ROW, "--val-fraction", 0.05, "--output", store])
+    table = []
+    for name, options in {FULL: (), LORA: ("--lora",)}.items():
+        output = folder / name.rpartition(" ")[2]
+        command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
+        command += ["--data", store, "--batch-size", 16, "--epochs", 2, "--max-steps", steps]
+        command += ["--dtype", "bfloat16", "--save-interval", 0, "--output-dir", output]
+        run([*command, "--device", "cpu", "--set", f"train.eval_interval={steps // 2}", *options])
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        events = [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
+        losses = [one["validation_loss"] for one in events if one["event"] == "evaluation"]
+        seconds = statistics.median(line["step_time_s"] for line in lines)
+        peak = max(line["peak_memory_bytes"] for line in lines)
+        row = [
+            name,
+            *(f"{loss:.4f}" for loss in losses),
+            f"{seconds:.1f} s",
+            f"{peak / 1e9:.2f} GB",
+        ]
+        print(" | ".join(row), file=sys.stderr, flush=True)
+        table.append(row)
+    head = ["", "validation loss at step 0", f"{steps // 2}", f"{steps}", "median step", "peak RSS"]
+    return head, table

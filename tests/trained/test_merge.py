@@ -253,6 +253,11 @@ def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
         assert found["format"] == "PEFT adapter directory (LORA)" and not found["problems"]
         assert (found["step"], found["step_counts"]) == (3, "optimizer updates")
         assert (folder / "README.md").read_text().startswith("---\nlibrary_name: peft\n")
+    here, there = inspect_path(checkpoint), inspect_path(run / "final")
+    for compared in (diff(here, there), diff(there, here)):
+        assert len(compared.tensors) == 2 * 7 * 2 and all(one.is_equal for one in compared.tensors)
+        left = compared.only_in_a + compared.only_in_b
+        assert all(name.startswith("optimizer.") for name in left)
     with pytest.raises(ConfigError, match="is an adapter, not a complete model"):
         export_model(run, tmp_path / "plain", "float32")
     base = toy_base(tmp_path) / "model.safetensors"
@@ -275,6 +280,10 @@ def test_new_tokens_of_an_adapter_run_are_merged(tmp_path: Path) -> None:
         base = load_pretrained(str(toy_base(tmp_path)))
         rows = base.get_input_embeddings().num_embeddings
         assert merged.get_input_embeddings().num_embeddings == rows + 1
+    checkpoint, final = tmp_path / "run/checkpoints/step-00000001", tmp_path / "run/final"
+    compared = diff(inspect_path(checkpoint), inspect_path(final))
+    assert "model.model.embed_tokens.weight" in {one.name for one in compared.tensors}
+    assert all(one.is_equal for one in compared.tensors) and not compared.only_in_b
 
 
 def test_adapters_are_inspected_and_compared(adapter: Path, tmp_path: Path) -> None:

@@ -17,6 +17,20 @@ _TOOLS = {  # by a tag of the card; the first that is there, because others buil
     "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
 }  # fmt: skip
 
+_PEFTS_PREFIX = re.compile(r"(?<=^model\.)base_model\.model\.")
+_PEFTS_ADAPTER = re.compile(r"(\.lora_\w+)\.default(?=\.|$)")  # its name within a model
+_MAGNITUDE = re.compile(r"(\.lora_magnitude_vector)\.weight$")
+
+
+def plain_name(name: str) -> str:
+    """One name for a tensor of an adapter, which PEFT's files and a model call differently.
+
+    `model.base_model.model.x.lora_A.weight` and `model.x.lora_A.default.weight` are
+    `model.x.lora_A.weight`. Other names stay.
+    """
+    plain = _PEFTS_ADAPTER.sub(r"\1", _PEFTS_PREFIX.sub("", name))
+    return _MAGNITUDE.sub(r"\1", plain)
+
 
 def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
     """`PEFT adapter directory (LORA)`, or that of the tool that names itself in config or card."""
