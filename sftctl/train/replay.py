@@ -17,6 +17,7 @@ from sftctl.jsonio import read_lines
 from sftctl.runs.directory import RunDir
 from sftctl.runs.effects import allowable_keys
 from sftctl.tracking import status
+from sftctl.train.engine.compiled import compiler_as_error
 from sftctl.train.engine.state import manifest_fields, numbers_in
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
@@ -74,6 +75,7 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
         start_world(
             config.train.device, config.train.collective_timeout_s, listening.check
         ) as world,
+        compiler_as_error(listening),
     ):
         _require_same_ranks(last, target, world)
         world.on_main(lambda: newest_good(run.checkpoints, target.step))  # or CorruptCheckpoint

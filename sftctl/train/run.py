@@ -26,6 +26,7 @@ from sftctl.tracking.tracker import Tracker
 from sftctl.train.announce import open_trackers
 from sftctl.train.answers.judge import Judged, judge
 from sftctl.train.answers.samples import show_samples
+from sftctl.train.engine.compiled import compiler_as_error
 from sftctl.train.engine.evaluate import Evaluation, evaluate_sets, of_all
 from sftctl.train.engine.step import train_step
 from sftctl.train.final import write_final
@@ -56,6 +57,7 @@ def run_training(
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
         start_world(train.device, train.collective_timeout_s, listening.check) as world,
+        compiler_as_error(listening),
         _open_session(config, resume, world, listening, verify_data) as session,
     ):
         if session.is_complete:

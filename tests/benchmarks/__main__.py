@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
     parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument("--case", default="", help="of merges and memory: rows whose name has it")
     options = parser.parse_args()
     for name, make in TABLES.items():
         if options.only in (None, name):
@@ -184,7 +185,8 @@ def memory_table(options: argparse.Namespace) -> str:
     """The estimate of the pre-flight beside the measured peak."""
     with tempfile.TemporaryDirectory() as name:
         store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
-        rows = told_and_measured(store, Path(name), CASES)
+        cases = [case for case in CASES if options.case in case]
+        rows = told_and_measured(store, Path(name), cases)
     return table(["run", "told", "peak RSS", "told / peak"], rows)
 
 
@@ -232,7 +234,7 @@ def merges_table(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "short.json"
         file.write_text(json.dumps(rows[: options.examples]))
-        return table(HEAD, [*merges(file, Path(name))])
+        return table(HEAD, [*merges(file, Path(name), options.case)])
 
 
 def inspect_table(options: argparse.Namespace) -> str:

@@ -118,9 +118,10 @@ CASES: dict[str, tuple[Make, tuple[str, ...]]] = {
 }
 
 
-def merges(rows: Path, folder: Path) -> Iterator[list[str]]:
-    """The rows of the table. `rows` is a file of conversations."""
-    for number, (name, (make, dtypes)) in enumerate(CASES.items()):
+def merges(rows: Path, folder: Path, part: str = "") -> Iterator[list[str]]:
+    """The rows of the table whose name has `part`. `rows` is a file of conversations."""
+    chosen = {name: case for name, case in CASES.items() if part in name}
+    for number, (name, (make, dtypes)) in enumerate(chosen.items()):
         place = folder / str(number)
         (place / "before").mkdir(parents=True)
         source = make(rows, place)

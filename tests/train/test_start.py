@@ -194,6 +194,31 @@ def test_an_adapter_that_can_not_be_continued_is_refused_in_one_line(
     assert not (made / f"run-{len(case)}").exists()
 
 
+def test_rows_of_new_tokens_go_on_under_their_own_names_only(tmp_path: Path) -> None:
+    named = {"model__new_tokens": ["<tool>"]}
+    run_training(lora_config(tmp_path, "first", train__max_steps=1, **named))
+    start = tmp_path / "first/final"
+    config = configured(tmp_path, start)
+    plain = replace(config.model, new_tokens=["<tool>"])
+    still = replace(config.optim, learning_rate=0.0)
+    run_training(replace(config, model=plain, optim=still))
+    ours, before = (
+        load_file(path / "adapter_model.safetensors") for path in (tmp_path / "run/final", start)
+    )
+    assert ours["base_model.model.lm_head.weight"].shape[0] == 2049
+    assert all(torch.equal(ours[name], before[name]) for name in before)
+    other = replace(config.model, new_tokens=["<other>"])
+    with pytest.raises(ConfigError) as caught:
+        plan_run(replace(config, model=other, output_dir=tmp_path / "other"))
+    assert caught.value.message == (
+        f"model.new_tokens: token 2048 is <tool> in {start}, not <other>"
+    )
+    assert "model.new_tokens=<tool>,…" in str(caught.value.hint)
+    missing = replace(config, output_dir=tmp_path / "missing")
+    with pytest.raises(ConfigError, match="embed_tokens.weight is 2049 x 64, not 2048 x 64"):
+        plan_run(missing)
+
+
 @pytest.mark.parametrize("base", [None, "owner/other"])
 def test_an_adapter_of_an_unknown_or_another_base_is_a_warning(
     made: Path, tmp_path: Path, base: str | None

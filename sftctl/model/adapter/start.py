@@ -1,17 +1,21 @@
 """An adapter that a run goes on from: its tensors become the first weights of the run's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from sftctl import jsonio
 from sftctl.errors import ConfigError
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.adapter.save import PREFIX, WEIGHTS_NAME, peft_name
+from sftctl.model.tokenizer.new_tokens import new_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on: --model names it"
 _MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
@@ -42,6 +46,26 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
     if unknown := sorted(shapes.keys() - ours.keys() - plain):
         what = f"it has {unknown[0].removeprefix(PREFIX)}, for which there is no place"
         raise _does_not_fit(folder, base, what)
+
+
+def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:
+    """ConfigError if the tokenizer next to an adapter has another token where a run adds one.
+
+    The adapter's row of that token would become the row of the new one. An adapter without a
+    tokenizer, or whose tokenizer ends before, is not judged.
+    """
+    file = folder / "tokenizer.json"
+    if not tokens or not file.is_file():
+        return
+    added = jsonio.read_object(file, ConfigError).get("added_tokens")
+    named = [one for one in added or () if isinstance(one, dict)]
+    theirs = {one.get("id"): one.get("content") for one in named}
+    for token, index in zip(tokens, new_ids(tokenizer, tokens), strict=True):
+        if (other := theirs.get(index, token)) != token:
+            raise ConfigError(
+                f"model.new_tokens: token {index} is {other} in {folder}, not {token}",
+                hint=f"name its tokens first, in its order: model.new_tokens={other},…",
+            )
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from sftctl.runs.answers import Answered, Question, write_answers
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.answers.questions import Metric, load_metrics
+from sftctl.train.engine.compiled import uncompiled
 
 if TYPE_CHECKING:
     from sftctl.train.session import Session
@@ -173,6 +174,7 @@ def _answer(
     with (
         state.autocast(session.world.device),
         own_attention(module.model, state.own_attention),
+        uncompiled(module),
     ):
         answers = generate_batch(
             module.model,

@@ -14,6 +14,7 @@ from sftctl.model.row_attention import own_attention
 from sftctl.model.sampling import Sampling
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
+from sftctl.train.engine.compiled import uncompiled
 from sftctl.train.session import Session
 
 MAX_NEW_TOKENS = 128
@@ -59,6 +60,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
             with (
                 session.state.autocast(session.world.device),
                 own_attention(module.model, session.state.own_attention),
+                uncompiled(module),
             ):
                 reply = generate(module.model, tokenizer, prompt.prompt_ids, sampling, check_signal)
             tracker.event(

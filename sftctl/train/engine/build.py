@@ -14,9 +14,10 @@ from sftctl.model.loss import LossModule, check_head
 from sftctl.model.onednn import use_onednn
 from sftctl.model.row_attention import use_row_attention, why_rows_mix
 from sftctl.model.trainable import learning_rate_factors, select_trained
+from sftctl.train.engine.compiled import compile_blocks, uncompiled
 from sftctl.train.engine.exact_sum import ExactSum
 from sftctl.train.engine.optim import build_optimizer
-from sftctl.train.engine.parallel import blocks, replicated, with_fsdp
+from sftctl.train.engine.parallel import replicated, with_fsdp
 from sftctl.train.engine.state import Progress, TrainState
 from sftctl.train.engine.weights import Weights
 from sftctl.world import World
@@ -77,8 +78,7 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
     if device.type == "cpu" and not config.train.compile:
         use_onednn(loss_module)
     if config.train.compile:
-        for block in blocks(loss_module):
-            block.compile(dynamic=True)  # micro-batches differ in their number of tokens
+        compile_blocks(loss_module)
     if config.train.activation_checkpointing:
         try:
             loss_module.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -137,7 +137,8 @@ def choose_head(state: TrainState, examples: Examples, world: World) -> str | No
     """Let the loss use the head alone if that is right for the shortest example, else warn."""
     shortest = int(examples.lengths.argmin())
     example = collate(examples, (shortest,), 0).to(world.device)
-    check = check_head(state.loss_module, example.tensors)
+    with uncompiled(state.loss_module):
+        check = check_head(state.loss_module, example.tensors)
     state.reshard()
     state.loss_module.uses_own_forward = not check.is_plain
     return None if check.is_plain else check.warning

@@ -9,7 +9,7 @@ from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
 from sftctl.model.adapter.base import adapter_of, base_dtype
 from sftctl.model.adapter.needs import require_base
-from sftctl.model.adapter.start import require_fit
+from sftctl.model.adapter.start import require_fit, require_same_tokens
 from sftctl.model.fake import fake_model
 from sftctl.model.trainable import learning_rate_factors, select_trained
 from sftctl.runs.choosing import require_validation
@@ -83,6 +83,7 @@ def propose(
     if adapter is not None:
         base_dtype(config)  # or ConfigError
         if adapter.start is not None:
+            require_same_tokens(inputs.tokenizer, named.new_tokens or (), Path(adapter.start))
             require_fit(fake.model, Path(adapter.start), named.name)
     config = resolve_micro_batch(config, fake.model, world, ranks)
 

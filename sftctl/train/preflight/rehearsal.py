@@ -11,6 +11,7 @@ from sftctl.data.loading.microbatch import Examples, MicroBatch
 from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError
 from sftctl.tracking import status
+from sftctl.train.engine.compiled import is_compiled
 from sftctl.train.engine.state import TrainState
 from sftctl.world import World
 
@@ -20,7 +21,8 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
 
     If memory runs out, that is one ConfigError before the first step, not a crash later.
     """
-    status.doing("trying the largest micro-batch")
+    compiles = is_compiled(state.loss_module)
+    status.doing("compiling the layers (minutes)" if compiles else "trying the largest micro-batch")
     batch = longest_micro_batch(store, shape).to(world.device)
     torch.manual_seed(0)
     try:
