@@ -15,6 +15,7 @@ from sftctl.errors import ConfigError
 
 LONGEST_WAIT_S = 600.0
 _QUIET_S, _REPEAT_S, _LOOK_S = 5.0, 60.0, 0.2
+_CONNECT_S = 30.0  # for rank 0 to reach its own store, which looks its host up
 _meetings = count()
 _HINT = (
     "start the others with the same command; if there are none, `unset RANK WORLD_SIZE` trains "
@@ -68,7 +69,7 @@ def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: 
             port,
             world_size,
             listens,
-            timedelta(seconds=30),
+            timedelta(seconds=_CONNECT_S),
             wait_for_workers=False,
             multi_tenant=True,
         )
@@ -81,7 +82,8 @@ def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: 
 
 def _answers(host: str, port: int) -> bool:
     """Whether a process listens there."""
-    with suppress(OSError), socket.create_connection((host, port), timeout=1.0):
+    # UnicodeError: a name that can't be one of a host, such as `a..b`
+    with suppress(OSError, UnicodeError), socket.create_connection((host, port), timeout=1.0):
         return True
     return False
 

@@ -146,7 +146,7 @@ def _help(command: list[str]) -> str:
         env=os.environ | plain,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     lines = [line.rstrip() for line in done.stdout.decode().splitlines()]
     return "\n".join(lines).strip("\n")

@@ -279,7 +279,7 @@ def test_the_machine_is_asked_in_one_file() -> None:
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

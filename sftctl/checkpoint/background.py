@@ -52,6 +52,8 @@ class BackgroundSaver:
         in_background: bool = True,
         best: KeepBest = KeepBest(),
     ) -> None:
+        self.protected_step: int | None = None
+        """The step of a checkpoint that is not deleted as long as this is set."""
         self._root, self._tensors, self._disk = root, tensors, disk
         self._keep, self._best = keep, best
         self._world = world.for_saving()
@@ -121,16 +123,19 @@ class BackgroundSaver:
             )  # fmt: skip
             if self._world.is_main:
                 num_bytes = _size(path)
-                warning = self._retire()
+                warning = self.retire()
         except CheckpointError as error:
             failure = error
         seconds = time.perf_counter() - started
         waited = seconds if wait_s is None else wait_s
         return SaveOutcome(manifest.step, path, num_bytes, seconds, waited, failure, warning)
 
-    def _retire(self) -> str | None:
+    def retire(self) -> str | None:
+        """On the main rank, while nothing else saves: delete old checkpoints. A warning if one
+        can't be deleted."""
+        step = self.protected_step
         try:
-            retire(self._root, self._keep, self._disk, best=self._best)
+            retire(self._root, self._keep, self._disk, best=self._best, protected_step=step)
         except CheckpointError as error:  # one checkpoint too many is not a reason to stop
             return error.message
         return None

@@ -218,17 +218,25 @@ def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
     return [path for _, _, path in sorted(ranked)]
 
 
-def retire(root: Path, keep: int, disk: Disk = DISK, *, best: KeepBest = KeepBest()) -> list[Path]:
+def retire(
+    root: Path,
+    keep: int,
+    disk: Disk = DISK,
+    *,
+    best: KeepBest = KeepBest(),
+    protected_step: int | None = None,
+) -> list[Path]:
     """Delete complete checkpoints except the newest `keep` (at least 1); returns the deleted ones.
 
-    Checkpoints with the best evaluations are kept too.
+    Checkpoints with the best evaluations, and the one of `protected_step`, are kept too.
 
     A checkpoint with a missing or truncated file is not counted and not deleted: perhaps nothing
     else is left. A checkpoint with a file that is not ours is counted, but not deleted.
     """
     complete = [path for path in list_checkpoints(root) if is_complete(path)]
     ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []
-    old = [path for path in complete[:-keep] if path not in ranked]
+    kept = {*ranked, *(path for path in complete if step_of(path.name) == protected_step)}
+    old = [path for path in complete[:-keep] if path not in kept]
     old = [path for path in old if not unknown_files(path, read_manifest(path))]
     for path in old:
         with refusals(path, CheckpointError, what="can't be deleted"):

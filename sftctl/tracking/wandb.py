@@ -9,6 +9,7 @@ from sftctl.metrics import StepMetrics
 from sftctl.tracking.values import evaluation_values, step_values
 
 INIT_TIMEOUT_S = 20
+_OFFLINE_TIMEOUT_S = 600  # no network is needed then, only W&B's own process here
 """How long to wait for a service that can't be reached; W&B's own default is 90 seconds."""
 
 _SAMPLE_COLUMNS = ["step", "number", "prompt", "reply", "reference"]
@@ -47,6 +48,8 @@ class WandbTracker:
             settings.init_timeout = INIT_TIMEOUT_S
 
         def start(mode: Literal["offline"] | None) -> Any:
+            if mode == "offline":
+                settings.init_timeout = _OFFLINE_TIMEOUT_S
             return wandb.init(
                 project=project,
                 id=run_id,

@@ -16,7 +16,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -113,7 +113,7 @@ def run_on_ranks(
         tempfile.TemporaryDirectory(prefix="sftctl-") as folder,
         nullcontext(stop) if stop is not None else StopRequest() as listening,
         listening.relayed_into(Path(folder, STOP_FILE)),
-        _watched(Path(folder), num_ranks),
+        _watched(Path(folder), num_ranks) as watch,
     ):
         listening.check()
         status.doing("")  # the screen is now rank 0's
@@ -122,7 +122,7 @@ def run_on_ranks(
                 folder, num_ranks, function, arguments
             )
         except ChildFailedError as failure:
-            raise _first_failure(Path(folder), failure) from None
+            raise _first_failure(Path(folder), num_ranks, failure, watch) from None
     return results[0]
 
 
@@ -160,10 +160,29 @@ def _report(folder: Path, error: Exception) -> None:
     partial.rename(folder / f"failed-{os.getpid()}.json")
 
 
-def _first_failure(folder: Path, failure: Any) -> SftctlError:
+@dataclass(slots=True)
+class _Watch:
+    """What the watching thread has seen."""
+
+    ranks: set[BaseProcess] = field(default_factory=set)
+    killed: set[BaseProcess] = field(default_factory=set)  # by the thread, because they hung
+
+    def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
+        """How the ranks ended, without those that the thread killed; empty if it has not seen all.
+
+        They are started one after the other, so their order is that of their process ids.
+        """
+        if len(self.ranks) != num_ranks:
+            return {}
+        in_order = enumerate(sorted(self.ranks, key=lambda rank: rank.pid or 0))
+        return {number: rank.exitcode for number, rank in in_order if rank not in self.killed}
+
+
+def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) -> SftctlError:
     """What ended the run: an expected error, a killed rank, or the first traceback.
 
-    A rank that dies makes the others fail in a collective, so their reports matter least.
+    A rank that dies makes the others fail in a collective, so their reports matter least. Elastic
+    names one rank, and on a busy machine that may be one of the others.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [loads(file.read_bytes()) for file in files]
@@ -171,8 +190,8 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
         if report["kind"] != RankFailed.__name__:
             return error_named(report["kind"])(report["message"], report["hint"])
     codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
-    for rank, code in codes.items():
-        if code < 0 and code != -signal.SIGTERM:
+    for rank, code in (codes | watch.exit_codes(num_ranks)).items():
+        if code is not None and code < 0 and code != -signal.SIGTERM:
             return RankFailed(f"rank {rank} was killed by {signal.Signals(-code).name}")
     if not reports:
         return RankFailed(f"ranks ended with exit codes {codes}")
@@ -182,7 +201,7 @@ def _first_failure(folder: Path, failure: Any) -> SftctlError:
 
 
 @contextmanager
-def _watched(folder: Path, num_ranks: int) -> Iterator[None]:
+def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
     """Protect the ranks from signals while they start, and end those that hang after a failure.
 
     A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So
@@ -190,28 +209,29 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[None]:
     receives the signal meanwhile. After a failure, elastic waits 30 seconds for a rank that hangs;
     the watching thread kills it sooner.
     """
-    over = threading.Event()
-    threading.Thread(target=_end_stragglers, args=(folder, num_ranks, over), daemon=True).start()
+    over, watch = threading.Event(), _Watch()
+    watching = (folder, num_ranks, over, watch)
+    threading.Thread(target=_end_stragglers, args=watching, daemon=True).start()
     # What Python's resource tracker does not ignore by itself would end it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        yield watch
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         over.set()
 
 
-def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event) -> None:
+def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: _Watch) -> None:
     """Kill the ranks that are left some time after one has failed."""
-    ranks: set[BaseProcess] = set()
     while not over.wait(0.1):
-        if len(ranks) < num_ranks:
-            ranks |= {*multiprocessing.active_children()}
-        has_failed = any(folder.glob("failed-*.json")) or any(map(_has_failed, ranks))
+        if len(watch.ranks) < num_ranks:
+            watch.ranks |= {*multiprocessing.active_children()}
+        has_failed = any(folder.glob("failed-*.json")) or any(map(_has_failed, watch.ranks))
         if has_failed and not over.wait(_GRACE_S):
-            for rank in ranks:
+            watch.killed = {rank for rank in watch.ranks if not _has_failed(rank)}
+            for rank in watch.ranks:
                 rank.kill()
             return
 

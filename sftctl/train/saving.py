@@ -29,7 +29,7 @@ from sftctl.words import format_bytes
 MAX_FAILURES = 3
 """A run ends after this many failed saves in a row."""
 
-_WRONG_DATA, _GONE = 1 << 20, 1 << 21
+_UNCHECKED, _WRONG_DATA, _GONE = 1, 1 << 20, 1 << 21  # of the store and the run directory
 
 
 class Saving:
@@ -38,7 +38,8 @@ class Saving:
     def __init__(
         self, session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
     ) -> None:
-        checkpoint = session.config.checkpoint
+        checkpoint, plan = session.config.checkpoint, session.plan
+        first = plan.manifest.step if plan and plan.manifest else None
         self._session, self._tracker, self._log, self._check = session, tracker, log, check
         self._saver = BackgroundSaver(
             session.run.checkpoints,
@@ -48,12 +49,14 @@ class Saving:
             in_background=session.config.saves_on_the_way,
             best=KeepBest(session.config.keep_best, str(session.config.evaluation.goal)),
         )
+        self._saver.protected_step = (
+            first  # until the store is checked: the way back, if it is wrong
+        )
         self._facts = session.world.on_main(session.run.facts)
         self._base = session.world.on_main(lambda: _base_of(session))
         self._place = RunPlace(session.run.path) if session.world.is_main else None
         self._folder = RunPlace(session.run.checkpoints) if session.world.is_main else None
-        plan = session.plan
-        self._requested_step = plan.manifest.step if plan and plan.manifest else None
+        self._requested_step = first
         self._failures: list[CheckpointError] = []  # in a row
 
     def record_validation(self) -> None:
@@ -77,7 +80,9 @@ class Saving:
         """
         self._report(self._saver.ended())
         worst = self._session.world.max(self._trouble())
-        if worst < MAX_FAILURES:
+        if worst == 0:
+            self._saver.protected_step = None
+        if worst < _UNCHECKED + MAX_FAILURES:
             return
         self._check.require_right()
         self._require_place(is_gone=worst == _GONE)
@@ -107,7 +112,11 @@ class Saving:
         status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
         self._check.wait()
-        self._require_place(is_gone=self._session.world.max(self._trouble()) == _GONE)
+        worst = self._session.world.max(self._trouble())
+        self._require_place(is_gone=worst == _GONE)
+        if worst == 0 and self._saver.protected_step is not None:
+            self._saver.protected_step = None
+            self._warn(self._saver.retire() if self._session.world.is_main else None)
         if self._requested_step != self._session.state.progress.step or self._failures:
             self._require_folder()
             outcome = self._saver.save_now(self._manifest(), self._before_save)
@@ -119,7 +128,10 @@ class Saving:
         """What this rank knows, as a number: the largest of all ranks decides."""
         if self._place is not None and not self._place.is_here():
             return _GONE
-        return _WRONG_DATA if self._check.is_wrong else len(self._failures)
+        is_running = self._check.is_running  # first: if it is not, `is_wrong` has the answer
+        if self._check.is_wrong:
+            return _WRONG_DATA
+        return _UNCHECKED + len(self._failures) if self._failures else is_running * _UNCHECKED
 
     def _require_place(self, *, is_gone: bool) -> None:
         """If the run directory is gone, save the state elsewhere and raise CheckpointError."""
@@ -167,8 +179,12 @@ class Saving:
                 seconds=outcome.seconds,
                 wait_s=outcome.wait_s,
             )
-        if outcome.warning is not None:
-            self._tracker.event("warning", outcome.step, message=outcome.warning)
+        self._warn(outcome.warning, outcome.step)
+
+    def _warn(self, message: str | None, step: int | None = None) -> None:
+        if message is not None:
+            step = self._session.state.progress.step if step is None else step
+            self._tracker.event("warning", step, message=message)
 
     def _before_save(self) -> None:
         """On rank 0: raise an error if the run directory is gone, instead of making a new one; and

@@ -28,6 +28,11 @@ class StoreCheck:
         """Whether this rank has found an error in the store; never waits."""
         return self._problem() is not None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether this rank still checks a store."""
+        return any(check.is_running for check in self._checks.values())
+
     def _problem(self) -> str | None:
         found = ((path, check.problem()) for path, check in self._checks.items())
         return next((f"{path}/{what}" for path, what in found if what is not None), None)
@@ -46,8 +51,7 @@ class StoreCheck:
             for check in self._checks.values():
                 check.hurry()
         while session.stop.requested(session.world) is None:
-            is_running = any(check.is_running for check in self._checks.values())
-            if not session.world.max(int(is_running)):
+            if not session.world.max(int(self.is_running)):
                 break
             time.sleep(_LOOK_EVERY_S)
         self.require_right()

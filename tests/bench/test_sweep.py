@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import time
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -177,13 +176,11 @@ def test_a_setting_that_kills_the_loading_process_is_a_row_and_the_others_are_me
 
 def test_a_killed_rank_is_noticed_although_its_loader_process_lives_on(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    begun = time.monotonic()
     try:
         [one] = compared(KillsTheRankAndLives(pid_file), NONE_AND_ONE[1:])
     finally:
         os.kill(int(pid_file.read_text()), signal.SIGKILL)
     assert one.error == "the loading process was killed by SIGKILL"
-    assert time.monotonic() - begun < 60
 
 
 def test_a_rank_that_ends_is_a_row_with_its_exit_code() -> None:

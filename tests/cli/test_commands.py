@@ -40,7 +40,7 @@ def test_a_shell_completes_commands_and_flags(words: str, completed: str) -> Non
         [Path(sys.executable).parent / "sftctl"],
         env=os.environ | asked | {"COMP_CWORD": str(words.count(" "))},
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout.decode().split()) == (0, [completed])
 
@@ -165,7 +165,7 @@ def test_wandb_offline_logs_into_the_run(sftctl: Sftctl, tmp_path: Path) -> None
 
 
 def _wait_for_lines(path: Path, count: int, process: WarmCommand) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
@@ -203,7 +203,7 @@ def test_a_stopped_run_resumes_to_the_same_run(
     process = WarmCommand(*LONG, "--output-dir", "run", *ranks)
     _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
     os.kill(process.pid, number)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == exit_code, stderr.decode()
     if exit_code == 75:
         assert events_of(tmp_path / "run")[-1] == "stopped"
@@ -211,7 +211,7 @@ def test_a_stopped_run_resumes_to_the_same_run(
         [answer] = [line for line in stderr.splitlines() if line.startswith(b"stopping: ")]
         assert answer.endswith(b"Ctrl-C again leaves without saving.")
     process = WarmCommand("resume", "run", *ranks)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr.decode()
     lines, reference = metrics_of(tmp_path / "run"), metrics_of(uninterrupted)
     assert [line["examples_digest"] for line in lines] == [
@@ -226,7 +226,7 @@ def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> N
     process = WarmCommand(*LONG, "--output-dir", "run", "--nproc-per-node", "2")
     _wait_for_lines(tmp_path / "run/metrics.jsonl", 9, process)
     os.kill(_ranks_of(process.pid)[-1], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1
     assert b"error: rank 1 was killed by SIGKILL" in stderr
     assert b"hint: `sftctl resume run` continues from the last checkpoint" in stderr
@@ -238,7 +238,7 @@ def test_ranks_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None:
     ranks = _ranks_of(process.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(Path(f"/proc/{rank}").exists() for rank in ranks):
         assert time.monotonic() < deadline
         time.sleep(0.05)

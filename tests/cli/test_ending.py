@@ -25,12 +25,12 @@ def test_prepare_data_ends_inside_a_template(tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
     command = [sys.executable, "-m", "sftctl", "prepare-data", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while {path.name for path in tmp_path.iterdir()} == before:  # until its folder is there
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=300)
     assert process.returncode == EXIT_STOPPED
     assert printed.splitlines()[-2:] == [
         "stopped: by SIGTERM: nothing to save, nothing lost",

@@ -21,7 +21,7 @@ STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def wait_until(condition: Callable[[], bool], process: WarmCommand) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
@@ -63,7 +63,7 @@ def test_a_closed_terminal_lets_the_step_end_and_saves(ranks: str) -> None:
 
     wait_until(has_trained, process)
     os.close(ours)
-    assert process.wait(120) == 75
+    assert process.wait(300) == 75
     run = Path("run")
     assert events_of(run)[-2:] == ["saved", "stopped"]
     assert events_named(run, "stopped")[0]["signal"] == "SIGHUP"
@@ -79,7 +79,7 @@ def test_signals_that_are_ignored_at_the_start_stay_ignored(ranks: str) -> None:
     wait_until(lambda: num_steps() > 2, process)
     for number in STOPS:
         os.killpg(process.pid, number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr.decode()
     assert events_of(Path("run"))[-1] == "finished"
     assert len(metrics_of(Path("run"))) == 30

@@ -202,7 +202,7 @@ def start(*arguments: str, group: bool = False) -> subprocess.Popen[bytes]:
 def wait_until(
     condition: Callable[[], bool], process: subprocess.Popen[bytes] | WarmCommand
 ) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.002)
@@ -222,7 +222,7 @@ def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
     process = start(*SHORT, "--output-dir", "run", "--nproc-per-node", str(ranks))
     wait_until(lambda: hears(process), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr.decode()
     assert b"stopped: by SIGTERM" in stderr and b": nothing to save, nothing lost" in stderr
     assert b"hint: run the same command again" in stderr
@@ -237,7 +237,7 @@ def test_a_signal_to_the_group_while_ranks_start_is_exit_75(
     process = start(*SHORT, "--output-dir", "run", "--nproc-per-node", "2", group=True)
     wait_until(lambda: len(ranks_of(process.pid)) == 2, process)
     os.killpg(process.pid, number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr.decode()
     assert b"Traceback" not in stderr
     assert b"stopped: by " + number.name.encode() in stderr

@@ -103,7 +103,7 @@ def test_tables_in_a_pipe_have_no_trailing_blanks() -> None:
 def test_debug_shows_the_traceback_and_keeps_the_exit_code() -> None:
     command = [sys.executable, "-m", "sftctl", "train", "none.toml"]
     done = subprocess.run(
-        command, env=os.environ | {"SFTCTL_DEBUG": "1"}, capture_output=True, text=True, timeout=60
+        command, env=os.environ | {"SFTCTL_DEBUG": "1"}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
     assert "Traceback" in done.stderr and "in _read_toml" in done.stderr

@@ -12,7 +12,7 @@ from tests.toys.ports import free_port
 from tests.toys.warm import WARM
 
 
-def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 120) -> list[Any]:
+def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 600) -> list[Any]:
     """`fn(*args)` in `n` new processes; its values in rank order, or the first rank's error.
 
     `fn` must be importable, and enters the world by itself (`sftctl.world.start_world`).
@@ -35,7 +35,7 @@ def run_ranks(n: int, fn: Callable[..., Any], *args: object, timeout_s: float = 
 
 
 def run_in_turn(
-    n: int, calls: Sequence[Callable[[], Any]], timeout_s: float = 300
+    n: int, calls: Sequence[Callable[[], Any]], timeout_s: float = 600
 ) -> list[list[Any]]:
     """Make all `calls` on each of `n` new processes; returns each rank's results, in rank order.
 

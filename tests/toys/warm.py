@@ -8,6 +8,7 @@ starts a Python of its own instead.
 """
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
 from typing import Any
+
+from sftctl.tracking import status
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -53,6 +56,7 @@ class WarmProcess(ForkServerProcess):
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        without_slow_phases()
         super().run()
 
 
@@ -81,6 +85,11 @@ WARM.set_forkserver_preload(
         "transformers.models.qwen3.modeling_qwen3",
     ]
 )
+
+
+def without_slow_phases() -> None:
+    """In a pipe a phase that lasts a second is a line on stderr: not on a slow machine either."""
+    status._LONG_S = math.inf
 
 
 def spawn_warm() -> None:
@@ -145,7 +154,7 @@ class WarmCommand:
 def run_warm(*words: str, **how: Any) -> "subprocess.CompletedProcess[bytes]":
     """A WarmCommand that has ended, with what it wrote."""
     command = WarmCommand(*words, **how)
-    out, err = command.communicate(300)
+    out, err = command.communicate(900)
     return subprocess.CompletedProcess(words, command.wait(), out, err)
 
 

@@ -11,7 +11,33 @@ from sftctl.tracking import status
 from sftctl.tracking.status import Status
 
 
-def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace() -> None:
+class Clock:
+    """The clock of phases, which stands still until a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(status, "time", clock)
+    monkeypatch.setattr(status, "_LONG_S", 1.0)
+    return clock
+
+
+@pytest.fixture
+def without_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is drawn again by itself."""
+    monkeypatch.setattr(status, "_TICK_S", 1e6)
+
+
+def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace(
+    without_ticks: None,
+) -> None:
     stream = io.StringIO()
     shown = Status(stream, in_place=True)
     shown.doing("loading torch")
@@ -20,22 +46,23 @@ def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace() -> 
     assert stream.getvalue() == "\r\x1b[Kloading torch\r\x1b[Kvalidating 1/8\r\x1b[K"
 
 
-def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sftctl.tracking.status._LONG_S", 0.3)
+def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(clock: Clock) -> None:
     stream = io.StringIO()
     shown = Status(stream, in_place=False)
     shown.doing("loading torch")
     shown.doing("validating 1/8")
-    time.sleep(1.0)
+    clock.now = 2.0
+    deadline = time.monotonic() + 300
+    while not stream.getvalue():  # until it is told by a tick
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     shown.doing("validating 2/8")
     shown.close()
     assert stream.getvalue() == "validating 1/8\n"
 
 
 def test_another_line_is_not_written_behind_a_phase(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, without_ticks: None
 ) -> None:
     from sftctl.cli import streams
 

@@ -29,6 +29,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "600")  # this machine may be slow
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody's login
     yield
     wandb.teardown()  # it remembers the environment of its first run
@@ -154,7 +156,7 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
         [sys.executable, "-c", session],
         capture_output=True,
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=600,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
@@ -234,7 +236,10 @@ def test_the_model_of_a_finished_run_is_uploaded_if_asked_for(tmp_path: Path, en
         assert [entry.path for entry in artifact.manifest.contents] == ["config.json"]
 
 
-def test_the_wait_for_a_missing_service_is_shorter_than_the_default() -> None:
+def test_the_wait_for_a_missing_service_is_shorter_than_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT")
     assert wandb.Settings().init_timeout > INIT_TIMEOUT_S
 
 

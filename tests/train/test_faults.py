@@ -29,7 +29,7 @@ def small_files() -> None:
 
 
 def wait_for_steps(process: WarmCommand, count: int) -> None:
-    metrics, deadline = Path("run/metrics.jsonl"), time.monotonic() + 120
+    metrics, deadline = Path("run/metrics.jsonl"), time.monotonic() + 300
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.005)
@@ -66,7 +66,7 @@ def test_a_killed_loader_process_is_one_error_and_the_run_can_be_resumed(referen
     wait_for_steps(process, 7)
     (loader,) = loaders(process.pid)
     os.kill(loader, signal.SIGKILL)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1
     assert b"error: a loader process died: " in stderr and b"Traceback" not in stderr
     assert b"hint: out of memory? try --num-workers 0" in stderr

@@ -4,11 +4,15 @@ import multiprocessing
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from sftctl.train.launch import _end_stragglers
+from sftctl.jsonio import dump_line
+from sftctl.train.launch import _end_stragglers, _first_failure, _Watch
 
 
 def _end(exit_code: int) -> None:
@@ -22,7 +26,7 @@ def test_the_exit_code_of_a_rank_is_left_for_elastic(tmp_path: Path, exit_code: 
     rank.start()
     assert rank.pid is not None
     over = threading.Event()
-    watching = threading.Thread(target=_end_stragglers, args=(tmp_path, 1, over))
+    watching = threading.Thread(target=_end_stragglers, args=(tmp_path, 1, over, _Watch()))
     watching.start()
     try:
         os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)  # it has ended
@@ -42,13 +46,38 @@ def test_a_rank_that_hangs_is_killed_some_time_after_another_has_failed(tmp_path
     hanging = context.Process(target=time.sleep, args=(600,))
     failed.start()
     hanging.start()
-    over = threading.Event()
-    watching = threading.Thread(target=_end_stragglers, args=(tmp_path, 2, over))
+    over, watch = threading.Event(), _Watch()
+    watching = threading.Thread(target=_end_stragglers, args=(tmp_path, 2, over, watch))
     watching.start()
     try:
-        hanging.join(60)
+        hanging.join(300)
         assert hanging.exitcode == -9
+        assert [rank.pid for rank in watch.killed] == [hanging.pid]
     finally:
         over.set()
         watching.join()
         hanging.kill()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is looked at of the process of a rank."""
+
+    pid: int
+    exitcode: int
+
+
+@pytest.mark.parametrize(
+    ("killed_by_us", "message"),
+    [(False, "rank 1 was killed by SIGKILL"), (True, "RuntimeError: connection closed")],
+)
+def test_a_killed_rank_is_named_although_another_was_seen_to_fail_first(
+    tmp_path: Path, killed_by_us: bool, message: str
+) -> None:
+    """Unless it was killed because it hung."""
+    report = {"kind": "RankFailed", "message": "Traceback\nRuntimeError: connection closed"}
+    (tmp_path / "failed-7.json").write_bytes(dump_line(report | {"hint": None}))
+    ranks = cast(Any, [Ended(7, 1), Ended(8, -9)])
+    watch = _Watch(ranks={*ranks}, killed={ranks[1]} if killed_by_us else set())
+    seen = SimpleNamespace(failures={0: SimpleNamespace(exitcode=1)})
+    assert str(_first_failure(tmp_path, 2, seen, watch)) == message

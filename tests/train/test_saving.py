@@ -34,7 +34,7 @@ class SlowDisk(Disk):
 
     def create(self, path: Path) -> int:
         self.reached.set()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(300)
         return super().create(path)
 
 
@@ -42,7 +42,7 @@ def test_a_checkpoint_holds_the_state_at_the_time_of_the_request(tmp_path: Path)
     tensors, disk = make_tensors(1), SlowDisk()
     saver = BackgroundSaver(tmp_path, 1, tensors, ALONE, disk)
     saver.start(make_manifest(1))
-    assert disk.reached.wait(60)
+    assert disk.reached.wait(300)
     for tensor in tensors.values():
         tensor.zero_()
     assert saver.ended() is None and list_checkpoints(tmp_path) == []

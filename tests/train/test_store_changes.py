@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,38 @@ def test_a_resume_checks_the_store_again(sftctl: Sftctl, store: Path) -> None:
     assert "`sftctl resume run --step 2`" in result.stderr
     change(store / MASK)
     assert sftctl("resume", "run", "--step", 2).exit_code == 0
+
+
+class HeldCheck(BackgroundCheck):
+    """A check that gets no time: the trainer makes it at its end."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_the_checkpoint_to_go_back_to_is_kept_until_the_store_is_checked(
+    sftctl: Sftctl, store: Path, monkeypatch: pytest.MonkeyPatch, is_wrong: bool
+) -> None:
+    monkeypatch.setattr("sftctl.train.store_check.BackgroundCheck", HeldCheck)
+    train = ["train", "--data", store, "--model", "tiny", "--output-dir", "run", "--max-steps", 2]
+    assert sftctl(*train, "--keep", 1, "--save-interval", 1).exit_code == 0
+    if is_wrong:
+        change(store / MASK)
+        result = sftctl("resume", "run", "--max-steps", 4)
+        assert result.exit_code == 3 and "`sftctl resume run --step 2`" in result.stderr
+        assert saved_steps()[0] == 2
+        change(store / MASK)
+        assert sftctl("resume", "run", "--step", 2).exit_code == 0
+    else:
+        assert sftctl("resume", "run", "--max-steps", 4).exit_code == 0
+    assert saved_steps() == [4]
+
+
+def saved_steps() -> list[int]:
+    return [int(path.name[5:]) for path in list_checkpoints(Path("run/checkpoints"))]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

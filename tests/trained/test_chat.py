@@ -174,7 +174,7 @@ def test_a_wrong_path_or_number_is_refused_before_torch_is_loaded(tmp_path: Path
         (["export", "nowhere", "--output", "."], 2),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300
         )
         assert done.stdout == f"{exit_code} light\n", done.stderr
         assert [line.split(":")[0] for line in without_phases(done.stderr)] == [

@@ -17,7 +17,7 @@ from tests.toys.commands import without_phases
 from tests.toys.warm import run_warm
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-PATIENCE_S = 120
+PATIENCE_S = 600
 
 
 class Terminal:

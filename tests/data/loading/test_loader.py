@@ -283,7 +283,7 @@ def test_without_loader_processes_the_next_step_is_made_ahead() -> None:
     store = Watched([9, 14, 5, 11, 7, 8, 3, 12], vocab_size=53)
     steps = StepLoader(store, SHAPE, LoaderSettings()).steps(0)
     next(steps)
-    assert is_ahead.wait(timeout=60)
+    assert is_ahead.wait(timeout=300)
     steps.close()
 
 

@@ -182,7 +182,7 @@ def _prepare_together(
     settings = replace(SETTINGS, max_seq_len=max_seq_len)
 
     def wait_for_the_other(progress: Progress) -> None:  # both are preparing now
-        barrier.wait(60)
+        barrier.wait(300)
 
     results.put(prepare_store([rows], output, tokenizer, settings, on_progress=wait_for_the_other))
 
@@ -201,9 +201,9 @@ def test_two_processes_at_once_both_succeed_with_one_store(
     processes = [context.Process(target=_prepare_together, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    made = [results.get(timeout=120) for _ in processes]
+    made = [results.get(timeout=300) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     assert made[0].manifest == made[1].manifest == TokenStore.open(output).manifest
     assert prepare_store([rows], output, chatml, replace(SETTINGS, max_seq_len=32)).is_reused

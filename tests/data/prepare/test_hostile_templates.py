@@ -37,13 +37,16 @@ def tokenizer_with(template: str, seconds: float = 0.3) -> ChatTokenizer:
 
 
 def prepared(
-    folder: Path, template: str, *, never: int = 0, num_workers: int = 1, **changes: Any
+    folder: Path, template: str, *, never: int = 0, num_workers: int = 1, seconds: float = 60.0
 ) -> StoreManifest:
-    """Prepare rows, of which the first `never` have the word `never` in them."""
+    """Prepare rows, of which the first `never` have the word `never` in them.
+
+    Only where a template hangs has a row few seconds: a slow machine needs them for good rows.
+    """
     rows = [row(f"{'never' if n < never else 'always'} {n}") for n in range(NUM_ROWS)]
     file = written(folder / "rows.jsonl", rows)
-    tokenizer = tokenizer_with(template)
-    options = PrepareOptions(num_workers=num_workers, batch_bytes=300, **changes)
+    tokenizer = tokenizer_with(template, seconds)
+    options = PrepareOptions(num_workers=num_workers, batch_bytes=300)
     data = load_config().data
     return prepare_store([file], folder / "store", tokenizer, data, options=options).manifest
 
@@ -59,7 +62,7 @@ def test_a_row_that_takes_too_long_goes_into_the_ledger(
 ) -> None:
     """Once the timer ends it, and once only the parent can. All other rows are kept."""
     template = f"{NEVER}{hang}{{% endif %}}{CHATML}"
-    manifest = prepared(tmp_path, template, never=2, num_workers=num_workers)
+    manifest = prepared(tmp_path, template, never=2, num_workers=num_workers, seconds=0.3)
     assert manifest.rows_kept == NUM_ROWS - 2
     assert [(entry["line"], entry["reason"]) for entry in ledger(tmp_path)] == [
         (1, "template_refused"),
@@ -71,7 +74,7 @@ def test_a_row_that_takes_too_long_goes_into_the_ledger(
 @pytest.mark.parametrize("hang", [LOOP, POWER], ids=["loop", "one call"])
 def test_three_rows_that_take_too_long_end_the_preparation(tmp_path: Path, hang: str) -> None:
     with pytest.raises(DataError, match=r"of toy takes longer than 0\.3 s for a row, on 3 rows"):
-        prepared(tmp_path, f"{NEVER}{hang}{{% endif %}}{CHATML}", never=5)
+        prepared(tmp_path, f"{NEVER}{hang}{{% endif %}}{CHATML}", never=5, seconds=0.3)
     assert not (tmp_path / "store").exists()
 
 
@@ -84,8 +87,10 @@ def test_all_renderings_of_a_row_share_its_time(tmp_path: Path) -> None:
     ]
     file = written(tmp_path / "rows.jsonl", [{"messages": messages}, *several])
     template = f"{NEVER}{busy}{{% endif %}}{CHATML}"
-    tokenizer = tokenizer_with(template, seconds=1.0)
-    assert tokenizer.render(messages)  # one rendering has the time
+    tokenizer = tokenizer_with(template, seconds=60.0)
+    started = time.thread_time()
+    tokenizer.render(messages)
+    tokenizer.limits.seconds = 6 * (time.thread_time() - started)  # so one rendering has the time
     manifest = prepare_store([file], tmp_path / "store", tokenizer, load_config().data).manifest
     assert (manifest.rows_kept, manifest.rows_dropped) == (2, {"template_refused": 1})
 
@@ -129,7 +134,7 @@ def test_a_template_that_is_no_program_is_a_configuration_error(
     tmp_path: Path, template: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match="the chat template is not valid: ") as error:
-        prepared(tmp_path, template)
+        prepared(tmp_path, template, seconds=0.3 if "takes longer" in message else 60.0)
     assert message in error.value.message
     assert error.value.hint and "--chat-template FILE" in error.value.hint
     assert not (tmp_path / "store").exists()
@@ -158,11 +163,11 @@ def test_sigterm_ends_train_inside_a_template(tmp_path: Path) -> None:
     command += ["--set", f"data.chat_template={template}"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (children.exists() and children.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75, stderr.decode()
     assert b"stopped: by SIGTERM" in stderr
 

@@ -141,10 +141,8 @@ def test_what_is_called_while_waiting_may_end_the_work() -> None:
         raise KeyboardInterrupt
 
     work = Work(function=sleep_in_a_rendering, while_waiting=give_up)
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(work.in_order(range(100), 2))
-    assert time.monotonic() - started < 60
 
 
 def endless(folder: Path) -> None:
@@ -176,7 +174,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
