@@ -22,7 +22,7 @@ from sftctl.data.step_shape import StepShape
 from sftctl.environment import become_a_worker, usable_cores
 from sftctl.world import choose_device
 
-PATIENCE_S = 120.0  # beyond the time of a round: starting processes, the first batches
+PATIENCE_S = 300.0  # beyond the time of a round: starting processes, the first batches
 _LOOK_EVERY_S = 1.0  # how often to check that a silent rank is alive
 _WARM = "warm"
 

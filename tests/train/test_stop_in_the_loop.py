@@ -88,11 +88,12 @@ def train_until_signal(folder: Path, case: Case) -> tuple[str, int]:
 
 
 def train_on(folder: Path, case: Case) -> tuple[str, int]:
-    """Resume the run to its end."""
+    """Resume the run to its end; the first case does so again, when there is nothing to do."""
     run = folder / case.name
     summary = run_training(RunDir.open(run).config(), ResumeRequest(run))
-    again = run_training(RunDir.open(run).config(), ResumeRequest(run))
-    assert again.status == "nothing_to_do"
+    if case == CASES[0]:
+        again = run_training(RunDir.open(run).config(), ResumeRequest(run))
+        assert again.status == "nothing_to_do"
     return summary.status, summary.step
 
 
