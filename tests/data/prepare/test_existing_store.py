@@ -181,8 +181,11 @@ def _prepare_together(
     tokenizer = load(rows.parent / "tokenizer", CHATML)
     settings = replace(SETTINGS, max_seq_len=max_seq_len)
 
-    def wait_for_the_other(progress: Progress) -> None:  # both are preparing now
-        barrier.wait(300)
+    barriers = [barrier]
+
+    def wait_for_the_other(progress: Progress) -> None:
+        while barriers:  # once: a slow process calls this more often
+            barriers.pop().wait(300)  # both are preparing now
 
     results.put(prepare_store([rows], output, tokenizer, settings, on_progress=wait_for_the_other))
 
