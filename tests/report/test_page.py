@@ -1,6 +1,7 @@
 """Every run has a page, also a damaged one, and no text of a run becomes markup."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.errors import ConfigError, NoCheckpoint
-from sftctl.jsonio import dump_line
+from sftctl.jsonio import dump_line, read_lines
 from sftctl.report.page import write_report
 from sftctl.report.record import read_run
 from sftctl.train.run import run_training
@@ -35,6 +36,20 @@ def test_a_finished_run_has_all_parts(trained: Path) -> None:
     assert page.count("mark") >= 3
     assert page.count("aside") == 0
     assert read_run(trained).remarks == []
+
+
+def test_the_head_says_how_many_parameters_are_trained_if_not_all(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    events = [*read_lines(run / "events.jsonl")]
+    number = events[0]["num_parameters"]
+    for trains, shown in ((number, f"{number:,} parameters"), (4096, "of which 4,096 are trained")):
+        lines = [dump_line({**event, "num_trained": trains}) for event in events]
+        (run / "events.jsonl").write_bytes(b"".join(lines))
+        about = next(word for word in page_of(run).words if " parameters" in word)
+        assert f"{number:,} parameters" in about and shown in about
+        assert ("are trained" in about) is (trains != number)
 
 
 def test_the_page_needs_no_other_file_and_names_what_it_draws(trained: Path) -> None:
