@@ -43,16 +43,18 @@ class ContentShapes:
     """
 
     strips: bool
-    groups: Sequence[tuple[str, list[str]]] = field(repr=False)  # constants, by their first letters
+    groups: Sequence[tuple[str, list[tuple[str, list[str]]]]] = field(repr=False)
+    """The constants by their first letter, and then by their first two letters."""
 
     @classmethod
     def of(cls, use: ContentUse, tokenizer: ChatTokenizer) -> "ContentShapes":
         """The shapes of contents for a tokenizer whose template uses them like this."""
         constants = {*use.constants, *tokenizer.special_texts, *THINKING_TAGS} - {""}
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, dict[str, list[str]]] = {}
         for constant in sorted(constants):
-            groups.setdefault(constant[:2], []).append(constant)
-        return cls(use.strips, tuple(groups.items()))
+            by_start = groups.setdefault(constant[0], {})
+            by_start.setdefault(constant[:2], []).append(constant)
+        return cls(use.strips, [(first, [*some.items()]) for first, some in groups.items()])
 
     def split(self, content: str) -> tuple[Shape, list[str]] | None:
         """Shape and free texts of a content; None if it has no shape that others may share."""
@@ -60,7 +62,9 @@ class ContentShapes:
             return None
         found = [
             constant
-            for start, group in self.groups
+            for first, by_start in self.groups
+            if first in content
+            for start, group in by_start
             if start in content
             for constant in group
             if constant in content

@@ -1,8 +1,9 @@
 """Encode texts to token ids, and turn their target characters into exact loss masks.
 
-A fast engine returns ids without character offsets. So the pieces between the edges of the targets
-are encoded as well. If their ids, joined, equal the ids of the complete text, the edges between
-the pieces are exact. Otherwise the reference's offsets decide. An answer that does not begin
+A fast engine returns ids without character offsets. Where the bytes of the tokens do not show where
+the targets are (`token_edges`), the pieces between the edges of the targets are encoded as well. If
+their ids, joined, equal the ids of the complete text, the edges between the pieces are exact.
+Otherwise the reference's offsets decide. An answer that does not begin
 between two tokens gets an example of its own, in which prompt and answer are encoded separately,
 as in generation. A row whose mask cannot be determined exactly is refused; masks are never guessed.
 """
@@ -18,6 +19,7 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import Mask, TokenizedExample, Weights
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.server_form import as_servers_send
+from sftctl.data.masks.token_edges import mask_from_bytes
 from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.data.masks.weights import Weighted
 from sftctl.errors import EngineDiffers
@@ -69,9 +71,12 @@ def _encode(
     """The tokens of a text and their mask; then the tokens of answers that need their own."""
     if tokenizer.is_fast:
         ids = tokenizer.encode(text.text)
-        pieces = None if text.weights else _mask_from_pieces(text, tokenizer, ids)
-        if pieces is not None:
-            yield ids, pieces, None
+        mask = None
+        if not text.weights:
+            mask = mask_from_bytes(text.text, text.targets, tokenizer, ids)
+            mask = _mask_from_pieces(text, tokenizer, ids) if mask is None else mask
+        if mask is not None:
+            yield ids, mask, None
             return
     reference, offsets = tokenizer.encode_with_offsets(text.text)
     if tokenizer.is_fast and not np.array_equal(ids, reference):

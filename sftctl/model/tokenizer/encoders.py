@@ -1,6 +1,6 @@
 """The reference encoder, a fast one, and the proof that the fast one is equal on probes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -109,3 +109,55 @@ def _probes(hf: Any) -> Iterator[str]:
     yield from _PROBES
     for token in hf.added_tokens_decoder.values():
         yield f"{token.content}a {token.content} \n{token.content}{token.content}"
+
+
+_FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
+"""Normalizers that leave ASCII alone."""
+
+
+class TokenBytes:
+    """The bytes that each token of a byte-level vocabulary stands for."""
+
+    def __init__(self, by_id: list[bytes], *, is_normalized: bool) -> None:
+        self._by_id = by_id
+        self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
+        self._is_normalized = is_normalized
+        self.same_alone: dict[tuple[int, ...], bool] = {}
+        """Whether these tokens, encoded alone, are the same: what was found so far."""
+
+    @classmethod
+    def of(cls, hf: Any) -> "TokenBytes | None":
+        """None if the vocabulary is of another kind, or lacks a byte."""
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        backend, byte_of = hf.backend_tokenizer, {v: k for k, v in bytes_to_unicode().items()}
+        normalizer = type(backend.normalizer).__name__
+        vocabulary = hf.get_vocab()
+        if type(backend.decoder).__name__ != "ByteLevel" or not byte_of.keys() <= vocabulary.keys():
+            return None
+        if normalizer not in {"NoneType", *_FORMS}:
+            return None
+        by_id = [b""] * (max(vocabulary.values()) + 1)
+        for token, index in vocabulary.items():
+            by_id[index] = bytes(byte_of.get(letter, 0) for letter in token)
+        for index, added in hf.added_tokens_decoder.items():
+            by_id[index] = added.content.encode()
+        return cls(by_id, is_normalized=normalizer in _FORMS)
+
+    def ends(self, ids: Ids, text: str) -> npt.NDArray[np.int64] | None:
+        """The byte of the text at which each token ends; None if the tokens are not the text.
+
+        Without a normalizer, what an encoder can do to a text is to leave bytes out, or to take
+        more of them than a token stands for. Then the number of bytes differs.
+        """
+        ends = self._lengths.take(ids).cumsum()
+        if text.isascii():
+            return ends if ends[-1:] == len(text) else None
+        whole = text.encode()
+        if self._is_normalized and self.joined(ids.tolist()) != whole:
+            return None
+        return ends if ends[-1:] == len(whole) else None
+
+    def joined(self, ids: Iterable[int]) -> bytes:
+        """The bytes of these tokens together."""
+        return b"".join(map(self._by_id.__getitem__, ids))

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date as Date
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ from sftctl.model.tokenizer.encoders import (
     Reference,
     Span,
     Splintr,
+    TokenBytes,
     fast_engine,
 )
 from sftctl.model.tokenizer.gguf_split import fix_split
@@ -148,6 +150,11 @@ class ChatTokenizer:
     def engine(self) -> str:
         """Name and version of the library that encodes."""
         return self._encoder.name
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes | None:
+        """The bytes that each token stands for; None if the vocabulary is not byte-level."""
+        return TokenBytes.of(self.hf)
 
     @property
     def is_fast(self) -> bool:
