@@ -151,12 +151,13 @@ class TokenBytes:
         more of them than a token stands for. Then the number of bytes differs.
         """
         ends = self._lengths.take(ids).cumsum()
+        num_bytes = int(ends[-1]) if len(ends) else 0
         if text.isascii():
-            return ends if ends[-1:] == len(text) else None
+            return ends if num_bytes == len(text) else None
         whole = text.encode()
         if self._is_normalized and self.joined(ids.tolist()) != whole:
             return None
-        return ends if ends[-1:] == len(whole) else None
+        return ends if num_bytes == len(whole) else None
 
     def joined(self, ids: Iterable[int]) -> bytes:
         """The bytes of these tokens together."""

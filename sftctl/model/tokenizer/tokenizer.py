@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "hf"]
 
-
 _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 """Tokens that end a text in pretraining. In chat models another one is often the EOS token."""
 
