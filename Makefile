@@ -25,11 +25,12 @@ $(VENV)/.tested: $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## train the small model on the bundled sample, ask it what it has not seen
 	rm -rf runs/demo
-	$(BIN)/sftctl train --epochs 8 --output-dir runs/demo
-	$(BIN)/sftctl chat runs/demo --prompt "What is 49 plus 24?"
-	$(BIN)/sftctl chat runs/demo --prompt "What comes after 772?"
-	$(BIN)/sftctl chat runs/demo --prompt "What are the plurals of leaf and child?"
-	$(BIN)/sftctl chat runs/demo --prompt "低和冷的反义词是什么？"
+	$(BIN)/sftctl train --epochs 6 --batch-size 6 --set optim.beta2=0.98 --set optim.warmup_steps=20 \
+	  --output-dir runs/demo
+	$(BIN)/sftctl chat runs/demo --prompt "What is 38 plus 39?"
+	$(BIN)/sftctl chat runs/demo --prompt "What comes after 291?"
+	$(BIN)/sftctl chat runs/demo --prompt "What are the plurals of baby and child?"
+	$(BIN)/sftctl chat runs/demo --prompt "48加25等于多少？"
 
 # loadfile: what a file of tests sets up for itself is made once.
 test: $(VENV)/.tested  ## the test suite, in minutes
