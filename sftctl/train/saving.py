@@ -187,12 +187,13 @@ class Saving:
             self._tracker.event("warning", step, message=message)
 
     def _before_save(self) -> None:
-        """On rank 0: raise an error if the run directory is gone, instead of making a new one; and
-        sync the log."""
-        if self._place is not None and not self._place.is_here():
-            raise CheckpointError("the run directory is gone")
+        """On rank 0: sync the log; then raise an error if the run directory is gone, instead of
+        making a new one. The sync comes first, because it takes time and the save follows at once.
+        """
         if self._log is not None:
             self._log.sync()
+        if self._place is not None and not self._place.is_here():
+            raise CheckpointError("the run directory is gone")
 
     def _manifest(self) -> CheckpointManifest:
         session, step = self._session, self._session.state.progress.step
