@@ -16,6 +16,7 @@ from sftctl.model.adapter import needs
 from sftctl.model.adapter.lora import quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.load import load_pretrained
+from sftctl.train.launch import run_on_ranks
 from sftctl.train.preflight.dry_run import plan_run
 from sftctl.train.preflight.paths import check_before_loading
 from sftctl.train.replay import replay
@@ -76,6 +77,18 @@ def test_a_resumed_run_has_the_same_bits_and_a_replay_agrees(
     config.write_text(config.read_text().replace('quantize = "nf4"\n', ""))
     with pytest.raises(IncompatibleCheckpoint, match="quantize: nf4 -> None: the adapter was tra"):
         run_training(RunConfig(), ResumeRequest(run, step=1))
+
+
+def test_two_ranks_each_hold_it_and_one_continues_with_the_same_bits(tmp_path: Path) -> None:
+    config = lora_config(
+        tmp_path, train__max_steps=2, train__reduction="exact", adapter__quantize="nf4"
+    )
+    run_on_ranks(2, run_training, config)
+    run = Path(shutil.copytree(tmp_path / "run", tmp_path / "copy"))
+    run_training(RunConfig(), ResumeRequest(run, step=1))
+    assert same_run(metrics_of(run)) == same_run(metrics_of(tmp_path / "run"))
+    ends = (list_checkpoints(path / "checkpoints")[-1] for path in (run, tmp_path / "run"))
+    assert_same_tensors(*(stored_tensors(end) for end in ends))
 
 
 def test_it_is_merged_into_the_dequantized_weights(finished: Path, tmp_path: Path) -> None:
