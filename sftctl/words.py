@@ -1,5 +1,6 @@
 """Counts, sizes and durations as text, the same in every message; and text from files, escaped."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -74,3 +75,35 @@ def ranges_of(numbers: Sequence[int]) -> str:
             ranges.append([number, number])
     texts = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:5]]
     return ", ".join(texts) + (", …" if len(ranges) > 5 else "")
+
+
+_WORD = re.compile(r"\s*(?:[^\s`]*`[^`]*`[^\s`]*|\S+)")  # a command in backticks is one word
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text with its lines broken between words, so that a terminal breaks none inside a word.
+
+    A command in backticks stays on one line: a break would change what is copied from the screen.
+    """
+    return "\n".join(_wrapped_line(line, max(2, width)) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    if sum(map(num_cells, line)) <= width:
+        return line
+    lines, column = [""], 0
+    for word in _WORD.findall(line):
+        cells = sum(map(num_cells, word))
+        if column and column + cells > width:
+            word = word.lstrip()
+            lines.append("")
+            column, cells = 0, sum(map(num_cells, word))
+        lines[-1], column = lines[-1] + word, column + cells
+    return "\n".join(lines)
+
+
+def num_cells(letter: str) -> int:
+    """How many columns a letter takes: 0 for what is drawn over the one before, 2 for wide ones."""
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sftctl.words import counted, format_bytes, format_duration, ranges_of
+from sftctl.words import counted, format_bytes, format_duration, ranges_of, wrapped
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,18 @@ def test_ranges_of_numbers_are_short() -> None:
     assert ranges_of([]) == ""
     assert ranges_of([3, 7, 8, 9]) == "3, 7 to 9"
     assert ranges_of([1, 3, 5, 7, 9, 10, 12]) == "1, 3, 5, 7, 9 to 10, …"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short  line", ["short  line"]),
+        ("stopping: step 3 is saved", ["stopping: step 3", "is saved"]),
+        ("type it: `sftctl x -o y` now", ["type it:", "`sftctl x -o y`", "now"]),
+        ("one /a/path/wider/than/a/line", ["one", "/a/path/wider/than/a/line"]),
+        ("你好你好 你好你好 你好", ["你好你好", "你好你好 你好"]),
+        ("first\nsecond of two lines", ["first", "second of two", "lines"]),
+    ],
+)
+def test_lines_are_broken_between_words_and_no_command_is(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 16) == "\n".join(lines)

@@ -55,7 +55,8 @@ def tell(text: str, end: str = "\n", start: str = "") -> None:
     """
     try:
         with status.making_room():
-            print(f"{start}{printable(text, keep=_BREAK)}", end=end, file=sys.stderr, flush=True)
+            shown = status.fitted(printable(text, keep=_BREAK))
+            print(f"{start}{shown}", end=end, file=sys.stderr, flush=True)
     except OSError as problem:
         if not reader_has_left(sys.stderr, problem):
             raise

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TextIO
 
 from sftctl import environment
-from sftctl.words import printable
+from sftctl.words import printable, wrapped
 
 _TICK_S = 0.25
 _LONG_S = 1.0  # in a pipe, a shorter phase is not worth a line
@@ -132,7 +132,14 @@ def making_room() -> AbstractContextManager[None]:
 def write_line(text: str) -> None:
     """A line on stderr, past Python's buffers: another thread may be writing to them."""
     with making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
-        os.write(2, f"{printable(text)}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{fitted(printable(text))}\n".encode(errors="backslashreplace"))
+
+
+def fitted(text: str) -> str:
+    """The text, broken between words if stderr is a terminal that is narrower."""
+    with suppress(OSError, ValueError):  # not a terminal, or a stream without a descriptor
+        return wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns or 80)
+    return text
 
 
 def hide() -> None:

@@ -1,7 +1,8 @@
 """Text that arrives in pieces, broken between words at the width of a terminal."""
 
-import unicodedata
 from collections.abc import Callable
+
+from sftctl.words import num_cells
 
 
 class WordWrap:
@@ -18,7 +19,7 @@ class WordWrap:
     def add(self, text: str) -> None:
         """Take more of the text."""
         for letter in text:
-            cells = _cells(letter)
+            cells = num_cells(letter)
             if letter == "\n":
                 self.flush()
                 self._write("\n")
@@ -45,10 +46,3 @@ class WordWrap:
         self._write(self._word)
         self._column += self._word_cells
         self._word, self._word_cells = "", 0
-
-
-def _cells(letter: str) -> int:
-    """How many columns a letter takes: 0 for what is drawn over the one before, 2 for wide ones."""
-    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):
-        return 0
-    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -1,6 +1,8 @@
 """Write docs/measured/screens.md: `python -m tests.docs.screens`.
 
 Each screen is shown as a terminal of 80 columns has it. The table says what it becomes elsewhere.
+The commands are forked from a process that has imported torch, so that all screens take a minute
+or two. Without that, importing took most of the time, and on a busy machine nobody saw the end.
 """
 
 import fcntl
@@ -8,17 +10,24 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import tempfile
 import termios
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
+from select import select
+
+from sftctl.words import num_cells
+from tests.toys.warm import WarmCommand, spawn_warm
 
 PAGE = Path(__file__).parents[2] / "docs/measured/screens.md"
-CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TOKENS = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r|\n|[^\x1b]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+PATIENCE_S = 120
+SHOWN = 20  # lines of a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,89 +46,154 @@ SCENES = [
     Scene("train --data rows.jsonl --model tiny -o new --max-steps 2",
           "dropped rows without a word; silent until the first step"),
     Scene("resume run --max-steps 9 --dry-run", "two long lines, broken inside words"),
+    Scene("resume run", "`finished already: step 8 of 8`, and advice that was a dead end"),
     Scene("inspect-ckpt run", "25 lines of equal weight; heads such as `s…` and `ep…`"),
     Scene("runs .", "there was none"),
     Scene("report run", "the last line of a run did not name it"),
-    Scene("bench-loader --data store --workers 0,1 --seconds 0.3", "heads `work… pin pref…`"),
+    Scene("bench-loader --data store --workers 0 --seconds 0.1", "heads `work… pin pref…`"),
     Scene("export run -o hf", "`exported to exported` after 19 silent seconds"),
-    Scene("chat run", "`/help` went to the model as a question", "/help\n/x\n/exit\n"),
+    Scene("chat run --max-new-tokens 8", "`/help` went to the model as a question",
+          "/help\n/x\nHi\n/exit\n"),
     Scene("init rows.jsonl", "there was none"),
+    Scene("train --data rows.jsonl --warmup-steps 3", "`No such option: --warmup-steps (Possible "
+          "options: --accumulation-steps, --max-steps)`"),
+    Scene("resume runs/missing", "a hint that did not name the runs that are there"),
 ]  # fmt: skip
 PLACES: dict[str, tuple[int | None, dict[str, str]]] = {
     "80 columns": (80, {}),
     "120 columns": (120, {}),
     "a pipe": (None, {}),
     "NO_COLOR": (80, {"NO_COLOR": "1"}),
-    "without UTF-8": (80, ASCII),
+    "without UTF-8": (80, {"LC_ALL": "C"}),
 }
 
 
-def shown(scene: Scene, columns: int | None, environment: dict[str, str], folder: Path) -> str:
-    """Everything that the command writes, on a terminal of so many columns or into a pipe."""
-    subprocess.run(["rm", "-rf", *(folder / name for name in ("new", "hf", "run.toml"))])
-    command = [sys.executable, "-m", "sftctl", *scene.words.split()]
-    known = os.environ | {"TERM": "xterm-256color"} | environment
+def in_utf8() -> None:
+    """Before a command: what it spawns is warm too."""
+    spawn_warm()
+
+
+def in_ascii() -> None:
+    """Before a command: its streams are those of a terminal without UTF-8."""
+    spawn_warm()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        assert isinstance(stream, TextIOWrapper)
+        stream.reconfigure(encoding="ascii", errors="backslashreplace")
+
+
+def shown(words: str, columns: int | None, environment: dict[str, str], typed: str = "") -> str:
+    """Everything that `sftctl` writes, on a terminal of so many columns or into a pipe."""
+    first = in_ascii if "LC_ALL" in environment else in_utf8
     if columns is None:
-        done = subprocess.run(
-            command, input=scene.typed, cwd=folder, env=known, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return done.stdout
+        return _in_a_pipe(words, typed, first)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=known
-    )
+    before = dict(os.environ)
+    os.environ.update({"TERM": "xterm-256color"} | environment)
+    command = WarmCommand(*words.split(), stdin=theirs, stdout=theirs, stderr=theirs, first=first)
+    os.environ.clear()
+    os.environ.update(before)
+    seen, end = bytearray(), time.monotonic() + PATIENCE_S
+    for line in typed.splitlines(keepends=True):
+        os.write(ours, line.encode())
+    while time.monotonic() < end:
+        if select([ours], [], [], 0.1)[0]:
+            seen += os.read(ours, 1 << 16)
+        elif command.poll() is not None:
+            break
+    command.kill()
     os.close(theirs)
-    os.write(ours, scene.typed.encode())
-    seen = bytearray()
-    try:
-        while data := os.read(ours, 1 << 16):
-            seen += data
-    except OSError:  # EIO: the program has left
-        pass
     os.close(ours)
-    process.wait()
-    return seen.decode(errors="replace").replace("\r\n", "\n")
+    return seen.decode(errors="replace")
 
 
-def settled(text: str, folder: Path) -> list[str]:
-    """The lines that stay on the screen: without what is erased or replaced."""
-    text = re.sub(r"╭[^╰]*╰[^\n]*\n?", "", CODES.sub("", re.sub(r"[^\n]*\r\x1b\[K", "", text)))
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
-    return [line.replace(str(folder), "~") for line in lines]
+def _in_a_pipe(words: str, typed: str, first: Callable[[], None]) -> str:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as taken:
+        given.write(typed.encode())
+        given.seek(0)
+        streams = {"stdout": taken.fileno(), "stderr": taken.fileno()}
+        WarmCommand(*words.split(), stdin=given.fileno(), **streams, first=first).wait(PATIENCE_S)
+        taken.seek(0)
+        return taken.read().decode(errors="replace")
 
 
-def facts(text: str, folder: Path) -> str:
-    """Its widest line, and whether there are colours and other letters than ASCII in it."""
-    widest = max(map(len, settled(text, folder)), default=0)
-    colours = "colours" if COLOURS.search(text) else "no colours"
-    codes = "" if "\x1b" in text else ", no codes"
-    return f"{widest} wide, {colours}{codes}{', ASCII' if CODES.sub('', text).isascii() else ''}"
+def settled(text: str, columns: int | None) -> list[str]:
+    """The lines that stay on a terminal: it erases, moves up, and breaks lines where they end."""
+    lines, row, column = [[""]], 0, 0
+    for found in TOKENS.finditer(text):
+        number = int(found[1]) if (found[1] or "").isdecimal() else None
+        if found[0] == "\r":
+            column = 0
+        elif found[0] == "\n":
+            row, column = row + 1, 0 if columns is None else column
+        elif found[2] == "A":
+            row = max(0, row - (number or 1))
+        elif found[2] == "K":
+            lines[row][0 if number == 2 else column :] = []
+        elif found[2] is None:
+            if columns is not None and column >= columns:
+                row, column = row + 1, 0
+            _extend(lines, row)
+            line = lines[row]
+            line += [" "] * (column - len(line))
+            line[column : column + 1] = [found[0], *[""] * (num_cells(found[0]) - 1)]
+            column += num_cells(found[0])
+        _extend(lines, row)
+    kept = ["".join(line).rstrip() for line in lines]
+    while kept and not kept[-1]:
+        kept.pop()
+    return kept
 
 
-def prepare(folder: Path) -> None:
+def _extend(lines: list[list[str]], row: int) -> None:
+    while len(lines) <= row:
+        lines.append([])
+
+
+def facts(text: str, columns: int | None) -> str:
+    """How many lines stay, the widest, and whether there are colours or letters outside ASCII."""
+    lines = settled(text, columns)
+    widest = max(map(len, lines), default=0)
+    colours = ", colours" if COLOURS.search(text) else ""
+    codes = ", no codes" if "\x1b" not in text else ""
+    ascii_only = ", ASCII" if text.isascii() else ""
+    return f"{len(lines)} × {widest}{colours}{codes}{ascii_only}"
+
+
+def prepare() -> None:
     """Rows of which one is broken, and a finished run."""
-    rows = [f'{{"instruction": "Say {n}.", "output": "It is {n}."}}\n' for n in range(60)]
-    (folder / "rows.jsonl").write_text("".join(rows[:40]) + "{broken\n" + "".join(rows[40:]))
-    words = "train --data rows.jsonl --model tiny -o run --max-steps 6 --save-interval 3"
-    shown(Scene(words, ""), None, {}, folder)
+    rows = [f'{{"instruction": "Say {n}.", "output": "It is {n}."}}\n' for n in range(30)]
+    Path("rows.jsonl").write_text("".join(rows[:20]) + "{broken\n" + "".join(rows[20:]))
+    words = "train --data rows.jsonl --model tiny -o run -b 8 --max-steps 6 --save-interval 3"
+    shown(words + " --set data.val_fraction=0.2", None, {})
+
+
+def picture(scene: Scene) -> tuple[list[str], str]:
+    """The row of the table, and the part of the page."""
+    row = [f"`{scene.words}`"]
+    lines: list[str] = []
+    for columns, environment in PLACES.values():
+        os.system("rm -rf new hf run.toml")
+        text = shown(scene.words, columns, environment, scene.typed)
+        row.append(facts(text, columns))
+        lines = lines or settled(text, columns)
+    kept = [*lines[:SHOWN], "…"] if len(lines) > SHOWN + 2 else lines
+    text = "\n".join(["```", *kept, "```"]).replace(str(Path.cwd()), "~")
+    return row, f"### {scene.words}\n\nBefore: {scene.before}.\n\n{text}\n"
 
 
 def main() -> None:
-    parts, rows = [], []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-        prepare(folder)
+    parts, rows, began = [], [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="s") as name:
+        os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
+        os.chdir(name)
+        prepare()
         for scene in SCENES:
-            texts = {place: shown(scene, *how, folder) for place, how in PLACES.items()}
-            print(scene.words, flush=True)
-            rows.append([f"`{scene.words}`", *(facts(text, folder) for text in texts.values())])
-            lines = settled(texts["80 columns"], folder)
-            kept = [*lines[:16], "…"] if len(lines) > 18 else lines
-            screen = "\n".join(["```", *kept, "```"])
-            parts.append(f"## {scene.words}\n\nBefore: {scene.before}.\n\n{screen}\n")
+            row, part = picture(scene)
+            print(f"{time.monotonic() - began:4.0f} s  {scene.words}", flush=True)
+            rows.append(row)
+            parts.append(part)
+        os.chdir("/")
     head = ["| screen |", *(f" {place} |" for place in PLACES)]
     table = ["".join(head), "|---" * (len(PLACES) + 1) + "|"]
     table += [f"| {' | '.join(row)} |" for row in rows]

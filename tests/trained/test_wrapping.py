@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftctl.trained.wrapping import WordWrap, _cells
+from sftctl.trained.wrapping import WordWrap
+from sftctl.words import num_cells
 
 
 def wrapped(pieces: list[str], width: int) -> str:
@@ -35,4 +36,4 @@ def test_nothing_is_lost_and_no_line_is_too_wide(pieces: list[str], width: int) 
     result, text = wrapped(pieces, width), "".join(pieces)
     assert result.replace("\n", "") == text.replace("\n", "") or "  " in text or " " in text
     assert "".join(result.split()) == "".join(text.split())
-    assert all(sum(map(_cells, line)) <= width for line in result.split("\n"))
+    assert all(sum(map(num_cells, line)) <= width for line in result.split("\n"))
