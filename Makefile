@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test torture llama test-real bench mutants fuzz lint format clean
+.PHONY: help demo test torture llama test-real bench bench-gpu mutants fuzz lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,6 +54,9 @@ $(VENV)/.benched: $(VENV)/.tested
 
 bench: $(VENV)/.benched  ## the tables of docs/benchmarks.md; wants a quiet machine
 	SFTCTL_REAL=.real $(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(VENV)/.benched  ## training on one GPU: minutes; has never run
+	SFTCTL_REAL=.real $(BIN)/python -m tests.benchmarks.gpu
 
 $(VENV)/.mutated: $(VENV)/.tested
 	$(PIP) -e '.[mutants]'

@@ -28,6 +28,8 @@ class Clock(TrainerCallback):  # type: ignore[misc]
     seconds = 0.0
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self.started if self.started else 0.0
         self.started = self.started or time.perf_counter()
 
@@ -96,7 +98,8 @@ def make_trainer(options: argparse.Namespace, clock: Clock) -> Any:
     model, rows = load_model(options.model, tokenizer, seed=0), rows_of(store)
     arguments: dict[str, Any] = {
         "output_dir": str(options.output), "per_device_train_batch_size": options.batch_size,
-        "max_steps": options.steps, "learning_rate": 1e-3, "use_cpu": True, "bf16": options.bf16,
+        "max_steps": options.steps, "learning_rate": 1e-3, "bf16": options.bf16,
+        "use_cpu": options.device == "cpu",
         "report_to": [], "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     adapter = lora_config(model) if options.lora else None
@@ -140,6 +143,7 @@ def main() -> None:
     parser.add_argument("--model", default="minimind-3")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--lora", action="store_true")
     options = parser.parse_args()
@@ -149,7 +153,9 @@ def main() -> None:
     trainer.train()
     result = {
         "tokens_per_s": sum(counted.num_tokens[1 : options.steps]) / clock.seconds,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": torch.cuda.max_memory_allocated()
+        if options.device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(result))

@@ -23,6 +23,7 @@ RIVALS = {
     "trainer-grouped --bf16": "Trainer, perfectly length-grouped, bf16",
     "trl": "TRL",
     "trl-packing": "TRL, packing",
+    "trl-packing --bf16": "TRL, packing, bf16",
 }
 
 
@@ -63,6 +64,8 @@ def ours(
         timed = lines[1:]
         return {
             "tokens_per_s": _total(timed, "num_tokens") / _total(timed, "step_time_s"),
+            "target_tokens_per_s": _total(timed, "num_target_tokens")
+            / _total(timed, "step_time_s"),
             "peak_bytes": max(line["peak_memory_bytes"] for line in lines),
             "real": _total(timed, "num_tokens")
             / (_total(timed, "num_tokens") + _total(timed, "num_padding_tokens")),
