@@ -114,10 +114,11 @@ class Saving:
         self._check.wait()
         worst = self._session.world.max(self._trouble())
         self._require_place(is_gone=worst == _GONE)
-        if worst == 0 and self._saver.protected_step is not None:
+        step = self._session.state.progress.step
+        if worst == 0 and self._saver.protected_step not in (None, step):
             self._saver.protected_step = None
             self._warn(self._saver.retire() if self._session.world.is_main else None)
-        if self._requested_step != self._session.state.progress.step or self._failures:
+        if self._requested_step != step or self._failures:
             self._require_folder()
             outcome = self._saver.save_now(self._manifest(), self._before_save)
             self._report(outcome)

@@ -170,8 +170,7 @@ def restored_session(
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
         config = request.applied_to(config or run.resolved_config())
-        if not initial:
-            world.on_main(lambda: require_metrics(config))
+        missing = () if initial else world.on_main(lambda: require_metrics(config))
         found = world.on_main(lambda: choose_checkpoint(run, request.step))
         inputs = open_inputs(config, world, stop, found.manifest if found is not None else None)
         require_validation(config, has_validation=bool(inputs.sets))
@@ -195,6 +194,8 @@ def restored_session(
             default = torch.get_num_threads()
             torch.set_num_threads(threads_for(plan.manifest, config, world.world_size, default))
         session = _session(config, world, stop, run, inputs, model, plan)
+        about = (f"evaluation.metrics: {one}: no number" for one in missing)
+        session = replace(session, warnings=(*about, *session.warnings))
         if not initial:
             _restore(session)
         yield session

@@ -161,13 +161,13 @@ def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
         2,
-        "data.max_seq_len: 201 is beyond the model's 16 positions",
+        "data.max_seq_len: 198 is beyond the model's 16 positions",
         "prepare the data again with --max-seq-len 16",
     )
     refused(
         sftctl("train", *TINY, "--data", "store", "--max-seq-len", 64),
         2,
-        f"data.max_seq_len: 64, but {here}/store holds an example of 201 tokens",
+        f"data.max_seq_len: 64, but {here}/store holds an example of 198 tokens",
         "prepare the data again with --max-seq-len, or leave it out here",
     )
 

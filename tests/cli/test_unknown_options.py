@@ -55,7 +55,7 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ("train --use_moe 0", "--model minimind-3\n"),
         ("train --report_to none", "leave it out: that is the default"),
         ("train --report_to tensorboard", "--set tracking.trackers=tensorboard\n"),
-        ("train --report_to mlflow", "--set tracking.trackers=mlflow; wandb, tensorboard and"),
+        ("train --report_to mlflow", "--set tracking.trackers=mlflow; wandb, tensorboard"),
         ("train --template qwen", "the model's own template is taken; --chat-template FILE"),
         ("train --lora_r 8", "--lora --set adapter.rank=8\n"),
         ("train --lora --lora_alpha=16", "--set adapter.alpha=16\n"),

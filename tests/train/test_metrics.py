@@ -172,14 +172,45 @@ MISSING: dict[str, tuple[str, str]] = {
     "no module": ("nomodule_here:f", "nomodule_here can't be imported: ModuleNotFoundError"),
     "no function": (f"{HERE}:nothing", f"{HERE} has no function nothing"),
     "not a function": (f"{HERE}:NOT_A_FUNCTION", "has no function NOT_A_FUNCTION"),
+}
+WRONG: dict[str, tuple[str, str]] = {
     "not both": ("exact_match", "exact_match is not module:function"),
     "taken": (f"{HERE}:loss", "loss stands for something else"),
     "twice": (f"a:f,{HERE}:f", "f is named twice"),
 }
 
 
+def test_a_run_goes_on_without_the_metrics_that_can_not_be_had(tmp_path: Path) -> None:
+    paths = [path for path, _ in MISSING.values()]
+    run = train(
+        tmp_path,
+        evaluation__metrics=[*paths, f"{HERE}:length_ratio"],
+        evaluation__best="loss",
+        train__max_steps=2,
+    )
+    warnings = [one["message"] for one in events_named(run, "warning")]
+    for path, message in MISSING.values():
+        named = [one for one in warnings if f"evaluation.metrics: {path}: " in one]
+        assert len(named) == 3  # at the start, at steps 0 and 2
+        assert all(message in one and "no number" in one for one in named)
+    for event in events_named(run, "evaluation"):
+        assert event["metrics"].pop("length_ratio") is not None
+        assert set(event["metrics"].values()) == {None} and len(event["metrics"]) == len(MISSING)
+
+
 @pytest.mark.parametrize(("metrics", "message"), MISSING.values(), ids=MISSING)
-def test_a_metric_that_can_not_be_had_is_one_line_at_the_start(
+def test_a_metric_that_can_not_be_had_chooses_no_step(
+    metrics: str, message: str, tmp_path: Path
+) -> None:
+    best = f"max {metrics.partition(':')[2]}"
+    with pytest.raises(ConfigError, match="evaluation.best: max ") as raised:
+        train(tmp_path, evaluation__metrics=[metrics], evaluation__best=best)
+    assert message in raised.value.message and raised.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("metrics", "message"), WRONG.values(), ids=WRONG)
+def test_a_metric_that_is_no_name_of_a_function_is_one_line_at_the_start(
     metrics: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as raised:

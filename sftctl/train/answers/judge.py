@@ -77,10 +77,14 @@ def _judged(
         Answered(name, next(numbers[name]), question, answer, {})
         for (name, question), answer in zip(asked, answers, strict=True)
     ]
-    for metric, function in load_metrics(session.config).items():
-        problem = _measure(metric, function, found)
+    functions, missing = load_metrics(session.config)
+    for metric, path in session.config.evaluation.metric_names.items():
+        problem, values = (
+            _measure(functions[metric], found) if metric in functions else (missing[metric], None)
+        )
+        for number, one in enumerate(found):
+            one.values[metric] = None if values is None else values[number]
         if problem is not None:
-            path = session.config.evaluation.metric_names[metric]
             message = f"evaluation.metrics: {path}: {problem}: no number at step {step}"
             tracker.event("warning", step, message=message)
     write_answers(session.run.path, step, found)
@@ -88,24 +92,21 @@ def _judged(
     return Judged({name: _mean(some) for name, some in by_set.items()}, _mean(found))
 
 
-def _measure(name: str, function: Metric, answers: Sequence[Answered]) -> str | None:
-    """Let one metric judge all answers; what is wrong with it, if anything is."""
+def _measure(
+    function: Metric, answers: Sequence[Answered]
+) -> tuple[str | None, list[float] | None]:
+    """What is wrong with a metric, and its number for each answer: one of them is None."""
     values = list[float]()
-    problem = None
     for one in answers:
         where = f"row {one.number} of {one.set_name}"
         try:
             value = function([*one.question.messages], one.question.reference, one.answer)
             values.append(float(value))
         except (Exception, SystemExit) as error:  # whatever the user's code raises
-            problem = " ".join(f"{where}: {type(error).__name__}: {error}".split())
-            break
+            return " ".join(f"{where}: {type(error).__name__}: {error}".split()), None
         if not math.isfinite(values[-1]):
-            problem = f"{where}: it gave {values[-1]}"
-            break
-    for number, one in enumerate(answers):
-        one.values[name] = None if problem is not None else values[number]
-    return problem
+            return f"{where}: it gave {values[-1]}", None
+    return None, values
 
 
 def _mean(answers: Sequence[Answered]) -> Judgement:

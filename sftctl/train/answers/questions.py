@@ -35,12 +35,12 @@ Metric = Callable[[list[dict[str, Any]], str, str], float]
 """Of the prompt's messages, the reference and the answer."""
 
 
-def load_metrics(config: RunConfig) -> dict[str, Metric]:
-    """The functions of `evaluation.metrics`, by their names. Runs the modules that hold them.
+def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The functions of `evaluation.metrics`, and what is wrong with those that can't be had.
 
-    ConfigError if one can't be imported or called.
+    Both by the functions' names. Runs the modules that hold them.
     """
-    found = {}
+    found, problems = dict[str, Metric](), dict[str, str]()
     for name, path in config.evaluation.metric_names.items():
         module = path.partition(":")[0]
         with _working_directory_first():
@@ -48,17 +48,13 @@ def load_metrics(config: RunConfig) -> dict[str, Metric]:
                 function = getattr(importlib.import_module(module), name, None)
             except Exception as problem:  # whatever the module does when it is imported
                 what = " ".join(f"{type(problem).__name__}: {problem}".split())
-                raise ConfigError(
-                    f"evaluation.metrics: {path}: {module} can't be imported: {what}",
-                    hint="it is looked for in the working directory and on the Python path",
-                ) from problem
-        if not callable(function):
-            raise ConfigError(
-                f"evaluation.metrics: {path}: {module} has no function {name}",
-                hint="a metric is a function of (prompt messages, reference, answer)",
-            )
-        found[name] = function
-    return found
+                problems[name] = f"{module} can't be imported: {what}"
+                continue
+        if callable(function):
+            found[name] = function
+        else:
+            problems[name] = f"{module} has no function {name}"
+    return found, problems
 
 
 @contextmanager
@@ -74,14 +70,25 @@ def _working_directory_first() -> Iterator[None]:
             sys.path.append(here)  # for what such a module imports later
 
 
-def require_metrics(config: RunConfig) -> None:
-    """ConfigError if the run asks for metrics that can't be loaded, or that FSDP can't have."""
+def require_metrics(config: RunConfig) -> tuple[str, ...]:
+    """What is wrong with each metric that can't be had: the run goes on without its number.
+
+    ConfigError if such a metric chooses the best step, or if FSDP can't have metrics.
+    """
     if config.evaluation.metrics and config.train.strategy == "fsdp":
         raise ConfigError(
             "evaluation.metrics: not available with fsdp: no rank holds the complete model",
             hint="train.strategy = ddp, or leave the metrics out",
         )
-    load_metrics(config)
+    problems = load_metrics(config)[1]
+    if config.evaluation.goal.metric in problems:
+        raise ConfigError(
+            f"evaluation.best: {config.evaluation.best}: {problems[config.evaluation.goal.metric]}",
+            hint="a metric is a function of (prompt messages, reference, answer) in a module of "
+            "the working directory or the Python path",
+        )
+    paths = config.evaluation.metric_names
+    return tuple(f"{paths[name]}: {problem}" for name, problem in problems.items())
 
 
 def open_questions(

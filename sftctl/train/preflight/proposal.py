@@ -59,7 +59,7 @@ def propose(
     """
     status.doing("opening the data")
     require_base(config)
-    world.on_main(lambda: require_metrics(config))
+    missing = world.on_main(lambda: require_metrics(config))
     config = resolve_config(config)
     require_agreement(config.adapter)
     path = shared_run_path(config, world)
@@ -94,6 +94,7 @@ def propose(
         return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)
 
     memory, findings = world.on_main(look)
+    findings += [Finding("warning", "evaluation.metrics", f"{one}: no number") for one in missing]
     return Proposal(
         config=config,
         path=path,
