@@ -23,9 +23,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## train the small model on the bundled sample, ask it what it has not seen
+demo: $(VENV)/.installed  ## train the tiny model on the bundled sample, ask it what it has not seen
 	rm -rf runs/demo
-	$(BIN)/sftctl train --epochs 6 --batch-size 6 --set optim.beta2=0.98 --set optim.warmup_steps=20 \
+	$(BIN)/sftctl train --model tiny --learning-rate 0.003 --set optim.warmup_steps=20 --epochs 14 \
 	  --output-dir runs/demo
 	$(BIN)/sftctl chat runs/demo --prompt "What is 38 plus 39?"
 	$(BIN)/sftctl chat runs/demo --prompt "What comes after 291?"

@@ -1,4 +1,4 @@
-"""The README's demo: the small preset answers new questions of the bundled sample."""
+"""The README's demo: a model of 230,000 parameters answers new questions of the sample."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,11 @@ from tests.real.conftest import sftctl
 
 pytestmark = pytest.mark.real
 DEMO = (  # the options of `make demo`
-    "--epochs", 6, "--batch-size", 6,
-    "--set", "optim.beta2=0.98", "--set", "optim.warmup_steps=20",
+    "--model", "tiny", "--learning-rate", 0.003, "--set", "optim.warmup_steps=20", "--epochs", 14,
 )  # fmt: skip
 
 
-def test_two_epochs_learn_and_the_demo_answers_seven_of_ten_new_questions_word_for_word(
+def test_two_epochs_learn_and_the_demo_answers_nine_of_ten_new_questions_word_for_word(
     tmp_path: Path,
 ) -> None:
     short = json.loads(sftctl("train", "--epochs", 2, "--output-dir", "short", "--json"))
@@ -34,4 +33,4 @@ def test_two_epochs_learn_and_the_demo_answers_seven_of_ten_new_questions_word_f
         session.clear()
         right += session.answer(question["content"]) == answer["content"]
     print(f"{right} of {len(asked)} new questions answered word for word")
-    assert len(asked) >= 100 and right >= 0.7 * len(asked)
+    assert len(asked) >= 100 and right >= 0.9 * len(asked)
