@@ -54,7 +54,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         goal, own = self.goal, self.metric_names
         sets = self.sets or ()
-        require_different((one.name for one in sets), "evaluation.sets")
+        require_different((one.name for one in sets), "evaluation.sets", "set")
         for one in sets:
             if (one.path is None) == (one.fraction is None):
                 raise ConfigError(

@@ -49,14 +49,14 @@ def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> Non
         raise ConfigError("data.sources: all weights are 0", hint="leave one source above 0")
 
 
-def require_different(names: Iterable[str], where: str) -> None:
+def require_different(names: Iterable[str], where: str, what: str = "source") -> None:
     """ConfigError if a name occurs twice, or can't be a name."""
     for name, count in Counter(names).items():
         if count > 1:
-            raise ConfigError(f"{where}: two sources have the name {name}", hint="rename one")
+            raise ConfigError(f"{where}: two {what}s have the name {name}", hint="rename one")
         if not name.strip() or "," in name or "=" in name:
             raise ConfigError(
-                f"{where}: {name!r} can't be a source's name", hint="a name has no comma and no ="
+                f"{where}: {name!r} can't be a {what}'s name", hint="a name has no comma and no ="
             )
 
 

@@ -218,7 +218,10 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
     if key == SOURCES:
         steps = f"{counted(manifest.steps_per_epoch, 'step')} per epoch"
         when = "begins again with" if verdict == "allow" else "and later ones have"
-        return f"epoch {manifest.epoch} {when} the new weights, {steps}"
+        effect = f"epoch {manifest.epoch} {when} the new weights, {steps}"
+        if total_steps(config.train, manifest) == manifest.total_steps:
+            return effect
+        return f"{effect}, {_learning_rate_after(manifest, config)}"
     if key in LEARNING_RATE_KEYS:
         return _learning_rate_after(manifest, config)
     if key.startswith("optim.") or key in ADAPTER_KEYS:

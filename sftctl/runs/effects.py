@@ -35,6 +35,7 @@ _EFFECTS = {
     "adapter": "the parameters of the adapter would be others",
     "adapter.start": "the run has weights of its own since",
     **dict.fromkeys(("adapter.quantize", "adapter.base_dtype"), _OTHER_FORM),
+    "evaluation.num_prompts": "the same steps; later metrics are of other rows than the best",
     "evaluation": "the same steps; another end, or another step in final/",
     **dict.fromkeys(_CHOOSING_KEYS, "the same steps; another end, or another step in final/"),
     **dict.fromkeys(

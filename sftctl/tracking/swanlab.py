@@ -55,7 +55,7 @@ class SwanLabTracker:
 
     def event(self, name: str, step: int, **fields: object) -> None:
         if name == "evaluation":
-            self._rows.add(step, evaluation_values(fields))
+            self._rows.add_evaluation(step, evaluation_values(fields))
         self._state = _STATES.get(name, self._state)
         if name == "failed":
             self._error = str(fields["message"])

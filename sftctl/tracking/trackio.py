@@ -40,7 +40,7 @@ class TrackioTracker:
 
     def event(self, name: str, step: int, **fields: object) -> None:
         if name == "evaluation":
-            self._rows.add(step, evaluation_values(fields))
+            self._rows.add_evaluation(step, evaluation_values(fields))
 
     def close(self) -> None:
         if not self._is_open:

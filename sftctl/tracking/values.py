@@ -72,6 +72,17 @@ class Rows:
         self._step = step
         self._row |= values
 
+    def add_evaluation(self, step: int, values: Values) -> None:
+        """Add an evaluation to the row of its step.
+
+        A session that is stopped between a step and its evaluation has sent the row without it. The
+        next session evaluates first of all, and this evaluation is sent by itself.
+        """
+        if step == self._sent and step > 0 and self._step == 0:
+            self._send(step, values)
+        else:
+            self.add(step, values)
+
     def flush(self) -> None:
         """Send the row that is not sent yet, if there is one."""
         if self._row and self._step > self._sent:

@@ -216,6 +216,23 @@ def test_rows_are_sent_once_and_in_order() -> None:
     assert sent[1:] == [(3, {"a": 4.0})]
 
 
+@pytest.mark.parametrize(
+    ("last_step", "step", "is_sent"), [(4, 4, True), (5, 4, False), (0, 0, False), (3, 4, True)]
+)
+def test_an_evaluation_that_a_resumed_session_makes_up_is_sent(
+    last_step: int, step: int, is_sent: bool
+) -> None:
+    """The session before it was stopped after step 4, before its evaluation."""
+    sent: list[tuple[int, Values]] = []
+    rows = Rows(lambda step, row: sent.append((step, dict(row))), last_step)
+    rows.add_evaluation(step, {"validation/loss": 1.0})
+    rows.add(6, {"train/loss": 2.0})
+    rows.add_evaluation(6, {"validation/loss": 3.0})
+    rows.flush()
+    made_up = [(step, {"validation/loss": 1.0})] if is_sent else []
+    assert sent == [*made_up, (6, {"train/loss": 2.0, "validation/loss": 3.0})]
+
+
 def test_a_tracker_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError) as raised:
         load_config(None, ["tracking.trackers=tensorbord,wandb"])

@@ -180,7 +180,8 @@ def test_new_weights_between_two_epochs_are_those_of_the_next(
     (found,) = [d for d in plan.differences if d.key == "data.sources"]
     assert str(found) == (
         "data.sources: a=0.5, b=2.5, c=1 -> a=0.5, b=0.5, c=1: "
-        "epoch 1 and later ones have the new weights, 3 steps per epoch"
+        "epoch 1 and later ones have the new weights, 3 steps per epoch, 11 steps in all; "
+        "learning rate of step 6 0.000689 -> 0.000486"
     )
     resume(run, step=PER_EPOCH)
     lines = metrics_of(run)
