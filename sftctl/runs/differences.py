@@ -177,7 +177,9 @@ def changed_data_keys(manifest: CheckpointManifest, config: RunConfig) -> list[s
     """The changes to keys that decide what the data is, as texts."""
     changes = _changed("data", manifest.config, config_to_dict(config))
     return sorted(
-        f"data.{name} {then} -> {here}"
+        f"data.{name} {weights_text(then)} -> {weights_text(here)}"
+        if name == "sources"
+        else f"data.{name} {then} -> {here}"
         for name, then, here in changes
         if name not in _LOADER_KEYS and not (name == "sources" and only_weights_differ(then, here))
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import config_to_toml, load_config
 from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.config.sources import SourceConfig
@@ -18,6 +20,7 @@ from sftctl.errors import ConfigError, DataError, IncompatibleCheckpoint
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.report.page import report_page
 from sftctl.report.record import read_run
+from sftctl.runs.differences import changed_data_keys
 from sftctl.runs.directory import RunDir
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.preflight.dry_run import plan_run
@@ -187,6 +190,14 @@ def test_new_weights_between_two_epochs_are_those_of_the_next(
     lines = metrics_of(run)
     assert [line["epoch"] for line in lines] == [0] * 5 + [1] * 3 + [2] * 3
     assert digests(run)[:5] == digests(trained)[:5]
+
+
+def test_other_sources_are_named_by_their_weights(trained: Path) -> None:
+    run = RunDir(trained)
+    config, manifest = run.resolved_config(), read_manifest(list_checkpoints(run.checkpoints)[-1])
+    fewer = replace(config, data=replace(config.data, sources=(config.data.sources or ())[:-1]))
+    (change,) = changed_data_keys(manifest, fewer)
+    assert change == "data.sources a=0.5, b=2.5, c=1 -> a=0.5, b=2.5"
 
 
 def test_new_weights_in_an_epoch_have_to_be_allowed_and_begin_it_again(
