@@ -179,6 +179,8 @@ def picture(scene: Scene) -> tuple[list[str], str]:
         lines = lines or settled(text, columns)
     kept = [*lines[:SHOWN], "…"] if len(lines) > SHOWN + 2 else lines
     text = "\n".join(["```", *kept, "```"]).replace(str(Path.cwd()), "~")
+    text = text.replace(str(PAGE.parents[2]), "~/sftctl")
+    text = re.sub(r"stores/[0-9a-f]{32}", "stores/FINGERPRINT", text)
     return row, f"### {scene.words}\n\nBefore: {scene.before}.\n\n{text}\n"
 
 

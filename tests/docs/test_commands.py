@@ -35,6 +35,7 @@ NOT_HERE = {
     "python -m tests.benchmarks.template_matrix": "needs a folder of public chat templates",
     "python tests/benchmarks/walks.py": "traces minutes of calls, in order to count them",
     "python -m pytest": "a part of make torture or make test-real",
+    "python -m tests.docs.screens": "two minutes; it writes the page",
     "python -m tests.generate_docs": "writes the pages that test_pages.py compares",
     "python -m tests.sample.generate": "writes the bundled files that test_sample.py compares",
     "python3 ask.py": "needs llama.cpp; tests/docs/test_tutorial.py does where it is installed",
@@ -56,7 +57,8 @@ A_MOMENT = ["--seconds", "0.1", "--workers", "0", "--prefetch-factor", "2"]
 NAMES = [page.name for page in PAGES]
 TYPED_BY_OTHERS = {"real-runs.md", "tutorial.md"}  # as they stand: tests/real, test_tutorial.py
 LONG = {
-    "sftctl train --epochs 8 --output-dir runs/demo",  # tests/real/test_sample.py
+    "sftctl train --model tiny --learning-rate 0.003 --set optim.warmup_steps=20 --epochs 14 "
+    "--output-dir runs/demo",  # tests/real/test_sample.py
     "sftctl train --data store --model minimind-3 --output-dir runs/x",  # hours of data to save in
 }
 """Typed shortened also where the others are typed as they stand."""
