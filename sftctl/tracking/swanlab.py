@@ -90,7 +90,7 @@ def _no_side_effects() -> Iterator[None]:
 def _last_step(folder: Path, run_id: str) -> int:
     """The last step that the earlier sessions of a run have on disk; -1: none."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
-    from swanlab.sdk.internal.core_python.store import DataStoreReader  # there is no public one
+    from swanlab.sdk.internal.core_python.store import DataStoreReader  # none is public
 
     found = -1
     for path in folder.glob(f"run-*-{run_id}/*.swanlab"):

@@ -12,9 +12,9 @@ FOLDER = "tensorboard"
 class TensorBoardTracker:
     """Event files in RUN/tensorboard, one for each session: `tensorboard --logdir RUN/tensorboard`.
 
-    A resumed session tells TensorBoard to forget the steps after `kept_step`, its checkpoint's,
-    which it trains again; -1: step 0 too, there is no checkpoint. Every step is in the file when
-    `log` returns.
+    A resumed session tells TensorBoard to forget the steps after `kept_step`, the step of its
+    checkpoint, because it trains them again. -1 stands for a session without a checkpoint: step 0
+    is forgotten too. Every step is in the file when `log` returns.
     """
 
     def __init__(self, run_dir: Path, kept_step: int, *, resumed: bool) -> None:

@@ -49,9 +49,7 @@ class Saving:
             in_background=session.config.saves_on_the_way,
             best=KeepBest(session.config.keep_best, str(session.config.evaluation.goal)),
         )
-        self._saver.protected_step = (
-            first  # until the store is checked: the way back, if it is wrong
-        )
+        self._saver.protected_step = first  # the way back, until the store is checked
         self._facts = session.world.on_main(session.run.facts)
         self._base = session.world.on_main(lambda: _base_of(session))
         self._place = RunPlace(session.run.path) if session.world.is_main else None

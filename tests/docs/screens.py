@@ -175,6 +175,8 @@ def picture(scene: Scene) -> tuple[list[str], str]:
     for columns, environment in PLACES.values():
         os.system("rm -rf new hf run.toml")
         text = shown(scene.words, columns, environment, scene.typed)
+        if "Traceback" in text:  # no command ends so: this Python lacks a package, or it is a bug
+            raise SystemExit(text)
         row.append(facts(text, columns))
         lines = lines or settled(text, columns)
     kept = [*lines[:SHOWN], "…"] if len(lines) > SHOWN + 2 else lines

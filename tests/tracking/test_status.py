@@ -53,7 +53,7 @@ def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(clock: Clock) -> Non
     shown.doing("validating 1/8")
     clock.now = 2.0
     deadline = time.monotonic() + 300
-    while not stream.getvalue():  # until it is told by a tick
+    while not stream.getvalue():  # until a tick prints the phase
         assert time.monotonic() < deadline
         time.sleep(0.01)
     shown.doing("validating 2/8")

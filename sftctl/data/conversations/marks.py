@@ -94,7 +94,7 @@ def _parts(turn: dict[str, Any]) -> list[Any]:
 
 
 def _lowest(fields: object, where: str) -> float | None:
-    """The weight from the marks; of several marks, the lowest. None if there is no mark."""
+    """The weight from the marks: the lowest if there are several, None without a mark."""
     return min(_marks(fields, where), default=None) if isinstance(fields, dict) else None
 
 
