@@ -53,7 +53,7 @@ class BackgroundSaver:
         best: KeepBest = KeepBest(),
     ) -> None:
         self.protected_step: int | None = None
-        """The step of a checkpoint that is not deleted as long as this is set."""
+        """While this is set, the checkpoint of this step is not deleted."""
         self._root, self._tensors, self._disk = root, tensors, disk
         self._keep, self._best = keep, best
         self._world = world.for_saving()
@@ -73,7 +73,8 @@ class BackgroundSaver:
     ) -> None:
         """Copy the state and write the copy in the background; the last save must have ended.
 
-        `started` is the time (perf_counter) when training began to wait, if before this call.
+        `started` is the time (perf_counter) when training began to wait, if that was before this
+        call.
         """
         assert self._running is None
         started = time.perf_counter() if started is None else started

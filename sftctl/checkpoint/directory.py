@@ -95,7 +95,7 @@ def _without(path: Path, error: CheckpointError) -> str:
 
 
 def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) -> list[str]:
-    """The same for the files that a manifest lists."""
+    """Problems of the files that a manifest lists."""
     problems = []
     for name, entry in sorted(files.items()):
         try:
@@ -123,7 +123,7 @@ def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
     known = {*manifest.files, MANIFEST_NAME, MANIFEST_HASH_NAME}
     try:
         present = {*os.listdir(path)} - known
-    except OSError:  # the problems of the checkpoint name it
+    except OSError:  # `problems_of` reports it
         return []
     return sorted(name for name in present if not _SIDE_FILE.fullmatch(name))
 

@@ -30,8 +30,8 @@ def load_tensors(
 ) -> None:
     """Fill `tensors` in place; all ranks call it with the same names.
 
-    Names, shapes and dtypes must equal those of the checkpoint's tensors whose names begin with
-    `prefix` ("model." leaves out the optimizer) and not with `but_not`. If not,
+    Of the checkpoint, only tensors whose names begin with `prefix` ("model." leaves out the
+    optimizer) and not with `but_not` are read. If names, shapes or dtypes are not equal,
     IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified: `newest_good`
     does that. `manifest` is the checkpoint's, if it was already read.
     """
@@ -69,7 +69,8 @@ def load_tensors(
 
 
 def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReader:
-    """torch's reader for the files of the manifest; it would read every .safetensors file."""
+    """torch's reader, limited to the manifest's files; by itself it reads every .safetensors
+    file."""
     reader = HuggingFaceStorageReader(str(path))
     reader.fs = _ListedFiles(manifest.files)
     return reader
@@ -90,7 +91,7 @@ def load_weights(
     weights: Mapping[str, torch.Tensor],
     manifest: CheckpointManifest | None = None,
 ) -> None:
-    """Fill a model's tensors, by their names in it, in place from a checkpoint; on one process.
+    """Fill a model's tensors in place from a checkpoint, in one process; names are the model's.
 
     Raises as `load_tensors` does.
     """

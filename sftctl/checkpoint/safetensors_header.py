@@ -1,8 +1,8 @@
 """The header of a safetensors file, with the checks of the safetensors library. Needs no torch.
 
-The file is a length of 8 bytes, a JSON header of that length, and the data. The tensors must cover
-the data exactly: in order of their offsets each one begins where the one before it ends. So no two
-tensors share bytes, and the length of the data is known from the header.
+The file is a number of 8 bytes, a JSON header of so many bytes, and the data. The tensors must
+cover the data exactly: in order of their offsets, each one begins where the one before it ends. So
+no two tensors share bytes, and the length of the data is known from the header.
 """
 
 import json

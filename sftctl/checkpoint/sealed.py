@@ -40,7 +40,7 @@ class Seal:
 def seal(
     folder: Path, origin: CheckpointManifest, run_id: str, last_step: int, choice: str
 ) -> None:
-    """Write the manifest of a folder whose files are all written; it is not synced here.
+    """Write the manifest of a folder whose other files are complete; nothing is synced here.
 
     `origin` is the manifest of the checkpoint that the weights come from.
     """
@@ -53,7 +53,7 @@ def seal(
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a folder has such a manifest, damaged or not; one of an earlier version has none."""
+    """Whether a folder has such a manifest, damaged or not. Earlier versions wrote none."""
     return (folder / MANIFEST_HASH_NAME).exists() or (folder / MANIFEST_NAME).exists()
 
 
@@ -89,8 +89,8 @@ def _step(folder: Path, value: object) -> int:
 def problems_of_sealed(folder: Path, step: int | None = None, *, verify: bool = True) -> list[str]:
     """What is wrong with a folder, file by file; nothing if it has no manifest.
 
-    `step` is the step of the run's last checkpoint: a folder that was written after another one is
-    a problem too.
+    `step` is the step of the run's last checkpoint. A folder that was written after a checkpoint of
+    another step is a problem too.
     """
     if not is_sealed(folder):
         return []

@@ -38,7 +38,7 @@ class ShardWriter(HuggingFaceStorageWriter):
         self.entries: dict[str, FileEntry] = {}
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Do not make the folder: rank 0 made it, and a rank that does not see it must fail."""
+        """Make no folder, as the parent would: a rank that does not see rank 0's must fail."""
         return plan
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:

@@ -51,7 +51,7 @@ def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
 
 
 def _optional(session: Session, problems: list[str]) -> list[Tracker]:
-    """The console and the services. The run starts without one that fails; `problems` says so."""
+    """The console and the services, without those that fail; `problems` gets the reasons."""
     config, progress = session.config, session.state.progress
     shape = RunShape(
         total_steps=session.total_steps,
@@ -96,7 +96,7 @@ def _tracked_run(session: Session) -> TrackedRun:
 
 
 def _with_speeds(shape: RunShape, session: Session) -> RunShape:
-    """Add what the panel's MFU needs; it assumes that all ranks are as fast as this one."""
+    """Add the speeds for the panel's MFU, as if all ranks were as fast as this one."""
     per_token, per_target_token = model_flops(session.state.loss_module.model)
     dtype = COMPUTE_DTYPES[session.config.train.dtype]
     world = session.world
@@ -149,7 +149,7 @@ def _stores(store: Store) -> dict[str, list[str]]:
 
 
 def _report_rows(store: TokenStore, tracker: Tracker) -> None:
-    """How many rows were kept and dropped in the files that this session has prepared."""
+    """Report how many rows were kept and dropped in the files that this session prepared."""
     manifest = store.manifest
     tracker.event(
         "data",

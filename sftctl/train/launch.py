@@ -1,7 +1,7 @@
 """Starts several ranks on this machine with torch's elastic agent, inside this process.
 
-The parent handles the signals. It writes the signal's name into a file that rank 0 reads between
-steps, so a Ctrl-C counts once, although a terminal sends it to every process. A rank that fails
+The parent handles the signals. It writes the signal's name into a file, which rank 0 reads between
+steps. So a Ctrl-C counts once, although a terminal sends it to every process. A rank that fails
 writes a report into a file, and the agent ends the others.
 """
 
@@ -104,7 +104,7 @@ def run_on_ranks(
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",  # all ranks are here, and the host's own name may have no address
-        max_restarts=0,  # elastic's own restarts find stale keys of dead ranks: see train_on_ranks
+        max_restarts=0,  # train_on_ranks restarts: elastic would find stale keys of dead ranks
         monitor_interval=0.05,
         signals_to_handle="SIGQUIT",
         shutdown_timeout=5,
@@ -143,7 +143,7 @@ def _rank_main(
             raise SystemExit(getattr(error, "exit_code", 1)) from None
         finally:
             stop.outlive()
-    if os.getppid() != parent:  # nobody takes the result, and elastic would wait for that
+    if os.getppid() != parent:  # nobody takes the result, and elastic would wait until one does
         os._exit(EXIT_STOPPED)
     return result
 
@@ -168,9 +168,9 @@ class _Watch:
     killed: set[BaseProcess] = field(default_factory=set)  # by the thread, because they hung
 
     def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
-        """How the ranks ended, without those that the thread killed; empty if it has not seen all.
+        """Exit codes of the ranks that the thread did not kill; {} if it has not seen all ranks.
 
-        They are started one after the other, so their order is that of their process ids.
+        Ranks are started one after the other, so the order of their process ids is their order.
         """
         if len(self.ranks) != num_ranks:
             return {}
@@ -179,10 +179,10 @@ class _Watch:
 
 
 def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) -> SftctlError:
-    """What ended the run: an expected error, a killed rank, or the first traceback.
+    """The error that ended the run: an expected error, a killed rank, or the first traceback.
 
-    A rank that dies makes the others fail in a collective, so their reports matter least. Elastic
-    names one rank, and on a busy machine that may be one of the others.
+    If a rank dies, the others fail in a collective, and their reports matter least. Elastic names
+    one rank as the first, but on a busy machine it may be the wrong one.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [loads(file.read_bytes()) for file in files]
@@ -212,7 +212,7 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
     over, watch = threading.Event(), _Watch()
     watching = (folder, num_ranks, over, watch)
     threading.Thread(target=_end_stragglers, args=watching, daemon=True).start()
-    # What Python's resource tracker does not ignore by itself would end it.
+    # Python's resource tracker ignores only some signals; the others would end it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -239,7 +239,8 @@ def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: 
 def _has_failed(rank: BaseProcess) -> bool:
     """Whether a rank has ended badly; its exit code is left for elastic to collect.
 
-    Two threads that collect it at once make a good end look like a failure: only one gets the code.
+    If two threads collected the exit code, only one would get it, and the other would report a
+    failure.
     """
     assert rank.pid is not None  # it was started
     try:

@@ -1,4 +1,4 @@
-"""What a signal does now, as a sentence: it is printed as soon as the signal comes."""
+"""The sentence that is printed when a signal comes: what happens now, and how long it takes."""
 
 import time
 

@@ -108,7 +108,7 @@ def _stretch(run: RunDir) -> tuple[Path | None, Path]:
 
 
 def _changes(run: RunDir, last_step: int) -> list[str]:
-    """What resumes have changed between step 0 and `last_step`, by the run's events."""
+    """The changes that resumes made between step 0 and `last_step`, from the run's events."""
     changes: list[tuple[int, str]] = []
     for event in read_lines(run.path / "events.jsonl"):
         step = event["step"]

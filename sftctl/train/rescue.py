@@ -1,4 +1,4 @@
-"""A run directory that was moved or deleted while it trained: the state is saved all the same."""
+"""If the run directory was moved or deleted while it trained, save the state somewhere else."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""ResumePlan: what a resume restores, what has changed since, and what it refuses."""
+"""ResumePlan: the state that a resume restores, the changes since, and what it refuses."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
@@ -75,7 +75,7 @@ class ResumeRequest:
         return " ".join(f"{flag} {value}" for flag, value in flags.items() if value is not None)
 
     def applied_to(self, config: RunConfig) -> RunConfig:
-        """The run's configuration with what this request changes."""
+        """The run's configuration with the changes of this request."""
         if self.config is not None:
             config = _with_decisions(self.config, config)
         train = config.train
@@ -171,7 +171,7 @@ def plan_resume(
     inputs: Inputs,
     world_size: int,
 ) -> ResumePlan:
-    """Compare the checkpoint with what is here; `config` is what the resume would train with.
+    """Compare the checkpoint with this machine and with `config`, the settings of the resume.
 
     Raises CheckpointError if a file of the run is missing. Raises ConfigError if the requested
     number of steps is below the number trained, or leaves nothing to train.
@@ -186,7 +186,7 @@ def plan_resume(
         raise obstacle
     names = [path.name for path in named_checkpoints(run.checkpoints)]
     abandoned = tuple(name for name in names if (step_of(name) or 0) > manifest.step)
-    if request.length_flags and not abandoned:  # going back to an earlier step is something to do
+    if request.length_flags and not abandoned:  # otherwise going back is already something to do
         require_more_steps(
             run.path, goes_on, config, request.length_flags, is_new=config != run_config
         )
@@ -218,14 +218,14 @@ def plan_resume(
 def _source_counts(
     inputs: Inputs, config: RunConfig, manifest: CheckpointManifest, goes_on: CheckpointManifest
 ) -> list[SourceCounts]:
-    """What the run has trained of each source, and what it will have trained at its end."""
+    """How much of each source the run has trained, and will have trained at its end."""
     left = total_steps(config.train, goes_on) - manifest.step
     start = DataPosition(goes_on.epoch, goes_on.step_in_epoch)
     return inputs.source_counts(config.train, left, start, manifest.sources_seen)
 
 
 def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """Why the same configuration gives other data than the run's, if this program is the reason."""
+    """Why this version makes other data from the same configuration, if it does."""
     if is_of_older_rules(config, manifest):
         return OLDER_RULES
     names_data = config.data.path is not None or config.data.sources is not None
@@ -236,7 +236,7 @@ def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str
 def _final_problems(
     run: RunDir, manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[str, ...]:
-    """What is wrong with a finished run's final model; a longer run removes it anyway."""
+    """The problems of a finished run's `final/`. A run that trains on removes it anyway."""
     is_trained = manifest.step >= total_steps(config.train, manifest)
     if not is_trained and ended_early(manifest, config) is None:
         return ()

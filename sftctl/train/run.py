@@ -151,7 +151,7 @@ def report(metrics: StepMetrics, tracker: Tracker) -> None:
 def validate_if_due(session: Session, tracker: Tracker) -> None:
     """Evaluate all validation sets at step 0, at each interval and at the last step, once each.
 
-    A signal interrupts it. It then counts as not done, and the resumed run does it.
+    A signal interrupts the evaluation. The resumed run then does all of it again.
     """
     progress, sets, config = session.state.progress, session.inputs.sets, session.config
     is_an_end = progress.step in (0, session.total_steps)
@@ -188,7 +188,7 @@ def _chosen_by(goal: Goal, found: Mapping[str, Evaluation], judged: Judged) -> f
 
 
 def _standing(session: Session) -> dict[str, Any]:
-    """The best evaluation so far, and how much patience is used up; nothing at step 0."""
+    """The best evaluation so far, and how many evaluations patience has waited; {} at step 0."""
     validation: dict[str, Any] = session.state.progress.validation or {}
     if validation.get("best_step") is None:
         return {}
@@ -220,8 +220,8 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
 def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSummary) -> None:
     """Report that patience has ended the run before its last step.
 
-    A session that trains nothing, because an earlier one died before `finished` or because final/
-    is written again, does not report the same end a second time.
+    A session that trains nothing does not report the same end a second time. (An earlier session
+    died before `finished`, or final/ is written again.)
     """
     progress, run = session.state.progress, session.run.path
     if progress.validation is None or progress.step >= session.total_steps:
@@ -237,7 +237,7 @@ def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSumm
 
 
 def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
-    """The summary with what the session's state says at the end."""
+    """The summary, completed with the session's state at its end."""
     validation: dict[str, Any] = session.state.progress.validation or {}
     step, total_steps = session.state.progress.step, session.total_steps
     is_early = session.is_out_of_patience and step < total_steps

@@ -49,7 +49,7 @@ class Saving:
             in_background=session.config.saves_on_the_way,
             best=KeepBest(session.config.keep_best, str(session.config.evaluation.goal)),
         )
-        self._saver.protected_step = first  # the way back, until the store is checked
+        self._saver.protected_step = first  # to go back to, until the store is checked
         self._facts = session.world.on_main(session.run.facts)
         self._base = session.world.on_main(lambda: _base_of(session))
         self._place = RunPlace(session.run.path) if session.world.is_main else None
@@ -60,8 +60,8 @@ class Saving:
     def record_validation(self) -> None:
         """Complete the manifest of the checkpoint that this session continues from.
 
-        It lacks the result of its step's validation if a signal came between the step and the
-        validation.
+        If a signal came between the step and its validation, the manifest has no result of the
+        validation yet.
         """
         plan, progress = self._session.plan, self._session.state.progress
         if plan is None or plan.manifest is None or plan.checkpoint is None:
@@ -124,7 +124,7 @@ class Saving:
                 raise outcome.error
 
     def _trouble(self) -> int:
-        """What this rank knows, as a number: the largest of all ranks decides."""
+        """The trouble that this rank knows of, as a number; the largest of all ranks decides."""
         if self._place is not None and not self._place.is_here():
             return _GONE
         is_running = self._check.is_running  # first: if it is not, `is_wrong` has the answer

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Verify = Callable[[Store], None]
-"""Called on every rank with the store before anything is loaded; DataError if it is wrong."""
+"""Called on every rank with the store before anything is loaded; raises DataError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Session:
 
     @property
     def rules(self) -> StepRules:
-        """What an update depends on, apart from the state and the batch."""
+        """The settings that an update depends on, besides the state and the batch."""
         train = self.config.train
         return StepRules(
             self.config.optim,
@@ -131,7 +131,7 @@ def new_session(
 
 
 def _nothing_trained() -> str:
-    """What a stop does while the run directory is written: that must not be cut off."""
+    """The answer to a signal while the run directory is written, which must not be interrupted."""
     return "the run directory is written first, no step is trained"
 
 
@@ -139,7 +139,7 @@ def _nothing_trained() -> str:
 def resumed_session(
     request: ResumeRequest, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """A run to continue: the state of its checkpoint, and no later step left on disk."""
+    """The session of a run that continues: the checkpoint's state; later steps leave the disk."""
     with restored_session(request, world, stop, verify=verify) as session:
         num_bytes = session.state.checkpoint_bytes
         keep = session.config.checkpoint.keep + session.config.keep_best
@@ -188,7 +188,7 @@ def restored_session(
             status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
         if checkpoint is not None:
-            # Before anything is found out about the model: random weights could pass other checks.
+            # First of all, because random weights could pass the other checks of the model.
             load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()
@@ -250,11 +250,11 @@ def _restore(session: Session) -> None:
         return
     numbers = numbers_in(plan.manifest)
     is_same_dtype = plan.manifest.dtype == session.config.train.dtype
-    restart = set() if is_same_dtype else {"scaler"}  # the scale of another dtype means nothing
+    restart = set() if is_same_dtype else {"scaler"}  # a scale is only right for its own dtype
     if missing := state.numbers().keys() - numbers.keys() - restart:
         what = f"its manifest has no state of {', '.join(sorted(missing))}"
         raise IncompatibleCheckpoint(f"{plan.checkpoint}: {what}")
-    model = "model."  # was loaded before its state was built
+    model = "model."  # its tensors were loaded before its state was built
     tensors = {name: t for name, t in state.tensors().items() if not name.startswith(model)}
     load_tensors(plan.checkpoint, tensors, session.world, "", plan.manifest, but_not=model)
     state.load_numbers(numbers)
@@ -270,11 +270,11 @@ def _take_over(session: Session) -> None:
         clean_leftovers(folder)
     if "wandb" in session.config.tracking.services:
         run.require_wandb_run_id()
-    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # or it goes back
+    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # on, or back
     if moves and session.config != run.config():
         run.write_config(session.config)
     if (moves or (plan is not None and plan.final_problems)) and run.final.is_dir():
-        remove_folder(run.final)  # not of this end, or damaged; a checkpoint has its weights
+        remove_folder(run.final)  # old or damaged; a checkpoint has the weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
 

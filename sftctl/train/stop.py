@@ -1,6 +1,6 @@
 """StopRequest: a signal asks to stop, and all ranks agree on the step after which they do.
 
-Nothing here loads torch, so that a signal is heard from the first import on.
+Nothing here loads torch, so that a signal is noticed from the first import on.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sftctl.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts so long after the answer to the first was shown
+_LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts only this long after the answer to the first
 _TOO_SOON = "too soon to count: press Ctrl-C again in a second to leave without saving"
 _POLL_S = 0.1  # rank 0 looks for the launcher's stop file
 _GRACE_S = 0.7  # for a main thread that has nothing to save, before the process is ended
@@ -34,7 +34,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Listens for signals inside its context, and answers at once what happens now.
+    """Listens for signals inside its context, and prints at once what happens next.
 
     A Python handler runs only between two bytecodes, so not during a long call of torch. The answer
     comes from a thread that reads the signals' numbers from a pipe. Repeats are ignored, except for
@@ -45,7 +45,8 @@ class StopRequest:
     A terminal sends Ctrl-C to every process. Under our launcher only the parent listens for it and
     writes the signal's name to a file (`relayed_into`), which rank 0 reads as its `stop_file`.
 
-    With `may_leave` the process is ended if its main thread, with nothing to save, does not stop.
+    With `may_leave`, the process is ended if there is nothing to save and its main thread does not
+    stop.
     """
 
     def __init__(self, stop_file: Path | None = None, *, may_leave: bool = False) -> None:
@@ -152,7 +153,7 @@ class StopRequest:
             self._answer_again(number, time.monotonic() - self._answered_at)
 
     def _answer_again(self, number: int, seconds: float) -> None:
-        """Answer a Ctrl-C so many seconds after the first answer: leave, or say that it is early.
+        """Answer a Ctrl-C, `seconds` after the first answer: leave, or say that it is too soon.
 
         Where there is nothing to save, the process is about to end anyway.
         """
@@ -167,7 +168,7 @@ class StopRequest:
                 self.show(_TOO_SOON)
 
     def _say(self) -> None:
-        """Show what happens now. Under a launcher, the first process that shows it sets a mark."""
+        """Print what happens next. Under a launcher, the first process to print it sets a mark."""
         if environment.rank() != 0:
             return
         outlook = self.outlook() if self.outlook is not None else "nothing is trained yet"

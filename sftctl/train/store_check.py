@@ -17,7 +17,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class StoreCheck:
-    """What this session knows about its store. Every rank has one, and all raise the same error."""
+    """The result of the check so far. Every rank has one, and all raise the same error."""
 
     def __init__(self, session: Session, checks: dict[Path, BackgroundCheck]) -> None:
         self._session, self._checks = session, checks

@@ -1,7 +1,7 @@
-"""Metrics by generation: answer rows of the validation sets, and let the user's functions judge.
+"""Metrics by generation: the model answers rows, and the user's functions judge the answers.
 
-Greedy answers need no random number, and the batches do not depend on the number of ranks, so a
-resumed run gets the numbers of one that never stopped.
+Greedy answers need no random number, and the batches do not depend on the number of ranks. So a
+resumed run gets the same numbers as a run that never stopped.
 """
 
 import math
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from sftctl.train.session import Session
 
 _TOKENS_OF_A_BATCH = 4
-"""Times micro_batch_tokens: a key and a value for each layer take less than training keeps."""
+"""Tokens of a batch, in micro_batch_tokens: the keys and values of a token take less memory than
+training keeps of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the metrics say of one set, or of all: name -> mean, None if it gave no number."""
+    """The means of the metrics over one set or all, by name; None: the metric gave no number."""
 
     values: dict[str, float | None]
     num_prompts: int
@@ -37,7 +38,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the metrics say of an evaluation; nothing if the run has none."""
+    """The results of all metrics in an evaluation; empty if the run has no metrics."""
 
     sets: Mapping[str, Judgement] = field(default_factory=dict)
     of_all: Judgement | None = None  # the mean over all sets' rows
@@ -50,7 +51,7 @@ class Judged:
 
 
 def judge(session: "Session", tracker: Tracker) -> Judged | None:
-    """What the run's metrics say of the model; None if a signal interrupts it.
+    """The results of the run's metrics for the model; None if a signal interrupts it.
 
     All ranks call it together; each answers some of the batches. Rank 0 calls the functions. One
     that fails is named in a warning, and has no number in this evaluation.
@@ -95,7 +96,7 @@ def _judged(
 def _measure(
     function: Metric, answers: Sequence[Answered]
 ) -> tuple[str | None, list[float] | None]:
-    """What is wrong with a metric, and its number for each answer: one of them is None."""
+    """The problem of a metric, or its number for each answer: one of the two is None."""
     values = list[float]()
     for one in answers:
         where = f"row {one.number} of {one.set_name}"
@@ -141,9 +142,9 @@ def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | N
 
 
 def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int]]:
-    """The numbers of the questions that are answered together, alike on any number of ranks.
+    """The numbers of the questions of each batch; they do not depend on the number of ranks.
 
-    Models whose rows can't be laid end to end may see padding too, so theirs have none.
+    A model whose rows can't be laid end to end may see padding too, so its batches have none.
     """
     lengths = [len(one.prompt_ids) for one in questions]
     most = _TOKENS_OF_A_BATCH * session.shape.micro_batch_tokens

@@ -1,4 +1,4 @@
-"""Which rows a metric by generation asks for, and the functions that judge the answers."""
+"""The rows that the model answers for metrics, and the functions that judge the answers."""
 
 import importlib
 import os
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from sftctl.train.session import Session
 
 Metric = Callable[[list[dict[str, Any]], str, str], float]
-"""Of the prompt's messages, the reference and the answer."""
+"""(messages of the prompt, reference, answer) -> number."""
 
 
 def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The functions of `evaluation.metrics`, and what is wrong with those that can't be had.
+    """The functions of `evaluation.metrics`, and the problems of those that can't be imported.
 
-    Both by the functions' names. Runs the modules that hold them.
+    Both are keyed by the functions' names. This runs the modules that hold the functions.
     """
     found, problems = dict[str, Metric](), dict[str, str]()
     for name, path in config.evaluation.metric_names.items():
@@ -71,7 +71,7 @@ def _working_directory_first() -> Iterator[None]:
 
 
 def require_metrics(config: RunConfig) -> tuple[str, ...]:
-    """What is wrong with each metric that can't be had: the run goes on without its number.
+    """The problem of each metric that can't be imported: the run goes on without its number.
 
     ConfigError if such a metric chooses the best step, or if FSDP can't have metrics.
     """
@@ -94,7 +94,7 @@ def require_metrics(config: RunConfig) -> tuple[str, ...]:
 def open_questions(
     run_dir: "Path | None", config: RunConfig, inputs: Inputs, model: "PreTrainedModel"
 ) -> Questions:
-    """The rows to answer, by set: those that the run keeps, or else read from the data's files.
+    """The rows to answer, by set: as the run has kept them, or else from the data's files.
 
     {} if the run has no metrics. DataError if the rows of a set can't be read.
     """
@@ -110,7 +110,7 @@ def open_questions(
 
 
 def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """What decides which rows are asked."""
+    """The settings that decide which rows are answered."""
     stores = {name: store.manifest.fingerprint for name, store in inputs.sets.items()}
     return {"num_prompts": config.evaluation.num_prompts, "sets": stores}
 
@@ -118,7 +118,7 @@ def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 def _questions_of(
     name: str, store: Store, config: RunConfig, inputs: Inputs, most_tokens: int | None
 ) -> list[Question]:
-    """The first rows of a set; of several stores as many as their share of the examples asks."""
+    """The first rows of a set; each of several stores gives rows by its share of the examples."""
     ends = np.cumsum([len(part) for part in store.parts])
     limits = np.rint(config.evaluation.num_prompts * ends / ends[-1]).astype(int).tolist()
     found: list[Question] = []
@@ -144,7 +144,7 @@ def _questions_of(
 
 
 def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str | None:
-    """What the configuration names for a store of a set."""
+    """The path in the configuration that a store of a set comes from."""
     for one in config.evaluation.sets or ():
         if one.name == name and one.path is not None:
             return one.path
@@ -154,7 +154,7 @@ def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str |
 
 
 def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Question | None:
-    """The row up to its last trained answer; None if it has none, or no room is left for one."""
+    """The row up to its last trained answer; None without one, or without room for an answer."""
     if row.shape == "text" or not row.target_turns:
         return None
     try:
@@ -171,7 +171,7 @@ def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Ques
 
 
 def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
-    """The session with the rows that its metrics ask for: those of the run, if it exists."""
+    """The session with the rows that its model answers: those of the run, if it exists."""
     config, model = session.config, session.state.loss_module.model
     if config.evaluation.metrics:
         status.doing("reading the rows to answer")

@@ -1,4 +1,4 @@
-"""build_state: the engine around a model, as the configuration and the device ask."""
+"""build_state: everything that trains a model, for this configuration and device."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BFLOAT16_WIDTH = 512
-"""The hidden size from which on `auto` computes in bfloat16 on a CPU with instructions for it: from
-there it was measured to be faster than float32 (docs/measured/speed.md)."""
+"""Models of this hidden size or more compute in bfloat16 if `dtype` is `auto` and the CPU has
+instructions for it: they were measured to be faster than in float32 (docs/measured/speed.md)."""
 
 
 def build_state(
     model: "PreTrainedModel", config: RunConfig, world: World, longest_row: int
 ) -> TrainState:
-    """Move the model to its device and wrap it as the configuration asks; the state at step 0.
+    """Move the model to its device and wrap it as configured. Returns the state at step 0.
 
     `longest_row` is the length of the longest example, in tokens.
     """
@@ -90,8 +90,8 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
 
 
 def checkpoint_bytes(model: "PreTrainedModel") -> int:
-    """The size of a checkpoint on disk: what it holds of the model, and two moments of each
-    trained parameter; tied tensors are counted once."""
+    """The size of a checkpoint on disk: the tensors of the model that it holds, and two moments for
+    each trained parameter. Tied tensors are counted once."""
     buffers = {t.untyped_storage()._cdata: t for t in saved_tensors(model).values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -99,10 +99,10 @@ def checkpoint_bytes(model: "PreTrainedModel") -> int:
 
 
 def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
-    """Replace `train.dtype = auto` by what suits device and model; refuse what it can't do.
+    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not have.
 
-    On a CPU that has bfloat16 products, bfloat16 for a model that is wide enough. Rank 0's
-    processor decides; no timing does, so equal commands choose alike.
+    On a CPU with bfloat16 products, a model that is wide enough gets bfloat16. Only rank 0's
+    processor decides, and nothing is timed, so equal commands make the same choice.
     """
     setting = config.train.dtype
     if world.device.type == "mps":

@@ -1,7 +1,7 @@
-"""torch.compile for the layers: where it is left out, and what its failures mean to a user.
+"""torch.compile for the layers: where it is not used, and its failures as errors for a user.
 
-Compiling takes minutes: on a CPU a C++ compiler runs for each kernel. So it is left out where speed
-does not matter, and a signal may come while it runs.
+Compiling takes minutes: on a CPU a C++ compiler runs for each kernel. So it is not used where speed
+does not matter. A signal may come while the compiler runs.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _LONGEST_REASON = 200  # characters
 
 
 def compile_blocks(module: torch.nn.Module) -> None:
-    """Let each layer compile at its first call, once for all lengths of micro-batches."""
+    """Make each layer compile itself at its first call, once for all lengths of micro-batches."""
     for block in blocks(module):
         block.compile(dynamic=True)
 
@@ -29,7 +29,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def uncompiled(module: torch.nn.Module) -> Iterator[None]:
-    """Run compiled layers as they are written: a few calls are not worth kernels of their own."""
+    """Run the layers without their compiled kernels: compiling is too slow for a few calls."""
     if not is_compiled(module):
         yield
         return

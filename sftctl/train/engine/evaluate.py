@@ -1,4 +1,4 @@
-"""The evaluation of a run: what its validation sets give, over all ranks.
+"""The evaluation of a run on its validation sets, over all ranks.
 
 The loss is the weighted mean over the target tokens; accuracy and entropy count each of them once.
 """
@@ -95,8 +95,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Evaluate each example once; None if a signal interrupts it.
 
-    All ranks call it together. They agree before each micro-batch whether to go on; one rank alone
-    leaves in the middle of it.
+    All ranks call it together, and agree before each micro-batch whether to go on. If there is only
+    one rank, a signal also interrupts a micro-batch.
     """
     totals = torch.zeros(_NUM_SUMS, dtype=exact_dtype(world.device), device=world.device)
     total_weight = _total_weight(store)
@@ -118,14 +118,14 @@ def evaluate(
 
 
 def _total_weight(store: Examples) -> float:
-    """What `whole_units` needs to know of all that is added up."""
+    """The total weight that `whole_units` needs: of all values that will be added up."""
     num_targets = float(store.target_lengths.sum())
     weights = store.target_weights
     return num_targets if weights is None else max(num_targets, float(weights.sum()))
 
 
 def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
-    """The sums of one micro-batch, each of whole units: so their order does not matter."""
+    """The sums of one micro-batch, as multiples of a unit, so that their order does not matter."""
     with state.autocast(world.device):
         loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)
     facts, weights = state.loss_module.targets, batch.target_weights

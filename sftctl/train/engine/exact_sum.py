@@ -1,4 +1,4 @@
-"""ExactSum: the gradient of a step, bit-equal however its micro-batches are dealt to ranks.
+"""ExactSum: the gradient of a step, with the same bits for any division among ranks.
 
 A sum of floats depends on their order, a sum of integers does not. So each micro-batch's gradient
 is rounded to a multiple of a power of two, the unit, and the multiples are summed as integers.
@@ -40,9 +40,9 @@ class ExactSum:
     ) -> T:
         """Call `run`, which calls `add_gradients` after each backward pass; return its result.
 
-        The sum over all micro-batches and ranks is then in every `.grad`. If the unit is too small
-        for it, `run` is called a second time. `num_micro_batches` is an upper bound over all ranks;
-        `scale`, a power of two, is the factor of the loss.
+        After that, every `.grad` has the sum over all micro-batches and ranks. If the sum needs a
+        larger unit, `run` is called a second time. `num_micro_batches` is an upper bound over all
+        ranks; `scale`, a power of two, is the factor of the loss.
         """
         bits = self._finest
         while True:
@@ -87,9 +87,10 @@ class ExactSum:
 def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
     """Round a loss, or another sum, to a multiple of a unit, in float64.
 
-    All that is added up must be rounded with the same `total_weight`: the number of target tokens,
-    or the sum of their weights if that is larger. Such sums are exact as long as the mean is below
-    128, so their order does not matter. The unit is 2**-24 up to a total weight of four million.
+    All values that are added up must be rounded with the same `total_weight`: the number of target
+    tokens, or the sum of their weights if that is larger. Such sums are exact as long as the mean
+    is below 128, so their order does not matter. The unit is 2**-24 up to a total weight of four
+    million.
     """
     bits = 24 - max(0, math.frexp(total_weight)[1] - 22)
     units_of_one = math.ldexp(1.0, bits)
@@ -99,7 +100,7 @@ def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
 def hits_and_entropies(
     facts: TargetFacts, target_ids: torch.Tensor, total_weight: float
 ) -> torch.Tensor:
-    """Of a micro-batch's targets: how many are hits, and the sum of the entropies; (2,)."""
+    """Shape (2,), of a micro-batch's targets: the number of hits, and the sum of the entropies."""
     is_target = target_ids != IGNORE_INDEX
     sums = [(facts.are_hits & is_target).sum(), (facts.entropies * is_target).sum()]
     return torch.stack([whole_units(one, total_weight) for one in sums])

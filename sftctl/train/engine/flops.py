@@ -1,4 +1,4 @@
-"""What the displayed MFU needs: operations per token, and the machine's speed."""
+"""The two numbers behind the displayed MFU: operations per token, and the machine's speed."""
 
 import time
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 def model_flops(model: "PreTrainedModel") -> tuple[int, int]:
     """Operations of forward and backward: per token without the head, per target token of the head.
 
-    6 per parameter of a matrix (Kaplan et al. 2020), 4 if it is frozen: its own gradient is not
-    computed. Attention scores are left out. (0, 0) for a mixture of experts, where a token uses
+    6 per parameter of a matrix (Kaplan et al. 2020), or 4 if it is frozen, because its gradient is
+    not computed. Attention scores are left out. (0, 0) for a mixture of experts, where a token uses
     only some of the parameters.
     """
     if any(getattr(model.config, name, None) for name in ("num_experts", "num_local_experts")):
@@ -37,7 +37,7 @@ def _flops(weight: torch.Tensor) -> int:
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest of the matrix products that fit into 0.05 s; draws no random number."""
+    """The rate of the fastest matrix product in 0.05 s; draws no random number."""
     size = _SIZES.get(device.type, 1024)
     left = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best, started = 0.0, time.perf_counter()

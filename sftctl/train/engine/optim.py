@@ -17,8 +17,8 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW of the trained parameters. Its state is created now, so that it can be loaded.
 
-    Only matrices are decayed. `factors` of the learning rate, by parameter name, are each group's
-    `lr_factor`.
+    Only matrices are decayed. `factors` multiply the learning rate of parameters, by name; each
+    group has its factor as `lr_factor`.
     """
     trained = {name: p for name, p in named.items() if p.requires_grad}
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
@@ -49,7 +49,7 @@ def build_optimizer(
 
 
 def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world: World) -> float:
-    """Scale the gradients down to `max_norm`; returns the L2 norm before, of all together."""
+    """Scale all gradients down to `max_norm` together; returns their L2 norm before that."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
     # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.

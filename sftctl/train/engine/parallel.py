@@ -31,7 +31,7 @@ def with_fsdp(
     for block in blocks(loss_module):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     root = fully_shard(loss_module, mesh=mesh, mp_policy=policy)
-    # Else a rank whose tokens do not reach an expert would send too few gradients.
+    # Without this, a rank whose tokens do not reach an expert would send too few gradients.
     root.set_reduce_scatter_unused_params(True)
     return loss_module
 

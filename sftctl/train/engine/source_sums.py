@@ -14,7 +14,7 @@ _COLUMNS = ("examples", "tokens", "targets", "hits", "weights", "losses")
 
 
 class SourceSums:
-    """Sums by source, of the micro-batches of one rank in a step of this `total_weight`."""
+    """Sums by source over the micro-batches of one rank in a step with this `total_weight`."""
 
     def __init__(self, mixture: Mixture, device: torch.device, total_weight: float) -> None:
         self._mixture, self._total_weight = mixture, total_weight
@@ -22,7 +22,7 @@ class SourceSums:
         self._sums = torch.zeros(size, dtype=exact_dtype(device), device=device)  # (S, 6)
 
     def add(self, batch: MicroBatch, facts: TargetFacts) -> None:
-        """Count a micro-batch on the device, and what the loss module found in it."""
+        """Add a micro-batch to the sums, with the loss module's facts about it, on the device."""
         num_rows, dtype = len(batch.examples), self._sums.dtype
         row_of = row_numbers(batch.row_lengths, batch.input_ids.shape[1])  # (T,)
         rows = row_of.index_select(0, batch.target_positions)  # (N,)

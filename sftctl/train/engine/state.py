@@ -1,4 +1,4 @@
-"""TrainState: what a step changes, and the one list of what a checkpoint saves."""
+"""TrainState: everything that a step changes, and the list of what a checkpoint saves."""
 
 import math
 from collections.abc import Mapping
@@ -133,7 +133,7 @@ class TrainState:
         )
 
     def reshard(self) -> None:
-        """Free what FSDP gathered. After a pass without backward it keeps the root's parameters."""
+        """Free parameters that FSDP gathered: after a pass without backward it keeps the root's."""
         if isinstance(self.loss_module, FSDPModule):
             self.loss_module.reshard()
 

@@ -30,7 +30,7 @@ MAX_OVERFLOWS = 20
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """What an update depends on, apart from the state and the batch."""
+    """The settings that an update depends on, besides the state and the batch."""
 
     optim: OptimConfig
     seed: int
@@ -42,7 +42,7 @@ class StepRules:
 
 @dataclass
 class _Sums:
-    """What the micro-batches of this rank add up to."""
+    """The sums over the micro-batches of this rank."""
 
     floats: torch.Tensor  # (3,) float64 on the device: losses, hits, entropies of the targets
     examples_digest: int = 0
@@ -67,7 +67,7 @@ class _Gradient:
 def train_step(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, data_wait_s: float
 ) -> StepMetrics:
-    """Make one update; raises TrainingDiverged, with the weights untouched, if it is impossible."""
+    """Make one update, or raise TrainingDiverged and leave the weights as they are."""
     started = time.perf_counter()
     learning_rate = get_lr(state.progress.step + 1, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
@@ -214,7 +214,7 @@ def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
 
 
 def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> TrainingDiverged:
-    """The error that names what to look at. All ranks call it: they see the same loss and norm."""
+    """The error of a step that diverged. All ranks call it, and see the same loss and norm."""
     step = state.progress.step + 1
     mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
     examples = sorted(index for part in world.gather(mine) for index in part)

@@ -51,7 +51,7 @@ class Weights:
         return [weight for weight in self.named.values() if weight.requires_grad]
 
     def master_of(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The float32 weight behind a parameter of the model: itself if there is no master."""
+        """The float32 master of a parameter; the parameter itself if it has none."""
         return self._master_by_id.get(id(parameter), parameter)
 
     def use_one_buffer(self) -> None:
@@ -78,7 +78,7 @@ class Weights:
             world.sum(self._flat)
 
     def clear_gradients(self) -> None:
-        """Forget all gradients; a view into the buffer stays one."""
+        """Clear all gradients; views into the buffer stay views."""
         for computing in self._computing:
             computing.grad = None
         if self._flat is not None:
@@ -94,7 +94,7 @@ class Weights:
             torch._foreach_copy_(self._computing, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds, masters in place of their copies: the tensors themselves."""
+        """The tensors of a checkpoint, not copies. For a bfloat16 parameter it is the master."""
         return {
             name: self.master_of(tensor).detach()
             for name, tensor in saved_tensors(self.model).items()

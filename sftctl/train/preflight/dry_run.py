@@ -1,4 +1,4 @@
-"""What a run would be, without training: `sftctl train --dry-run`."""
+"""The plan of a run, without training: `sftctl train --dry-run`."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -67,7 +67,8 @@ def plan_run(
 
     A `stop` must be listening already; without one, this call listens.
 
-    Raises errors that leave the rest unknown (no data, no model); other problems are findings.
+    An error after which nothing more can be checked (no data, no model) is raised. Every other
+    problem is a finding.
     """
     given = config
     with (
@@ -108,7 +109,8 @@ def plan_run(
 def _run_time_s(proposal: Proposal, num_epochs: float, flops_per_s: float) -> float | None:
     """How long the run takes, from the operations of its tokens and the speed of this device.
 
-    Attention, loading and saves are in `_USUAL_MFU`. An evaluation is a forward pass: a third.
+    `_USUAL_MFU` includes attention, loading and saves. An evaluation is only a forward pass, so it
+    takes a third of the time.
     """
     body, head = proposal.flops_per_token
     if not body or not flops_per_s:
@@ -128,7 +130,7 @@ def _run_time_s(proposal: Proposal, num_epochs: float, flops_per_s: float) -> fl
 def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """`default: auto` if the value that was given was resolved to another one."""
+    """The origins; a value that was resolved to another one gets `default: auto` or the like."""
     shown = {}
     for key, origin in origins.items():
         section, name = key.split(".")

@@ -63,7 +63,7 @@ def preflight(
     shape: StepShape,
     ranks_here: int,
 ) -> list[Finding]:
-    """All findings about a new run in `path`, on rank 0's machine, which `ranks_here` share."""
+    """All findings about a new run in `path`. `ranks_here` ranks share rank 0's machine."""
     return [
         *_data(config, inputs, fake),
         *_sources(inputs),
@@ -244,7 +244,7 @@ def rank_findings(ranks_here: int, device: str, machine: Machine) -> Iterator[Fi
 def loader_findings(
     config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
 ) -> Iterator[Finding]:
-    """What the machine lacks for the loader processes; nothing if there are none."""
+    """Limits of the machine that the loader processes exceed; nothing if there are none."""
     settings = loader_settings(config.data, "cpu")  # pinned memory needs none of these
     if not settings.num_workers:
         return
@@ -270,7 +270,7 @@ def _services(config: RunConfig) -> Iterator[Finding]:
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
-    """An error that `check` raises, as a finding; `fine` if it raises none."""
+    """Turn an error of `check` into a finding; without an error, the finding says `fine`."""
     try:
         check()
     except SftctlError as error:

@@ -58,9 +58,9 @@ class Inputs:
         start: DataPosition = DataPosition(),
         seen: Mapping[str, Mapping[str, int]] | None = None,
     ) -> list[SourceCounts]:
-        """What `num_steps` from `start` on train of each source; [] if the sources have no names.
+        """How much of each source `num_steps` from `start` on train; [] without named sources.
 
-        `seen` is what was trained before.
+        `seen` is how much was trained before.
         """
         if self.mixture is None:
             return []
@@ -108,7 +108,7 @@ def open_inputs(
 def _store_paths(
     config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None
 ) -> list[Path]:
-    """The store of each source that has a path, in order; without such sources the run's only."""
+    """The store of each source that has a path, in order; without such sources, the run's store."""
     sources = sources_with_paths(config.data)
     if not sources:
         return [_store_path(config, stop, resumed)]
@@ -168,9 +168,9 @@ def tokenizer_of(config: RunConfig) -> ChatTokenizer:
 
 
 def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
-    """Whether the checkpoint's data is the run's, prepared by older mask rules.
+    """Whether the checkpoint's data is the run's data, prepared by older mask rules.
 
-    Of a mixture every source must be: some of them as it was, the others by older rules.
+    In a mixture, this must be true of at least one source, and the others must be unchanged.
     """
     sources = sources_with_paths(config.data)
     if not sources:
@@ -181,7 +181,7 @@ def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
 
 
 def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
-    """same | older: the rules by which a store of this fingerprint was made of the run's data.
+    """`same` or `older`: the mask rules that made a store of this fingerprint of the run's data.
 
     None: it is other data.
     """

@@ -1,4 +1,4 @@
-"""A look at a user's conversations: what to write into run.toml, and what the run will cost."""
+"""A look at a user's conversations: suggested settings for run.toml, and the cost of the run."""
 
 import tempfile
 import unicodedata
@@ -38,7 +38,7 @@ _SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found, the configuration that suits it, and the plan of its run."""
+    """Facts about the data, a configuration that suits it, and the plan of the run."""
 
     manifest: StoreManifest  # prepared without a maximum length
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
@@ -150,7 +150,7 @@ def _scripts(store: TokenStore) -> dict[str, float]:
 
 
 def commented_toml(look: Look, given: Mapping[str, str | None]) -> str:
-    """A short run.toml: each value with the reason for it. `given` has what was typed."""
+    """A short run.toml, each value with its reason. `given` has the values that the user typed."""
     config, lengths, model = look.config, look.lengths, str(given["model.name"])
     start = "random weights" if is_preset(model) else "pretrained weights"
     longest = int(lengths.max())

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ESTIMATE_ERROR_RATIO = 0.25
-"""The margin that a finding names; docs/preflight.md says what was measured."""
+"""How far the estimate may be off, as findings say. Measured in docs/preflight.md."""
 
-_WORD = 4  # bytes of a float32: weights and, of what is trained, gradients and both moments
+_WORD = 4  # bytes of a float32: a weight and, if it is trained, its gradient and two moments
 _LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # on a CPU as measured: docs/preflight.md
-_HOLES = 0.25  # of the activations: what freed tensors leave in a CPU's heap, as measured
+_HOLES = 0.25  # of the activations: holes of freed tensors in a CPU's heap, as measured
 _RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
 _USABLE = 0.85  # the rest is lost to fragmentation
 _SMALLEST, _LARGEST = 256, 65536  # micro_batch_tokens that auto may choose
@@ -45,11 +45,11 @@ class MemoryEstimate:
     rows: int  # of the largest micro-batch: 1, its examples are laid end to end
     row_tokens: int
     available_bytes: int | None  # for this rank, now; None: unknown
-    working_bytes: int = 0  # for moments within a pass, and what torch's kernels keep on a CPU
+    working_bytes: int = 0  # needed for a moment in a pass, or kept by torch's kernels on a CPU
 
     @property
     def certain_bytes(self) -> int:
-        """What is needed however small the micro-batches are."""
+        """The bytes that are needed for any size of micro-batch."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
 
     @property
@@ -75,7 +75,7 @@ def estimate_memory(
     shape: StepShape,
     available_bytes: int | None,
 ) -> MemoryEstimate:
-    """What a rank with steps of this shape takes; `available_bytes` is only handed on."""
+    """The memory of a rank with steps of this shape. `available_bytes` is only copied."""
     on_cpu = fake.device.type == "cpu"
     num_shards = shape.world_size if config.train.strategy == "fsdp" else 1
     state = _state_bytes(config, fake) // num_shards
@@ -104,7 +104,7 @@ def estimate_memory(
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
-    """All weights in float32; but a frozen base under an adapter is held in its own type."""
+    """Bytes of all weights: in float32, but the frozen base of an adapter in its own type."""
     if not config.adapter.lora:
         return fake.num_parameters * _WORD
     frozen, itemsize = fake.num_parameters - fake.num_trained, base_dtype(config).itemsize
@@ -147,7 +147,8 @@ def _gathered(config: RunConfig, fake: FakeModel) -> int:
 
 
 def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
-    """Counted on fake tensors; with checkpointing, which keeps little, from the layers' sizes."""
+    """Bytes kept for the backward pass, counted on fake tensors. With activation checkpointing,
+    which keeps little, they follow from the sizes of the layers."""
     num_tokens = batch.input_ids.numel()
     if config.train.activation_checkpointing:
         shape = ModelShape.of(fake.model)
@@ -159,7 +160,7 @@ def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int |
 def available_memory(device: torch.device, ranks_here: int) -> int | None:
     """Bytes that this rank may hold: a GPU's free memory, or its share of the machine's.
 
-    On the CPU what this process holds already counts as available. None: unknown.
+    On the CPU, memory that this process holds already counts as available. None: unknown.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -203,7 +204,7 @@ class ModelShape:
         )
 
     def bytes_per_token(self, dtype: str, recomputed: bool) -> int:
-        """What is kept of a token for the backward pass: norms in float32, the rest in `dtype`.
+        """Bytes kept of a token for the backward pass: norms in float32, the rest in `dtype`.
 
         With activation checkpointing (`recomputed`): each layer's input, and all of one layer.
         """
@@ -228,7 +229,7 @@ def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config:
 def resolve_micro_batch(
     config: RunConfig, model: "PreTrainedModel", world: World, num_ranks: int
 ) -> RunConfig:
-    """Replace `micro_batch_tokens = auto` by what fits on the smallest device of all ranks.
+    """Replace `micro_batch_tokens = auto` by a number that fits on the smallest device.
 
     `num_ranks` is the number of ranks of the run, which in a dry run is not this world's.
     """

@@ -1,4 +1,4 @@
-"""A new run before it is made: its inputs are open, no weight is loaded, nothing is written."""
+"""A run before it starts: its inputs are open, no weight is loaded and nothing is written."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The largest micro-batch is tried before the first step; running out of memory is one error."""
+"""Try the largest micro-batch before the first step: if memory runs out, that is one error."""
 
 import re
 from collections.abc import Iterator

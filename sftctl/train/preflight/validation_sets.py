@@ -19,7 +19,7 @@ from sftctl.world import World
 
 
 def with_fraction(config: RunConfig) -> DataConfig:
-    """The data's settings with the fraction that a validation set takes of it."""
+    """The settings of the data, with the fraction of it that becomes a validation set."""
     fraction, data = config.evaluation.fraction, config.data
     if fraction is None:
         return data
