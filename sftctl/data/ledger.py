@@ -55,7 +55,7 @@ class SourceLine:
     file: str
     line: int
     row: int | None = None  # the index of an element of a JSON array
-    shares_line: bool = False  # with other rows, so that the line alone does not name it
+    shares_line: bool = False  # with other rows, so that the line does not identify the row
 
     def __str__(self) -> str:
         return f"{self.file}[{self.row}]" if self.shares_line else f"{self.file}:{self.line}"

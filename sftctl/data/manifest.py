@@ -59,7 +59,7 @@ class Audit:
         return Audit.of(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def problems(self) -> list[str]:
-        """What is wrong, as text."""
+        """The failures, as text."""
         return [
             f"{counted(count, one, many)} {what}"
             for name, (one, many, what) in _FAILURES.items()
@@ -95,7 +95,7 @@ class SourceEntry:
         columns: Iterable[str] = (),
         num_examples: int = 0,
     ) -> "SourceEntry":
-        """The entry after more rows: their shapes, reasons, columns read and all columns."""
+        """The entry with more rows added: their shapes, reasons, columns read and all columns."""
         all_used = {*self.columns_used, *used}
         left = {*self.columns_left, *columns} - all_used
         return replace(
@@ -111,7 +111,7 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """What one split holds."""
+    """The sizes of one split."""
 
     num_examples: int
     num_tokens: int
@@ -161,10 +161,10 @@ class StoreManifest:
     columns: str | None = None  # data.columns
     special_text: str = "keep"
     special_text_first: list[str] = field(default_factory=list)  # where the first such rows are
-    date: str | None = None  # that a template with a clock wrote
+    date: str | None = None  # the day that a template with a clock wrote
     rows_unpadded: int = 0  # rows from which padding nulls were removed
     left_out: list[str] = field(default_factory=list)  # files of a folder, and why
-    layout_differs: str = ""  # the row on which the short way to masks was wrong; empty: none
+    layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
     first_rows: dict[str, str] = field(default_factory=dict)  # in the ledger, by reason
     reasoning_weight: float = 1.0
     block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file

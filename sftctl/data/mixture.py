@@ -14,7 +14,7 @@ from sftctl.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class MixedSource:
-    """A source: examples `start` to `start + num_examples` of the run's data."""
+    """A source: the examples of the run's data from `start` to `start + num_examples`."""
 
     name: str
     start: int

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sftctl.data.mixture import MixedSource, Mixture
 
 ORDER_VERSION = 3
-"""Increase it when the same (lengths, seed, epoch) would give another order or another cut."""
+"""Increase this number if a change of the code gives another order or cut for equal arguments."""
 
 Indices = npt.NDArray[np.int64]
 
 _FEW = 48  # up to this many candidates, a Python list is faster than numpy
-_TURNS = 0x7475726E73  # makes the order of the turns differ from an epoch's order
+_TURNS = 0x7475726E73  # so that this permutation differs from the order of an epoch
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -82,7 +82,7 @@ class EpochPlan:
 
 
 def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
-    """The last step holds the rest: no example is dropped."""
+    """The number of steps. The last one holds the remaining examples: none is dropped."""
     return math.ceil(num_examples / global_batch_size)
 
 
@@ -100,11 +100,11 @@ def plan_epoch(
 def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int) -> EpochPlan:
     """The plan of one epoch of a mixture, equal on every rank.
 
-    An epoch trains k = `num_planned` of a source's N examples: each k // N times, and k % N of them
-    once more. Those are a window of a permutation that never changes. The next epoch's window
-    begins where this one ends, so that all examples get their turn. Copy c > 0 of an example has
-    the key `hash64(hash_of(seed, epoch, c) + i)`, the first copy has that of `plan_epoch`. So with
-    all weights 1 the two plans are equal.
+    A source has N examples, of which an epoch trains k = `num_planned`: each one k // N times, and
+    k % N of them once more. These k % N are a window of a permutation that never changes. The next
+    epoch's window begins where this one ends, so every example is in a window at some time. The
+    first copy of an example has the same key as in `plan_epoch`; copy c > 0 has the key
+    `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are equal.
     """
     examples, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
     for source in mixture.sources:
@@ -227,8 +227,8 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 def deal_in_rounds(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Give the pieces, most expensive first, to the ranks in turn.
 
-    This is for ranks that wait for each other in every piece: the pieces of a round have similar
-    costs. Only in the last round can a rank get none; the first rank always gets one.
+    This is for ranks that wait for each other in every piece, because the pieces of a round have
+    similar costs. In the last round, all ranks but the first may get none.
     """
     by_cost = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
     return [by_cost[rank::num_ranks] for rank in range(num_ranks)]

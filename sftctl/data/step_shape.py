@@ -1,4 +1,4 @@
-"""StepShape: how a run cuts its steps and deals them to ranks."""
+"""StepShape: how a run cuts its steps into micro-batches and gives them to ranks."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from sftctl.config.schema import TrainConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepShape:
-    """How steps are made, cut and dealt to ranks. With the lengths, it decides a run's batches."""
+    """How steps are cut and given to ranks. With the lengths, this decides a run's batches."""
 
     seed: int
     global_batch_size: int
@@ -32,9 +32,10 @@ def step_shape(
     cut_for_ranks: int | None = None,
     rows_alone: bool = False,
 ) -> StepShape:
-    """How a run with these settings shapes its steps on one rank.
+    """The shape of the steps of a run with these settings, on one rank.
 
-    Training, the memory estimate and bench-loader all ask here, so they see the same micro-batches.
+    Training, the memory estimate and bench-loader all call this, so they see the same
+    micro-batches.
     `cut_for_ranks` is the world size at the start of the run; None: it starts with `world_size`.
     """
     return StepShape(

@@ -128,7 +128,7 @@ class _Shard(NamedTuple):
 
 
 class TokenStore:
-    """One split of a store. Its pickle holds no arrays: another process opens the files itself."""
+    """One split of a store. A pickle of it holds no arrays: the other process opens the files."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
@@ -147,7 +147,7 @@ class TokenStore:
             self.target_weights = read_array(folder / "target_weights.npy", np.float64)
         self._shards: list[_Shard] = []
         self._shard_ends: list[int] = []  # in tokens of the split
-        self._open_shards: deque[int] = deque()  # numbers, the one opened first at the left
+        self._open_shards: deque[int] = deque()  # their numbers, in the order of opening
         for path in sorted(folder.glob("tokens-*.npy")):
             tokens = ArrayFile(path, np.int32)
             mask = ArrayFile(folder / path.name.replace("tokens", "loss_mask"), np.bool_)
@@ -200,7 +200,7 @@ class TokenStore:
         num_tokens = sum(lengths)
         ids, mask = np.empty(num_tokens, np.int32), np.empty(num_tokens, np.bool_)
         weights: Weights | None = None
-        if num_tokens:  # nothing can't be viewed
+        if num_tokens:  # an empty array has no memory to view
             id_bytes, mask_bytes = ids.data.cast("B"), mask.data.cast("B")
             begin = 0
             for start, length in zip(starts, lengths, strict=True):
@@ -271,5 +271,5 @@ class TokenStore:
 
 
 def _largest(ids: npt.NDArray[np.int32]) -> int:
-    """The largest id; a negative one is large as an unsigned number."""
+    """The largest id, read as an unsigned number: a negative id is then very large."""
     return int(np.maximum.reduce(ids.view(np.uint32), initial=0))

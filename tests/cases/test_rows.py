@@ -273,7 +273,7 @@ BYTES = [
     Case(gzip.compress(gzip.compress(b"{}")), [], says="compressed by gzip twice", exit_code=3),
     Case(b"]\x00\x00\x80\x00", [], says="compressed by lzma", exit_code=3),
     Case(tar_of_1979(b"{}\n"), [], says="a tar archive", exit_code=3),
-    Case(bytes(600), [], says="zero bytes alone", exit_code=3),
+    Case(bytes(600), [], says="only zero bytes", exit_code=3),
     Case(bytes(range(1, 128)) * 9, [], says="is binary data", exit_code=3),
     Case("prompt,completion\na,b\n".encode("utf-16-le"), [], says="is UTF-16", exit_code=3),
     Case(b'\x08\0\0\0\0\0\0\0{"a": 1}', [], says="weights, not rows", exit_code=3),

@@ -6,8 +6,9 @@ from sftctl.errors import ConfigError
 
 
 def parse_columns(text: str | None) -> Columns:
-    """("prompt=q,completion=a") -> (("prompt", "q"), ("completion", "a")); ConfigError if it is
-    something else, or if a key on the left is not one that rows are read by.
+    """("prompt=q,completion=a") -> (("prompt", "q"), ("completion", "a")).
+
+    ConfigError for text of another form, or for a key on the left that is not a key of rows.
     """
     if text is None:
         return ()

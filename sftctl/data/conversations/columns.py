@@ -1,4 +1,4 @@
-"""The columns of a row: which are mapped to ours, and which mean that the row is not for SFT."""
+"""The columns of a row: those mapped to our keys, and those that make it unfit for SFT."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,10 +49,9 @@ def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
 
 
 def refuse_other_data(row: Row, columns: Columns = ()) -> None:
-    """BadRow for a row with media, or of preference data, where it is not known which answer is
-    right.
+    """BadRow for a row with media, and for preference data, which has no single right answer.
 
-    Preference data is accepted if a column is mapped that says which answer is meant.
+    Preference data is accepted if a mapped column says which answer to train on.
     """
     names = preference_columns(tuple(row))
     if not names and _LOOKED_AT.isdisjoint(row):
@@ -81,7 +80,7 @@ def preference(columns: Sequence[str], hint: str) -> BadRow:
 
 @lru_cache(1024)
 def preference_columns(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns that hold one of two answers by their names (`chosen`, `rejected_response`)."""
+    """The columns whose names say that they hold one of two answers (`chosen`, …)."""
     return tuple(name for name in names if _is_preference(_words(name)))
 
 
@@ -90,7 +89,7 @@ def _is_preference(words: set[str]) -> bool:
 
 
 def answers_to_compare(names: Iterable[str]) -> list[str]:
-    """Columns whose names differ in a last letter or number only: `response_a`, `response_b`."""
+    """Columns whose names differ only in a last letter or number: `response_a`, `response_b`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         if match := _ONE_OF_TWO.fullmatch(name.lower()):
@@ -103,7 +102,7 @@ def _words(name: str) -> set[str]:
 
 
 def _how_to_train_on(row: Row, keys: list[str]) -> str:
-    """How to train on the answer that is wanted, if its column's name says which it is."""
+    """How to train on the wanted answer, if the name of its column says which one it is."""
     wanted = (key for key in (*keys, *row) if _is_wanted(key) and row[key])
     if (key := next(wanted, None)) is None:
         key = next((one for one in _TARGETS[:4] if row.get(one)), "ANSWER")

@@ -1,4 +1,4 @@
-"""The text of a field or a message: a string or a list of parts, and what is not text."""
+"""The text of a field or a message, which is a string or a list of parts; and media in a row."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ BY_COLUMNS = "is the file ordered by columns? write one row per line, with one t
 
 
 class Content(NamedTuple):
-    """What a message says, and the reasoning among its parts; None if no part is reasoning."""
+    """The text of a message, and the reasoning among its parts; None if no part is reasoning."""
 
     text: str
     reasoning: str | None = None
@@ -41,7 +41,7 @@ def require_no_media(fields: Row, where: str) -> None:
 
 
 def is_filled(value: object) -> bool:
-    """Whether there is anything in a value: tables that were joined have lists of nulls."""
+    """Whether a value holds anything. Joined tables have lists that hold only nulls."""
     if isinstance(value, dict):
         return any(map(is_filled, value.values()))
     if isinstance(value, list):
@@ -75,7 +75,8 @@ def content_of(value: object, key: str) -> Content:
 
 
 def tool_result(value: object, key: str) -> str:
-    """The text of a tool's result. What is not text or a list of text parts is its JSON."""
+    """The text of a tool's result. A value that is not text or a list of text parts becomes
+    JSON."""
     if isinstance(value, str):
         return value
     is_parts = isinstance(value, list) and value and all(_is_part(part) for part in value)

@@ -32,15 +32,15 @@ class TurnWeights:
 
 @dataclass(slots=True)
 class Marks:
-    """What the marks of a row say, by message."""
+    """The marks of a row, by message."""
 
     context: set[int] = field(default_factory=set)  # rendered, but never a target
     weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
 
     @classmethod
     def of(cls, turns: list[dict[str, Any]], first: int = 0) -> "Marks":
-        """The marks of these messages. The first one is number `first`. BadRow for marks that mean
-        something else."""
+        """The marks of these messages. The first message has the number `first`. BadRow for marks
+        of a meaning that we do not have."""
         found = cls()
         for number, turn in enumerate(turns, first):
             if _is_plain(turn):

@@ -100,7 +100,7 @@ def _plain_message(turn: Row) -> Message | None:
 
 
 def _reasoning(turn: Row) -> str | None:
-    """The reasoning beside the content; BadRow if it is not one text."""
+    """The reasoning in a field of its own; BadRow if it is not one text."""
     found = [key for key in _REASONING if turn.get(key)]
     if not found:
         return next((turn[key] for key in _REASONING if isinstance(turn.get(key), str)), None)
@@ -151,7 +151,7 @@ def _filled(turn: Row, keys: tuple[str, ...]) -> str | None:
 
 
 def _is_exchange(turn: Row) -> bool:
-    """Whether it is one exchange as xtuner writes it: input and output, and no role."""
+    """Whether this is an exchange in xtuner's form: input and output, and no role."""
     return "output" in turn and _filled(turn, _ROLE) is None
 
 

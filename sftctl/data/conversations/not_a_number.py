@@ -14,7 +14,7 @@ _MAY_HOLD = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}")
 
 
 def row_with_nan(text: bytes, source: SourceLine, columns: Columns = ()) -> Any:
-    """The row in a text, without columns that are not read, if NaN in these is its only fault.
+    """The row in a text that is JSON but for NaN in columns that are not read; without these.
 
     None if the text has other faults. BadRow if NaN is in a column that is read.
     """

@@ -30,9 +30,9 @@ class ParsedRow:
 
 
 def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
-    """The one key of several that is filled. BadRow if none is there, or if it is unclear which.
+    """The filled key among several. BadRow if all are missing, or if two are filled.
 
-    The first key is our own name for it, and needs no proof.
+    The first key is our own name. If it is filled, it is taken, whatever the others hold.
     """
     if row.get(keys[0]):
         parsed.used.append(keys[0])
@@ -62,7 +62,7 @@ def add_tools(parsed: ParsedRow, row: Row) -> None:
 
 
 def tools_of_messages(turns: list[Row]) -> list[Any] | None:
-    """The tools that the first message with any has, often the system message."""
+    """The tools of the first message that has tools, often the system message."""
     for turn in turns:
         if len(turn) > 2 and (key := _first_filled(turn, TOOLS)) is not None:
             return tool_list(turn[key], key)

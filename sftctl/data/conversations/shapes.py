@@ -55,7 +55,7 @@ class Shape:
 
 
 def detect_shape(row: Row) -> Format | None:
-    """The first shape that matches the filled columns, or else all columns; None: no shape does.
+    """The first shape that matches the filled columns; if none does, the first for all columns.
 
     Tables that were joined have columns of every shape, most of them empty.
     """
@@ -68,7 +68,7 @@ def detect_shape(row: Row) -> Format | None:
                     _known_keys.clear()
                 _known_keys[keys] = _first_match(fields)
             shape = _known_keys[keys]
-        else:  # the keys alone do not tell
+        else:  # the keys alone do not show the shape
             shape = _first_match(fields)
         if shape is not None:
             return shape
@@ -93,7 +93,7 @@ def known_shapes() -> str:
 
 
 def with_turns_read(row: Row) -> Row:
-    """The row with lists of messages that are JSON text as lists."""
+    """The row, with lists of messages in place of the JSON text of such lists."""
     for key in _ALL_TURNS.intersection(row):
         if isinstance(row[key], str):
             row[key] = parsed_turns(row[key], key)
@@ -235,7 +235,7 @@ ROW_KEYS = frozenset(key for shape in SHAPES.values() for key in shape.reads)
 
 
 def _turns_key(row: Row) -> str:
-    """The first key with messages; else the first that is there; else the first."""
+    """The first key with messages; without one, the first key that is there; else the first."""
     filled = (key for key in _TURNS if isinstance(row.get(key), list) and row[key])
     present = (key for key in _TURNS if key in row)
     return next(filled, None) or next(present, _TURNS[0])

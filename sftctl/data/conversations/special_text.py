@@ -1,7 +1,7 @@
 """Messages that hold the text of a special token: in the rendered text it becomes the token.
 
-Prompts that were rendered already, answers that end with the end-of-turn token, and injected turns
-are of this kind.
+This happens with prompts that were rendered already, with answers that end with the end-of-turn
+token, and with injected turns.
 """
 
 import re
@@ -31,7 +31,7 @@ class SpecialTexts:
         self._starts = sorted({form for text in self.texts for form in _starts_in_json(text)})
 
     def may_hold(self, raw: bytes) -> bool:
-        """Whether the JSON text of a row may hold one of them: a fast look, without parsing."""
+        """Whether the JSON text of a row may hold one of them. Fast: nothing is parsed."""
         return any(start in raw for start in self._starts)
 
     def first(self, row: Conversation) -> tuple[int, str] | None:

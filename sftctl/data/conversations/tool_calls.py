@@ -14,7 +14,8 @@ def tool_list(value: object, key: str = "tools") -> list[Any] | None:
 
 
 def wrapped(tool: Any) -> Any:
-    """A bare {name, description, parameters} as a server sends it: {"type", "function"}."""
+    """A bare {name, description, parameters} in the form that servers send: {"type",
+    "function"}."""
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
         return tool
     if "function" in tool:

@@ -1,4 +1,4 @@
-"""What to say about a row of no known shape: what it is, and how to read it."""
+"""The error for a row of an unknown shape: what the row may be, and how it can be read."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -168,7 +168,7 @@ class StepLoader:
             multiprocessing_context=_START if workers else None,
             generator=torch.Generator(),  # the default draws from the global random stream
         )
-        self._of_processes: Any = None  # torch's iterator over what loader processes make
+        self._of_processes: Any = None  # torch's iterator over the batches of loader processes
 
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
         """The StepBatches of `epoch` from `start_step` on, each built while the last one trains.
@@ -199,7 +199,7 @@ class StepLoader:
         batches: Iterator[StepBatch]
         if self._loader.pin_memory:
             batches = iter(self._loader)
-        else:  # DataLoader would add a fifth to the time of a step
+        else:  # through DataLoader, a step would take a fifth longer
             batches = map(self._dataset.__getitem__, self._sampler)
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(next, batches, None)
@@ -235,7 +235,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _depend_on_the_trainer(worker_id: int) -> None:
-    """Let the trainer end its loaders, and end too if the trainer is killed.
+    """Make this loader process end when the trainer ends it, or is killed.
 
     A forked process keeps the trainer's connections open, and the other ranks would wait for them.
     """
@@ -244,10 +244,10 @@ def _depend_on_the_trainer(worker_id: int) -> None:
 
 
 def evaluation_rounds(store: Examples, shape: StepShape) -> Iterator[tuple[int, list[MicroBatch]]]:
-    """All examples, in rounds of at most one micro-batch a rank: this rank's, or none.
+    """All examples, in rounds: each has at most one micro-batch for this rank.
 
-    All ranks get equally many rounds, so they can agree before each. In lockstep none is empty. The
-    number is how many examples all ranks together are through, roughly.
+    All ranks get equally many rounds, so they can agree before each one. In lockstep no round is
+    empty. The number is about how many examples all ranks together have done before the round.
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), EVALUATION_BLOCK):

@@ -39,7 +39,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows laid end to end. The tokens that fill up T are a row of their own without targets."""
+    """Rows laid end to end. The padding at the end is a row of its own, without targets."""
 
     input_ids: torch.Tensor  # (1, T) int64
     position_ids: torch.Tensor  # (1, T) int64, from 0 in each row
@@ -48,9 +48,9 @@ class MicroBatch:
     row_lengths: torch.Tensor  # (R,) int32, their sum is T; 0 to fill up
     examples: tuple[int, ...]  # store indices of the rows; empty for a filler
     number: int  # within the step's cut; with seed and step it seeds dropout
-    num_tokens: int  # without what fills up T
+    num_tokens: int  # without the padding at the end
     num_target_tokens: int
-    longest_row: int  # tokens; also of the row that fills up T
+    longest_row: int  # tokens; the row of padding counts too
     target_weights: torch.Tensor | None = None  # (N,) float32, 0 to fill up; None: all are 1
 
     @property
@@ -146,7 +146,7 @@ def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBat
     for length in lengths:
         end = start + length
         position_ids[start:end] = counting[:length]
-        is_before_target[end - 1] = False  # what follows a row's last position is another row
+        is_before_target[end - 1] = False  # the next token belongs to another row
         start = end
     position_ids[start:] = counting[: size - start]
     positions = is_before_target.nonzero()[0]

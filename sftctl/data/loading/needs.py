@@ -1,4 +1,4 @@
-"""What loader processes need from the machine, and what it lacks for them."""
+"""What loader processes need from the machine, and which needs it can't meet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sftctl.data.step_shape import StepShape
 from sftctl.machine import Machine
 from sftctl.words import format_bytes
 
-# Measured on Linux with torch 2.13 and rounded up; docs/bench-loader.md says what was measured.
+# Measured on Linux with torch 2.13 and rounded up; the measurements are in docs/bench-loader.md.
 FILES_PER_RANK = 48
 FILES_PER_WORKER = 6
 RAM_PER_WORKER = 40_000_000  # bytes that a forked process does not share with its rank
@@ -38,7 +38,7 @@ def shortages(
     machine: Machine,
     ranks_here: int | None = None,
 ) -> Iterator[Shortage]:
-    """What the machine lacks for the loader processes of its ranks; nothing without workers.
+    """What the loader processes need and the machine does not have; nothing without workers.
 
     `ranks_here` ranks share the machine; None: all of them.
     """

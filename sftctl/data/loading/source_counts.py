@@ -17,8 +17,8 @@ class SourceCounts:
 
     name: str
     weight: float
-    num_examples: int  # that the source has
-    planned_examples: int  # that the complete run trains
+    num_examples: int  # of the source
+    planned_examples: int  # in the complete run
     planned_tokens: int
     planned_target_tokens: int
     trained_examples: int = 0

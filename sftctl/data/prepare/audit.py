@@ -1,4 +1,4 @@
-"""The mask audit: counts what is wrong with the examples and turns of a store."""
+"""The mask audit: counts examples and turns of a store that have something wrong."""
 
 import numpy as np
 

@@ -204,7 +204,7 @@ class StoreBuilder:
         """ConfigError for a column of --columns that no row has."""
         known = {name for source in self.sources for name in source.columns_used}
         if not any(source.shapes for source in self.sources):
-            return  # no row could be read: there are better reasons
+            return  # no row could be read: other errors explain that better
         for ours, theirs in self.made_from.columns:
             if theirs not in known:
                 raise ConfigError(

@@ -90,7 +90,7 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 
 
 def make_way(output: Path, fingerprint: str) -> None:
-    """Remove the store at `output`, unless another process has just made it with this fingerprint.
+    """Remove the store at `output`, unless it has this fingerprint: another process just made it.
 
     Anything that is not a store stays.
     """

@@ -1,4 +1,4 @@
-"""What a store is made from, and its fingerprint: equal fingerprints mean equal stores."""
+"""The inputs of a store, and its fingerprint: equal fingerprints mean equal stores."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, Engine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareOptions:
-    """How a store is prepared, besides what the configuration of a run says."""
+    """How a store is prepared: options that are not in the configuration of a run."""
 
     engine: Engine = "auto"
     strict: bool = False  # True: a row that can't be kept unchanged is an error
     num_workers: int | None = None  # None: one per usable core
     batch_bytes: int = 1 << 20  # size of the batches of rows that workers take
-    names: tuple[str, ...] = ()  # of the inputs, as sources of a mixture; empty: they have none
+    names: tuple[str, ...] = ()  # of the inputs, as sources of a mixture; empty: no names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class StoreInputs:
     options: PrepareOptions
     columns: Columns = ()
     left_out: tuple[str, ...] = ()  # files of a folder that are not read, and why
-    layout_differs: str = ""  # on which row the short way to masks was wrong; empty: on none
+    layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
 
     @classmethod
     @contextmanager
@@ -85,11 +85,11 @@ class StoreInputs:
         return [*self.train, *self.validation]
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides the store's content, file names and workers left out."""
+        """SHA-256 of everything that decides the store's content: not file names, not workers."""
         return self._hash(MASK_RULES_VERSION, self._later_settings())
 
     def older_fingerprints(self) -> list[str]:
-        """What older versions, with other mask rules, would have called this store."""
+        """The fingerprints that older versions, with other mask rules, gave to this store."""
         older = range(1, MASK_RULES_VERSION)
         return [self._hash(version, {}) for version in older]
 
@@ -114,7 +114,7 @@ class StoreInputs:
         return hashlib.sha256(jsonio.dump_canonical(content)).hexdigest()
 
     def _later_settings(self) -> dict[str, object]:
-        """Settings that older versions did not have, without those that keep their defaults.
+        """Settings that older versions did not have, if they differ from their defaults.
 
         Template options are not here: they are in the template, which has its own hash.
         """

@@ -1,4 +1,4 @@
-"""What a reader of the screen should know about a store besides its counts."""
+"""Notes on a store, for the screen: what a reader should know besides the counts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from sftctl.data.manifest import StoreManifest
 from sftctl.words import counted
 
 Note = tuple[str, str]
-"""A subject, and what is to be known about it."""
+"""A subject, and the note on it."""
 
 _SHOWN = 10
 
@@ -16,7 +16,7 @@ FEW_ROWS = 0.01
 
 
 def store_notes(manifest: StoreManifest) -> Iterator[Note]:
-    """What was left out, changed or frozen when the store was made; the most harmful first."""
+    """Notes on what was left out, changed or frozen in the store; the most harmful come first."""
     yield from _special_text(manifest)
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:

@@ -1,4 +1,4 @@
-"""What `prepare-data` does: files of conversations become a token store, complete or absent."""
+"""The work of `prepare-data`: files of conversations become a token store, complete or absent."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -39,7 +39,8 @@ class PreparedStore:
 
 
 def default_store(inputs: Sequence[Path]) -> Path:
-    """`chats.store` for `data/chats.jsonl.gz`, in the working directory: where no --output is."""
+    """The output without --output: `chats.store`, in the working directory, for
+    `chats.jsonl.gz`."""
     if not inputs:
         return Path("sample.store")
     name = inputs[0].absolute().name.partition(".")[0] if str(inputs[0]) != "-" else ""
@@ -102,7 +103,7 @@ def prepare_store(
 def _write_exactly(
     output: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
 ) -> PreparedStore:
-    """Write a store. If a faster way differs on a row, start again without it: others may too."""
+    """Write a store. If a faster way is wrong on one row, write all rows again without it."""
     while True:
         try:
             return _write(output, made_from, on_progress)

@@ -153,7 +153,7 @@ class RowPreparation:
         return from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
 
     def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
-        """The row as `special_text` asks for it, and where it holds a special token's text."""
+        """The row, kept or escaped as configured, and where it holds a special token's text."""
         if not isinstance(raw, bytes) or not self.special.may_hold(raw):
             return row, None
         found = self.special.first(row)
@@ -169,7 +169,7 @@ class RowPreparation:
 def prepare_rows(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> PreparedBatch:
     """Parse, render, tokenize, mask and fit the rows of a batch, in the main thread of any process.
 
-    `pulse` shows a parent process which row is in work. ConfigError if the template is broken.
+    `pulse` shows the parent which row is being prepared. ConfigError if the template is broken.
     """
     with preparation.tokenizer.limits.for_rows(pulse, batch.num_bytes):
         pulse[0] = 0
@@ -190,7 +190,7 @@ def without_row(batch: RawBatch, number: int) -> RawBatch:
 
 
 def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
-    """DataError if the template took too long on so many rows: then it would on others too."""
+    """DataError if the template took too long on too many rows: others would take long too."""
     if num_rows >= _MOST_OUT_OF_TIME:
         raise DataError(
             f"the chat template of {tokenizer.name} takes longer than "

@@ -1,4 +1,4 @@
-"""The conversations that a store's examples were made of, read again from their files."""
+"""The conversations that a store's examples were made from, read again from their files."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -32,9 +32,9 @@ def stored_rows(
 ) -> Iterator[Conversation]:
     """The conversations whose tokens are the split's examples, in order.
 
-    `given` is what the configuration names: conversations, a store, or None for the bundled sample.
-    A row belongs to the split if its tokens are the next example's. So a file that has changed is
-    noticed: DataError, as for one that is gone.
+    `given` is the path in the configuration: conversations, a store, or None for the bundled
+    sample. A row belongs to the split if its tokens equal those of the next example. DataError if a
+    file is missing, or has changed so that no row fits.
     """
     manifest = store.manifest
     preparation = RowPreparation.of(
@@ -74,7 +74,7 @@ def _settings(manifest: StoreManifest) -> DataConfig:
 
 
 def _files_of(store: TokenStore, given: str | None) -> list[Path]:
-    """The files to look for the split's rows in; those for validation alone come first."""
+    """The files that may hold the split's rows; files that are only for validation come first."""
     if given is None:
         train, validation = sample_files()
         return [validation, train] if store.split == "validation" else [train]

@@ -1,4 +1,4 @@
-"""Which rows go to the validation split, and the rule that none of them is trained on too."""
+"""Which rows go to the validation split, and the rule that none of them is also trained."""
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample

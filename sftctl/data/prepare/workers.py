@@ -1,7 +1,7 @@
 """Runs a function over items in child processes; results keep the items' order.
 
-Chat templates run in these processes, and a template is a program of somebody else. So the parent
-watches what each process is doing, and ends one that stays inside a template.
+Chat templates run in these processes, and a template is a program that somebody else wrote. So the
+parent watches each process, and ends one that stays inside a template.
 """
 
 import signal
@@ -41,17 +41,17 @@ class Work(Generic[Item, Result]):
 
     function: Callable[[Item, Pulse], Result]
     without_row: Callable[[Item, int], Item] = _give_up
-    """What to do instead of an item whose row with this number hung."""
+    """(item, row) -> the item to do instead, because this row hung."""
     while_waiting: Callable[[], None] = lambda: None
     """Called several times a second; it may raise."""
     silence_s: float = 2 * SECONDS
-    """Of processor time inside a template, until a worker is ended."""
+    """A worker is ended after this much processor time inside a template."""
 
     def in_order(self, items: Iterable[Item], num_workers: int) -> Iterator[Result]:
         """Yield the function's result for each item, computed by children, a few items ahead.
 
         An error of the function is raised here. A killed child is a DataError. A child that hangs
-        in a template is ended, and another one does its items again, without the row in work.
+        in a template is ended. Another child does its items again, without the row that hung.
         """
         pool = _Pool(self, num_workers)
         try:
@@ -160,7 +160,7 @@ class _Pool:
         return result
 
     def _wait(self) -> None:
-        """Take the answers that have come, or look after the workers if there is none."""
+        """Take the answers that have come. If there is none, look for workers that hang."""
         busy = {worker.connection: worker for worker in self.workers if worker.tasks}
         ready = wait(list(busy), _LOOK_S)
         for connection in ready:
@@ -192,8 +192,8 @@ class _Pool:
 def _signals_held() -> Iterator[None]:
     """Hold back the signals that end a command until a process or thread has been made.
 
-    It starts with them blocked. Where another thread gets one, its handler runs in the main thread
-    all the same: so here the handler only notes it.
+    The new process or thread starts with these signals blocked. Another thread may still receive
+    one, and its handler then runs in the main thread. So here the handler only records the signal.
     """
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     heard: list[int] = []
@@ -215,7 +215,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
-    """Send what comes, in a thread: a worker that hangs does not read its pipe."""
+    """Send the items, in a thread of its own: a worker that hangs does not read its pipe."""
     with suppress(OSError):  # the worker was killed
         while (item := items.get()) is not None:
             connection.send(item[0])
@@ -233,7 +233,7 @@ def _run(
     parents.close()
     signal.set_wakeup_fd(-1)
     become_a_worker()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by it the parent ends a worker
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent ends workers with it
     while True:
         try:
             item = connection.recv()

@@ -37,7 +37,7 @@ def columnar_rows(
 ) -> Iterator[tuple[int, bytes | BadRow]]:
     """(row number from 1, JSON text). Only columns that can decide about a row are read.
 
-    Of a column with media, only whether it is filled is read.
+    A column with media is only tested for being filled.
     """
     number = 0
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ DOCUMENTS = (".txt", ".text", ".md")
 
 
 def is_document_name(name: str) -> bool:
-    """Whether a file is called like a text, also a compressed one."""
+    """Whether a file has the name of a text file, compressed or not."""
     path = PurePath(name)
     path = path.with_suffix("") if path.suffix in COMPRESSED else path
     return path.suffix.lower() in DOCUMENTS
@@ -26,7 +26,7 @@ def begins_with_row(text: bytes) -> bool:
 
 
 def documents(file: Reader, name: str, max_bytes: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The text of a file, as the one row of it."""
+    """The complete text of a file, as its only row."""
     text: bytes = file.read(max_bytes + 1)
     if len(text) > max_bytes:
         message = f"{name}:1: the document is longer than {max_bytes >> 20} MiB"

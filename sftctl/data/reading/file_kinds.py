@@ -72,7 +72,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def refuse_other_kind(start: bytes, name: str) -> None:
-    """DataError if a file begins like another kind of file than those that are read."""
+    """DataError if a file begins like one of a kind that is not read."""
     if start[_TAR] == b"ustar" or _is_old_tar(start):
         raise DataError(f"{name}: is a tar archive", _UNTAR)
     text = start.removeprefix(_BOM).lstrip(b" \t\r\n")
@@ -88,10 +88,10 @@ def refuse_other_kind(start: bytes, name: str) -> None:
 
 
 def _binary(start: bytes) -> str | None:
-    """What kind of binary data it is; None if it is text, in which a stray byte may be wrong."""
+    """The kind of binary data; None if it is text, which may still have some wrong bytes."""
     head = start[:_LOOKED_AT]
     if head and not head.strip(b"\0"):
-        return "zero bytes alone, as a copy or a download that failed leaves them"
+        return "only zero bytes, as a failed copy or download leaves them"
     if len(head) > 3 and not head[1::2].strip(b"\0"):
         return "UTF-16"
     if head[8:9] == b"{" and head[4:8] == bytes(4):

@@ -44,7 +44,7 @@ _WORDS = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What files are looked for."""
+    """The kind of files to look for."""
 
     for_validation: bool = False
     format: Format = "auto"
@@ -96,8 +96,8 @@ def _what_is_there(left_out: Sequence[str]) -> str:
 def matching(
     files: Sequence[Path], pattern: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The matches of a pattern, without metadata and without splits that the pattern does not
-    name."""
+    """The files that match a pattern, without metadata. Files of another split are left out if the
+    pattern does not name that split."""
     data = [file for file in files if file.name not in _METADATA]
     left_out += [f"{file} (metadata)" for file in files if file.name in _METADATA]
     if _HELD_OUT.intersection(_WORDS.findall(pattern.name.lower())):
@@ -126,7 +126,8 @@ def _data_files(
 
 
 def _saved_by_datasets(folder: Path) -> list[str] | None:
-    """The files of a folder of datasets.save_to_disk, in the order of its rows; None: no such."""
+    """The files of a folder of datasets.save_to_disk, in the order of its rows; None: it is
+    none."""
     state_file = folder / "state.json"
     try:
         state = json.loads(state_file.read_bytes())

@@ -38,7 +38,7 @@ Raw = bytes | BadRow
 def raw_rows(
     path: Path, name: str, format: Format = "auto", columns: Columns = ()
 ) -> Iterator[tuple[SourceLine, Raw]]:
-    """All rows of a file, which messages call `name`. Blank lines are skipped.
+    """All rows of a file. Messages call the file `name`. Blank lines are skipped.
 
     `format` and `columns` decide what the columns of a table mean, and whether text is a document.
     Raises DataError if the file can't be read.
@@ -68,7 +68,7 @@ def _rows(
 
 
 def _by_line(name: str, rows: Iterable[tuple[int, Raw]]) -> Iterator[tuple[SourceLine, Raw]]:
-    """Rows of which each has a line of its own."""
+    """Rows that each have a line of their own."""
     for line, row in rows:
         yield SourceLine(name, line), row
 
@@ -87,7 +87,7 @@ def _plain_rows(
         return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
     if text.startswith(b"["):
         return _elements(file, name)
-    has_line = b"\n" in text or len(text) < _SHORT_BYTES  # else the first line may be a huge row
+    has_line = b"\n" in text or len(text) < _SHORT_BYTES  # if not, the first line may be a huge row
     if text and has_line and not is_json and not looks_like_json(start):
         if is_table(text, format, columns):
             return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
@@ -206,7 +206,7 @@ class _Element:
         return SourceLine(self._name, self._start, self.index, shares_line=is_one_line)
 
     def take(self) -> tuple[SourceLine, Raw]:
-        """The place and bytes of the complete element. What is added next is a new element."""
+        """The place and bytes of the complete element. After that, a new element begins."""
         source = self.source
         row: Raw = b"".join(self._pieces).rstrip(_SPACE)
         if self._num_bytes > MAX_ROW_BYTES:

@@ -56,7 +56,7 @@ def find_sources(
 
 
 def require_unchanged(source: Source) -> None:
-    """DataError if the file is no longer the one that was hashed: its rows may be of both."""
+    """DataError if the file has changed since it was hashed: its rows may be old and new ones."""
     try:
         is_same = hash_file(source.path).sha256 == source.sha256
     except OSError as problem:
@@ -102,7 +102,8 @@ def unreadable(name: str, problem: OSError) -> DataError:
 
 
 def _files(path: Path, wanted: Wanted, left_out: list[str] | None = None) -> list[Path]:
-    """The files that an input means; those that a folder or a pattern leaves out go to a list."""
+    """The files of an input. Files that a folder or a pattern leaves out are added to
+    `left_out`."""
     left_out = [] if left_out is None else left_out
     if str(path) == STANDARD_INPUT:
         return [path]

@@ -19,7 +19,7 @@ TABLES = (".csv", ".tsv", ".tab")
 
 
 def is_table_name(name: str) -> bool:
-    """Whether a file is called like a table, also a compressed one."""
+    """Whether a file has the name of a table, compressed or not."""
     path = PurePath(name)
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.lower() in TABLES
 
@@ -87,7 +87,7 @@ def _with_first(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _delimiter(line: str, format: Format, columns: Columns) -> str:
-    """The delimiter with which the header is known, or else the most frequent one."""
+    """The delimiter that makes a known header, or else the most frequent one."""
     for mark in _DELIMITERS:
         if _is_known(_cells(line, mark), format, columns):
             return mark

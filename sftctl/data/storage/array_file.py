@@ -36,7 +36,7 @@ class ArrayFile:
             raise DataError(f"{path}: damaged: {problem}", PREPARE_AGAIN) from problem
 
     def close(self) -> None:
-        """Give the file descriptor back; the next read opens the file again."""
+        """Release the file descriptor; the next read opens the file again."""
         self.opened = None  # a thread that is reading keeps it open until it is done
 
     def read(self, start: int, count: int) -> npt.NDArray[Any]:

@@ -38,8 +38,10 @@ class BackgroundCheck:
         return self._process is not None and self._process.poll() is None
 
     def problem(self) -> str | None:
-        """What is wrong with the store, as far as is known. Never waits, unless the process died
-        before it had an answer: then the check is made here.
+        """The problem of the store, if one is known by now.
+
+        This does not wait, unless the process died before it had an answer. Then the check is made
+        here.
         """
         if self._process is not None and not self.is_running:
             process, self._process = self._process, None
@@ -51,7 +53,7 @@ class BackgroundCheck:
         return self._problem
 
     def hurry(self) -> None:
-        """Make the check here if that is quick: training is over, and waits for it.
+        """Make the check here if that is quick, because training is over and waits for it.
 
         On a busy machine the process may not work for a long time.
         """

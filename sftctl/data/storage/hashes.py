@@ -1,6 +1,6 @@
 """The hashes of a store's files: made when it is written, checked when it is trained on.
 
-A file over 16 MiB has a hash for each 16 MiB, so that a check can say where it is wrong, and soon.
+A file over 16 MiB has a hash for each 16 MiB. So a check says where a file is wrong, and sooner.
 Nothing here loads torch or numpy.
 """
 
@@ -41,7 +41,7 @@ def require_sizes(store: Path, manifest: StoreManifest, folders: Iterable[str] =
 
 
 def first_wrong(store: Path, manifest: StoreManifest) -> str | None:
-    """The first file that training reads and whose content has changed, and where; None if all are
+    """The first changed file among those that training reads, and the place; None: all are
     right."""
     for name, entry in _files_in(manifest, _READ):
         try:

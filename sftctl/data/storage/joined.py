@@ -99,7 +99,7 @@ def join_stores(stores: Sequence[TokenStore]) -> Store:
 def joined_manifest(
     manifests: Sequence[StoreManifest], lengths: npt.NDArray[np.integer]
 ) -> StoreManifest:
-    """What several stores hold together. `lengths` are the quantiles of the joined split."""
+    """The manifest of several stores together. `lengths` are the quantiles of the joined split."""
     splits = {
         split: SplitCounts(
             *(
