@@ -95,7 +95,7 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
 
 
 def _named_as(one: Inspection, other: Inspection) -> Inspection:
-    """`one`, with the names of `other` for what PEFT's files call otherwise."""
+    """`one`, with the names of `other` for tensors that have another name in PEFT's files."""
     theirs = {plain_name(name): name for name in (*other.aliases, *other.tensors)}
     names = {name: theirs.get(plain_name(name), name) for name in (*one.aliases, *one.tensors)}
     tensors = {names[name]: tensor for name, tensor in one.tensors.items()}
@@ -142,8 +142,8 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both values. For two formats only the keys that both have, because a missing key means
-    nothing."""
+    """Both values of each key. For two formats only the keys that both have, because a missing key
+    means nothing."""
     if a.format == b.format:
         return ours, theirs
     common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]
@@ -157,7 +157,7 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[Change]:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested keys as `a.b`; what is nested very deep stays one value."""
+    """Nested keys as `a.b`; a value that is nested very deeply stays one value."""
     flat: dict[str, Any] = {}
     pending = [_items("", 0, tree)]
     while pending:

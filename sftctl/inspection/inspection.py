@@ -1,4 +1,4 @@
-"""Inspection: what is known about a checkpoint of any tool, and the verdict on it."""
+"""Inspection: the facts about a checkpoint of any tool, and the verdict on it."""
 
 import re
 from collections import Counter
@@ -48,7 +48,7 @@ _FINDINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """One checkpoint. What its format does not store is absent from `facts`, or None.
+    """One checkpoint. A fact that its format does not store is absent from `facts`, or None.
 
     `facts` has the keys of our manifest. A problem is damage, or code that was not run. An obstacle
     is a reason why an undamaged checkpoint can't be resumed here and now.
@@ -178,7 +178,7 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype of most of the weights' bytes: by torch's name if it is a float that trains."""
+    """The dtype of most of the weights' bytes; a float that trains has torch's name."""
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():
         sizes[tensor.dtype] += tensor.num_bytes

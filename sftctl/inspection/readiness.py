@@ -1,6 +1,6 @@
-"""Whether a checkpoint of ours can be resumed here and now; if not, why, and what would fix it.
+"""Whether a checkpoint of ours can be resumed here and now; if not, why, and how to fix it.
 
-The verdict is that of `sftctl resume`: both ask runs/resumable and runs/differences.
+The verdict is that of `sftctl resume`: both call runs/resumable and runs/differences.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _advice_for_damage(run: RunDir, command: str) -> str:
 def _advice_against(
     errors: Sequence[SftctlError], differences: Sequence[Difference], command: str
 ) -> str:
-    """What removes the first obstacle; a command if the changes only have to be allowed."""
+    """How to remove the first obstacle; a command if the changes only have to be allowed."""
     flags = allow_flags(differences)
     if flags and len(errors) == 1 and all(d.verdict != "impossible" for d in differences):
         return f"{command} {flags}   (only if you want that)"

@@ -1,4 +1,4 @@
-"""A model without its weights: how many parameters it has, and what a forward pass keeps.
+"""A model without its weights, to count its parameters and the memory of a forward pass.
 
 torch's fake tensors have a shape, a dtype and a device but no memory. So the model's own code runs
 and shows what it would allocate, for any architecture.
@@ -49,7 +49,7 @@ class FakeModel:
     def activation_bytes(
         self, num_tokens: int, num_targets: int, dtype: torch.dtype = torch.float32
     ) -> int | None:
-        """What one forward pass over `num_tokens` in `dtype` keeps for the backward pass.
+        """The bytes that a forward pass over `num_tokens` in `dtype` keeps for the backward pass.
 
         bfloat16 is computed with copies of the weights, float16 under autocast, as in training.
         Returns None if the model's code reads values, which fake tensors do not have.
@@ -75,7 +75,7 @@ class FakeModel:
             try:
                 functional_call(module, weights, (ids, ids, targets, targets, lengths))
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                return None  # which of them depends on torch and on the model
+                return None  # which exception it is depends on torch and on the model
         return saved.num_bytes
 
 
@@ -112,7 +112,7 @@ def fake_model(
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Without the traceback that torch logs when fake tensors fail: here that is not an error."""
+    """Hide the traceback that torch logs when fake tensors fail: here this is not an error."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:

@@ -1,4 +1,4 @@
-"""Answers of a causal model: of one prompt, token by token, or of many, in batches."""
+"""Answers of a causal model: to one prompt, token by token, or to many prompts, in batches."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_INCOMPLETE = "\ufffd"  # what the first bytes of a character decode to until the others follow
+_INCOMPLETE = "\ufffd"  # the text of a character of which not all bytes have come
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
@@ -46,7 +46,7 @@ def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
 def _special_after(
     content: str, messages: list[dict[str, str]], tokenizer: ChatTokenizer
 ) -> set[int]:
-    """The special token that follows a content in the rendered messages, or nothing."""
+    """The special token that follows a content in the rendered messages, if there is one."""
     _, found, rest = tokenizer.render(messages).rpartition(content)
     ids = tokenizer.encode(rest.lstrip()).tolist() if found else []
     return {ids[0]} & tokenizer.special_ids if ids else set()
@@ -79,10 +79,10 @@ def generate_batch(
     sampling: Sampling,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """The answers to several prompts, computed together; as `generate` gives each by itself.
+    """The answers to several prompts, computed together: the same answers as those of `generate`.
 
     Shorter prompts are padded on the left, where no token sees them; positions start at a row's
-    first token. `is_stopped` is asked after each token: if it says True, the answers are cut there.
+    first token. `is_stopped` is called after each token. If it returns True, the answers end there.
     """
     ends = stop_ids(model, tokenizer)
     output = _generate(
@@ -174,7 +174,7 @@ class _Streamer:
         return self.tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _pass_on(self, decoded: str) -> None:
-        """Pass on what is new. Leading blanks are dropped; trailing ones wait for more text."""
+        """Pass on the new text. Leading blanks are dropped; trailing ones wait for more text."""
         new = decoded.strip()[len(self.text) :]
         if new:
             self.text += new

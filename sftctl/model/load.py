@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Stored = Literal["auto"]
-"""In place of a type: the one that the weights are stored in, as transformers calls it."""
+"""transformers' word for the type that the weights are stored in, in place of a type."""
 
 
 def load_model(
@@ -138,7 +138,8 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
 def _from_files(
     name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, whose weights may be missing, and how the names fit without known prefixes."""
+    """The model, and how the names in its files fit, without known prefixes; weights may be
+    missing."""
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
     if names.is_renamed:
@@ -175,13 +176,13 @@ def _named_as_it_is(
                 "expert's may be missing or of another shape",
                 hint="copy or download the model again",
             ) from problem
-    model.config.__dict__.pop("auto_map", None)  # else what is saved would ask for code
+    model.config.__dict__.pop("auto_map", None)  # a saved config with it would ask for code
     names = Names(info["missing_keys"], info["unexpected_keys"], [*info["mismatched_keys"]])
     return model, names
 
 
 def _forget_renames(model: Any) -> None:
-    """Save under the model's own names: transformers would write the removed prefixes again."""
+    """Make the model save under its own names; transformers would restore the removed prefixes."""
     conversions = getattr(model, "_weight_conversions", None) or []
     model._weight_conversions = [
         one for one in conversions if one.source_patterns[0] not in RENAMES
@@ -189,7 +190,8 @@ def _forget_renames(model: Any) -> None:
 
 
 def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:
-    """Dequantize a .gguf file: quantized weights can't be trained or saved. With its own sizes."""
+    """Arguments to dequantize a .gguf file, with its own sizes. Quantized weights can't be
+    trained."""
     if not source.is_gguf:
         return {}
     from transformers import GgufConfig
@@ -206,7 +208,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import LlamaConfig
 
     source = ModelSource.of(str(file))
-    if config.model_type == "mistral":  # which is a Llama in a .gguf file, also for transformers
+    if config.model_type == "mistral":  # in a .gguf file it is a Llama, also for transformers
         values = config.to_dict()
         config = LlamaConfig(
             **{key: values[key] for key in LlamaConfig().to_dict() if key in values}
@@ -254,7 +256,7 @@ def save_pretrained(
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
     with system_errors():
         model.save_pretrained(folder, max_shard_size=max_shard_bytes)
-    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # what the umask allows
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # as the umask allows
     for weights in folder.glob("*.safetensors"):
         weights.chmod(mode)  # safetensors makes it readable by its owner only
     tokenizer.save(folder)

@@ -31,7 +31,7 @@ _HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores ever
 
 
 class TargetFacts(NamedTuple):
-    """What was found at each of N target positions, detached; what fills up N has no meaning."""
+    """Facts about each of N target positions, detached; those of padding have no meaning."""
 
     losses: torch.Tensor  # (N,) float32: cross entropy, without the weight; 0 to fill up
     are_hits: torch.Tensor  # (N,) bool: no other token has a higher probability
@@ -133,7 +133,7 @@ class _ChunkedHead(torch.autograd.Function):
         needs_grad: bool,
     ) -> tuple[torch.Tensor, ...]:
         """A float32 scalar, and the tensors of TargetFacts."""
-        # Not for a frozen head, nor if everything below the head is frozen.
+        # A frozen head needs no gradient. Hidden states need none if all below the head is frozen.
         needs_hidden, needs_weight = (needs_grad and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
@@ -227,7 +227,7 @@ def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadChe
     """Compare the loss of the head alone with that of the model's own logits, for one micro-batch.
 
     They differ if the model also caps or scales its logits. A cap hardly changes small logits, so
-    the head's weights are multiplied by 64 meanwhile. The module is left as it was.
+    the head's weights are multiplied by 64 for the comparison. Afterwards the module is unchanged.
     """
     training, uses_own_forward = module.training, module.uses_own_forward
     weights = [module.model.get_output_embeddings().weight]

@@ -26,7 +26,7 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _has_both() -> bool:
-    """Whether this torch has both MKL and oneDNN; with one of them there is no choice."""
+    """Whether this torch has both MKL and oneDNN; otherwise there is no choice."""
     return all(backend.is_available() for backend in (torch.backends.mkl, torch.backends.mkldnn))
 
 

@@ -29,7 +29,7 @@ PRESETS = tuple(_SHAPES)
 
 
 def is_preset(name: str) -> bool:
-    """Whether a model's name is that of a preset; a preset comes before a folder of that name."""
+    """Whether a model's name is that of a preset. A folder of the same name does not count."""
     return name in PRESETS
 
 

@@ -48,8 +48,8 @@ def attention_by_rows(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row -> (1, T, H, D).
 
-    Honours `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option, so
-    that no model computes something else than its own attention would.
+    Honours `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option.
+    Without this check, a model would compute another attention than its own.
     """
     honoured = {name: options.pop(name, None) for name in ("scaling", "dropout", "sliding_window")}
     refused = [
@@ -137,7 +137,7 @@ def _one_row(
     sliding_window: int | None,
 ) -> torch.Tensor:
     length = query.shape[2]
-    if missing := -length % _LENGTH_STEP:  # after the row's end, where causal attention never looks
+    if missing := -length % _LENGTH_STEP:  # padding after the row, which causal attention ignores
         query, key, value = (F.pad(each, (0, 0, 0, missing)) for each in (query, key, value))
     band = None
     if sliding_window and length > sliding_window:
@@ -152,7 +152,7 @@ def _one_row(
 
 @contextmanager
 def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
-    """Give a model its own attention back for a while: generation needs it, for its cache."""
+    """Give a model its own attention back inside the block: generation with a cache needs it."""
     current = str(model.config._attn_implementation)
     model.set_attn_implementation(name)
     try:
@@ -178,7 +178,7 @@ def _no_mask(*_: object, **__: object) -> None:
 
 @torch.no_grad()
 def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """Prove that rows laid end to end compute what each computes alone; None if they do.
+    """Why rows laid end to end would change each other; None: it is proved that they do not.
 
     Compares hidden states of three rows end to end with those of the model's own attention on each
     row alone. If the data has rows longer than the model's sliding window (`longest_row`), so has
@@ -217,9 +217,10 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
 
 
 def _widen_modules(model: "PreTrainedModel") -> ExitStack:
-    """Let each module compute with float32 copies of its own weights, made while it runs.
+    """Make each module compute with float32 copies of its own weights, made while it runs.
 
-    bfloat16 rounds more than a leak between rows may change. Closing the result ends it.
+    A leak between rows may be smaller than the rounding of bfloat16. Closing the result undoes
+    this.
     """
     stack = ExitStack()
     for module in model.modules():
@@ -247,7 +248,7 @@ def _restore(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> N
 
 
 def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """Some RoPE scalings depend on the largest position of a pass: one long row changes others."""
+    """Why positions change other rows: some RoPE scalings depend on a pass's largest position."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [each for each in rope.values() if isinstance(each, dict)]

@@ -29,8 +29,9 @@ from sftctl.words import printable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
-"""For every call that loads a configuration, model or tokenizer. Without it, transformers asks on
-stdin whether to run the Python files of a model, and `yes | sftctl …` would run them."""
+"""Arguments for every call that loads a configuration, model or tokenizer. Without them,
+transformers asks on stdin whether to run the Python files of a model, and `yes | sftctl …` would
+run them."""
 
 _CHECK = "check the path: it is relative to the current folder"
 
@@ -81,7 +82,7 @@ class ModelSource:
         _refuse_other_file(path)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
-        if name in PRESETS:  # as a model it has no source: a tokenizer is meant
+        if name in PRESETS:  # a preset has no source as a model, so the name is for a tokenizer
             raise ConfigError(
                 f"{name}: a preset has no tokenizer of its own",
                 hint="leave the tokenizer out: a preset takes the bundled one",
@@ -124,7 +125,7 @@ def hub_resolves() -> bool:
 
 @cache
 def on_stderr(message: str) -> None:
-    """Print a warning about a model or tokenizer that is loaded; the same one once a process."""
+    """Print a warning about a model or tokenizer that is loaded; each text once in a process."""
     print(f"warning: {printable(message)}", file=sys.stderr)
 
 

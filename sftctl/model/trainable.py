@@ -1,4 +1,4 @@
-"""What can be trained, and what is: refuses models, and selects parameters by pattern.
+"""Refuses models that can't be trained, and selects the parameters to train by pattern.
 
 Which parameters are trained is in one place: their `requires_grad`, which `select_trained` sets
 once. The engine, the checkpoint, the estimates and the screens read it from there.
@@ -104,7 +104,7 @@ def _method(described: object) -> str:
 
 
 def _other_kind(config: "PretrainedConfig") -> str | None:
-    """What a model is, if it is not a causal language model of text alone."""
+    """The kind of a model that is not a causal language model of text alone; None if it is one."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -169,8 +169,9 @@ def select_trained(
 ) -> None:
     """Clear `requires_grad` of every parameter that the patterns leave out of the training.
 
-    Trained is what `train_only` matches (None: everything) and `freeze` does not. What was not
-    trained before stays so. ConfigError if a pattern matches nothing, or if nothing is left.
+    A parameter is trained if `train_only` matches it (None: matches all) and `freeze` does not. A
+    parameter that was frozen before stays frozen. ConfigError if a pattern matches nothing, or if
+    nothing is left.
     """
     names = _names_by_id(model)
     trained = set(names) if train_only is None else matching(model, "train.train_only", train_only)

@@ -1,4 +1,4 @@
-"""The names of a model's weights: prefixes that wrappers leave in them, and what does not fit.
+"""The names of a model's weights: prefixes that wrappers left in them, and names that don't fit.
 
 Both `train` and `inspect-ckpt` judge names by these rules. Loads neither torch nor transformers.
 """
@@ -60,7 +60,8 @@ class Names:
             warn(f"{where}: {count} in the files not used: {_examples(self.unexpected)}")
 
     def problem(self) -> str | None:
-        """What of the model is not in the files, in one sentence; None: nothing."""
+        """The weights of the model that are not in the files, in one sentence; None: all are
+        there."""
         if any(map(_ADAPTER.search, self.unexpected)):
             return f"holds an adapter that is not merged: {_examples(self.unexpected)}"
         scales = [name for name in self.unexpected if _SCALES.search(name)]

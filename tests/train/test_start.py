@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "untied": (
         lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(2048, 64)}),
         {},
-        "ADAPTER: trains model.embed_tokens.weight and lm_head.weight apart, which are one weight "
+        "ADAPTER: has different model.embed_tokens.weight and lm_head.weight, which are one weight "
         "in BASE",
     ),
     "damaged": (

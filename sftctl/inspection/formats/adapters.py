@@ -13,7 +13,7 @@ _LONGEST_CARD = 1 << 18
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
-_TOOLS = {  # by a tag of the card; the first that is there, because others build on TRL
+_TOOLS = {  # by a tag of the card; the first match counts, because others build on TRL
     "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
 }  # fmt: skip
 
@@ -33,7 +33,7 @@ def plain_name(name: str) -> str:
 
 
 def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
-    """`PEFT adapter directory (LORA)`, or that of the tool that names itself in config or card."""
+    """`PEFT adapter directory (LORA)`, or with the tool that its configuration or card names."""
     base = str(adapter.get("base_model_name_or_path", ""))
     if "fine_tune_type" in adapter or "lora_parameters" in adapter or "lora_layers" in adapter:
         return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
@@ -53,7 +53,7 @@ def _tool_in(card: str) -> str | None:
 
 
 def adapter_note(adapter: Mapping[str, Any]) -> str:
-    """Which base an adapter belongs to, its rank and targets, and what makes a model of it."""
+    """A note: an adapter's base, rank and targets, and the command that makes a model of it."""
     base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
     settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
     rank = settings.get("r", settings.get("rank"))
@@ -90,7 +90,7 @@ def card_of(files: Files) -> str:
 
 
 def adapter_facts(adapter: Mapping[str, Any], card: str) -> dict[str, Any]:
-    """What is known of an adapter without a trainer's state: its settings, and its step."""
+    """Facts about an adapter without a trainer's state: its settings, and its step."""
     return {"config": {"adapter": dict(adapter)}, "step": _step_in(card)}
 
 

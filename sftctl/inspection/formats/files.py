@@ -25,7 +25,7 @@ _LONGEST_JSON_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of a checkpoint. Each method adds what is wrong with a file to `problems`."""
+    """The files of a checkpoint. Each method adds the faults of a file to `problems`."""
 
     path: Path  # a folder, or one file
     sizes: dict[str, int]  # bytes, by name in the folder
@@ -76,7 +76,8 @@ class Files:
         return found
 
     def _read_for_code(self, name: str) -> None:
-        """Add the code that a file names. Other tools have files of other kinds with such names."""
+        """Add the code that a pickle names. A file of another kind with such a name is no
+        problem."""
         others = Files(self.path, self.sizes, None)
         others.read_torch(name)
         begin = first_bytes(folder_of(self.path) / name)
@@ -103,7 +104,7 @@ class Files:
         self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
 
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
-        """What is known from the files alone. With problems it is incomplete and has no advice.
+        """The inspection from the files alone. With problems it is incomplete and has no advice.
 
         Pickles that were not opened yet are read for the code that they name.
         """
@@ -134,7 +135,7 @@ def folder_of(path: Path) -> Path:
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first nine bytes of a regular file, enough to tell the formats apart; else none."""
+    """The first nine bytes of a regular file, enough to distinguish the formats; else none."""
     if not path.is_file():  # a pipe would wait for a writer
         return b""
     with path.open("rb") as file:

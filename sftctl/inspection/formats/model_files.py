@@ -75,7 +75,7 @@ def lost_shards(files: Files) -> list[str]:
 
 
 def _lost_index(files: Files) -> list[str]:
-    """Several parts are loaded by their index."""
+    """The index, if it is missing: several parts are loaded by it."""
     endings = {m[4] for name in files.sizes if (m := _SHARD.fullmatch(name))}
     names = {".safetensors": _INDEXES[0], ".bin": _INDEXES[1]}
     wanted = [names[ending] for ending in sorted(endings)]
@@ -83,7 +83,7 @@ def _lost_index(files: Files) -> list[str]:
 
 
 def _model_kind(files: Files, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> str:
-    """What to call the directory: which tool wrote it, and whether it is quantized."""
+    """The name of the format: which tool wrote the directory, and whether it is quantized."""
     described = config.get("quantization_config") or config.get("compression_config")
     is_mlx = "quantization" in config or "weights.npz" in files.sizes or _is_mlx(files)
     who = "MLX model directory" if is_mlx else "Hugging Face model directory"
@@ -116,7 +116,7 @@ def header_format(file: Path) -> str | None:
 def _judge_adapter(
     files: Files, adapter: dict[str, Any], tensors: dict[str, StoredTensor]
 ) -> tuple[list[str], list[str], str | None]:
-    """What an adapter's folder lacks, and what it belongs to."""
+    """Files that an adapter's folder lacks, and the model that it belongs to."""
     if not tensors:
         return ["adapter_model.safetensors: missing"], [adapter_note(adapter)], None
     look = show_tensors(files.path)
@@ -140,7 +140,7 @@ def inspect_safetensors_file(path: Path) -> Inspection:
 
 
 def model_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json says."""
+    """Facts from config.json."""
     dtype = config.get("dtype", config.get("torch_dtype"))
     facts: dict[str, Any] = {"dtype": dtype if isinstance(dtype, str) else None}
     if config:

@@ -49,7 +49,7 @@ def is_run(path: Path) -> bool:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint folder, damaged or not."""
-    name = Path(os.path.abspath(path)).name  # of `.` too
+    name = Path(os.path.abspath(path)).name  # `.` has a name then, too
     return path.is_dir() and (step_of(name) is not None or (path / MANIFEST_HASH_NAME).exists())
 
 

@@ -35,7 +35,7 @@ _TOOLS = {  # by the module of their settings
 
 
 def is_trainer_checkpoint(path: Path) -> bool:
-    """Whether this is one checkpoint; also one whose save was not finished."""
+    """Whether this is one checkpoint, whether or not its save was finished."""
     if not path.is_dir():
         return False
     if (path / _STATE_NAME).is_file():
@@ -131,7 +131,7 @@ def _weights(
 
 
 def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
-    """The state that DeepSpeed saved in it, and the command that makes weights of that."""
+    """The state that DeepSpeed saved in the folder, and the command that makes weights of it."""
     for folder in sorted({name.partition("/")[0] for name in files.sizes if "/" in name}):
         files.problems.extend(distcp_problems(files.path / folder))
     tags = tags_in(files.path)
@@ -232,7 +232,8 @@ def _others(files: Files) -> list[str]:
 
 
 def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
-    """What a resume by the Trainer would miss. FSDP saves weights and optimizer as folders."""
+    """A note on what the Trainer would lack to resume. FSDP saves weights and optimizer as
+    folders."""
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]
     if any("optim" in name or "global_step" in name for name in (*folders, *_others(files))):

@@ -1,4 +1,4 @@
-"""Whether a folder's weights are those of its config.json, and what `sftctl train` makes of them.
+"""Whether a folder's weights fit its config.json, and whether `sftctl train` can use them.
 
 The names that a model needs are known for the families in `_LAYER`. For others only numbers of
 layers, the embedding and the head are judged. Nothing here loads torch.
@@ -179,7 +179,7 @@ def show_tensors(path: Path) -> str:
 
 
 def _what_train_lacks(files: Files) -> str | None:
-    """What `sftctl train` needs besides the weights, and the option for it."""
+    """A note on what `sftctl train` needs besides the weights, with the option for it."""
     settings = files.read_json("tokenizer_config.json")
     has_template = "chat_template.jinja" in files.sizes or "chat_template" in settings
     if not any(name in files.sizes for name in _TOKENIZERS):

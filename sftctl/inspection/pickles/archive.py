@@ -56,7 +56,7 @@ def open_archive(window: Window) -> Archive:
         entry = Entry(_data_begin(window, info), info.file_size, info.CRC)
         if info.header_offset < place:
             raise ValueError(f"{info.filename}: its bytes are those of another entry too")
-        if name.lower() in taken:  # torch does not tell upper from lower case
+        if name.lower() in taken:  # torch treats upper and lower case alike
             problems.append(f"{info.filename}: a second entry of this name")
         if not place and info.header_offset:
             problems.append(f"{info.header_offset} bytes before its first entry")

@@ -1,4 +1,4 @@
-"""Read a pickle without unpickling it: opcodes become plain values, and calls are only named.
+"""Read a pickle without unpickling it: opcodes become plain values, and no call is made.
 
 Nothing is imported and nothing is called, even if the pickle asks for it. A class or function is a
 `Name`; the object that a call would have made is a `CallResult`. So a hostile pickle can do
@@ -65,7 +65,7 @@ class Reading:
 
 
 class BadPickle(ValueError):
-    """Not a pickle, or too long; `code` is what it names before the bad place."""
+    """Not a pickle, or too long; `code` has the names of code before the bad place."""
 
     def __init__(self, problem: str, code: frozenset[str]) -> None:
         super().__init__(problem)
@@ -171,7 +171,7 @@ class _Machine:
     def call(self, function: Any, arguments: Any) -> Any:
         """A call of a function, or of a class with its `__init__`.
 
-        A function may call the classes that it is given: `copyreg._reconstructor` does.
+        A function may call its arguments, if they are classes: `copyreg._reconstructor` does.
         """
         given = arguments if isinstance(arguments, tuple) else ()
         names = [one for one in (function, *given) if isinstance(one, Name)]
@@ -179,7 +179,7 @@ class _Machine:
         return self.new(function, arguments)
 
     def new(self, function: Any, arguments: Any, *_keywords: Any) -> Any:
-        """What it would make: a dict or tuple for known containers, else a `CallResult`."""
+        """The result of a call: a dict or tuple for known containers, else a `CallResult`."""
         by = function.text if isinstance(function, Name) else "?"
         given = arguments if isinstance(arguments, tuple) else (arguments,)
         if by in ("collections.OrderedDict", "collections.defaultdict"):

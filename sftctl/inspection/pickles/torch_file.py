@@ -34,7 +34,7 @@ class TorchFile:
     """The content of a torch.save file."""
 
     value: Any
-    problems: list[str]  # what is wrong with it, and code that was not run
+    problems: list[str]  # damage, and code that was not run
     tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by place: "model.x"
 
 

@@ -95,7 +95,7 @@ def storage_bytes(storage: PersistentId) -> int:
 def tensors_in(
     value: Any, file: Path, storages: dict[str, tuple[int, int]], most: int
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The first `most` tensors of a value by place, and what is wrong with them.
+    """The first `most` tensors of a value by place, and the problems with them.
 
     `storages` maps a storage's key to its first byte in the file and its length in bytes.
     """
@@ -126,7 +126,7 @@ def tensors_in(
 
 
 def _is_of_other_numbers(made: CallResult, storages: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether a tensor's bytes are there, and its numbers are of a type that is not shown."""
+    """Whether a tensor's bytes are in the file, but its numbers have a type that is not shown."""
     storage = made.arguments[0]
     if not _is_storage(storage) or _dtype(storage) is not None:
         return False

@@ -17,7 +17,7 @@ _LARGEST = 1 << 64
 class Budget:
     """How many items are printed of one file.
 
-    A small file can print as billions of items, if lists hold the same list many times.
+    If lists hold the same list many times, a small file could be printed as billions of items.
     """
 
     def __init__(self, items: int = _ITEMS_IN_ALL) -> None:

@@ -1,7 +1,7 @@
-"""How many of a checkpoint's numbers are read. Its size is the bound, whatever its tensors claim.
+"""How many numbers of a checkpoint are read: its size is the limit, not the sizes in its header.
 
-In a torch file any number of tensors may be views of the same bytes, so a small file could keep a
-reader busy for ever.
+In a torch file any number of tensors may be views of the same bytes. Without a limit, reading a
+small file could take forever.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from sftctl.checkpoint.tensor_index import StoredTensor
 
 _TENSORS = 5000  # of a small checkpoint
-_BYTES_PER_TENSOR = 4000  # a larger one may have one more for each of these
+_BYTES_PER_TENSOR = 4000  # in a larger checkpoint one more is read for each 4000 bytes
 _BYTES = 1 << 24
-_TIMES = 4  # how often the bytes of a larger one may be read
+_TIMES = 4  # how often the bytes of a larger checkpoint may be read
 
 
 def left_out(tensors: Mapping[str, StoredTensor], num_bytes: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An adapter that peft can read, of any tool: put onto its base, and merged into it."""
+"""Put an adapter of any tool that peft can read onto its base, and merge it into the base."""
 
 import warnings
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _OTHER_BASE = "an adapter fits only the base that it was trained on"
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """What adapter_config.json says."""
+    """The values of an adapter_config.json."""
 
     folder: Path
     base: str
@@ -33,7 +33,7 @@ class AdapterFile:
 
     @classmethod
     def read(cls, folder: Path) -> "AdapterFile":
-        """Of a folder; ConfigError if it is not a LoRA adapter with safetensors weights."""
+        """Read a folder; ConfigError if it is not a LoRA adapter with safetensors weights."""
         file = folder / CONFIG_NAME
         settings = read_settings(folder)
         base = settings.get("base_model_name_or_path")
@@ -153,7 +153,7 @@ def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
 def _require_names(adapter: AdapterFile, wrapper: Any) -> None:
     """ConfigError unless the file has a tensor for all of the adapter, and no others."""
     peft = import_peft()
-    # Else peft adds embeddings under other names where a vocabulary was enlarged.
+    # Otherwise peft adds embeddings under other names if the vocabulary was enlarged.
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     here = {name.removeprefix(PREFIX) for name in tensors}
     there = set(_shapes(adapter))

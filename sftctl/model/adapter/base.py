@@ -32,7 +32,7 @@ def initial_model(
     """The model at step 0; its random weights, if it has any, are drawn with the run's seed.
 
     A base is loaded in the type that it is held in, from `location` if that is given. Without
-    `with_start` the adapter that the run goes on from is not read, as its weights are replaced.
+    `with_start` the adapter that the run continues from is not read: its weights are replaced.
     Raises ConfigError as `load_pretrained`, `add_adapter` and `load_start` do.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
@@ -62,7 +62,7 @@ def adapter_of(config: RunConfig) -> AdapterConfig | None:
 
 
 def base_dtype(config: RunConfig) -> torch.dtype:
-    """What the frozen weights are held in; `train.dtype` must be resolved."""
+    """The type of the frozen weights; `train.dtype` must be resolved."""
     asked, computes = config.adapter.base_dtype, config.train.dtype
     in_bfloat16 = computes == "bfloat16"
     if asked != "auto" and (asked == "bfloat16") != in_bfloat16:

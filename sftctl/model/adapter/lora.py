@@ -1,7 +1,7 @@
 """LoRA adapters by peft: matrices that are trained next to the frozen weights of a model.
 
-The model is changed in place and stays a model of transformers. Its own weights are frozen; what is
-trained are the adapter's parameters, in float32, and the modules that are saved completely.
+The model is changed in place and stays a model of transformers. Its own weights are frozen. The
+adapter's parameters are trained, in float32, and so are the modules that are saved completely.
 """
 
 import logging
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAME = "default"  # peft's name for the one adapter of a model
 EMBEDDINGS, HEAD = "embeddings", "head"
-"""What `adapter.modules_to_save` calls the embedding and the head of any model."""
+"""Names in `adapter.modules_to_save` for the embedding and the head of any model."""
 _ADAPTER = re.compile(rf"\.lora_\w+\.{_NAME}(\.|$)")
 """In the names of an adapter's parameters, as in `q_proj.lora_A.default.weight`."""
 

@@ -1,4 +1,4 @@
-"""What an adapter needs of its base, its strategy and its packages. Loads no torch."""
+"""Refuses an adapter whose base, strategy or packages do not fit. Loads no torch."""
 
 from importlib.util import find_spec
 
@@ -8,7 +8,8 @@ from sftctl.model.presets import is_preset
 
 
 def require_base(config: RunConfig) -> None:
-    """ConfigError if an adapter is asked for on random weights, or nf4 where it can't be."""
+    """ConfigError for an adapter on random weights, and for nf4 with a strategy that can't have
+    it."""
     adapter = config.adapter
     if adapter.lora and is_preset(config.model.name):
         raise ConfigError(

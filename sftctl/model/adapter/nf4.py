@@ -1,8 +1,9 @@
 """nf4: linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
 
-The weights of a block of 64 are multiples of its largest one, each one of 16 values (NormalFloat).
-The blocks' scales, less their mean, are 8-bit numbers in blocks of 256 (double quantization). That
-is 4.13 bits a weight. The layers compute with the dequantized weight, in the type of their inputs.
+In a block of 64 weights, each is the block's scale (its largest weight) times one of 16 values
+(NormalFloat). The mean of all scales is subtracted from them, and the rest is stored in 8 bits, in
+blocks of 256 (double quantization). That is 4.13 bits a weight. The layers compute with the
+dequantized weight, in the type of their inputs.
 """
 
 import logging
@@ -31,7 +32,7 @@ class NF4Linear(torch.nn.Linear):
     packed: torch.Tensor
 
     def __init__(self, layer: torch.nn.Linear, dtype: torch.dtype) -> None:
-        torch.nn.Module.__init__(self)  # a Linear's own would make a weight
+        torch.nn.Module.__init__(self)  # Linear.__init__ would make a weight
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.dtype, self.bias = dtype, layer.bias
         packed, self._scales = _quantize(layer.weight.detach())
@@ -83,10 +84,10 @@ def _bitsandbytes() -> Any:
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
     """The packed 4-bit numbers, (N / 2, 1) uint8, and bitsandbytes' QuantState with the scales.
 
-    N values in one row, zeros up to a complete block: the CPU kernel of bitsandbytes 0.50 takes
-    scales of other blocks where a row of a matrix ends within a block. The mean of the scales is a
-    float64 sum, rounded once, so that the bytes depend on the weight alone and not on the number of
-    threads.
+    The N values are given as one row, with zeros up to a complete block: if a row of a matrix ends
+    within a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks. The mean of the
+    scales is a float64 sum, rounded once, so that the bytes depend on the weight alone and not on
+    the number of threads.
     """
     library = _bitsandbytes()
     weight = weight.to("cpu", torch.float32).flatten()

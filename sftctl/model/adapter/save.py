@@ -43,7 +43,7 @@ def save_adapter(
     named = {peft_name(name): tensor.contiguous() for name, tensor in tensors.items()}
     with system_errors():
         save_file(named, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # what the umask allows
+    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # as the umask allows
     (folder / WEIGHTS_NAME).chmod(mode)  # safetensors makes it readable by its owner only
 
 

@@ -1,4 +1,5 @@
-"""An adapter that a run goes on from: its tensors become the first weights of the run's own."""
+"""An adapter that a run continues from: its tensors become the first weights of the run's
+adapter."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ _MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
 
 
 def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """ConfigError unless the adapter in `folder` has what this model's adapter has, by shapes."""
+    """ConfigError unless the adapter in `folder` has the tensors of this model's adapter."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / WEIGHTS_NAME
@@ -44,7 +45,7 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
     plain = {PREFIX + name for name in model.state_dict()}
     plain |= {name.replace(".base_layer.", ".") for name in plain}
     if unknown := sorted(shapes.keys() - ours.keys() - plain):
-        what = f"it has {unknown[0].removeprefix(PREFIX)}, for which there is no place"
+        what = f"the model has no place for its {unknown[0].removeprefix(PREFIX)}"
         raise _does_not_fit(folder, base, what)
 
 
@@ -70,10 +71,11 @@ def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folde
 
 @torch.no_grad()
 def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """Copy the adapter in `folder` into the adapter of a model, and its modules saved whole.
+    """Copy the adapter in `folder` into a model's adapter, with the modules that are saved
+    completely.
 
-    ConfigError as `require_fit`, and if it holds another value for a weight that is frozen here, or
-    two for one that is tied.
+    ConfigError as `require_fit` raises it, and if the adapter has another value for a weight that
+    is frozen here, or two different values for a tied weight.
     """
     from safetensors.torch import load_file
 
@@ -97,7 +99,7 @@ def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
 def _require_tied(
     ours: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], folder: Path, base: str
 ) -> None:
-    """ConfigError if names of one weight have different values, or not all names have one."""
+    """ConfigError if the names of a tied weight have different values, or if some have none."""
     names = dict[int, list[str]]()
     for name, tensor in ours.items():
         names.setdefault(id(tensor), []).append(name)
@@ -108,7 +110,7 @@ def _require_tied(
                 continue
             if one is None or two is None or not torch.equal(one, two):
                 raise ConfigError(
-                    f"{folder}: trains {first} and {other} apart, which are one weight in {base}",
+                    f"{folder}: has different {first} and {other}, which are one weight in {base}",
                     hint="merge it with the tool that made it, and train the merged model",
                 )
 

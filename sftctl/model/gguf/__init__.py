@@ -1,1 +1,1 @@
-"""A .gguf file as the source of weights: which kind it is, and what transformers leaves out."""
+"""A .gguf file as the source of weights: its kind, and the parts that transformers ignores."""

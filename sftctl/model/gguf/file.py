@@ -1,4 +1,4 @@
-"""What transformers does not take from a .gguf file: sizes in its metadata, and unused tensors."""
+"""Parts of a .gguf file that transformers ignores: sizes in its metadata, and some tensors."""
 
 import struct
 from functools import lru_cache
@@ -30,7 +30,7 @@ def require_whole_model(file: Path) -> None:
 
 
 def set_sizes(config: "PretrainedConfig", file: Path) -> None:
-    """Set the size of a head and of an expert, for which transformers takes a family's default."""
+    """Set the sizes of a head and an expert from the file. transformers assumes a default."""
     metadata, _ = _read(file)
     arch = metadata.get("general.architecture")
     if config.model_type in _HEADS_OF_ALL:
@@ -58,9 +58,7 @@ def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
     if found.get("type", "none") == "none" or rope.get("rope_type", "default") != "default":
         return None
     values = ", ".join(f"{key} {value}" for key, value in found.items())
-    return (
-        f"its RoPE scaling is not read: {values}; long texts are seen otherwise than in llama.cpp"
-    )
+    return f"its RoPE scaling is not read: {values}; on long texts it differs from llama.cpp"
 
 
 def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

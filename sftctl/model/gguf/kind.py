@@ -34,7 +34,7 @@ class GgufKind:
 
 
 def kind_by_first_bytes(first: bytes) -> GgufKind | None:
-    """What the first eight bytes or more say; None for a GGUF of version 2 or 3, or unknown."""
+    """The kind by the first eight or more bytes; None: a GGUF of version 2 or 3, or unknown."""
     if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
         return GgufKind("Git LFS pointer", LFS_PROBLEM)
     if first.startswith(_GGML):

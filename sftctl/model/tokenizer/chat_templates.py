@@ -41,7 +41,7 @@ def named_template(name: str, hf: "PreTrainedTokenizerFast") -> str:
 
 
 def possible_templates(name: str) -> list[str]:
-    """What `name` may stand for, where the tokenizer is not known."""
+    """The templates that `name` may stand for, if the tokenizer is not known yet."""
     return [_OWN_END, _EOS_END] if name == CHATML else [_read(Path(name))]
 
 

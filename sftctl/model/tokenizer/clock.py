@@ -1,4 +1,4 @@
-"""Make the clock of a chat template stand still, so that rows give the same text every day."""
+"""Freeze the clock of a chat template, so that rows give the same text every day."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def with_frozen_clock(template: str, day: Date) -> str:
 
 
 def _is_read(template: str) -> bool:
-    """Whether anything but `is defined` reads the clock. A template that is not valid: False."""
+    """Whether the template reads the clock, except by `is defined`. False if it is not valid."""
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])

@@ -29,10 +29,10 @@ _TRANSPARENT = (
 
 @dataclass(frozen=True, slots=True)
 class ContentUse:
-    """What a template does with contents, besides writing them and testing if they are empty."""
+    """How a template uses contents, besides writing them and testing if they are empty."""
 
     constants: frozenset[str] = frozenset()
-    """Texts that it searches in contents, splits them by, or compares them with."""
+    """Constants: the template searches contents for them, splits or compares contents by them."""
     strips: bool = False
     """True: it may remove white space around contents or parts of them."""
 
@@ -62,7 +62,7 @@ class _Reader:
     strips: bool = False
     _read_macros: set[str] = field(default_factory=set)
     _not_strings: list[nodes.Node] = field(default_factory=list)
-    """Expressions that are not strings where the reader is, so not contents."""
+    """Expressions that are not strings at this place, so they are not contents."""
 
     def read(self, node: nodes.Node) -> None:
         """Collect how a node uses contents; _Unknown if that is not known."""
@@ -107,18 +107,18 @@ class _Reader:
         )
 
     def _both(self, node: nodes.And | nodes.Or) -> None:
-        ends = isinstance(node, nodes.Or)  # this value of the left side ends the evaluation
+        ends = isinstance(node, nodes.Or)  # if the left side has this value, the right is not read
         truth = self.facts.truth(node.left)
         self._read_all([node.left, None if truth is ends else node.right])
 
     def _macro(self, node: nodes.Macro) -> None:
-        """It is read where it is called."""
+        """Nothing: a macro is read where it is called."""
 
     def _for(self, node: nodes.For) -> None:
         if self.facts.is_absent_field(node.iter):
             return
         if node.iter in self._not_strings and not self.facts.is_list(node.iter):
-            return  # contents are strings, so this runs over something else, or never
+            return  # contents are strings, so this loop never runs over one
         if not self.facts.is_list(node.iter) or node.recursive:
             raise _Unknown
         self._read_all([node.test, *node.body, *node.else_])

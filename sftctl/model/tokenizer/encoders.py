@@ -123,7 +123,7 @@ class TokenBytes:
         self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
         self._is_normalized = is_normalized
         self.same_alone: dict[tuple[int, ...], bool] = {}
-        """Whether these tokens, encoded alone, are the same: what was found so far."""
+        """Known answers: whether these tokens stay the same when their text is encoded alone."""
 
     @classmethod
     def of(cls, hf: Any) -> "TokenBytes | None":
@@ -147,8 +147,8 @@ class TokenBytes:
     def ends(self, ids: Ids, text: str) -> npt.NDArray[np.int64] | None:
         """The byte of the text at which each token ends; None if the tokens are not the text.
 
-        Without a normalizer, what an encoder can do to a text is to leave bytes out, or to take
-        more of them than a token stands for. Then the number of bytes differs.
+        Without a normalizer, an encoder can only drop bytes, or use more bytes than a token stands
+        for. In both cases the number of bytes differs.
         """
         ends = self._lengths.take(ids).cumsum()
         num_bytes = int(ends[-1]) if len(ends) else 0

@@ -32,7 +32,7 @@ def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | 
         return None
     named = f"its split is named {name!r}, which is not known here" if name else "it names no split"
     return (
-        f"{named}: text is cut into words as GPT-2 does, perhaps otherwise than in "
+        f"{named}: text is cut into words as GPT-2 does, perhaps differently from "
         "pretraining; give --tokenizer with the original model's folder or name"
     )
 
@@ -50,8 +50,8 @@ def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
     """Whether the vocabulary has a token that GPT-2's split and another one could cut differently.
 
     Merges never cross the boundaries of the split that they were learned with. So two splits give
-    the same tokens if every token is one word to both. A number of several digits may be cut at
-    other places, hence a token of two digits, or of a space and a digit, is taken as a sign too.
+    the same tokens if both take every token as one word. A number of several digits may be cut at
+    other places, so a token of two digits, or of a space and a digit, also counts as a difference.
     """
     from tokenizers import pre_tokenizers
 

@@ -1,4 +1,4 @@
-"""What transformers and tokenizers warn about while they load, as our own warnings."""
+"""Show the warnings that transformers and tokenizers make while they load as our own."""
 
 import logging
 import warnings
@@ -9,8 +9,8 @@ from io import StringIO
 from sftctl.model.source import on_stderr
 
 _NOT_OURS = (" LOAD REPORT", "You are using a model of type")
-"""In transformers' table of names that do not fit, of which `weight_names` says more; and in its
-remark about a type that it does not know, which only the model needs."""
+"""Texts of warnings that are dropped: the table of names that do not fit (`weight_names` says
+more), and a remark about a type that transformers does not know, which only the model needs."""
 
 
 class _Collector(logging.Handler):
@@ -24,14 +24,14 @@ class _Collector(logging.Handler):
         self.add(record.getMessage())
 
     def add(self, message: str) -> None:
-        """Keep a message as one line, unless another line of ours says it."""
+        """Keep a message as one line, unless a line of our own says the same."""
         if not any(part in message for part in _NOT_OURS):
             self.lines.append(" ".join(message.split()))
 
 
 @contextmanager
 def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Iterator[None]:
-    """Hand what the libraries warn about in this block to `warn` at its end, each as one line.
+    """At the end of this block, call `warn` with each warning of the libraries, as one line.
 
     Nothing else reaches stderr: one of transformers' progress bars can't be turned off.
     """

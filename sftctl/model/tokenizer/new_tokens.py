@@ -57,7 +57,7 @@ def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
 
 @torch.no_grad()
 def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
-    """Give the new ids rows in the embeddings and the head, whose values are the mean of the old.
+    """Give the new ids rows in the embeddings and the head. Each is the mean of the old rows.
 
     Rows that a model has beyond its tokenizer's vocabulary are used first. The old rows are those
     of the ids below the new ones. The mean is computed in float64, so it is a pure function of the

@@ -1,8 +1,8 @@
 """Chat templates compiled once, in an environment like the one that transformers builds.
 
-transformers copies all data and takes Jinja's slowest way to each value. Here the usual values (a
-field of a message, a method of a string, `loop.index0`) have a short way. It returns what the long
-way returns, and templates are still kept from files and from Python's inner workings.
+transformers copies all data and reads each value in Jinja's slowest way. Here the usual values (a
+field of a message, a method of a string, `loop.index0`) are read in a faster way, which returns the
+same. Templates still have no access to files or to Python's inner workings.
 """
 
 import json
@@ -51,7 +51,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call what a template may call."""
+        """Call a function, if templates may call it."""
         if type(__obj) is BuiltinMethodType and type(__obj.__self__) is str:
             kwargs.pop("_block_vars", None)
             kwargs.pop("_loop_vars", None)

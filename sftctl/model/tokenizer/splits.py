@@ -49,10 +49,10 @@ _SEED = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+{_SPACES}"
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How llama.cpp splits a text, and what it does with a word."""
+    """How llama.cpp splits a text into words, and how it encodes a word."""
 
     patterns: tuple[str, ...]
-    """Each one splits what those before it left."""
+    """Each pattern splits the pieces that the patterns before it have made."""
     ignores_merges: bool = False
     """A word that is a token becomes that token; the merges are ignored."""
 
@@ -102,13 +102,13 @@ SPLITS: dict[str, Split] = {
         ),
     ),
 }
-"""By name. A tokenizer gets the first name with its patterns that treats its words alike."""
+"""By name. A tokenizer gets the first name that has its patterns and encodes words as it does."""
 
 
 def name_of_split(content: dict[str, Any]) -> str:
     """The name of a byte-level tokenizer's split, from what tokenizer.json holds.
 
-    ConfigError if there is no name for it: another name would cut words or digits otherwise.
+    ConfigError if there is no name for it: another name would cut words or digits differently.
     """
     normalizer = (content["normalizer"] or {}).get("type")
     if normalizer not in (None, "NFC"):
@@ -140,7 +140,7 @@ def name_of_split(content: dict[str, Any]) -> str:
 
 
 def _patterns(steps: list[dict[str, Any]]) -> tuple[str, ...] | None:
-    """The steps as patterns, as in the table; None if they are others."""
+    """The steps as patterns of the table; None if the table has no such steps."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
     patterns = [_pattern(step) for step in steps[:-1]]

@@ -1,4 +1,4 @@
-"""What a chat template's syntax tree tells before a conversation is rendered."""
+"""Facts that a chat template's syntax tree shows, without rendering a conversation."""
 
 import re
 from collections import defaultdict
@@ -47,7 +47,7 @@ class Facts:
 
     macros: dict[str, nodes.Macro]
     values: dict[str, list[nodes.Node]]  # of each name, or of `namespace.name`
-    loops: dict[str, list[nodes.Node]]  # what each name runs over
+    loops: dict[str, list[nodes.Node]]  # the lists that each name runs over
     bound: frozenset[str]  # names that something else sets: a parameter, a block
     lists: frozenset[str]  # names of the messages, or of some of them
     structures: frozenset[str]  # names that hold roles, numbers or constants only
@@ -122,7 +122,7 @@ class Facts:
         return key in _ABSENT and f"{name}.{key}" not in self.values
 
     def _is_null(self, node: nodes.Node | None) -> bool:
-        """True: a name that is given as none, and set to nothing else."""
+        """True: a name whose value is none, and that the template sets to nothing else."""
         if not isinstance(node, nodes.Name) or node.name not in EMPTY:
             return False
         if node.name in self.bound or node.name in self.loops:
@@ -185,7 +185,7 @@ def _largest(
     values: dict[str, list[nodes.Node]],
     holds: Callable[[nodes.Node, frozenset[str]], bool],
 ) -> frozenset[str]:
-    """The names that are only ever set to what `holds`, which may name others of them."""
+    """The names whose values all satisfy `holds`; a value may contain others of these names."""
     while True:
         known = frozenset(names)
         names = {name for name in known if all(holds(v, known) for v in values.get(name, ()))}

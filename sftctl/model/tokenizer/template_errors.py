@@ -1,4 +1,4 @@
-"""Turns what a chat template raises into one clear error that names the template's line."""
+"""Turns exceptions of a chat template into one clear error that names the template's line."""
 
 from types import TracebackType
 
@@ -11,7 +11,7 @@ _PROGRAM = "correct the template, or give another one with --chat-template FILE"
 
 
 class TemplateFailed(DataError):
-    """A chat template whose text for a row can't be used, whatever asks for it."""
+    """The text that a chat template writes for a row can't be used, by any command."""
 
 
 class TemplateRanOut(TemplateFailed):
@@ -77,7 +77,7 @@ def hung_in_compilation(seconds: float) -> ConfigError:
 
 
 def _words(problem: Exception) -> str:
-    """What is wrong, and in which line of the template."""
+    """The reason, and the line of the template."""
     if isinstance(problem, RecursionError):
         text = "it is nested too deeply, or calls itself without end"
     elif isinstance(problem, MemoryError):

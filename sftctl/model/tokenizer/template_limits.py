@@ -1,9 +1,10 @@
-"""Limits on what a chat template may use: a template is a program of whoever made the tokenizer.
+"""Limits of time, memory and text for chat templates, which are programs of other people.
 
-Jinja's sandbox keeps a template from files and Python's inner workings, not from endless loops or
-gigabytes of text. A timer in this process ends a template that takes too long; it can't end one
-call that stays in C code, such as a power of large numbers. So `data/prepare/workers` renders in
-processes of their own, and ends a process that is silent for twice as long.
+Jinja's sandbox gives a template no access to files and to Python's inner workings. It does not
+prevent endless loops or gigabytes of text. A timer in this process ends a template that takes too
+long; it can't end one call that stays in C code, such as a power of large numbers. So
+`data/prepare/workers` renders in processes of their own, and ends a process that stays in a
+template for twice as long.
 """
 
 import signal
@@ -16,10 +17,10 @@ from types import FrameType
 from sftctl.machine import data_bytes, limit_data
 
 SECONDS = 10.0
-"""Of processor time, for all renderings of a row together."""
+"""Seconds of processor time that all renderings of a row together may take."""
 
 MEMORY_BYTES = 512 << 20
-"""What a row's renderings may use, beyond what the process used before."""
+"""Memory that a row's renderings may use in addition to what the process used before."""
 
 TEXT_CHARS = 64 << 20
 """The longest text that a template may write."""
@@ -31,8 +32,8 @@ LARGE_TEXT = 1 << 18
 _BYTES_PER_ROW_BYTE = 20  # what a parsed row may need, for each byte of it
 
 Pulse = memoryview
-"""Two 64-bit numbers, shared with a parent process: the number of the row in work, and a count of
-renderings that is odd while a template runs."""
+"""Two 64-bit numbers, shared with a parent process: the number of the row that is being prepared,
+and a count of renderings that is odd while a template runs."""
 
 
 class OutOfTime(BaseException):
@@ -40,7 +41,7 @@ class OutOfTime(BaseException):
 
 
 class TemplateLimits:
-    """The time that renderings have taken, measured by samples: a timer that ticks.
+    """The time that renderings have taken, measured by a timer that ticks.
 
     By default each rendering has `SECONDS` of its own. Inside `for_rows`, all renderings of a row
     share them, and memory is limited too.
@@ -49,7 +50,7 @@ class TemplateLimits:
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
         self._pulse = new_pulse()
-        self._row = 0  # the one that was charged
+        self._row = 0  # the row that the time was counted for
         self._charged_s = 0.0
         self._sampled_at = 0.0
         self._has_rows = False
@@ -94,7 +95,7 @@ class TemplateLimits:
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Without the limit on memory, which encoding a large text may need."""
+        """Remove the limit on memory inside the block: encoding a large text may need more."""
         if self._has_rows:
             limit_data(None)
         try:
@@ -110,7 +111,7 @@ class TemplateLimits:
             signal.setitimer(signal.ITIMER_REAL, _TICK_S, _TICK_S)
 
     def _sample(self, number: int, frame: FrameType | None) -> None:
-        """Charge the row in work if a template runs now. Time asleep or stopped does not count."""
+        """Count time for the current row if a template runs now. Time asleep does not count."""
         now = time.thread_time()
         spent, self._sampled_at = now - self._sampled_at, now
         if self._row != self._pulse[0]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Messages = list[dict[str, Any]]
 
 _SLOW_S = 0.05
-"""Of processor time. A rendering that takes longer is not compared."""
+"""Seconds of processor time. A rendering that takes longer is not compared."""
 
 DEFAULT = "default"
 """The chat template for rows without tools, and for all rows if there is no `tool_use`."""
@@ -93,7 +93,7 @@ def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
 class _Proof:
     """Whether our renderings of a template equal those of transformers."""
 
-    to_compare: int = 16  # so many more renderings
+    to_compare: int = 16  # the number of renderings that are still to be compared
     has_failed: bool = False
 
 
@@ -148,7 +148,7 @@ class Renderings:
             return self._by_us(template, messages, tools, prompt)
         proof.to_compare -= 1
         ours, started = None, thread_time()
-        with suppress(Exception):  # that of transformers is raised
+        with suppress(Exception):  # transformers raises its own below
             ours = self._by_us(template, messages, tools, prompt)
         if ours is not None and thread_time() - started > _SLOW_S:
             return ours  # a second rendering could take more time than is left

@@ -110,9 +110,9 @@ class ChatTokenizer:
         self._is_compiled = True
 
     def with_date(self, day: str | None) -> "ChatTokenizer":
-        """A copy whose template's clock stands still, at `day` (YYYY-MM-DD) or else today.
+        """A copy with the clock of its template frozen at `day` (YYYY-MM-DD), or else today.
 
-        Returns the tokenizer itself if its template has no clock, or one that stands still already.
+        Returns the tokenizer itself if its template has no clock, or a frozen one.
         """
         if self.date is not None and day is None:
             return self
@@ -222,7 +222,7 @@ class ChatTokenizer:
             self.hf.save_pretrained(folder)
 
     def _hash_content(self) -> str:
-        """A hash of all that decides ids: vocabulary, merges, normalizer, special tokens."""
+        """A hash of everything that decides ids: vocabulary, merges, normalizer, special tokens."""
         content = loads(self.hf.backend_tokenizer.to_str())
         for call_setting in ("truncation", "padding"):
             content.pop(call_setting, None)
@@ -266,7 +266,7 @@ def load_tokenizer(
     with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
         hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     tell_of_code(source)
-    hf.init_kwargs.pop("auto_map", None)  # else what is saved would ask for code
+    hf.init_kwargs.pop("auto_map", None)  # a saved tokenizer with it would ask for code
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
         on_stderr(f"{source.gguf_path}: {problem}")
     if not getattr(hf, "is_fast", False):

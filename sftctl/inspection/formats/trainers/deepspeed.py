@@ -21,7 +21,7 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class ZeroState:
-    """What one tag's folder holds."""
+    """The content of one tag's folder."""
 
     stage: str  # "ZeRO-2", "ZeRO-1 or 2", …
     ranks: int
@@ -72,7 +72,7 @@ def latest_tag(path: Path) -> str | None:
 
 
 def read_state(files: Files, tag: Path) -> ZeroState:
-    """Read the first rank's files of a tag; what is missing is added to the problems."""
+    """Read the first rank's files of a tag; missing files are added to the problems."""
     names = _tag_names(tag)
     optimizer = {_ranks(_OPTIMIZER, name): name for name in names if _OPTIMIZER.fullmatch(name)}
     sharded = {_ranks(_SHARDED, name): name for name in names if _SHARDED.fullmatch(name)}

@@ -69,7 +69,7 @@ def inspect_verl(path: Path) -> Inspection:
         world = max(world, size)
         there = {m[0] for m in matches}
         kinds = {m[1] for m in matches}
-        if not _exported(folder):  # a run may be told to save no optimizer, or the export alone
+        if not _exported(folder):  # a run can be set to save no optimizer, or only the export
             kinds.add("model")
         wanted = [f"{k}_world_size_{size}_rank_{r}.pt" for k in sorted(kinds) for r in range(size)]
         files.problems.extend(f"{below}{name}: missing" for name in wanted if name not in there)
@@ -127,7 +127,7 @@ def is_per_rank(path: Path) -> bool:
 
 
 def _groups(path: Path) -> dict[tuple[str, str], set[int]]:
-    """The ranks of each group of files, by what stands before and after the number."""
+    """The ranks of each group of files, by the text before and after the number."""
     groups: dict[tuple[str, str], set[int]] = {}
     for file in path.iterdir():
         if file.is_file() and (match := _ANY.fullmatch(file.name)):

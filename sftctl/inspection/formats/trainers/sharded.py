@@ -20,7 +20,7 @@ def ranks_of(names: list[str]) -> set[int]:
 
 
 def distcp_problems(folder: Path) -> list[str]:
-    """What is missing from a folder of `.distcp` files, as seen from the folder above it."""
+    """Problems: files missing from a folder of `.distcp` files, named from the folder above."""
     names = shards_in(folder)
     if not names and not (folder / METADATA_NAME).is_file():
         return []
