@@ -7,13 +7,13 @@ from types import FrameType
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C while the program is still being imported: no traceback of an import."""
+    """Handle Ctrl-C during the imports of the program, without a traceback."""
     os.write(2, b"stopped: by SIGINT: nothing has begun\n")
     os._exit(128 + number)
 
 
 _before = signal.getsignal(signal.SIGINT)
-if _before is signal.default_int_handler:  # else it is ignored: a job in the background
+if _before is signal.default_int_handler:  # a job in the background ignores the signal
     signal.signal(signal.SIGINT, _leave)
 
 from sftctl.cli import app as _commands  # noqa: E402 the handler comes first
@@ -26,7 +26,7 @@ def app() -> None:
     try:
         _commands.app(prog_name="sftctl")
     finally:
-        # Python would search all that torch and transformers have made for garbage, for a second.
+        # Otherwise Python spends a second on collecting the garbage of torch and transformers.
         gc.freeze()
 
 

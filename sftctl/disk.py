@@ -55,7 +55,7 @@ def refusals(
 
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise the OSError that is meant by the errors of safetensors and tokenizers about a file."""
+    """Turn errors of safetensors and tokenizers about a file into the OSError behind them."""
     try:
         yield
     except UnicodeEncodeError as problem:
@@ -98,7 +98,7 @@ def require_makeable(path: Path) -> None:
     """Raise the OSError that making a new file or folder at `path` would raise; nothing is left.
 
     So a long command can refuse its output before the work. A link that leads nowhere counts as
-    something that is there. A folder is made and removed, because root has access also to /proc.
+    existing. A folder is made and removed, because for root even /proc looks writable.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

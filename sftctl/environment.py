@@ -68,14 +68,15 @@ def require_ranks() -> None:
 
 
 def meeting_point() -> tuple[str, int, str | None]:
-    """Where the ranks meet: host, port, and the attempt of torchrun's agent if it listens there."""
+    """Where the ranks meet: host, port, and the number of the agent's attempt if it listens
+    there."""
     agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_ATTEMPT", "0") if agent_listens else None
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), attempt
 
 
 def tasks_without_ranks() -> int:
-    """How many tasks SLURM started, if no variable makes them ranks; else 0."""
+    """The number of tasks that SLURM started, if no variable makes them ranks; else 0."""
     tasks = _number("SLURM_NTASKS", 1)
     return tasks if tasks > 1 and not os.environ.get("WORLD_SIZE", "").strip() else 0
 
@@ -98,8 +99,8 @@ def is_set(name: str) -> bool:
 def wait_for_threads_briefly() -> None:
     """Let OpenMP's idle threads give up their core soon; call it before torch loads.
 
-    By default they spin: on a machine with other busy processes a step then takes many times as
-    long. Ranks inherit it. A user's own choice stays.
+    By default they spin, and on a machine with other busy processes a step then takes many times as
+    long. Ranks inherit the setting. A user's own setting stays.
     """
     if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
@@ -108,8 +109,8 @@ def wait_for_threads_briefly() -> None:
 def load_large_libraries() -> None:
     """Load torch's shared libraries while other threads go on, so that a signal is answered.
 
-    `import torch` holds Python's lock while the system loads and links them: half a second. What
-    can't be loaded here is left to the import.
+    `import torch` holds Python's lock for half a second, while the system loads and links them. A
+    library that can't be loaded here is left to the import.
     """
     found = importlib.util.find_spec("torch")
     if sys.platform != "linux" or "torch" in sys.modules or found is None or not found.origin:
@@ -141,7 +142,7 @@ def cache_folder() -> Path:
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use; all, where the system can't say."""
+    """The number of processor cores that this process may use; if that is unknown, all of them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -161,7 +162,7 @@ def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
 
 
 def sync(descriptor: int) -> None:
-    """Write a file through to the disk. On macOS fsync alone leaves it in the disk's own cache."""
+    """Sync a file to the disk. On macOS fsync alone leaves it in the disk's own cache."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:
         os.fsync(descriptor)
@@ -173,9 +174,9 @@ def sync(descriptor: int) -> None:
 
 
 def has_ended_badly(pid: int) -> bool:
-    """Whether a child has ended with an error; its exit code is left for another to collect.
+    """Whether a child has ended with an error. Its exit code can still be collected afterwards.
 
-    ChildProcessError if it was collected. False where the system can't look without collecting.
+    ChildProcessError if it was collected before. False if the system can't look without collecting.
     """
     if not hasattr(os, "waitid"):
         return False
@@ -195,8 +196,8 @@ def signal_when_the_parent_dies(number: int) -> None:
 
 
 def become_a_worker() -> None:
-    """Ignore the signals that a terminal sends to every process: the parent handles them. End with
-    the parent.
+    """End with the parent, and ignore the signals that a terminal sends to every process, because
+    the parent handles them.
 
     SIGTERM ends the process, unless it was ignored when the program started.
     """
@@ -211,23 +212,24 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedBySignal(BaseException):
-    """Raised at whatever line the command has reached. Not an Exception, which a library could
-    catch."""
+    """Raised at the line that the command has reached. Not an Exception, because a library could
+    catch that."""
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Raise EndedBySignal at the first signal that would kill the process; repeats are ignored.
 
-    A signal that was ignored when the process started stays ignored. A run listens by itself, until
-    it is over. A forked child dies of the signal: an error in Python's own fork hooks is printed.
+    A signal that was ignored when the process started stays ignored. A run has its own handlers
+    until it is over. A forked child is killed by the signal: an exception in Python's fork hooks
+    would only be printed.
     """
     heard = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
 
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a fresh fork, which has not yet taken rules of its own
+        if os.getpid() != owner:  # a new fork, which has not set its own handlers yet
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         for one in heard:

@@ -21,7 +21,7 @@ EXIT_STOPPED = 75
 
 
 class SftctlError(Exception):
-    """An expected error: `message` is what is wrong and where, `hint` is what to do next."""
+    """An expected error: `message` says what is wrong and where, `hint` says what to do next."""
 
     exit_code = 1
     advice: str | None = None  # the default hint
@@ -52,7 +52,7 @@ class EngineDiffers(DataError):
 
 
 class LayoutDiffers(DataError):
-    """Texts to train on that are not those of the long way, which is then taken for all rows."""
+    """Texts of the short way that differ from those of the long way, which all rows then take."""
 
 
 class CheckpointError(SftctlError):

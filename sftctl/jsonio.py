@@ -41,15 +41,15 @@ def dump_canonical(value: object) -> bytes:
 
 
 def dump_strict(value: object, *, sort_keys: bool = False) -> bytes:
-    """Compact. TypeError for what readers of JSON refuse and the other functions change: half a
-    surrogate pair, deep nesting, and values of types that JSON lacks.
+    """Compact. TypeError for values that readers of JSON refuse, and that the other functions here
+    would change: half a surrogate pair, deep nesting, and values of types that JSON lacks.
     """
     option = orjson.OPT_SORT_KEYS if sort_keys else 0
     return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
 
 
 def dump_text(value: object) -> str:
-    """JSON as templates and servers write it into a text: with spaces, and letters not escaped."""
+    """JSON in the form of templates and servers: with spaces, and without escaped letters."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -61,7 +61,7 @@ def dump_pretty(value: object) -> bytes:
 def dump_printable(value: object) -> bytes:
     """Like `dump_pretty`, for a terminal: what `printable` escapes is written as `\\uXXXX`."""
     data = dump_pretty(value)
-    if data.isascii() and b"\x7f" not in data:  # what JSON requires is escaped already
+    if data.isascii() and b"\x7f" not in data:  # orjson has escaped all other control characters
         return data
     letters = (json.dumps(c)[1:-1] if is_hidden(c, keep="\n") else c for c in data.decode())
     return "".join(letters).encode()
@@ -119,7 +119,7 @@ def parse_object(
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether it is nested deeper than any file of ours or of a known tool."""
+    """Whether a value is nested deeper than in any file of ours or of a known tool."""
     pending = [iter([value])]
     while 0 < len(pending) <= _DEEPEST:
         item = next(pending[-1], pending)

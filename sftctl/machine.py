@@ -1,4 +1,4 @@
-"""This machine: its cores, memory, /dev/shm and limits, and what processes use of them."""
+"""This machine: its cores, memory, /dev/shm and limits, and the memory that processes use."""
 
 import fcntl
 import os
@@ -23,10 +23,10 @@ _DATA_LIMITS = resource.getrlimit(resource.RLIMIT_DATA)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is free and what is allowed, at one moment."""
+    """Free resources and limits, at one moment."""
 
     usable_cores: int  # by affinity
-    cpu_quota_cores: float | None  # what the cgroup allows, in cores; None: no limit
+    cpu_quota_cores: float | None  # limit of the cgroup, in cores; None: no limit
     shm_free_bytes: int | None  # None: there is no /dev/shm
     open_file_limit: int  # of each process
     ram_free_bytes: int | None = None  # None: unknown
@@ -68,9 +68,9 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes of free memory: the machine's, or the cgroup's with the least.
+    """Bytes of free memory: of the machine, or of the cgroup that has the least.
 
-    None: the system does not say.
+    None: unknown.
     """
     free = []
     available = _number_after("MemAvailable:", root / "proc/meminfo")
@@ -135,7 +135,7 @@ class Usage:
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """What these processes hold now; a process that has ended holds nothing."""
+    """The memory that these processes hold now; a process that has ended holds none."""
     rss = pss = files = 0
     shared: dict[str, int] = {}  # by inode
     for pid in pids:
@@ -188,7 +188,7 @@ def multiplies_bfloat16(root: Path = ROOT) -> bool | None:
 
 
 def processor_name(root: Path = ROOT) -> str:
-    """`AMD EPYC 9R14`, or the architecture where the system does not say it."""
+    """`AMD EPYC 9R14`, or the architecture if the name is unknown."""
     for line in _lines(root / "proc" / "cpuinfo"):
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -206,7 +206,7 @@ def data_bytes() -> int | None:
 
 
 def limit_data(num_bytes: int | None) -> None:
-    """Let this process have at most this much of `data_bytes`; None: as much as at its start.
+    """Limit the `data_bytes` of this process; None: the limit that it had at its start.
 
     Beyond it, allocations fail with MemoryError. Only Linux enforces it.
     """
@@ -218,7 +218,7 @@ def limit_data(num_bytes: int | None) -> None:
 
 
 def processor_seconds(pid: int) -> float:
-    """The processor time that a child process has used; if that is unknown, the time of a clock."""
+    """The processor time that a child process has used; if it is unknown, the elapsed time."""
     try:
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
     except (OSError, OverflowError):
@@ -226,7 +226,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
-    """Where an open file or folder is now; None if it was deleted or the system does not say."""
+    """The path of an open file or folder now; None if it was deleted or the path is unknown."""
     try:
         now = Path(os.readlink(root / f"proc/self/fd/{descriptor}"))
         is_it = os.path.samestat(os.stat(now), os.fstat(descriptor))
@@ -238,7 +238,7 @@ def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
 def lock_holder(path: Path) -> int | None:
     """The process that holds a record lock on a file; None: there is none, or it is unknown.
 
-    It asks for the lock without taking it.
+    The lock is not taken.
     """
     if sys.platform != "linux":
         return None

@@ -61,9 +61,9 @@ class RunSummary:
     validation_loss: float | None = None  # the last one
     validation_step: int | None = None  # of the last one
     best: float | None = None  # the best evaluation; step 0 does not count
-    best_of: str = "validation loss"  # what `best` is a value of
+    best_of: str = "validation loss"  # the name of the value in `best`
     best_step: int | None = None
-    final_step: int | None = None  # whose weights final/ has
+    final_step: int | None = None  # the step whose weights are in final/
     ended_early: str | None = None  # why, if train.patience has ended the run
     to_train_longer: str | None = None  # the flags of `resume` that raise what ended the run
     loss: float | None = None  # of the last step in this call

@@ -1,4 +1,4 @@
-"""How ranks that a launcher started find each other, and report which ranks they wait for."""
+"""Ranks that a launcher started find each other here, and report which ranks they wait for."""
 
 import socket
 import sys
@@ -52,7 +52,7 @@ def meet(
         except DistNetworkError:
             if rank == 0 or attempt is not None:
                 raise
-            wait.go_on(["0"])  # it was rank 0's store of an earlier meeting, about to close
+            wait.go_on(["0"])  # this was rank 0's store of an earlier meeting, about to close
     store.set_timeout(timedelta(seconds=longest_wait_s))
     return prefixed
 

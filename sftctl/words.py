@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, lone surrogates, line breaks
-_JOINERS = "\u200c\u200d"  # of Persian letters, of emoji
+_JOINERS = "\u200c\u200d"  # they join Persian letters, and emoji
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
@@ -81,7 +81,7 @@ _WORD = re.compile(r"\s*(?:[^\s`]*`[^`]*`[^\s`]*|\S+)")  # a command in backtick
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text with its lines broken between words, so that a terminal breaks none inside a word.
+    """The text with line breaks between words, so that a terminal does not break inside a word.
 
     A command in backticks stays on one line: a break would change what is copied from the screen.
     """
@@ -103,7 +103,7 @@ def _wrapped_line(line: str, width: int) -> str:
 
 
 def num_cells(letter: str) -> int:
-    """How many columns a letter takes: 0 for what is drawn over the one before, 2 for wide ones."""
+    """The columns that a letter takes: 0 if it is drawn over the letter before, 2 if it is wide."""
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -15,7 +15,7 @@ from sftctl.rendezvous import meet
 
 T = TypeVar("T")
 
-# A rank may wait this long for another's disk or tokenizer. A dead rank is noticed at once anyway.
+# A rank may wait this long for another rank's disk or tokenizer. Dead ranks are noticed at once.
 _OBJECT_TIMEOUT = timedelta(hours=24)
 
 

@@ -1,4 +1,4 @@
-"""What this machine and its packages are, and whether a resume is exact here."""
+"""A description of this machine and its packages, and a test that a resume is exact here."""
 
 import os
 import platform
@@ -126,9 +126,9 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of the best of the products that fit into 0.3 s; at least one is done.
+    """The rate of the fastest product within 0.3 s; at least one product is computed.
 
-    Without instructions for bfloat16 a product can take seconds, so it begins with a small one.
+    Without instructions for bfloat16 a product can take seconds, so the first product is small.
     """
     best, size = 0.0, 128
     started = time.perf_counter()

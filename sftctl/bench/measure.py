@@ -31,9 +31,10 @@ def measure(
 ) -> LoaderResult:
     """One round: a new loader, its first batch, its warm-up, then batches for `seconds`.
 
-    Every batch is copied to the device, as in training. Nothing is computed in between, so a wait
-    is all the time from one batch to the next. With a step time, the same number of seconds follows
-    with the work of a step between the batches. `ready` returns when the other ranks are warm too.
+    Every batch is copied to the device, as in training. Nothing is computed between batches, so the
+    wait is the complete time from one batch to the next. With a step time, `seconds` more are
+    measured, with a step's work between the batches. `ready` returns when the other ranks have
+    done their warm-up too.
     """
     started = time.perf_counter()
     batches = endless_batches(new_loader())
@@ -109,7 +110,7 @@ def _mean_wait_in_a_step(
 
 
 def _work(device: torch.device, seconds: float) -> None:
-    """Keep the processor as busy as a model does: on the CPU loader processes share its cores."""
+    """Keep the processor as busy as a model does, because loader processes share its cores."""
     if device.type != "cpu":
         time.sleep(seconds)
         return

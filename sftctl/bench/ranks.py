@@ -75,7 +75,7 @@ class Ranks:
     def close(self) -> None:
         """End the processes and their loader processes."""
         for process, connection in self._ranks:
-            connection.close()  # a rank that waits for its next setting exits at that
+            connection.close()  # this makes a rank that waits for its next setting exit
             process.join(5.0)
             if process.is_alive():
                 process.kill()
@@ -123,7 +123,8 @@ def _rank_main(
     device: str,
     mixture: Mixture | None,
 ) -> None:
-    """What each process runs: a setting comes in, a result goes out, until the pipe closes."""
+    """The main function of each process: receive a setting, send its result, until the pipe
+    closes."""
     become_a_worker()
     warnings.filterwarnings("ignore", message=".*fork.*")
     torch.set_num_threads(max(1, usable_cores() // shape.world_size))

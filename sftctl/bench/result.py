@@ -1,4 +1,4 @@
-"""What was measured of one loader setting, and how rounds and ranks are summed up."""
+"""The measurements of one loader setting, and how rounds and ranks are combined."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

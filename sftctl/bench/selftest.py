@@ -33,7 +33,7 @@ _COMPARED = ("step", "loss", "grad_norm", "learning_rate", "examples_digest")
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How it went."""
+    """The result of the self-test."""
 
     passed: bool
     what: str  # one line
@@ -53,7 +53,7 @@ def self_test() -> SelfTest:
                 saved = [path.name for path in list_checkpoints(killed / "checkpoints")]
                 train(_config(killed), ResumeRequest(killed))
         except SftctlError as error:
-            return SelfTest(False, f"it ended by an error: {error.message}")
+            return SelfTest(False, f"it ended with an error: {error.message}")
         if died != -signal.SIGKILL:
             return SelfTest(False, f"the run to be killed ended by itself, with {died}")
         return _compared(reference, killed, saved)
@@ -91,7 +91,7 @@ def die(run: str) -> None:
 
 
 class _KillsItself(StopRequest):
-    """A power cut between two steps: nothing is written any more."""
+    """Kills the process between two steps, as a power cut does: nothing more is written."""
 
     def __init__(self, run: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""bench-loader: the loader that training uses, compared under every setting on this machine."""
+"""bench-loader: compare all settings of the loader that training uses, on this machine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -28,12 +28,12 @@ from sftctl.world import World, choose_device
 
 Switch = Literal["auto", "on", "off", "both"]
 Progress = Callable[[Sequence[LoaderResult], int, int], None]
-"""What is known so far, rounds done, rounds in all."""
+"""Called with the results so far, the rounds done, and the rounds in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSettings:
-    """What is compared, and for how long."""
+    """The settings to compare, and how long to measure each."""
 
     workers: Sequence[int] = (0, 1, 2, 4)
     pin_memory: Switch = "auto"
@@ -49,7 +49,7 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderReport:
-    """What was measured, on which machine, and the recommended setting."""
+    """The measurements, the machine, and the recommended setting."""
 
     store: Path
     source: str  # store | text
@@ -184,8 +184,8 @@ def compare(
 ) -> tuple[LoaderResult, ...]:
     """Medians over short rounds, which go back and forth through the settings.
 
-    So if the machine is busy for a moment, this affects all settings. `sweep` holds the reason
-    why a setting is skipped, if any. A setting that fails once is not tried again.
+    So if the machine is busy for a moment, all settings are affected. `sweep` has the reason why a
+    setting is skipped, if there is one. A setting that fails once is not tried again.
     """
     rounds: dict[LoaderSettings, list[LoaderResult]] = {
         each: [] if reason is None else [LoaderResult.of(each, reason)]
@@ -212,7 +212,7 @@ def _choices(switch: Switch, *, auto: bool) -> list[bool]:
 def notes_on(
     settings: BenchSettings, machine: Machine, device_type: str, num_rows: int, store: Examples
 ) -> Iterator[str]:
-    """What a reader of the numbers must know; `num_rows` is the size of the complete data."""
+    """Notes for a reader of the numbers; `num_rows` is the size of the complete data."""
     if settings.pin_memory in ("on", "both") and device_type != "cuda":
         yield "pin_memory: not applicable, there is no CUDA device"
     processes = settings.num_ranks * max(settings.workers)

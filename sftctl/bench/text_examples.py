@@ -1,4 +1,4 @@
-"""Examples that are tokenized each time they are read, as by a loader without a store."""
+"""Examples that are tokenized each time they are read, like those of a loader without a store."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -87,7 +87,8 @@ def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> 
 
 
 def _texts(given: str | None, store: TokenStore) -> list[Path]:
-    """The files of what the configuration names: a store, or conversations themselves."""
+    """The files behind the path in the configuration: a store's, or the conversations
+    themselves."""
     if given is None or Path(given) == store.path:
         return [Path(entry.file) for entry in store.manifest.sources]
     return [Path(given)]

@@ -41,7 +41,7 @@ _LIMITS = FILES_OPEN | {
     errno.ENAMETOOLONG: "shorten the name",
     errno.ELOOP: "a link leads to itself: name another path",
 }
-"""What to do about an error of the system that can come from any file."""
+"""Hints for errors of the system that can come from any file."""
 
 
 _SEVERAL = {
@@ -49,7 +49,7 @@ _SEVERAL = {
     "--data 'FOLDER/*.jsonl'",
     "init": "it looks at one file, folder, or pattern in quotes, such as 'FOLDER/*.jsonl'",
 }
-"""How a command takes several files, where it takes only one argument."""
+"""How to give several files to a command that takes only one argument."""
 
 
 class SftctlGroup(TyperGroup):
@@ -66,7 +66,7 @@ class SftctlGroup(TyperGroup):
             code = _exit_code(
                 lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
             )
-            if code == 130:  # typer's for a Ctrl-C that the command did not handle
+            if code == 130:  # typer's code for a Ctrl-C that the command did not handle
                 what = "by SIGINT: nothing to save, nothing lost"
                 report(Stopped(what, "run the same command again"))
         finally:
@@ -156,7 +156,7 @@ def report(error: SftctlError, command: Any = None) -> None:
     """Print `error: …` (or `stopped: …`) and `hint: …` on stderr.
 
     Errors that all ranks raise in the same way are printed by rank 0 only. The hint names options
-    of `command`, where that is known.
+    of `command`, if that is known.
     """
     rank = environment.rank()
     if rank != 0 and isinstance(error, (ConfigError, DataError, Stopped)):

@@ -1,4 +1,4 @@
-"""stdout and stderr, written so that a reader who leaves (pipe, terminal) never ends a run."""
+"""Write to stdout and stderr; if the reader (a pipe, a terminal) is closed, the run continues."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def open_missing() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 stays open until exit
-    for stream in (sys.stdout, sys.stderr):  # not all are UTF-8, and not all names of files
+    for stream in (sys.stdout, sys.stderr):  # neither all streams nor all file names are UTF-8
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

@@ -1,4 +1,4 @@
-"""What `train` and `resume` share: run on one rank or several, and print how it ended."""
+"""Shared by `train` and `resume`: run on one rank or several, and print how it ended."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +74,7 @@ def start(
             from sftctl.train.preflight.paths import check_before_loading
 
             config = check_before_loading(config)
-        else:  # what is not typed stays as the run decided it
+        else:  # settings that were not typed stay as the run decided them
             config = request.applied_to(config_of_run(request.run_dir))
         run(
             config, request, num_ranks, max_restarts, stop, verify_data=verify_data, as_json=as_json

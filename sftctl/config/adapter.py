@@ -14,8 +14,8 @@ class AdapterConfig:
     lora: bool = False
     """Train a LoRA adapter of a pretrained model; the model's own weights stay as they are."""
     start: str | None = None
-    """Go on from this PEFT adapter, of sftctl or another tool: a directory. Rank, alpha, targets
-    and the like come from its adapter_config.json. Implies lora."""
+    """Continue to train this PEFT adapter, of sftctl or another tool: a directory. Rank, alpha,
+    targets and the like come from its adapter_config.json. Implies lora."""
     rank: Annotated[int, Bounds(at_least=1, at_most=65536)] = 16
     """Rank of the two matrices that are trained for each target."""
     alpha: Amount = 32.0
@@ -36,8 +36,8 @@ class AdapterConfig:
     """Hold the linear layers of the frozen blocks in 4 bits: nf4, as in QLoRA. Unset: they are in
     `base_dtype`. Needs bitsandbytes: pip install 'sftctl[qlora]'."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the frozen weights are held in that are not quantized; auto: what the model computes in
-    (`train.dtype`)."""
+    """The type of the frozen weights that are not quantized; auto: the type that the model computes
+    in (`train.dtype`)."""
 
     def __post_init__(self) -> None:
         changed = [one.name for one in fields(self) if getattr(self, one.name) != one.default]

@@ -17,7 +17,7 @@ class Bounds:
     below: float = math.inf
 
     def problem(self, value: float) -> str | None:
-        """What is wrong with `value`, or None."""
+        """Why `value` is not allowed; None if it is."""
         if not math.isfinite(value):
             return f"{value} is not a finite number"
         if value < self.at_least:

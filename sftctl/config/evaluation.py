@@ -8,14 +8,14 @@ from sftctl.config.sources import require_different
 from sftctl.errors import ConfigError
 
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy": None}
-"""What is measured for each set, and which direction is better; None: the user must say it."""
+"""The numbers measured for each set, and which direction is better; None: the user must say."""
 OWN_SET = "validation"
 """The name of the data's own validation part."""
 _TAKEN = (
     *(*METRICS, "num_target_tokens", "num_prompts"),
     *("step", "set", "number", "messages", "reference", "answer"),
 )
-"""Names under which something else is recorded of a set or of an answer."""
+"""Names that a metric can't have: something else is recorded under them."""
 _HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'
 
 
@@ -26,10 +26,11 @@ class SetConfig:
     name: str
     """Its name in metrics and reports."""
     path: str | None = None
-    """A file, folder or pattern of conversations, or a prepared store: its validation part, or all
-    of it if it has none."""
+    """A file, folder or pattern of conversations, or a prepared store. Of a store its validation
+    part is used, or all of it if it has none."""
     fraction: Annotated[float, Bounds(at_least=0, below=1)] | None = None
-    """In place of a path: the fraction of the training data's rows that is held out for it."""
+    """In place of a path: the fraction of the training data's rows that is held out for this
+    set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,9 @@ class EvaluationConfig:
     """Validation sets besides the data's own: [[evaluation.sets]] with name, and path or
     fraction."""
     best: str = "loss"
-    """What decides which step is the best: loss (the mean over all sets' target tokens),
-    perplexity or token_accuracy, of one set as in chat.loss, with min or max before it."""
+    """The number that decides which step is the best: loss (the mean over all sets' target tokens),
+    perplexity, token_accuracy, entropy or a metric; of one set as in chat.loss; with min or max
+    before it if the direction is not clear."""
     metrics: list[str] | None = None
     """Python functions that judge generated answers, as module:function. The module is imported
     from the working directory or the Python path: it is your code, and it runs. Not available with

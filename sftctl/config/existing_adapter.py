@@ -1,6 +1,6 @@
-"""The settings of an adapter that a run goes on from, as adapter_config.json has them.
+"""The settings of an adapter that a run continues from, as adapter_config.json has them.
 
-Loads no torch. peft reads the file too; what is here is what sftctl can train on.
+Loads no torch. peft reads the file too; here are only the settings that sftctl can train.
 """
 
 from collections.abc import Iterable, Iterator
@@ -66,7 +66,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def layer_of(layers: Iterable[Layer]) -> list[Layer]:
-    """The settings of the adapter that `layers` go on from, to be put below them; or nothing.
+    """The settings of the adapter that `layers` continue from, as a layer below them; or nothing.
 
     ConfigError if sftctl can't train it: another method, or an option that it does not have.
     """
@@ -85,7 +85,7 @@ def layer_of(layers: Iterable[Layer]) -> list[Layer]:
 def require_agreement(adapter: AdapterConfig) -> None:
     """ConfigError if the adapter that a run starts from was made with other settings.
 
-    The dropout may be another, and more modules may be saved whole.
+    The dropout may differ, and more modules may be saved completely.
     """
     if adapter.start is None:
         return
@@ -110,11 +110,11 @@ def base_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
         return
     base = read_settings(Path(adapter.start)).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        yield f"{adapter.start} names no base: whether it was trained on {model} is not known"
+        yield f"{adapter.start} names no base: it is not known whether it was trained on {model}"
     elif base != model and Path(base).absolute() != Path(model).absolute():
         yield (
-            f"{adapter.start} names another base, {base}: its shapes fit {model}, but only the "
-            "weights that it was trained on give what it learned"
+            f"{adapter.start} names another base, {base}: its shapes fit {model}, but an adapter "
+            "works only with the weights that it was trained on"
         )
 
 
@@ -144,7 +144,7 @@ def _require_known(file: Path, settings: dict[str, Any]) -> None:
 
 
 def _targets(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """The adapted layers: the short names in the file, or else the complete ones of the tensors."""
+    """The layers with an adapter: short names from the file, or else full names of the tensors."""
     names = sorted({*_adapted_layers(folder / WEIGHTS_NAME)})
     short = settings.get("target_modules")
     restricts = ("exclude_modules", "layers_to_transform", "layers_pattern")

@@ -1,4 +1,4 @@
-"""What the schema says about a dotted key: type, default, bounds, documentation."""
+"""The facts of the schema about a dotted key: type, default, bounds, documentation."""
 
 import ast
 import inspect
@@ -34,13 +34,13 @@ def choices(key: str) -> tuple[str, ...]:
 
 
 def beyond_bounds(key: str, value: object) -> str | None:
-    """What is wrong with a value of the right type for a dotted key, or None."""
+    """Why a value of the right type is not allowed for a dotted key; None if it is."""
     section, name = key.split(".")
     return beyond_bounds_of(SECTIONS[section], name, value)
 
 
 def beyond_bounds_of(owner: type, name: str, value: object) -> str | None:
-    """What is wrong with a value of the right type for a field of a dataclass, or None."""
+    """Why a value of the right type is not allowed for a dataclass field; None if it is."""
     if not isinstance(value, (int, float)):
         return None
     hint = get_type_hints(owner, include_extras=True)[name]

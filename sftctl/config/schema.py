@@ -53,9 +53,9 @@ class DataConfig:
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
     bundled sample."""
     sources: tuple[SourceConfig, ...] | None = None
-    """A mixture: [[data.sources]] with name, path and weight (1 where it is left out). Weight 0.3
-    trains 30% of a source in an epoch, and others in the next; 2.5 all of it twice and half of it a
-    third time."""
+    """A mixture: [[data.sources]] with name, path and weight (1 if it is left out). Weight 0.3
+    trains 30% of a source's examples in an epoch, and others in the next; weight 2.5 trains all of
+    them twice and half of them a third time."""
     format: Format = "auto"
     """Format of the rows in a file."""
     max_seq_len: Annotated[int, Bounds(at_least=2, below=2**63)] | None = None
@@ -72,14 +72,14 @@ class DataConfig:
     """Options of the chat template, such as enable_thinking = false, in [data.template_options].
     They become defaults of the template that is saved with the store and the model."""
     reasoning_weight: Annotated[float, Bounds(at_least=0, at_most=10**6)] = 1.0
-    """Weight of an assistant's reasoning in the loss, times the weight of its message; 0: it is
-    only context."""
+    """Weight of an assistant's reasoning in the loss; it is multiplied by the weight of the
+    message. 0: reasoning is only context."""
     leading_assistant: Literal["keep", "drop"] = "keep"
     """Assistant turns before the first user's: keep them if the template accepts them, or drop
     them."""
     columns: str | None = None
     """Columns of the rows to read under our keys, as in prompt=question,completion=body.answer. A
-    dot goes into an object."""
+    dot names a key inside an object."""
     special_text: SpecialText = "keep"
     """What to do with text that holds a special token's text, which becomes the token: keep it,
     refuse the row, or escape it with a zero-width space."""
@@ -156,9 +156,9 @@ class TrainConfig:
     """How several ranks hold the model: ddp, each has a copy; fsdp, each has a part of weights,
     gradients and optimizer state, for models that do not fit. On one rank they are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the model computes in. bfloat16: copies of float32 weights; float16: autocast. auto: on
-    CUDA bfloat16 (float16 if the GPU has none); on CPU bfloat16 if the processor has instructions
-    for it and the model is at least 512 wide, else float32."""
+    """The type that the model computes in. bfloat16: copies of float32 weights; float16: autocast.
+    auto: on CUDA bfloat16, or float16 if the GPU lacks it; on a CPU bfloat16 if the processor has
+    instructions for it and the model is at least 512 wide, else float32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop the run before the weights change, or
     skip that step's update and continue."""
@@ -173,7 +173,7 @@ class TrainConfig:
     """Which weights final/ gets: of the step with the best evaluation, or of the last step. auto:
     best if the data has a validation set, else last."""
     collective_timeout_s: Count = 600
-    """Seconds that ranks wait in a step for one that does not answer, before they give up."""
+    """Seconds that ranks wait in a step for a rank that does not answer, before they give up."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
     """Random seed (order of the examples, dropout, a preset's initial weights)."""
     freeze: list[str] | None = None
@@ -218,7 +218,7 @@ class RunConfig:
     """Everything needed to start a run again."""
 
     output_dir: Path | None = None
-    """The run directory itself. Unset: runs/ and a name made of model and time."""
+    """The run directory itself. Unset: a folder in runs/, named after the model and the time."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

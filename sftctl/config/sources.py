@@ -1,4 +1,4 @@
-"""The sources of a mixture in a configuration: names, paths and weights, and what --mix changes."""
+"""The sources of a mixture in a configuration: names, paths and weights, and the flag --mix."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,8 @@ class SourceConfig:
     """A prepared store, or a file, folder or pattern of conversations. Unset: the source of this
     name in the store at data.path."""
     weight: Annotated[float, Bounds(at_least=0, at_most=MAX_WEIGHT)] = 1.0
-    """How often an epoch trains each example: 0.3 is 30% of them, 2.5 all twice and half of them a
-    third time, 0 none."""
+    """How often an epoch trains each example: 0.3 trains 30% of them, 2.5 trains all of them twice
+    and half of them a third time, 0 trains none."""
 
 
 def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> None:

@@ -1,4 +1,4 @@
-"""TrackingConfig: what is logged, and to which services."""
+"""TrackingConfig: which numbers are logged, and to which services."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches

@@ -138,8 +138,7 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
 def _from_files(
     name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, and how the names in its files fit, without known prefixes; weights may be
-    missing."""
+    """The model, perhaps with missing weights, and how the names fit without known prefixes."""
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
     if names.is_renamed:
@@ -190,8 +189,7 @@ def _forget_renames(model: Any) -> None:
 
 
 def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:
-    """Arguments to dequantize a .gguf file, with its own sizes. Quantized weights can't be
-    trained."""
+    """Arguments to dequantize a .gguf file, and its own sizes: quantized weights can't train."""
     if not source.is_gguf:
         return {}
     from transformers import GgufConfig

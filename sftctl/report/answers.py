@@ -1,4 +1,4 @@
-"""The sections of the page that show what the model answered during training."""
+"""The sections of the page that show the model's answers during training."""
 
 from typing import Any
 
@@ -37,14 +37,14 @@ def _sample(prompt: str, answers: list[dict[str, Any]]) -> Html:
 
 
 def _answered_at(line: dict[str, Any]) -> str:
-    """`step 20`, and what each metric says of the answer."""
+    """`step 20`, and each metric's number for the answer."""
     own = ("event", "time", "set", "step", "number", "messages", "prompt", "reference", "reply")
     numbers = {k: v for k, v in line.items() if k not in own and isinstance(v, (int, float))}
     return f"step {line['step']}" + "".join(f", {k} {number(v)}" for k, v in numbers.items())
 
 
 def judged(record: RunRecord) -> Html | None:
-    """The answers that metrics judged, by row, with what each metric says; None without metrics."""
+    """The answers that metrics judged, by row, with the numbers; None without metrics."""
     steps = [one["step"] for one in record.evaluations() if one.get("metrics")]
     by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in read_answers(record.path, _some(steps)):

@@ -1,4 +1,4 @@
-"""A page about several runs: their curves drawn together, and what differs in their settings."""
+"""A page about several runs: their curves drawn together, and the differences in settings."""
 
 from collections.abc import Callable, Sequence
 

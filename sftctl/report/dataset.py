@@ -25,7 +25,7 @@ _MAX_BARS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """What the page shows of a store."""
+    """The facts about a store that the page shows."""
 
     manifest: StoreManifest
     lengths: npt.NDArray[np.integer[Any]]  # (N,) of the training split
@@ -54,7 +54,8 @@ def open_dataset(record: RunRecord) -> Dataset | None:
 
 
 def _stores_of(record: RunRecord) -> list[Path]:
-    """The folders of the run's stores, by its last event that names them, or its configuration."""
+    """The folders of the run's stores: from the last event that names them, or the
+    configuration."""
     event: dict[str, Any]
     event = next((e for e in reversed(record.events) if isinstance(e.get("store"), str)), {})
     several = event.get("stores")

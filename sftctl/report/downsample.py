@@ -59,7 +59,8 @@ def downsampled(
 def smoothed(values: Numbers) -> Numbers:
     """The mean of the steps around each, more of them in longer runs; NaN stays NaN.
 
-    At the beginning, where a loss falls fast, as many before as after: so the curve is not late.
+    At the beginning, where a loss falls fast, each mean has as many steps before as after it. So
+    the curve has no delay.
     """
     half = max(2, min(50, len(values) // 40))
     known = np.isfinite(values)

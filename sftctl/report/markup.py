@@ -1,4 +1,4 @@
-"""HTML by construction: what is not `Html` already is text, and is escaped."""
+"""HTML by construction: every value that is not `Html` is text, and is escaped."""
 
 from dataclasses import dataclass
 from html import escape

@@ -1,4 +1,4 @@
-"""Read a run directory; what is damaged or missing becomes a remark, not an error."""
+"""Read a run directory; damaged or missing files become remarks, not errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -40,7 +40,7 @@ class CheckpointLine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunRecord:
-    """Everything of a run that could be read."""
+    """The parts of a run that could be read."""
 
     path: Path
     facts: dict[str, Any]
@@ -49,7 +49,7 @@ class RunRecord:
     events: list[dict[str, Any]]
     checkpoints: list[CheckpointLine]
     remarks: list[str]
-    final_step: int | None = None  # whose weights final/ has
+    final_step: int | None = None  # the step whose weights are in final/
     versions: dict[str, Any] = field(default_factory=dict)  # of the newest checkpoint's session
 
     @property
@@ -110,7 +110,7 @@ class RunRecord:
 
     @property
     def chosen_by(self) -> tuple[str, float | None, int | None]:
-        """What chooses the best step, and the best value and step so far."""
+        """The goal that chooses the best step, and the best value and step so far."""
         evaluations = self.evaluations()
         last = evaluations[-1] if evaluations else {}
         best, step = last.get("best"), last.get("best_step")
@@ -182,7 +182,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _versions(run: RunDir) -> dict[str, Any]:
-    """What the newest checkpoint that can be read says of packages and processor."""
+    """The versions of packages and processor in the newest checkpoint that can be read."""
     for folder in reversed(list_checkpoints(run.checkpoints)):
         with suppress(SftctlError):
             return dict(read_manifest(folder).versions)

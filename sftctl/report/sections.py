@@ -57,7 +57,7 @@ def cards(record: RunRecord) -> Html:
 
 
 def _validation_cards(record: RunRecord) -> Iterator[tuple[str, str, str]]:
-    """The validation loss, what else chose the best step, and the step of the final model."""
+    """The validation loss, the goal if it is not the loss, and the step of the final model."""
     validation = record.validation()
     if not validation:
         return

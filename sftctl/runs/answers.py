@@ -1,6 +1,6 @@
-"""`RUN/answers/`: the rows that a metric by generation asks for, and what the model answered.
+"""`RUN/answers/`: the rows that the model answers for metrics, and its answers.
 
-`questions.jsonl` has the rows, so that a resume asks the same ones. Each evaluation has a file of
+`questions.jsonl` has the rows, so that a resume uses the same ones. Each evaluation has a file of
 its own, `step-00000300.jsonl`, with one line for each row. Loads neither torch nor numpy.
 """
 
@@ -32,7 +32,7 @@ Questions = Mapping[str, Sequence[Question]]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question's answer, and what each metric says of it; None: the metric gave no number."""
+    """A question's answer, and each metric's number for it; None: the metric gave none."""
 
     set_name: str
     number: int  # of the question in its set
@@ -42,7 +42,7 @@ class Answered:
 
 
 def write_questions(run_dir: Path, made_from: Mapping[str, Any], questions: Questions) -> None:
-    """Keep the questions, and what they were made from."""
+    """Keep the questions, and the settings that decided them."""
     lines = [dump_line({"made_from": dict(made_from)})]
     lines += [
         dump_line(

@@ -16,8 +16,8 @@ from sftctl.model.source import ModelSource
 Base = dict[str, Any]
 """`name`, `revision` (of a model from the hub, else None) and `files`: the name of each file to its
 `num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed. `quantize`
-is there if the base was held in nf4, and `start` if the run went on from an adapter: the name and
-the files of its directory."""
+is there if the base was held in nf4. `start` is there if the run continued from an adapter: the
+name and the files of its directory."""
 
 _FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
 _START_BACK = "put that back, or keep two checkpoints (--keep 2): a replay then starts at the first"
@@ -42,16 +42,16 @@ def identify(name: str, known: Base | None = None) -> Base:
 
 
 def identify_start(folder: str) -> Base:
-    """The adapter that a run goes on from, with the hashes of its files."""
+    """The adapter that a run continues from, with the hashes of its files."""
     place = Path(folder)
     files = {name: _identified(place / name, None) for name in (CONFIG_NAME, WEIGHTS_NAME)}
     return {"name": folder, "files": files}
 
 
 def require_same_start(where: Path, recorded: Base | None, folder: str | None) -> None:
-    """IncompatibleCheckpoint if the adapter that the run went on from is not the recorded one.
+    """IncompatibleCheckpoint if the adapter that the run continued from is not the recorded one.
 
-    Only what begins at step 0 needs it: later checkpoints have all of its weights.
+    Only a start at step 0 needs the adapter: later checkpoints have all of its weights.
     """
     start = (recorded or {}).get("start")
     files = start.get("files") if isinstance(start, dict) else None
@@ -81,7 +81,7 @@ def _identified(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def base_location(name: str, recorded: Base | None) -> str:
-    """What to load: `name`, or for a model from the hub the folder of the recorded revision."""
+    """The place to load from: `name`, or for a hub model the folder of the recorded revision."""
     if recorded is None or recorded["name"] != name or recorded["revision"] is None:
         return name
     return str(_snapshot(name, recorded["revision"]))

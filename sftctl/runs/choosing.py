@@ -1,7 +1,7 @@
-"""Which evaluation of a run is the best, what ends it early, and which weights become `final/`.
+"""Which evaluation of a run is the best, when patience ends it, and which weights become `final/`.
 
-Pure functions of what a checkpoint's manifest has under `validation`, so a resumed run makes the
-same choice as a run that was never stopped. Loads neither torch nor numpy.
+Pure functions of `validation` in a checkpoint's manifest, so a resumed run makes the same choice as
+a run that was never stopped. Loads neither torch nor numpy.
 """
 
 import math
@@ -37,10 +37,10 @@ def with_evaluation(
 ) -> dict[str, Any]:
     """`seen` with the evaluation of one more step. Step 0 is never the best, and never waits.
 
-    `value` is what the `goal` looks at; None: the loss. The best is the first of the best values.
-    `waited` starts again only if the value is more than `min_delta` better than `mark`. Another
-    goal than before begins the choice again. A metric by generation that gave no number (NaN)
-    chooses nothing, and does not use up patience.
+    `value` is the number of the `goal`; None: it is the loss. Of equal best values the first is
+    kept. `waited` starts again only if the value is more than `min_delta` better than `mark`. If
+    the goal is not the same as before, the choice begins again. If a metric by generation gave no
+    number (NaN), nothing is chosen, and `waited` stays.
     """
     value = loss if value is None else value
     new = {**(seen or {"first": loss}), "last": loss, "step": step}
@@ -70,7 +70,7 @@ def goal_in(validation: Validation) -> str:
 
 
 def _is_better(value: float, other: float, min_delta: float, goal: Goal) -> bool:
-    """Whether `value` is more than `min_delta` better; one that is not finite is the worst."""
+    """Whether `value` is more than `min_delta` better. A value that is not finite is the worst."""
     if not math.isfinite(value) or not math.isfinite(other):
         return math.isfinite(value)
     gain = other - value if goal.direction == "min" else value - other

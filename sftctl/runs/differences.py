@@ -1,6 +1,6 @@
-"""What has changed since a checkpoint was saved, and what each change means for a resumed run.
+"""The changes since a checkpoint was saved, and the meaning of each for a resumed run.
 
-Loads neither torch nor numpy: inspect-ckpt asks the same questions as a resume.
+Loads neither torch nor numpy, because inspect-ckpt makes the same comparison as a resume.
 """
 
 import platform
@@ -106,8 +106,8 @@ def differences_of(
 ) -> Iterator[Difference]:
     """Every change since the checkpoint was saved.
 
-    `data` is None where it is not known yet. `compute` is None where nothing will be computed:
-    what it changes is always free.
+    `data` is None if it is not known yet. `compute` is None if nothing will be computed; its
+    changes are always free.
     """
     if data is not None:
         yield from _data_differences(manifest, config, data)
@@ -174,7 +174,7 @@ def _data_differences(
 
 
 def changed_data_keys(manifest: CheckpointManifest, config: RunConfig) -> list[str]:
-    """The changes to keys that decide what the data is, as texts."""
+    """The changes to keys that decide the content of the data, as texts."""
     changes = _changed("data", manifest.config, config_to_dict(config))
     return sorted(
         f"data.{name} {weights_text(then)} -> {weights_text(here)}"
@@ -200,7 +200,7 @@ def _process_differences(
 
 
 def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
-    """What a changed key means for a resumed run; None if the key alone changes nothing."""
+    """The verdict on a changed key for a resumed run; None if the key alone changes nothing."""
     section, _, name = key.partition(".")
     if key in ("train.batch_size", "train.accumulation_steps"):
         same = config.train.global_batch_size == manifest.global_batch_size
@@ -251,8 +251,8 @@ def threads_for(
 ) -> int:
     """Threads per rank of a resumed run; `num_threads` is torch's own choice.
 
-    The checkpoint's number if it affects the bits and there are enough cores: how sums are rounded
-    depends on the number of threads.
+    It is the checkpoint's number if that affects the bits and there are enough cores. The number of
+    threads decides how sums are rounded.
     """
     matters = manifest.world_size == world_size or config.train.reduction == "exact"
     possible = manifest.num_threads <= usable_cores()

@@ -105,7 +105,7 @@ class RunDir:
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
 
     def require_wandb_run_id(self, disk: Disk = DISK) -> None:
-        """Give the run an id in W&B if it has none: it began without W&B."""
+        """Give the run an id in W&B if it has none because it began without W&B."""
         facts = self.facts()
         if facts["wandb_run_id"] is None:
             facts["wandb_run_id"] = _new_wandb_run_id()

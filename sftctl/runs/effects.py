@@ -1,4 +1,4 @@
-"""What a change of a configuration key does to a resumed run, and which keys may be changed."""
+"""The effect of a changed configuration key on a resumed run, and which keys may be changed."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import fields
@@ -47,7 +47,7 @@ _EFFECTS = {
 
 
 def effect_of(key: str, *, is_possible: bool) -> str:
-    """What a change of a key does, apart from what depends on the run."""
+    """The effect of a changed key, if it does not depend on the run."""
     if effect := _EFFECTS.get(key) or _EFFECTS.get(key.partition(".")[0]):
         return effect
     return "the same steps" if is_possible else "the steps would hold other examples"

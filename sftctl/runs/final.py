@@ -1,4 +1,4 @@
-"""The final model of a run: what is wrong with it, judged by its run where it is in one.
+"""The problems of a final model, also compared with its run if it is in one.
 
 Nothing here loads torch.
 """
@@ -27,10 +27,10 @@ def last_manifest(run: RunDir) -> CheckpointManifest | None:
 def problems_of_final(
     folder: Path, last: CheckpointManifest | None = None, *, verify: bool = True
 ) -> list[str]:
-    """What is wrong with a model directory that has a manifest of its own, file by file.
+    """The problems of a model directory that has a manifest of its own, file by file.
 
-    As `final/` of a run it must also be of this run, of its end (`last`: the manifest of the last
-    checkpoint, read here if it is not given), and have the weights of the checkpoint that it names.
+    A `final/` in a run must also belong to this run and to its end, and have the weights of the
+    checkpoint that it names. `last` is the manifest of the last checkpoint; None: it is read here.
     """
     run = RunDir(folder.absolute().parent)
     if run.final != folder.absolute() or not run.run_file.is_file():

@@ -171,7 +171,7 @@ def last_step_of(run_dir: Path, name: str) -> int | None:
 
 
 def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
-    """How a RunLog would repair metrics.jsonl; None if it is as the checkpoint left it."""
+    """How a RunLog would repair metrics.jsonl; None if the file needs no repair."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The sources of a run's mixture one by one, and what a change of their weights does to its length.
+"""The sources of a run's mixture, one by one, and how their weights decide the run's length.
 
 Loads neither torch nor numpy.
 """
@@ -63,7 +63,7 @@ def begins_epoch_again(manifest: CheckpointManifest, config: RunConfig) -> bool:
 def continued(
     manifest: CheckpointManifest, config: RunConfig, num_planned: int | None
 ) -> CheckpointManifest:
-    """The checkpoint at the position in the plan from which a resume goes on.
+    """The checkpoint at the position in the plan from which a resume continues.
 
     `num_planned` examples make an epoch now; None: that is not known.
     """
@@ -74,7 +74,7 @@ def continued(
 
 
 def total_steps(train: TrainConfig, manifest: CheckpointManifest) -> int:
-    """Steps of the run that goes on from this checkpoint with these settings.
+    """Steps of the run that continues from this checkpoint with these settings.
 
     Earlier epochs can have had other numbers of steps, if the weights of a mixture have changed.
     """

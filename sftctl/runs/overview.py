@@ -24,7 +24,7 @@ _TAIL_BYTES = 1 << 15  # of metrics.jsonl: about 60 steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """What is known of one run; None: not recorded."""
+    """The facts about one run; None: not recorded."""
 
     run_dir: Path
     name: str
@@ -36,11 +36,11 @@ class RunLine:
     first_validation_loss: float | None = None
     validation_loss: float | None = None
     best_validation_loss: float | None = None
-    best_step: int | None = None  # by what chooses
-    best_of: str | None = None  # what chooses, as "validation loss"
+    best_step: int | None = None  # by the goal
+    best_of: str | None = None  # the goal, as "validation loss"
     best: float | None = None  # its value at that step
     set_losses: dict[str, float] = field(default_factory=dict)  # the last of each set, if several
-    final_step: int | None = None  # whose weights final/ has
+    final_step: int | None = None  # the step whose weights are in final/
     last_checkpoint: int | None = None  # its step
     tokens_per_s: float | None = None  # over the last steps
     model: str | None = None

@@ -1,4 +1,5 @@
-"""Where a run directory is, and whether all of it is there: it may be moved, or hold links."""
+"""Where a run directory is now, and whether its parts are its own: it may be moved, or hold
+links."""
 
 import os
 import stat
@@ -37,9 +38,9 @@ _WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard", "an
 
 
 def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
-    """Parts of a run that are links, or no files or folders of their own, as errors.
+    """Parts of a run that are links, or not regular files or folders, as errors.
 
-    A session would write, truncate or delete what they point to.
+    A session would write, truncate or delete the files that they point to.
     """
     for names, is_right, kind in (
         (_WRITTEN_FILES, stat.S_ISREG, "file"),
@@ -48,7 +49,7 @@ def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
         for path in (run_dir / name for name in names):
             try:
                 mode = path.lstat().st_mode
-            except OSError:  # it is not there; what needs it says so
+            except OSError:  # it is not there; the code that needs it reports that
                 continue
             if not is_right(mode):
                 what = "a link" if stat.S_ISLNK(mode) else f"not a {kind}"

@@ -1,4 +1,4 @@
-"""metrics.jsonl after an accident: what an editor, a file system or a bad disk did to its lines.
+"""Repair metrics.jsonl after an editor, a file system or a bad disk has damaged its lines.
 
 Complete checkpoints do not depend on it. So the complete lines are kept, and the rest is set aside.
 """
@@ -17,7 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """The lines of the steps up to a checkpoint's, and what was wrong with the file."""
+    """The lines of the steps up to a checkpoint's, and the damage of the file."""
 
     kept: bytes
     missing: tuple[int, ...]  # steps without a line that can be read
@@ -49,8 +49,8 @@ def damaged_files(run_dir: Path) -> Iterator[Path]:
 def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
     """How to repair a file with this content; None if nothing in it is damaged.
 
-    A file that is only too short is not damaged: another one is missing. After a repair the lengths
-    that older checkpoints recorded mean nothing, so their steps decide.
+    A file that is only too short is not damaged: the right file is missing. After a repair, the
+    lengths that older checkpoints recorded are no longer right, so their steps are used.
     """
     damage = _damage(data)
     if not damage and not (run_dir / DAMAGED_NAME).exists():
@@ -69,7 +69,7 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
 
 
 def _damage(data: bytes) -> list[str]:
-    """What is wrong up to the last line end, in words; a crash may cut off what follows it."""
+    """The damage up to the last line end, in words; a crash may have cut off the rest."""
     complete = data[: data.rfind(b"\n") + 1]
     damage = ["a byte order mark"] if complete.startswith(_BOM) else []
     if b"\r" in complete:
@@ -81,7 +81,7 @@ def _damage(data: bytes) -> list[str]:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """The lines without white space around them, an incomplete last line too."""
+    """The lines without white space around them, including an incomplete last line."""
     for line in data.removeprefix(_BOM).replace(b"\0", b"").split(b"\n"):
         if text := line.strip():
             yield text

@@ -158,12 +158,12 @@ def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
 
 
 def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> str:
-    """The flags of `resume` that raise what ends the run."""
+    """The flags of `resume` that raise the limit which ends the run."""
     return flags_to_raise(train, total_steps(replace(train, max_steps=None), manifest))
 
 
 def flags_to_raise(train: TrainConfig, steps_of_epochs: int) -> str:
-    """The flags of `resume` that raise what ends a run whose epochs have so many steps."""
+    """The same flags, if all epochs together have `steps_of_epochs` steps."""
     flags = []
     if train.max_steps is None or steps_of_epochs <= train.max_steps:
         flags.append("--epochs N")
@@ -200,7 +200,7 @@ def require_more_steps(
 
 
 def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
-    """What ends the run, and after how many steps."""
+    """The limit that ends the run, and after how many steps."""
     steps = counted(total_steps(train, manifest), "step")
     if flags_to_train_longer(train, manifest) == "--max-steps N":
         return f"train.max_steps: {steps}"

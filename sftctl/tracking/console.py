@@ -23,7 +23,7 @@ from sftctl.tracking.terminal import without_control_echo
 from sftctl.words import format_bytes, format_duration
 
 _SECONDS_PER_FRAME = 0.25
-_SECONDS_PER_TICK = 0.5  # the clock of the panel goes on in a long step
+_SECONDS_PER_TICK = 0.5  # so that the clock of the panel runs during a long step
 _SMOOTHED_STEPS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-=+*#@"
@@ -88,7 +88,7 @@ class LiveTracker:
                 self._validated_at = step
             if name in ("saved", "resumed"):
                 self._saved, self._saved_at = line.partition(" ")[2], time.monotonic()
-            if name in ("saved", "finished"):  # frequent, or also in the closing lines
+            if name in ("saved", "finished"):  # too frequent, or repeated in the closing lines
                 self._draw()
             else:
                 self._print(line, "yellow" if name in ("warning", "save_failed") else "")
@@ -235,7 +235,7 @@ def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
 
 
 def _row(label: str, *cells: str) -> Text:
-    """A line of the panel; every cell begins at the same column whatever the others hold."""
+    """A line of the panel; each cell begins at a fixed column."""
     row = Text(no_wrap=True, overflow="crop")
     row.append(label.ljust(_LABEL), style="dim")
     for cell in cells[:-1]:

@@ -34,7 +34,7 @@ HIDDEN_EVENTS = ("changed",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunShape:
-    """What a display needs to know about a run before its first step."""
+    """Facts about a run that a display needs before its first step."""
 
     total_steps: int
     steps_per_epoch: int
@@ -148,7 +148,8 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
 
 
 def _standing(step: int, fields: dict[str, object]) -> str:
-    """Metrics; each set's numbers, if there are several; the best step, if it is another one."""
+    """Metrics; the numbers of each set, if there are several; the best step, if it is not
+    `step`."""
     sets = fields.get("sets")
     each = sets.items() if isinstance(sets, dict) and len(sets) > 1 else ()
     metrics = fields.get("metrics")

@@ -1,4 +1,4 @@
-"""The services that a run can be logged to, by the names that `tracking.trackers` has."""
+"""The services that a run can be logged to, by their names in `tracking.trackers`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,10 +67,10 @@ _LOGINS: dict[str, Callable[[], None]] = {
 
 
 def open_service(name: str, run: TrackedRun) -> Tracker:
-    """The tracker of this name. ConfigError if nobody is logged in. Other errors of the service are
+    """The tracker of this name. ConfigError if nobody is logged in; other errors of the service are
     passed on.
 
-    A tracker may have a `warning`: a problem that did not end it.
+    A tracker may have a `warning`, about a problem that did not end it.
     """
     return _OPENED_BY[name](run)
 

@@ -1,4 +1,4 @@
-"""Shows what the program does now: one line that is rewritten, or a new line for a long phase.
+"""Shows the current phase of the program: one line that is rewritten, or a line per long phase.
 
 `doing` may be called from any layer above. It shows nothing unless a command has opened `shown`.
 """
@@ -125,12 +125,12 @@ def phase() -> str:
 
 
 def making_room() -> AbstractContextManager[None]:
-    """Print a line inside this, so that it is not written behind a phase."""
+    """Print a line inside this context, so that it does not share a line with a phase."""
     return _status.making_room() if _status is not None else nullcontext()
 
 
 def write_line(text: str) -> None:
-    """A line on stderr, past Python's buffers: another thread may be writing to them."""
+    """Write a line to stderr without Python's buffers, because another thread may be using them."""
     with making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
         os.write(2, f"{fitted(printable(text))}\n".encode(errors="backslashreplace"))
 
@@ -149,7 +149,7 @@ def hide() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: the screen is not its own, and its signals are not the parent's."""
+    """Forget the status in a forked child: the screen belongs to the parent."""
     global _status
     _status = None
     with suppress(ValueError):

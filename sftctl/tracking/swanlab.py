@@ -73,9 +73,9 @@ class SwanLabTracker:
 
 @contextmanager
 def _no_side_effects() -> Iterator[None]:
-    """Keep what the process has for Ctrl-C and for errors; SwanLab puts its own there.
+    """Keep the process's handlers of Ctrl-C and errors, which SwanLab replaces.
 
-    It also prints to stdout, which belongs to the command's results.
+    SwanLab also prints to stdout, which belongs to the command's results.
     """
     on_error, on_sigint = sys.excepthook, signal.getsignal(signal.SIGINT)
     try:
@@ -98,7 +98,7 @@ def _last_step(folder: Path, run_id: str) -> int:
             continue
         reader = DataStoreReader()
         reader.open(path)
-        for data in reader:  # it ends where a killed session did
+        for data in reader:  # it ends where a killed session ended
             record = Record.FromString(data)
             if record.HasField("scalar"):
                 found = max(found, record.scalar.step)

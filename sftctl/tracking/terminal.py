@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 
 def without_control_echo() -> ExitStack:
-    """Let the terminal not write `^C` into a panel, until the result is closed.
+    """Stop the terminal from writing `^C` into a panel, until the result is closed.
 
     Nothing is changed for a process in the background: the system would stop it.
     """

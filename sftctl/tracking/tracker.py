@@ -1,4 +1,4 @@
-"""What reports a run: the protocol of a tracker, and a group of them."""
+"""The protocol of a tracker, which reports a run, and a group of trackers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress

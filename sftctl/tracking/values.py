@@ -1,4 +1,4 @@
-"""What a service gets of a step and of an evaluation, under the same names in every service."""
+"""The values of a step and an evaluation, under the same names in every service."""
 
 from collections.abc import Callable, Mapping
 
@@ -55,7 +55,7 @@ def evaluation_values(fields: Mapping[str, object]) -> Values:
 
 
 class Rows:
-    """One row for each step, for a service that can't take a row back.
+    """One row for each step, for a service in which a row can't be changed later.
 
     A row is sent when the next step begins, so an evaluation is in the row of its step. Steps up to
     `last_step`, which the service has already, are not sent again: a resumed run repeats them.

@@ -1,4 +1,4 @@
-"""What a command without a run shows while it works: its phases, and an answer to a signal."""
+"""The display of a command without a run: its phases, and an answer to a signal."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from sftctl import environment
 from sftctl.tracking import status
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE_S = 0.1  # a command that ends within this time says so itself
+_PATIENCE_S = 0.1  # a command that ends within this time needs no answer
 _END = b"\0"  # no signal has this number
 
 
 @contextmanager
 def working(phase: str = "loading torch") -> Iterator[None]:
-    """Show phases in here, the first one now, and say that a signal was heard.
+    """Show phases inside this context, the first one now, and answer signals.
 
-    The signal is raised in the main thread, after the call of torch that it is in. In the first
-    phase, in which the libraries are imported, Ctrl-C ends the process: an import that is cut off
-    anywhere fails in many ways.
+    The signal is raised in the main thread, when the running call of torch has returned. In the
+    first phase the libraries are imported. There Ctrl-C ends the process, because an interrupted
+    import can fail in many ways.
     """
     with status.shown(), _answering(), _leaving_in(phase):
         status.doing(phase)

@@ -17,8 +17,8 @@ FORMATS = {
     "gguf": ("float32", "bfloat16", "float16", "q8_0"),
     "adapter": ("float32",),
 }
-"""What `export` writes, a Hugging Face directory, a .gguf file or a PEFT adapter, and the types of
-the weights."""
+"""The formats of `export` (a Hugging Face directory, a .gguf file, a PEFT adapter), each with the
+types of its weights."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -26,7 +26,7 @@ Kind = Literal["run", "checkpoint", "model", "adapter"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What `path` is; NoCheckpoint if it holds no trained model, or can't be read."""
+    """The kind of `path`; NoCheckpoint if it holds no trained model, or can't be read."""
     with refusals(
         path, NoCheckpoint, hint="it needs a path that you may read", what="can't be read"
     ):
@@ -55,7 +55,7 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _may_be_pretrained(path: Path) -> bool:
-    """Whether it is a file of weights, or reads like owner/name on the hub."""
+    """Whether it is a file of weights, or has the form owner/name of a hub model."""
     if path.is_file():
         return path.suffix in (".gguf", ".pth")
     is_name = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
@@ -65,7 +65,7 @@ def _may_be_pretrained(path: Path) -> bool:
 def default_output(source: Path, kind: str) -> Path:
     """Where `export` writes without --output: into the run, or next to a model directory.
 
-    A number is added if that is there already.
+    A number is added if the path exists already.
     """
     name = "export" if kind == "hf" else f"export-{kind}"
     found = kind_of(source)

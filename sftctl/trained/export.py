@@ -1,4 +1,4 @@
-"""Write a Hugging Face directory, an adapter or a .gguf file from what was trained."""
+"""Write a trained model as a Hugging Face directory, an adapter or a .gguf file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +89,8 @@ def export_merged(
     """Add an adapter to its base, and write the plain model as the new directory `output`.
 
     The base is read from its source in `dtype`. The directory is read again and its logits are
-    compared with those of base and adapter; CheckpointError beyond the bound, and nothing is left.
+    compared with those of base and adapter. If they differ too much, CheckpointError is raised and
+    nothing is left.
     """
     dtype = check_export(source, output, dtype, merge=True)
     trained = open_trained(source, tell, chat_template, dtype=getattr(torch, dtype))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_TOKENS = 512
-"""Tokens of a row that are compared; the rest is not."""
+"""At most this many tokens of a row are compared."""
 
 
 @dataclass(frozen=True, slots=True)

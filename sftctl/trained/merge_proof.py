@@ -12,7 +12,7 @@ from sftctl.trained.logits import LogitDifference, compare_logits, logits_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MAX_LOGITS = 1 << 27  # that are kept for the comparison: 512 MB of float32
+_MAX_LOGITS = 1 << 27  # kept for the comparison: 512 MB of float32
 _LARGEST_DIFFERENCE = 1e-3  # of logits, in float32
 _SMALLEST_SHARE = 0.99  # of equal greedy tokens, in other types
 

@@ -40,8 +40,8 @@ def open_adapter(
     """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
 
     The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
-    without a record it is taken as it is. One that was held in nf4 has its dequantized weights, or
-    with `on_source` those of its source.
+    without a record it is not compared. A base that was held in nf4 has its dequantized weights, or
+    with `on_source` the weights that were quantized.
     """
     adapter = AdapterFile.read(folder)
     if recorded is not None:

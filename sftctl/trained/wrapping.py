@@ -8,8 +8,8 @@ from sftctl.words import num_cells
 class WordWrap:
     """Writes text so that no line is wider than `width` cells. A word is held until it ends.
 
-    A word that is wider than a line is broken where the line ends, and wide letters (Chinese,
-    Japanese) can be broken anywhere.
+    A word that is wider than a line is broken at the end of the line. A line can be broken between
+    any two wide letters (Chinese, Japanese).
     """
 
     def __init__(self, width: int, write: Callable[[str], None]) -> None:

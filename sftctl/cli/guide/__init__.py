@@ -1,1 +1,1 @@
-"""What helps people who are new here: answers to options that do not exist, doctor, init."""
+"""Help for new users: answers to options that do not exist, doctor, init."""

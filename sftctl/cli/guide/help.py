@@ -131,7 +131,7 @@ def _value(option: Any) -> str:
 
 
 def _text(parameter: Any) -> str:
-    """The help, and the default where it does not say it."""
+    """The help, and the default if the help does not name it."""
     text, default = parameter.help or "", parameter.default
     is_shown = default is not None and not isinstance(default, bool) and not callable(default)
     if not is_shown or "efault" in text or default in ((), [], ""):

@@ -1,4 +1,4 @@
-"""Answers to options that a command does not have; hints that name only options it has."""
+"""Answers to options that a command does not have, and hints with options that it has."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
 
 
 def _said(answer: Ours, value: str, options: dict[str, Any], typed: Sequence[str]) -> str | None:
-    """An answer in words that this command understands; None: it belongs to another one."""
+    """An answer with options that this command has; None: it belongs to another command."""
     answer = answer.for_value(value)
     if answer.key is None:
         named = next(iter(_OPTION.finditer(answer.words)), None)
@@ -99,9 +99,9 @@ def _value_after(name: str, typed: Sequence[str]) -> str:
 def hint_for(hint: str, command: Any) -> str:
     """A hint that names only options of the command that was typed.
 
-    Lower layers write their hints with the flags of prepare-data. Where the command has another
-    way to set the key, this one is named; for resume it is the run's config.toml. Options that
-    follow the name of a command stay as they are. `sftctl …` becomes this command.
+    Lower layers write their hints with the flags of prepare-data. If the typed command sets the key
+    in another way, the hint names that way: for resume it is the run's config.toml. Options that
+    follow the name of a command stay as they are. `sftctl …` becomes the typed command.
     """
     way = " --run" if command.name == "bench-loader" else ""
     hint = hint.replace("sftctl … ", f"sftctl {command.name}{way} ")

@@ -1,5 +1,5 @@
-"""What a .gguf file says of a model: its architecture, its sizes, and its tensors by llama.cpp's
-names."""
+"""The part of a .gguf file about a model: its architecture, its sizes, and its tensors by
+llama.cpp's names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def _write_rope(writer: "GGUFWriter", rope: dict[str, Any], head: int) -> None:
 
 
 def _rope_factors(config: Any) -> torch.Tensor:
-    """Llama 3's scaling: by what each frequency is divided.
+    """Llama 3's scaling: the number by which each frequency is divided.
 
     Source: `_compute_llama3_parameters` of transformers; this is their inverse frequencies without
     scaling, divided by those with it.
@@ -145,7 +145,7 @@ def _neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _experts(block: str, name: str, weight: torch.Tensor) -> Iterator[Tensor]:
-    """The stacked experts (E, rows, columns); gate and up are apart in the file."""
+    """The stacked experts (E, rows, columns); gate and up are two tensors in the file."""
     if name.endswith(".down_proj"):
         yield Tensor(name, f"{block}.ffn_down_exps.weight", weight)
     else:

@@ -1,4 +1,4 @@
-"""The families that llama.cpp knows, and what a configuration may set for them."""
+"""The families that llama.cpp knows, and the settings that each may have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Family:
     """RoPE turns neighbouring numbers of a head, not those of its two halves: the rows of the query
     and key weights are stored in another order."""
     norm_offset: float = 0.0
-    """What is added to the weights of norms: Gemma multiplies by one plus the weight."""
+    """A number that is added to the weights of norms: Gemma multiplies by one plus the weight."""
     layer_pattern: int | None = None
     """Every n-th layer attends to the complete text, others to a window: fixed in llama.cpp."""
     activation: str = "silu"
@@ -70,7 +70,7 @@ def family_of(config: "PretrainedConfig") -> Family:
         )
     for problem in _differences(config, family):
         raise ConfigError(
-            f"{problem}, and llama.cpp computes {family.name} otherwise",
+            f"{problem}, and llama.cpp computes {family.name} differently",
             hint="export with --format hf: transformers computes it as it was trained",
         )
     return family

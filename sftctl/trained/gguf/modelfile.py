@@ -1,4 +1,4 @@
-"""The Modelfile with which Ollama takes a .gguf file."""
+"""The Modelfile, from which Ollama makes a model of a .gguf file."""
 
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -39,9 +39,9 @@ class _Parts:
     start: str
     """Before the first message if that is not a system prompt."""
     around: dict[str, tuple[str, str]]
-    """By role: what stands before and after a content."""
+    """By role: the texts before and after a content."""
     answer: str
-    """What opens the answer."""
+    """The text before the answer."""
 
     def render(self, messages: list[Message]) -> str:
         text = "" if messages[0]["role"] == "system" else self.start
@@ -78,7 +78,7 @@ def _parts(tokenizer: ChatTokenizer) -> _Parts | None:
 
 
 def _guess(tokenizer: ChatTokenizer) -> _Parts:
-    """Cut what stands between contents into what ends one message and what begins the next."""
+    """Cut the texts between contents into the end of one message and the beginning of the next."""
     head, end = _between(tokenizer, ["user"])
     _, to_answer, to_user, _ = _between(tokenizer, ["user", "assistant", "user"])
     system, from_system, _ = _between(tokenizer, ["system", "user"])
@@ -110,7 +110,7 @@ def _rendered(tokenizer: ChatTokenizer, messages: list[Message]) -> str:
 
 
 def _between(tokenizer: ChatTokenizer, roles: list[str]) -> list[str]:
-    """What stands before, between and after the contents; ValueError if one is not there."""
+    """The texts before, between and after the contents; ValueError if a content is missing."""
     messages, pieces = _messages(roles), list[str]()
     rest = _rendered(tokenizer, messages)
     for message in messages:

@@ -37,7 +37,7 @@ class Proof(LogitDifference):
 
 
 def prove(trained: Trained, file: Path, dtype: str) -> Proof:
-    """Compare weights, token ids and logits; CheckpointError if the file is not what was exported.
+    """Compare weights, token ids and logits; CheckpointError if the file is not the exported model.
 
     Weights must be those of the model, rounded to `dtype`; in float32 the logits must be equal
     within 1e-4. Source of the reader: transformers, with the model's own configuration.
@@ -74,7 +74,7 @@ def _require_ids(ids: list[list[int]], texts: list[str], ours: ChatTokenizer, fi
                 (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None
             )
             where = ours.decode(expected[at : at + 8]) if at is not None else text[-20:]
-            raise _not_proved(file, f"its tokenizer encodes {where!r} otherwise")
+            raise _not_proved(file, f"its tokenizer encodes {where!r} differently")
 
 
 def _encoder(ours: ChatTokenizer, file: Path) -> Callable[[str], list[int]]:

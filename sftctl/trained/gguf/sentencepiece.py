@@ -21,7 +21,7 @@ class SentencePiece:
     scores: list[float]
     special: "re.Pattern[str]"
     strips_right: frozenset[str]
-    """Special tokens that take in the spaces after them."""
+    """Special tokens that include the spaces after them."""
     adds_space: bool
 
     @classmethod
@@ -62,7 +62,8 @@ class SentencePiece:
         return found
 
     def _merged(self, text: str) -> list[int]:
-        """Join the two neighbours whose join is the token of the highest score, again and again."""
+        """Join, again and again, the two neighbours that together are the token of the highest
+        score."""
         parts = list(text)
         next_of = [*range(1, len(parts)), -1]
         previous = list(range(-1, len(parts) - 1))
@@ -77,7 +78,7 @@ class SentencePiece:
         while queue:
             _, left, right, size = heappop(queue)
             if not parts[left] or not parts[right] or len(parts[left] + parts[right]) != size:
-                continue  # one of them was joined to another before
+                continue  # one of them was joined to another neighbour before
             parts[left], parts[right] = parts[left] + parts[right], ""
             after = next_of[left] = next_of[right]
             if after >= 0:
@@ -93,4 +94,4 @@ class SentencePiece:
 
 
 PHI3_KEEPS = frozenset({"<unk>", "<s>", "<|endoftext|>"})
-"""The special tokens of Phi 3 that leave the spaces after them."""
+"""The special tokens of Phi 3 that do not include the spaces after them."""

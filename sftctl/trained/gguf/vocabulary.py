@@ -1,4 +1,4 @@
-"""What a .gguf file says of a tokenizer: tokens, merges, special tokens, split and template."""
+"""The part of a .gguf file about a tokenizer: tokens, merges, special tokens, split, template."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: i
 def name_for(tokenizer: ChatTokenizer, name: str) -> str:
     """The model's name in the file, by which llama.cpp decides about spaces after special tokens.
 
-    ConfigError if a special token takes in the spaces next to it otherwise than in Phi 3.
+    ConfigError if a special token includes the spaces next to it in another way than in Phi 3.
     """
     added = loads(tokenizer.hf.backend_tokenizer.to_str())["added_tokens"]
     plain = re.sub("(?i)(phi|modern)-?(3|bert)", r"\1 \2", name)
@@ -58,7 +58,9 @@ def name_for(tokenizer: ChatTokenizer, name: str) -> str:
     if not others and strips | PHI3_KEEPS == everything and not strips & PHI3_KEEPS:
         return f"{plain} (phi-3)"
     first = min(strips.union(others))
-    raise ConfigError(f"llama.cpp does not take in the spaces next to {first}, as here", _HINT)
+    raise ConfigError(
+        f"llama.cpp does not treat the spaces next to {first} as this tokenizer does", _HINT
+    )
 
 
 def _tokens(content: dict[str, Any], num_rows: int) -> tuple[list[str], list[int]]:

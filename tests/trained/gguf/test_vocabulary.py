@@ -77,7 +77,7 @@ def test_merges_that_llama_cpp_makes_otherwise_are_found(tmp_path: Path) -> None
     tokenizer = sentencepiece(merges=(("h", "e"), ("t", "h"), ("th", "e")))
     model = trained(LlamaConfig(**(SIZES | {"vocab_size": 768}), head_dim=16), tokenizer)
     write_gguf(model.model, tokenizer, tmp_path / "x.gguf", "float32", "toy")
-    with pytest.raises(CheckpointError, match="its tokenizer encodes .* otherwise"):
+    with pytest.raises(CheckpointError, match="its tokenizer encodes .* differently"):
         prove(model, tmp_path / "x.gguf", "float32")
 
 
@@ -92,5 +92,5 @@ def test_a_token_that_takes_in_spaces_otherwise_is_refused() -> None:
     for change in ({"lstrip": True}, {"rstrip": True}, {"single_word": True}):
         tokenizer = sentencepiece()
         tokenizer.hf.add_tokens([AddedToken("<|x|>", special=True, **change)])
-        with pytest.raises(ConfigError, match=r"does not take in the spaces next to <\|x\|>"):
+        with pytest.raises(ConfigError, match=r"does not treat the spaces next to <\|x\|>"):
             name_for(tokenizer, "toy")
