@@ -1,4 +1,4 @@
-"""disk: how an OSError becomes one of our errors, and what a new folder needs to be durable."""
+"""disk: an OSError becomes one of our errors, and a new folder is durable."""
 
 import os
 import resource
@@ -33,7 +33,7 @@ def test_refusals_names_the_path_and_the_reason_and_keeps_the_cause() -> None:
     assert caught.value.__cause__ is cause
 
 
-def test_refusals_of_another_act_without_a_hint() -> None:
+def test_refusals_have_the_words_of_the_act_and_need_no_hint() -> None:
     with (
         pytest.raises(CheckpointError) as caught,
         refusals("a", CheckpointError, what="can't be deleted"),
@@ -122,7 +122,7 @@ def test_a_new_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_rust_raises_for_a_full_disk_is_the_system_s_error() -> None:
+def test_the_error_of_rust_for_a_full_disk_becomes_an_oserror() -> None:
     """As safetensors and tokenizers word it."""
     with pytest.raises(OSError, match="No space left on device") as error, system_errors():
         raise Exception("Error while serializing: No space left on device (os error 28)")

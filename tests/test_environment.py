@@ -1,4 +1,4 @@
-"""What only Linux has: each call has a stand-in, used here as if the call were missing."""
+"""Calls that only Linux has: each has a replacement, tested here with the call hidden."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""jsonio: everything that a file may hold can be written as JSON again."""
+"""jsonio: every value that a file may hold can be written as JSON."""
 
 import json
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def nested(depth: int) -> Any:
     ],
 )
 @pytest.mark.parametrize("dump", [jsonio.dump_line, jsonio.dump_pretty, jsonio.dump_canonical])
-def test_what_json_has_no_form_for_becomes_text(dump: Any, value: Any, written: Any) -> None:
+def test_values_that_json_lacks_become_text(dump: Any, value: Any, written: Any) -> None:
     assert json.loads(dump(value)) == written
 
 

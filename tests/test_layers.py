@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md, held: imports point down, and each library has its room."""
+"""The layers of docs/architecture.md: imports point down, and each library has its files."""
 
 import ast
 import subprocess
@@ -121,7 +121,7 @@ def misplaced(imports: list[Import]) -> list[str]:
     return wrong
 
 
-def test_imports_point_down_and_rooms_of_a_layer_do_not_know_each_other() -> None:
+def test_imports_point_down_and_packages_of_a_layer_do_not_import_each_other() -> None:
     assert misplaced(IMPORTS) == []
 
 
@@ -150,7 +150,7 @@ def test_imports_are_absolute() -> None:
 
 
 @pytest.mark.parametrize("library", HOMES)
-def test_a_library_is_imported_only_in_its_room(library: str) -> None:
+def test_a_library_is_imported_only_in_its_listed_files(library: str) -> None:
     strays = [
         str(found)
         for found in IMPORTS

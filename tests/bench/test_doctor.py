@@ -1,4 +1,4 @@
-"""`sftctl doctor`: the self-test passes here, sees a difference, and the screen fits."""
+"""`sftctl doctor`: the self-test passes here and names a difference; the screen fits."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def run_of(folder: Path, losses: list[float], model: bytes) -> Path:
         ([1.0] * 10, b"b", "the resumed run ends with another model"),
     ],
 )
-def test_the_self_test_sees_what_differs(
+def test_the_self_test_names_the_difference(
     tmp_path: Path, losses: list[float], model: bytes, what: str | None
 ) -> None:
     reference = run_of(tmp_path / "a", [1.0] * 10, b"a")

@@ -1,4 +1,4 @@
-"""The sweep: settings compared on ranks, and what becomes of those that fail."""
+"""The sweep: settings are compared on ranks, and a setting that fails becomes a row."""
 
 import multiprocessing
 import os
@@ -49,7 +49,7 @@ def test_a_single_number_of_workers_is_compared_with_none() -> None:
     assert [s.num_workers for s in combinations([0], [False], [2], [True])] == [0]
 
 
-def test_without_workers_prefetch_and_persistence_make_no_settings_of_their_own() -> None:
+def test_without_workers_there_is_only_one_setting() -> None:
     sweep = combinations([0, 2], [False], [1, 4], [False, True])
     assert [s.num_workers for s in sweep] == [0, 2, 2, 2, 2]
     assert not sweep[0].persistent_workers
@@ -135,14 +135,14 @@ def test_ranks_shape_their_steps_as_training_does() -> None:
     ]
 
 
-def test_ranks_load_at_once_each_its_share() -> None:
+def test_ranks_load_at_the_same_time_and_each_loads_its_share() -> None:
     [result] = compared(Toy(), NONE_AND_ONE[:1], world_size=2, step_time_s=0.001)
     assert result.error is None
     assert result.samples_per_s <= 4 * result.batches_per_s / 2 * 1.5
     assert result.step_wait_s > 0
 
 
-def test_what_ranks_do_at_once_is_summed_and_the_worst_wait_counts() -> None:
+def test_rates_of_ranks_are_summed_and_the_longest_wait_counts() -> None:
     one = LoaderResult(0, False, None, False, 10.0, 40.0, 400.0, 0.1, 0.01, 0.02, 1000, 900, 10, 7)
     other = replace(one, batches_per_s=5.0, wait_p99_s=0.5, rss_bytes=1, open_files=1)
     both = over_ranks([one, other])

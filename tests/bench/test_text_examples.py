@@ -51,7 +51,7 @@ def test_rows_that_can_not_be_kept_are_left_out(rows: Path) -> None:
     assert len(text_examples(config, inputs.train, inputs.tokenizer)) == len(inputs.train)
 
 
-def test_a_store_whose_text_is_gone_says_so(rows: Path) -> None:
+def test_a_store_without_its_source_files_is_an_error(rows: Path) -> None:
     _, inputs = opened(rows)
     rows.unlink()
     config, again = opened(inputs.train.path)

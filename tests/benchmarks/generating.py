@@ -1,4 +1,4 @@
-"""Answers for metrics against transformers' `generate`, one prompt by one and in batches.
+"""Answers for metrics, compared with transformers' `generate`, one by one and in batches.
 
 `python -m tests.benchmarks --only generate`: SmolLM2-135M-Instruct, and the preset `minimind-3`
 with random weights, answer rows of Alpaca greedily. No answer ends before `--tokens` tokens, so all

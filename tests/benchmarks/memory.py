@@ -1,4 +1,4 @@
-"""Memory: what --dry-run tells beside the peak of a run, and whether a long run stays flat.
+"""Memory: the estimate of --dry-run next to the peak of a run, and whether a long run stays flat.
 
 `--only memory`: every case is a run of six steps on Alpaca, batches of 8. A run with saves keeps a
 copy of its state. `--only flat-memory`: every case is a run of `--steps`, with evaluations and

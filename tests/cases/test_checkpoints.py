@@ -1,4 +1,4 @@
-"""Checkpoints of other tools: what each is, what is in it, what is missing, and what to type."""
+"""Checkpoints of other tools: kind, content, missing files, and the next command."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Runs on raw files go on: with the day they recorded, and with the store they were trained on."""
+"""Runs on raw files continue with the day they recorded and the store they were trained on."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_a_resume_without_its_cache_writes_the_recorded_day_again(
     assert "--allow" not in result.stdout + result.stderr
 
 
-def test_a_run_of_older_mask_rules_goes_on_with_its_store_and_says_so_where_it_is_gone(
+def test_a_run_of_older_mask_rules_needs_its_own_store(
     sftctl: Sftctl, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -58,7 +58,7 @@ def test_a_run_of_older_mask_rules_goes_on_with_its_store_and_says_so_where_it_i
     assert sftctl("resume", "run", "--step", 2, "--allow", "data").exit_code == 0
 
 
-def test_a_run_on_the_first_sample_goes_on_with_its_store_and_says_so_where_it_is_gone(
+def test_a_run_on_the_first_sample_needs_its_own_store(
     sftctl: Sftctl, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = [word for word in SHORT if word not in ("--data", "rows.jsonl")]
@@ -73,7 +73,7 @@ def test_a_run_on_the_first_sample_goes_on_with_its_store_and_says_so_where_it_i
     assert "the bundled sample changed with this version, and the run's own store" in result.error
 
 
-def test_a_store_of_before_has_no_later_fields_and_is_read(sftctl: Sftctl, rows: Path) -> None:
+def test_a_store_of_an_earlier_version_is_read(sftctl: Sftctl, rows: Path) -> None:
     from sftctl import jsonio
     from sftctl.data.store import TokenStore
 

@@ -1,4 +1,4 @@
-"""Templates and rows from the world: what is trained, and what goes to the ledger and why."""
+"""Templates and rows from public reports: trained text, and reasons in the ledger."""
 
 import json
 from collections.abc import Callable

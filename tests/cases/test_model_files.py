@@ -1,4 +1,4 @@
-"""Model folders and .gguf files: whole, cut, in parts, quantized; train and inspect-ckpt agree."""
+"""Complete, cut, split and quantized model files: train and inspect-ckpt agree."""
 
 import shutil
 import struct
@@ -173,7 +173,7 @@ def test_a_quantized_model_is_named_and_not_advised_for_training(tmp_path: Path,
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.uint8])
-def test_quantized_numbers_without_a_word_in_config_json_are_refused(
+def test_quantized_weights_that_config_json_does_not_mention_are_refused(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
     def change(tensors: Tensors) -> Tensors:
@@ -208,7 +208,7 @@ def test_a_git_lfs_pointer_is_named_by_both(tmp_path: Path, name: str) -> None:
     assert refused.value.message == f"{folder / name}: {LFS}"
 
 
-def test_parts_and_indexes_that_are_lost(tmp_path: Path) -> None:
+def test_missing_parts_and_indexes_are_named(tmp_path: Path) -> None:
     toy_base().save_pretrained(tmp_path / "m", max_shard_size="20KB")
     folder = with_tokenizer(tmp_path / "m")
     index = folder / "model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""Rows and files from the world: what is kept, what is dropped and why, what is said."""
+"""Rows and files from public reports: what is kept, what is dropped and why, what is printed."""
 
 import gzip
 import json
@@ -409,7 +409,7 @@ def template(tmp_path: Path) -> Path:
         (["a.txt"], 0, "and .txt with --format text"),
     ],
 )
-def test_a_folder_says_what_of_it_is_not_read(
+def test_files_of_a_folder_that_are_not_read_are_named(
     names: list[str], kept: int, says: str, tmp_path: Path, sftctl: Callable[..., Result]
 ) -> None:
     (tmp_path / "in").mkdir()

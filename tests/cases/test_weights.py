@@ -1,4 +1,4 @@
-"""Base models whose weights do not fit: what is refused, what is mapped, what is warned about."""
+"""Base models whose weights do not fit: refused, mapped, or loaded with a warning."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,7 +70,7 @@ WRAPPED: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_names_with_a_well_known_prefix_are_mapped_and_said(
+def test_names_with_a_well_known_prefix_are_mapped_and_reported(
     tmp_path: Path, kind: str, family: str
 ) -> None:
     model, said = toy_base(family), list[str]()
@@ -210,7 +210,7 @@ def test_tensors_that_are_not_used_are_a_warning(tmp_path: Path, kind: str) -> N
     assert line.startswith(f"model {folder}: {message}")
 
 
-def test_old_buffers_are_no_warning(tmp_path: Path) -> None:
+def test_old_buffers_cause_no_warning(tmp_path: Path) -> None:
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
     folder = write_base(tmp_path / "base", toy_base(), lambda tensors: tensors | old)
     said = list[str]()
@@ -240,7 +240,7 @@ GGUF: dict[str, tuple[Change, str | None, str | None]] = {
 
 
 @pytest.mark.parametrize("kind", GGUF)
-def test_the_names_of_a_gguf_file_are_judged_alike(tmp_path: Path, kind: str) -> None:
+def test_the_names_of_a_gguf_file_are_judged_by_the_same_rules(tmp_path: Path, kind: str) -> None:
     change, refused, warned = GGUF[kind]
     file, said = tmp_path / "base.gguf", list[str]()
     write_gguf_model(file, toy_base(), change)

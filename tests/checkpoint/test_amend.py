@@ -1,4 +1,4 @@
-"""A manifest that is replaced: whatever fails, the checkpoint stays good."""
+"""A manifest is replaced: after any failure the checkpoint is good."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_manifest_is_replaced_together_with_its_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [FailingDisk, DeadlyDisk])
-def test_whatever_call_fails_the_old_or_the_new_one_is_there(
+def test_after_any_failed_call_the_old_or_the_new_manifest_is_there(
     tmp_path: Path, kind: type[FailingDisk] | type[DeadlyDisk]
 ) -> None:
     calls = CountingDisk()

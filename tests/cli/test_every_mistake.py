@@ -1,4 +1,4 @@
-"""Every mistake that was made when the tool was tried by new users: what is said to each of them.
+"""The mistakes of new users who tried the tool, and the message for each.
 
 A hint that names a command is typed too: what it promises must happen.
 """
@@ -145,7 +145,7 @@ def retype(sftctl: Sftctl, command: str) -> None:
 
 
 @pytest.mark.parametrize(("typed", "warning"), WARNED)
-def test_a_setting_that_can_hardly_be_meant_is_warned_of(
+def test_a_setting_that_is_probably_a_mistake_is_a_warning(
     sftctl: Sftctl, here: Path, typed: str, warning: str
 ) -> None:
     result = sftctl(*shlex.split(typed), "--dry-run")

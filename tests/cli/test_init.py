@@ -69,7 +69,7 @@ def test_the_suggested_length_keeps_99_percent_complete(lengths: list[int], expe
     assert suggested_length(np.array(lengths)) == expected
 
 
-def test_special_tokens_are_no_letters_of_a_language(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_special_tokens_do_not_count_as_letters(sftctl: Sftctl, tmp_path: Path) -> None:
     row = {"instruction": "三加四等于几？", "output": "三加四等于七。"}
     (tmp_path / "sums.json").write_text(json.dumps([row] * 4))
     result = sftctl("init", "sums.json", "--json")

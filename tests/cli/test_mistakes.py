@@ -391,7 +391,7 @@ def test_the_configuration_is_printed_as_json_too(sftctl: Sftctl) -> None:
     assert json.loads(result.stdout)["train"]["epochs"] == 3
 
 
-def test_several_data_are_not_taken_in_silence(sftctl: Sftctl, here: Path) -> None:
+def test_several_data_flags_are_an_error_or_a_mixture(sftctl: Sftctl, here: Path) -> None:
     refused(
         sftctl("bench-loader", "--data", "a", "--data", "b"),
         2,

@@ -1,4 +1,4 @@
-"""Commands without a name or an output: they take the newest run, choose a name, and say it."""
+"""Commands without a name or an output take the newest run, choose a name, and print it."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_the_newest_run_is_taken_and_named(sftctl: Sftctl, runs: Path) -> None:
         assert shown in result.stdout
 
 
-def test_the_run_of_the_working_directory_is_the_one_that_is_meant(
+def test_the_run_in_the_working_directory_is_taken(
     sftctl: Sftctl, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs / "new")
@@ -54,7 +54,7 @@ def test_the_run_of_the_working_directory_is_the_one_that_is_meant(
     assert result.stderr.endswith("run: . (the newest; none was named)\n")
 
 
-def test_without_a_run_there_is_one_line(sftctl: Sftctl, tmp_path: Path) -> None:
+def test_without_a_run_there_is_one_error_line(sftctl: Sftctl, tmp_path: Path) -> None:
     for command in (["report"], ["inspect-ckpt"], ["resume"], ["chat", "--prompt", "x"]):
         result = sftctl(*command)
         assert result.exit_code == 4

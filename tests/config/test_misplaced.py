@@ -38,7 +38,7 @@ YAML = "YAML is not read: a configuration is TOML"
         ("rows.d", "this is a folder, not", "sftctl train --data rows.d"),
     ],
 )
-def test_what_is_no_configuration_is_named(
+def test_a_file_that_is_not_a_configuration_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str, hint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Mixtures: how often an epoch trains each example of each source, and which source is whose."""
+"""Mixtures: how often an epoch trains each example of each source, and the source of an example."""
 
 from collections import Counter
 from itertools import pairwise
@@ -44,9 +44,7 @@ def test_an_epoch_trains_round_of_weight_times_examples(
 
 
 @pytest.mark.parametrize(("weight", "per_epoch"), [(0.3, 3), (0.5, 5), (0.25, 2), (1.7, 7)])
-def test_the_part_of_an_epoch_is_others_in_each_epoch_until_all_were_used(
-    weight: float, per_epoch: int
-) -> None:
+def test_each_epoch_takes_other_examples_until_all_were_used(weight: float, per_epoch: int) -> None:
     most = 1 if weight < 1 else 2
     counts = [Counter(order_of(mixture((10, weight)), epoch=epoch)) for epoch in range(20)]
     extra = [{i for i, n in each.items() if n == most} for each in counts]

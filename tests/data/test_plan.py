@@ -184,7 +184,7 @@ def test_the_cut_can_not_change_unnoticed() -> None:
     assert places(2) == [(5, 1), (4, 6), (0, 2, 7), (8, 9, 3)]
 
 
-def test_a_step_of_nothing_is_cut_into_nothing() -> None:
+def test_an_empty_step_has_no_pieces() -> None:
     assert cut_step([], 128, 4) == []
 
 

@@ -131,7 +131,7 @@ def our_flags(table: str) -> set[str]:
     return {flag for row in rows for flag in re.findall(r"--[a-z-]+", row[1])}
 
 
-def test_every_translated_configuration_is_one(tmp_path: Path) -> None:
+def test_every_configuration_on_the_migrating_page_is_valid(tmp_path: Path) -> None:
     page = (DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 7
@@ -140,7 +140,7 @@ def test_every_translated_configuration_is_one(tmp_path: Path) -> None:
         assert load_config(tmp_path / "run.toml").data.path
 
 
-def test_a_flag_that_a_migrating_user_is_told_exists() -> None:
+def test_flags_on_the_migrating_page_exist() -> None:
     told = our_flags((DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8"))
     assert len(told) > 20
     assert told <= flags_of("train") | flags_of("prepare-data")

@@ -1,4 +1,4 @@
-"""Small files that ask for endless work: an inspection ends all the same, within 512 MiB."""
+"""Small files that would take endless work: an inspection still ends, within 512 MiB."""
 
 import json
 import pickle

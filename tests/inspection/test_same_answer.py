@@ -1,4 +1,4 @@
-"""inspect-ckpt and resume give one answer to "may it be resumed?", whatever was changed."""
+"""inspect-ckpt and resume agree on whether a run can be resumed, after any change."""
 
 import shutil
 from collections.abc import Callable

@@ -149,7 +149,7 @@ def test_weights_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 @pytest.mark.parametrize("experts", [0, EXPERTS])
-def test_prefixes_of_wrappers_are_removed_and_said(
+def test_prefixes_of_wrappers_are_removed_and_reported(
     tmp_path: Path, prefix: str, experts: int
 ) -> None:
     path, said = tmp_path / "wrapped.pth", list[str]()

@@ -1,4 +1,4 @@
-"""Rows laid end to end compute what each computes alone, or the model is found out."""
+"""Rows laid end to end compute what each computes alone; a model in which they mix is detected."""
 
 from itertools import pairwise
 from typing import Any
@@ -94,7 +94,7 @@ def test_rows_end_to_end_equal_each_row_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", MIXED)
-def test_a_model_in_which_rows_mix_is_found_out(family: str) -> None:
+def test_a_model_in_which_rows_mix_is_detected(family: str) -> None:
     name, changes, reason = MIXED[family]
     model = make_model(name, **changes)
     before = model.config._attn_implementation
@@ -213,7 +213,7 @@ def as_documented(
 @pytest.mark.parametrize("window", [None, 4, 1])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_one_call_for_all_rows_is_asked_for_what_each_row_alone_computes(
+def test_one_call_for_all_rows_computes_what_each_row_alone_computes(
     groups: int, window: int | None, scaling: float | None
 ) -> None:
     lengths = torch.tensor([7, 1, 12, 0, 0], dtype=torch.int32)
@@ -235,7 +235,7 @@ def test_one_call_for_all_rows_is_asked_for_what_each_row_alone_computes(
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "a mask that is not causal"),
     ],
 )
-def test_what_is_not_honoured_is_refused(options: dict[str, Any], named: str) -> None:
+def test_options_that_are_not_supported_are_refused(options: dict[str, Any], named: str) -> None:
     one = heads(0, 4, 4)
     mask = options.pop("attention_mask", None)
     with pytest.raises(ValueError, match=f"attention by rows does not support {named}"):
@@ -252,7 +252,7 @@ def test_options_that_are_off_are_fine() -> None:
     )  # fmt: skip
 
 
-def test_generation_has_the_models_own_attention_for_a_while() -> None:
+def test_generation_uses_the_models_own_attention() -> None:
     model = make_model("LlamaConfig")
     own = use_row_attention(model)
     with own_attention(model, own):

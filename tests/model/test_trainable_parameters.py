@@ -57,7 +57,7 @@ def test_freeze_is_applied_after_train_only() -> None:
     assert {name.split(".")[3] for name in found} == {"self_attn"}
 
 
-def test_what_was_frozen_before_stays_so() -> None:
+def test_parameters_that_were_frozen_before_stay_frozen() -> None:
     model = make_model()
     model.model.norm.weight.requires_grad_(False)
     assert trained(model, train_only=["embeddings", "model.norm"]) == {EMBEDDINGS}

@@ -1,4 +1,4 @@
-"""Two epochs of 500 steps, killed after epoch 1, step 300, and resumed there."""
+"""Two epochs of 500 steps, killed after epoch 1, step 300, and resumed from that step."""
 
 import json
 import shutil

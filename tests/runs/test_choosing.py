@@ -67,7 +67,7 @@ def test_patience_counts_evaluations_without_a_better_one() -> None:
     assert end_of_patience(bad).endswith("in 1 evaluation; the best is nan at step 1")
 
 
-def test_a_run_of_before_goes_on_with_the_best_loss_it_knows() -> None:
+def test_a_run_of_an_earlier_version_keeps_its_best_loss() -> None:
     old = {"first": 9.0, "best": 2.0, "last": 3.0, "step": 40}
     seen = with_evaluation(old, 50, 2.5, 0.0)
     assert (seen["best"], seen.get("best_step"), seen["waited"]) == (2.0, None, 1)

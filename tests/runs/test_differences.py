@@ -102,7 +102,7 @@ def test_versions_name_everything_that_computes() -> None:
     assert [*versions("AVX2")] == names and versions("AVX2")["cpu"] == "AVX2"
 
 
-def test_a_key_that_did_not_exist_when_the_checkpoint_was_saved_is_no_difference() -> None:
+def test_a_key_that_did_not_exist_when_the_checkpoint_was_saved_is_not_a_difference() -> None:
     config = config_of()
     manifest = manifest_of(config)
     for section, key in (
@@ -142,7 +142,7 @@ def test_a_changed_key_has_a_verdict_and_an_effect(
     assert (key in allowable_keys()) is (verdict == "allow")
 
 
-def test_what_is_allowed_is_free_and_what_is_impossible_stays_so() -> None:
+def test_allowed_differences_are_free_and_impossible_ones_stay_impossible() -> None:
     manifest = manifest_of(config_of())
     changed = config_of(optim__eps=0.1, train__seed=1)
     verdicts = [d.verdict_with({"optim.eps", "train.seed"}) for d in found(manifest, changed)]

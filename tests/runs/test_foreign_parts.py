@@ -101,7 +101,7 @@ def test_a_file_of_two_names_is_copied_before_it_is_written(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), Path.mkdir])
-def test_what_is_no_regular_file_is_not_opened(
+def test_a_file_that_is_not_regular_is_not_opened(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""overview: what `sftctl runs` knows of each run of a folder, from its files alone."""
+"""overview: the facts that `sftctl runs` reads from the files of each run in a folder."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""metrics.jsonl after an accident: whole lines are kept, the file as it was is set aside."""
+"""metrics.jsonl after an accident: complete lines are kept, and the damaged file is set aside."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ ACCIDENTS: list[tuple[Callable[[bytes], bytes], str, int]] = [
 
 
 @pytest.mark.parametrize(("accident", "words", "num_kept"), ACCIDENTS)
-def test_whole_lines_are_kept_and_the_file_is_set_aside(
+def test_complete_lines_are_kept_and_the_file_is_set_aside(
     tmp_path: Path, accident: Callable[[bytes], bytes], words: str, num_kept: int
 ) -> None:
     original = written(tmp_path)
@@ -80,7 +80,7 @@ def test_whole_lines_are_kept_and_the_file_is_set_aside(
         assert file.read_bytes().startswith(original)
 
 
-def test_damage_behind_the_checkpoint_is_cut_off_without_a_word(tmp_path: Path) -> None:
+def test_damage_after_the_checkpoint_is_cut_off_without_a_warning(tmp_path: Path) -> None:
     original = written(tmp_path)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b"damage\r\n\0\0")

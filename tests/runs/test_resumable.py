@@ -113,7 +113,7 @@ def test_a_run_that_never_saved_may_start_at_step_0(run: RunDir) -> None:
         require_nothing_saved(run)
 
 
-def test_a_damaged_store_in_the_cache_is_not_there() -> None:
+def test_a_damaged_store_in_the_cache_counts_as_missing() -> None:
     store = cached_store("a" * 64)
     assert cached_manifest("a" * 64) is None
     store.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C at each moment of each command: how soon the screen answers, and what is kept.
+"""Ctrl-C at each moment of each command: how soon the screen answers, and that nothing is lost.
 
 `python -m tests.torture.test_interrupts` prints the table of docs/measured/screens.md.
 """

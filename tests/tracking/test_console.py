@@ -185,7 +185,7 @@ def test_the_panel_shows_the_state_of_the_run(stopped_clock: None) -> None:
         assert words in panel
 
 
-def test_a_value_that_grows_moves_nothing() -> None:
+def test_a_longer_value_does_not_move_other_cells() -> None:
     short, long = last_panel(live_output(num_steps=9)), last_panel(live_output(num_steps=400))
     for word in ("lr ", "grad ", "mfu ", "memory "):
         assert columns_of(short, word) == columns_of(long, word)

@@ -46,7 +46,7 @@ def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace(
     assert stream.getvalue() == "\r\x1b[Kloading torch\r\x1b[Kvalidating 1/8\r\x1b[K"
 
 
-def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(clock: Clock) -> None:
+def test_in_a_pipe_only_a_long_phase_gets_a_line_and_only_one(clock: Clock) -> None:
     stream = io.StringIO()
     shown = Status(stream, in_place=False)
     shown.doing("loading torch")
@@ -61,7 +61,7 @@ def test_in_a_pipe_only_a_phase_that_lasts_is_told_and_once(clock: Clock) -> Non
     assert stream.getvalue() == "validating 1/8\n"
 
 
-def test_another_line_is_not_written_behind_a_phase(
+def test_another_line_does_not_share_a_line_with_a_phase(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, without_ticks: None
 ) -> None:
     from sftctl.cli import streams

@@ -1,4 +1,4 @@
-"""A command without a run says that it has heard a signal while its main thread is busy."""
+"""A command without a run answers a signal while its main thread is busy."""
 
 import os
 import signal

@@ -135,7 +135,7 @@ def test_another_choice_writes_another_final_model(
     assert best.read_bytes() == (whole[0] / "final/model.safetensors").read_bytes()
 
 
-def test_a_best_checkpoint_that_is_gone_is_said_and_the_next_best_is_taken(
+def test_a_missing_best_checkpoint_is_a_warning_and_the_next_best_is_used(
     whole: tuple[Path, RunSummary], tmp_path: Path
 ) -> None:
     run = copied(whole[0], tmp_path)

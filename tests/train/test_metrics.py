@@ -1,4 +1,4 @@
-"""Metrics by generation: which rows are asked, what is kept, what chooses, and what fails."""
+"""Metrics by generation: rows, kept answers, the choice of the best step, and failures."""
 
 import shutil
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_a_metric_that_fails_is_named_and_has_no_number(tmp_path: Path) -> None:
     )
 
 
-def test_no_number_neither_chooses_nor_forgets() -> None:
+def test_an_evaluation_without_a_number_changes_no_choice() -> None:
     goal = Goal("a", "exact", "max")
     seen = with_evaluation(None, 0, 5.0, 0.0, goal, 0.9)
     seen = with_evaluation(seen, 1, 5.0, 0.0, goal, float("nan"))
@@ -180,7 +180,7 @@ WRONG: dict[str, tuple[str, str]] = {
 }
 
 
-def test_a_run_goes_on_without_the_metrics_that_can_not_be_had(tmp_path: Path) -> None:
+def test_a_run_continues_without_metrics_that_can_not_be_imported(tmp_path: Path) -> None:
     paths = [path for path, _ in MISSING.values()]
     run = train(
         tmp_path,
@@ -199,7 +199,7 @@ def test_a_run_goes_on_without_the_metrics_that_can_not_be_had(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("metrics", "message"), MISSING.values(), ids=MISSING)
-def test_a_metric_that_can_not_be_had_chooses_no_step(
+def test_a_metric_that_can_not_be_imported_can_not_choose_the_best_step(
     metrics: str, message: str, tmp_path: Path
 ) -> None:
     best = f"max {metrics.partition(':')[2]}"
@@ -210,7 +210,7 @@ def test_a_metric_that_can_not_be_had_chooses_no_step(
 
 
 @pytest.mark.parametrize(("metrics", "message"), WRONG.values(), ids=WRONG)
-def test_a_metric_that_is_no_name_of_a_function_is_one_line_at_the_start(
+def test_a_metric_of_another_form_is_one_error_line_at_the_start(
     metrics: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as raised:

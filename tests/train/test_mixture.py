@@ -173,7 +173,7 @@ def test_a_weight_that_trains_nothing_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
-def test_new_weights_between_two_epochs_are_those_of_the_next(
+def test_weights_changed_between_two_epochs_hold_for_the_next_one(
     trained: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""A run directory that is moved, deleted or replaced while it trains: said, and saved."""
+"""A run directory is moved, deleted or replaced while it trains: reported, and the state is saved."""
 
 import shutil
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_a_moved_run_is_saved_where_it_is_now(
 
 
 @pytest.mark.parametrize("interval", [0, 4])
-def test_checkpoints_that_alone_are_moved_are_missed_and_the_run_goes_on(
+def test_checkpoints_moved_out_of_the_run_are_a_warning_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int
 ) -> None:
     def move(metrics: StepMetrics, tracker: Tracker) -> None:
@@ -107,7 +107,7 @@ def test_a_deleted_run_is_made_again_with_what_is_known(
     assert events_of(run)[0] == "started"
 
 
-def test_what_has_taken_its_place_is_left_alone(
+def test_a_folder_in_the_place_of_the_run_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replace(run: Path) -> None:

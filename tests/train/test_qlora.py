@@ -116,7 +116,7 @@ def test_it_is_merged_into_the_dequantized_weights(finished: Path, tmp_path: Pat
     )
 
 
-def test_the_plan_knows_the_form_and_its_memory(finished: Path) -> None:
+def test_the_plan_shows_nf4_and_its_memory(finished: Path) -> None:
     memory = {}
     for form in (None, "nf4"):
         config = lora_config(

@@ -1,4 +1,4 @@
-"""Samples: what is asked, when, and that they change nothing."""
+"""Samples: their prompts, their times, and that they change nothing."""
 
 from pathlib import Path
 from typing import Any

@@ -86,7 +86,7 @@ def test_the_size_of_a_checkpoint_is_known_in_every_dtype(tmp_path: Path, dtype:
         assert session.state.checkpoint_bytes == stored
 
 
-def test_a_resume_looks_at_the_trained_weights(
+def test_a_resume_checks_rows_with_the_trained_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether rows may be laid end to end is asked of them, not of a model with random weights."""

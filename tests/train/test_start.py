@@ -1,4 +1,4 @@
-"""Runs that go on from an adapter: of peft, and of a run; and adapters that do not fit."""
+"""Runs that continue from an adapter of peft or of a run, and adapters that do not fit."""
 
 import json
 import shutil
@@ -194,7 +194,7 @@ def test_an_adapter_that_can_not_be_continued_is_refused_in_one_line(
     assert not (made / f"run-{len(case)}").exists()
 
 
-def test_rows_of_new_tokens_go_on_under_their_own_names_only(tmp_path: Path) -> None:
+def test_rows_of_new_tokens_continue_only_under_their_own_names(tmp_path: Path) -> None:
     named = {"model__new_tokens": ["<tool>"]}
     run_training(lora_config(tmp_path, "first", train__max_steps=1, **named))
     start = tmp_path / "first/final"

@@ -80,7 +80,7 @@ def test_what_was_ignored_before_stays_ignored_except_for_sigusr1(number: signal
         signal.signal(number, before)
 
 
-def test_ranks_hear_of_a_signal_that_came_before_they_started(tmp_path: Path) -> None:
+def test_ranks_learn_of_a_signal_that_came_before_they_started(tmp_path: Path) -> None:
     with StopRequest() as parent:
         os.kill(os.getpid(), signal.SIGINT)
         with parent.relayed_into(tmp_path / "stop"):
@@ -169,7 +169,7 @@ def test_the_answer_comes_while_the_main_thread_is_in_a_long_call() -> None:
     assert (process.returncode, told) == (0, "the call has ended\n")
 
 
-def test_a_process_with_nothing_to_save_leaves_out_of_a_long_call() -> None:
+def test_a_process_with_nothing_to_save_is_ended_in_a_long_call() -> None:
     process = listening("call", "leave")
     process.send_signal(signal.SIGINT)
     assert process.wait(300) == 75

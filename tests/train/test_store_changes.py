@@ -1,4 +1,4 @@
-"""A store that shrinks or changes while it is trained on: one line, exit 3, the last save whole."""
+"""A store shrinks or changes during training: one line, exit 3, and the last save is complete."""
 
 import signal
 from collections.abc import Callable
@@ -164,7 +164,9 @@ def saved_steps() -> list[int]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_with_verify_data_nothing_is_begun(sftctl: Sftctl, store: Path, ranks: int) -> None:
+def test_verify_data_refuses_before_anything_begins(
+    sftctl: Sftctl, store: Path, ranks: int
+) -> None:
     change(store / MASK)
     train = ["train", "--data", store, "--model", "tiny", "--output-dir", "run", "--max-steps", 2]
     result = sftctl(*train, "--verify-data", "--nproc-per-node", ranks)
@@ -194,7 +196,7 @@ def test_the_store_in_the_cache_is_checked_too(
     assert sftctl(*train, "--output-dir", "third").exit_code == 0
 
 
-def test_inspect_ckpt_says_what_is_true_of_the_store(sftctl: Sftctl, store: Path) -> None:
+def test_inspect_ckpt_reports_the_changed_store(sftctl: Sftctl, store: Path) -> None:
     train = ["train", "--data", store, "--model", "tiny", "--output-dir", "run", "--max-steps", 2]
     assert sftctl(*train).exit_code == 0
     assert "fits, verified" in sftctl("inspect-ckpt", "run", "--verify").stdout

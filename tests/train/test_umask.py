@@ -24,7 +24,9 @@ def umask(value: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [0o077, 0o002, 0o027])
-def test_the_umask_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: int) -> None:
+def test_files_have_the_mode_that_the_umask_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: int
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with umask(value):
         config = toy_config(tmp_path, train__max_steps=2, data__val_fraction=0.3)

@@ -1,4 +1,4 @@
-"""Several validation sets: what is measured of each, on any number of ranks, and what is chosen."""
+"""Several validation sets: the numbers of each, on any number of ranks, and the best step."""
 
 import math
 import shutil
@@ -143,7 +143,7 @@ def test_a_resume_evaluates_the_same_sets_and_another_goal_begins_the_choice_aga
     assert list(events_named(run, "evaluation")[-1]["sets"]) == ["held-out", "ones", "zeros"]
 
 
-def test_a_changed_file_behind_a_set_is_said_in_the_plan_of_a_resume(folder: Path) -> None:
+def test_the_plan_of_a_resume_names_a_changed_file_of_a_set(folder: Path) -> None:
     run = Path(shutil.copytree(folder / "run", folder / "changed"))
     kept = (folder / "ones.jsonl").read_bytes()
     rows(folder / "ones.jsonl", "eleven", 9)

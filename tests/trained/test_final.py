@@ -1,4 +1,4 @@
-"""final/ names its step and hashes its files: damage is said, and a checkpoint is used instead."""
+"""final/ names its step and hashes its files: damage is reported, and a checkpoint is used."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -61,7 +61,7 @@ def test_it_names_its_step_and_every_file(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("damage, name, words", DAMAGE)
-def test_damage_is_said_and_the_checkpoint_used_and_a_resume_repairs_it(
+def test_damage_is_reported_and_a_checkpoint_is_used_until_a_resume_repairs_it(
     sftctl: Sftctl, copy: Path, damage: Callable[[Path], None], name: str, words: str
 ) -> None:
     before = {file.name: file.read_bytes() for file in (copy / "final").iterdir()}
@@ -187,7 +187,7 @@ def checkpoint_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def test_json_says_what_is_known_of_it(sftctl: Sftctl, copy: Path) -> None:
+def test_the_json_of_an_inspection_describes_final(sftctl: Sftctl, copy: Path) -> None:
     known = {"path": f"{copy}/final", "step": last_step(copy), "choice": "best"} | {
         "verified": None,
         "problems": [],

@@ -1,4 +1,4 @@
-"""The comparison of two models' logits on which the proofs of exports stand."""
+"""The comparison of two models' logits, which the proofs of exports use."""
 
 import math
 

@@ -136,7 +136,7 @@ def test_a_question_in_a_pipe_is_answered_on_stdout_alone(run: Path) -> None:
     ]
 
 
-def test_a_question_that_is_text_is_answered_without_another_word(run: Path) -> None:
+def test_a_question_that_is_text_is_answered_without_other_output(run: Path) -> None:
     done = chat_in_a_pipe(run, "Grüße 世界\n".encode())
     answered = [] if done.stdout.strip() else ["(the answer is empty: the model ended it at once)"]
     assert without_phases(done.stderr.decode()) == answered

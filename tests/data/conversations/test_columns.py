@@ -116,7 +116,7 @@ PREFERENCE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("row", PREFERENCE)
-def test_preference_data_is_said_to_be_preference_data(row: dict[str, Any]) -> None:
+def test_preference_data_is_named_in_the_error(row: dict[str, Any]) -> None:
     with pytest.raises(BadRow) as caught:
         read(row)
     assert caught.value.reason == "preference"

@@ -52,7 +52,7 @@ def test_a_part_that_is_not_text_is_refused_with_its_type(part: Any, named: str)
 
 @pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios"])
 @pytest.mark.parametrize("value", ["a.jpg", ["a.jpg"], {"bytes": "x"}, True])
-def test_media_beside_the_text_is_refused_where_it_is_filled(key: str, value: Any) -> None:
+def test_filled_media_next_to_the_text_are_refused(key: str, value: Any) -> None:
     for row in ({"messages": [USER, ANSWER], key: value}, {"messages": [USER | {key: value}]}):
         with pytest.raises(BadRow) as caught:
             read(row)

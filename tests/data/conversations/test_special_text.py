@@ -31,7 +31,7 @@ def test_every_text_is_found_wherever_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<|im_en", "<think>x</think>", "< s>", "INST", "a | b"])
-def test_other_text_is_not(text: str) -> None:
+def test_other_text_is_not_found(text: str) -> None:
     assert SPECIAL.first(read(row(text))) is None
 
 

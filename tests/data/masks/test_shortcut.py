@@ -134,7 +134,7 @@ def test_ids_and_masks_are_the_same_with_a_layout(name: str) -> None:
         "{{ m.content | capitalize }}",
     ],
 )
-def test_a_template_that_uses_contents_otherwise_has_no_layout(use: str) -> None:
+def test_a_template_that_uses_contents_in_an_unknown_way_has_no_layout(use: str) -> None:
     renderer = Renderer(load(SAMPLE_TOKENIZER, answers(use + "{{ m.content }}")), "assistant")
     assert renderer.tokenizer.content_use is None
     assert renders_for(renderer, "Hi", "Hello") == renders_for(renderer, "Hi", "Hello") > 1

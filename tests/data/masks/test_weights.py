@@ -132,7 +132,7 @@ def test_a_store_of_zeros_and_ones_has_no_weights(chatml: CountingTokenizer) -> 
     assert ExampleArrays.pack([example]).loss_weights is None
 
 
-def test_the_audit_counts_weighted_tokens_and_knows_that_a_silent_part_ends_no_turn(
+def test_the_audit_counts_weighted_tokens_and_a_part_of_weight_0_ends_no_turn(
     chatml: CountingTokenizer,
 ) -> None:
     rows = [

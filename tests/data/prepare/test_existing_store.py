@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_again_is_reused_and_not_touched(
+def test_a_store_of_the_same_inputs_is_reused_unchanged(
     tmp_path: Path, chatml: ChatTokenizer, rows: Path, store: Path
 ) -> None:
     identity = store.stat().st_ino
@@ -166,7 +166,7 @@ def test_a_foreign_folder_that_appears_at_the_output_survives(
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
 
 
-def test_way_is_made_only_where_another_store_is(tmp_path: Path, store: Path) -> None:
+def test_only_another_store_is_removed_from_the_output(tmp_path: Path, store: Path) -> None:
     fingerprint = TokenStore.open(store).manifest.fingerprint
     make_way(store, fingerprint)
     assert store.exists()

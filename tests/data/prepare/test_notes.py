@@ -43,7 +43,7 @@ def test_validation_files_without_a_usable_row_are_an_error(
         assert not (tmp_path / "s").exists()
 
 
-def test_a_validation_fraction_that_draws_no_row_is_said(
+def test_a_validation_fraction_that_draws_no_row_is_noted(
     tmp_path: Path, chatml: ChatTokenizer
 ) -> None:
     train = written(tmp_path / "train.jsonl", [row("Hi")])

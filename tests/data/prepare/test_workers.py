@@ -28,9 +28,7 @@ def test_results_come_in_the_items_order_from_other_processes() -> None:
 
 
 @pytest.mark.parametrize(("items", "num_workers"), [(range(5), 1), ([4], 3), ([], 3)])
-def test_also_one_worker_and_one_item_have_another_process(
-    items: Iterable[int], num_workers: int
-) -> None:
+def test_even_one_item_is_done_in_another_process(items: Iterable[int], num_workers: int) -> None:
     """A chat template runs there, and this process can end it."""
     results = list(Work(function=slow_when_even).in_order(items, num_workers))
     assert [item for item, _ in results] == list(items)
@@ -57,7 +55,7 @@ def refuse(item: int, pulse: Pulse) -> None:
         raise DataError("rows.jsonl:7: bad", "fix it")
 
 
-def test_what_the_work_raises_is_raised_here() -> None:
+def test_an_error_of_the_work_is_raised_in_the_parent() -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:7: bad") as caught:
         list(Work(function=refuse).in_order(range(20), 2))
     assert caught.value.hint == "fix it"
@@ -119,7 +117,7 @@ def test_a_worker_that_hangs_in_a_rendering_is_ended_and_its_items_are_done_agai
     assert waits  # the parent was never deaf
 
 
-def test_a_hang_that_nothing_can_leave_out_is_a_data_error() -> None:
+def test_a_hang_without_a_way_to_skip_the_row_is_a_data_error() -> None:
     with pytest.raises(DataError, match="a worker process hangs in row 1 of"):
         list(Work(function=hang_in_a_rendering, silence_s=0.2).in_order([[13]], 1))
 

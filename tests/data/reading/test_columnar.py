@@ -51,7 +51,7 @@ def test_rows_are_numbered_and_columns_that_decide_nothing_are_not_read(
         ({"bytes": None, "path": None}, False),
     ],
 )
-def test_of_media_it_is_read_whether_there_are_any(
+def test_a_media_column_is_only_tested_for_being_filled(
     tmp_path: Path, value: Any, is_filled: bool
 ) -> None:
     rows = [ROWS[0] | {"images": value}, ROWS[0] | {"images": value}]

@@ -1,4 +1,4 @@
-"""Files that hold no rows are told by their content, with what to do."""
+"""Files that hold no rows are recognized by their content; the hint says what to do."""
 
 import bz2
 import gzip
@@ -83,7 +83,7 @@ def test_text_is_named_with_the_option_that_reads_it(tmp_path: Path, content: st
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_object_over_several_lines_says_its_keys(
+def test_an_object_over_several_lines_is_refused_with_its_keys(
     tmp_path: Path, value: object, keys: str, command: str, count: int
 ) -> None:
     text = f"\ufeff{json.dumps(value, indent=2)}\n" * count
@@ -94,7 +94,7 @@ def test_an_object_over_several_lines_says_its_keys(
     assert command in caught.value.hint
 
 
-def test_a_cut_object_over_several_lines_says_its_first_key(tmp_path: Path) -> None:
+def test_a_cut_object_over_several_lines_is_refused_with_its_first_key(tmp_path: Path) -> None:
     text = json.dumps({"data": [{"prompt": "a"}] * 9}, indent=1)[:60]
     with pytest.raises(DataError, match="over several lines, with keys: data"):
         rows_of(file_of(tmp_path, "a.json", text))

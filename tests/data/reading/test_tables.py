@@ -1,4 +1,4 @@
-"""CSV and TSV: told by name or by header, read as rows; broken rows cost only themselves."""
+"""CSV and TSV: recognized by name or header, read as rows; a broken row affects no other row."""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Our own runs and checkpoints: what is inspectioned for good, damaged and newer ones."""
+"""Our own runs and checkpoints: the inspection of good, damaged and newer ones."""
 
 import os
 import subprocess
@@ -101,7 +101,7 @@ def test_a_broken_header_is_found_without_hashing(run: Path, data: bytes) -> Non
     assert not inspection.complete
 
 
-def test_an_unreadable_manifest_is_inspectioned_not_raised(run: Path) -> None:
+def test_an_unreadable_manifest_is_reported_not_raised(run: Path) -> None:
     path = run / "checkpoints" / "step-00000200"
     (path / "manifest.json").unlink()
     inspection = inspect_path(path, verify=True)

@@ -1,4 +1,4 @@
-"""An adapter: its targets and their short names, its first weights, and what of it is saved."""
+"""An adapter: its targets and their short names, its first weights, and its saved tensors."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_a_tied_weight_that_is_saved_whole_has_both_its_names() -> None:
     assert names == {"model.embed_tokens.weight", "lm_head.weight"}
 
 
-def test_a_rank_above_a_dimension_and_experts_without_adapter_are_told() -> None:
+def test_a_rank_above_a_dimension_and_experts_without_adapter_are_warnings() -> None:
     assert list(doubts(adapted())) == []
     assert list(doubts(adapted(rank=12))) == [
         "adapter.rank: 12 is above the smallest dimension of k_proj (8): a smaller rank trains as "

@@ -1,4 +1,4 @@
-"""What is found out about how a chat template uses message contents."""
+"""How a chat template uses message contents, as its syntax tree shows."""
 
 import pytest
 

@@ -92,7 +92,7 @@ def test_a_named_split_is_that_of_the_models_own_tokenizer(tmp_path: Path, pre: 
 
 
 @pytest.mark.parametrize("pre", SPLITS)
-def test_every_named_split_is_built_without_a_word(
+def test_every_named_split_is_built_without_a_warning(
     tmp_path: Path, pre: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = load_tokenizer(str(written(tmp_path / "x.gguf", trained(LONG), pre)))
@@ -115,7 +115,7 @@ def test_an_unknown_split_that_matters_is_a_warning(
 
 
 @pytest.mark.parametrize("pre", ["unheard-of", None, "phi-2"])
-def test_a_split_that_can_not_matter_is_no_warning(
+def test_a_split_that_makes_no_difference_causes_no_warning(
     tmp_path: Path, pre: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No token is of two words of GPT-2's, of two digits, or of a space and a digit."""

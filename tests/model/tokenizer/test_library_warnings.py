@@ -14,7 +14,7 @@ from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 
 
-def test_each_warning_is_one_line_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_warning_is_one_line_and_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     quiet()
     on_stderr.cache_clear()
     logger = transformers_logging.get_logger("transformers.models.some")
@@ -37,7 +37,7 @@ def test_a_good_tokenizer_loads_without_a_warning(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
-def test_a_tokenizer_of_another_class_is_told(
+def test_a_tokenizer_of_another_class_is_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "tokenizer"

@@ -92,7 +92,7 @@ def test_the_first_renderings_are_compared(monkeypatch: pytest.MonkeyPatch) -> N
     assert trusted.render(MESSAGES) == "bsystem"
 
 
-def test_a_template_that_refuses_is_refused_alike_later() -> None:
+def test_a_refusal_of_a_template_is_the_same_later() -> None:
     tokenizer = ChatTokenizer(HF, "toy")
     tokenizer.templates = {"default": "\n{{ raise_exception('no') if messages | length > 1 }}"}
     refusals = set()

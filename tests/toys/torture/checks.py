@@ -1,4 +1,4 @@
-"""What must hold of a run directory after any crash, as a list of what does not hold."""
+"""The rules for a run directory after any crash; returns the list of those that are broken."""
 
 import re
 from dataclasses import dataclass, field, replace

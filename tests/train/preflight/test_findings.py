@@ -113,7 +113,7 @@ def test_a_warm_up_exactly_as_long_as_the_run_reaches_the_peak_in_the_last_step(
     assert longer.learning_rates[-1][1] < plan.learning_rates[-1][1]
 
 
-def test_a_batch_of_exactly_the_data_is_no_surprise(tmp_path: Path) -> None:
+def test_a_batch_as_large_as_the_data_causes_no_warning(tmp_path: Path) -> None:
     assert findings(plan_run(toy_config(tmp_path, train__batch_size=22)), "schedule") == []
 
 
@@ -331,7 +331,7 @@ def test_a_run_directory_must_be_the_same_one_for_all_ranks(tmp_path: Path) -> N
     assert [*here.iterdir(), *elsewhere.iterdir()] == []
 
 
-def test_the_random_numbers_of_a_run_do_not_depend_on_the_look_at_it(tmp_path: Path) -> None:
+def test_the_pre_flight_draws_no_random_number_of_the_run(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

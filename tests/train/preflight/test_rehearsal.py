@@ -71,7 +71,7 @@ def test_out_of_memory_names_the_value_to_set(lengths: list[int], what: str, hin
     assert all(not w.grad.any() for w in state.weights.trained)
 
 
-def test_memory_that_ends_during_a_run_is_one_error_and_other_faults_stay_what_they_are() -> None:
+def test_out_of_memory_during_a_run_is_one_error_and_other_errors_stay() -> None:
     with pytest.raises(ConfigError) as caught, out_of_memory_as_error(2048):
         torch.empty(1 << 60)
     assert caught.value.message == "train.micro_batch_tokens: 2048: out of memory"

@@ -85,7 +85,7 @@ REFUSED: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_llama_cpp_computes_otherwise_is_refused(
+def test_a_model_that_llama_cpp_computes_differently_is_refused(
     message: str, tokenizer: ChatTokenizer, tmp_path: Path
 ) -> None:
     """Seen in llama.cpp 0.3.36: it refuses the file, or computes other logits."""

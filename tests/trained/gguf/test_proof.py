@@ -1,4 +1,4 @@
-"""A run is written as .gguf; a file that reads back otherwise is not kept."""
+"""A run is written as .gguf; a file that reads back differently is not kept."""
 
 import resource
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_card_and_the_modelfile_say_how_to_use_the_file(run: Path, tmp_path:
     assert 'PARAMETER stop "<|im_end|>"' in lines
 
 
-def test_a_file_that_reads_back_otherwise_is_not_kept(
+def test_a_file_that_reads_back_differently_is_not_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof_module, "rounded", lambda weight, kind: weight + 0.01)
@@ -54,7 +54,7 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tokenizer_that_reads_back_otherwise_is_not_kept(
+def test_a_tokenizer_that_reads_back_differently_is_not_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = load_tokenizer(str(run / "final"))

@@ -1,4 +1,4 @@
-"""A vocabulary comes back from a .gguf file, or llama.cpp would encode otherwise: refused."""
+"""A vocabulary comes back from a .gguf file; one that llama.cpp would encode differently is refused."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_llama_cpps_algorithm_encodes_as_the_tokenizer_itself(tmp_path: Path, st
     assert reader.get_field("tokenizer.ggml.eot_token_id").contents() == end
 
 
-def test_merges_that_llama_cpp_makes_otherwise_are_found(tmp_path: Path) -> None:
+def test_merges_that_llama_cpp_makes_differently_are_found(tmp_path: Path) -> None:
     """It joins any two tokens whose join is a token, also t and he."""
     tokenizer = sentencepiece(merges=(("h", "e"), ("t", "h"), ("th", "e")))
     model = trained(LlamaConfig(**(SIZES | {"vocab_size": 768}), head_dim=16), tokenizer)
@@ -88,7 +88,7 @@ def test_a_name_that_changes_how_llama_cpp_reads_a_tokenizer_is_changed() -> Non
     assert name_for(plain, "model") == "model"
 
 
-def test_a_token_that_takes_in_spaces_otherwise_is_refused() -> None:
+def test_a_token_that_treats_spaces_differently_is_refused() -> None:
     for change in ({"lstrip": True}, {"rstrip": True}, {"single_word": True}):
         tokenizer = sentencepiece()
         tokenizer.hf.add_tokens([AddedToken("<|x|>", special=True, **change)])
