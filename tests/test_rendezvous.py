@@ -1,4 +1,4 @@
-"""Ranks that wait for others name them, react to signals, and give up; contradictions are refused."""
+"""Ranks that wait for others name them, react to signals, give up; contradictions are refused."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A run directory is moved, deleted or replaced while it trains: reported, and the state is saved."""
+"""A run directory is moved, deleted or replaced while it trains: reported, and the run is saved."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A vocabulary comes back from a .gguf file; one that llama.cpp would encode differently is refused."""
+"""A vocabulary comes back from a .gguf file; one that llama.cpp encodes differently is refused."""
 
 from pathlib import Path
 
