@@ -43,7 +43,7 @@ _EFFECTS = {
         "the optimizer's state is that of other parameters; train a new run from final/",
     ),
 }
-"""What a change of a key does; the last entry of a section is for all its other keys."""
+"""The effect of a changed key. An entry for a section holds for all its other keys."""
 
 
 def effect_of(key: str, *, is_possible: bool) -> str:
