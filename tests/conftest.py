@@ -47,7 +47,8 @@ without_slow_phases()
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """A command in this process ignores signals at its end: what later tests start would too."""
+    """Restore handlers: a command in this process ends with ignored signals, which children
+    inherit."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -57,6 +58,6 @@ def signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command without --output-dir writes into ./runs: not into the checkout."""
+    """Change the directory: a command without --output-dir writes into ./runs."""
     monkeypatch.chdir(tmp_path)
     yield

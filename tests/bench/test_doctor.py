@@ -47,7 +47,7 @@ def printed(found: Diagnosis, width: int) -> list[str]:
 
 
 def run_of(folder: Path, losses: list[float], model: bytes) -> Path:
-    """What the self-test looks at of a run."""
+    """The parts of a run that the self-test compares."""
     (folder / "final").mkdir(parents=True)
     (folder / "final/model.safetensors").write_bytes(model)
     numbers = {"grad_norm": 1.0, "learning_rate": 1.0, "examples_digest": 1}

@@ -234,7 +234,7 @@ def test_nothing_is_recommended_if_every_setting_fails() -> None:
 def test_the_loader_gives_the_same_steps_with_and_without_workers(
     persistent: bool,
 ) -> None:
-    """Also in a second epoch, and after an epoch that was left early."""
+    """This holds in a second epoch too, and after an epoch that was left early."""
 
     def steps(settings: LoaderSettings) -> list[Any]:
         loader = StepLoader(Toy(), SHAPE, settings)

@@ -20,7 +20,7 @@ LORA, FULL = "sftctl, LoRA", "sftctl, full fine-tuning"
 
 
 def contenders(model: str, steps: int) -> dict[str, Contender]:
-    """By name; each leaves its checkpoint in its folder."""
+    """The contenders by name. Each leaves its checkpoint in its folder."""
     options = ("--dtype", "bfloat16")
     lora = ("--lora", "--learning-rate", "2e-4")
     full = ("--learning-rate", "2e-5")

@@ -30,7 +30,7 @@ Make = Callable[[Path, Path], Path]  # rows, an empty folder -> what is merged
 
 
 def trained(base: Callable[[Path, Path], str], *options: str) -> Make:
-    """A run of a few steps with an adapter, at a rate at which it does something."""
+    """A run of a few steps with an adapter, at a rate high enough to change the model."""
 
     def make(rows: Path, folder: Path) -> Path:
         model = base(rows, folder)

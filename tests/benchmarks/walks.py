@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 
 PACKAGE = Path.cwd() / "sftctl"
 FLOOR = ("errors.py", "words.py", "metrics.py", "jsonio.py", "disk.py", "environment.py")
-"""The two lowest layers: a reader takes what they do from its name."""
+"""The two lowest layers are not counted: their names say what they do."""
 
 
 class Walk:

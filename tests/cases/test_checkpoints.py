@@ -391,7 +391,8 @@ def test_a_checkpoint_is_named_and_its_next_command_works(
 
 
 def typed(command: str, folder: Path, sftctl: Callable[..., Result], *, can_run: bool) -> None:
-    """Run a command as it stands there. What needs a tool that is not here has to parse."""
+    """Run a command as it is shown. A command for a tool that is not installed only has to
+    parse."""
     words = shlex.split(command)
     if words[0] == "sftctl":
         short = ["--max-steps", "1", "--batch-size", "4", "--output-dir", folder / "run"]

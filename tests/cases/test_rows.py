@@ -30,7 +30,7 @@ SAID = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 
 @dataclass(frozen=True)
 class Case:
-    """An input, and what becomes of it. `given`: a path below rows/, rows, or a file's bytes."""
+    """An input, and its result. `given`: a path below rows/, rows, or the bytes of a file."""
 
     given: str | list[Any] | bytes
     kept: list[str] = field(default_factory=list)  # trained texts, without the end of the turn

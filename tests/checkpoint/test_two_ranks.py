@@ -43,7 +43,7 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def failure_of(root: Path, world: World, rank: int, place: str, error: Exception) -> str:
-    """What this rank raises when `rank` meets `error` in an act of the commit."""
+    """The exception of this rank if `rank` gets `error` in an act of the commit."""
     disk = FailingDisk(at=3, error=error) if (world.rank, place) == (rank, "shard") else DISK
 
     def before() -> None:
@@ -56,7 +56,7 @@ def failure_of(root: Path, world: World, rank: int, place: str, error: Exception
 
 
 def save_and_load_on_a_rank(root: Path) -> dict[str, object]:
-    """All that needs two ranks, so that they start once."""
+    """Everything that needs two ranks, in one function, so that they start once."""
     with start_world("cpu") as world:
         found: dict[str, object] = {}
 

@@ -75,7 +75,7 @@ WARNED = [
     (T + "--nproc-per-node 64", "64 ranks on"),
     (T + "--eval-interval 1", "there is no validation data; data.val_fraction = 0.05 holds"),
 ]
-SAMPLES = {  # what stands for the words of a hint that are in capitals
+SAMPLES = {  # typed in place of the words of a hint that are in capitals
     "RUN_DIR": "run", "N": "2", "'FOLDER/*.jsonl'": "rows.jsonl",
 }  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_a_mistake_is_refused_with_what_to_type_instead(
 
 
 def retype(sftctl: Sftctl, command: str) -> None:
-    """Type what a hint says, as far as nothing is trained or written."""
+    """Type the command of a hint, unless it would train or write something."""
     words = [SAMPLES.get(word, word) for word in shlex.split(command.partition(" > ")[0])]
     if words[0] in ("train", "resume") and not {"--help", "--print-config"} & {*words}:
         words.append("--dry-run")

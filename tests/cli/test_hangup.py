@@ -39,7 +39,7 @@ def take_the_terminal() -> None:
 
 
 def ignore_signals() -> None:
-    """Be the background job of a script."""
+    """Become like a background job of a script."""
     os.setsid()
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

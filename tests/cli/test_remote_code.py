@@ -55,7 +55,7 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 
 
 def with_code(folder: Path, canary: Path, *files: str) -> Path:
-    """Let these configuration files name Python files that write the canary."""
+    """Make these configuration files name Python files that write the canary."""
     for name in files:
         values: dict[str, Any] = json.loads((folder / name).read_text())
         values |= {"model_type": "other", "tokenizer_class": "OtherTokenizer"}
@@ -73,7 +73,7 @@ def with_code(folder: Path, canary: Path, *files: str) -> Path:
 
 
 def seal_again(folder: Path, run: Path) -> None:
-    """Else the manifest of a copy of `final/` refuses the folder before its code is looked at."""
+    """Seal a copy of `final/` again; otherwise its manifest refuses the folder before its code."""
     found = read_seal(folder)
     for name in (MANIFEST_NAME, MANIFEST_HASH_NAME):
         (folder / name).unlink()
@@ -164,7 +164,7 @@ def test_one_line_names_the_code_of_a_model_beside_a_tokenizer(
     sftctl: Sftctl,
     changes: dict[str, str],
 ) -> None:
-    """Also if transformers does not know the model: it says nothing of its own."""
+    """This holds even if transformers does not know the model."""
     folder = shutil.copytree(finished / "final", tmp_path / "model")
     known = json.loads((folder / "config.json").read_text())
     with_code(folder, canary, "config.json")

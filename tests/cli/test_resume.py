@@ -209,7 +209,7 @@ def wait_until(
 
 
 def hears(process: subprocess.Popen[bytes]) -> bool:
-    """Whether SIGTERM no longer just kills it."""
+    """Whether the process handles SIGTERM by now."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
     return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
@@ -233,7 +233,7 @@ def test_a_signal_while_torch_is_loading_is_exit_75_and_leaves_nothing(
 def test_a_signal_to_the_group_while_ranks_start_is_exit_75(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """What a terminal's Ctrl-C, `timeout` and SLURM do."""
+    """A terminal's Ctrl-C, `timeout` and SLURM send signals to the group."""
     process = start(*SHORT, "--output-dir", "run", "--nproc-per-node", "2", group=True)
     wait_until(lambda: len(ranks_of(process.pid)) == 2, process)
     os.killpg(process.pid, number)

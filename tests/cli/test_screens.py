@@ -31,7 +31,7 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ended(**values: object) -> str:
-    """How a run that was stopped at step 7 of 9 is summed up, with other `values`."""
+    """The summary of a run that was stopped at step 7 of 9, changed by `values`."""
     known: dict[str, object] = {
         "run_dir": Path("run"), "status": "stopped", "step": 7, "total_steps": 9,
         "first_validation_loss": 4.0, "validation_loss": 4.0, "validation_step": 0, "loss": 3.0,

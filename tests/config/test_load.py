@@ -37,7 +37,7 @@ def refusal(*args: object) -> str:
 
 
 def refusal_of(tmp_path: Path, text: str) -> str:
-    """What a file with this text is told, without its name."""
+    """The error for a file with this text, without the file's name."""
     path = tmp_path / "run.toml"
     path.write_text(text)
     return refusal(path).replace(f"{path}: ", "")

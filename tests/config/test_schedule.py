@@ -9,7 +9,7 @@ from sftctl.config.schedule import get_lr
 
 
 def minimind_lr(step: int, total: int, lr: float) -> float:
-    """MiniMind's get_lr, as it stands in its trainer."""
+    """MiniMind's get_lr, as its trainer has it."""
     return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / total)))
 
 

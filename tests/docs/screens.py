@@ -32,7 +32,7 @@ SHOWN = 20  # lines of a picture
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A command, what was said of its screen before, and what is typed into it."""
+    """A command, the criticism of its screen before, and the keys that are typed into it."""
 
     words: str
     before: str

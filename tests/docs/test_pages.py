@@ -90,7 +90,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
-    """(command, what follows it) of every `sftctl …` in code, on a line of its own or in a line."""
+    """(command, arguments) of every `sftctl …` in code, in a block or inside a line."""
     text = text.replace("\\\n", " ")
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))

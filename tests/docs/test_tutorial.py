@@ -16,7 +16,7 @@ LONGEST_WALK_S = 3600
 
 
 OF_LLAMA_CPP = ("pip install llama-cpp-python", "python3 ask.py")
-"""Typed where llama.cpp is installed; it is not built again for the walk."""
+"""Typed only if llama.cpp is installed; it is not built for this test."""
 
 
 def script(llama_cpp: Path | None) -> str:

@@ -36,7 +36,7 @@ _CHECKPOINT, _DATA, _CONFIG = (0, 4), (0, 2, 3), (0, 2, 3)
 
 @dataclass(frozen=True)
 class Format:
-    """How a valid example is made, and what may read it."""
+    """How a valid example is made, and the commands that read it."""
 
     make: Callable[[Path], Path]
     commands: Sequence[Sequence[str]] = _INSPECT

@@ -25,7 +25,7 @@ class Trial:
     stderr: bytes
 
     def fault(self, allowed: Sequence[int]) -> str | None:
-        """What is wrong with it; None if it kept every promise."""
+        """The broken promise; None if all were kept."""
         if b"Traceback" in self.stderr:
             return "traceback"
         if self.exit_code not in allowed:

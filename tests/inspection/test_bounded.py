@@ -163,7 +163,7 @@ MAKERS: list[Callable[[Path], Path]] = [
 
 
 def limits() -> None:
-    """Ten times what the docs promise: a slow core, or one that others use too, needs more.
+    """Ten times the limits in the docs, because a slow or shared core needs more time.
 
     Endless work needs more than any limit.
     """

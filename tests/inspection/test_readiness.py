@@ -132,7 +132,7 @@ def test_missing_data_is_named(run: Path, tmp_path: Path) -> None:
 
 
 def in_a_store(run: Path, tmp_path: Path, **values: object) -> None:
-    """Let the run's configuration speak of a store, whose manifest has these values."""
+    """Make the run's configuration name a store whose manifest has these values."""
     fingerprint = checkpoint(run).facts["data_fingerprint"]
     store = tmp_path / "store"
     shutil.copytree(cache_folder() / "stores" / fingerprint[:32], store)

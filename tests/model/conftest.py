@@ -14,5 +14,5 @@ def bundled() -> ChatTokenizer:
 
 @pytest.fixture
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_HUB_OFFLINE=1 does when it is set before the library is imported."""
+    """The effect of HF_HUB_OFFLINE=1 if it is set before the library is imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

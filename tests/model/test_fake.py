@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def saved_by_a_real_model(name: str, tokenizer: ChatTokenizer, dtype: torch.dtype) -> int:
-    """What autograd keeps in a real pass over 512 tokens with 100 targets."""
+    """The bytes that autograd keeps in a real pass over 512 tokens with 100 targets."""
     model = load_model(name, tokenizer, seed=0)
     module = LossModule(model).train()
     if dtype == torch.bfloat16:  # copies of the weights, and the float32 weight of the head

@@ -30,7 +30,7 @@ class Scripted:
 
 
 def pieces_of(text: str, tokenizer: ChatTokenizer, after: list[int]) -> list[str]:
-    """What `generate` passes on if the model answers with `text` and the tokens `after` it."""
+    """The pieces of `generate` if the model answers with `text` and then the tokens `after`."""
     pieces: list[str] = []
     model: Any = Scripted([*tokenizer.encode(text).tolist(), *after])
     answer = generate(model, tokenizer, [1, 2, 3], Sampling(), pieces.append)

@@ -43,7 +43,7 @@ def main() -> None:
         if not session.pending_work_items:
             draw(session, rooms, options.num, options.seed, options.without)
         pending = sorted(session.pending_work_items, key=place)
-    random.Random(options.seed).shuffle(pending)  # a run that is cut short has tried all rooms
+    random.Random(options.seed).shuffle(pending)  # so a run that is cut short tried all packages
     warm_up()
     workers = []
     for nth in range(options.jobs):

@@ -59,7 +59,7 @@ def test_llama_cpp_encodes_with_a_sentencepiece_vocabulary(tmp_path: Path, strip
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What `sftctl chat` answers to some prompts."""
+    """The answers of `sftctl chat` to some prompts."""
 
     session: ChatSession
     prompts: list[list[int]]

@@ -31,12 +31,12 @@ class Result:
 
 
 def without_phases(stderr: str) -> list[str]:
-    """The lines but `loading torch` and its like, which show where a phase lasts a second."""
+    """The lines without phases such as `loading torch`, which appear if a phase lasts a second."""
     return [line for line in stderr.splitlines() if not re.match("[a-z]+ing ", line)]
 
 
 def untypeable(result: Result, arguments: list[str]) -> list[str]:
-    """The options that a hint names although the command of which it speaks does not have them."""
+    """The options in a hint that its command does not have."""
     group: Any = typer.main.get_command(app)
     typed = next((word for word in arguments if word in group.commands), None)
     hints = [line for line in result.stderr.splitlines() if line.startswith("hint: ")]

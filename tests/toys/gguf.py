@@ -77,8 +77,8 @@ def sentencepiece(
 ) -> ChatTokenizer:
     """A tokenizer like Llama 2's: spaces are written as ▁, unknown characters as their bytes.
 
-    It has Phi 3's special tokens. `strips`: most of them take in the spaces after them, as there.
-    Without `merges`, any two tokens are joined whose join is a token, as in SentencePiece.
+    It has Phi 3's special tokens. `strips`: most of them include the spaces after them, as in Phi
+    3. Without `merges`, any two tokens are joined whose join is a token, as in SentencePiece.
     """
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Sequence(

@@ -6,7 +6,7 @@ Messages = list[dict[str, Any]]
 
 
 def length_ratio(messages: Messages, reference: str, answer: str) -> float:
-    """How long the answer is, in lengths of the reference; the prompt is the user's."""
+    """The length of the answer divided by that of the reference. The prompt must be the user's."""
     assert messages[-1]["role"] == "user"
     return len(answer) / max(1, len(reference))
 
@@ -24,7 +24,7 @@ fails_later.calls = 0  # type: ignore[attr-defined]
 
 
 def not_finite(messages: Messages, reference: str, answer: str) -> float:
-    """Gives no number that means anything."""
+    """Returns a number that is not finite."""
     return float("nan")
 
 

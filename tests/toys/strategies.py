@@ -165,7 +165,7 @@ def train_steps(strategy: str, world: World, **settings: Any) -> Steps:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many numbers of a sharded state this rank holds, of how many, in how many groups."""
+    """The count of numbers of a sharded state on this rank, in all, and the count of groups."""
 
     num_here: int
     num_in_all: int

@@ -88,12 +88,12 @@ WARM.set_forkserver_preload(
 
 
 def without_slow_phases() -> None:
-    """In a pipe a phase that lasts a second is a line on stderr: not on a slow machine either."""
+    """Print no phases: on a slow machine one could last a second and become a line on stderr."""
     status._LONG_S = math.inf
 
 
 def spawn_warm() -> None:
-    """From now on whatever this process spawns is warm: ranks, and processes of bench-loader."""
+    """Make all processes that this one spawns warm: ranks, and processes of bench-loader."""
     multiprocessing.context._concrete_contexts["spawn"] = WARM  # type: ignore[attr-defined]
 
 

@@ -61,7 +61,7 @@ def test_a_rank_that_hangs_is_killed_some_time_after_another_has_failed(tmp_path
 
 @dataclass(frozen=True)
 class Ended:
-    """What is looked at of the process of a rank."""
+    """The attributes of a rank's process that are read."""
 
     pid: int
     exitcode: int

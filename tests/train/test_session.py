@@ -89,7 +89,7 @@ def test_the_size_of_a_checkpoint_is_known_in_every_dtype(tmp_path: Path, dtype:
 def test_a_resume_checks_rows_with_the_trained_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether rows may be laid end to end is asked of them, not of a model with random weights."""
+    """The check of rows laid end to end uses these weights, not random ones."""
     run = run_training(toy_config(tmp_path, train__max_steps=1)).run_dir
     asked: list[torch.Tensor] = []
 

@@ -53,7 +53,7 @@ def write(folder: Path, **settings: Any) -> Path:
 
 
 def configured(folder: Path, adapter: Path, name: str = "run", **values: object) -> RunConfig:
-    """As `sftctl train --adapter` reads it: what the adapter says is below what was typed."""
+    """The configuration of `sftctl train --adapter`: typed settings override the adapter's."""
     typed = {key.replace("__", "."): value for key, value in values.items()}
     layers = [Layer("--set", {"train.max_steps": 2, "adapter.start": str(adapter), **typed})]
     found = load_layers([*layer_of(layers), *layers])[0]

@@ -109,7 +109,7 @@ def test_a_final_model_of_an_earlier_version_goes_on_working(sftctl: Sftctl, cop
 
 
 def test_a_final_model_of_another_step_is_not_used(sftctl: Sftctl, copy: Path) -> None:
-    """Such as one that a copy of an earlier directory put back."""
+    """For example one that was put back from a copy of an earlier directory."""
     later = last_step(copy) + 4
     rewrite_manifest(copy / "final", step=later, last_step=later, choice="last")
     words = f"of step {later}, and the last checkpoint is of step {last_step(copy)}"

@@ -85,7 +85,7 @@ def write_adapter(folder: Path, family: str, sizes: dict[str, Any], lora: dict[s
 
 
 def logits_by_peft(folder: Path) -> torch.Tensor:
-    """Of plain peft and transformers, without a line of ours."""
+    """Logits of plain peft and transformers, without any code of ours."""
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)

@@ -48,7 +48,7 @@ class Terminal:
         self.wait_for(text)
 
     def wait_for(self, text: bytes) -> bytes:
-        """What was printed up to `text`, which is taken from what is to be seen."""
+        """Wait for `text`; return the output up to it, and remove that from the output."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
@@ -57,7 +57,7 @@ class Terminal:
         return before
 
     def wait_for_more(self, num_bytes: int) -> None:
-        """Until so much is to be seen."""
+        """Wait until there are `num_bytes` more of output."""
         deadline = time.monotonic() + PATIENCE_S
         while len(self.seen) < num_bytes:
             assert time.monotonic() < deadline, self.seen

@@ -16,7 +16,7 @@ WRITES = "{{ m.content }}{% for c in m.tool_calls or [] %}<call>%s</call>{% endf
 
 
 def written(how: str, arguments: Any) -> str:
-    """What a template that writes a call as `how` writes for these arguments."""
+    """The text of these arguments by a template that writes a call as `how`."""
     template = CHATML.replace("{{ m.content }}", WRITES.replace("%s", how))
     call = {"function": {"name": "f", "arguments": arguments}}
     row = conversation(

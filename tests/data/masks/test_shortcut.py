@@ -103,7 +103,8 @@ def test_the_texts_are_the_same_with_a_layout(
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_ids_and_masks_are_the_same_with_a_layout(name: str) -> None:
-    """And one rendering is enough for other contents that the template's tests don't tell apart."""
+    """One rendering is enough for other contents for which the template's tests give equal
+    results."""
     tokenizer = load(SAMPLE_TOKENIZER, TEMPLATES[name])
     renderer = Renderer(tokenizer, "assistant")
     for word in ("one", "two"):

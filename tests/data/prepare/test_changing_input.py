@@ -39,7 +39,7 @@ def cut(path: Path) -> None:
 
 
 def prepare(path: Path, act: Callable[[Path], None], workers: int) -> None:
-    """Prepare a file to which `act` happens after its first batch was made."""
+    """Prepare a file, and call `act` on it after its first batch."""
     acts = iter([act])
 
     def on_progress(progress: Progress) -> None:

@@ -41,7 +41,7 @@ def prepared(
 ) -> StoreManifest:
     """Prepare rows, of which the first `never` have the word `never` in them.
 
-    Only where a template hangs has a row few seconds: a slow machine needs them for good rows.
+    A row has few seconds only if a template hangs: on a slow machine, good rows need more.
     """
     rows = [row(f"{'never' if n < never else 'always'} {n}") for n in range(NUM_ROWS)]
     file = written(folder / "rows.jsonl", rows)
@@ -60,7 +60,7 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 def test_a_row_that_takes_too_long_goes_into_the_ledger(
     tmp_path: Path, hang: str, num_workers: int
 ) -> None:
-    """Once the timer ends it, and once only the parent can. All other rows are kept."""
+    """The timer ends one template, and only the parent can end the other. Other rows are kept."""
     template = f"{NEVER}{hang}{{% endif %}}{CHATML}"
     manifest = prepared(tmp_path, template, never=2, num_workers=num_workers, seconds=0.3)
     assert manifest.rows_kept == NUM_ROWS - 2

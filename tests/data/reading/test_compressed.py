@@ -53,7 +53,7 @@ def test_a_compressed_file_that_was_cut_keeps_the_rows_before(
 
 
 def flushed_frame(rows: list[bytes]) -> tuple[bytes, list[int]]:
-    """A .zst whose every twenty rows end a block; and where its blocks end."""
+    """A .zst file in which every twentieth row ends a block; and the ends of its blocks."""
     zstandard = pytest.importorskip("zstandard")
     compressor, whole, ends = zstandard.ZstdCompressor().compressobj(), b"", []
     for start in range(0, len(rows), 20):

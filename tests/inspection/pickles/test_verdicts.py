@@ -257,7 +257,7 @@ def test_a_pickle_that_ends_without_a_value_is_not_complete(
 
 
 def _holders(tensor: torch.Tensor) -> dict[str, tuple[Any, bool]]:
-    """Values by name, and whether numbers of a tensor are in them."""
+    """Values by name, each with whether it holds numbers of a tensor."""
     return {
         "list": ([tensor], True),
         "sparse": ({"w": tensor.to_sparse()}, True),

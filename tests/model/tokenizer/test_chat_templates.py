@@ -19,7 +19,7 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ye
 
 
 def without_its_tokens(folder: Path, eos: str | None) -> str:
-    """A tokenizer of which `<|im_end|>` is no token."""
+    """A tokenizer without the token `<|im_end|>`."""
     shutil.copytree(SAMPLE_TOKENIZER, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         text = (folder / name).read_text().replace("<|im_end|>", "<|end|>")

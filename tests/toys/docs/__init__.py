@@ -93,7 +93,7 @@ def of_minimind(path: Path) -> None:
 
 
 class Trap:
-    """Unpickled, it would run a program."""
+    """An object that would run a program if it were unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         import os
@@ -156,11 +156,11 @@ ON_PAGE: dict[str, Toys] = {
         "SmolLM2": model,
     },
 }
-"""What a page takes for granted; what its own commands make is not here."""
+"""Files that a page needs and that its own commands do not make."""
 
 
 def make_toys(page: str, folder: Path) -> None:
-    """All that a page takes for granted, in the folder where its commands are typed."""
+    """Make the files that a page needs, in the folder where its commands are typed."""
     for name, make in ON_PAGE.get(page, {}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         make(folder / name)

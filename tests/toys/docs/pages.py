@@ -22,15 +22,15 @@ class Command:
 
 
 def blocks_of(text: str) -> list[str]:
-    """What stands between fences."""
+    """The texts between fences."""
     return re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands_of(text: str) -> list[Command]:
-    """All of a page, in its order: lines of blocks, then those in a sentence's backquotes.
+    """All commands of a page, in order: lines of blocks, then those in a sentence's backquotes.
 
-    A block with `$ ` has its commands behind them; in one without, a line that begins with a
-    program is a command. `sftctl train` alone in a sentence is the name of a command, no call.
+    In a block with `$ `, the commands follow these signs. In a block without, each line that begins
+    with a program is a command. `sftctl train` alone in a sentence is only a name, not a call.
     """
     found = [command for block in blocks_of(text) for command in _in_block(block)]
     sentences = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)

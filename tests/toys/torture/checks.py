@@ -17,7 +17,7 @@ OLD_TEXT, NEW_TEXT = config_to_toml(OLD_CONFIG), config_to_toml(NEW_CONFIG)
 
 @dataclass
 class Expected:
-    """Where each version may be after a session was interrupted."""
+    """The places where each version may be after a session was interrupted."""
 
     present: set[Version]
     present_or_aside: set[Version] = field(default_factory=set)
@@ -67,14 +67,14 @@ def newest_good_of(versions: set[Version]) -> Version | None:
 
 
 def all_violations(run: Path, scenario: Scenario, record: Record, marks: list[Mark]) -> list[str]:
-    """What is wrong after a session that was interrupted after `marks`, and after the next one."""
+    """The violations after a session that was interrupted after `marks`, and after the next one."""
     newest = newest_good_in(run / "checkpoints", record)
     found = violations(run, record, expected_after(scenario, marks), newest)
     return found + next_session_violations(run, scenario, record, newest)
 
 
 def violations(run: Path, record: Record, expected: Expected, newest: Version | None) -> list[str]:
-    """What is wrong with a run directory as it is."""
+    """The violations in a run directory as it is."""
     present = versions_in(run / "checkpoints", record)
     aside: dict[str, Version | None] = {}
     for folder in run.glob("checkpoints/abandoned-*"):

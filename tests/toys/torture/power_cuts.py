@@ -25,7 +25,7 @@ class CutResults:
 def cut_everywhere(
     scenario: Scenario, drawn: int, make_disk: type[RecordingDisk] = RecordingDisk
 ) -> CutResults:
-    """Check the extreme states and `drawn` random ones of a cut before each disk operation."""
+    """For a cut before each disk operation, check the extreme states and `drawn` random ones."""
     with memory_folder() as folder:
         record = make_run(folder / "before", scenario)
         run = copied(folder / "before", folder / "run")

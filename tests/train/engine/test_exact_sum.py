@@ -45,7 +45,7 @@ from tests.toys.strategies import (
 
 @pytest.mark.parametrize("largest_weight", [1.0, 1e6])
 def test_sums_of_weighted_losses_do_not_depend_on_their_order(largest_weight: float) -> None:
-    """A unit of 2**-24 alone would not do for weights near a million."""
+    """A fixed unit of 2**-24 would be wrong for weights near a million."""
     rng = np.random.default_rng(0)
     weights = rng.uniform(0, largest_weight, 4000)
     weights[::2] = rng.uniform(0, 1, 2000)

@@ -358,7 +358,7 @@ def test_endless_overflows_stop_the_run() -> None:
 
 
 def test_an_overflow_restarts_the_count_to_a_larger_scale() -> None:
-    """As GradScaler does by itself: else the scale grows back at once, to overflow again."""
+    """As in GradScaler. Otherwise the scale would grow back at once and overflow again."""
     config = make_config(dtype="float16", batch_size=2)
     state = with_scale(make_state(config), 2.0**24)
     state.scaler.load_state_dict(state.scaler.state_dict() | {"_growth_tracker": 1000})

@@ -54,7 +54,7 @@ class Findings:
 
 
 def try_everything(folder: Path) -> Findings:
-    """All that one world is good for."""
+    """Everything that is tried in one world."""
     with start_world("cpu") as world:
         comparisons = {
             name: Comparison(*(train_steps(s, world, **SETTINGS[name]) for s in ("fsdp", "ddp")))

@@ -48,9 +48,9 @@ def test_the_shape_is_read_from_a_models_configuration() -> None:
 
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_the_estimate_covers_what_a_backward_pass_keeps(recomputed: bool) -> None:
-    """All tensors kept for it, once each, without the weights; and not three times as much.
+    """It is at least the size of all kept tensors without weights, and less than three times that.
 
-    (A layer that is run again keeps what this does not see.)
+    (Tensors that a recomputed layer keeps are not seen here.)
     """
     config = make_config(activation_checkpointing=recomputed)
     state = make_state(config)

@@ -56,7 +56,7 @@ TEXT = "<|user|>\n Is  1+1 = 2?\t<|end|> \n<|assistant|>\nYes, ë ☃!<|end|>\n<
 
 @pytest.mark.parametrize("strips", [False, True], ids=["llama", "phi 3"])
 def test_llama_cpps_algorithm_encodes_as_the_tokenizer_itself(tmp_path: Path, strips: bool) -> None:
-    """Phi 3's special tokens take in the spaces after them."""
+    """Phi 3's special tokens include the spaces after them."""
     tokenizer = sentencepiece(strips=strips)
     model = trained(LlamaConfig(**(SIZES | {"vocab_size": 768}), head_dim=16), tokenizer)
     file = tmp_path / "x.gguf"
