@@ -200,7 +200,7 @@ def callers(name: str) -> set[str]:
 def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
     assert callers("StepShape") == {"data/step_shape.py"}
     asked = {
-        "train/session.py",
+        "train/opening.py",
         "train/preflight/proposal.py",
         "bench/sweep.py",
         "bench/step_time.py",

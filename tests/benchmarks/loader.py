@@ -27,7 +27,7 @@ from sftctl.metrics import StepMetrics
 from sftctl.train import run as training
 from sftctl.train.engine.state import TrainState
 from sftctl.train.engine.step import StepRules
-from sftctl.train.session import new_session
+from sftctl.train.opening import new_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE, World
 

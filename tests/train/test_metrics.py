@@ -16,9 +16,9 @@ from sftctl.tracking.lines import event_line
 from sftctl.tracking.values import evaluation_values
 from sftctl.train.answers import judge as judging
 from sftctl.train.answers.judge import judge
+from sftctl.train.opening import restored_session
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.session import restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.metrics import Memory

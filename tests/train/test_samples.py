@@ -8,9 +8,9 @@ import pytest
 
 from sftctl.data.example import TokenizedExample
 from sftctl.train.answers.samples import Prompt, show_samples
+from sftctl.train.opening import restored_session
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.session import restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.metrics import Memory

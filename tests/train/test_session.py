@@ -13,9 +13,9 @@ from sftctl.model.load import save_pretrained
 from sftctl.model.row_attention import why_rows_mix
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.train.engine import build
+from sftctl.train.opening import new_session, restored_session, resumed_session
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.session import new_session, restored_session, resumed_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import stored_tensors, toy_config

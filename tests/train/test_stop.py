@@ -40,7 +40,7 @@ def test_a_stop_while_the_model_is_loaded_creates_no_run(
 ) -> None:
     from sftctl.model.adapter.base import initial_model
 
-    monkeypatch.setattr("sftctl.train.session.initial_model", signal_in_call(1, initial_model))
+    monkeypatch.setattr("sftctl.train.opening.initial_model", signal_in_call(1, initial_model))
     with pytest.raises(Stopped):
         run_training(toy_config(tmp_path))
     assert not (tmp_path / "run").exists()

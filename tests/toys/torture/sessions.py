@@ -70,7 +70,7 @@ def fingerprint(folder: Path) -> bytes:
 def run_session(
     run: Path, scenario: Scenario, keep_bytes: int, disk: Disk = DISK, on_mark: OnMark = ignore_mark
 ) -> None:
-    """The disk calls of a session, in the order of train/session.py and train/run.py.
+    """The disk calls of a session, in the order of train/opening.py and train/run.py.
 
     `keep_bytes` is the length to which metrics.jsonl is cut.
     """

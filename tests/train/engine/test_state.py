@@ -12,9 +12,9 @@ from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.schema import RunConfig
 from sftctl.errors import IncompatibleCheckpoint
 from sftctl.train.engine.state import Stateful, TrainState
+from sftctl.train.opening import restored_session
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
-from sftctl.train.session import restored_session
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
 from tests.toys.runs import toy_config
