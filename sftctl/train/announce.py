@@ -20,8 +20,8 @@ from sftctl.tracking.tracker import NullTracker, Tracker, TrackerGroup
 from sftctl.train.answers.samples import why_no_samples
 from sftctl.train.engine.flops import matmul_flops_per_s, model_flops
 from sftctl.train.engine.state import COMPUTE_DTYPES
-from sftctl.train.opening import Session
 from sftctl.train.resume import ResumePlan
+from sftctl.train.session import Session
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sftctl.runs.choosing import final_checkpoint, final_of
 from sftctl.runs.final import CARD_NAME
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
-from sftctl.train.opening import Session
+from sftctl.train.session import Session
 
 
 def write_final(session: Session, tracker: Tracker) -> None:

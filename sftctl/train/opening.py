@@ -1,8 +1,8 @@
-"""Session: a run that is ready to train, new or continued."""
+"""Open a session: a new run, or a run that continues from a checkpoint."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,30 +10,28 @@ import torch
 from sftctl.checkpoint.directory import abandon_after, clean_leftovers, require_room
 from sftctl.checkpoint.load import load_tensors, load_weights
 from sftctl.config.schema import RunConfig
-from sftctl.data.loading.loader import StepLoader, loader_settings
 from sftctl.data.plan import steps_per_epoch
-from sftctl.data.step_shape import StepShape, step_shape
+from sftctl.data.step_shape import step_shape
 from sftctl.data.storage.joined import Store
 from sftctl.disk import remove_folder
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
 from sftctl.model.adapter.base import initial_model
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.load import load_architecture, save_architecture
-from sftctl.runs.answers import Questions
 from sftctl.runs.base import base_location, require_same_start
-from sftctl.runs.choosing import is_out_of_patience, require_validation
+from sftctl.runs.choosing import require_validation
 from sftctl.runs.differences import threads_for
 from sftctl.runs.directory import RunDir, create_run
 from sftctl.tracking import status
 from sftctl.train.answers.questions import keep_questions, require_metrics, with_questions
 from sftctl.train.engine.build import build_state, choose_head
-from sftctl.train.engine.state import TrainState, numbers_in
-from sftctl.train.engine.step import StepRules
+from sftctl.train.engine.state import numbers_in
 from sftctl.train.preflight.findings import refuse_errors
 from sftctl.train.preflight.inputs import Inputs, open_inputs
 from sftctl.train.preflight.proposal import propose
 from sftctl.train.preflight.rehearsal import rehearse
 from sftctl.train.resume import ResumePlan, ResumeRequest, choose_checkpoint, plan_resume
+from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
@@ -42,61 +40,6 @@ if TYPE_CHECKING:
 
 Verify = Callable[[Store], None]
 """Called on every rank with the store before anything is loaded; raises DataError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A run that is ready to train: everything that the loop needs."""
-
-    config: RunConfig
-    world: World
-    stop: StopRequest
-    run: RunDir
-    inputs: Inputs
-    state: TrainState
-    shape: StepShape
-    steps_per_epoch: int
-    total_steps: int
-    plan: ResumePlan | None  # None: a new run
-    warnings: tuple[str, ...]
-    questions: Questions = field(default_factory=dict)  # that the metrics judge; {}: no metrics
-
-    @property
-    def rules(self) -> StepRules:
-        """The settings that an update depends on, besides the state and the batch."""
-        train = self.config.train
-        return StepRules(
-            self.config.optim,
-            train.seed,
-            self.total_steps,
-            self.steps_per_epoch,
-            skips_nonfinite=train.on_nonfinite == "skip",
-            mixture=self.inputs.mixture,
-        )
-
-    @property
-    def is_out_of_patience(self) -> bool:
-        """Whether `train.patience` ends the run at the current step."""
-        return is_out_of_patience(self.config.train, self.state.progress.validation)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no step is left to train."""
-        return self.state.progress.step >= self.total_steps or self.is_out_of_patience
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every step and the final model are done.
-
-        The final model is written after the last validation, which may be newer than the
-        checkpoint.
-        """
-        return self.has_ended and self.run.final.is_dir()
-
-    def loader(self) -> StepLoader:
-        """The loader of this run on this rank."""
-        settings = loader_settings(self.config.data, self.world.device.type)
-        return StepLoader(self.inputs.train, self.shape, settings, self.inputs.mixture)
 
 
 @contextmanager

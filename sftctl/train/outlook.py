@@ -3,7 +3,7 @@
 import time
 
 from sftctl.metrics import StepMetrics
-from sftctl.train.opening import Session
+from sftctl.train.session import Session
 from sftctl.words import format_bytes, format_duration
 
 _WORTH_TELLING_S = 2.0  # a shorter wait is not announced

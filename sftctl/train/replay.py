@@ -19,9 +19,10 @@ from sftctl.runs.effects import allowable_keys
 from sftctl.tracking import status
 from sftctl.train.engine.compiled import compiler_as_error
 from sftctl.train.engine.state import manifest_fields, numbers_in
-from sftctl.train.opening import Session, restored_session
+from sftctl.train.opening import restored_session
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
+from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest
 from sftctl.words import counted
 from sftctl.world import World, local_part, start_world

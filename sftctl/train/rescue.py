@@ -10,7 +10,7 @@ from sftctl.model.load import save_architecture
 from sftctl.runs.directory import RunDir, create_run
 from sftctl.runs.log import RunLog
 from sftctl.runs.place import RunPlace
-from sftctl.train.opening import Session
+from sftctl.train.session import Session
 
 
 def rescue(

@@ -30,11 +30,12 @@ from sftctl.train.engine.compiled import compiler_as_error
 from sftctl.train.engine.evaluate import Evaluation, evaluate_sets, of_all
 from sftctl.train.engine.step import train_step
 from sftctl.train.final import write_final
-from sftctl.train.opening import Session, new_session, resumed_session
+from sftctl.train.opening import new_session, resumed_session
 from sftctl.train.outlook import Outlook
 from sftctl.train.preflight.rehearsal import out_of_memory_as_error
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.saving import Saving, open_saving
+from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest
 from sftctl.train.store_check import open_store_check, verify_now
 from sftctl.world import World, start_world

@@ -21,8 +21,8 @@ from sftctl.runs.place import RunPlace
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.engine.state import manifest_fields
-from sftctl.train.opening import Session
 from sftctl.train.rescue import rescue
+from sftctl.train.session import Session
 from sftctl.train.store_check import StoreCheck
 from sftctl.words import format_bytes
 

@@ -10,7 +10,7 @@ from sftctl.data.storage.background_check import BackgroundCheck
 from sftctl.data.storage.hashes import first_wrong
 from sftctl.data.storage.joined import Store
 from sftctl.errors import DataError
-from sftctl.train.opening import Session
+from sftctl.train.session import Session
 from sftctl.world import World
 
 _LOOK_EVERY_S = 0.02

@@ -21,7 +21,7 @@ from sftctl.train.answers.questions import Metric, load_metrics
 from sftctl.train.engine.compiled import uncompiled
 
 if TYPE_CHECKING:
-    from sftctl.train.opening import Session
+    from sftctl.train.session import Session
 
 _TOKENS_OF_A_BATCH = 4
 """Tokens of a batch, in micro_batch_tokens: the keys and values of a token take less memory than

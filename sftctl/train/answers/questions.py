@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from sftctl.train.opening import Session
+    from sftctl.train.session import Session
 
 Metric = Callable[[list[dict[str, Any]], str, str], float]
 """(messages of the prompt, reference, answer) -> number."""

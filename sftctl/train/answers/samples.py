@@ -15,7 +15,7 @@ from sftctl.model.sampling import Sampling
 from sftctl.tracking import status
 from sftctl.tracking.tracker import Tracker
 from sftctl.train.engine.compiled import uncompiled
-from sftctl.train.opening import Session
+from sftctl.train.session import Session
 
 MAX_NEW_TOKENS = 128
 

@@ -1,4 +1,4 @@
-"""Session: what is decided when a model is loaded, and when nothing is left to do."""
+"""Opening a session: what is decided when a model is loaded, and when nothing is left to do."""
 
 from dataclasses import replace
 from pathlib import Path
