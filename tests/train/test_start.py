@@ -156,8 +156,8 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "more layers": (
         lambda a: change(a, **{FIRST.replace("layers.0", "layers.9"): torch.zeros(2, 64)}),
         {},
-        "ADAPTER: does not fit BASE: it has model.layers.9.mlp.up_proj.lora_A.weight, for which "
-        "there is no place",
+        "ADAPTER: does not fit BASE: the model has no place for its "
+        "model.layers.9.mlp.up_proj.lora_A.weight",
     ),
     "added tokens": (
         lambda a: change(a, **{"base_model.model.lm_head.weight": torch.zeros(9, 64)}),
