@@ -1,7 +1,6 @@
 """Time of planning, and the balance over ranks: `python -m tests.benchmarks --only planning`."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -12,8 +11,9 @@ import numpy as np
 from sftctl.data.loading.microbatch import rounded_up
 from sftctl.data.plan import cut_step, deal, plan_epoch
 from sftctl.data.store import TokenStore
+from sftctl.machine import peak_resident_bytes
 
-NUM_EXAMPLES, BATCH_SIZE = 10_000_000, 32
+SIZES, BATCH_SIZE = (10**6, 10**7, 10**8), 32
 
 
 def balance(store: Path) -> list[list[str]]:
@@ -38,36 +38,43 @@ def balance(store: Path) -> list[list[str]]:
     return rows
 
 
-def ten_million() -> list[list[str]]:
-    """Plan an epoch of ten million examples, in a process of its own."""
-    code = "from tests.benchmarks.planning import measure; measure()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+def by_size() -> list[list[str]]:
+    """Plan an epoch of each size, in a process of its own."""
     return [
-        ["planning an epoch of 10 million examples", f"{found['plan_s']:.1f} s"],
-        ["peak RSS of its process, the lengths among it", f"{found['peak_bytes'] / 1e9:.2f} GB"],
-        ["examples and cut of a step, at the epoch's start", f"{found['first_ms']:.2f} ms"],
-        ["at its end", f"{found['last_ms']:.2f} ms"],
-        ["of an epoch of 1,000 examples", f"{found['small_ms']:.2f} ms"],
+        [
+            f"{found['num_examples']:,}",
+            f"{found['plan_s']:.2f} s",
+            f"{found['peak_bytes'] / 1e6:,.0f} MB",
+            f"{found['first_ms']:.3f} ms",
+            f"{found['last_ms']:.3f} ms",
+        ]
+        for found in map(_apart, SIZES)
     ]
 
 
-def measure() -> None:
-    """Measure, and print the result as JSON."""
-    lengths = np.random.default_rng(0).integers(20, 512, NUM_EXAMPLES).astype(np.int32)
+def _apart(num_examples: int) -> dict[str, float]:
+    code = f"from tests.benchmarks.planning import measure; measure({num_examples})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure(num_examples: int) -> None:
+    """Measure, and print the result as JSON. The peak is what planning adds to the process's."""
+    lengths = np.random.default_rng(0).integers(20, 512, num_examples, dtype=np.int32)
+    before = peak_resident_bytes()
     started = time.perf_counter()
     plan = plan_epoch(lengths, 0, 0, BATCH_SIZE)
-    found = {"plan_s": time.perf_counter() - started}
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    small = plan_epoch(lengths[:1000], 0, 0, BATCH_SIZE)
+    found: dict[str, float] = {"num_examples": num_examples}
+    found["plan_s"] = time.perf_counter() - started
+    found["peak_bytes"] = peak_resident_bytes() - before
 
-    def step_ms(of: object, steps: range) -> float:
+    def step_ms(steps: range) -> float:
         begun = time.perf_counter()
         for step in steps:
-            cut_step(lengths[of[step]], 1024, 1)  # type: ignore[index]
+            cut_step(lengths[plan[step]], 1024, 1)
         return (time.perf_counter() - begun) / len(steps) * 1e3
 
-    found["first_ms"] = step_ms(plan, range(200))
-    found["last_ms"] = step_ms(plan, range(len(plan) - 201, len(plan) - 1))
-    found["small_ms"] = step_ms(small, range(len(small) - 1))
+    found["first_ms"] = step_ms(range(200))
+    found["last_ms"] = step_ms(range(len(plan) - 201, len(plan) - 1))
     print(json.dumps(found))

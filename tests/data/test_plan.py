@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftctl.data.plan import (
+    _BLOCK,
     DataPosition,
     SkipBatchSampler,
     cut_step,
@@ -16,6 +17,7 @@ from sftctl.data.plan import (
     hash_of,
     plan_epoch,
     steps_per_epoch,
+    unhash64,
 )
 
 
@@ -36,6 +38,18 @@ def test_the_hash_is_splitmix64() -> None:
         6457827717110365317,
         3203168211198807973,
     ]
+
+
+def test_a_hash_gives_its_value_back() -> None:
+    values = np.concatenate([np.arange(1000, dtype=np.uint64), hash64(np.arange(1000))])
+    assert np.array_equal(unhash64(hash64(values)), values)
+    assert np.array_equal(hash64(unhash64(values)), values)
+
+
+@pytest.mark.parametrize("num_examples", [5, _BLOCK, _BLOCK + 1])
+def test_an_epoch_runs_in_the_order_of_the_keys(num_examples: int) -> None:
+    keys = hash64(np.arange(num_examples, dtype=np.uint64) + np.uint64(hash_of(3, 4)))
+    assert order_of(num_examples, 3, 4) == np.argsort(keys, kind="stable").tolist()
 
 
 @pytest.mark.parametrize("num_examples", [0, 1, 2, 7, 1000])

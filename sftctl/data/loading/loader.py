@@ -22,6 +22,7 @@ from sftctl.data.loading.microbatch import (
 from sftctl.data.manifest import PUT_BACK
 from sftctl.data.mixture import Mixture
 from sftctl.data.plan import (
+    EpochPlan,
     Piece,
     SkipBatchSampler,
     cut_step,
@@ -128,18 +129,19 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Iterate over the steps of `epoch` from `start_step` on."""
-        self._epoch = epoch
-        seed, batch_size = self._shape.seed, self._shape.global_batch_size
-        if self._mixture is None:
-            plan = plan_epoch(self._lengths, seed, epoch, batch_size)
-        else:
-            plan = plan_mixture(self._mixture, seed, epoch, batch_size)
-        self._steps = SkipBatchSampler(plan, start_step)
+        self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, steps = self._epoch, self._steps  # an open iteration keeps its own epoch
-        for step, examples in enumerate(steps, start=steps.start_step):
+        epoch, start_step = self._epoch, self._start_step  # an open iteration keeps its own
+        steps = SkipBatchSampler(self._plan(epoch), start_step)
+        for step, examples in enumerate(steps, start=start_step):
             yield epoch, step, examples
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        seed, batch_size = self._shape.seed, self._shape.global_batch_size
+        if self._mixture is None:
+            return plan_epoch(self._lengths, seed, epoch, batch_size)
+        return plan_mixture(self._mixture, seed, epoch, batch_size)
 
 
 class StepLoader:
