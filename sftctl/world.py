@@ -46,6 +46,13 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def sum_counts(self, *counts: int) -> list[int]:
+        """The sum over ranks of each number below 2^63, as 64-bit numbers that wrap around."""
+        if self.world_size == 1:
+            return [*counts]
+        totals: list[int] = self.sum(torch.tensor(counts, device=self.device)).tolist()
+        return totals
+
     def share(self, tensor: torch.Tensor) -> torch.Tensor:
         """Rank 0's values, in place."""
         if self.world_size > 1:

@@ -162,18 +162,17 @@ def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
 
 
 def use_row_attention(model: "PreTrainedModel") -> str:
-    """Let `model` compute attention by rows; returns the name of its own attention function."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Let `model` compute attention by rows; returns the name of its own attention function.
+
+    No mask function is registered under the same name, so transformers makes no mask. Before it
+    made one, it would read `position_ids`, and the host would wait for a GPU in every pass.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(ROWS, attention_by_rows)
-    AttentionMaskInterface.register(ROWS, _no_mask)
     own = str(model.config._attn_implementation)
     model.set_attn_implementation(ROWS)
     return own
-
-
-def _no_mask(*_: object, **__: object) -> None:
-    """Each row is computed by itself and causally: no mask is needed."""
 
 
 @torch.no_grad()

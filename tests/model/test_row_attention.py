@@ -31,6 +31,7 @@ SEPARATE = {
     "Mixtral": ("MixtralConfig", {"num_local_experts": 4}),
     "Gemma 3, sliding window": ("Gemma3TextConfig", {"head_dim": 16, "sliding_window": 16}),
     "Phi 3": ("Phi3Config", {}),
+    "OLMo": ("OlmoConfig", {}),
     "OLMo 2": ("Olmo2Config", {}),
     "SmolLM 3": ("SmolLM3Config", {}),
     "Granite": ("GraniteConfig", {}),

@@ -48,8 +48,13 @@ def build_optimizer(
     return optimizer
 
 
-def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world: World) -> float:
-    """Scale all gradients down to `max_norm` together; returns their L2 norm before that."""
+def clip_gradients(
+    parameters: list[torch.nn.Parameter], max_norm: float, world: World
+) -> torch.Tensor:
+    """Scale all gradients down to `max_norm` together; returns their L2 norm before that.
+
+    It is a scalar on the device, because the host waits for the device when it reads a number.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
     # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.
@@ -59,7 +64,7 @@ def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float, world:
         world.sum(squares)
     norm = squares.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm.float())
-    return norm.item()
+    return norm
 
 
 class NamedOptimizer:

@@ -159,8 +159,11 @@ def unscale_and_clip(
     num_overflows = 0
     while True:
         state.scaler.unscale_(state.optimizer)
-        norm = clip_gradients(state.weights.trained, rules.optim.grad_clip or math.inf, world)
-        loss_sum, hits, entropies = world.sum(sums.floats).tolist()
+        max_norm = rules.optim.grad_clip or math.inf
+        norm_on_device = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
+        # One rank without a mixture waits for the device here, and nowhere else in a step.
+        found = torch.cat([world.sum(sums.floats), norm_on_device]).tolist()
+        loss_sum, hits, entropies, norm = found
         loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)
         facts = loss, norm, hits / num_targets, entropies / num_targets
         problem = _problem(loss, norm)
@@ -208,9 +211,10 @@ def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
     """Over all ranks: the digest, tokens, padding tokens."""
     digest = sums.examples_digest % (1 << 64)
     signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # int64 wraps as the digest does
-    counts = [signed, sums.num_tokens, sums.num_padding_tokens]
-    totals = world.sum(torch.tensor(counts, device=world.device)).tolist()
-    return totals[0] % (1 << 64), totals[1], totals[2]
+    signed, num_tokens, num_padding_tokens = world.sum_counts(
+        signed, sums.num_tokens, sums.num_padding_tokens
+    )
+    return signed % (1 << 64), num_tokens, num_padding_tokens
 
 
 def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> TrainingDiverged:

@@ -229,6 +229,28 @@ def test_padding_is_counted_separately() -> None:
     assert alone == 8 * 128 - metrics.num_tokens  # a row in each micro-batch
 
 
+def test_the_host_reads_the_results_of_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for a GPU when it reads from it. Only a CPU reads the lengths of rows."""
+    read = []
+
+    def counting(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor) -> Any:
+            if tensor.dtype != torch.int32:  # row_lengths
+                read.append(name)
+            return original(tensor)
+
+        return counted
+
+    config = make_config(micro_batch_tokens=TINY)
+    state, batch = make_state(config), steps_of(config)[0]
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, counting(name))
+    take(state, batch, config)
+    assert read == ["tolist"]
+
+
 # ---------------------------------------------------------------------------- divergence
 
 
