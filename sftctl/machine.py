@@ -53,6 +53,23 @@ class Machine:
         return min(self.usable_cores, self.cpu_quota_cores or self.usable_cores)
 
 
+def load_average() -> float | None:
+    """How many processes have used or wanted a core, over the last minute; None if unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def load_warning() -> str | None:
+    """One line if other processes keep all cores of this machine busy; call it before training.
+
+    A run that ended a moment ago leaves a load of about one for each core, so one more is needed.
+    """
+    load, cores = load_average(), os.cpu_count() or 1
+    if load is None or load < cores + 1:
+        return None
+    on = f"{cores} cores" if cores > 1 else "one core"
+    return f"other processes keep it busy: a load of {load:.1f} on {on}, so steps take longer"
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """The smallest CPU quota of this process's cgroups, in cores; None: no limit."""
     quotas = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.toys.warm import spawn_warm, without_slow_phases
+from tests.toys.warm import as_on_a_quiet_machine, spawn_warm
 
 # No example is timed: the first one of a process also pays for imports, on a busy machine more.
 # And every run has the same examples, so that a suite that was green stays green.
@@ -42,7 +42,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="sftctl-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["WANDB__SERVICE_WAIT"] = "600"  # seconds until a slow start of its service is an error
 spawn_warm()
-without_slow_phases()
+as_on_a_quiet_machine()
 
 
 @pytest.fixture(autouse=True)

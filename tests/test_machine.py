@@ -11,6 +11,7 @@ from sftctl.machine import (
     Machine,
     cpu_quota,
     free_memory,
+    load_warning,
     multiplies_bfloat16,
     peak_resident_bytes,
     resident_bytes,
@@ -192,6 +193,21 @@ def test_mappings_in_shared_memory_count_once_for_all_processes_and_other_files_
                 os.kill(child, 9)
                 os.waitpid(child, 0)
     assert usage.shm_bytes - before == 3 * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "on"),
+    [(2.9, 2, None), (3.0, 2, "2 cores"), (63.0, 64, None), (2.0, 1, "one core")],
+)
+def test_a_load_above_the_cores_is_told_but_not_that_of_a_run_which_has_just_ended(
+    monkeypatch: pytest.MonkeyPatch, load: float, cores: int, on: str | None
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    told = f"other processes keep it busy: a load of {load} on {on}, so steps take longer"
+    assert load_warning() == (told if on is not None else None)
+    monkeypatch.delattr(os, "getloadavg")
+    assert load_warning() is None
 
 
 @pytest.mark.parametrize(

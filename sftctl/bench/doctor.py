@@ -1,6 +1,5 @@
 """A description of this machine and its packages, and a test that a resume is exact here."""
 
-import os
 import platform
 import shutil
 import time
@@ -14,7 +13,7 @@ import torch
 from sftctl import __version__
 from sftctl.bench.selftest import SelfTest, self_test
 from sftctl.environment import cache_folder
-from sftctl.machine import Machine, multiplies_bfloat16, processor_name
+from sftctl.machine import Machine, load_average, multiplies_bfloat16, processor_name
 from sftctl.model.onednn import product
 from sftctl.tracking import status
 from sftctl.world import choose_device
@@ -75,7 +74,7 @@ def examine() -> Diagnosis:
         usable_cores=machine.usable_cores,
         cpu_quota_cores=machine.cpu_quota_cores,
         num_threads=torch.get_num_threads(),
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load=load_average(),
         ram_free_bytes=machine.ram_free_bytes,
         shm_free_bytes=machine.shm_free_bytes,
         disk_free_bytes=_disks(),

@@ -10,6 +10,7 @@ from sftctl.data.prepare.notes import accounting
 from sftctl.data.storage.joined import Store
 from sftctl.data.store import TokenStore
 from sftctl.errors import SftctlError
+from sftctl.machine import load_warning
 from sftctl.model.adapter.nf4 import num_quantized
 from sftctl.runs.log import RunLog
 from sftctl.runs.mixtures import sources_with_paths
@@ -113,6 +114,8 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
     step = session.state.progress.step
     no_samples = why_no_samples(session)
     problems += [no_samples] if no_samples is not None else []
+    if session.plan is not None and (busy := load_warning()) is not None:
+        problems.append(f"machine: {busy}")  # a new run's pre-flight has looked
     for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:

@@ -56,7 +56,7 @@ class WarmProcess(ForkServerProcess):
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        without_slow_phases()
+        as_on_a_quiet_machine()
         super().run()
 
 
@@ -87,9 +87,11 @@ WARM.set_forkserver_preload(
 )
 
 
-def without_slow_phases() -> None:
-    """Print no phases: on a slow machine one could last a second and become a line on stderr."""
+def as_on_a_quiet_machine() -> None:
+    """Print no phases, which on a slow machine last long enough to become lines on stderr, and no
+    warning about the machine's load."""
     status._LONG_S = math.inf
+    os.getloadavg = lambda: (0.0, 0.0, 0.0)
 
 
 def spawn_warm() -> None:

@@ -1,5 +1,6 @@
 """What is reported at the start of a run, and a tracker that fails there."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.errors import SftctlError
 from sftctl.train.preflight.dry_run import plan_run
+from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.trained.open import open_trained
 from tests.toys.runs import events_named, events_of, toy_config
@@ -19,6 +21,17 @@ def test_every_parameter_is_counted_once(tmp_path: Path, dtype: str) -> None:
     (started,) = events_named(summary.run_dir, "started")
     weights = open_trained(summary.run_dir).model.parameters()
     assert started["num_parameters"] == sum(weight.numel() for weight in weights)
+
+
+def test_a_busy_machine_is_one_warning_of_each_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    config = toy_config(tmp_path, train__max_steps=1)
+    run = run_training(config).run_dir
+    run_training(config, ResumeRequest(run, max_steps=2))
+    first, second = (one["message"] for one in events_named(run, "warning"))
+    assert first == second and first.startswith("machine: other processes keep it busy: a load of ")
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), RuntimeError("service")])

@@ -20,7 +20,7 @@ from sftctl.data.plan import steps_per_epoch
 from sftctl.data.prepare.notes import accounting, many_dropped, store_notes
 from sftctl.data.step_shape import StepShape
 from sftctl.errors import ConfigError, SftctlError
-from sftctl.machine import Machine, multiplies_bfloat16
+from sftctl.machine import Machine, load_warning, multiplies_bfloat16
 from sftctl.model.adapter.lora import doubts, has_adapter, lora_config
 from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
@@ -72,6 +72,7 @@ def preflight(
         *_adapter(config, fake),
         *memory_findings(memory, fake.num_parameters),
         *rank_findings(ranks_here, fake.device.type, Machine.here()),
+        *_load(),
         *_disk(config, path, fake),
         *loader_findings(config, inputs.train, shape, Machine.here(), ranks_here),
         *_services(config),
@@ -239,6 +240,11 @@ def rank_findings(ranks_here: int, device: str, machine: Machine) -> Iterator[Fi
         cores = counted(machine.usable_cores, "usable core")
         what = f"{counted(ranks_here, 'rank')} on {cores}: they wait for each other"
         yield Finding("warning", "ranks", what, f"--nproc-per-node {machine.usable_cores}")
+
+
+def _load() -> Iterator[Finding]:
+    if (busy := load_warning()) is not None:
+        yield Finding("warning", "machine", busy)
 
 
 def loader_findings(
