@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from sftctl.disk import DISK, Disk, read_refusals, refusals, replace_file, write_file
@@ -176,8 +177,21 @@ def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
     if not path.is_file():
         return None
     with read_refusals(path, CheckpointError, _REPAIR):
+        found = path.stat()
+        seen = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        if _is_intact_file(path, keep_bytes, last_step, seen):
+            return None
         data = path.read_bytes()
-    return None if is_intact(data[:keep_bytes], last_step) else repair_of(run_dir, data, last_step)
+    return repair_of(run_dir, data, last_step)
+
+
+@lru_cache(maxsize=1)
+def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int, ...]) -> bool:
+    """`is_intact` of what is kept. A resume asks twice, and a million lines take three seconds.
+
+    `seen` changes when the file does.
+    """
+    return is_intact(path.read_bytes()[:keep_bytes], last_step)
 
 
 def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:

@@ -5,6 +5,7 @@ Complete checkpoints do not depend on it. So the complete lines are kept, and th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _damage(data: bytes) -> list[str]:
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
     """The lines without white space around them, including an incomplete last line."""
-    for line in data.removeprefix(_BOM).replace(b"\0", b"").split(b"\n"):
+    for line in BytesIO(data.removeprefix(_BOM).replace(b"\0", b"")):
         if text := line.strip():
             yield text
 

@@ -6,17 +6,16 @@ Needs a quiet machine and the data set and tokenizer named by --alpaca and --tok
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks import adapters, planning, training
 from tests.benchmarks.checkpoints import resuming, saving
 from tests.benchmarks.generating import generating
+from tests.benchmarks.growth import time_by_tokens
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
 from tests.benchmarks.memory import CASES, resident_over_steps, told_and_measured
@@ -24,6 +23,7 @@ from tests.benchmarks.merging import HEAD, merges
 from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
 from tests.benchmarks.prepare_templates import preparing_by_template
+from tests.benchmarks.starting import starting
 from tests.benchmarks.utilisation import utilisation
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -52,24 +52,8 @@ def main() -> None:
 
 
 def start_table(options: argparse.Namespace) -> str:
-    """Time to print help, compared with a bare interpreter."""
-    commands = {
-        "python -c pass": [sys.executable, "-c", "pass"],
-        "sftctl --help": [sys.executable, "-m", "sftctl", "--help"],
-        "sftctl train --help": [sys.executable, "-m", "sftctl", "train", "--help"],
-        "sftctl train --epoch 2 (a wrong flag)": [
-            *(sys.executable, "-m", "sftctl", "train", "--epoch", "2")
-        ],
-    }
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    rounds = 3 * options.rounds
-    for _ in range(rounds + 1):
-        for name, command in commands.items():
-            started = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=False)
-            times[name].append(time.perf_counter() - started)
-    rows = [[name, f"{statistics.median(seconds[1:]):.3f} s"] for name, seconds in times.items()]
-    return table(["command", f"median of {rounds}"], rows)
+    """Time to print help, and to the first step of a training."""
+    return table(["command", f"median of {3 * options.rounds}"], starting(3 * options.rounds))
 
 
 def training_table(options: argparse.Namespace, batch_size: int) -> str:
@@ -107,7 +91,17 @@ def planning_table(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as name:
         store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
         head = ["micro_batch_tokens", "ranks", "mean/max cost", "real tokens of those processed"]
-        return table(head, planning.balance(store)) + table(["", ""], planning.ten_million())
+        balance = table(head, planning.balance(store))
+    of_epoch = ["examples", "planning the epoch", "memory for it"]
+    of_step = ["cut of a step at its start", "at its end"]
+    return balance + "\n" + table([*of_epoch, *of_step], planning.by_size())
+
+
+def growth_table(options: argparse.Namespace) -> str:
+    """The time of a step by its number of tokens."""
+    with tempfile.TemporaryDirectory() as name:
+        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
+        return table(*time_by_tokens(store, options.rounds))
 
 
 def utilisation_table(options: argparse.Namespace) -> str:
@@ -264,6 +258,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "flat-memory": flat_memory_table,
     "precision": precision_table,
     "planning": planning_table,
+    "growth": growth_table,
     "prepare": prepare_tables,
     "prepare-templates": templates_table,
     "checkpoints": checkpoints_table,

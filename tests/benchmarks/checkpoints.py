@@ -17,6 +17,7 @@ from sftctl.checkpoint.layout import checkpoint_name, read_manifest
 from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.optim import OptimConfig
 from sftctl.data.example import ExampleArrays, TokenizedExample
+from sftctl.data.plan import steps_per_epoch
 from sftctl.data.store import TokenStoreWriter
 from sftctl.jsonio import dump_line, dump_pretty, loads
 from sftctl.model.load import load_model
@@ -25,7 +26,7 @@ from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
 from sftctl.world import ALONE
 
 SAVE_INTERVAL, NUM_STEPS = 8, 32
-FAR_STEP, NUM_EXAMPLES, BATCH_SIZE = 100_000, 1_000_000, 4
+FAR_STEP, NUM_EXAMPLES, BATCH_SIZE = 1_000_000, 900_000, 4  # in the fifth epoch
 
 
 def saving(store: Path, folder: Path, rounds: int) -> list[list[str]]:
@@ -75,8 +76,8 @@ def _train(store: Path, run: Path, save_interval: int) -> dict[str, Any]:
 def _seconds_of_a_copy(store: Path) -> float:
     """Copy every tensor of the state into memory that was written to before."""
     model = load_model("minimind-3", load_tokenizer(str(store / "tokenizer")), 0)
-    optimizer = build_optimizer(list(model.parameters()), OptimConfig(learning_rate=1e-3))
     weights = dict(model.named_parameters())
+    optimizer = build_optimizer(weights, OptimConfig(learning_rate=1e-3))
     tensors = weights | NamedOptimizer(optimizer, weights).state_dict()
     copies = {name: torch.zeros_like(tensor).fill_(0) for name, tensor in tensors.items()}
     started = time.perf_counter()
@@ -112,16 +113,21 @@ def _run_at(folder: Path, step: int, num_examples: int) -> Path:
     store = _store(folder / "store", num_examples)
     run = folder / "run"
     command = [sys.executable, "-m", "sftctl", "train", "--model", "tiny", "--data", str(store)]
-    command += ["--batch-size", str(BATCH_SIZE), "--epochs", "1", "--output-dir", str(run)]
+    command += ["--batch-size", str(BATCH_SIZE), "--epochs", "5", "--output-dir", str(run)]
     subprocess.run([*command, "--max-steps", "1"], check=True, capture_output=True)
     config = (run / "config.toml").read_text().replace("max_steps = 1\n", "")
     (run / "config.toml").write_text(config)
     line = loads((run / "metrics.jsonl").read_bytes().splitlines()[0])
-    lines = b"".join(dump_line(line | {"step": number}) for number in range(1, step + 1))
+    per_epoch = steps_per_epoch(num_examples, BATCH_SIZE)
+    lines = b"".join(
+        dump_line(line | {"step": number, "epoch": (number - 1) // per_epoch})
+        for number in range(1, step + 1)
+    )
     (run / "metrics.jsonl").write_bytes(lines)
     path = run / "checkpoints" / checkpoint_name(1)
     manifest = replace(
-        read_manifest(path), step=step, step_in_epoch=step, metrics_bytes=len(lines),
+        read_manifest(path), step=step, epoch=step // per_epoch, step_in_epoch=step % per_epoch,
+        metrics_bytes=len(lines),
         examples_seen=step * BATCH_SIZE,
         config={**read_manifest(path).config, "train": {
             k: v for k, v in read_manifest(path).config["train"].items() if k != "max_steps"

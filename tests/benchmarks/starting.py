@@ -1,0 +1,54 @@
+"""How long commands take to start: `python -m tests.benchmarks --only start`."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SFTCTL = [sys.executable, "-m", "sftctl"]
+LIBRARIES = "import torch; from transformers import Qwen3ForCausalLM"
+COMMANDS = {
+    "python -c pass": [sys.executable, "-c", "pass"],
+    "sftctl --help": [*SFTCTL, "--help"],
+    "sftctl train --help": [*SFTCTL, "train", "--help"],
+    "sftctl train --epoch 2 (a wrong flag)": [*SFTCTL, "train", "--epoch", "2"],
+}
+
+
+def starting(rounds: int) -> list[list[str]]:
+    """Rows of a table: medians over rounds in turns, after one that counts for nothing."""
+    times: dict[str, list[float]] = {name: [] for name in (*COMMANDS, LIBRARIES)}
+    first_step = "sftctl train --model tiny, to its first step"
+    times[first_step] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):
+            for name, command in COMMANDS.items():
+                times[name].append(_seconds(command))
+            times[LIBRARIES].append(_seconds([sys.executable, "-c", LIBRARIES]))
+            times[first_step].append(_seconds_to_the_first_step(Path(folder) / str(number)))
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+    ratio = medians[first_step] / medians[LIBRARIES]
+    rows = [[name, f"{seconds:.3f} s"] for name, seconds in medians.items()]
+    return [*rows, ["the last of these over the one before", f"{ratio:.2f}"]]
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=False)
+    return time.perf_counter() - started
+
+
+def _seconds_to_the_first_step(run: Path) -> float:
+    """From the command to the first line of metrics.jsonl. The process is then killed."""
+    command = [*SFTCTL, "train", "--model", "tiny", "--device", "cpu", "--output-dir", str(run)]
+    metrics, started = run / "metrics.jsonl", time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while not metrics.is_file() or not metrics.stat().st_size:
+            if process.poll() is not None:
+                raise RuntimeError((process.stderr.read() if process.stderr else b"").decode())
+            time.sleep(0.002)
+        seconds = time.perf_counter() - started
+        process.kill()
+    return seconds
