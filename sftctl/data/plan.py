@@ -43,7 +43,8 @@ def unhash64(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         z = (hashes ^ (hashes >> np.uint64(31)) ^ (hashes >> np.uint64(62))) * _SECOND_INVERSE
         z = (z ^ (z >> np.uint64(27)) ^ (z >> np.uint64(54))) * _FIRST_INVERSE
-        return (z ^ (z >> np.uint64(30)) ^ (z >> np.uint64(60))) - _GOLDEN
+        values: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(30)) ^ (z >> np.uint64(60))
+        return values - _GOLDEN
 
 
 def hash_of(*parts: int) -> int:
