@@ -54,7 +54,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """adapter_config.json of a PEFT folder; ConfigError if it is not a LoRA adapter."""
     file = folder / CONFIG_NAME
     settings = read_object(
-        file, ConfigError, f"an adapter is a directory with this and {WEIGHTS_NAME}"
+        file,
+        ConfigError,
+        f"an adapter is a directory with this and {WEIGHTS_NAME}; --lora trains a new one",
     )
     method = settings.get("peft_type")
     if method != "LORA":

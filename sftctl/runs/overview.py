@@ -1,4 +1,7 @@
-"""The runs of a folder at a glance, from a few kilobytes of each. Loads neither torch nor numpy."""
+"""The runs of a folder at a glance. Loads neither torch nor numpy.
+
+A few kilobytes of each run are read; of one without validation, all of metrics.jsonl.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +14,7 @@ from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import step_of
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, SftctlError
-from sftctl.jsonio import JSONDecodeError, loads
+from sftctl.jsonio import JSONDecodeError, loads, read_lines
 from sftctl.machine import lock_holder
 from sftctl.runs.choosing import final_step
 from sftctl.runs.directory import RunDir
@@ -40,6 +43,8 @@ class RunLine:
     best_of: str | None = None  # the goal, as "validation loss"
     best: float | None = None  # its value at that step
     set_losses: dict[str, float] = field(default_factory=dict)  # the last of each set, if several
+    lowest_loss: float | None = None  # of a step, if there was no validation
+    lowest_loss_step: int | None = None
     final_step: int | None = None  # the step whose weights are in final/
     last_checkpoint: int | None = None  # its step
     tokens_per_s: float | None = None  # over the last steps
@@ -102,6 +107,7 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
     best = (last_evaluation.get("best"), last_evaluation.get("best_step"))
     if best[1] is None and of_what == "validation loss":  # of a version before runs chose
         best = lowest
+    lowest_loss, lowest_loss_step = (None, None) if losses else _lowest_loss(run.path)
     return RunLine(
         run_dir=run.path,
         name=run.path.absolute().name,
@@ -117,6 +123,8 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
         best_of=of_what,
         best=best[0],
         set_losses=_set_losses(last_evaluation),
+        lowest_loss=lowest_loss,
+        lowest_loss_step=lowest_loss_step,
         final_step=final_step(run),
         last_checkpoint=steps[-1] if steps else None,
         tokens_per_s=_rate(recent),
@@ -167,6 +175,15 @@ def _set_losses(evaluation: Mapping[str, Any]) -> dict[str, float]:
         return {}
     losses = {name: one.get("loss") for name, one in sets.items() if isinstance(one, dict)}
     return {name: loss for name, loss in losses.items() if isinstance(loss, (int, float))}
+
+
+def _lowest_loss(run: Path) -> tuple[float | None, int | None]:
+    """The lowest loss of a step, and that step. A resume removes the lines after its step."""
+    path = run / "metrics.jsonl"
+    lines = read_lines(path) if path.is_file() else ()
+    pairs = ((line.get("loss"), line.get("step")) for line in lines)
+    known = ((loss, step) for loss, step in pairs if loss is not None and step is not None)
+    return min(known, default=(None, None))
 
 
 def _changed(path: Path) -> float | None:

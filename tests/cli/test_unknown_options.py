@@ -12,10 +12,11 @@ import typer.main
 
 import sftctl as package
 from sftctl.cli.app import app
-from sftctl.cli.guide.foreign import OTHERS
-from sftctl.cli.guide.hints import hint_for, options_of
+from sftctl.cli.guide.foreign import plain
+from sftctl.cli.guide.hints import OTHERS, hint_for, options_of, unknown_option
 from sftctl.config.keys import keys
-from tests.toys.commands import OTHER_TOOLS, Result
+from tests.toys.commands import OTHER_TOOLS, Result, untypeable
+from tests.toys.docs.pages import DOCS_FOLDER
 
 Sftctl = Callable[..., Result]
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -80,8 +81,22 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ("train --use_liger_kernel", "leave it out: the loss is computed in chunks"),
         ("train --eos_token x", "not needed: the chat template ends a turn"),
         ("train --ddp", "leave it out: --nproc-per-node N starts N ranks"),
-        ("train --use_wandb", "--wandb"),
+        ("train --use_wandb", "--wandb; MiniMind logs to SwanLab"),
         ("train --use_wandb=false", "--no-wandb\n"),
+        ("train --saves_per_epoch 4", "--save-interval N; in steps: `sftctl train --dry-run`"),
+        ("train --train.micro_batch_size 2", "--batch-size 2; over all ranks"),
+        ("train --optimizer.lr 1e-4", "--learning-rate 1e-4\n"),
+        ("train --eval.interval 9", "did you mean --eval-interval?"),
+        ("train --precision bf16-true", "--dtype bfloat16\n"),
+        ("train --quantize bnb.nf4-dq", "--lora --set adapter.quantize=nf4\n"),
+        ("train --loraplus_lr_ratio 16", "[optim.groups] in RUN.toml"),
+        ("train --freeze_trainable_layers 3", "--set train.train_only='layers[-3:]'; the last"),
+        (
+            "train --enable_thinking false",
+            "--set data.template_options='{enable_thinking=false}'\n",
+        ),
+        ("train --disable_gradient_checkpointing", "--set train.activation_checkpointing=false\n"),
+        ("train --load_best_model_at_end false", "--set train.final=last\n"),
         ("train --xyz", "`sftctl train --help` shows the options"),
         ("prepare-data --cutoff_len 99", "--max-seq-len 99"),
         ("resume run --lr 3", "`sftctl train --set optim.learning_rate=3`"),
@@ -96,14 +111,38 @@ def test_the_hint_for_an_unknown_option(sftctl: Sftctl, typed: str, hint: str) -
     assert f"\nhint: {hint}" in result.stderr
 
 
-def test_every_answer_names_a_key_and_can_be_typed(sftctl: Sftctl) -> None:
+def test_every_answer_names_a_key_and_can_be_typed() -> None:
     for name, answer in OTHERS.items():
         for one in (answer, *answer.by_value.values()):
             assert one.key is None or one.key in (*keys(), "output_dir"), name
             assert not re.search("[()]", one.words) or one.key is None, name  # no shell reads it
         if f"--{name}".replace("_", "-") not in options_of(COMMANDS["train"]):
-            result = sftctl("train", f"--{name}", "3")  # the fixture checks the hint's options
-            assert "hint: `sftctl train --help`" not in result.stderr, name
+            hint = answered(f"--{name}")
+            assert "`sftctl train --help`" not in hint, name
+            result = Result(2, "", f"hint: {hint}")
+            assert untypeable(result, ["train"]) == [], name
+
+
+def answered(option: str) -> str:
+    """The hint for an option that train does not have."""
+    return unknown_option(option, COMMANDS["train"], ["train", option, "3"])
+
+
+def names_of_other_tools() -> list[str]:
+    """The settings in the first columns of docs/migrating.md, without commands and values."""
+    page = (DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8").partition("\n## ")[2]
+    cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    return [word for word in words if re.fullmatch(r"(--)?[a-z][a-z0-9_.]*(?<!\.py)", word)]
+
+
+def test_every_setting_that_the_page_for_migrants_names_is_answered() -> None:
+    names = names_of_other_tools()
+    assert len(names) > 200
+    ours = {plain(option) for option in options_of(COMMANDS["train"])}
+    unknown = [name for name in names if plain(name) not in ours]
+    strays = [name for name in unknown if "--help`" in answered(f"--{name.lstrip('-')}")]
+    assert strays == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +177,7 @@ def test_every_option_in_a_text_of_this_program_exists() -> None:
     known = {name for command in COMMANDS.values() for name in options_of(command)}
     known |= {"--help", "--version", "--like-this", "--no", "--install-completion"}
     for path in sorted(Path(package.__file__).parent.rglob("*.py")):
-        if path.name == "foreign.py" or path.parent.name in ("formats", "trainers"):
+        if path.name.startswith("foreign") or path.parent.name in ("formats", "trainers"):
             continue  # they name options of other tools
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -137,7 +137,8 @@ def test_every_configuration_on_the_migrating_page_is_valid(tmp_path: Path) -> N
     assert len(blocks) == 7
     for block in blocks:
         (tmp_path / "run.toml").write_text(block)
-        assert load_config(tmp_path / "run.toml").data.path
+        config = load_config(tmp_path / "run.toml")
+        assert config.data.path and config.output_dir
 
 
 def test_flags_on_the_migrating_page_exist() -> None:

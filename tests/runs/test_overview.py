@@ -12,7 +12,7 @@ from sftctl.checkpoint.sealed import seal
 from sftctl.cli.show.runs import runs_table
 from sftctl.errors import ConfigError
 from sftctl.machine import lock_holder
-from sftctl.runs.overview import runs_in, status_of
+from sftctl.runs.overview import RunLine, runs_in, status_of
 from tests.toys.checkpoints import make_manifest
 from tests.toys.records import metrics, toy_run, write_lines
 
@@ -62,14 +62,44 @@ def test_what_chose_the_best_step_is_named_and_each_set_has_its_loss(tmp_path: P
     (line,) = runs_in(tmp_path)
     assert (line.best_of, line.best, line.best_step) == ("exact of ones", 0.5, 4)
     assert line.set_losses == {"ones": 1.25, "zeros": 2.5}
-    table = Console(width=200, file=io.StringIO())
-    table.print(runs_table(tmp_path, [line]))
-    shown = table.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    column = shown[0].index("validation")
-    cells = [row[column : shown[0].index("tok/s")].strip() for row in shown[1:5]]
-    assert cells == [
-        "2.0000 -> 2.0000", "best exact of ones 0.5000 at 4", "ones 1.2500", "zeros 2.5000"
-    ]  # fmt: skip
+    row, sets = shown_on(200, [line])[1], shown_on(200, [line])[4]
+    assert "2.0000 -> 2.0000  exact of ones 0.5000 at 4" in row
+    assert sets == "run: ones 1.2500, zeros 2.5000"
+
+
+def shown_on(width: int, lines: list[RunLine]) -> list[str]:
+    """The table's lines on a terminal of that width."""
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(runs_table(Path("runs"), lines))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_without_validation_the_lowest_loss_of_a_step_is_the_best(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 80)
+    write_lines(run / "events.jsonl", [{"event": "started", "step": 0, "total_steps": 80}])
+    (line,) = runs_in(tmp_path)
+    losses = [metrics(step)["loss"] for step in range(1, 81)]
+    lowest = min(losses)
+    assert (line.best_step, line.lowest_loss) == (None, lowest)
+    assert line.lowest_loss_step == 1 + losses.index(lowest)
+    assert f"loss {lowest:.4f} at {line.lowest_loss_step}" in shown_on(200, [line])[1]
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(200, []), (80, ["tok/s", "data", "model", "changed"]), (60, ["loss", "best"])],
+)
+def test_the_table_of_runs_loses_columns_and_no_letters(
+    tmp_path: Path, width: int, left_out: list[str]
+) -> None:
+    toy_run(tmp_path, 1000, "a-run-with-a-name", data__path="/data/chats.jsonl")
+    heads, row = shown_on(width, runs_in(tmp_path))[:2]
+    assert {*left_out}.isdisjoint(heads.split())
+    assert heads.split()[:3] == ["run", "status", "step"] and "validation" in heads.split()
+    assert len(heads.split()) == 10 or width < 200
+    assert row.split()[:3] == ["a-run-with-a-name", "finished", "1000/1000"]
+    assert max(len(heads), len(row)) <= width
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sftctl.cli.guide.foreign import Ours, is_off, ours, plain
+from sftctl.cli.guide.foreign import Ours, is_off, plain
+from sftctl.cli.guide.foreign_keys import KEYS
+from sftctl.cli.guide.foreign_words import SENTENCES
 from sftctl.cli.options import flag_name
 from sftctl.config.check import EVERY_KEY
 from sftctl.config.keys import choices, keys
@@ -16,6 +18,7 @@ _COMMAND = re.compile(
     r"\b(prepare-data|train|resume|inspect-ckpt|bench-loader|export|chat|report|runs|doctor|init)\b"
 )
 
+OTHERS = KEYS | SENTENCES
 _TURN_LORA_ON = ("adapter.lora", "adapter.start")
 
 
@@ -31,22 +34,27 @@ def options_of(command: Any) -> dict[str, Any]:
 
 def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
     """The hint for an option that `command` does not have; `typed` is the command line."""
-    options, word = options_of(command), plain(name)
-    spelled = next((one for one in options if plain(one) == word), None)
-    if spelled is not None:
-        return f"did you mean {spelled}?"
-    answer = ours(name)
-    key = next((key for key in (*keys(), "output_dir") if key.rpartition(".")[2] == word), None)
-    if key is not None and (answer is None or answer.key is None):
-        answer = Ours(key)
-    if answer is not None:
-        said = _said(answer, _value_after(name, typed), options, typed)
-        if said is not None:
-            return said
+    options = options_of(command)
+    for word in dict.fromkeys((plain(name), plain(name.rpartition(".")[2]))):  # LitGPT's --train.x
+        spelled = next((one for one in options if plain(one) == word), None)
+        if spelled is not None:
+            return f"did you mean {spelled}?"
+        answer = _answer(word)
+        if answer is not None:
+            said = _said(answer, _value_after(name, typed), options, typed)
+            if said is not None:
+                return said
     near = get_close_matches(name, [one for one in options if one.startswith("--")], 3, 0.75)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"`{_path(command)} --help` shows the options"
+
+
+def _answer(word: str) -> Ours | None:
+    """Our key of that name, or what replaces an option of another tool."""
+    answer = OTHERS.get(word)
+    key = next((key for key in (*keys(), "output_dir") if key.rpartition(".")[2] == word), None)
+    return Ours(key) if key is not None and (answer is None or answer.key is None) else answer
 
 
 def _said(answer: Ours, value: str, options: dict[str, Any], typed: Sequence[str]) -> str | None:
@@ -56,8 +64,8 @@ def _said(answer: Ours, value: str, options: dict[str, Any], typed: Sequence[str
         named = next(iter(_OPTION.finditer(answer.words)), None)
         is_ours = named is None or "`" in answer.words or named[1] in options
         return answer.words if is_ours else None
-    value = shlex.quote(value) if value else "VALUE"
-    pairs = [(answer.key, (answer.value or "{}").replace("{}", value))]
+    value = (answer.value or "{}").replace("{}", value or "VALUE")
+    pairs = [(answer.key, shlex.quote(value))]
     if answer.also is not None:
         pairs.insert(0, answer.also)
     is_of_lora = answer.key.startswith("adapter.") and answer.key not in _TURN_LORA_ON

@@ -14,6 +14,8 @@ from sftctl import jsonio
 from sftctl.cli import streams
 from sftctl.words import printable
 
+_ANY_WIDTH = 100_000  # of a pipe: nothing is wrapped, and a table has all of its columns
+
 
 def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) -> None:
     """Print `value` as one JSON document, or `text()`, which is not called for JSON, on stdout."""
@@ -40,7 +42,7 @@ def show(renderable: RenderableType) -> None:
         highlight=False,
         markup=False,
         emoji=False,
-        width=None if on_terminal else 200,
+        width=None if on_terminal else _ANY_WIDTH,
     )
     rendered = [
         Segment(printable(segment.text, keep="\n"), segment.style)
