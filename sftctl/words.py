@@ -102,6 +102,17 @@ def _wrapped_line(line: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def shortened(text: str, width: int) -> str:
+    """At most `width` columns of a text: `loading ...ct/models/SmolLM2`, without its middle."""
+    if sum(map(num_cells, text)) <= width:
+        return text
+    start = f"{text.partition(' ')[0]} ..."
+    room, kept = width - sum(map(num_cells, start)), len(text)
+    while kept and (room := room - num_cells(text[kept - 1])) >= 0:
+        kept -= 1
+    return start[:width] + text[kept:]
+
+
 def num_cells(letter: str) -> int:
     """The columns that a letter takes: 0 if it is drawn over the letter before, 2 if it is wide."""
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):

@@ -163,6 +163,8 @@ def _key(name: str) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     hint = f"`sftctl train --print-config > {path.name}` writes one"
+    if "=" in path.name:  # torchtune takes a key so
+        hint = f"--set {path} sets a key"
     if path.is_dir() and (other := other_file(path)):
         raise other
     try:

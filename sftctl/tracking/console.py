@@ -58,6 +58,12 @@ class LiveTracker:
         self._validated_at = 0
         self._saved, self._saved_at = "no checkpoint yet", 0.0
         self._is_stopping = False
+        for loss in shape.past_losses:
+            self._losses.append(loss)
+            self._curve.add(loss)
+        if shape.past_validation is not None:
+            first, last, self._validated_at = shape.past_validation
+            self._validation_losses += [first, last] if self._validated_at else [first]
         self._started, self._drawn_at = time.monotonic(), 0.0
         self._drawn_width, self._drawn_lines = console.width, 0
         # Don't redirect stdout: it belongs to the command's results.

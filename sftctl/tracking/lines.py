@@ -11,14 +11,14 @@ from sftctl.tracking import status
 from sftctl.words import format_bytes, format_duration, parameters_text
 
 _RECENT_STEPS = 50
-_LONGEST_REPLY = 100  # characters of a sample that are shown; events.jsonl has all
+_LONGEST_QUESTION, _LONGEST_REPLY = 30, 60  # characters that are shown; events.jsonl has all
 _EVENTS = {
     "started": "started {run_dir}: {parameters}, {num_examples:,} examples, "
     "{total_steps:,} steps, {dtype} on {device}",
     "data": "data {message}",
     "resumed": "resumed at step {step} from {checkpoint}",
     "evaluation": "evaluation at step {step}: validation loss {validation_loss:.4f}",
-    "sample": "sample {number} at step {step}: {reply}",
+    "sample": "sample {number} at step {step}: {question}{reply}",
     "saved": "saved {name} ({size} in {seconds:.1f} s)",
     "save_failed": "save failed at step {step}: {error}",
     "stopped": "stopped by {signal} at step {step}",
@@ -45,6 +45,8 @@ class RunShape:
     flops_per_token: int = 0  # of the model; 0: unknown
     flops_per_target_token: int = 0  # of the head, in addition
     peak_flops_per_s: float = 0.0  # of all ranks together; 0: unknown
+    past_losses: Sequence[float] = ()  # of the steps before this session
+    past_validation: tuple[float, float, int] | None = None  # first loss, last loss, its step
 
 
 class Pace:
@@ -136,7 +138,10 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
         words["name"] = PurePath(str(fields["path"])).name
         words["size"] = format_bytes(int(str(fields["num_bytes"])))
     if name == "sample":
-        reply = " ".join(str(fields["reply"]).split())
+        question, reply = (" ".join(str(fields.get(n, "")).split()) for n in ("question", "reply"))
+        if len(question) > _LONGEST_QUESTION:
+            question = f"…{question[-_LONGEST_QUESTION:]}"
+        words["question"] = f"{question} -> " if question else ""
         words["reply"] = reply if len(reply) <= _LONGEST_REPLY else reply[:_LONGEST_REPLY] + " …"
     if name == "started":
         number, trained = (int(str(fields[f"num_{what}"])) for what in ("parameters", "trained"))

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TextIO
 
 from sftctl import environment
-from sftctl.words import printable, wrapped
+from sftctl.words import printable, shortened, wrapped
 
 _TICK_S = 0.25
 _LONG_S = 1.0  # in a pipe, a shorter phase is not worth a line
@@ -82,11 +82,17 @@ class Status:
         seconds = time.monotonic() - self._since
         if self._in_place:
             passed = f" ({seconds:.0f} s)" if seconds >= _LONG_S else ""
-            self._write(f"{_ERASE}{printable(self._text)}{passed}")
+            text = shortened(printable(self._text) + passed, self._columns() - 1)
+            self._write(f"{_ERASE}{text}")  # a line that is wrapped could not be erased
             self._is_drawn = True
         elif not self._is_told and seconds >= _LONG_S:
             self._write(f"{printable(self._text)}\n")
             self._is_told = True
+
+    def _columns(self) -> int:
+        with suppress(OSError, ValueError):  # not a terminal, or a stream without a descriptor
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        return 80
 
     def _write(self, text: str) -> None:
         with suppress(OSError, ValueError):  # nobody reads stderr any more

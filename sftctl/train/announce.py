@@ -10,6 +10,7 @@ from sftctl.data.prepare.notes import accounting
 from sftctl.data.storage.joined import Store
 from sftctl.data.store import TokenStore
 from sftctl.errors import SftctlError
+from sftctl.jsonio import read_lines
 from sftctl.machine import load_warning
 from sftctl.model.adapter.nf4 import num_quantized
 from sftctl.runs.log import RunLog
@@ -63,7 +64,7 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
         name=session.run.path.name,
     )
     if has_panel():
-        shape = _with_speeds(shape, session)
+        shape = _with_past(_with_speeds(shape, session), session)
     console = make_console_tracker(shape)
     session.stop.show = console.stopping
     trackers: list[Tracker] = [console]
@@ -107,6 +108,22 @@ def _with_speeds(shape: RunShape, session: Session) -> RunShape:
         flops_per_token=per_token,
         flops_per_target_token=per_target_token,
         peak_flops_per_s=peak,
+    )
+
+
+def _with_past(shape: RunShape, session: Session) -> RunShape:
+    """Add what the panel shows of the steps before this session; it begins with their curve."""
+    if session.plan is None:
+        return shape
+    lines = read_lines(session.run.path / "metrics.jsonl")
+    losses = [loss for line in lines if isinstance(loss := line.get("loss"), (int, float))]
+    known = session.state.progress.validation or {}
+    first, last, step = (known.get(name) for name in ("first", "last", "step"))
+    is_known = first is not None and last is not None and step is not None
+    return replace(
+        shape,
+        past_losses=losses,
+        past_validation=(first, last, step) if is_known else None,
     )
 
 

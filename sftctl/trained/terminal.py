@@ -7,6 +7,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from sftctl.errors import ConfigError, DataError
+from sftctl.tracking.status import fitted
 from sftctl.trained.wrapping import WordWrap
 from sftctl.words import printable
 
@@ -17,7 +18,7 @@ _PROMPT = "> "
 _WELCOME = "/help shows the commands, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
 _EMPTY = "(the answer is empty: the model ended it at once)"
 _HELP = """/clear          forget the conversation
-/temperature T  sample with this temperature from now on; 0: always the most likely token
+/temperature T  sample with this temperature; 0: always the most likely token
 /exit           leave, as Ctrl-D does; Ctrl-C stops an answer
 A question that begins with / is asked with a blank before it."""
 
@@ -53,7 +54,7 @@ def converse(session: "ChatSession") -> None:
     """
     _edit_lines()
     _take_any_bytes()
-    print(f"{printable(session.about)}\n{_WELCOME}", file=sys.stderr)
+    print(fitted(f"{printable(session.about)}\n{_WELCOME}"), file=sys.stderr)
     while True:
         try:
             line = _readable(_ask()).rstrip()
@@ -66,7 +67,7 @@ def converse(session: "ChatSession") -> None:
         if line in ("/exit", "/quit"):
             return
         if line.startswith("/"):
-            print(_obeyed(session, *line.split(maxsplit=1)), file=sys.stderr)
+            print(fitted(_obeyed(session, *line.split(maxsplit=1))), file=sys.stderr)
         elif line.strip():
             _answer(session, line.strip())
 
@@ -108,7 +109,8 @@ def _answer(session: "ChatSession", line: str) -> None:
         print(" …", end="")
     except DataError as problem:  # too long, or refused by the template: report it and continue
         hint = problem.hint or "/clear"
-        print(f"error: {printable(problem.message)}\nhint: {printable(hint)}", file=sys.stderr)
+        text = f"error: {printable(problem.message)}\nhint: {printable(hint)}"
+        print(fitted(text), file=sys.stderr)
     print(flush=True)
 
 

@@ -22,7 +22,7 @@ def step_metrics(step: int, loss: float = 3.4121) -> StepMetrics:
     )
 
 
-def run_shape(log_interval: int = 10, first_step: int = 0) -> RunShape:
+def run_shape(log_interval: int = 10, first_step: int = 0, **past: Any) -> RunShape:
     return RunShape(
         total_steps=640,
         steps_per_epoch=320,
@@ -33,6 +33,7 @@ def run_shape(log_interval: int = 10, first_step: int = 0) -> RunShape:
         flops_per_token=10,
         flops_per_target_token=4,
         peak_flops_per_s=2 * (10 * 5120 + 4 * 3000),
+        **past,
     )
 
 

@@ -212,10 +212,16 @@ def test_the_answer_to_a_signal_is_a_line_above_and_a_word_in_the_panel() -> Non
 def test_the_panel_of_a_resumed_run_starts_at_its_step() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
-    tracker = LiveTracker(run_shape(first_step=300), console)
+    past: dict[str, object] = {
+        "past_losses": [4.0] * 40 + [2.0] * 40,
+        "past_validation": (7.5, 3.25, 200),
+    }
+    tracker = LiveTracker(run_shape(first_step=300, **past), console)
     tracker.event("resumed", 300, checkpoint="step-00000300")
     tracker.close()
-    assert "step 300/640" in last_panel(stream.getvalue())
+    panel = last_panel(stream.getvalue())
+    for words in ("step 300/640", "loss   2.0000  ██", "valid  7.5000 -> 3.2500 at step 200"):
+        assert words in panel
 
 
 def test_an_event_stays_readable_above_the_panel() -> None:

@@ -68,7 +68,12 @@ def test_there_is_a_line_every_log_interval_and_one_at_the_last_step() -> None:
         ("stopped", {"signal": "SIGTERM"}, "stopped by SIGTERM at step 100"),
         ("finished", {}, "finished at step 100"),
         ("sample", {"number": 1, "reply": "It is\nParis."}, "sample 1 at step 100: It is Paris."),
-        ("sample", {"number": 0, "reply": "x" * 200}, f"sample 0 at step 100: {'x' * 100} …"),
+        ("sample", {"number": 0, "reply": "x" * 200}, f"sample 0 at step 100: {'x' * 60} …"),
+        (
+            "sample",
+            {"number": 0, "question": "a" * 50, "reply": "b"},
+            f"sample 0 at step 100: …{'a' * 30} -> b",
+        ),
         ("warning", {"message": "low disk"}, "warning: low disk"),
         ("something_new", {"x": 1}, "something_new at step 100"),
     ],

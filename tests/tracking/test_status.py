@@ -46,6 +46,15 @@ def test_on_a_terminal_a_phase_replaces_the_one_before_and_leaves_no_trace(
     assert stream.getvalue() == "\r\x1b[Kloading torch\r\x1b[Kvalidating 1/8\r\x1b[K"
 
 
+def test_a_phase_that_is_wider_than_the_terminal_loses_its_middle(without_ticks: None) -> None:
+    stream = io.StringIO()
+    shown = Status(stream, in_place=True)
+    shown.doing(f"loading {'/folder' * 20}/model")
+    shown.close()
+    text = stream.getvalue().strip("\r\x1b[K")
+    assert text.startswith("loading ...") and text.endswith("/folder/model") and len(text) == 79
+
+
 def test_in_a_pipe_only_a_long_phase_gets_a_line_and_only_one(clock: Clock) -> None:
     stream = io.StringIO()
     shown = Status(stream, in_place=False)

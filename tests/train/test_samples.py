@@ -48,6 +48,7 @@ def test_the_same_prompts_are_answered_at_every_evaluation(folder: Path) -> None
         assert len({one["prompt"] for one in same}) == 1
         assert "Count to" in same[0]["prompt"] and same[0]["prompt"].endswith("assistant\n")
         assert same[0]["reference"].startswith("1")
+        assert same[0]["question"].startswith("Count to")
         assert len({one["reply"] for one in same}) > 1  # it learns meanwhile
 
 

@@ -79,6 +79,10 @@ def _validation(validation: Mapping[str, Any]) -> str:
 
 def _epoch(report: "Inspection") -> str:
     done, of = report.facts.get("step_in_epoch"), report.facts.get("steps_per_epoch")
+    if of and done == 0 and report.facts["epoch"]:
+        total = report.facts.get("total_steps")
+        all_of_them = f" of {total // of}" if total and total % of == 0 else ""
+        return f"{report.facts['epoch']:g}{all_of_them} done"
     ratio = f" ({report.epoch_ratio:.0%})" if report.epoch_ratio is not None else ""
     where = f", step {done} of {of} in the epoch" if of and done is not None else ""
     return f"{report.facts['epoch']:g}{where}{ratio}{_remark(report.epoch_counts)}"

@@ -94,5 +94,5 @@ def facts_table() -> SafeTable:
         pad_edge=False,
     )
     table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")  # rich would shorten a path that is wider than the column
     return table

@@ -168,7 +168,7 @@ def _with_manifest(inspection: Inspection, manifest: CheckpointManifest) -> Insp
         aliases=manifest.aliases,
         saved_at=(path / MANIFEST_NAME).stat().st_mtime,
         step_counts="optimizer updates",
-        epoch_counts="from 0; after an epoch's last step the next one begins",
+        epoch_counts="from 0",
         next_learning_rate=_next_learning_rate(manifest),
         rng={
             "scheme": "a function of seed, step and micro-batch; no state",

@@ -18,6 +18,7 @@ from sftctl.train.engine.compiled import uncompiled
 from sftctl.train.session import Session
 
 MAX_NEW_TOKENS = 128
+_MARKS = ("", "assistant", "model", "ASSISTANT:", "<think>", "</think>")  # before an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
                 session.state.progress.step,
                 number=number,
                 prompt=tokenizer.decode(prompt.prompt_ids),
+                question=_question(tokenizer.decode(prompt.prompt_ids, skip_special_tokens=True)),
                 reply=reply,
                 reference=tokenizer.decode(prompt.reference_ids, skip_special_tokens=True).strip(),
             )
@@ -85,6 +87,12 @@ def why_no_samples(session: Session) -> str | None:
     if wanted and validation is not None and validation.manifest.train_on == "all":
         return "tracking.samples: no samples, because train_on = all trains on the prompts too"
     return None
+
+
+def _question(prompt: str) -> str:
+    """The last line of a prompt without special tokens that is no mark of whose turn it is."""
+    lines = [line for line in map(str.strip, prompt.splitlines()) if line not in _MARKS]
+    return lines[-1] if lines else ""
 
 
 def _prompts(session: Session) -> Iterator[Prompt]:
