@@ -1,5 +1,7 @@
 """Steps of a made-up run, and trackers that remember their calls or fail."""
 
+from typing import Any
+
 from sftctl.metrics import StepMetrics
 from sftctl.tracking.lines import RunShape
 
