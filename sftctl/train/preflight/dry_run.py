@@ -13,18 +13,14 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.loading.source_counts import SourceCounts
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.storage.joined import Store
-from sftctl.train.engine.flops import matmul_flops_per_s
-from sftctl.train.engine.state import COMPUTE_DTYPES
+from sftctl.train.preflight.duration import run_time_s
 from sftctl.train.preflight.findings import Finding
 from sftctl.train.preflight.memory import MemoryEstimate
-from sftctl.train.preflight.proposal import Proposal, propose
+from sftctl.train.preflight.proposal import propose
 from sftctl.train.stop import StopRequest
 from sftctl.world import start_world
 
 _CURVE_POINTS = 64
-_USUAL_MFU = 0.4
-"""The fraction of the rate of matrix products that training reaches on a CPU
-(docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +74,10 @@ def plan_run(
         proposal = propose(config, world, listening, num_ranks)
         if verify is not None:
             verify(proposal.inputs.train)
-        rate = matmul_flops_per_s(world.device, COMPUTE_DTYPES[proposal.config.train.dtype])
+        time_s = run_time_s(proposal, world, listening, num_ranks)
     config, inputs = proposal.config, proposal.inputs
     per_epoch = steps_per_epoch(inputs.num_planned, config.train.global_batch_size)
     total = config.train.total_steps(per_epoch)
-    time_s = _run_time_s(proposal, total / per_epoch, rate * num_ranks)
     points = np.unique(np.linspace(1, total, _CURVE_POINTS).round().astype(int)).tolist()
     manifest = inputs.train.manifest
     return RunPlan(
@@ -104,27 +99,6 @@ def plan_run(
         findings=proposal.findings,
         sources=inputs.source_counts(config.train, total),
     )
-
-
-def _run_time_s(proposal: Proposal, num_epochs: float, flops_per_s: float) -> float | None:
-    """How long the run takes, from the operations of its tokens and the speed of this device.
-
-    `_USUAL_MFU` includes attention, loading and saves. An evaluation is only a forward pass, so it
-    takes a third of the time.
-    """
-    body, head = proposal.flops_per_token
-    if not body or not flops_per_s:
-        return None
-    train = proposal.config.train
-    interval = train.eval_interval or 1 << 62
-    splits = proposal.inputs.train.manifest.splits
-    steps = steps_per_epoch(len(proposal.inputs.train), train.global_batch_size) * num_epochs
-    passes = {"train": num_epochs, "validation": (2 + steps // interval) / 3}
-    flops = sum(
-        times * (body * splits[name].num_tokens + head * splits[name].num_target_tokens)
-        for name, times in passes.items()
-    )
-    return flops / (flops_per_s * _USUAL_MFU)
 
 
 def _resolved_origins(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sftctl.config.existing_adapter import require_agreement
 from sftctl.config.schema import RunConfig
@@ -30,6 +31,9 @@ from sftctl.train.preflight.resolve import resolve_config
 from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -40,6 +44,7 @@ class Proposal:
     inputs: Inputs
     num_parameters: int
     num_trained: int
+    model_config: "PretrainedConfig"
     flops_per_token: tuple[int, int]  # without the head; of the head, per target token
     checkpoint_bytes: int  # its tensors; the manifest adds a few kB
     memory: MemoryEstimate
@@ -101,6 +106,7 @@ def propose(
         inputs=inputs,
         num_parameters=fake.num_parameters,
         num_trained=fake.num_trained,
+        model_config=fake.model.config,
         flops_per_token=model_flops(fake.model),
         checkpoint_bytes=checkpoint_bytes(fake.model),
         memory=memory,

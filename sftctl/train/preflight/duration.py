@@ -1,0 +1,86 @@
+"""How long a run takes, estimated before it starts."""
+
+import time
+from copy import deepcopy
+from dataclasses import replace
+from itertools import count
+
+from sftctl.data.loading.loader import LoaderSettings, StepLoader
+from sftctl.data.plan import steps_per_epoch
+from sftctl.data.step_shape import step_shape
+from sftctl.model.load import from_configuration
+from sftctl.train.engine.build import build_state
+from sftctl.train.engine.flops import matmul_flops_per_s
+from sftctl.train.engine.state import COMPUTE_DTYPES
+from sftctl.train.engine.step import StepRules, train_step
+from sftctl.train.preflight.proposal import Proposal
+from sftctl.train.stop import StopRequest
+from sftctl.world import World
+
+_USUAL_MFU = 0.4
+"""The fraction of the rate of matrix products that training reaches on a CPU
+(docs/benchmarks.md)."""
+
+_SMALL = 30_000_000  # parameters: below, the time between the products counts, so steps are tried
+_SHORT_S = 0.5  # a step that should take longer is not tried
+_TRIED_S, _TRIED_STEPS = 0.5, 8
+
+
+def run_time_s(
+    proposal: Proposal, world: World, stop: StopRequest, num_ranks: int = 1
+) -> float | None:
+    """Seconds of the steps and evaluations, roughly; None: not known for this model.
+
+    Of a small model a few steps are tried, with random weights. For a larger one the operations of
+    its tokens are divided by the speed of this device: attention, loading and saves are in
+    `_USUAL_MFU`. An evaluation is a forward pass: a third. Ranks on a CPU share its cores.
+    """
+    train, inputs = proposal.config.train, proposal.inputs
+    splits = inputs.train.manifest.splits
+    per_epoch = steps_per_epoch(inputs.num_planned, train.global_batch_size)
+    steps = train.total_steps(per_epoch)
+    num_epochs = steps / per_epoch * inputs.num_planned / max(1, len(inputs.train))
+    evaluations = 2 + steps // (train.eval_interval or 1 << 62)
+    passes = {"train": num_epochs, "validation": evaluations / 3}
+    body, head = proposal.flops_per_token
+    speed = 1 if world.device.type == "cpu" else num_ranks
+    rate = matmul_flops_per_s(world.device, COMPUTE_DTYPES[train.dtype]) * _USUAL_MFU * speed
+    if not body or not rate:
+        return None
+    flops = sum(
+        times * (body * splits[name].num_tokens + head * splits[name].num_target_tokens)
+        for name, times in passes.items()
+    )
+    if world.world_size > 1 or not _is_tried(proposal, flops / rate / steps):
+        return flops / rate
+    num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
+    return num_tokens * _tried_token_s(proposal, world, stop) / speed
+
+
+def _is_tried(proposal: Proposal, step_s: float) -> bool:
+    """Whether a step can be tried: of a run that would begin, a small model, and over at once."""
+    config = proposal.config
+    is_plain = not config.adapter.lora and not config.train.compile
+    begins = all(finding.level != "error" for finding in proposal.findings)
+    return is_plain and begins and proposal.num_parameters < _SMALL and step_s < _SHORT_S
+
+
+def _tried_token_s(proposal: Proposal, world: World, stop: StopRequest) -> float:
+    """Seconds for a token, from a few steps that change no weight."""
+    config, inputs = proposal.config, proposal.inputs
+    model = from_configuration(deepcopy(proposal.model_config))
+    state = build_state(model, config, world, int(inputs.train.lengths.max()))
+    shape = step_shape(config.train, rows_alone=state.why_rows_alone is not None)
+    loader = StepLoader(inputs.train, shape, LoaderSettings(), inputs.mixture)
+    per_epoch = steps_per_epoch(inputs.num_planned, shape.global_batch_size)
+    optim = replace(config.optim, learning_rate=0.0)
+    rules = StepRules(optim, config.train.seed, _TRIED_STEPS, per_epoch, mixture=inputs.mixture)
+    started, tried = time.perf_counter(), []
+    for batch in (batch for epoch in count() for batch in loader.steps(epoch)):
+        stop.check()
+        tried.append(train_step(state, batch, rules, world, 0.0))
+        is_long = time.perf_counter() - started > _TRIED_S and len(tried) > 1
+        if is_long or len(tried) == _TRIED_STEPS:
+            break
+    later = tried[1:]  # the first one is a warm-up
+    return sum(one.step_time_s for one in later) / sum(one.num_tokens for one in later)
