@@ -32,8 +32,8 @@ def found_in(look: "Look", output: Path) -> RenderableType:
     cut = f"{look.cut_ratio:.1%} of the examples are cut"
     table.add_row("max_seq_len", f"{config.data.max_seq_len:,}: {cut}")
     table.add_row("model", f"{config.model.name}, {plan.num_parameters:,} parameters")
-    steps = f"{plan.total_steps:,} of {counted(config.train.batch_size, 'example')}"
-    table.add_row("steps", f"{steps}, {counted(config.train.epochs, 'epoch')}")
+    steps = f"{plan.total_steps:,} in {counted(config.train.epochs, 'epoch')}"
+    table.add_row("steps", f"{steps}, {counted(config.train.batch_size, 'example')} each")
     table.add_row("memory", f"about {format_bytes(plan.memory.total_bytes)}")
     if plan.time_s is not None:
         table.add_row("time", f"about {roughly(plan.time_s)} here")
