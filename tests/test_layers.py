@@ -202,6 +202,7 @@ def test_how_a_step_is_shaped_is_decided_in_one_file() -> None:
     asked = {
         "train/opening.py",
         "train/preflight/proposal.py",
+        "train/preflight/duration.py",
         "bench/sweep.py",
         "bench/step_time.py",
     }

@@ -117,14 +117,9 @@ def _with_past(shape: RunShape, session: Session) -> RunShape:
         return shape
     lines = read_lines(session.run.path / "metrics.jsonl")
     losses = [loss for line in lines if isinstance(loss := line.get("loss"), (int, float))]
-    known = session.state.progress.validation or {}
-    first, last, step = (known.get(name) for name in ("first", "last", "step"))
-    is_known = first is not None and last is not None and step is not None
-    return replace(
-        shape,
-        past_losses=losses,
-        past_validation=(first, last, step) if is_known else None,
-    )
+    known = session.state.progress.validation
+    past = (known["first"], known["last"], known["step"]) if known is not None else None
+    return replace(shape, past_losses=losses, past_validation=past)
 
 
 def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> None:
