@@ -22,7 +22,7 @@ _USUAL_MFU = 0.4
 (docs/benchmarks.md)."""
 
 _SMALL = 30_000_000  # parameters: below, the time between the products counts, so steps are tried
-_SHORT_S = 0.5  # a step that should take longer is not tried
+_SHORT = 5e10  # operations of a step: one with more is not tried
 _TRIED_S, _TRIED_STEPS = 0.5, 8
 
 
@@ -51,18 +51,18 @@ def run_time_s(
         times * (body * splits[name].num_tokens + head * splits[name].num_target_tokens)
         for name, times in passes.items()
     )
-    if world.world_size > 1 or not _is_tried(proposal, flops / rate / steps):
+    if world.world_size > 1 or not _is_tried(proposal, flops / steps):
         return flops / rate
     num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
     return num_tokens * _tried_token_s(proposal, world, stop) / speed
 
 
-def _is_tried(proposal: Proposal, step_s: float) -> bool:
+def _is_tried(proposal: Proposal, step_flops: float) -> bool:
     """Whether a step can be tried: of a run that would begin, a small model, and over at once."""
     config = proposal.config
     is_plain = not config.adapter.lora and not config.train.compile
     begins = all(finding.level != "error" for finding in proposal.findings)
-    return is_plain and begins and proposal.num_parameters < _SMALL and step_s < _SHORT_S
+    return is_plain and begins and proposal.num_parameters < _SMALL and step_flops < _SHORT
 
 
 def _tried_token_s(proposal: Proposal, world: World, stop: StopRequest) -> float:
