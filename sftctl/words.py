@@ -8,7 +8,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, lone surrogates, li
 _JOINERS = "\u200c\u200d"  # they join Persian letters, and emoji
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-_SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+_SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _NEXT_UNIT = 999.95  # from here on one decimal would show as 1000.0
 
 
@@ -34,7 +34,7 @@ def format_bytes(num_bytes: float) -> str:
 def format_age(seconds: float) -> str:
     """`3 hours ago`: in the largest unit of which there are at least two."""
     length, unit = next((s for s in _SPANS if seconds >= 2 * s[0]), _SPANS[-1])
-    return f"{seconds / length:.0f} {unit} ago"
+    return f"{counted(round(seconds / length), unit)} ago"
 
 
 def format_duration(seconds: float) -> str:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from sftctl.words import counted, format_bytes, format_duration, ranges_of, wrapped
+from sftctl.words import (
+    counted,
+    format_age,
+    format_bytes,
+    format_duration,
+    ranges_of,
+    shortened,
+    wrapped,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,32 @@ def test_a_size_has_the_largest_unit_that_leaves_at_least_one(num_bytes: int, te
 )
 def test_a_duration_shows_hours_from_one_hour_on(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 seconds ago"),
+        (1.4, "1 second ago"),
+        (119, "119 seconds ago"),
+        (7200, "2 hours ago"),
+    ],
+)
+def test_an_age_has_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [
+        ("loading torch", 80, "loading torch"),
+        ("loading /a/long/path/model", 20, "loading ...ath/model"),
+        ("loading 模型模型模型模型模型", 19, "loading ...模型模型"),
+        ("x" * 30, 10, "x" * 10),
+    ],
+)
+def test_a_text_that_is_too_wide_loses_its_middle(text: str, width: int, short: str) -> None:
+    assert shortened(text, width) == short
 
 
 def test_ranges_of_numbers_are_short() -> None:
