@@ -2,6 +2,7 @@
 
 import os
 import resource
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ def test_a_model_larger_than_a_file_may_be_is_one_error(tmp_path: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
         for save in (
-            lambda: save_pretrained(model, tokenizer, tmp_path / "model"),
-            lambda: tokenizer.save(tmp_path / "tokenizer"),
+            partial(save_pretrained, model, tokenizer, tmp_path / "model"),
+            partial(tokenizer.save, tmp_path / "tokenizer"),
         ):
             with (
                 pytest.raises(CheckpointError, match="can't be written: File too large"),

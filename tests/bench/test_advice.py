@@ -24,15 +24,20 @@ def result(
     )
 
 
+def workers_of(choice: LoaderResult | None) -> int:
+    assert choice is not None
+    return choice.num_workers
+
+
 def test_the_fewest_workers_within_a_tenth_of_the_best_are_recommended() -> None:
     choice, why = recommend([result(0, 40.0), result(1, 70.0), result(2, 91.0), result(4, 100.0)])
-    assert choice.num_workers == 2
+    assert workers_of(choice) == 2
     assert why == ("2 workers: the fewest within 10% of the best (4 workers: 1.10 x its tokens/s)")
 
 
 def test_workers_that_do_not_help_are_not_recommended() -> None:
     choice, why = recommend([result(0, 100.0), result(1, 30.0), result(4, 20.0)])
-    assert choice.num_workers == 0
+    assert workers_of(choice) == 0
     assert why == (
         "0 workers: loader processes add copying and gain nothing here "
         "(1 worker: 0.30 x its tokens/s)"
@@ -41,7 +46,7 @@ def test_workers_that_do_not_help_are_not_recommended() -> None:
 
 def test_a_small_gain_is_not_worth_a_process() -> None:
     choice, why = recommend([result(0, 96.0), result(2, 100.0)])
-    assert choice.num_workers == 0
+    assert workers_of(choice) == 0
     assert why == (
         "0 workers: loader processes gain less than 10% here (2 workers: 1.04 x its tokens/s)"
     )
@@ -61,7 +66,7 @@ def waiting(num_workers: int, step_wait_s: float) -> LoaderResult:
 def test_the_fewest_workers_whose_wait_stays_under_a_hundredth_of_a_step_are_recommended() -> None:
     results = [waiting(0, 0.03), waiting(1, 0.01), waiting(2, 0.0099), waiting(4, 0.001)]
     choice, why = recommend(results, step_time_s=1.0)
-    assert choice.num_workers == 2
+    assert workers_of(choice) == 2
     assert why == (
         "2 workers: the fewest under 1%: a step waits 9.90 ms for data, 0.99% of a step of 1 s"
     )
@@ -69,7 +74,7 @@ def test_the_fewest_workers_whose_wait_stays_under_a_hundredth_of_a_step_are_rec
 
 def test_if_a_step_hardly_waits_loader_processes_can_not_help() -> None:
     choice, why = recommend([waiting(0, 0.0004), waiting(4, 0.0001)], step_time_s=2.0)
-    assert choice.num_workers == 0
+    assert workers_of(choice) == 0
     assert why == (
         "0 workers: a step waits 0.40 ms for data, 0.02% of a step of 2 s; "
         "loader processes can't help"
@@ -78,12 +83,12 @@ def test_if_a_step_hardly_waits_loader_processes_can_not_help() -> None:
 
 def test_if_every_setting_keeps_the_step_waiting_the_one_with_the_shortest_wait_is_taken() -> None:
     choice, why = recommend([waiting(0, 0.3), waiting(1, 0.1), waiting(2, 0.2)], step_time_s=1.0)
-    assert choice.num_workers == 1
+    assert workers_of(choice) == 1
     assert why.startswith("1 worker: no setting stays under 1%; a step waits 100.00 ms")
 
 
 def test_a_failed_setting_is_never_recommended() -> None:
-    assert recommend([result(0, error="OSError: no"), result(1, 5.0)])[0].num_workers == 1
+    assert workers_of(recommend([result(0, error="OSError: no"), result(1, 5.0)])[0]) == 1
 
 
 @pytest.mark.parametrize("choice", [result(0, 1.0), result(4, 1.0, prefetch=8, pin=True)])

@@ -110,7 +110,7 @@ def train(store_path: Path, num_workers: int) -> float:
         "train.epochs": 10**6,
         "output_dir": str(store_path.parent / f"run-{os.getpid()}"),
     }
-    training.train_step = _take
+    training.train_step = _take  # type: ignore[attr-defined]
     with StopRequest() as stop, new_session(load_config(None, keys), ALONE, stop) as session:
         steps = training.training_steps(session)
         for _ in range(1 + 2 * num_workers):

@@ -55,14 +55,17 @@ def on_experts(rows: Path, folder: Path) -> Path:
     base = preset("minimind-3-moe")(rows, folder)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings: dict[str, Any] = {"r": 16, "lora_alpha": 32, "task_type": "CAUSAL_LM"}
-    targets = {"target_modules": ["q_proj", "v_proj"], "target_parameters": [*_EXPERTS]}
+    targets: dict[str, Any] = {
+        "target_modules": ["q_proj", "v_proj"],
+        "target_parameters": [*_EXPERTS],
+    }
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings, **targets))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.01)
-    wrapped.save_pretrained(folder / "adapter")
+    wrapped.save_pretrained(str(folder / "adapter"))
     return folder / "adapter"
 
 

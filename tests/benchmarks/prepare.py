@@ -109,7 +109,8 @@ def _tokenizer(downloads: Path, folder: Path) -> Path:
 
 def _whole_rows(source: Path) -> list[dict[str, Any]]:
     """The rows of the array before the place where the file ends."""
-    text, scan, rows = source.read_text(encoding="utf-8"), json.JSONDecoder().raw_decode, []
+    text, scan = source.read_text(encoding="utf-8"), json.JSONDecoder().raw_decode
+    rows: list[dict[str, Any]] = []
     position = text.index("{")
     while True:
         try:

@@ -50,6 +50,7 @@ def utilisation(store_path: Path, batch_size: int, steps: int) -> tuple[list[lis
     )  # fmt: skip
     rules = StepRules(config.optim, 0, steps + 2, 1000)
     batches = StepLoader(store, shape, LoaderSettings()).steps(0)
+    products: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
     products = {"torch's": torch.matmul, "oneDNN's": product}
     rates: dict[str, list[float]] = {name: [] for name in products}
     achieved = []

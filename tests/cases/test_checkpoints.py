@@ -97,6 +97,12 @@ def verl_with_model(folder: Path) -> Path:
     return step
 
 
+def with_text(folder: Path, file: Path, text: str) -> Path:
+    """The folder, after the text was written over a file in it."""
+    file.write_text(text)
+    return folder
+
+
 DEEPSPEED: dict[str, Case] = {
     "zero 1": Case(lambda f: save_zero(f, 1), "DeepSpeed ZeRO-1", 10, None, 2, next="zero_to_fp32"),
     "zero 2": Case(
@@ -128,7 +134,7 @@ DEEPSPEED: dict[str, Case] = {
         "DeepSpeed ZeRO-2", 10, None, 2, next="python -m deepspeed.utils.zero_to_fp32",
     ),
     "latest names another": Case(
-        lambda f: (save_zero(f, 2).parent / "latest").write_text("global_step99") and f,
+        lambda f: with_text(f, save_zero(f, 2).parent / "latest", "global_step99"),
         "DeepSpeed ZeRO-2", 10, None, 2, ("global_step99: missing, latest names it",),
     ),
     "a trainer's": Case(
@@ -209,8 +215,9 @@ OTHERS: dict[str, Case] = {
         "Megatron checkpoint", 100, None, 2, ("mp_rank_01/model_optim_rng.pt: missing",),
     ),
     "megatron, tracker ahead": Case(
-        lambda f: (save_megatron(f).parent / "latest_checkpointed_iteration.txt").write_text("200")
-        and f,
+        lambda f: with_text(
+            f, save_megatron(f).parent / "latest_checkpointed_iteration.txt", "200"
+        ),
         "Megatron checkpoint", 100, None, 2,
         ("iter_0000200: missing, latest_checkpointed_iteration.txt names it",),
     ),
@@ -432,7 +439,7 @@ def test_tensors_that_are_sharded_over_ranks_are_data(tmp_path: Path) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         mesh = init_device_mesh("cpu", (1,))
         tensors = {

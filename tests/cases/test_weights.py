@@ -1,6 +1,6 @@
 """Base models whose weights do not fit: refused, mapped, or loaded with a warning."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from sftctl.errors import ConfigError
 from sftctl.model.load import load_pretrained
 from tests.toys.models import FAMILIES, Tensors, toy_base, write_base, write_gguf_model
 
-Change = Callable[[Tensors], Mapping[str, torch.Tensor]]
+Change = Callable[[Tensors], Tensors]
 
 
 def added(prefix: str) -> Change:

@@ -25,7 +25,7 @@ def content(header: object, num_data_bytes: int) -> bytes:
 
 def library_accepts(data: bytes) -> bool:
     try:
-        safetensors.deserialize(data)
+        safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError:
         return False
     return True

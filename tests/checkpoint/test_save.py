@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+from torch.distributed.checkpoint import (  # type: ignore[attr-defined]
+    HuggingFaceStorageReader,
+    load,
+)
 
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.load import load_tensors

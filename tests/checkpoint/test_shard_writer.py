@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.checkpoint import DefaultSavePlanner
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from sftctl.checkpoint.shard_writer import ShardWriter
 from sftctl.disk import DISK

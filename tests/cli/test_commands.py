@@ -72,7 +72,9 @@ def test_prepared_data_is_trained_inspected_exported_and_asked(
     result = sftctl("prepare-data", "--output", "store", "--json")
     manifest = json.loads(result.stdout)
     store = TokenStore.open(tmp_path / "store")
-    assert manifest["num_target_tokens"] == sum(int(example.loss_mask.sum()) for example in store)
+    assert manifest["num_target_tokens"] == sum(
+        int(example.loss_mask.sum()) for example in iter(store)
+    )
     assert manifest["rows_read"] == manifest["rows_kept"] == sum(rows_of_the_sample())
 
     result = sftctl(*TINY, "--data", "store", "--output-dir", "run", "--json")

@@ -21,7 +21,7 @@ ENDLESS = (
 
 def test_prepare_data_ends_inside_a_template(tmp_path: Path) -> None:
     (tmp_path / "endless.jinja").write_text(ENDLESS)
-    arguments = [toy_data(tmp_path), "--output", "store", "--chat-template", "endless.jinja"]
+    arguments = [str(toy_data(tmp_path)), "--output", "store", "--chat-template", "endless.jinja"]
     before = {path.name for path in tmp_path.iterdir()}
     command = [sys.executable, "-m", "sftctl", "prepare-data", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -116,7 +117,7 @@ def test_without_validation_the_loss_of_the_last_step_is_shown() -> None:
 def test_the_end_of_a_run_names_what_ended_it(
     tmp_path: Path, max_steps: int | None, epochs: int, flags: str
 ) -> None:
-    length: dict[str, object] = {"train__max_steps": max_steps, "train__epochs": epochs}
+    length: dict[str, Any] = {"train__max_steps": max_steps, "train__epochs": epochs}
     config = toy_config(tmp_path, train__batch_size=22, **length)
     summary = run_training(config)
     assert (summary.step, summary.to_train_longer) == (summary.total_steps, flags)

@@ -61,7 +61,14 @@ def test_a_name_that_is_too_long_is_one_error(sftctl: Sftctl) -> None:
 def test_a_row_file_whose_name_is_not_utf8_is_read_and_shown(tmp_path: Path) -> None:
     written(tmp_path / "rows.jsonl", [row("one"), {"what": "is this"}])
     os.rename(tmp_path / "rows.jsonl", os.fsencode(tmp_path) + b"/r\xff.jsonl")
-    command = [sys.executable, "-m", "sftctl", "prepare-data", b"r\xff.jsonl", "--output"]
+    command: list[str | bytes] = [
+        sys.executable,
+        "-m",
+        "sftctl",
+        "prepare-data",
+        b"r\xff.jsonl",
+        "--output",
+    ]
     done = subprocess.run([*command, "out"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b'"r\\\\xff.jsonl"' in (tmp_path / "out/ledger.jsonl").read_bytes()

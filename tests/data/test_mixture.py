@@ -20,7 +20,8 @@ def mixture(*parts: tuple[int, float]) -> Mixture:
 
 
 def order_of(mixed: Mixture, seed: int = 0, epoch: int = 0) -> list[int]:
-    return plan_mixture(mixed, seed, epoch, 4).order.tolist()
+    order: list[int] = plan_mixture(mixed, seed, epoch, 4).order.tolist()
+    return order
 
 
 SOURCES = st.lists(

@@ -22,7 +22,8 @@ from sftctl.data.plan import (
 
 
 def order_of(num_examples: int, seed: int = 0, epoch: int = 0) -> list[int]:
-    return plan_epoch([1] * num_examples, seed, epoch, 4).order.tolist()
+    order: list[int] = plan_epoch([1] * num_examples, seed, epoch, 4).order.tolist()
+    return order
 
 
 # ---------------------------------------------------------------------------- order

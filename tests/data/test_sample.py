@@ -63,7 +63,7 @@ def test_every_row_is_kept_and_a_tool_call_is_trained(tmp_path: Path) -> None:
     assert made.manifest.rows_dropped == {}
     store = TokenStore.open(tmp_path / "s")
     bundled = store.load_tokenizer()
-    trained = [bundled.decode(one.input_ids[one.loss_mask], False) for one in store]
+    trained = [bundled.decode(one.input_ids[one.loss_mask], False) for one in iter(store)]
     calls = [text for text in trained if text.startswith("<tool_call>")]
     assert len(calls) > 10
     assert all("</tool_call><|im_end|>It is" in text for text in calls)

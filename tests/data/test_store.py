@@ -170,7 +170,7 @@ def test_a_file_that_becomes_shorter_is_one_error(
 
 def test_an_index_beyond_the_end_ends_a_loop(path: Path) -> None:
     store = TokenStore.open(path)
-    assert len(list(store)) == 7
+    assert len(list(iter(store))) == 7
     for index in (7, -1):
         with pytest.raises(IndexError, match=f"example {index} of 7"):
             store[index]
@@ -220,7 +220,9 @@ def test_a_newer_format_is_refused_and_an_older_one_too(path: Path) -> None:
 
 def test_a_damaged_manifest_is_refused(path: Path) -> None:
     manifest = path / "manifest.json"
-    for changes in ({"novelty": 1}, {"splits": {}}, {"sources": [1]}, {"splits": {"train": []}}):
+    damages: list[dict[str, Any]]
+    damages = [{"novelty": 1}, {"splits": {}}, {"sources": [1]}, {"splits": {"train": []}}]
+    for changes in damages:
         original = manifest.read_bytes()
         rewrite(path, **changes)
         refuses(path, f"{manifest}: damaged manifest: ")

@@ -11,7 +11,7 @@ from sftctl import jsonio
 from sftctl.checkpoint.layout import manifest_hash_line
 from sftctl.data.manifest import cached_store
 from sftctl.environment import cache_folder
-from sftctl.errors import SftctlError
+from sftctl.errors import DataError, SftctlError
 from sftctl.inspection.inspect import inspect_path
 from sftctl.inspection.inspection import Inspection
 from sftctl.train.resume import ResumeRequest, plan_request
@@ -136,7 +136,7 @@ def in_a_store(run: Path, tmp_path: Path, **values: object) -> None:
     fingerprint = checkpoint(run).facts["data_fingerprint"]
     store = tmp_path / "store"
     shutil.copytree(cache_folder() / "stores" / fingerprint[:32], store)
-    manifest = jsonio.read_object(store / "manifest.json", AssertionError)  # type: ignore[type-var]
+    manifest = jsonio.read_object(store / "manifest.json", DataError)
     (store / "manifest.json").write_bytes(jsonio.dump_pretty(manifest | values))
     text = (run / "config.toml").read_text()
     [path] = [line.split('"')[1] for line in text.splitlines() if line.startswith("path =")]

@@ -50,7 +50,7 @@ def test_a_fake_model_has_the_size_and_the_activations_of_the_real_one(
 
 def test_a_larger_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
     fake = fake_model("tiny", bundled, CPU)
-    sizes = [fake.activation_bytes(64 * rows, 16 * rows) for rows in (1, 2, 4)]
+    sizes = [fake.activation_bytes(64 * rows, 16 * rows) or 0 for rows in (1, 2, 4)]
     assert sizes == sorted(sizes) and len({*sizes}) == 3
 
 

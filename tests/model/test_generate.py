@@ -111,11 +111,14 @@ def test_answers_of_a_batch_are_those_of_each_prompt_alone(
 
 
 def test_a_batch_is_cut_when_it_is_told_to_stop(bundled: ChatTokenizer) -> None:
-    model, asked = toy_base(vocab_size=2048), []
+    model, asked = toy_base(vocab_size=2048), list[int]()
+
+    def is_told_at_the_third_call() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
     sampling = Sampling(max_new_tokens=50)
-    answers = generate_batch(
-        model, bundled, [[5, 6], [7]], sampling, lambda: len(asked) == 2 or asked.append(1) or False
-    )
+    answers = generate_batch(model, bundled, [[5, 6], [7]], sampling, is_told_at_the_third_call)
     whole = generate_batch(model, bundled, [[5, 6], [7]], sampling)
     assert len(answers) == 2 and answers != whole
     assert all(

@@ -37,12 +37,13 @@ def batch() -> MicroBatch:
 
 
 def loss_of(module: LossModule, batch: MicroBatch) -> torch.Tensor:
-    return module(*batch.tensors)
+    loss: torch.Tensor = module(*batch.tensors)
+    return loss
 
 
 def gradients_of(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert None not in gradients.values()
     return gradients  # type: ignore[return-value]
@@ -117,11 +118,13 @@ def test_chunks_change_neither_loss_nor_gradients(model: Any, rows: int) -> None
     assert_close(gradients_of(model, chunked), gradients)
 
 
-class OperatorCount(TorchDispatchMode):
+class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the largest number of logits that one softmax takes, and counts matrix products."""
 
-    largest_softmax = 0
-    num_products = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest_softmax = 0
+        self.num_products = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -139,7 +142,7 @@ def test_chunks_never_hold_all_logits(model: Any) -> None:
     assert every > 2 * chunk
     for chunk_logits, expected in ((chunk, chunk), (chunk + 1, chunk), (10 * every, every)):
         with OperatorCount() as made:
-            loss_of(module_of(model, chunk_logits), batch).backward()
+            torch.autograd.backward(loss_of(module_of(model, chunk_logits), batch))
         assert made.largest_softmax == expected
 
 
@@ -359,7 +362,8 @@ def test_hits_and_entropies_are_those_of_the_models_own_logits(
         options = called if module.attends_by_rows else {}
         logits = model(input_ids=batch.input_ids, use_cache=False, **options).logits[0]
     at_targets = logits.index_select(0, batch.target_positions).float()
-    expected = torch.distributions.Categorical(logits=at_targets).entropy()
+    distribution: Any = torch.distributions.Categorical(logits=at_targets)
+    expected = distribution.entropy()
     torch.testing.assert_close(module.targets.entropies, expected, rtol=1e-4, atol=1e-5)
     hits = at_targets.argmax(1) == batch.target_ids
     is_target = batch.target_ids >= 0

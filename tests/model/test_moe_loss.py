@@ -56,7 +56,7 @@ def test_a_rows_loss_is_transformers_loss_of_the_row_alone() -> None:
 
 def test_gradients_do_not_depend_on_the_micro_batches() -> None:
     model = make_mixture()
-    cuts = [[(1, 3, 0, 2)], [(1, 3), (0, 2)], [(1,), (3,), (0,), (2,)]]
+    cuts: list[list[tuple[int, ...]]] = [[(1, 3, 0, 2)], [(1, 3), (0, 2)], [(1,), (3,), (0,), (2,)]]
     whole, *others = [gradients_of(model, [collate(STORE, c, 0) for c in cut]) for cut in cuts]
     for other in others:
         assert_close(other, whole)

@@ -21,7 +21,9 @@ def on_meta(name: str, vocab_size: int) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(preset_config(name, vocab_size))
+        model: torch.nn.Module
+        model = AutoModelForCausalLM.from_config(preset_config(name, vocab_size))
+    return model
 
 
 def test_every_preset_has_its_number_of_parameters() -> None:

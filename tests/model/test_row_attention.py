@@ -22,7 +22,7 @@ SIZES = {
 }  # fmt: skip
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
 
-SEPARATE = {
+SEPARATE: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", {}),
     "Mistral, sliding window": ("MistralConfig", {"sliding_window": 16}),
     "Qwen 2": ("Qwen2Config", {}),
@@ -42,7 +42,7 @@ SEPARATE = {
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
     ),
 }
-MIXED = {
+MIXED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Gemma 2, soft-capping": (
         "Gemma2Config",
         {"head_dim": 16},
@@ -203,9 +203,9 @@ def as_documented(
         place = torch.arange(end - start)
         back = place[:, None] - place[None, :]
         is_seen = (back >= -after) & ((back <= before) | (before == -1))
-        row = (each[start:end].transpose(0, 1)[None] for each in (query, key, value))
+        q, k, v = (each[start:end].transpose(0, 1)[None] for each in (query, key, value))
         output = torch.nn.functional.scaled_dot_product_attention(
-            *row, is_seen, scale=options["scale"], enable_gqa=options["enable_gqa"]
+            q, k, v, is_seen, scale=options["scale"], enable_gqa=options["enable_gqa"]
         )
         outputs.append(output[0].transpose(0, 1))
     return torch.cat(outputs)

@@ -32,7 +32,7 @@ def tokenizers(shared_data: Path, smollm2: Path, folder: Path) -> dict[str, Path
 @pytest.fixture(scope="module")
 def sharegpt(downloads: Path) -> list[Conversation]:
     """All complete rows. The others must be exactly those that are known to be broken."""
-    rows, reasons = [], Counter()
+    rows, reasons = list[Conversation](), Counter[str]()
     for source, raw in raw_rows(sharegpt_file(downloads), "sharegpt.json"):
         row = _parsed(raw, source)
         if isinstance(row, BadRow):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,13 @@ FILES = ("alpaca_en_demo.json", "alpaca_zh_demo.json", "glaive_toolcall_en_demo.
 NUM_ROWS = (999, 1000, 300)
 
 
-def prepare(shared_data: Path, output: Path, max_seq_len: int) -> dict[str, object]:
+def prepare(shared_data: Path, output: Path, max_seq_len: int) -> dict[str, Any]:
     manifest = sftctl(
         "prepare-data", *[shared_data / name for name in FILES], "--output", output,
         "--tokenizer", shared_data / "minimind_tokenizer", "--max-seq-len", max_seq_len, "--json",
     )  # fmt: skip
-    return json.loads(manifest)
+    read: dict[str, Any] = json.loads(manifest)
+    return read
 
 
 @pytest.fixture(scope="module")

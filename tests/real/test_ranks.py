@@ -1,6 +1,8 @@
 """One rank, two ranks, two ranks under torchrun: the same steps and the same updates."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tests.real.conftest import column, sftctl
 
 pytestmark = pytest.mark.real
 
-LAUNCHES = {
+LAUNCHES: dict[str, dict[str, Any]] = {
     "one rank": {},
     "two ranks": {"ranks": ("--nproc-per-node", 2)},
     "torchrun": {"torchrun": 2},
@@ -56,8 +58,9 @@ def single_step(folder: Path, store: Path) -> dict[str, Path]:
 def relative_distance(a: Tensors, b: Tensors) -> float:
     """||a - b|| / ||a||, over all tensors together."""
     assert a.keys() == b.keys()
-    difference = sum((a[name] - b[name]).double().square().sum() for name in a)
-    return float((difference / sum(tensor.double().square().sum() for tensor in a.values())).sqrt())
+    difference = sum(float((a[name] - b[name]).double().square().sum()) for name in a)
+    size = sum(float(tensor.double().square().sum()) for tensor in a.values())
+    return math.sqrt(difference / size)
 
 
 def test_every_launch_trains_the_same_examples_in_every_step(twenty_steps: dict[str, Path]) -> None:

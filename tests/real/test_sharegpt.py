@@ -22,7 +22,9 @@ def stores(downloads: Path, smollm2: Path, folder: Path) -> dict[str, TokenStore
     return {engine: TokenStore.open(folder / engine) for engine in ("auto", "hf")}
 
 
-def test_ids_and_masks_are_those_of_the_reference_for_every_row(stores: dict) -> None:
+def test_ids_and_masks_are_those_of_the_reference_for_every_row(
+    stores: dict[str, TokenStore],
+) -> None:
     fast, reference = stores["auto"], stores["hf"]
     assert fast.manifest.engine.startswith("splintr-rs ")
     assert fast.manifest.engine_rows_checked > 100
@@ -33,7 +35,7 @@ def test_ids_and_masks_are_those_of_the_reference_for_every_row(stores: dict) ->
         assert np.array_equal(np.load(file), np.load(reference.path / "train" / file.name)), file
 
 
-def test_every_row_is_kept_or_in_the_ledger(stores: dict) -> None:
+def test_every_row_is_kept_or_in_the_ledger(stores: dict[str, TokenStore]) -> None:
     manifest = stores["auto"].manifest
     assert manifest.rows_read == 17_672  # the last one is cut
     assert (manifest.rows_dropped["empty"], manifest.rows_dropped["cut_off"]) == (126, 1)

@@ -44,7 +44,8 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
         [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_dict=True,
         return_tensors="pt",
     )  # fmt: skip
-    return model.eval()(input_ids=prompt["input_ids"]).logits  # (1, T, V)
+    logits: torch.Tensor = model.eval()(input_ids=prompt["input_ids"]).logits  # (1, T, V)
+    return logits
 
 
 def test_a_few_steps_lower_the_validation_loss(run: Path) -> None:

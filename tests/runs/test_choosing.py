@@ -54,7 +54,8 @@ def test_the_best_is_the_first_of_the_smallest_losses(
 
 def test_patience_counts_evaluations_without_a_better_one() -> None:
     train = TrainConfig(eval_interval=1, patience=2)
-    assert [is_out_of_patience(train, after([9, 4, 5, 6][:n], 0.0)) for n in (1, 2, 3, 4)] == [
+    losses = [9.0, 4.0, 5.0, 6.0]
+    assert [is_out_of_patience(train, after(losses[:n], 0.0)) for n in (1, 2, 3, 4)] == [
         False, False, False, True
     ]  # fmt: skip
     assert not is_out_of_patience(train, None)

@@ -11,16 +11,15 @@ from sftctl.config.load import config_to_dict, load_config
 from sftctl.config.schema import RunConfig
 from sftctl.environment import usable_cores
 from sftctl.runs.differences import (
-    ROUNDED,
     ComputeHere,
     DataHere,
     Difference,
-    allowable_keys,
     differences_at_step_0,
     differences_of,
     threads_for,
     versions,
 )
+from sftctl.runs.effects import ROUNDED, allowable_keys
 from tests.toys.checkpoints import make_manifest
 
 VERSIONS = {"torch": "2.13.0", "cpu": "AVX512"}

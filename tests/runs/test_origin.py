@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run_training(short).run_dir, run_training(long).run_dir
 
 
-def described(checkpoint: Path, **changes: object) -> None:
+def described(checkpoint: Path, **changes: Any) -> None:
     """Give the checkpoint a manifest with `changes`."""
     data = manifest_bytes(replace(read_manifest(checkpoint), **changes))
     (checkpoint / MANIFEST_NAME).write_bytes(data)

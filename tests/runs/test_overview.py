@@ -62,9 +62,9 @@ def test_what_chose_the_best_step_is_named_and_each_set_has_its_loss(tmp_path: P
     (line,) = runs_in(tmp_path)
     assert (line.best_of, line.best, line.best_step) == ("exact of ones", 0.5, 4)
     assert line.set_losses == {"ones": 1.25, "zeros": 2.5}
-    row, sets = shown_on(200, [line])[1], shown_on(200, [line])[4]
+    row, others = shown_on(200, [line])[1], shown_on(200, [line])[4]
     assert "2.0000 -> 2.0000  exact of ones 0.5000 at 4" in row
-    assert sets == "run: ones 1.2500, zeros 2.5000"
+    assert others == "run: ones 1.2500, zeros 2.5000"
 
 
 def shown_on(width: int, lines: list[RunLine]) -> list[str]:

@@ -6,6 +6,7 @@ version 0.2. So runs of those versions go on. The same texts give the same files
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -62,7 +63,7 @@ def build_tokenizer(texts: Iterator[str]) -> Tokenizer:
         [pre_tokenizers.Digits(individual_digits=True), byte_level]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    options = {
+    options: dict[str, Any] = {
         "special_tokens": SPECIAL_TOKENS,
         "initial_alphabet": byte_level.alphabet(),
         "show_progress": False,

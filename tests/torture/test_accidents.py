@@ -86,9 +86,7 @@ def test_a_store_that_shrinks_is_one_line_and_the_last_save_is_whole(
         file, run = store / draw.choice((TOKENS, MASK)), tmp_path / f"run-{number}"
         original = file.read_bytes()
         size = draw.randrange(0, len(original) // 8)
-        code, printed = disturbed(
-            store, run, draw, lambda file=file, size=size: os.truncate(file, size)
-        )
+        code, printed = disturbed(store, run, draw, partial(os.truncate, file, size))
         lines = [line for line in printed.splitlines() if line.startswith("error: ")]
         assert code == 3 and len(lines) == 1 and str(file) in lines[0], printed
         assert "Traceback" not in printed

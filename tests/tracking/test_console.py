@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -212,7 +213,7 @@ def test_the_answer_to_a_signal_is_a_line_above_and_a_word_in_the_panel() -> Non
 def test_the_panel_of_a_resumed_run_starts_at_its_step() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
-    past: dict[str, object] = {
+    past: dict[str, Any] = {
         "past_losses": [4.0] * 40 + [2.0] * 40,
         "past_validation": (7.5, 3.25, 200),
     }

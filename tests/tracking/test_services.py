@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -181,19 +182,27 @@ def test_another_run_of_the_same_name_is_a_new_one_in_trackio(tmp_path: Path) ->
 
 
 def test_a_run_writes_to_tensorboard_and_goes_on_there(tmp_path: Path) -> None:
-    keys = {"tracking__trackers": ["tensorboard"], "train__max_steps": 2, "data__val_fraction": 0.3}
+    keys: dict[str, Any] = {
+        "tracking__trackers": ["tensorboard"],
+        "train__max_steps": 2,
+        "data__val_fraction": 0.3,
+    }
     config = toy_config(tmp_path, **keys)
     run = run_training(config).run_dir
     run_training(config, ResumeRequest(run, step=1, max_steps=3))
-    losses = [(line["step"], pytest.approx(line["loss"])) for line in metrics_of(run)]
+    losses: list[Any] = [(line["step"], pytest.approx(line["loss"])) for line in metrics_of(run)]
     series = in_tensorboard(run)
     assert series["train/loss"] == losses
     last = events_named(run, "evaluation")[-1]["validation_loss"]
-    assert series["validation/loss"][-1] == (3, pytest.approx(last))
+    assert series["validation/loss"][-1] == pytest.approx((3, last))
 
 
 def test_a_run_that_died_before_its_first_checkpoint_has_step_0_once(tmp_path: Path) -> None:
-    keys = {"tracking__trackers": ["tensorboard"], "train__max_steps": 1, "data__val_fraction": 0.3}
+    keys: dict[str, Any] = {
+        "tracking__trackers": ["tensorboard"],
+        "train__max_steps": 1,
+        "data__val_fraction": 0.3,
+    }
     config = toy_config(tmp_path, **keys)
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -73,9 +73,9 @@ def test_the_rows_of_a_file_are_accounted_for_at_the_start(
     assert (data["rows_read"], data["rows_kept"]) == (25, 22)
     assert data["rows_dropped"] == {"broken_json": 2, "empty": 1}
     shown = capfd.readouterr().err
-    file = tmp_path / "toy.jsonl"
-    assert f"\ndata {file}: 22 of 25 rows kept; dropped: broken_json 2 (first {file}:23), " in shown
-    assert f"empty 1 (first {file}:24); ledger: {data['ledger']}\n" in shown
+    path = tmp_path / "toy.jsonl"
+    assert f"\ndata {path}: 22 of 25 rows kept; dropped: broken_json 2 (first {path}:23), " in shown
+    assert f"empty 1 (first {path}:24); ledger: {data['ledger']}\n" in shown
     assert Path(data["ledger"]).read_bytes().count(b"\n") == 3
     assert "warning: rows: 12% of the rows are dropped (broken_json 2, empty 1); " in shown
     plan = plan_run(replace(config, output_dir=tmp_path / "other"))

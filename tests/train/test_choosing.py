@@ -15,6 +15,7 @@ from sftctl.checkpoint.directory import list_checkpoints, ranked_checkpoints
 from sftctl.checkpoint.layout import read_manifest, step_of
 from sftctl.checkpoint.sealed import read_seal
 from sftctl.config.load import load_config
+from sftctl.data.loading.loader import evaluation_rounds
 from sftctl.errors import ConfigError
 from sftctl.inspection.inspect import inspect_path
 from sftctl.metrics import RunSummary
@@ -214,9 +215,7 @@ def test_a_signal_in_the_evaluation_of_the_best_step_changes_no_choice(
 ) -> None:
     blocks = "sftctl.train.engine.evaluate.evaluation_rounds"
     with pytest.MonkeyPatch.context() as patch:
-        from sftctl.train.engine import evaluate
-
-        patch.setattr(blocks, signal_in_call(BEST + 1, evaluate.evaluation_rounds))
+        patch.setattr(blocks, signal_in_call(BEST + 1, evaluation_rounds))
         stopped = run_training(toy_config(tmp_path, **SETTINGS))
     assert (stopped.status, stopped.step, stopped.best_step) == ("stopped", BEST, BEST - 1)
     assert resume(tmp_path / "run").final_step == BEST

@@ -70,8 +70,8 @@ def test_the_metric_is_a_number_of_the_set_and_each_answer_is_kept(folder: Path)
         values = evaluation_values(event)
         assert values["validation/length_ratio"] == event["metrics"]["length_ratio"]
         assert "validation/num_prompts" not in values
-        line = event_line("evaluation", event["step"], event)
-        assert f", length_ratio {event['metrics']['length_ratio']:.4f}" in line
+        shown = event_line("evaluation", event["step"], event)
+        assert f", length_ratio {event['metrics']['length_ratio']:.4f}" in shown
 
 
 def test_the_metric_chooses_the_best_step(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_run_is_the_same_with_a_metric_and_after_a_resume_without_its_file(
 
 def test_a_metric_that_fails_is_named_and_has_no_number(tmp_path: Path) -> None:
     names = ["fails_later", "length_ratio", "not_finite"]
-    keys = {"evaluation__metrics": [f"{HERE}:{name}" for name in names]}
+    keys: dict[str, Any] = {"evaluation__metrics": [f"{HERE}:{name}" for name in names]}
     run = train(tmp_path, **keys, evaluation__best="max fails_later", train__patience=1)
     warnings = [one["message"] for one in events_named(run, "warning")]
     where = f"evaluation.metrics: {HERE}"

@@ -136,9 +136,10 @@ def test_the_report_knows_all_stores(trained: Path) -> None:
 
 
 def test_the_sources_of_one_store_have_weights_too(tmp_path: Path) -> None:
-    files = [
-        toy_data(folder, 5) for folder in (tmp_path / "x", tmp_path / "y") if not folder.mkdir()
-    ]
+    files = []
+    for folder in (tmp_path / "x", tmp_path / "y"):
+        folder.mkdir()
+        files.append(toy_data(folder, 5))
     store = tmp_path / "store"
     options = PrepareOptions(names=("x", "y"))
     config = load_config(None)

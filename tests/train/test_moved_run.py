@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests.toys.runs import (
 
 
 def train_until(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object], **settings: object
+    folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object], **settings: Any
 ) -> CheckpointError:
     """Train a run whose directory `act` changes after step 3; the error that ends it."""
 

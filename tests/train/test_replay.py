@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_changed_metrics_are_found(run: Path) -> None:
     ]
 
 
-def replace_last(run: Path, tensor: str = "", **facts: int) -> None:
+def replace_last(run: Path, tensor: str = "", **facts: Any) -> None:
     """Replace a run's last checkpoint by one with a changed tensor or counter and right hashes."""
     path = sorted((run / "checkpoints").iterdir())[-1]
     manifest, tensors = read_manifest(path), stored_tensors(path)

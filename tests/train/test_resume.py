@@ -444,7 +444,7 @@ def test_auto_resume_finds_the_run_that_is_there(
     assert existing_run(toy_config(tmp_path)) is None
 
 
-def auto_resume(run: Path, **changes: object) -> ResumeRequest:
+def auto_resume(run: Path, **changes: Any) -> ResumeRequest:
     """The command that began the run, with other options."""
     data = RunDir.open(run).config().data.path
     config = toy_config(run.parent, checkpoint__save_interval=4, data__path=data, **changes)

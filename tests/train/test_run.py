@@ -83,12 +83,14 @@ def test_validation_happens_at_the_start_at_every_interval_and_at_the_end(tmp_pa
     assert steps[1:-1] == [s for s in range(3, summary.total_steps, 3)]
     assert all(event["num_target_tokens"] > 0 for event in evaluations)
     assert summary.validation_loss == evaluations[-1]["validation_loss"]
+    assert summary.validation_loss is not None and summary.first_validation_loss is not None
     assert summary.validation_loss < summary.first_validation_loss
 
 
 def test_the_bundled_sample_and_the_default_model_learn(tmp_path: Path) -> None:
     config = load_config(None, {"output_dir": str(tmp_path / "run"), "train.max_steps": 6})
     summary = run_training(config)
+    assert summary.validation_loss is not None and summary.first_validation_loss is not None
     assert summary.validation_loss < 0.95 * summary.first_validation_loss
     assert summary.first_validation_loss == pytest.approx(math.log(2048), rel=0.05)
 
@@ -161,5 +163,5 @@ def test_a_dry_run_plans_the_steps_and_writes_nothing(tmp_path: Path) -> None:
     plan = plan_run(toy_config(tmp_path))
     assert (plan.num_examples, plan.steps_per_epoch, plan.total_steps) == (NUM_EXAMPLES, 6, 12)
     assert plan.learning_rates[0][0] == 1
-    assert plan.learning_rates[-1] == (12, pytest.approx(1e-4))
+    assert plan.learning_rates[-1] == pytest.approx((12, 1e-4))
     assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ def write(folder: Path, **settings: Any) -> Path:
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-    wrapped.save_pretrained(folder / "adapter")
+    wrapped.save_pretrained(str(folder / "adapter"))
     return folder / "adapter"
 
 

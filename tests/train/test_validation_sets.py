@@ -194,7 +194,7 @@ def test_settings_that_mean_nothing_are_refused(values: dict[str, object], messa
 
 def test_sets_that_can_not_be_opened_are_named(tmp_path: Path) -> None:
     rows(tmp_path / "a.jsonl", "a")
-    cases: list[tuple[dict[str, object], type[SftctlError], str]] = [
+    cases: list[tuple[dict[str, Any], type[SftctlError], str]] = [
         ({"evaluation.sets": [{"name": "a", "path": str(tmp_path / "gone.jsonl")}]}, DataError,
          "evaluation.sets: a: "),
         ({"evaluation.best": "chat.loss", "data.val_fraction": 0.3}, ConfigError,

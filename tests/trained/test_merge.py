@@ -73,14 +73,15 @@ def write_adapter(folder: Path, family: str, sizes: dict[str, Any], lora: dict[s
     base.save_pretrained(folder / "base")
     tokenizer.save(folder / "base")
     model = load_pretrained(str(folder / "base"))
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "task_type": "CAUSAL_LM"} | lora
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR}
+    settings |= {"task_type": "CAUSAL_LM"} | lora
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if parameter.requires_grad and "magnitude" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-    wrapped.save_pretrained(folder / "adapter")
+    wrapped.save_pretrained(str(folder / "adapter"))
     return folder / "adapter"
 
 
@@ -232,7 +233,11 @@ def test_merge_is_for_adapters_and_adapters_are_merged(adapter: Path, tmp_path: 
 
 
 def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
-    settings = {"train__max_steps": 3, "optim__learning_rate": 0.05, "train__dtype": "float32"}
+    settings: dict[str, Any] = {
+        "train__max_steps": 3,
+        "optim__learning_rate": 0.05,
+        "train__dtype": "float32",
+    }
     run_training(lora_config(tmp_path, **settings))
     run, checkpoint = tmp_path / "run", tmp_path / "run/checkpoints/step-00000003"
     proof = export_merged(run, tmp_path / "merged", "float32")
@@ -271,7 +276,11 @@ def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
 
 
 def test_new_tokens_of_an_adapter_run_are_merged(tmp_path: Path) -> None:
-    settings = {"train__max_steps": 1, "model__new_tokens": ["<tool>"], "train__dtype": "float32"}
+    settings: dict[str, Any] = {
+        "train__max_steps": 1,
+        "model__new_tokens": ["<tool>"],
+        "train__dtype": "float32",
+    }
     run_training(lora_config(tmp_path, **settings))
     for name in ("final", "checkpoints/step-00000001"):
         proof = export_merged(tmp_path / "run" / name, tmp_path / name[:5], "float32")

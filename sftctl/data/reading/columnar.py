@@ -66,13 +66,12 @@ class _Table:
     def rows(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
         if self._is_parquet:
             for batch in self._batches.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-                yield batch.to_pylist(maps_as_pydicts="strict")
+                yield batch.to_pylist()
             return
         for batch in self._batches:
             chosen = batch.select(columns)
             for start in range(0, chosen.num_rows, _ROWS_AT_A_TIME):
-                rows = chosen.slice(start, _ROWS_AT_A_TIME)
-                yield rows.to_pylist(maps_as_pydicts="strict")
+                yield chosen.slice(start, _ROWS_AT_A_TIME).to_pylist()
 
 
 def _opened(path: Path, name: str, stack: ExitStack) -> _Table:
@@ -107,7 +106,7 @@ def _whole(batches: Iterator[list[dict[str, Any]]], name: str) -> Iterator[list[
 
     try:
         yield from batches
-    except (pyarrow.ArrowException, OSError, KeyError) as problem:  # KeyError: twice in a map
+    except (pyarrow.ArrowException, OSError) as problem:
         if getattr(problem, "errno", None):  # the disk's own error, not the content's
             raise
         raise _damaged(name, problem) from problem

@@ -58,7 +58,8 @@ def test_filled_media_next_to_the_text_are_refused(key: str, value: Any) -> None
             read(row)
         assert caught.value.reason == "not_text"
         assert f"{key!r} is filled" in caught.value.message
-    for empty in (None, [], "", {}, False):
+    empties: list[Any] = [None, [], "", {}, False]
+    for empty in empties:
         row = {"messages": [USER | {key: empty}, ANSWER], key: empty}
         assert read(row).messages == (USER, ANSWER)
 

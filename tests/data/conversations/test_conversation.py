@@ -1,5 +1,7 @@
 """JSON text becomes a Conversation, or a BadRow with file, line and reason."""
 
+from typing import Any
+
 import pytest
 
 from sftctl.data.conversations.conversation import from_text
@@ -11,13 +13,16 @@ TOOLS = [{"name": "search", "parameters": {}}]
 
 
 def test_rows_with_the_same_messages_have_the_same_digest_in_every_shape() -> None:
-    same = [
+    same: list[dict[str, Any]] = [
         {"messages": [USER, ANSWER]},
         {"messages": [USER, ANSWER | {"weight": 0}], "id": 7},
         {"instruction": "Hi", "output": "Hello"},
         {"prompt": "Hi", "completion": "Hello"},
     ]
-    others = [{"messages": [USER]}, {"messages": [USER, ANSWER], "tools": TOOLS}]
+    others: list[dict[str, Any]] = [
+        {"messages": [USER]},
+        {"messages": [USER, ANSWER], "tools": TOOLS},
+    ]
     digests = [read(row).digest for row in same]
     assert len(set(digests)) == 1
     assert len({*digests, *(read(row).digest for row in others)}) == 3

@@ -245,7 +245,7 @@ def evaluated_by(world_size: int, store: ToyStore, **changes: Any) -> list[list[
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("num_examples", [1, 19, 600])
 def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: int) -> None:
-    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
+    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples).tolist())
     ranks = evaluated_by(world_size, store)
     together = [index for batches in ranks for index in examples_of(batches)]
     assert sorted(together) == list(range(num_examples))
@@ -258,7 +258,7 @@ def test_an_evaluation_covers_each_example_once(num_examples: int, world_size: i
 def test_an_evaluation_in_lockstep_covers_the_same_in_equally_many_micro_batches(
     num_examples: int, world_size: int
 ) -> None:
-    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples))
+    store = ToyStore(np.random.default_rng(1).integers(2, 40, num_examples).tolist())
     ranks = evaluated_by(world_size, store, lockstep=True)
     assert len({len(batches) for batches in ranks}) == 1
     together = [index for batches in ranks for index in examples_of(batches)]
@@ -281,7 +281,7 @@ def test_without_loader_processes_the_next_step_is_made_ahead() -> None:
     asked: set[int] = set()
     is_ahead = threading.Event()
     store = Watched([9, 14, 5, 11, 7, 8, 3, 12], vocab_size=53)
-    steps = StepLoader(store, SHAPE, LoaderSettings()).steps(0)
+    steps: Any = StepLoader(store, SHAPE, LoaderSettings()).steps(0)
     next(steps)
     assert is_ahead.wait(timeout=300)
     steps.close()

@@ -15,6 +15,7 @@ from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML, SHARED, CountingTokenizer, conversations, load
 from tests.toys.first_sample import TRAIN, VALIDATION
 from tests.toys.masks import TURNS, Messages, conversation, trained, trained_runs
@@ -26,9 +27,10 @@ SPACED = (
 ANY = conversation(TURNS)
 
 
-def mask_of(text: str, *targets: tuple[int, int], tokenizer: CountingTokenizer) -> list[bool]:
+def mask_of(text: str, *targets: tuple[int, int], tokenizer: ChatTokenizer) -> list[bool]:
     [example] = encode_texts([TrainingText(text, list(targets))], ANY, tokenizer)
-    return example.loss_mask.tolist()
+    mask: list[bool] = example.loss_mask.tolist()
+    return mask
 
 
 @pytest.mark.parametrize("is_fast", [False, True])
@@ -92,8 +94,8 @@ def test_all_tokens_of_one_character_are_on_one_side(chatml: CountingTokenizer) 
 class OtherIds(CountingTokenizer):
     """A fast engine whose ids differ from the reference's."""
 
-    is_fast = True  # type: ignore[assignment]
-    engine = "other 1.0"  # type: ignore[assignment]
+    is_fast = True
+    engine = "other 1.0"
 
     def encode(self, text: str) -> Ids:
         return super().encode(text)[::-1]
@@ -151,8 +153,8 @@ def test_a_row_without_an_exact_mask_is_refused(
 def test_an_answer_without_a_token_edge_is_encoded_apart_from_its_prompt(
     chatml: CountingTokenizer, is_fast: bool
 ) -> None:
-    tokenizer = load(SAMPLE_TOKENIZER, SPACED)
-    tokenizer = tokenizer.fast() if is_fast else tokenizer
+    reference = load(SAMPLE_TOKENIZER, SPACED)
+    tokenizer = reference.fast() if is_fast else reference
     turns = [TURNS[1], {"role": "assistant", "content": "the"}] * 2
     texts = training_texts(conversation(turns), tokenizer, "assistant")
     examples = encode_texts(texts, conversation(turns), tokenizer)

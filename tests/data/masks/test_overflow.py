@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftctl.config.schema import Overflow, TrainOn
-from sftctl.data.conversations.conversation import Conversation, Message
+from sftctl.data.conversations.conversation import Conversation
+from sftctl.data.conversations.message_list import Message
 from sftctl.data.example import TokenizedExample
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import tokenize

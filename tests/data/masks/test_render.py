@@ -1,5 +1,7 @@
 """Text that leaves out tools or tool calls is refused."""
 
+from typing import Any
+
 import pytest
 
 from sftctl.data.ledger import BadRow
@@ -49,7 +51,10 @@ def test_a_name_that_somebody_mentions_does_not_prove_that_tools_are_rendered(
 ) -> None:
     with pytest.raises(BadRow, match="the chat template does not render the tool 'search'"):
         trained(chatml, PLAIN, tools=[TOOL])
-    mentioned = [PLAIN[0], {"role": "assistant", "content": "I search", "tool_calls": [CALL]}]
+    mentioned: list[dict[str, Any]] = [
+        PLAIN[0],
+        {"role": "assistant", "content": "I search", "tool_calls": [CALL]},
+    ]
     with pytest.raises(BadRow, match=f"message 2: {CALLS_DROPPED}"):
         trained(chatml, mentioned)
     tokenizer = load(SAMPLE_TOKENIZER, WITH_CALLS)
@@ -64,7 +69,7 @@ def test_a_call_must_be_in_the_text_of_its_own_turn() -> None:
         "{{ m.content }}{% if loop.index0 == 1 %}{{ m.tool_calls | tojson }}{% endif %}",
     )
     calling = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    messages = [PLAIN[0], calling, PLAIN[0], calling]
+    messages: list[dict[str, Any]] = [PLAIN[0], calling, PLAIN[0], calling]
     with pytest.raises(BadRow, match=f"message 4: {CALLS_DROPPED}"):
         trained(load(SAMPLE_TOKENIZER, template), messages)
 
@@ -76,7 +81,8 @@ def test_a_template_that_needs_the_calls_renders_them() -> None:
         "{% if m.role == 'assistant' and not m.tool_calls %}{{ raise_exception('no') }}{% endif %}"
         "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}",
     )
-    messages = [PLAIN[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    calling = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    messages: list[dict[str, Any]] = [PLAIN[0], calling]
     assert len(trained(load(SAMPLE_TOKENIZER, template), messages)) == 1
 
 

@@ -1,5 +1,7 @@
 """What is trained with each `train_on`, and which messages are only context."""
 
+from typing import Any
+
 import pytest
 
 from sftctl.data.ledger import BadRow
@@ -110,12 +112,15 @@ def test_train_on_last_with_a_message_after_the_last_turn() -> None:
 
 def test_train_on_all_refuses_context_that_is_written_differently_later() -> None:
     tokenizer = load(SAMPLE_TOKENIZER, FORGETFUL)
-    marked = [THINKING[0], THINKING[1] | {"train": False}, *THINKING[2:]]
+    marked: list[dict[str, Any]] = [THINKING[0], THINKING[1] | {"train": False}, *THINKING[2:]]
     message = "message 2: the chat template writes this message differently when others follow it"
     with pytest.raises(BadRow, match=message) as caught:
         trained(tokenizer, marked, "all")
     assert caught.value.reason == "mask_not_exact"
-    user_rewritten = [THINKING[0] | {"content": "a</think>b", "train": False}, *THINKING[1:]]
+    user_rewritten: list[dict[str, Any]] = [
+        THINKING[0] | {"content": "a</think>b", "train": False},
+        *THINKING[1:],
+    ]
     with pytest.raises(BadRow, match="message 1: the chat template writes this message"):
         trained(tokenizer, user_rewritten, "all")
 

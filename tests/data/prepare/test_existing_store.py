@@ -66,7 +66,7 @@ def test_another_setting_makes_a_new_store_and_says_why(
     settings = replace(SETTINGS, **change)
     made = prepare_store([rows], store, chatml, settings)
     assert not made.is_reused
-    assert made.replaced.startswith(why)
+    assert str(made.replaced).startswith(why)
     assert TokenStore.open(store).manifest == made.manifest
     assert prepare_store([rows], store, chatml, settings).is_reused
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]

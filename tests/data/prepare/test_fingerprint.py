@@ -9,7 +9,7 @@ from sftctl.config.schema import DataConfig
 from sftctl.data.prepare.fingerprint import PrepareOptions, store_fingerprint
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, Engine
 from tests.toys.data import CHATML, load
 
 DATA = DataConfig(max_seq_len=64)
@@ -74,10 +74,11 @@ def test_stores_of_older_versions_keep_their_fingerprint(
     monkeypatch.setattr("sftctl.data.prepare.fingerprint.MASK_RULES_VERSION", 3)
     for name in ("content_hash", "template_hash"):
         monkeypatch.setattr(chatml, name, "0" * 64)
-    for data, engine, fingerprint in (
+    made: list[tuple[DataConfig, Engine, str]] = [
         (DataConfig(), "auto", "c6c9f17656d71b00"),
         (DataConfig(max_seq_len=64, val_fraction=0.5), "hf", "5ca4e1ae365aab58"),
-    ):
+    ]
+    for data, engine, fingerprint in made:
         options = PrepareOptions(engine=engine)
         assert store_fingerprint([rows], chatml, data, options=options).startswith(fingerprint)
 

@@ -67,7 +67,7 @@ def test_the_manifest_on_disk_counts_what_the_store_holds(
     assert manifest["num_validation_examples"] == len(validation)
     assert manifest["num_tokens"] == store.lengths.sum()
     assert manifest["num_target_tokens"] == store.target_lengths.sum()
-    assert manifest["num_target_tokens"] == sum(int(item.loss_mask.sum()) for item in store)
+    assert manifest["num_target_tokens"] == sum(int(item.loss_mask.sum()) for item in iter(store))
     assert manifest["splits"]["validation"]["num_tokens"] == validation.lengths.sum()
     assert manifest["rows_read"] == manifest["rows_kept"] == 200 == len(store) + len(validation)
     assert manifest["rows_dropped"] == {}
@@ -165,7 +165,7 @@ def test_a_row_never_changes_its_split(tmp_path: Path, chatml: ChatTokenizer, ro
     others = [row(f"Another {i}?") for i in range(50)]
     written(rows, [*others, *reversed(lines), *others])
     _prepared(tmp_path / "b", rows, chatml, val_fraction=0.3)
-    sides = {}
+    sides: dict[str, str] = {}
     for store in ("a", "b"):
         for split in ("train", "validation"):
             for text in texts_of(tmp_path / store, split, chatml):
@@ -281,7 +281,7 @@ def test_nothing_left_to_train_on_is_an_error(
     message = "no row is left to train on out of 200 read; too_long_dropped: 200"
     with pytest.raises(DataError, match=message) as caught:
         _prepared(tmp_path / "s", rows, chatml, max_seq_len=4, overflow="drop")
-    assert caught.value.hint.startswith(f"the first: {rows}:1: longer than ")
+    assert str(caught.value.hint).startswith(f"the first: {rows}:1: longer than ")
     with pytest.raises(DataError, match="no row is left to train on out of 200 read") as caught:
         _prepared(tmp_path / "s", rows, chatml, val_fraction=1.0)
     assert caught.value.hint == "lower --val-fraction"
@@ -320,8 +320,8 @@ def test_a_row_of_the_validation_inputs_is_never_trained(
     assert manifest.num_validation_examples == 3
     assert manifest.rows_dropped == {"no_target": 1, "in_validation": 1}
     assert manifest.rows_duplicated == 1
-    train, held_out = (set(texts_of(tmp_path / "s", split, chatml)) for split in SPLITS)
-    assert not train & held_out
+    trained, validated = (set(texts_of(tmp_path / "s", split, chatml)) for split in SPLITS)
+    assert not trained & validated
     [_, entry] = ledger_of(tmp_path / "s")
     assert (entry["file"], entry["line"]) == (str(rows), 4)
     assert entry["tokens_lost"] > 0

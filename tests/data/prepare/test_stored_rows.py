@@ -27,7 +27,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def asked(store: Path, split: str, given: Path | None, tokenizer: CountingTokenizer) -> list[str]:
-    rows = stored_rows(TokenStore.open(store, split), given and str(given), tokenizer)
+    rows = stored_rows(TokenStore.open(store, split), str(given) if given else None, tokenizer)
     return [row.messages[0]["content"] for row in rows]
 
 

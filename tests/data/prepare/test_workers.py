@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_items_are_taken_a_few_at_a_time() -> None:
             taken.append(item)
             yield item
 
-    results = Work(function=slow_when_even).in_order(items(), 2)
+    results: Any = Work(function=slow_when_even).in_order(items(), 2)
     next(results)
     assert len(taken) <= 6
     results.close()

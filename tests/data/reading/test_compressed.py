@@ -18,7 +18,8 @@ EXPECTED = [(number + 1, {"a": str(number)}) for number in range(20_000)]
 
 
 def zstandard_of(content: bytes) -> bytes:
-    return pytest.importorskip("zstandard").compress(content)
+    compressed: bytes = pytest.importorskip("zstandard").compress(content)
+    return compressed
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard_of], ids=["gz", "zst"])

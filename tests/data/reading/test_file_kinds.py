@@ -111,7 +111,7 @@ def rows_of_json(path: Path) -> list[tuple[int, object]]:
     """The rows that are JSON, with their lines."""
     from sftctl.data.reading.rows import raw_rows
 
-    found = []
+    found: list[tuple[int, object]] = []
     for source, raw in raw_rows(path, "rows"):
         if isinstance(raw, bytes) and raw.strip() == ROW.strip():
             found.append((source.line, raw))

@@ -94,7 +94,8 @@ def test_the_first_weights_depend_on_the_seed_alone() -> None:
 
 def test_a_new_adapter_changes_nothing() -> None:
     ids = torch.arange(3, 20)[None]
-    for settings in ({}, {"use_dora": True}, {"use_rslora": True}):
+    kinds: list[dict[str, Any]] = [{}, {"use_dora": True}, {"use_rslora": True}]
+    for settings in kinds:
         model = adapted(**settings).eval()
         assert torch.allclose(model(ids).logits, toy_base().eval()(ids).logits, atol=1e-5)
 

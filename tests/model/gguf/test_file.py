@@ -41,7 +41,8 @@ def test_a_model_from_a_gguf_file_computes_what_it_computed(
 
 def test_a_rope_scaling_that_is_not_read_is_a_warning(tmp_path: Path) -> None:
     file, said = tmp_path / "base.gguf", list[str]()
-    write_gguf_model(file, toy_base("qwen3"), **{"qwen3.rope.scaling.type": "yarn"})
+    scaling: dict[str, Any] = {"qwen3.rope.scaling.type": "yarn"}
+    write_gguf_model(file, toy_base("qwen3"), **scaling)
     load_pretrained(str(file), said.append)
     [line] = said
     assert line.startswith(f"model {file}: its RoPE scaling is not read: type yarn; ")

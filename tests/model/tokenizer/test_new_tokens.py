@@ -101,16 +101,13 @@ def rows(folder: Path) -> Path:
 
 
 def config_of(folder: Path, base: Path, **settings: Any) -> RunConfig:
-    return toy_config(
-        folder,
-        **{
-            "model__name": str(base),
-            "data__path": str(rows(folder)),
-            "train__max_steps": 3,
-            "optim__learning_rate": 0.01,
-        }
-        | settings,
-    )
+    usual: dict[str, Any] = {
+        "model__name": str(base),
+        "data__path": str(rows(folder)),
+        "train__max_steps": 3,
+        "optim__learning_rate": 0.01,
+    }
+    return toy_config(folder, **usual | settings)
 
 
 def test_a_run_trains_saves_and_resumes_new_tokens(tmp_path: Path, base: Path) -> None:

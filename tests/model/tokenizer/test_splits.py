@@ -34,7 +34,7 @@ def content(
     model = models.BPE(vocab=vocab, merges=merges[::-1] if shadowed else merges)
     model.ignore_merges = ignores_merges
     part = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": list(steps)}
-    own = loads(Tokenizer(model).to_str())
+    own: dict[str, Any] = loads(Tokenizer(model).to_str())
     return own | {"normalizer": normalizer, "pre_tokenizer": part if steps else None}
 
 

@@ -100,7 +100,7 @@ def test_a_factor_multiplies_the_learning_rate_of_its_parameters() -> None:
 
 
 def test_a_run_saves_the_whole_model_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "train__freeze": FROZEN,
         "optim__groups": {"model.norm": 0.5},
         "train__max_steps": 4,
@@ -126,10 +126,11 @@ def test_a_run_saves_the_whole_model_and_resumes_to_the_bit(tmp_path: Path) -> N
     run_training(RunDir.open(again).config(), ResumeRequest(again, step=2))
     assert_same_end(again, run)
 
-    for name, value, message in (
+    changes: list[tuple[str, Any, str]] = [
         ("freeze", ["embeddings"], "train.freeze: .* the optimizer's state is that of other"),
         ("train_only", ["layers[1:]"], "train.train_only: .* is that of other parameters"),
-    ):
+    ]
+    for name, value, message in changes:
         opened = RunDir.open(again)
         config = RunDir.open(run).config()
         opened.write_config(replace(config, train=replace(config.train, **{name: value})))
@@ -140,7 +141,7 @@ def test_a_run_saves_the_whole_model_and_resumes_to_the_bit(tmp_path: Path) -> N
 def test_a_pattern_without_a_match_stops_a_run_before_anything_is_made(tmp_path: Path) -> None:
     for key in ("train__freeze", "train__train_only"):
         with pytest.raises(ConfigError, match=r"nothing\* matches no parameter"):
-            run_training(toy_config(tmp_path, **{key: ["nothing*"]}))
+            run_training(toy_config(tmp_path, **dict[str, Any]({key: ["nothing*"]})))
     with pytest.raises(ConfigError, match=r"optim.groups: nothing\* matches no parameter"):
         run_training(toy_config(tmp_path, optim__groups={"nothing*": 0.1}))
     assert not (tmp_path / "run").exists()

@@ -101,9 +101,10 @@ def test_gradients_below_the_norm_are_left_as_they_are() -> None:
     model = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)])
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.full_like(parameter, float(number))
-    before = [parameter.grad.clone() for parameter in model.parameters()]
+    before = [torch.full_like(p, float(number)) for number, p in enumerate(model.parameters())]
     expected = torch.cat([gradient.flatten() for gradient in before]).norm()
     assert clip_gradients(list(model.parameters()), math.inf, ALONE) == pytest.approx(
         float(expected)
     )
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        assert parameter.grad is not None and torch.equal(parameter.grad, gradient)

@@ -10,7 +10,7 @@ from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.schema import RunConfig
-from sftctl.errors import IncompatibleCheckpoint
+from sftctl.errors import CheckpointError, IncompatibleCheckpoint
 from sftctl.train.engine.state import Stateful, TrainState
 from sftctl.train.opening import restored_session
 from sftctl.train.resume import ResumeRequest
@@ -83,7 +83,7 @@ def test_a_checkpoint_without_the_numbers_of_an_added_stateful_is_refused(
 def test_without_other_numbers_the_manifest_has_no_new_key(tmp_path: Path) -> None:
     run = run_training(config_of(tmp_path)).run_dir
     (path,) = list_checkpoints(run / "checkpoints")
-    values = jsonio.read_object(path / "manifest.json", AssertionError)
+    values = jsonio.read_object(path / "manifest.json", CheckpointError)
     assert values.keys() == OLD_KEYS
     assert values["scaler"].keys() >= {"scale", "_growth_tracker"}
     assert read_manifest(path).numbers == {}

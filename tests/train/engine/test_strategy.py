@@ -13,7 +13,7 @@ import torch
 
 from sftctl import jsonio
 from sftctl.checkpoint.load import load_tensors
-from sftctl.runs.differences import ROUNDED
+from sftctl.runs.effects import ROUNDED
 from sftctl.world import start_world
 from tests.toys.ranks import run_in_turn
 from tests.toys.runs import metrics_of, same_run, stored_tensors, toy_data

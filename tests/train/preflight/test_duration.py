@@ -1,15 +1,18 @@
 """The estimate of how long a run takes: what is tried, and what it is multiplied by."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sftctl.metrics import StepMetrics
+from sftctl.train.engine.step import train_step
 from sftctl.train.preflight import duration
 from sftctl.train.preflight.dry_run import RunPlan, plan_run
 from tests.toys.runs import toy_config
 
 
-def planned(folder: Path, **changes: object) -> RunPlan:
+def planned(folder: Path, **changes: Any) -> RunPlan:
     return plan_run(toy_config(folder, **changes))
 
 
@@ -30,12 +33,11 @@ def test_a_few_steps_of_a_small_model_are_tried_and_no_others(
 ) -> None:
     steps: list[float] = []
 
-    def counted(*given: object) -> object:
-        metrics = duration_step(*given)
+    def counted(*given: Any) -> StepMetrics:
+        metrics = train_step(*given)
         steps.append(metrics.learning_rate)
         return metrics
 
-    duration_step = duration.train_step
     monkeypatch.setattr(duration, "train_step", counted)
     assert planned(tmp_path).time_s is not None
     assert 2 <= len(steps) <= 8 and set(steps) == {0.0}  # no weight changes: nothing can diverge

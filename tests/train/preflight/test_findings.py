@@ -5,6 +5,7 @@ import os
 import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_unwise_is_a_warning_with_a_way_out(
-    tmp_path: Path, overrides: dict[str, object], subject: str, what: str, fix: str
+    tmp_path: Path, overrides: dict[str, Any], subject: str, what: str, fix: str
 ) -> None:
     plan = plan_run(toy_config(tmp_path, **overrides))
     assert ("warning", what, fix) in findings(plan, subject)
@@ -214,7 +215,7 @@ def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_read(
 
 
 def test_the_estimate_grows_with_the_micro_batch_and_shrinks_with_shards(tmp_path: Path) -> None:
-    def memory(num_ranks: int = 1, **overrides: object) -> tuple[int, int]:
+    def memory(num_ranks: int = 1, **overrides: Any) -> tuple[int, int]:
         estimate = plan_run(toy_config(tmp_path, **overrides), None, num_ranks).memory
         assert estimate.activations_bytes is not None
         return estimate.certain_bytes, estimate.activations_bytes
