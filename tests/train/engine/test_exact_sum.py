@@ -118,6 +118,11 @@ def test_the_order_of_the_micro_batches_does_not_change_a_bit(
     assert torch.equal(exact_sum(gradients), expected)
 
 
+def test_a_gradient_is_rounded_to_a_multiple_of_two_to_the_minus_50() -> None:
+    gradient = torch.tensor([2.0**-50, 2.0**-51, 3 * 2.0**-51])
+    assert torch.equal(exact_sum([gradient]), torch.tensor([2.0**-50, 0.0, 2 * 2.0**-50]))
+
+
 def in_order(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The ordinary sum, one addition after the other."""
     return reduce(torch.add, gradients)

@@ -49,10 +49,11 @@ def test_a_tied_weight_has_one_master() -> None:
 
 def test_modules_that_must_stay_in_float32_do() -> None:
     model = make_model()
-    model._keep_in_fp32_modules = ["norm"]
+    model._keep_in_fp32_modules = ["input_layernorm"]
     Weights(model, torch.bfloat16)
-    assert model.model.norm.weight.dtype == torch.float32
-    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert model.model.layers[0].input_layernorm.weight.dtype == torch.float32
+    for other in (model.model.embed_tokens, model.model.layers[1].mlp.up_proj, model.model.norm):
+        assert other.weight.dtype == torch.bfloat16
 
 
 def test_gradients_of_passes_add_up_in_float32() -> None:
@@ -66,8 +67,9 @@ def test_gradients_of_passes_add_up_in_float32() -> None:
         assert model.weight.grad is None
     [master] = weights.trained
     assert master.grad is not None and master.grad.item() == 258.0
+    model.weight.grad = torch.ones((1, 1), dtype=torch.bfloat16)
     weights.clear_gradients()
-    assert master.grad.item() == 0.0
+    assert (master.grad.item(), model.weight.grad) == (0.0, None)
 
 
 def test_publish_copies_the_masters() -> None:
