@@ -1,4 +1,4 @@
-"""What inspect-ckpt found, as text."""
+"""The report of inspect-ckpt, as text."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _validation(validation: Mapping[str, Any]) -> str:
-    """The first and the last loss, and the best value of what chooses, with its step."""
+    """The first and the last loss, and the best value of the goal, with its step."""
     goal, step = validation.get("goal"), validation.get("best_step")
     of_what = f" {Goal.parsed(goal).shown}" if isinstance(goal, str) else ""
     named = (("first", "first"), ("best", f"best{of_what}"), ("last", "last"))

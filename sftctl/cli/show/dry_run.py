@@ -1,4 +1,4 @@
-"""What --dry-run shows: the run's size, learning rate, findings, and each setting's origin."""
+"""The screen of --dry-run: the run's size, learning rate, findings, and each setting's origin."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A table that leaves out columns where it is too wide, and never shortens a cell."""
+"""A table that leaves out columns if it is too wide, and never shortens a cell."""
 
 from collections.abc import Iterable
 
@@ -15,8 +15,8 @@ _Row = tuple[list[Text], str | None]
 class FittingTable:
     """A table with one line for each row, while its cells fit.
 
-    `first_to_go` names the columns to leave out where the terminal is too narrow, in this order.
-    A row with fewer cells than columns is a remark: it does not count for the widths.
+    If the terminal is too narrow, the columns in `first_to_go` are left out, in this order. A row
+    with fewer cells than columns is a remark, and does not count for the widths.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What bench-loader shows: a table that grows while it measures, coloured at the end."""
+"""The screen of bench-loader: a table that grows during the measurement, coloured at the end."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], in
 
 
 def loader_report(report: "LoaderReport") -> RenderableType:
-    """What was measured and where, one row per setting, and the recommendation."""
+    """The data and the machine, one row per setting, and the recommendation."""
     ranks = "" if report.num_ranks == 1 else f", {report.num_ranks} ranks at once"
     source = "" if report.source == "store" else ", tokenized while loading"
     facts = [

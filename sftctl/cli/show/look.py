@@ -1,4 +1,4 @@
-"""What `sftctl init` found in the data, and the two commands to type next."""
+"""The screen of `sftctl init`: facts about the data, and the two commands to type next."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `sftctl doctor` shows: the verdict of the self-test, then the machine."""
+"""The screen of `sftctl doctor`: the verdict of the self-test, then the machine."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -29,8 +29,8 @@ def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) ->
 def show(renderable: RenderableType) -> None:
     """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks.
 
-    Control characters are escaped, wherever they come from; styles are rich's own. A plain str is
-    one line: `text_lines` makes several.
+    Control characters in the text are escaped; styles come from rich alone. A plain str is one
+    line; `text_lines` makes several.
     """
     if isinstance(renderable, str):
         renderable = Text(printable(renderable))

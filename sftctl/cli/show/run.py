@@ -63,7 +63,7 @@ def _validation(summary: RunSummary) -> str:
 
 
 def _final(summary: RunSummary) -> str:
-    """Which step `final/` is, and why it is not the last one."""
+    """The step of `final/`, and why it is not the last one."""
     text = f"final/ is step {summary.final_step}"
     if summary.final_step != summary.best_step:
         return f"{text}: the best of the checkpoints that are there"

@@ -21,7 +21,7 @@ _STYLES = {"failed": "red", "damaged": "red", "killed": "yellow", "running": "gr
 
 
 def runs_table(folder: Path, lines: Sequence[RunLine]) -> RenderableType:
-    """One row for each run, and below the table its validation sets and what to type next."""
+    """One row for each run; below the table, the runs' validation sets and the next command."""
     if not lines:
         return text_lines([f"no runs in {folder}; `sftctl train --output-dir {folder}/NAME` adds"])
     table = FittingTable(*_COLUMNS, first_to_go=_FIRST_TO_GO, right=("step", "loss", "tok/s"))

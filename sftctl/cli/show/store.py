@@ -1,4 +1,4 @@
-"""What prepare-data shows: how many rows were kept or dropped, masked examples, progress."""
+"""The screen of prepare-data: how many rows were kept or dropped, examples, progress."""
 
 import sys
 import time
@@ -28,7 +28,7 @@ _MOST_FILES = 100
 
 
 def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
-    """What the store holds, and how many rows were kept, truncated, split and dropped."""
+    """The size of the store, and how many rows were kept, truncated, split and dropped."""
     manifest, table = prepared.manifest, facts_table()
     table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
     if prepared.replaced:
@@ -134,7 +134,7 @@ def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
 
 
 def _shown_part(part: str) -> str:
-    """A part of an example with its line breaks; no line of it looks like the head of another."""
+    """A part of an example, in which no line can look like the head of another example."""
     return printable(part, keep="\n").replace("\n--- example", "\n\\--- example")
 
 

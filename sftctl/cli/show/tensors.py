@@ -1,4 +1,4 @@
-"""Tables of a checkpoint's tensors: their statistics, and how they differ from another one's."""
+"""Tables of a checkpoint's tensors: their statistics, and the changes to another checkpoint."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def _bars(counts: tuple[int, ...]) -> str:
 
 
 def diff_report(diff: "CheckpointDiff") -> RenderableType:
-    """What differs between two checkpoints, the most changed tensors first."""
+    """The differences between two checkpoints, with the most changed tensors first."""
     table = facts_table()
     table.add_row("a", f"{diff.a.path} ({diff.a.format})")
     table.add_row("b", f"{diff.b.path} ({diff.b.format})")
@@ -67,7 +67,7 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
 
 
 def _shown(value: object) -> str:
-    """A value of a manifest, without the digits in which only rounding shows."""
+    """A value of a manifest, without digits that only come from rounding."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -1,9 +1,9 @@
-"""What a model has to write for an assistant turn, and the prompt after which it writes it.
+"""The answer that a model has to write for an assistant turn, and the prompt before it.
 
-Usually the text of the conversation up to the turn begins with the prompt for the turn, and what
-follows is the answer. Templates differ from that in known ways: the prompt opens a thinking block
+Usually the text of the conversation up to and including the turn begins with the prompt, and the
+rest is the answer. Some templates are different in known ways: the prompt opens a thinking block
 that the turn lacks, or earlier messages are written differently once the turn follows. Then the
-prompt is kept as inference renders it, and what the template writes of the turn is put after it.
+prompt is kept as inference renders it, followed by the template's text of the turn.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a turn begins: the prompt without the block that it opens, and the turn as written."""
+    """A turn's start: the prompt without its open block, that block, and the turn's text."""
 
     header: str
     block: OpenedBlock | None
@@ -88,12 +88,12 @@ def _place(prefixes: Prefixes, turn: int) -> _Place | None:
     block = opened_block(prompt)
     before = prefixes.row.messages[turn - 1]["content"]
     if block is not None and opened_block(before) and prompt == prefixes.through(turn - 1):
-        block = None  # the previous message ends with such a block: the prompt opens none
+        block = None  # this is the end of the previous message: the prompt opens no block
     header = prompt if block is None else prompt.removesuffix(block.text)
     if through.startswith(header):
         return _Place(header, block, through[len(header) :])
     if prefixes.row.messages[turn - 1]["role"] == "assistant":
-        return None  # inference never prompts for a turn after a turn that it has just written
+        return None  # inference never prompts for a turn right after a turn of the model
     try:
         return _place_in_other_context(prefixes, turn)
     except BadRow:  # the template refuses a stand-in
@@ -103,8 +103,8 @@ def _place(prefixes: Prefixes, turn: int) -> _Place | None:
 def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
     """Where the turn begins, if the template writes the messages before it differently.
 
-    Stand-ins show what the template writes after the previous message: in the prompt, and before a
-    turn without reasoning or calls. Marks take the place of both contents.
+    Stand-in conversations show the text that follows the previous message: in the prompt, and
+    before a turn without reasoning or calls. In them, marks replace both contents.
     """
     row, prompt = prefixes.row, prefixes.prompt(turn)
     *earlier, previous = row.messages[:turn]
@@ -131,8 +131,8 @@ def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None
     """The block that the prompt opens, and the end of `before` that belongs to the turn; None if
     unclear.
 
-    All three follow the same message: `prompted` in the prompt, `before` until the content of a
-    turn, `alone` if nothing follows.
+    All three are texts after the same message: `prompted` in the prompt, `before` up to the content
+    of a turn, and `alone` if nothing follows the message.
     """
     header = commonprefix([prompted, before])
     rest, gap = prompted[len(header) :], before[len(header) :]
@@ -175,10 +175,10 @@ def _first(prefixes: Prefixes) -> _Place:
 
 
 def _header(prefixes: Prefixes, prompted: str) -> str | None:
-    """The header of a turn, if the template ends a conversation with text that no prompt has.
+    """The header of a turn, if the template ends a conversation with text that is in no prompt.
 
-    It is the common end of the prompt and of the text before the content of a turn, from its first
-    special token on.
+    The prompt and the text before the content of a turn have a common end. The header begins there
+    with the first special token.
     """
     plain = ({"role": "assistant", "content": _MARK},)
     before, found, _ = prefixes.render(plain).partition(_MARK)

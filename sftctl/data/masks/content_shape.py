@@ -1,7 +1,7 @@
-"""The shape of a content: what of it a chat template may test, apart from its free texts.
+"""The shape of a content: the parts that a chat template may test. The rest are its free texts.
 
-Contents with the same shape give the same answers to all tests of a template whose `ContentUse` is
-known. Their free texts are only written. So a template does the same with all of them.
+A template whose `ContentUse` is known tests only the shape, and only writes the free texts. So it
+treats all contents with the same shape in the same way.
 """
 
 import re
@@ -38,8 +38,8 @@ def cut_at_marks(text: str) -> tuple[list[str], list[int]]:
 class ContentShapes:
     """Splits contents into their shape and their free texts.
 
-    Fixed are the constants that the template looks for, the tokenizer's special tokens, the tags of
-    thinking blocks, and white space where the template may strip it.
+    The shape has the constants that the template looks for, the tokenizer's special tokens, the
+    tags of thinking blocks, and white space that the template may strip.
     """
 
     strips: bool
@@ -93,7 +93,7 @@ class ContentShapes:
 
 
 def _joined(parts: Iterable[str]) -> tuple[Shape, list[str]]:
-    """Shape and free texts of parts, of which every second one is a constant."""
+    """Shape and free texts of `parts`; every second part is a constant."""
     shape, free = [""], list[str]()
     for index, part in enumerate(parts):
         core = "" if index % 2 else part.strip()

@@ -1,11 +1,11 @@
 """Encode texts to token ids, and turn their target characters into exact loss masks.
 
-A fast engine returns ids without character offsets. Where the bytes of the tokens do not show where
-the targets are (`token_edges`), the pieces between the edges of the targets are encoded as well. If
-their ids, joined, equal the ids of the complete text, the edges between the pieces are exact.
-Otherwise the reference's offsets decide. An answer that does not begin
-between two tokens gets an example of its own, in which prompt and answer are encoded separately,
-as in generation. A row whose mask cannot be determined exactly is refused; masks are never guessed.
+A fast engine returns ids without character offsets. Usually the bytes of the tokens show where the
+targets are (`token_edges`). If not, the pieces between the edges of the targets are encoded too. If
+their ids, joined, equal the ids of the complete text, the edges between the pieces are exact. If
+not, the reference's offsets decide. An answer that does not begin between two tokens gets an
+example of its own, in which prompt and answer are encoded separately, as in generation. A row whose
+mask cannot be determined exactly is refused; masks are never guessed.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 5
-"""Increase it when the same conversation would get other texts, tokens or masks."""
+"""Increase it if a change of the code gives conversations other texts, tokens or masks."""
 
 
 def tokenize(
@@ -107,7 +107,7 @@ def _encode_apart(
     prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
     ids = np.concatenate([prompt, answer])
     together = tokenizer.encode(text.text[:end])
-    if tokenizer.decode(ids) != tokenizer.decode(together):  # such as a space put before each text
+    if tokenizer.decode(ids) != tokenizer.decode(together):  # e.g. it puts a space before each text
         raise _half_inside(conversation)
     own = [
         Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)
@@ -175,8 +175,8 @@ def _place(
 ) -> slice | None:
     """The tokens that cover a span exactly; None if an edge is inside a token or a gap.
 
-    A special token may take in the white space after it (`rstrip`). The model writes this token
-    whole, so it belongs to the span that its text ends.
+    A special token may include the white space after it (`rstrip`). The model writes this token as
+    one, so all of it belongs to the span that ends with its text.
     """
     start, end = (_tokens_before(edge, offsets) for edge in span)
     if end is None:

@@ -1,4 +1,4 @@
-"""The token that ends an assistant turn: what the model has to write in order to stop."""
+"""The token that ends an assistant turn: the model has to write it in order to stop."""
 
 import re
 from contextlib import suppress
@@ -16,9 +16,9 @@ _QUESTION = {"role": "user", "content": "?"}
 def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
     """A turn as the template writes it, up to and including the token that ends it.
 
-    White space that the template writes after that token is left out: no model has to write it. If
-    the turn has no such token, it takes the special token that the template writes after it, which
-    belongs to the next message, or else the end-of-sequence token.
+    White space after that token is left out, because no model has to write it. A turn without such
+    a token is ended by the special token of the next message, which the template writes after it;
+    without that one, by the end-of-sequence token.
     """
     special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
     stripped = written.rstrip()

@@ -22,7 +22,7 @@ def without_leading_answers(row: Conversation) -> Conversation:
 
 
 def naming_the_option(problem: BadRow, row: Conversation) -> BadRow:
-    """The error, with the option that may help if the row begins with the assistant."""
+    """The error; if the row begins with the assistant, it names the option that may help."""
     if not _leading(row):
         return problem
     message = f"{problem.message} (it begins with the assistant: try --leading-assistant drop)"

@@ -65,7 +65,7 @@ def _name(tool: object) -> str | None:
 def _renders_to(text: str, row: Conversation, tokenizer: ChatTokenizer) -> bool:
     try:
         return render(row, tokenizer) == text
-    except BadRow:  # the template needs what was removed, so it does render it
+    except BadRow:  # the template needs the removed part, so it does render it
         return False
 
 

@@ -15,10 +15,9 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
     """Raise BadRow if no text changes when the content of a message changes.
 
-    The texts are the full one and the prompts for `turns`. Finding a content in the text proves
-    nothing, because another message may have the same content. So all contents are marked, and the
-    marks are searched in one more rendering. A message whose mark is missing is then looked at
-    alone.
+    The texts are the full one and the prompts for `turns`. Finding a content in a text proves
+    nothing, because another message may have the same content. So the conversation is rendered once
+    more with a mark in each content. A message whose mark is missing is then tested alone.
     """
     row = prefixes.row
     marks = {i: f"{_OPEN}{i}{_CLOSE}" for i, m in enumerate(row.messages) if m["content"].strip()}
@@ -42,7 +41,7 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
 
 
 def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
-    """False: the template writes the contents of any messages with these roles."""
+    """Whether to test; False: the template is known to write all contents of these roles."""
     row, tokenizer = prefixes.row, prefixes.tokenizer
     if tokenizer.content_use is None or tokenizer.content_use.constants:
         return True
@@ -66,7 +65,7 @@ def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
 
 
 def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
-    """Whether some text changes, or the template refuses it, when this content changes."""
+    """Whether a changed content changes some text, or makes the template refuse it."""
     row = prefixes.row
     content = row.messages[index]["content"]
     mark = f"{_OPEN}{_CLOSE}"

@@ -1,7 +1,8 @@
-"""Tool calls in the form that the chat template needs, as a server hands them to it.
+"""Tool calls in the form that the chat template needs, as servers pass them to templates.
 
-A template may need the arguments of a call as text instead of an object, or call ids. What it needs
-is found by rendering: the first form that it accepts and writes as JSON.
+A template may need the arguments of a call as text instead of an object, or call ids. To find this
+out, the row is rendered with one form after another. The first form that the template accepts and
+writes as JSON is used.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ Message = dict[str, Any]
 def as_servers_send(row: Conversation, tokenizer: ChatTokenizer) -> Conversation:
     """The conversation with its tool calls in the form that the chat template needs.
 
-    Arguments are objects, or JSON text where the template refuses objects or does not write them
-    as JSON. Call ids are made where the template refuses calls without them.
+    Arguments are objects, or JSON text if the template refuses objects or does not write them as
+    JSON. Call ids are made if the template refuses calls without them.
     """
     if not any(message.get("tool_calls") for message in row.messages):
         return row
@@ -113,8 +114,9 @@ def _leaf_spellings(leaf: Any) -> Iterator[str]:
 def _with_ids(row: Conversation) -> Conversation:
     """Calls and tool results with ids of nine letters, as Mistral's templates need them.
 
-    An id that is there and fits is kept. Another is made from a hash of the conversation and the
-    position of the call. A result without an id takes the next call's.
+    An existing id of this form is kept. Any other is replaced by one that is made from a hash of
+    the conversation and the position of the call. A result without an id gets that of the next
+    call.
     """
     messages: list[Message] = []
     new_ids: dict[str, str] = {}  # by the ids that were there

@@ -1,10 +1,10 @@
-"""A faster way to make the texts to train on, if it is known how a template uses contents.
+"""The short way to the texts to train on, if it is known how a template uses contents.
 
-Such a template writes the same text around the contents of all conversations with the same roles,
-whose contents have the same shapes (`content_shape`). That text, the layout, is learned once, by
-finding the turns of a stand-in conversation. For every other conversation the free texts of the
-contents are put into the layout. The result is used only if its full text equals the text that the
-template renders. One conversation in a thousand is also made the long way.
+Take all conversations with the same roles whose contents have the same shapes (`content_shape`).
+Such a template writes the same text around their contents: the layout. It is learned once, from the
+turns of a stand-in conversation. For every other conversation its free texts are put into the
+layout. The result is used only if its full text equals the text that the template renders. One
+conversation in a thousand is also made the long way.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _LayoutKey = tuple[tuple[tuple[str, Shape], ...], frozenset[int]]
 """Role and shape of every message, and the messages not to be trained."""
 
 _COMPARED = 1000
-"""One conversation in so many is made both ways, chosen by its hash."""
+"""One conversation in this many, chosen by its hash, is made in both ways."""
 
 
 class _Edge(NamedTuple):
@@ -43,7 +43,7 @@ class _Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _TextLayout:
-    """What a template writes around N free texts, `free` by number: N+1 fixed texts."""
+    """The N+1 fixed texts that a template writes around N free texts. `free` has their numbers."""
 
     fixed: list[str]
     free: list[int]
@@ -65,11 +65,11 @@ class _TextLayout:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The texts to train on, the full text, and what the template writes after an answer."""
+    """The texts to train on, the full text, and the text after the last answer."""
 
     texts: list[_TextLayout]
     full: _TextLayout
-    after_answer: str  # if an answer that is part of it would be found in it; else empty
+    after_answer: str  # text in which `ends` could mistake a part for the answer; else empty
 
     @property
     def size(self) -> int:
@@ -94,7 +94,7 @@ class Renderer:
             self._shapes = ContentShapes.of(self.tokenizer.content_use, self.tokenizer)
 
     def training_texts(self, row: Conversation) -> list[TrainingText]:
-        """What `turns.training_texts` returns or raises for `row`, usually after one rendering.
+        """The texts of `turns.training_texts` for `row`, or its error; usually after one rendering.
 
         LayoutDiffers if the two were compared and are not equal.
         """
@@ -114,7 +114,7 @@ class Renderer:
             raise LayoutDiffers(f"{row.source}: its texts differ when every prefix is rendered")
 
     def _from_layout(self, row: Conversation) -> list[TrainingText] | None:
-        """The texts of a row, made without rendering its prefixes; None if that is not exact."""
+        """The texts of a row without rendering its prefixes; None if that would not be exact."""
         pieces = self._pieces(row)
         if pieces is None:
             return None
@@ -135,7 +135,7 @@ class Renderer:
         return [full if text is layout.full else text.filled(free_texts) for text in layout.texts]
 
     def _pieces(self, row: Conversation) -> tuple[list[Shape], list[str]] | None:
-        """Shapes and free texts of the contents; None if more than they may matter."""
+        """Shapes and free texts of the contents; None if the template may use other fields too."""
         if self._shapes is None or row.tools or row.weights or row.shape == "text":
             return None
         shapes, free_texts = list[Shape](), list[str]()
@@ -148,7 +148,7 @@ class Renderer:
         return shapes, free_texts
 
     def _is_ambiguous(self, row: Conversation, layout: _Layout) -> bool:
-        """Whether an answer would be found in what the template writes after it (`ends`)."""
+        """Whether `ends` would find the answer in the text that follows it."""
         if not layout.after_answer:
             return False
         answers = (row.messages[turn]["content"].strip() for turn in row.target_turns)
@@ -188,7 +188,7 @@ class Renderer:
         return _Layout(known, same[0] if same else full, after)
 
     def _after_answer(self, row: Conversation) -> str:
-        """What the template writes after the last answer, if that is more than an end token."""
+        """The text after the last answer, if it is more than an end token."""
         if self.train_on == "all" or not row.target_turns:
             return ""
         through = replace(row, messages=row.messages[: row.target_turns[-1] + 1])

@@ -58,7 +58,7 @@ class Thought:
 
     text: str
     answer: str
-    close: str | None  # what stands between them in the content; None: they are separate fields
+    close: str | None  # the text between them in the content; None: they are separate fields
 
 
 def thought_of(message: dict[str, Any]) -> Thought | None:
@@ -78,9 +78,9 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
 
 
 def reasoning_span(text: str, thought: str) -> Span | None:
-    """Where the text of a turn has this reasoning, with the white space around it; None: nowhere.
+    """Where this reasoning is in the text of a turn, with white space around it; None: nowhere.
 
-    A tag that opens it comes before it, unless the prompt has opened the block.
+    An opening tag must come before it, unless the prompt has opened the block.
     """
     first = min((text.find(o) + len(o) for o in _TAGS if o in text), default=0)
     begin = text.find(thought, first)
@@ -93,10 +93,10 @@ def reasoning_span(text: str, thought: str) -> Span | None:
 
 
 def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str | None:
-    """What the model has to write after a prompt that ends with an open `block`.
+    """The text that the model has to write after a prompt that ends with an open `block`.
 
-    `written` is the turn as the template writes it, which does not begin with that block. None: the
-    message has no reasoning, or the template writes something else than its answer.
+    `written` is the template's text of the turn, which does not begin with that block. None: the
+    message has no reasoning, or `written` is not its answer.
     """
     rest = written.lstrip()
     if rest.startswith(block.opener):

@@ -1,6 +1,6 @@
 """Where targets begin and end in tokens, from the bytes that each token stands for.
 
-This needs one encoding of the text, where comparing the text with its pieces needs two.
+This encodes a text once. Comparing the text with its pieces would encode it twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _TAIL = 16
 """Tokens at the end of a prompt that are encoded again."""
 
 _EQUAL = 8
-"""So many of them at least must be equal if the tail begins in the middle of a text."""
+"""At least this many of them must be equal if the tail begins in the middle of a text."""
 
 _MOST_TAILS = 1000
 """Tails whose result is kept."""
@@ -27,9 +27,9 @@ def mask_from_bytes(
 ) -> Mask | None:
     """The mask of `ids`, which `text` was encoded to; None if that can't be proved this way.
 
-    It is proved if each target begins and ends between two tokens, if its end is a special token,
-    which no encoder joins with other text, and if the end of the prompt before it becomes the same
-    tokens when it is encoded alone, as at inference.
+    Three things are needed for each target. It begins and ends between two tokens. It ends with a
+    special token, which no encoder joins with other text. The end of the prompt before it becomes
+    the same tokens when it is encoded alone, as at inference.
     """
     table = tokenizer.token_bytes
     ends = None if table is None else table.ends(ids, text)

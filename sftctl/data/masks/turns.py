@@ -1,8 +1,8 @@
 """Choose the texts to train on, and find the assistant's turns in them.
 
-A turn is what the model has to write at inference: it begins after the prompt for it and ends with
-its end-of-turn token (`answers`). It is a target in a text that begins with exactly that prompt and
-that turn.
+A turn is the text that the model has to write at inference: it begins after its prompt and ends
+with its end-of-turn token (`answers`). It is a target only in a text that begins with exactly this
+prompt and this turn.
 
 Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
 the text of the full conversation such a turn is not what inference sees. So it gets its own text:
@@ -91,7 +91,7 @@ def _document(row: Conversation, tokenizer: ChatTokenizer) -> TrainingText:
 
 
 def _all_but_context(prefixes: Prefixes) -> TrainingText:
-    """The full text without the messages that are not to be trained, nor their headers."""
+    """The full text; the messages that are context are not trained, nor are their headers."""
     row, text = prefixes.row, _with_end(prefixes)
     position, spans, weights = 0, list[Span](), list[Weighted]()
     for message in sorted({*row.untrained, *row.weights}):
@@ -107,7 +107,7 @@ def _all_but_context(prefixes: Prefixes) -> TrainingText:
 
 
 def _with_end(prefixes: Prefixes) -> str:
-    """The full text, and the token that ends its last answer if that is not in it."""
+    """The full text; the token that ends its last answer is added if the text lacks it."""
     text, last = prefixes.full_text, len(prefixes.row.messages) - 1
     if last in prefixes.row.target_turns and not text.rstrip().endswith(
         prefixes.tokenizer.special_texts

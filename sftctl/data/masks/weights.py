@@ -1,8 +1,8 @@
 """Weights of tokens: where in a rendered turn the weights of a message and its parts apply.
 
-The tokens of a part have the part's weight. The reasoning has its own, white space around it
-included. The rest of a turn, with its end, has the weight of the message. What cannot be found
-exactly drops the row.
+The tokens of a part have the part's weight. The reasoning, with the white space around it, has a
+weight of its own. The rest of a turn, with its end, has the weight of the message. If a part or the
+reasoning cannot be found exactly, the row is dropped.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def with_reasoning_weight(row: Conversation, weight: float) -> Conversation:
 
 
 def weights_of_turn(row: Conversation, turn: int, text: str, start: int) -> Iterator[Weighted]:
-    """The weights in `text`, which is what the template writes of a message, from `start` on."""
+    """The weights of characters in `text`, the template's text of a message, from `start` on."""
     weights = row.weights.get(turn)
     if weights is None:
         return
