@@ -67,6 +67,9 @@ REFUSED = [
     ("resume no/x", 4, "no/x: no such run directory", "start one with `sftctl train`"),
     ("bench-loader --run nope", 4, "nope: no such run", "`sftctl bench-loader --run run`"),
     ("init rows.jsonl b.jsonl", 2, "unexpected extra argument", "in quotes, such as 'FOLDER/"),
+    ("resume gone", 3, "gone.jsonl: missing", "put it back, or correct the key"),
+    ("train optim.learning_rate=1", 2, "=1: No such file", "--set optim.learning_rate=1 sets a"),
+    ("train --model folder --adapter lora", 2, "lora/adapter_config.json: No", "--lora trains a"),
     ("chat run --prompt ''", 2, "the prompt is empty", 'use `--prompt "'),
 ]  # fmt: skip
 WARNED = [
@@ -102,6 +105,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("keys", "epochs =", "epoks ="),
         ("seed", "seed = 0", "seed = 5"),
         ("rate", "learning_rate = 0.001", "learning_rate = 0.5"),
+        ("gone", 'rows.jsonl"', 'gone.jsonl"'),
     ):
         toml = shutil.copytree(run, folder / name) / "config.toml"
         assert line in toml.read_text()
