@@ -5,6 +5,8 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 
+import torch
+
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.step_shape import step_shape
@@ -54,7 +56,9 @@ def run_time_s(
     if world.world_size > 1 or not _is_tried(proposal, flops / steps):
         return flops / rate
     num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
-    return num_tokens * _tried_token_s(proposal, world, stop) / speed
+    with torch.random.fork_rng(devices=[]):  # the pre-flight of a run draws no random number
+        token_s = _tried_token_s(proposal, world, stop)
+    return num_tokens * token_s / speed
 
 
 def _is_tried(proposal: Proposal, step_flops: float) -> bool:
