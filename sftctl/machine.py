@@ -54,14 +54,14 @@ class Machine:
 
 
 def load_average() -> float | None:
-    """How many processes have used or wanted a core, over the last minute; None if unknown."""
+    """The mean number of processes that used or wanted a core in the last minute; None: unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def load_warning() -> str | None:
     """One line if other processes keep all cores of this machine busy; call it before training.
 
-    A run that ended a moment ago leaves a load of about one for each core, so one more is needed.
+    A run that has just ended leaves a load of about one for each core. So it must be one higher.
     """
     load, cores = load_average(), os.cpu_count() or 1
     if load is None or load < cores + 1:

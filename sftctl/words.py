@@ -103,7 +103,7 @@ def _wrapped_line(line: str, width: int) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """At most `width` columns of a text: `loading ...ct/models/SmolLM2`, without its middle."""
+    """The text; if it is wider than `width`, without its middle: `loading ...els/SmolLM2`."""
     if sum(map(num_cells, text)) <= width:
         return text
     start = f"{text.partition(' ')[0]} ..."

@@ -39,7 +39,7 @@ def hash64(values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 
 
 def unhash64(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The values whose `hash64` these are: it is a permutation of the numbers below 2^64."""
+    """The inverse of `hash64`, which is a permutation of the numbers below 2^64."""
     with np.errstate(over="ignore"):
         z = (hashes ^ (hashes >> np.uint64(31)) ^ (hashes >> np.uint64(62))) * _SECOND_INVERSE
         z = (z ^ (z >> np.uint64(27)) ^ (z >> np.uint64(54))) * _FIRST_INVERSE
@@ -106,8 +106,8 @@ def plan_epoch(
 ) -> EpochPlan:
     """The plan of one epoch, equal on every rank. Only the number of `lengths` matters here.
 
-    No two examples have the same key, and a key gives its example back. So the keys alone are
-    sorted, in place: that takes a quarter of the memory of sorting examples by their keys.
+    No two examples have the same key, and an example can be computed from its key. So only the keys
+    are sorted, in place. Sorting examples by their keys would need four times the memory.
     """
     start = np.uint64(hash_of(seed, epoch))
     keys = np.empty(len(lengths), dtype=np.uint64)

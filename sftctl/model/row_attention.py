@@ -164,8 +164,8 @@ def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
 def use_row_attention(model: "PreTrainedModel") -> str:
     """Let `model` compute attention by rows; returns the name of its own attention function.
 
-    No mask function is registered under the same name, so transformers makes no mask. Before it
-    made one, it would read `position_ids`, and the host would wait for a GPU in every pass.
+    No mask function is registered under the same name, so transformers makes no mask. To
+    make one, it would read `position_ids` in every pass, and the host would wait for a GPU.
     """
     from transformers import AttentionInterface
 

@@ -187,9 +187,9 @@ def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
 
 @lru_cache(maxsize=1)
 def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int, ...]) -> bool:
-    """`is_intact` of what is kept. A resume asks twice, and a million lines take three seconds.
+    """Whether the first `keep_bytes` are intact (`is_intact`). `seen` changes if the file changes.
 
-    `seen` changes when the file does.
+    The last result is kept: a resume asks twice, and a million lines take three seconds.
     """
     return is_intact(path.read_bytes()[:keep_bytes], last_step)
 

@@ -1,6 +1,6 @@
 """The runs of a folder at a glance. Loads neither torch nor numpy.
 
-A few kilobytes of each run are read; of one without validation, all of metrics.jsonl.
+It reads a few kilobytes of each run, and all of metrics.jsonl if a run has no validation.
 """
 
 import time

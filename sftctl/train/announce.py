@@ -112,7 +112,7 @@ def _with_speeds(shape: RunShape, session: Session) -> RunShape:
 
 
 def _with_past(shape: RunShape, session: Session) -> RunShape:
-    """Add what the panel shows of the steps before this session; it begins with their curve."""
+    """Add the losses of the steps before this session: the panel begins with their curve."""
     if session.plan is None:
         return shape
     lines = read_lines(session.run.path / "metrics.jsonl")
@@ -127,7 +127,7 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
     no_samples = why_no_samples(session)
     problems += [no_samples] if no_samples is not None else []
     if session.plan is not None and (busy := load_warning()) is not None:
-        problems.append(f"machine: {busy}")  # a new run's pre-flight has looked
+        problems.append(f"machine: {busy}")  # a new run has it from its pre-flight
     for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:

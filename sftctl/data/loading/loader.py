@@ -132,7 +132,7 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, start_step = self._epoch, self._start_step  # an open iteration keeps its own
+        epoch, start_step = self._epoch, self._start_step  # an open iteration keeps these values
         steps = SkipBatchSampler(self._plan(epoch), start_step)
         for step, examples in enumerate(steps, start=start_step):
             yield epoch, step, examples

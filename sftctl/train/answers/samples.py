@@ -90,7 +90,7 @@ def why_no_samples(session: Session) -> str | None:
 
 
 def _question(prompt: str) -> str:
-    """The last line of a prompt without special tokens that is no mark of whose turn it is."""
+    """The last line of a prompt that is more than a mark of the next turn, such as `assistant`."""
     lines = [line for line in map(str.strip, prompt.splitlines()) if line not in _MARKS]
     return lines[-1] if lines else ""
 

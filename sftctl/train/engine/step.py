@@ -161,7 +161,7 @@ def unscale_and_clip(
         state.scaler.unscale_(state.optimizer)
         max_norm = rules.optim.grad_clip or math.inf
         norm_on_device = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
-        # One rank without a mixture waits for the device here, and nowhere else in a step.
+        # This is the only wait for the device in a step of one rank without a mixture.
         found = torch.cat([world.sum(sums.floats), norm_on_device]).tolist()
         loss_sum, hits, entropies, norm = found
         loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)

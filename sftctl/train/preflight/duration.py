@@ -20,11 +20,10 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 _USUAL_MFU = 0.4
-"""The fraction of the rate of matrix products that training reaches on a CPU
-(docs/benchmarks.md)."""
+"""Training on a CPU reaches this part of the rate of matrix products (docs/benchmarks.md)."""
 
-_SMALL = 30_000_000  # parameters: below, the time between the products counts, so steps are tried
-_SHORT = 5e10  # operations of a step: one with more is not tried
+_SMALL = 30_000_000  # parameters; below that, products take only a part of a step: it is tried
+_SHORT = 5e10  # operations of a step; a longer step is not tried
 _TRIED_S, _TRIED_STEPS = 0.5, 8
 
 
@@ -33,9 +32,9 @@ def run_time_s(
 ) -> float | None:
     """Seconds of the steps and evaluations, roughly; None: not known for this model.
 
-    Of a small model a few steps are tried, with random weights. For a larger one the operations of
-    its tokens are divided by the speed of this device: attention, loading and saves are in
-    `_USUAL_MFU`. An evaluation is a forward pass: a third. Ranks on a CPU share its cores.
+    For a small model, a few steps are tried with random weights. For a larger one, the operations
+    of all tokens are divided by the speed of this device; `_USUAL_MFU` includes attention, loading
+    and saves. An evaluation counts as a third of a step. Ranks on a CPU share its cores.
     """
     train, inputs = proposal.config.train, proposal.inputs
     splits = inputs.train.manifest.splits
@@ -62,7 +61,7 @@ def run_time_s(
 
 
 def _is_tried(proposal: Proposal, step_flops: float) -> bool:
-    """Whether a step can be tried: of a run that would begin, a small model, and over at once."""
+    """Whether to try steps: the run can begin, the model is small, and a step is short."""
     config = proposal.config
     is_plain = not config.adapter.lora and not config.train.compile
     begins = all(finding.level != "error" for finding in proposal.findings)
