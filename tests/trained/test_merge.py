@@ -55,6 +55,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"tie_word_embeddings": True},
         {"target_modules": [*LINEAR, "lm_head"]},
     ),
+    "tokens, tied": (
+        "qwen3",
+        {"tie_word_embeddings": True},
+        {"trainable_token_indices": [5, 6, 7]},
+    ),
+    "tokens, untied": (
+        "llama",
+        {"tie_word_embeddings": False},
+        {"trainable_token_indices": {"embed_tokens": [5, 6, 7]}},
+    ),
     "experts": (
         "qwen3_moe",
         {"tie_word_embeddings": False},
@@ -111,7 +121,7 @@ def test_the_merged_model_has_the_logits_of_base_and_adapter(tmp_path: Path, cas
     assert float((plain - expected).abs().max()) > 0.1  # the adapter does something
     is_tied = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     if "tied" in case:
-        assert is_tied is (case in ("tied", "both, kept tied"))
+        assert is_tied is (case in ("tied", "both, kept tied", "tokens, tied"))
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
 
 

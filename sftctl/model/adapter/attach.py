@@ -60,8 +60,10 @@ class Attached:
     def merged(self) -> "PreTrainedModel":
         """The model with the adapter added to its weights, in place. It is then a plain model.
 
-        Head and embeddings are tied again if they are equal.
+        Head and embeddings are tied again if they are equal: each is merged by itself, so that the
+        adapter of one does not change the other.
         """
+        _untie(self.model)
         model: PreTrainedModel = self.wrapper.merge_and_unload(safe_merge=True)
         head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
         if _can_be_tied(model) and torch.equal(head.weight, embeddings.weight):
@@ -80,16 +82,14 @@ def attach(
     """The base in `dtype`, from `location` or else by its name, with the adapter on it.
 
     With the `form` nf4 the base's quantized layers have their dequantized weights, on which the
-    adapter was trained. The adapter's own weights are float32. The head is untied from the
-    embeddings, so that a merge changes only what the adapter changes. ConfigError if the adapter is
-    of another base.
+    adapter was trained. The adapter's own weights are float32. Head and embeddings are tied as in
+    the base: peft decides by that what an adapter of the embeddings means for the head.
+    ConfigError if the adapter is of another base.
     """
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
         quantize(model, quantizable_layers(model), dtype, dequantized=True)
     _grow(model, adapter)
-    if not adapter.settings.get("ensure_weight_tying"):
-        _untie(model)
     peft = import_peft()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing names are an error below
@@ -116,10 +116,17 @@ def _grow(model: "PreTrainedModel", adapter: AdapterFile) -> None:
 
 
 def _untie(model: "PreTrainedModel") -> None:
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head.weight is embeddings.weight:
-        head.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
-        _set_tied(model, False)
+    """Give the head a copy of a weight that it shares with the embeddings, below their adapters."""
+    shared = dict[int, list[torch.nn.Module]]()
+    for module in model.modules():
+        if isinstance(weight := module._parameters.get("weight"), torch.nn.Parameter):
+            shared.setdefault(id(weight), []).append(module)
+    for modules in shared.values():
+        if any(isinstance(module, torch.nn.Embedding) for module in modules):
+            for module in modules:
+                if isinstance(module, torch.nn.Linear):
+                    module.weight = torch.nn.Parameter(module.weight.detach().clone())
+    _set_tied(model, False)
 
 
 def _can_be_tied(model: "PreTrainedModel") -> bool:
