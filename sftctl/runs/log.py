@@ -191,7 +191,8 @@ def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int
 
     The last result is kept: a resume asks twice, and a million lines take three seconds.
     """
-    return is_intact(path.read_bytes()[:keep_bytes], last_step)
+    with path.open("rb") as file:
+        return is_intact(file, keep_bytes, last_step)
 
 
 def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.words import ranges_of
@@ -34,11 +35,21 @@ class Repair:
         )
 
 
-def is_intact(data: bytes, last_step: int) -> bool:
-    """Whether these are complete lines, the last one of the step `last_step`."""
-    if not data.endswith(b"\n") or _damage(data):
-        return False
-    return _step_of(data[data.rfind(b"\n", 0, -1) + 1 :]) == last_step
+def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
+    """Whether the first `num_bytes` are lines without damage, the last one of step `last_step`.
+
+    Holds one line at a time: a long run has hundreds of megabytes of them.
+    """
+    step = None
+    for line in file:
+        if not line.endswith(b"\n") or b"\r" in line:
+            return False
+        if (text := line.strip()) and (step := _step_of(text)) is None:
+            return False
+        num_bytes -= len(line)
+        if num_bytes <= 0:
+            return num_bytes == 0 and step == last_step
+    return False
 
 
 def damaged_files(run_dir: Path) -> Iterator[Path]:

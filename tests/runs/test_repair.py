@@ -1,5 +1,6 @@
 """metrics.jsonl after an accident: complete lines are kept, and the damaged file is set aside."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,3 +111,15 @@ def test_a_file_that_is_only_too_short_is_still_refused(tmp_path: Path) -> None:
         require_metrics(tmp_path, len(original), LAST)
     with pytest.raises(CheckpointError, match="but the checkpoint was made"):
         RunLog(tmp_path, len(original), last_step=LAST)
+
+
+def test_a_file_that_was_damaged_after_the_plan_is_repaired_too(tmp_path: Path) -> None:
+    """An intact file is not parsed a second time, as long as nothing has changed it."""
+    original = written(tmp_path)
+    require_metrics(tmp_path, len(original), LAST)
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"step":3', b'"step"?3'))
+    os.utime(file, ns=(0, 0))  # the clock of a file system may be coarser than this test
+    log = RunLog(tmp_path, len(original), last_step=LAST)
+    log.close()
+    assert log.repaired is not None and "5 of 6 steps are kept, all but 3" in log.repaired
