@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftctl.config.existing_adapter import CONFIG_NAME, WEIGHTS_NAME
+from sftctl.checkpoint.sealed import is_sealed, read_seal
+from sftctl.config.adapter import AdapterConfig
+from sftctl.config.existing_adapter import CONFIG_NAME, WEIGHTS_NAME, base_doubts
 from sftctl.disk import hash_file, read_refusals
 from sftctl.errors import ConfigError, CorruptCheckpoint, IncompatibleCheckpoint
 from sftctl.model.source import ModelSource
@@ -68,6 +70,44 @@ def require_same_start(where: Path, recorded: Base | None, folder: str | None) -
         raise IncompatibleCheckpoint(
             f"{where}: {folder} is not the adapter that it began with: {problem}", hint=_START_BACK
         )
+
+
+def require_base_of_start(adapter: AdapterConfig, model: str) -> None:
+    """IncompatibleCheckpoint if a new run continues from a run's adapter whose base has changed.
+
+    Another `model` may be meant so (`start_doubts`). A model from the hub is not compared here.
+    """
+    recorded = _base_of_start(adapter)
+    if adapter.start is None or recorded is None or not Path(model).exists():
+        return
+    if Path(recorded["name"]).absolute() == Path(model).absolute():
+        require_same_base(Path(adapter.start), recorded, model)
+
+
+def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
+    """Warnings about the base of the adapter that a run continues from: another one, an unknown
+    one, or one that was held in another form."""
+    recorded, start = _base_of_start(adapter), adapter.start
+    different = [*base_doubts(adapter, model)]
+    if different and recorded is not None and Path(model).exists():
+        found = [*_differences(recorded["files"], identify(model, recorded)["files"])]
+        different = [f"{line}: {found[0]}" for line in different] if found else []
+    yield from different
+    form = recorded.get("quantize") if recorded is not None else None
+    if recorded is not None and form != adapter.quantize:
+        was, now = (f"in {one}" if one else "not quantized" for one in (form, adapter.quantize))
+        way = f"--set adapter.quantize={form}" if form else "without adapter.quantize"
+        yield f"{start} was trained on a base {was}, and here it is {now}; {way} goes on as before"
+
+
+def _base_of_start(adapter: AdapterConfig) -> Base | None:
+    """What the manifest next to the adapter that a run continues from says about its base."""
+    if adapter.start is None or not is_sealed(Path(adapter.start)):
+        return None
+    recorded = read_seal(Path(adapter.start)).base
+    if recorded is not None:
+        _require_record(Path(adapter.start), recorded)
+    return recorded
 
 
 def _identified(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:

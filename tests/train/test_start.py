@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -14,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
+from sftctl.checkpoint.sealed import seal
 from sftctl.config.existing_adapter import layer_of
 from sftctl.config.load import Layer, load_layers
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, IncompatibleCheckpoint
 from sftctl.model.load import load_pretrained
-from sftctl.runs.base import require_same_start
+from sftctl.runs.base import identify, require_same_start
 from sftctl.train.preflight.dry_run import plan_run
 from sftctl.train.replay import replay
 from sftctl.train.resume import ResumeRequest
@@ -192,6 +194,38 @@ def test_an_adapter_that_can_not_be_continued_is_refused_in_one_line(
     found = caught.value.message
     assert found.startswith(expected) and "\n" not in found and caught.value.hint
     assert not (made / f"run-{len(case)}").exists()
+
+
+def test_the_base_of_a_runs_adapter_is_compared_by_its_hashes(made: Path, tmp_path: Path) -> None:
+    """A new run on a base that changed under its name would train an adapter of another model."""
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    base = Path(shutil.copytree(toy_base(made), tmp_path / "base"))
+    edit(adapter, base_model_name_or_path=str(base))
+    origin: Any = SimpleNamespace(step=1, files={}, base=identify(str(base)) | {"quantize": "nf4"})
+    seal(adapter, origin, "abc", 1, "last")
+
+    def warnings(**values: object) -> list[str]:
+        findings = plan_run(configured(tmp_path, adapter, "new", **values)).findings
+        return [str(one) for one in findings if one.level == "warning"]
+
+    [line] = warnings()
+    assert (
+        "trained on a base in nf4, and here it is not quantized; --set adapter.quantize=nf" in line
+    )
+    assert len(warnings(model__name=str(toy_base(made)))) == 1  # the same files
+    change_base(base)
+    with pytest.raises(IncompatibleCheckpoint) as caught:
+        warnings()
+    assert caught.value.message.startswith(f"{adapter}: {base} is not the base that it was trained")
+    change_base(other := Path(shutil.copytree(base, tmp_path / "other")))
+    named, _ = warnings(model__name=str(other))
+    assert f"names another base, {base}" in named and "has another content (SHA-256)" in named
+
+
+def change_base(base: Path) -> None:
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_rows_of_new_tokens_continue_only_under_their_own_names(tmp_path: Path) -> None:

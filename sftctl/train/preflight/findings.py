@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from sftctl.checkpoint.directory import require_room
-from sftctl.config.existing_adapter import base_doubts
 from sftctl.config.schema import RunConfig
 from sftctl.data.loading.loader import loader_settings
 from sftctl.data.loading.microbatch import Examples
@@ -26,6 +25,7 @@ from sftctl.model.fake import FakeModel
 from sftctl.model.load import check_fit
 from sftctl.model.presets import is_preset
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
+from sftctl.runs.base import start_doubts
 from sftctl.runs.directory import RunDir
 from sftctl.tracking.services import require_service
 from sftctl.train.engine.build import checkpoint_bytes
@@ -147,7 +147,7 @@ def _adapter(config: RunConfig, fake: FakeModel) -> Iterator[Finding]:
         f"{fake.num_parameters:,} parameters are trained, at a learning rate of "
         f"{config.optim.learning_rate:g} (full fine-tuning: {PRETRAINED_LEARNING_RATE:g})",
     )
-    lines = (*doubts(fake.model), *base_doubts(config.adapter, config.model.name))
+    lines = (*doubts(fake.model), *start_doubts(config.adapter, config.model.name))
     yield from (Finding("warning", "adapter", line) for line in lines)
 
 

@@ -13,6 +13,7 @@ from sftctl.model.adapter.needs import require_base
 from sftctl.model.adapter.start import require_fit, require_same_tokens
 from sftctl.model.fake import fake_model
 from sftctl.model.trainable import learning_rate_factors, select_trained
+from sftctl.runs.base import require_base_of_start
 from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path
 from sftctl.tracking import status
@@ -90,6 +91,7 @@ def propose(
         if adapter.start is not None:
             require_same_tokens(inputs.tokenizer, named.new_tokens or (), Path(adapter.start))
             require_fit(fake.model, Path(adapter.start), named.name)
+            world.on_main(lambda: require_base_of_start(adapter, named.name))
     config = resolve_micro_batch(config, fake.model, world, ranks)
 
     def look() -> tuple[MemoryEstimate, list[Finding]]:
