@@ -36,12 +36,14 @@ def _flops(weight: torch.Tensor) -> int:
     return (6 if weight.requires_grad else _FROZEN) * weight.numel()
 
 
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of the fastest matrix product in 0.05 s; draws no random number."""
+def matmul_flops_per_s(
+    device: torch.device, dtype: torch.dtype, seconds: float = _MEASURED_S
+) -> float:
+    """The rate of the fastest matrix product in `seconds`; draws no random number."""
     size = _SIZES.get(device.type, 1024)
     left = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best, started = 0.0, time.perf_counter()
-    while time.perf_counter() - started < _MEASURED_S:
+    while time.perf_counter() - started < seconds:
         asked = time.perf_counter()
         product(left, left)[0, 0].item()  # waits for a GPU
         best = max(best, 2 * size**3 / (time.perf_counter() - asked))

@@ -22,6 +22,9 @@ from sftctl.world import World
 _USUAL_MFU = 0.4
 """Training on a CPU reaches this part of the rate of matrix products (docs/benchmarks.md)."""
 
+_MEASURED_S = 0.3  # on a busy machine, most products of a shorter time are interrupted
+_UPDATE_BYTES = 56  # that AdamW, clipping and zeroing read and write for each trained parameter
+_PADDED_TO = 128  # tokens; on average a pass is half of that longer than its rows
 _SMALL = 30_000_000  # parameters; below that, products take only a part of a step: it is tried
 _SHORT = 5e10  # operations of a step; a longer step is not tried
 _TRIED_S, _TRIED_STEPS = 0.5, 8
@@ -33,8 +36,9 @@ def run_time_s(
     """Seconds of the steps and evaluations, roughly; None: not known for this model.
 
     For a small model, a few steps are tried with random weights. For a larger one, the operations
-    of all tokens are divided by the speed of this device; `_USUAL_MFU` includes attention, loading
-    and saves. An evaluation counts as a third of a step. Ranks on a CPU share its cores.
+    of all tokens are divided by the speed of this device, and the updates are added; `_USUAL_MFU`
+    includes attention, loading and saves. An evaluation counts as a third of a step. Ranks on a CPU
+    share its cores.
     """
     train, inputs = proposal.config.train, proposal.inputs
     splits = inputs.train.manifest.splits
@@ -45,7 +49,8 @@ def run_time_s(
     passes = {"train": num_epochs, "validation": evaluations / 3}
     body, head = proposal.flops_per_token
     speed = 1 if world.device.type == "cpu" else num_ranks
-    rate = matmul_flops_per_s(world.device, COMPUTE_DTYPES[train.dtype]) * _USUAL_MFU * speed
+    dtype = COMPUTE_DTYPES[train.dtype]
+    rate = matmul_flops_per_s(world.device, dtype, _MEASURED_S) * _USUAL_MFU * speed
     if not body or not rate:
         return None
     flops = sum(
@@ -53,11 +58,26 @@ def run_time_s(
         for name, times in passes.items()
     )
     if world.world_size > 1 or not _is_tried(proposal, flops / steps):
-        return flops / rate
+        a_step = num_epochs * splits["train"].num_tokens / steps
+        longer = max(_PADDED_TO, a_step + _PADDED_TO / 2 * -(-a_step // train.pass_tokens)) / a_step
+        return flops * longer / rate + steps * _update_s(proposal.num_trained, world.device)
     num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
     with torch.random.fork_rng(devices=[]):  # the pre-flight of a run draws no random number
         token_s = _tried_token_s(proposal, world, stop)
     return num_tokens * token_s / speed
+
+
+def _update_s(num_trained: int, device: torch.device) -> float:
+    """Seconds of an update on a CPU, by the speed of its memory; on a GPU they do not count."""
+    if device.type != "cpu":
+        return 0.0
+    buffer, times = torch.zeros(1 << 23), []
+    for _ in range(5):
+        started = time.perf_counter()
+        buffer.mul_(1.0)
+        times.append(time.perf_counter() - started)
+    bytes_per_s = 2 * buffer.nbytes / min(times)
+    return num_trained * _UPDATE_BYTES / bytes_per_s
 
 
 def _is_tried(proposal: Proposal, step_flops: float) -> bool:

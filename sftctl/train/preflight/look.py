@@ -1,5 +1,6 @@
 """A look at a user's conversations: suggested settings for run.toml, and the cost of the run."""
 
+import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -25,6 +26,7 @@ from sftctl.train.preflight.inputs import tokenizer_of
 from sftctl.words import counted
 
 _ANY_LENGTH = 1 << 20
+_TAGS = re.compile(r"</?[a-z_]+>")  # <think> and the like, which are of a template
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COVERED = 0.99  # of the rows keep all of their tokens
 _READ = 200  # examples whose letters are counted
@@ -141,6 +143,7 @@ def _scripts(store: TokenStore) -> dict[str, float]:
         for text in (text for text, is_trained in runs if is_trained):
             for special in specials:
                 text = text.replace(special, "")
+            text = _TAGS.sub("", text)
             for letter in text:
                 if letter.isalpha():
                     word = unicodedata.name(letter, "?").partition(" ")[0]
