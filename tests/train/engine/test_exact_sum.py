@@ -60,6 +60,14 @@ def test_sums_of_weighted_losses_do_not_depend_on_their_order(largest_weight: fl
     assert (len(sums) == 1) is (largest_weight == 1.0)
 
 
+def test_the_unit_of_a_sum_of_losses_grows_with_the_total_weight() -> None:
+    unit = 2.0**-24
+    for total_weight, units in ((1.0, 1), (2**22 - 1, 1), (2**22, 2), (2**24, 8)):
+        for number, expected in ((0.49, 0), (0.51, 1), (1.0, 1), (3.0, 3)):
+            value = torch.tensor(number * units * unit, dtype=torch.float64)
+            assert float(whole_units(value, total_weight)) == expected * units * unit
+
+
 def test_a_set_with_the_largest_weights_is_measured_alike_on_any_ranks() -> None:
     config, store = make_config(), ToyStore([9, 30, 12, 25, 40, 7, 18, 33] * 40, STORE.vocab_size)
     for number, example in enumerate(store.examples):
@@ -148,6 +156,12 @@ def test_large_gradients_are_summed_with_a_larger_unit(largest: float) -> None:
     gradients = [torch.tensor([largest, -largest / 7, 1.0]) for _ in range(5)]
     true = 5 * gradients[0].double()
     assert relative_distance(exact_sum(gradients).double(), true) < 1e-7
+
+
+def test_the_unit_fits_gradients_of_every_size() -> None:
+    for exponent in range(-40, 125):
+        size = torch.tensor([1.5 * 2.0**exponent])
+        assert torch.equal(exact_sum([size, size]), 2 * size), exponent
 
 
 def test_a_loss_scale_changes_nothing() -> None:

@@ -277,17 +277,18 @@ def assert_diverges(state: TrainState, problem: str, dtype: str = "float32") -> 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_weight_that_is_nan_stops_the_run(dtype: str) -> None:
+def test_a_weight_that_is_nan_stops_the_run_and_the_first_one_is_named(dtype: str) -> None:
     config = make_config(dtype=dtype)
     state = make_state(config)
     with torch.no_grad():
+        state.weights.named["model.layers.1.input_layernorm.weight"][0] = math.nan
         state.weights.named["model.norm.weight"][0] = math.nan
     state.weights.publish()
     with pytest.raises(TrainingDiverged) as caught:
         take(state, steps_of(config)[0], config)
     assert caught.value.message == (
         "step 1 (epoch 0): the loss is nan; the weights before the step are not finite: "
-        "model.norm.weight"
+        "model.layers.1.input_layernorm.weight"
     )
     assert caught.value.exit_code == 5
     assert state.progress.step == 0
