@@ -46,3 +46,8 @@ class AdapterConfig:
                 f"adapter.{changed[0]}: set, but no adapter is trained",
                 hint="--lora, or lora = true in [adapter]",
             )
+        if self.alpha == 0:
+            raise ConfigError(
+                "adapter.alpha: 0: the adapter would add nothing to the model",
+                hint="leave it out, or take a number above 0",
+            )

@@ -3,11 +3,12 @@
 Loads no torch. peft reads the file too; here are only the settings that sftctl can train.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sftctl.config.adapter import AdapterConfig
+from sftctl.config.adapter_values import nonsense
 from sftctl.config.load import Layer
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads, read_object
@@ -15,6 +16,7 @@ from sftctl.jsonio import loads, read_object
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 
+_TASK = "CAUSAL_LM"
 _KEYS = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -23,11 +25,11 @@ _KEYS = {
     "use_dora": "use_dora",
     "modules_to_save": "modules_to_save",
 }
+RESTRICTIONS = ("exclude_modules", "layers_to_transform", "layers_pattern")
+"""Options that leave out some of the layers that `target_modules` names."""
 _WITHOUT_EFFECT = {
-    "target_modules",  # read from the names of the tensors
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
+    "target_modules",  # read from the names of the tensors, as what it leaves out
+    *RESTRICTIONS,
     "base_model_name_or_path",
     "revision",
     "peft_type",
@@ -41,30 +43,82 @@ _WITHOUT_EFFECT = {
 }
 _ACCEPTED: dict[str, tuple[object, ...]] = {
     "bias": ("none",),
-    "task_type": ("CAUSAL_LM",),
+    "task_type": (_TASK,),
     # Others, such as pissa, change the base too.
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
+_PEFT_KEYS = {
+    *_KEYS,
+    *_WITHOUT_EFFECT,
+    *_ACCEPTED,
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "corda_config",
+    "eva_config",
+    "kasa_config",
+    "layer_replication",
+    "loftq_config",
+    "lora_bias",
+    "lora_ga_config",
+    "megatron_config",
+    "monteclora_config",
+    "rank_pattern",
+    "runtime_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+}
+"""The options of LoRA in peft 0.21."""
+_OTHER_MODELS = {
+    "layer_replication": "repeats layers of its base",
+    "alora_invocation_tokens": "is active only after certain tokens",
+}
+"""Options that make another model of the base, or another way to compute it."""
 _MERGE = "merge it with the tool that made it, and train the merged model"
 _OTHER_KEYS = "an adapter keeps its own: leave the key out, or start a new adapter with --lora"
+_OTHER_TOOL = "merge it with the tool that made it"
 _LONGEST_HEADER_BYTES = 1 << 26
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of a PEFT folder; ConfigError if it is not a LoRA adapter."""
+    """adapter_config.json of a PEFT folder.
+
+    ConfigError if it is not a LoRA adapter of a language model, or if a value makes no sense.
+    """
     file = folder / CONFIG_NAME
     settings = read_object(
-        file,
-        ConfigError,
-        f"an adapter is a directory with this and {WEIGHTS_NAME}; --lora trains a new one",
+        file, ConfigError, f"an adapter is a directory with this and {WEIGHTS_NAME}"
     )
-    method = settings.get("peft_type")
+    method, task = settings.get("peft_type"), settings.get("task_type")
     if method != "LORA":
         raise ConfigError(
             f"{file}: peft_type is {method}, and only LORA adapters are read here",
-            hint="merge it with the tool that made it",
+            hint=_OTHER_TOOL,
         )
+    if task is not None and task != _TASK:
+        raise ConfigError(
+            f"{file}: task_type is {task}, and only {_TASK} adapters are read here",
+            hint="a language model can't be made of it",
+        )
+    for key, what in _OTHER_MODELS.items():
+        if settings.get(key):
+            raise ConfigError(f"{file}: {key} is set: such an adapter {what}", hint=_OTHER_TOOL)
+    for key, problem in nonsense(settings):
+        raise ConfigError(
+            f"{file}: {key} = {settings[key]!r}: {problem}",
+            hint="correct it, or copy or download the adapter again",
+        )
+    if unknown := [key for key, value in settings.items() if value and key not in _PEFT_KEYS]:
+        raise _not_here(file, settings, unknown[0], "is not known here", _OTHER_TOOL)
     return settings
+
+
+def restricts(settings: Mapping[str, Any]) -> bool:
+    """Whether an adapter has only some of the layers that `target_modules` names."""
+    return any(settings.get(key) not in (None, "", []) for key in RESTRICTIONS)  # 0 is a layer
 
 
 def layer_of(layers: Iterable[Layer]) -> list[Layer]:
@@ -139,19 +193,36 @@ def _require_known(file: Path, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key in _KEYS or key in _WITHOUT_EFFECT or not value or value in _ACCEPTED.get(key, ()):
             continue
-        version = settings.get("peft_version")
-        by = f" (written by peft {version})" if isinstance(version, str) else ""
-        shown = value if isinstance(value, (str, int, float)) else "…"
-        raise ConfigError(f"{file}: {key} = {shown}{by} can't be trained here", hint=_MERGE)
+        raise _not_here(file, settings, key, "can't be trained here", _MERGE)
+
+
+def _not_here(
+    file: Path, settings: Mapping[str, Any], key: str, what: str, hint: str
+) -> ConfigError:
+    version, value = settings.get("peft_version"), settings[key]
+    by = f" (written by peft {version})" if isinstance(version, str) else ""
+    shown = value if isinstance(value, (str, int, float)) else "…"
+    return ConfigError(f"{file}: {key} = {shown}{by} {what}", hint=hint)
 
 
 def _targets(folder: Path, settings: dict[str, Any]) -> list[str]:
     """The layers with an adapter: short names from the file, or else full names of the tensors."""
     names = sorted({*_adapted_layers(folder / WEIGHTS_NAME)})
     short = settings.get("target_modules")
-    restricts = ("exclude_modules", "layers_to_transform", "layers_pattern")
-    if isinstance(short, list) and not any(settings.get(key) for key in restricts):
-        return sorted(end for end in map(str, short) if _is_end_of_any(end, names))
+    if not names:
+        raise ConfigError(
+            f"{folder / WEIGHTS_NAME}: has no tensor of a LoRA adapter of linear layers",
+            hint="copy or download the adapter again",
+        )
+    if isinstance(short, list) and not restricts(settings):
+        found = sorted(end for end in map(str, short) if _is_end_of_any(end, names))
+        if not found:
+            raise ConfigError(
+                f"{folder / CONFIG_NAME}: target_modules = {_shown(short)}: {WEIGHTS_NAME} has no "
+                f"such layer, but {names[0]}",
+                hint="the two files are not of one adapter: copy or download it again",
+            )
+        return found
     return names
 
 

@@ -142,8 +142,7 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a newer peft": (
         lambda a: edit(a, use_qlora2=True, peft_version="0.99.0"),
         {},
-        "ADAPTER/adapter_config.json: use_qlora2 = True (written by peft 0.99.0) can't be trained "
-        "here",
+        "ADAPTER/adapter_config.json: use_qlora2 = True (written by peft 0.99.0) is not known here",
     ),
     "another base": (
         lambda a: change(a, **{FIRST: torch.zeros(2, 7)}),
@@ -176,6 +175,46 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         lambda a: (a / "adapter_model.safetensors").write_bytes(b"x" * 9),
         {},
         "ADAPTER/adapter_model.safetensors: damaged",
+    ),
+    "an option that changes the base": (
+        lambda a: edit(a, init_lora_weights="pissa", peft_version="0.21"),
+        {},
+        "ADAPTER/adapter_config.json: init_lora_weights = pissa (written by peft 0.21) can't be ",
+    ),
+    "targets that no tensor has": (
+        lambda a: edit(a, target_modules=["xyz"]),
+        {},
+        "ADAPTER/adapter_config.json: target_modules = xyz: adapter_model.safetensors has no such ",
+    ),
+    "no tensors": (
+        lambda a: save_file({}, a / "adapter_model.safetensors"),
+        {},
+        "ADAPTER/adapter_model.safetensors: has no tensor of a LoRA adapter of linear layers",
+    ),
+    "not a number": (
+        lambda a: change(a, **{FIRST: torch.full((2, 64), float("nan"))}),
+        {},
+        f"ADAPTER/adapter_model.safetensors: {FIRST} has values that are not finite numbers",
+    ),
+    "whole numbers": (
+        lambda a: change(a, **{FIRST: torch.ones(2, 64, dtype=torch.int8)}),
+        {},
+        f"ADAPTER/adapter_model.safetensors: {FIRST} is of type int8, which an adapter can't have",
+    ),
+    "excluded": (
+        lambda a: edit(a, exclude_modules=["q_proj"]),
+        {},
+        "ADAPTER: does not fit BASE: it has model.layers.0.self_attn.q_proj, which adapter_config.",
+    ),
+    "the first layer alone": (
+        lambda a: edit(a, layers_to_transform=0),
+        {},
+        "ADAPTER: does not fit BASE: it has model.layers.1.mlp.up_proj, which adapter_config.json ",
+    ),
+    "its head is missing": (
+        lambda a: change(a, **{"base_model.model.lm_head.weight": None}),
+        {},
+        "ADAPTER: does not fit BASE: it has no lm_head, which modules_to_save names",
     ),
     "no folder": (lambda a: shutil.rmtree(a), {}, "ADAPTER/adapter_config.json: No such file"),
 }

@@ -208,6 +208,18 @@ def widen(tensors: dict[str, torch.Tensor]) -> None:
     tensors[first] = torch.cat([tensors[first]] * 2, dim=1)
 
 
+def fill(value: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], None]:
+    """One tensor with other values, of the same shape."""
+
+    def filled(tensors: dict[str, torch.Tensor]) -> None:
+        first = sorted(tensors)[0]
+        tensors[first] = value.expand(tensors[first].shape).contiguous()
+
+    return filled
+
+
+NAN, WHOLE = torch.tensor(float("nan")), torch.tensor(1, dtype=torch.int8)
+
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another method": (lambda a: edit(a, peft_type="IA3"), "peft_type is IA3, and only LORA"),
     "no base": (lambda a: edit(a, base_model_name_or_path=None), "names no base"),
@@ -217,6 +229,10 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tensor is missing": (lambda a: changed(a, drop), "does not fit .*its file has no"),
     "a tensor too many": (lambda a: changed(a, rename), "does not fit"),
     "another shape": (lambda a: changed(a, widen), "does not fit .*size mismatch"),
+    "not a number": (lambda a: changed(a, fill(NAN)), "has values that are not finite numbers"),
+    "whole numbers": (lambda a: changed(a, fill(WHOLE)), "is of type int8, which an adapter can't"),
+    "no tensors": (lambda a: changed(a, dict.clear), "does not fit .*its file has no"),
+    "other targets": (lambda a: edit(a, target_modules=["xyz"]), "does not fit"),
     "not JSON": (lambda a: (a / "adapter_config.json").write_text("{"), "adapter_config.json"),
 }
 
@@ -228,6 +244,13 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter: Path, defect: str) -> 
     with pytest.raises(ConfigError, match=message) as raised:
         open_trained(adapter)
     assert "\n" not in raised.value.message
+
+
+def test_an_adapter_that_peft_can_not_merge_is_refused_in_one_line(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path, "llama", {}, {"lora_bias": True})
+    with pytest.raises(CheckpointError, match="this adapter can't be merged: Impossible") as raised:
+        export_merged(adapter, tmp_path / "merged", "float32")
+    assert "\n" not in raised.value.message and not (tmp_path / "merged").exists()
 
 
 def test_merge_is_for_adapters_and_adapters_are_merged(adapter: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Put an adapter of any tool that peft can read onto its base, and merge it into the base."""
 
+import re
 import warnings
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sftctl.config.existing_adapter import read_settings
-from sftctl.errors import ConfigError
+from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.adapter.lora import import_peft, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
+from sftctl.model.adapter.tensors import tensor_shapes
 from sftctl.model.load import load_pretrained
 from sftctl.model.source import on_stderr
 from sftctl.model.weight_names import Warn
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on"
+
+_PEFT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, re.error)
+"""What peft raises for settings, tensors and a base that do not belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,16 @@ class Attached:
         """The model with the adapter added to its weights, in place. It is then a plain model.
 
         Head and embeddings are tied again if they are equal: each is merged by itself, so that the
-        adapter of one does not change the other.
+        adapter of one does not change the other. CheckpointError if peft can't merge it.
         """
         _untie(self.model)
-        model: PreTrainedModel = self.wrapper.merge_and_unload(safe_merge=True)
+        try:
+            model: PreTrainedModel = self.wrapper.merge_and_unload(safe_merge=True)
+        except _PEFT_ERRORS as problem:
+            raise CheckpointError(
+                f"this adapter can't be merged: {_last_line(problem)}",
+                hint="--format adapter writes it as it is",
+            ) from problem
         head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
         if _can_be_tied(model) and torch.equal(head.weight, embeddings.weight):
             _set_tied(model, True)
@@ -89,19 +101,20 @@ def attach(
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
         quantize(model, quantizable_layers(model), dtype, dequantized=True)
-    _grow(model, adapter)
+    shapes = _shapes(adapter)
+    _grow(model, shapes)
     peft = import_peft()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing names are an error below
         try:
             wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder))
-        except (RuntimeError, ValueError, TypeError, KeyError) as problem:
-            raise _does_not_fit(adapter, str(problem).strip().splitlines()[-1].strip()) from problem
-    _require_names(adapter, wrapper)
+        except _PEFT_ERRORS as problem:
+            raise _does_not_fit(adapter, _last_line(problem)) from problem
+    _require_names(adapter, wrapper, shapes.keys())
     return Attached(model, wrapper, form)
 
 
-def _grow(model: "PreTrainedModel", adapter: AdapterFile) -> None:
+def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Make room for embeddings that the adapter holds, and that have more rows than the base's."""
     rows = model.get_input_embeddings().num_embeddings
     embeddings = id(model.get_input_embeddings().weight)
@@ -110,7 +123,7 @@ def _grow(model: "PreTrainedModel", adapter: AdapterFile) -> None:
         for name, one in model.named_parameters(remove_duplicate=False)
         if id(one) == embeddings
     }
-    for name, shape in _shapes(adapter).items():
+    for name, shape in shapes.items():
         if name in names and shape[0] != rows:
             model.resize_token_embeddings(shape[0], mean_resizing=False)
 
@@ -142,34 +155,26 @@ def _set_tied(model: "PreTrainedModel", tied: bool) -> None:
 
 def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
     """The tensors of the adapter's file, by their names in the model."""
-    from safetensors import SafetensorError, safe_open
-
-    file = adapter.folder / WEIGHTS_NAME
-    try:
-        with safe_open(file, "pt") as opened:
-            return {
-                name.removeprefix(PREFIX): tuple(opened.get_slice(name).get_shape())
-                for name in opened.keys()  # noqa: SIM118
-            }
-    except SafetensorError as problem:
-        raise ConfigError(
-            f"{file}: damaged: {problem}", hint="copy or download the adapter again"
-        ) from problem
+    found = tensor_shapes(adapter.folder)
+    return {name.removeprefix(PREFIX): shape for name, shape in found.items()}
 
 
-def _require_names(adapter: AdapterFile, wrapper: Any) -> None:
+def _require_names(adapter: AdapterFile, wrapper: Any, there: Set[str]) -> None:
     """ConfigError unless the file has a tensor for all of the adapter, and no others."""
     peft = import_peft()
     # Otherwise peft adds embeddings under other names if the vocabulary was enlarged.
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     here = {name.removeprefix(PREFIX) for name in tensors}
-    there = set(_shapes(adapter))
     plain = set(wrapper.base_model.model.state_dict())  # some tools write the embeddings too
     plain |= {name.replace(".base_layer.", ".") for name in plain}
     if missing := sorted(here - there):
         raise _does_not_fit(adapter, f"its file has no {missing[0]}")
     if unknown := sorted(there - here - plain):
         raise _does_not_fit(adapter, f"the base has no place for {unknown[0]}")
+
+
+def _last_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
 
 
 def _does_not_fit(adapter: AdapterFile, what: str) -> ConfigError:

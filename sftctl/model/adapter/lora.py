@@ -15,6 +15,7 @@ import torch
 
 from sftctl.config.adapter import AdapterConfig
 from sftctl.errors import ConfigError
+from sftctl.model.adapter.needs import broken_package
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -73,10 +74,15 @@ def _initialize(layer: Any) -> None:
 
 
 def import_peft() -> Any:
-    """peft, imported without the lines that it prints if bitsandbytes is installed."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
-    import peft
+    """peft, imported without the lines that it prints if bitsandbytes is installed.
 
+    ConfigError if it can't be imported: it needs no bitsandbytes, but none that is broken.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
+    try:
+        import peft
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise broken_package("peft", problem) from problem
     return peft
 
 

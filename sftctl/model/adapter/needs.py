@@ -35,3 +35,12 @@ def require_bitsandbytes() -> None:
             "adapter.quantize: nf4 needs bitsandbytes, which is not installed",
             hint="pip install 'sftctl[qlora]'",
         )
+
+
+def broken_package(name: str, problem: Exception) -> ConfigError:
+    """The error for a package that is installed and can't be imported."""
+    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return ConfigError(
+        f"{name} can't be imported: {reason}",
+        hint="install it again, and what it imports (peft imports bitsandbytes if it is there)",
+    )

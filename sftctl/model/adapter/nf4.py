@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sftctl.model.adapter.needs import require_bitsandbytes
+from sftctl.model.adapter.needs import broken_package, require_bitsandbytes
 from sftctl.model.onednn import product
 
 if TYPE_CHECKING:
@@ -76,8 +76,10 @@ class _Product(torch.autograd.Function):
 def _bitsandbytes() -> Any:
     require_bitsandbytes()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a hint about faster kernels
-    from bitsandbytes import functional
-
+    try:
+        from bitsandbytes import functional
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise broken_package("bitsandbytes", problem) from problem
     return functional
 
 

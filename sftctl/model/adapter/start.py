@@ -1,16 +1,19 @@
 """An adapter that a run continues from: its tensors become the first weights of the run's
 adapter."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sftctl import jsonio
+from sftctl.config.existing_adapter import RESTRICTIONS, read_settings, restricts
 from sftctl.errors import ConfigError
-from sftctl.model.adapter.lora import saved_tensors
-from sftctl.model.adapter.save import PREFIX, WEIGHTS_NAME, peft_name
+from sftctl.model.adapter.lora import import_peft, saved_tensors
+from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME, peft_name
+from sftctl.model.adapter.tensors import tensor_shapes
 from sftctl.model.tokenizer.new_tokens import new_ids
 
 if TYPE_CHECKING:
@@ -19,21 +22,14 @@ if TYPE_CHECKING:
     from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on: --model names it"
+_TWO_FILES = "the two files are not of one adapter: copy or download it again"
 _MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
 
 
 def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
     """ConfigError unless the adapter in `folder` has the tensors of this model's adapter."""
-    from safetensors import SafetensorError, safe_open
-
-    file = folder / WEIGHTS_NAME
-    try:
-        with safe_open(file, "pt") as opened:
-            shapes = {name: (*opened.get_slice(name).get_shape(),) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise ConfigError(
-            f"{file}: can't be read: {problem}", hint="copy or download the adapter again"
-        ) from problem
+    shapes = tensor_shapes(folder)
+    _require_declared(model, folder, base, shapes.keys())
     ours = {peft_name(name): tensor for name, tensor in saved_tensors(model).items()}
     for name, tensor in ours.items():
         if name not in shapes and ".lora_" in name:
@@ -47,6 +43,43 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
     if unknown := sorted(shapes.keys() - ours.keys() - plain):
         what = f"the model has no place for its {unknown[0].removeprefix(PREFIX)}"
         raise _does_not_fit(folder, base, what)
+
+
+def _require_declared(
+    model: "PreTrainedModel", folder: Path, base: str, names: Collection[str]
+) -> None:
+    """ConfigError unless the tensors are those that adapter_config.json declares, as peft reads
+    it."""
+    settings = read_settings(folder)
+    for module in settings.get("modules_to_save") or ():
+        if not any(f".{module}." in name for name in names):
+            raise _does_not_fit(folder, base, f"it has no {module}, which modules_to_save names")
+    if settings.get("target_modules") in (None, "all-linear") or not restricts(settings):
+        return
+    found = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in names if ".lora_" in name}
+    try:
+        declared = _declared_layers(model, settings)
+    except (ValueError, TypeError, re.error) as problem:
+        raise _does_not_fit(folder, base, str(problem).strip().splitlines()[-1]) from problem
+    if wrong := sorted(found ^ declared):
+        what = f"it has {wrong[0]}, which {CONFIG_NAME} leaves out"
+        if wrong[0] in declared:
+            what = f"it has no {wrong[0]}, which {CONFIG_NAME} names"
+        raise _does_not_fit(folder, base, what, _TWO_FILES)
+
+
+def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> set[str]:
+    """The linear layers that peft would adapt by these settings."""
+    peft = import_peft()
+    keys = ("target_modules", *RESTRICTIONS)
+    config = peft.LoraConfig(**{key: settings.get(key) for key in keys})
+    return {
+        name
+        for name, module in model.named_modules()
+        if (hasattr(module, "base_layer") or isinstance(module, torch.nn.Linear))
+        and not re.search(r"\.(lora_\w+|base_layer|original_module|modules_to_save)(\.|$)", name)
+        and peft.tuners.tuners_utils.check_target_module_exists(config, name)
+    }
 
 
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:

@@ -1,0 +1,51 @@
+"""The values of adapter_config.json that no LoRA adapter can have. Loads no torch."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sftctl.config.bounds import Bounds
+
+_NUMBERS = {
+    "r": (int, Bounds(at_least=1)),
+    "lora_alpha": (float, Bounds(at_least=0)),
+    "lora_dropout": (float, Bounds(at_least=0, below=1)),
+}
+_NAMES = {"target_modules": True, "exclude_modules": True, "modules_to_save": False}
+"""Lists of names, and whether a regular expression may be there instead."""
+
+
+def nonsense(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys with a value that makes no sense, each with the reason."""
+    for key, (kind, bounds) in _NUMBERS.items():
+        if problem := _number_problem(settings.get(key), kind, bounds):
+            yield key, problem
+    if settings.get("lora_alpha") == 0:
+        yield "lora_alpha", "such an adapter adds nothing"
+    for key, may_be_pattern in _NAMES.items():
+        if problem := _names_problem(settings.get(key), may_be_pattern=may_be_pattern):
+            yield key, problem
+    if settings.get("target_modules") == [] and not settings.get("target_parameters"):
+        yield "target_modules", "names no layer"
+
+
+def _number_problem(value: object, kind: type, bounds: Bounds) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        return f"not a{' whole' if kind is int else ''} number"
+    assert isinstance(value, (int, float))
+    return bounds.problem(value)
+
+
+def _names_problem(value: object, *, may_be_pattern: bool) -> str | None:
+    if value is None or value == []:
+        return None
+    if isinstance(value, str) and may_be_pattern:
+        try:
+            re.compile(value)
+        except re.error as problem:
+            return f"not a regular expression: {problem}"
+        return None
+    is_list = isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+    return None if is_list else "not a list of names"

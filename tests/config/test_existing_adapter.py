@@ -1,0 +1,76 @@
+"""What adapter_config.json must say: the same checks before a training and before an export."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sftctl.config import existing_adapter
+from sftctl.config.adapter import AdapterConfig
+from sftctl.config.existing_adapter import layer_of, read_settings
+from sftctl.config.load import Layer
+from sftctl.errors import ConfigError
+from sftctl.model.adapter.attach import AdapterFile
+from sftctl.model.adapter.lora import import_peft
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown option": ({"use_frobnicate": True}, "use_frobnicate = True is not known here"),
+    "another task": ({"task_type": "SEQ_CLS"}, "task_type is SEQ_CLS, and only CAUSAL_LM"),
+    "repeated layers": ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication is set"),
+    "activated": ({"alora_invocation_tokens": [1, 5]}, "alora_invocation_tokens is set"),
+    "no targets": ({"target_modules": []}, "target_modules = []: names no layer"),
+    "numbers": ({"target_modules": [1, 2]}, "target_modules = [1, 2]: not a list of names"),
+    "a number": ({"target_modules": 3}, "target_modules = 3: not a list of names"),
+    "pattern": ({"target_modules": "(("}, "target_modules = '((': not a regular expression: "),
+    "excluded": ({"exclude_modules": "(("}, "exclude_modules = '((': not a regular expression: "),
+    "saved": ({"modules_to_save": "lm_head"}, "modules_to_save = 'lm_head': not a list of names"),
+    "a rank as text": ({"r": "16"}, "r = '16': not a whole number"),
+    "a broken rank": ({"r": 16.5}, "r = 16.5: not a whole number"),
+    "no rank": ({"r": 0}, "r = 0: 0 is too small; at least 1"),
+    "alpha as text": ({"lora_alpha": "x"}, "lora_alpha = 'x': not a number"),
+    "alpha zero": ({"lora_alpha": 0}, "lora_alpha = 0: such an adapter adds nothing"),
+    "alpha below": ({"lora_alpha": -1}, "lora_alpha = -1: -1 is too small; at least 0"),
+    "dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0: 1.0 is too large; it must be below 1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_and_export_refuse_the_same_settings(tmp_path: Path, case: str) -> None:
+    values, message = CASES[case]
+    settings = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], **values}
+    settings["base_model_name_or_path"] = "base"
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    tensor = torch.zeros(2, 4)
+    save_file({"q_proj.lora_A.weight": tensor}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError) as by_training:
+        layer_of([Layer("flag", {"adapter.start": str(tmp_path)})])
+    with pytest.raises(ConfigError) as by_export:
+        AdapterFile.read(tmp_path)
+    found = by_training.value
+    assert found.message == by_export.value.message and found.hint and "\n" not in found.message
+    assert found.message.startswith(f"{tmp_path / 'adapter_config.json'}: {message}")
+
+
+def test_every_option_of_the_installed_peft_is_known(tmp_path: Path) -> None:
+    """Else an adapter of a newer peft would be refused for an option that it does not use so."""
+    assert {one.name for one in dataclasses.fields(peft.LoraConfig)} <= existing_adapter._PEFT_KEYS
+    peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]).save_pretrained(str(tmp_path))
+    assert read_settings(tmp_path)["r"] == 8
+
+
+def test_an_alpha_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="adapter.alpha: 0: the adapter would add nothing"):
+        AdapterConfig(lora=True, alpha=0.0)
+
+
+def test_a_package_that_fails_on_import_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)  # makes `import peft` raise ImportError
+    with pytest.raises(ConfigError, match="peft can't be imported: ") as raised:
+        import_peft()
+    assert "bitsandbytes" in str(raised.value.hint)
