@@ -18,7 +18,9 @@ from sftctl.checkpoint.save import save_checkpoint
 from sftctl.config.optim import OptimConfig
 from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.plan import steps_per_epoch
+from sftctl.data.storage.hashes import block_hashes
 from sftctl.data.store import TokenStoreWriter
+from sftctl.disk import hash_file
 from sftctl.jsonio import dump_line, dump_pretty, loads
 from sftctl.model.load import load_model
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -156,10 +158,18 @@ def _store(path: Path, num_examples: int) -> Path:
     rng = np.random.default_rng(0)
     mask = np.array([False, False, False, True, True, True, True, True])
     train, validation = TokenStoreWriter(path / "train"), TokenStoreWriter(path / "validation")
-    for ids in rng.integers(10, 2000, (num_examples, len(mask)), dtype=np.int32):
-        train.extend(ExampleArrays.pack([TokenizedExample(ids, mask)]))
+    rows = rng.integers(10, 2000, (num_examples, len(mask)), dtype=np.int32)
+    for first in range(0, num_examples, 1000):
+        examples = [TokenizedExample(ids, mask) for ids in rows[first : first + 1000]]
+        train.extend(ExampleArrays.pack(examples))
     counts = {"train": train.close(), "validation": validation.close()}
+    files = {
+        str(file.relative_to(path)): hash_file(file)
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    }
     values = loads((path / "manifest.json").read_bytes()) | {
+        "files": files, "block_sha256": block_hashes(path, files),
         "splits": counts, "num_examples": num_examples, "num_validation_examples": 0,
         "num_tokens": counts["train"].num_tokens,
         "num_target_tokens": counts["train"].num_target_tokens,
