@@ -1,6 +1,7 @@
 """Read and write JSON; the only file that imports orjson."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from sftctl.words import is_hidden
 _TOO_LARGE = 1 << 64
 _MOST_DIGITS_BITS = 10_000  # Python refuses to write more than 4,300 digits
 _DEEPEST = 100  # levels; orjson reads 1024 and writes 254, and Python compares about 300
+_LONG_INTEGER = re.compile(r"(?<![\d.])\d{19,}(?![\d.eE])")
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 JSONDecodeError = orjson.JSONDecodeError
@@ -28,6 +30,23 @@ def _plain(value: object) -> object:
 def loads(data: bytes | str) -> Any:
     """Parse one document; raises `JSONDecodeError` (with `lineno`)."""
     return orjson.loads(data)
+
+
+def rounded(text: str, value: Any) -> list[str]:
+    """The keys of `value`, which `loads` made of `text`, that hold a rounded integer.
+
+    `loads` reads integers of more than 64 bits as floats. For other values than objects, the list
+    has one empty text.
+    """
+    if not _LONG_INTEGER.search(text):
+        return []
+    try:
+        exact = json.loads(text)
+        if isinstance(value, dict):
+            return [key for key, inner in value.items() if inner != exact[key]]
+        return [""] if value != exact else []
+    except (ValueError, RecursionError):  # thousands of digits, or hundreds of levels
+        return []
 
 
 def dump_line(value: object) -> bytes:

@@ -298,3 +298,18 @@ def test_help_works_without_loading_torch() -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "sftctl.cli.app" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "wandb"}
+
+
+def test_data_is_prepared_without_loading_torch(tmp_path: Path) -> None:
+    """Neither the command nor its workers, which are its forks."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    command = ["prepare-data", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "store")]
+    code = f"""
+import sys
+from sftctl.cli.app import app
+try:
+    app({command})
+except SystemExit as end:
+    print(end.code, [name for name in ("torch", "numpy") if name in sys.modules], file=sys.stderr)
+"""
+    assert run_python("-c", code).stderr.splitlines()[-1] == "0 ['numpy']"

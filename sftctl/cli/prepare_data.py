@@ -86,7 +86,7 @@ def prepare_data(
     config = load_config(None, {**flags, **template_options(template_option)})
     engine_name = _known(engine)
     names, paths = named_inputs(inputs or [])
-    with working():  # these import torch, which takes seconds
+    with working("loading libraries", needs_torch=False):
         from sftctl.data.example_text import shown_examples
         from sftctl.data.prepare.fingerprint import PrepareOptions
         from sftctl.data.prepare.prepare import default_store, prepare_files

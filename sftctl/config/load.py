@@ -17,6 +17,7 @@ from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
 
 _KEY = re.compile(r"\s*[^\s=]+\s*=")
+_UNEXPANDED = re.compile(r"(~\w*|\$\w+|\$\{\w+\})(/|$)")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -62,6 +63,7 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
     for layer in layers:
         for key, value in layer.values.items():
             try:
+                _refuse_unexpanded(key, value)
                 values[key] = checked(key, (value,) if layer.is_file else readings_of(value))
                 if key in origins:  # output_dir has none: it is not in a section
                     origins[key] = layer.origin
@@ -80,6 +82,15 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
     output_dir = values.get("output_dir")
     config = RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
     return config, origins
+
+
+def _refuse_unexpanded(key: str, value: object) -> None:
+    """ConfigError for a path with ~ or $NAME, which only a shell replaces."""
+    found = _UNEXPANDED.match(value) if isinstance(value, str) else None
+    if found is not None and not Path(str(value)).exists():
+        raise ConfigError(
+            f"{key}: {found[1]} is not expanded here: {value!r}", hint="write the complete path"
+        )
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, object]:

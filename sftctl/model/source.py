@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from sftctl.disk import require_utf8
+from sftctl.environment import load_large_libraries
 from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
 from sftctl.model.gguf.kind import require_readable
@@ -183,6 +184,23 @@ def require_tokenizer_folder(name: str) -> None:
             hint=_inside(folder, "tokenizer.json")
             or "`AutoTokenizer.from_pretrained(…).save_pretrained(DIR)` writes one",
         )
+
+
+def tokenizer_class(source: ModelSource) -> Any:
+    """The class that loads a tokenizer. AutoTokenizer finds it in every case, but imports torch. A
+    folder without a model that names transformers' plain class leaves it no choice."""
+    folder = Path(source.location)
+    read = _json_or_none(folder / "tokenizer_config.json")
+    name = read.get("tokenizer_class") if isinstance(read, dict) and "auto_map" not in read else ""
+    is_alone = (folder / "tokenizer.json").is_file() and not (folder / "config.json").exists()
+    if is_alone and not source.is_gguf and name in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    load_large_libraries()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def _inside(folder: Path, name: str) -> str | None:

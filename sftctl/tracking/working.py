@@ -16,7 +16,7 @@ _END = b"\0"  # no signal has this number
 
 
 @contextmanager
-def working(phase: str = "loading torch") -> Iterator[None]:
+def working(phase: str = "loading torch", *, needs_torch: bool = True) -> Iterator[None]:
     """Show phases inside this context, the first one now, and answer signals.
 
     The signal is raised in the main thread, when the running call of torch has returned. In the
@@ -25,7 +25,8 @@ def working(phase: str = "loading torch") -> Iterator[None]:
     """
     with status.shown(), _answering(), _leaving_in(phase):
         status.doing(phase)
-        environment.load_large_libraries()
+        if needs_torch:
+            environment.load_large_libraries()
         yield
         status.doing("")
 

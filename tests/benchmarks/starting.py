@@ -21,17 +21,21 @@ def starting(rounds: int) -> list[list[str]]:
     """Rows of a table: medians over rounds in turns, after one that counts for nothing."""
     times: dict[str, list[float]] = {name: [] for name in (*COMMANDS, LIBRARIES)}
     first_step = "sftctl train --model tiny, to its first step"
-    times[first_step] = []
+    prepare = "sftctl prepare-data (a file of one row)"
+    times[first_step], times[prepare] = [], []
     with tempfile.TemporaryDirectory() as folder:
+        (rows := Path(folder) / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
         for number in range(rounds + 1):
             for name, command in COMMANDS.items():
                 times[name].append(_seconds(command))
+            store = str(Path(folder) / f"{number}.store")
+            times[prepare].append(_seconds([*SFTCTL, "prepare-data", str(rows), "--output", store]))
             times[LIBRARIES].append(_seconds([sys.executable, "-c", LIBRARIES]))
             times[first_step].append(_seconds_to_the_first_step(Path(folder) / str(number)))
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     ratio = medians[first_step] / medians[LIBRARIES]
-    rows = [[name, f"{seconds:.3f} s"] for name, seconds in medians.items()]
-    return [*rows, ["the last of these over the one before", f"{ratio:.2f}"]]
+    found = [[name, f"{seconds:.3f} s"] for name, seconds in medians.items()]
+    return [*found, ["the first step over the libraries alone", f"{ratio:.2f}"]]
 
 
 def _seconds(command: list[str]) -> float:

@@ -1,9 +1,9 @@
 """Cross chat templates with conversations: what is kept, and whether its masks are right.
 
 `python -m tests.benchmarks.template_matrix FOLDER` reads every .jinja file of a folder. The bundled
-tokenizer gets the special tokens that a template writes. A kept turn is right if the text before it
-is the prompt that the template itself renders (or that prompt without a thinking block that the
-turn repeats), and if the turn ends with a special token.
+tokenizer gets the special tokens that a template writes. A kept turn is right if the tokens before
+it are those of the prompt that the template itself renders (or of that prompt without a thinking
+block that the turn repeats), and if the turn ends with a special token.
 """
 
 import re
@@ -63,14 +63,11 @@ def outcome(row: dict[str, Any], tokenizer: ChatTokenizer) -> str:
     return "kept" if is_right else "wrong"
 
 
-def _trained(example: TokenizedExample, tokenizer: ChatTokenizer) -> list[tuple[str, str]]:
-    """(the text before it, its text) of every run of trained tokens."""
+def _trained(example: TokenizedExample, tokenizer: ChatTokenizer) -> list[tuple[list[int], str]]:
+    """(the tokens before it, its text) of every run of trained tokens."""
     edges = [0, *(np.flatnonzero(np.diff(example.loss_mask)) + 1).tolist(), example.num_tokens]
     return [
-        (
-            tokenizer.decode(example.input_ids[:start]),
-            tokenizer.decode(example.input_ids[start:end]),
-        )
+        (example.input_ids[:start].tolist(), tokenizer.decode(example.input_ids[start:end]))
         for start, end in pairwise(edges)
         if example.loss_mask[start]
     ]
@@ -79,19 +76,18 @@ def _trained(example: TokenizedExample, tokenizer: ChatTokenizer) -> list[tuple[
 def _prompt(row: Conversation, turn: int, tokenizer: ChatTokenizer) -> str:
     """The prompt for a turn as the template renders it; empty if it renders none."""
     try:
-        text = tokenizer.render(list(row.messages[:turn]), row.tools, True) if turn else ""
+        return tokenizer.render(list(row.messages[:turn]), row.tools, True) if turn else ""
     except Exception:  # a template can raise anything
         return ""
-    return tokenizer.decode(tokenizer.encode(text))
 
 
-def _is_right(before: str, run: str, prompts: list[str], tokenizer: ChatTokenizer) -> bool:
+def _is_right(before: list[int], run: str, prompts: list[str], tokenizer: ChatTokenizer) -> bool:
     if not run.endswith(tokenizer.special_texts):
         return False
     for prompt in prompts:
         block = opened_block(prompt)
         without = prompt.removesuffix(block.text) if block else prompt
-        if before == prompt or not prompt or (block and before == without):
+        if not prompt or any(before == tokenizer.encode(p).tolist() for p in {prompt, without}):
             return True
     return False
 

@@ -381,12 +381,117 @@ FILES = [
     Case("A32/hf", [f"a{n}" for n in range(6)], says="train-00000-of-00001.json: 6 rows"),
     Case("A32/mlx/test.jsonl", [f"ta{n}" for n in range(6)]),
 ]  # fmt: skip
+CALLED = '{"name": "f", "arguments": {"a": 1}}'
+LONG = 123456789012345678901234567890
+
+
+def calling(*calls: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [*calls]}], **more}
+
+
+CALL_FORMS = [  # where other tools write the arguments, and the tools
+    Case(
+        [
+            calling({"name": "f", "parameters": {"a": 1}}),
+            calling({"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}),
+            calling({"function": {"name": "f", "args": '{"a": 1}'}}),
+            {
+                "conversations": [
+                    SAID[0],
+                    {"from": "function_call", "value": '{"name": "f", "parameters": {"a": 1}}'},
+                ]
+            },
+        ],
+        [CALLED] * 4,
+    ),
+    Case(
+        [calling({"name": "f", "parameters": {"a": 1, "b": None}}, tools=[tool(a={}, b=None)])],
+        [CALLED],
+        says="nulls were removed",
+    ),
+    Case([CONVERSATION, calling({"name": "f", "town": "Jena"})], ["Hello"], {"bad_shape": 1}),
+    Case([calling({"name": "f", "arguments": json.dumps('{"a": 1}')})], [CALLED]),
+    Case([calling({"name": "f", "arguments": json.dumps("{'a': 1}")})], [],
+         says="are not JSON", exit_code=3),
+    Case(
+        [{"messages": [Q, {"role": "assistant", "content": [], "tool_calls": [
+            {"name": "f", "arguments": {"a": 1}}]}]}],
+        [CALLED],
+    ),
+    Case(
+        [calling({"name": "f", "arguments": {"a": 1}}, tool_defs=[tool(a={})])],
+        [],
+        says="--columns tools=tool_defs reads it",
+        exit_code=3,
+    ),
+    Case(
+        [calling({"name": "f", "arguments": {"a": 1}}, tool_defs=json.dumps([tool(a={})]))],
+        [CALLED],
+        flags=("--columns", "tools=tool_defs"),
+    ),
+]  # fmt: skip
+LONG_INTEGERS = [  # which a reader of JSON rounds
+    Case(
+        [
+            {"messages": [{"role": "user", "content": f"function {LONG}"}, A], "id": LONG},
+            calling({"name": "f", "arguments": {"a": LONG}}),
+            calling({"name": "f", "arguments": json.dumps({"a": LONG})}),
+            calling({"name": "f", "arguments": {}}, tools=[tool(a={"maximum": LONG})]),
+            {"messages": [Q, {"role": "function", "name": "f", "content": {"id": LONG}}, A]},
+            {"conversations": [{"from": "function_call", "value": json.dumps(
+                {"name": "f", "arguments": {"a": LONG}})}]},
+        ],
+        ["Hello"],
+        {"bad_shape": 5},
+    ),
+    Case(
+        [calling({"name": "f", "arguments": {"a": 2**64 - 1, "b": 6.02e23}})],
+        ['{"name": "f", "arguments": {"a": 18446744073709551615, "b": 6.02e+23}}'],
+    ),
+]  # fmt: skip
+TWO_NAMES = [  # of one field
+    Case(
+        [
+            {"messages": [Q, {"role": "assistant", "content": "", "value": "Hello"}]},
+            {"messages": [Q, A | {"from": "gpt", "parts": [{"type": "text", "text": "Hello"}]}]},
+            {"messages": [Q, A | {"value": "Hi"}]},
+            {"messages": [Q, A | {"from": "human"}]},
+        ],
+        ["Hello", "Hello"],
+        {"bad_shape": 1, "bad_role": 1},
+    ),
+    Case(
+        [{"messages": [Q, A], "conversations": [Q, A | {"content": "No"}]}],
+        ["Hello"],
+        says="conversations",
+    ),
+]
+ROW = b'{"prompt": "Hi", "completion": "Hello"}'
+JOINED = [  # files that were put together, or written by hand
+    Case(b"[" + ROW + b"]\n[" + ROW + b"]\n", ["Hello"], {"broken_json": 1}),
+    Case(gzip.compress(ROW + b"\n") + gzip.compress(ROW + b"\n"), ["Hello"] * 2),
+    Case(ROW + b"\n" + ROW + ROW + b"\n", ["Hello"], {"broken_json": 1}),
+    Case(ROW + b",\n" + ROW + b",\n" + ROW + b"\n", ["Hello"], {"broken_json": 2}),
+    Case(ROW + b",\n" + ROW + b",\n", [], says="a comma ends the row", exit_code=3),
+    Case('{"prompt": "Hi\u2028\u0085", "completion": "Hello"}\n'.encode(), ["Hello"]),
+    Case([Q, A], [], says="jq -cs '{messages: .}'", exit_code=3),
+    Case(json.dumps([Q, A]).encode(), [], says="jq -c '{messages: .}'", exit_code=3),
+    Case([{"train": [CONVERSATION], "test": [CONVERSATION]}], [], says="'.train[]'", exit_code=3),
+    Case([{"id": "1", "data": ["Hi", "Hello"]}], [], says="with keys: data, id", exit_code=3),
+    Case([{"question": "2+2?", "answer": 4}], [], says="'answer' is not text", exit_code=3),
+    Case([CONVERSATION, {"messages": [Q, A | {"train": "false"}]}], ["Hello"], {"bad_shape": 1}),
+    Case(b'prompt,completion\nHi,Hello\n"a,b\nc,d\n', ["Hello"], {"cut_off": 1}, name="a.csv"),
+    Case(b",prompt,completion\n0,Hi,Hello\n", ["Hello"], name="a.csv"),
+    Case(b"sep=;\nprompt;completion\nHi;Hello\n", [], says="sep=", name="a.csv", exit_code=3),
+]
 ALL = {
     name: case
     for kind, cases in {
         "padding": PADDING, "calls": CALLS, "json-text": JSON_TEXT, "reasoning": REASONING,
         "system": SYSTEM,
         "preferences": PREFERENCES, "texts": TEXTS, "tables": TABLES, "bytes": BYTES,
+        "call-forms": CALL_FORMS, "long-integers": LONG_INTEGERS, "two-names": TWO_NAMES,
+        "joined": JOINED,
         "numbers": NUMBERS, "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
     }.items()
     for name, case in ((f"{kind}-{number}", case) for number, case in enumerate(cases))
@@ -447,6 +552,19 @@ def test_a_parquet_file_that_is_refused_says_why(
     assert result.exit_code == 3
     assert result.error.startswith(f"error: {file}: ") or result.error.startswith("error: no row")
     assert says in result.stderr
+
+
+def test_maps_of_arrow_are_messages(tmp_path: Path, sftctl: Callable[..., Result]) -> None:
+    kind = pa.map_(pa.string(), pa.string())
+    turns = [[*turn.items()] for turn in SAID]
+    table = pa.table({"conversations": pa.array([turns], pa.list_(kind))})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pa.ipc.new_file(tmp_path / "rows.arrow", table.schema) as file:
+        file.write(table)
+    for name in ("rows.parquet", "rows.arrow"):
+        result = sftctl("prepare-data", tmp_path / name, "--output", tmp_path / "store")
+        assert result.exit_code == 0, result.stderr
+        assert trained(TokenStore.open(tmp_path / "store")) == ["Hello"]
 
 
 def written(case: Case, folder: Path) -> Path:

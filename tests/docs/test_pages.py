@@ -145,3 +145,13 @@ def test_flags_on_the_migrating_page_exist() -> None:
     told = our_flags((DOCS_FOLDER / "migrating.md").read_text(encoding="utf-8"))
     assert len(told) > 20
     assert told <= flags_of("train") | flags_of("prepare-data")
+
+
+def test_every_test_on_the_page_of_kinds_exists() -> None:
+    text = (DOCS_FOLDER / "measured" / "kinds.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)` \|$", text, re.MULTILINE)
+    assert f"These are {len(named)} kinds." in text
+    tests = Path(__file__).parents[1]
+    for file, name in named:
+        pattern = rf"^(def {name}\(|{name}\b.* = )"
+        assert re.search(pattern, (tests / file).read_text(), re.MULTILINE), f"{file}::{name}"

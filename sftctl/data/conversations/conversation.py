@@ -13,8 +13,8 @@ from sftctl.data.conversations.message_list import Message
 from sftctl.data.conversations.not_a_number import row_with_nan
 from sftctl.data.conversations.padding import drop_padding
 from sftctl.data.conversations.parsed_row import ParsedRow
-from sftctl.data.conversations.shapes import SHAPES, detect_shape, with_turns_read
-from sftctl.data.conversations.tool_calls import wrapped
+from sftctl.data.conversations.shapes import ROW_KEYS, SHAPES, detect_shape, with_turns_read
+from sftctl.data.conversations.tool_calls import LONG_INTEGER, refuse_tools_elsewhere, wrapped
 from sftctl.data.conversations.unknown import WRAP, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
 
@@ -64,6 +64,8 @@ def from_text(
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         raise _not_an_object(row, source)
+    if b"tool" in text or b"function" in text:  # else no number is written again
+        _refuse_rounded(text, row, source, columns)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
 
@@ -87,10 +89,12 @@ def from_row(
         fields = with_turns_read(fields)
         shape = (detect_shape(first) or detect_shape(fields)) if format == "auto" else format
         if shape is None:
-            raise unknown_shape(fields)
+            raise unknown_shape(fields, is_line=source.row is None)
         parsed = SHAPES[shape].parse(fields)
         if not parsed.messages:
             raise BadRow("empty", "empty conversation", "remove the row")
+        if parsed.tools is None and any("tool_calls" in m for m in parsed.messages):
+            refuse_tools_elsewhere(fields)
         digest = _digest(parsed)
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None
@@ -107,6 +111,14 @@ def from_row(
         used=tuple(names.get(key, key) for key in parsed.used) if columns else tuple(parsed.used),
         columns=(*row, *sorted(parsed.left)),
     )
+
+
+def _refuse_rounded(text: bytes, row: dict[str, Any], source: SourceLine, columns: Columns) -> None:
+    """BadRow if a column that is read holds an integer that JSON's reader rounds."""
+    read = ROW_KEYS | {column.split(".")[0] for _, column in columns}
+    for key in jsonio.rounded(text.decode(), row):
+        if key in read:
+            raise BadRow("bad_shape", f"{source}: {key!r} has {LONG_INTEGER}", "write it as text")
 
 
 def _not_an_object(row: object, source: SourceLine) -> BadRow:
@@ -138,6 +150,8 @@ def _hint(text: bytes, problem: str) -> str | None:
     """What a text may be instead of JSON, if it is plain to see."""
     if text.lstrip()[1:].lstrip().startswith(b"'"):
         return "Python's own text of an object is not JSON: write it with json.dumps"
+    if "after document" in problem and text.rstrip().endswith(b"},"):
+        return "a comma ends the row: `sed 's/,$//' FILE > rows.jsonl` removes it from every line"
     if "after document" in problem:
         return (
             "its lines end with CR alone: `tr '\\r' '\\n'` gives each row a line"

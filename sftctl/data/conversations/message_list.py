@@ -70,6 +70,8 @@ def read_message(turn: Row, number: int) -> Message:
         raise BadRow("bad_role", "'role' is missing", "a message needs a role, or from")
     name = turn[role_key]
     role = role_of(name)
+    if any(role_of(turn[key]) != role for key in _ROLE if isinstance(turn.get(key), str)):
+        raise BadRow("bad_role", "'role' and 'from' are different roles", "remove one of them")
     legacy = turn.get("function_call")
     calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
     reasoning = _reasoning(turn)
@@ -139,6 +141,9 @@ def _content(turn: Row, role: str, *, has_more: bool) -> Content:
         missing = next((key for key in _CONTENT if key in turn), None)
         missing = missing or ("value" if "from" in turn else "content")
         raise BadRow("bad_shape", f"{missing!r} is missing")
+    if has_more and not turn[key]:
+        return Content("")
+    _require_one_text(turn, key)
     if role == "tool":
         return Content(tool_result(turn[key], key))
     if key == "value":  # ShareGPT has no parts, so a list of strings is not one text
@@ -146,8 +151,24 @@ def _content(turn: Row, role: str, *, has_more: bool) -> Content:
     return content_of(turn[key], key)
 
 
+def _require_one_text(turn: Row, key: str) -> None:
+    """BadRow if another key of a message holds another text than `key`."""
+    if len(turn) == 2:
+        return
+    for other in _CONTENT:
+        value = turn.get(other)
+        if other == key or not value or not isinstance(value, (str, list)) or value == turn[key]:
+            continue
+        if content_of(value, other) != content_of(turn[key], key):
+            raise BadRow(
+                "bad_shape", f"{key!r} and {other!r} are different texts", "remove one of them"
+            )
+
+
 def _filled(turn: Row, keys: tuple[str, ...]) -> str | None:
-    return next((key for key in keys if turn.get(key) is not None), None)
+    """The first key with a value, or else the first that is not null."""
+    found = next((key for key in keys if turn.get(key)), None)
+    return found or next((key for key in keys if turn.get(key) is not None), None)
 
 
 def _is_exchange(turn: Row) -> bool:

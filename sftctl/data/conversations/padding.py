@@ -8,6 +8,8 @@ them learns to write them.
 from collections.abc import Iterator
 from typing import Any
 
+from sftctl.data.conversations.tool_calls import ARGUMENTS
+
 Row = dict[str, Any]
 
 _TOOLS = ("tools", "functions")
@@ -31,8 +33,9 @@ def drop_padding(row: Row, *, from_arrow: bool) -> bool:
     is_padded = from_arrow or any(map(_is_padded_turn, turns)) or any(map(_is_padded, tools))
     num_dropped = sum(_strip(tool, frozenset() if is_padded else _MEANINGFUL) for tool in tools)
     for function in calls:
-        arguments = function.get("arguments")
-        if not isinstance(arguments, dict):
+        named = (function.get(key) for key in ARGUMENTS)
+        arguments = next((found for found in named if isinstance(found, dict)), None)
+        if arguments is None:
             continue
         known = parameters.get(str(function.get("name")))
         if is_padded:

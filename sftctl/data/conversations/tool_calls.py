@@ -1,11 +1,19 @@
 """Tools and tool calls in the forms that data sets use, read into OpenAI's form."""
 
+from contextlib import suppress
 from typing import Any
 
 from sftctl import jsonio
+from sftctl.data.conversations.contents import is_filled
 from sftctl.data.ledger import BadRow
 
+ARGUMENTS = ("arguments", "parameters", "args", "input", "params", "kwargs")
+"""Names of the arguments of a call."""
+
 _JSON_BEGINS = ("{", "[")
+_NAMES_A_CALL = frozenset({*ARGUMENTS, "name", "type", "id", "index", "call_id", "tool_call_id"})
+_DESCRIBES = frozenset({"description", "parameters", "input_schema", "inputSchema"})
+LONG_INTEGER = "an integer of more than 64 bits, which would be rounded"
 
 
 def tool_list(value: object, key: str = "tools") -> list[Any] | None:
@@ -26,6 +34,25 @@ def wrapped(tool: Any) -> Any:
     return {"type": "function", "function": bare}
 
 
+def refuse_tools_elsewhere(row: dict[str, Any]) -> None:
+    """BadRow if a column that is not read describes the tools that the messages call."""
+    for key, value in row.items():
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            with suppress(jsonio.JSONDecodeError):
+                value = jsonio.loads(value)
+        if isinstance(value, list) and value and all(map(_is_tool, value)):
+            raise BadRow(
+                "bad_shape",
+                f"the messages call tools that the column {key!r:.40} describes",
+                f"--columns tools={key} reads it",
+            )
+
+
+def _is_tool(tool: object) -> bool:
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    return _is_call(tool) and not _DESCRIBES.isdisjoint(function or ())
+
+
 def tool_calls(value: object) -> list[dict[str, Any]]:
     """The calls of a message: a list, or JSON text of one."""
     return [_tool_call(call) for call in _objects(value, "tool_calls")]
@@ -42,6 +69,7 @@ def function_calls(value: str) -> list[dict[str, Any]] | None:
         if value.lstrip().startswith(_JSON_BEGINS):
             raise BadRow("bad_shape", f"a tool call is broken JSON: {problem.msg}") from None
         return None
+    _require_exact(value, found, "a tool call")
     calls = found if isinstance(found, list) else [found]
     if not calls or not all(map(_is_call, calls)):
         return None
@@ -59,7 +87,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     if not _is_call(call):
         raise BadRow("bad_shape", "a tool call has no function name")
     function = call.get("function", call)
-    arguments = function.get("arguments")
+    arguments = _arguments(function)
     if arguments is None:
         arguments = {}
     elif isinstance(arguments, str):
@@ -69,6 +97,26 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }
+
+
+def _arguments(function: dict[str, Any]) -> Any:
+    """What a call passes, under any name; BadRow if it may be under a key that is not known."""
+    filled = [key for key in ARGUMENTS if function.get(key)]
+    if filled:
+        return function[filled[0]]
+    for key in function.keys() - _NAMES_A_CALL:
+        if is_filled(function[key]):
+            raise BadRow(
+                "bad_shape",
+                f"a call of {function['name']!r:.60} has no arguments, but {key!r:.40}",
+                'a call is {"name": …, "arguments": {…}}',
+            )
+    return function.get("arguments")
+
+
+def _require_exact(text: str, found: Any, what: str) -> None:
+    if jsonio.rounded(text, found):
+        raise BadRow("bad_shape", f"{what} has {LONG_INTEGER}", "write it as text")
 
 
 def _object_or_text(text: str, name: str) -> dict[str, Any] | str:
@@ -82,16 +130,21 @@ def _object_or_text(text: str, name: str) -> dict[str, Any] | str:
             f"the arguments of a call of {name!r:.60} are not JSON: {problem.msg}",
             "a model must not learn to write such calls: correct the arguments, or remove the row",
         ) from None
+    _require_exact(text, found, f"a call of {name!r:.60}")
+    if isinstance(found, str) and found.lstrip().startswith("{"):  # written as JSON twice
+        return _object_or_text(found, name)
     return found if isinstance(found, dict) else text
 
 
 def _objects(value: object, key: str) -> list[dict[str, Any]]:
     """A list of objects, or JSON text of one; an empty list if there is nothing."""
     if isinstance(value, str) and value.strip():
+        text = value
         try:
-            value = jsonio.loads(value)
+            value = jsonio.loads(text)
         except jsonio.JSONDecodeError as problem:
             raise BadRow("bad_shape", f"{key!r} is not JSON: {problem.msg}") from None
+        _require_exact(text, value, repr(key))
     if not value or (isinstance(value, str) and not value.strip()):
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):

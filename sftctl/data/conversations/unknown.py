@@ -21,18 +21,21 @@ _ANSWERS = (
     *("completion", "response", "answer"),
 )
 WRAP = "`jq -c '{messages: .}' FILE > rows.jsonl` puts each list of messages into a row"
+_WRAP_LINES = (
+    "if the file is one conversation, `jq -cs '{messages: .}' FILE > rows.jsonl` makes it a row"
+)
 _RENAME = (
     "rename the keys, map them as in --columns prompt=QUESTION,completion=ANSWER, or name the "
     "shape with --format"
 )
 
 
-def unknown_shape(row: Row) -> BadRow:
-    """The error for a row that no shape matches."""
+def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
+    """The error for a row that no shape matches; `is_line`: the row is a line of JSON lines."""
     if answers := answers_to_compare(row):
         how = f"--columns prompt=QUESTION,completion={answers[0]} trains on one of them"
         return preference(answers, how)
-    hint = _hint(row)
+    hint = _hint(row, is_line)
     if hint is None and isinstance(row.get("text"), str):
         return BadRow(
             "bad_shape",
@@ -106,10 +109,11 @@ def _unknown_columns(header: Sequence[str]) -> BadRow:
     return unknown_shape(row)
 
 
-def _hint(row: Row) -> str | None:
+def _hint(row: Row, is_line: bool) -> str | None:
     """A hint how such a row can be read; None if it is not obvious."""
     if {"role", "from"}.intersection(row) and {"content", "value", "parts"}.intersection(row):
-        return f"a message alone, without its conversation: {WRAP}"
+        how = _WRAP_LINES if is_line else WRAP
+        return f"a message alone, without its conversation: {how}"
     if (inside := rows_inside(row)) is not None:
         return f"the rows are inside: `jq -c '{inside}' FILE > rows.jsonl` takes them out"
     for key, value in row.items():

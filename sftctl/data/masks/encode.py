@@ -19,14 +19,14 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import Mask, TokenizedExample, Weights
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.server_form import as_servers_send
-from sftctl.data.masks.token_edges import mask_from_bytes
+from sftctl.data.masks.token_edges import EncodedText, encoded, is_as_prompted, mask_from_bytes
 from sftctl.data.masks.turns import TrainingText, training_texts
 from sftctl.data.masks.weights import Weighted
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-MASK_RULES_VERSION = 5
+MASK_RULES_VERSION = 6
 """Increase it if a change of the code gives conversations other texts, tokens or masks."""
 
 
@@ -43,9 +43,10 @@ def encode_texts(
     texts: list[TrainingText], conversation: Conversation, tokenizer: ChatTokenizer
 ) -> list[TokenizedExample]:
     """The examples of the texts that `conversation` was rendered to; BadRow if one is unclear."""
-    examples = []
+    examples, known = [], None
     for text in texts:
-        for ids, turns, weights in _encode(text, conversation, tokenizer):
+        known = encoded(text.text, tokenizer, known) if tokenizer.is_fast else None
+        for ids, turns, weights in _encode(text, known, conversation, tokenizer):
             turns[:1] = False  # nothing comes before the first token, so nothing predicts it
             mask = turns if weights is None else turns & (weights > 0)
             if not mask.any():
@@ -66,22 +67,26 @@ _Encoded = tuple[Ids, Mask, Weights | None]
 
 
 def _encode(
-    text: TrainingText, conversation: Conversation, tokenizer: ChatTokenizer
+    text: TrainingText,
+    known: EncodedText | None,
+    conversation: Conversation,
+    tokenizer: ChatTokenizer,
 ) -> Iterator[_Encoded]:
-    """The tokens of a text and their mask; then the tokens of answers that need their own."""
-    if tokenizer.is_fast:
-        ids = tokenizer.encode(text.text)
-        mask = None
-        if not text.weights:
-            mask = mask_from_bytes(text.text, text.targets, tokenizer, ids)
-            mask = _mask_from_pieces(text, tokenizer, ids) if mask is None else mask
+    """The tokens of a text and their mask; then the tokens of answers that need their own.
+
+    `known` are the tokens if a fast engine made them.
+    """
+    if known is not None and not text.weights:
+        mask = mask_from_bytes(known, text.targets, tokenizer)
+        mask = _mask_from_pieces(text, tokenizer, known.ids) if mask is None else mask
         if mask is not None:
-            yield ids, mask, None
+            yield known.ids, mask, None
             return
     reference, offsets = tokenizer.encode_with_offsets(text.text)
-    if tokenizer.is_fast and not np.array_equal(ids, reference):
+    if known is not None and not np.array_equal(known.ids, reference):
         raise EngineDiffers(f"{conversation.source}: {tokenizer.engine} returns other token ids")
-    places = [_place(span, text.text, reference, offsets, tokenizer) for span in text.targets]
+    encoding = _Encoding(text.text, reference, offsets, tokenizer)
+    places = [_place_after_prompt(span, text, encoding) for span in text.targets]
     exact = [place for place in places if place is not None]
     if len(exact) < len(places) and not text.may_be_apart:
         raise _half_inside(conversation)
@@ -91,7 +96,6 @@ def _encode(
             mask[covered] = True
         within = [s for s, place in zip(text.targets, places, strict=True) if place is not None]
         placed = [w for w in text.weights if _is_in(w.span, within)]
-        encoding = _Encoding(text.text, reference, offsets, tokenizer)
         yield reference, mask, _weights(placed, encoding, conversation)
     for span, place in zip(text.targets, places, strict=True):
         if place is None:
@@ -127,6 +131,15 @@ def _is_in(span: Span, spans: Sequence[Span]) -> bool:
     return any(start <= span[0] and span[1] <= end for start, end in spans)
 
 
+def _place_after_prompt(span: Span, text: TrainingText, encoding: "_Encoding") -> slice | None:
+    """The tokens of a target; None if an edge is inside a token, or if the prompt before the
+    target, encoded alone, becomes other tokens."""
+    place = _place(span, *encoding)
+    if place is None or not text.may_be_apart:
+        return place
+    return place if is_as_prompted(place.start, *encoding) else None
+
+
 class _Encoding(NamedTuple):
     text: str
     ids: Ids
@@ -154,19 +167,24 @@ def _weights(
 
 
 def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
-    """The mask of `ids`; None if the ids of the pieces, joined, are not `ids`."""
+    """The mask of `ids`; None if the ids of the pieces, joined, are not `ids`.
+
+    Also None if an earlier target does not end with a special token: then the prompt after it,
+    encoded alone, does not prove what all before the next target becomes.
+    """
     position = 0
     pieces: list[Ids] = []
-    is_target: list[bool] = []
     for start, end in text.targets:
         pieces += [tokenizer.encode(text.text[position:start])]
         pieces += [tokenizer.encode(text.text[start:end])]
-        is_target += [False, True]
         position = end
     pieces.append(tokenizer.encode(text.text[position:]))
-    is_target.append(False)
     if not np.array_equal(np.concatenate(pieces), ids):
         return None
+    later = pieces[1:-2:2]  # the targets that another prompt follows
+    if text.may_be_apart and any(int(p[-1]) not in tokenizer.special_ids for p in later if len(p)):
+        return None
+    is_target = [index % 2 == 1 for index in range(len(pieces))]
     return np.repeat(is_target, [len(piece) for piece in pieces])
 
 

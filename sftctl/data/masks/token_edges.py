@@ -1,83 +1,158 @@
-"""Where targets begin and end in tokens, from the bytes that each token stands for.
+"""Encode a text, and find where its targets begin and end from the bytes of its tokens.
 
-This encodes a text once. Comparing the text with its pieces would encode it twice.
+This needs one encoding of the text, where comparing the text with its pieces needs two. Two
+properties of encoders make it a proof. They cut a text at its special tokens first, so the
+stretches between them become tokens independently. And the bytes of the tokens, joined, are the
+text.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
 from sftctl.data.example import Mask
-from sftctl.model.tokenizer.encoders import Ids, Span, TokenBytes
+from sftctl.errors import EngineDiffers
+from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-_TAIL = 16
-"""Tokens at the end of a prompt that are encoded again."""
+_HEADER = 16
+"""A stretch of at most so many tokens is probably a header. Headers repeat: results are kept."""
 
-_EQUAL = 8
-"""At least this many of them must be equal if the tail begins in the middle of a text."""
+_MOST_HEADERS = 1000
+"""Headers whose result is kept."""
 
-_MOST_TAILS = 1000
-"""Tails whose result is kept."""
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown."""
+
+    text: str
+    ids: Ids
+    data: bytes = b""
+    ends: npt.NDArray[np.int64] | None = None
+
+
+def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
+    """A text and its tokens.
+
+    The texts of a row may begin alike. The tokens of the beginning that `text` shares with `before`
+    are taken from there, up to its last special token.
+    """
+    table = tokenizer.token_bytes
+    if table is None:
+        return EncodedText(text, tokenizer.encode(text))
+    data = text.encode(errors="surrogatepass")
+    num_known = 0 if before is None else _num_known(before, data, tokenizer)
+    if before is None or before.ends is None or num_known == 0:
+        ids = tokenizer.encode(text)
+    else:
+        rest = data[before.ends[num_known - 1] :].decode(errors="surrogatepass")
+        ids = np.concatenate([before.ids[:num_known], tokenizer.encode(rest)])
+        if tokenizer.is_checked and not np.array_equal(ids, tokenizer.encode(text)):
+            raise EngineDiffers(f"{tokenizer.engine} returns other token ids for {rest[:40]!r}")
+    return EncodedText(text, ids, data, table.ends(ids, data))
+
+
+def _num_known(before: EncodedText, data: bytes, tokenizer: ChatTokenizer) -> int:
+    """How many tokens of `before` begin a text: up to the last special token that both share."""
+    table = tokenizer.token_bytes
+    if table is None or before.ends is None:
+        return 0
+    # No added token that begins before this place can end after the shared beginning.
+    place = _num_shared(before.data, data) - table.longest_added
+    first = int(np.searchsorted(before.ends, place, side="right"))
+    start = _stretch_start(before.ids, first, tokenizer)
+    return start + 1 if first and int(before.ids[start]) in tokenizer.special_ids else 0
+
+
+def _num_shared(one: bytes, other: bytes) -> int:
+    """How many bytes at the beginning of both are equal."""
+    equal, most = 0, min(len(one), len(other))
+    while equal < most:
+        middle = (equal + most + 1) // 2
+        if one[equal:middle] == other[equal:middle]:
+            equal = middle
+        else:
+            most = middle - 1
+    return equal
 
 
 def mask_from_bytes(
-    text: str, targets: Sequence[Span], tokenizer: ChatTokenizer, ids: Ids
+    encoded: EncodedText, targets: Sequence[Span], tokenizer: ChatTokenizer
 ) -> Mask | None:
-    """The mask of `ids`, which `text` was encoded to; None if that can't be proved this way.
+    """The mask of the tokens of a text; None if it can't be proved this way.
 
-    Three things are needed for each target. It begins and ends between two tokens. It ends with a
-    special token, which no encoder joins with other text. The end of the prompt before it becomes
-    the same tokens when it is encoded alone, as at inference.
+    It is proved if each target begins and ends between two tokens, if its end is a special token or
+    the end of the text, and if the prompt before it becomes the same tokens when it is encoded
+    alone, as at inference.
     """
-    table = tokenizer.token_bytes
-    ends = None if table is None else table.ends(ids, text)
-    if table is None or ends is None:
+    ids, ends = encoded.ids, encoded.ends
+    if ends is None:
         return None
-    edges = [*_in_bytes(text, chain.from_iterable(targets))]
+    edges = [*_in_bytes(encoded, chain.from_iterable(targets))]
     after = np.searchsorted(ends, edges, side="right").tolist()  # tokens that end there or before
     if any(edge and ends[n - 1] != edge for edge, n in zip(edges, after, strict=True)):
         return None
     mask = np.zeros(len(ids), dtype=np.bool_)
     for first, end in zip(after[::2], after[1::2], strict=True):
         ends_apart = end == len(ids) or int(ids[end - 1]) in tokenizer.special_ids
-        if not ends_apart or not _is_as_prompted(ids[:first], table, tokenizer):
+        if not ends_apart or not _stays_alone(ids, first, tokenizer):
             return None
         mask[first:end] = True
     return mask
 
 
-def _in_bytes(text: str, positions: Iterator[int]) -> Iterator[int]:
+def _in_bytes(encoded: EncodedText, positions: Iterator[int]) -> Iterator[int]:
     """Positions in the text, in order, counted in bytes of UTF-8."""
-    if text.isascii():
+    if len(encoded.data) == len(encoded.text):
         yield from positions
         return
     done = num_bytes = 0
     for position in positions:
-        num_bytes += len(text[done:position].encode())
+        num_bytes += len(encoded.text[done:position].encode())
         done = position
         yield num_bytes
 
 
-def _is_as_prompted(prompt: Ids, table: TokenBytes, tokenizer: ChatTokenizer) -> bool:
-    """Whether the last tokens of a prompt stay the same when no text follows."""
-    tail: list[int] = []  # after the last special token
-    is_complete = len(prompt) <= _TAIL
-    for token in prompt[: -_TAIL - 1 : -1].tolist():
-        if token in tokenizer.special_ids:
-            is_complete = True
-            break
-        tail.append(token)
-    tail.reverse()
-    key = (int(is_complete), *tail)
-    if key not in table.same_alone:
-        if len(table.same_alone) >= _MOST_TAILS:
+def _stays_alone(ids: Ids, first: int, tokenizer: ChatTokenizer) -> bool:
+    """`is_as_prompted` for tokens whose bytes are their text. Results of headers are kept."""
+    table = tokenizer.token_bytes
+    assert table is not None
+    stretch = ids[_stretch_start(ids, first, tokenizer) : first]
+    key = tuple(stretch.tolist()) if len(stretch) <= _HEADER else None
+    if key is not None and key in table.same_alone:
+        return table.same_alone[key]
+    text = table.joined(stretch.tolist()).decode(errors="replace")
+    result = np.array_equal(tokenizer.encode(text), stretch)
+    if key is not None:
+        if len(table.same_alone) >= _MOST_HEADERS:
             table.same_alone.clear()
-        try:
-            alone = tokenizer.encode(table.joined(tail).decode()).tolist()
-        except UnicodeDecodeError:  # the tail begins inside a character
-            return False
-        num_equal = len(tail) if is_complete else _EQUAL
-        table.same_alone[key] = alone[-num_equal:] == tail[-num_equal:]
-    return table.same_alone[key]
+        table.same_alone[key] = result
+    return result
+
+
+def is_as_prompted(
+    first: int, text: str, ids: Ids, offsets: Sequence[Span], tokenizer: ChatTokenizer
+) -> bool:
+    """Whether the tokens before token `first` stay the same if no text follows, as at inference.
+
+    What follows can change only the stretch after the last special token before `first`. All of
+    this stretch is encoded alone, because it is unknown how far a change reaches: an encoder may
+    look for a long stretch in its vocabulary before it merges pairs (`ignore_merges`), and an
+    expression that splits words may look ahead.
+    """
+    start = _stretch_start(ids, first, tokenizer)
+    begin, end = offsets[start][0] if start else 0, offsets[first - 1][1] if first else 0
+    return np.array_equal(tokenizer.encode(text[begin:end]), ids[start:first])
+
+
+def _stretch_start(ids: Ids, first: int, tokenizer: ChatTokenizer) -> int:
+    """The last special token before token `first`, or 0 if there is none.
+
+    It begins the stretch: after a special token some encoders treat a text differently.
+    """
+    special = tokenizer.special_ids
+    return next((i for i in range(first - 1, 0, -1) if int(ids[i]) in special), 0)

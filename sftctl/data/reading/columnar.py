@@ -66,12 +66,13 @@ class _Table:
     def rows(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
         if self._is_parquet:
             for batch in self._batches.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-                yield batch.to_pylist()
+                yield batch.to_pylist(maps_as_pydicts="strict")
             return
         for batch in self._batches:
             chosen = batch.select(columns)
             for start in range(0, chosen.num_rows, _ROWS_AT_A_TIME):
-                yield chosen.slice(start, _ROWS_AT_A_TIME).to_pylist()
+                rows = chosen.slice(start, _ROWS_AT_A_TIME)
+                yield rows.to_pylist(maps_as_pydicts="strict")
 
 
 def _opened(path: Path, name: str, stack: ExitStack) -> _Table:
@@ -106,7 +107,7 @@ def _whole(batches: Iterator[list[dict[str, Any]]], name: str) -> Iterator[list[
 
     try:
         yield from batches
-    except (pyarrow.ArrowException, OSError) as problem:
+    except (pyarrow.ArrowException, OSError, KeyError) as problem:  # KeyError: twice in a map
         if getattr(problem, "errno", None):  # the disk's own error, not the content's
             raise
         raise _damaged(name, problem) from problem

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from sftctl.disk import hash_file
 from sftctl.errors import DataError
 
 STANDARD_INPUT = "-"
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ def require_input(path: Path) -> None:
 
 def _nearby(path: Path) -> str:
     """A hint for a path that does not exist."""
+    if _URL.match(str(path)):
+        return "only files on this machine are read: download it first"
+    if len(path.parts) == 2 and not path.suffix and not path.parent.exists():
+        return "is it a data set on the hub? Download its files first, and name them"
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
     near = get_close_matches(path.name, siblings, n=1)
     if near:

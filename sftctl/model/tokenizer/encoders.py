@@ -111,6 +111,14 @@ def _probes(hf: Any) -> Iterator[str]:
         yield f"{token.content}a {token.content} \n{token.content}{token.content}"
 
 
+def special_ids(hf: Any) -> frozenset[int]:
+    """Ids of special tokens, also of added ones that are marked so and not named in the
+    configuration."""
+    added = hf.added_tokens_decoder
+    marked = frozenset(index for index, token in added.items() if token.special)
+    return frozenset(hf.all_special_ids) | marked
+
+
 _FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
 """Normalizers that leave ASCII alone."""
 
@@ -118,16 +126,22 @@ _FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
 class TokenBytes:
     """The bytes that each token of a byte-level vocabulary stands for."""
 
-    def __init__(self, by_id: list[bytes], *, is_normalized: bool) -> None:
+    def __init__(self, by_id: list[bytes], longest_added: int, *, is_normalized: bool) -> None:
         self._by_id = by_id
+        self.longest_added = longest_added
+        """Bytes of the longest added token."""
         self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
         self._is_normalized = is_normalized
         self.same_alone: dict[tuple[int, ...], bool] = {}
-        """Known answers: whether these tokens stay the same when their text is encoded alone."""
+        """Known answers: whether the text of these tokens, encoded alone, becomes these tokens."""
 
     @classmethod
     def of(cls, hf: Any) -> "TokenBytes | None":
-        """None if the vocabulary is of another kind, or lacks a byte."""
+        """None if the vocabulary is of another kind, or lacks a byte.
+
+        Also None if a space is put before a text, or if an added token is found only as a word of
+        its own: then a text is not always cut there.
+        """
         from transformers.convert_slow_tokenizer import bytes_to_unicode
 
         backend, byte_of = hf.backend_tokenizer, {v: k for k, v in bytes_to_unicode().items()}
@@ -135,16 +149,20 @@ class TokenBytes:
         vocabulary = hf.get_vocab()
         if type(backend.decoder).__name__ != "ByteLevel" or not byte_of.keys() <= vocabulary.keys():
             return None
-        if normalizer not in {"NoneType", *_FORMS}:
+        added = hf.added_tokens_decoder
+        if normalizer not in {"NoneType", *_FORMS} or any(t.single_word for t in added.values()):
             return None
         by_id = [b""] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             by_id[index] = bytes(byte_of.get(letter, 0) for letter in token)
-        for index, added in hf.added_tokens_decoder.items():
-            by_id[index] = added.content.encode()
-        return cls(by_id, is_normalized=normalizer in _FORMS)
+        for index, token in added.items():
+            by_id[index] = token.content.encode()
+        longest = max((len(by_id[index]) for index in added), default=0)
+        table = cls(by_id, longest, is_normalized=normalizer in _FORMS)
+        alone = backend.encode("a", add_special_tokens=False).ids
+        return table if table.joined(alone) == b"a" else None
 
-    def ends(self, ids: Ids, text: str) -> npt.NDArray[np.int64] | None:
+    def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
         """The byte of the text at which each token ends; None if the tokens are not the text.
 
         Without a normalizer, an encoder can only drop bytes, or use more bytes than a token stands
@@ -152,12 +170,9 @@ class TokenBytes:
         """
         ends = self._lengths.take(ids).cumsum()
         num_bytes = int(ends[-1]) if len(ends) else 0
-        if text.isascii():
-            return ends if num_bytes == len(text) else None
-        whole = text.encode()
-        if self._is_normalized and self.joined(ids.tolist()) != whole:
+        if self._is_normalized and not text.isascii() and self.joined(ids.tolist()) != text:
             return None
-        return ends if num_bytes == len(whole) else None
+        return ends if num_bytes == len(text) else None
 
     def joined(self, ids: Iterable[int]) -> bytes:
         """The bytes of these tokens together."""

@@ -7,8 +7,6 @@ its tokenizer's hash contain them. A run names the same tokens, and grows its mo
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from sftctl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
     text.vocab_size = max([text.vocab_size, *(index + 1 for index in ids)])
 
 
-@torch.no_grad()
 def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
     """Give the new ids rows in the embeddings and the head. Each is the mean of the old rows.
 
@@ -65,11 +62,14 @@ def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
     """
     if not ids:
         return
+    import torch  # here, because preparing data needs no torch
+
     num_old, needed = min(ids), max(ids) + 1
     if needed > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(needed, mean_resizing=False)
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
     weights = [model.get_input_embeddings().weight, head.weight]
-    for weight in [*weights, *([] if bias is None else [bias])]:
-        weight[list(ids)] = weight[:num_old].mean(dim=0, dtype=torch.float64).to(weight.dtype)
+    with torch.no_grad():
+        for weight in [*weights, *([] if bias is None else [bias])]:
+            weight[list(ids)] = weight[:num_old].mean(dim=0, dtype=torch.float64).to(weight.dtype)

@@ -19,6 +19,7 @@ from sftctl.model.source import (
     quiet,
     require_tokenizer_folder,
     tell_of_code,
+    tokenizer_class,
 )
 from sftctl.model.tokenizer.chat_templates import CHATML, named_template
 from sftctl.model.tokenizer.clock import with_frozen_clock
@@ -32,6 +33,7 @@ from sftctl.model.tokenizer.encoders import (
     Splintr,
     TokenBytes,
     fast_engine,
+    special_ids,
 )
 from sftctl.model.tokenizer.gguf_split import fix_split
 from sftctl.model.tokenizer.library_warnings import library_warnings
@@ -78,7 +80,7 @@ class ChatTokenizer:
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
         self.engine_reason = "no other was requested"
-        self.special_ids = frozenset(hf.all_special_ids) | _special_added(hf)
+        self.special_ids = special_ids(hf)
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.eos_text: str = hf.eos_token or ""
         self.complete_roles: set[object] = set()
@@ -160,6 +162,11 @@ class ChatTokenizer:
         """True: `encode` is not the reference."""
         return self._encoder.is_fast
 
+    @property
+    def is_checked(self) -> bool:
+        """True: `encode` compares all ids with the reference's."""
+        return isinstance(self._encoder, Checked)
+
     def encode(self, text: str) -> Ids:
         """Token ids (T,); no BOS is added. TemplateFailed if the text holds half a character."""
         try:
@@ -230,13 +237,6 @@ class ChatTokenizer:
         return hashlib.sha256(dump_canonical([content, special])).hexdigest()
 
 
-def _special_added(hf: "PreTrainedTokenizerFast") -> frozenset[int]:
-    """Ids of added tokens that are marked as special, also if the configuration does not name
-    them."""
-    added = hf.added_tokens_decoder
-    return frozenset(index for index, token in added.items() if token.special)
-
-
 def load_tokenizer(
     name: str,
     chat_template: Path | str | None = None,
@@ -252,8 +252,6 @@ def load_tokenizer(
     has one of `new_tokens` already. `chat_template` names a Jinja file, or is `chatml`.
     """
     quiet()
-    from transformers import AutoTokenizer
-
     source = ModelSource.of(name)
     require_tokenizer_folder(name)
     if source.is_minimind:
@@ -264,7 +262,7 @@ def load_tokenizer(
     if source.is_gguf:
         require_whole_model(source.gguf_path)
     with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
-        hf = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+        hf = tokenizer_class(source).from_pretrained(source.location, **source.arguments)
     tell_of_code(source)
     hf.init_kwargs.pop("auto_map", None)  # a saved tokenizer with it would ask for code
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:

@@ -1,13 +1,19 @@
 """Masks from the bytes of tokens equal the masks from pieces, or are left to them."""
 
-import pytest
-from tokenizers import normalizers
+from dataclasses import replace
 
-from sftctl.data.masks.encode import _mask_from_pieces
-from sftctl.data.masks.token_edges import mask_from_bytes
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from sftctl.data.masks.encode import _mask_from_pieces, encode_texts
+from sftctl.data.masks.token_edges import encoded, mask_from_bytes
 from sftctl.data.masks.turns import TrainingText
+from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Span, TokenBytes
-from tests.toys.data import CountingTokenizer
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+from tests.toys.data import CountingTokenizer, read, row
 
 _HEADER, _END = "<|im_start|>assistant\n", "<|im_end|>"
 
@@ -29,9 +35,9 @@ def _turns(*answers: str) -> tuple[str, list[Span]]:
 def test_masks_are_those_of_pieces(chatml: CountingTokenizer, answers: list[str]) -> None:
     fast = chatml.fast()
     text, spans = _turns(*answers)
-    ids = fast.encode(text)
-    mask = mask_from_bytes(text, spans, fast, ids)
-    pieces = _mask_from_pieces(TrainingText(text, spans), fast, ids)
+    known = encoded(text, fast, None)
+    mask = mask_from_bytes(known, spans, fast)
+    pieces = _mask_from_pieces(TrainingText(text, spans, True), fast, known.ids)
     assert mask is not None and pieces is not None and mask.any()
     assert mask.tolist() == pieces.tolist()
 
@@ -48,7 +54,7 @@ def test_an_edge_that_is_not_proved_has_no_mask(
     chatml: CountingTokenizer, text: str, span: Span
 ) -> None:
     fast = chatml.fast()
-    assert mask_from_bytes(text, [span], fast, fast.encode(text)) is None
+    assert mask_from_bytes(encoded(text, fast, None), [span], fast) is None
 
 
 def test_a_prompt_that_alone_becomes_other_tokens_proves_nothing(
@@ -56,21 +62,96 @@ def test_a_prompt_that_alone_becomes_other_tokens_proves_nothing(
 ) -> None:
     fast = chatml.fast()
     text, spans = _turns("Yes.")
-    ids, others = fast.encode(text), fast.encode("assist ant")
     fast.token_bytes = TokenBytes.of(fast.hf)  # which remembers nothing yet
+    known, others = encoded(text, fast, None), fast.encode("assist ant")
     monkeypatch.setattr(fast, "encode", lambda text: others)
-    assert mask_from_bytes(text, spans, fast, ids) is None
+    assert mask_from_bytes(known, spans, fast) is None
+
+
+def _toy(*, splits_words: bool) -> ChatTokenizer:
+    """A tokenizer that takes a long word from its vocabulary, and merges nothing."""
+    words = ["<|end|>", *pre_tokenizers.ByteLevel.alphabet(), "x" * 40, "ĊĊ"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    backend = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(False, use_regex=splits_words)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|end|>", "<|end|>!", AddedToken("<|r|>", rstrip=True)])
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    return ChatTokenizer(hf, "toy")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "splits_words"),
+    [("x" * 40, False), ("<|end|>" + "x" * 40, False), ("Answer:\n\n", True)],
+)
+def test_a_prompt_that_alone_becomes_one_long_token_is_encoded_alone(
+    prompt: str, splits_words: bool
+) -> None:
+    tokenizer = _toy(splits_words=splits_words)
+    text, span = f"{prompt}yes<|end|>", (len(prompt), len(prompt) + len("yes<|end|>"))
+    known = encoded(text, tokenizer, None)
+    assert known.ends is not None and len(prompt) in known.ends  # a token ends with the prompt
+    assert mask_from_bytes(known, [span], tokenizer) is None
+    [example] = encode_texts([TrainingText(text, [span], True)], read(row("?")), tokenizer)
+    alone = tokenizer.encode(prompt)
+    assert example.input_ids[: len(alone)].tolist() == alone.tolist()
+    assert not np.array_equal(known.ids[: len(alone)], alone)
+    assert tokenizer.decode(example.input_ids[example.loss_mask]) == "yes<|end|>"
+
+
+def test_texts_that_begin_alike_are_encoded_once(
+    chatml: CountingTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = chatml.fast()
+    encode, num_encoded, known = fast.encode, list[int](), None
+    texts = [_turns(*(f"naïve {n} 你好" for n in range(count)))[0] for count in range(30)]
+    for text in texts:
+        monkeypatch.setattr(fast, "encode", lambda t: num_encoded.append(len(t)) or encode(t))
+        known = encoded(text, fast, known)
+        monkeypatch.undo()
+        assert known.ids.tolist() == encode(text).tolist()
+        assert known.ends is not None and known.ends[-1] == len(text.encode())
+    assert sum(num_encoded) < 3 * len(texts[-1])
+
+
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        ("ab<|end|>", "ab<|end|>!"),  # the beginning of a longer token
+        ("ab<|end|>cd<|end|>", "ab<|end|>cd<|end|>! e"),
+        ("ab<|r|> c", "ab<|r|>  c"),  # a token that takes in what follows
+        ("ab<|end|>" + "é" * 9, "ab<|end|>" + "é" * 8 + "e\u0301"),
+        ("<|end|>" + "x" * 39, "<|end|>" + "x" * 40),
+        ("", "ab"),
+        ("ab", ""),
+    ],
+)
+def test_a_shared_beginning_does_not_change_tokens(before: str, text: str) -> None:
+    tokenizer = _toy(splits_words=True)
+    known = encoded(text, tokenizer, encoded(before, tokenizer, None))
+    assert known.ids.tolist() == tokenizer.encode(text).tolist()
+
+
+def test_tokens_of_a_shared_beginning_are_compared_with_the_reference(
+    chatml: CountingTokenizer,
+) -> None:
+    checked = chatml.fast().checked()
+    text, _ = _turns("Yes.", "No.", "Yes.")
+    before = encoded(text, checked, None)
+    wrong = replace(before, ids=np.append(before.ids[:1], before.ids[:-1]))
+    with pytest.raises(EngineDiffers, match="returns other token ids"):
+        encoded(text + "More.", checked, wrong)
 
 
 def test_tokens_that_are_not_the_text_have_no_ends(chatml: CountingTokenizer) -> None:
     table = TokenBytes.of(chatml.hf)
     assert table is not None
     for text in ("plain", "e\u0301"):
-        ids = chatml.encode(text)
-        ends = table.ends(ids, text)
-        assert ends is not None and ends[-1] == len(text.encode())
-        assert table.ends(ids, text + "!") is None
-        assert table.ends(ids[:0], text) is None
+        ids, data = chatml.encode(text), text.encode()
+        ends = table.ends(ids, data)
+        assert ends is not None and ends[-1] == len(data)
+        assert table.ends(ids, data + b"!") is None
+        assert table.ends(ids[:0], data) is None
 
 
 def test_a_text_that_a_normalizer_changes_has_no_ends(chatml: CountingTokenizer) -> None:
@@ -81,7 +162,7 @@ def test_a_text_that_a_normalizer_changes_has_no_ends(chatml: CountingTokenizer)
         table = TokenBytes.of(chatml.hf)
         assert table is not None
         for text, is_changed in (("e\u0301", True), ("é", False), ("e", False)):
-            assert (table.ends(chatml.encode(text), text) is None) is is_changed
+            assert (table.ends(chatml.encode(text), text.encode()) is None) is is_changed
         backend.normalizer = normalizers.Lowercase()
         assert TokenBytes.of(chatml.hf) is None
     finally:
@@ -96,3 +177,14 @@ def test_a_vocabulary_of_words_has_no_bytes(chatml: CountingTokenizer) -> None:
         assert TokenBytes.of(chatml.hf) is None
     finally:
         backend.decoder = before
+
+
+def test_a_space_put_before_a_text_or_a_token_found_as_a_word_has_no_bytes() -> None:
+    tokenizer = _toy(splits_words=True)
+    assert tokenizer.token_bytes is not None
+    backend = tokenizer.hf.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert TokenBytes.of(tokenizer.hf) is None
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.hf.add_tokens([AddedToken("word", single_word=True)])
+    assert TokenBytes.of(tokenizer.hf) is None
