@@ -66,6 +66,8 @@ def content_of(value: object, key: str) -> Content:
     if not isinstance(value, list) or not value:
         hint = BY_COLUMNS if isinstance(value, dict) else None
         raise BadRow("bad_shape", f"{key!r} is not text", hint)
+    if sum(isinstance(part, str) for part in value) > 1:  # with nothing that says how to join them
+        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS)
     texts: list[str] = []
     reasoning: list[str] = []
     for part in value:

@@ -10,13 +10,15 @@ from sftctl.data.ledger import BadRow
 
 MAX_WEIGHT = 1e6
 
-_MARKS = ("train", "weight", "loss", "loss_scale", "training")
-"""0 or false under such a key: OpenAI's `weight`, ms-swift's `loss`, axolotl's `training`."""
-_WEIGHTS = frozenset({"weight", "loss_scale"})
-"""Marks that can be any number from 0 on."""
+_SWITCHES = ("train", "loss", "training", "trainable", "loss_mask")
+"""0 or false under such a key makes context: ms-swift's `loss`, axolotl's `training`."""
+_OPPOSITES = ("masked", "ignore")
+"""1 or true under such a key makes context."""
+_WEIGHTS = ("weight", "loss_scale", "loss_weight")
+"""Numbers from 0 on: OpenAI's `weight`, ms-swift's `loss_scale`."""
 _DETAILS = ("train_detail", "training_detail")
 """axolotl's marks of parts of a text."""
-MARKS = (*_MARKS, *_DETAILS)
+MARKS = (*_SWITCHES, *_OPPOSITES, *_WEIGHTS, *_DETAILS)
 """All keys of a message that mark it."""
 
 
@@ -94,17 +96,34 @@ def _parts(turn: dict[str, Any]) -> list[Any]:
 
 
 def _lowest(fields: object, where: str) -> float | None:
-    """The weight from the marks: the lowest if there are several, None without a mark."""
-    return min(_marks(fields, where), default=None) if isinstance(fields, dict) else None
+    """The weight from the marks, None without a mark: 0 if one is 0, or else the lowest number.
+
+    A switch that is on has no weight of its own, so it does not change one.
+    """
+    if not isinstance(fields, dict):
+        return None
+    switches = [*_switches(fields, where)]
+    weights = [*_numbers(fields, where)]
+    if not all(switches):
+        return 0.0
+    return min(weights) if weights else (1.0 if switches else None)
 
 
-def _marks(fields: dict[str, Any], where: str) -> Iterator[float]:
-    for key in _MARKS:
+def _switches(fields: dict[str, Any], where: str) -> Iterator[bool]:
+    for key in (*_SWITCHES, *_OPPOSITES):
         value = fields.get(key)
         if value is None:
             continue
-        if key not in _WEIGHTS and value not in (0, 1):
+        if value not in (0, 1):
             raise BadRow("bad_shape", f"{key!r} of {where} is neither 0 nor 1")
+        yield bool(value) != (key in _OPPOSITES)
+
+
+def _numbers(fields: dict[str, Any], where: str) -> Iterator[float]:
+    for key in _WEIGHTS:
+        value = fields.get(key)
+        if value is None:
+            continue
         is_number = isinstance(value, (int, float)) and math.isfinite(value)
         if not is_number or not 0 <= value <= MAX_WEIGHT:
             raise BadRow(

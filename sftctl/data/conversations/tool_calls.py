@@ -49,8 +49,8 @@ def refuse_tools_elsewhere(row: dict[str, Any]) -> None:
 
 
 def _is_tool(tool: object) -> bool:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    return _is_call(tool) and not _DESCRIBES.isdisjoint(function or ())
+    function = _function(tool)
+    return function is not None and not _DESCRIBES.isdisjoint(function)
 
 
 def tool_calls(value: object) -> list[dict[str, Any]]:
@@ -71,27 +71,38 @@ def function_calls(value: str) -> list[dict[str, Any]] | None:
         return None
     _require_exact(value, found, "a tool call")
     calls = found if isinstance(found, list) else [found]
-    if not calls or not all(map(_is_call, calls)):
+    if not calls or any(_function(call) is None for call in calls):
         return None
-    read = [_tool_call(call) for call in calls]
-    return read if all(isinstance(c["function"]["arguments"], dict) for c in read) else None
+    return [_tool_call(call) for call in calls]
 
 
-def _is_call(call: object) -> bool:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
+def _function(call: object) -> dict[str, Any] | None:
+    """Where a call has its name and its arguments; None if this is not a call."""
+    if not isinstance(call, dict):
+        return None
+    function = call.get("function", call)
+    if isinstance(function, str):  # the name, beside the arguments
+        function = {key: call[key] for key in call if key != "function"} | {"name": function}
+    is_named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    return function if is_named else None
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's {"type", "function"}. Arguments written as JSON text become an object."""
-    if not _is_call(call):
+    function = _function(call)
+    if function is None:
         raise BadRow("bad_shape", "a tool call has no function name")
-    function = call.get("function", call)
     arguments = _arguments(function)
+    if isinstance(arguments, str):
+        arguments = _decoded(arguments, function["name"])
     if arguments is None:
         arguments = {}
-    elif isinstance(arguments, str):
-        arguments = _object_or_text(arguments, function["name"])
+    if not isinstance(arguments, dict):
+        raise BadRow(
+            "bad_shape",
+            f"the arguments of a call of {function['name']!r:.60} are not an object",
+            'a call is {"name": …, "arguments": {…}}',
+        )
     identity = {"id": call["id"]} if call.get("id") is not None else {}
     return identity | {
         "type": "function",
@@ -102,6 +113,13 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 def _arguments(function: dict[str, Any]) -> Any:
     """What a call passes, under any name; BadRow if it may be under a key that is not known."""
     filled = [key for key in ARGUMENTS if function.get(key)]
+    for key in filled[1:]:
+        if function[key] != function[filled[0]]:
+            raise BadRow(
+                "bad_shape",
+                f"a call of {function['name']!r:.60} has both {filled[0]!r} and {key!r}",
+                "remove the one that does not hold its arguments",
+            )
     if filled:
         return function[filled[0]]
     for key in function.keys() - _NAMES_A_CALL:
@@ -119,9 +137,10 @@ def _require_exact(text: str, found: Any, what: str) -> None:
         raise BadRow("bad_shape", f"{what} has {LONG_INTEGER}", "write it as text")
 
 
-def _object_or_text(text: str, name: str) -> dict[str, Any] | str:
+def _decoded(text: str, name: str) -> Any:
+    """The arguments in a JSON text. What was written as JSON twice is decoded twice."""
     if not text.strip():
-        return {}
+        return None
     try:
         found = jsonio.loads(text)
     except jsonio.JSONDecodeError as problem:
@@ -131,9 +150,8 @@ def _object_or_text(text: str, name: str) -> dict[str, Any] | str:
             "a model must not learn to write such calls: correct the arguments, or remove the row",
         ) from None
     _require_exact(text, found, f"a call of {name!r:.60}")
-    if isinstance(found, str) and found.lstrip().startswith("{"):  # written as JSON twice
-        return _object_or_text(found, name)
-    return found if isinstance(found, dict) else text
+    is_twice = isinstance(found, str) and found.lstrip().startswith("{")
+    return _decoded(found, name) if is_twice else found
 
 
 def _objects(value: object, key: str) -> list[dict[str, Any]]:

@@ -73,6 +73,8 @@ def test_filled_media_next_to_the_text_are_refused(key: str, value: Any) -> None
         ({"question": "Hi", "answer": ["d", "e"]}, "answer"),
         ({"system": ["S"], "messages": [USER, ANSWER]}, "system"),
         ({"conversations": [{"from": "human", "value": ["d", "e"]}]}, "value"),
+        ({"messages": [USER, ANSWER | {"content": ["d", "e"]}]}, "content"),
+        ({"messages": [USER | {"content": ["d", HELLO, "e"]}, ANSWER]}, "content"),
         ({"instruction": {"0": "a"}, "output": {"0": "b"}}, "instruction"),
     ],
 )

@@ -25,15 +25,37 @@ def part(text: str, **marks: Any) -> dict[str, Any]:
     return {"type": "text", "text": text} | marks
 
 
-@pytest.mark.parametrize("key", ["train", "weight", "loss", "loss_scale", "training"])
+WEIGHTS = ("weight", "loss_scale", "loss_weight")
+
+
+@pytest.mark.parametrize("key", ["train", "loss", "training", "trainable", "loss_mask", *WEIGHTS])
 def test_a_mark_of_a_message_makes_it_context(key: str) -> None:
     assert context(**{key: False}) == context(**{key: 0}) == {1}
     assert context(**{key: True}) == context(**{key: 1}) == context(**{key: None}) == frozenset()
-    if key in ("weight", "loss_scale"):
+    if key in WEIGHTS:
         assert weights(**{key: 0.5}) == TurnWeights(0.5)
     else:
         with pytest.raises(BadRow, match=f"'{key}' of message 2 is neither 0 nor 1"):
             context(**{key: 0.5})
+
+
+@pytest.mark.parametrize("key", ["masked", "ignore"])
+def test_a_mark_that_leaves_a_message_out(key: str) -> None:
+    assert context(**{key: True}) == context(**{key: 1}) == {1}
+    assert context(**{key: False}) == context(**{key: None}) == frozenset()
+    with pytest.raises(BadRow, match=f"'{key}' of message 2 is neither 0 nor 1"):
+        context(**{key: "yes"})
+
+
+def test_a_switch_does_not_change_a_weight() -> None:
+    for on in ({"train": True}, {"loss": 1}, {"masked": False}):
+        assert weights(weight=2, **on) == TurnWeights(2)
+        assert weights(weight=0.5, **on) == TurnWeights(0.5)
+        assert context(weight=0, **on) == {1}
+        assert context(weight=2, training=False, **on) == {1}
+    assert weights(weight=2, loss_scale=0.5) == TurnWeights(0.5)
+    parts = [part("a", weight=2, train=True), part("b")]
+    assert weights(content=parts) == TurnWeights(1.0, None, ((1, 2), (1, 1)))
 
 
 @pytest.mark.parametrize("value", [-0.5, float("inf"), 1e6 + 1, "2", [1]])

@@ -36,9 +36,7 @@ def test_a_function_call_may_hold_several_calls() -> None:
     assert [call["function"]["name"] for call in calls] == ["f", "g"]
 
 
-@pytest.mark.parametrize(
-    "value", ["search crepes", '{"query": 1}', "[1]", '{"name": "f", "arguments": 3}']
-)
+@pytest.mark.parametrize("value", ["search crepes", '{"query": 1}', "[1]"])
 def test_a_function_call_that_is_not_a_call_in_json_stays_text(value: str) -> None:
     row = {"conversations": [{"from": "function_call", "value": value}]}
     assert read(row).messages == ({"role": "assistant", "content": value},)
@@ -61,12 +59,39 @@ def test_a_call_keeps_its_id() -> None:
     assert read(row).messages[1]["tool_calls"] == [SEARCH | {"id": "a1"}]
 
 
-@pytest.mark.parametrize("arguments", ["[1]", '"q"'])
-def test_arguments_that_are_other_text_stay_text(arguments: str) -> None:
+@pytest.mark.parametrize("arguments", ["[1]", '"q"', "5", [1], 5, True, '"[1]"'])
+def test_arguments_that_are_not_an_object_drop_the_row(arguments: Any) -> None:
     call = {"name": "search", "arguments": arguments}
-    row = {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
-    function = {"name": "search", "arguments": arguments}
-    assert read(row).messages[1]["tool_calls"] == [{"type": "function", "function": function}]
+    for turn in (
+        {"role": "assistant", "tool_calls": [call]},
+        {"from": "function_call", "value": json.dumps(call)},
+    ):
+        with pytest.raises(BadRow, match="arguments of a call of 'search' are not an object"):
+            read({"messages": [USER, turn]})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": "search", "arguments": {"q": "crepes"}},
+        {"type": "function", "function": "search", "parameters": '{"q": "crepes"}'},
+        {"name": "search", "arguments": {}, "input": {"q": "crepes"}},
+        {"name": "search", "arguments": {"q": "crepes"}, "args": {"q": "crepes"}},
+        {"function": {"name": "search", "kwargs": json.dumps('{"q": "crepes"}')}},
+    ],
+)
+def test_other_forms_of_a_call(call: dict[str, Any]) -> None:
+    for turn in (
+        {"role": "assistant", "tool_calls": [call]},
+        {"from": "function_call", "value": json.dumps(call)},
+    ):
+        assert read({"messages": [USER, turn]}).messages[1]["tool_calls"] == [SEARCH]
+
+
+def test_a_call_with_two_arguments_drops_the_row() -> None:
+    call = {"name": "f", "arguments": {"a": 1}, "parameters": {"a": 2}}
+    with pytest.raises(BadRow, match="call of 'f' has both 'arguments' and 'parameters'"):
+        read({"messages": [USER, {"role": "assistant", "tool_calls": [call]}]})
 
 
 def test_minimind_rows_keep_tools_and_calls_as_json_text() -> None:
