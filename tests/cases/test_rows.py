@@ -307,8 +307,8 @@ NUMBERS = [
 MEDIA = [
     Case(
         "A23/rows.jsonl",
-        ["<think>hmm</think>Thought.", "<think>hmm, secret</think>Thought.", "ok"],
-        {"not_text": 5, "bad_shape": 1},
+        ["<think>hmm</think>Thought.", "<think>hmm, secret</think>Thought."],
+        {"not_text": 5, "bad_shape": 2},
     ),
     Case([CONVERSATION, {**CONVERSATION, "videos": ["a.mp4"]}], ["Hello"], {"not_text": 1}),
     Case([CONVERSATION, {"messages": [{**Q, "images": ["a"]}, A]}], ["Hello"], {"not_text": 1}),
