@@ -64,7 +64,7 @@ def from_text(
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         raise _not_an_object(row, source)
-    if b"tool" in text or b"function" in text:  # else no number is written again
+    if b'"tool' in text or b'"function' in text:  # else no number is written again
         _refuse_rounded(text, row, source, columns)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
