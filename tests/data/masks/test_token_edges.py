@@ -11,7 +11,7 @@ from sftctl.data.masks.encode import _mask_from_pieces, encode_texts
 from sftctl.data.masks.token_edges import encoded, mask_from_bytes
 from sftctl.data.masks.turns import TrainingText
 from sftctl.errors import EngineDiffers
-from sftctl.model.tokenizer.encoders import Span, TokenBytes
+from sftctl.model.tokenizer.encoders import Ids, Span, TokenBytes
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CountingTokenizer, read, row
 
@@ -105,8 +105,13 @@ def test_texts_that_begin_alike_are_encoded_once(
     fast = chatml.fast()
     encode, num_encoded, known = fast.encode, list[int](), None
     texts = [_turns(*(f"naïve {n} 你好" for n in range(count)))[0] for count in range(30)]
+
+    def counted(text: str) -> Ids:
+        num_encoded.append(len(text))
+        return encode(text)
+
     for text in texts:
-        monkeypatch.setattr(fast, "encode", lambda t: num_encoded.append(len(t)) or encode(t))
+        monkeypatch.setattr(fast, "encode", counted)
         known = encoded(text, fast, known)
         monkeypatch.undo()
         assert known.ids.tolist() == encode(text).tolist()
