@@ -2,6 +2,7 @@
 
 SftctlError
 ├── ConfigError             2   usage or configuration
+│   └── RankAlone           2   ranks that can't meet
 ├── DataError               3   an input file, a row of it, a token store
 │   ├── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
 │   └── LayoutDiffers       3   masks made by the short way that are not those of the long way
@@ -39,6 +40,10 @@ class ConfigError(SftctlError):
     """Usage or configuration."""
 
     exit_code = 2
+
+
+class RankAlone(ConfigError):
+    """This process can't be one of several ranks. The others may not know: each prints its own."""
 
 
 class DataError(SftctlError):

@@ -11,7 +11,7 @@ from itertools import count
 from torch._C import _DistNetworkError as DistNetworkError
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from sftctl.errors import ConfigError
+from sftctl.errors import RankAlone
 
 LONGEST_WAIT_S = 600.0
 _QUIET_S, _REPEAT_S, _LOOK_S = 5.0, 60.0, 0.2
@@ -34,7 +34,7 @@ def meet(
 
     `place` is host, port, and the number of the agent's attempt if torchrun's agent listens there;
     else rank 0 listens. `check` is called several times a second and may
-    raise. ConfigError if a rank has not come after `longest_wait_s`.
+    raise. RankAlone if a rank has not come after `longest_wait_s`.
     """
     host, port, attempt = place
     wait = _Wait(f"of {world_size} at {host}:{port}", check, longest_wait_s)
@@ -73,9 +73,9 @@ def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: 
             wait_for_workers=False,
             multi_tenant=True,
         )
-    except (RuntimeError, ValueError) as problem:
+    except (RuntimeError, ValueError, TypeError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        raise ConfigError(
+        raise RankAlone(
             f"rank {rank} can't meet the others at {host}:{port}: {reason}", _HINT
         ) from problem
 
@@ -97,12 +97,12 @@ class _Wait:
         self._speaks_at = self._began + _QUIET_S
 
     def go_on(self, missing: list[str]) -> None:
-        """Wait a moment for these ranks; ConfigError if it has been too long."""
+        """Wait a moment for these ranks; RankAlone if it has been too long."""
         self._check()
         now = time.monotonic()
         whom = f"rank {', '.join(missing[:8])}{', …' if len(missing) > 8 else ''} {self._where}"
         if now - self._began > self._longest_s:
-            raise ConfigError(f"{whom} did not come within {self._longest_s:g} s", _HINT)
+            raise RankAlone(f"{whom} did not come within {self._longest_s:g} s", _HINT)
         if now > self._speaks_at:
             self._speaks_at = now + _REPEAT_S
             with suppress(BrokenPipeError):

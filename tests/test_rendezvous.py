@@ -19,7 +19,15 @@ from tests.toys.ports import free_port
 from tests.toys.ranks import run_ranks
 
 Sftctl = Callable[..., Result]
-NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "SLURM_NTASKS")
+NAMES = (
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "LOCAL_RANK",
+    "SLURM_NTASKS",
+    "LOCAL_WORLD_SIZE",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +80,10 @@ def test_a_host_without_an_address_is_waited_for_and_named(
         meet(rank, 2, ("no..where", 29511, None), lambda: None, longest_wait_s=0.3)
 
 
-CONTRADICTIONS = {
+FIRST_OF_TWO = {
+    "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500",
+}  # fmt: skip
+CONTRADICTIONS: dict[str, tuple[dict[str, str], str]] = {
     "a rank alone": ({"RANK": "1"}, "has RANK=1 and no WORLD_SIZE"),
     "a size alone": (
         {"WORLD_SIZE": "2"},
@@ -86,6 +97,30 @@ CONTRADICTIONS = {
     "no number": ({"WORLD_SIZE": "two"}, "has WORLD_SIZE=two, not a number"),
     "a negative number": ({"RANK": "-1"}, "has RANK=-1, not a number"),
     "no ranks": ({"WORLD_SIZE": "0"}, "has RANK=0 and WORLD_SIZE=0"),
+    "a rank far beyond": ({"WORLD_SIZE": "2", "RANK": "5"}, "has RANK=5 and WORLD_SIZE=2"),
+    "a port beyond": (
+        {**FIRST_OF_TWO, "MASTER_PORT": "99999"},
+        "has MASTER_PORT=99999; a port is 1 to 65535",
+    ),
+    "port 0": ({**FIRST_OF_TWO, "MASTER_PORT": "0"}, "has MASTER_PORT=0; a port is 1 to 65535"),
+    "a port of words": ({"MASTER_PORT": "http"}, "has MASTER_PORT=http, not a number"),
+    "a port of the second rank": (
+        {**FIRST_OF_TWO, "RANK": "1", "MASTER_PORT": "70000"},
+        "has MASTER_PORT=70000; a port is 1 to 65535",
+    ),
+    "more here than in all": (
+        {**FIRST_OF_TWO, "LOCAL_WORLD_SIZE": "3"},
+        "has LOCAL_WORLD_SIZE=3 and WORLD_SIZE=2",
+    ),
+    "none here": (
+        {**FIRST_OF_TWO, "LOCAL_WORLD_SIZE": "0"},
+        "has LOCAL_WORLD_SIZE=0 and WORLD_SIZE=2",
+    ),
+    "a local rank beyond": (
+        {**FIRST_OF_TWO, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+        "has LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1",
+    ),
+    "a local rank of words": ({"LOCAL_RANK": "first"}, "has LOCAL_RANK=first, not a number"),
 }
 
 
@@ -98,10 +133,23 @@ def test_variables_that_contradict_each_other_are_refused(
     with pytest.raises(ConfigError) as error:
         environment.require_ranks()
     assert error.value.message == f"the environment {message}"
-    monkeypatch.delenv("RANK", raising=False)  # only rank 0 prints
-    if "RANK" not in variables:
-        result = sftctl("train", "--model", "tiny")
-        assert (result.exit_code, result.error) == (2, f"error: the environment {message}")
+    result = sftctl("train", "--model", "tiny", "--dry-run")
+    known = environment.is_one_of_several() and environment.rank()
+    where = f"rank {known}: " if known else ""
+    assert (result.exit_code, result.error) == (2, f"error: {where}the environment {message}")
+
+
+def test_only_the_first_rank_prints_what_all_ranks_raise(
+    monkeypatch: pytest.MonkeyPatch, sftctl: Sftctl, tmp_path: Path
+) -> None:
+    for name, value in FIRST_OF_TWO.items():
+        monkeypatch.setenv(name, value)
+    lost = str(tmp_path / "lost.jsonl")
+    assert lost in sftctl("train", "--model", "tiny", "--data", lost).error
+    monkeypatch.setenv("RANK", "1")
+    assert sftctl("train", "--model", "tiny", "--data", lost).stderr == ""
+    told = sftctl("prepare-data", lost, "--output", tmp_path / "store")
+    assert told.exit_code == 3 and told.error.startswith(f"error: {lost}")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +168,7 @@ def test_empty_variables_and_an_address_alone_mean_nothing(
 def test_ranks_of_a_launcher_start_no_ranks_of_their_own(
     monkeypatch: pytest.MonkeyPatch, sftctl: Sftctl
 ) -> None:
-    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    for name, value in values.items():
+    for name, value in FIRST_OF_TWO.items():
         monkeypatch.setenv(name, value)
     result = sftctl("train", "--model", "tiny", "--nproc-per-node", "2")
     assert result.exit_code == 2

@@ -31,6 +31,7 @@ from sftctl.errors import (
     MORE_MEMORY,
     ConfigError,
     DataError,
+    RankAlone,
     SftctlError,
     Stopped,
     lacks_memory,
@@ -43,6 +44,9 @@ _LIMITS = FILES_OPEN | {
 }
 """Hints for errors of the system that can come from any file."""
 
+
+_ON_RANKS = ("train", "resume")
+"""Commands that a launcher starts once for each rank."""
 
 _SEVERAL = {
     "train": "several files: --data once for each, or one pattern in quotes: "
@@ -158,11 +162,13 @@ def report(error: SftctlError, command: Any = None) -> None:
     Errors that all ranks raise in the same way are printed by rank 0 only. The hint names options
     of `command`, if that is known.
     """
-    rank = environment.rank()
-    if rank != 0 and isinstance(error, (ConfigError, DataError, Stopped)):
+    rank = environment.rank() if environment.is_one_of_several() else 0
+    is_of_all = isinstance(error, (ConfigError, DataError, Stopped))
+    runs_on_ranks = command is None or command.name in _ON_RANKS
+    if rank != 0 and is_of_all and runs_on_ranks and not isinstance(error, RankAlone):
         return
     kind = "stopped" if isinstance(error, Stopped) else "error"
-    where = f"rank {rank}: " if rank != 0 else ""
+    where = f"rank {rank}: " if rank != 0 and runs_on_ranks else ""
     streams.tell(f"{kind}: {where}{' '.join(error.message.split())}")
     if error.hint:
         hint = error.hint if command is None else hint_for(error.hint, command)

@@ -13,7 +13,7 @@ from sftctl.cli import streams
 from sftctl.cli.show.output import emit, text_lines
 from sftctl.cli.show.run import run_summary
 from sftctl.config.schema import RunConfig
-from sftctl.errors import EXIT_STOPPED, CheckpointError, ConfigError
+from sftctl.errors import EXIT_STOPPED, CheckpointError, RankAlone
 from sftctl.tracking import status
 from sftctl.words import printable
 
@@ -40,11 +40,11 @@ def listening() -> Iterator["StopRequest"]:
 def require_ranks(num_ranks: int) -> None:
     """Refuse variables of a launcher that contradict each other; warn if SLURM's tasks are alone.
 
-    ConfigError also if a launcher has started this process, and it should start ranks itself.
+    RankAlone also if a launcher has started this process, and it should start ranks itself.
     """
     environment.require_ranks()
     if num_ranks > 1 and environment.world_size() > 1:
-        raise ConfigError(
+        raise RankAlone(
             f"--nproc-per-node {num_ranks}, but a launcher has started this process as one of "
             f"{environment.world_size()} ranks (WORLD_SIZE)",
             hint="leave out --nproc-per-node, or `unset RANK WORLD_SIZE`",

@@ -22,6 +22,7 @@ from sftctl.model.source import (
     require_model_folder,
     tell_of_code,
 )
+from sftctl.model.tied_head import require_tied_files, require_tied_head
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -120,6 +121,7 @@ def load_pretrained(
         if problem := unread_scaling(model.config, source.gguf_path):
             warn(f"model {name}: {problem}")
     names.require(f"model {name}", warn)
+    require_tied_head(name, model)
     return model
 
 
@@ -133,6 +135,7 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
         return
     _, names = _from_files(name, source, config, {"device_map": "meta"}, on_stderr)
     names.require(f"model {name}", on_stderr)
+    require_tied_files(name, config, Path(source.location))
 
 
 def _from_files(

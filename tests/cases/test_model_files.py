@@ -57,6 +57,10 @@ LOST: dict[str, tuple[Change, dict[str, object]]] = {
     "no last norm": (lambda tensors: _without(tensors, "model.norm"), {}),
     "another width": (lambda tensors: tensors, {"intermediate_size": 48}),
     "another vocabulary": (lambda tensors: tensors, {"vocab_size": 70}),
+    "a head that is not the embedding": (
+        lambda tensors: {**tensors, "lm_head.weight": torch.ones(64, 16)},
+        {"tie_word_embeddings": True},
+    ),
     "an adapter that is not merged": (
         lambda tensors: {**tensors, "model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(1, 16)},
         {},

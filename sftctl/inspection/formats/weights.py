@@ -14,6 +14,7 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES
 from sftctl.errors import ConfigError
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
+from sftctl.model.tied_head import HEAD_DIFFERS, has_other_head
 from sftctl.model.trainable import code_in, require_not_quantized
 from sftctl.model.weight_names import Names, plain_name, renamed
 
@@ -147,16 +148,12 @@ def judge_weights(
     path, notes = files.path, list[str]()
     if not config or not tensors:
         return [], [] if tensors else ["no weights in it"], None
-    try:
-        require_not_quantized(str(path), config)
-    except ConfigError as error:
-        notes = [error.message.removeprefix(f"model {path}: "), error.hint or ""]
-        return [], notes, show_tensors(path)
-    if (dtype := quantized_dtype(tensors)) is not None:
-        note = f"weights of type {dtype} can't be trained; take the model in bfloat16"
-        return [], [note], show_tensors(path)
+    if note := _unreadable_numbers(path, config, tensors):
+        return [], note, show_tensors(path)
     names = Names() if files.problems else names_of(tensors, config)  # damage is enough
-    if problem := names.problem():
+    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT)
+    problem = names.problem() or (HEAD_DIFFERS if tied and has_other_head(path) else None)
+    if problem is not None:
         return [f"config.json: {problem}"], [], None
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
         notes.append(line)
@@ -171,6 +168,16 @@ def judge_weights(
     if lacks is not None:
         return [], [*notes, lacks], look
     return [], notes, f"`sftctl train --model {path}` starts a run from its weights"
+
+
+def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors) -> list[str]:
+    """Notes on weights that are quantized; none if they are not."""
+    try:
+        require_not_quantized(str(path), config)
+    except ConfigError as error:
+        return [error.message.removeprefix(f"model {path}: "), error.hint or ""]
+    dtype = quantized_dtype(tensors)
+    return [f"weights of type {dtype} can't be trained; take the model in bfloat16"] * bool(dtype)
 
 
 def show_tensors(path: Path) -> str:
