@@ -17,10 +17,11 @@ from torch.func import functional_call
 
 from sftctl.config.adapter import AdapterConfig
 from sftctl.model.adapter.lora import add_adapter
+from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.load import configuration, from_configuration, require_names
 from sftctl.model.loss import LossModule
 from sftctl.model.presets import is_preset
-from sftctl.model.source import ModelSource, from_hub_or_disk
+from sftctl.model.source import ModelSource
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:

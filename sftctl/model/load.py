@@ -10,24 +10,24 @@ import torch
 
 from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError, lacks_memory
+from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
+from sftctl.model.folder.weight_names import RENAMES, Names, Warn, renamed
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import is_preset, preset_config
 from sftctl.model.source import (
     NO_CODE,
     ModelSource,
-    from_hub_or_disk,
     on_stderr,
     quiet,
     require_model_folder,
     tell_of_code,
 )
-from sftctl.model.tied_head import require_tied_files, require_tied_head
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from sftctl.model.trainable import WEIGHT_FILES, require_trainable
-from sftctl.model.weight_names import RENAMES, Names, Warn, renamed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -111,8 +111,7 @@ def load_pretrained(
         narrow = torch.float32 if dtype == "auto" else dtype
         return load_minimind(Path(source.location), warn, narrow)
     config = _configuration(name, source)  # refuses an unsuitable model before its weights
-    is_dense = source.is_gguf and dtype == "auto"
-    options = {"dtype": torch.float32 if is_dense else dtype}
+    options = {"dtype": torch.float32 if source.is_gguf and dtype == "auto" else dtype}
     model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
         names = replace(
@@ -211,10 +210,8 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
     source = ModelSource.of(str(file))
     if config.model_type == "mistral":  # in a .gguf file it is a Llama, also for transformers
         values = config.to_dict()
-        config = LlamaConfig(
-            **{key: values[key] for key in LlamaConfig().to_dict() if key in values}
-            | {"model_type": "llama"}
-        )
+        known = {key: values[key] for key in LlamaConfig().to_dict() if key in values}
+        config = LlamaConfig(**known | {"model_type": "llama"})
     model, names = _named_as_it_is(str(file), source, config, {}, on_stderr)
     names.require(f"model {file}", on_stderr)
     return model

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sftctl.errors import ConfigError
+from sftctl.model.folder.weight_names import Names, Warn, plain_name, renamed
 from sftctl.model.presets import preset_config
-from sftctl.model.weight_names import Names, Warn, plain_name, renamed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

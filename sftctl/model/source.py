@@ -1,11 +1,8 @@
 """Sources of pretrained models and tokenizers: a directory, a .gguf or .pth file, or the hub."""
 
 import logging
-import re
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +13,7 @@ from urllib.request import getproxies
 
 from sftctl.disk import require_utf8
 from sftctl.environment import load_large_libraries
-from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
+from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
@@ -211,80 +208,8 @@ def _inside(folder: Path, name: str) -> str | None:
     return f"did you mean {found[0]}?" if found else None
 
 
-@contextmanager
-def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
-    """Turn what transformers raises for a bad or unreachable source into one ConfigError."""
-    try:
-        yield
-    except SftctlError:
-        raise
-    except Exception as problem:  # each architecture and each file format has errors of its own
-        if lacks_memory(problem):
-            reason = f"{what}: not enough memory: {_first_words(problem)}"
-            hint = f"{MORE_MEMORY}; or its config.json asks for too much"
-            raise ConfigError(reason, hint) from problem
-        if source.is_gguf:
-            raise _unreadable_gguf(source, problem) from problem
-        if "trust_remote_code" in str(problem):
-            raise _needs_code(what, source) from problem
-        if "does not recognize this architecture" in str(problem):
-            raise _unknown_type(what, problem) from problem
-        if "alidation error for" in str(problem):
-            reason = _last_words(problem)
-            hint = "a value in it is wrong: correct it, or copy the model again"
-            raise ConfigError(f"{what}: config.json: {reason}", hint) from problem
-        hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
-        if source.is_local:
-            hint = "a file may be missing or damaged: copy or download it again"
-        raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
-
-
 def tell_of_code(source: ModelSource) -> None:
     """Print one warning if a directory that was loaded names Python files: they are not run."""
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
         on_stderr(f"{source.location}: not run: {code}; transformers' own classes are used")
-
-
-def _unknown_type(what: str, problem: Exception) -> ConfigError:
-    from transformers import __version__
-
-    named = re.search(r"model type `([^`]*)`", str(problem))
-    kind = named[1] if named else "of its config.json"
-    return ConfigError(
-        f"{what}: transformers {__version__} does not know the model type {kind}",
-        hint="a newer transformers may know it; else choose another model",
-    )
-
-
-def _needs_code(what: str, source: ModelSource) -> ConfigError:
-    """An error that names the Python files of a model, which are never run."""
-    files = code_in(Path(source.location)) or "named by auto_map in its config.json"
-    return ConfigError(
-        f"{what}: needs Python code of its own ({files}), and sftctl runs no code of a model",
-        hint="choose a model that transformers knows by itself",
-    )
-
-
-def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
-    """An error that names the .gguf file, both for its model and for its tokenizer."""
-    reason = _first_words(problem)
-    if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
-        reason = "it is truncated or not a .gguf file"
-    path = source.gguf_path
-    return ConfigError(
-        f"{path}: can't be loaded: {reason}",
-        hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",
-    )
-
-
-def _last_words(problem: Exception) -> str:
-    """The last line of a library's message, without the type of an error."""
-    last = str(problem).strip().splitlines()[-1].strip()
-    return re.sub(r"^\w+Error: ", "", last)
-
-
-def _first_words(problem: Exception) -> str:
-    """The first line of a library's message, or all of it if that line ends with a colon."""
-    lines = str(problem).strip().splitlines() or [repr(problem)]
-    return lines[0] if not lines[0].endswith(":") else " ".join(" ".join(lines).split())

@@ -47,6 +47,12 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
     nested = (value for value in values.values() if isinstance(value, dict))
     for section in (values, *nested):
         for key in _QUANTIZED:
+            if section.get(key) == {}:
+                raise ConfigError(
+                    f"model {name}: config.json has an empty {key}, so how its weights are stored "
+                    "is not known",
+                    hint=f"remove {key} from config.json if they are not quantized",
+                )
             if section.get(key):
                 raise ConfigError(
                     f"model {name}: its weights are quantized ({_method(section[key])}), and "

@@ -89,6 +89,76 @@ def test_what_train_refuses_is_incomplete_to_inspect_ckpt(tmp_path: Path, kind: 
         assert problem == f"config.json: {said}"
 
 
+Config = dict[str, object]
+UNLOADABLE: dict[str, tuple[Callable[[Config], str | Config], str, str]] = {
+    "an activation of nobody": (
+        lambda c: {**c, "hidden_act": "snake"},
+        "config.json: hidden_act is 'snake', which transformers does not know",
+        "correct hidden_act in config.json",
+    ),
+    "a rotation of nobody": (
+        lambda c: {**c, "rope_parameters": {"rope_type": "magic", "rope_theta": 1e4, "factor": 2}},
+        "config.json: rope_parameters.rope_type is 'magic', which transformers does not know",
+        "correct rope_parameters.rope_type in config.json",
+    ),
+    "a kind of attention": (
+        lambda c: {**c, "_attn_implementation": "flash_attention_2"},
+        "config.json asks for a kind of attention that is not installed here: ",
+        'remove "attn_implementation" and "_attn_implementation" from config.json',
+    ),
+    "a byte order mark": (
+        lambda c: "\ufeff" + jsonio.dump_canonical(c).decode(),
+        "config.json begins with a byte order mark",
+        "save it as UTF-8 without one",
+    ),
+    "half of it": (lambda c: '{"model_type": ', "config.json is not JSON: ", "correct it, or copy"),
+    "a list": (lambda c: "[1, 2]", "config.json is not a JSON object", "copy the model again"),
+    "no type": (
+        lambda c: {key: value for key, value in c.items() if key != "model_type"},
+        "config.json has no model_type",
+        'add it, such as "model_type": "llama", if you know which model it is',
+    ),
+    "an empty quantizer": (
+        lambda c: {**c, "quantization_config": {}},
+        "config.json has an empty quantization_config, so how its weights are stored is not known",
+        "remove quantization_config from config.json if they are not quantized",
+    ),
+    "a number as text": (
+        lambda c: {**c, "hidden_size": "16"},
+        "config.json: Field 'hidden_size' expected int, got str",
+        "a value in it is wrong: correct it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says", "hint"), UNLOADABLE.values(), ids=UNLOADABLE)
+def test_a_config_json_that_can_not_be_used_has_a_hint_what_to_change(
+    tmp_path: Path, change: Callable[[Config], str | Config], says: str, hint: str
+) -> None:
+    folder = write_base(tmp_path / "m", toy_base(), lambda tensors: tensors)
+    changed = change(jsonio.read_object(folder / "config.json", ConfigError))
+    text = changed if isinstance(changed, str) else jsonio.dump_canonical(changed).decode()
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert refused.value.message.startswith(f"model {folder}: {says}")
+    assert refused.value.hint is not None and refused.value.hint.startswith(hint)
+
+
+def test_pickled_weights_that_hold_code_say_so_without_codes_of_the_terminal(
+    tmp_path: Path,
+) -> None:
+    folder = write_base(tmp_path / "m", toy_base(), lambda tensors: tensors)
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": print}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    reason = "its pickled weights refer to code (print), which is never run"
+    assert refused.value.message == f"model {folder}: {reason}"
+    hint = f"take .safetensors weights; `sftctl inspect-ckpt {folder}` names the code"
+    assert refused.value.hint == hint
+
+
 def test_prefixes_are_noted_and_the_advice_works(tmp_path: Path, sftctl: Sftctl) -> None:
     base = toy_base(vocab_size=2048, max_position_embeddings=2048)
     folder = write_base(

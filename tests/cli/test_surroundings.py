@@ -10,7 +10,8 @@ import pytest
 
 from sftctl import environment
 from sftctl.errors import ConfigError
-from sftctl.model.source import ModelSource, from_hub_or_disk
+from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.source import ModelSource
 from tests.toys.commands import Result
 from tests.toys.data import row, written
 

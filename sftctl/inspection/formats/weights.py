@@ -14,9 +14,9 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES
 from sftctl.errors import ConfigError
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
-from sftctl.model.tied_head import HEAD_DIFFERS, has_other_head
+from sftctl.model.folder.tied_head import HEAD_DIFFERS, has_other_head
+from sftctl.model.folder.weight_names import Names, plain_name, renamed
 from sftctl.model.trainable import code_in, require_not_quantized
-from sftctl.model.weight_names import Names, plain_name, renamed
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")

@@ -15,9 +15,9 @@ from sftctl.model.adapter.lora import import_peft, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from sftctl.model.adapter.tensors import tensor_shapes
+from sftctl.model.folder.weight_names import Warn
 from sftctl.model.load import load_pretrained
 from sftctl.model.source import on_stderr
-from sftctl.model.weight_names import Warn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,10 +12,10 @@ from sftctl.errors import ConfigError
 from sftctl.model.adapter.lora import EMBEDDINGS, HEAD, add_adapter, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
 from sftctl.model.adapter.start import load_start
+from sftctl.model.folder.weight_names import Warn
 from sftctl.model.load import Stored, load_model
 from sftctl.model.source import on_stderr
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.model.weight_names import Warn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from sftctl.disk import system_errors
 from sftctl.errors import ConfigError, EngineDiffers
 from sftctl.jsonio import dump_canonical, loads
+from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.gguf.file import metadata_of, require_whole_model
 from sftctl.model.source import (
     ModelSource,
-    from_hub_or_disk,
     on_stderr,
     quiet,
     require_tokenizer_folder,

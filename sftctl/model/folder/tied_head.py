@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
-from sftctl.model.weight_names import plain_name
+from sftctl.model.folder.weight_names import plain_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -1,0 +1,155 @@
+"""What transformers raises for a model or tokenizer that it can't load, as one error of ours."""
+
+import re
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
+from sftctl.jsonio import loads
+from sftctl.model.source import ModelSource
+from sftctl.model.trainable import code_in
+from sftctl.words import printable
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CODE = re.compile(r"GLOBAL ([\w.]+)")
+
+
+@contextmanager
+def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
+    """Turn what transformers raises for a bad or unreachable source into one ConfigError."""
+    try:
+        yield
+    except SftctlError:
+        raise
+    except Exception as problem:  # each architecture and each file format has errors of its own
+        if lacks_memory(problem):
+            reason = f"{what}: not enough memory: {_first_words(problem)}"
+            hint = f"{MORE_MEMORY}; or its config.json asks for too much"
+            raise ConfigError(reason, hint) from problem
+        if source.is_gguf:
+            raise _unreadable_gguf(source, problem) from problem
+        if "trust_remote_code" in str(problem):
+            raise _needs_code(what, source) from problem
+        if "does not recognize this architecture" in str(problem):
+            raise _unknown_type(what, problem) from problem
+        if "alidation error for" in str(problem):
+            reason = _last_words(problem)
+            hint = "a value in it is wrong: correct it, or copy the model again"
+            raise ConfigError(f"{what}: config.json: {reason}", hint) from problem
+        if source.is_local and (fault := _fault_of_folder(Path(source.location), problem)):
+            raise ConfigError(f"{what}: {fault[0]}", fault[1]) from problem
+        hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
+        if source.is_local:
+            hint = "a file may be missing or damaged: copy or download it again"
+        raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
+
+
+def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None:
+    """What is wrong with a file of the folder, and what to change; None: it is not known."""
+    text = str(problem)
+    if "Weights only load failed" in text or "weights_only" in text:
+        named = _CODE.search(text)
+        code = f" ({printable(named[1])})" if named else ""
+        reason = f"its pickled weights refer to code{code}, which is never run"
+        return reason, f"take .safetensors weights; `sftctl inspect-ckpt {folder}` names the code"
+    return _fault_of_json(folder / "config.json") or _fault_of_value(folder, problem, text)
+
+
+def _fault_of_json(file: Path) -> tuple[str, str] | None:
+    """Why a file is not a JSON object; None if it is one, or absent."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    if content.startswith(BOM_UTF8):
+        return f"{file.name} begins with a byte order mark", "save it as UTF-8 without one"
+    try:
+        found = loads(content)
+    except ValueError as problem:
+        return f"{file.name} is not JSON: {problem}", "correct it, or copy the model again"
+    if isinstance(found, dict):
+        return None
+    return f"{file.name} is not a JSON object", "copy the model again"
+
+
+def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, str] | None:
+    """A value in config.json that transformers can't use here."""
+    if "FlashAttention" in text or "flash_attn" in text or "attn_implementation" in text:
+        key = '"attn_implementation" and "_attn_implementation"'
+        reason = "config.json asks for a kind of attention that is not installed here"
+        return f"{reason}: {_first_words(problem)}", f"remove {key} from config.json"
+    if "model_type" in text and "Unrecognized model" in text:
+        hint = 'add it, such as "model_type": "llama", if you know which model it is'
+        return "config.json has no model_type", hint
+    if isinstance(problem, KeyError) and problem.args:
+        try:
+            values = loads((folder / "config.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        key = _key_with(values, problem.args[0])
+        if key is not None:
+            reason = f"{printable(repr(problem.args[0]))}, which transformers does not know"
+            hint = f"correct {key} in config.json: the model's page says what it was trained with"
+            return f"config.json: {key} is {reason}", hint
+    return None
+
+
+def _key_with(values: object, wanted: object) -> str | None:
+    """The dotted key of a value in nested objects."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if value == wanted:
+            return str(name)
+        if (inner := _key_with(value, wanted)) is not None:
+            return f"{name}.{inner}"
+    return None
+
+
+def _unknown_type(what: str, problem: Exception) -> ConfigError:
+    from transformers import __version__
+
+    named = re.search(r"model type `([^`]*)`", str(problem))
+    kind = named[1] if named else "of its config.json"
+    return ConfigError(
+        f"{what}: transformers {__version__} does not know the model type {kind}",
+        hint="a newer transformers may know it; else choose another model",
+    )
+
+
+def _needs_code(what: str, source: ModelSource) -> ConfigError:
+    """An error that names the Python files of a model, which are never run."""
+    files = code_in(Path(source.location)) or "named by auto_map in its config.json"
+    return ConfigError(
+        f"{what}: needs Python code of its own ({files}), and sftctl runs no code of a model",
+        hint="choose a model that transformers knows by itself",
+    )
+
+
+def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
+    """An error that names the .gguf file, both for its model and for its tokenizer."""
+    reason = _first_words(problem)
+    if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
+        reason = "it is truncated or not a .gguf file"
+    path = source.gguf_path
+    return ConfigError(
+        f"{path}: can't be loaded: {reason}",
+        hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",
+    )
+
+
+def _last_words(problem: Exception) -> str:
+    """The last line of a library's message, without the type of an error."""
+    last = _plain(problem).splitlines()[-1].strip()
+    return re.sub(r"^\w+Error: ", "", last)
+
+
+def _first_words(problem: Exception) -> str:
+    """The first line of a library's message, or all of it if that line ends with a colon."""
+    lines = _plain(problem).splitlines() or [repr(problem)]
+    return lines[0] if not lines[0].endswith(":") else " ".join(" ".join(lines).split())
+
+
+def _plain(problem: Exception) -> str:
+    """The message without codes for colours, and with other control characters escaped."""
+    return printable(_COLOURS.sub("", str(problem)).strip(), keep="\n\t")
