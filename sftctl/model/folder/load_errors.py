@@ -77,9 +77,9 @@ def _fault_of_json(file: Path) -> tuple[str, str] | None:
 def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, str] | None:
     """A value in config.json that transformers can't use here."""
     if "FlashAttention" in text or "flash_attn" in text or "attn_implementation" in text:
-        key = '"attn_implementation" and "_attn_implementation"'
+        keys = '"attn_implementation" and "_attn_implementation"'
         reason = "config.json asks for a kind of attention that is not installed here"
-        return f"{reason}: {_first_words(problem)}", f"remove {key} from config.json"
+        return f"{reason}: {_first_words(problem)}", f"remove {keys} from config.json"
     if "model_type" in text and "Unrecognized model" in text:
         hint = 'add it, such as "model_type": "llama", if you know which model it is'
         return "config.json has no model_type", hint
