@@ -99,7 +99,21 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ("train --load_best_model_at_end false", "--set train.final=last\n"),
         ("train --xyz", "`sftctl train --help` shows the options"),
         ("prepare-data --cutoff_len 99", "--max-seq-len 99"),
-        ("resume run --lr 3", "`sftctl train --set optim.learning_rate=3`"),
+        ("resume run --lr 1e-4", "resume has no option for it: write optim.learning_rate = 0.0001"),
+        ("resume run --gradient_checkpointing", "resume has no option for it: write train.activ"),
+        (
+            "resume run --dtype bf16",
+            'resume has no option for it: write train.dtype = "bfloat16" into run/config.toml',
+        ),
+        ("chat --bf16", "`sftctl chat --help` shows the options"),
+        ("chat --temp 0.7", "did you mean --temperature?"),
+        ("init faq.csv --format csv", "data.format: expected auto or messages"),
+        ("init faq.csv --format text", "`sftctl train --set data.format=text`"),
+        ("init faq.csv --lr 3", "`sftctl train --set optim.learning_rate=3`"),
+        ("train --early-stopping", "did you mean --set train.patience=VALUE"),
+        ("train --patience_steps 3", "did you mean --set train.patience=VALUE"),
+        ("train --max 3", "did you mean --max-steps or --max-seq-len or --max-restarts"),
+        ("report --open", "leave it out: `sftctl report RUN_DIR` prints"),
         ("resume run --gpus 2", "--nproc-per-node"),
         ("export run --output-dir x", "did you mean --output?"),
     ],
@@ -109,6 +123,29 @@ def test_the_hint_for_an_unknown_option(sftctl: Sftctl, typed: str, hint: str) -
     assert result.exit_code == 2
     assert result.error.startswith("error: No such option: --")
     assert f"\nhint: {hint}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("train -e 3", "did you mean --epochs or --eval-interval?"),
+        ("train -d x", "did you mean --data or --"),
+        ("train -m x", "did you mean --model or --max-steps or --"),
+        ("train -lr 1", "did you mean --lr?"),
+    ],
+)
+def test_the_hint_for_an_unknown_letter(sftctl: Sftctl, typed: str, hint: str) -> None:
+    assert f"\nhint: {hint}" in sftctl(*typed.split()).stderr
+
+
+def test_a_hint_of_the_data_for_init_names_a_command_that_has_the_option(
+    sftctl: Sftctl, tmp_path: Path
+) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "once upon a time"}\n')
+    (tmp_path / "notes.txt").write_text("once upon a time\n")
+    for name in ("texts.jsonl", "notes.txt"):
+        stderr = sftctl("init", name).stderr
+        assert "`sftctl train --data FILE --set data.format=text` trains on every token" in stderr
 
 
 def test_every_answer_names_a_key_and_can_be_typed() -> None:

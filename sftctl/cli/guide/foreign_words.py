@@ -93,6 +93,8 @@ _OTHERWISE = {
     "W&B reads WANDB_ENTITY, WANDB_NAME and its other variables itself":
         "wandb_entity wandb_name wandb_run_id wandb_watch wandb_log_model",
     "take the rows that you want: `head -n 1000 FILE`": "max_samples",
+    "leave it out: `sftctl report RUN_DIR` prints the file's name, which a browser opens":
+        "open browser",
     "put it into the rows, as a system message":
         "new_system_prompt default_system_message default_system",
     "a run is never overwritten: choose another --output-dir": "overwrite_output_dir overwrite",

@@ -10,8 +10,10 @@ from sftctl.cli.guide.foreign import Ours, is_off, plain
 from sftctl.cli.guide.foreign_keys import KEYS
 from sftctl.cli.guide.foreign_words import SENTENCES
 from sftctl.cli.options import flag_name
-from sftctl.config.check import EVERY_KEY
+from sftctl.config.check import EVERY_KEY, checked, readings_of
 from sftctl.config.keys import choices, keys
+from sftctl.config.load import toml_value
+from sftctl.errors import ConfigError
 
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
 _COMMAND = re.compile(
@@ -20,6 +22,8 @@ _COMMAND = re.compile(
 
 OTHERS = KEYS | SENTENCES
 _TURN_LORA_ON = ("adapter.lora", "adapter.start")
+_FOR_TRAIN = ("prepare-data", "train", "init", "bench-loader")
+"""Commands whose reader may want `sftctl train` instead, if they can't set a key."""
 
 
 def options_of(command: Any) -> dict[str, Any]:
@@ -35,19 +39,44 @@ def options_of(command: Any) -> dict[str, Any]:
 def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
     """The hint for an option that `command` does not have; `typed` is the command line."""
     options = options_of(command)
+    if not name.startswith("--"):  # `-lr 1`, of which the parser names only -l
+        name = next((one for one in typed if re.match(rf"{re.escape(name)}[a-z]", one)), name)
     for word in dict.fromkeys((plain(name), plain(name.rpartition(".")[2]))):  # LitGPT's --train.x
         spelled = next((one for one in options if plain(one) == word), None)
         if spelled is not None:
             return f"did you mean {spelled}?"
         answer = _answer(word)
         if answer is not None:
-            said = _said(answer, _value_after(name, typed), options, typed)
+            said = _said(answer, _value_after(name, typed), command, typed)
             if said is not None:
                 return said
-    near = get_close_matches(name, [one for one in options if one.startswith("--")], 3, 0.75)
+    near = _beginning_with(name, options)
+    near = near or get_close_matches(name, [one for one in options if one[:2] == "--"], 3, 0.75)
+    near = near or _with_the_word(name, options)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"`{_path(command)} --help` shows the options"
+
+
+def _beginning_with(name: str, options: dict[str, Any]) -> list[str]:
+    """At most four options that begin like `name`."""
+    long = [one for one in options if one.startswith("--") and not one.startswith("--no-")]
+    return [one for one in long if plain(one).startswith(plain(name))][:4]
+
+
+def _with_the_word(name: str, options: dict[str, Any]) -> list[str]:
+    """At most four options that have `name` as a word, or settings that share a word with it."""
+    typed = plain(name)
+    near = [one for one in options if len(typed) > 2 and typed in plain(one).split("_")]
+    if near or len(typed) < 4 or "--set" not in options:
+        return near[:4]
+    names = {key.rpartition(".")[2]: key for key in keys()}
+    names |= {other: answer.key for other, answer in KEYS.items() if answer.key is not None}
+    found = [key for other, key in names.items() if other.startswith(f"{typed}_")]
+    found = found or [key for key in keys() if key.rpartition(".")[2] in typed.split("_")]
+    found = found or [key for key in keys() if typed in key.rpartition(".")[2].split("_")]
+    settings = (as_option(key, "VALUE", options) for key in dict.fromkeys(found))
+    return [one for one in settings if one is not None][:4]
 
 
 def _answer(word: str) -> Ours | None:
@@ -57,27 +86,51 @@ def _answer(word: str) -> Ours | None:
     return Ours(key) if key is not None and (answer is None or answer.key is None) else answer
 
 
-def _said(answer: Ours, value: str, options: dict[str, Any], typed: Sequence[str]) -> str | None:
-    """An answer with options that this command has; None: it belongs to another command."""
-    answer = answer.for_value(value)
+def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) -> str | None:
+    """An answer in the options of this command; None: it belongs to another command."""
+    options, answer = options_of(command), answer.for_value(typed_value)
     if answer.key is None:
         named = next(iter(_OPTION.finditer(answer.words)), None)
         is_ours = named is None or "`" in answer.words or named[1] in options
         return answer.words if is_ours else None
-    value = (answer.value or "{}").replace("{}", value or "VALUE")
-    pairs = [(answer.key, shlex.quote(value))]
+    value = (answer.value or "{}").replace("{}", typed_value or "VALUE")
+    pairs = [(answer.key, value)]
     if answer.also is not None:
         pairs.insert(0, answer.also)
     is_of_lora = answer.key.startswith("adapter.") and answer.key not in _TURN_LORA_ON
     if is_of_lora and not {"--lora", "--adapter"} & {*typed}:
         pairs.insert(0, ("adapter.lora", "true"))
-    settings = [as_option(*pair, options) for pair in pairs]
+    settings = [as_option(key, shlex.quote(one), options) for key, one in pairs]
     setting = " ".join(one for one in settings if one is not None)
     if None in settings:
-        if answer.key == "output_dir":
+        if answer.key == "output_dir" or command.name not in (*_FOR_TRAIN, "resume"):
             return None
-        setting = f"`sftctl train {' '.join(f'--set {key}={one}' for key, one in pairs)}`"
+        words = " ".join(f"--set {key}={shlex.quote(one)}" for key, one in pairs)
+        setting = (
+            f"`sftctl train {words}`" if command.name in _FOR_TRAIN else _in_file(pairs, typed)
+        )
+    if typed_value and answer.value is None and not answer.words:
+        try:
+            checked(answer.key, readings_of(typed_value))
+        except ConfigError as problem:
+            return problem.message
     return f"{setting}; {answer.words}" if answer.words else setting
+
+
+def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
+    """How a resume changes settings: in the file of its run."""
+    lines = [f"{key} = {toml_value(_read(key, value))}" for key, value in pairs]
+    run = next((one for one in typed[1:2] if not one.startswith("-")), "RUN_DIR")
+    file = shlex.quote(f"{run.rstrip('/')}/config.toml")
+    return f"resume has no option for it: write {' and '.join(lines)} into {file}"
+
+
+def _read(key: str, value: str) -> object:
+    """The value that the key's type gives a text; a text that does not fit stays."""
+    try:
+        return checked(key, readings_of(value))
+    except ConfigError:
+        return value
 
 
 def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
@@ -109,23 +162,27 @@ def hint_for(hint: str, command: Any) -> str:
 
     Lower layers write their hints with the flags of prepare-data. If the typed command sets the key
     in another way, the hint names that way: for resume it is the run's config.toml. Options that
-    follow the name of a command stay as they are. `sftctl …` becomes the typed command.
+    follow the name of a command stay as they are. `sftctl …` becomes the typed command. For
+    init, which sets no keys of the data, the hint names `sftctl train`.
     """
     way = " --run" if command.name == "bench-loader" else ""
     hint = hint.replace("sftctl … ", f"sftctl {command.name}{way} ")
     options, keys_of_flags = options_of(command), {flag_name(key): key for key in keys()}
     keys_of_flags["--template-option"] = "data.template_options"
     takes_set, in_file = "--set" in options, command.name == "resume"
+    is_init = command.name == "init"
     if not takes_set and not in_file and options.keys() & keys_of_flags.keys():
         hint = hint.replace(EVERY_KEY, f"`{_path(command)} --help` shows the options")
 
     def spoken(found: re.Match[str]) -> str:
         flag, value = found[1], found[2] or ""
         key = keys_of_flags.get(flag)
-        if flag in options or key is None or not (takes_set or in_file):
+        if flag in options or key is None or not (takes_set or in_file or is_init):
             return found[0]
         if command_before(hint, found.start()) is not None:
             return found[0]
+        if is_init and value and hint[: found.start()].count("`") % 2 == 0:
+            return f"`sftctl train --data FILE --set {key}={value}`"
         if key == "data.template_options":
             return f"{key} ({value})" if "=" in value else f"{key}{found[0].removeprefix(flag)}"
         if in_file and value in choices(key):
