@@ -89,9 +89,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     ConfigError if it is not a LoRA adapter of a language model, or if a value makes no sense.
     """
     file = folder / CONFIG_NAME
-    settings = read_object(
-        file, ConfigError, f"an adapter is a directory with this and {WEIGHTS_NAME}"
-    )
+    hint = _inside(folder) or f"an adapter is a directory with this and {WEIGHTS_NAME}"
+    settings = read_object(file, ConfigError, hint)
     method, task = settings.get("peft_type"), settings.get("task_type")
     if method != "LORA":
         raise ConfigError(
@@ -114,6 +113,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if unknown := [key for key, value in settings.items() if value and key not in _PEFT_KEYS]:
         raise _not_here(file, settings, unknown[0], "is not known here", _OTHER_TOOL)
     return settings
+
+
+def _inside(folder: Path) -> str | None:
+    """A hint that names the adapter of a run of ours, or the last one of a trainer's folder."""
+    try:
+        files = [*folder.glob(f"final/{CONFIG_NAME}"), *folder.glob(f"checkpoint-*/{CONFIG_NAME}")]
+    except OSError:
+        return None
+    found = [file.parent for file in files if file.parent.name.rpartition("-")[2].isdecimal()]
+    last = max(found, key=lambda one: int(one.name.rpartition("-")[2]), default=None)
+    inside = folder / "final" if folder / "final" / CONFIG_NAME in files else last
+    return None if inside is None else f"did you mean {inside}?"
 
 
 def restricts(settings: Mapping[str, Any]) -> bool:

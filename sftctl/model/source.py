@@ -155,7 +155,13 @@ def require_model_folder(name: str) -> None:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """ConfigError for an adapter without its base model's weights."""
+    """ConfigError for an adapter without its base model's weights, and for a run of an adapter."""
+    if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder}: a run of an adapter, not a model",
+            hint=f"`sftctl export {folder} --merge --output DIR` merges it into its base; or "
+            f"--adapter {folder / 'final'} continues to train it",
+        )
     adapter = _json_or_none(folder / "adapter_config.json")
     if isinstance(adapter, dict) and not any(any(folder.glob(one)) for one in WEIGHT_FILES):
         base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"

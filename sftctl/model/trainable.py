@@ -192,6 +192,22 @@ def select_trained(
         )
 
 
+def require_new_rows_trained(model: "PreTrainedModel") -> None:
+    """ConfigError if the embeddings or the head are frozen, to which rows of new tokens were added.
+
+    These rows would stay the mean of the others.
+    """
+    parts = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    for name, part in parts.items():
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            raise ConfigError(
+                f"model.new_tokens: train.freeze or train.train_only freezes the {name}, so that "
+                "the rows of the new tokens would never be trained",
+                hint="train embeddings and head with the rest: take them out of train.freeze, or "
+                "put them into train.train_only",
+            )
+
+
 def learning_rate_factors(
     model: "PreTrainedModel", factors: Mapping[str, float] | None
 ) -> dict[str, float]:

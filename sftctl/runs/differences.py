@@ -46,6 +46,7 @@ SAMPLE_CHANGED = (
 )
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+_BASE_DTYPE = "adapter.base_dtype"
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
@@ -207,6 +208,10 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
         return "free" if same else "impossible"
     if key == "model.name" and manifest.base is not None:
         return "free"  # its hashes decide
+    if key == _BASE_DTYPE and _held_in(
+        manifest.config["adapter"]["base_dtype"], manifest.dtype
+    ) == _held_in(config.adapter.base_dtype, config.train.dtype):
+        return "free"
     if is_impossible(key):
         return "impossible"
     if key == SOURCES and weights_changed(manifest, config):
@@ -214,6 +219,11 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
     if section == "data" and name not in _LOADER_KEYS:
         return None  # the data's fingerprint decides
     return "allow" if key in allowable_keys() else "free"
+
+
+def _held_in(asked: str, computes: str) -> str:
+    """The type of an adapter's frozen base: `asked`, or by the type that the model computes in."""
+    return asked if asked != "auto" else "bfloat16" if computes == "bfloat16" else "float32"
 
 
 def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: RunConfig) -> str:
@@ -232,6 +242,8 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
         return ROUNDED
     if key == "model.name" and verdict == "free":
         return "the same base, by the hashes of its files"
+    if key == _BASE_DTYPE and verdict == "free":
+        return "the same type"
     return effect_of(key, is_possible=verdict != "impossible")
 
 

@@ -205,3 +205,17 @@ def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
     if flags_to_train_longer(train, manifest) == "--max-steps N":
         return f"train.max_steps: {steps}"
     return f"train.epochs: {counted(train.epochs, 'epoch')}, {steps}"
+
+
+def require_same_kind(run_dir: Path, config: RunConfig, run_config: RunConfig) -> None:
+    """IncompatibleCheckpoint if a command trains an adapter and the run does not, or the reverse.
+
+    This comes before all else, because other settings of the command follow from it.
+    """
+    if config.adapter.lora != run_config.adapter.lora:
+        kinds = ("the model itself", "an adapter (adapter.lora)")
+        was, now = kinds[run_config.adapter.lora], kinds[config.adapter.lora]
+        raise IncompatibleCheckpoint(
+            f"{run_dir}: trains {was}, and this command {now}",
+            hint="another --output-dir for a new run, or the settings that the run began with",
+        )

@@ -42,6 +42,7 @@ from sftctl.runs.resumable import (
     obstacles_in_run,
     require_more_steps,
     require_nothing_saved,
+    require_same_kind,
 )
 from sftctl.train.answers.questions import require_metrics
 from sftctl.train.preflight.inputs import Inputs, is_of_older_rules, open_inputs
@@ -77,6 +78,7 @@ class ResumeRequest:
     def applied_to(self, config: RunConfig) -> RunConfig:
         """The run's configuration with the changes of this request."""
         if self.config is not None:
+            require_same_kind(self.run_dir, self.config, config)
             config = _with_decisions(self.config, config)
         train = config.train
         epochs, max_steps = self.epochs or train.epochs, self.max_steps or train.max_steps

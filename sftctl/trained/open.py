@@ -102,7 +102,12 @@ def open_trained(
     if place.is_checkpoint or is_adapter(place.path):
         with _adapter_folder(place) as folder:
             attached, own = open_adapter(
-                folder, dtype, _recorded_base(place), chat_template, on_source=on_source
+                folder,
+                dtype,
+                _recorded_base(place),
+                chat_template,
+                on_source=on_source,
+                where=place.path,
             )
         return Trained(attached.model, own, run, manifest, attached)
     own = load_tokenizer(tokenizer or str(place.path), chat_template)

@@ -36,16 +36,18 @@ def open_adapter(
     chat_template: str | None = None,
     *,
     on_source: bool = False,
+    where: Path | None = None,
 ) -> tuple[Attached, ChatTokenizer]:
     """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
 
     The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
     without a record it is not compared. A base that was held in nf4 has its dequantized weights, or
-    with `on_source` the weights that were quantized.
+    with `on_source` the weights that were quantized. `where` is what an error about another base
+    names, if it is not the directory.
     """
     adapter = AdapterFile.read(folder)
     if recorded is not None:
-        require_same_base(folder, recorded, adapter.base)
+        require_same_base(where or folder, recorded, adapter.base)
     _require_base(adapter)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     named = str(folder) if has_tokenizer else adapter.base

@@ -18,6 +18,7 @@ from sftctl.config.load import Layer
 from sftctl.errors import ConfigError
 from sftctl.model.adapter.attach import AdapterFile
 from sftctl.model.adapter.lora import import_peft
+from sftctl.model.source import require_model_folder
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown option": ({"use_frobnicate": True}, "use_frobnicate = True is not known here"),
@@ -62,6 +63,19 @@ def test_every_option_of_the_installed_peft_is_known(tmp_path: Path) -> None:
     assert {one.name for one in dataclasses.fields(peft.LoraConfig)} <= existing_adapter._PEFT_KEYS
     peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]).save_pretrained(str(tmp_path))
     assert read_settings(tmp_path)["r"] == 8
+
+
+def test_a_folder_around_an_adapter_is_no_adapter_and_the_hint_names_it(tmp_path: Path) -> None:
+    for made, named in (("checkpoint-9", 9), ("checkpoint-10", 10), ("final", None)):
+        (tmp_path / made).mkdir()
+        (tmp_path / made / "adapter_config.json").write_text("{}")
+        with pytest.raises(ConfigError, match="No such file") as raised:
+            read_settings(tmp_path)
+        inside = tmp_path / (f"checkpoint-{named}" if named else "final")
+        assert raised.value.hint == f"did you mean {inside}?"
+    with pytest.raises(ConfigError, match=": a run of an adapter, not a model") as refused:
+        require_model_folder(str(tmp_path))
+    assert f"--adapter {tmp_path / 'final'} continues to train it" in str(refused.value.hint)
 
 
 def test_an_alpha_of_zero_is_refused() -> None:

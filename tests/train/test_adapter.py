@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,6 +189,26 @@ def test_a_type_of_the_base_that_does_not_compute_is_refused(tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"train__freeze": ["embeddings"], "adapter__lora": True}, "embeddings"),
+        ({"train__freeze": ["embeddings"]}, "embeddings"),
+        ({"train__train_only": ["layers[:]"]}, "embeddings"),
+    ],
+)
+def test_rows_of_new_tokens_that_would_never_be_trained_are_refused(
+    tmp_path: Path, values: dict[str, Any], part: str
+) -> None:
+    plain = {"model__name": str(toy_base(tmp_path)), "model__new_tokens": ["<tool>"]}
+    with pytest.raises(ConfigError) as caught:
+        run_training(toy_config(tmp_path, **plain | values))
+    assert caught.value.message.startswith(
+        f"model.new_tokens: train.freeze or train.train_only freezes the {part}, so that the rows"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_auto_resume_of_a_full_run_with_an_adapter_is_refused(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +216,9 @@ def test_auto_resume_of_a_full_run_with_an_adapter_is_refused(
     full = toy_config(tmp_path, model__name=str(base), train__max_steps=1)
     run_training(full)
     config = load_config(None, {"output_dir": str(full.output_dir), "adapter.lora": True})
-    with pytest.raises(IncompatibleCheckpoint, match=r"adapter.lora: False -> True"):
+    with pytest.raises(
+        IncompatibleCheckpoint, match="trains the model itself, and this command an ada"
+    ):
         run_training(config, existing_run(config))
 
 

@@ -304,8 +304,9 @@ def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
     save_file(tensors, base, metadata={"format": "pt"})
     shutil.copytree(run / "final", tmp_path / "alone")
     for path in (run, checkpoint, run / "final", tmp_path / "alone"):
-        with pytest.raises(IncompatibleCheckpoint, match="is not the base that it was trained on"):
+        with pytest.raises(IncompatibleCheckpoint, match="is not the base that it was") as raised:
             open_trained(path)
+        assert raised.value.message.startswith(str(tmp_path))
 
 
 def test_new_tokens_of_an_adapter_run_are_merged(tmp_path: Path) -> None:
@@ -340,6 +341,10 @@ def test_adapters_are_inspected_and_compared(adapter: Path, tmp_path: Path) -> N
     def double(tensors: dict[str, torch.Tensor]) -> None:
         tensors[f"base_model.model.model.{first}"] *= 2
 
+    cut = Path(shutil.copytree(adapter, tmp_path / "cut")) / "adapter_model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    [problem] = inspect_path(cut.parent).problems
+    assert problem.startswith("adapter_model.safetensors: ") and "missing" not in problem
     compared = diff(found, inspect_path(changed(other, double)))
     assert [(one.key, one.a, one.b) for one in compared.config] == [("adapter.lora_alpha", 8, 16)]
     [moved] = [one for one in compared.tensors if not one.is_equal]

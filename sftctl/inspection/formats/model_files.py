@@ -118,7 +118,9 @@ def _judge_adapter(
 ) -> tuple[list[str], list[str], str | None]:
     """Files that an adapter's folder lacks, and the model that it belongs to."""
     if not tensors:
-        return ["adapter_model.safetensors: missing"], [adapter_note(adapter)], None
+        file = "adapter_model.safetensors"
+        is_missing = file not in files.sizes and not files.problems
+        return [f"{file}: missing"] if is_missing else [], [adapter_note(adapter)], None
     look = show_tensors(files.path)
     return [], [adapter_note(adapter)], look
 

@@ -12,7 +12,7 @@ from sftctl.model.adapter.base import adapter_of, base_dtype
 from sftctl.model.adapter.needs import require_base
 from sftctl.model.adapter.start import require_fit, require_same_tokens
 from sftctl.model.fake import fake_model
-from sftctl.model.trainable import learning_rate_factors, select_trained
+from sftctl.model.trainable import learning_rate_factors, require_new_rows_trained, select_trained
 from sftctl.runs.base import require_base_of_start
 from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path
@@ -84,6 +84,8 @@ def propose(
     named, adapter = config.model, adapter_of(config)
     fake = fake_model(named.name, inputs.tokenizer, world.device, named.new_tokens, adapter)
     select_trained(fake.model, config.train.train_only, config.train.freeze)
+    if named.new_tokens:
+        require_new_rows_trained(fake.model)
     learning_rate_factors(fake.model, config.optim.groups)  # or ConfigError
     config = choose_dtype(config, fake.model, world)
     if adapter is not None:
