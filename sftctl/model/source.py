@@ -15,6 +15,7 @@ from sftctl.disk import require_utf8
 from sftctl.environment import load_large_libraries
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
+from sftctl.model.adapter.needs import refuse_adapter
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
 from sftctl.model.trainable import (
@@ -140,7 +141,9 @@ def require_model_folder(name: str) -> None:
     """Refuse a directory without a model, or whose weights can't be trained or are not there."""
     folder = Path(name)
     if folder.is_dir():
-        _refuse_adapter(folder)
+        has_weights = any(any(folder.glob(one)) for one in WEIGHT_FILES)
+        settings = _json_or_none(folder / "adapter_config.json")
+        refuse_adapter(folder, settings, has_weights=has_weights)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{name}: no config.json in this directory, so there is no model in it",
@@ -152,23 +155,6 @@ def require_model_folder(name: str) -> None:
         if isinstance(values, dict):  # else transformers says what is wrong with the file
             require_not_quantized(name, values)
         require_numbers(folder)
-
-
-def _refuse_adapter(folder: Path) -> None:
-    """ConfigError for an adapter without its base model's weights, and for a run of an adapter."""
-    if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
-        raise ConfigError(
-            f"{folder}: a run of an adapter, not a model",
-            hint=f"`sftctl export {folder} --merge --output DIR` merges it into its base; or "
-            f"--adapter {folder / 'final'} continues to train it",
-        )
-    adapter = _json_or_none(folder / "adapter_config.json")
-    if isinstance(adapter, dict) and not any(any(folder.glob(one)) for one in WEIGHT_FILES):
-        base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
-        raise ConfigError(
-            f"{folder}: an adapter of {base}, not a model",
-            hint=f"`sftctl export {folder} --merge --output DIR` merges the two; give that folder",
-        )
 
 
 def _json_or_none(file: Path) -> object:

@@ -173,3 +173,12 @@ def test_before_the_first_checkpoint_only_model_and_data_are_fixed() -> None:
         ("model.name", "impossible"),
         ("data.train_on", "impossible"),
     ]
+
+
+@pytest.mark.parametrize(("held_in", "verdict"), [("float32", "free"), ("bfloat16", "impossible")])
+def test_the_type_of_a_frozen_base_is_compared_and_not_its_name(held_in: str, verdict: str) -> None:
+    values = {"adapter__lora": True, "train__dtype": "float32"}
+    manifest = manifest_of(config_of(**values), dtype="float32")
+    (difference,) = found(manifest, config_of(**values, adapter__base_dtype=held_in))
+    assert (difference.key, difference.verdict) == ("adapter.base_dtype", verdict)
+    assert difference.effect.startswith("the same type" if verdict == "free" else "the adapter was")

@@ -1,6 +1,7 @@
 """Refuses an adapter whose base, strategy or packages do not fit. Loads no torch."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
@@ -34,6 +35,26 @@ def require_bitsandbytes() -> None:
         raise ConfigError(
             "adapter.quantize: nf4 needs bitsandbytes, which is not installed",
             hint="pip install 'sftctl[qlora]'",
+        )
+
+
+def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
+    """ConfigError if a folder that should be a model is an adapter, or a run of one.
+
+    `settings` is the content of its adapter_config.json, if it has one. `has_weights`: whether the
+    weights of a complete model are there too.
+    """
+    if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder}: a run of an adapter, not a model",
+            hint=f"`sftctl export {folder} --merge --output DIR` merges it into its base; or "
+            f"--adapter {folder / 'final'} continues to train it",
+        )
+    if isinstance(settings, dict) and not has_weights:
+        base = settings.get("base_model_name_or_path") or settings.get("model")
+        raise ConfigError(
+            f"{folder}: an adapter of {base or 'an unnamed base'}, not a model",
+            hint=f"`sftctl export {folder} --merge --output DIR` merges the two; give that folder",
         )
 
 
