@@ -193,5 +193,8 @@ def component_of(name: str) -> str:
 
 
 def _located(path: Path, problem: str) -> str:
-    """A problem with its path. It starts with a file name: in the folder, or the file itself."""
+    """A problem with its path. It starts with a file name: in the folder, the file itself, or with
+    `../` one beside the folder."""
+    if problem.startswith("../"):
+        return str(path.parent / problem.removeprefix("../"))
     return str((path.parent if path.is_file() else path) / problem)

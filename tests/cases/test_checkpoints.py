@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.inspection.inspect import FORMATS, inspect_path
@@ -39,6 +40,7 @@ MODULES = {  # of scripts, where the packages are installed without them
     "accelerate": "accelerate.commands.accelerate_cli",
     "gguf-convert-endian": "gguf.scripts.gguf_convert_endian",
 }
+EMPTY = "not a complete file of torch.save: it ends before its last opcode"
 SHOW = "shows its tensors"
 
 
@@ -95,6 +97,23 @@ def verl_with_model(folder: Path) -> Path:
     step = save_verl(folder)
     model(step / "actor" / "huggingface")
     return step
+
+
+def half_of_an_adapter(folder: Path) -> Path:
+    """An adapter whose matrices B were lost."""
+    file = save_adapter(folder) / "adapter_model.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if "lora_A" in name}, file)
+    return folder
+
+
+def fsdp_of_a_trainer(folder: Path, metadata: bytes) -> Path:
+    """`checkpoint-20` of transformers' Trainer under FSDP, with these bytes as `.metadata`."""
+    inner = folder / "pytorch_model_fsdp_0"
+    inner.mkdir()
+    (folder / "trainer_state.json").write_text('{"global_step": 20, "epoch": 0.5}')
+    (inner / ".metadata").write_bytes(metadata)
+    (inner / "__0_0.distcp").write_bytes(b"PK")
+    return folder
 
 
 def with_text(folder: Path, file: Path, text: str) -> Path:
@@ -219,7 +238,14 @@ OTHERS: dict[str, Case] = {
             f, save_megatron(f).parent / "latest_checkpointed_iteration.txt", "200"
         ),
         "Megatron checkpoint", 100, None, 2,
-        ("iter_0000200: missing, latest_checkpointed_iteration.txt names it",),
+        ("../iter_0000200: missing, latest_checkpointed_iteration.txt names it",),
+    ),
+    "megatron, a rank's file is empty": Case(
+        lambda f: with_text(
+            save_megatron(f), f / "iter_0000100" / "mp_rank_01" / "model_optim_rng.pt", ""
+        ),
+        "Megatron checkpoint", 100, None, 2,
+        (f"mp_rank_01/model_optim_rng.pt: {EMPTY}",),
     ),
     "megatron, sharded": Case(
         save_megatron_sharded, "Megatron checkpoint (torch_dist)", 100, None, 4, next=SHOW
@@ -236,6 +262,24 @@ OTHERS: dict[str, Case] = {
     "megatron, sharded, a lost file": Case(
         without(save_megatron_sharded, "__0_0.distcp"),
         "Megatron checkpoint (torch_dist)", 100, None, 4, ("__0_0.distcp: missing",),
+    ),
+    "an adapter with half of its matrices": Case(
+        half_of_an_adapter, "PEFT adapter directory",
+        problems=(
+            "half of the adapter's matrices are missing: "
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+        ),
+    ),
+    "fsdp by accelerate, .metadata is empty": Case(
+        lambda f: with_text(
+            save_fsdp_by_accelerate(f), f / "checkpoint_7/pytorch_model_fsdp_0/.metadata", ""
+        ),
+        "accelerate checkpoint", 7, None, 2, (f"pytorch_model_fsdp_0/.metadata: {EMPTY}",),
+    ),
+    "fsdp by a Trainer, .metadata is another pickle": Case(
+        lambda f: fsdp_of_a_trainer(f, b"\x80\x04N."),
+        "transformers Trainer checkpoint", 20, 0.5,
+        problems=("pytorch_model_fsdp_0/.metadata: describes no checkpoint",),
     ),
     "verl": Case(save_verl, "verl checkpoint (actor)", 20, None, 2, next="verl.model_merger"),
     "verl, output": Case(

@@ -1,7 +1,7 @@
 """Adapters of PEFT, whichever tool wrote them, and of MLX: kind, base, rank, targets, step."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -68,6 +68,27 @@ def adapter_note(adapter: Mapping[str, Any]) -> str:
     return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
 
 
+def unpaired(names: Iterable[str]) -> list[str]:
+    """A problem for matrices of a LoRA whose other half is not there."""
+    there = {*names}
+    lost = sorted(other for name in there if (other := _other_half(name)) and other not in there)
+    if not lost:
+        return []
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    name = lost[0].removeprefix("model.")
+    return [f"half of the adapter's matrices are missing: {name}{more}"]
+
+
+def _other_half(name: str) -> str | None:
+    """The name of the matrix that is multiplied with this one; None if it is none of a LoRA."""
+    match = _HALF.search(name)
+    if match is None:
+        return None
+    return f"{name[: match.start(2)]}{_OTHER[match[2]]}{name[match.end(2) :]}"
+
+
+_HALF = re.compile(r"(\.lora_(?:embedding_)?)([ABab])(?=\.|$)")
+_OTHER = {"A": "B", "B": "A", "a": "b", "b": "a"}
 _TARGETS = ("target_modules", "target_parameters")
 _VARIANTS = {"use_dora": "DoRA", "use_rslora": "rsLoRA"}
 

@@ -44,6 +44,8 @@ def inspect_distributed(path: Path) -> Inspection:
     names = shards_in(path)
     if _METADATA_NAME in files.sizes:
         metadata = attributes(files.read_torch(_METADATA_NAME).value)
+        if not metadata and not files.problems:
+            files.problems.append(f"{_METADATA_NAME}: describes no checkpoint")
     else:
         metadata = {}
         files.problems.append(no_metadata())
@@ -82,6 +84,21 @@ def inspect_distributed(path: Path) -> Inspection:
         obstacles=[OTHER_TOOL],
         notes=[_NOTHING_LISTED] if metadata and not places else [],
     )
+
+
+def distcp_problems(folder: Path) -> list[str]:
+    """Problems of a folder of `.distcp` files inside another: what is missing, cut or unreadable.
+
+    They are named from the folder above.
+    """
+    if not is_distributed(folder):
+        return []
+    found = inspect_distributed(folder).problems
+    ranks = ranks_of(shards_in(folder))
+    gaps = sorted({*range(max(ranks, default=-1) + 1)} - ranks)
+    lost = [f"__{rank}_0.distcp: missing" for rank in gaps]
+    problems = dict.fromkeys([*found, *lost])
+    return [f"{folder.name}/{problem}" for problem in problems]
 
 
 def _check_sizes(files: Files, places: Places) -> None:

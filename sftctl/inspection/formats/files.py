@@ -19,6 +19,7 @@ OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
 _MOST_ARCHIVES = 10_000  # in a small checkpoint
 _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
+_NEVER_EMPTY = (*_LOADED_SUFFIXES, ".safetensors", ".gguf", ".nemo")
 _LONGEST_POINTER_BYTES = 1024
 _LONGEST_JSON_BYTES = 1 << 26
 
@@ -108,9 +109,12 @@ class Files:
 
         Pickles that were not opened yet are read for the code that they name.
         """
-        for name in self.sizes:
+        for name, size in self.sizes.items():
             if name not in self.opened and name.endswith(_LOADED_SUFFIXES):
                 self._read_for_code(name)
+            is_named = any(problem.startswith(f"{name}:") for problem in self.problems)
+            if size == 0 and not is_named and name.endswith(_NEVER_EMPTY):
+                self.problems.append(f"{name}: empty")
         return Inspection(
             path=self.path,
             format=format,

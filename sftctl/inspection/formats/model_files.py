@@ -11,6 +11,7 @@ from sftctl.inspection.formats.adapters import (
     adapter_kind,
     adapter_note,
     card_of,
+    unpaired,
 )
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
@@ -122,7 +123,7 @@ def _judge_adapter(
         is_missing = file not in files.sizes and not files.problems
         return [f"{file}: missing"] if is_missing else [], [adapter_note(adapter)], None
     look = show_tensors(files.path)
-    return [], [adapter_note(adapter)], look
+    return unpaired(tensors), [adapter_note(adapter)], look
 
 
 def is_safetensors_file(path: Path) -> bool:

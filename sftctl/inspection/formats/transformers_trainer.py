@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.inspection.formats.adapters import adapter_kind, adapter_note, card_of
+from sftctl.inspection.formats.adapters import adapter_kind, adapter_note, card_of, unpaired
+from sftctl.inspection.formats.distributed import distcp_problems
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.formats.model_files import model_facts, read_weights
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
@@ -16,7 +17,6 @@ from sftctl.inspection.formats.trainers.deepspeed import (
     read_state,
     tags_in,
 )
-from sftctl.inspection.formats.trainers.sharded import distcp_problems
 from sftctl.inspection.formats.weights import judge_weights
 from sftctl.inspection.inspection import Inspection, Tensors, weights_dtype
 from sftctl.inspection.pickles.opcodes import CallResult
@@ -118,6 +118,7 @@ def _weights(
     """The command that trains from the weights, notes, and the kind of an adapter."""
     adapter = files.read_json("adapter_config.json")
     if adapter:
+        files.problems.extend(unpaired(tensors))
         return (
             None,
             [adapter_note(adapter)],

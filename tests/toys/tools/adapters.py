@@ -38,7 +38,8 @@ def save_mlx_adapter(folder: Path) -> Path:
         "lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}, "iters": 200,
     }  # fmt: skip
     (folder / "adapter_config.json").write_bytes(jsonio.dump_line(config))
-    tensors = {"model.layers.0.self_attn.q_proj.lora_a": torch.ones(16, 8)}
+    place = "model.layers.0.self_attn.q_proj"
+    tensors = {f"{place}.lora_a": torch.ones(16, 8), f"{place}.lora_b": torch.ones(8, 16)}
     for name in ("adapters.safetensors", "0000100_adapters.safetensors"):
         save_file(tensors, folder / name)
     return folder

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sftctl.inspection.formats.distributed import distcp_problems
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.formats.model_files import model_facts, read_weights
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
-from sftctl.inspection.formats.trainers.sharded import distcp_problems
 from sftctl.inspection.formats.weights import judge_weights
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.values import number, plain, table

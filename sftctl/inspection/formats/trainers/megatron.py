@@ -56,7 +56,7 @@ def inspect_megatron_output(path: Path) -> Inspection:
     checkpoints = [inspect_megatron(one) for one in iterations]
     found = checkpoints[iterations.index(chosen)]
     if named and chosen.name != wanted:
-        problem = f"{wanted}: missing, {TRACKER} names it"
+        problem = f"../{wanted}: missing, {TRACKER} names it"
         found = replace(found, problems=[*found.problems, problem], complete=False, advice=None)
         checkpoints[iterations.index(chosen)] = found
     return replace(found, checkpoints=checkpoints)
@@ -75,8 +75,11 @@ def _inspect_ranks(path: Path) -> Inspection:
     value = table(found.value)
     arguments = attributes(value.get("args"))
     for folder in folders:
-        if not _weights_in(folder):
+        there = _weights_in(folder)
+        if not there:
             files.problems.append(f"{folder.name}/{name}: missing")
+        elif folder != folders[0]:
+            files.read_torch(f"{folder.name}/{there[0]}")
     lost = _lost_ranks(folders, arguments)
     files.problems.extend(f"{one}/{name}: missing" for one in lost)
     tensors = {

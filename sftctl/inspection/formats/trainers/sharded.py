@@ -1,4 +1,4 @@
-"""Checks of a folder of `.distcp` files that several tools save inside their own."""
+"""The names of `.distcp` files, which several tools save inside their own folders."""
 
 import re
 from pathlib import Path
@@ -17,17 +17,6 @@ def shards_in(folder: Path) -> list[str]:
 def ranks_of(names: list[str]) -> set[int]:
     """The ranks that wrote these files."""
     return {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
-
-
-def distcp_problems(folder: Path) -> list[str]:
-    """Problems: files missing from a folder of `.distcp` files, named from the folder above."""
-    names = shards_in(folder)
-    if not names and not (folder / METADATA_NAME).is_file():
-        return []
-    lost = [] if (folder / METADATA_NAME).is_file() else [f"{folder.name}/{no_metadata()}"]
-    ranks = ranks_of(names)
-    gaps = sorted({*range(max(ranks, default=-1) + 1)} - ranks)
-    return [*lost, *(f"{folder.name}/__{rank}_0.distcp: missing" for rank in gaps)]
 
 
 def no_metadata() -> str:
