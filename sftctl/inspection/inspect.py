@@ -23,6 +23,7 @@ from sftctl.inspection.formats.model_files import (
     is_model_directory,
     is_safetensors_file,
 )
+from sftctl.inspection.formats.others import files_to_inspect
 from sftctl.inspection.formats.sftctl import (
     inspect_checkpoint,
     inspect_run,
@@ -77,6 +78,7 @@ from sftctl.inspection.formats.transformers_trainer import (
 from sftctl.inspection.inspection import Inspection
 from sftctl.runs.directory import runs_nearby
 from sftctl.runs.final import problems_of_final
+from sftctl.words import counted
 
 
 class Format(NamedTuple):
@@ -134,6 +136,12 @@ def _inspect(path: Path, verify: bool) -> Inspection:
     if format is None:
         if not path.exists():
             raise NoCheckpoint(f"{path}: no such file or folder", hint=runs_nearby(path))
+        if inside := files_to_inspect(path):
+            raise NoCheckpoint(
+                f"{path}: a folder with {counted(len(inside), 'file')} of weights, such as "
+                f"{inside[-1].name}",
+                hint=f"inspect the file: `sftctl inspect-ckpt {inside[-1]}`",
+            )
         known = ", ".join(format.name for format in FORMATS)
         raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")
     inspection = format.inspect(path)

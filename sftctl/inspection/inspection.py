@@ -28,12 +28,17 @@ _COMPONENTS = {  # the first pattern found in a parameter's name decides
 }
 NO_TENSORS = "it holds no tensors"
 
+NOT_READ = "not weights that sftctl reads"
+HERE_IS = "in their place:"
 _REMEDIES = {  # by a phrase in a problem
     REFERS_TO_CODE: "do not load it with torch.load; ask its author for the weights as safetensors",
     LFS_PROBLEM: "`git lfs pull` in its folder downloads the files",
     "convert the original": "convert the original model again with a current llama.cpp",
     "was not finished": "use an earlier checkpoint of the same run",
     "it is written last": "use an earlier checkpoint of the same run",
+    NOT_READ: "convert it to a Hugging Face model with the tool that wrote it",
+    HERE_IS: "name the file or folder that holds the weights",
+    "tie_word_embeddings is true, but": 'set "tie_word_embeddings": false in config.json',
     NO_TENSORS: "name the file or folder that holds the weights",
     "config.json: ": "copy or download it again; its config.json may belong to another model",
 }

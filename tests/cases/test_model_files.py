@@ -445,3 +445,41 @@ def test_an_adapter_as_a_model_names_its_base(tmp_path: Path) -> None:
         load_pretrained(str(tmp_path))
     assert refused.value.message == f"{tmp_path}: an adapter of owner/base, not a model"
     assert load_file(tmp_path / "adapter_model.safetensors").keys() == {"a"}
+
+
+OF_OTHERS: dict[str, tuple[str, str]] = {
+    "lit_model.pth": ("LitGPT checkpoint", "lit_model.pth: not weights that sftctl reads; `litgpt"),
+    "checkpoint_last.pt": ("fairseq checkpoint", "checkpoint_last.pt: not weights that sftctl rea"),
+    "consolidated.00.pth": ("consolidated checkpoint", "consolidated.00.pth: not weights that sft"),
+    "flax_model.msgpack": ("Flax model directory", "flax_model.msgpack: not weights that sftctl r"),
+    "tf_model.h5": ("TensorFlow model directory", "tf_model.h5: not weights that sftctl reads"),
+    "model.onnx": ("ONNX model directory", "model.onnx: not weights that sftctl reads"),
+    "mine.pt": ("folder of weights", "model.safetensors: missing; in their place: mine.pt"),
+    "notes.txt": ("Hugging Face model directory", "model.safetensors: missing; no weights are he"),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), OF_OTHERS.items(), ids=OF_OTHERS)
+def test_weights_that_are_not_read_are_named(
+    tmp_path: Path, sftctl: Sftctl, name: str, expected: tuple[str, str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / name)
+    found = inspect_path(tmp_path)
+    assert found.format.startswith(expected[0]) and not found.complete
+    [problem] = found.problems
+    assert problem.startswith(expected[1])
+    result = sftctl("inspect-ckpt", tmp_path)
+    assert result.exit_code == 4
+    assert ("copy or download it again" in result.stderr) == (name == "notes.txt")
+
+
+@pytest.mark.parametrize("name", ["epoch=1-step=10.ckpt", "x.nemo", "damaged.gguf"])
+def test_a_folder_around_a_checkpoint_of_one_file_names_the_file(
+    tmp_path: Path, sftctl: Sftctl, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 16)
+    result = sftctl("inspect-ckpt", tmp_path)
+    assert result.exit_code == 4
+    assert result.error == f"error: {tmp_path}: a folder with 1 file of weights, such as {name}"
+    assert f"hint: inspect the file: `sftctl inspect-ckpt {tmp_path / name}`" in result.stderr

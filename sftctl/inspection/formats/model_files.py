@@ -14,6 +14,7 @@ from sftctl.inspection.formats.adapters import (
     unpaired,
 )
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
+from sftctl.inspection.formats.others import weights_of_others
 from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.values import table
@@ -51,6 +52,9 @@ def inspect_model_directory(path: Path) -> Inspection:
         problems, notes, advice = judge_weights(files, config, tensors)
     files.problems.extend(problems)
     kind = _model_kind(files, config, tensors)
+    if not tensors and not adapter and (others := weights_of_others(files)):
+        kind, problem = others
+        files.problems.append(problem)
     found = files.inspection(adapter_kind(adapter, card) if adapter else kind, tensors, advice)
     return replace(
         found,
