@@ -14,7 +14,7 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.ends import with_end
 from sftctl.data.masks.prefixes import Prefixes
-from sftctl.data.masks.render import require_tool_calls
+from sftctl.data.masks.rendered_tools import require_tool_calls
 from sftctl.data.masks.thinking import OpenedBlock, continued, is_thinking_block, opened_block
 from sftctl.model.tokenizer.encoders import Span
 

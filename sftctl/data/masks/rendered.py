@@ -1,5 +1,7 @@
 """Refuse a row if the chat template leaves out a message or its reasoning."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -7,9 +9,14 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.prefixes import Prefixes
 from sftctl.data.masks.render import render
-from sftctl.data.masks.thinking import thought_of
+from sftctl.data.masks.thinking import after_block, thought_of
+from sftctl.jsonio import dump_text
+from sftctl.model.tokenizer.encoders import Span
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
+_LINE = re.compile(r"[^\n]+")
+_WORD = re.compile(r"\w+|[^\w\s]+")
+_MOST_PARTS = 16  # of a content, that are removed one by one
 
 
 def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
@@ -38,6 +45,51 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
                 f"{row.source}: message {index + 1}: the chat template leaves out its content",
                 "remove it from the row, or use a chat template that writes it",
             )
+    for index in _doubtful(row, prefixes.full_text):
+        _require_no_part_lost(prefixes, index, turns)
+
+
+def _doubtful(row: Conversation, text: str) -> list[int]:
+    """The messages whose content, after its thinking block, is not in a text as it is."""
+    contents = [after_block(m["content"]).strip() for m in row.messages]
+    same = Counter(contents)
+    found = {
+        content: max(text.count(content), text.count(dump_text(content)[1:-1])) >= number
+        for content, number in same.items()
+        if content
+    }
+    return [index for index, content in enumerate(contents) if not found.get(content, True)]
+
+
+def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) -> None:
+    """Raise BadRow if a part of a content can be removed, or its case changed, and no text changes.
+
+    The content is not in the text as it is: the template changes it, or leaves out a part.
+    """
+    content = prefixes.row.messages[index]["content"]
+    start = len(content) - len(after_block(content))
+    lines = [line for line in _LINE.finditer(content, start) if line[0] not in prefixes.full_text]
+    spans = [w.span() for line in lines for w in _WORD.finditer(content, *line.span())]
+    everything = [w.span() for w in _WORD.finditer(content, start)]
+    chosen = {*_some(spans), *_some(everything, 3)}
+    others = [content[:begin] + content[end:] for begin, end in sorted(chosen)]
+    if content[start:].swapcase() != content[start:]:
+        others.append(content[:start] + content[start:].swapcase())
+    for other in others:
+        if not _changes(prefixes, index, other, turns):
+            raise BadRow(
+                "message_not_rendered",
+                f"{prefixes.row.source}: message {index + 1}: the chat template leaves out a part "
+                "of its content",
+                "remove that part from the row, or use a chat template that writes it",
+            )
+
+
+def _some(spans: list[Span], most: int = _MOST_PARTS) -> list[Span]:
+    """At most `most` of them, evenly spaced, with the first and the last."""
+    if len(spans) <= most:
+        return spans
+    return [spans[i * (len(spans) - 1) // (most - 1)] for i in range(most)]
 
 
 def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
@@ -69,26 +121,33 @@ def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
     row = prefixes.row
     content = row.messages[index]["content"]
     mark = f"{_OPEN}{_CLOSE}"
-    for other in (mark, content + mark, mark + content):
-        messages = (
-            *row.messages[:index],
-            row.messages[index] | {"content": other},
-            *row.messages[index + 1 :],
-        )
-        changed = Prefixes(replace(row, messages=messages), prefixes.tokenizer, "")
-        try:
-            if any(a != b for a, b in _texts(prefixes, changed, index, turns)):
-                return True
-        except BadRow:
-            return True
-    return False
+    return any(
+        _changes(prefixes, index, other, turns) for other in (mark, content + mark, mark + content)
+    )
+
+
+def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int]) -> bool:
+    """Whether another content of a message changes some text, or makes the template refuse it."""
+    row = prefixes.row
+    messages = (
+        *row.messages[:index],
+        row.messages[index] | {"content": content},
+        *row.messages[index + 1 :],
+    )
+    changed = Prefixes(replace(row, messages=messages), prefixes.tokenizer, "")
+    try:
+        return any(a != b for a, b in _texts(prefixes, changed, index, turns))
+    except BadRow:
+        return True
 
 
 def _texts(
     one: Prefixes, other: Prefixes, index: int, turns: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
-    """The full text and the prompts after message `index`, of both."""
+    """The full text, the text up to message `index`, and the prompts after it, of both."""
     yield one.full_text, other.render(other.row.messages)
+    if index in turns and index + 1 < len(one.row.messages):
+        yield one.through(index), other.through(index)
     for turn in turns:
         if turn > index:
             yield one.prompt(turn), other.prompt(turn)

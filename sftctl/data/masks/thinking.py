@@ -77,6 +77,15 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
     return None
 
 
+def after_block(content: str) -> str:
+    """The content without the thinking block that it begins with, even if that one is empty."""
+    for opener, closer in _TAGS.items():
+        before, found, answer = content.partition(closer)
+        if found and not before.rpartition(opener)[0].strip():
+            return answer
+    return content
+
+
 def reasoning_span(text: str, thought: str) -> Span | None:
     """Where this reasoning is in the text of a turn, with white space around it; None: nowhere.
 

@@ -13,8 +13,8 @@ from types import BuiltinMethodType
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,13 +27,27 @@ _SAFE: dict[type, frozenset[str]] = {
 }
 """Attributes that templates may read of a type."""
 
+_CHANCE = {nodes.Filter: "random", nodes.Name: "lipsum"}
+"""The filter and the function of Jinja that draw random numbers."""
+
 _PLAIN = frozenset({bool, int, float, str})
 
 
 @lru_cache(maxsize=64)
 def compiled(template: str) -> jinja2.Template:
     """The compiled template; the exceptions of jinja2 if it can't be compiled."""
-    return _environment().from_string(template)
+    environment = _environment()
+    if any(name in template for name in _CHANCE.values()):
+        _refuse_chance(environment.parse(template))
+    return environment.from_string(template)
+
+
+def _refuse_chance(tree: nodes.Template) -> None:
+    """TemplateSyntaxError if a template draws random numbers: a row has to have one text."""
+    for node in tree.find_all(tuple(_CHANCE)):
+        if node.name == _CHANCE[type(node)]:
+            problem = f"{node.name!r} writes another text each time, and a row must have one"
+            raise jinja2.TemplateSyntaxError(problem, node.lineno)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -84,10 +98,10 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser: Parser) -> CallBlock:
+    def parse(self, parser: Parser) -> nodes.CallBlock:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("_text"), [], [], body, lineno=line)
+        return nodes.CallBlock(self.call_method("_text"), [], [], body, lineno=line)
 
     def _text(self, caller: Macro) -> str:
         return caller()

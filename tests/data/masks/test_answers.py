@@ -158,7 +158,8 @@ def test_an_end_token_that_is_written_twice_is_trained_once() -> None:
 def test_a_turn_with_an_end_token_before_its_content_is_refused() -> None:
     """DeepSeek-R1's template writes calls, the end of sequence, and then the text beside them."""
     template = CHATML.replace(
-        "{{ m.content }}", "{{ 'f<|im_end|>' if m.tool_calls }}{{ m.content }}"
+        "{{ m.content }}",
+        "{% for c in m.tool_calls %}{{ c.function.name }}<|im_end|>{% endfor %}{{ m.content }}",
     )
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     beside = {"role": "assistant", "content": "Wait.", "tool_calls": [call]}

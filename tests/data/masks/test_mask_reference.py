@@ -37,7 +37,7 @@ NASTY = [
     turns(*[("user", "你好🤖"), ("assistant", "🤖你好，世界👩‍👩‍👧")] * 3),
     turns(("user", "x"), ("assistant", "")),
     turns(("user", "Write <think>\n"), ("assistant", "<think>\nhm\n</think>\n\nYes"), ("user", "y"),
-          ("assistant", "no <think>x</think> more </think>\nhere"), ("user", "?"),
+          ("assistant", " <think>x</think>\nhere"), ("user", "?"),
           ("assistant", "<think>last</think>end")),
     turns(("user", "x"), ("user", "y"), ("assistant", "two questions")),
     turns(("user", "x"), ("assistant", "one"), ("assistant", "two")),
@@ -52,7 +52,7 @@ NASTY = [
                 {"role": "user", "content": "Find"},
                 {"role": "assistant", "content": "Wait."} | thought | {
                  "tool_calls": [{"name": "search", "arguments": {"q": "crêpes"}},
-                                {"name": "search", "arguments": "[1]"}]},
+                                {"name": "search", "arguments": "{}"}]},
                 {"role": "tool", "content": "[1]"},
                 {"role": "assistant", "content": None,
                  "tool_calls": [{"name": "search", "arguments": {}}]},

@@ -95,3 +95,53 @@ def test_calls_rendered_without_the_name_of_the_function_are_refused() -> None:
 def test_dropped_tool_calls_are_refused_with_train_on_all_too(chatml: CountingTokenizer) -> None:
     with pytest.raises(BadRow, match=f"message 2: {CALLS_DROPPED}"):
         tokenize(conversation(TOOL_TURNS), chatml, "all")
+
+
+def called(*arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    calls = [{"function": {"name": "add", "arguments": some}} for some in arguments]
+    return [PLAIN[0], {"role": "assistant", "content": "", "tool_calls": calls}]
+
+
+def writing(how: str) -> CountingTokenizer:
+    calls = "{% for c in m.tool_calls %}" + how + "{% endfor %}"
+    return load(SAMPLE_TOKENIZER, CHATML.replace("{{ m.content }}", "{{ m.content }}" + calls))
+
+
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ("{{ c.function.name }}", ", with all of 'add'"),
+        ("{% if loop.first %}{{ c | tojson }}{% endif %}", ""),
+        ("{{ c.function.name }}{{ c.function.arguments.a }}", ", with all of 'add'"),
+        ("{{ c.function | tojson | truncate(50) }}", ", with all of 'add'"),
+        ("add{{ c.function.arguments }}", ""),
+        ("{{ c.function | tojson }}", None),
+        ("{{ c.function | tojson | upper }}{{ c.function.name }}", None),
+        ("{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}={{ v }},"
+         "{% endfor %})", None),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_call_that_is_left_out_is_refused(how: str, lost: str | None) -> None:
+    turns = called({"a": 1, "b": ["x", None]}, {"a": 2, "b": ["a long text of many words"]})
+    if lost is None:
+        assert len(trained(writing(how), turns)) == 1
+        return
+    with pytest.raises(BadRow) as caught:
+        trained(writing(how), turns)
+    assert caught.value.reason == "tools_not_rendered"
+    assert caught.value.message.endswith(CALLS_DROPPED + lost)
+
+
+def test_a_tool_without_its_parameters_is_refused() -> None:
+    properties = {"q": {"type": "string"}}
+    tools = [{"name": "search", "parameters": {"type": "object", "properties": properties}}]
+    names = WITH_TOOLS.replace("tool | tojson", "tool.function.name")
+    with pytest.raises(BadRow, match="does not render the parameters of the tool 'search'"):
+        trained(load(SAMPLE_TOKENIZER, names), PLAIN, tools=tools)
+    first = WITH_TOOLS.replace("tools or []", "tools[:1]")
+    mentioned = [{"role": "user", "content": "find it"}, PLAIN[1]]
+    with pytest.raises(BadRow, match="does not render the tool 'find'"):
+        trained(load(SAMPLE_TOKENIZER, first), mentioned, tools=[*tools, {"name": "find"}])
+    for parameters in ({}, {"q": "string"}):
+        some = [{"name": "search", "parameters": parameters}]
+        assert trained(load(SAMPLE_TOKENIZER, WITH_TOOLS), PLAIN, tools=some) == ["Yes<|im_end|>"]

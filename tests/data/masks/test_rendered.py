@@ -104,3 +104,49 @@ def test_a_text_of_everything_needs_all_reasoning() -> None:
 
 def test_a_conversation_that_is_rendered_completely_is_kept(chatml: CountingTokenizer) -> None:
     assert len(trained(chatml, TURNS)) == 2
+
+
+LONG = "a rather long answer of many words\nand a second line"
+CUTS = {
+    "m.content[:20]": LONG,
+    "m.content | truncate(20)": LONG,
+    "m.content.split('\\n')[0]": LONG,
+    "m.content.split('\\n')[-1]": LONG,
+    "m.content[:9] + m.content[-9:]": LONG,
+    "m.content.split('###')[-1]": "one ### two",
+    "m.content.split('</think>')[-1]": "Sure.\n<think>T</think>A",
+    "m.content | replace('$', '')": "It costs $3",
+    "m.content | striptags": "a <b>tag</b>",
+    "m.content | lower": "Hello",
+}
+KEEPS = {
+    "m.content | e": "a < b, 'c'",
+    "m.content | wordwrap(10)": LONG,
+    "m.content | tojson": 'a "quoted"\ntext',
+    "m.content | trim": "  a text \n",
+    "m.content.split('</think>')[-1]": "<think>\n\n</think>\n\nA",
+    "m.content": LONG,
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_a_part_of_a_content_that_is_left_out_is_refused(how: str) -> None:
+    template = CHATML.replace("{{ m.content }}", f"{{{{ {how} }}}}")
+    answer = {"role": "assistant", "content": CUTS[how]}
+    part_lost = "message {}: the chat template leaves out a part of its content"
+    assert refusal(template, [USER | {"content": "x"}, answer]) in (
+        ("message_not_rendered", part_lost.format(2)),
+        content_lost(2),
+    )
+    only_user = template.replace(
+        f"{{{{ {how} }}}}", f"{{{{ {how} if loop.first else m.content }}}}"
+    )
+    asked = {"role": "user", "content": CUTS[how]}
+    assert refusal(only_user, [asked, ANSWER])[0] == "message_not_rendered"
+
+
+@pytest.mark.parametrize("how", KEEPS)
+def test_a_content_that_is_written_in_another_way_is_kept(how: str) -> None:
+    template = CHATML.replace("{{ m.content }}", f"{{{{ {how} }}}}")
+    answer = {"role": "assistant", "content": KEEPS[how]}
+    assert len(trained(load(SAMPLE_TOKENIZER, template), [USER, answer])) == 1

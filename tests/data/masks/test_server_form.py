@@ -38,14 +38,17 @@ TEXT = '{"q": "L\'Île \\"x\\" <y>", "n": [1, true, null]}'
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("f{{ c.function.arguments | tojson }}", "f" + TEXT),
+        ("{{ c.function.name }}{{ c.function.arguments | tojson }}", "f" + TEXT),
         ("{{ c.function | tojson }}", '{"name": "f", "arguments": ' + TEXT + "}"),
-        ("{{ 'f' + c.function.arguments }}", "f" + TEXT),  # DeepSeek V3, Functionary
-        ("f{{ c.function.arguments }}", "f" + TEXT),  # an object would be written as Python does
-        ("f{{ c.function.arguments | string }}", "f" + TEXT),
-        ("f{{ c.function.arguments | string | escape }}", None),
+        ("{{ c.function.name + c.function.arguments }}", "f" + TEXT),  # DeepSeek V3, Functionary
         (
-            "f{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}",
+            "{{ c.function.name }}{{ c.function.arguments }}",
+            "f" + TEXT,
+        ),  # an object would be written as Python does
+        ("{{ c.function.name }}{{ c.function.arguments | string }}", "f" + TEXT),
+        ("{{ c.function.name }}{{ c.function.arguments | string | escape }}", None),
+        (
+            "{{ c.function.name }}{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}",
             'f<q>L\'Île "x" <y><n>[1, True, None]',
         ),
     ],
@@ -59,9 +62,9 @@ def test_arguments_are_an_object_where_the_template_writes_it_as_json_and_else_t
 
 
 def test_arguments_without_keys_stay_an_object() -> None:
-    items = "f{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}"
+    items = "{{ c.function.name }}{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}"
     assert written(items, {}) == "f"
-    assert written("f{{ c.function.arguments | tojson }}", {}) == "f{}"
+    assert written("{{ c.function.name }}{{ c.function.arguments | tojson }}", {}) == "f{}"
 
 
 NINE = (

@@ -101,3 +101,12 @@ def test_a_refusal_of_a_template_is_the_same_later() -> None:
             tokenizer.render(MESSAGES)
         refusals.add(refused.value.message)
     assert refusals == {"the chat template refuses the conversation: no"}
+
+
+@pytest.mark.parametrize("chance", ["{{ ['a', 'b'] | random }}", "{{ lipsum(1) }}"])
+def test_a_template_that_draws_random_numbers_is_not_valid(chance: str) -> None:
+    hf = load_tokenizer(str(SAMPLE_TOKENIZER)).hf
+    hf.chat_template = "{{ 'random lipsum' }}\n{% if messages %}" + chance + "{% endif %}"
+    with pytest.raises(SftctlError, match="not valid: line 2: '(random|lipsum)' writes another"):
+        ChatTokenizer(hf, "toy").compile_templates()
+    assert compiled("{{ 'random lipsum' }}").render() == "random lipsum"
