@@ -62,7 +62,8 @@ def test_arguments_are_an_object_where_the_template_writes_it_as_json_and_else_t
 
 
 def test_arguments_without_keys_stay_an_object() -> None:
-    items = "{{ c.function.name }}{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}"
+    items = "{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}"
+    items = "{{ c.function.name }}" + items
     assert written(items, {}) == "f"
     assert written("{{ c.function.name }}{{ c.function.arguments | tojson }}", {}) == "f{}"
 
