@@ -48,7 +48,8 @@ TEXT = '{"q": "L\'Île \\"x\\" <y>", "n": [1, true, null]}'
         ("{{ c.function.name }}{{ c.function.arguments | string }}", "f" + TEXT),
         ("{{ c.function.name }}{{ c.function.arguments | string | escape }}", None),
         (
-            "{{ c.function.name }}{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}",
+            "{{ c.function.name }}"
+            "{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}{% endfor %}",
             'f<q>L\'Île "x" <y><n>[1, True, None]',
         ),
     ],
