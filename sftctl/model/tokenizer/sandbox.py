@@ -44,7 +44,7 @@ def compiled(template: str) -> jinja2.Template:
 
 def _refuse_chance(tree: nodes.Template) -> None:
     """TemplateSyntaxError if a template draws random numbers: a row has to have one text."""
-    for node in tree.find_all(tuple(_CHANCE)):
+    for node in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Name)):
         if node.name == _CHANCE[type(node)]:
             problem = f"{node.name!r} writes another text each time, and a row must have one"
             raise jinja2.TemplateSyntaxError(problem, node.lineno)
