@@ -27,7 +27,7 @@ _SAFE: dict[type, frozenset[str]] = {
 }
 """Attributes that templates may read of a type."""
 
-_CHANCE = {nodes.Filter: "random", nodes.Name: "lipsum"}
+_CHANCE = frozenset({"random", "lipsum"})
 """The filter and the function of Jinja that draw random numbers."""
 
 _PLAIN = frozenset({bool, int, float, str})
@@ -37,17 +37,19 @@ _PLAIN = frozenset({bool, int, float, str})
 def compiled(template: str) -> jinja2.Template:
     """The compiled template; the exceptions of jinja2 if it can't be compiled."""
     environment = _environment()
-    if any(name in template for name in _CHANCE.values()):
+    if any(name in template for name in _CHANCE):
         _refuse_chance(environment.parse(template))
     return environment.from_string(template)
 
 
 def _refuse_chance(tree: nodes.Template) -> None:
     """TemplateSyntaxError if a template draws random numbers: a row has to have one text."""
-    for node in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Name)):
-        if node.name == _CHANCE[type(node)]:
-            problem = f"{node.name!r} writes another text each time, and a row must have one"
-            raise jinja2.TemplateSyntaxError(problem, node.lineno)
+    named = [(node.name, node.lineno) for node in tree.find_all(nodes.Filter)]
+    named += [(node.name, node.lineno) for node in tree.find_all(nodes.Name)]
+    for name, line in named:
+        if name in _CHANCE:
+            problem = f"{name!r} writes another text each time, and a row must have one"
+            raise jinja2.TemplateSyntaxError(problem, line)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
