@@ -23,6 +23,26 @@ CUTS = OPENS.replace(
     "{{ m.content.split('</think>')[-1] | trim if m.role == 'assistant' else m.content }}",
 )
 Q, A = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+KEEPS = CHATML.replace(
+    "{{ m.content }}",
+    "{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' and '<think>' not in m.content }}"
+    "{{ m.content }}",
+).replace(
+    "assistant\n{% endif",
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif",
+)
+GLM = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|im_end|>{{ m.content }}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}{{ c.function.arguments | tojson }}"
+    "{% endfor %}{% else %}{{ '<|endoftext|>' if m.role == 'tool' else '<|im_start|>' }}"
+    "{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_end|>{% endif %}"
+)  # each header is a token, and no turn has an end
+CALLING = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"function": {"name": "add", "arguments": {}}}],
+}
 REASONS = [{"messages": [Q, A | {key: "Two."}]} for key in ("reasoning", "thinking")]
 END = "<|im_end|>"
 
@@ -46,6 +66,30 @@ END = "<|im_end|>"
             [f"4{END}"],
             {"message_not_rendered": 2},
             id="B07 without thinking",
+        ),
+        pytest.param(
+            KEEPS,
+            [{"messages": [Q, A | {"content": "<think>\nTwo.\n</think>\n\n4"}]}],
+            ["--template-option", "enable_thinking=false"],
+            [f"<think>\n\n</think>\n\n4{END}"],
+            {"mask_not_exact": 1},
+            id="reasoning after an empty block",
+        ),
+        pytest.param(
+            GLM,
+            [
+                {"messages": [Q, CALLING]},
+                {"messages": [Q, CALLING, {"role": "tool", "content": "4"}, A, Q, A]},
+            ],
+            [],
+            [
+                "add{}<|endoftext|>",
+                "add{}<|endoftext|>",
+                "4<|im_start|>",
+                "4<|im_start|>",
+            ],
+            {},
+            id="what follows a call is a tool's result",
         ),
         pytest.param(CHATML, REASONS, [], [f"4{END}"], {"message_not_rendered": 2}, id="A09"),
         pytest.param(

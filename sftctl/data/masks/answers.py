@@ -6,14 +6,14 @@ that the turn lacks, or earlier messages are written differently once the turn f
 prompt is kept as inference renders it, followed by the template's text of the turn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.ends import with_end
-from sftctl.data.masks.prefixes import Prefixes
+from sftctl.data.masks.render import Prefixes, render
 from sftctl.data.masks.rendered_tools import require_tool_calls
 from sftctl.data.masks.thinking import OpenedBlock, continued, is_thinking_block, opened_block
 from sftctl.model.tokenizer.encoders import Span
@@ -56,15 +56,15 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
             prefixes.row, turn, "prompt for this turn differs from the text that it writes before "
             "the turn"
         )  # fmt: skip
-    prompt, written = _begin(prefixes.row, turn, place)
+    prompt, written = _begin(prefixes, turn, place)
     answer = with_end(prefixes, turn, written)
     require_tool_calls(prefixes.row, [turn], answer)
     return Answer(prompt, answer)
 
 
-def _begin(row: Conversation, turn: int, place: _Place) -> tuple[str, str]:
+def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
     """Prompt and answer: an opened block belongs to the answer if the turn repeats it."""
-    block, written = place.block, place.written
+    row, block, written = prefixes.row, place.block, place.written
     if block is None:
         return place.header, written
     prompt = place.header + block.text
@@ -78,8 +78,23 @@ def _begin(row: Conversation, turn: int, place: _Place) -> tuple[str, str]:
             )
         return prompt, answer
     if written.startswith(block.opener):  # the turn has a thought, so its block is not empty
+        if _is_by_option(prefixes, turn, block):
+            raise _unclear(
+                row, turn, "prompt has an empty thinking block, by a template option, and this "
+                "turn has reasoning"
+            )  # fmt: skip
         return place.header, written
     return prompt, written
+
+
+def _is_by_option(prefixes: Prefixes, turn: int, block: OpenedBlock) -> bool:
+    """Whether the prompt ends with this block only because of a template option."""
+    plain = prefixes.tokenizer.without_options()
+    if plain.templates == prefixes.tokenizer.templates:
+        return False
+    messages = prefixes.row.messages[:turn] or ({"role": "user", "content": "?"},)
+    prompt = render(replace(prefixes.row, messages=messages), plain, prompt=True)
+    return opened_block(prompt) != block
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:

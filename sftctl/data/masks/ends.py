@@ -7,7 +7,7 @@ from os.path import commonprefix
 from typing import Any
 
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.prefixes import Prefixes
+from sftctl.data.masks.render import Prefixes
 
 _MARK = "\ue000sftctl\ue001"  # a content that nobody writes
 _QUESTION = {"role": "user", "content": "?"}
@@ -70,21 +70,32 @@ def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]
 def _next_special(prefixes: Prefixes, turn: int) -> str:
     """White space and the special token that follow a turn without an end token."""
     messages = prefixes.row.messages
-    later = messages[turn + 1] if turn + 1 < len(messages) else _QUESTION
-    if later["role"] == "assistant":
-        later = _QUESTION
     through = prefixes.through(turn)
     plain: dict[str, Any] = {"role": "assistant", "content": _MARK}
-    for turns, text in (
-        ((*messages[: turn + 1], later), through),
-        ((*messages[:turn], plain, later), _MARK),
-    ):
-        with suppress(BadRow):
-            before, found, after = prefixes.render(turns).partition(text)
-            special = _leading_special(after, prefixes)
-            if found and special and (text == _MARK or not before):
-                return special
+    for later in _followers(messages, turn):
+        for turns, text in (
+            ((*messages[: turn + 1], later), through),
+            ((*messages[:turn], plain, later), _MARK),
+        ):
+            with suppress(BadRow):
+                before, found, after = prefixes.render(turns).partition(text)
+                special = _leading_special(after, prefixes)
+                if found and special and (text == _MARK or not before):
+                    return special
     return prefixes.tokenizer.eos_text
+
+
+def _followers(messages: tuple[dict[str, Any], ...], turn: int) -> list[dict[str, Any]]:
+    """The message after a turn; at the end, those that inference may give, the likely one first."""
+    if turn + 1 < len(messages) and messages[turn + 1]["role"] != "assistant":
+        return [messages[turn + 1]]
+    calls = messages[turn].get("tool_calls")
+    if not calls:
+        return [_QUESTION]
+    result = {"role": "tool", "content": "?", "name": calls[0]["function"]["name"]}
+    if "id" in calls[0]:
+        result["tool_call_id"] = calls[0]["id"]
+    return [result, _QUESTION]
 
 
 def _leading_special(text: str, prefixes: Prefixes) -> str | None:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
-from sftctl.data.masks.prefixes import Prefixes
-from sftctl.data.masks.render import render
+from sftctl.data.masks.render import Prefixes, render
 from sftctl.data.masks.thinking import after_block, thought_of
 from sftctl.jsonio import dump_text
 from sftctl.model.tokenizer.encoders import Span

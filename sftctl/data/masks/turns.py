@@ -16,8 +16,7 @@ from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.answers import Answer, answer_of
-from sftctl.data.masks.prefixes import Prefixes
-from sftctl.data.masks.render import render
+from sftctl.data.masks.render import Prefixes, render
 from sftctl.data.masks.rendered import require_rendered, require_thoughts
 from sftctl.data.masks.rendered_tools import require_tools
 from sftctl.data.masks.weights import Weighted, weights_of_turn

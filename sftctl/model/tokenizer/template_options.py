@@ -5,6 +5,7 @@ read an exported model. A program that passes the option itself overrides the de
 """
 
 import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,10 @@ from jinja2 import TemplateSyntaxError, meta, nodes
 from sftctl.config.template_options import GIVEN
 from sftctl.errors import ConfigError
 from sftctl.model.tokenizer.template_analysis import parsed
+
+_DEFAULTS = re.compile(
+    r"(?:\{% if (\w+) is not defined %\}\{% set \1 = [^\n]*? %\}\{% endif %\})+\{\{ '' \}\}"
+)
 
 
 def with_all_options(
@@ -44,6 +49,12 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
         for name, value in sorted(options.items())
     )
     return defaults + "{{ '' }}" + template  # so that a line break after it is not removed
+
+
+def without_options(template: str) -> str:
+    """The template without the defaults that `with_options` has written into it."""
+    found = _DEFAULTS.match(template)
+    return template if found is None else template[found.end() :]
 
 
 def _options_of(template: str) -> list[str] | None:

@@ -40,7 +40,7 @@ from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import add_new_tokens
 from sftctl.model.tokenizer.template_errors import half_character
 from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
-from sftctl.model.tokenizer.template_options import with_all_options
+from sftctl.model.tokenizer.template_options import with_all_options, without_options
 from sftctl.model.tokenizer.templates import (
     DEFAULT,
     Renderings,
@@ -123,15 +123,21 @@ class ChatTokenizer:
         dated = {name: with_frozen_clock(template, date) for name, template in own.items()}
         if dated == own:
             return self
-        other = copy.copy(self)
-        other.date, other.templates, other._is_compiled = date, dated, False
-        other.content_use = content_use(dated.get(DEFAULT, ""))
-        return other
+        use = content_use(dated.get(DEFAULT, ""))
+        return self._with(date=date, templates=dated, _is_compiled=False, content_use=use)
+
+    def without_options(self) -> "ChatTokenizer":
+        """A copy without the defaults of --template-option."""
+        plain = {name: without_options(text) for name, text in self.templates.items()}
+        return self._with(templates=plain)
 
     def without_content_use(self) -> "ChatTokenizer":
         """A copy for which every prefix of a conversation is rendered."""
+        return self._with(content_use=None)
+
+    def _with(self, **changes: Any) -> "ChatTokenizer":
         other = copy.copy(self)
-        other.content_use = None
+        vars(other).update(changes)
         return other
 
     @property
@@ -211,10 +217,7 @@ class ChatTokenizer:
 
     def with_encoder(self, encoder: Encoder, why: str) -> "ChatTokenizer":
         """A copy that encodes with `encoder`."""
-        other = copy.copy(self)
-        other._encoder = encoder
-        other.engine_reason = why
-        return other
+        return self._with(_encoder=encoder, engine_reason=why)
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
         """Token ids back to text, the inverse of `encode`."""
