@@ -128,8 +128,7 @@ class ChatTokenizer:
 
     def without_options(self) -> "ChatTokenizer":
         """A copy without the defaults of --template-option."""
-        plain = {name: without_options(text) for name, text in self.templates.items()}
-        return self._with(templates=plain)
+        return self._with(templates={n: without_options(t) for n, t in self.templates.items()})
 
     def without_content_use(self) -> "ChatTokenizer":
         """A copy for which every prefix of a conversation is rendered."""
