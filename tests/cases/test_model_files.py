@@ -37,7 +37,8 @@ def with_tokenizer(folder: Path) -> Path:
 def test_a_whole_model_is_complete_for_every_family(
     tmp_path: Path, family: str, tied: bool
 ) -> None:
-    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(family, tie_word_embeddings=tied)))
+    model = toy_base(family, tie_word_embeddings=tied, vocab_size=2048)
+    folder = with_tokenizer(write_base(tmp_path / "m", model))
     found = inspect_path(folder)
     assert (found.problems, found.notes, found.complete) == ([], [], True)
     assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
@@ -483,3 +484,53 @@ def test_a_folder_around_a_checkpoint_of_one_file_names_the_file(
     assert result.exit_code == 4
     assert result.error == f"error: {tmp_path}: a folder with 1 file of weights, such as {name}"
     assert f"hint: inspect the file: `sftctl inspect-ckpt {tmp_path / name}`" in result.stderr
+
+
+NOT_PROMISED: dict[str, tuple[dict[str, object], str | None, str | None]] = {
+    "gpt2 over llama's tensors": (
+        {"model_type": "gpt2"}, "config.json: model_type is gpt2, but the files have no wte.weight",
+        None,
+    ),
+    "a size as text": ({"hidden_size": "16"}, "config.json: hidden_size is '16', not a size", None),
+    "no layer": (
+        {"num_hidden_layers": 0}, "config.json: num_hidden_layers is 0, not a size", None
+    ),
+    "no type": ({"model_type": None}, "config.json: no model_type", None),
+    "an activation of nobody": (
+        {"hidden_act": "snake"}, None,
+        "config.json: hidden_act is 'snake', which train may not know",
+    ),
+    "a rotation of nobody": (
+        {"rope_parameters": {"rope_type": "magic"}}, None,
+        "config.json: rope_type is 'magic', which train may not know",
+    ),
+    "a kind of attention": (
+        {"_attn_implementation": "flash_attention_2"}, None,
+        "config.json: _attn_implementation is 'flash_attention_2', which train may not know",
+    ),
+    "an empty quantizer": (
+        {"quantization_config": {}}, None,
+        "config.json has an empty quantization_config, so how its weights are stored is not known",
+    ),
+    "a family that is not known here": (
+        {"model_type": "llama9"}, None,
+        "inspect-ckpt does not know the weights of a llama9 and can't check them: `sftctl train ",
+    ),
+    "a tokenizer that is larger": (
+        {}, None,
+        "its tokenizer has 2048 ids, the model has embeddings for 64: train needs --tokenizer DIR",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_PROMISED)
+def test_what_train_may_refuse_is_not_advised(tmp_path: Path, kind: str) -> None:
+    config, problem, note = NOT_PROMISED[kind]
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(), lambda tensors: tensors))
+    values = jsonio.read_object(folder / "config.json", ConfigError)
+    (folder / "config.json").write_bytes(jsonio.dump_canonical({**values, **config}))
+    found = inspect_path(folder)
+    assert found.problems == ([] if problem is None else [problem])
+    assert found.complete == (problem is None)
+    assert "sftctl train" not in (found.advice or "")
+    assert note is None or found.notes[0].startswith(note)

@@ -12,8 +12,10 @@ from typing import Any
 
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES
 from sftctl.errors import ConfigError
+from sftctl.inspection.formats.config_values import doubt_of_values, misfit_of_values
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
+from sftctl.inspection.pickles.values import table
 from sftctl.model.folder.tied_head import HEAD_DIFFERS, has_other_head
 from sftctl.model.folder.weight_names import Names, plain_name, renamed
 from sftctl.model.trainable import code_in, require_not_quantized
@@ -151,23 +153,39 @@ def judge_weights(
     if note := _unreadable_numbers(path, config, tensors):
         return [], note, show_tensors(path)
     names = Names() if files.problems else names_of(tensors, config)  # damage is enough
-    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT)
-    problem = names.problem() or (HEAD_DIFFERS if tied and has_other_head(path) else None)
-    if problem is not None:
+    if problem := _misfit(path, config, tensors, names):
         return [f"config.json: {problem}"], [], None
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
         notes.append(line)
     if names.unexpected:
         notes.append(f"{len(names.unexpected)} tensors in layers that config.json does not count")
-    classes, look = config.get("architectures"), show_tensors(path)
-    if isinstance(classes, list) and classes and not str(classes[0]).endswith(_CAUSAL):
-        return [], [*notes, f"{classes[0]} is not a causal language model of text alone"], look
-    if code := code_in(path):
-        return [], [*notes, f"needs code from its folder, which is never run: {code}"], look
-    lacks = _what_train_lacks(files)
-    if lacks is not None:
-        return [], [*notes, lacks], look
+    obstacle = _obstacle(path, config) or _what_train_lacks(files, tensors)
+    if obstacle is not None:
+        return [], [*notes, obstacle], show_tensors(path)
     return [], notes, f"`sftctl train --model {path}` starts a run from its weights"
+
+
+def _misfit(path: Path, config: Mapping[str, Any], tensors: Tensors, names: Names) -> str | None:
+    """What in config.json can't be true of these tensors."""
+    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT)
+    apart = HEAD_DIFFERS if tied and has_other_head(path) else None
+    return misfit_of_values(config, tensors) or names.problem() or apart
+
+
+def _obstacle(path: Path, config: Mapping[str, Any]) -> str | None:
+    """A note on why `sftctl train` can't use the model, or may be unable to."""
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and not str(classes[0]).endswith(_CAUSAL):
+        return f"{classes[0]} is not a causal language model of text alone"
+    if code := code_in(path):
+        return f"needs code from its folder, which is never run: {code}"
+    if doubt := doubt_of_values(config):
+        return doubt
+    family = config.get("model_type")
+    if family not in _LAYER:
+        check = f"`sftctl train --model {path} --dry-run` does"
+        return f"inspect-ckpt does not know the weights of a {family} and can't check them: {check}"
+    return None
 
 
 def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors) -> list[str]:
@@ -185,7 +203,7 @@ def show_tensors(path: Path) -> str:
     return f"`sftctl inspect-ckpt {path} --tensors` shows its tensors"
 
 
-def _what_train_lacks(files: Files) -> str | None:
+def _what_train_lacks(files: Files, tensors: Tensors) -> str | None:
     """A note on what `sftctl train` needs besides the weights, with the option for it."""
     settings = files.read_json("tokenizer_config.json")
     has_template = "chat_template.jinja" in files.sizes or "chat_template" in settings
@@ -193,4 +211,24 @@ def _what_train_lacks(files: Files) -> str | None:
         return "no tokenizer in it: train needs --tokenizer DIR"
     if not has_template:
         return "its tokenizer has no chat template: train needs --chat-template FILE"
+    ids, rows = _num_ids(files), _num_embeddings(tensors)
+    if rows is not None and ids > rows:
+        sizes = f"{ids} ids, the model has embeddings for {rows}"
+        return f"its tokenizer has {sizes}: train needs --tokenizer DIR"
     return None
+
+
+def _num_ids(files: Files) -> int:
+    """The number of tokens in tokenizer.json; 0 if it is absent."""
+    read = files.read_json("tokenizer.json")
+    vocabulary, added = table(read.get("model")).get("vocab"), read.get("added_tokens")
+    entries = vocabulary if isinstance(vocabulary, (dict, list)) else ()
+    texts = {one[0] if isinstance(one, list) and one else str(one) for one in entries}
+    texts |= {table(one).get("content") for one in added} if isinstance(added, list) else set()
+    return len(texts)
+
+
+def _num_embeddings(tensors: Tensors) -> int | None:
+    """The number of rows of the embedding, by its usual name."""
+    found = (one for name, one in tensors.items() if name.endswith("embed_tokens.weight"))
+    return next((one.shape[0] for one in found if len(one.shape) == 2), None)

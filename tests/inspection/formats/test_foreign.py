@@ -345,10 +345,8 @@ def test_a_hugging_face_directory_of_several_shards(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SAMPLE_TOKENIZER / name, tmp_path / "hf")
     inspection = inspect_path(tmp_path / "hf")
-    assert (
-        inspection.advice
-        == f"`sftctl train --model {tmp_path / 'hf'}` starts a run from its weights"
-    )
+    [note] = inspection.notes  # the toy's embeddings are fewer than the sample's tokens
+    assert note.startswith("its tokenizer has 2048 ids, the model has embeddings for ")
     lost = next((tmp_path / "hf").glob("*-00002-of-*"))
     lost.unlink()
     inspection = inspect_path(tmp_path / "hf")

@@ -1,0 +1,72 @@
+"""What config.json itself says against training, as far as that is known without transformers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sftctl.inspection.pickles.values import table
+from sftctl.words import printable
+
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+    "n_embd", "n_layer", "n_head", "n_positions",
+)  # fmt: skip
+_EMBEDDINGS = {  # by model_type: the end of the name of a tensor that each such model has
+    "gpt2": "wte.weight", "gpt_neo": "wte.weight", "gptj": "wte.weight", "codegen": "wte.weight",
+    "gpt_bigcode": "wte.weight", "mpt": "wte.weight", "gpt_neox": "embed_in.weight",
+    "bloom": "word_embeddings.weight", "falcon": "word_embeddings.weight",
+    "opt": "decoder.embed_tokens.weight", "mamba": "embeddings.weight",
+}  # fmt: skip
+_ACTIVATIONS = (
+    "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh",
+    "gelu_python_tanh", "gelu_accurate", "hardswish", "laplace", "leaky_relu", "linear", "mish",
+    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh", "prelu", "xielu",
+    "sqrtsoftplus",
+)  # fmt: skip
+_ROTATIONS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope", "proportional")
+_ATTENTION = ("eager", "sdpa")
+_KNOWN = {
+    "hidden_act": _ACTIVATIONS,
+    "hidden_activation": _ACTIVATIONS,
+    "activation_function": _ACTIVATIONS,
+    "rope_type": _ROTATIONS,
+    "attn_implementation": _ATTENTION,
+    "_attn_implementation": _ATTENTION,
+}
+_HOLD_ROTATIONS = ("rope_scaling", "rope_parameters")
+
+
+def misfit_of_values(config: Mapping[str, Any], names: Mapping[str, Any]) -> str | None:
+    """A value that no model can have, or a model type that tensors of these names can't belong
+    to."""
+    family = config.get("model_type")
+    if not isinstance(family, str) or not family:
+        return "no model_type"
+    for key in _SIZES:
+        value = config.get(key)
+        if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
+            return f"{key} is {printable(repr(value))}, not a size"
+    end = _EMBEDDINGS.get(family)
+    if end is not None and not any(f".{name}".endswith(f".{end}") for name in names):
+        return f"model_type is {family}, but the files have no {end}"
+    return None
+
+
+def doubt_of_values(config: Mapping[str, Any]) -> str | None:
+    """A value that transformers is not known to take; None: there is none."""
+    for key, value in _named_values(config):
+        if value is not None and value not in _KNOWN[key]:
+            return f"config.json: {key} is {printable(repr(value))}, which train may not know"
+    return None
+
+
+def _named_values(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """The values of config.json that name a part of transformers."""
+    for key in _KNOWN:
+        if key in config:
+            yield key, config[key]
+    for key in _HOLD_ROTATIONS:
+        section = table(config.get(key))
+        for one in (section, *map(table, section.values())):  # one for each kind of layer
+            if "rope_type" in one or "type" in one:
+                yield "rope_type", one.get("rope_type", one.get("type"))
