@@ -9,7 +9,7 @@ _JOINERS = "\u200c\u200d"  # they join Persian letters, and emoji
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-_NEXT_UNIT = 999.95  # from here on one decimal would show as 1000.0
+_NEXT_UNIT = 999.95  # a value from here on, shown with one decimal, would be 1000.0
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -66,7 +66,7 @@ def _escaped(letter: str) -> str:
 
 
 def ranges_of(numbers: Sequence[int]) -> str:
-    """Ascending numbers as text, with ranges: 3, 7 to 9; at most five of them."""
+    """Ascending numbers as text: 3, 7 to 9. At most five entries (numbers or ranges) are shown."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:

@@ -1,7 +1,8 @@
 """Write a checkpoint that is complete or absent, even if any rank dies at any moment.
 
-torch's DCP plans which rank writes which tensor; the commit is ours. Each act ends with a vote of
-all ranks, so either all continue or all raise the same error.
+torch's DCP plans which rank writes which tensor; the commit is ours. Each part of the work (begin,
+write, seal, publish) ends with a vote: every rank tells the others whether it succeeded. So either
+all continue or all raise the same error.
 """
 
 import contextlib
@@ -58,10 +59,10 @@ def save_checkpoint(
     """Write `tensors` and `manifest` to root/step-N; once it returns, a power cut can't undo it.
 
     All ranks call it, with the same names in the same order. It fills in the manifest's `files` and
-    `aliases`. If the tensors change meanwhile, `parts` is a copy of this rank's part of each.
-    `before` is called first, on rank 0: it puts on disk what the manifest refers to. On failure all
-    ranks raise the same CheckpointError, nothing is left of the attempt, and older checkpoints are
-    untouched.
+    `aliases`. If the tensors can change while they are written, the caller passes in `parts` a copy
+    of this rank's part of each. `before` is called first, on rank 0: it puts on disk what the
+    manifest refers to. On failure all ranks raise the same CheckpointError, nothing is left of the
+    attempt, and older checkpoints are untouched.
     """
     target = root / checkpoint_name(manifest.step)
     # Rank 0 finds the ties: another rank's part may be empty, and then its address means nothing.
@@ -100,7 +101,7 @@ def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """One attempt to write a checkpoint, on one rank; the acts are in the order of the methods."""
+    """One attempt to write a checkpoint, on one rank. The methods are called in this order."""
 
     folder: Path  # temporary, next to the target
     target: Path
@@ -142,8 +143,9 @@ class _Commit:
     ) -> list[dict[str, FileEntry]]:
         """Let every rank write, sync and hash its part; returns the files of each rank.
 
-        DCP has its own votes. Any other error is raised on one rank only, while the others wait
-        inside DCP. That rank must exit: the lost connection then ends the others.
+        DCP shares errors of saving between the ranks by its own votes. An error that it does not
+        share is raised on one rank only, while the others wait inside DCP. That rank must exit,
+        because the lost connection then ends the others.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:

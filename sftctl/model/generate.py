@@ -14,7 +14,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_INCOMPLETE = "\ufffd"  # the text of a character of which not all bytes have come
+_INCOMPLETE = "\ufffd"  # what a character decodes to while some of its bytes are still missing
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
@@ -81,8 +81,9 @@ def generate_batch(
 ) -> list[str]:
     """The answers to several prompts, computed together: the same answers as those of `generate`.
 
-    Shorter prompts are padded on the left, where no token sees them; positions start at a row's
-    first token. `is_stopped` is called after each token. If it returns True, the answers end there.
+    Shorter prompts get padding on the left. No token attends to the padding, and positions count
+    from the first token of the prompt itself. `is_stopped` is called after each token. If it
+    returns True, the answers end there.
     """
     ends = stop_ids(model, tokenizer)
     output = _generate(
@@ -95,10 +96,11 @@ def generate_batch(
 def batches_by_length(
     lengths: Sequence[int], max_new_tokens: int, most_tokens: int, *, may_pad: bool = True
 ) -> list[list[int]]:
-    """The numbers of the prompts that are answered together, the shortest prompts first.
+    """For each batch, the indices of its prompts; the shortest prompts come first.
 
-    A batch holds at most `most_tokens` tokens, with its padding and its longest answers, or one
-    prompt. Without `may_pad` the prompts of a batch have one length.
+    A batch has at most `most_tokens` tokens, where padding and answers of full length count too. A
+    prompt that is too long for that is a batch alone. Without `may_pad`, all prompts of a batch
+    have the same length.
     """
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
@@ -142,7 +144,11 @@ def _up_to_an_end(answer: list[int], ends: list[int]) -> list[int]:
 
 
 def _text(tokenizer: ChatTokenizer, answer: list[int]) -> str:
-    """An answer as text. Special tokens in it are not text: the next prompt repeats it."""
+    """An answer as text.
+
+    Special tokens are left out, because the answer becomes part of the next prompt, where they
+    would be tokens again.
+    """
     return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
@@ -170,7 +176,7 @@ class _Streamer:
         self._pass_on(self._decoded())
 
     def _decoded(self) -> str:
-        """The answer so far. Special tokens in it are not text: the next prompt repeats it."""
+        """The answer so far, without special tokens (see `_text`)."""
         return self.tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _pass_on(self, decoded: str) -> None:

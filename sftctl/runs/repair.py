@@ -1,6 +1,7 @@
 """Repair metrics.jsonl after an editor, a file system or a bad disk has damaged its lines.
 
-Complete checkpoints do not depend on it. So the complete lines are kept, and the rest is set aside.
+No checkpoint depends on this file, so it may be changed: the readable lines are kept, and the file
+as found is set aside.
 """
 
 from collections.abc import Iterator
@@ -19,26 +20,28 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """The lines of the steps up to a checkpoint's, and the damage of the file."""
+    """The lines of all steps up to the step of a checkpoint, and what is damaged in the file."""
 
     kept: bytes
     missing: tuple[int, ...]  # steps without a line that can be read
     damage: str  # "line ends of Windows, 2 damaged lines"
 
     def message(self, last_step: int, aside: str) -> str:
-        """One line for the user; `aside` is the name of the file as it was."""
+        """One line for the user; `aside` is the name under which the damaged file is kept."""
         num_kept = last_step - len(self.missing)
-        lost = f", all but {ranges_of(self.missing)}" if num_kept and self.missing else ""
+        steps = "step" if len(self.missing) == 1 else "steps"
+        lost = f" (lost: {steps} {ranges_of(self.missing)})" if num_kept and self.missing else ""
         return (
-            f"metrics.jsonl: {self.damage}: {num_kept} of {last_step} steps are kept{lost}; the "
-            f"file as it was is set aside as {aside}"
+            f"metrics.jsonl: {self.damage}: {num_kept} of {last_step} steps are kept{lost}; "
+            f"the old file is now {aside}"
         )
 
 
 def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
-    """Whether the first `num_bytes` are lines without damage, the last one of step `last_step`.
+    """Whether the first `num_bytes` are lines without damage that end with step `last_step`.
 
-    Holds one line at a time: a long run has hundreds of megabytes of them.
+    Only one line is in memory at a time, because the lines of a long run take hundreds of
+    megabytes.
     """
     step = None
     for line in file:
@@ -53,7 +56,7 @@ def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
 
 
 def damaged_files(run_dir: Path) -> Iterator[Path]:
-    """The names under which damaged files are set aside: each file keeps its own."""
+    """The names for damaged files. Each file gets a new name, so that none overwrites another."""
     yield run_dir / DAMAGED_NAME
     yield from (run_dir / f"metrics.damaged-{number}.jsonl" for number in count(2))
 
@@ -61,8 +64,10 @@ def damaged_files(run_dir: Path) -> Iterator[Path]:
 def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
     """How to repair a file with this content; None if nothing in it is damaged.
 
-    A file that is only too short is not damaged: the right file is missing. After a repair, the
-    lengths that older checkpoints recorded are no longer right, so their steps are used.
+    A file that is only too short is not repaired: it is probably the wrong file, and the user must
+    bring back the right one. After a repair, the lengths that older checkpoints recorded are no
+    longer right, so the step number of a checkpoint, not its recorded length, decides which lines
+    are kept.
     """
     damage = _damage(data)
     if not damage and not (run_dir / DAMAGED_NAME).exists():
@@ -76,12 +81,15 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
             last = step
     missing += range(last + 1, last_step + 1)
     kept = b"".join(line + b"\n" for line in lines)
-    what = ", ".join(damage) or "other lines than the checkpoint's"
+    what = ", ".join(damage) or "its lines are not those that the checkpoint recorded"
     return Repair(kept, tuple(missing), what)
 
 
 def _damage(data: bytes) -> list[str]:
-    """The damage up to the last line end, in words; a crash may have cut off the rest."""
+    """What is damaged, in words.
+
+    What follows the last line end does not count, because a crash may have cut it off.
+    """
     complete = data[: data.rfind(b"\n") + 1]
     damage = ["a byte order mark"] if complete.startswith(_BOM) else []
     if b"\r" in complete:
@@ -93,7 +101,10 @@ def _damage(data: bytes) -> list[str]:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """The lines without white space around them, including an incomplete last line."""
+    """Each line, stripped of white space; also the last one if it is incomplete.
+
+    Empty lines are left out.
+    """
     for line in BytesIO(data.removeprefix(_BOM).replace(b"\0", b"")):
         if text := line.strip():
             yield text

@@ -71,7 +71,7 @@ def test_complete_lines_are_kept_and_the_file_is_set_aside(
     assert f"{num_kept} of 6 steps are kept" in log.repaired
     kept = {line["step"] for line in metrics_of(tmp_path)}
     lost = ranges_of([step for step in range(1, LAST + 1) if step not in kept])
-    assert (f"kept, all but {lost};" in log.repaired) == (0 < num_kept < LAST)
+    assert (f"kept (lost: step {lost});" in log.repaired) == (0 < num_kept < LAST)
     log.log(step_metrics(LAST + 1))
     log.close()
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == damaged
@@ -101,7 +101,7 @@ def test_after_a_repair_an_earlier_checkpoint_finds_its_lines_by_their_steps(
     log.close()
     assert [line["step"] for line in metrics_of(tmp_path)] == [1, 2, 4]
     assert (tmp_path / "metrics.damaged-2.jsonl").is_file()
-    assert log.repaired is not None and log.repaired.endswith(" as metrics.damaged-2.jsonl")
+    assert log.repaired is not None and log.repaired.endswith(" now metrics.damaged-2.jsonl")
 
 
 def test_a_file_that_is_only_too_short_is_still_refused(tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_a_file_that_was_damaged_after_the_plan_is_repaired_too(tmp_path: Path) 
     os.utime(file, ns=(0, 0))  # the clock of a file system may be coarser than this test
     log = RunLog(tmp_path, len(original), last_step=LAST)
     log.close()
-    assert log.repaired is not None and "5 of 6 steps are kept, all but 3" in log.repaired
+    assert log.repaired is not None and "5 of 6 steps are kept (lost: step 3)" in log.repaired

@@ -1,4 +1,7 @@
-"""Print results on stdout, as JSON or as text; the pieces that all screens share."""
+"""Print results on stdout, as JSON or as text.
+
+Also the parts (tables, escaped text) that the output of all commands is built from.
+"""
 
 import io
 import sys
@@ -14,11 +17,14 @@ from sftctl import jsonio
 from sftctl.cli import streams
 from sftctl.words import printable
 
-_ANY_WIDTH = 100_000  # of a pipe: nothing is wrapped, and a table has all of its columns
+_ANY_WIDTH = 100_000  # assumed for a pipe: nothing is wrapped, a table has all its columns
 
 
 def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) -> None:
-    """Print `value` as one JSON document, or `text()`, which is not called for JSON, on stdout."""
+    """Print on stdout: `value` as one JSON document, or `text()`.
+
+    For JSON, `text` is not called.
+    """
     if as_json:
         with streams.results():
             sys.stdout.buffer.write(jsonio.dump_printable(value))

@@ -1,7 +1,7 @@
 """Messages that hold the text of a special token: in the rendered text it becomes the token.
 
 This happens with prompts that were rendered already, with answers that end with the end-of-turn
-token, and with injected turns.
+token, and with messages in which somebody wrote special tokens to fake another turn.
 """
 
 import re

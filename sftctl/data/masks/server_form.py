@@ -1,8 +1,8 @@
 """Tool calls in the form that the chat template needs, as servers pass them to templates.
 
-A template may need the arguments of a call as text instead of an object, or call ids. To find this
-out, the row is rendered with one form after another. The first form that the template accepts and
-writes as JSON is used.
+Some templates need the arguments of a call as text, not as an object. Some need every call to have
+an id. To find this out, the row is rendered with one form after another. The first form that the
+template accepts and writes as JSON is used.
 """
 
 import hashlib
@@ -115,8 +115,8 @@ def _with_ids(row: Conversation) -> Conversation:
     """Calls and tool results with ids of nine letters, as Mistral's templates need them.
 
     An existing id of this form is kept. Any other is replaced by one that is made from a hash of
-    the conversation and the position of the call. A result without an id gets that of the next
-    call.
+    the conversation and the position of the call. A result without an id gets the id of
+    the first call that has no result yet.
     """
     messages: list[Message] = []
     new_ids: dict[str, str] = {}  # by the ids that were there

@@ -90,9 +90,10 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 
 
 def make_way(output: Path, fingerprint: str) -> None:
-    """Remove the store at `output`, unless it has this fingerprint: another process just made it.
+    """Remove the store at `output`.
 
-    Anything that is not a store stays.
+    If it has this fingerprint, it stays, because then another process has just made it. Anything
+    that is not a store stays too.
     """
     with suppress(FileNotFoundError):  # another process has removed it
         if is_store(output) and same_store(output, fingerprint) is None:

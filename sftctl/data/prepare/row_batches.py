@@ -33,10 +33,11 @@ from sftctl.model.tokenizer.template_errors import (
 from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-_CHECKED_AT_FIRST = 32  # rows of each file's first batch that the reference encodes too
-_CHECKED_LATER = 1  # and rows of each later batch
+# Rows that are also encoded by the slow reference tokenizer, to compare:
+_CHECKED_AT_FIRST = 32  # of the first batch of each file
+_CHECKED_LATER = 1  # of each later batch
 SHOWN = 5
-"""Rows with text of special tokens that are named."""
+"""At most so many rows with the text of a special token are named."""
 
 _MOST_OUT_OF_TIME = 3  # rows on which the chat template takes too long
 
@@ -78,7 +79,7 @@ class PreparedBatch:
     rows_checked: int  # rows on which the fast engine and the reference agreed
     digests: Digests  # of the rows kept
     rows_out_of_time: int  # on which the chat template took too long
-    shapes: Counter[str]  # rows by shape, without the rows that have none
+    shapes: Counter[str]  # rows of each shape; those without a recognized shape do not count
     used: set[str]  # columns that were read
     columns: set[str]  # all columns of the rows that were read
     rows_unpadded: int
@@ -193,9 +194,8 @@ def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
     """DataError if the template took too long on too many rows: others would take long too."""
     if num_rows >= _MOST_OUT_OF_TIME:
         raise DataError(
-            f"the chat template of {tokenizer.name} takes longer than "
-            f"{tokenizer.limits.seconds:g} s for a row, on "
-            f"{num_rows} rows",
+            f"the chat template of {tokenizer.name} needs more than "
+            f"{tokenizer.limits.seconds:g} s for one row; this happened on {num_rows} rows",
             "use another chat template: prepare-data --chat-template FILE",
         )
 

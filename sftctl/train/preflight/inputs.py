@@ -48,7 +48,7 @@ class Inputs:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch; one that a weight repeats counts each time."""
+        """Examples in an epoch. One that its source's weight repeats counts each time."""
         return len(self.train) if self.mixture is None else self.mixture.num_planned
 
     def source_counts(
@@ -58,9 +58,9 @@ class Inputs:
         start: DataPosition = DataPosition(),
         seen: Mapping[str, Mapping[str, int]] | None = None,
     ) -> list[SourceCounts]:
-        """How much of each source `num_steps` from `start` on train; [] without named sources.
+        """How much of each source is trained in `num_steps` steps, counted from `start`.
 
-        `seen` is how much was trained before.
+        [] without named sources. `seen` is how much was trained before.
         """
         if self.mixture is None:
             return []
@@ -79,7 +79,7 @@ class Inputs:
 
     @property
     def set_fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each validation set but the data's own part, by name."""
+        """The fingerprint of each validation set, except the data's own part, by name."""
         others = {name: one for name, one in self.sets.items() if one is not self.validation}
         return {name: one.manifest.fingerprint for name, one in others.items()}
 
@@ -90,8 +90,8 @@ def open_inputs(
     """Open the token store. Conversations that are not prepared yet are prepared first.
 
     Rank 0 prepares, and its errors are raised on all ranks. A store that does not fit the run is
-    refused. A signal during the preparation raises Stopped. A resume opens the store that
-    its checkpoint `resumed` was trained on, if it is still in the cache.
+    refused. A signal during the preparation raises Stopped. If `resumed` is given (the
+    checkpoint that is resumed), the store of that checkpoint is opened, if the cache still has it.
     """
     paths = world.on_main(lambda: _store_paths(config, stop, resumed))
     stores = [TokenStore.open(path) for path in paths]
@@ -181,9 +181,9 @@ def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
 
 
 def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
-    """`same` or `older`: the mask rules that made a store of this fingerprint of the run's data.
+    """Which mask rules give this fingerprint for the run's data: today's or earlier ones.
 
-    None: it is other data.
+    `same` for today's, `older` for earlier ones. None if the fingerprint is that of other data.
     """
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -204,7 +204,9 @@ def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
     key = store_fingerprint(train, tokenizer, data, validation)
     path = cached_store(key)
     if not _opens(path):
-        hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
+        hint = (
+            "set XDG_CACHE_HOME to a folder that can be written, or run sftctl prepare-data first"
+        )
         with refusals(path.parent, ConfigError, hint, "can't create the cache"):
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -231,7 +233,8 @@ def _require_fitting_store(
 ) -> None:
     """Refuse a store if the run asks for another tokenizer, template or setting.
 
-    The tokenizer of the store that a checkpoint was trained on was compared when the run began.
+    If it is the store that the checkpoint `resumed` was trained on, the tokenizer is not compared
+    again: this was done when the run began.
     """
     manifest = StoreManifest.read(path)
     if resumed is None or manifest.fingerprint != resumed.data_fingerprint:
@@ -240,7 +243,7 @@ def _require_fitting_store(
 
 
 def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> None:
-    """The store's tokenizer must be the configured one, or else the model's own."""
+    """The store's tokenizer must be the configured one; if none is configured, the model's."""
     name = config.model.tokenizer
     if name is None:
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:

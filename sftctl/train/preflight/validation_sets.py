@@ -95,7 +95,9 @@ def _prepared(given: Path, data: DataConfig, tokenizer: ChatTokenizer, stop: Sto
     try:
         TokenStore.open(path)
     except DataError:  # not there, or damaged: in the cache, such a store is made again
-        hint = "set XDG_CACHE_HOME to a folder that can be written, or prepare-data first"
+        hint = (
+            "set XDG_CACHE_HOME to a folder that can be written, or run sftctl prepare-data first"
+        )
         with refusals(path.parent, ConfigError, hint, "can't create the cache"):
             path.parent.mkdir(parents=True, exist_ok=True)
         prepare_store([given], path, tokenizer, data, (), lambda _: stop.check())

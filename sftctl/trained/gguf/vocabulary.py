@@ -24,7 +24,7 @@ def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: i
     if tokenizer.vocab_size > num_rows:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, and the embeddings {num_rows} rows",
-            hint="llama.cpp refuses such a model: give it the tokenizer it was trained with",
+            hint="llama.cpp refuses such a model: use the tokenizer it was trained with",
         )
     content = loads(tokenizer.hf.backend_tokenizer.to_str())
     model = content["model"]
@@ -46,7 +46,7 @@ def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: i
 def name_for(tokenizer: ChatTokenizer, name: str) -> str:
     """The model's name in the file, by which llama.cpp decides about spaces after special tokens.
 
-    ConfigError if a special token includes the spaces next to it in another way than in Phi 3.
+    ConfigError if special tokens swallow neighbouring spaces, but not exactly as in Phi 3.
     """
     added = loads(tokenizer.hf.backend_tokenizer.to_str())["added_tokens"]
     plain = re.sub("(?i)(phi|modern)-?(3|bert)", r"\1 \2", name)
@@ -104,9 +104,10 @@ def _write_sentencepiece(
 
 
 def _adds_a_space(content: dict[str, Any]) -> bool:
-    """Whether a text gets a space in front, also after each special token, as llama.cpp does it.
+    """Whether a space is put before the text, and also before the text after each special token.
 
-    ConfigError if spaces are not written as ▁, or if only the first text gets one.
+    llama.cpp can do only both or neither. ConfigError if a space is put before the first text only,
+    or if spaces are not written as ▁.
     """
     steps = [step for part in ("normalizer", "pre_tokenizer") for step in steps_of(content[part])]
     replaced = [step for step in steps if step["type"] == "Replace" and step["content"] == SPACE]
@@ -114,7 +115,11 @@ def _adds_a_space(content: dict[str, Any]) -> bool:
         (s.get("prepend_scheme", "always") for s in steps if s["type"] == "Metaspace"), None
     )
     if not replaced and scheme is None:
-        raise ConfigError("llama.cpp has no tokenizer with byte fallback that keeps spaces", _HINT)
+        raise ConfigError(
+            f"this tokenizer has byte fallback and does not write spaces as {SPACE}; llama.cpp has "
+            "no such tokenizer",
+            _HINT,
+        )
     if scheme == "first":
         raise ConfigError(
             "the tokenizer puts a space before the first text only, and llama.cpp before each text "
