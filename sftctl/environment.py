@@ -6,6 +6,7 @@ Calls that only Linux has are made here alone, each with a replacement for other
 import ctypes
 import fcntl
 import importlib.util
+import locale
 import os
 import pwd
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from sftctl.errors import ConfigError, RankAlone
 
@@ -113,6 +115,19 @@ def debug() -> bool:
 def can_move_the_cursor() -> bool:
     """Whether the terminal that TERM names understands control codes."""
     return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def shows_unicode(stream: TextIO) -> bool:
+    """Whether what is written to `stream` can be read there if it is not ASCII.
+
+    The locale counts as well: under LC_ALL=C, Python writes UTF-8 to a terminal that may not.
+    """
+    return (stream.encoding or "ascii").lower().startswith("utf") and has_utf8_locale()
+
+
+def has_utf8_locale() -> bool:
+    """Whether the C library reads and writes UTF-8; Python's UTF-8 mode does not change that."""
+    return locale.getencoding().lower().replace("-", "") == "utf8"
 
 
 def is_set(name: str) -> bool:

@@ -143,14 +143,23 @@ def _metavar(kind: Any) -> str | None:
     return f"<{numbers[0]}{auto}>" if numbers else None
 
 
-def run_or_newest(path: Path | None) -> Path:
-    """The path that was typed, or else the newest run, which stderr names."""
+def run_or_newest(path: Path | None, *, unfinished: bool = False) -> Path:
+    """The path that was typed, or else the newest run, which stderr names.
+
+    With `unfinished`, a run that has not finished goes before newer ones that have.
+    """
     if path is not None:
         return path
     from sftctl.runs.newest import newest_run
 
-    run = newest_run()
-    streams.tell(f"run: {printable(str(run))} (the newest; none was named)")
+    run, which = newest_run(), "the newest"
+    if unfinished:
+        from sftctl.runs.overview import newest_unfinished
+
+        found = newest_unfinished(run)
+        if found != run:
+            run, which = found, "the newest that has not finished"
+    streams.tell(f"run: {printable(str(run))} ({which}; none was named)")
     return run
 
 

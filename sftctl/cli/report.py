@@ -16,7 +16,7 @@ def report(
     ] = None,
     others: Annotated[
         list[Path] | None,
-        typer.Argument(help="Other runs, to draw together with it.", metavar="OTHER_RUN"),
+        typer.Argument(help="Other runs, to draw together with it.", metavar="[OTHER_RUN]..."),
     ] = None,
     output: Annotated[
         Path | None,

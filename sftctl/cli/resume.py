@@ -10,7 +10,9 @@ from sftctl.errors import ConfigError, NoCheckpoint
 
 RunDirectory = Annotated[
     Path | None,
-    typer.Argument(help="The run directory. Default: the newest run.", metavar="[RUN_DIR]"),
+    typer.Argument(
+        help="The run directory. Default: the newest unfinished run.", metavar="[RUN_DIR]"
+    ),
 ]
 
 Allowed = Annotated[
@@ -60,7 +62,7 @@ def resume(
 
     changed = dry_run or allow or max_restarts or (step, epochs, max_steps) != (None, None, None)
     _refuse_combinations(verify_replay and bool(changed), step is not None and max_restarts > 0)
-    run_dir = run_or_newest(run_dir)
+    run_dir = run_or_newest(run_dir, unfinished=True)
     _refuse_parts_of_runs(run_dir)
     with running.listening() as stop:
         if verify_replay:
@@ -99,7 +101,8 @@ def _refuse_parts_of_runs(path: Path) -> None:
     """The NoCheckpoint for a file or folder inside a run; it names the right command."""
     from sftctl.checkpoint.directory import list_checkpoints
     from sftctl.checkpoint.layout import step_of
-    from sftctl.runs.directory import RunDir, run_around
+    from sftctl.runs.directory import RunDir
+    from sftctl.runs.newest import run_around
 
     if RunDir(path).run_file.is_file() or (run := run_around(path)) is None:
         return

@@ -76,8 +76,8 @@ from sftctl.inspection.formats.transformers_trainer import (
     is_trainer_output,
 )
 from sftctl.inspection.inspection import Inspection
-from sftctl.runs.directory import runs_nearby
 from sftctl.runs.final import problems_of_final
+from sftctl.runs.newest import runs_nearby
 from sftctl.words import counted
 
 

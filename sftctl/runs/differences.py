@@ -230,7 +230,7 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
     if key == SOURCES:
         steps = f"{counted(manifest.steps_per_epoch, 'step')} per epoch"
         when = "begins again with" if verdict == "allow" else "and later ones have"
-        effect = f"epoch {manifest.epoch} {when} the new weights, {steps}"
+        effect = f"epoch {manifest.epoch + 1} {when} the new weights, {steps}"
         if total_steps(config.train, manifest) == manifest.total_steps:
             return effect
         return f"{effect}, {_learning_rate_after(manifest, config)}"

@@ -18,6 +18,7 @@ from sftctl.config.schema import RunConfig
 from sftctl.disk import DISK, Disk, new_folder, open_regular, refusals, replace_file, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.jsonio import dump_pretty, read_object
+from sftctl.runs.newest import runs_nearby
 from sftctl.runs.place import foreign_parts
 
 if TYPE_CHECKING:  # it loads torch, which is not needed to look at a run
@@ -267,23 +268,3 @@ def require_folder(path: Path) -> None:
     """NoCheckpoint if there is no such folder."""
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))
-
-
-def run_around(path: Path) -> Path | None:
-    """The run that this file or folder is in, at most three levels up."""
-    above = path.parents if path.exists() else []
-    return next((one for one in [*above][:3] if RunDir(one).run_file.is_file()), None)
-
-
-def runs_nearby(path: Path) -> str:
-    """A hint for a user who named something that is not a run; … stands for the command."""
-    if (run := run_around(path)) is not None:
-        return f"it is a part of a run: `sftctl … {run}`"
-    folder = path.parent if path.parent.is_dir() else Path("runs")
-    files = (file for file in folder.glob("*/run.json") if file.is_file() and file.parent != path)
-    found = sorted(files, key=lambda file: file.stat().st_mtime)
-    if not found:
-        return "start one with `sftctl train`"
-    where = "there" if folder == path.parent else f"in {folder}"
-    more = f"; `sftctl runs {folder}` lists all {len(found)}" if len(found) > 1 else ""
-    return f"the newest run {where}: `sftctl … {found[-1].parent}`{more}"

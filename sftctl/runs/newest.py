@@ -1,27 +1,61 @@
-"""The run that a command uses if none was named."""
+"""The runs near a path, and which of them is the newest."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from sftctl.errors import NoCheckpoint
-from sftctl.runs.directory import RunDir
 
 RUNS = Path("runs")
 """Where `train` puts a run that has no --output-dir."""
 
+_RUN_FILE = "run.json"
+
 
 def newest_run() -> Path:
-    """The run in this folder, or the one in runs/ that trained last; NoCheckpoint if none."""
-    if RunDir(Path()).run_file.is_file():
+    """The run in this folder, or the newest one in runs/; NoCheckpoint if there is none."""
+    if Path(_RUN_FILE).is_file():
         return Path()
-    found = [file.parent for file in RUNS.glob("*/run.json")]
+    found = by_age(RUNS)
     if not found:
         raise NoCheckpoint(
             f"no run is named, and {RUNS.absolute()} has none",
             hint="name one, or start one with `sftctl train`",
         )
-    return max(found, key=_last_change)
+    return found[0]
 
 
-def _last_change(run: Path) -> float:
-    files = (run / "run.json", run / "metrics.jsonl")
-    return max(file.stat().st_mtime for file in files if file.exists())
+def by_age(folder: Path) -> list[Path]:
+    """The runs in `folder`, the newest first: the one that changed last."""
+    found = sorted(file.parent for file in folder.glob(f"*/{_RUN_FILE}") if file.is_file())
+    return sorted(found, key=lambda run: -(last_change(run) or 0.0))
+
+
+def last_change(run: Path) -> float | None:
+    """When a step or event was recorded last; when the run was made if none was. None: no run."""
+    for names in (("metrics.jsonl", "events.jsonl"), (_RUN_FILE,)):
+        times = []
+        for name in names:
+            with suppress(OSError):
+                times.append((run / name).stat().st_mtime)
+        if times:
+            return max(times)
+    return None
+
+
+def run_around(path: Path) -> Path | None:
+    """The run that this file or folder is in, at most three levels up."""
+    above = path.parents if path.exists() else []
+    return next((one for one in [*above][:3] if (one / _RUN_FILE).is_file()), None)
+
+
+def runs_nearby(path: Path) -> str:
+    """A hint for a user who named something that is not a run; … stands for the command."""
+    if (run := run_around(path)) is not None:
+        return f"it is a part of a run: `sftctl … {run}`"
+    folder = path.parent if path.parent.is_dir() else RUNS
+    found = [run for run in by_age(folder) if run != path]
+    if not found:
+        return "start one with `sftctl train`"
+    where = "there" if folder == path.parent else f"in {folder}"
+    more = f"; `sftctl runs {folder}` lists all {len(found)}" if len(found) > 1 else ""
+    return f"the newest run {where}: `sftctl … {found[0]}`{more}"

@@ -19,6 +19,7 @@ from sftctl.machine import lock_holder
 from sftctl.runs.choosing import final_step
 from sftctl.runs.directory import RunDir
 from sftctl.runs.mixtures import sources_with_paths
+from sftctl.runs.newest import RUNS, by_age
 
 _ENDS = ("stopped", "finished", "failed")
 _SESSION = ("started", "resumed", *_ENDS)
@@ -66,9 +67,16 @@ def runs_in(folder: Path) -> list[RunLine]:
             f"{folder}: no such folder", hint="`sftctl runs DIR` lists the runs in a folder"
         )
     is_run = RunDir(folder).run_file.is_file()
-    found = [folder] if is_run else [file.parent for file in sorted(folder.glob("*/run.json"))]
-    lines = [_line(path) for path in found]
-    return sorted(lines, key=lambda line: -(line.changed or line.created or 0.0))
+    found = [folder] if is_run else by_age(folder)
+    return [_line(path) for path in found]
+
+
+def newest_unfinished(newest: Path) -> Path:
+    """The newest run in runs/ that can go on; `newest` if there is none, or if it is not there."""
+    if newest.parent != RUNS:
+        return newest
+    left = (path for path in by_age(RUNS) if _line(path).status not in ("finished", "damaged"))
+    return next(left, newest)
 
 
 def status_of(events: Sequence[Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from rich.segment import ControlType
 from rich.table import Column, Table
 from rich.text import Text
 
+from sftctl import environment
 from sftctl.metrics import StepMetrics
 from sftctl.tracking import status
 from sftctl.tracking.lines import HIDDEN_EVENTS, LineTracker, Pace, RunShape, event_line
@@ -39,8 +40,17 @@ def has_panel() -> bool:
 def make_console_tracker(shape: RunShape) -> "LiveTracker | LineTracker":
     """A live panel if the terminal can show one, else plain lines."""
     if has_panel():
-        return LiveTracker(shape, Console(file=sys.stderr))
+        plain = not environment.shows_unicode(sys.stderr)
+        return LiveTracker(shape, (_AsciiConsole if plain else Console)(file=sys.stderr))
     return LineTracker(shape, sys.stderr)
+
+
+class _AsciiConsole(Console):
+    """A console that draws with ASCII, whatever the encoding of its stream is."""
+
+    @property
+    def encoding(self) -> str:
+        return "ascii"
 
 
 class LiveTracker:
@@ -155,7 +165,7 @@ class LiveTracker:
     def _panel(self) -> Panel:
         phase = "stopping" if self._is_stopping else status.phase() or "training"
         body = Group(self._head(), *self._rows())
-        title = Text(f"{self._shape.name} · {phase}" if self._is_unicode else phase)
+        title = Text(f"{self._shape.name} {'·' if self._is_unicode else '-'} {phase}")
         style = "yellow" if self._is_stopping else ""
         return Panel(body, title=title, title_align="left", border_style=style)
 

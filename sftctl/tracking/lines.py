@@ -122,9 +122,9 @@ class LineTracker:
 
 
 def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
-    """`step   120/640  epoch 0  loss 3.4121  lr 9.1e-04  grad 0.83  5123 tok/s  …  eta 1:32`"""
+    """`step   120/640  epoch 1  loss 3.4121  lr 9.1e-04  grad 0.83  5123 tok/s  …  eta 1:32`"""
     return (
-        f"step {metrics.step:>5}/{total_steps}  epoch {metrics.epoch}  loss {metrics.loss:.4f}"
+        f"step {metrics.step:>5}/{total_steps}  epoch {metrics.epoch + 1}  loss {metrics.loss:.4f}"
         f"  lr {metrics.learning_rate:.1e}  grad {metrics.grad_norm:.3g}"
         f"  {pace.tokens_per_s:.0f} tok/s  wait {pace.data_wait_ratio:.1%}"
         f"  eta {format_duration(pace.step_time_s * (total_steps - metrics.step))}"

@@ -132,7 +132,7 @@ class ResumePlan:
         m = self.manifest
         return [
             f"resume {self.run_dir} from {self.checkpoint.name}: step {m.step} of {m.total_steps}, "
-            f"epoch {m.epoch}, step {m.step_in_epoch} of {m.steps_per_epoch} in it, "
+            f"epoch {m.epoch + 1}, step {m.step_in_epoch} of {m.steps_per_epoch} in it, "
             f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}",
             "restored exactly: model, optimizer, progress, order of the data, randomness"
             + ("" if changes else "; nothing has changed since"),

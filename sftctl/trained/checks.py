@@ -1,6 +1,7 @@
 """Checks of chat and export that run before torch is loaded."""
 
 import os
+import shlex
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,8 @@ from sftctl.config.check import LONG_DTYPES
 from sftctl.disk import refusals, require_makeable, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.model.presets import is_preset
-from sftctl.runs.directory import RunDir, runs_nearby
+from sftctl.runs.directory import RunDir
+from sftctl.runs.newest import runs_nearby
 
 FORMATS = {
     "hf": ("float32", "bfloat16", "float16"),
@@ -21,6 +23,8 @@ FORMATS = {
 types of its weights."""
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+_DATA = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"))
 
 Kind = Literal["run", "checkpoint", "model", "adapter"]
 
@@ -47,6 +51,11 @@ def _kind_of(path: Path) -> Kind:
         raise NoCheckpoint(
             f"{path}: a preset, which has no weights before it is trained",
             hint=f"`sftctl train --model {path}` trains it",
+        )
+    if path.is_file() and _DATA.intersection(path.suffixes):
+        raise NoCheckpoint(
+            f"{path}: a file of data, not a trained model",
+            hint=f"`sftctl train --data {shlex.quote(str(path))}` trains on it",
         )
     what = "not a run, a run's checkpoint, a model directory or an adapter"
     if not path.exists():

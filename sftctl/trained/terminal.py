@@ -6,6 +6,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
+from sftctl import environment
 from sftctl.errors import ConfigError, DataError
 from sftctl.tracking.status import fitted
 from sftctl.trained.wrapping import WordWrap
@@ -52,9 +53,12 @@ def converse(session: "ChatSession") -> None:
 
     Ctrl-C stops an answer and keeps its text so far; at the prompt it discards the line.
     """
-    _edit_lines()
+    edit_lines()
     _take_any_bytes()
-    print(fitted(f"{printable(session.about)}\n{_WELCOME}"), file=sys.stderr)
+    about = printable(session.about)
+    if not environment.shows_unicode(sys.stderr):
+        about = about.replace(" · ", " - ")
+    print(fitted(f"{about}\n{_WELCOME}"), file=sys.stderr)
     while True:
         try:
             line = _readable(_ask()).rstrip()
@@ -142,7 +146,12 @@ def _take_any_bytes() -> None:
         sys.stdin.reconfigure(errors="surrogateescape")
 
 
-def _edit_lines() -> None:
-    """Turn on arrow keys and history, if Python was built with readline."""
+def edit_lines() -> None:
+    """Turn on arrow keys and history, if Python was built with readline.
+
+    In a locale that is not UTF-8, readline takes the bytes of other letters for commands.
+    """
+    if not environment.has_utf8_locale():
+        return
     with suppress(ImportError):
         import readline  # noqa: F401

@@ -55,7 +55,7 @@ def test_a_replay_that_differs_is_exit_4(sftctl: Sftctl, run: Path) -> None:
 
 
 def test_the_plan_is_printed_first_and_alone_by_a_dry_run(sftctl: Sftctl, run: Path) -> None:
-    plan = "resume run from step-00000004: step 4 of 6, epoch 0, step 4 of 310 in it, 16 examples"
+    plan = "resume run from step-00000004: step 4 of 6, epoch 1, step 4 of 310 in it, 16 examples"
     result = sftctl("resume", "run", "--step", 4, "--dry-run")
     assert result.exit_code == 0 and result.stdout.startswith(plan)
     assert events_of(run)[-1] == "finished"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_the_newest_run_is_taken_and_named(sftctl: Sftctl, runs: Path) -> None:
         assert result.exit_code == 0
         assert "run: runs/new (the newest; none was named)\n" in result.stderr
         assert shown in result.stdout
+
+
+def test_resume_prefers_a_run_that_has_not_finished(sftctl: Sftctl, runs: Path) -> None:
+    shutil.copytree(runs / "new", runs / "killed")
+    (runs / "killed/events.jsonl").write_text('{"event": "started", "total_steps": 9}\n')
+    for name in ("events.jsonl", "metrics.jsonl"):
+        os.utime(runs / "killed" / name, (9, 9))
+    for command, said in (
+        (["resume", "--dry-run"], "run: runs/killed (the newest that has not finished; none was"),
+        (["report"], "run: runs/new (the newest; none was named)\n"),
+        (["report", "nothing"], "hint: start one with `sftctl train`"),
+        (["report", "runs/nothing"], "hint: the newest run there: `sftctl report runs/new`; "),
+    ):
+        assert said in sftctl(*command).stderr
+    shown = sftctl("runs").stdout
+    assert shown.index("new") < shown.index("killed")
+
+
+def test_data_is_not_a_model_to_chat_with(sftctl: Sftctl, tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text("prompt,completion\n")
+    assert "hint: `sftctl train --data faq.csv` trains" in sftctl("chat", "faq.csv").stderr
 
 
 def test_the_run_in_the_working_directory_is_taken(

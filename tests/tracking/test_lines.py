@@ -15,7 +15,7 @@ def test_a_step_is_a_line_with_its_numbers_speed_and_time_left() -> None:
     for step in range(101, 121):
         tracker.log(step_metrics(step))
     assert stream.getvalue().splitlines()[-1] == (
-        "step   120/640  epoch 0  loss 3.4121  lr 9.1e-04  grad 0.83"
+        "step   120/640  epoch 1  loss 3.4121  lr 9.1e-04  grad 0.83"
         "  5120 tok/s  wait 1.0%  eta 0:52"
     )
 

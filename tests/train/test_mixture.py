@@ -184,7 +184,7 @@ def test_weights_changed_between_two_epochs_hold_for_the_next_one(
     (found,) = [d for d in plan.differences if d.key == "data.sources"]
     assert str(found) == (
         "data.sources: a=0.5, b=2.5, c=1 -> a=0.5, b=0.5, c=1: "
-        "epoch 1 and later ones have the new weights, 3 steps per epoch, 11 steps in all; "
+        "epoch 2 and later ones have the new weights, 3 steps per epoch, 11 steps in all; "
         "learning rate of step 6 0.000689 -> 0.000486"
     )
     resume(run, step=PER_EPOCH)
@@ -207,7 +207,7 @@ def test_new_weights_in_an_epoch_have_to_be_allowed_and_begin_it_again(
     run = tmp_path / "copy"
     shutil.copytree(trained, run)
     set_weight(run, "b", 0.5)
-    with pytest.raises(IncompatibleCheckpoint, match="epoch 1 begins again with the new weights"):
+    with pytest.raises(IncompatibleCheckpoint, match="epoch 2 begins again with the new weights"):
         resume(run, step=PER_EPOCH + 2)
     assert digests(run) == digests(trained)
     resume(run, step=PER_EPOCH + 2, allow=frozenset({"data.sources"}))

@@ -255,7 +255,7 @@ def test_lines_beyond_the_checkpoint_are_cut_so_steps_stay_unique(run: Path) -> 
 
 def test_the_plan_says_what_is_restored(run: Path) -> None:
     lines = plan_request(ResumeRequest(run, step=8), num_ranks=2).lines()
-    assert "from step-00000008: step 8 of 12, epoch 1, step 2 of 6 in it" in lines[0]
+    assert "from step-00000008: step 8 of 12, epoch 2, step 2 of 6 in it" in lines[0]
     assert "moved away: step-00000012" in lines
     assert any(line.startswith("changed: ranks: 1 -> 2") for line in lines)
     assert len(list_checkpoints(run / "checkpoints")) == 3

@@ -1,5 +1,7 @@
 """Chat at a real terminal, with Ctrl-C, and one question in a pipe."""
 
+import io
+import locale
 import os
 import pty
 import select
@@ -13,6 +15,7 @@ import pytest
 
 from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
+from sftctl.trained.terminal import converse, edit_lines
 from tests.toys.commands import without_phases
 from tests.toys.warm import run_warm
 
@@ -114,6 +117,26 @@ def test_ctrl_d_leaves_and_a_prompt_too_long_is_one_line(terminal: Terminal) -> 
     terminal.wait_for(b"> ")
     terminal.type(CTRL_D)
     assert terminal.exit_code() == 0
+
+
+def test_no_line_editor_under_a_locale_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, is_loaded in (("ANSI_X3.4-1968", False), ("UTF-8", True)):
+        monkeypatch.setattr(locale, "getencoding", lambda encoding=encoding: encoding)
+        monkeypatch.delitem(sys.modules, "readline", raising=False)
+        edit_lines()
+        assert ("readline" in sys.modules) == is_loaded
+
+
+def test_the_first_line_of_a_chat_is_ascii_where_letters_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Session:
+        about = "runs/x · tiny · greedy"
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(locale, "getencoding", lambda: "ANSI_X3.4-1968")
+    converse(Session())  # type: ignore[arg-type]
+    assert "runs/x - tiny - greedy\n" in capsys.readouterr().err
 
 
 def chat_in_a_pipe(run: Path, given: bytes) -> "subprocess.CompletedProcess[bytes]":

@@ -68,7 +68,7 @@ class Command(TyperCommand):
 def usage(ctx: Any) -> str:
     """`Usage: sftctl train [OPTIONS] [RUN.toml]`"""
     names = [
-        one.metavar or f"[{one.name}]".upper()
+        one.metavar or (one.name if one.required else f"[{one.name}]").upper()
         for one in ctx.command.params
         if one.param_type_name == "argument"
     ]

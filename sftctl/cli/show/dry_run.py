@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sftctl import environment
 from sftctl.cli.show.output import facts_table
 from sftctl.config.load import toml_value
 from sftctl.words import counted, format_bytes, parameters_text
@@ -28,11 +29,15 @@ def run_plan(plan: "RunPlan") -> RenderableType:
         Text(""),
         _size(plan),
         Text("\nlearning rate", style="bold"),
-        Text("\n".join(plot(plan.learning_rates, "•" if _stdout_is_unicode() else "*"))),
+        Text("\n".join(plot(plan.learning_rates, _dot()))),
         Text("\nconfiguration: key, value and origin, without defaults", style="bold"),
         _settings(plan),
         Text("`sftctl train --print-config` shows every key", style="dim"),
     )
+
+
+def _dot() -> str:
+    return "•" if environment.shows_unicode(sys.stdout) else "*"
 
 
 def plot(points: Sequence[tuple[int, float]], dot: str) -> Iterator[str]:
@@ -45,10 +50,6 @@ def plot(points: Sequence[tuple[int, float]], dot: str) -> Iterator[str]:
     last = f"step {points[-1][0]}"
     yield f"{'':9} +{'-' * len(points)}"
     yield f"{'':11}1{last:>{max(len(last) + 1, len(points) - 1)}}"
-
-
-def _stdout_is_unicode() -> bool:
-    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
 
 def _size(plan: "RunPlan") -> Table:

@@ -29,7 +29,9 @@ def runs_table(folder: Path, lines: Sequence[RunLine]) -> RenderableType:
         table.add_row(*_cells(line))
     sets = [f"{line.name}: {_sets(line)}" for line in lines if line.set_losses]
     todo = [
-        f"{line.name}: {line.next or line.problem}" for line in lines if line.status != "running"
+        f"{line.name}: {line.next or line.problem}{_goes_back(line)}"
+        for line in lines
+        if line.status != "running"
     ]
     return Group(table, *_part("validation sets", sets), *_part("next", todo))
 
@@ -57,10 +59,11 @@ def _cells(line: RunLine) -> list[str | Text]:
 
 
 def _validation(line: RunLine) -> str:
-    """The first and the last validation loss."""
+    """The first and the last validation loss; the first alone if none followed."""
     if line.validation_loss is None:
         return "-"
-    return f"{_loss(line.first_validation_loss)} -> {_loss(line.validation_loss)}"
+    first, last = _loss(line.first_validation_loss), _loss(line.validation_loss)
+    return last if line.best_validation_loss is None else f"{first} -> {last}"
 
 
 def _best(line: RunLine) -> str:
@@ -71,6 +74,13 @@ def _best(line: RunLine) -> str:
     if line.lowest_loss is not None:
         return f"loss {_loss(line.lowest_loss)} at {line.lowest_loss_step}"
     return "-"
+
+
+def _goes_back(line: RunLine) -> str:
+    """The step that a resume goes back to, if that is before the last trained step."""
+    if line.status in ("finished", "damaged") or line.step == (line.last_checkpoint or 0):
+        return ""
+    return f" (goes on from step {line.last_checkpoint or 0})"
 
 
 def _sets(line: RunLine) -> str:

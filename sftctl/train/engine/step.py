@@ -222,7 +222,7 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
     step = state.progress.step + 1
     mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
     examples = sorted(index for part in world.gather(mine) for index in part)
-    where = f"step {step} (epoch {batch.epoch}): {what}"
+    where = f"step {step} (epoch {batch.epoch + 1}): {what}"
     broken = [name for part in world.gather(_broken_weights(state)) for name in part]
     if broken:
         return TrainingDiverged(

@@ -295,7 +295,7 @@ def test_without_exact_sums_the_bits_depend_on_the_number_of_ranks(ranks: Ranks)
 def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(ranks: Ranks) -> None:
     [divergence] = {found.divergence for count in ranks for found in ranks[count]}
     assert divergence.message.startswith(
-        "step 1 (epoch 0): the gradient norm is nan; the weights are those"
+        "step 1 (epoch 1): the gradient norm is nan; the weights are those"
     )
     assert divergence.is_unchanged
 

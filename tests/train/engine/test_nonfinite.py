@@ -67,7 +67,7 @@ def test_without_a_validation_the_first_step_names_the_weights_and_no_example(
     with pytest.raises(TrainingDiverged) as caught:
         run_training(toy_config(tmp_path, model__name=str(poisoned)))
     assert caught.value.message == (
-        "step 1 (epoch 0): the loss is nan; the weights before the step are not finite: " + NORM
+        "step 1 (epoch 1): the loss is nan; the weights before the step are not finite: " + NORM
     )
     assert caught.value.hint is not None and "no example is the cause" in caught.value.hint
     record = read_run(tmp_path / "run")

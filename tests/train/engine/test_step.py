@@ -264,7 +264,7 @@ def assert_diverges(state: TrainState, problem: str, dtype: str = "float32") -> 
         take(state, batch, config)
     examples = sorted(plan_epoch(STORE.lengths, 0, 0, 2)[0].tolist())
     assert caught.value.message == (
-        f"step 1 (epoch 0): {problem}; the weights are those of step 0; "
+        f"step 1 (epoch 1): {problem}; the weights are those of step 0; "
         f"examples of the step: {', '.join(map(str, examples))}"
     )
     assert caught.value.hint == (
@@ -287,7 +287,7 @@ def test_a_weight_that_is_nan_stops_the_run_and_the_first_one_is_named(dtype: st
     with pytest.raises(TrainingDiverged) as caught:
         take(state, steps_of(config)[0], config)
     assert caught.value.message == (
-        "step 1 (epoch 0): the loss is nan; the weights before the step are not finite: "
+        "step 1 (epoch 1): the loss is nan; the weights before the step are not finite: "
         "model.layers.1.input_layernorm.weight"
     )
     assert caught.value.exit_code == 5

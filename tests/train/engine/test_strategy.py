@@ -192,7 +192,7 @@ def test_an_overflow_on_one_rank_repeats_the_step_on_all(ranks: Ranks, num_ranks
 def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(ranks: Ranks, num_ranks: int) -> None:
     for found in ranks[num_ranks]:
         assert found.divergence.message == (
-            "step 1 (epoch 0): the gradient norm is nan; the weights are those of step 0; "
+            "step 1 (epoch 1): the gradient norm is nan; the weights are those of step 0; "
             "examples of the step: 0, 1, 4, 7, 8"
         )
         assert found.divergence.is_unchanged
