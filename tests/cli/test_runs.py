@@ -34,7 +34,7 @@ def test_runs_lists_each_run_and_what_to_type_next(sftctl: Sftctl, tmp_path: Pat
 
 def test_a_killed_run_names_the_step_that_a_resume_goes_back_to() -> None:
     facts: dict[str, Any] = {"run_dir": Path("runs/a"), "name": "a", "next": "sftctl resume runs/a"}
-    losses = {"first_validation_loss": 7.7217, "validation_loss": 7.7217}
+    losses: dict[str, Any] = {"first_validation_loss": 7.7217, "validation_loss": 7.7217}
     killed = RunLine(**facts, **losses, status="killed", step=150, last_checkpoint=100)
     saved = RunLine(**facts, status="stopped", step=100, last_checkpoint=100)
     for line, said in (
