@@ -32,7 +32,7 @@ Questions = Mapping[str, Sequence[Question]]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question's answer, and each metric's number for it; None: the metric gave none."""
+    """A question's answer, and each metric's number for it; None: the metric gave no number."""
 
     set_name: str
     number: int  # of the question in its set
@@ -60,7 +60,7 @@ def write_questions(run_dir: Path, made_from: Mapping[str, Any], questions: Ques
 
 
 def read_questions(run_dir: Path, made_from: Mapping[str, Any]) -> Questions | None:
-    """The questions of the run; None: there are none, or they were made from something else."""
+    """The questions of the run; None: there are none, or other settings decided them."""
     path = run_dir / FOLDER / "questions.jsonl"
     if not path.is_file():
         return None
@@ -94,7 +94,7 @@ def write_answers(run_dir: Path, step: int, answers: Sequence[Answered]) -> None
 
 
 def read_answers(run_dir: Path, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The lines of the evaluations at these steps; those that are not there are left out."""
+    """The lines of the evaluations at these steps; a step without such a file is left out."""
     for step in steps:
         path = run_dir / FOLDER / f"step-{step:08d}.jsonl"
         with suppress(OSError):

@@ -196,7 +196,7 @@ def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int
 
 
 def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:
-    """Replace metrics.jsonl by what is kept of it; returns the file as it was."""
+    """Replace metrics.jsonl by its kept lines; returns the path of the damaged file."""
     path = run_dir / "metrics.jsonl"
     aside = next(file for file in damaged_files(run_dir) if not file.exists())
     with refusals(path, CheckpointError, _REPAIR):

@@ -24,7 +24,7 @@ def of_source(config: RunConfig, source: SourceConfig) -> RunConfig:
 
 
 def checkpoint_of_source(manifest: CheckpointManifest, name: str) -> CheckpointManifest | None:
-    """The checkpoint's manifest as if its run had only this source; None: it does not have it."""
+    """The checkpoint's manifest as if its run had only this source; None: it lacks this source."""
     fingerprint = manifest.source_fingerprints.get(name)
     path = next((s.get("path") for s in _sources(manifest.config) if s.get("name") == name), None)
     if fingerprint is None or path is None:

@@ -165,7 +165,7 @@ def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _evaluations(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The event of each evaluation, by step; a resume removes those after its step."""
+    """The event of each evaluation, by step. A resume removes the events after its own step."""
     found: dict[int, Mapping[str, Any]] = {}
     for event in events:
         step, loss = event.get("step"), event.get("validation_loss")

@@ -60,7 +60,7 @@ class Inputs:
     ) -> list[SourceCounts]:
         """How much of each source is trained in `num_steps` steps, counted from `start`.
 
-        [] without named sources. `seen` is how much was trained before.
+        [] without named sources. `seen` says how much of each source was trained before.
         """
         if self.mixture is None:
             return []

@@ -104,7 +104,7 @@ def estimate_memory(
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
-    """Bytes of all weights: in float32, but the frozen base of an adapter in its own type."""
+    """Bytes of all weights: in float32, but the frozen base of an adapter in the base's type."""
     if not config.adapter.lora:
         return fake.num_parameters * _WORD
     frozen, itemsize = fake.num_parameters - fake.num_trained, base_dtype(config).itemsize

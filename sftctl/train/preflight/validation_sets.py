@@ -71,7 +71,7 @@ def _require_goal(config: RunConfig, names: Sequence[str]) -> None:
 def _path_of(
     one: SetConfig, config: RunConfig, tokenizer: ChatTokenizer, stop: StopRequest
 ) -> Path:
-    """The set's store: itself if it is one, else in the cache, prepared if it is not there."""
+    """The store of a set: its path if that is a store, else one in the cache, made if missing."""
     assert one.path is not None
     given = Path(one.path)
     try:
