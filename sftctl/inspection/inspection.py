@@ -39,6 +39,7 @@ _REMEDIES = {  # by a phrase in a problem
     NOT_READ: "convert it to a Hugging Face model with the tool that wrote it",
     HERE_IS: "name the file or folder that holds the weights",
     "tie_word_embeddings is true, but": 'set "tie_word_embeddings": false in config.json',
+    "byte order mark": "save the file as UTF-8 without a byte order mark",
     NO_TENSORS: "name the file or folder that holds the weights",
     "config.json: ": "copy or download it again; its config.json may belong to another model",
 }

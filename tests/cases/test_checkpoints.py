@@ -266,7 +266,7 @@ OTHERS: dict[str, Case] = {
     "an adapter with half of its matrices": Case(
         half_of_an_adapter, "PEFT adapter directory",
         problems=(
-            "half of the adapter's matrices are missing: "
+            "adapter_model.safetensors: half of the adapter's matrices are missing: "
             "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
         ),
     ),

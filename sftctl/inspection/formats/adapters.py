@@ -1,11 +1,12 @@
 """Adapters of PEFT, whichever tool wrote them, and of MLX: kind, base, rank, targets, step."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from sftctl.inspection.formats.files import Files, folder_of
+from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
 from sftctl.runs.final import CARD_NAME
 
@@ -68,15 +69,16 @@ def adapter_note(adapter: Mapping[str, Any]) -> str:
     return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
 
 
-def unpaired(names: Iterable[str]) -> list[str]:
+def unpaired(tensors: Tensors) -> list[str]:
     """A problem for matrices of a LoRA whose other half is not there."""
-    there = {*names}
-    lost = sorted(other for name in there if (other := _other_half(name)) and other not in there)
+    halves = {other: one for name, one in tensors.items() if (other := _other_half(name))}
+    lost = sorted(halves.keys() - tensors.keys())
     if not lost:
         return []
+    file = next((part.file.name for part in halves[lost[0]].parts), "adapter_model.safetensors")
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
     name = lost[0].removeprefix("model.")
-    return [f"half of the adapter's matrices are missing: {name}{more}"]
+    return [f"{file}: half of the adapter's matrices are missing: {name}{more}"]
 
 
 def _other_half(name: str) -> str | None:
