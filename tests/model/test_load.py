@@ -147,8 +147,7 @@ def test_a_hub_name_without_a_network_is_refused() -> None:
 
 def test_a_directory_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    begins = (f"model {folder}: can't be loaded: ", f"model {folder}: config.json is not ")
-    assert refusal(folder).startswith(begins)
+    assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,8 @@ def test_a_directory_without_weights_is_refused(folder: Path) -> None:
 )
 def test_a_damaged_file_is_refused(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
-    assert refusal(folder).startswith(f"model {folder}: can't be loaded: ")
+    begins = (f"model {folder}: can't be loaded: ", f"model {folder}: config.json is not ")
+    assert refusal(folder).startswith(begins)
 
 
 def test_weights_that_were_cut_are_refused(folder: Path) -> None:
