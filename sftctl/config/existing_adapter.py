@@ -89,7 +89,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     ConfigError if it is not a LoRA adapter of a language model, or if a value makes no sense.
     """
     file = folder / CONFIG_NAME
-    hint = _inside(folder) or f"an adapter is a directory with this and {WEIGHTS_NAME}"
+    hint = _inside(folder) or (
+        f"an adapter is a directory with this and {WEIGHTS_NAME}; --lora trains a new one"
+    )
     settings = read_object(file, ConfigError, hint)
     method, task = settings.get("peft_type"), settings.get("task_type")
     if method != "LORA":

@@ -12,7 +12,7 @@ from sftctl.disk import refusals, require_makeable, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
-from sftctl.runs.newest import runs_nearby
+from sftctl.runs.newest import run_around, runs_nearby
 
 FORMATS = {
     "hf": ("float32", "bfloat16", "float16"),
@@ -52,7 +52,7 @@ def _kind_of(path: Path) -> Kind:
             f"{path}: a preset, which has no weights before it is trained",
             hint=f"`sftctl train --model {path}` trains it",
         )
-    if path.is_file() and _DATA.intersection(path.suffixes):
+    if path.is_file() and _DATA.intersection(path.suffixes) and run_around(path) is None:
         raise NoCheckpoint(
             f"{path}: a file of data, not a trained model",
             hint=f"`sftctl train --data {shlex.quote(str(path))}` trains on it",

@@ -110,7 +110,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         toml = shutil.copytree(run, folder / name) / "config.toml"
         assert line in toml.read_text()
         toml.write_text(toml.read_text().replace(line, other))
-    os.utime(run / "run.json", (2**32, 2**32))  # the newest
+    os.utime(run / "metrics.jsonl", (2**32, 2**32))  # the newest
     no_seal = shutil.ignore_patterns("manifest.json*")
     weights = shutil.copytree(run / "final", folder / "cut", ignore=no_seal) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])

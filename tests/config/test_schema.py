@@ -95,7 +95,8 @@ def test_a_number_below_its_bound_is_refused(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {key: value} | others)
     assert caught.value.message == f"{key}: {value} is too small; at least {minimum}"
-    load_config(None, {key: minimum} | others)  # the bound itself is allowed
+    if key != "adapter.alpha":  # 0 is refused for another reason: the adapter would add nothing
+        load_config(None, {key: minimum} | others)  # the bound itself is allowed
 
 
 def test_every_number_has_a_bound() -> None:

@@ -69,7 +69,7 @@ def test_quantized_weights_are_named(
     assert f"its weights are quantized ({method})" in error.value.message
 
 
-def test_an_empty_section_of_quantization_means_nothing() -> None:
+def test_an_empty_section_of_other_quantizers_means_nothing() -> None:
     require_not_quantized("model", {"quantization_config": None, "quantization": {}})
 
 
