@@ -26,6 +26,7 @@ from sftctl.model.load import load_model
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.train.engine.optim import NamedOptimizer, build_optimizer
 from sftctl.world import ALONE
+from tests.benchmarks.starting import SFTCTL, seconds_to_a_step
 
 SAVE_INTERVAL, NUM_STEPS = 8, 32
 FAR_STEP, NUM_EXAMPLES, BATCH_SIZE = 1_000_000, 900_000, 4  # in the fifth epoch
@@ -99,7 +100,7 @@ def resuming(folder: Path, rounds: int) -> list[list[str]]:
     for number in range(rounds + 1):
         for run, seconds in times.items():
             copy = shutil.copytree(run, folder / f"{run.parent.name}-{number}")
-            seconds.append(_seconds_to_a_step(Path(copy)))
+            seconds.append(seconds_to_a_step([*SFTCTL, "resume", str(copy)], Path(copy)))
             shutil.rmtree(copy)
     medians = {run.parent.name: statistics.median(values[1:]) for run, values in times.items()}
     return [
@@ -176,21 +177,6 @@ def _store(path: Path, num_examples: int) -> Path:
     }  # fmt: skip
     (path / "manifest.json").write_bytes(dump_pretty(values))
     return path
-
-
-def _seconds_to_a_step(run: Path) -> float:
-    """Seconds from the command to the next line of metrics.jsonl. The process is then killed."""
-    before = (run / "metrics.jsonl").stat().st_size
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "sftctl", "resume", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while (run / "metrics.jsonl").stat().st_size <= before:
-            if process.poll() is not None:
-                raise RuntimeError((process.stderr.read() if process.stderr else b"").decode())
-            time.sleep(0.002)
-        seconds = time.perf_counter() - started
-        process.kill()
-    return seconds
 
 
 def _spread(values: list[float]) -> str:

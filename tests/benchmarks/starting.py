@@ -31,7 +31,9 @@ def starting(rounds: int) -> list[list[str]]:
             store = str(Path(folder) / f"{number}.store")
             times[prepare].append(_seconds([*SFTCTL, "prepare-data", str(rows), "--output", store]))
             times[LIBRARIES].append(_seconds([sys.executable, "-c", LIBRARIES]))
-            times[first_step].append(_seconds_to_the_first_step(Path(folder) / str(number)))
+            run = Path(folder) / str(number)
+            train = [*SFTCTL, "train", "--model", "tiny", "--device", "cpu"]
+            times[first_step].append(seconds_to_a_step([*train, "--output-dir", str(run)], run))
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     ratio = medians[first_step] / medians[LIBRARIES]
     found = [[name, f"{seconds:.3f} s"] for name, seconds in medians.items()]
@@ -44,15 +46,19 @@ def _seconds(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def _seconds_to_the_first_step(run: Path) -> float:
-    """From the command to the first line of metrics.jsonl. The process is then killed."""
-    command = [*SFTCTL, "train", "--model", "tiny", "--device", "cpu", "--output-dir", str(run)]
-    metrics, started = run / "metrics.jsonl", time.perf_counter()
+def seconds_to_a_step(command: list[str], run: Path) -> float:
+    """From the command to the next line of the run's metrics.jsonl. The process is then killed."""
+    metrics = run / "metrics.jsonl"
+    before, started = _num_bytes(metrics), time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while not metrics.is_file() or not metrics.stat().st_size:
+        while _num_bytes(metrics) <= before:
             if process.poll() is not None:
                 raise RuntimeError((process.stderr.read() if process.stderr else b"").decode())
             time.sleep(0.002)
         seconds = time.perf_counter() - started
         process.kill()
     return seconds
+
+
+def _num_bytes(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0

@@ -18,25 +18,15 @@ from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE
+from tests.toys.models import toy_base
 from tests.toys.runs import stored_tensors, toy_config
 
 
 def capped_model(folder: Path) -> Path:
     """A small Gemma 2, whose head caps its logits, with the bundled tokenizer."""
-    from transformers import AutoModelForCausalLM, Gemma2Config
-
     tokenizer = load_tokenizer(str(SAMPLE_TOKENIZER))
-    config = Gemma2Config(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
     folder.mkdir()
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = toy_base("gemma2", vocab_size=tokenizer.vocab_size, num_hidden_layers=1)
     save_pretrained(model, tokenizer, folder)
     return folder
 

@@ -52,7 +52,7 @@ _NOT_NEEDED = {
         "lora_projection lora_mlp lora_head",
     "leave it out: a run with --lora saves the adapter": "save_adapter_weights_only",
     "leave it out: the biases of an adapter are not trained": "bias",
-    "leave it out: nf4 has double quantization, and there is no other type":
+    "leave it out: nf4 with double quantization is the only type":
         "quantization_type double_quantization bnb_4bit_quant_type use_bnb_nested_quant "
         "quantization_method",
     "leave it out: transformers' own settings of it are kept":
@@ -105,15 +105,15 @@ _OTHERWISE = {
 _NOTHING = {
     "AdamW is the only optimizer; [optim] in RUN.toml has its settings":
         "optimizer optim optim_args use_galore use_apollo use_badam use_muon use_adam_mini",
-    "there is no such thing here: code of a model's directory is never run": "trust_remote_code",
-    "there is no such thing here: rows are shuffled in every epoch": "disable_shuffling",
-    "there is no such thing here: only supervised fine-tuning":
+    "not available in sftctl: code of a model's directory is never run": "trust_remote_code",
+    "not available in sftctl: rows are shuffled in every epoch": "disable_shuffling",
+    "not available in sftctl: only supervised fine-tuning":
         "rl pref_beta pref_loss dpo_beta ref_model reward_model",
-    "there is no such thing here: an adapter starts at zero":
+    "not available in sftctl: an adapter starts at zero":
         "pissa_init loftq_config init_lora_weights peft_init_lora_weights",
-    "there is no such thing here: DDP and FSDP are the only strategies":
+    "not available in sftctl: DDP and FSDP are the only strategies":
         "tensor_parallel_dim sequence_parallel_degree fsdp_cpu_offload custom_sharded_layers",
-    "there is no such thing here": "optimizer_in_bwd profiler plugins use_unsloth shift_attn",
+    "not available in sftctl": "optimizer_in_bwd profiler plugins use_unsloth shift_attn",
 }  # fmt: skip
 
 SENTENCES: dict[str, Ours] = _answers(_NOT_NEEDED | _OTHERWISE | _NOTHING)
