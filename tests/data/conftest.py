@@ -3,6 +3,7 @@
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML, SHARED, CountingTokenizer, load
 
 
@@ -18,3 +19,9 @@ def minimind() -> CountingTokenizer:
     if not SHARED.exists():
         pytest.skip("../shared/data is absent")
     return load(SHARED / "minimind_tokenizer")
+
+
+@pytest.fixture(scope="session")
+def thinking_minimind(minimind: CountingTokenizer) -> ChatTokenizer:
+    """MiniMind's tokenizer, with the option with which its prompts open a thinking block."""
+    return minimind.with_options({"open_thinking": True})

@@ -13,6 +13,7 @@ from sftctl.data.conversations.contents import (
     tool_result,
 )
 from sftctl.data.conversations.marks import MARKS
+from sftctl.data.conversations.reasoning import REASONING, field_reasoning, one_reasoning
 from sftctl.data.conversations.roles import PLAIN_ROLES, is_calling, role_of
 from sftctl.data.conversations.tool_calls import function_calls, tool_calls
 from sftctl.data.ledger import BadRow
@@ -22,10 +23,9 @@ Message = dict[str, Any]
 
 _ROLE = ("role", "from")
 _CONTENT = ("content", "value", "parts", "text")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _READ = frozenset(
     {
-        *(*_ROLE, *_CONTENT, *_REASONING, *MEDIA, *MARKS, "tools", "functions"),
+        *(*_ROLE, *_CONTENT, *REASONING, *MEDIA, *MARKS, "tools", "functions"),
         *("name", "tool_call_id", "tool_calls", "function_call", "system", "input", "output"),
     }
 )
@@ -74,14 +74,15 @@ def read_message(turn: Row, number: int) -> Message:
         raise BadRow("bad_role", "'role' and 'from' are different roles", "remove one of them")
     legacy = turn.get("function_call")
     calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
-    reasoning = _reasoning(turn)
+    reasoning = field_reasoning(turn)
     content = _content(turn, role, has_more=bool(calls) or reasoning is not None)
     text = content.text
     if is_calling(name) and not calls:
         calls = function_calls(text) or []
         text = "" if calls else text
+    reasoning, text = one_reasoning(reasoning, content.reasoning, text)
     message = plain(role, text)
-    if (reasoning := content.reasoning or reasoning) is not None:
+    if reasoning is not None:
         message["reasoning_content"] = reasoning
     for key in ("name", "tool_call_id"):
         if isinstance(turn.get(key), str):
@@ -99,26 +100,6 @@ def _plain_message(turn: Row) -> Message | None:
     if isinstance(name, str) and name in PLAIN_ROLES and isinstance(text, str):
         return {"role": PLAIN_ROLES[name], "content": text}
     return None
-
-
-def _reasoning(turn: Row) -> str | None:
-    """The reasoning in a field of its own; BadRow if it is not one text."""
-    found = [key for key in _REASONING if turn.get(key)]
-    if not found:
-        return next((turn[key] for key in _REASONING if isinstance(turn.get(key), str)), None)
-    for key in found:
-        if not isinstance(turn[key], str):
-            raise BadRow(
-                "bad_shape", f"{key!r} is not text", f"write it as text, or remove {key!r}"
-            )
-        if turn[key] != turn[found[0]]:
-            raise BadRow(
-                "bad_shape",
-                f"{found[0]!r} and {key!r} are different texts, and a turn has one reasoning",
-                "remove one of them",
-            )
-    text: str = turn[found[0]]
-    return text
 
 
 def keys_left(turns: list[Row]) -> set[str]:

@@ -6,16 +6,23 @@ that the turn lacks, or earlier messages are written differently once the turn f
 prompt is kept as inference renders it, followed by the template's text of the turn.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.ends import with_end
-from sftctl.data.masks.render import Prefixes, render
+from sftctl.data.masks.render import Prefixes
 from sftctl.data.masks.rendered_tools import require_tool_calls
-from sftctl.data.masks.thinking import OpenedBlock, continued, is_thinking_block, opened_block
+from sftctl.data.masks.thinking import (
+    OpenedBlock,
+    continued,
+    is_thinking_block,
+    opened_block,
+    thought_of,
+)
+from sftctl.data.masks.thinking_option import option_for
 from sftctl.model.tokenizer.encoders import Span
 
 _MARK = "\ue000sftctl\ue001"  # a content that nobody writes
@@ -64,37 +71,39 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
 
 def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
     """Prompt and answer: an opened block belongs to the answer if the turn repeats it."""
-    row, block, written = prefixes.row, place.block, place.written
+    block, written = place.block, place.written
     if block is None:
         return place.header, written
     prompt = place.header + block.text
+    if block.is_open:
+        if written.startswith(block.text):
+            return place.header, written
+        answer = continued(block, written, prefixes.row.messages[turn])
+        if answer is None:
+            what = f"prompt opens a thinking block ({block.opener}) that this turn lacks"
+            raise _unclear(prefixes.row, turn, what, _closing_option(prefixes))
+        return prompt, answer
+    thought = thought_of(prefixes.row.messages[turn])
+    if thought is not None and thought.text in written:
+        what = "prompt closes an empty thinking block, and this turn has reasoning"
+        raise _unclear(prefixes.row, turn, what, _opening_option(prefixes))
     if written.startswith(block.text):
         return place.header, written
-    if block.is_open:
-        answer = continued(block, written, row.messages[turn])
-        if answer is None:
-            raise _unclear(
-                row, turn, f"prompt opens a thinking block ({block.opener}) that this turn lacks"
-            )
-        return prompt, answer
-    if written.startswith(block.opener):  # the turn has a thought, so its block is not empty
-        if _is_by_option(prefixes, turn, block):
-            raise _unclear(
-                row, turn, "prompt has an empty thinking block, by a template option, and this "
-                "turn has reasoning"
-            )  # fmt: skip
-        return place.header, written
-    return prompt, written
+    answer = block.after_empty(written)
+    if answer is None:
+        what = "prompt and history have different white space after the empty thinking block"
+        raise _unclear(prefixes.row, turn, what)
+    return prompt, answer
 
 
-def _is_by_option(prefixes: Prefixes, turn: int, block: OpenedBlock) -> bool:
-    """Whether the prompt ends with this block only because of a template option."""
-    plain = prefixes.tokenizer.without_options()
-    if plain.templates == prefixes.tokenizer.templates:
-        return False
-    messages = prefixes.row.messages[:turn] or ({"role": "user", "content": "?"},)
-    prompt = render(replace(prefixes.row, messages=messages), plain, prompt=True)
-    return opened_block(prompt) != block
+def _opening_option(prefixes: Prefixes) -> str | None:
+    """The template option with which a prompt leaves room for reasoning."""
+    return option_for(prefixes.tokenizer, lambda block: block is None or block.is_open)
+
+
+def _closing_option(prefixes: Prefixes) -> str | None:
+    """The template option with which a prompt opens no thinking block, or closes it."""
+    return option_for(prefixes.tokenizer, lambda block: block is None or not block.is_open)
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:
@@ -202,9 +211,12 @@ def _header(prefixes: Prefixes, prompted: str) -> str | None:
     return common[min(starts) :] if starts else None
 
 
-def _unclear(row: Conversation, turn: int, what: str) -> BadRow:
+def _unclear(row: Conversation, turn: int, what: str, option: str | None = None) -> BadRow:
+    hint = "use another chat template, or give it an option (--template-option)"
+    if option is not None:
+        hint = f"--template-option {option} changes that, for all rows; or use another template"
     return BadRow(
         "mask_not_exact",
         f"{row.source}: message {turn + 1}: the chat template's {what}",
-        "use another chat template, or give it an option (--template-option)",
+        hint,
     )

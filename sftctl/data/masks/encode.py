@@ -26,7 +26,7 @@ from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-MASK_RULES_VERSION = 6
+MASK_RULES_VERSION = 7
 """Increase it if a change of the code gives conversations other texts, tokens or masks."""
 
 

@@ -53,17 +53,21 @@ def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]
     it.
 
     A template may write more after the last message than after others: an end-of-sequence token
-    (Phi 3), or the next header (Command A). This is found by rendering one more question.
+    (Phi 3), or the next header (Command A). This is found by rendering one more message.
     """
     through = prefixes.through(turn)
     before = through.removesuffix(written)
-    if before != through:
+    if before == through:
+        return None
+    for follower in _followers(prefixes.row.messages, turn):
         with suppress(BadRow):
-            later = prefixes.render((*prefixes.row.messages[: turn + 1], _QUESTION))
+            later = prefixes.render((*prefixes.row.messages[: turn + 1], follower))
             common = len(commonprefix([through, later])) - len(before)
             shared = [end for end in ends if end <= common]
             if later.startswith(before) and common < len(written.rstrip()) and shared:
                 return shared[-1]
+            if later.startswith(through.rstrip()):
+                return None
     return None
 
 

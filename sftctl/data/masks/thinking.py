@@ -4,22 +4,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sftctl.data.conversations.reasoning import TAGS
 from sftctl.model.tokenizer.encoders import Span
 
-_TAGS = {
-    "<think>": "</think>",
-    "[THINK]": "[/THINK]",
-    "<seed:think>": "</seed:think>",
-    "<|START_THINKING|>": "<|END_THINKING|>",
-    "<|channel>thought": "<channel|>",
-    "<|inner_prefix|>": "<|inner_suffix|>",
-}
-"""The tags that open a thinking block, and those that close it."""
+THINKING_TAGS = frozenset({*TAGS, *TAGS.values()})
+"""All tags that open or close a thinking block."""
 
-THINKING_TAGS = frozenset({*_TAGS, *_TAGS.values()})
-"""All of them."""
-
-_OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (_TAGS, _TAGS.values()))
+_OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (TAGS, TAGS.values()))
 _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
 
 
@@ -33,12 +24,25 @@ class OpenedBlock:
     @property
     def closer(self) -> str:
         """The tag that closes it."""
-        return _TAGS[self.opener]
+        return TAGS[self.opener]
 
     @property
     def is_open(self) -> bool:
         """True: the model has to write the thought and the closing tag."""
         return self.closer not in self.text
+
+    def after_empty(self, written: str) -> str | None:
+        """The text of a turn after its own empty block, which repeats this closed one.
+
+        A turn that begins with no block is returned as it is. None: the template writes the block
+        of the turn with other white space after it than the prompt's, so it is unclear what the
+        model has to write.
+        """
+        empty = re.match(rf"{re.escape(self.opener)}\s*{re.escape(self.closer)}", written)
+        if empty is None:
+            return written
+        after, gap = written[empty.end() :], self.text.partition(self.closer)[2]
+        return after.removeprefix(gap) if after.startswith(gap) else None
 
 
 def opened_block(prompt: str) -> OpenedBlock | None:
@@ -67,7 +71,7 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
     reasoning = message.get("reasoning_content")
     if reasoning and reasoning.strip():
         return Thought(reasoning.strip(), content, None)
-    for opener, closer in _TAGS.items():
+    for opener, closer in TAGS.items():
         before, found, answer = content.partition(closer)
         lead, _, thought = before.rpartition(opener)
         if found and thought.strip() and not lead.strip():
@@ -79,7 +83,7 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
 
 def after_block(content: str) -> str:
     """The content without the thinking block that it begins with, even if that one is empty."""
-    for opener, closer in _TAGS.items():
+    for opener, closer in TAGS.items():
         before, found, answer = content.partition(closer)
         if found and not before.rpartition(opener)[0].strip():
             return answer
@@ -91,7 +95,7 @@ def reasoning_span(text: str, thought: str) -> Span | None:
 
     An opening tag must come before it, unless the prompt has opened the block.
     """
-    first = min((text.find(o) + len(o) for o in _TAGS if o in text), default=0)
+    first = min((text.find(o) + len(o) for o in TAGS if o in text), default=0)
     begin = text.find(thought, first)
     if begin < 0:
         return None
@@ -110,12 +114,29 @@ def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str 
     rest = written.lstrip()
     if rest.startswith(block.opener):
         return rest.removeprefix(block.opener).lstrip()
-    thought = thought_of(message)
+    thought = thought_of(message) or _empty_thought(message["content"])
     if thought is None:
         return None
     if rest.startswith(block.closer):
         return thought.text + rest
+    if thought.text and rest.startswith(thought.text):
+        after = rest.removeprefix(thought.text).lstrip()
+        return rest if after.startswith(block.closer) else None
     if not rest.startswith(thought.answer.strip()):
         return None
-    close = f"\n{block.closer}\n\n" if block.text.endswith("\n") else block.closer
+    new_line = "\n" if block.text.endswith("\n") else ""
+    if not thought.text:
+        return (thought.close or "").removeprefix(new_line) + rest
+    close = f"\n{block.closer}\n\n" if new_line else block.closer
     return thought.text + (thought.close or close) + rest
+
+
+def _empty_thought(content: str) -> Thought | None:
+    """The empty block at the beginning of a content; its opening tag may be missing."""
+    for opener, closer in TAGS.items():
+        before, found, answer = content.partition(closer)
+        if found and before.strip() in ("", opener):
+            blank = before.partition(opener)[2] if opener in before else before
+            gap = answer[: len(answer) - len(answer.lstrip())]
+            return Thought("", answer, blank + closer + gap)
+    return None

@@ -5,7 +5,6 @@ read an exported model. A program that passes the option itself overrides the de
 """
 
 import json
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -15,10 +14,6 @@ from jinja2 import TemplateSyntaxError, meta, nodes
 from sftctl.config.template_options import GIVEN
 from sftctl.errors import ConfigError
 from sftctl.model.tokenizer.template_analysis import parsed
-
-_DEFAULTS = re.compile(
-    r"(?:\{% if (\w+) is not defined %\}\{% set \1 = [^\n]*? %\}\{% endif %\})+\{\{ '' \}\}"
-)
 
 
 def with_all_options(
@@ -34,7 +29,7 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
     """The template with defaults for its options; ConfigError if it does not read one of them."""
     if not options:
         return template
-    known = _options_of(template)
+    known = options_of(template)
     for name in options:
         if known is not None and name not in known:
             near = get_close_matches(name, known, n=1)
@@ -51,13 +46,7 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
     return defaults + "{{ '' }}" + template  # so that a line break after it is not removed
 
 
-def without_options(template: str) -> str:
-    """The template without the defaults that `with_options` has written into it."""
-    found = _DEFAULTS.match(template)
-    return template if found is None else template[found.end() :]
-
-
-def _options_of(template: str) -> list[str] | None:
+def options_of(template: str) -> list[str] | None:
     """The variables that a template reads and the renderer does not set; None if it is broken."""
     try:
         tree = parsed(template)

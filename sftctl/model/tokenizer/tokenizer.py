@@ -40,7 +40,7 @@ from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import add_new_tokens
 from sftctl.model.tokenizer.template_errors import half_character
 from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
-from sftctl.model.tokenizer.template_options import with_all_options, without_options
+from sftctl.model.tokenizer.template_options import with_all_options, with_options
 from sftctl.model.tokenizer.templates import (
     DEFAULT,
     Renderings,
@@ -126,9 +126,10 @@ class ChatTokenizer:
         use = content_use(dated.get(DEFAULT, ""))
         return self._with(date=date, templates=dated, _is_compiled=False, content_use=use)
 
-    def without_options(self) -> "ChatTokenizer":
-        """A copy without the defaults of --template-option."""
-        return self._with(templates={n: without_options(t) for n, t in self.templates.items()})
+    def with_options(self, options: dict[str, Any]) -> "ChatTokenizer":
+        """A copy with these template options; ConfigError if a template does not read one."""
+        templates = {name: with_options(t, options) for name, t in self.templates.items()}
+        return self._with(templates=templates)
 
     def without_content_use(self) -> "ChatTokenizer":
         """A copy for which every prefix of a conversation is rendered."""

@@ -17,6 +17,7 @@ CUTS = OPENS.replace(
     "{{ m.content }}",
     "{{ m.content.split('</think>')[-1] | trim if m.role == 'assistant' else m.content }}",
 )
+END = "<|im_end|>"
 HEADER = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -38,6 +39,8 @@ def texts_of(template: str, *answers: dict[str, Any]) -> list[tuple[str, list[st
         ({"content": "<think>Two.</think>2"}, "Two.</think>2<|im_end|>"),
         ({"content": "Two.\n</think>\n\n2"}, "Two.\n</think>\n\n2<|im_end|>"),
         ({"content": "2", "reasoning_content": "Two."}, "Two.\n</think>\n\n2<|im_end|>"),
+        ({"content": "<think>\n\n</think>\n\n2"}, "\n</think>\n\n2<|im_end|>"),
+        ({"content": "\n</think>\n\n2"}, "</think>\n\n2<|im_end|>"),
     ],
 )
 def test_a_prompt_that_opens_thinking_is_followed_by_the_rows_own_reasoning(
@@ -45,6 +48,12 @@ def test_a_prompt_that_opens_thinking_is_followed_by_the_rows_own_reasoning(
 ) -> None:
     """DeepSeek-R1's template cuts the thought out; the model has to write it."""
     assert texts_of(CUTS, answer) == [(HEADER + "<think>\n", [expected])]
+
+
+@pytest.mark.parametrize("content", ["Two.\n</think>\n\n2", "</think>\n\n2"])
+def test_a_content_without_the_opening_tag_that_the_prompt_has(content: str) -> None:
+    """DeepSeek's own form of an output: the opening tag is a part of the prompt."""
+    assert texts_of(OPENS, {"content": content}) == [(HEADER + "<think>\n", [content + END])]
 
 
 def test_each_thought_after_an_opened_block_is_an_example() -> None:
@@ -67,14 +76,54 @@ def test_an_empty_block_that_only_the_prompt_has_stays_in_the_prompt() -> None:
         (HEADER + channel, ["2<|im_end|>"]),
         (f"{HEADER}2<|im_end|>\n{HEADER}{channel}", ["3<|im_end|>"]),
     ]
-    own = template.replace(
-        "{{ m.content }}",
-        "{% if m.reasoning_content %}<|channel>thought\n{{ m.reasoning_content }}<channel|>"
-        "{% endif %}{{ m.content }}",
+
+
+CLOSES = CHATML.replace(
+    "assistant\n{% endif",
+    "assistant\n<think>\n{{ '\n</think>\n\n' if not open_thinking }}{% endif",
+).replace(
+    "{{ m.content }}",
+    "{% if m.role == 'assistant' and '</think>' not in m.content %}"
+    "<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}",
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "2", "reasoning_content": "Two."},
+        {"content": "<think>\nTwo.\n</think>\n\n2"},
+        {"content": "Two.\n</think>\n\n2"},
+    ],
+)
+def test_reasoning_after_a_prompt_that_closes_its_block_is_refused(answer: dict[str, Any]) -> None:
+    """MiniMind's prompts close an empty block, so a model never gets to write a thought."""
+    assert texts_of(CLOSES, {"content": "2"}) == [(HEADER, ["<think>\n\n</think>\n\n2<|im_end|>"])]
+    with pytest.raises(BadRow, match="closes an empty thinking block, and this turn") as caught:
+        texts_of(CLOSES, answer)
+    assert caught.value.reason == "mask_not_exact"
+    assert "--template-option open_thinking=true" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("prompted", "written", "trained_text"),
+    [
+        ("<think></think>", "<think>\n\n</think>\n\n", "\n\n2<|im_end|>"),
+        ("<think>\n\n</think>\n\n", "<think></think>\n\n", "2<|im_end|>"),
+        ("<think>\n\n</think>\n\n", "<think></think>", None),
+    ],
+)
+def test_an_empty_block_with_other_white_space_than_the_prompts(
+    prompted: str, written: str, trained_text: str | None
+) -> None:
+    template = CHATML.replace("assistant\n{% endif", f"assistant\n{prompted}{{% endif").replace(
+        "{{ m.content }}", f"{{{{ {written!r} if m.role == 'assistant' }}}}{{{{ m.content }}}}"
     )
-    thinking = {"content": "2", "reasoning_content": "Two."}
-    answer = "<|channel>thought\nTwo.<channel|>2<|im_end|>"
-    assert texts_of(own, thinking) == [(HEADER, [answer])]
+    if trained_text is None:
+        with pytest.raises(BadRow, match="different white space after the empty thinking block"):
+            texts_of(template, {"content": "2"})
+    else:
+        assert texts_of(template, {"content": "2"}) == [(HEADER + prompted, [trained_text])]
 
 
 LAST_HAS_SYSTEM = (
@@ -165,6 +214,20 @@ def test_a_turn_with_an_end_token_before_its_content_is_refused() -> None:
     beside = {"role": "assistant", "content": "Wait.", "tool_calls": [call]}
     with pytest.raises(BadRow, match="message 2: the chat template writes <.im_end.> before the"):
         trained(load(SAMPLE_TOKENIZER, template), [TURNS[1], beside])
+
+
+def test_a_call_at_the_end_stops_where_a_tools_result_follows_it() -> None:
+    """A template may write another end after the last call, and refuse a question after a call."""
+    template = CHATML.replace(
+        "{{ m.content }}<|im_end|>",
+        "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}<|endoftext|>"
+        "{% if loop.last %}<|im_end|>{% elif messages[loop.index].role == 'user' %}"
+        "{{ raise_exception('no result') }}{% endif %}{% else %}<|im_end|>{% endif %}",
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tokenizer = load(SAMPLE_TOKENIZER, template)
+    assert trained(tokenizer, [TURNS[1], calling]) == ["f<|endoftext|>"]
 
 
 HERMES = CHATML.replace(

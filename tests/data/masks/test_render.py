@@ -7,6 +7,7 @@ import pytest
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML, CountingTokenizer, load
 from tests.toys.masks import CALL, EMPTY_THINKING, TOOL_TURNS, conversation, trained
 
@@ -20,9 +21,9 @@ WITH_TOOLS = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}" + CH
 WITH_CALLS = CHATML.replace("{{ m.content }}", "{{ m.content }}{{ (m.tool_calls or '') | tojson }}")
 
 
-def test_tool_calls_are_trained_and_tool_results_are_not(minimind: CountingTokenizer) -> None:
+def test_tool_calls_are_trained_and_tool_results_are_not(thinking_minimind: ChatTokenizer) -> None:
     call = '<tool_call>\n{"name": "search", "arguments": {"q": "crêpes"}}\n</tool_call><|im_end|>'
-    assert trained(minimind, TOOL_TURNS, tools=[TOOL]) == [
+    assert trained(thinking_minimind, TOOL_TURNS, tools=[TOOL]) == [
         EMPTY_THINKING + call,
         EMPTY_THINKING + call,
         "<think>\nhm\n</think>\n\nFound<|im_end|>",

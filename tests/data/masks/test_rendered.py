@@ -7,6 +7,7 @@ import pytest
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.encode import tokenize
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CHATML, CountingTokenizer, load
 from tests.toys.masks import TURNS, conversation, trained
 
@@ -69,11 +70,11 @@ def test_a_template_that_always_refuses_a_changed_message_renders_it() -> None:
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_under_any_name_that_is_left_out_is_refused(
-    key: str, chatml: CountingTokenizer, minimind: CountingTokenizer
+    key: str, thinking_minimind: ChatTokenizer
 ) -> None:
     thinking = ANSWER | {key: "Two and two."}
     assert refusal(CHATML, [USER, thinking]) == reasoning_lost(2)
-    assert trained(minimind, [USER, thinking]) == [
+    assert trained(thinking_minimind, [USER, thinking]) == [
         "<think>\nTwo and two.\n</think>\n\nHi<|im_end|>"
     ]
     assert refusal(CHATML, [USER, ANSWER | {key: "Hi"}]) == reasoning_lost(2)

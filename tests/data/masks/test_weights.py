@@ -93,14 +93,16 @@ def test_reasoning_has_a_weight_of_its_own(chatml: CountingTokenizer) -> None:
     assert plain == [("Hello<|im_end|>", 1.0)]
 
 
-def test_reasoning_in_a_field_and_in_a_part(minimind: CountingTokenizer) -> None:
+def test_reasoning_in_a_field_and_in_a_part(thinking_minimind: ChatTokenizer) -> None:
     expected = ["<think>", "\nhm\n", "</think>\n\nYes<|im_end|>"]
     thought = answer("Yes", reasoning_content="hm")
-    found = weighted(minimind, USER, thought, reasoning_weight=0.5)
+    found = weighted(thinking_minimind, USER, thought, reasoning_weight=0.5)
     assert [text for text, _ in found] == expected
     assert [weight for _, weight in found] == [1.0, 0.5, 1.0]
     part = {"type": "thinking", "thinking": "hm", "weight": 3}
-    found = weighted(minimind, USER, answer([part, *parts(("Yes", None))]), reasoning_weight=0.5)
+    found = weighted(
+        thinking_minimind, USER, answer([part, *parts(("Yes", None))]), reasoning_weight=0.5
+    )
     assert [weight for _, weight in found] == [1.0, 3.0, 1.0]
 
 

@@ -1,0 +1,79 @@
+"""The reasoning of a message: one text, without the tags that the template writes around it."""
+
+from typing import Any
+
+from sftctl.data.ledger import BadRow
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message with its reasoning."""
+
+TAGS = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+}
+"""The tags that open a thinking block, and those that close it."""
+
+
+def field_reasoning(turn: dict[str, Any]) -> str | None:
+    """The reasoning in a field of its own; BadRow if it is not one text."""
+    found = [key for key in REASONING if turn.get(key)]
+    if not found:
+        return next((turn[key] for key in REASONING if isinstance(turn.get(key), str)), None)
+    for key in found:
+        if not isinstance(turn[key], str):
+            raise BadRow(
+                "bad_shape", f"{key!r} is not text", f"write it as text, or remove {key!r}"
+            )
+        _require_equal(turn[found[0]], turn[key], repr(found[0]), repr(key))
+    text: str = turn[found[0]]
+    return text
+
+
+def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[str | None, str]:
+    """The reasoning of a message, and its content without a block that repeats the reasoning.
+
+    `field` is the reasoning in a field, `parts` that among the parts of the content. BadRow if
+    they differ.
+    """
+    if field and parts:
+        _require_equal(without_tags(field), without_tags(parts), "its field", "a part")
+    reasoning = parts or field
+    if not reasoning or not reasoning.strip():
+        return reasoning, content
+    reasoning = without_tags(reasoning)
+    if closer := next((closer for closer in TAGS.values() if closer in reasoning), None):
+        raise BadRow(
+            "bad_shape",
+            f"the reasoning holds {closer}, which ends a thinking block",
+            "write the thought alone as reasoning, and what follows it as content",
+        )
+    for opener, closer in TAGS.items():
+        thought, found, answer = content.partition(closer)
+        if found and thought.lstrip().startswith(opener):
+            thought = thought.lstrip().removeprefix(opener)
+            if thought.strip():
+                _require_equal(reasoning, thought, "its field", "the block in its content")
+            return reasoning, answer.lstrip()
+    return reasoning, content
+
+
+def without_tags(reasoning: str) -> str:
+    """The text in a pair of tags, or in one of them; without tags the text as it is."""
+    text = reasoning.strip()
+    for opener, closer in TAGS.items():
+        if text.startswith(opener) or text.endswith(closer):
+            return text.removeprefix(opener).removesuffix(closer).strip()
+    return reasoning
+
+
+def _require_equal(one: str, other: str, first: str, second: str) -> None:
+    if one.strip() != other.strip():
+        raise BadRow(
+            "bad_shape",
+            f"{first} and {second} are different texts, and a turn has one reasoning",
+            "remove one of them",
+        )
