@@ -40,7 +40,7 @@ from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import add_new_tokens
 from sftctl.model.tokenizer.template_errors import half_character
 from sftctl.model.tokenizer.template_limits import LARGE_TEXT, TemplateLimits
-from sftctl.model.tokenizer.template_options import with_all_options, with_options
+from sftctl.model.tokenizer.template_options import with_all_options
 from sftctl.model.tokenizer.templates import (
     DEFAULT,
     Renderings,
@@ -128,8 +128,7 @@ class ChatTokenizer:
 
     def with_options(self, options: dict[str, Any]) -> "ChatTokenizer":
         """A copy with these template options; ConfigError if a template does not read one."""
-        templates = {name: with_options(t, options) for name, t in self.templates.items()}
-        return self._with(templates=templates)
+        return self._with(templates=with_all_options(self.templates, options))
 
     def without_content_use(self) -> "ChatTokenizer":
         """A copy for which every prefix of a conversation is rendered."""
