@@ -20,9 +20,9 @@ from sftctl.data.masks.thinking import (
     continued,
     is_thinking_block,
     opened_block,
+    option_for,
     thought_of,
 )
-from sftctl.data.masks.thinking_option import option_for
 from sftctl.model.tokenizer.encoders import Span
 
 _MARK = "\ue000sftctl\ue001"  # a content that nobody writes

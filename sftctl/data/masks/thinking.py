@@ -1,11 +1,20 @@
 """Thinking blocks: the one that a prompt opens, and the reasoning of a message."""
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from sftctl.data.conversations.reasoning import TAGS
+from sftctl.errors import SftctlError
 from sftctl.model.tokenizer.encoders import Span
+from sftctl.model.tokenizer.template_options import options_of
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+
+_QUESTION = {"role": "user", "content": "?"}
 
 THINKING_TAGS = frozenset({*TAGS, *TAGS.values()})
 """All tags that open or close a thinking block."""
@@ -140,3 +149,27 @@ def _empty_thought(content: str) -> Thought | None:
             gap = answer[: len(answer) - len(answer.lstrip())]
             return Thought("", answer, blank + closer + gap)
     return None
+
+
+def option_for(
+    tokenizer: ChatTokenizer, is_wanted: Callable[[OpenedBlock | None], bool]
+) -> str | None:
+    """The template option, `name=value`, with which a prompt ends with a wanted block, or no block.
+
+    None: no option does that.
+    """
+    found = _blocks(tokenizer)
+    return next((option for option, block in found if is_wanted(block)), None)
+
+
+@lru_cache(maxsize=8)
+def _blocks(tokenizer: ChatTokenizer) -> list[tuple[str, OpenedBlock | None]]:
+    """The block that a prompt ends with, by the option that is set."""
+    found = []
+    read = {name for text in tokenizer.templates.values() for name in options_of(text) or ()}
+    names = sorted(name for name in read if "think" in name or "reason" in name)
+    for name, value in product(names, (True, False)):
+        with suppress(SftctlError):
+            prompt = tokenizer.with_options({name: value}).render([_QUESTION], None, True)
+            found.append((f"{name}={str(value).lower()}", opened_block(prompt)))
+    return found
