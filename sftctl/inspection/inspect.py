@@ -55,6 +55,12 @@ from sftctl.inspection.formats.trainers.nemo import (
     is_nemo_file,
     is_nemo_folder,
 )
+from sftctl.inspection.formats.trainers.orbax import (
+    inspect_orbax,
+    inspect_orbax_output,
+    is_orbax,
+    is_orbax_output,
+)
 from sftctl.inspection.formats.trainers.per_rank import (
     inspect_per_rank,
     inspect_verl,
@@ -106,6 +112,8 @@ FORMATS = (  # the first one that recognises a path inspects it
     Format("a checkpoint of torchtune", is_torchtune, inspect_torchtune),
     Format("a folder of torch.distributed.checkpoint", is_distributed, inspect_distributed),
     Format("a folder of checkpoint-N", is_trainer_output, inspect_trainer_output),
+    Format("a folder of Orbax's steps", is_orbax_output, inspect_orbax_output),
+    Format("a checkpoint of Orbax", is_orbax, inspect_orbax),
     Format("a folder of accelerate", is_accelerate, inspect_accelerate),
     Format("a folder of checkpoint_N", is_accelerate_output, inspect_accelerate_output),
     Format("a step of verl", is_verl, inspect_verl),

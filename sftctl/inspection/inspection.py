@@ -38,10 +38,9 @@ _REMEDIES = {  # by a phrase in a problem
     "it is written last": "use an earlier checkpoint of the same run",
     NOT_READ: "convert it to a Hugging Face model with the tool that wrote it",
     HERE_IS: "name the file or folder that holds the weights",
-    "tie_word_embeddings is true, but": 'set "tie_word_embeddings": false in config.json',
     "byte order mark": "save the file as UTF-8 without a byte order mark",
     NO_TENSORS: "name the file or folder that holds the weights",
-    "config.json: ": "copy or download it again; its config.json may belong to another model",
+    "config.json:": "correct its config.json, or copy or download it again",
 }
 _SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")
 _VERDICT = ("complete", "verified", "resumable", "problems", "obstacles", "notes", "advice")
@@ -82,8 +81,14 @@ class Inspection:
     obstacles: Sequence[str] = field(default_factory=list)
     notes: Sequence[str] = field(default_factory=list)
     advice: str | None = None  # the command or call that continues from it
+    remedies: Mapping[str, str] = field(default_factory=dict)  # by problem: what to do about it
     checkpoints: "Sequence[Inspection] | None" = None  # of a run, by step
     final: Mapping[str, Any] | None = None  # of a run: path, step, verified, problems of final/
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether sftctl wrote it."""
+        return self.format.startswith("sftctl")
 
     @property
     def resumable(self) -> bool:
@@ -107,8 +112,10 @@ class Inspection:
             return "put the store back, or prepare the data again"
         if self.final and self.final["problems"] and not self.problems:
             return "`sftctl resume` writes the final model again; chat and export use a checkpoint"
-        if self.format.startswith("sftctl"):
+        if self.is_ours:
             return self.advice or "put it back from a copy, or use another checkpoint"
+        if self.problems and self.problems[0] in self.remedies:
+            return self.remedies[self.problems[0]]
         for phrase, remedy in _REMEDIES.items():
             if any(phrase in problem for problem in self.damage):
                 return remedy

@@ -30,12 +30,13 @@ from tests.toys.tools.others import (
     save_megatron_sharded,
     save_nemo,
     save_nemo_folder,
+    save_orbax,
     save_torchtune,
     save_verl,
 )
 
 Make = Callable[[Path], Path]
-NEEDS = re.compile(r"needs (DeepSpeed|verl|Lightning)")
+NEEDS = re.compile(r"needs (DeepSpeed|verl|Lightning|Orbax)")
 MODULES = {  # of scripts, where the packages are installed without them
     "accelerate": "accelerate.commands.accelerate_cli",
     "gguf-convert-endian": "gguf.scripts.gguf_convert_endian",
@@ -104,6 +105,16 @@ def half_of_an_adapter(folder: Path) -> Path:
     file = save_adapter(folder) / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if "lora_A" in name}, file)
     return folder
+
+
+def orbax_of_folders(folder: Path) -> Path:
+    """A step in Orbax's older layout: a folder for each array, the tree as msgpack."""
+    step = folder / "checkpoint_500"
+    for name in ("params.embed", "params.layers_0.kernel"):
+        (step / name).mkdir(parents=True)
+        (step / name / ".zarray").write_text("{}")
+    (step / "checkpoint").write_bytes(b"\x81")
+    return step
 
 
 def fsdp_of_a_trainer(folder: Path, metadata: bytes) -> Path:
@@ -346,6 +357,28 @@ OTHERS: dict[str, Case] = {
     "torchtune, a lost part": Case(
         lambda f: _lose_part(save_torchtune(f)), "torchtune checkpoint", 44, 2, None,
         ("model-00002-of-00002.safetensors: missing, model.safetensors.index.json refers to it",),
+    ),
+    "orbax": Case(save_orbax, "Orbax checkpoint (JAX)", 1000, next="PyTreeCheckpointer"),
+    "orbax, a folder of steps": Case(
+        lambda f: save_orbax(save_orbax(f, step=2000).parent).parent,
+        "Orbax checkpoint (JAX)", 2000, next="PyTreeCheckpointer",
+    ),
+    "orbax, an item": Case(
+        lambda f: save_orbax(f, "params") / "params", "Orbax checkpoint", next="PyTreeCheckpointer"
+    ),
+    "orbax, arrays in folders": Case(
+        orbax_of_folders, "Orbax checkpoint (JAX)", 500, next="PyTreeCheckpointer"
+    ),
+    "orbax, a lost database": Case(
+        without(save_orbax, "default/manifest.ocdbt"), "Orbax checkpoint (JAX)", 1000,
+        problems=("default/manifest.ocdbt: missing",),
+    ),
+    "orbax, not finished": Case(
+        lambda f: (save_orbax(f) / "default").rename(
+            f / "1000" / "default.orbax-checkpoint-tmp-7"
+        ).parent,
+        "Orbax checkpoint (JAX)", 1000,
+        problems=("default.orbax-checkpoint-tmp-7: was not finished",),
     ),
     "local states": Case(
         lambda f: save_local_states(f / "x"), "one torch file for each rank", 999, None, 3,

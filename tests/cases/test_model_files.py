@@ -44,10 +44,12 @@ def test_a_whole_model_is_complete_for_every_family(
     assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
 
 
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "ffn_dim": 32, "word_embed_proj_dim": 16}
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox"])
 def test_a_family_without_a_list_of_names_is_complete(tmp_path: Path, family: str) -> None:
-    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "ffn_dim": 32, "word_embed_proj_dim": 16}
-    folder = write_base(tmp_path / "m", toy_base(family, **sizes))
+    folder = write_base(tmp_path / "m", toy_base(family, **GPT2))
     assert inspect_path(folder).problems == []
 
 
@@ -88,6 +90,57 @@ def test_what_train_refuses_is_incomplete_to_inspect_ckpt(tmp_path: Path, kind: 
     said = refused.value.message.removeprefix(f"model {folder}: ")
     if kind != "an adapter that is not merged":
         assert problem == f"config.json: {said}"
+
+
+def _pickled(folder: Path, change: Change, *, legacy: bool = False) -> Path:
+    """The folder with its changed weights in pytorch_model.bin, in torch's older format or not."""
+    tensors = change(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(tensors, file, _use_new_zipfile_serialization=not legacy)
+    return folder
+
+
+HEADS: dict[str, tuple[Change, dict[str, object], str | None]] = {
+    "tied, as config.json says": (
+        lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]},
+        {"tie_word_embeddings": True}, None,
+    ),
+    "tied and absent": (
+        lambda tensors: _without(tensors, "lm_head"), {"tie_word_embeddings": True}, None,
+    ),
+    "of its own, where it is tied": (
+        lambda tensors: {**tensors, "lm_head.weight": torch.ones_like(tensors["lm_head.weight"])},
+        {"tie_word_embeddings": True},
+        "tie_word_embeddings is true, but the head in the files is not the embedding",
+    ),
+    "absent, where it is not tied": (
+        lambda tensors: _without(tensors, "lm_head"), {},
+        "1 tensor of the model is not in the files: lm_head.weight",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_in_pickled_weights_is_judged_as_in_safetensors(
+    tmp_path: Path, kind: str, legacy: bool
+) -> None:
+    change, config, says = HEADS[kind]
+    folder = write_base(tmp_path / "m", toy_base(vocab_size=2048), lambda t: t, **config)
+    _pickled(with_tokenizer(folder), change, legacy=legacy)
+    found, settings = inspect_path(folder), AutoConfig.from_pretrained(folder)
+    if says is None:
+        require_names(str(folder), settings)
+        load_pretrained(str(folder))
+        assert (found.problems, "sftctl train" in (found.advice or "")) == ([], True)
+        return
+    assert found.problems == [f"config.json: {says}"]
+    with pytest.raises(ConfigError) as planned:
+        require_names(str(folder), settings)
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert planned.value.message == refused.value.message == f"model {folder}: {says}"
 
 
 Config = dict[str, object]
@@ -484,6 +537,55 @@ def test_a_folder_around_a_checkpoint_of_one_file_names_the_file(
     assert result.exit_code == 4
     assert result.error == f"error: {tmp_path}: a folder with 1 file of weights, such as {name}"
     assert f"hint: inspect the file: `sftctl inspect-ckpt {tmp_path / name}`" in result.stderr
+
+
+EDITS: dict[str, tuple[Config, str]] = {
+    "another vocabulary": ({"vocab_size": 70}, 'set "vocab_size": 64 in config.json'),
+    "a layer more": ({"num_hidden_layers": 3}, 'set "num_hidden_layers": 2 in config.json if'),
+    "a tied head": ({"tie_word_embeddings": True}, 'set "tie_word_embeddings": false in config'),
+    "no type": ({"model_type": None}, 'add it to config.json, such as "model_type": "llama"'),
+    "a size as text": ({"hidden_size": "16"}, 'write "hidden_size": 16 in config.json'),
+    "a size with a fraction": ({"hidden_size": 16.5}, "correct hidden_size in config.json"),
+    "no layer": ({"num_hidden_layers": 0}, "correct num_hidden_layers in config.json"),
+    "the type of another family": ({"model_type": "gpt2"}, "correct model_type in config.json"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_wrong_value_in_config_json_has_a_hint_what_to_edit(
+    tmp_path: Path, sftctl: Sftctl, kind: str
+) -> None:
+    values, hint = EDITS[kind]
+    folder = write_base(tmp_path / "m", toy_base(), lambda tensors: tensors)
+    config = jsonio.read_object(folder / "config.json", ConfigError)
+    (folder / "config.json").write_bytes(jsonio.dump_canonical({**config, **values}))
+    result = sftctl("inspect-ckpt", folder)
+    assert result.exit_code == 4
+    assert f"hint: {hint}" in result.stderr and "download it again" not in result.stderr
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "llama9"])
+def test_code_of_its_own_is_noted_and_judged_as_train_judges_it(
+    tmp_path: Path, family: str
+) -> None:
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(vocab_size=2048), lambda t: t))
+    config = jsonio.read_object(folder / "config.json", ConfigError)
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}, "model_type": family}
+    if family == "gpt2":
+        folder = with_tokenizer(write_base(tmp_path / "g", toy_base("gpt2", **GPT2)))
+        config = jsonio.read_object(folder / "config.json", ConfigError)
+    (folder / "config.json").write_bytes(jsonio.dump_canonical({**config, **code}))
+    found = inspect_path(folder)
+    assert found.problems == []
+    named = f"modeling_x.py, named by auto_map in {folder / 'config.json'}"
+    if family == "llama":
+        assert found.notes == [f"code of its own is not run: {named}; train takes its own classes"]
+        assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
+        load_pretrained(str(folder))
+    else:
+        check = f"`sftctl train --model {folder} --dry-run` says whether it needs it"
+        assert found.notes == [f"names code of its own, which is never run: {named}; {check}"]
+        assert "sftctl train" not in (found.advice or "")
 
 
 NOT_PROMISED: dict[str, tuple[dict[str, object], str | None, str | None]] = {

@@ -98,7 +98,8 @@ REFUSED: dict[str, tuple[Change, dict[str, object], str, str]] = {
         {"num_hidden_layers": 3},
         "9 tensors of the model are not in the files: model.layers.2.input_layernorm.weight, "
         "model.layers.2.mlp.down_proj.weight, model.layers.2.mlp.gate_proj.weight and 6 more",
-        "copy or download the model again; its config.json may belong to another model",
+        'set "num_hidden_layers": 2 in config.json if the model has no more layers; else copy or '
+        "download the weights again",
     ),
     "no head": (
         without("lm_head"),
@@ -138,13 +139,26 @@ REFUSED: dict[str, tuple[Change, dict[str, object], str, str]] = {
         {"intermediate_size": 48},
         "6 tensors of another shape than config.json says: "
         "model.layers.0.mlp.down_proj.weight is 16x32, not 16x48",
-        "copy or download",
+        'set "intermediate_size": 32 in config.json, as the tensors have it',
     ),
     "another vocabulary": (
         as_it_is,
         {"vocab_size": 70},
         "2 tensors of another shape than config.json says: lm_head.weight is 64x16, not 70x16",
-        "copy or download",
+        'set "vocab_size": 64 in config.json, as the tensors have it',
+    ),
+    "other key and value heads": (
+        as_it_is,
+        {"num_key_value_heads": 2},
+        "4 tensors of another shape than config.json says: "
+        "model.layers.0.self_attn.k_proj.weight is 8x16, not 16x16",
+        'correct "num_key_value_heads" in config.json: times "head_dim" it must be 8',
+    ),
+    "the sizes of another model": (
+        as_it_is,
+        {"hidden_size": 32, "head_dim": 16},
+        "21 tensors of another shape than config.json says: ",
+        "correct the sizes in config.json, or put back the config.json of these weights",
     ),
     "an adapter that is not merged": (
         lambda tensors: added("base_model.model.")(

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sftctl.cli.show.run import run_summary
 from sftctl.cli.show.tensors import diff_report, statistics_table
 from sftctl.inspection.diff import diff
 from sftctl.inspection.inspect import inspect_path
+from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.tensors.statistics import tensor_statistics
 from sftctl.metrics import RunSummary
 from sftctl.train.run import run_training
@@ -163,6 +165,33 @@ def test_the_checkpoints_of_a_run_lose_columns_and_no_letters(
     ]
     assert not any("…" in row for row in table)
     assert max(map(len, table)) <= width
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown", "in_table"),
+    [
+        ((0, 3), "1 of 2, step 3 of 4 in the epoch (75%)", "1"),
+        ((1, 0), "1 of 2 done", "1"),
+        ((1, 2), "2 of 2, step 2 of 4 in the epoch (50%)", "2"),
+        ((2, 0), "2 of 2 done", "2"),
+        ((0, 0), "1 of 2, step 0 of 4 in the epoch (0%)", "1"),
+    ],
+)
+def test_epochs_of_a_run_count_from_1_and_of_another_tool_as_they_are_stored(
+    stored: tuple[int, int], shown: str, in_table: str
+) -> None:
+    counts = dict(zip(("epoch", "step_in_epoch"), stored, strict=True))
+    facts = {**counts, "steps_per_epoch": 4, "total_steps": 8}
+    one = Inspection(path=Path("step-00000001"), format="sftctl checkpoint", facts=facts)
+    lines = printed(checkpoint_report(replace(one, checkpoints=[one])), 120)
+    assert f"epoch       {shown}" in lines
+    table = lines[lines.index("checkpoints of the run") + 1 :]
+    assert table[1].split()[table[0].split().index("epoch")] == in_table
+    theirs = replace(one, format="Lightning checkpoint file", epoch_counts="from 0")
+    assert any(
+        line.startswith(f"epoch       {stored[0]}") and line.endswith((" (from 0)", " done"))
+        for line in printed(checkpoint_report(theirs), 120)
+    )
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -79,13 +79,26 @@ def _validation(validation: Mapping[str, Any]) -> str:
 
 def _epoch(report: "Inspection") -> str:
     done, of = report.facts.get("step_in_epoch"), report.facts.get("steps_per_epoch")
+    total = report.facts.get("total_steps")
+    epochs = f" of {total // of}" if of and total and total % of == 0 else ""
     if of and done == 0 and report.facts["epoch"]:
-        total = report.facts.get("total_steps")
-        all_of_them = f" of {total // of}" if total and total % of == 0 else ""
-        return f"{report.facts['epoch']:g}{all_of_them} done"
+        return f"{report.facts['epoch']:g}{epochs} done"
     ratio = f" ({report.epoch_ratio:.0%})" if report.epoch_ratio is not None else ""
     where = f", step {done} of {of} in the epoch" if of and done is not None else ""
+    if report.is_ours:
+        return f"{_shown_epoch(report):g}{epochs}{where}{ratio}"
     return f"{report.facts['epoch']:g}{where}{ratio}{_remark(report.epoch_counts)}"
+
+
+def _shown_epoch(report: "Inspection") -> float | None:
+    """The epoch of the last step, from 1 as on every screen; another tool's as it is stored.
+
+    After the last step of an epoch the stored position is that of the next epoch's first step.
+    """
+    epoch: float | None = report.facts.get("epoch")
+    if not report.is_ours or epoch is None:
+        return epoch
+    return epoch if epoch and report.facts.get("step_in_epoch") == 0 else epoch + 1
 
 
 def _contents(report: "Inspection") -> Iterator[tuple[str, str]]:
@@ -162,7 +175,7 @@ def _siblings(reports: "Sequence[Inspection]") -> FittingTable:
         table.add_row(
             row["name"],
             _number(row["step"]),
-            _number(row["epoch"]),
+            _number(_shown_epoch(report)),
             "-" if loss is None else f"{loss:.4f}",
             _rate(row["learning_rate"]),
             format_bytes(row["num_bytes"]),

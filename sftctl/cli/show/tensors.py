@@ -62,7 +62,8 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
         table.add_row("NaN appeared", Text(name, style="red"))
     for title, changes in (("counter", diff.counters), ("config", diff.config)):
         for change in changes:
-            table.add_row(title, f"{change.key}: {_shown(change.a)} -> {_shown(change.b)}")
+            key = "epoch (from 0)" if change.key == "epoch" and diff.a.is_ours else change.key
+            table.add_row(title, f"{key}: {_shown(change.a)} -> {_shown(change.b)}")
     return Group(table, *_rankings(diff))
 
 

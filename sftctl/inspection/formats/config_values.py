@@ -1,9 +1,10 @@
 """What config.json itself says against training, as far as that is known without transformers."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from sftctl.inspection.pickles.values import table
+from sftctl.model.folder.config_edits import edit_of_size, edit_of_type
 from sftctl.words import printable
 
 _SIZES = (
@@ -36,19 +37,32 @@ _KNOWN = {
 _HOLD_ROTATIONS = ("rope_scaling", "rope_parameters")
 
 
-def misfit_of_values(config: Mapping[str, Any], names: Mapping[str, Any]) -> str | None:
-    """A value that no model can have, or a model type that tensors of these names can't belong
-    to."""
+class Misfit(NamedTuple):
+    """What in config.json can't be true, and what to change in it."""
+
+    problem: str
+    edit: str
+
+
+def misfit_of_values(
+    config: Mapping[str, Any], names: Mapping[str, Any], families: Collection[str]
+) -> Misfit | None:
+    """A value that no model can have, or a model type that tensors of these names can't belong to.
+
+    `families` are the types to propose where there is none.
+    """
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
-        return "no model_type"
+        return Misfit("no model_type", edit_of_type(config, families))
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
-            return f"{key} is {printable(repr(value))}, not a size"
+            said = f"{key} is {printable(repr(value))}, not a size"
+            return Misfit(said, edit_of_size(key, value))
     end = _EMBEDDINGS.get(family)
     if end is not None and not any(f".{name}".endswith(f".{end}") for name in names):
-        return f"model_type is {family}, but the files have no {end}"
+        hint = "correct model_type in config.json, or put back the config.json of these weights"
+        return Misfit(f"model_type is {family}, but the files have no {end}", hint)
     return None
 
 

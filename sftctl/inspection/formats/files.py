@@ -32,6 +32,7 @@ class Files:
     sizes: dict[str, int]  # bytes, by name in the folder
     saved_at: float | None
     problems: list[str] = field(default_factory=list)
+    remedies: dict[str, str] = field(default_factory=dict)  # by problem: what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
     pointers: frozenset[str] = frozenset()  # files whose content Git LFS has not downloaded
 
@@ -124,6 +125,7 @@ class Files:
             tensors=tensors,
             complete=not self.problems and all(tensor.is_whole for tensor in tensors.values()),
             problems=list(self.problems),
+            remedies=dict(self.remedies),
             advice=None if self.problems else advice,
         )
 

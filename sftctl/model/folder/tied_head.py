@@ -1,10 +1,13 @@
 """A head in the files that is not the embedding, although config.json says that the two are one.
 
-`train` and `inspect-ckpt` judge it by this rule. Loads neither torch nor transformers.
+`train` and `inspect-ckpt` judge it by this rule. Loads torch only for a file of `torch.save`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, NamedTuple
+from zipfile import is_zipfile
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_COMPARED_BYTES = 1 << 20
+COMPARED_BYTES = 1 << 20
 _LONGEST_HEADER_BYTES = 1 << 26
 HEAD_DIFFERS = "tie_word_embeddings is true, but the head in the files is not the embedding"
 HEAD_HINT = 'set "tie_word_embeddings": false in config.json; then both are trained'
@@ -34,7 +37,7 @@ def require_tied_head(name: str, model: "PreTrainedModel") -> None:
 
 
 def require_tied_files(name: str, config: "PretrainedConfig", folder: Path) -> None:
-    """ConfigError if `require_tied_head` would refuse the safetensors files of a folder."""
+    """ConfigError if `require_tied_head` would refuse the files of a folder."""
     if _is_tied(config) and has_other_head(folder):
         raise ConfigError(f"model {name}: {HEAD_DIFFERS}", HEAD_HINT)
 
@@ -43,50 +46,76 @@ def _is_tied(config: "PretrainedConfig") -> bool:
     return bool(getattr(config, "tie_word_embeddings", False))
 
 
-class _Place(NamedTuple):
-    """Where a tensor is: its type, its file, its first byte and its length."""
+class Beginning(NamedTuple):
+    """The first bytes of a tensor in a file, at most a megabyte."""
 
-    dtype: object
-    file: Path
-    begin: int
-    num_bytes: int
+    dtype: str
+    data: bytes
+
+
+def heads_differ(beginnings: Mapping[str, Beginning]) -> bool:
+    """Whether the head and the embedding, of the same type, begin with other bytes.
+
+    `beginnings` has a model's tensors by name, or only these two. False if one of them is absent.
+    """
+    roles = {role: one for name, one in beginnings.items() if (role := role_of(name))}
+    head, embedding = roles.get("head"), roles.get("embedding")
+    if head is None or embedding is None or head.dtype != embedding.dtype:
+        return False
+    return head.data != embedding.data
+
+
+def role_of(name: str) -> str | None:
+    """`head` or `embedding` for the name of such a tensor in a file; else None."""
+    plain = plain_name(name)
+    if plain in _HEADS:
+        return "head"
+    return "embedding" if plain.endswith(_EMBEDDINGS) else None
 
 
 def has_other_head(folder: Path) -> bool:
-    """Whether safetensors files of a folder hold a head whose first bytes are not the embedding's.
+    """Whether the weights in a folder hold a head whose first bytes are not the embedding's.
 
     False also if there is no head, or if a file can't be read: others report that.
     """
-    places: dict[str, _Place] = {}
+    beginnings: dict[str, Beginning] = {}
     try:
         for file in sorted(folder.glob("model*.safetensors")):
-            places |= _places(file)
-        head, embedding = places.get("head"), places.get("embedding")
-        if head is None or embedding is None or head.dtype != embedding.dtype:
-            return False
-        return _first_bytes(head) != _first_bytes(embedding)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            beginnings |= _in_safetensors(file)
+        for file in sorted(folder.glob("pytorch_model*.bin")) if not beginnings else ():
+            beginnings |= _in_pickle(file)
+        return heads_differ(beginnings)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, PickleError):
         return False
 
 
-def _places(file: Path) -> dict[str, _Place]:
-    """Where the head and the embedding are in one file."""
+def _in_safetensors(file: Path) -> dict[str, Beginning]:
+    """The head and the embedding, if they are in this file."""
     if not file.is_file():
         return {}
+    found = {}
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries = loads(stream.read(min(length, _LONGEST_HEADER_BYTES)))
-    found = {}
-    for name, entry in entries.items():
-        plain = plain_name(name)
-        kind = "head" if plain in _HEADS else "embedding" if plain.endswith(_EMBEDDINGS) else None
-        if kind is not None:
-            begin, end = entry["data_offsets"]
-            found[kind] = _Place(entry["dtype"], file, 8 + length + begin, end - begin)
+        for name, entry in entries.items():
+            if role_of(name) is not None:
+                begin, end = entry["data_offsets"]
+                stream.seek(8 + length + begin)
+                data = stream.read(min(end - begin, COMPARED_BYTES))
+                found[name] = Beginning(entry["dtype"], data)
     return found
 
 
-def _first_bytes(place: _Place) -> bytes:
-    with place.file.open("rb") as stream:
-        stream.seek(place.begin)
-        return stream.read(min(place.num_bytes, _COMPARED_BYTES))
+def _in_pickle(file: Path) -> dict[str, Beginning]:
+    """The same for a file of `torch.save`; only the pages that are compared are read from it."""
+    import torch
+
+    is_zip = is_zipfile(file)  # torch's older format has no place for each tensor
+    tensors = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+    found = {}
+    for name, tensor in tensors.items():
+        if role_of(name) is not None:
+            count = COMPARED_BYTES // tensor.element_size()
+            data = tensor.reshape(-1)[:count].contiguous().view(torch.uint8).numpy().tobytes()
+            found[name] = Beginning(str(tensor.dtype), data)
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sftctl.errors import ConfigError
+from sftctl.model.folder.config_edits import edit_of_layers, edit_of_shapes
 from sftctl.words import counted
 
 Warn = Callable[[str], None]
@@ -97,6 +98,10 @@ class Names:
             )
         if prefix := self._other_prefix():
             return f"each name in the files begins with {prefix!r}: save the weights without it"
+        if self.mismatched and not self.missing:
+            return edit_of_shapes(self.mismatched)
+        if not self.mismatched and not self.unexpected and (edit := edit_of_layers(self.missing)):
+            return edit
         return "copy or download the model again; its config.json may belong to another model"
 
     def _other_prefix(self) -> str | None:

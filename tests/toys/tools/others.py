@@ -172,3 +172,19 @@ def save_random_states(folder: Path) -> None:
     """One more rank's random state beside a gap."""
     with (folder / "random_states_2.pkl").open("wb") as file:
         pickle.dump({"step": 3}, file)
+
+
+def save_orbax(root: Path, item: str = "default", step: int = 1000) -> Path:
+    """One step of a CheckpointManager: an item with its tree, database, and file of arrays."""
+    folder = root / str(step)
+    inner = folder / item
+    (inner / "d").mkdir(parents=True)
+    (inner / "array_metadatas").mkdir()
+    names = ("('params', 'embed')", "('params', 'layers_0', 'kernel')")
+    tree = {name: {"value_metadata": {"value_type": "jax.Array"}} for name in names}
+    (inner / "_METADATA").write_bytes(jsonio.dump_line({"tree_metadata": tree, "use_ocdbt": True}))
+    (inner / "manifest.ocdbt").write_bytes(b"\x0c\xdb\xaf")
+    (inner / "d" / "0123abcd").write_bytes(bytes(64))
+    described = {"item_handlers": {item: "orbax.checkpoint.handlers"}, "metrics": {}}
+    (folder / "_CHECKPOINT_METADATA").write_bytes(jsonio.dump_line(described))
+    return folder

@@ -1,0 +1,83 @@
+"""What to change in config.json where a value in it does not fit the weights.
+
+`train` and `inspect-ckpt` give the same hints. Loads neither torch nor transformers.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from sftctl.words import printable
+
+Misfit = tuple[str, Sequence[int], Sequence[int]]
+"""The name of a tensor, its shape in the files, and its shape in the model of config.json."""
+
+_ROWS_OF_TOKENS = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|lm_head|embed_out)\.")
+_OF_MLP = re.compile(r"\.(gate_proj|up_proj|down_proj|c_fc|fc1|fc2)\.")
+_OF_KEYS = re.compile(r"\.(k_proj|v_proj)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)")
+_FEWEST_MODULES = 3  # in a complete layer: attention, MLP, a norm
+_AS_THE_TENSORS = "in config.json, as the tensors have it"
+
+
+def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
+    """What to change where tensors have another shape than config.json says."""
+    sizes = {size for misfit in misfits for size in _differing(misfit)}
+    if len(sizes) == 1:
+        (size,) = sizes
+        if all(_ROWS_OF_TOKENS.search(name) for name, _, _ in misfits):
+            return f'set "vocab_size": {size} {_AS_THE_TENSORS}'
+        if all(_OF_MLP.search(name) for name, _, _ in misfits):
+            return f'set "intermediate_size": {size} {_AS_THE_TENSORS}'
+        if all(_OF_KEYS.search(name) for name, _, _ in misfits):
+            key = '"num_key_value_heads" in config.json'
+            return f'correct {key}: times "head_dim" it must be {size}'
+    return "correct the sizes in config.json, or put back the config.json of these weights"
+
+
+def _differing(misfit: Misfit) -> Iterator[int]:
+    """The sizes in the files that differ; 0 if the shapes have different numbers of axes."""
+    _, there, here = misfit
+    if len(there) != len(here):
+        yield 0
+    else:
+        yield from (one for one, other in zip(there, here, strict=True) if one != other)
+
+
+def edit_of_layers(missing: Collection[str]) -> str | None:
+    """What to change if exactly the last layers of config.json are missing; else None."""
+    found = [match for name in missing if (match := _LAYER.search(name))]
+    parts: dict[int, set[str]] = {}
+    for match in found:
+        parts.setdefault(int(match[1]), set()).add(match[2])
+    numbers = sorted(parts)
+    is_rest = bool(numbers) and numbers == [*range(numbers[0], numbers[-1] + 1)] and numbers[0] > 0
+    are_whole = len({frozenset(one) for one in parts.values()}) == 1
+    if len(found) < len(missing) or not is_rest or not are_whole:
+        return None
+    if len({part.partition(".")[0] for part in parts[numbers[0]]}) < _FEWEST_MODULES:
+        return None
+    key = f'"num_hidden_layers": {numbers[0]}'
+    again = "copy or download the weights again"
+    return f"set {key} in config.json if the model has no more layers; else {again}"
+
+
+def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
+    """What to add where config.json has no model_type. `known` are types, of which its class may
+    be one."""
+    classes = config.get("architectures")
+    name = str(classes[0]) if isinstance(classes, list) and classes else ""
+    plain = {one.replace("_", ""): one for one in known}
+    family = plain.get(name.removesuffix("ForCausalLM").lower())
+    doubt = "" if family else ", if you know which model it is"
+    return f'add it to config.json, such as "model_type": "{family or "llama"}"{doubt}'
+
+
+def edit_of_size(key: str, value: object) -> str:
+    """What to change where a size is not a whole number above 0."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return f'write "{key}": {int(value)} in config.json, without quotes'
+    if isinstance(value, float) and value.is_integer() and value > 0:
+        return f'write "{key}": {int(value)} in config.json'
+    page = "the model's page, or its original config.json, has the number"
+    return f"correct {printable(key)} in config.json: {page}"
