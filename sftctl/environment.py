@@ -19,13 +19,10 @@ from types import FrameType
 from typing import TextIO
 
 from sftctl.errors import ConfigError, RankAlone
+from sftctl.rank_variables import VARIABLES, contradiction, is_number, unset
 
 _SPIN_COUNT = "1000"  # measured: docs/measured/speed.md
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-_OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ON_A_MACHINE = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_LAST_PORT = 65535
-_MOST_DIGITS = 10
 
 
 def rank() -> int:
@@ -51,11 +48,7 @@ def local_world_size() -> int:
 def _number(name: str, unset: int) -> int:
     """A variable's number; `unset` if it is empty or not a number, see `require_ranks`."""
     text = os.environ.get(name, "").strip()
-    return int(text) if _is_number(text) else unset
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) < _MOST_DIGITS
+    return int(text) if is_number(text) else unset
 
 
 def is_one_of_several() -> bool:
@@ -65,32 +58,19 @@ def is_one_of_several() -> bool:
 
 def require_ranks() -> None:
     """RankAlone if the variables of a launcher contradict each other, or if some are missing."""
-    given = {name: os.environ.get(name, "").strip() for name in (*_OF_A_LAUNCHER, *_ON_A_MACHINE)}
-    for name, value in given.items():
-        if name != "MASTER_ADDR" and value and not _is_number(value):
-            raise _contradiction(f"{name}={value:.40}, not a number")
-    number, count = rank(), world_size()
-    if count < 1 or number >= count:
-        size = f"WORLD_SIZE={count}" if given["WORLD_SIZE"] else "no WORLD_SIZE"
-        raise _contradiction(f"RANK={number} and {size}")
-    missing = [name for name in _OF_A_LAUNCHER if not given[name]]
-    if count > 1 and missing:
-        raise _contradiction(f"WORLD_SIZE={count}, but no {' and no '.join(missing)}")
-    if count == 1:
-        return  # the others are not read
-    if not 1 <= int(given["MASTER_PORT"]) <= _LAST_PORT:
-        raise _contradiction(f"MASTER_PORT={given['MASTER_PORT']}; a port is 1 to {_LAST_PORT}")
-    here = _number("LOCAL_WORLD_SIZE", count)
-    if not 1 <= here <= count:
-        raise _contradiction(f"LOCAL_WORLD_SIZE={here} and WORLD_SIZE={count}")
-    if local_rank() >= here:
-        size = "LOCAL_WORLD_SIZE" if given["LOCAL_WORLD_SIZE"] else "WORLD_SIZE"
-        raise _contradiction(f"LOCAL_RANK={local_rank()} and {size}={here}")
+    if problem := contradiction(_given()):
+        hint = f"start all ranks with torchrun, or `{unset_ranks()}` to train on one"
+        raise RankAlone(f"the environment has {problem}", hint)
 
 
-def _contradiction(found: str) -> RankAlone:
-    hint = "start all ranks with torchrun, or `unset RANK WORLD_SIZE` to train on one"
-    return RankAlone(f"the environment has {found}", hint)
+def unset_ranks() -> str:
+    """The command that makes this process no rank of several."""
+    return unset(_given())
+
+
+def _given() -> dict[str, str]:
+    """The variables of a launcher; empty if they are not set."""
+    return {name: os.environ.get(name, "").strip() for name in VARIABLES}
 
 
 def meeting_point() -> tuple[str, int, str | None]:

@@ -11,16 +11,18 @@ from itertools import count
 from torch._C import _DistNetworkError as DistNetworkError
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from sftctl.environment import unset_ranks
 from sftctl.errors import RankAlone
 
 LONGEST_WAIT_S = 600.0
 _QUIET_S, _REPEAT_S, _LOOK_S = 5.0, 60.0, 0.2
 _CONNECT_S = 30.0  # for rank 0 to reach its own store, which looks its host up
 _meetings = count()
-_HINT = (
-    "start the others with the same command; if there are none, `unset RANK WORLD_SIZE` trains "
-    "on one process"
-)
+
+
+def _hint() -> str:
+    alone = f"`{unset_ranks()}` trains on one process"
+    return f"start the others with the same command; if there are none, {alone}"
 
 
 def meet(
@@ -76,7 +78,7 @@ def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: 
     except (RuntimeError, ValueError, TypeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise RankAlone(
-            f"rank {rank} can't meet the others at {host}:{port}: {reason}", _HINT
+            f"rank {rank} can't meet the others at {host}:{port}: {reason}", _hint()
         ) from problem
 
 
@@ -102,7 +104,7 @@ class _Wait:
         now = time.monotonic()
         whom = f"rank {', '.join(missing[:8])}{', …' if len(missing) > 8 else ''} {self._where}"
         if now - self._began > self._longest_s:
-            raise RankAlone(f"{whom} did not come within {self._longest_s:g} s", _HINT)
+            raise RankAlone(f"{whom} did not come within {self._longest_s:g} s", _hint())
         if now > self._speaks_at:
             self._speaks_at = now + _REPEAT_S
             with suppress(BrokenPipeError):

@@ -27,7 +27,7 @@ LAYERS = [
     {"tracking", "world", "config", "machine"},
     {"metrics", "jsonio", "disk", "rendezvous"},
     {"environment"},
-    {"errors", "version", "words"},
+    {"errors", "version", "words", "rank_variables"},
 ]
 HEIGHT = {room: -depth for depth, layer in enumerate(LAYERS) for room in layer}
 

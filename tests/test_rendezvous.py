@@ -1,6 +1,7 @@
 """Ranks that wait for others name them, react to signals, give up; contradictions are refused."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,30 @@ CONTRADICTIONS: dict[str, tuple[dict[str, str], str]] = {
         {**FIRST_OF_TWO, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
         "has LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1",
     ),
+    "a local rank of one": (
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "1"},
+        "has LOCAL_RANK=1 and WORLD_SIZE=1",
+    ),
+    "a local rank alone": ({"LOCAL_RANK": "3"}, "has LOCAL_RANK=3 and no WORLD_SIZE"),
+    "several here of one": (
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "4"},
+        "has LOCAL_WORLD_SIZE=4 and WORLD_SIZE=1",
+    ),
+    "several here alone": ({"LOCAL_WORLD_SIZE": "8"}, "has LOCAL_WORLD_SIZE=8 and no WORLD_SIZE"),
+    "none here of one": ({"LOCAL_WORLD_SIZE": "0"}, "has LOCAL_WORLD_SIZE=0 and no WORLD_SIZE"),
+    "a rank of one": ({"WORLD_SIZE": "1", "RANK": "1"}, "has RANK=1 and WORLD_SIZE=1"),
+    "a local rank after its rank": (
+        {**FIRST_OF_TWO, "LOCAL_RANK": "1"},
+        "has LOCAL_RANK=1 and RANK=0",
+    ),
+    "two processes of one local rank": (
+        {**FIRST_OF_TWO, "RANK": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+        "has LOCAL_RANK=0 and RANK=1, but all 2 ranks are on this machine",
+    ),
+    "several here and no local rank": (
+        {**FIRST_OF_TWO, "LOCAL_WORLD_SIZE": "2"},
+        "has LOCAL_WORLD_SIZE=2, but no LOCAL_RANK",
+    ),
     "a local rank of words": ({"LOCAL_RANK": "first"}, "has LOCAL_RANK=first, not a number"),
 }
 
@@ -133,10 +158,15 @@ def test_variables_that_contradict_each_other_are_refused(
     with pytest.raises(ConfigError) as error:
         environment.require_ranks()
     assert error.value.message == f"the environment {message}"
+    names = re.findall(r"`unset ([A-Z_ ]+)`", error.value.hint or "")[0].split()
     result = sftctl("train", "--model", "tiny", "--dry-run")
     known = environment.is_one_of_several() and environment.rank()
     where = f"rank {known}: " if known else ""
     assert (result.exit_code, result.error) == (2, f"error: {where}the environment {message}")
+    for name in names:  # as the hint says
+        monkeypatch.delenv(name, raising=False)
+    environment.require_ranks()
+    assert not environment.is_one_of_several()
 
 
 def test_only_the_first_rank_prints_what_all_ranks_raise(
@@ -154,7 +184,14 @@ def test_only_the_first_rank_prints_what_all_ranks_raise(
 
 @pytest.mark.parametrize(
     "variables",
-    [{}, {"WORLD_SIZE": ""}, {"RANK": "", "WORLD_SIZE": "1"}, {"MASTER_ADDR": "host"}],
+    [
+        {},
+        {"WORLD_SIZE": ""},
+        {"RANK": "", "WORLD_SIZE": "1"},
+        {"MASTER_ADDR": "host"},
+        {"LOCAL_RANK": "0"},
+        {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "", "MASTER_PORT": "0"},
+    ],
 )
 def test_empty_variables_and_an_address_alone_mean_nothing(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
