@@ -1,13 +1,12 @@
 """Encode a text, and find where its targets begin and end from the bytes of its tokens.
 
 This needs one encoding of the text, where comparing the text with its pieces needs two. Two
-properties of encoders make it a proof. They cut a text at its special tokens first, so the
-stretches between them become tokens independently. And the bytes of the tokens, joined, are the
-text.
+properties of encoders make it a proof. There are places where a text can be cut into stretches
+that become tokens independently (`token_bytes`). And the bytes of the tokens, joined, are the text.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from sftctl.data.example import Mask
 from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids, Span
+from sftctl.model.tokenizer.token_bytes import TokenBytes
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _HEADER = 16
@@ -27,25 +27,34 @@ _MOST_HEADERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown."""
+    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown.
+
+    The text can be cut before the tokens in `cuts`.
+    """
 
     text: str
     ids: Ids
     data: bytes = b""
     ends: npt.NDArray[np.int64] | None = None
+    cuts: npt.NDArray[np.intp] = field(default_factory=lambda: np.array([], dtype=np.intp))
+
+    def stretch_start(self, first: int) -> int:
+        """The last place before token `first` where the text can be cut: a token, or 0."""
+        index = int(np.searchsorted(self.cuts, first))
+        return int(self.cuts[index - 1]) if index else 0
 
 
 def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
     """A text and its tokens.
 
     The texts of a row may begin alike. The tokens of the beginning that `text` shares with `before`
-    are taken from there, up to its last special token.
+    are taken from there, up to the last place where both can be cut.
     """
     table = tokenizer.token_bytes
     if table is None:
         return EncodedText(text, tokenizer.encode(text))
     data = text.encode(errors="surrogatepass")
-    num_known = 0 if before is None else _num_known(before, data, tokenizer)
+    num_known = 0 if before is None else _num_known(before, data, table)
     if before is None or before.ends is None or num_known == 0:
         ids = tokenizer.encode(text)
     else:
@@ -53,19 +62,16 @@ def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> 
         ids = np.concatenate([before.ids[:num_known], tokenizer.encode(rest)])
         if tokenizer.is_checked and not np.array_equal(ids, tokenizer.encode(text)):
             raise EngineDiffers(f"{tokenizer.engine} returns other token ids for {rest[:40]!r}")
-    return EncodedText(text, ids, data, table.ends(ids, data))
+    return EncodedText(text, ids, data, table.ends(ids, data), table.cuts(ids))
 
 
-def _num_known(before: EncodedText, data: bytes, tokenizer: ChatTokenizer) -> int:
-    """How many tokens of `before` begin a text: up to the last special token that both share."""
-    table = tokenizer.token_bytes
-    if table is None or before.ends is None:
+def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
+    """How many tokens of `before` begin a text: up to the last place where both can be cut."""
+    if before.ends is None:
         return 0
     # No added token that begins before this place can end after the shared beginning.
-    place = _num_shared(before.data, data) - table.longest_added
-    first = int(np.searchsorted(before.ends, place, side="right"))
-    start = _stretch_start(before.ids, first, tokenizer)
-    return start + 1 if first and int(before.ids[start]) in tokenizer.special_ids else 0
+    place = _num_shared(before.data, data) - max(1, table.longest_added)
+    return before.stretch_start(int(np.searchsorted(before.ends, place, side="right")) + 1)
 
 
 def _num_shared(one: bytes, other: bytes) -> int:
@@ -99,7 +105,7 @@ def mask_from_bytes(
     mask = np.zeros(len(ids), dtype=np.bool_)
     for first, end in zip(after[::2], after[1::2], strict=True):
         ends_apart = end == len(ids) or int(ids[end - 1]) in tokenizer.special_ids
-        if not ends_apart or not _stays_alone(ids, first, tokenizer):
+        if not ends_apart or not _stays_alone(encoded, first, tokenizer):
             return None
         mask[first:end] = True
     return mask
@@ -117,11 +123,11 @@ def _in_bytes(encoded: EncodedText, positions: Iterator[int]) -> Iterator[int]:
         yield num_bytes
 
 
-def _stays_alone(ids: Ids, first: int, tokenizer: ChatTokenizer) -> bool:
+def _stays_alone(encoded: EncodedText, first: int, tokenizer: ChatTokenizer) -> bool:
     """`is_as_prompted` for tokens whose bytes are their text. Results of headers are kept."""
     table = tokenizer.token_bytes
     assert table is not None
-    stretch = ids[_stretch_start(ids, first, tokenizer) : first]
+    stretch = encoded.ids[encoded.stretch_start(first) : first]
     key = tuple(stretch.tolist()) if len(stretch) <= _HEADER else None
     if key is not None and key in table.same_alone:
         return table.same_alone[key]
@@ -142,17 +148,10 @@ def is_as_prompted(
     What follows can change only the stretch after the last special token before `first`. All of
     this stretch is encoded alone, because it is unknown how far a change reaches: an encoder may
     look for a long stretch in its vocabulary before it merges pairs (`ignore_merges`), and an
-    expression that splits words may look ahead.
-    """
-    start = _stretch_start(ids, first, tokenizer)
-    begin, end = offsets[start][0] if start else 0, offsets[first - 1][1] if first else 0
-    return np.array_equal(tokenizer.encode(text[begin:end]), ids[start:first])
-
-
-def _stretch_start(ids: Ids, first: int, tokenizer: ChatTokenizer) -> int:
-    """The last special token before token `first`, or 0 if there is none.
-
-    It begins the stretch: after a special token some encoders treat a text differently.
+    expression that splits words may look ahead. The stretch begins with the special token, because
+    after one some encoders treat a text differently.
     """
     special = tokenizer.special_ids
-    return next((i for i in range(first - 1, 0, -1) if int(ids[i]) in special), 0)
+    start = next((i for i in range(first - 1, 0, -1) if int(ids[i]) in special), 0)
+    begin, end = offsets[start][0] if start else 0, offsets[first - 1][1] if first else 0
+    return np.array_equal(tokenizer.encode(text[begin:end]), ids[start:first])

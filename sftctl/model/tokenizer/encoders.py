@@ -1,6 +1,6 @@
 """The reference encoder, a fast one, and the proof that the fast one is equal on probes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -117,63 +117,3 @@ def special_ids(hf: Any) -> frozenset[int]:
     added = hf.added_tokens_decoder
     marked = frozenset(index for index, token in added.items() if token.special)
     return frozenset(hf.all_special_ids) | marked
-
-
-_FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
-"""Normalizers that leave ASCII alone."""
-
-
-class TokenBytes:
-    """The bytes that each token of a byte-level vocabulary stands for."""
-
-    def __init__(self, by_id: list[bytes], longest_added: int, *, is_normalized: bool) -> None:
-        self._by_id = by_id
-        self.longest_added = longest_added
-        """Bytes of the longest added token."""
-        self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
-        self._is_normalized = is_normalized
-        self.same_alone: dict[tuple[int, ...], bool] = {}
-        """Known answers: whether the text of these tokens, encoded alone, becomes these tokens."""
-
-    @classmethod
-    def of(cls, hf: Any) -> "TokenBytes | None":
-        """None if the vocabulary is of another kind, or lacks a byte.
-
-        Also None if a space is put before a text, or if an added token is found only as a word of
-        its own: then a text is not always cut there.
-        """
-        from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-        backend, byte_of = hf.backend_tokenizer, {v: k for k, v in bytes_to_unicode().items()}
-        normalizer = type(backend.normalizer).__name__
-        vocabulary = hf.get_vocab()
-        if type(backend.decoder).__name__ != "ByteLevel" or not byte_of.keys() <= vocabulary.keys():
-            return None
-        added = hf.added_tokens_decoder
-        if normalizer not in {"NoneType", *_FORMS} or any(t.single_word for t in added.values()):
-            return None
-        by_id = [b""] * (max(vocabulary.values()) + 1)
-        for token, index in vocabulary.items():
-            by_id[index] = bytes(byte_of.get(letter, 0) for letter in token)
-        for index, token in added.items():
-            by_id[index] = token.content.encode()
-        longest = max((len(by_id[index]) for index in added), default=0)
-        table = cls(by_id, longest, is_normalized=normalizer in _FORMS)
-        alone = backend.encode("a", add_special_tokens=False).ids
-        return table if table.joined(alone) == b"a" else None
-
-    def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
-        """The byte of the text at which each token ends; None if the tokens are not the text.
-
-        Without a normalizer, an encoder can only drop bytes, or use more bytes than a token stands
-        for. In both cases the number of bytes differs.
-        """
-        ends = self._lengths.take(ids).cumsum()
-        num_bytes = int(ends[-1]) if len(ends) else 0
-        if self._is_normalized and not text.isascii() and self.joined(ids.tolist()) != text:
-            return None
-        return ends if num_bytes == len(text) else None
-
-    def joined(self, ids: Iterable[int]) -> bytes:
-        """The bytes of these tokens together."""
-        return b"".join(map(self._by_id.__getitem__, ids))

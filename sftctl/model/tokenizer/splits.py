@@ -104,6 +104,23 @@ SPLITS: dict[str, Split] = {
 }
 """By name. A tokenizer gets the first name that has its patterns and encodes words as it does."""
 
+CUT_AT_BREAKS = (
+    *("gpt-2", "smollm", "qwen2", "qwen35", "llama-bpe", "tekken", "gpt-4o", "deepseek-v3"),
+    *("bailingmoe", "seed-coder"),
+)
+"""Splits that always cut between an ASCII letter and a break, as `token_bytes` proves.
+
+None of their patterns matches a string in which a break follows an ASCII letter, or looks around
+except by `(?!\\S)` after white space; the last of them matches every letter.
+"""
+
+
+def is_cut_at_breaks(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer splits as one of `CUT_AT_BREAKS`, from what tokenizer.json holds."""
+    patterns = _patterns(steps_of(content["pre_tokenizer"]))
+    is_random = content["model"].get("dropout")
+    return not is_random and patterns in [SPLITS[name].patterns for name in CUT_AT_BREAKS]
+
 
 def name_of_split(content: dict[str, Any]) -> str:
     """The name of a byte-level tokenizer's split, from what tokenizer.json holds.

@@ -31,7 +31,6 @@ from sftctl.model.tokenizer.encoders import (
     Reference,
     Span,
     Splintr,
-    TokenBytes,
     fast_engine,
     special_ids,
 )
@@ -51,6 +50,7 @@ from sftctl.model.tokenizer.templates import (
     templates_of,
     without_mark,
 )
+from sftctl.model.tokenizer.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,6 +1,7 @@
 """Masks from the bytes of tokens equal the masks from pieces, or are left to them."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from sftctl.data.masks.encode import _mask_from_pieces, encode_texts
 from sftctl.data.masks.token_edges import encoded, mask_from_bytes
 from sftctl.data.masks.turns import TrainingText
 from sftctl.errors import EngineDiffers
-from sftctl.model.tokenizer.encoders import Ids, Span, TokenBytes
+from sftctl.model.tokenizer.encoders import Ids, Span
+from sftctl.model.tokenizer.token_bytes import TokenBytes
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 from tests.toys.data import CountingTokenizer, read, row
+from tests.toys.tokenizers import words_tokenizer
 
 _HEADER, _END = "<|im_start|>assistant\n", "<|im_end|>"
 
@@ -193,3 +196,61 @@ def test_a_space_put_before_a_text_or_a_token_found_as_a_word_has_no_bytes() -> 
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.hf.add_tokens([AddedToken("word", single_word=True)])
     assert TokenBytes.of(tokenizer.hf) is None
+
+
+HEADERS = [
+    *("<|assistant|>", "<|assistant|>\n", "<|h|>x<|h|>\n\n", "Answer:", "A: ", "model ", "don't"),
+    *("say'", "x. 1", "é", "Hi 你好", "a.\u3000", "x\u0301", "a\u00a0\n \n", "it", "\n\n", ""),
+]
+ANSWERS = [
+    *("", "yes", " yes", "\nyes", "\n\n yes", "  \n x", "'s", "s", "23", "\u0301a", "好。", "<b>"),
+    *("\u00a0a", "\u3000", "ing", "'", "/c", "."),
+]
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "gpt-4o", "deepseek-v3", "bloom"])
+def test_masks_without_special_tokens_in_the_template_are_the_references(name: str) -> None:
+    tokenizer = words_tokenizer(name)
+    num_proved, before = 0, None
+    for header, answer in product(HEADERS, ANSWERS):
+        prompt = f"<|user|>\nDon't.  I say 12{header}"
+        text, span = (
+            f"{prompt}{answer}<|end|>",
+            (len(prompt), len(prompt + answer) + len("<|end|>")),
+        )
+        before = encoded(text, tokenizer, before)
+        reference = tokenizer.encode(text)
+        assert before.ids.tolist() == reference.tolist()
+        mask = mask_from_bytes(before, [span], tokenizer)
+        examples = encode_texts([TrainingText(text, [span], True)], read(row("?")), tokenizer)
+        if mask is not None:
+            num_proved += 1
+            assert [e.input_ids.tolist() for e in examples] == [reference.tolist()]
+            assert [e.loss_mask.tolist() for e in examples] == [mask.tolist()]
+        else:  # the answer does not follow the prompt's own tokens
+            alone = tokenizer.encode(prompt)
+            assert [e.input_ids[: len(alone)].tolist() for e in examples] == [alone.tolist()]
+            assert alone.tolist() != reference[: len(alone)].tolist()
+    assert num_proved > len(HEADERS) * len(ANSWERS) / 2
+
+
+def test_only_the_end_of_a_long_prompt_is_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = words_tokenizer("gpt-2")
+    prompt = "Say more. " * 50 + "assistant\n"
+    known = encoded(f"{prompt}Yes<|end|>", tokenizer, None)
+    num_encoded, encode = list[int](), tokenizer.encode
+    tokenizer = tokenizer.by_reference("")  # a copy to patch
+
+    def counted(text: str) -> Ids:
+        num_encoded.append(len(text))
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode", counted)
+    span = len(prompt), len(known.text)
+    assert mask_from_bytes(known, [span], tokenizer) is not None
+    assert num_encoded == [1]
+    table = tokenizer.token_bytes
+    assert table is not None
+    uncut = replace(known, cuts=known.cuts[:0])
+    assert mask_from_bytes(uncut, [span], tokenizer) is not None
+    assert num_encoded == [1, len(prompt)]
