@@ -46,6 +46,8 @@ class Audit:
     turns_cut: int = 0  # ended by the maximum length
     turns_without_end: int = 0  # not truncated, but their end-of-turn token is not trained
     rows_with_special_text: int = 0  # kept; their text holds a special token's text
+    rows_with_empty_answer: int = 0  # kept; of a trained turn only the end is trained
+    rows_with_empty_question: int = 0  # kept; a message of the user is empty
     targets_weighted: int = 0  # target tokens with another weight than 1
     passed: bool = True
 
@@ -165,7 +167,8 @@ class StoreManifest:
     rows_unpadded: int = 0  # rows from which padding nulls were removed
     left_out: list[str] = field(default_factory=list)  # files of a folder, and why
     layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
-    first_rows: dict[str, str] = field(default_factory=dict)  # in the ledger, by reason
+    first_rows: dict[str, str] = field(default_factory=dict)
+    """Where the first row is, by its reason in the ledger, or by its empty part."""
     reasoning_weight: float = 1.0
     block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file
 

@@ -254,10 +254,60 @@ TABLES = [
     ),
     Case(b"\n", [], says="its first line has to name the columns", name="a.csv", exit_code=3),
     Case(
+        b"prompt,completion\nHi,Hello\n,\n \n\n,Hello\nHi,\n \t,\n",
+        ["Hello"],
+        {"empty": 4},
+        name="a.csv",
+    ),
+    Case(
+        b"instruction,input,output\nHi,,Hello\n,Hi,Hello\n,,Hello\nHi,Hi,\n",
+        ["Hello", "Hello"],
+        {"empty": 2},
+        name="a.csv",
+    ),
+    Case(
+        b"prompt,completion,q\n,,Hi\n,Hello,Hi\n",
+        ["Hello"],
+        {"empty": 1},
+        flags=("--columns", "prompt=q"),
+        name="a.csv",
+    ),
+    Case(
+        b"text,id\nthe sea,1\n,2\n",
+        [f"he sea{END}"],
+        {"empty": 1},
+        flags=("--format", "text"),
+        name="a.csv",
+    ),
+    Case(
         b"conversation\n" + b'"' + json.dumps([Q, A]).replace('"', '""').encode() + b'"\n',
         ["Hello"],
         name="a.csv",
     ),
+]
+EMPTY = [  # answers and questions without text
+    Case(
+        [{"prompt": "Hi", "completion": ""}, {"messages": [Q, A | {"content": " \n"}]}],
+        ["", " \n"],
+        says="2 rows have an answer without text, so the model learns to say nothing (first",
+    ),
+    Case(
+        [{"prompt": "", "completion": "Hello"}, CONVERSATION],
+        ["Hello", "Hello"],
+        says="1 row has a question without text (first",
+    ),
+    Case(
+        [
+            CONVERSATION,
+            {"prompt": "", "completion": " "},
+            {"instruction": "", "output": ""},
+            {"messages": [Q | {"content": ""}, A | {"content": None, "reasoning": ""}]},
+        ],
+        ["Hello"],
+        {"empty": 3},
+    ),
+    Case([CONVERSATION, {"prompt": "Hi", "completion": None}], ["Hello"], {"bad_shape": 1}),
+    Case([{"prompt": None, "completion": "Hi"}], [], says="'prompt' is null", exit_code=3),
 ]
 BYTES = [
     Case("A20/bom.jsonl", ["The Elbe.", "Käse für Müller"]),
@@ -492,7 +542,8 @@ ALL = {
         "preferences": PREFERENCES, "texts": TEXTS, "tables": TABLES, "bytes": BYTES,
         "call-forms": CALL_FORMS, "long-integers": LONG_INTEGERS, "two-names": TWO_NAMES,
         "joined": JOINED,
-        "numbers": NUMBERS, "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
+        "numbers": NUMBERS, "empty": EMPTY,
+        "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
     }.items()
     for name, case in ((f"{kind}-{number}", case) for number, case in enumerate(cases))
 }  # fmt: skip

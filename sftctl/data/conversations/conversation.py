@@ -13,7 +13,13 @@ from sftctl.data.conversations.message_list import Message
 from sftctl.data.conversations.not_a_number import row_with_nan
 from sftctl.data.conversations.padding import drop_padding
 from sftctl.data.conversations.parsed_row import ParsedRow
-from sftctl.data.conversations.shapes import ROW_KEYS, SHAPES, detect_shape, with_turns_read
+from sftctl.data.conversations.shapes import (
+    ROW_KEYS,
+    SHAPES,
+    detect_shape,
+    empty_column,
+    with_turns_read,
+)
 from sftctl.data.conversations.tool_calls import LONG_INTEGER, refuse_tools_elsewhere, wrapped
 from sftctl.data.conversations.unknown import WRAP, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
@@ -80,19 +86,25 @@ def from_row(
     has_nulls: bool = True,
 ) -> Conversation:
     """The conversation in a row, which is changed. Raises BadRow with file and line."""
+    nulls: list[str] = []
     try:
         was_padded = has_nulls and drop_padding(row, from_arrow=from_arrow)
         if has_nulls:
+            nulls = [key for key, value in row.items() if value is None]
             row = {key: value for key, value in row.items() if value is not None}
         fields, first = mapped(row, columns) if columns else (row, {})
         refuse_other_data(fields, columns)
         fields = with_turns_read(fields)
         shape = (detect_shape(first) or detect_shape(fields)) if format == "auto" else format
+        if shape is None and (missing := empty_column(fields, nulls)) is not None:
+            raise BadRow("bad_shape", f"{missing!r} is null", "fill it, or remove the row")
         if shape is None:
             raise unknown_shape(fields, is_line=source.row is None)
         parsed = SHAPES[shape].parse(fields)
         if not parsed.messages:
             raise BadRow("empty", "empty conversation", "remove the row")
+        if not any(map(_says_something, parsed.messages)):
+            raise BadRow("empty", "every message is empty", "remove the row")
         if parsed.tools is None and any("tool_calls" in m for m in parsed.messages):
             refuse_tools_elsewhere(fields)
         digest = _digest(parsed)
@@ -111,6 +123,11 @@ def from_row(
         used=tuple(names.get(key, key) for key in parsed.used) if columns else tuple(parsed.used),
         columns=(*row, *sorted(parsed.left)),
     )
+
+
+def _says_something(message: Message) -> bool:
+    content: str = message["content"]
+    return bool(content.strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def _refuse_rounded(text: bytes, row: dict[str, Any], source: SourceLine, columns: Columns) -> None:

@@ -4,7 +4,7 @@ docs/extending.md describes how to add one.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,7 @@ class Shape:
     reads: tuple[str, ...]  # all keys that are read; others are ignored
     matches: Callable[[Row], bool]
     parse: Callable[[Row], ParsedRow]  # raises BadRow
+    fills: tuple[tuple[str, ...], ...]  # a row needs a value under one key of each group
 
 
 def detect_shape(row: Row) -> Format | None:
@@ -84,6 +85,23 @@ def is_row(columns: Iterable[str]) -> bool:
     return (
         detect_shape({name: ["x"] if name in _ALL_TURNS else "x" for name in columns}) is not None
     )
+
+
+def empty_column(
+    filled: Iterable[str], empty: Collection[str], format: Format = "auto"
+) -> str | None:
+    """The empty column that a row lacks; None if it lacks none, or if its shape is unknown."""
+    values = {name: ["x"] if name in _ALL_TURNS else "x" for name in filled}
+    shape = detect_shape(values) if format == "auto" else format
+    if shape is None:
+        every = {name: ["x"] if name in _ALL_TURNS else "x" for name in empty} | values
+        shape = detect_shape(every)
+    if shape is None:
+        return None
+    for keys in SHAPES[shape].fills:
+        if values.keys().isdisjoint(keys):
+            return next((key for key in keys if key in empty), None)
+    return None
 
 
 def known_shapes() -> str:
@@ -197,30 +215,35 @@ SHAPES: dict[Format, Shape] = {
         reads=(*_TURNS, *TOOLS, *SYSTEM),
         matches=_has_turns_with_from,
         parse=_parse_messages,
+        fills=(_TURNS,),
     ),
     "messages": Shape(
         needs="messages or conversations",
         reads=(*_TURNS, *TOOLS, *SYSTEM),
         matches=_has_turns,
         parse=_parse_messages,
+        fills=(_TURNS,),
     ),
     "alpaca": Shape(
         needs="instruction and output",
         reads=(*_QUESTION, *_MORE, *_ANSWER, "history", *TOOLS, *SYSTEM),
         matches=_is_alpaca,
         parse=_parse_alpaca,
+        fills=((*_QUESTION, *_MORE), _ANSWER),
     ),
     "prompt-completion": Shape(
         needs="prompt and completion",
         reads=("prompt", *_COMPLETION, *TOOLS, *SYSTEM),
         matches=_is_prompt_completion,
         parse=_parse_prompt_completion,
+        fills=(("prompt",), _COMPLETION),
     ),
     "text": Shape(
         needs="",
         reads=("text",),
         matches=lambda row: False,  # only if it is asked for
         parse=_parse_text,
+        fills=(("text",),),
     ),
 }
 """In the order in which a row is compared with them."""

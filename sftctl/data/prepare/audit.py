@@ -1,8 +1,13 @@
-"""The mask audit: counts examples and turns of a store that have something wrong."""
+"""The mask audit: counts examples, turns and rows of a store that have something wrong."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from sftctl.config.schema import TrainOn
+from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -37,3 +42,36 @@ def audit(
         # With train_on=all, a run of targets covers many turns, with their ends inside it.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
     )
+
+
+@dataclass(slots=True)
+class EmptyParts:
+    """Rows whose answer to train on, or question, is empty or white space: how many, and where."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, row: Conversation, train_on: TrainOn) -> None:
+        """Look at a row that is kept."""
+        turns = row.target_turns[-1:] if train_on == "last" else row.target_turns
+        if row.shape != "text" and any(_is_empty(row.messages[turn]) for turn in turns):
+            self._count("empty_answer", row)
+        if any(message["role"] == "user" and _is_empty(message) for message in row.messages):
+            self._count("empty_question", row)
+
+    def _count(self, part: str, row: Conversation) -> None:
+        self.rows[part] += 1
+        self.first.setdefault(part, str(row.source))
+
+    def audit(self) -> Audit:
+        """An audit with these counts alone."""
+        return Audit(
+            rows_with_empty_answer=self.rows["empty_answer"],
+            rows_with_empty_question=self.rows["empty_question"],
+        )
+
+
+def _is_empty(message: dict[str, Any]) -> bool:
+    content: str = message["content"]
+    has_more = message.get("tool_calls") or (message.get("reasoning_content") or "").strip()
+    return not content.strip() and not has_more

@@ -21,6 +21,7 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:
             yield "no usable row", f"{source.file}: {dropped_rows(source.rows_dropped)}"
+    yield from _empty(manifest)
     if manifest.val_fraction and not manifest.num_validation_examples:
         yield "validation", "no row was drawn: too few rows for this val_fraction"
     other_splits = [text for text in manifest.left_out if text.endswith("by its name)")]
@@ -35,6 +36,17 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     if manifest.rows_unpadded:
         rows = counted(manifest.rows_unpadded, "row")
         yield "padding", f"nulls were removed from tools or calls of {rows}"
+
+
+def _empty(manifest: StoreManifest) -> Iterator[Note]:
+    for what, num_rows, so in (
+        ("answer", manifest.audit.rows_with_empty_answer, ", so the model learns to say nothing"),
+        ("question", manifest.audit.rows_with_empty_question, ""),
+    ):
+        if num_rows:
+            rows, article = counted(num_rows, "row has", "rows have"), "an" if so else "a"
+            first = _first(manifest, f"empty_{what}")
+            yield f"empty {what}s", f"{rows} {article} {what} without text{so}{first}"
 
 
 def accounting(manifest: StoreManifest, store: Path) -> str:

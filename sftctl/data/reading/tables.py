@@ -3,16 +3,18 @@
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from sftctl import jsonio
 from sftctl.config.schema import Format
 from sftctl.data.conversations.columns import Columns
-from sftctl.data.conversations.shapes import is_row
+from sftctl.data.conversations.shapes import empty_column, is_row
 from sftctl.data.conversations.unknown import columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
 from sftctl.data.reading.compressed import COMPRESSED, Reader
 from sftctl.errors import DataError
+from sftctl.words import counted
 
 _DELIMITERS = (",", "\t", ";", "|")
 TABLES = (".csv", ".tsv", ".tab")
@@ -46,6 +48,7 @@ def table_rows(
         raise unknown_table(name, header)
     if twice := [cell for cell in header if cell and header.count(cell) > 1]:
         raise columns_twice(name, twice[0])
+    filled_in = _Filled({theirs: ours for ours, theirs in columns}, format)
     line = rows.line_num + 1
     while True:
         try:
@@ -55,15 +58,39 @@ def table_rows(
         except csv.Error as problem:
             yield line, _broken(name, line, str(problem))
         else:
-            if cells:
-                yield line, _row(name, line, header, cells)
+            if len(cells) > 1 or any(cell.strip() for cell in cells):  # else the line is blank
+                yield line, _row(name, line, header, cells, filled_in)
         line = rows.line_num + 1
 
 
-def _row(name: str, line: int, header: list[str], cells: list[str]) -> bytes | BadRow:
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """Finds the empty cell for which a row can't be used."""
+
+    names: dict[str, str]  # the data's columns -> ours
+    format: Format
+
+    def missing(self, header: list[str], cells: list[str]) -> str | None:
+        """The column of that cell; None: there is no such cell."""
+        filled, empty = dict[str, str](), dict[str, str]()
+        for name, cell in zip(header, cells, strict=True):
+            (filled if cell.strip() else empty)[self.names.get(name, name)] = name
+        missing = empty_column(filled, empty, self.format) if empty else None
+        return None if missing is None else empty[missing]
+
+
+def _row(
+    name: str, line: int, header: list[str], cells: list[str], filled: _Filled
+) -> bytes | BadRow:
     if len(cells) != len(header):
-        message = f"{name}:{line}: {len(cells)} fields, but the header has {len(header)}"
+        fields = counted(len(cells), "field")
+        message = f"{name}:{line}: {fields}, but the header has {len(header)}"
         return BadRow("bad_shape", message, 'a field with the delimiter needs "quotes"')
+    if not any(cell.strip() for cell in cells):
+        return BadRow("empty", f"{name}:{line}: every field is empty", "remove the row")
+    if (missing := filled.missing(header, cells)) is not None:
+        message = f"{name}:{line}: the field {missing!r:.40} is empty"
+        return BadRow("empty", message, "fill it, or remove the row")
     try:
         return jsonio.dump_strict(dict(zip(header, cells, strict=True)))
     except TypeError:  # bytes that are not text
