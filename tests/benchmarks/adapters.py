@@ -70,7 +70,7 @@ def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]
             ]
         )
     head = ["", "real tokens/s", "peak RSS", "checkpoint", "weights written at the end"]
-    return [*head, "sftctl's LoRA is faster by", "its RSS over it"], rows
+    return [*head, "speed of sftctl's LoRA / this speed", "its RSS / this RSS"], rows
 
 
 def step_ratio(found: dict[str, list[Result]]) -> str:
