@@ -22,7 +22,7 @@ def bench_loader(
     *,
     flags: ConfigFlags,
     workers: Annotated[
-        str, typer.Option(help="Numbers of loader processes; a single one is compared with 0.")
+        str, typer.Option(help="Numbers of loader processes; a single number is compared with 0.")
     ] = "0,1,2,4",
     pin_memory: Annotated[
         Switch, typer.Option(help="Page-locked batches; auto: on with CUDA.")

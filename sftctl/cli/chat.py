@@ -13,7 +13,7 @@ def chat(
     path: AnyModel = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="Ask one question, print the answer and exit (also reads stdin)."),
+        typer.Option(help="Ask one question (or read it from stdin), print the answer and exit."),
     ] = None,
     chat_template: ChatTemplate = None,
     tokenizer: ModelTokenizer = None,

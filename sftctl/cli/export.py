@@ -39,7 +39,9 @@ def export(
     ] = "float32",
     merge: Annotated[
         bool,
-        typer.Option("--merge", help="Add an adapter to its base, and prove it by the logits."),
+        typer.Option(
+            "--merge", help="Add an adapter to its base, and check the result by its logits."
+        ),
     ] = False,
 ) -> None:
     """Write a model for other tools: weights, configuration, tokenizer, template, model card."""

@@ -27,7 +27,7 @@ def inspect_ckpt(
     ] = None,
     other: Annotated[
         Path | None,
-        typer.Argument(help="A second one, to compare with.", metavar="[OTHER]", readable=False),
+        typer.Argument(help="Compare with this checkpoint.", metavar="[OTHER]", readable=False),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check all checksums.")] = False,
     tensors: Annotated[

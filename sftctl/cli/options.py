@@ -187,7 +187,9 @@ ChatTemplate = Annotated[
 ]
 ModelTokenizer = Annotated[
     str | None,
-    typer.Option("--tokenizer", help="For a model that has none: MiniMind's .pth files."),
+    typer.Option(
+        "--tokenizer", help="For a model without a tokenizer, such as MiniMind's .pth files."
+    ),
 ]
 RanksHere = Annotated[
     int,
@@ -199,5 +201,7 @@ MaxRestarts = Annotated[
 ]
 VerifyData = Annotated[
     bool,
-    typer.Option("--verify-data", help="Check the store's hashes first, not in the background."),
+    typer.Option(
+        "--verify-data", help="Check the store's hashes before training, not in the background."
+    ),
 ]

@@ -63,7 +63,7 @@ def prepare_data(
     engine: Annotated[
         str,
         typer.Option(
-            help="hf: Hugging Face tokenizers; auto: a fast one if it gives the same tokens."
+            help="hf: Hugging Face tokenizers; auto: a faster engine if its tokens are the same."
         ),
     ] = "auto",
     strict: Annotated[

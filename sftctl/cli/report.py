@@ -12,11 +12,13 @@ from sftctl.tracking.working import working
 def report(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(help="A run, finished or not. Default: the newest.", metavar="[RUN_DIR]"),
+        typer.Argument(
+            help="A run, finished or not. Default: the newest run.", metavar="[RUN_DIR]"
+        ),
     ] = None,
     others: Annotated[
         list[Path] | None,
-        typer.Argument(help="Other runs, to draw together with it.", metavar="[OTHER_RUN]..."),
+        typer.Argument(help="Other runs, to compare with the first.", metavar="[OTHER_RUN]..."),
     ] = None,
     output: Annotated[
         Path | None,

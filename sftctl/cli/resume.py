@@ -17,7 +17,7 @@ RunDirectory = Annotated[
 
 Allowed = Annotated[
     list[str] | None,
-    typer.Option("--allow", help="Continue although this key differs from the checkpoint's."),
+    typer.Option("--allow", help="Continue even if this key differs from the checkpoint's."),
 ]
 
 
@@ -51,7 +51,7 @@ def resume(
         bool,
         typer.Option(
             "--verify-replay",
-            help="Retrain the last checkpoint interval and check that it gives identical results.",
+            help="Train the steps between the last two checkpoints again, and compare every bit.",
         ),
     ] = False,
     verify_data: VerifyData = False,

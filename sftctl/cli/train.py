@@ -59,7 +59,7 @@ def train(
         typer.Option(
             "--mix",
             metavar="NAME=WEIGHT,…",
-            help="Weights of named sources: how often an epoch trains each example.",
+            help="Weights of named sources: how often an epoch trains each of their examples.",
         ),
     ] = None,
     nproc_per_node: RanksHere = 1,

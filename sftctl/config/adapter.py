@@ -12,28 +12,29 @@ class AdapterConfig:
     """A LoRA adapter: small matrices that are trained in place of the model's own weights."""
 
     lora: bool = False
-    """Train a LoRA adapter of a pretrained model; the model's own weights stay as they are."""
+    """Train a LoRA adapter of a pretrained model; the model's own weights do not change."""
     start: str | None = None
-    """Continue to train this PEFT adapter, of sftctl or another tool: a directory. Rank, alpha,
-    targets and the like come from its adapter_config.json. Implies lora."""
+    """A directory with a PEFT adapter of sftctl or another tool: continue to train this adapter.
+    Rank, alpha, targets and similar settings come from its adapter_config.json. Implies lora."""
     rank: Annotated[int, Bounds(at_least=1, at_most=65536)] = 16
     """Rank of the two matrices that are trained for each target."""
     alpha: Amount = 32.0
-    """Scale of the adapter: what it adds is multiplied by alpha / rank."""
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
     dropout: PartOfOne = 0.0
-    """Share of a target's inputs that the adapter does not see in training; in [0, 1)."""
+    """Dropout on the inputs of the adapter in training; in [0, 1)."""
     targets: list[str] | None = None
     """Linear layers that get an adapter: names such as q_proj, or shell patterns such as
     *.layers.0.*. Unset: every linear layer of the blocks."""
     use_rslora: bool = False
-    """Multiply by alpha / sqrt(rank), which keeps the scale at large ranks (rsLoRA)."""
+    """Multiply by alpha / sqrt(rank) instead, so that the scale does not shrink at large ranks
+    (rsLoRA)."""
     use_dora: bool = False
-    """Also train the length of each row of a target's weight (DoRA). Slower."""
+    """Also train the norm of each row of a target's weight (DoRA). Slower."""
     modules_to_save: list[str] | None = None
     """Modules that are trained and saved completely, such as embeddings and head. With
-    `model.new_tokens` these two are always trained."""
+    `model.new_tokens` embeddings and head are always trained."""
     quantize: Literal["nf4"] | None = None
-    """Hold the linear layers of the frozen blocks in 4 bits: nf4, as in QLoRA. Unset: they are in
+    """nf4: hold the linear layers of the frozen blocks in 4 bits, as in QLoRA. Unset: hold them in
     `base_dtype`. Needs bitsandbytes: pip install 'sftctl[qlora]'."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The type of the frozen weights that are not quantized; auto: the type that the model computes

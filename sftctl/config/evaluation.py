@@ -8,14 +8,14 @@ from sftctl.config.sources import require_different
 from sftctl.errors import ConfigError
 
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy": None}
-"""The numbers measured for each set, and which direction is better; None: the user must say."""
+"""The values measured for each set, and which direction is better; None: the user must say."""
 OWN_SET = "validation"
 """The name of the data's own validation part."""
 _TAKEN = (
     *(*METRICS, "num_target_tokens", "num_prompts"),
     *("step", "set", "number", "messages", "reference", "answer"),
 )
-"""Names that a metric can't have: something else is recorded under them."""
+"""Names that a metric can't have, because something else is recorded under them."""
 _HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'
 
 
@@ -26,11 +26,10 @@ class SetConfig:
     name: str
     """Its name in metrics and reports."""
     path: str | None = None
-    """A file, folder or pattern of conversations, or a prepared store. Of a store its validation
-    part is used, or all of it if it has none."""
+    """A file, folder or pattern of conversations, or a prepared store. If a store has a validation
+    part, only this part is used."""
     fraction: Annotated[float, Bounds(at_least=0, below=1)] | None = None
-    """In place of a path: the fraction of the training data's rows that is held out for this
-    set."""
+    """In place of a path: the fraction of the training data's rows to hold out for this set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +37,17 @@ class EvaluationConfig:
     """What a run is evaluated on, and how its best step is chosen."""
 
     sets: tuple[SetConfig, ...] | None = None
-    """Validation sets besides the data's own: [[evaluation.sets]] with name, and path or
-    fraction."""
+    """Validation sets besides the data's own validation part: [[evaluation.sets]] with name, and
+    path or fraction."""
     best: str = "loss"
-    """The number that decides which step is the best: loss (the mean over all sets' target tokens),
-    perplexity, token_accuracy, entropy or a metric; of one set as in chat.loss; with min or max
-    before it if the direction is not clear."""
+    """The value that chooses the best step: loss (the mean over the target tokens of all sets),
+    perplexity, token_accuracy, entropy or a metric. chat.loss is the loss of the set chat. Write
+    min or max before the name if the direction is not clear."""
     metrics: list[str] | None = None
     """Python functions that judge generated answers, as module:function. The module is imported
-    from the working directory or the Python path: it is your code, and it runs. Not available with
-    fsdp."""
+    from the working directory or the Python path, so your code runs. Not available with fsdp."""
     num_prompts: Count = 32
-    """Rows of each validation set that are answered for the metrics."""
+    """Number of rows of each validation set that the model answers for the metrics."""
     max_new_tokens: Count = 128
     """The longest answer, in tokens."""
 
@@ -104,7 +102,7 @@ class EvaluationConfig:
 
     @property
     def fraction(self) -> float | None:
-        """The fraction of the training data that is a set."""
+        """The fraction of the training data that is held out as a set, or None."""
         return next((one.fraction for one in self.sets or () if one.fraction is not None), None)
 
     @property

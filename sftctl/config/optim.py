@@ -12,8 +12,8 @@ class OptimConfig:
 
     learning_rate: Amount | Literal["auto"] = "auto"
     """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights,
-    2e-4 for a LoRA adapter: ten times that of full fine-tuning (Schulman et al. 2025, LoRA Without
-    Regret)."""
+    2e-4 for a LoRA adapter (ten times the rate of full fine-tuning: Schulman et al. 2025, LoRA
+    Without Regret)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: along half a cosine, linearly, or not at
     all."""

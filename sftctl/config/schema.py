@@ -38,11 +38,11 @@ class ModelConfig:
     """A preset (tiny, small, minimind-3, minimind-3-moe), a Hugging Face directory, a hub name, a
     .gguf file, or MiniMind's own .pth weights."""
     tokenizer: str | None = None
-    """Hugging Face tokenizer: a directory or hub name. Unset: the prepared data's, else the
-    model's, else (for a preset) the bundled one."""
+    """Hugging Face tokenizer: a directory or hub name. Unset: the tokenizer of the prepared data,
+    else of the model, else (for a preset) the bundled tokenizer."""
     new_tokens: list[str] | None = None
     """Special tokens to add to the tokenizer; prepare-data and train both add them. The model's
-    embeddings and head grow; a new row starts as the mean of the old ones."""
+    embeddings and head get new rows, and each new row starts as the mean of the old rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,45 +53,46 @@ class DataConfig:
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
     bundled sample."""
     sources: tuple[SourceConfig, ...] | None = None
-    """A mixture: [[data.sources]] with name, path and weight (1 if it is left out). Weight 0.3
-    trains 30% of a source's examples in an epoch, and others in the next; weight 2.5 trains all of
-    them twice and half of them a third time."""
+    """A mixture: [[data.sources]] with name, path and weight (default 1). Weight 0.3 trains 30% of
+    a source's examples in an epoch, and other examples in the next epoch; weight 2.5 trains all
+    examples twice and half of them a third time."""
     format: Format = "auto"
     """Format of the rows in a file."""
     max_seq_len: Annotated[int, Bounds(at_least=2, below=2**63)] | None = None
-    """Maximum length of an example, in tokens; `overflow` decides what happens to a longer one.
-    Unset: the store's own, or 1024 when a file is prepared."""
+    """Maximum length of an example, in tokens; `overflow` decides what happens to a longer example.
+    Unset: the maximum length of the store, or 1024 when a file is prepared."""
     overflow: Overflow = "truncate"
     """What to do with a longer example: truncate it, split it at turn boundaries, or drop it."""
     train_on: TrainOn = "assistant"
-    """Which tokens are targets: every assistant turn, the last one, or everything."""
+    """Which tokens are targets: all assistant turns, the last assistant turn, or everything."""
     chat_template: str | None = None
     """A Jinja file that replaces the tokenizer's chat template, or chatml: a common template that
     needs no file."""
     template_options: dict[str, Any] | None = None
     """Options of the chat template, such as enable_thinking = false, in [data.template_options].
-    They become defaults of the template that is saved with the store and the model."""
+    They become the defaults in the template that is saved with the store and the model."""
     reasoning_weight: Annotated[float, Bounds(at_least=0, at_most=10**6)] = 1.0
-    """Weight of an assistant's reasoning in the loss; it is multiplied by the weight of the
-    message. 0: reasoning is only context."""
+    """Weight of an assistant's reasoning in the loss, multiplied by the weight of the message. 0:
+    reasoning is only context."""
     leading_assistant: Literal["keep", "drop"] = "keep"
-    """Assistant turns before the first user's: keep them if the template accepts them, or drop
+    """Assistant turns before the first user turn: keep them if the template accepts them, or drop
     them."""
     columns: str | None = None
-    """Columns of the rows to read under our keys, as in prompt=question,completion=body.answer. A
-    dot names a key inside an object."""
+    """Columns to read in place of our keys, as in prompt=question,completion=body.answer. A dot
+    names a key inside an object."""
     special_text: SpecialText = "keep"
-    """What to do with text that holds a special token's text, which becomes the token: keep it,
-    refuse the row, or escape it with a zero-width space."""
+    """What to do if the text of a message contains the text of a special token: keep it (it becomes
+    the token), refuse the row, or escape the text with a zero-width space."""
     date: str | None = None
     """The day (YYYY-MM-DD) for chat templates that write today's date. Unset: the day on which the
-    data is prepared. The run records it."""
+    data is prepared. The run records this day."""
     val_fraction: PartOfOne = 0.0
     """Fraction of a file's rows held out for validation, chosen by their hash; in [0, 1)."""
     num_workers: CountFrom0 = 0
     """Loader processes per rank; 0 loads in the training process."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
-    """Page-locked batches, for copies to a GPU; auto: on with CUDA. No effect without a GPU."""
+    """Page-locked memory for batches, for faster copies to a GPU; auto: on with CUDA. No effect
+    without a GPU."""
     prefetch_factor: Count = 2
     """Steps that each loader process prepares in advance."""
     persistent_workers: bool = True
@@ -110,7 +111,7 @@ class DataConfig:
 
     @property
     def example_tokens(self) -> int:
-        """`max_seq_len` as a number: the default where it is unset and a file is prepared."""
+        """`max_seq_len` as a number: the default if it is unset and a file is prepared."""
         return self.max_seq_len or DEFAULT_MAX_SEQ_LEN
 
 
@@ -141,37 +142,41 @@ class TrainConfig:
     """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
     """Maximum tokens of several examples in one forward pass. It affects memory and speed, never
-    the update. auto: on CUDA chosen from the model's shape and the GPU's memory, else 1024."""
+    the update. auto: on CUDA a number that follows from the model's shape and the GPU's memory,
+    else 1024."""
     activation_checkpointing: bool = False
-    """Keep only the input of each layer, and run the layer again in the backward pass: less memory,
-    a third more time, the same update."""
+    """Keep only the input of each layer, and run the layer again in the backward pass. This needs
+    less memory and a third more time; the update is the same."""
     compile: bool = False
-    """Compile each layer with torch.compile: minutes at the start, faster steps on CUDA."""
+    """Compile each layer with torch.compile. This takes minutes at the start and makes steps faster
+    on CUDA."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
     reduction: Literal["plain", "exact"] = "plain"
-    """How gradients are summed over micro-batches and ranks: plain, in float32; exact, in 64-bit
-    integers, so that a run has the same bits on any number of ranks. Needs ddp."""
+    """How gradients are summed over micro-batches and ranks. plain: in float32. exact: in 64-bit
+    integers, so that a run has the same bits on any number of ranks; needs ddp."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several ranks hold the model: ddp, each has a copy; fsdp, each has a part of weights,
-    gradients and optimizer state, for models that do not fit. On one rank they are the same."""
+    """How several ranks hold the model. ddp: each rank has a copy. fsdp: each rank has a part of
+    weights, gradients and optimizer state, for models that do not fit on one rank. On one rank both
+    are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The type that the model computes in. bfloat16: copies of float32 weights; float16: autocast.
-    auto: on CUDA bfloat16, or float16 if the GPU lacks it; on a CPU bfloat16 if the processor has
-    instructions for it and the model is at least 512 wide, else float32."""
+    """The type that the model computes in. bfloat16: with copies of the float32 weights; float16:
+    with autocast. auto: on CUDA bfloat16 if the GPU supports it, else float16; on a CPU bfloat16 if
+    the processor has instructions for it and the model is at least 512 wide, else float32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop the run before the weights change, or
     skip that step's update and continue."""
     eval_interval: CountFrom0 = 0
-    """Validate every N steps, and always at the start and the end; 0: only then."""
+    """Validate every N steps, and always at the start and at the end; 0: only at the start and at
+    the end."""
     patience: CountFrom0 = 0
-    """End the run after this many evaluations in a row without a better one; 0: never. Needs
+    """End the run after this many evaluations in a row without an improvement; 0: never. Needs
     `eval_interval`."""
     min_delta: Amount = 0.0
     """How much better an evaluation has to be to count for `patience`."""
     final: Literal["auto", "best", "last"] = "auto"
-    """Which weights final/ gets: of the step with the best evaluation, or of the last step. auto:
-    best if the data has a validation set, else last."""
+    """Which weights final/ gets. best: the weights of the step with the best evaluation; last:
+    those of the last step; auto: best if the data has a validation set, else last."""
     collective_timeout_s: Count = 600
     """Seconds that ranks wait in a step for a rank that does not answer, before they give up."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
@@ -180,8 +185,8 @@ class TrainConfig:
     """Parameters that are not trained: shell patterns on their names, such as *.mlp.*, or
     embeddings, head, layers[:4] (the first four), layers[-2:] (the last two)."""
     train_only: list[str] | None = None
-    """The only parameters that are trained, in the patterns of `freeze`, which is applied after
-    it."""
+    """The only parameters that are trained, in the same patterns as `freeze`. `freeze` is applied
+    after `train_only`."""
 
     @property
     def pass_tokens(self) -> int:
@@ -205,12 +210,13 @@ class CheckpointConfig:
     """When to save, and how many checkpoints to keep."""
 
     save_interval: CountFrom0 = 100
-    """Save every N steps; the last step is always saved. 0: only the last."""
+    """Save every N steps, and always the last step. 0: only the last step."""
     keep: Count = 3
-    """Checkpoints to keep; an older one is deleted only after a newer one was verified."""
+    """Number of checkpoints to keep; an older checkpoint is deleted only after a newer one is
+    verified."""
     keep_best: CountFrom0 = 0
-    """Checkpoints with the best evaluations to keep besides the newest; at least 1 if `train.final`
-    is best. A step with a new best is then always saved."""
+    """Number of checkpoints with the best evaluations to keep besides the newest; at least 1 if
+    `train.final` is best. If it is above 0, a step with a new best evaluation is always saved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

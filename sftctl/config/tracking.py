@@ -16,7 +16,7 @@ class TrackingConfig:
     log_interval: Count = 10
     """Steps between two lines on the console (metrics.jsonl has every step)."""
     trackers: list[str] | None = None
-    """Services to log to as well: wandb, tensorboard, trackio, swanlab. The last three are extras
+    """Services to log to: wandb, tensorboard, trackio, swanlab. The last three are extras
     to install."""
     wandb: bool = False
     """Also log to Weights & Biases (WANDB_MODE=offline works)."""
@@ -25,7 +25,7 @@ class TrackingConfig:
     wandb_artifact: bool = False
     """Also upload the finished model (`final/`) to W&B, as an artifact."""
     samples: CountFrom0 = 0
-    """Number of validation prompts to answer at each evaluation, for you to read. The run does not
+    """Number of validation prompts that the model answers at each evaluation. The run does not
     change. Not available with fsdp."""
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from sftctl.tracking.working import working
 
 
 def doctor(json: Json = False) -> None:
-    """Show what this machine is, and test that a resume is exact here (some 20 seconds)."""
+    """Describe this machine, and test that a resume is exact on it (about 20 seconds)."""
     from sftctl.cli.show.output import emit
 
     streams.tell("measuring, then ten steps of a tiny model: train, kill, resume, compare")
