@@ -35,7 +35,10 @@ Inputs = Annotated[
 
 @config_flags(
     Flag("model.tokenizer", "Directory, hub name or .gguf file. Default: the bundled one."),
-    Flag("model.new_tokens", "Special tokens to add to it: <a>,<b>; train with the same."),
+    Flag(
+        "model.new_tokens",
+        "Special tokens to add to the tokenizer: <a>,<b>; train with the same tokens.",
+    ),
     "data.format",
     "data.chat_template",
     "data.max_seq_len",
