@@ -60,7 +60,7 @@ exits with the same code as without the pipe.
 | `WANDB_MODE` | `offline`: W&B writes to disk and needs no account |
 | `WANDB_INIT_TIMEOUT` | seconds to wait for W&B before the run is logged offline; default: 20 |
 | other `WANDB_…` | settings that W&B itself reads |
-| `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` | Hugging Face's cache and login, and how to work without a network |
+| `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` | Hugging Face's cache, login, and work without network |
 | `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE` | set by torchrun for each rank |
 | `NO_COLOR` | no colours |
 
