@@ -53,7 +53,7 @@ exits with the same code as without the pipe.
 |---|---|
 | `SFTCTL_DEBUG=1` | also print the traceback of an expected error |
 | `XDG_CACHE_HOME` | folder of the [cache](train.md#the-cache), `sftctl/`; default: `~/.cache` |
-| `TMPDIR` | folder for copies of standard input and pipes, and for small files that ranks exchange |
+| `TMPDIR` | folder for copies of standard input and pipes, and for small files of ranks |
 | `OMP_NUM_THREADS` | threads of torch on one rank, or per rank under torchrun |
 | `OMP_WAIT_POLICY` | `PASSIVE`: much faster on a busy machine, with the same bits |
 | `CUDA_VISIBLE_DEVICES` | the GPUs that torch can use |
