@@ -16,9 +16,11 @@ SftctlError
 └── Stopped                75   a signal came before there was anything to save
 
 Exit code 1 is a bug in sftctl (a traceback). 75 is a stop by a signal, after saving: not an error.
+130 is Ctrl-C in a command that has nothing to save, or a second Ctrl-C while it saves.
 """
 
 EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
 
 
 class SftctlError(Exception):

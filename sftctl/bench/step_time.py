@@ -13,7 +13,8 @@ from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
 from sftctl.model.adapter.base import initial_model
 from sftctl.model.load import check_fit
-from sftctl.train.engine.build import build_state, choose_dtype
+from sftctl.train.engine.build import build_state
+from sftctl.train.engine.dtype import choose_dtype
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.train.launch import run_on_ranks
 from sftctl.train.preflight.inputs import open_inputs

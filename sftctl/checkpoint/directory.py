@@ -8,15 +8,17 @@ import math
 import os
 import re
 import shutil
-import stat
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftctl.checkpoint.damage import (
+    is_complete,
+    problems_in_files,
+    unknown_files,
+    without_path,
+)
 from sftctl.checkpoint.layout import (
-    MANIFEST_HASH_NAME,
-    MANIFEST_NAME,
     CheckpointManifest,
     checkpoint_name,
     read_manifest,
@@ -28,8 +30,6 @@ from sftctl.disk import (
     TEMPORARY_PREFIX,
     TRASH_PREFIX,
     Disk,
-    FileEntry,
-    hash_file,
     refusals,
     remove_folder,
 )
@@ -39,14 +39,6 @@ from sftctl.words import format_bytes
 _LEFTOVER = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
     r"(step-[0-9]{8,}|final)-[0-9a-f]{8}"
-)
-# File managers, editors and network file systems create these on their own; the last one is ours,
-# from an `amend_manifest` that was killed.
-_SIDE_FILE = re.compile(
-    r"\.DS_Store|\._.*|\.directory|\.Trash.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|@eaDir|#recycle"
-    r"|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smbdelete.*|\.~lock.*|.*~|\.#.*|#.*#|\..*\.sw[a-z]"
-    rf"|{re.escape(TEMPORARY_PREFIX)}manifest\.json.*",
-    re.DOTALL | re.IGNORECASE,
 )
 
 
@@ -82,52 +74,6 @@ class GoodCheckpoint:
     skipped: tuple[tuple[Path, list[str]], ...]  # newer ones that are damaged, with their problems
 
 
-def problems_of(path: Path, verify: bool) -> list[str]:
-    """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
-    try:
-        return problems_in_files(path, read_manifest(path).files, verify)
-    except CheckpointError as error:
-        return [_without(path, error)]
-
-
-def _without(path: Path, error: CheckpointError) -> str:
-    return error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")
-
-
-def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) -> list[str]:
-    """Problems of the files that a manifest lists."""
-    problems = []
-    for name, entry in sorted(files.items()):
-        try:
-            status = (path / name).lstat()
-            if not stat.S_ISREG(status.st_mode):
-                problems.append(f"{name}: not a regular file")
-            elif status.st_size != entry.num_bytes:
-                problems.append(
-                    f"{name}: {status.st_size} bytes, the manifest says {entry.num_bytes}"
-                )
-            elif verify and hash_file(path / name) != entry:
-                problems.append(f"{name}: its content was changed (different SHA-256)")
-        except FileNotFoundError:
-            problems.append(f"{name}: missing")
-        except OSError as error:
-            problems.append(f"{name}: {error.strerror}")
-    return problems
-
-
-def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
-    """Names in a checkpoint's folder that its manifest does not list: they are never read.
-
-    What file managers, editors and network disks leave there is left out.
-    """
-    known = {*manifest.files, MANIFEST_NAME, MANIFEST_HASH_NAME}
-    try:
-        present = {*os.listdir(path)} - known
-    except OSError:  # `problems_of` reports it
-        return []
-    return sorted(name for name in present if not _SIDE_FILE.fullmatch(name))
-
-
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
     """The newest checkpoint in which every byte is right; its manifest is read once.
 
@@ -145,7 +91,7 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
         try:
             manifest = read_manifest(path)
         except CorruptCheckpoint as error:
-            skipped.append((path, [_without(path, error)]))
+            skipped.append((path, [without_path(path, error)]))
             continue
         problems = problems_in_files(path, manifest.files, verify=True)
         if not problems:
@@ -166,11 +112,6 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
 def _complete_steps(root: Path) -> str | None:
     steps = [str(step_of(path.name)) for path in list_checkpoints(root) if is_complete(path)]
     return f"complete checkpoints are at step {', '.join(steps)}" if steps else None
-
-
-def is_complete(path: Path) -> bool:
-    """Whether every file is there with its size; nothing is hashed."""
-    return not problems_of(path, verify=False)
 
 
 def require_room(root: Path, num_bytes: int, keep: int) -> None:

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from sftctl.checkpoint.directory import problems_of
+from sftctl.checkpoint.damage import problems_of
 from sftctl.checkpoint.layout import (
     MANIFEST_HASH_NAME,
     MANIFEST_NAME,

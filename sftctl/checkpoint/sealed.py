@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.directory import problems_in_files
+from sftctl.checkpoint.damage import problems_in_files
 from sftctl.checkpoint.layout import (
     FORMAT_VERSION,
     MANIFEST_HASH_NAME,

@@ -28,6 +28,7 @@ from sftctl.cli.guide.help import Command, columns
 from sftctl.cli.guide.hints import hint_for, unknown_option
 from sftctl.disk import FILES_OPEN
 from sftctl.errors import (
+    EXIT_INTERRUPTED,
     MORE_MEMORY,
     ConfigError,
     DataError,
@@ -70,7 +71,9 @@ class SftctlGroup(TyperGroup):
             code = _exit_code(
                 lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
             )
-            if code == 130:  # typer's code for a Ctrl-C that the command did not handle
+            if (
+                code == EXIT_INTERRUPTED
+            ):  # typer's code for a Ctrl-C that the command did not handle
                 what = "by SIGINT: nothing to save, nothing lost"
                 report(Stopped(what, "run the same command again"))
         finally:
@@ -116,7 +119,7 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
         return Stopped.exit_code
     except typer.Abort:
-        return 130
+        return EXIT_INTERRUPTED
     except typer.TyperException as error:
         report(_usage_error(error, typed))
         return ConfigError.exit_code

@@ -40,8 +40,8 @@ def chat(
 ) -> None:
     """Chat with a trained model. With --prompt or piped input, only the answer is printed."""
     from sftctl.model.sampling import Sampling, check_sampling
+    from sftctl.trained.chat_terminal import answer_once, converse, question_given
     from sftctl.trained.checks import kind_of
-    from sftctl.trained.terminal import answer_once, converse, question_given
 
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
     check_sampling(sampling)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.checkpoint.directory import is_complete, list_checkpoints
+from sftctl.checkpoint.damage import is_complete
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name
 from sftctl.config.schema import RunConfig
 from sftctl.data.manifest import (

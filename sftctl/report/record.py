@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.config.load import config_to_dict
 from sftctl.errors import SftctlError

@@ -6,12 +6,8 @@ from pathlib import Path
 
 import torch
 
-from sftctl.checkpoint.directory import (
-    GoodCheckpoint,
-    named_checkpoints,
-    newest_good,
-    unknown_files,
-)
+from sftctl.checkpoint.damage import unknown_files
+from sftctl.checkpoint.directory import GoodCheckpoint, named_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, step_of
 from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.config.schema import SECTIONS, RunConfig

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sftctl.checkpoint.directory import (
-    GoodCheckpoint,
-    list_checkpoints,
-    newest_good,
-    problems_of,
-)
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import GoodCheckpoint, list_checkpoints, newest_good
 from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name, read_manifest
 from sftctl.checkpoint.load import load_weights
 from sftctl.checkpoint.sealed import is_sealed, read_seal

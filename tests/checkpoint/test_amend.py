@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sftctl.checkpoint.amend import amend_manifest
-from sftctl.checkpoint.directory import newest_good, problems_of, unknown_files
+from sftctl.checkpoint.damage import problems_of, unknown_files
+from sftctl.checkpoint.directory import newest_good
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.disk import Disk
 from sftctl.errors import CheckpointError

@@ -12,15 +12,14 @@ import torch
 
 from sftctl import jsonio
 from sftctl.checkpoint.amend import amend_manifest
+from sftctl.checkpoint.damage import problems_of, unknown_files
 from sftctl.checkpoint.directory import (
     abandon_after,
     clean_leftovers,
     list_checkpoints,
     newest_good,
-    problems_of,
     require_room,
     retire,
-    unknown_files,
 )
 from sftctl.checkpoint.layout import manifest_hash_line, read_manifest
 from sftctl.checkpoint.load import load_tensors

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.load import load_tensors
 from sftctl.checkpoint.save import save_checkpoint

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.checkpoint.directory import problems_of
+from sftctl.checkpoint.damage import problems_of
 from sftctl.checkpoint.save import save_checkpoint
 from tests.toys.checkpoints import ALONE, make_manifest
 from tests.toys.torture.bits import draw_flips, is_found

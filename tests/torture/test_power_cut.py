@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.checkpoint.directory import list_checkpoints, newest_good, problems_of
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import list_checkpoints, newest_good
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.disk import hash_file
 from sftctl.jsonio import read_lines

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.runs.directory import RunDir
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training

@@ -11,7 +11,8 @@ import torch
 
 from sftctl import jsonio
 from sftctl.checkpoint.background import BackgroundSaver
-from sftctl.checkpoint.directory import list_checkpoints, problems_of
+from sftctl.checkpoint.damage import problems_of
+from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.load import load_tensors
 from sftctl.disk import DISK, Disk
 from sftctl.errors import CheckpointError

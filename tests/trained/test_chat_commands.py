@@ -9,9 +9,9 @@ import pytest
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
+from sftctl.trained.chat_terminal import _answer, _obeyed, answer_once
 from sftctl.trained.checks import kind_of
 from sftctl.trained.export import export_gguf
-from sftctl.trained.terminal import _answer, _obeyed, answer_once
 from tests.toys.commands import Result
 from tests.toys.commands import sftctl as sftctl
 

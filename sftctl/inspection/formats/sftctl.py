@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.checkpoint.directory import (
-    list_checkpoints,
-    named_checkpoints,
-    newest_good,
-    problems_of,
-    unknown_files,
-)
+from sftctl.checkpoint.damage import problems_of, unknown_files
+from sftctl.checkpoint.directory import list_checkpoints, named_checkpoints, newest_good
 from sftctl.checkpoint.layout import (
     MANIFEST_HASH_NAME,
     MANIFEST_NAME,

@@ -1,6 +1,5 @@
 """build_state: everything that trains a model, for this configuration and device."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,7 +7,6 @@ import torch
 from sftctl.config.schema import RunConfig
 from sftctl.data.loading.microbatch import Examples, collate
 from sftctl.errors import ConfigError
-from sftctl.machine import multiplies_bfloat16
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.loss import LossModule, check_head
 from sftctl.model.onednn import use_onednn
@@ -24,10 +22,6 @@ from sftctl.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-BFLOAT16_WIDTH = 512
-"""Models of this hidden size or more compute in bfloat16 if `dtype` is `auto` and the CPU has
-instructions for it: they were measured to be faster than in float32 (docs/measured/speed.md)."""
 
 
 def build_state(
@@ -96,41 +90,6 @@ def checkpoint_bytes(model: "PreTrainedModel") -> int:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return int(weights + 2 * trained)
-
-
-def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
-    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not have.
-
-    On a CPU with bfloat16 products, a model that is wide enough gets bfloat16. Only rank 0's
-    processor decides, and nothing is timed, so equal commands make the same choice.
-    """
-    setting = config.train.dtype
-    if world.device.type == "mps":
-        return _for_mps(config)
-    cuda = world.device.type == "cuda"
-    bfloat16 = not cuda or torch.cuda.is_bf16_supported()
-    if setting == "bfloat16" and not bfloat16:
-        raise ConfigError("train.dtype: this GPU has no bfloat16", hint="--dtype float16, or auto")
-    if setting == "auto" and cuda:
-        setting = "bfloat16" if bfloat16 else "float16"
-    elif setting == "auto":
-        is_wide = model.config.get_text_config().hidden_size >= BFLOAT16_WIDTH
-        is_faster = is_wide and world.on_main(multiplies_bfloat16)
-        setting = "bfloat16" if is_faster else "float32"
-    return replace(config, train=replace(config.train, dtype=setting))
-
-
-def _for_mps(config: RunConfig) -> RunConfig:
-    """The same for a Mac's GPU, which has no float64 and needs no scaler."""
-    train = config.train
-    if train.dtype == "float16":
-        raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")
-    if train.reduction == "exact":
-        raise ConfigError(
-            "train.reduction: exact sums need float64, which mps lacks", hint="leave it out"
-        )
-    dtype = "float32" if train.dtype == "auto" else train.dtype
-    return replace(config, train=replace(train, dtype=dtype))
 
 
 def choose_head(state: TrainState, examples: Examples, world: World) -> str | None:

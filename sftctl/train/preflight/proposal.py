@@ -18,7 +18,8 @@ from sftctl.runs.choosing import require_validation
 from sftctl.runs.directory import shared_run_path
 from sftctl.tracking import status
 from sftctl.train.answers.questions import require_metrics
-from sftctl.train.engine.build import checkpoint_bytes, choose_dtype
+from sftctl.train.engine.build import checkpoint_bytes
+from sftctl.train.engine.dtype import choose_dtype
 from sftctl.train.engine.flops import model_flops
 from sftctl.train.preflight.findings import Finding, preflight
 from sftctl.train.preflight.inputs import Inputs, open_inputs

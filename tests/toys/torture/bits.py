@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftctl.checkpoint.directory import problems_of
+from sftctl.checkpoint.damage import problems_of
 
 
 @dataclass(frozen=True)

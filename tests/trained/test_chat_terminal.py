@@ -15,7 +15,7 @@ import pytest
 
 from sftctl.model.sampling import Sampling
 from sftctl.trained.chat import ChatSession
-from sftctl.trained.terminal import converse, edit_lines
+from sftctl.trained.chat_terminal import converse, edit_lines
 from tests.toys.commands import without_phases
 from tests.toys.warm import run_warm
 

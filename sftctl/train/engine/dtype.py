@@ -1,0 +1,53 @@
+"""What `train.dtype = auto` means on a device, and which dtypes a device does not have."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from sftctl.config.schema import RunConfig
+from sftctl.errors import ConfigError
+from sftctl.machine import multiplies_bfloat16
+from sftctl.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BFLOAT16_WIDTH = 512
+"""Models of this hidden size or more compute in bfloat16 if `dtype` is `auto` and the CPU has
+instructions for it: they were measured to be faster than in float32 (docs/measured/speed.md)."""
+
+
+def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
+    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not have.
+
+    On a CPU with bfloat16 products, a model that is wide enough gets bfloat16. Only rank 0's
+    processor decides, and nothing is timed, so equal commands make the same choice.
+    """
+    setting = config.train.dtype
+    if world.device.type == "mps":
+        return _for_mps(config)
+    cuda = world.device.type == "cuda"
+    bfloat16 = not cuda or torch.cuda.is_bf16_supported()
+    if setting == "bfloat16" and not bfloat16:
+        raise ConfigError("train.dtype: this GPU has no bfloat16", hint="--dtype float16, or auto")
+    if setting == "auto" and cuda:
+        setting = "bfloat16" if bfloat16 else "float16"
+    elif setting == "auto":
+        is_wide = model.config.get_text_config().hidden_size >= BFLOAT16_WIDTH
+        is_faster = is_wide and world.on_main(multiplies_bfloat16)
+        setting = "bfloat16" if is_faster else "float32"
+    return replace(config, train=replace(config.train, dtype=setting))
+
+
+def _for_mps(config: RunConfig) -> RunConfig:
+    """The same for a Mac's GPU, which has no float64 and needs no scaler."""
+    train = config.train
+    if train.dtype == "float16":
+        raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")
+    if train.reduction == "exact":
+        raise ConfigError(
+            "train.reduction: exact sums need float64, which mps lacks", hint="leave it out"
+        )
+    dtype = "float32" if train.dtype == "auto" else train.dtype
+    return replace(config, train=replace(train, dtype=dtype))
