@@ -2,8 +2,9 @@
 
 import random
 import signal
+import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -53,22 +54,24 @@ class _Aim:
 def crash_loop(folder: Path, loop: Loop, seed: int) -> Tally:
     """Kill and resume until `loop` is done. Every run must end as one that was never killed."""
     draw, tally = random.Random(seed), Tally()
-    reference = _config(folder, "reference", loop)
-    on_ranks = cycle((loop.num_ranks, 1) if loop.lora else (loop.num_ranks,))
-    times = _undisturbed(reference, loop)
+    in_turn = (loop.num_ranks, 1) if loop.lora else (loop.num_ranks,)
+    references = {ranks: _config(folder, f"reference-{ranks}", loop) for ranks in in_turn}
+    times = {ranks: _undisturbed(config, ranks) for ranks, config in references.items()}
     while tally.kills < loop.num_kills:
         config = _config(folder, f"run-{tally.runs}", loop)
+        on_ranks = cycle(in_turn)  # the first session decides how steps are cut into passes
         finished = False
         while not finished:
             num_ranks = next(on_ranks)
-            aim = _aim(num_ranks, times, draw) if tally.kills < loop.num_kills else None
+            aim = _aim(num_ranks, times[num_ranks], draw) if tally.kills < loop.num_kills else None
             before = half_made(_path(config) / "checkpoints")
             finished = _is_finished(config, num_ranks, aim)
             if aim is not None and not finished:
                 tally.kills += 1
                 tally.of_one_process += aim.rank is not None
                 tally.inside_a_save += bool(half_made(_path(config) / "checkpoints") - before)
-        assert_same_end(_path(config), _path(reference), any_ranks=loop.lora)
+        reference = _path(references[loop.num_ranks])
+        assert_same_end(_path(config), reference, any_ranks=loop.lora)
         tally.runs += 1
     return tally
 
@@ -88,18 +91,19 @@ def _path(config: RunConfig) -> Path:
     return config.output_dir
 
 
-def _undisturbed(reference: RunConfig, loop: Loop) -> _Times:
-    """Train the reference and measure it, in the second of two runs, when caches are warm."""
-    for config in (replace(reference, output_dir=_path(reference).with_name("warm")), reference):
-        started = time.monotonic()
-        with forked(train, config, None, ranks=loop.num_ranks) as ranks:
+def _undisturbed(config: RunConfig, num_ranks: int) -> _Times:
+    """Train a reference and measure it. A save may wait for a busy machine: the median counts."""
+    saves: list[float] = []
+    started = time.monotonic()
+    with forked(train, config, None, ranks=num_ranks) as ranks:
+        while ranks.all_run:
             _wait_for_saves(config, ranks, 1)
             save_started = time.monotonic()
             while half_made(_path(config) / "checkpoints") and ranks.all_run:
                 pass
-            save_s = time.monotonic() - save_started
-            assert set(ranks.ended()) == {0}, ranks.printed()
-    return _Times(time.monotonic() - started, save_s)
+            saves.append(time.monotonic() - save_started)
+        assert set(ranks.ended()) == {0}, ranks.printed()
+    return _Times(time.monotonic() - started, statistics.median(saves))
 
 
 def _aim(num_ranks: int, times: _Times, draw: random.Random) -> _Aim:
