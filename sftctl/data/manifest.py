@@ -48,6 +48,8 @@ class Audit:
     rows_with_special_text: int = 0  # kept; their text holds a special token's text
     rows_with_empty_answer: int = 0  # kept; of a trained turn only the end is trained
     rows_with_empty_question: int = 0  # kept; a message of the user is empty
+    rows_with_placeholder: int = 0  # kept; a message of the user holds the place of a picture
+    rows_with_unlisted_call: int = 0  # kept; a tool is called that is not among the row's tools
     targets_weighted: int = 0  # target tokens with another weight than 1
     passed: bool = True
 
@@ -168,7 +170,7 @@ class StoreManifest:
     left_out: list[str] = field(default_factory=list)  # files of a folder, and why
     layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
     first_rows: dict[str, str] = field(default_factory=dict)
-    """Where the first row is, by its reason in the ledger, or by its empty part."""
+    """Where the first row is, by its reason in the ledger, or by the remark on kept rows."""
     reasoning_weight: float = 1.0
     block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file
 

@@ -309,6 +309,55 @@ EMPTY = [  # answers and questions without text
     Case([CONVERSATION, {"prompt": "Hi", "completion": None}], ["Hello"], {"bad_shape": 1}),
     Case([{"prompt": None, "completion": "Hi"}], [], says="'prompt' is null", exit_code=3),
 ]
+REMARKS = [  # on rows that are kept
+    Case(
+        [
+            {"prompt": f"{before}<image>{after}", "completion": "Hello"}
+            for before, after in (("", "\nWhat?"), ("What?\n", ""), ("", "What?"), ("The ", " tag"))
+        ],
+        ["Hello"] * 4,
+        says="3 rows hold the place of a picture or sound (<image>), which the model does not get",
+    ),
+    Case(
+        [{"messages": [Q, call({"a": 1})], "tools": [tool(a={}) | {"name": "g"}]}],
+        ['{"name": "f", "arguments": {"a": 1}}'],
+        says="1 row calls a tool that is not among the row's tools (first",
+    ),
+]
+ELSEWHERE = [  # a part of a row in two places, or in another than the rest
+    Case(
+        [CONVERSATION, {"messages": [Q], "response": "Hello"}],
+        ["Hello"],
+        {"no_target": 1},
+    ),
+    Case(
+        [{"messages": [Q], "response": "Hello"}],
+        [],
+        says="--columns prompt=messages,completion=response trains on it",
+        exit_code=3,
+    ),
+    Case(
+        [{"messages": [Q], "response": "Hello"}],
+        ["Hello"],
+        flags=("--columns", "prompt=messages,completion=response"),
+    ),
+    Case(
+        [
+            CONVERSATION,
+            *(
+                {
+                    "messages": [
+                        Q,
+                        call({"a": 1}, function_call={"name": name, "arguments": '{"a": 1}'}),
+                    ]
+                }
+                for name in ("f", "g")
+            ),
+        ],
+        ["Hello", '{"name": "f", "arguments": {"a": 1}}'],
+        {"bad_shape": 1},
+    ),
+]
 BYTES = [
     Case("A20/bom.jsonl", ["The Elbe.", "Käse für Müller"]),
     Case("A20/two_boms.jsonl", ["The Elbe.", "Käse für Müller"]),
@@ -542,7 +591,8 @@ ALL = {
         "preferences": PREFERENCES, "texts": TEXTS, "tables": TABLES, "bytes": BYTES,
         "call-forms": CALL_FORMS, "long-integers": LONG_INTEGERS, "two-names": TWO_NAMES,
         "joined": JOINED,
-        "numbers": NUMBERS, "empty": EMPTY,
+        "numbers": NUMBERS, "empty": EMPTY, "remarks": REMARKS,
+        "elsewhere": ELSEWHERE,
         "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
     }.items()
     for name, case in ((f"{kind}-{number}", case) for number, case in enumerate(cases))

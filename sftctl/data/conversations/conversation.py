@@ -21,7 +21,7 @@ from sftctl.data.conversations.shapes import (
     with_turns_read,
 )
 from sftctl.data.conversations.tool_calls import LONG_INTEGER, refuse_tools_elsewhere, wrapped
-from sftctl.data.conversations.unknown import WRAP, unknown_shape
+from sftctl.data.conversations.unknown import WRAP, refuse_answer_elsewhere, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
 
 TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from GBK, or others)"
@@ -105,6 +105,8 @@ def from_row(
             raise BadRow("empty", "empty conversation", "remove the row")
         if not any(map(_says_something, parsed.messages)):
             raise BadRow("empty", "every message is empty", "remove the row")
+        if all(message["role"] != "assistant" for message in parsed.messages):
+            refuse_answer_elsewhere(fields, parsed.used)
         if parsed.tools is None and any("tool_calls" in m for m in parsed.messages):
             refuse_tools_elsewhere(fields)
         digest = _digest(parsed)

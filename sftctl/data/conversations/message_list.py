@@ -72,8 +72,7 @@ def read_message(turn: Row, number: int) -> Message:
     role = role_of(name)
     if any(role_of(turn[key]) != role for key in _ROLE if isinstance(turn.get(key), str)):
         raise BadRow("bad_role", "'role' and 'from' are different roles", "remove one of them")
-    legacy = turn.get("function_call")
-    calls = tool_calls(turn.get("tool_calls") or ([legacy] if legacy else None))
+    calls = _calls(turn)
     reasoning = field_reasoning(turn)
     content = _content(turn, role, has_more=bool(calls) or reasoning is not None)
     text = content.text
@@ -90,6 +89,19 @@ def read_message(turn: Row, number: int) -> Message:
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def _calls(turn: Row) -> list[dict[str, Any]]:
+    """The calls of a message; BadRow if OpenAI's older field has another one."""
+    calls, legacy = tool_calls(turn.get("tool_calls")), turn.get("function_call")
+    older = tool_calls([legacy]) if legacy else []
+    if calls and older and older[0]["function"] not in [call["function"] for call in calls]:
+        raise BadRow(
+            "bad_shape",
+            "'tool_calls' and 'function_call' are different calls",
+            "remove one of them",
+        )
+    return calls or older
 
 
 def _plain_message(turn: Row) -> Message | None:

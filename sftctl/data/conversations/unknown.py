@@ -50,6 +50,18 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
     )
 
 
+def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
+    """BadRow if messages without an answer stand beside a column that holds one."""
+    for key in _ANSWERS:
+        value = row.get(key)
+        if key not in used and isinstance(value, str) and value.strip():
+            raise BadRow(
+                "no_target",
+                f"{used[0]!r} has no answer, but the column {key!r} is filled",
+                f"--columns prompt={used[0]},completion={key} trains on it",
+            )
+
+
 def rows_inside(found: Row) -> str | None:
     """The jq filter that takes the rows out of an object that holds them; None: it holds none."""
     values = list(found.values())

@@ -18,6 +18,7 @@ from sftctl.data.masks.rendered_tools import require_tool_calls
 from sftctl.data.masks.thinking import (
     OpenedBlock,
     continued,
+    has_empty_block_before_thought,
     is_thinking_block,
     opened_block,
     option_for,
@@ -64,6 +65,10 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
             "the turn"
         )  # fmt: skip
     prompt, written = _begin(prefixes, turn, place)
+    if has_empty_block_before_thought(written, prefixes.row.messages[turn]):
+        raise _unclear(
+            prefixes.row, turn, "text of this turn has an empty thinking block before its reasoning"
+        )
     answer = with_end(prefixes, turn, written)
     require_tool_calls(prefixes.row, [turn], answer)
     return Answer(prompt, answer)
@@ -84,7 +89,7 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
             raise _unclear(prefixes.row, turn, what, _closing_option(prefixes))
         return prompt, answer
     thought = thought_of(prefixes.row.messages[turn])
-    if thought is not None and thought.text in written:
+    if thought is not None and thought.may_be_in(block) and thought.text in written:
         what = "prompt closes an empty thinking block, and this turn has reasoning"
         raise _unclear(prefixes.row, turn, what, _opening_option(prefixes))
     if written.startswith(block.text):

@@ -20,6 +20,7 @@ THINKING_TAGS = frozenset({*TAGS, *TAGS.values()})
 """All tags that open or close a thinking block."""
 
 _OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (TAGS, TAGS.values()))
+_EMPTY = re.compile("|".join(rf"{re.escape(o)}\s*{re.escape(c)}" for o, c in TAGS.items()))
 _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
 
 
@@ -72,6 +73,11 @@ class Thought:
     text: str
     answer: str
     close: str | None  # the text between them in the content; None: they are separate fields
+    opener: str | None = None  # the tag of its block in the content
+
+    def may_be_in(self, block: OpenedBlock) -> bool:
+        """Whether a template that writes `block` may take this for reasoning."""
+        return self.opener in (None, block.opener)
 
 
 def thought_of(message: dict[str, Any]) -> Thought | None:
@@ -86,8 +92,17 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
         if found and thought.strip() and not lead.strip():
             blank = thought[len(thought.rstrip()) :]
             gap = answer[: len(answer) - len(answer.lstrip())]
-            return Thought(thought.strip(), answer, blank + closer + gap)
+            return Thought(thought.strip(), answer, blank + closer + gap, opener)
     return None
+
+
+def has_empty_block_before_thought(written: str, message: dict[str, Any]) -> bool:
+    """Whether a turn is written with an empty block, and its reasoning after that block."""
+    thought = thought_of(message)
+    empty = None if thought is None else _EMPTY.search(written)
+    if thought is None or empty is None or not empty[0].startswith(thought.opener or empty[0]):
+        return False
+    return empty.end() <= written.find(thought.text) and not _EMPTY.search(message["content"])
 
 
 def after_block(content: str) -> str:
@@ -127,7 +142,8 @@ def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str 
     if thought is None:
         return None
     if rest.startswith(block.closer):
-        return thought.text + rest
+        after = rest.removeprefix(block.closer).lstrip()
+        return thought.text + rest if after.startswith(thought.answer.strip()) else None
     if thought.text and rest.startswith(thought.text):
         after = rest.removeprefix(thought.text).lstrip()
         return rest if after.startswith(block.closer) else None
@@ -147,7 +163,7 @@ def _empty_thought(content: str) -> Thought | None:
         if found and before.strip() in ("", opener):
             blank = before.partition(opener)[2] if opener in before else before
             gap = answer[: len(answer) - len(answer.lstrip())]
-            return Thought("", answer, blank + closer + gap)
+            return Thought("", answer, blank + closer + gap, opener)
     return None
 
 

@@ -1,5 +1,6 @@
 """The mask audit: counts examples, turns and rows of a store that have something wrong."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
+
+_PLACEHOLDER = re.compile(r"^\s*<(image|video|audio)>|\n\s*<(image|video|audio)>\s*(\n|$)")
+"""Where other tools put a picture, film or sound."""
 
 
 def audit(
@@ -45,33 +49,49 @@ def audit(
 
 
 @dataclass(slots=True)
-class EmptyParts:
-    """Rows whose answer to train on, or question, is empty or white space: how many, and where."""
+class RowRemarks:
+    """Rows that are kept, and that a reader should know of: how many, and where the first is."""
 
+    train_on: TrainOn
     rows: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, row: Conversation, train_on: TrainOn) -> None:
+    def add(self, row: Conversation) -> None:
         """Look at a row that is kept."""
-        turns = row.target_turns[-1:] if train_on == "last" else row.target_turns
-        if row.shape != "text" and any(_is_empty(row.messages[turn]) for turn in turns):
-            self._count("empty_answer", row)
-        if any(message["role"] == "user" and _is_empty(message) for message in row.messages):
-            self._count("empty_question", row)
-
-    def _count(self, part: str, row: Conversation) -> None:
-        self.rows[part] += 1
-        self.first.setdefault(part, str(row.source))
+        if row.shape == "text":
+            return
+        turns = row.target_turns[-1:] if self.train_on == "last" else row.target_turns
+        questions = [message for message in row.messages if message["role"] == "user"]
+        for remark, holds in (
+            ("empty_answer", any(_is_empty(row.messages[turn]) for turn in turns)),
+            ("empty_question", any(map(_is_empty, questions))),
+            ("placeholder", any(_PLACEHOLDER.search(m["content"]) for m in questions)),
+            ("unlisted_call", bool(row.tools) and not _called(row) <= _listed(row)),
+        ):
+            if holds:
+                self.rows[remark] += 1
+                self.first.setdefault(remark, str(row.source))
 
     def audit(self) -> Audit:
         """An audit with these counts alone."""
-        return Audit(
-            rows_with_empty_answer=self.rows["empty_answer"],
-            rows_with_empty_question=self.rows["empty_question"],
-        )
+        counts: dict[str, Any] = {f"rows_with_{what}": count for what, count in self.rows.items()}
+        return Audit(**counts)
 
 
 def _is_empty(message: dict[str, Any]) -> bool:
     content: str = message["content"]
     has_more = message.get("tool_calls") or (message.get("reasoning_content") or "").strip()
     return not content.strip() and not has_more
+
+
+def _called(row: Conversation) -> set[str]:
+    """The functions that a conversation calls."""
+    calls = (call for message in row.messages for call in message.get("tool_calls", ()))
+    return {call["function"]["name"] for call in calls}
+
+
+def _listed(row: Conversation) -> set[str]:
+    """The functions in the tools of a conversation."""
+    tools = (tool for tool in row.tools or () if isinstance(tool, dict))
+    functions = (tool.get("function", tool) for tool in tools)
+    return {f["name"] for f in functions if isinstance(f, dict) and isinstance(f.get("name"), str)}

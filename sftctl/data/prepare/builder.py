@@ -75,7 +75,7 @@ class StoreBuilder:
     rows_checked: int = 0
     rows_unpadded: int = 0
     special: list[str] = field(default_factory=list)
-    first_empty: dict[str, str] = field(default_factory=dict)
+    first_remarks: dict[str, str] = field(default_factory=dict)
     bytes_read: int = 0
     rows_out_of_time: int = 0
     audit: Audit = field(default_factory=Audit)
@@ -130,7 +130,7 @@ class StoreBuilder:
             )
             self.rows_unpadded += batch.rows_unpadded
             self.special = [*self.special, *batch.special][:SHOWN]
-            self.first_empty = batch.first_empty | self.first_empty
+            self.first_remarks = batch.first_remarks | self.first_remarks
             self.rows_duplicated += seen.add(batch.digests)
             self.rows_read += batch.num_rows
             self.rows_checked += batch.rows_checked
@@ -199,7 +199,7 @@ class StoreBuilder:
             rows_unpadded=self.rows_unpadded,
             left_out=list(self.made_from.left_out),
             layout_differs=self.made_from.layout_differs,
-            first_rows=self.ledger.first_rows | self.first_empty,
+            first_rows=self.ledger.first_rows | self.first_remarks,
         )
 
     def _require_columns(self) -> None:

@@ -21,7 +21,7 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:
             yield "no usable row", f"{source.file}: {dropped_rows(source.rows_dropped)}"
-    yield from _empty(manifest)
+    yield from _remarks(manifest)
     if manifest.val_fraction and not manifest.num_validation_examples:
         yield "validation", "no row was drawn: too few rows for this val_fraction"
     other_splits = [text for text in manifest.left_out if text.endswith("by its name)")]
@@ -38,15 +38,26 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
         yield "padding", f"nulls were removed from tools or calls of {rows}"
 
 
-def _empty(manifest: StoreManifest) -> Iterator[Note]:
-    for what, num_rows, so in (
-        ("answer", manifest.audit.rows_with_empty_answer, ", so the model learns to say nothing"),
-        ("question", manifest.audit.rows_with_empty_question, ""),
-    ):
-        if num_rows:
-            rows, article = counted(num_rows, "row has", "rows have"), "an" if so else "a"
-            first = _first(manifest, f"empty_{what}")
-            yield f"empty {what}s", f"{rows} {article} {what} without text{so}{first}"
+_REMARKS = {
+    "empty_answer": (
+        "empty answers", "has an answer without text, so the model learns to say nothing"
+    ),
+    "empty_question": ("empty questions", "has a question without text"),
+    "placeholder": (
+        "media", "holds the place of a picture or sound (<image>), which the model does not get"
+    ),
+    "unlisted_call": ("tool calls", "calls a tool that is not among the row's tools"),
+}  # fmt: skip
+
+
+def _remarks(manifest: StoreManifest) -> Iterator[Note]:
+    for remark, (subject, what) in _REMARKS.items():
+        count = getattr(manifest.audit, f"rows_with_{remark}")
+        if count:
+            verb, rest = what.split(" ", 1)
+            many = {"has": "have"}.get(verb, verb.removesuffix("s"))
+            rows = counted(count, f"row {verb}", f"rows {many}")
+            yield subject, f"{rows} {rest}{_first(manifest, remark)}"
 
 
 def accounting(manifest: StoreManifest, store: Path) -> str:

@@ -17,7 +17,7 @@ from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.weights import with_reasoning_weight
-from sftctl.data.prepare.audit import EmptyParts, audit
+from sftctl.data.prepare.audit import RowRemarks, audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
 from sftctl.data.prepare.validation_split import refuse_held_out, split_of
 from sftctl.data.reading.columnar import column_names, is_columnar
@@ -84,7 +84,7 @@ class PreparedBatch:
     columns: set[str]  # all columns of the rows that were read
     rows_unpadded: int
     special: list[str]  # where the first rows with text of special tokens are
-    first_empty: dict[str, str]  # where the first row with an empty answer or question is
+    first_remarks: dict[str, str]  # where the first row of each remark is
 
 
 def raw_batches(
@@ -220,7 +220,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
     used: set[str] = set()
     columns: set[str] = {*batch.columns}
     special: list[str] = []
-    empty = EmptyParts()
+    remarks = RowRemarks(data.train_on)
     rows_checked = rows_unpadded = rows_out_of_time = 0
     for number, (source, raw) in enumerate(batch.rows, 1):
         pulse[0] = number
@@ -248,7 +248,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
             special.append(where_special)
         if fitted:
             digests.append(conversation.digest)
-            empty.add(conversation, data.train_on)
+            remarks.add(conversation)
         examples[split_of(conversation, batch.val_fraction)] += fitted
     packed = {split: ExampleArrays.pack(rows) for split, rows in examples.items()}
     return PreparedBatch(
@@ -257,7 +257,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
         num_bytes=batch.num_bytes,
         examples=packed,
         notes=notes,
-        audit=_audited(packed, len(special), empty, preparation),
+        audit=_audited(packed, len(special), remarks, preparation),
         rows_checked=rows_checked,
         digests=np.array(digests, dtype=np.uint64),
         rows_out_of_time=rows_out_of_time,
@@ -266,16 +266,16 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
         columns=columns,
         rows_unpadded=rows_unpadded,
         special=special[:SHOWN],
-        first_empty=empty.first,
+        first_remarks=remarks.first,
     )
 
 
 def _audited(
     packed: dict[str, ExampleArrays],
     num_special: int,
-    empty: EmptyParts,
+    remarks: RowRemarks,
     preparation: RowPreparation,
 ) -> Audit:
     limit, train_on = preparation.data.example_tokens, preparation.data.train_on
     audits = (audit(arrays, preparation.tokenizer, limit, train_on) for arrays in packed.values())
-    return sum(audits, empty.audit() + Audit(rows_with_special_text=num_special))
+    return sum(audits, remarks.audit() + Audit(rows_with_special_text=num_special))

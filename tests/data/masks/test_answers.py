@@ -72,6 +72,8 @@ def test_an_empty_block_that_only_the_prompt_has_stays_in_the_prompt() -> None:
     """Gemma 4's empty thought channel."""
     channel = "<|channel>thought\n<channel|>"
     template = CHATML.replace("assistant\n{% endif", f"assistant\n{channel}{{% endif")
+    foreign = "<think>Two.</think>2"  # of another template
+    assert texts_of(template, {"content": foreign})[0][1] == [foreign + END]
     assert texts_of(template, {"content": "2"}, {"content": "3"}) == [
         (HEADER + channel, ["2<|im_end|>"]),
         (f"{HEADER}2<|im_end|>\n{HEADER}{channel}", ["3<|im_end|>"]),
@@ -103,6 +105,18 @@ def test_reasoning_after_a_prompt_that_closes_its_block_is_refused(answer: dict[
         texts_of(CLOSES, answer)
     assert caught.value.reason == "mask_not_exact"
     assert "--template-option open_thinking=true" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("opens", ["", "<think>\n"])
+@pytest.mark.parametrize("content", ["Two.\n</think>\n\n2", "<think>\nTwo.\n</think>\n\n2"])
+def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, content: str) -> None:
+    """A template may write an empty block before a content whose block it does not recognize."""
+    template = CHATML.replace("assistant\n{% endif", f"assistant\n{opens}{{% endif").replace(
+        "{{ m.content }}",
+        "{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' }}{{ m.content }}",
+    )
+    with pytest.raises(BadRow, match="an empty thinking block before its reasoning"):
+        texts_of(template, {"content": content})
 
 
 @pytest.mark.parametrize(
