@@ -1,8 +1,7 @@
-"""Write files and folders that are complete or absent, even after a crash or a power cut.
+"""Write files that survive a crash or a power cut, and turn the system's errors into ours.
 
-Stores, checkpoints and exported models are folders. Each is made under a temporary name next to its
-target. Every file is written and synced, then the folder is synced and renamed, and its parent is
-synced. All calls go through `Disk`, so that a test can make the N-th call fail or kill the process.
+All calls of a commit go through `Disk`, so that a test can make the N-th call fail or kill the
+process. `folders` commits complete folders.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from sftctl.errors import SftctlError
 
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust libraries write an error of the system
 TEMPORARY_PREFIX = ".tmp-"
-TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 24
 FILES_OPEN = dict.fromkeys(
     (errno.EMFILE, errno.ENFILE), "close other programs, raise `ulimit -n` or use fewer workers"
@@ -92,22 +90,6 @@ def require_utf8(path: Path, error: type[SftctlError]) -> None:
     except UnicodeEncodeError:
         hint = "use another name, or rename it: safetensors and tokenizers open only UTF-8 names"
         raise error(f"{path}: this name is not UTF-8", hint) from None
-
-
-def require_makeable(path: Path) -> None:
-    """Raise the OSError that making a new file or folder at `path` would raise; nothing is left.
-
-    So a long command can refuse its output before the work. A link that leads nowhere counts as
-    existing. A folder is made and removed, because for root even /proc looks writable.
-    """
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    nearest = next(above for above in path.absolute().parents if os.path.lexists(above))
-    if not nearest.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a directory", str(path))
-    probe = nearest / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}"
-    probe.mkdir()
-    probe.rmdir()
 
 
 class Disk:
@@ -235,56 +217,3 @@ def sync_file(path: Path, disk: Disk = DISK) -> None:
 def temporary_sibling(target: Path) -> Path:
     """A new hidden name next to `target`, so on the same file system."""
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
-
-
-def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
-    """Rename a finished folder with synced files to `target`; a power cut can't undo it."""
-    disk.sync_folder(folder)
-    try:
-        disk.rename(folder, target)
-    except OSError as problem:
-        if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise FileExistsError(errno.EEXIST, "something made it meanwhile", str(target)) from problem
-    try:
-        disk.sync_folder(target.parent)
-    except OSError:  # the new name might not survive a power cut, so undo it
-        disk.rename(target, folder)
-        raise
-
-
-def remove_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Delete a folder; it is renamed first, so a crash half-way leaves nothing that looks valid."""
-    trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
-    disk.rename(folder, trash)
-    disk.sync_folder(folder.parent)
-    disk.remove_tree(trash)
-
-
-def _nothing_to_remove() -> None:
-    """The default `make_way`: the target does not exist."""
-
-
-@contextlib.contextmanager
-def new_folder(
-    target: Path, disk: Disk = DISK, make_way: Callable[[], None] = _nothing_to_remove
-) -> Iterator[Path]:
-    """A temporary folder to fill; at the end it becomes `target`, completely or not at all.
-
-    `make_way` is called right before the rename, when all files are synced: it may remove an older
-    `target`.
-    """
-    folder = temporary_sibling(target)
-    disk.make_folder(folder)
-    try:
-        yield folder
-        for path in sorted(folder.rglob("*")):
-            if path.is_dir():
-                disk.sync_folder(path)
-            else:
-                sync_file(path, disk)
-        make_way()
-        commit_folder(folder, target, disk)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

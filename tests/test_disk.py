@@ -1,6 +1,5 @@
-"""disk: an OSError becomes one of our errors, and a new folder is durable."""
+"""disk: an OSError becomes one of our errors."""
 
-import os
 import resource
 from functools import partial
 from pathlib import Path
@@ -9,14 +8,7 @@ from typing import Any
 import pytest
 
 from sftctl.data.sample import SAMPLE_TOKENIZER
-from sftctl.disk import (
-    Disk,
-    new_folder,
-    read_refusals,
-    refusals,
-    require_makeable,
-    system_errors,
-)
+from sftctl.disk import read_refusals, refusals, system_errors
 from sftctl.errors import CheckpointError, ConfigError, CorruptCheckpoint
 from sftctl.model.load import load_model, save_pretrained
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -51,13 +43,6 @@ def test_too_many_open_files_have_a_hint_of_their_own(turning: Any) -> None:
     assert caught.value.hint and "raise `ulimit -n`" in caught.value.hint
 
 
-def test_a_place_where_nothing_can_be_made_is_refused_also_for_root(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        require_makeable(Path("/proc/x"))
-    require_makeable(tmp_path / "new" / "deep")
-    assert [*tmp_path.iterdir()] == []
-
-
 def test_refusals_passes_other_errors_through() -> None:
     with pytest.raises(ValueError, match="not the disk"), refusals("a", ConfigError):
         raise ValueError("not the disk")
@@ -86,41 +71,6 @@ def test_read_refusals_of_another_reason(tmp_path: Path) -> None:
     assert caught.value.message == f"{tmp_path}: Is a directory"
     with pytest.raises(ConfigError, match="a: odd words"), read_refusals(Path("a"), ConfigError):
         raise OSError("odd words")
-
-
-class SyncedPaths(Disk):
-    """Notes what is synced, and what a rename moves."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def sync(self, descriptor: int) -> None:
-        self.calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
-        super().sync(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        self.calls.append(f"rename {target.name}")
-        super().rename(source, target)
-
-
-def test_a_new_folder_is_synced_with_all_that_is_in_it_before_it_gets_its_name(
-    tmp_path: Path,
-) -> None:
-    disk = SyncedPaths()
-    with new_folder(tmp_path / "target", disk, lambda: disk.calls.append("make way")) as folder:
-        (folder / "inner").mkdir()
-        (folder / "inner" / "file").write_bytes(b"a")
-    assert disk.calls == [
-        *("sync inner", "sync file", "make way", f"sync {folder.name}"),
-        *("rename target", f"sync {tmp_path.name}"),
-    ]
-
-
-def test_a_new_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "target") as folder:
-        (folder / "file").write_bytes(b"a")
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_error_of_rust_for_a_full_disk_becomes_an_oserror() -> None:

@@ -24,7 +24,7 @@ LAYERS = [
     {"runs"},
     {"data"},
     {"model", "checkpoint"},
-    {"tracking", "world", "config", "machine"},
+    {"tracking", "world", "config", "machine", "folders"},
     {"metrics", "jsonio", "disk", "rendezvous"},
     {"environment"},
     {"errors", "version", "words", "rank_variables"},

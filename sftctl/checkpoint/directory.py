@@ -25,15 +25,9 @@ from sftctl.checkpoint.layout import (
     step_of,
 )
 from sftctl.config.evaluation import LOSS, Goal
-from sftctl.disk import (
-    DISK,
-    TEMPORARY_PREFIX,
-    TRASH_PREFIX,
-    Disk,
-    refusals,
-    remove_folder,
-)
+from sftctl.disk import DISK, TEMPORARY_PREFIX, Disk, refusals
 from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
+from sftctl.folders import TRASH_PREFIX, remove_folder
 from sftctl.words import format_bytes
 
 _LEFTOVER = re.compile(

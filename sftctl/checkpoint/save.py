@@ -28,16 +28,9 @@ from sftctl.checkpoint.layout import (
     step_of,
 )
 from sftctl.checkpoint.shard_writer import ShardWriter
-from sftctl.disk import (
-    DISK,
-    Disk,
-    FileEntry,
-    commit_folder,
-    hash_file,
-    temporary_sibling,
-    write_file,
-)
+from sftctl.disk import DISK, Disk, FileEntry, hash_file, temporary_sibling, write_file
 from sftctl.errors import CheckpointError, SftctlError
+from sftctl.folders import commit_folder
 from sftctl.world import World, local_part
 
 T = TypeVar("T")

@@ -9,10 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.config.schema import DataConfig
 from sftctl.disk import FileEntry
 from sftctl.environment import cache_folder
-from sftctl.errors import ConfigError, DataError
+from sftctl.errors import DataError
 from sftctl.words import counted
 
 FORMAT_VERSION = 2
@@ -229,58 +228,3 @@ def is_prepared(path: str | None) -> bool:
 def cached_store(fingerprint: str) -> Path:
     """Where training keeps a store that it prepared itself."""
     return cache_folder() / "stores" / fingerprint[:32]
-
-
-_COMPARED = (
-    *("train_on", "overflow", "format", "val_fraction", "leading_assistant"),
-    *("special_text", "columns", "reasoning_weight"),
-)
-
-
-def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> None:
-    """Refuse a store that was prepared with other settings. A default accepts any setting."""
-    for key in _COMPARED:
-        wanted, stored = getattr(data, key), getattr(manifest, key)
-        if wanted not in (stored, getattr(DataConfig(), key)):
-            raise DataError(
-                f"{store}: prepared with {key} {stored}, the run asks for {wanted}",
-                f"prepare the data again, or leave data.{key} out",
-            )
-    if data.template_options is not None and data.template_options != manifest.template_options:
-        raise DataError(
-            f"{store}: prepared with the template options {_listed(manifest.template_options)}, "
-            f"the run asks for {_listed(data.template_options)}",
-            "prepare the data again, or leave data.template_options out",
-        )
-    if data.chat_template is not None and manifest.template_hash not in _hashes(
-        data.chat_template, manifest.template_options
-    ):
-        raise DataError(
-            f"{store}: prepared with another chat template than {data.chat_template}",
-            "prepare the data again, or leave data.chat_template out",
-        )
-    if data.date is not None and manifest.date not in (None, data.date):
-        raise DataError(
-            f"{store}: its template wrote the date {manifest.date}, the run asks for {data.date}",
-            "prepare the data again, or leave data.date out",
-        )
-    longest = manifest.length_quantiles["max"]
-    if data.max_seq_len is not None and longest > data.max_seq_len:
-        raise ConfigError(
-            f"data.max_seq_len: {data.max_seq_len}, but {store} holds an example of "
-            f"{counted(longest, 'token')}",
-            hint="prepare the data again with --max-seq-len, or leave it out here",
-        )
-
-
-def _listed(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items()) or "of the template"
-
-
-def _hashes(name: str, options: dict[str, Any]) -> list[str]:
-    """The hashes that a template of this name can have."""
-    from sftctl.model.tokenizer.chat_templates import possible_templates
-    from sftctl.model.tokenizer.template_options import with_options  # loads much; rarely needed
-
-    texts = [with_options(template, options) for template in possible_templates(name)]
-    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]

@@ -12,16 +12,11 @@ from sftctl.checkpoint.damage import is_complete
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import CheckpointManifest, checkpoint_name
 from sftctl.config.schema import RunConfig
-from sftctl.data.manifest import (
-    StoreManifest,
-    cached_store,
-    is_prepared,
-    joined_fingerprint,
-    require_settings,
-)
+from sftctl.data.manifest import StoreManifest, cached_store, is_prepared, joined_fingerprint
 from sftctl.data.mixture import mixture_of
 from sftctl.data.reading.sources import find_sources
 from sftctl.data.storage.hashes import require_sizes
+from sftctl.data.storage.settings import require_settings
 from sftctl.errors import DataError, SftctlError
 from sftctl.runs.differences import DataHere, Difference, changed_data_keys, differences_of
 from sftctl.runs.directory import RunDir

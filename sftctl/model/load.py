@@ -11,6 +11,8 @@ import torch
 from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError, lacks_memory
 from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.folder.other_kinds import require_trainable
+from sftctl.model.folder.quantized import WEIGHT_FILES
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
 from sftctl.model.folder.weight_names import RENAMES, Names, Warn, renamed
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
@@ -27,7 +29,6 @@ from sftctl.model.source import (
 from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.new_tokens import grow_configuration, grow_model, new_ids
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.model.trainable import WEIGHT_FILES, require_trainable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -16,14 +16,10 @@ from sftctl.environment import load_large_libraries
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
 from sftctl.model.adapter.needs import refuse_adapter
+from sftctl.model.folder.quantized import WEIGHT_FILES, require_not_quantized, require_numbers
+from sftctl.model.folder.remote_code import code_in
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
-from sftctl.model.trainable import (
-    WEIGHT_FILES,
-    code_in,
-    require_not_quantized,
-    require_numbers,
-)
 from sftctl.words import printable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")

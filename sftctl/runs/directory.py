@@ -15,8 +15,9 @@ from sftctl import __version__
 from sftctl.config.check import resolved
 from sftctl.config.load import config_to_toml, file_layer, load_config
 from sftctl.config.schema import RunConfig
-from sftctl.disk import DISK, Disk, new_folder, open_regular, refusals, replace_file, require_utf8
+from sftctl.disk import DISK, Disk, open_regular, refusals, replace_file, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
+from sftctl.folders import new_folder
 from sftctl.jsonio import dump_pretty, read_object
 from sftctl.runs.newest import runs_nearby
 from sftctl.runs.place import foreign_parts

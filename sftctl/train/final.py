@@ -7,8 +7,9 @@ import torch
 from sftctl.checkpoint.directory import GoodCheckpoint
 from sftctl.checkpoint.load import load_weights
 from sftctl.checkpoint.sealed import seal
-from sftctl.disk import new_folder, refusals
+from sftctl.disk import refusals
 from sftctl.errors import CheckpointError
+from sftctl.folders import new_folder
 from sftctl.model.adapter.lora import lora_config, saved_tensors
 from sftctl.model.adapter.save import save_adapter
 from sftctl.model.load import load_architecture, save_pretrained

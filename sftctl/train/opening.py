@@ -13,8 +13,8 @@ from sftctl.config.schema import RunConfig
 from sftctl.data.plan import steps_per_epoch
 from sftctl.data.step_shape import step_shape
 from sftctl.data.storage.joined import Store
-from sftctl.disk import remove_folder
 from sftctl.errors import ConfigError, IncompatibleCheckpoint, NoCheckpoint
+from sftctl.folders import remove_folder
 from sftctl.model.adapter.base import initial_model
 from sftctl.model.adapter.lora import saved_tensors
 from sftctl.model.load import load_architecture, save_architecture

@@ -8,8 +8,9 @@ from typing import Literal
 
 from sftctl.checkpoint.layout import MANIFEST_NAME
 from sftctl.config.check import LONG_DTYPES
-from sftctl.disk import refusals, require_makeable, require_utf8
+from sftctl.disk import refusals, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
+from sftctl.folders import require_makeable
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
 from sftctl.runs.newest import run_around, runs_nearby

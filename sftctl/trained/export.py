@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from sftctl.disk import new_folder, refusals
+from sftctl.disk import refusals
 from sftctl.errors import CheckpointError
+from sftctl.folders import new_folder
 from sftctl.model.generate import stop_ids
 from sftctl.model.load import MAX_SHARD_BYTES, load_pretrained, save_pretrained
 from sftctl.runs.card import model_card

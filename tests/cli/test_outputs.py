@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.disk import require_makeable
+from sftctl.folders import require_makeable
 from tests.toys.commands import Result
 
 Sftctl = Callable[..., Result]

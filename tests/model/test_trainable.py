@@ -1,106 +1,94 @@
-"""Models that can't be trained here are refused by their config.json, before their weights."""
+"""Which parameters are trained: patterns, short forms, tied names, and what they refuse."""
 
-import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sftctl.errors import ConfigError
-from sftctl.model.load import configuration, load_model, load_pretrained, save_pretrained
-from sftctl.model.tokenizer.tokenizer import ChatTokenizer
-from sftctl.model.trainable import code_in, require_not_quantized
+from sftctl.model.trainable import learning_rate_factors, select_trained
+from tests.toys.steps import make_mixture, make_model
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 256}
-KINDS = {
-    "bert": "a masked language model",
-    "xlm-roberta": "a masked language model",
-    "t5": "an encoder-decoder model",
-    "bart": "an encoder-decoder model",
-    "qwen2_vl": "a model of text with images or sound",
-    "gemma3": "a model of text with images or sound",
-    "whisper": "an encoder-decoder model",
-    "vit": "not a causal language model",
-}
+EMBEDDINGS = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
 
 
-@pytest.mark.parametrize(("model_type", "what"), KINDS.items(), ids=KINDS)
-def test_another_kind_of_model_is_named(
-    bundled: ChatTokenizer, tmp_path: Path, model_type: str, what: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    for load in (lambda name: configuration(name, bundled), load_pretrained):
-        with pytest.raises(ConfigError, match=f"model {tmp_path}: {model_type} is {what}") as error:
-            load(str(tmp_path))
-        assert error.value.hint and "causal language model" in error.value.hint
+def trained(
+    model: Any, train_only: list[str] | None = None, freeze: list[str] | None = None
+) -> set[str]:
+    select_trained(model, train_only, freeze)
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "qwen3_moe"])
-def test_a_causal_model_of_text_is_accepted(
-    bundled: ChatTokenizer, tmp_path: Path, model_type: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    assert configuration(str(tmp_path), bundled).model_type == model_type
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["embeddings"], {EMBEDDINGS}),
+        (["head"], {EMBEDDINGS}),  # tied
+        (["lm_head*"], {EMBEDDINGS}),
+        (["model.norm"], {NORM}),  # a module without a wildcard
+        (["model.norm.weight", "*.embed_*"], {NORM, EMBEDDINGS}),
+        ([" embeddings "], {EMBEDDINGS}),
+    ],
+)
+def test_a_pattern_selects_parameters(patterns: list[str], expected: set[str]) -> None:
+    assert trained(make_model(), train_only=patterns) == expected
+    everything = {name for name, _ in make_model().named_parameters()}
+    assert trained(make_model(), freeze=patterns) == everything - expected
 
 
-QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
-    "awq": ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq, 4 bits"),
-    "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "gptq, 8 bits"),
-    "fp8": ({"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}, "fp8"),
-    "bitsandbytes": (
-        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-        "bitsandbytes, 4 bits",
-    ),
-    "int8": ({"quantization_config": {"load_in_8bit": True}}, "8 bits"),
-    "mlx": ({"quantization": {"group_size": 64, "bits": 4}}, "MLX, 4 bits"),
-    "older compressed-tensors": ({"compression_config": {"quant_method": "ct"}}, "ct"),
-    "nested": ({"text_config": {"quantization_config": {"quant_method": "hqq"}}}, "hqq"),
-}
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [("layers[:1]", {0}), ("layers[1:]", {1}), ("layers[-1:]", {1}), ("layers[:]", {0, 1})],
+)
+def test_layers_are_counted_as_in_python(pattern: str, layers: set[int]) -> None:
+    for model in (make_model(), make_mixture()):  # an expert's number is not a layer's
+        expected = {n for n, _ in model.named_parameters() if n.startswith("model.layers.")}
+        found = trained(model, train_only=[pattern])
+        assert found == {name for name in expected if int(name.split(".")[2]) in layers}
 
 
-@pytest.mark.parametrize(("values", "method"), QUANTIZED.values(), ids=QUANTIZED)
-def test_quantized_weights_are_named(
-    bundled: ChatTokenizer, tmp_path: Path, values: dict[str, Any], method: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"} | SMALL | values))
-    with pytest.raises(ConfigError) as error:
-        configuration(str(tmp_path), bundled)
-    assert f"its weights are quantized ({method})" in error.value.message
+def test_an_untied_head_has_its_own_name() -> None:
+    model = make_model(tie_word_embeddings=False)
+    assert trained(model, train_only=["head"]) == {"lm_head.weight"}
 
 
-def test_an_empty_section_of_other_quantizers_means_nothing() -> None:
-    require_not_quantized("model", {"quantization_config": None, "quantization": {}})
+def test_freeze_is_applied_after_train_only() -> None:
+    found = trained(make_model(), train_only=["layers[:]"], freeze=["*.mlp.*", "*norm*"])
+    assert {name.split(".")[3] for name in found} == {"self_attn"}
 
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "heads that do not divide the size": {"hidden_size": 30, "head_dim": None},
-    "no heads": {"num_attention_heads": 0},
-    "a size that is a text": {"hidden_size": "wide"},
-    "a negative size": {"intermediate_size": -5},
-    "other sizes than the weights": {"hidden_size": 128},
-    "another vocabulary than the weights": {"vocab_size": 31},
-    "a size beyond memory": {"vocab_size": 10**15},
-}
+def test_parameters_that_were_frozen_before_stay_frozen() -> None:
+    model = make_model()
+    model.model.norm.weight.requires_grad_(False)
+    assert trained(model, train_only=["embeddings", "model.norm"]) == {EMBEDDINGS}
 
 
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_a_shape_that_does_not_fit_is_a_configuration_error(
-    bundled: ChatTokenizer, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    save_pretrained(load_model("tiny", bundled, seed=1), bundled, tmp_path)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(ConfigError, match=f"{tmp_path}"):
-        load_pretrained(str(tmp_path))
+@pytest.mark.parametrize("key", ["train_only", "freeze"])
+def test_a_pattern_that_matches_nothing_names_what_there_is(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^train.{key}: \*.q_prj.\* matches no") as raised:
+        trained(make_model(), **{key: ["embeddings", "*.q_prj.*"]})
+    assert raised.value.hint is not None
+    for name in (EMBEDDINGS, "lm_head.weight", "model.layers.*.self_attn.q_proj.weight", NORM):
+        assert name in raised.value.hint
+    assert raised.value.hint.count("q_proj") == 1  # one name for all layers
 
 
-def test_the_python_files_of_a_model_are_named(tmp_path: Path) -> None:
-    assert code_in(tmp_path) is None
-    named = {"auto_map": {"AutoTokenizer": ["tok.A", None], "AutoModel": "o/r--modeling.B"}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
-    expected = f"modeling.py of o/r, tok.py, named by auto_map in {tmp_path}/tokenizer_config.json"
-    assert code_in(tmp_path) == expected
-    shutil.copy(tmp_path / "tokenizer_config.json", tmp_path / "config.json")
-    both = f"{tmp_path}/config.json and {tmp_path}/tokenizer_config.json"
-    assert str(code_in(tmp_path)).endswith(f"named by auto_map in {both}")
+def test_nothing_left_to_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave no parameter to train"):
+        trained(make_model(), freeze=["*"])
+
+
+def test_factors_belong_to_the_parameters_that_match() -> None:
+    factors = learning_rate_factors(make_model(), {"lm_head": 0.5, "layers[:1]": 0.1})
+    assert factors.pop(EMBEDDINGS) == 0.5
+    assert set(factors.values()) == {0.1}
+    assert all(name.startswith("model.layers.0.") for name in factors)
+    assert learning_rate_factors(make_model(), None) == {}
+
+
+def test_two_factors_for_one_parameter_are_refused() -> None:
+    assert learning_rate_factors(make_model(), {"embeddings": 0.5, "head": 0.5})
+    with pytest.raises(ConfigError, match=r"embeddings and head both match model.embed_tokens"):
+        learning_rate_factors(make_model(), {"embeddings": 0.5, "head": 0.25})
+    with pytest.raises(ConfigError, match=r"^optim.groups: nothing\* matches no parameter"):
+        learning_rate_factors(make_model(), {"nothing*": 0.5})

@@ -29,8 +29,9 @@ def init(
     from sftctl.cli.show.output import emit
     from sftctl.cli.show.store import preparation_progress
     from sftctl.config.load import load_config
-    from sftctl.disk import refusals, replace_file, require_makeable
+    from sftctl.disk import refusals, replace_file
     from sftctl.errors import ConfigError
+    from sftctl.folders import require_makeable
     from sftctl.train.preflight.paths import check_before_loading
 
     hint = "name another file with --output"

@@ -9,16 +9,10 @@ from pathlib import Path
 from sftctl.data.manifest import SPLITS, StoreManifest
 from sftctl.data.reading.folders import is_store
 from sftctl.data.store import TokenStore
-from sftctl.disk import (
-    FileEntry,
-    hash_file,
-    refusals,
-    remove_folder,
-    require_makeable,
-    require_utf8,
-)
+from sftctl.disk import FileEntry, hash_file, refusals, require_utf8
 from sftctl.environment import usable_cores
 from sftctl.errors import ConfigError, DataError
+from sftctl.folders import remove_folder, require_makeable
 
 _ENTRIES = {"manifest.json", "ledger.jsonl", "tokenizer", *SPLITS}
 _OUTCOMES = {

@@ -21,8 +21,9 @@ from sftctl.data.prepare.existing_store import (
 from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.storage.hashes import block_hashes
-from sftctl.disk import new_folder, refusals
+from sftctl.disk import refusals
 from sftctl.errors import ConfigError, DataError, EngineDiffers, LayoutDiffers
+from sftctl.folders import new_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _MAKE_ROOM = "make room there, or choose another --output"

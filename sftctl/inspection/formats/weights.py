@@ -15,6 +15,8 @@ from sftctl.inspection.formats.expected_names import LAYER, TIED_BY_DEFAULT, nam
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
+from sftctl.model.folder.quantized import require_not_quantized
+from sftctl.model.folder.remote_code import code_in
 from sftctl.model.folder.tied_head import (
     COMPARED_BYTES,
     HEAD_DIFFERS,
@@ -24,7 +26,6 @@ from sftctl.model.folder.tied_head import (
     role_of,
 )
 from sftctl.model.folder.weight_names import Names, renamed
-from sftctl.model.trainable import code_in, require_not_quantized
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")

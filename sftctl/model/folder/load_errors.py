@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
+from sftctl.model.folder.remote_code import code_in
 from sftctl.model.source import ModelSource
-from sftctl.model.trainable import code_in
 from sftctl.words import printable
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -7,13 +7,7 @@ from pathlib import Path
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loading.source_counts import SourceCounts, source_counts
-from sftctl.data.manifest import (
-    SPLITS,
-    StoreManifest,
-    cached_store,
-    is_prepared,
-    require_settings,
-)
+from sftctl.data.manifest import SPLITS, StoreManifest, cached_store, is_prepared
 from sftctl.data.mixture import Mixture, mixture_of
 from sftctl.data.plan import DataPosition
 from sftctl.data.prepare.builder import Progress
@@ -21,6 +15,7 @@ from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs, store_f
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.storage.joined import Store, join_stores
+from sftctl.data.storage.settings import require_settings
 from sftctl.data.store import TokenStore
 from sftctl.disk import refusals
 from sftctl.errors import ConfigError, DataError

@@ -8,9 +8,9 @@ import pytest
 
 from sftctl.config.load import load_config
 from sftctl.config.schema import DataConfig
-from sftctl.data.manifest import require_settings
 from sftctl.data.prepare.prepare import prepare_store
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.data.storage.settings import require_settings
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.toys.data import row, written

@@ -8,10 +8,11 @@ import pytest
 from sftctl.config.load import config_from_dict, config_to_dict, config_to_toml, load_config
 from sftctl.config.schema import DataConfig, RunConfig
 from sftctl.config.template_options import template_options
-from sftctl.data.manifest import StoreManifest, require_settings
+from sftctl.data.manifest import StoreManifest
 from sftctl.data.prepare.fingerprint import store_fingerprint
 from sftctl.data.prepare.prepare import prepare_files
 from sftctl.data.sample import SAMPLE_TOKENIZER
+from sftctl.data.storage.settings import require_settings
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.tokenizer.template_options import with_options
 from sftctl.model.tokenizer.tokenizer import load_tokenizer

@@ -1,0 +1,87 @@
+"""Refuses models with quantized weights, by their config.json and by the headers of their files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sftctl.disk import read_refusals
+from sftctl.errors import ConfigError
+from sftctl.jsonio import loads
+from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
+
+_QUANTIZED = ("quantization_config", "compression_config", "quantization")
+"""Where quantizers describe themselves in config.json; the last is MLX's."""
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+_LONGEST_HEADER_BYTES = 1 << 26
+_QUANTIZED_TYPES = {
+    "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
+    """ConfigError if config.json, read as `values`, says that the weights are quantized."""
+    nested = (value for value in values.values() if isinstance(value, dict))
+    for section in (values, *nested):
+        for key in _QUANTIZED:
+            if key == "quantization_config" and section.get(key) == {}:  # transformers refuses it
+                raise ConfigError(
+                    f"model {name}: config.json has an empty {key}, so how its weights are stored "
+                    "is not known",
+                    hint=f"remove {key} from config.json if they are not quantized",
+                )
+            if section.get(key):
+                raise ConfigError(
+                    f"model {name}: its weights are quantized ({_method(section[key])}), and "
+                    "quantized weights can't be trained here",
+                    hint="take the model that it was quantized from, in float32, bfloat16 or "
+                    "float16",
+                )
+
+
+def require_numbers(folder: Path) -> None:
+    """ConfigError for a Git LFS pointer, and for numbers that mean nothing without scales."""
+    for file in (file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))):
+        if not file.is_file():
+            continue
+        with read_refusals(file, ConfigError, "make it readable"), file.open("rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+            stream.seek(8)
+            length = int.from_bytes(start[:8], "little")
+            head = stream.read(min(length, _LONGEST_HEADER_BYTES))
+        if start == LFS_POINTER:
+            hint = "`git lfs pull` in its folder downloads the files"
+            raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
+        if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
+            raise ConfigError(
+                f"model {folder}: its weights are of type {dtype}, which mean nothing without the "
+                "scales of a quantizer",
+                hint="take the model that it was quantized from, in float32, bfloat16 or float16",
+            )
+
+
+def _quantized_dtype(head: bytes) -> str | None:
+    """The type of a matrix in a safetensors header that a quantizer wrote, if there is one."""
+    try:
+        entries = loads(head)
+    except ValueError:
+        return None
+    described = entries.values() if isinstance(entries, dict) else ()
+    for one in described:
+        shape = one.get("shape") if isinstance(one, dict) else None
+        if isinstance(shape, list) and len(shape) > 1 and one.get("dtype") in _QUANTIZED_TYPES:
+            return _QUANTIZED_TYPES[one["dtype"]]
+    return None
+
+
+def _method(described: object) -> str:
+    """The quantizer's name and bits, from its section of config.json."""
+    if not isinstance(described, dict):
+        return str(described)
+    method = described.get("quant_method") or ("MLX" if "group_size" in described else None)
+    bits = described.get("bits") or described.get("w_bit")
+    if bits is None:
+        bits = next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    parts = [str(method)] if method else []
+    return ", ".join([*parts, f"{bits} bits"] if bits else parts) or "by a method that is not named"
