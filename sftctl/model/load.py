@@ -33,8 +33,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-Stored = Literal["auto"]
-"""transformers' word for the type that the weights are stored in, in place of a type."""
+Stored = Literal["auto"]  # transformers' word for the type that the weights are stored in
 
 
 def load_model(
@@ -101,9 +100,9 @@ def load_pretrained(
 ) -> "PreTrainedModel":
     """The model of a directory, hub name, .gguf or .pth file, with weights in `dtype`.
 
-    "auto" is the type that they are stored in; float32 for .gguf and .pth files.
-    ConfigError if a weight of the model is not in the files: it would stay random. `warn` gets a
-    line about tensors that are not used, and about prefixes that were removed from names.
+    "auto": the type that the weights are stored in (float32 for .gguf and .pth files). ConfigError
+    if a weight is missing in the files. `warn` gets a line about tensors that are not used, and
+    about prefixes that were removed from names.
     """
     quiet()
     source = ModelSource.of(name)
