@@ -47,7 +47,7 @@ def require_ranks(num_ranks: int) -> None:
         raise RankAlone(
             f"--nproc-per-node {num_ranks}, but a launcher has started this process as one of "
             f"{environment.world_size()} ranks (WORLD_SIZE)",
-            hint="leave out --nproc-per-node, or `unset RANK WORLD_SIZE`",
+            hint=f"leave out --nproc-per-node, or `{environment.unset_ranks()}`",
         )
     tasks = environment.tasks_without_ranks()
     if tasks and num_ranks == 1:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from sftctl.config.bounds import Amount, Bounds, PartOfOne
+from sftctl.config.bounds import RANKS, Amount, PartOfOne
 from sftctl.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ class AdapterConfig:
     start: str | None = None
     """A directory with a PEFT adapter of sftctl or another tool: continue to train this adapter.
     Rank, alpha, targets and similar settings come from its adapter_config.json. Implies lora."""
-    rank: Annotated[int, Bounds(at_least=1, at_most=65536)] = 16
+    rank: Annotated[int, RANKS] = 16
     """Rank of the two matrices that are trained for each target."""
     alpha: Amount = 32.0
     """Scale of the adapter: its output is multiplied by alpha / rank."""
@@ -46,9 +46,4 @@ class AdapterConfig:
             raise ConfigError(
                 f"adapter.{changed[0]}: set, but no adapter is trained",
                 hint="--lora, or lora = true in [adapter]",
-            )
-        if self.alpha == 0:
-            raise ConfigError(
-                "adapter.alpha: 0: the adapter would add nothing to the model",
-                hint="leave it out, or take a number above 0",
             )

@@ -4,13 +4,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sftctl.config.bounds import Bounds
+from sftctl.config.bounds import RANKS, Bounds
 
+_AMOUNTS = Bounds(at_least=0)
 _NUMBERS = {
-    "r": (int, Bounds(at_least=1)),
-    "lora_alpha": (float, Bounds(at_least=0)),
+    "r": (int, RANKS),
+    "lora_alpha": (float, _AMOUNTS),
     "lora_dropout": (float, Bounds(at_least=0, below=1)),
 }
+_BY_LAYER = {"rank_pattern": (int, RANKS), "alpha_pattern": (float, _AMOUNTS)}
+"""Tables of numbers by the name of a layer."""
 _NAMES = {"target_modules": True, "exclude_modules": True, "modules_to_save": False}
 """Lists of names, and whether a regular expression may be there instead."""
 
@@ -20,8 +23,9 @@ def nonsense(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, (kind, bounds) in _NUMBERS.items():
         if problem := _number_problem(settings.get(key), kind, bounds):
             yield key, problem
-    if settings.get("lora_alpha") == 0:
-        yield "lora_alpha", "such an adapter adds nothing"
+    for key, (kind, bounds) in _BY_LAYER.items():
+        if problem := _table_problem(settings.get(key), kind, bounds):
+            yield key, problem
     for key, may_be_pattern in _NAMES.items():
         if problem := _names_problem(settings.get(key), may_be_pattern=may_be_pattern):
             yield key, problem
@@ -36,6 +40,15 @@ def _number_problem(value: object, kind: type, bounds: Bounds) -> str | None:
         return f"not a{' whole' if kind is int else ''} number"
     assert isinstance(value, (int, float))
     return bounds.problem(value)
+
+
+def _table_problem(value: object, kind: type, bounds: Bounds) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        return "not a table of numbers by the name of a layer"
+    found = ((name, _number_problem(one, kind, bounds)) for name, one in value.items())
+    return next((f"{name}: {problem}" for name, problem in found if problem), None)
 
 
 def _names_problem(value: object, *, may_be_pattern: bool) -> str | None:

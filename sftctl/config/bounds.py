@@ -29,6 +29,8 @@ class Bounds:
         return None
 
 
+RANKS = Bounds(at_least=1, at_most=65536)
+"""The rank of an adapter's matrices."""
 Count = Annotated[int, Bounds(at_least=1, at_most=10**9)]
 CountFrom0 = Annotated[int, Bounds(at_least=0, at_most=10**9)]
 Amount = Annotated[float, Bounds(at_least=0)]

@@ -26,16 +26,18 @@ _START_BACK = "put that back, or keep two checkpoints (--keep 2): a replay then 
 _PUT_BACK = "an adapter fits only the base that it was trained on: put that back"
 
 
-def identify(name: str, known: Base | None = None) -> Base:
+def identify(name: str, known: Base | None = None, *, pinned: bool = True) -> Base:
     """The base that `name` means, with the hashes of its files.
 
-    A file with the size and the time that `known` has for it is not read again. ConfigError if a
-    file can't be read.
+    A model from the hub is taken in the revision of `known`, if it is the same model and `pinned`;
+    else in the hub's current one. A file with the size and the time that `known` has for it is not
+    read again. ConfigError if a file can't be read.
     """
     revision = None
     place = Path(name)
     if not place.exists():
-        revision = known["revision"] if known is not None and known["name"] == name else None
+        is_known = pinned and known is not None and known["name"] == name
+        revision = known["revision"] if is_known and known is not None else None
         place = _snapshot(name, revision)
         revision = place.name
     remembered = (known or {}).get("files", {})
@@ -75,13 +77,29 @@ def require_same_start(where: Path, recorded: Base | None, folder: str | None) -
 def require_base_of_start(adapter: AdapterConfig, model: str) -> None:
     """IncompatibleCheckpoint if a new run continues from a run's adapter whose base has changed.
 
-    Another `model` may be meant so (`start_doubts`). A model from the hub is not compared here.
+    A new run takes a hub model in its current revision, so that one is compared. Another `model`
+    may be meant so (`start_doubts`). ConfigError if the base can't be read.
     """
     recorded = _base_of_start(adapter)
-    if adapter.start is None or recorded is None or not Path(model).exists():
+    if adapter.start is None or recorded is None or not _is_named(model, recorded):
         return
-    if Path(recorded["name"]).absolute() == Path(model).absolute():
-        require_same_base(Path(adapter.start), recorded, model)
+    found = identify(model, recorded, pinned=False)
+    for problem in _differences(recorded["files"], found["files"]):
+        revision, now = recorded["revision"], found["revision"]
+        of_now = f" in revision {now}" if now is not None and now != revision else ""
+        raise IncompatibleCheckpoint(
+            f"{adapter.start}: {model}{of_now} is not the base that it was trained on: {problem}",
+            hint=_PUT_BACK
+            if not of_now
+            else f"download revision {revision} into a folder, and name the folder with --model",
+        )
+
+
+def _is_named(model: str, recorded: Base) -> bool:
+    """Whether the name means the recorded base: the same path, or the same name on the hub."""
+    if not Path(model).exists():
+        return bool(recorded["name"] == model)
+    return Path(recorded["name"]).absolute() == Path(model).absolute()
 
 
 def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
@@ -89,8 +107,9 @@ def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
     one, or one that was held in another form."""
     recorded, start = _base_of_start(adapter), adapter.start
     different = [*base_doubts(adapter, model)]
-    if different and recorded is not None and Path(model).exists():
-        found = [*_differences(recorded["files"], identify(model, recorded)["files"])]
+    if different and recorded is not None:
+        files = identify(model, recorded, pinned=False)["files"]
+        found = [*_differences(recorded["files"], files)]
         different = [f"{line}: {found[0]}" for line in different] if found else []
     yield from different
     form = recorded.get("quantize") if recorded is not None else None

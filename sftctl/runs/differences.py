@@ -46,7 +46,7 @@ SAMPLE_CHANGED = (
 )
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
-_BASE_DTYPE = "adapter.base_dtype"
+_BASE_DTYPE, _ALPHA = "adapter.base_dtype", "adapter.alpha"
 _LOADER_KEYS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 
 
@@ -212,7 +212,7 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
         manifest.config["adapter"]["base_dtype"], manifest.dtype
     ) == _held_in(config.adapter.base_dtype, config.train.dtype):
         return "free"
-    if is_impossible(key):
+    if is_impossible(key) or (key == _ALPHA and config.adapter.alpha == 0):
         return "impossible"
     if key == SOURCES and weights_changed(manifest, config):
         return "allow" if begins_epoch_again(manifest, config) else "free"
@@ -236,6 +236,8 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
         return f"{effect}, {_learning_rate_after(manifest, config)}"
     if key in LEARNING_RATE_KEYS:
         return _learning_rate_after(manifest, config)
+    if key == _ALPHA and verdict == "impossible":
+        return "the adapter would add nothing to the model"
     if key.startswith("optim.") or key in ADAPTER_KEYS:
         return "other updates from here on"
     if key.removeprefix("train.") in ROUNDING_KEYS:

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from sftctl.config import existing_adapter
-from sftctl.config.adapter import AdapterConfig
 from sftctl.config.existing_adapter import layer_of, read_settings
 from sftctl.config.load import Layer
 from sftctl.errors import ConfigError
@@ -35,7 +34,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a broken rank": ({"r": 16.5}, "r = 16.5: not a whole number"),
     "no rank": ({"r": 0}, "r = 0: 0 is too small; at least 1"),
     "alpha as text": ({"lora_alpha": "x"}, "lora_alpha = 'x': not a number"),
-    "alpha zero": ({"lora_alpha": 0}, "lora_alpha = 0: such an adapter adds nothing"),
+    "a rank of 10^12": ({"r": 10**12}, f"r = {10**12}: {10**12} is too large; at most 65536"),
+    "such a rank of a layer": (
+        {"rank_pattern": {"q_proj": 10**12}},
+        f"rank_pattern = {{'q_proj': {10**12}}}: q_proj: {10**12} is too large; at most 65536",
+    ),
+    "an alpha of a layer as text": (
+        {"alpha_pattern": {"q_proj": "x"}},
+        "alpha_pattern = {'q_proj': 'x'}: q_proj: not a number",
+    ),
+    "a list of ranks": ({"rank_pattern": [1]}, "rank_pattern = [1]: not a table of numbers by"),
     "alpha below": ({"lora_alpha": -1}, "lora_alpha = -1: -1 is too small; at least 0"),
     "dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0: 1.0 is too large; it must be below 1"),
 }
@@ -76,11 +84,6 @@ def test_a_folder_around_an_adapter_is_no_adapter_and_the_hint_names_it(tmp_path
     with pytest.raises(ConfigError, match=": a run of an adapter, not a model") as refused:
         require_model_folder(str(tmp_path))
     assert f"--adapter {tmp_path / 'final'} continues to train it" in str(refused.value.hint)
-
-
-def test_an_alpha_of_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="adapter.alpha: 0: the adapter would add nothing"):
-        AdapterConfig(lora=True, alpha=0.0)
 
 
 def test_a_package_that_fails_on_import_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

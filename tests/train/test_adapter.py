@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
@@ -23,6 +25,8 @@ from sftctl.train.replay import replay
 from sftctl.train.resume import ResumeRequest, existing_run
 from sftctl.train.run import run_training
 from sftctl.trained.export import export_merged
+from tests.toys.commands import Result
+from tests.toys.commands import sftctl as sftctl
 from tests.toys.runs import (
     assert_same_tensors,
     lora_config,
@@ -144,6 +148,7 @@ def test_another_base_is_refused(run: Path, damage: str) -> None:
     [
         ("rank", "8", "the parameters of the adapter would be others"),
         ("alpha", "16.0", "other updates from here on"),
+        ("alpha", "0.0", "the adapter would add nothing to the model"),
     ],
 )
 def test_changed_keys_of_an_adapter_are_judged(
@@ -155,7 +160,7 @@ def test_changed_keys_of_an_adapter_are_judged(
     file.write_text("\n".join(lines))
     with pytest.raises(IncompatibleCheckpoint, match=problem) as caught:
         continued(run)
-    assert ("allow it: --allow adapter.alpha" in str(caught.value.hint)) == (key == "alpha")
+    assert ("allow it: --allow adapter.alpha" in str(caught.value.hint)) == (value == "16.0")
 
 
 def test_a_preset_has_nothing_to_adapt(tmp_path: Path) -> None:
@@ -165,6 +170,27 @@ def test_a_preset_has_nothing_to_adapt(tmp_path: Path) -> None:
         "adapter.lora: the preset tiny has random weights, and an adapter leaves them as they are"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_an_alpha_of_zero_is_refused_and_a_run_that_has_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sftctl: Callable[..., Result]
+) -> None:
+    """Earlier versions trained with it."""
+    config = lora_config(tmp_path, train__max_steps=1, adapter__alpha=0.0)
+    with pytest.raises(ConfigError, match="adapter.alpha: 0: the adapter would add nothing"):
+        run_training(config)
+    monkeypatch.setattr("sftctl.train.preflight.proposal.require_base", lambda config: None)
+    run_training(config)
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    for name, *options in (
+        ("inspect-ckpt",),
+        ("report",),
+        ("export", "--merge", "--output", merged),
+    ):
+        result = sftctl(name, run, *options)
+        assert result.exit_code == 0, result.stderr
+    before, after = (load_file(at / "model.safetensors") for at in (toy_base(tmp_path), merged))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_file_of_minimind_is_a_base_too(tmp_path: Path) -> None:

@@ -16,13 +16,21 @@ from safetensors.torch import load_file, save_file
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import read_manifest
 from sftctl.checkpoint.sealed import seal
+from sftctl.config.adapter import AdapterConfig
 from sftctl.config.existing_adapter import layer_of
 from sftctl.config.load import Layer, load_layers
 from sftctl.config.schema import RunConfig
-from sftctl.errors import ConfigError, IncompatibleCheckpoint
+from sftctl.errors import ConfigError, CorruptCheckpoint, IncompatibleCheckpoint
+from sftctl.model.adapter.attach import AdapterFile, attach
 from sftctl.model.load import load_pretrained
-from sftctl.runs.base import identify, require_same_start
+from sftctl.runs.base import (
+    identify,
+    require_base_of_start,
+    require_same_start,
+    start_doubts,
+)
 from sftctl.train.preflight.dry_run import plan_run
+from sftctl.train.preflight.paths import check_before_loading
 from sftctl.train.replay import replay
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -259,6 +267,78 @@ def test_the_base_of_a_runs_adapter_is_compared_by_its_hashes(made: Path, tmp_pa
     change_base(other := Path(shutil.copytree(base, tmp_path / "other")))
     named, _ = warnings(model__name=str(other))
     assert f"names another base, {base}" in named and "has another content (SHA-256)" in named
+
+
+def test_a_base_from_the_hub_is_compared_in_the_revision_that_would_be_trained(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    edit(adapter, base_model_name_or_path="owner/base")
+    old, new = (Path(shutil.copytree(toy_base(made), tmp_path / name)) for name in ("old", "new"))
+    current = [old]
+    monkeypatch.setattr(
+        "sftctl.runs.base._snapshot",
+        lambda name, revision: tmp_path / revision if revision else current[0],
+    )
+    monkeypatch.setattr("sftctl.model.source.hub_resolves", lambda: False)
+    origin: Any = SimpleNamespace(step=1, files={}, base=identify("owner/base"))
+    assert origin.base["revision"] == "old"
+    seal(adapter, origin, "abc", 1, "last")
+    settings = AdapterConfig(lora=True, start=str(adapter))
+    require_base_of_start(settings, "owner/base")
+    current[0] = new
+    require_base_of_start(settings, "owner/base")  # another revision of the same files
+    assert [*start_doubts(settings, str(new))] == []  # their folder
+    change_base(new)
+    with pytest.raises(IncompatibleCheckpoint) as caught:
+        require_base_of_start(settings, "owner/base")
+    assert caught.value.message.startswith(
+        f"{adapter}: owner/base in revision new is not the base that it was trained on: model.saf"
+    )
+    assert caught.value.hint is not None and "download revision old into" in caught.value.hint
+    [line] = start_doubts(settings, str(new))
+    assert "names another base, owner/base" in line and "has another content (SHA-256)" in line
+
+
+def test_an_edited_final_is_noticed_before_a_training_from_it(made: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    base = Path(shutil.copytree(toy_base(made), tmp_path / "base"))
+    origin: Any = SimpleNamespace(step=1, files={}, base=identify(str(base)))
+    seal(adapter, origin, "abc", 1, "last")
+    seal(base, SimpleNamespace(step=1, files={}, base=None), "abc", 1, "last")  # type: ignore[arg-type]
+    from_both = configured(tmp_path, adapter, model__name=str(base))
+    check_before_loading(from_both)
+    change(adapter, **{FIRST: torch.zeros(2, 64)})
+    with pytest.raises(CorruptCheckpoint, match="adapter: adapter_model.safetensors: "):
+        check_before_loading(from_both)
+    change_base(base)
+    from_base = toy_config(tmp_path, model__name=str(base))
+    with pytest.raises(CorruptCheckpoint, match="base: model.safetensors: its content was changed"):
+        check_before_loading(from_base)
+
+
+def test_targets_that_are_not_named_are_those_with_tensors_for_training_and_for_export(
+    tmp_path: Path,
+) -> None:
+    """By the type of the model, peft would take q_proj and v_proj."""
+    adapter = write(tmp_path)
+    named = attach(AdapterFile.read(adapter))
+    edit(adapter, target_modules=None)
+    config = configured(tmp_path, adapter)
+    assert {one.rpartition(".")[2] for one in config.adapter.targets or ()} == {"q_proj", "up_proj"}
+    plan_run(config)
+    unnamed = attach(AdapterFile.read(adapter))
+    ours, theirs = unnamed.merged().state_dict(), named.merged().state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_rank_that_the_tensors_do_not_have_is_refused_before_matrices_are_made(
+    made: Path, tmp_path: Path
+) -> None:
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "adapter"))
+    edit(adapter, r=65536)
+    with pytest.raises(ConfigError, match="has rank 2, and its settings 65536"):
+        attach(AdapterFile.read(adapter))
 
 
 def change_base(base: Path) -> None:

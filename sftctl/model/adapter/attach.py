@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on"
 
+_RANK_OF_PEFT = 8  # if adapter_config.json has none
 _PEFT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, re.error)
 """What peft raises for settings, tensors and a base that do not belong together."""
 
@@ -102,16 +103,38 @@ def attach(
     if form is not None:
         quantize(model, quantizable_layers(model), dtype, dequantized=True)
     shapes = _shapes(adapter)
+    _require_ranks(adapter, shapes)
     _grow(model, shapes)
     peft = import_peft()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing names are an error below
         try:
-            wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder))
+            config = _with_targets(peft.PeftConfig.from_pretrained(str(adapter.folder)), shapes)
+            wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=config)
         except _PEFT_ERRORS as problem:
             raise _does_not_fit(adapter, _last_line(problem)) from problem
     _require_names(adapter, wrapper, shapes.keys())
     return Attached(model, wrapper, form)
+
+
+def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ConfigError if a matrix A has none of the ranks in the settings. It is found here, before
+    matrices of a wrong rank are made. Experts have their matrices of one layer in one."""
+    by_layer = adapter.settings.get("rank_pattern") or {}
+    ranks = {adapter.settings.get("r") or _RANK_OF_PEFT, *by_layer.values()}
+    for name, shape in shapes.items():
+        if ".lora_A" in name and shape and all(shape[0] % rank for rank in ranks):
+            known = " or ".join(map(str, sorted(ranks)))
+            raise _does_not_fit(adapter, f"{name} has rank {shape[0]}, and its settings {known}")
+
+
+def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The settings with the layers that have tensors, if they name none. peft would take layers by
+    the type of the model, which may be others."""
+    if config.target_modules is None and not config.target_parameters:
+        layers = {name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name}
+        config.target_modules = layers or None
+    return config
 
 
 def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,9 +9,14 @@ from sftctl.model.presets import is_preset
 
 
 def require_base(config: RunConfig) -> None:
-    """ConfigError for an adapter on random weights, and for nf4 with a strategy that can't have
-    it."""
+    """ConfigError for an adapter on random weights or without effect, and for nf4 with a strategy
+    that can't have it. A new run is judged; an older one may have such settings."""
     adapter = config.adapter
+    if adapter.lora and adapter.alpha == 0:
+        raise ConfigError(
+            "adapter.alpha: 0: the adapter would add nothing to the model",
+            hint="leave it out, or take a number above 0",
+        )
     if adapter.lora and is_preset(config.model.name):
         raise ConfigError(
             f"adapter.lora: the preset {config.model.name} has random weights, and an adapter "

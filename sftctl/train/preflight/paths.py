@@ -16,10 +16,13 @@ from sftctl.runs.final import require_sound
 def check_before_loading(config: RunConfig) -> RunConfig:
     """The configuration with its run directory named.
 
-    Raises for a missing input, and for a run directory that exists or can't be made.
+    Raises for a missing input, for a model or an adapter that was changed after a run of sftctl
+    wrote it, and for a run directory that exists or can't be made.
     """
     require_base(config)
     require_agreement(config.adapter)
+    if config.adapter.start is not None:
+        require_sound(Path(config.adapter.start))
     config = replace(config, output_dir=new_run_path(config))
     for path in (config.data.path, *(source.path for source in config.data.sources or ())):
         if path is not None:
