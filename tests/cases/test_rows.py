@@ -344,6 +344,32 @@ ELSEWHERE = [  # a part of a row in two places, or in another than the rest
     Case(
         [
             CONVERSATION,
+            {**CONVERSATION, "tools": [tool(a={})], "functions": [tool(b={})]},
+            {"tools": [tool(a={})], "messages": [Q | {"tools": [tool(b={})]}, A]},
+            {"prompt": [{**Q, "tools": [tool(a={})]}], "completion": [A], "tools": [tool(b={})]},
+        ],
+        ["Hello"],
+        {"bad_shape": 3},
+    ),
+    Case(
+        [{"prompt": [{**Q, "tools": [tool(a={})]}], "completion": [A]}],
+        ["Hello"],
+        flags=("--show", "1"),
+        says='"function": {"name": "f"',
+    ),
+    Case(
+        [CONVERSATION, {**CONVERSATION, "system": "a", "system_prompt": "b"}],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+    Case(
+        [CONVERSATION, {"messages": [Q | {"reasoning_content": "hm"}, A]}],
+        ["Hello"],
+        {"bad_shape": 1},
+    ),
+    Case(
+        [
+            CONVERSATION,
             *(
                 {
                     "messages": [
@@ -357,6 +383,15 @@ ELSEWHERE = [  # a part of a row in two places, or in another than the rest
         ["Hello", '{"name": "f", "arguments": {"a": 1}}'],
         {"bad_shape": 1},
     ),
+]
+MARK_COLUMNS = [  # marks of messages in a column of the row
+    Case([{"messages": [Q, A, Q, A | {"content": "Yes"}], "loss_mask": [0, 0, 0, 1]}], ["Yes"]),
+    Case(
+        [CONVERSATION, {**CONVERSATION, "loss_mask": [1]}, {**CONVERSATION, "train_mask": "01"}],
+        ["Hello"],
+        {"bad_shape": 2},
+    ),
+    Case([{"input_ids": [1, 2], "labels": [-100, 2]}], [], says="token ids", exit_code=3),
 ]
 BYTES = [
     Case("A20/bom.jsonl", ["The Elbe.", "Käse für Müller"]),
@@ -592,7 +627,7 @@ ALL = {
         "call-forms": CALL_FORMS, "long-integers": LONG_INTEGERS, "two-names": TWO_NAMES,
         "joined": JOINED,
         "numbers": NUMBERS, "empty": EMPTY, "remarks": REMARKS,
-        "elsewhere": ELSEWHERE,
+        "elsewhere": ELSEWHERE, "mark-columns": MARK_COLUMNS,
         "media": MEDIA, "shapes": SHAPES, "special": SPECIAL, "files": FILES,
     }.items()
     for name, case in ((f"{kind}-{number}", case) for number, case in enumerate(cases))

@@ -22,6 +22,10 @@ MARKS = (*_SWITCHES, *_OPPOSITES, *_WEIGHTS, *_DETAILS)
 """All keys of a message that mark it."""
 
 
+MARK_LISTS = ("loss_mask", "loss_masks", "train_mask", "turn_mask")
+"""Columns of a row with a mark for each message: 0 makes context."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnWeights:
     """The weights of one message in the loss."""
@@ -53,6 +57,29 @@ class Marks:
             elif weights != TurnWeights():
                 found.weights[number] = weights
         return found
+
+
+def context_in_column(row: dict[str, Any], num_messages: int, used: list[str]) -> set[int]:
+    """The messages that a column of marks makes context; BadRow if it is not one for each.
+
+    The column is added to `used`.
+    """
+    key = next((key for key in MARK_LISTS if row.get(key)), None)
+    if key is None:
+        return set()
+    marks = row[key]
+    if (
+        not isinstance(marks, list)
+        or len(marks) != num_messages
+        or any(mark not in (0, 1) for mark in marks)
+    ):
+        raise BadRow(
+            "bad_shape",
+            f"{key!r} is not a list with 0 or 1 for each message",
+            'mark the messages themselves: "train": false',
+        )
+    used.append(key)
+    return {number for number, mark in enumerate(marks) if not mark}
 
 
 def _is_plain(turn: dict[str, Any]) -> bool:

@@ -81,6 +81,12 @@ def read_message(turn: Row, number: int) -> Message:
         text = "" if calls else text
     reasoning, text = one_reasoning(reasoning, content.reasoning, text)
     message = plain(role, text)
+    if reasoning and reasoning.strip() and role != "assistant":
+        raise BadRow(
+            "bad_shape",
+            f"message {number} ({role}) has reasoning, which only an assistant has",
+            "remove it, or correct the role",
+        )
     if reasoning is not None:
         message["reasoning_content"] = reasoning
     for key in ("name", "tool_call_id"):

@@ -7,7 +7,7 @@ from typing import Any
 from sftctl.data.conversations.contents import text_of
 from sftctl.data.conversations.marks import TurnWeights
 from sftctl.data.conversations.message_list import Message, parsed_turns, plain
-from sftctl.data.conversations.tool_calls import tool_list
+from sftctl.data.conversations.tool_calls import tool_list, wrapped
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
@@ -54,19 +54,23 @@ def _first_filled(row: Row, keys: Iterable[str]) -> str | None:
     return next((key for key in keys if row.get(key)), None)
 
 
-def add_tools(parsed: ParsedRow, row: Row) -> None:
-    """Read the tools of a row, if it has any."""
-    if not _ANY_TOOLS.isdisjoint(row) and (key := _first_filled(row, TOOLS)) is not None:
-        parsed.tools = tool_list(row[key], key)
-        parsed.used.append(key)
-
-
-def tools_of_messages(turns: list[Row]) -> list[Any] | None:
-    """The tools of the first message that has tools, often the system message."""
-    for turn in turns:
-        if len(turn) > 2 and (key := _first_filled(turn, TOOLS)) is not None:
-            return tool_list(turn[key], key)
-    return None
+def add_tools(parsed: ParsedRow, row: Row, turns: Iterable[Row] = ()) -> None:
+    """Read the tools of a row or of its messages; BadRow if they are in two places and differ."""
+    found = list[tuple[str, list[Any]]]()
+    for fields in (row, *(turn for turn in turns if len(turn) > 2)):
+        for key in () if _ANY_TOOLS.isdisjoint(fields) else TOOLS:
+            if fields.get(key) and (tools := tool_list(fields[key], key)) is not None:
+                found.append((key, tools))
+                if fields is row:
+                    parsed.used.append(key)
+    for key, tools in found:
+        if [*map(wrapped, tools)] != [*map(wrapped, found[0][1])]:
+            raise BadRow(
+                "bad_shape",
+                f"the row has two lists of tools that differ, {found[0][0]!r} and {key!r}",
+                "join them in one list",
+            )
+    parsed.tools = found[0][1] if found else None
 
 
 def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None:
@@ -74,6 +78,13 @@ def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None
     key = None if _ANY_SYSTEM.isdisjoint(row) else _first_filled(row, SYSTEM)
     if key is None:
         return
+    for other in SYSTEM:
+        if row.get(other) and row[other] != row[key]:
+            raise BadRow(
+                "bad_shape",
+                f"{key!r} and {other!r} are different system prompts",
+                f"remove one, or leave one out with --columns system={key}",
+            )
     parsed.used.append(key)
     value = row[key]
     text = text_of(value, "parts") if isinstance(value, dict) and "parts" in value else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from sftctl.config.schema import Format
 from sftctl.data.conversations.contents import text_of
-from sftctl.data.conversations.marks import Marks
+from sftctl.data.conversations.marks import MARK_LISTS, Marks, context_in_column
 from sftctl.data.conversations.message_list import (
     keys_left,
     parsed_turns,
@@ -27,7 +27,6 @@ from sftctl.data.conversations.parsed_row import (
     add_tools,
     one_of,
     pairs,
-    tools_of_messages,
 )
 from sftctl.data.ledger import BadRow
 
@@ -132,9 +131,8 @@ def _parse_messages(row: Row) -> ParsedRow:
     marks = Marks.of(turns)
     parsed.untrained, parsed.weights = marks.context, marks.weights
     parsed.left |= keys_left(turns)
-    add_tools(parsed, row)
-    if not parsed.tools:  # MiniMind keeps the tools in the system message
-        parsed.tools = tools_of_messages(turns)
+    parsed.untrained |= context_in_column(row, len(turns), parsed.used)
+    add_tools(parsed, row, turns)  # MiniMind keeps them in the system message
     if parsed.messages:
         add_system(parsed, row)
     return parsed
@@ -161,10 +159,12 @@ def _parse_prompt_completion(row: Row) -> ParsedRow:
     parsed = ParsedRow()
     prompt = one_of(row, ("prompt",), parsed)
     completion = one_of(row, _COMPLETION, parsed)
+    all_turns = list[Row]()
     for key, role in ((prompt, "user"), (completion, "assistant")):
         start = len(parsed.messages)
         if isinstance(row[key], list):
             turns = turns_in(row, key)
+            all_turns += turns
             parsed.messages += [read_message(t, start + n) for n, t in enumerate(turns, 1)]
             marks = Marks.of(turns, start)
             parsed.untrained |= marks.context
@@ -174,7 +174,7 @@ def _parse_prompt_completion(row: Row) -> ParsedRow:
             parsed.messages.append(plain(role, text_of(row, key)))
         if key == prompt:
             parsed.untrained = set(range(len(parsed.messages)))
-    add_tools(parsed, row)
+    add_tools(parsed, row, all_turns)
     add_system(parsed, row, is_context=True)
     return parsed
 
@@ -212,14 +212,14 @@ def _is_alpaca(row: Row) -> bool:
 SHAPES: dict[Format, Shape] = {
     "sharegpt": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, *TOOLS, *SYSTEM),
+        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS),
         matches=_has_turns_with_from,
         parse=_parse_messages,
         fills=(_TURNS,),
     ),
     "messages": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, *TOOLS, *SYSTEM),
+        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS),
         matches=_has_turns,
         parse=_parse_messages,
         fills=(_TURNS,),

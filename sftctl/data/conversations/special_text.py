@@ -57,7 +57,7 @@ class SpecialTexts:
 def where(row: Conversation, number: int, text: str) -> str:
     """`rows.jsonl:3: message 2 (user) holds <|im_end|>`."""
     part = f"message {number} ({row.messages[number - 1]['role']})" if number else "the tools"
-    return f"{row.source}: {part} holds {text}"
+    return f"{row.source}: {part} {'hold' if part == 'the tools' else 'holds'} {text}"
 
 
 def refusal(row: Conversation, number: int, text: str) -> BadRow:

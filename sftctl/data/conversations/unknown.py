@@ -42,6 +42,12 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
             "text to continue, not a conversation: its key is text",
             "--format text trains on every token of it",
         )
+    if isinstance(row.get("input_ids"), list):
+        return BadRow(
+            "bad_shape",
+            "token ids (input_ids), not text: masks can't be made for them",
+            "give the text that the ids were made from",
+        )
     keys = ", ".join(f"{key:.40}" for key in sorted(row)[:10]) or "none"
     return BadRow(
         "bad_shape",
