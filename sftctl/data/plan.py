@@ -209,8 +209,7 @@ def cut_step(
     num_tokens = sum(longest_first)
     rounds = max(1, math.ceil(num_tokens / (num_ranks * micro_batch_tokens)))
     while True:
-        bins = _fill_bins(longest_first, num_ranks * rounds)
-        loads = [sum(longest_first[i] for i in each) for each in bins]
+        bins, loads = _fill_bins(longest_first, num_ranks * rounds)
         if all(
             load <= micro_batch_tokens or len(each) == 1
             for load, each in zip(loads, bins, strict=True)
@@ -218,19 +217,21 @@ def cut_step(
             break
         rounds += 1
     return [
-        Piece(tuple(order[i] for i in each), load) for load, each in zip(loads, bins, strict=True)
+        Piece(tuple([order[i] for i in each]), load) for load, each in zip(loads, bins, strict=True)
     ]
 
 
-def _fill_bins(longest_first: list[int], num_bins: int) -> list[list[int]]:
-    """The places of each bin, without empty bins."""
+def _fill_bins(longest_first: list[int], num_bins: int) -> tuple[list[list[int]], list[int]]:
+    """The places of each bin, and the tokens of each bin; without empty bins."""
     bins: list[list[int]] = [[] for _ in range(min(num_bins, len(longest_first)))]
+    loads = [0] * len(bins)
     lightest = [(0, i) for i in range(len(bins))]  # a heap of (tokens, bin)
     for place, length in enumerate(longest_first):
         load, i = lightest[0]
         bins[i].append(place)
+        loads[i] = load + length
         heapreplace(lightest, (load + length, i))
-    return bins
+    return bins, loads
 
 
 def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:

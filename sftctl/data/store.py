@@ -4,6 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,28 +196,32 @@ class TokenStore:
         return rows
 
     def _read(self, examples: Sequence[int]) -> JoinedRows:
-        starts = [self._offsets.item(index) for index in examples]
-        lengths = [self.lengths.item(index) for index in examples]
+        rows = [(self._offsets.item(index), self.lengths.item(index)) for index in examples]
+        lengths = [length for _, length in rows]
         num_tokens = sum(lengths)
         ids, mask = np.empty(num_tokens, np.int32), np.empty(num_tokens, np.bool_)
         weights: Weights | None = None
         if num_tokens:  # an empty array has no memory to view
-            id_bytes, mask_bytes = ids.data.cast("B"), mask.data.cast("B")
-            begin = 0
-            for start, length in zip(starts, lengths, strict=True):
-                number, end = bisect_right(self._shard_ends, start), begin + length
-                shard = self._shards[number]
-                if shard.tokens.opened is None:
-                    self._remember_open(number)
-                shard.tokens.read_into(id_bytes[4 * begin : 4 * end], start - shard.first)
-                shard.mask.read_into(mask_bytes[begin:end], start - shard.first)
+            id_bytes, mask_bytes, begin = ids.data.cast("B"), mask.data.cast("B"), 0
+            for number, group in groupby(rows, lambda row: bisect_right(self._shard_ends, row[0])):
+                shard = self._opened(number)
+                places = [(start - shard.first, length) for start, length in group]
+                end = begin + sum([length for _, length in places])
+                shard.tokens.read_rows(id_bytes[4 * begin : 4 * end], places)
+                shard.mask.read_rows(mask_bytes[begin:end], places)
                 if shard.weights is not None:
                     if weights is None:
                         weights = np.ones(num_tokens, np.float32)
-                    into = weights.data.cast("B")[4 * begin : 4 * end]
-                    shard.weights.read_into(into, start - shard.first)
+                    shard.weights.read_rows(weights.data.cast("B")[4 * begin : 4 * end], places)
                 begin = end
         return JoinedRows(ids, mask, lengths, None if weights is None else weights * mask)
+
+    def _opened(self, number: int) -> _Shard:
+        """A shard that is among the open ones."""
+        shard = self._shards[number]
+        if shard.tokens.opened is None:
+            self._remember_open(number)
+        return shard
 
     def _remember_open(self, number: int) -> None:
         """Close the shard that was opened first if too many are open."""

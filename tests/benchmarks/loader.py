@@ -9,7 +9,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sftctl.bench.measure import measure
+from sftctl.bench.measure import endless_batches, measure
 from sftctl.config.load import load_config
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import StepBatch
@@ -34,6 +33,7 @@ from sftctl.world import ALONE, World
 BATCH_SIZE = 16
 WORKERS = (0, 1, 2)
 SECONDS = 1.0
+TURNS, BATCHES_OF_A_TURN = 20, 100
 OURS, TRL = "sftctl", "DataLoader with TRL's collator"
 CPU = torch.device("cpu")
 
@@ -44,6 +44,12 @@ def _settings(num_workers: int) -> LoaderSettings:
 
 def ours(store_path: Path, num_workers: int) -> float:
     """Batches a second, as bench-loader measures them."""
+    settings = _settings(num_workers)
+    result = measure(lambda: _our_loader(store_path, settings), settings, CPU, seconds=SECONDS)
+    return result.batches_per_s or 0.0
+
+
+def _our_loader(store_path: Path, settings: LoaderSettings) -> StepLoader:
     shape = StepShape(
         seed=0,
         global_batch_size=BATCH_SIZE,
@@ -52,34 +58,12 @@ def ours(store_path: Path, num_workers: int) -> float:
         rank=0,
         world_size=1,
     )
-    store = TokenStore.open(store_path)
-    settings = _settings(num_workers)
-    new_loader = partial(StepLoader, store, shape, settings)
-    result = measure(new_loader, settings, CPU, seconds=SECONDS)
-    return result.batches_per_s or 0.0
+    return StepLoader(TokenStore.open(store_path), shape, settings)
 
 
 def trl(store_path: Path, num_workers: int) -> float:
     """The same examples as TRL keeps them: shuffled lists of numbers, padded by its collator."""
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    store = TokenStore.open(store_path)
-    rows = [
-        {
-            "input_ids": example.input_ids.tolist(),
-            "completion_mask": example.loss_mask.astype(int).tolist(),
-        }
-        for example in (store[index] for index in range(len(store)))
-    ]
-    loader: DataLoader[Any] = DataLoader(
-        rows,  # type: ignore[arg-type]
-        batch_size=BATCH_SIZE,
-        shuffle=True,
-        collate_fn=DataCollatorForLanguageModeling(pad_token_id=0),
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-    )
-    batches = _endless(loader)
+    batches = _endless(_trl_loader(store_path, num_workers))
     for _ in range(1 + 2 * num_workers):
         next(batches)
     started, number = time.perf_counter(), 0
@@ -90,9 +74,50 @@ def trl(store_path: Path, num_workers: int) -> float:
     return number / (time.perf_counter() - started)
 
 
+def _trl_loader(store_path: Path, num_workers: int) -> "DataLoader[Any]":
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    store = TokenStore.open(store_path)
+    rows = [
+        {
+            "input_ids": example.input_ids.tolist(),
+            "completion_mask": example.loss_mask.astype(int).tolist(),
+        }
+        for example in (store[index] for index in range(len(store)))
+    ]
+    return DataLoader(
+        rows,  # type: ignore[arg-type]
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        collate_fn=DataCollatorForLanguageModeling(pad_token_id=0),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+
+
 def _endless(loader: Any) -> Iterator[Any]:
     for _ in count():
         yield from loader
+
+
+def by_processor_time(store_path: Path, num_workers: int) -> float:
+    """TRL's processor time for a batch over ours, in turns in this process with one thread.
+
+    It hardly depends on what else the machine does. Loader processes are not counted.
+    """
+    torch.set_num_threads(1)
+    contenders = (
+        endless_batches(_our_loader(store_path, _settings(num_workers))),
+        _endless(_trl_loader(store_path, num_workers)),
+    )
+    used = [0.0, 0.0]
+    for _ in range(TURNS):
+        for which, batches in enumerate(contenders):
+            began = time.process_time()
+            for _ in range(BATCHES_OF_A_TURN):
+                next(batches)
+            used[which] += time.process_time() - began
+    return used[1] / used[0]
 
 
 def train(store_path: Path, num_workers: int) -> float:
@@ -176,7 +201,7 @@ def _apart(function: Callable[[Path, int], float], store: Path, workers: int) ->
 
 
 def against_trl(store: Path, rounds: int) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table; the last row compares the best setting of each."""
+    """Head and rows of a table; the last two compare the best settings and the work."""
     found = alternating(store, rounds, [(OURS, ours), (TRL, trl)])
     medians = {case: statistics.median(values) for case, values in found.items()}
     rows = [
@@ -184,6 +209,7 @@ def against_trl(store: Path, rounds: int) -> tuple[list[str], list[list[str]]]:
     ]
     best = {name: max(v for (n, _), v in medians.items() if n == name) for name in (OURS, TRL)}
     rows.append(["best / best", f"{best[OURS] / best[TRL]:.1f}"])
+    rows.append(["by processor time, 0 workers", f"{_apart(by_processor_time, store, 0):.1f}"])
     return ["batch 16, length 512", "batches/s, median (min to max)"], rows
 
 

@@ -1,7 +1,9 @@
 """StepLoader: iterates over the optimizer steps of an epoch, with this rank's micro-batches."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,7 @@ from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError, LoaderDied
 
 EVALUATION_BLOCK = 64  # examples that an evaluation cuts together
+_HANDOVER_S = 1e-3  # in shorter steps, a thread that builds batches costs more than it saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,22 +200,26 @@ class StepLoader:
             self._of_processes._shutdown_workers()  # torch has no public way
 
     def _one_ahead(self) -> Iterator[StepBatch]:
-        """Build each step in a thread while the previous one trains."""
+        """Build each step in a thread while the previous one trains, if that takes some time."""
         batches: Iterator[StepBatch]
         if self._loader.pin_memory:
             batches = iter(self._loader)
         else:  # through DataLoader, a step would take a fifth longer
             batches = map(self._dataset.__getitem__, self._sampler)
+        step_s = math.inf  # from one batch to the request for the next
+        coming: Future[StepBatch | None] | None = None
         with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(next, batches, None)
             while True:
-                has_not_started = coming.cancel()
-                # It is faster to build the step here than to wait for a thread to start.
-                batch = next(batches, None) if has_not_started else coming.result()
+                if coming is None or coming.cancel():  # faster than to wait for a thread to start
+                    batch = next(batches, None)
+                else:
+                    batch = coming.result()
                 if batch is None:
                     return
-                coming = thread.submit(next, batches, None)
+                coming = thread.submit(next, batches, None) if step_s > _HANDOVER_S else None
+                began = time.perf_counter()
                 yield batch
+                step_s = time.perf_counter() - began
 
 
 @contextmanager

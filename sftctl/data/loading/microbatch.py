@@ -72,8 +72,8 @@ class MicroBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
         arrays = [tensor.numpy() for tensor in self.tensors]
-        numbers = (self.number, self.num_tokens, self.num_target_tokens)
-        return _from_arrays, (arrays, self.examples, *numbers)
+        counts = (self.number, self.num_tokens, self.num_target_tokens, self.longest_row)
+        return _from_arrays, (arrays, self.examples, counts)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """This micro-batch if it is on the device, else a copy (asynchronous from pinned
@@ -100,14 +100,10 @@ class MicroBatch:
 
 
 def _from_arrays(
-    arrays: list[Any],
-    examples: tuple[int, ...],
-    number: int,
-    num_tokens: int,
-    num_target_tokens: int,
+    arrays: list[Any], examples: tuple[int, ...], counts: tuple[int, int, int, int]
 ) -> MicroBatch:
+    """`arrays` are `MicroBatch.tensors`, `counts` the numbers from `number` to `longest_row`."""
     ids, positions, where, targets, lengths, *weights = map(torch.from_numpy, arrays)
-    counts = (number, num_tokens, num_target_tokens, int(lengths.max()))
     return MicroBatch(ids, positions, where, targets, lengths, examples, *counts, *weights)
 
 
@@ -138,25 +134,18 @@ def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBat
     ids = np.empty(size, dtype=np.int64)
     ids[:num_tokens] = row_ids
     ids[num_tokens:] = PAD_ID
-    is_before_target = np.empty(size, dtype=np.bool_)
-    is_before_target[: num_tokens - 1] = mask[1:]
-    is_before_target[num_tokens - 1 :] = False
-    position_ids, counting = np.empty(size, dtype=np.int64), _counting(size)
-    start = 0
-    for length in lengths:
-        end = start + length
-        position_ids[start:end] = counting[:length]
-        is_before_target[end - 1] = False  # the next token belongs to another row
-        start = end
-    position_ids[start:] = counting[: size - start]
-    positions = is_before_target.nonzero()[0]
-    num_targets = len(positions)
+    rows, counting = [*lengths, size - num_tokens], _counting(size)
+    position_ids = np.concatenate([counting[:length] for length in rows])
+    has_token_before = position_ids[:num_tokens] > 0
+    targets = (mask & has_token_before).nonzero()[0]
+    num_targets = len(targets)
     target_positions = np.zeros(rounded_up(num_targets), dtype=np.int64)
-    target_positions[:num_targets] = positions
-    target_ids = np.full(len(target_positions), IGNORE_INDEX, dtype=np.int64)
-    target_ids[:num_targets] = ids[positions + 1]
-    row_lengths = np.zeros(rounded_up(len(lengths) + 1, _ROW_SLOTS), dtype=np.int32)
-    row_lengths[: len(lengths) + 1] = [*lengths, size - num_tokens]
+    target_positions[:num_targets] = targets - 1
+    target_ids = np.empty(len(target_positions), dtype=np.int64)
+    target_ids[:num_targets] = row_ids[targets]
+    target_ids[num_targets:] = IGNORE_INDEX
+    row_lengths = np.zeros(rounded_up(len(rows), _ROW_SLOTS), dtype=np.int32)
+    row_lengths[: len(rows)] = rows
     arrays: list[npt.NDArray[Any]] = [
         ids[None],
         position_ids[None],
@@ -166,15 +155,9 @@ def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBat
     ]
     if weights is not None:
         target_weights = np.zeros(len(target_ids), dtype=np.float32)
-        target_weights[:num_targets] = weights[positions + 1]
+        target_weights[:num_targets] = weights[targets]
         arrays.append(target_weights)
-    return _from_arrays(
-        arrays,
-        tuple(examples),
-        number,
-        num_tokens,
-        num_targets,
-    )
+    return _from_arrays(arrays, tuple(examples), (number, num_tokens, num_targets, max(rows)))
 
 
 @lru_cache(maxsize=8)
@@ -205,4 +188,4 @@ def filler_micro_batch(number: int) -> MicroBatch:
     row_lengths[0] = PASS_STEP
     nothing = np.zeros(0, dtype=np.int64)
     arrays = [ids, np.arange(PASS_STEP)[None], nothing, nothing, row_lengths]
-    return _from_arrays(arrays, (), number, 0, 0)
+    return _from_arrays(arrays, (), (number, 0, 0, PASS_STEP))

@@ -5,7 +5,7 @@ turn that into an error. A read that is too short can become an error.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,16 +43,23 @@ class ArrayFile:
         """Elements `start` to `start + count`."""
         values = np.empty(count, self._dtype)
         if count:
-            self.read_into(values.data.cast("B"), start)
+            self.read_rows(values.data.cast("B"), ((start, count),))
         return values
 
-    def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fill bytes with the elements from `start` on; DataError if the file ends before."""
-        place = self._begin + start * self._dtype.itemsize
+    def read_rows(self, buffer: memoryview, rows: Iterable[tuple[int, int]]) -> None:
+        """Fill bytes with rows of elements, joined; a row is its start and its number of elements.
+
+        DataError if the file ends before.
+        """
+        size, end = self._dtype.itemsize, 0
         try:
             opened = self.opened or self._open()
-            if (done := read_at(opened.descriptor, buffer, place)) != len(buffer):
-                self._read_rest(opened.descriptor, buffer[done:], place + done)
+            for start, count in rows:
+                part = buffer[end : end + count * size]
+                end += len(part)
+                place = self._begin + start * size
+                if (done := read_at(opened.descriptor, part, place)) != len(part):
+                    self._read_rest(opened.descriptor, part[done:], place + done)
         except OSError as problem:
             raise DataError(f"{self.path}: {problem.strerror}", PUT_BACK) from problem
 

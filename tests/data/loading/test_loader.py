@@ -287,6 +287,23 @@ def test_without_loader_processes_the_next_step_is_made_ahead() -> None:
     steps.close()
 
 
+def test_after_a_step_that_took_no_time_the_next_is_made_on_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Watched(ToyStore):
+        def __getitem__(self, index: int) -> Any:
+            made_by.append(threading.get_ident())
+            return super().__getitem__(index)
+
+    made_by: list[int] = []
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    store = Watched([9, 14, 5, 11, 7, 8, 3, 12] * 2, vocab_size=53)
+    steps = [*StepLoader(store, SHAPE, LoaderSettings()).steps(0)]
+    assert [step.step_in_epoch for step in steps] == list(range(len(steps))) and len(steps) > 2
+    after_two = made_by[2 * SHAPE.global_batch_size :]
+    assert len(made_by) == len(store) and {*after_two} == {threading.get_ident()}
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_damaged_example_is_a_data_error_without_a_traceback(num_workers: int) -> None:
     class Damaged(ToyStore):
