@@ -1,6 +1,7 @@
 """TokenStore: it reads back what was written, and refuses damaged files."""
 
 import json
+import gc
 import os
 import pickle
 from multiprocessing import get_context
@@ -144,6 +145,7 @@ def test_only_some_shards_are_open_and_all_can_be_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sftctl.data.store.MAX_OPEN_SHARDS", 2)
+    gc.collect()  # what other tests left open
     before = len(os.listdir("/proc/self/fd"))
     store = TokenStore.open(path)
     for _ in range(3):
