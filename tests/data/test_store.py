@@ -1,7 +1,7 @@
 """TokenStore: it reads back what was written, and refuses damaged files."""
 
-import json
 import gc
+import json
 import os
 import pickle
 from multiprocessing import get_context
