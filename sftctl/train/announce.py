@@ -1,4 +1,5 @@
-"""The trackers of a session: the run's own log, the console, and the services that it names."""
+"""The trackers of a session: the run's own log, the console, and the services that the
+configuration names."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,7 @@ from sftctl.train.session import Session
 
 @contextmanager
 def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
-    """Open the trackers of rank 0 and report how the session starts; other ranks have none.
+    """Open the trackers of rank 0 and report how the session starts; other ranks have no trackers.
 
     An error that leaves the context is reported as the event `failed`.
     """
@@ -112,7 +113,8 @@ def _with_speeds(shape: RunShape, session: Session) -> RunShape:
 
 
 def _with_past(shape: RunShape, session: Session) -> RunShape:
-    """Add the losses of the steps before this session: the panel begins with their curve."""
+    """Add the losses of the steps before this session, so that the panel begins with their
+    curve."""
     if session.plan is None:
         return shape
     lines = read_lines(session.run.path / "metrics.jsonl")

@@ -24,8 +24,8 @@ from sftctl.train.session import Session
 def write_final(session: Session, tracker: Tracker) -> None:
     """Write the trained model as a Hugging Face directory, or an adapter as peft does.
 
-    It is complete or not there at all. The weights come from the best or the last checkpoint, so no
-    rank has to hold the complete model.
+    The directory is complete or absent. The weights come from the best or the last checkpoint, so
+    no rank has to hold the complete model.
     """
     run, step, choice = session.run, session.state.progress.step, final_of(session.config.train)
     goal = str(session.config.evaluation.goal)

@@ -54,8 +54,8 @@ def train_on_ranks(
 ) -> RunSummary:
     """`run_training` on `num_ranks` processes, restarted up to `max_restarts` times if a rank dies.
 
-    A restart starts all ranks again from the newest checkpoint. What a restart can't fix (a wrong
-    configuration, damaged data, a loss that is not finite) is raised at once.
+    A restart starts all ranks again from the newest checkpoint. An error that a restart can't fix
+    (a wrong configuration, damaged data, a loss that is not finite) is raised at once.
     """
     path = resume.run_dir if resume is not None else config.output_dir or new_run_path(config)
     config = replace(config, output_dir=path)
@@ -162,13 +162,14 @@ def _report(folder: Path, error: Exception) -> None:
 
 @dataclass(slots=True)
 class _Watch:
-    """What the watching thread has seen."""
+    """What the thread that watches the ranks has seen."""
 
     ranks: set[BaseProcess] = field(default_factory=set)
     killed: set[BaseProcess] = field(default_factory=set)  # by the thread, because they hung
 
     def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
-        """Exit codes of the ranks that the thread did not kill; {} if it has not seen all ranks.
+        """Exit codes of the ranks that the thread did not kill; {} if the thread has not seen all
+        ranks.
 
         Ranks are started one after the other, so the order of their process ids is their order.
         """
@@ -181,8 +182,8 @@ class _Watch:
 def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) -> SftctlError:
     """The error that ended the run: an expected error, a killed rank, or the first traceback.
 
-    If a rank dies, the others fail in a collective, and their reports matter least. Elastic names
-    one rank as the first, but on a busy machine it may be the wrong one.
+    If a rank dies, the other ranks fail in a collective, and their reports matter least. Elastic
+    says which rank failed first, but on a busy machine it may name the wrong rank.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [loads(file.read_bytes()) for file in files]
@@ -202,11 +203,11 @@ def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) ->
 
 @contextmanager
 def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
-    """Protect the ranks from signals while they start, and end those that hang after a failure.
+    """Protect the ranks from signals while they start, and kill ranks that hang after a failure.
 
-    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So
-    ranks start with signals blocked: they inherit the mask of this thread, and the watching thread
-    receives the signal meanwhile. After a failure, elastic waits 30 seconds for a rank that hangs;
+    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So ranks
+    start with blocked signals, because they inherit the mask of this thread. The watching thread
+    receives a signal in this time. After a failure, elastic waits 30 seconds for a rank that hangs;
     the watching thread kills it sooner.
     """
     over, watch = threading.Event(), _Watch()
@@ -224,7 +225,7 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
 
 
 def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: _Watch) -> None:
-    """Kill the ranks that are left some time after one has failed."""
+    """Kill the remaining ranks some time after one rank has failed."""
     while not over.wait(0.1):
         if len(watch.ranks) < num_ranks:
             watch.ranks |= {*multiprocessing.active_children()}
@@ -237,10 +238,8 @@ def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: 
 
 
 def _has_failed(rank: BaseProcess) -> bool:
-    """Whether a rank has ended badly; its exit code is left for elastic to collect.
-
-    If two threads collected the exit code, only one would get it, and the other would report a
-    failure.
+    """Whether a rank has ended badly. Only elastic collects the exit code: if two threads tried,
+    only the first would get the code, and the other would report a failure.
     """
     assert rank.pid is not None  # it was started
     try:

@@ -46,7 +46,7 @@ Verify = Callable[[Store], None]
 def new_session(
     config: RunConfig, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """A new run. Its directory is created last, so that an error leaves nothing behind."""
+    """A new run. Its directory is created last, so that no directory is left after an error."""
     proposal = propose(config, world, stop)
     refuse_errors(proposal.findings)
     config, inputs, path = proposal.config, proposal.inputs, proposal.path
@@ -74,7 +74,8 @@ def new_session(
 
 
 def _nothing_trained() -> str:
-    """The answer to a signal while the run directory is written, which must not be interrupted."""
+    """The answer to a signal while the run directory is written: writing it must not be
+    interrupted."""
     return "the run directory is written first, no step is trained"
 
 
@@ -82,7 +83,8 @@ def _nothing_trained() -> str:
 def resumed_session(
     request: ResumeRequest, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """The session of a run that continues: the checkpoint's state; later steps leave the disk."""
+    """The session of a run that continues from a checkpoint. Later steps are removed from the
+    disk."""
     with restored_session(request, world, stop, verify=verify) as session:
         num_bytes = session.state.checkpoint_bytes
         keep = session.config.checkpoint.keep + session.config.keep_best
@@ -131,7 +133,8 @@ def restored_session(
             status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
         if checkpoint is not None:
-            # First of all, because random weights could pass the other checks of the model.
+            # This check comes first, because random weights could pass the other checks of the
+            # model.
             load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()

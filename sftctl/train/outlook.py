@@ -1,4 +1,4 @@
-"""The sentence that is printed when a signal comes: what happens now, and how long it takes."""
+"""The sentence that is printed after a signal: what happens now, and how long it takes."""
 
 import time
 
@@ -10,7 +10,7 @@ _WORTH_TELLING_S = 2.0  # a shorter wait is not announced
 
 
 class Outlook:
-    """Follows the loop of a run. Another thread asks it how long a stop will take, and why."""
+    """Follows the loop of a run, and can tell another thread how long a stop will take, and why."""
 
     def __init__(self, session: Session) -> None:
         self._progress = session.state.progress
@@ -20,7 +20,7 @@ class Outlook:
         self.is_training = False
 
     def begin_step(self) -> None:
-        """A step begins; what was done between two steps is over."""
+        """A step begins, and the work between two steps is done."""
         self._since, self.is_training = time.monotonic(), True
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:

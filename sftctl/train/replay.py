@@ -57,7 +57,8 @@ class ReplayVerdict:
 
 
 def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
-    """Train from the checkpoint before the last, or from step 0, to the last; compare everything.
+    """Train from the second-last checkpoint (or from step 0) to the last checkpoint; compare
+    everything.
 
     Every rank calls it; nothing in the run changes. Raises NoCheckpoint if there is nothing to
     compare with or to start from, ConfigError if another number of ranks wrote the checkpoint.
@@ -98,7 +99,7 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
 
 
 def _stretch(run: RunDir) -> tuple[Path | None, Path]:
-    """The checkpoint before the last (None: the replay starts at step 0), and the last."""
+    """The second-last checkpoint (None: the replay starts at step 0), and the last checkpoint."""
     found = list_checkpoints(run.checkpoints)
     if not found or step_of(found[-1].name) == 0:
         raise NoCheckpoint(
@@ -155,7 +156,7 @@ def _different_steps(session: Session, last_step: int) -> Iterator[str]:
 
 
 def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:
-    """Compare what is not a tensor, without `validation`: a replay does not validate."""
+    """Compare everything except tensors and `validation`, because a replay does not validate."""
     recorded, found = (manifest_fields(n) for n in (numbers_in(target), session.state.numbers()))
     for key in found.keys() - {"validation"}:
         if found[key] != recorded[key]:
@@ -163,7 +164,7 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
 
 
 def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:
-    """Compare every tensor with the checkpoint's; the result is that of all ranks."""
+    """Compare every tensor with the checkpoint's. The result is the same on all ranks."""
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
     load_tensors(last, there, session.world, manifest=target)

@@ -20,7 +20,7 @@ def rescue(
     manifest: CheckpointManifest,
     facts: dict[str, object],
 ) -> CheckpointError:
-    """Save the state in the moved directory, or in a new one; the error that ends the run.
+    """Save the state in the moved directory, or in a new one. Returns the error that ends the run.
 
     All ranks call it; `place` and `log` are rank 0's. A new directory has the configuration, the
     metrics and events so far, and this one checkpoint. Raises CheckpointError if it can't be saved.
@@ -45,7 +45,8 @@ def rescue(
 
 
 def _new_directory(session: Session, log: RunLog | None, facts: dict[str, object]) -> Path:
-    """Make the run directory again, or one next to it if its name is taken now."""
+    """Make the run directory again. If something else has its name now, make a directory next to
+    it."""
     old, step = session.run.path, session.state.progress.step
     names = (old, *(old.with_name(f"{old.name}-rescued-{step}{end}") for end in ("", "-2", "-3")))
     path = next((name for name in names if not name.exists()), names[-1])

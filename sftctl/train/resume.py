@@ -1,4 +1,5 @@
-"""ResumePlan: the state that a resume restores, the changes since, and what it refuses."""
+"""ResumePlan: the state that a resume restores, the changes since then, and the changes that it
+refuses."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
@@ -82,7 +83,7 @@ class ResumeRequest:
 
 
 def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
-    """A command's configuration; settings that it does not set keep the run's values."""
+    """The command's configuration. Settings that the command leaves open keep the run's values."""
     sections = {}
     for name in SECTIONS:
         given, decided = getattr(config, name), getattr(run_config, name)
@@ -223,7 +224,8 @@ def _source_counts(
 
 
 def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """Why this version makes other data from the same configuration, if it does."""
+    """The reason if this version makes different data from the same configuration; else an empty
+    text."""
     if is_of_older_rules(config, manifest):
         return OLDER_RULES
     names_data = config.data.path is not None or config.data.sources is not None
@@ -234,7 +236,8 @@ def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str
 def _final_problems(
     run: RunDir, manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[str, ...]:
-    """The problems of a finished run's `final/`. A run that trains on removes it anyway."""
+    """The problems of a finished run's `final/`. A run that trains more steps removes `final/`
+    anyway."""
     is_trained = manifest.step >= total_steps(config.train, manifest)
     if not is_trained and ended_early(manifest, config) is None:
         return ()
@@ -251,7 +254,7 @@ def plan_request(
     stop: StopRequest | None = None,
     verify: Callable[[Store], None] | None = None,
 ) -> ResumePlan:
-    """The plan of a resume, without the resume. `verify` hashes the store.
+    """Only the plan of a resume. `verify` hashes the store.
 
     A signal in `stop` raises Stopped.
     """
@@ -270,7 +273,8 @@ def plan_request(
 
 
 def existing_run(config: RunConfig, announce: Announce | None = None) -> ResumeRequest | None:
-    """The request to continue the run at `output_dir`, by the rules of a resume; None: no run."""
+    """The request to continue the run at `output_dir`, by the rules of a resume; None if there is
+    no run."""
     if config.output_dir is None:
         raise ConfigError(
             "--auto-resume needs --output-dir: the run to continue",

@@ -1,7 +1,7 @@
 """run_training: the file to read first.
 
-`opening.py` gets a run ready, then `training_steps` yields one StepMetrics per optimizer step.
-What happens between two steps is written in the loop of `_train`.
+`opening.py` gets a run ready, then `training_steps` yields one StepMetrics per optimizer step. The
+loop of `_train` has everything that happens between two steps.
 """
 
 import math
@@ -50,9 +50,10 @@ def run_training(
 ) -> RunSummary:
     """Train a new run of `config`, or continue the run that `resume` names.
 
-    With `verify_data` the store is hashed before anything is loaded, else in the background.
-    Every rank calls it. A `stop` must be listening already; without one, this call listens. Returns
-    when the run is finished or, after a signal, saved. Raises a SftctlError if a user can fix it.
+    With `verify_data` the store is hashed before anything is loaded, else in the background. Every
+    rank calls this function. A given `stop` must already be listening; without `stop`, this call
+    listens to signals itself. Returns when the run is finished or, after a signal, saved. Raises a
+    SftctlError if a user can fix it.
     """
     train = config.train
     with (
@@ -120,8 +121,8 @@ def _train(session: Session, tracker: Tracker, saving: Saving) -> RunSummary:
 
 def training_steps(session: Session) -> Generator[StepMetrics]:
     """Train one step at a time, up to the run's end or until all ranks agree to stop.
-
-    `session.stop.agreed` is then the signal's name, or None. Its end, or `close`, ends the loader.
+    `session.stop.agreed` is then the signal's name, or None. The loader ends with this generator,
+    or when it is closed.
     """
     progress = session.state.progress
     batches: Iterator[StepBatch] = iter(())
@@ -137,7 +138,7 @@ def training_steps(session: Session) -> Generator[StepMetrics]:
 
 
 def is_due(step: int, interval: int) -> bool:
-    """Whether something that happens every `interval` steps happens after `step`; 0: never."""
+    """Whether `step` is a multiple of `interval`; 0: never."""
     return interval > 0 and step % interval == 0
 
 
@@ -179,7 +180,7 @@ def validate_if_due(session: Session, tracker: Tracker) -> None:
 
 
 def _chosen_by(goal: Goal, found: Mapping[str, Evaluation], judged: Judged) -> float:
-    """The number by which the best step is chosen; NaN if a metric gave none."""
+    """The value that chooses the best step; NaN if a metric has no value."""
     if goal.metric in METRICS:
         chosen = of_all(found) if goal.set_name is None else found[goal.set_name]
         return float(chosen.values()[goal.metric])
@@ -238,7 +239,7 @@ def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSumm
 
 
 def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
-    """The summary, completed with the session's state at its end."""
+    """The summary with the state at the end of the session."""
     validation: dict[str, Any] = session.state.progress.validation or {}
     step, total_steps = session.state.progress.step, session.total_steps
     is_early = session.is_out_of_patience and step < total_steps

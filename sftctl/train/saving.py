@@ -33,7 +33,7 @@ _UNCHECKED, _WRONG_DATA, _GONE = 1, 1 << 20, 1 << 21  # of the store and the run
 
 
 class Saving:
-    """Starts saves between steps, lets them run in the background, and reports how they end."""
+    """Starts saves between steps, runs them in the background, and reports their results."""
 
     def __init__(
         self, session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
@@ -72,9 +72,9 @@ class Saving:
             self._session.world.on_main(lambda: amend_manifest(path, full))
 
     def poll(self) -> None:
-        """Report a save that has ended; raise CheckpointError after MAX_FAILURES in a row.
-
-        DataError if the store is found to be wrong: what was trained on it is not saved.
+        """Report a save that has ended; raise CheckpointError after MAX_FAILURES failures in a row.
+        DataError if the check finds an error in the store, because a state that was trained on
+        wrong data must not be saved.
         """
         self._report(self._saver.ended())
         worst = self._session.world.max(self._trouble())
@@ -93,7 +93,7 @@ class Saving:
     def start(self) -> None:
         """Save the current state in the background; returns when the state is copied.
 
-        Only one save runs at a time, so this waits for the one before.
+        Only one save runs at a time, so this call waits for the previous save.
         """
         started = time.perf_counter()
         self._report(self._saver.wait())
@@ -103,9 +103,8 @@ class Saving:
             self._saver.start(self._manifest(), self._before_save, started)
 
     def finish(self) -> None:
-        """Wait until the current state is saved, unless it is already; raises CheckpointError.
-
-        Before the last save of a run its store has been checked: else DataError.
+        """Wait until the current state is saved; raises CheckpointError. If this is the last save
+        of the run, the store is checked before, and DataError is raised if it is wrong.
         """
         status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
@@ -124,7 +123,8 @@ class Saving:
                 raise outcome.error
 
     def _trouble(self) -> int:
-        """The trouble that this rank knows of, as a number; the largest of all ranks decides."""
+        """The problem that this rank knows of, as a number. The largest number of all ranks
+        decides."""
         if self._place is not None and not self._place.is_here():
             return _GONE
         is_running = self._check.is_running  # first: if it is not, `is_wrong` has the answer
@@ -139,7 +139,8 @@ class Saving:
             raise rescue(self._session, self._place, self._log, self._manifest(), self._facts)
 
     def _require_folder(self) -> None:
-        """Make the folder of the checkpoints again if it alone was moved or deleted, and say so."""
+        """Make the folder of the checkpoints again if only this folder was moved or deleted, and
+        warn."""
         root, step = self._session.run.checkpoints, self._session.state.progress.step
         if self._folder is None or self._place is None or root.exists():
             return
@@ -186,8 +187,8 @@ class Saving:
             self._tracker.event("warning", step, message=message)
 
     def _before_save(self) -> None:
-        """On rank 0: sync the log; then raise an error if the run directory is gone, instead of
-        making a new one. The sync comes first, because it takes time and the save follows at once.
+        """On rank 0: sync the log. Then raise an error if the run directory is gone; a save would
+        make a new one. The sync comes first, because it takes time and the save follows at once.
         """
         if self._log is not None:
             self._log.sync()
@@ -240,7 +241,8 @@ def _base_of(session: Session) -> Base | None:
 def open_saving(
     session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
 ) -> Iterator[Saving]:
-    """Saving for a loop. The running save ends first, also after an error that all ranks raise."""
+    """Saving for a loop. At the end the running save is completed, also after an error that all
+    ranks raise."""
     saving = Saving(session, tracker, log, check)
     try:
         yield saving

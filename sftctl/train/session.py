@@ -58,10 +58,8 @@ class Session:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every step and the final model are done.
-
-        The final model is written after the last validation, which may be newer than the
-        checkpoint.
+        """Whether every step is trained and the final model is written. The final model is written
+        after the last validation, and the checkpoint may be older than this validation.
         """
         return self.has_ended and self.run.final.is_dir()
 

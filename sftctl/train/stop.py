@@ -30,28 +30,28 @@ _END = b"\0"  # no signal has this number
 
 
 class Interrupted(BaseException):
-    """A signal has ended work that is not kept; not an Exception, which a library could catch."""
+    """A signal has ended work that is not kept. Not an Exception, because a library could catch
+    that."""
 
 
 class StopRequest:
     """Listens for signals inside its context, and prints at once what happens next.
 
-    A Python handler runs only between two bytecodes, so not during a long call of torch. The answer
-    comes from a thread that reads the signals' numbers from a pipe. Repeats are ignored, except for
-    a Ctrl-C after the answer: it ends the process without saving.
+    A Python handler runs only between two bytecodes, so not during a long call of torch. So a
+    thread answers. It reads the numbers of the signals from a pipe. Repeated signals are ignored,
+    except a Ctrl-C after the answer, which ends the process without saving.
 
     A signal that was ignored when the process started (`nohup`, a background job) stays ignored.
-    SIGUSR1 does not: a job script ignores it for torchrun, and its ranks inherit that.
-    A terminal sends Ctrl-C to every process. Under our launcher only the parent listens for it and
-    writes the signal's name to a file (`relayed_into`), which rank 0 reads as its `stop_file`.
-
-    With `may_leave`, the process is ended if there is nothing to save and its main thread does not
-    stop.
+    SIGUSR1 is always handled, because a job script ignores it for torchrun, and the ranks inherit
+    this. A terminal sends Ctrl-C to every process. Under our launcher only the parent process
+    reacts to it. It writes the signal's name to a file (`relayed_into`), which rank 0 reads as its
+    `stop_file`. With `may_leave`, the process ends if there is nothing to save and its main thread
+    does not stop.
     """
 
     def __init__(self, stop_file: Path | None = None, *, may_leave: bool = False) -> None:
         self.show: Callable[[str], None] = write_line
-        """How the answer gets on the screen."""
+        """The function that prints the answer."""
         self.outlook: Callable[[], str] | None = None
         """What happens after a signal; None: nothing is trained, so there is nothing to save."""
         self._stop_file, self._may_leave = stop_file, may_leave
@@ -93,7 +93,7 @@ class StopRequest:
         self._end_thread()
 
     def outlive(self) -> None:
-        """Ignore repeats of a signal until the process has ended; call it before its end.
+        """Ignore repeated signals until the process has ended; call this just before the end.
 
         Python restores the default handlers early in its shutdown, and a repeat would then kill it.
         """
@@ -120,9 +120,9 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self, world: "World") -> Iterator[None]:
-        """Raise Interrupted wherever the main thread is in here when a signal comes.
-
-        For work of one rank that is not kept. Several ranks have to agree: see `requested`.
+        """In this context, a signal raises Interrupted at any line of the main thread. Use it only
+        for work of one rank that is not kept. Several ranks have to agree on a stop: see
+        `requested`.
         """
         self._interrupts = world.world_size == 1
         try:
@@ -153,9 +153,8 @@ class StopRequest:
             self._answer_again(number, time.monotonic() - self._answered_at)
 
     def _answer_again(self, number: int, seconds: float) -> None:
-        """Answer a Ctrl-C, `seconds` after the first answer: leave, or say that it is too soon.
-
-        Where there is nothing to save, the process is about to end anyway.
+        """Answer a Ctrl-C that comes `seconds` after the first answer: leave, or say that it is too
+        soon. If there is nothing to save, the process ends soon anyway.
         """
         if seconds > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
@@ -168,7 +167,8 @@ class StopRequest:
                 self.show(_TOO_SOON)
 
     def _say(self) -> None:
-        """Print what happens next. Under a launcher, the first process to print it sets a mark."""
+        """Print what happens next. Under a launcher, the first process that prints it creates a
+        file as a mark."""
         if environment.rank() != 0:
             return
         outlook = self.outlook() if self.outlook is not None else "nothing is trained yet"
@@ -180,7 +180,7 @@ class StopRequest:
                 _shown(file).touch()
 
     def _answer_stop_file(self) -> None:
-        """On rank 0: answer for the launcher, because the screen is this rank's."""
+        """On rank 0: answer for the launcher, because rank 0 writes to the screen."""
         assert self._stop_file is not None
         while self._thread is not None:
             if _read(self._stop_file) is not None:
@@ -190,7 +190,7 @@ class StopRequest:
             time.sleep(_POLL_S)
 
     def _leave_soon(self) -> None:
-        """End the process, unless its main thread stops, or begins to train, in the meantime."""
+        """End the process, unless its main thread stops or begins to train before that."""
         time.sleep(_GRACE_S)
         if self.outlook is None and self._relay is None and self._thread is not None:
             stopped = self._nothing_to_save()
@@ -202,7 +202,7 @@ class StopRequest:
 
     @contextmanager
     def relayed_into(self, stop_file: Path) -> Iterator[None]:
-        """Pass signals on to the ranks through `stop_file`, as long as the context is open."""
+        """While the context is open, forward signals to the ranks through `stop_file`."""
         self._relay = stop_file
         self._tell_ranks()  # a signal may have come before
         try:
@@ -218,13 +218,14 @@ class StopRequest:
 
     @property
     def heard(self) -> str | None:
-        """The signal's name as far as this process knows; ranks may differ."""
+        """The name of the signal that this process has received; other ranks may not have received
+        it."""
         if self._signal_name is None and self._stop_file is not None:
             self._signal_name = _read(self._stop_file)
         return self._signal_name
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come. For the time before there is anything to save."""
+        """Raise Stopped if a signal has come. Use it before there is anything to save."""
         if self.heard is not None:
             raise self._nothing_to_save()
 
@@ -235,7 +236,8 @@ class StopRequest:
         )
 
     def requested(self, world: "World") -> str | None:
-        """The signal's name if any rank has heard one, else None; the same answer on every rank.
+        """The signal's name if any rank has received a signal, else None. The answer is the same on
+        every rank.
 
         All ranks must call it together. After they agree to stop, the answer stays.
         """
@@ -247,7 +249,7 @@ class StopRequest:
 
     @property
     def agreed(self) -> str | None:
-        """The signal after which all ranks agreed to stop; None: they have not."""
+        """The signal after which all ranks agreed to stop; None if they have not agreed."""
         return self._agreed
 
 
@@ -257,7 +259,7 @@ def _shown(stop_file: Path) -> Path:
 
 
 def _appears(file: Path) -> bool:
-    """Whether a file appears within the time that a user waits for an answer."""
+    """Whether a file appears within the time that a user would wait for an answer."""
     for _ in range(5):
         if file.exists():
             return True

@@ -17,7 +17,8 @@ _LOOK_EVERY_S = 0.02
 
 
 class StoreCheck:
-    """The result of the check so far. Every rank has one, and all raise the same error."""
+    """The result of the check so far. Every rank has such an object, and all ranks raise the same
+    error."""
 
     def __init__(self, session: Session, checks: dict[Path, BackgroundCheck]) -> None:
         self._session, self._checks = session, checks
@@ -45,7 +46,7 @@ class StoreCheck:
             raise DataError(problem, self._hint())
 
     def wait(self) -> None:
-        """Wait until the store is checked, or a signal comes; then `require_right`."""
+        """Wait until the store is checked or a signal comes; then call `require_right`."""
         session = self._session
         if session.stop.heard is None:
             for check in self._checks.values():
@@ -67,7 +68,8 @@ class StoreCheck:
 
 @contextmanager
 def open_store_check(session: Session, *, is_verified: bool) -> Iterator[StoreCheck]:
-    """A check in the background, on the first rank of each machine; none if it was made already."""
+    """A check in the background, on the first rank of each machine. There is no check if it was
+    already made."""
     checks: dict[Path, BackgroundCheck] = {}
     with ExitStack() as stack:
         if session.world.local_rank == 0 and not is_verified:
