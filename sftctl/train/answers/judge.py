@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from sftctl.train.session import Session
 
 _TOKENS_OF_A_BATCH = 4
-"""Tokens of a batch, in micro_batch_tokens: the keys and values of a token take less memory than
-training keeps of it."""
+"""Size of a batch in units of micro_batch_tokens. It can be larger than a micro-batch, because the
+keys and values of a token take less memory than training needs for a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The means of the metrics over one set or all, by name; None: the metric gave no number."""
+    """The mean of each metric over one set or all sets, by name; None: the metric has no number."""
 
     values: dict[str, float | None]
     num_prompts: int
@@ -53,8 +53,8 @@ class Judged:
 def judge(session: "Session", tracker: Tracker) -> Judged | None:
     """The results of the run's metrics for the model; None if a signal interrupts it.
 
-    All ranks call it together; each answers some of the batches. Rank 0 calls the functions. One
-    that fails is named in a warning, and has no number in this evaluation.
+    All ranks call it together, and each rank answers some of the batches. Rank 0 calls the
+    functions. If a function fails, a warning names it, and this evaluation has no number for it.
     """
     asked = [(name, one) for name, several in session.questions.items() for one in several]
     if not asked:
@@ -96,7 +96,7 @@ def _judged(
 def _measure(
     function: Metric, answers: Sequence[Answered]
 ) -> tuple[str | None, list[float] | None]:
-    """The problem of a metric, or its number for each answer: one of the two is None."""
+    """The problem of a metric, or its number for each answer. One of the two is None."""
     values = list[float]()
     for one in answers:
         where = f"row {one.number} of {one.set_name}"
@@ -144,7 +144,8 @@ def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | N
 def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int]]:
     """The numbers of the questions of each batch; they do not depend on the number of ranks.
 
-    A model whose rows can't be laid end to end may see padding too, so its batches have none.
+    If the rows of a model can't be laid end to end, the model may also see padding. So the batches
+    of such a model have no padding.
     """
     lengths = [len(one.prompt_ids) for one in questions]
     most = _TOKENS_OF_A_BATCH * session.shape.micro_batch_tokens
@@ -154,7 +155,8 @@ def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int
     batches = batches_by_length(lengths, longest, most, may_pad=may_pad)
     if limit is None:
         return batches
-    # A prompt near the model's last position leaves less room, and is answered alone.
+    # A prompt near the model's last position leaves less room for the answer, and is answered
+    # alone.
     near = [n for n, length in enumerate(lengths) if length + longest > limit]
     return [
         *filter(None, ([n for n in batch if n not in near] for batch in batches)),

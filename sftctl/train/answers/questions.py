@@ -36,7 +36,8 @@ Metric = Callable[[list[dict[str, Any]], str, str], float]
 
 
 def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The functions of `evaluation.metrics`, and the problems of those that can't be imported.
+    """The functions of `evaluation.metrics`, and the problems of the functions that can't be
+    imported.
 
     Both are keyed by the functions' names. This runs the modules that hold the functions.
     """
@@ -59,7 +60,7 @@ def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
 
 @contextmanager
 def _working_directory_first() -> Iterator[None]:
-    """Let modules of the working directory be found, as `python -m` does."""
+    """Make modules of the working directory importable, as `python -m` does."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
@@ -71,7 +72,7 @@ def _working_directory_first() -> Iterator[None]:
 
 
 def require_metrics(config: RunConfig) -> tuple[str, ...]:
-    """The problem of each metric that can't be imported: the run goes on without its number.
+    """The problem of each metric that can't be imported. The run goes on without its number.
 
     ConfigError if such a metric chooses the best step, or if FSDP can't have metrics.
     """
@@ -94,7 +95,7 @@ def require_metrics(config: RunConfig) -> tuple[str, ...]:
 def open_questions(
     run_dir: "Path | None", config: RunConfig, inputs: Inputs, model: "PreTrainedModel"
 ) -> Questions:
-    """The rows to answer, by set: as the run has kept them, or else from the data's files.
+    """The rows to answer, by set. They come from the run directory, or else from the data's files.
 
     {} if the run has no metrics. DataError if the rows of a set can't be read.
     """
@@ -118,7 +119,8 @@ def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 def _questions_of(
     name: str, store: Store, config: RunConfig, inputs: Inputs, most_tokens: int | None
 ) -> list[Question]:
-    """The first rows of a set; each of several stores gives rows by its share of the examples."""
+    """The first rows of a set. If the set has several stores, each store gives rows in proportion
+    to its examples."""
     ends = np.cumsum([len(part) for part in store.parts])
     limits = np.rint(config.evaluation.num_prompts * ends / ends[-1]).astype(int).tolist()
     found: list[Question] = []
@@ -154,7 +156,7 @@ def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str |
 
 
 def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Question | None:
-    """The row up to its last trained answer; None without one, or without room for an answer."""
+    """The row up to its last trained answer; None if there is no such answer, or no room for it."""
     if row.shape == "text" or not row.target_turns:
         return None
     try:
@@ -171,7 +173,8 @@ def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Ques
 
 
 def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
-    """The session with the rows that its model answers: those of the run, if it exists."""
+    """The session with the rows that its model answers. If the run already has rows, these are
+    used."""
     config, model = session.config, session.state.loss_module.model
     if config.evaluation.metrics:
         status.doing("reading the rows to answer")

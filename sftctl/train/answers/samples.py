@@ -43,7 +43,8 @@ class _Interrupted(Exception):
 def show_samples(session: Session, tracker: Tracker) -> None:
     """Answer `tracking.samples` validation prompts on rank 0, and report each as an event.
 
-    Decoding is greedy, so no random number is drawn. A signal ends it after the current token.
+    Decoding is greedy, so no random number is drawn. A signal ends the answers after the current
+    token.
     """
     if not session.world.is_main or why_no_samples(session) is not None:
         return
@@ -78,7 +79,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
 
 
 def why_no_samples(session: Session) -> str | None:
-    """Why a run that asks for samples gets none; None if it gets them or asks for none."""
+    """The reason if a run asks for samples and can't have them; else None."""
     wanted, validation = session.config.tracking.samples, session.inputs.validation
     if wanted and session.state.is_sharded:
         return "tracking.samples: no samples under fsdp: no rank holds the complete model"
@@ -90,13 +91,13 @@ def why_no_samples(session: Session) -> str | None:
 
 
 def _question(prompt: str) -> str:
-    """The last line of a prompt that is more than a mark of the next turn, such as `assistant`."""
+    """The last line of a prompt, without marks of the next turn such as `assistant`."""
     lines = [line for line in map(str.strip, prompt.splitlines()) if line not in _MARKS]
     return lines[-1] if lines else ""
 
 
 def _prompts(session: Session) -> Iterator[Prompt]:
-    """The first validation prompts that leave the model room for an answer."""
+    """The first validation prompts after which the model has room for an answer."""
     store, left = session.inputs.validation, session.config.tracking.samples
     if store is None:
         return

@@ -84,8 +84,8 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
 
 
 def checkpoint_bytes(model: "PreTrainedModel") -> int:
-    """The size of a checkpoint on disk: the tensors of the model that it holds, and two moments for
-    each trained parameter. Tied tensors are counted once."""
+    """The size of a checkpoint on disk: its tensors of the model, and two moments for each trained
+    parameter. Tied tensors are counted once."""
     buffers = {t.untyped_storage()._cdata: t for t in saved_tensors(model).values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -93,7 +93,7 @@ def checkpoint_bytes(model: "PreTrainedModel") -> int:
 
 
 def choose_head(state: TrainState, examples: Examples, world: World) -> str | None:
-    """Let the loss use the head alone if that is right for the shortest example, else warn."""
+    """Let the loss use only the head, if this is right for the shortest example; else warn."""
     shortest = int(examples.lengths.argmin())
     example = collate(examples, (shortest,), 0).to(world.device)
     with uncompiled(state.loss_module):

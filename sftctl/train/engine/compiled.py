@@ -1,7 +1,6 @@
-"""torch.compile for the layers: where it is not used, and its failures as errors for a user.
-
-Compiling takes minutes: on a CPU a C++ compiler runs for each kernel. So it is not used where speed
-does not matter. A signal may come while the compiler runs.
+"""torch.compile for the layers, and its failures as errors for a user. Compiling takes minutes,
+because on a CPU a C++ compiler runs for each kernel. So code whose speed does not matter runs
+without it. A signal may come while the compiler runs.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,8 @@ def is_compiled(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def uncompiled(module: torch.nn.Module) -> Iterator[None]:
-    """Run the layers without their compiled kernels: compiling is too slow for a few calls."""
+    """Run the layers without their compiled kernels, because compiling is too slow for a few
+    calls."""
     if not is_compiled(module):
         yield
         return

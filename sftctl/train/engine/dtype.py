@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BFLOAT16_WIDTH = 512
-"""Models of this hidden size or more compute in bfloat16 if `dtype` is `auto` and the CPU has
-instructions for it: they were measured to be faster than in float32 (docs/measured/speed.md)."""
+"""If `dtype` is `auto` and the CPU has instructions for bfloat16, models of this hidden size or
+more compute in bfloat16. They were measured to be faster than in float32
+(docs/measured/speed.md)."""
 
 
 def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
@@ -41,7 +42,7 @@ def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> R
 
 
 def _for_mps(config: RunConfig) -> RunConfig:
-    """The same for a Mac's GPU, which has no float64 and needs no scaler."""
+    """Resolve and check the dtype for a Mac's GPU, which has no float64 and needs no scaler."""
     train = config.train
     if train.dtype == "float16":
         raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")

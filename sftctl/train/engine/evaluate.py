@@ -1,6 +1,7 @@
 """The evaluation of a run on its validation sets, over all ranks.
 
-The loss is the weighted mean over the target tokens; accuracy and entropy count each of them once.
+The loss is the weighted mean over the target tokens. Accuracy and entropy count each target token
+once.
 """
 
 import math
@@ -39,7 +40,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); infinite where a float can't hold it."""
+        """exp(loss); infinite if a float can't hold the number."""
         try:
             return math.exp(self.validation_loss)
         except OverflowError:
@@ -67,7 +68,7 @@ class Evaluation:
 
 
 def of_all(evaluations: Mapping[str, Evaluation]) -> Evaluation:
-    """The evaluation of all sets' target tokens together."""
+    """The evaluation of the target tokens of all sets together."""
     columns = zip(*(one.sums for one in evaluations.values()), strict=True)
     return Evaluation(tuple(sum(column) for column in columns))
 
@@ -118,7 +119,7 @@ def evaluate(
 
 
 def _total_weight(store: Examples) -> float:
-    """The total weight that `whole_units` needs: of all values that will be added up."""
+    """The total weight of all values that will be added up, as `whole_units` needs it."""
     num_targets = float(store.target_lengths.sum())
     weights = store.target_weights
     return num_targets if weights is None else max(num_targets, float(weights.sum()))

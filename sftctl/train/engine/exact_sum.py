@@ -1,7 +1,8 @@
 """ExactSum: the gradient of a step, with the same bits for any division among ranks.
 
-A sum of floats depends on their order, a sum of integers does not. So each micro-batch's gradient
-is rounded to a multiple of a power of two, the unit, and the multiples are summed as integers.
+A sum of floats depends on the order of the numbers; a sum of integers does not. So each
+micro-batch's gradient is rounded to a multiple of a power of two, the unit, and the multiples are
+summed as integers.
 """
 
 import math

@@ -15,7 +15,8 @@ def build_optimizer(
     optim: OptimConfig,
     factors: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW of the trained parameters. Its state is created now, so that it can be loaded.
+    """AdamW of the trained parameters. Its state is created here, so that a checkpoint can be
+    loaded into it.
 
     Only matrices are decayed. `factors` multiply the learning rate of parameters, by name; each
     group has its factor as `lr_factor`.
@@ -51,9 +52,8 @@ def build_optimizer(
 def clip_gradients(
     parameters: list[torch.nn.Parameter], max_norm: float, world: World
 ) -> torch.Tensor:
-    """Scale all gradients down to `max_norm` together; returns their L2 norm before that.
-
-    It is a scalar on the device, because the host waits for the device when it reads a number.
+    """Scale all gradients together down to `max_norm`. Returns the L2 norm before scaling, as a
+    scalar on the device: reading the number would make the host wait for the device.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]

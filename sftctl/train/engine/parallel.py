@@ -20,11 +20,12 @@ def replicated(loss_module: LossModule, world: World) -> LossModule:
 def with_fsdp(
     loss_module: LossModule, world: World, compute_dtype: torch.dtype | None = None
 ) -> LossModule:
-    """Every rank holds its rows of each parameter; a block is gathered only while it runs.
+    """Every rank holds its own rows of each parameter; a block is gathered only while it runs.
 
     Changes the module in place: its parameters become DTensors on the device. Everything outside
     the blocks is one group with the loss module as its root, so tied weights stay tied. With
-    `compute_dtype`, blocks compute in it; parameters and the sums over ranks stay float32.
+    `compute_dtype`, the blocks compute in this dtype; parameters and the sums over ranks stay
+    float32.
     """
     mesh = init_device_mesh(world.device.type, (world.world_size,))
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)

@@ -43,7 +43,7 @@ class Stateful(Protocol):
 
 @dataclass
 class Progress:
-    """How far the run is. It counts a step when it is done, not when its data is fetched."""
+    """How far the run is. A step counts when it is done, not when its data is fetched."""
 
     step: int = 0
     epoch: int = 0
@@ -133,7 +133,8 @@ class TrainState:
         )
 
     def reshard(self) -> None:
-        """Free parameters that FSDP gathered: after a pass without backward it keeps the root's."""
+        """Free the parameters that FSDP gathered. After a pass without backward, FSDP keeps the
+        root's."""
         if isinstance(self.loss_module, FSDPModule):
             self.loss_module.reshard()
 
@@ -161,7 +162,7 @@ class TrainState:
         }
 
     def numbers(self) -> Numbers:
-        """All other values in `statefuls`; Statefuls without any are left out."""
+        """All other values in `statefuls`. Statefuls without such values are left out."""
         found = {
             name: {k: v for k, v in one.state_dict().items() if not isinstance(v, torch.Tensor)}
             for name, one in self.statefuls().items()

@@ -53,7 +53,7 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """Facts about the gradient in the parameters, which is unscaled and clipped."""
+    """Facts about the gradient in the parameters, after it was unscaled and clipped."""
 
     sums: _Sums
     loss: float  # the step's mean, over all ranks
@@ -161,7 +161,7 @@ def unscale_and_clip(
         state.scaler.unscale_(state.optimizer)
         max_norm = rules.optim.grad_clip or math.inf
         norm_on_device = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
-        # This is the only wait for the device in a step of one rank without a mixture.
+        # On one rank without a mixture, this is the only line of a step that waits for the device.
         found = torch.cat([world.sum(sums.floats), norm_on_device]).tolist()
         loss_sum, hits, entropies, norm = found
         loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)
@@ -208,7 +208,7 @@ def update_or_skip(
 
 
 def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
-    """Over all ranks: the digest, tokens, padding tokens."""
+    """The digest, the tokens and the padding tokens of the step, summed over all ranks."""
     digest = sums.examples_digest % (1 << 64)
     signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # int64 wraps as the digest does
     signed, num_tokens, num_padding_tokens = world.sum_counts(
@@ -238,7 +238,7 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
 
 
 def _broken_weights(state: TrainState) -> list[str]:
-    """Names of parameters that hold a number that is not finite, in this rank's part."""
+    """Names of parameters with a number that is not finite, in this rank's part."""
     named = state.weights.named.items()
     return [name for name, weight in named if not local_part(weight).isfinite().all()]
 

@@ -1,8 +1,8 @@
-"""Weights: what the optimizer updates in float32, and the parameters that the model computes with.
-
-In float32 and float16 they are the same tensors. In bfloat16 the model computes with bfloat16
-copies of float32 master weights (Micikevicius et al. 2018): the gradient of each pass is added to a
-float32 sum, the optimizer updates the masters, and the copies are made once for each step.
+"""Weights: the float32 weights that the optimizer updates, and the parameters that the model
+computes with. In float32 and float16 both are the same tensors. In bfloat16 the model computes with
+bfloat16 copies of float32 master weights (Micikevicius et al. 2018). The gradient of each pass is
+added to a float32 sum, the optimizer updates the masters, and the copies are made once for each
+step.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ class Weights:
             torch._foreach_copy_(self._computing, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors of a checkpoint, not copies. For a bfloat16 parameter it is the master."""
+        """The tensors of a checkpoint, not copies. A bfloat16 parameter is saved as its master."""
         return {
             name: self.master_of(tensor).detach()
             for name, tensor in saved_tensors(self.model).items()

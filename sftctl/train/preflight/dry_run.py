@@ -61,7 +61,7 @@ def plan_run(
 ) -> RunPlan:
     """Check data and model as a run would; nothing is written. `verify` hashes the store.
 
-    A `stop` must be listening already; without one, this call listens.
+    A given `stop` must already be listening; without `stop`, this call listens to signals itself.
 
     An error after which nothing more can be checked (no data, no model) is raised. Every other
     problem is a finding.
@@ -104,7 +104,8 @@ def plan_run(
 def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """The origins; a value that was resolved to another one gets `default: auto` or the like."""
+    """The origins. If a value was resolved, its origin also has the original value, as in
+    `default: auto`."""
     shown = {}
     for key, origin in origins.items():
         section, name = key.split(".")

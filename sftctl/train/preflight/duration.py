@@ -20,7 +20,7 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 _USUAL_MFU = 0.4
-"""Training on a CPU reaches this part of the rate of matrix products (docs/benchmarks.md)."""
+"""The part of the rate of matrix products that training on a CPU reaches (docs/benchmarks.md)."""
 
 _MEASURED_S = 0.3  # on a busy machine, most products of a shorter time are interrupted
 _UPDATE_BYTES = 56  # that AdamW, clipping and zeroing read and write for each trained parameter
@@ -35,10 +35,10 @@ def run_time_s(
 ) -> float | None:
     """Seconds of the steps and evaluations, roughly; None: not known for this model.
 
-    For a small model, a few steps are tried with random weights. For a larger one, the operations
-    of all tokens are divided by the speed of this device, and the updates are added; `_USUAL_MFU`
-    includes attention, loading and saves. An evaluation counts as a third of a step. Ranks on a CPU
-    share its cores.
+    For a small model, a few steps are tried with random weights. For a larger model, the operations
+    of all tokens are divided by the speed of this device, and the time of the updates is added.
+    `_USUAL_MFU` includes attention, loading and saves. An evaluation counts as a third of a step.
+    Ranks on a CPU share its cores.
     """
     train, inputs = proposal.config.train, proposal.inputs
     splits = inputs.train.manifest.splits
@@ -68,7 +68,7 @@ def run_time_s(
 
 
 def _update_s(num_trained: int, device: torch.device) -> float:
-    """Seconds of an update on a CPU, by the speed of its memory; on a GPU they do not count."""
+    """Seconds of an update on a CPU, by the speed of its memory; 0 on a GPU."""
     if device.type != "cpu":
         return 0.0
     buffer, times = torch.zeros(1 << 23), []

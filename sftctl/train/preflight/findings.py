@@ -1,4 +1,4 @@
-"""What is checked before a run: by `sftctl train --dry-run` alone, and at every start.
+"""The checks before a run, at every start and in `sftctl train --dry-run`.
 
 Each function yields findings. No weights are loaded: the model is a fake one.
 """
@@ -181,9 +181,8 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
 
 
 def device_finding(device: str, dtype: str, has_bfloat16: bool | None) -> Finding:
-    """Whether the device computes fast in this dtype.
-
-    The factor is that of https://github.com/pytorch/pytorch/issues/146508.
+    """Whether the device computes fast in this dtype. The factor comes from
+    https://github.com/pytorch/pytorch/issues/146508.
     """
     what = f"{device} with {dtype}"
     if device != "cpu" or dtype == "float32" or (dtype == "bfloat16" and has_bfloat16):
@@ -196,7 +195,7 @@ def device_finding(device: str, dtype: str, has_bfloat16: bool | None) -> Findin
 
 
 def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Finding]:
-    """Whether the estimate fits into what is available."""
+    """Whether the estimate fits into the available memory."""
     total, available = memory.total_bytes, memory.available_bytes
     what = (
         f"about {format_bytes(total)} at the largest micro-batch "

@@ -43,7 +43,7 @@ class Inputs:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch. One that its source's weight repeats counts each time."""
+        """Examples in an epoch. If a source's weight repeats an example, it counts each time."""
         return len(self.train) if self.mixture is None else self.mixture.num_planned
 
     def source_counts(
@@ -119,7 +119,7 @@ def _store_paths(
 
 
 def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None) -> Path:
-    """`data.path` if it is a store, else the store in the cache that is made from it."""
+    """`data.path` if it is a store, else the store in the cache that is made from its files."""
     stop.check()
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -176,9 +176,8 @@ def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
 
 
 def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
-    """Which mask rules give this fingerprint for the run's data: today's or earlier ones.
-
-    `same` for today's, `older` for earlier ones. None if the fingerprint is that of other data.
+    """Which mask rules give this fingerprint for the run's data: `same` for today's rules, `older`
+    for earlier rules. None if the fingerprint belongs to other data.
     """
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -193,7 +192,8 @@ def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
 
 
 def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
-    """The store in the cache that is made from the run's files; prepared if it does not exist."""
+    """The store in the cache that is made from the run's files. It is prepared if it does not
+    exist."""
     train, validation = _files_of(config)
     tokenizer, data = tokenizer_of(config), config.data
     key = store_fingerprint(train, tokenizer, data, validation)
@@ -228,8 +228,8 @@ def _require_fitting_store(
 ) -> None:
     """Refuse a store if the run asks for another tokenizer, template or setting.
 
-    If it is the store that the checkpoint `resumed` was trained on, the tokenizer is not compared
-    again: this was done when the run began.
+    If the checkpoint `resumed` was trained on this store, the tokenizer is not compared again,
+    because this was done when the run began.
     """
     manifest = StoreManifest.read(path)
     if resumed is None or manifest.fingerprint != resumed.data_fingerprint:
@@ -238,7 +238,8 @@ def _require_fitting_store(
 
 
 def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> None:
-    """The store's tokenizer must be the configured one; if none is configured, the model's."""
+    """The store's tokenizer must be the configured tokenizer or, if none is configured, the
+    model's."""
     name = config.model.tokenizer
     if name is None:
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:

@@ -89,7 +89,8 @@ class Look:
 def look_at(config: RunConfig, on_progress: Callable[[Progress], None]) -> Look:
     """Prepare all of `data.path` in a temporary folder, choose settings, and plan the run.
 
-    DataError if no row can be used. The plan's own store goes into the cache: the run needs it.
+    DataError if no row can be used. The store of the plan goes into the cache, because the run
+    needs it.
     """
     status.doing("reading the data")
     tokenizer = tokenizer_of(config)
@@ -130,7 +131,8 @@ def _batch_size(num_examples: int) -> int:
 
 
 def _epochs(num_examples: int, *, preset: bool) -> int:
-    """Small sets are read more often; random weights need more than pretrained ones."""
+    """The number of epochs. Small sets are trained more often, and random weights need more epochs
+    than pretrained weights."""
     few = 3 if num_examples < 10_000 else 2 if num_examples < 100_000 else 1
     return 2 * few if preset else few
 
@@ -153,7 +155,7 @@ def _scripts(store: TokenStore) -> dict[str, float]:
 
 
 def commented_toml(look: Look, given: Mapping[str, str | None]) -> str:
-    """A short run.toml, each value with its reason. `given` has the values that the user typed."""
+    """A short run.toml with a reason for each value. `given` has the values that the user typed."""
     config, lengths, model = look.config, look.lengths, str(given["model.name"])
     start = "random weights" if is_preset(model) else "pretrained weights"
     longest = int(lengths.max())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ESTIMATE_ERROR_RATIO = 0.25
-"""How far the estimate may be off, as findings say. Measured in docs/preflight.md."""
+"""The error of the estimate, as the findings state it. Measured in docs/preflight.md."""
 
 _WORD = 4  # bytes of a float32: a weight and, if it is trained, its gradient and two moments
 _LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # on a CPU as measured: docs/preflight.md
@@ -81,7 +81,7 @@ def estimate_memory(
     state = _state_bytes(config, fake) // num_shards
     trained = fake.num_trained * _WORD // num_shards  # only these have gradients and moments
     batch = longest_micro_batch(store, shape)
-    # In bfloat16 the model has copies of its weights, and a pass makes gradients of that size.
+    # In bfloat16 the model has copies of its weights, and a pass makes gradients of the same size.
     has_copies = config.train.dtype == "bfloat16" and num_shards == 1
     exact = 2 * trained if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
     saved = 2 * trained + (trained if config.adapter.lora else state)
@@ -104,7 +104,8 @@ def estimate_memory(
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
-    """Bytes of all weights: in float32, but the frozen base of an adapter in the base's type."""
+    """Bytes of all weights. They are float32, except the frozen base of an adapter, which has its
+    own type."""
     if not config.adapter.lora:
         return fake.num_parameters * _WORD
     frozen, itemsize = fake.num_parameters - fake.num_trained, base_dtype(config).itemsize
@@ -114,7 +115,7 @@ def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
 
 
 def _narrow_weights(config: RunConfig, fake: FakeModel) -> list[int]:
-    """The numbers of weights of the layers that are held in nf4; [] without it."""
+    """The number of weights of each layer that is held in nf4; [] without nf4."""
     if config.adapter.quantize is None:
         return []
     names = quantizable_layers(fake.model, lora_config(fake.model).modules_to_save or ())
@@ -122,7 +123,7 @@ def _narrow_weights(config: RunConfig, fake: FakeModel) -> list[int]:
 
 
 def _with_loading(config: RunConfig, fake: FakeModel, estimate: MemoryEstimate) -> MemoryEstimate:
-    """With nf4: one dequantized layer of a pass, and on a CPU the base before it is quantized."""
+    """With nf4: one dequantized layer of a pass, and on a CPU also the base before quantization."""
     layers = _narrow_weights(config, fake)
     if not layers:
         return estimate
@@ -141,14 +142,15 @@ def _working(fake: FakeModel, batch: MicroBatch) -> int:
 
 
 def _gathered(config: RunConfig, fake: FakeModel) -> int:
-    """What FSDP gathers for a pass; on a CPU also the complete model that shards are made from."""
+    """The weights that FSDP gathers for a pass; on a CPU also the complete model that shards are
+    made from."""
     gathered = fake.num_parameters * (2 if config.train.dtype == "bfloat16" else _WORD)
     return gathered + (fake.num_parameters * _WORD if fake.device.type == "cpu" else 0)
 
 
 def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
     """Bytes kept for the backward pass, counted on fake tensors. With activation checkpointing,
-    which keeps little, they follow from the sizes of the layers."""
+    which keeps little, the bytes are computed from the sizes of the layers."""
     num_tokens = batch.input_ids.numel()
     if config.train.activation_checkpointing:
         shape = ModelShape.of(fake.model)
@@ -204,7 +206,8 @@ class ModelShape:
         )
 
     def bytes_per_token(self, dtype: str, recomputed: bool) -> int:
-        """Bytes kept of a token for the backward pass: norms in float32, the rest in `dtype`.
+        """Bytes that are kept per token for the backward pass: norms in float32, the rest in
+        `dtype`.
 
         With activation checkpointing (`recomputed`): each layer's input, and all of one layer.
         """
