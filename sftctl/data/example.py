@@ -19,7 +19,8 @@ class TokenizedExample:
     loss_mask: npt.NDArray[np.bool_]  # (T,) True: the loss counts this token
     loss_weights: Weights | None = None  # (T,), above 0 where the mask is True; None: all are 1
     turn_mask: Mask | None = None
-    """(T,) True: in a trained turn, perhaps with weight 0; None: as the loss mask. Not stored."""
+    """(T,) True: in a trained turn, perhaps with weight 0; None: the same as the loss mask. Not
+    stored."""
 
     def first(self, num_tokens: int) -> "TokenizedExample":
         """The example's first tokens."""

@@ -100,7 +100,7 @@ class Note:
     def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
         """The note for a row that became several examples.
 
-        Lost tokens belong to exchanges that are too long or have no target token.
+        Tokens are lost with exchanges that are too long or have no target token.
         """
         message = f"{source}: split into {counted(num_examples, 'example')}"
         if tokens_lost:

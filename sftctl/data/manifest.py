@@ -54,7 +54,7 @@ class Audit:
 
     @classmethod
     def of(cls, **counts: int) -> "Audit":
-        """An audit passes if none of its counts in `_FAILURES` is above zero."""
+        """An audit passes if all its counts in `_FAILURES` are zero."""
         return cls(**counts, passed=not any(counts[name] for name in _FAILURES))
 
     def __add__(self, other: "Audit") -> "Audit":
@@ -175,7 +175,7 @@ class StoreManifest:
 
     @property
     def has_notes(self) -> bool:
-        """True: some row was dropped or shortened, or the audit failed."""
+        """Whether some row was dropped or shortened, or the audit failed."""
         return bool(self.rows_dropped or self.tokens_lost or not self.audit.passed)
 
     def examples_by_source(self) -> dict[str, int]:
@@ -214,7 +214,8 @@ class StoreManifest:
 
 
 def joined_fingerprint(fingerprints: Sequence[str]) -> str:
-    """One fingerprint for several stores, in their order; that of a single store is unchanged."""
+    """One fingerprint for several stores, in their order. A single store keeps its own
+    fingerprint."""
     if len(fingerprints) == 1:
         return fingerprints[0]
     return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()

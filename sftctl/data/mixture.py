@@ -23,7 +23,7 @@ class MixedSource:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch, repeated ones included; the same number in every epoch."""
+        """Examples in an epoch, including repeated examples; the same number in every epoch."""
         return round(self.weight * self.num_examples)
 
 

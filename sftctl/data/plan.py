@@ -94,7 +94,7 @@ class EpochPlan:
 
 
 def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
-    """The number of steps. The last one holds the remaining examples: none is dropped."""
+    """The number of steps. The last step holds the remaining examples, so no example is dropped."""
     return math.ceil(num_examples / global_batch_size)
 
 
@@ -125,11 +125,11 @@ def plan_epoch(
 def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int) -> EpochPlan:
     """The plan of one epoch of a mixture, equal on every rank.
 
-    A source has N examples, of which an epoch trains k = `num_planned`: each one k // N times, and
-    k % N of them once more. These k % N are a window of a permutation that never changes. The next
-    epoch's window begins where this one ends, so every example is in a window at some time. The
-    first copy of an example has the same key as in `plan_epoch`; copy c > 0 has the key
-    `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are equal.
+    A source has N examples, and an epoch trains k = `num_planned` of them: each example k // N
+    times, and k % N examples once more. These k % N are a window of a permutation that never
+    changes. The next epoch's window begins where this one ends, so every example is in a window at
+    some time. The first copy of an example has the same key as in `plan_epoch`; copy c > 0 has the
+    key `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are equal.
     """
     examples, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
     for source in mixture.sources:
@@ -150,7 +150,7 @@ def times_in_epoch(mixture: Mixture, seed: int, epoch: int) -> Indices:
 
 
 def _copies(source: MixedSource, seed: int, epoch: int) -> Iterator[Indices]:
-    """The examples of each copy, ascending; only the last copy can be a part of the source."""
+    """The examples of each copy, ascending. Only the last copy can be incomplete."""
     if not source.num_examples:
         return
     every = np.arange(source.start, source.start + source.num_examples, dtype=np.int64)
@@ -200,7 +200,7 @@ def cut_step(
     """Cut one step into `num_ranks` × k pieces of nearly equal size, or fewer if examples are few.
 
     Each example, longest first, goes into the piece that has the fewest tokens (Graham 1969, LPT).
-    k is the smallest number for which no piece of several examples exceeds the token budget. An
+    k is the smallest number for which no piece with several examples exceeds the token budget. An
     example longer than the budget is a piece of its own.
     """
     sizes: Indices = np.asarray(lengths, dtype=np.int64)
@@ -253,8 +253,8 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 def deal_in_rounds(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Give the pieces, most expensive first, to the ranks in turn.
 
-    This is for ranks that wait for each other in every piece, because the pieces of a round have
-    similar costs. In the last round, all ranks but the first may get none.
+    Use this for ranks that wait for each other in every piece: the pieces of a round have similar
+    costs. In the last round, all ranks but the first may get none.
     """
     by_cost = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
     return [by_cost[rank::num_ranks] for rank in range(num_ranks)]

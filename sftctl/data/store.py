@@ -21,7 +21,8 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _SHARD_TOKENS = 1 << 24
 MAX_OPEN_SHARDS = 16
-"""A split keeps at most this many pairs of files open; others are opened again for each read."""
+"""A split keeps at most this many pairs of files open. Other files are opened again for each
+read."""
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -96,7 +97,7 @@ def length_quantiles(lengths: npt.NDArray[np.integer]) -> dict[str, int]:
 
 
 def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
-    """Write the bytes of np.save(concatenate(parts)) without the memory for the concatenation."""
+    """Write the same bytes as np.save(concatenate(parts)), without memory for the joined array."""
     header = np.lib.format.header_data_from_array_1_0(parts[0])
     header["shape"] = (sum(len(part) for part in parts),)
     with path.open("wb") as file:

@@ -1,4 +1,5 @@
-"""The columns of a row: those mapped to our keys, and those that make it unfit for SFT."""
+"""The columns of a row that are mapped to our keys, and the columns that make a row unfit for
+SFT."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -102,7 +103,8 @@ def _words(name: str) -> set[str]:
 
 
 def _how_to_train_on(row: Row, keys: list[str]) -> str:
-    """How to train on the wanted answer, if the name of its column says which one it is."""
+    """How to train on the preferred answer, if the name of a column shows which answer is
+    preferred."""
     wanted = (key for key in (*keys, *row) if _is_wanted(key) and row[key])
     if (key := next(wanted, None)) is None:
         key = next((one for one in _TARGETS[:4] if row.get(one)), "ANSWER")

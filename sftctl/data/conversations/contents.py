@@ -28,7 +28,8 @@ class Content(NamedTuple):
 
 
 def require_no_media(fields: Row, where: str) -> None:
-    """BadRow if an image, video or audio field is filled: an answer about it can't be learned."""
+    """BadRow if an image, video or audio field has a value, because a model of text can't learn an
+    answer about it."""
     if _MEDIA.isdisjoint(fields):
         return
     for key in MEDIA:
@@ -60,20 +61,14 @@ def text_of(row: Row, key: str) -> str:
 
 
 def content_of(value: object, key: str) -> Content:
-    """The content of a message: a string, or OpenAI's list of parts."""
-    if isinstance(value, str):
-        return Content(value)
-    if not isinstance(value, list) or not value:
-        hint = BY_COLUMNS if isinstance(value, dict) else None
-        raise BadRow("bad_shape", f"{key!r} is not text", hint)
-    if sum(isinstance(part, str) for part in value) > 1:  # with nothing that says how to join them
-        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS)
-    texts: list[str] = []
-    reasoning: list[str] = []
-    for part in value:
-        is_reasoning, text = part_of(part, key)
-        (reasoning if is_reasoning else texts).append(text)
-    return Content("".join(texts), "".join(reasoning) if reasoning else None)
+    """The content of a message: a string, or OpenAI's list of parts.""" if isinstance(value, str):
+    return Content(value) if not isinstance(value, list) or not value: hint = BY_COLUMNS if
+    isinstance(value, dict) else None raise BadRow("bad_shape", f"{key!r} is not text", hint) if
+    sum(isinstance(part, str) for part in value) > 1: # nothing says how to join them raise
+    BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS) texts: list[str]
+    = [] reasoning: list[str] = [] for part in value: is_reasoning, text = part_of(part, key)
+    (reasoning if is_reasoning else texts).append(text) return Content("".join(texts),
+    "".join(reasoning) if reasoning else None)
 
 
 def tool_result(value: object, key: str) -> str:

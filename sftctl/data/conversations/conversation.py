@@ -31,16 +31,13 @@ TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from 
 class Conversation:
     """Messages as OpenAI writes them: role, content (text), reasoning_content?, tool_calls?."""
 
-    messages: tuple[Message, ...]
-    tools: list[Any] | None
-    source: SourceLine
-    untrained: frozenset[int] = frozenset()  # messages that are only context, never a target
-    weights: Mapping[int, TurnWeights] = field(default_factory=dict)  # of messages, not all 1
-    shape: Format = "messages"  # the shape of the row
-    digest: int = 0  # 64-bit hash of messages and tools: duplicates have the same in any shape
-    was_padded: bool = False  # nulls that only padded tools or calls were removed
-    used: tuple[str, ...] = ()  # the columns of the row that were read
-    columns: tuple[str, ...] = ()  # all its columns that are not null
+    messages: tuple[Message, ...] tools: list[Any] | None source: SourceLine untrained:
+    frozenset[int] = frozenset() # messages that are only context and never trained weights:
+    Mapping[int, TurnWeights] = field(default_factory=dict) # of messages, not all 1 shape: Format =
+    "messages" # the shape of the row digest: int = 0 # 64-bit hash of messages and tools:
+    duplicates in any shape have the same hash was_padded: bool = False # True: nulls that only
+    padded tools or calls were removed used: tuple[str, ...] = () # the columns of the row that were
+    read columns: tuple[str, ...] = () # all its columns that are not null
 
     @property
     def target_turns(self) -> list[int]:
@@ -133,7 +130,7 @@ def _says_something(message: Message) -> bool:
 
 
 def _refuse_rounded(text: bytes, row: dict[str, Any], source: SourceLine, columns: Columns) -> None:
-    """BadRow if a column that is read holds an integer that JSON's reader rounds."""
+    """BadRow if a column that is read holds an integer that the JSON reader would round."""
     read = ROW_KEYS | {column.split(".")[0] for _, column in columns}
     for key in jsonio.rounded(text.decode(), row):
         if key in read:
@@ -166,7 +163,7 @@ def _not_json(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) 
 
 
 def _hint(text: bytes, problem: str) -> str | None:
-    """What a text may be instead of JSON, if it is plain to see."""
+    """What a text is instead of JSON, if this is easy to see."""
     if text.lstrip()[1:].lstrip().startswith(b"'"):
         return "Python's own text of an object is not JSON: write it with json.dumps"
     if "after document" in problem and text.rstrip().endswith(b"},"):

@@ -1,4 +1,5 @@
-"""Marks of messages and their parts, ours and other tools': only context, or a weight."""
+"""Marks of messages and their parts (ours and other tools'): a mark says "only context", or has a
+weight."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,9 +124,8 @@ def _parts(turn: dict[str, Any]) -> list[Any]:
 
 
 def _lowest(fields: object, where: str) -> float | None:
-    """The weight from the marks, None without a mark: 0 if one is 0, or else the lowest number.
-
-    A switch that is on has no weight of its own, so it does not change one.
+    """The weight from the marks: 0 if a mark is 0, or else the lowest number; None without marks. A
+    switch that is on has no weight, so it does not change the weight of another mark.
     """
     if not isinstance(fields, dict):
         return None

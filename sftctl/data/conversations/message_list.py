@@ -47,7 +47,7 @@ def turns_in(row: Row, key: str) -> list[Row]:
 
 
 def parsed_turns(text: str, key: str) -> Any:
-    """The list in a JSON text; BadRow if it begins like a list and is broken."""
+    """The list in a JSON text; BadRow if the text begins like a list and is broken JSON."""
     if not text.lstrip().startswith("["):
         return text
     try:
@@ -98,7 +98,7 @@ def read_message(turn: Row, number: int) -> Message:
 
 
 def _calls(turn: Row) -> list[dict[str, Any]]:
-    """The calls of a message; BadRow if OpenAI's older field has another one."""
+    """The calls of a message; BadRow if OpenAI's older field has a different call."""
     calls, legacy = tool_calls(turn.get("tool_calls")), turn.get("function_call")
     older = tool_calls([legacy]) if legacy else []
     if calls and older and older[0]["function"] not in [call["function"] for call in calls]:
@@ -121,7 +121,7 @@ def _plain_message(turn: Row) -> Message | None:
 
 
 def keys_left(turns: list[Row]) -> set[str]:
-    """The filled keys of messages that are not read, as `messages[].key`."""
+    """Keys of messages that have a value but are not read, as `messages[].key`."""
     return {
         f"messages[].{key}"
         for turn in turns
@@ -132,7 +132,7 @@ def keys_left(turns: list[Row]) -> set[str]:
 
 
 def _content(turn: Row, role: str, *, has_more: bool) -> Content:
-    """The text of a message; a message with calls or reasoning may have none."""
+    """The text of a message. A message with calls or reasoning may have no text."""
     key = _filled(turn, _CONTENT)
     if key is None:
         if has_more:

@@ -14,9 +14,8 @@ _MAY_HOLD = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}")
 
 
 def row_with_nan(text: bytes, source: SourceLine, columns: Columns = ()) -> Any:
-    """The row in a text that is JSON but for NaN in columns that are not read; without these.
-
-    None if the text has other faults. BadRow if NaN is in a column that is read.
+    """The row in a text that is JSON except for NaN in columns that are not read. These columns are
+    left out. None if the text has other faults. BadRow if NaN is in a column that is read.
     """
     if not _MAY_HOLD.search(text):
         return None

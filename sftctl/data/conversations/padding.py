@@ -2,7 +2,7 @@
 
 A table of Arrow (and the JSON that is written from one) gives every tool the parameters of all
 other tools, and every call the arguments of all other calls, as null. A model that is trained on
-them learns to write them.
+these nulls learns to write them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _MEANINGFUL = frozenset({"default", "const"})  # keys of a JSON schema that may 
 
 def drop_padding(row: Row, *, from_arrow: bool) -> bool:
     """Remove padding from the tools and the calls of a row, in place. Returns whether there was
-    any.
+    padding.
 
     Values that are JSON text are never padded. In a row of Arrow every null is padding. In JSON,
     a null is padding if it can't mean anything (a parameter without a schema), if the function
@@ -89,7 +89,7 @@ def _is_padded(tool: Row) -> bool:
 
 
 def _is_padded_turn(turn: Row) -> bool:
-    """Whether it has a null under a key that only messages of other roles have."""
+    """Whether a message has a null under a key that only messages of other roles have."""
     role = turn.get("role")
     key = "tool_call_id" if role == "assistant" else "tool_calls"
     return isinstance(role, str) and key in turn and turn[key] is None

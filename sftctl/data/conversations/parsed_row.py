@@ -30,9 +30,8 @@ class ParsedRow:
 
 
 def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
-    """The filled key among several. BadRow if all are missing, or if two are filled.
-
-    The first key is our own name. If it is filled, it is taken, whatever the others hold.
+    """The key with a value among several keys. BadRow if all are missing, or if two have a value.
+    The first key is our own name: if it has a value, it is taken, whatever the other keys hold.
     """
     if row.get(keys[0]):
         parsed.used.append(keys[0])

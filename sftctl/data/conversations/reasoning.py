@@ -15,11 +15,11 @@ TAGS = {
     "<|channel>thought": "<channel|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
 }
-"""The tags that open a thinking block, and those that close it."""
+"""The tags that open a thinking block, and the tags that close it."""
 
 
 def field_reasoning(turn: dict[str, Any]) -> str | None:
-    """The reasoning in a field of its own; BadRow if it is not one text."""
+    """The reasoning in a separate field; BadRow if it is not one text."""
     found = [key for key in REASONING if turn.get(key)]
     if not found:
         return next((turn[key] for key in REASONING if isinstance(turn.get(key), str)), None)
@@ -36,8 +36,8 @@ def field_reasoning(turn: dict[str, Any]) -> str | None:
 def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[str | None, str]:
     """The reasoning of a message, and its content without a block that repeats the reasoning.
 
-    `field` is the reasoning in a field, `parts` that among the parts of the content. BadRow if
-    they differ.
+    `field` is the reasoning in a separate field, `parts` the reasoning in the parts of the content.
+    BadRow if they differ.
     """
     if field and parts:
         _require_equal(without_tags(field), without_tags(parts), "its field", "a part")
@@ -62,7 +62,7 @@ def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[s
 
 
 def without_tags(reasoning: str) -> str:
-    """The text in a pair of tags, or in one of them; without tags the text as it is."""
+    """The text inside a pair of tags, or next to a single tag; without tags the unchanged text."""
     text = reasoning.strip()
     for opener, closer in TAGS.items():
         if text.startswith(opener) or text.endswith(closer):

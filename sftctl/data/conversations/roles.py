@@ -52,7 +52,7 @@ def role_of(name: object) -> Role:
 
 
 def is_calling(name: str) -> bool:
-    """True: the content of a message with this role is a tool call, as JSON text."""
+    """Whether the content of a message with this role is a tool call, as JSON text."""
     return name in _CALLING or _plain(name) in _CALLING
 
 

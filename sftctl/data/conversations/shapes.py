@@ -55,7 +55,8 @@ class Shape:
 
 
 def detect_shape(row: Row) -> Format | None:
-    """The first shape that matches the filled columns; if none does, the first for all columns.
+    """The first shape that matches the columns with a value. If there is none, the first shape that
+    matches all columns.
 
     Tables that were joined have columns of every shape, most of them empty.
     """
@@ -89,7 +90,8 @@ def is_row(columns: Iterable[str]) -> bool:
 def empty_column(
     filled: Iterable[str], empty: Collection[str], format: Format = "auto"
 ) -> str | None:
-    """The empty column that a row lacks; None if it lacks none, or if its shape is unknown."""
+    """The empty column that a row needs; None if there is no such column, or if the row's shape is
+    unknown."""
     values = {name: ["x"] if name in _ALL_TURNS else "x" for name in filled}
     shape = detect_shape(values) if format == "auto" else format
     if shape is None:
@@ -110,7 +112,7 @@ def known_shapes() -> str:
 
 
 def with_turns_read(row: Row) -> Row:
-    """The row, with lists of messages in place of the JSON text of such lists."""
+    """The row, in which JSON text of a list of messages is replaced by the list."""
     for key in _ALL_TURNS.intersection(row):
         if isinstance(row[key], str):
             row[key] = parsed_turns(row[key], key)
@@ -246,10 +248,11 @@ SHAPES: dict[Format, Shape] = {
         fills=(("text",),),
     ),
 }
-"""In the order in which a row is compared with them."""
+"""The shapes, in the order in which a row is compared with them."""
 
 _known_keys: dict[tuple[str, ...], Format | None] = {}
-"""The shapes of rows without a list of messages, by their keys: a file has few kinds of rows."""
+"""The shapes of rows without a list of messages, by the keys of the row. It stays small, because a
+file has few kinds of rows."""
 
 _MOST_KNOWN = 4096
 
@@ -258,7 +261,8 @@ ROW_KEYS = frozenset(key for shape in SHAPES.values() for key in shape.reads)
 
 
 def _turns_key(row: Row) -> str:
-    """The first key with messages; without one, the first key that is there; else the first."""
+    """The first key with messages; if there is none, the first key in the row; else the first
+    key."""
     filled = (key for key in _TURNS if isinstance(row.get(key), list) and row[key])
     present = (key for key in _TURNS if key in row)
     return next(filled, None) or next(present, _TURNS[0])

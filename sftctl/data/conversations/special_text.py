@@ -1,4 +1,5 @@
-"""Messages that hold the text of a special token: in the rendered text it becomes the token.
+"""Messages that contain the text of a special token. In the rendered text, this text becomes the
+token.
 
 This happens with prompts that were rendered already, with answers that end with the end-of-turn
 token, and with messages in which somebody wrote special tokens to fake another turn.
@@ -31,7 +32,8 @@ class SpecialTexts:
         self._starts = sorted({form for text in self.texts for form in _starts_in_json(text)})
 
     def may_hold(self, raw: bytes) -> bool:
-        """Whether the JSON text of a row may hold one of them. Fast: nothing is parsed."""
+        """Whether the JSON text of a row may contain such a text. This is fast, because nothing is
+        parsed."""
         return any(start in raw for start in self._starts)
 
     def first(self, row: Conversation) -> tuple[int, str] | None:

@@ -22,7 +22,7 @@ def tool_list(value: object, key: str = "tools") -> list[Any] | None:
 
 
 def wrapped(tool: Any) -> Any:
-    """A bare {name, description, parameters} in the form that servers send: {"type",
+    """A bare {name, description, parameters}, put into the form that servers send: {"type",
     "function"}."""
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
         return tool
@@ -61,7 +61,8 @@ def tool_calls(value: object) -> list[dict[str, Any]]:
 def function_calls(value: str) -> list[dict[str, Any]] | None:
     """The calls in the text of a ShareGPT function_call; None if the text is not calls.
 
-    BadRow if it begins like JSON and is broken: a model must not learn to write such calls.
+    BadRow if the text begins like JSON and is broken, because a model must not learn to write such
+    calls.
     """
     try:
         found = jsonio.loads(value)
@@ -111,7 +112,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(function: dict[str, Any]) -> Any:
-    """What a call passes, under any name; BadRow if it may be under a key that is not known."""
+    """The arguments of a call, under any name; BadRow if they may be under an unknown key."""
     filled = [key for key in ARGUMENTS if function.get(key)]
     for key in filled[1:]:
         if function[key] != function[filled[0]]:
@@ -138,7 +139,7 @@ def _require_exact(text: str, found: Any, what: str) -> None:
 
 
 def _decoded(text: str, name: str) -> Any:
-    """The arguments in a JSON text. What was written as JSON twice is decoded twice."""
+    """The arguments in a JSON text. JSON text inside JSON text is decoded too."""
     if not text.strip():
         return None
     try:

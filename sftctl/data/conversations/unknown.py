@@ -57,7 +57,7 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
 
 
 def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
-    """BadRow if messages without an answer stand beside a column that holds one."""
+    """BadRow if the messages have no answer, but another column has one."""
     for key in _ANSWERS:
         value = row.get(key)
         if key not in used and isinstance(value, str) and value.strip():
@@ -69,7 +69,7 @@ def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
 
 
 def rows_inside(found: Row) -> str | None:
-    """The jq filter that takes the rows out of an object that holds them; None: it holds none."""
+    """The jq filter that takes the rows out of an object; None if the object has no rows."""
     values = list(found.values())
     if len(values) > 1 and all(isinstance(one, dict) and detect_shape(one) for one in values):
         return ".[]"

@@ -64,7 +64,7 @@ def loader_settings(data: DataConfig, device_type: str) -> LoaderSettings:
 def _share(
     store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
-    """One rank's micro-batches of a cut; in lockstep, every rank has equally many."""
+    """One rank's micro-batches of a cut. In lockstep, every rank has the same number."""
     hands = _hands(pieces, shape)
     share = [
         collate(store, tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]
@@ -80,7 +80,7 @@ def _hands(pieces: Sequence[Piece], shape: StepShape) -> list[list[int]]:
 
 
 def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
-    """The micro-batch that needs most memory: a full one, of the longest examples."""
+    """The micro-batch that needs the most memory: a full micro-batch of the longest examples."""
     order = np.argsort(-np.asarray(store.lengths), kind="stable")[: shape.global_batch_size]
     tokens = np.cumsum(store.lengths[order])
     rows = max(1, int(np.searchsorted(tokens, shape.tokens_of_a_pass, side="right")))
@@ -194,7 +194,8 @@ class StepLoader:
     def close(self) -> None:
         """End the loader processes, if there are any; call it also after an error.
 
-        Python would end them with SIGTERM at its exit, and torch's SIGCHLD handler raises then.
+        Otherwise Python ends them with SIGTERM at its exit, and then torch's SIGCHLD handler raises
+        an error.
         """
         if self._of_processes is not None:
             self._of_processes._shutdown_workers()  # torch has no public way
@@ -244,7 +245,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _depend_on_the_trainer(worker_id: int) -> None:
-    """Make this loader process end when the trainer ends it, or is killed.
+    """Make this loader process end when the trainer ends it or is killed.
 
     A forked process keeps the trainer's connections open, and the other ranks would wait for them.
     """
@@ -253,10 +254,9 @@ def _depend_on_the_trainer(worker_id: int) -> None:
 
 
 def evaluation_rounds(store: Examples, shape: StepShape) -> Iterator[tuple[int, list[MicroBatch]]]:
-    """All examples, in rounds: each has at most one micro-batch for this rank.
-
-    All ranks get equally many rounds, so they can agree before each one. In lockstep no round is
-    empty. The number is about how many examples all ranks together have done before the round.
+    """All examples, in rounds. A round has at most one micro-batch for this rank. All ranks have
+    the same number of rounds, so they can agree before each round. In lockstep no round is empty.
+    The number says about how many examples all ranks together have done before the round.
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), EVALUATION_BLOCK):

@@ -70,7 +70,8 @@ class MicroBatch:
         return self.input_ids.numel() - self.num_tokens if self.examples else 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes: torch's shared-memory file per tensor costs far more."""
+        """Pickle as plain bytes, because a shared-memory file for each tensor, as torch makes them,
+        costs far more."""
         arrays = [tensor.numpy() for tensor in self.tensors]
         counts = (self.number, self.num_tokens, self.num_target_tokens, self.longest_row)
         return _from_arrays, (arrays, self.examples, counts)
@@ -167,7 +168,7 @@ def _counting(size: int) -> npt.NDArray[np.int64]:
 
 
 def _read(store: Examples, examples: Sequence[int]) -> JoinedRows:
-    """These examples, joined end to end: in one call if the store has one for it."""
+    """These examples, joined end to end, in one call of the store if it has such a method."""
     if isinstance(store, TokenStore | JoinedStore):
         return store.read(examples)
     rows = [store[index] for index in examples]
@@ -182,7 +183,7 @@ def rounded_up(number: int, step: int = PASS_STEP) -> int:
 
 
 def filler_micro_batch(number: int) -> MicroBatch:
-    """One row without targets, for a rank that has no piece while the other ranks have one."""
+    """One row without targets, for a rank that has no piece while other ranks have one."""
     ids = np.full((1, PASS_STEP), PAD_ID, dtype=np.int64)
     row_lengths = np.zeros(_ROW_SLOTS, dtype=np.int32)
     row_lengths[0] = PASS_STEP

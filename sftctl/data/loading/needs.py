@@ -21,7 +21,7 @@ BYTES_PER_TOKEN = 24  # a token's id, position and target: 8 bytes each
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Something that loader processes need more of than there is."""
+    """Something of which loader processes need more than the machine has."""
 
     needed: str  # "about 78 open files"
     available: str  # "64 are allowed"

@@ -14,7 +14,7 @@ from sftctl.data.manifest import Audit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _PLACEHOLDER = re.compile(r"^\s*<(image|video|audio)>|\n\s*<(image|video|audio)>\s*(\n|$)")
-"""Where other tools put a picture, film or sound."""
+"""The texts that other tools write in place of a picture, film or sound."""
 
 
 def audit(
@@ -50,7 +50,7 @@ def audit(
 
 @dataclass(slots=True)
 class RowRemarks:
-    """Rows that are kept, and that a reader should know of: how many, and where the first is."""
+    """Kept rows that the user should know of: their number, and the place of the first."""
 
     train_on: TrainOn
     rows: Counter[str] = field(default_factory=Counter)

@@ -86,8 +86,8 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 def make_way(output: Path, fingerprint: str) -> None:
     """Remove the store at `output`.
 
-    If it has this fingerprint, it stays, because then another process has just made it. Anything
-    that is not a store stays too.
+    A store with this fingerprint stays, because another process has just made it. Anything that is
+    not a store stays too.
     """
     with suppress(FileNotFoundError):  # another process has removed it
         if is_store(output) and same_store(output, fingerprint) is None:

@@ -1,4 +1,4 @@
-"""Notes on a store, for the screen: what a reader should know besides the counts."""
+"""Notes on a store, for the screen: facts that the user should know besides the counts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,8 @@ FEW_ROWS = 0.01
 
 
 def store_notes(manifest: StoreManifest) -> Iterator[Note]:
-    """Notes on what was left out, changed or frozen in the store; the most harmful come first."""
+    """Notes on what was left out, changed or fixed in the store. The most harmful notes come
+    first."""
     yield from _special_text(manifest)
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:

@@ -104,7 +104,8 @@ def prepare_store(
 def _write_exactly(
     output: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
 ) -> PreparedStore:
-    """Write a store. If a faster way is wrong on one row, write all rows again without it."""
+    """Write a store. If a fast method is wrong for one row, write all rows again without this
+    method."""
     while True:
         try:
             return _write(output, made_from, on_progress)

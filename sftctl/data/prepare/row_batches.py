@@ -37,7 +37,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 _CHECKED_AT_FIRST = 32  # of the first batch of each file
 _CHECKED_LATER = 1  # of each later batch
 SHOWN = 5
-"""At most so many rows with the text of a special token are named."""
+"""The most rows with the text of a special token that are named."""
 
 _MOST_OUT_OF_TIME = 3  # rows on which the chat template takes too long
 
@@ -68,7 +68,7 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PreparedBatch:
-    """The result of a RawBatch: examples of each split, and notes on rows that lost anything."""
+    """The result of a RawBatch: examples of each split, and notes on rows that lost something."""
 
     source: int
     num_rows: int
@@ -120,7 +120,8 @@ def _num_bytes(raw: Raw) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowPreparation:
-    """How rows become examples: the tokenizer, the settings, and the rows to leave out."""
+    """Everything that turns rows into examples: the tokenizer, the settings, and the rows to leave
+    out."""
 
     tokenizer: ChatTokenizer
     data: DataConfig
@@ -192,7 +193,8 @@ def without_row(batch: RawBatch, number: int) -> RawBatch:
 
 
 def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
-    """DataError if the template took too long on too many rows: others would take long too."""
+    """DataError if the template took too long on too many rows, because other rows would take as
+    long."""
     if num_rows >= _MOST_OUT_OF_TIME:
         raise DataError(
             f"the chat template of {tokenizer.name} needs more than "

@@ -1,4 +1,4 @@
-"""Which rows go to the validation split, and the rule that none of them is also trained."""
+"""Which rows go to the validation split, and the rule that a validation row is never trained."""
 
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import TokenizedExample
@@ -7,9 +7,8 @@ from sftctl.data.prepare.duplicates import SeenDigests
 
 
 def split_of(conversation: Conversation, val_fraction: float) -> str:
-    """`validation` for a share `val_fraction` of all conversations, else `train`.
-
-    It depends on the conversation alone: a row has the same split in every store.
+    """`validation` for a share `val_fraction` of all conversations, else `train`. Only the
+    conversation decides, so a row has the same split in every store.
     """
     draw = (conversation.digest >> 32) / 2**32  # in [0, 1)
     return "validation" if draw < val_fraction else "train"

@@ -45,7 +45,7 @@ class Work(Generic[Item, Result]):
     while_waiting: Callable[[], None] = lambda: None
     """Called several times a second; it may raise."""
     silence_s: float = 2 * SECONDS
-    """A worker is ended after this much processor time inside a template."""
+    """Processor time inside a template after which a worker is killed."""
 
     def in_order(self, items: Iterable[Item], num_workers: int) -> Iterator[Result]:
         """Yield the function's result for each item, computed by children, a few items ahead.
@@ -104,7 +104,7 @@ class _Worker:
         self._waiting.put((task.item,))
 
     def take_answer(self) -> None:
-        """Receive the answer to its oldest task; DataError if the process has died."""
+        """Receive the answer to the worker's oldest task; DataError if the process has died."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError) as problem:
@@ -114,7 +114,7 @@ class _Worker:
         self.tasks.popleft().answer = answer
 
     def is_silent(self, for_s: float) -> bool:
-        """Whether it has been in the same rendering for this much processor time."""
+        """Whether the worker has been in the same rendering for this much processor time."""
         assert self.process.pid is not None
         now, state = processor_seconds(self.process.pid), self.pulse.tolist()
         if state != self._seen[0]:
@@ -123,7 +123,7 @@ class _Worker:
         return bool(self.tasks) and is_rendering and now - self._seen[1] > for_s
 
     def end(self) -> None:
-        """Kill the process; it has nothing that must be kept."""
+        """Kill the process. Nothing is lost, because other workers can do its tasks."""
         self._waiting.put(None)
         self.process.kill()
         self.process.join()
@@ -173,7 +173,7 @@ class _Pool:
                     self._replace(worker)
 
     def _replace(self, silent: _Worker) -> None:
-        """End a worker that hangs; another one does its tasks, without the row that hung."""
+        """Kill a worker that hangs. Another worker does its tasks, without the row that hung."""
         tasks, row = silent.tasks, silent.pulse[0]
         silent.end()
         self.workers.remove(silent)
@@ -190,7 +190,7 @@ class _Pool:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold back the signals that end a command until a process or thread has been made.
+    """Delay the signals that end a command until a process or thread has been made.
 
     The new process or thread starts with these signals blocked. Another thread may still receive
     one, and its handler then runs in the main thread. So here the handler only records the signal.
@@ -215,7 +215,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
-    """Send the items, in a thread of its own: a worker that hangs does not read its pipe."""
+    """Send the items in a separate thread, because a worker that hangs does not read its pipe."""
     with suppress(OSError):  # the worker was killed
         while (item := items.get()) is not None:
             connection.send(item[0])

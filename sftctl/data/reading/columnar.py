@@ -37,7 +37,7 @@ def columnar_rows(
 ) -> Iterator[tuple[int, bytes | BadRow]]:
     """(row number from 1, JSON text). Only columns that can decide about a row are read.
 
-    A column with media is only tested for being filled.
+    For a column with media, only the presence of a value is tested.
     """
     number = 0
     with ExitStack() as stack:

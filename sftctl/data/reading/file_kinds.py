@@ -72,7 +72,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def refuse_other_kind(start: bytes, name: str) -> None:
-    """DataError if a file begins like one of a kind that is not read."""
+    """DataError if a file begins like a file of a kind that is not read."""
     if start[_TAR] == b"ustar" or _is_old_tar(start):
         raise DataError(f"{name}: is a tar archive", _UNTAR)
     text = start.removeprefix(_BOM).lstrip(b" \t\r\n")
@@ -101,7 +101,8 @@ def _binary(start: bytes) -> str | None:
 
 
 def _is_old_tar(start: bytes) -> bool:
-    """Whether it begins with a header of tar's first format, which has no magic but a checksum."""
+    """Whether the data begins with a header of tar's first format. This format has a checksum but
+    no magic number."""
     head = start[:512]
     digits = head[148:156].strip(b" \0")
     if len(head) < 512 or not digits or digits.strip(b"01234567"):

@@ -126,8 +126,8 @@ def _data_files(
 
 
 def _saved_by_datasets(folder: Path) -> list[str] | None:
-    """The files of a folder of datasets.save_to_disk, in the order of its rows; None: it is
-    none."""
+    """The files of a folder of datasets.save_to_disk, in the order of its rows; None for another
+    folder."""
     state_file = folder / "state.json"
     try:
         state = json.loads(state_file.read_bytes())
@@ -148,7 +148,7 @@ def _saved_by_datasets(folder: Path) -> list[str] | None:
 def _of_the_split(
     files: Iterable[Path], folder: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The files that are training data by their names, or validation data if that is wanted."""
+    """The files that are training data by their names, or validation data if `kind` asks for it."""
     files = list(files)
     splits = {path: _split_of(path.relative_to(folder)) for path in files}
     other = "train" if wanted.for_validation else "held out"

@@ -14,7 +14,7 @@ _DEPTH_CHANGE[list(b"{[")], _DEPTH_CHANGE[list(b"}]")] = 1, -1
 class ArrayScanner:
     """Takes the bytes after the array's `[`, chunk by chunk, and returns where elements end.
 
-    It keeps track of strings and of depth across chunks. Elements need not be valid JSON.
+    It remembers strings and depth across chunks. Elements need not be valid JSON.
     """
 
     def __init__(self) -> None:

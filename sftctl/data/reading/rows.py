@@ -32,7 +32,7 @@ _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 
 Raw = bytes | BadRow
-"""The bytes of a row, or why they can't be read."""
+"""The bytes of a row, or the reason why they can't be read."""
 
 
 def raw_rows(
@@ -123,7 +123,8 @@ def _without_bom(text: bytes) -> bytes:
 
 
 def _last_line(row: bytes, name: str, number: int) -> Raw:
-    """A last line without a newline: a complete row, or the beginning of one in a cut file."""
+    """A last line without a newline: a complete row, or the beginning of a row in a truncated
+    file."""
     try:
         jsonio.loads(row)
     except jsonio.JSONDecodeError as problem:
@@ -201,7 +202,7 @@ class _Element:
 
     @property
     def source(self) -> SourceLine:
-        """Its place; with its index if the array so far is on one line."""
+        """The place of the element, with its index if the array so far is on one line."""
         is_one_line = self._line == self._first_line
         return SourceLine(self._name, self._start, self.index, shares_line=is_one_line)
 

@@ -37,9 +37,9 @@ def find_sources(
 ) -> Iterator[list[Source]]:
     """The files that the inputs name, in order. Raises DataError for an input without files.
 
-    A folder means the data files below it, sorted by name; a pattern means its matches. Files
-    that they leave out are added to `left_out`, each with the reason.
-    Standard input and pipes can be read only once, so they are copied to a temporary file.
+    A folder means the data files in it, sorted by name; a pattern means its matches. Files that a
+    folder or pattern leaves out are added to `left_out`, each with the reason. Standard input and
+    pipes can be read only once, so they are copied to a temporary file.
     """
     with ExitStack() as stack:
         sources = []
@@ -58,7 +58,8 @@ def find_sources(
 
 
 def require_unchanged(source: Source) -> None:
-    """DataError if the file has changed since it was hashed: its rows may be old and new ones."""
+    """DataError if the file has changed since it was hashed, because its rows may then be a mixture
+    of old and new."""
     try:
         is_same = hash_file(source.path).sha256 == source.sha256
     except OSError as problem:

@@ -1,6 +1,6 @@
 """Hashes a store in a process of its own, which works only when nothing else wants the processor.
 
-A thread would not do: while it holds Python's lock, training would wait for it.
+A thread would be worse: training would wait whenever the thread holds Python's lock.
 """
 
 import os
@@ -38,10 +38,8 @@ class BackgroundCheck:
         return self._process is not None and self._process.poll() is None
 
     def problem(self) -> str | None:
-        """The problem of the store, if one is known by now.
-
-        This does not wait, unless the process died before it had an answer. Then the check is made
-        here.
+        """The problem of the store, if the check has found one so far. This does not wait, except
+        if the process died before it had an answer. Then the check is made here.
         """
         if self._process is not None and not self.is_running:
             process, self._process = self._process, None
@@ -53,9 +51,8 @@ class BackgroundCheck:
         return self._problem
 
     def hurry(self) -> None:
-        """Make the check here if that is quick, because training is over and waits for it.
-
-        On a busy machine the process may not work for a long time.
+        """Make the check here if that is quick, because training is over and waits for the result.
+        On a busy machine the background process may not run for a long time.
         """
         if self._process is None:
             return

@@ -1,7 +1,7 @@
 """The hashes of a store's files: made when it is written, checked when it is trained on.
 
-A file over 16 MiB has a hash for each 16 MiB. So a check says where a file is wrong, and sooner.
-Nothing here loads torch or numpy.
+A file over 16 MiB has a hash for each 16 MiB. So a check says which part of a file is wrong, and
+finds it sooner. Nothing here loads torch or numpy.
 """
 
 import hashlib

@@ -16,7 +16,8 @@ _COMPARED = (
 
 
 def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> None:
-    """Refuse a store that was prepared with other settings. A default accepts any setting."""
+    """Refuse a store that was prepared with other settings. A setting with its default value
+    accepts every store."""
     for key in _COMPARED:
         wanted, stored = getattr(data, key), getattr(manifest, key)
         if wanted not in (stored, getattr(DataConfig(), key)):
