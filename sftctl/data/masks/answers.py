@@ -1,9 +1,10 @@
 """The answer that a model has to write for an assistant turn, and the prompt before it.
 
 Usually the text of the conversation up to and including the turn begins with the prompt, and the
-rest is the answer. Some templates are different in known ways: the prompt opens a thinking block
-that the turn lacks, or earlier messages are written differently once the turn follows. Then the
-prompt is kept as inference renders it, followed by the template's text of the turn.
+rest is the answer. Some templates differ from this in two known ways: the prompt opens a thinking
+block that the turn lacks, or the template writes earlier messages differently when the turn
+follows. Then the prompt is kept as inference renders it, followed by the template's text of the
+turn.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _MARK = "\ue000sftctl\ue001"  # a content that nobody writes
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One assistant turn: the text before it, and the text that is trained, with its end."""
+    """One assistant turn: the text before it, and the trained text with its end."""
 
     prompt: str
     text: str
@@ -49,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A turn's start: the prompt without its open block, that block, and the turn's text."""
+    """A turn's start: the prompt without its open block, the open block, and the turn's text."""
 
     header: str
     block: OpenedBlock | None
@@ -75,7 +76,8 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
 
 
 def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
-    """Prompt and answer: an opened block belongs to the answer if the turn repeats it."""
+    """Prompt and answer. A block that the prompt opens belongs to the answer if the turn repeats
+    the block."""
     block, written = place.block, place.written
     if block is None:
         return place.header, written
@@ -102,38 +104,32 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
 
 
 def _opening_option(prefixes: Prefixes) -> str | None:
-    """The template option with which a prompt leaves room for reasoning."""
+    """The template option for which a prompt leaves room for reasoning."""
     return option_for(prefixes.tokenizer, lambda block: block is None or block.is_open)
 
 
 def _closing_option(prefixes: Prefixes) -> str | None:
-    """The template option with which a prompt opens no thinking block, or closes it."""
+    """The template option for which a prompt opens no thinking block, or closes it."""
     return option_for(prefixes.tokenizer, lambda block: block is None or not block.is_open)
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:
-    """Where the turn begins in the text up to it; None if that is unclear."""
-    prompt, through = prefixes.prompt(turn), prefixes.through(turn)
-    block = opened_block(prompt)
-    before = prefixes.row.messages[turn - 1]["content"]
-    if block is not None and opened_block(before) and prompt == prefixes.through(turn - 1):
-        block = None  # this is the end of the previous message: the prompt opens no block
-    header = prompt if block is None else prompt.removesuffix(block.text)
-    if through.startswith(header):
-        return _Place(header, block, through[len(header) :])
-    if prefixes.row.messages[turn - 1]["role"] == "assistant":
-        return None  # inference never prompts for a turn right after a turn of the model
-    try:
-        return _place_in_other_context(prefixes, turn)
-    except BadRow:  # the template refuses a stand-in
-        return None
+    """The place where the turn begins in the text that ends with it; None if unclear.""" prompt,
+    through = prefixes.prompt(turn), prefixes.through(turn) block = opened_block(prompt) before =
+    prefixes.row.messages[turn - 1]["content"] if block is not None and opened_block(before) and
+    prompt == prefixes.through(turn - 1): block = None # this text ends the previous message, so the
+    prompt opens no block header = prompt if block is None else prompt.removesuffix(block.text) if
+    through.startswith(header): return _Place(header, block, through[len(header) :]) if
+    prefixes.row.messages[turn - 1]["role"] == "assistant": return None # inference never prompts
+    for a turn right after a turn of the model try: return _place_in_other_context(prefixes, turn)
+    except BadRow: # the template refuses a stand-in return None
 
 
 def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
-    """Where the turn begins, if the template writes the messages before it differently.
+    """The place where the turn begins, if the template writes the messages before it differently.
 
     Stand-in conversations show the text that follows the previous message: in the prompt, and
-    before a turn without reasoning or calls. In them, marks replace both contents.
+    before a turn without reasoning or calls. In these conversations, marks replace both contents.
     """
     row, prompt = prefixes.row, prefixes.prompt(turn)
     *earlier, previous = row.messages[:turn]
@@ -170,7 +166,7 @@ def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None
     block = opened_block(rest)
     if block is not None and block.text == rest and is_thinking_block(gap):
         return block, gap
-    if before == alone:  # the template writes no header before this turn, only in the prompt
+    if before == alone:  # the template writes the header only in the prompt, not before this turn
         return None, ""
     own = prompted.removeprefix(alone) if prompted.startswith(alone) else ""
     found, header, gap = before.rpartition(own) if own else ("", "", "")
@@ -178,10 +174,9 @@ def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None
 
 
 def _first(prefixes: Prefixes) -> _Place:
-    """The start of the first turn, in a conversation that begins with the assistant.
-
-    Templates can't render zero messages. So the header is taken from a stand-in conversation, and
-    the text before it must be what the template writes before any conversation.
+    """The start of the first turn, in a conversation that begins with the assistant. Templates
+    can't render zero messages. So the header is taken from a stand-in conversation. The text before
+    the header must be the text that the template writes before any conversation.
     """
     through = prefixes.through(0)
     stand_in = ({"role": "user", "content": "?"},)
@@ -204,10 +199,9 @@ def _first(prefixes: Prefixes) -> _Place:
 
 
 def _header(prefixes: Prefixes, prompted: str) -> str | None:
-    """The header of a turn, if the template ends a conversation with text that is in no prompt.
-
-    The prompt and the text before the content of a turn have a common end. The header begins there
-    with the first special token.
+    """The header of a turn, if the template ends a conversation with text that is in no prompt. The
+    prompt and the text before the content of a turn have a common end. The header begins with the
+    first special token of this common end.
     """
     plain = ({"role": "assistant", "content": _MARK},)
     before, found, _ = prefixes.render(plain).partition(_MARK)

@@ -1,4 +1,5 @@
-"""The shape of a content: the parts that a chat template may test. The rest are its free texts.
+"""The shape of a content: the parts that a chat template may test. The other parts are its free
+texts.
 
 A template whose `ContentUse` is known tests only the shape, and only writes the free texts. So it
 treats all contents with the same shape in the same way.
@@ -13,7 +14,7 @@ from sftctl.model.tokenizer.content_use import ContentUse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 Shape = tuple[str, ...]
-"""The fixed texts of a content: before, between and after its free texts."""
+"""The fixed texts of a content, which are before, between and after its free texts."""
 
 _MOST_FREE_TEXTS = 32
 _MOST_FIXED_CHARS = 2000
@@ -44,11 +45,11 @@ class ContentShapes:
 
     strips: bool
     groups: Sequence[tuple[str, list[tuple[str, list[str]]]]] = field(repr=False)
-    """The constants by their first letter, and then by their first two letters."""
+    """The constants by their first letter, then by their first two letters."""
 
     @classmethod
     def of(cls, use: ContentUse, tokenizer: ChatTokenizer) -> "ContentShapes":
-        """The shapes of contents for a tokenizer whose template uses them like this."""
+        """The shapes of contents for a tokenizer whose template uses contents like this."""
         constants = {*use.constants, *tokenizer.special_texts, *THINKING_TAGS} - {""}
         groups: dict[str, dict[str, list[str]]] = {}
         for constant in sorted(constants):
@@ -57,7 +58,7 @@ class ContentShapes:
         return cls(use.strips, [(first, [*some.items()]) for first, some in groups.items()])
 
     def split(self, content: str) -> tuple[Shape, list[str]] | None:
-        """Shape and free texts of a content; None if it has no shape that others may share."""
+        """Shape and free texts of a content; None if no other content can have the same shape."""
         if any(letter in content for letter in _RESERVED):
             return None
         found = [

@@ -16,9 +16,9 @@ _QUESTION = {"role": "user", "content": "?"}
 def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
     """A turn as the template writes it, up to and including the token that ends it.
 
-    White space after that token is left out, because no model has to write it. A turn without such
-    a token is ended by the special token of the next message, which the template writes after it;
-    without that one, by the end-of-sequence token.
+    White space after that token is left out, because no model has to write it. If a turn has no
+    such token, it ends with the special token that the template writes next, for the next message.
+    If there is no such token either, it ends with the end-of-sequence token.
     """
     special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
     stripped = written.rstrip()
@@ -49,11 +49,11 @@ def _one_of(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]) -> int | None:
-    """Where a turn ends: one of `ends`, which follow special tokens. None: where the template ends
-    it.
+    """The place where a turn ends: one of `ends`, which follow special tokens. None: where the
+    template ends the turn.
 
     A template may write more after the last message than after others: an end-of-sequence token
-    (Phi 3), or the next header (Command A). This is found by rendering one more message.
+    (Phi 3), or the next header (Command A). Rendering one more message finds the end.
     """
     through = prefixes.through(turn)
     before = through.removesuffix(written)
@@ -90,7 +90,8 @@ def _next_special(prefixes: Prefixes, turn: int) -> str:
 
 
 def _followers(messages: tuple[dict[str, Any], ...], turn: int) -> list[dict[str, Any]]:
-    """The message after a turn; at the end, those that inference may give, the likely one first."""
+    """The message after a turn. After the last turn, the messages that inference may send next, the
+    most likely first."""
     if turn + 1 < len(messages) and messages[turn + 1]["role"] != "assistant":
         return [messages[turn + 1]]
     calls = messages[turn].get("tool_calls")

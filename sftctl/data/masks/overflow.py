@@ -23,11 +23,8 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 class ExampleMaker:
     """Makes examples of at most `max_seq_len` tokens, and records the tokens that are lost."""
 
-    tokenizer: ChatTokenizer
-    renderer: Renderer
-    max_seq_len: int
-    overflow: Overflow
-    drops_leading: bool = False  # True: leave out assistant turns before the first user's
+    tokenizer: ChatTokenizer renderer: Renderer max_seq_len: int overflow: Overflow drops_leading:
+    bool = False # True: leave out assistant turns before the first user turn
 
     def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
         """The examples of a row; none if it is dropped because it is too long.
@@ -129,7 +126,8 @@ class ExampleMaker:
 def _pieces(document: TokenizedExample, max_seq_len: int) -> Iterator[TokenizedExample]:
     """A long document as examples of at most `max_seq_len` tokens.
 
-    Each begins with the last token of the one before it, so that every token is predicted once.
+    Each example begins with the last token of the previous example, so that every token is
+    predicted once.
     """
     for start in range(0, document.num_tokens - 1, max_seq_len - 1):
         mask = np.array(document.loss_mask[start : start + max_seq_len])

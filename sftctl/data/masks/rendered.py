@@ -49,7 +49,7 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
 
 
 def _doubtful(row: Conversation, text: str) -> list[int]:
-    """The messages whose content, after its thinking block, is not in a text as it is."""
+    """The messages whose content (after its thinking block) is not in any text unchanged."""
     contents = [after_block(m["content"]).strip() for m in row.messages]
     same = Counter(contents)
     found = {
@@ -63,7 +63,7 @@ def _doubtful(row: Conversation, text: str) -> list[int]:
 def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) -> None:
     """Raise BadRow if a part of a content can be removed, or its case changed, and no text changes.
 
-    The content is not in the text as it is: the template changes it, or leaves out a part.
+    The text does not contain the content unchanged: the template changes it, or leaves out a part.
     """
     content = prefixes.row.messages[index]["content"]
     start = len(content) - len(after_block(content))
@@ -92,7 +92,7 @@ def _some(spans: list[Span], most: int = _MOST_PARTS) -> list[Span]:
 
 
 def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
-    """Whether to test; False: the template is known to write all contents of these roles."""
+    """Whether to test. False: the template is known to write all contents of these roles."""
     row, tokenizer = prefixes.row, prefixes.tokenizer
     if tokenizer.content_use is None or tokenizer.content_use.constants:
         return True
@@ -158,7 +158,8 @@ def require_thoughts(row: Conversation, texts: dict[int, str]) -> None:
         thought = thought_of(row.messages[index])
         if thought is None:
             continue
-        # The answer may repeat the thought, so the text must have it once more than the answer.
+        # The answer may repeat the thought, so the text must contain the thought once more than the
+        # answer does.
         if text.count(thought.text) <= thought.answer.count(thought.text):
             raise BadRow(
                 "message_not_rendered",

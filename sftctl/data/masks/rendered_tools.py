@@ -1,8 +1,9 @@
 """Refuse a row if the chat template leaves out a tool, a tool call, or a part of either.
 
 A name in the text is not proof, because somebody may have mentioned it. So the conversation is
-rendered once more with marks in the names, the parameters and the arguments. What belongs to a
-missing mark is then changed alone: it is left out if the text stays the same.
+rendered once more with marks in the names, the parameters and the arguments. If a mark is missing,
+its name, parameter or argument is then changed alone. The template leaves it out if the text stays
+the same.
 """
 
 import json
@@ -20,15 +21,15 @@ _PROPERTY = {"type": "string"}
 
 @dataclass(slots=True)
 class _Marks:
-    """Makes marks of letters and digits, which no template escapes. `only`: make no other one."""
+    """Makes marks of letters and digits, which no template escapes. `only`: make only this mark."""
 
     stem: str
     only: int | None = None
     errors: list[Callable[[], BadRow]] = field(default_factory=list)
-    """By mark: the error if it is not in the text."""
+    """By mark: the error if the mark is not in the text."""
 
     def next(self, error: Callable[[], BadRow]) -> str:
-        """A new mark, or nothing if it is not the one to make."""
+        """A new mark, or nothing if it is not the mark to make."""
         self.errors.append(error)
         number = len(self.errors) - 1
         return self.text(number) if self.only in (None, number) else ""
@@ -70,7 +71,8 @@ def require_tool_calls(row: Conversation, turns: Iterable[int], text: str) -> No
 
 
 def _text(row: Conversation, tokenizer: ChatTokenizer) -> str | None:
-    """The text of a changed row; None: the template refuses it, so it does read what changed."""
+    """The text of a changed row; None if the template refuses it, because then the template reads
+    the changed part."""
     try:
         return render(row, tokenizer)
     except BadRow:

@@ -114,13 +114,13 @@ def _leaf_spellings(leaf: Any) -> Iterator[str]:
 def _with_ids(row: Conversation) -> Conversation:
     """Calls and tool results with ids of nine letters, as Mistral's templates need them.
 
-    An existing id of this form is kept. Any other is replaced by one that is made from a hash of
-    the conversation and the position of the call. A result without an id gets the id of
-    the first call that has no result yet.
+    An existing id of this form is kept. Any other id is replaced by a new id, made from a hash of
+    the conversation and the position of the call. A result without an id gets the id of the first
+    call that has no result yet.
     """
     messages: list[Message] = []
-    new_ids: dict[str, str] = {}  # by the ids that were there
-    waiting: list[str] = []  # of calls whose results have not come
+    new_ids: dict[str, str] = {}  # by the ids in the row
+    waiting: list[str] = []  # of calls that have no result yet
     for index, message in enumerate(row.messages):
         if calls := message.get("tool_calls"):
             ids = [_fitting_id(row, index, i, call.get("id")) for i, call in enumerate(calls)]

@@ -1,9 +1,8 @@
-"""The short way to the texts to train on, if it is known how a template uses contents.
-
-Take all conversations with the same roles whose contents have the same shapes (`content_shape`).
-Such a template writes the same text around their contents: the layout. It is learned once, from the
-turns of a stand-in conversation. For every other conversation its free texts are put into the
-layout. The result is used only if its full text equals the text that the template renders. One
+"""The short way to the texts to train on, if it is known how a template uses contents. Take all
+conversations with the same roles whose contents have the same shapes (`content_shape`). Such a
+template writes the same text around all their contents: the layout. The layout is learned once,
+from the turns of a stand-in conversation. For every other conversation, its free texts are put into
+the layout. The result is used only if its full text equals the text that the template renders. One
 conversation in a thousand is also made the long way.
 """
 
@@ -23,10 +22,10 @@ from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _LayoutKey = tuple[tuple[tuple[str, Shape], ...], frozenset[int]]
-"""Role and shape of every message, and the messages not to be trained."""
+"""Role and shape of every message, and the messages that are not trained."""
 
 _COMPARED = 1000
-"""One conversation in this many, chosen by its hash, is made in both ways."""
+"""One conversation in so many, chosen by its hash, is made in both ways."""
 
 
 class _Edge(NamedTuple):
@@ -67,9 +66,8 @@ class _TextLayout:
 class _Layout:
     """The texts to train on, the full text, and the text after the last answer."""
 
-    texts: list[_TextLayout]
-    full: _TextLayout
-    after_answer: str  # text in which `ends` could mistake a part for the answer; else empty
+    texts: list[_TextLayout] full: _TextLayout after_answer: str # text with a part that `ends`
+    could mistake for the answer; else empty
 
     @property
     def size(self) -> int:
@@ -94,9 +92,8 @@ class Renderer:
             self._shapes = ContentShapes.of(self.tokenizer.content_use, self.tokenizer)
 
     def training_texts(self, row: Conversation) -> list[TrainingText]:
-        """The texts of `turns.training_texts` for `row`, or its error; usually after one rendering.
-
-        LayoutDiffers if the two were compared and are not equal.
+        """The texts of `turns.training_texts` for `row`, or its error; usually with only one
+        rendering. LayoutDiffers if both ways were compared and differ.
         """
         found = self._from_layout(row)
         if found is None:
@@ -114,7 +111,7 @@ class Renderer:
             raise LayoutDiffers(f"{row.source}: its texts differ when every prefix is rendered")
 
     def _from_layout(self, row: Conversation) -> list[TrainingText] | None:
-        """The texts of a row without rendering its prefixes; None if that would not be exact."""
+        """The texts of a row without rendering its beginnings; None if they would not be exact."""
         pieces = self._pieces(row)
         if pieces is None:
             return None
@@ -148,7 +145,7 @@ class Renderer:
         return shapes, free_texts
 
     def _is_ambiguous(self, row: Conversation, layout: _Layout) -> bool:
-        """Whether `ends` would find the answer in the text that follows it."""
+        """Whether `ends` would find the answer again in the text after the answer."""
         if not layout.after_answer:
             return False
         answers = (row.messages[turn]["content"].strip() for turn in row.target_turns)

@@ -1,4 +1,4 @@
-"""Thinking blocks: the one that a prompt opens, and the reasoning of a message."""
+"""Thinking blocks: the block that a prompt opens, and the reasoning of a message."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
 
 @dataclass(frozen=True, slots=True)
 class OpenedBlock:
-    """A thinking block at the end of a prompt: open, or closed without a thought in it."""
+    """A thinking block at the end of a prompt. It is open, or closed without a thought."""
 
     text: str
     opener: str
@@ -44,9 +44,8 @@ class OpenedBlock:
     def after_empty(self, written: str) -> str | None:
         """The text of a turn after its own empty block, which repeats this closed one.
 
-        A turn that begins with no block is returned as it is. None: the template writes the block
-        of the turn with other white space after it than the prompt's, so it is unclear what the
-        model has to write.
+        A turn that begins with no block is returned as it is. None: the white space after the block
+        of the turn differs from the prompt's, so it is unclear what the model has to write.
         """
         empty = re.match(rf"{re.escape(self.opener)}\s*{re.escape(self.closer)}", written)
         if empty is None:
@@ -76,7 +75,7 @@ class Thought:
     opener: str | None = None  # the tag of its block in the content
 
     def may_be_in(self, block: OpenedBlock) -> bool:
-        """Whether a template that writes `block` may take this for reasoning."""
+        """Whether a template that writes `block` may read this text as reasoning."""
         return self.opener in (None, block.opener)
 
 
@@ -106,7 +105,7 @@ def has_empty_block_before_thought(written: str, message: dict[str, Any]) -> boo
 
 
 def after_block(content: str) -> str:
-    """The content without the thinking block that it begins with, even if that one is empty."""
+    """The content without the thinking block at its beginning, even if the block is empty."""
     for opener, closer in TAGS.items():
         before, found, answer = content.partition(closer)
         if found and not before.rpartition(opener)[0].strip():
@@ -115,9 +114,9 @@ def after_block(content: str) -> str:
 
 
 def reasoning_span(text: str, thought: str) -> Span | None:
-    """Where this reasoning is in the text of a turn, with white space around it; None: nowhere.
-
-    An opening tag must come before it, unless the prompt has opened the block.
+    """The place of this reasoning in the text of a turn, with white space around it; None if it is
+    not there. An opening tag must come before the reasoning, unless the prompt has opened the
+    block.
     """
     first = min((text.find(o) + len(o) for o in TAGS if o in text), default=0)
     begin = text.find(thought, first)
@@ -170,9 +169,8 @@ def _empty_thought(content: str) -> Thought | None:
 def option_for(
     tokenizer: ChatTokenizer, is_wanted: Callable[[OpenedBlock | None], bool]
 ) -> str | None:
-    """The template option, `name=value`, with which a prompt ends with a wanted block, or no block.
-
-    None: no option does that.
+    """The template option, `name=value`, for which a prompt ends with the wanted block, or without
+    a block. None: there is no such option.
     """
     found = _blocks(tokenizer)
     return next((option for option, block in found if is_wanted(block)), None)
@@ -180,7 +178,7 @@ def option_for(
 
 @lru_cache(maxsize=8)
 def _blocks(tokenizer: ChatTokenizer) -> list[tuple[str, OpenedBlock | None]]:
-    """The block that a prompt ends with, by the option that is set."""
+    """The block at the end of a prompt, by the option that is set."""
     found = []
     read = {name for text in tokenizer.templates.values() for name in options_of(text) or ()}
     names = sorted(name for name in read if "think" in name or "reason" in name)

@@ -5,8 +5,8 @@ with its end-of-turn token (`answers`). It is a target only in a text that begin
 prompt and this turn.
 
 Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
-the text of the full conversation such a turn is not what inference sees. So it gets its own text:
-the conversation up to and including the turn.
+the text of the full conversation such a turn differs from the turn in inference. So it gets its own
+text: the conversation up to and including the turn.
 """
 
 from contextlib import suppress
@@ -85,13 +85,13 @@ def _weights(
 
 
 def _document(row: Conversation, tokenizer: ChatTokenizer) -> TrainingText:
-    """A text to continue: all of it is trained, and the token that ends it."""
+    """A text to continue. All of it is trained, and also the token that ends it."""
     text = tokenizer.text_start + row.messages[0]["content"] + tokenizer.text_end
     return TrainingText(text, [(0, len(text))])
 
 
 def _all_but_context(prefixes: Prefixes) -> TrainingText:
-    """The full text; the messages that are context are not trained, nor are their headers."""
+    """The full text. Messages that are context are not trained, and neither are their headers."""
     row, text = prefixes.row, _with_end(prefixes)
     position, spans, weights = 0, list[Span](), list[Weighted]()
     for message in sorted({*row.untrained, *row.weights}):
@@ -119,9 +119,8 @@ def _with_end(prefixes: Prefixes) -> str:
 
 
 def _exact_span(prefixes: Prefixes, message: int) -> Span:
-    """Where a message is in the full text, with its header; BadRow if that is unclear.
-
-    The span of the first message includes what the template writes before any message.
+    """The place of a message in the full text, with its header; BadRow if unclear. The span of the
+    first message includes the text that the template writes before any message.
     """
     before = prefixes.through(message - 1) if message else ""
     through = prefixes.through(message)

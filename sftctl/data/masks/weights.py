@@ -1,4 +1,5 @@
-"""Weights of tokens: where in a rendered turn the weights of a message and its parts apply.
+"""Weights of tokens: the characters of a rendered turn to which the weights of a message and its
+parts apply.
 
 The tokens of a part have the part's weight. The reasoning, with the white space around it, has a
 weight of its own. The rest of a turn, with its end, has the weight of the message. If a part or the
