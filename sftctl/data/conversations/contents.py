@@ -61,14 +61,20 @@ def text_of(row: Row, key: str) -> str:
 
 
 def content_of(value: object, key: str) -> Content:
-    """The content of a message: a string, or OpenAI's list of parts.""" if isinstance(value, str):
-    return Content(value) if not isinstance(value, list) or not value: hint = BY_COLUMNS if
-    isinstance(value, dict) else None raise BadRow("bad_shape", f"{key!r} is not text", hint) if
-    sum(isinstance(part, str) for part in value) > 1: # nothing says how to join them raise
-    BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS) texts: list[str]
-    = [] reasoning: list[str] = [] for part in value: is_reasoning, text = part_of(part, key)
-    (reasoning if is_reasoning else texts).append(text) return Content("".join(texts),
-    "".join(reasoning) if reasoning else None)
+    """The content of a message: a string, or OpenAI's list of parts."""
+    if isinstance(value, str):
+        return Content(value)
+    if not isinstance(value, list) or not value:
+        hint = BY_COLUMNS if isinstance(value, dict) else None
+        raise BadRow("bad_shape", f"{key!r} is not text", hint)
+    if sum(isinstance(part, str) for part in value) > 1:  # nothing says how to join them
+        raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS)
+    texts: list[str] = []
+    reasoning: list[str] = []
+    for part in value:
+        is_reasoning, text = part_of(part, key)
+        (reasoning if is_reasoning else texts).append(text)
+    return Content("".join(texts), "".join(reasoning) if reasoning else None)
 
 
 def tool_result(value: object, key: str) -> str:

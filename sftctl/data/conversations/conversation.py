@@ -31,13 +31,16 @@ TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from 
 class Conversation:
     """Messages as OpenAI writes them: role, content (text), reasoning_content?, tool_calls?."""
 
-    messages: tuple[Message, ...] tools: list[Any] | None source: SourceLine untrained:
-    frozenset[int] = frozenset() # messages that are only context and never trained weights:
-    Mapping[int, TurnWeights] = field(default_factory=dict) # of messages, not all 1 shape: Format =
-    "messages" # the shape of the row digest: int = 0 # 64-bit hash of messages and tools:
-    duplicates in any shape have the same hash was_padded: bool = False # True: nulls that only
-    padded tools or calls were removed used: tuple[str, ...] = () # the columns of the row that were
-    read columns: tuple[str, ...] = () # all its columns that are not null
+    messages: tuple[Message, ...]
+    tools: list[Any] | None
+    source: SourceLine
+    untrained: frozenset[int] = frozenset()  # messages that are only context and never trained
+    weights: Mapping[int, TurnWeights] = field(default_factory=dict)  # of messages, not all 1
+    shape: Format = "messages"  # the shape of the row
+    digest: int = 0  # 64-bit hash of messages and tools: duplicates in any shape have the same hash
+    was_padded: bool = False  # True: nulls that only padded tools or calls were removed
+    used: tuple[str, ...] = ()  # the columns of the row that were read
+    columns: tuple[str, ...] = ()  # all its columns that are not null
 
     @property
     def target_turns(self) -> list[int]:

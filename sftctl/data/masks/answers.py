@@ -114,15 +114,21 @@ def _closing_option(prefixes: Prefixes) -> str | None:
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:
-    """The place where the turn begins in the text that ends with it; None if unclear.""" prompt,
-    through = prefixes.prompt(turn), prefixes.through(turn) block = opened_block(prompt) before =
-    prefixes.row.messages[turn - 1]["content"] if block is not None and opened_block(before) and
-    prompt == prefixes.through(turn - 1): block = None # this text ends the previous message, so the
-    prompt opens no block header = prompt if block is None else prompt.removesuffix(block.text) if
-    through.startswith(header): return _Place(header, block, through[len(header) :]) if
-    prefixes.row.messages[turn - 1]["role"] == "assistant": return None # inference never prompts
-    for a turn right after a turn of the model try: return _place_in_other_context(prefixes, turn)
-    except BadRow: # the template refuses a stand-in return None
+    """The place where the turn begins in the text that ends with it; None if unclear."""
+    prompt, through = prefixes.prompt(turn), prefixes.through(turn)
+    block = opened_block(prompt)
+    before = prefixes.row.messages[turn - 1]["content"]
+    if block is not None and opened_block(before) and prompt == prefixes.through(turn - 1):
+        block = None  # this text ends the previous message, so the prompt opens no block
+    header = prompt if block is None else prompt.removesuffix(block.text)
+    if through.startswith(header):
+        return _Place(header, block, through[len(header) :])
+    if prefixes.row.messages[turn - 1]["role"] == "assistant":
+        return None  # inference never prompts for a turn right after a turn of the model
+    try:
+        return _place_in_other_context(prefixes, turn)
+    except BadRow:  # the template refuses a stand-in
+        return None
 
 
 def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:

@@ -107,17 +107,27 @@ def _encode_apart(
     text: TrainingText, span: Span, conversation: Conversation, tokenizer: ChatTokenizer
 ) -> _Encoded:
     """Prompt and answer as at inference: the prompt is encoded, then the answer is generated."""
-    start, end = span answer_text = text.text[start:end] prompt, answer =
-    tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text) ids = np.concatenate([prompt,
-    answer]) together = tokenizer.encode(text.text[:end]) if tokenizer.decode(ids) !=
-    tokenizer.decode(together): # for example, it puts a space before each text raise
-    _half_inside(conversation) own = [ Weighted((weighted.span[0] - start, weighted.span[1] -
-    start), weighted.weight) for weighted in text.weights if _is_in(weighted.span, [span]) ]
-    weights: Weights | None = None if own: encoding = _Encoding(answer_text,
-    *tokenizer.encode_with_offsets(answer_text), tokenizer) of_answer = _weights(own, encoding,
-    conversation) ones = np.ones(len(prompt), dtype=np.float32) weights = None if of_answer is None
-    else np.concatenate([ones, of_answer]) return ids, np.repeat([False, True], [len(prompt),
-    len(answer)]), weights
+    start, end = span
+    answer_text = text.text[start:end]
+    prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
+    ids = np.concatenate([prompt, answer])
+    together = tokenizer.encode(text.text[:end])
+    if tokenizer.decode(ids) != tokenizer.decode(
+        together
+    ):  # for example, it puts a space before each text
+        raise _half_inside(conversation)
+    own = [
+        Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)
+        for weighted in text.weights
+        if _is_in(weighted.span, [span])
+    ]
+    weights: Weights | None = None
+    if own:
+        encoding = _Encoding(answer_text, *tokenizer.encode_with_offsets(answer_text), tokenizer)
+        of_answer = _weights(own, encoding, conversation)
+        ones = np.ones(len(prompt), dtype=np.float32)
+        weights = None if of_answer is None else np.concatenate([ones, of_answer])
+    return ids, np.repeat([False, True], [len(prompt), len(answer)]), weights
 
 
 def _is_in(span: Span, spans: Sequence[Span]) -> bool:

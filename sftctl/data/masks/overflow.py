@@ -23,8 +23,11 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 class ExampleMaker:
     """Makes examples of at most `max_seq_len` tokens, and records the tokens that are lost."""
 
-    tokenizer: ChatTokenizer renderer: Renderer max_seq_len: int overflow: Overflow drops_leading:
-    bool = False # True: leave out assistant turns before the first user turn
+    tokenizer: ChatTokenizer
+    renderer: Renderer
+    max_seq_len: int
+    overflow: Overflow
+    drops_leading: bool = False  # True: leave out assistant turns before the first user turn
 
     def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
         """The examples of a row; none if it is dropped because it is too long.

@@ -66,8 +66,9 @@ class _TextLayout:
 class _Layout:
     """The texts to train on, the full text, and the text after the last answer."""
 
-    texts: list[_TextLayout] full: _TextLayout after_answer: str # text with a part that `ends`
-    could mistake for the answer; else empty
+    texts: list[_TextLayout]
+    full: _TextLayout
+    after_answer: str  # text with a part that `ends` could mistake for the answer; else empty
 
     @property
     def size(self) -> int:
