@@ -112,9 +112,7 @@ def _encode_apart(
     prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
     ids = np.concatenate([prompt, answer])
     together = tokenizer.encode(text.text[:end])
-    if tokenizer.decode(ids) != tokenizer.decode(
-        together
-    ):  # for example, it puts a space before each text
+    if tokenizer.decode(ids) != tokenizer.decode(together):  # it may put a space before each
         raise _half_inside(conversation)
     own = [
         Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)

@@ -148,7 +148,7 @@ def _saved_by_datasets(folder: Path) -> list[str] | None:
 def _of_the_split(
     files: Iterable[Path], folder: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The files that are training data by their names, or validation data if `wanted` asks for it."""
+    """The files whose names fit the wanted split: training data, or validation data."""
     files = list(files)
     splits = {path: _split_of(path.relative_to(folder)) for path in files}
     other = "train" if wanted.for_validation else "held out"
