@@ -280,6 +280,12 @@ TABLES = [
         name="a.csv",
     ),
     Case(
+        b'prompt\tcompletion\nHi\tHello\n"Hi\tHello\nHi"\tHello\n',
+        ["Hello"],
+        {"bad_shape": 1},
+        name="a.tsv",
+    ),
+    Case(
         b"conversation\n" + b'"' + json.dumps([Q, A]).replace('"', '""').encode() + b'"\n',
         ["Hello"],
         name="a.csv",

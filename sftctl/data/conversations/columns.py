@@ -40,7 +40,7 @@ def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
         if not found and key not in _NOT_ALL_ROWS:
             raise BadRow(
                 "bad_shape",
-                f"the row has no column {column!r} (--columns {key}={column})",
+                f"the column {column!r} is missing or null (--columns {key}={column})",
                 f"the row's columns: {_names(row)}",
             )
         rest.pop(column, None)

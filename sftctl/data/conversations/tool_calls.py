@@ -13,25 +13,47 @@ ARGUMENTS = ("arguments", "parameters", "args", "input", "params", "kwargs")
 _JSON_BEGINS = ("{", "[")
 _NAMES_A_CALL = frozenset({*ARGUMENTS, "name", "type", "id", "index", "call_id", "tool_call_id"})
 _DESCRIBES = frozenset({"description", "parameters", "input_schema", "inputSchema"})
+_SCHEMAS = ("input_schema", "inputSchema")  # Anthropic's and MCP's
+_DECLARATIONS = ("functionDeclarations", "function_declarations")  # Gemini's
 LONG_INTEGER = "an integer of more than 64 bits, which would be rounded"
 
 
 def tool_list(value: object, key: str = "tools") -> list[Any] | None:
-    """The tools of a row, unchanged: a list, or JSON text of one. None if there are none."""
-    return _objects(value, key) or None
+    """The tools of a row: a list, or JSON text of one; Gemini's lists of declarations are joined.
+    None if there are none."""
+    found = list[Any]()
+    for tool in _objects(value, key):
+        inner = next(
+            (tool[name] for name in _DECLARATIONS if isinstance(tool.get(name), list)), None
+        )
+        found += [tool] if inner is None else inner
+    return found or None
 
 
 def wrapped(tool: Any) -> Any:
-    """A bare {name, description, parameters}, put into the form that servers send: {"type",
-    "function"}."""
-    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+    """A tool in the form that servers send: {"type": "function", "function": {name, description,
+    parameters}}. Bare tools, and Anthropic's and MCP's names of the parameters, are changed."""
+    if not isinstance(tool, dict) or tool.get("type", "function") not in ("function", "custom"):
         return tool
     if "function" in tool:
-        return {"type": "function"} | tool
-    if not isinstance(tool.get("name"), str):
+        return {"type": "function"} | tool | {"function": _with_parameters(tool["function"])}
+    if not isinstance(tool.get("name"), str) or "format" in tool:  # OpenAI's tools without a schema
         return tool
     bare = {key: value for key, value in tool.items() if key != "type"}  # OpenAI's Responses API
-    return {"type": "function", "function": bare}
+    return {"type": "function", "function": _with_parameters(bare)}
+
+
+def _with_parameters(function: Any) -> Any:
+    """A function whose schema is an object, under `parameters`."""
+    if not isinstance(function, dict):
+        return function
+    if "parameters" not in function:
+        function = {"parameters" if k in _SCHEMAS else k: v for k, v in function.items()}
+    schema = function.get("parameters")
+    if isinstance(schema, str) and schema.lstrip().startswith("{"):
+        with suppress(jsonio.JSONDecodeError):
+            function = function | {"parameters": jsonio.loads(schema)}
+    return function
 
 
 def refuse_tools_elsewhere(row: dict[str, Any]) -> None:

@@ -218,6 +218,9 @@ def _header(prefixes: Prefixes, prompted: str) -> str | None:
 
 def _unclear(row: Conversation, turn: int, what: str, option: str | None = None) -> BadRow:
     hint = "use another chat template, or give it an option (--template-option)"
+    thought = thought_of(row.messages[turn])
+    if thought is not None and thought.opener is not None and option is None:
+        hint = "write its reasoning as reasoning_content, or use another chat template"
     if option is not None:
         hint = f"--template-option {option} changes that, for all rows; or use another template"
     return BadRow(

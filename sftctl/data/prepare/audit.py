@@ -13,6 +13,7 @@ from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
+_PLACES = ("<image>", "<video>", "<audio>")
 _PLACEHOLDER = re.compile(r"^\s*<(image|video|audio)>|\n\s*<(image|video|audio)>\s*(\n|$)")
 """The texts that other tools write in place of a picture, film or sound."""
 
@@ -65,7 +66,7 @@ class RowRemarks:
         for remark, holds in (
             ("empty_answer", any(_is_empty(row.messages[turn]) for turn in turns)),
             ("empty_question", any(map(_is_empty, questions))),
-            ("placeholder", any(_PLACEHOLDER.search(m["content"]) for m in questions)),
+            ("placeholder", any(_holds_a_place(m["content"]) for m in questions)),
             ("unlisted_call", bool(row.tools) and not _called(row) <= _listed(row)),
         ):
             if holds:
@@ -82,6 +83,11 @@ def _is_empty(message: dict[str, Any]) -> bool:
     content: str = message["content"]
     has_more = message.get("tool_calls") or (message.get("reasoning_content") or "").strip()
     return not content.strip() and not has_more
+
+
+def _holds_a_place(content: str) -> bool:
+    is_likely = any(tag in content for tag in _PLACES)  # much faster than the expression
+    return is_likely and _PLACEHOLDER.search(content) is not None
 
 
 def _called(row: Conversation) -> set[str]:

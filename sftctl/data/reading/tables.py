@@ -48,7 +48,7 @@ def table_rows(
         raise unknown_table(name, header)
     if twice := [cell for cell in header if cell and header.count(cell) > 1]:
         raise columns_twice(name, twice[0])
-    filled_in = _Filled({theirs: ours for ours, theirs in columns}, format)
+    table = _Table(header, delimiter, {theirs: ours for ours, theirs in columns}, format)
     line = rows.line_num + 1
     while True:
         try:
@@ -59,36 +59,44 @@ def table_rows(
             yield line, _broken(name, line, str(problem))
         else:
             if len(cells) > 1 or any(cell.strip() for cell in cells):  # else the line is blank
-                yield line, _row(name, line, header, cells, filled_in)
+                yield line, _row(name, line, table, cells)
         line = rows.line_num + 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Filled:
-    """Finds the empty cell for which a row can't be used."""
+class _Table:
+    """The columns of a table, and what its rows need."""
 
+    header: list[str]
+    delimiter: str
     names: dict[str, str]  # the data's columns -> ours
     format: Format
 
-    def missing(self, header: list[str], cells: list[str]) -> str | None:
-        """The column of that cell; None: there is no such cell."""
+    def missing(self, cells: list[str]) -> str | None:
+        """The column whose empty cell makes a row useless; None: there is none."""
         filled, empty = dict[str, str](), dict[str, str]()
-        for name, cell in zip(header, cells, strict=True):
+        for name, cell in zip(self.header, cells, strict=True):
             (filled if cell.strip() else empty)[self.names.get(name, name)] = name
         missing = empty_column(filled, empty, self.format) if empty else None
         return None if missing is None else empty[missing]
 
+    def holds_rows(self, cell: str) -> bool:
+        """Whether a cell of a TSV has lines with tabs: a quote that is text began it."""
+        return self.delimiter == "\t" and "\n" in cell and "\t" in cell
 
-def _row(
-    name: str, line: int, header: list[str], cells: list[str], filled: _Filled
-) -> bytes | BadRow:
+
+def _row(name: str, line: int, table: _Table, cells: list[str]) -> bytes | BadRow:
+    header = table.header
+    if any(map(table.holds_rows, cells)):
+        message = f"{name}:{line}: a quote at the beginning of a field makes several rows one field"
+        return BadRow("bad_shape", message, "double each quote, and put the field into quotes")
     if len(cells) != len(header):
         fields = counted(len(cells), "field")
         message = f"{name}:{line}: {fields}, but the header has {len(header)}"
         return BadRow("bad_shape", message, 'a field with the delimiter needs "quotes"')
     if not any(cell.strip() for cell in cells):
         return BadRow("empty", f"{name}:{line}: every field is empty", "remove the row")
-    if (missing := filled.missing(header, cells)) is not None:
+    if (missing := table.missing(cells)) is not None:
         message = f"{name}:{line}: the field {missing!r:.40} is empty"
         return BadRow("empty", message, "fill it, or remove the row")
     try:

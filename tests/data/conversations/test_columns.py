@@ -150,7 +150,7 @@ def test_mapped_columns_are_read_under_our_keys(columns: Columns, row: dict[str,
 
 
 def test_a_mapped_column_that_is_not_there_is_an_error_unless_rows_may_lack_it() -> None:
-    with pytest.raises(BadRow, match=r"the row has no column 'q' \(--columns prompt=q\)"):
+    with pytest.raises(BadRow, match=r"the column 'q' is missing or null \(--columns prompt=q\)"):
         from_row({"a": "Hello"}, "auto", HERE, (("prompt", "q"), ("completion", "a")))
     columns = (("system", "rules"),)
     assert from_row({"messages": [USER, ANSWER]}, "auto", HERE, columns).messages == (USER, ANSWER)

@@ -159,6 +159,23 @@ def test_no_arguments_are_an_empty_object(nothing: Any) -> None:
             {"type": "function", "name": "f", "parameters": {}},
             {"type": "function", "function": {"name": "f", "parameters": {}}},
         ),
+        (
+            {"name": "f", "input_schema": {}},
+            {"type": "function", "function": {"name": "f", "parameters": {}}},
+        ),
+        (
+            {"type": "custom", "name": "f", "inputSchema": {}},
+            {"type": "function", "function": {"name": "f", "parameters": {}}},
+        ),
+        (
+            {"type": "function", "function": {"name": "f", "parameters": '{"type": "object"}'}},
+            {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},
+        ),
+        (
+            {"functionDeclarations": [{"name": "f", "parameters": {}}]},
+            {"type": "function", "function": {"name": "f", "parameters": {}}},
+        ),
+        ({"type": "custom", "name": "f", "format": {"type": "text"}}, None),
         ({"type": "web_search", "name": "f"}, None),
         ({"description": "unnamed"}, None),
     ],

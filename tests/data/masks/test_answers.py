@@ -115,8 +115,9 @@ def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, conte
         "{{ m.content }}",
         "{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' }}{{ m.content }}",
     )
-    with pytest.raises(BadRow, match="an empty thinking block before its reasoning"):
+    with pytest.raises(BadRow, match="an empty thinking block before its reasoning") as caught:
         texts_of(template, {"content": content})
+    assert "write its reasoning as reasoning_content" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
