@@ -14,10 +14,9 @@ from sftctl.errors import CheckpointError
 
 
 def amend_manifest(path: Path, manifest: CheckpointManifest, disk: Disk = DISK) -> None:
-    """Replace the manifest of the checkpoint in `path`; its files stay.
-
-    The hash file names both manifests until the new one is in place, so whatever happens, the
-    checkpoint is good, with the old manifest or the new one. Raises CheckpointError.
+    """Replace the manifest of the checkpoint in `path`; its other files do not change. Until the
+    new manifest is in place, the hash file names both manifests. So after a crash the checkpoint is
+    good, with the old or the new manifest. Raises CheckpointError.
     """
     new, hashes = manifest_bytes(manifest), path / MANIFEST_HASH_NAME
     with refusals(path, CheckpointError, what="its manifest can't be written"):

@@ -23,7 +23,8 @@ from sftctl.world import World, local_part
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How one save ended; `error` is the same on all ranks, the others are valid on rank 0."""
+    """How one save ended. `error` is the same on all ranks; the other fields are valid on rank
+    0."""
 
     step: int
     path: Path | None  # None: it failed
@@ -37,8 +38,8 @@ class SaveOutcome:
 class BackgroundSaver:
     """Saves checkpoints of `tensors` while they change; keeps the newest and the best.
 
-    With `in_background` it allocates the memory of the copy at once, as much as the state takes.
-    Without it only `save_now` may be called.
+    With `in_background` it allocates memory for the copy at once (as much as the state needs).
+    Without `in_background` only `save_now` may be called.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class BackgroundSaver:
         before: Callable[[], object] = lambda: None,
         started: float | None = None,
     ) -> None:
-        """Copy the state and write the copy in the background; the last save must have ended.
+        """Copy the state and write the copy in the background. The previous save must have ended.
 
         `started` is the time (perf_counter) when training began to wait, if that was before this
         call.
@@ -132,8 +133,8 @@ class BackgroundSaver:
         return SaveOutcome(manifest.step, path, num_bytes, seconds, waited, failure, warning)
 
     def retire(self) -> str | None:
-        """On the main rank, while nothing else saves: delete old checkpoints. A warning if one
-        can't be deleted."""
+        """Delete old checkpoints, on the main rank, while nothing else saves. Returns a warning if
+        one can't be deleted."""
         step = self.protected_step
         try:
             retire(self._root, self._keep, self._disk, best=self._best, protected_step=step)
@@ -143,7 +144,8 @@ class BackgroundSaver:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of its files; 0 if it was moved or deleted meanwhile: `poll` reports that."""
+    """The bytes of a checkpoint's files; 0 if it was moved or deleted in the meantime, which `poll`
+    reports."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint: files that are missing, cut, changed or unknown.
+"""The problems of a checkpoint: files that are missing, truncated, changed or unknown.
 
 Does not load torch.
 """
@@ -18,8 +18,8 @@ from sftctl.checkpoint.layout import (
 from sftctl.disk import TEMPORARY_PREFIX, FileEntry, hash_file
 from sftctl.errors import CheckpointError
 
-# File managers, editors and network file systems create these on their own; the last one is ours,
-# from an `amend_manifest` that was killed.
+# File managers, editors and network file systems create these files. The last pattern is ours: an
+# `amend_manifest` that was killed leaves such a file.
 _SIDE_FILE = re.compile(
     r"\.DS_Store|\._.*|\.directory|\.Trash.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|@eaDir|#recycle"
     r"|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smbdelete.*|\.~lock.*|.*~|\.#.*|#.*#|\..*\.sw[a-z]"
@@ -29,7 +29,7 @@ _SIDE_FILE = re.compile(
 
 
 def problems_of(path: Path, verify: bool) -> list[str]:
-    """What is wrong with a checkpoint, file by file; `verify` reads and hashes every byte."""
+    """The problems of a checkpoint, file by file. `verify` reads and hashes every byte."""
     try:
         return problems_in_files(path, read_manifest(path).files, verify)
     except CheckpointError as error:
@@ -63,9 +63,8 @@ def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) 
 
 
 def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
-    """Names in a checkpoint's folder that its manifest does not list: they are never read.
-
-    What file managers, editors and network disks leave there is left out.
+    """Names in a checkpoint's folder that its manifest does not list. Such files are never read.
+    Files that file managers, editors and network disks create are left out.
     """
     known = {*manifest.files, MANIFEST_NAME, MANIFEST_HASH_NAME}
     try:
@@ -76,5 +75,5 @@ def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether every file is there with its size; nothing is hashed."""
+    """Whether every file exists with the right size. Nothing is hashed."""
     return not problems_of(path, verify=False)

@@ -1,6 +1,6 @@
 """The folder `RUN/checkpoints`: list, check, delete and move its checkpoints. Does not load torch.
 
-Only names of the form step-00000300 are checkpoints. Anything else is not counted and not touched.
+Only names of the form step-00000300 are checkpoints. Anything else is not counted and not changed.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def named_checkpoints(root: Path) -> list[Path]:
-    """Everything that is named like a checkpoint, by step: folders, but also links and files."""
+    """Everything with the name of a checkpoint, by step: folders, but also links and files."""
     return _by_step(root, os.listdir(root) if root.is_dir() else [])
 
 
@@ -69,10 +69,10 @@ class GoodCheckpoint:
 
 
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
-    """The newest checkpoint in which every byte is right; its manifest is read once.
-
-    With `step`, only that one counts. Raises NoCheckpoint; CorruptCheckpoint if none is good; or
-    IncompatibleCheckpoint for a newer format, which is not damage, so no older one is tried.
+    """The newest checkpoint in which every byte is right; its manifest is read once. With `step`,
+    only the checkpoint of this step counts. Raises NoCheckpoint; CorruptCheckpoint if no checkpoint
+    is good; or IncompatibleCheckpoint for a newer format. A newer format is not damage, so no older
+    checkpoint is tried.
     """
     folders, candidates = set(list_checkpoints(root)), named_checkpoints(root)
     if step is not None:
@@ -109,9 +109,8 @@ def _complete_steps(root: Path) -> str | None:
 
 
 def require_room(root: Path, num_bytes: int, keep: int) -> None:
-    """Refuse a disk without room for `keep` checkpoints of `num_bytes` each and the next one.
-
-    Checkpoints that exist already need no more room. Raises CheckpointError with the numbers.
+    """Refuse a disk without room for `keep` checkpoints of `num_bytes` each and one more.
+    Checkpoints that already exist need no more room. Raises CheckpointError with the numbers.
     """
     present = min(len(list_checkpoints(root)), keep)
     missing = keep + 1 - present
@@ -137,7 +136,8 @@ class KeepBest:
 def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
     """The complete checkpoints whose step was evaluated for the `goal`, the best first.
 
-    Step 0 and values that are not finite are left out. Of equal values the earlier step is first.
+    Step 0 and values that are not finite are left out. If values are equal, the earlier step is
+    first.
     """
     ranked = []
     sign = -1 if Goal.parsed(goal).direction == "max" else 1
@@ -165,8 +165,9 @@ def retire(
 
     Checkpoints with the best evaluations, and the one of `protected_step`, are kept too.
 
-    A checkpoint with a missing or truncated file is not counted and not deleted: perhaps nothing
-    else is left. A checkpoint with a file that is not ours is counted, but not deleted.
+    A checkpoint with a missing or truncated file is not counted and not deleted, because it may be
+    the only one that is left. A checkpoint with a file that is not ours is counted, but not
+    deleted.
     """
     complete = [path for path in list_checkpoints(root) if is_complete(path)]
     ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []
@@ -180,9 +181,8 @@ def retire(
 
 
 def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
-    """Move everything with a later checkpoint's name into root/abandoned-TIME; returns the moved.
-
-    The newest is moved first, so that a crash half-way leaves no gap.
+    """Move everything with a later checkpoint's name into root/abandoned-TIME; returns the moved
+    names. The newest checkpoint is moved first, so that a crash leaves no gap.
     """
     later = [path.name for path in named_checkpoints(root) if (step_of(path.name) or 0) > step]
     if not later:
@@ -205,9 +205,8 @@ def _suffixes() -> itertools.chain[str]:
 
 
 def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
-    """Delete what a killed save or deletion of a checkpoint or of a final model left in `root`.
-
-    The caller must hold the run's lock.
+    """Delete the temporary folders in `root` that are left if a save or a deletion of a checkpoint
+    or a final model was killed. The caller must hold the run's lock.
     """
     for name in filter(_LEFTOVER.fullmatch, _folder_names(root)):
         with refusals(root / name, CheckpointError, what="can't be deleted"):

@@ -66,7 +66,7 @@ class CheckpointManifest:
     validation: dict[str, Any] | None  # first, best and last loss
     aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
     files: dict[str, FileEntry] = field(default_factory=dict)
-    # What follows has no key in JSON if it is empty.
+    # If one of the following fields is empty, JSON has no key for it.
     numbers: dict[str, Any] = field(default_factory=dict)  # other state
     base: dict[str, Any] | None = None  # of an adapter: runs/base.py
     source_fingerprints: dict[str, str] = field(default_factory=dict)  # of stores, by source
@@ -134,7 +134,8 @@ def read_hashed_object(path: Path) -> dict[str, Any]:
 
 
 def _is_hash_of(data: bytes, hashes: bytes) -> bool:
-    """Whether a hash file fits. It has two lines while a manifest is replaced: `amend_manifest`."""
+    """Whether a hash file has the hash of the manifest. It has two lines while `amend_manifest`
+    replaces a manifest."""
     lines = hashes.splitlines(keepends=True)
     are_hashes = all(_HASH_LINE.fullmatch(line) for line in lines) and len(lines) <= 2
     return are_hashes and manifest_hash_line(data) in lines

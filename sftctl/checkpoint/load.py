@@ -30,10 +30,10 @@ def load_tensors(
 ) -> None:
     """Fill `tensors` in place; all ranks call it with the same names.
 
-    Of the checkpoint, only tensors whose names begin with `prefix` ("model." leaves out the
-    optimizer) and not with `but_not` are read. If names, shapes or dtypes are not equal,
-    IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified: `newest_good`
-    does that. `manifest` is the checkpoint's, if it was already read.
+    Only tensors whose names begin with `prefix` and not with `but_not` are read from the
+    checkpoint. ("model." leaves out the optimizer.) If names, shapes or dtypes are not equal,
+    IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified here;
+    `newest_good` verifies them. `manifest` is the checkpoint's manifest, if it was already read.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
@@ -69,8 +69,8 @@ def load_tensors(
 
 
 def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReader:
-    """torch's reader, limited to the manifest's files; by itself it reads every .safetensors
-    file."""
+    """torch's reader, limited to the manifest's files. Without the limit it reads every
+    .safetensors file."""
     reader = HuggingFaceStorageReader(str(path))
     reader.fs = _ListedFiles(manifest.files)
     return reader

@@ -1,8 +1,8 @@
 """The header of a safetensors file, with the checks of the safetensors library. Needs no torch.
 
-The file is a number of 8 bytes, a JSON header of so many bytes, and the data. The tensors must
-cover the data exactly: in order of their offsets, each one begins where the one before it ends. So
-no two tensors share bytes, and the length of the data is known from the header.
+The file has a number of 8 bytes, a JSON header with so many bytes, and the data. The tensors must
+cover the data exactly. In the order of their offsets, each tensor begins where the previous tensor
+ends. So no two tensors share bytes, and the length of the data is known from the header.
 """
 
 import json
@@ -73,7 +73,8 @@ def _no_sign(digits: str) -> int:
 
 
 def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:
-    """A JSON parser keeps the last of two equal keys; which one a loader takes is not defined."""
+    """Refuse two equal keys: a JSON parser keeps the last, and it is not defined which of them a
+    loader takes."""
     if all(data.count(b'"%s"' % field.encode()) == len(tensors) for field in _FIELDS):
         return  # the keys that each tensor has after parsing
 

@@ -53,12 +53,13 @@ def save_checkpoint(
 
     All ranks call it, with the same names in the same order. It fills in the manifest's `files` and
     `aliases`. If the tensors can change while they are written, the caller passes in `parts` a copy
-    of this rank's part of each. `before` is called first, on rank 0: it puts on disk what the
-    manifest refers to. On failure all ranks raise the same CheckpointError, nothing is left of the
-    attempt, and older checkpoints are untouched.
+    of this rank's part of each tensor. `before` is called first, on rank 0, and writes files that
+    the manifest refers to. If the save fails, all ranks raise the same CheckpointError, no file is
+    left, and older checkpoints are not changed.
     """
     target = root / checkpoint_name(manifest.step)
-    # Rank 0 finds the ties: another rank's part may be empty, and then its address means nothing.
+    # Rank 0 finds tied tensors, because another rank's part may be empty, and then its address
+    # means nothing.
     folder, aliases = world.broadcast((temporary_sibling(target), tied_names(tensors)))
     commit = _Commit(folder, target, world, disk)
     stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
@@ -136,9 +137,9 @@ class _Commit:
     ) -> list[dict[str, FileEntry]]:
         """Let every rank write, sync and hash its part; returns the files of each rank.
 
-        DCP shares errors of saving between the ranks by its own votes. An error that it does not
-        share is raised on one rank only, while the others wait inside DCP. That rank must exit,
-        because the lost connection then ends the others.
+        DCP shares errors of saving between the ranks by its own votes. If DCP does not share an
+        error, only one rank raises it, and the others wait inside DCP. This rank must exit, because
+        the lost connection then ends the others.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:

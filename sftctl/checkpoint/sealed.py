@@ -1,6 +1,5 @@
-"""A sealed folder: `final/`, with a manifest of its step and of the hashes of its files.
-
-The manifest and its hash file have the names and the form of a checkpoint's. Nothing here loads
+"""A sealed folder: `final/`, with a manifest that has its step and the hashes of its files. The
+manifest and its hash file have the same names and form as those of a checkpoint. Nothing here loads
 torch.
 """
 
@@ -26,7 +25,7 @@ from sftctl.jsonio import dump_pretty
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What the manifest of a sealed folder says."""
+    """The content of the manifest of a sealed folder."""
 
     step: int  # of the checkpoint that the weights come from
     files: Mapping[str, FileEntry]
@@ -87,10 +86,9 @@ def _step(folder: Path, value: object) -> int:
 
 
 def problems_of_sealed(folder: Path, step: int | None = None, *, verify: bool = True) -> list[str]:
-    """What is wrong with a folder, file by file; nothing if it has no manifest.
-
-    `step` is the step of the run's last checkpoint. A folder that was written after a checkpoint of
-    another step is a problem too.
+    """The problems of a folder, file by file; none if it has no manifest. `step` is the step of the
+    run's last checkpoint. It is also a problem if the folder was written after a checkpoint of
+    another step.
     """
     if not is_sealed(folder):
         return []

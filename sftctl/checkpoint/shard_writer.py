@@ -38,11 +38,12 @@ class ShardWriter(HuggingFaceStorageWriter):
         self.entries: dict[str, FileEntry] = {}
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Make no folder, as the parent would: a rank that does not see rank 0's must fail."""
+        """The parent class would make a folder here. A rank that does not see rank 0's folder must
+        fail instead."""
         return plan
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's part of the plan; a rank with nothing to write writes no file."""
+        """Write this rank's part of the plan. A rank without tensors writes no file."""
         # Wide types first. The header's length is a multiple of 8, so every tensor is aligned.
         items = sorted(plan.items, key=lambda item: (-_dtype(item).itemsize, item.index.fqn))
         if items:

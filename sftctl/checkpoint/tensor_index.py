@@ -45,7 +45,7 @@ NUMBER_TYPES = {
     "U8": NumberType("uint8", 1, "|u1", "Byte"),
     "BOOL": NumberType("bool", 1, "|b1", "Bool"),
 }
-"""By the names that safetensors uses, which are ours."""
+"""The types, by the names that safetensors and sftctl use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """`RUN/answers/`: the rows that the model answers for metrics, and its answers.
 
-`questions.jsonl` has the rows, so that a resume uses the same ones. Each evaluation has a file of
+`questions.jsonl` has the rows, so that a resume uses the same rows. Each evaluation has a file of
 its own, `step-00000300.jsonl`, with one line for each row. Loads neither torch nor numpy.
 """
 
@@ -19,7 +19,7 @@ FOLDER = "answers"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A row of a validation set up to its last answer, and that answer."""
+    """A row of a validation set up to its last answer, and this answer."""
 
     messages: list[dict[str, Any]]  # the prompt
     reference: str  # the answer in the data, as the template writes it, without special tokens
@@ -32,7 +32,7 @@ Questions = Mapping[str, Sequence[Question]]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question's answer, and each metric's number for it; None: the metric gave no number."""
+    """A question's answer, and each metric's number for it; None: the metric has no number."""
 
     set_name: str
     number: int  # of the question in its set

@@ -1,7 +1,7 @@
 """The frozen base of an adapter run: which files it is, by their hashes. Loads no torch.
 
-A checkpoint of an adapter holds only what is trained. Its manifest records the base, and a resume
-refuses another one.
+A checkpoint of an adapter holds only the trained weights. Its manifest records the base, and a
+resume refuses a different base.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,8 +30,8 @@ def identify(name: str, known: Base | None = None, *, pinned: bool = True) -> Ba
     """The base that `name` means, with the hashes of its files.
 
     A model from the hub is taken in the revision of `known`, if it is the same model and `pinned`;
-    else in the hub's current one. A file with the size and the time that `known` has for it is not
-    read again. ConfigError if a file can't be read.
+    else in the hub's current revision. A file with the size and the time that `known` has for it is
+    not read again. ConfigError if a file can't be read.
     """
     revision = None
     place = Path(name)
@@ -75,10 +75,9 @@ def require_same_start(where: Path, recorded: Base | None, folder: str | None) -
 
 
 def require_base_of_start(adapter: AdapterConfig, model: str) -> None:
-    """IncompatibleCheckpoint if a new run continues from a run's adapter whose base has changed.
-
-    A new run takes a hub model in its current revision, so that one is compared. Another `model`
-    may be meant so (`start_doubts`). ConfigError if the base can't be read.
+    """IncompatibleCheckpoint if a new run continues from a run's adapter whose base has changed. A
+    new run takes a hub model in its current revision, so this revision is compared. A different
+    `model` may be intended; `start_doubts` warns about it. ConfigError if the base can't be read.
     """
     recorded = _base_of_start(adapter)
     if adapter.start is None or recorded is None or not _is_named(model, recorded):
@@ -103,8 +102,8 @@ def _is_named(model: str, recorded: Base) -> bool:
 
 
 def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
-    """Warnings about the base of the adapter that a run continues from: another one, an unknown
-    one, or one that was held in another form."""
+    """Warnings about the base of the adapter that a run continues from: the base is different,
+    unknown, or was held in another form."""
     recorded, start = _base_of_start(adapter), adapter.start
     different = [*base_doubts(adapter, model)]
     if different and recorded is not None:
@@ -120,7 +119,7 @@ def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
 
 
 def _base_of_start(adapter: AdapterConfig) -> Base | None:
-    """What the manifest next to the adapter that a run continues from says about its base."""
+    """The record of the base in the manifest next to the adapter that a run continues from."""
     if adapter.start is None or not is_sealed(Path(adapter.start)):
         return None
     recorded = read_seal(Path(adapter.start)).base

@@ -139,7 +139,8 @@ def _training(
 
 
 def _choice(run: Path, manifest: CheckpointManifest) -> str | None:
-    """Why the weights are not those of the run's last step; None if they are, or it is unknown."""
+    """The reason why the weights are not from the run's last step; None if they are, or if it is
+    unknown."""
     with suppress(CheckpointError):
         seal = read_seal(RunDir(run).final)
         if seal.step == manifest.step < seal.last_step:
@@ -156,7 +157,7 @@ def _chosen_by(manifest: CheckpointManifest) -> str:
 
 
 def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counts of the store; empty if it was moved or changed since."""
+    """The counts of the store; empty if the store was moved or changed after the run."""
     try:
         several = started.get("stores")
         store = (

@@ -21,9 +21,10 @@ from sftctl.words import counted
 _CHOICE = ("best", "best_step", "mark", "waited")
 
 Validation = Mapping[str, Any]
-"""`validation` of a manifest: the `first`, `best` and `last` loss, the `step` of the last and the
-`best_step`; for patience the value to improve on, `mark`, and how many evaluations `waited` since.
-If `evaluation.best` is not the loss: the `goal`, and the last `value`; `best` is of the goal then.
+"""`validation` of a manifest: the `first`, `best` and `last` loss, the `step` of the last
+evaluation, and the `best_step`. For patience also `mark` (the value to improve on) and `waited`
+(evaluations since then). If `evaluation.best` is not the loss, also the `goal` and its last
+`value`; `best` is then the goal's best value.
 """
 
 
@@ -37,10 +38,10 @@ def with_evaluation(
 ) -> dict[str, Any]:
     """`seen` with the evaluation of one more step. Step 0 is never the best, and never waits.
 
-    `value` is the number of the `goal`; None: it is the loss. Of equal best values the first is
-    kept. `waited` starts again only if the value is more than `min_delta` better than `mark`. If
-    the goal is not the same as before, the choice begins again. If a metric by generation gave no
-    number (NaN), nothing is chosen, and `waited` stays.
+    `value` is the value of the `goal`; None: the goal is the loss. If best values are equal, the
+    first step is kept. `waited` starts again only if the value is more than `min_delta` better than
+    `mark`. If the goal is not the same as before, the choice begins again. If a metric by
+    generation has no number (NaN), nothing is chosen, and `waited` does not change.
     """
     value = loss if value is None else value
     new = {**(seen or {"first": loss}), "last": loss, "step": step}
@@ -99,7 +100,7 @@ def end_of_patience(validation: Validation) -> str:
 
 
 def final_of(train: TrainConfig) -> str:
-    """best or last. A run from before `train.final` existed keeps the last."""
+    """best or last. A run that is older than `train.final` keeps the last step."""
     return "last" if train.final == "auto" else train.final
 
 
@@ -127,8 +128,8 @@ def final_checkpoint(
 ) -> tuple[GoodCheckpoint, str | None]:
     """The checkpoint whose weights become `final/`, every byte verified; and a warning, if any.
 
-    That is the best one that exists and is undamaged, or the one of `last_step`. Raises
-    CheckpointError.
+    This is the best checkpoint that exists and is undamaged, or the checkpoint of `last_step`.
+    Raises CheckpointError.
     """
     if choice == "last":
         return newest_good(run.checkpoints, last_step), None

@@ -39,7 +39,7 @@ from sftctl.words import counted
 Verdict = Literal["free", "allow", "impossible"]
 
 OLDER_RULES = "the same files, prepared by older mask rules; that store is no longer in the cache"
-"""The cause of other data if only this program has changed."""
+"""The cause of different data if only this program has changed."""
 SAMPLE_CHANGED = (
     "the bundled sample changed with this version, and the run's own store is no longer in the "
     "cache"
@@ -62,7 +62,7 @@ class DataHere:
 
 @dataclass(frozen=True, slots=True)
 class ComputeHere:
-    """What a resume would compute with now."""
+    """The machine and the versions with which a resume would compute now."""
 
     world_size: int
     num_threads: int  # torch's own choice, per rank
@@ -105,10 +105,8 @@ def differences_of(
     data: DataHere | None,
     compute: ComputeHere | None = None,
 ) -> Iterator[Difference]:
-    """Every change since the checkpoint was saved.
-
-    `data` is None if it is not known yet. `compute` is None if nothing will be computed; its
-    changes are always free.
+    """Every change since the checkpoint was saved. `data` is None if the data is not known yet.
+    `compute` is None if nothing will be computed; changes of `compute` are always free.
     """
     if data is not None:
         yield from _data_differences(manifest, config, data)
@@ -145,7 +143,7 @@ def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Diffe
 def _changed(
     section: str, was: dict[str, Any], now: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The keys of a section with another value: (name, was, now); None is unset."""
+    """The keys of a section whose values differ: (name, was, now). None means unset."""
     before = was.get(section)
     before = before if isinstance(before, dict) else {}  # a manifest's config is not checked
     for item in fields(SECTIONS[section]):
@@ -222,7 +220,8 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
 
 
 def _held_in(asked: str, computes: str) -> str:
-    """The type of an adapter's frozen base: `asked`, or by the type that the model computes in."""
+    """The type of an adapter's frozen base: `asked`, or else it follows from the type that the
+    model computes in."""
     return asked if asked != "auto" else "bfloat16" if computes == "bfloat16" else "float32"
 
 
@@ -265,7 +264,7 @@ def threads_for(
 ) -> int:
     """Threads per rank of a resumed run; `num_threads` is torch's own choice.
 
-    It is the checkpoint's number if that affects the bits and there are enough cores. The number of
+    The checkpoint's number is used if it affects the bits and there are enough cores. The number of
     threads decides how sums are rounded.
     """
     matters = manifest.world_size == world_size or config.train.reduction == "exact"

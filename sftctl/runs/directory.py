@@ -78,7 +78,8 @@ class RunDir:
     def config(self) -> RunConfig:
         """The run's configuration; `output_dir` is this directory.
 
-        NoCheckpoint if it names no model: it was emptied, and defaults would be another run.
+        NoCheckpoint if it names no model: then config.toml was emptied, and the defaults would make
+        another run.
         """
         require_utf8(self.path, NoCheckpoint)
         config = load_config(self.config_file, {"output_dir": str(self.path)})
@@ -87,7 +88,8 @@ class RunDir:
         return config
 
     def resolved_config(self) -> RunConfig:
-        """The run's configuration; ConfigError if a value that the run decided is `auto` again."""
+        """The run's configuration; ConfigError if somebody set a value to `auto` that the run had
+        already decided."""
         return resolved(self.config(), self.config_file)
 
     def facts(self) -> dict[str, Any]:
@@ -125,8 +127,9 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Keep other processes out; the system releases the lock of a process that dies.
 
-        It is a record lock: forked loader processes do not inherit it, and they can outlive a
-        killed trainer. Raises CheckpointError if something that a session writes is a link.
+        It is a record lock, because forked loader processes do not inherit such a lock, and they
+        can outlive a killed trainer. Raises CheckpointError if something that a session writes is a
+        link.
         """
         self.require_own_parts()
         hint = "a run is locked by a file in its folder, which must be writable"
@@ -209,7 +212,8 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _write_token(path: Path) -> str:
-    """Write an empty file of a unique name where the run directory would be made; its name."""
+    """Write an empty file with a unique name where the run directory would be made; returns its
+    name."""
     name = f".sftctl-{uuid.uuid4().hex}"
     with _making(path):
         (_nearest_folder(path) / name).touch()

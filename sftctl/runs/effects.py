@@ -8,10 +8,10 @@ from sftctl.config.schema import SECTIONS
 from sftctl.errors import ConfigError
 
 DATA = "data"
-"""The key that `--allow` takes for other data than the checkpoint was trained on."""
+"""The key of `--allow` for data that differs from the checkpoint's data."""
 
 SOURCES = "data.sources"
-"""The key that `--allow` takes for other weights in the middle of an epoch."""
+"""The key of `--allow` for new weights of a mixture in the middle of an epoch."""
 
 ROUNDED = "the same examples in every step, sums rounded differently"
 

@@ -20,8 +20,8 @@ class RunLog:
     """Appends complete lines: each is written when the call returns, or CheckpointError is raised.
 
     `keep_bytes` is how much of metrics.jsonl is kept: a checkpoint's `metrics_bytes`, 0 in a new
-    run, None for every complete line. Events are history and are never cut. With `last_step`, the
-    checkpoint's step, damaged lines are set aside and `repaired` says so.
+    run, None for every complete line. Events are history and are never truncated. With `last_step`
+    (the checkpoint's step), damaged lines are moved to another file and `repaired` says so.
     """
 
     def __init__(
@@ -76,9 +76,8 @@ _REPAIR = "fix it, then `sftctl resume` continues from the last checkpoint"
 
 
 class _LineFile:
-    """A file of complete lines; only a killed process leaves an incomplete last one.
-
-    After a failed sync the bytes before it may be lost, so no later sync is tried.
+    """A file of complete lines. Only a killed process leaves an incomplete last line. After a
+    failed sync, earlier bytes may be lost, so no later sync is tried.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None, disk: Disk) -> None:
@@ -150,7 +149,7 @@ class _LineFile:
 
 
 def _break_hard_link(path: Path, disk: Disk) -> None:
-    """Give a file of several names a copy of its own: `cp -al` makes such copies of a run."""
+    """If a file has several names, replace it by a copy. (`cp -al` makes such copies of a run.)"""
     with suppress(FileNotFoundError):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
@@ -189,7 +188,7 @@ def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
 def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int, ...]) -> bool:
     """Whether the first `keep_bytes` are intact (`is_intact`). `seen` changes if the file changes.
 
-    The last result is kept: a resume asks twice, and a million lines take three seconds.
+    The last result is kept, because a resume asks twice, and a million lines take three seconds.
     """
     with path.open("rb") as file:
         return is_intact(file, keep_bytes, last_step)

@@ -14,7 +14,7 @@ from sftctl.config.sources import SourceConfig
 
 
 def sources_with_paths(data: DataConfig) -> tuple[SourceConfig, ...]:
-    """The sources that are files or stores of their own; () if the run reads data.path."""
+    """The sources with their own files or stores; () if the run reads data.path."""
     return tuple(source for source in data.sources or () if source.path is not None)
 
 
@@ -35,7 +35,7 @@ def checkpoint_of_source(manifest: CheckpointManifest, name: str) -> CheckpointM
 
 
 def weights_changed(manifest: CheckpointManifest, config: RunConfig) -> bool:
-    """Whether a source has another weight than the checkpoint was trained with."""
+    """Whether the weight of a source differs from its weight in the checkpoint."""
     was, now = _weights(_sources(manifest.config)), _weights(_sources(config_to_dict(config)))
     return any(was.get(name, 1.0) != now.get(name, 1.0) for name in {*was, *now})
 

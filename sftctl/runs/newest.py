@@ -31,7 +31,8 @@ def by_age(folder: Path) -> list[Path]:
 
 
 def last_change(run: Path) -> float | None:
-    """When a step or event was recorded last; when the run was made if none was. None: no run."""
+    """The time of the last recorded step or event, or else the time when the run was made. None: no
+    run."""
     for names in (("metrics.jsonl", "events.jsonl"), (_RUN_FILE,)):
         times = []
         for name in names:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint in a run's folder is of this run: it may have been copied there."""
+"""Whether a checkpoint in a run's folder belongs to this run. It may have been copied there."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from sftctl.runs.directory import RunDir
 def of_another_run(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest
 ) -> IncompatibleCheckpoint | None:
-    """The error for a checkpoint that was copied into this run; an earlier version's has no id."""
+    """The error for a checkpoint that was copied into this run. A checkpoint of an earlier version
+    has no id."""
     if manifest.run_id is None or manifest.run_id == (run_id := run.facts()["run_id"]):
         return None
     return IncompatibleCheckpoint(

@@ -72,7 +72,8 @@ def runs_in(folder: Path) -> list[RunLine]:
 
 
 def newest_unfinished(newest: Path) -> Path:
-    """The newest run in runs/ that can go on; `newest` if there is none, or if it is not there."""
+    """The newest run in runs/ that can continue; `newest` if there is none, or if `newest` is not
+    in runs/."""
     if newest.parent != RUNS:
         return newest
     left = (path for path in by_age(RUNS) if _line(path).status not in ("finished", "damaged"))

@@ -1,5 +1,5 @@
-"""Where a run directory is now, and whether its parts are its own: it may be moved, or hold
-links."""
+"""Where a run directory is now (it may be moved), and whether its parts are links to other
+places."""
 
 import os
 import stat
@@ -26,7 +26,8 @@ class RunPlace:
         return os.path.samestat(there, os.fstat(self._descriptor))
 
     def moved_to(self) -> Path | None:
-        """Where the directory is now; None if it was deleted, or the system does not say."""
+        """The path of the directory now; None if it was deleted, or if the system does not know the
+        path."""
         return path_of_open(self._descriptor)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Repair metrics.jsonl after an editor, a file system or a bad disk has damaged its lines.
 
-No checkpoint depends on this file, so it may be changed: the readable lines are kept, and the file
-as found is set aside.
+No checkpoint depends on this file, so it may be changed. The readable lines are kept, and the
+damaged file is kept under another name.
 """
 
 from collections.abc import Iterator
@@ -86,9 +86,8 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
 
 
 def _damage(data: bytes) -> list[str]:
-    """What is damaged, in words.
-
-    What follows the last line end does not count, because a crash may have cut it off.
+    """The damage, in words. Text after the last line end does not count, because a crash may have
+    truncated it.
     """
     complete = data[: data.rfind(b"\n") + 1]
     damage = ["a byte order mark"] if complete.startswith(_BOM) else []

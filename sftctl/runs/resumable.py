@@ -27,7 +27,7 @@ from sftctl.words import counted
 def obstacles_in_run(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest, config: RunConfig
 ) -> Iterator[SftctlError]:
-    """Why the run directory and `config` do not let this checkpoint be resumed."""
+    """The reasons why this checkpoint can't be resumed with this run directory and `config`."""
     if foreign := [*foreign_parts(run.path)]:
         yield from foreign
         return
@@ -57,7 +57,8 @@ def obstacles_in_run(
 def obstacles_in_differences(
     where: Path, differences: Iterable[Difference], allow: Collection[str] = ()
 ) -> Iterator[IncompatibleCheckpoint]:
-    """Why the changes since the checkpoint at `where` was saved do not let it be resumed."""
+    """The changes since the checkpoint at `where` was saved that make a resume impossible, as
+    errors."""
     differences = list(differences)
     impossible = [d for d in differences if d.verdict == "impossible"]
     if impossible:
@@ -88,7 +89,7 @@ def changed_sets(
 def require_named_files(config: RunConfig) -> None:
     """Refuse a path in config.toml that does not exist, and name its key.
 
-    Called where a run has to prepare its data again. The run or the data may have been moved.
+    Called if a run has to prepare its data again. The run or the data may have been moved.
     DataError for the data, ConfigError for the rest.
     """
     run, data, model = RunDir(config.output_dir or Path()), config.data, config.model
@@ -113,9 +114,8 @@ def allow_flags(differences: Iterable[Difference]) -> str:
 
 
 def require_nothing_saved(run: RunDir) -> None:
-    """NoCheckpoint if the run's checkpoints are lost: a start at step 0 would erase the run.
-
-    They may be on a disk that is not mounted.
+    """NoCheckpoint if the run's checkpoints are lost, because a start at step 0 would erase the
+    run. The checkpoints may be on a disk that is not mounted.
     """
     step = last_step_of(run.path, "saved")
     if step is None and not run.final.exists():
@@ -149,7 +149,7 @@ def cached_manifest(fingerprint: str) -> StoreManifest | None:
 
 
 def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
-    """Why `train.patience` has ended the run before its last step; None if it has not."""
+    """The reason if `train.patience` has ended the run before its last step; else None."""
     train, validation = config.train, manifest.validation
     is_trained = manifest.step >= total_steps(train, manifest)
     if is_trained or validation is None or not is_out_of_patience(train, validation):
@@ -210,7 +210,7 @@ def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
 def require_same_kind(run_dir: Path, config: RunConfig, run_config: RunConfig) -> None:
     """IncompatibleCheckpoint if a command trains an adapter and the run does not, or the reverse.
 
-    This comes before all else, because other settings of the command follow from it.
+    This is checked first, because it decides other settings of the command.
     """
     if config.adapter.lora != run_config.adapter.lora:
         kinds = ("the model itself", "an adapter (adapter.lora)")
