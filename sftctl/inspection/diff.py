@@ -1,4 +1,4 @@
-"""The differences between two checkpoints, of one format or of two with matching names."""
+"""The differences between two checkpoints, of one format or of two formats with matching names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value that differs; None where a checkpoint does not have it."""
+    """A value that differs; None if a checkpoint does not have the value."""
 
     key: str
     a: Any
@@ -73,9 +73,8 @@ class CheckpointDiff:
 
 
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
-    """Compare two checkpoints. Tensors are read a stretch at a time.
-
-    An adapter's tensors have other names in PEFT's files than in a checkpoint; `a` decides.
+    """Compare two checkpoints. Tensors are read a part at a time. An adapter's tensors have other
+    names in PEFT's files than in a checkpoint; the result has the names of `a`.
     """
     named = _named_as(b, a)
     ours, theirs = _with_aliases(a, named), _with_aliases(named, a)
@@ -106,7 +105,8 @@ def _named_as(one: Inspection, other: Inspection) -> Inspection:
 def _compared(
     ours: dict[str, StoredTensor], theirs: dict[str, StoredTensor], reasons: dict[str, str]
 ) -> Iterator[TensorChange]:
-    """Every tensor that both have; `reasons` has those that are not read. Tied ones count once."""
+    """Every tensor that both have; `reasons` has the tensors that are not read. Tied tensors count
+    once."""
     known: dict[object, TensorChange] = {}
     for name in sorted(ours.keys() & theirs.keys()):
         if name in reasons:
@@ -119,7 +119,7 @@ def _compared(
 
 
 def _with_aliases(one: Inspection, other: Inspection) -> dict[str, StoredTensor]:
-    """The tensors of `one`, tied ones also under the name that `other` has for them."""
+    """The tensors of `one`. Tied tensors are also under the name that `other` has for them."""
     tied = {
         name: one.tensors[stored]
         for name, stored in one.aliases.items()
@@ -142,8 +142,8 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both values of each key. For two formats only the keys that both have, because a missing key
-    means nothing."""
+    """Both values of each key. If the formats differ, only the keys that both have, because a
+    missing key then means nothing."""
     if a.format == b.format:
         return ours, theirs
     common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]

@@ -157,7 +157,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
 
 
 def _with_store_verified(inspection: Inspection) -> Inspection:
-    """The inspection after hashing the store that a resume would open, if it is there."""
+    """The inspection after hashing the store that a resume would open, if the store exists."""
     store = inspection.data_store
     if store is None or not store["fits"]:
         return inspection
@@ -190,7 +190,8 @@ def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]
 
 
 def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The facts about a run's final model, after hashing its files. An older one has no hashes."""
+    """The facts about a run's final model, after hashing its files. A model of an older version has
+    no hashes."""
     if final is None or final["step"] is None:
         return final
     problems = problems_of_final(Path(final["path"]), verify=True)

@@ -179,7 +179,7 @@ class Inspection:
 
 
 def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
-    """The tensors whose name starts with `model.`, without that prefix; tied ones once."""
+    """The tensors whose name starts with `model.`, without this prefix. Tied tensors count once."""
     places: set[object] = set()
     found = {}
     for name, tensor in tensors.items():
@@ -191,7 +191,8 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype of most of the weights' bytes; a float that trains has torch's name."""
+    """The dtype of most of the weights' bytes. A float type that can be trained has torch's
+    name."""
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():
         sizes[tensor.dtype] += tensor.num_bytes
@@ -206,8 +207,8 @@ def component_of(name: str) -> str:
 
 
 def _located(path: Path, problem: str) -> str:
-    """A problem with its path. It starts with a file name: in the folder, the file itself, or with
-    `../` one beside the folder."""
+    """A problem with its path. A problem starts with a file name: a file in the folder, the file
+    itself, or with `../` a file next to the folder."""
     if problem.startswith("../"):
         return str(path.parent / problem.removeprefix("../"))
     return str((path.parent if path.is_file() else path) / problem)

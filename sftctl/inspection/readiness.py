@@ -1,6 +1,7 @@
 """Whether a checkpoint of ours can be resumed here and now; if not, why, and how to fix it.
 
-The verdict is that of `sftctl resume`: both call runs/resumable and runs/differences.
+The verdict is the same as in `sftctl resume`, because both call runs/resumable and
+runs/differences.
 """
 
 from collections.abc import Sequence
@@ -137,7 +138,7 @@ def _judge_data(
 
 
 def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of a resume, of all its sources; None: some file would be prepared again.
+    """The data of a resume, for all its sources; None: some file would be prepared again.
 
     Raises a SftctlError if the resume would be refused.
     """
@@ -159,7 +160,7 @@ def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | N
 
 
 def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of a resume, of one source; None: the same files would be prepared again."""
+    """The data of a resume, for one source; None: the same files would be prepared again."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     if path is not None and is_prepared(path):
         there = StoreManifest.read(Path(path))

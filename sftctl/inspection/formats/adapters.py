@@ -24,7 +24,8 @@ _MAGNITUDE = re.compile(r"(\.lora_magnitude_vector)\.weight$")
 
 
 def plain_name(name: str) -> str:
-    """One name for a tensor of an adapter, which PEFT's files and a model call differently.
+    """The same name for a tensor of an adapter, which has different names in PEFT's files and in a
+    model.
 
     `model.base_model.model.x.lora_A.weight` and `model.x.lora_A.default.weight` are
     `model.x.lora_A.weight`. Other names stay.
@@ -70,7 +71,7 @@ def adapter_note(adapter: Mapping[str, Any]) -> str:
 
 
 def unpaired(tensors: Tensors) -> list[str]:
-    """A problem for matrices of a LoRA whose other half is not there."""
+    """A problem for matrices of a LoRA whose other half is missing."""
     halves = {other: one for name, one in tensors.items() if (other := _other_half(name))}
     lost = sorted(halves.keys() - tensors.keys())
     if not lost:
@@ -82,7 +83,8 @@ def unpaired(tensors: Tensors) -> list[str]:
 
 
 def _other_half(name: str) -> str | None:
-    """The name of the matrix that is multiplied with this one; None if it is none of a LoRA."""
+    """The name of the matrix that is multiplied with this matrix; None for a tensor that is not of
+    a LoRA."""
     match = _HALF.search(name)
     if match is None:
         return None
@@ -96,7 +98,7 @@ _VARIANTS = {"use_dora": "DoRA", "use_rslora": "rsLoRA"}
 
 
 def _names(value: object) -> list[str]:
-    """A list of names; a pattern, which peft also takes, is one name."""
+    """A list of names. A pattern, which peft also takes, counts as one name."""
     if isinstance(value, str):
         return [value]
     return [str(one) for one in value] if isinstance(value, list) else []

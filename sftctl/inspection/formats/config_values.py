@@ -1,4 +1,5 @@
-"""What config.json itself says against training, as far as that is known without transformers."""
+"""Values in config.json that make training impossible, as far as this is known without
+transformers."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ _HOLD_ROTATIONS = ("rope_scaling", "rope_parameters")
 
 
 class Misfit(NamedTuple):
-    """What in config.json can't be true, and what to change in it."""
+    """A value in config.json that can't be true, and what to change."""
 
     problem: str
     edit: str
@@ -47,9 +48,8 @@ class Misfit(NamedTuple):
 def misfit_of_values(
     config: Mapping[str, Any], names: Mapping[str, Any], families: Collection[str]
 ) -> Misfit | None:
-    """A value that no model can have, or a model type that tensors of these names can't belong to.
-
-    `families` are the types to propose where there is none.
+    """A value that no model can have, or a model type that does not fit the names of the tensors.
+    `families` are the types to propose if there is no model type.
     """
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
@@ -67,7 +67,8 @@ def misfit_of_values(
 
 
 def doubt_of_values(config: Mapping[str, Any]) -> str | None:
-    """A value that transformers is not known to take; None: there is none."""
+    """A value that transformers does not take, as far as we know; None if there is no such
+    value."""
     for key, value in _named_values(config):
         if value is not None and value not in _KNOWN[key]:
             return f"config.json: {key} is {printable(repr(value))}, which train may not know"

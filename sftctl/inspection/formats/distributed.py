@@ -23,13 +23,13 @@ _METADATA_NAME = METADATA_NAME
 _DTYPES = {known.torch: name for name, known in NUMBER_TYPES.items()}
 _LONGEST_VALUE_BYTES = 1 << 16
 _MOST_VALUES = 500
-_MOST_KEYS = 100  # on the way to one value of the saved dictionary
+_MOST_KEYS = 100  # of the path to one value of the saved dictionary
 _STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
 _RATE_KEYS = ("lr", "learning_rate")
 _NOTHING_LISTED = f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"
 _CONVERT = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
-# Where .metadata says each saved object is, by (name, offsets): file, offset, length.
+# The place of each saved object, as .metadata records it. (name, offsets) -> file, offset, length.
 Places = dict[tuple[str, tuple[int, ...]], dict[str, Any]]
 
 
@@ -87,9 +87,8 @@ def inspect_distributed(path: Path) -> Inspection:
 
 
 def distcp_problems(folder: Path) -> list[str]:
-    """Problems of a folder of `.distcp` files inside another: what is missing, cut or unreadable.
-
-    They are named from the folder above.
+    """Problems of a folder of `.distcp` files inside another folder: missing, truncated or
+    unreadable files. They are named from the folder above.
     """
     if not is_distributed(folder):
         return []
@@ -102,7 +101,8 @@ def distcp_problems(folder: Path) -> list[str]:
 
 
 def _check_sizes(files: Files, places: Places) -> None:
-    """Add a problem for each file that is missing or does not fit what is listed in it."""
+    """Add a problem for each file that is missing, or that does not fit the objects listed in
+    it."""
     stretches: dict[str, set[tuple[int, int]]] = {}
     for place in places.values():
         begin = size(place.get("offset"))

@@ -1,7 +1,7 @@
 """The names and shapes of the weights that the model of a config.json needs.
 
-The names are known for the families in `LAYER`. For others only the numbers of layers are judged.
-Nothing here loads torch.
+The names are known for the families in `LAYER`. For other families only the numbers of layers are
+checked. Nothing here loads torch.
 """
 
 import re
@@ -71,7 +71,7 @@ def _layer_of(name: str) -> int:
 def _expected(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, tuple[int, ...] | None]]:
-    """The weights that the model of config.json needs, with their shapes where they are known."""
+    """The weights that the model of config.json needs, with their shapes if these are known."""
     family, layers = config.get("model_type"), config.get("num_hidden_layers")
     hidden, vocab = config.get("hidden_size"), config.get("vocab_size")
     rows = (vocab, hidden) if isinstance(vocab, int) and isinstance(hidden, int) else None

@@ -50,7 +50,7 @@ class Files:
         return cls(path, sizes, saved_at, problems, pointers=frozenset(pointers))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty if the file is absent or bad."""
+        """A JSON object; empty if the file is missing or damaged."""
         file = folder_of(self.path) / name
         if not file.is_file():
             return {}
@@ -64,7 +64,7 @@ class Files:
             return {}
 
     def read_torch(self, name: str) -> TorchFile:
-        """A torch.save file; without value and tensors if it is absent or bad."""
+        """A torch.save file; without value and tensors if it is missing or damaged."""
         file = folder_of(self.path) / name
         self.opened.add(name)
         if not file.is_file() or name in self.pointers:
@@ -78,8 +78,8 @@ class Files:
         return found
 
     def _read_for_code(self, name: str) -> None:
-        """Add the code that a pickle names. A file of another kind with such a name is no
-        problem."""
+        """Add the code that a pickle names. A file of another kind with the name of a pickle is not
+        a problem."""
         others = Files(self.path, self.sizes, None)
         others.read_torch(name)
         begin = first_bytes(folder_of(self.path) / name)
@@ -89,7 +89,7 @@ class Files:
         )
 
     def read_safetensors(self, name: str) -> dict[str, StoredTensor]:
-        """The tensors of a safetensors file; none if it is bad."""
+        """The tensors of a safetensors file; none if it is damaged."""
         if name in self.pointers:
             return {}
         try:
@@ -106,7 +106,7 @@ class Files:
         self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
 
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
-        """The inspection from the files alone. With problems it is incomplete and has no advice.
+        """The inspection of the files. If there are problems, it is incomplete and has no advice.
 
         Pickles that were not opened yet are read for the code that they name.
         """
@@ -141,7 +141,8 @@ def folder_of(path: Path) -> Path:
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first nine bytes of a regular file, enough to distinguish the formats; else none."""
+    """The first nine bytes of a regular file, which are enough to distinguish the formats; else no
+    bytes."""
     if not path.is_file():  # a pipe would wait for a writer
         return b""
     with path.open("rb") as file:
@@ -149,7 +150,8 @@ def first_bytes(path: Path) -> bytes:
 
 
 def verify_archives(inspection: Inspection) -> Inspection:
-    """The inspection after checking the checksums in torch's archives. Other files have none."""
+    """The inspection after checking the checksums in torch's archives. Other files have no
+    checksums."""
     root = folder_of(inspection.path)
     problems, notes = list(inspection.problems), list(inspection.notes)
     stretches = sorted(_stretches(inspection, root), key=str)
@@ -158,7 +160,7 @@ def verify_archives(inspection: Inspection) -> Inspection:
     for file, begin, num_bytes in stretches[:most]:
         wrong = wrong_bytes(file, begin, num_bytes)
         has_all = has_all and wrong is not None
-        if num_bytes is not None:  # one of many archives in a file: it was not read yet
+        if num_bytes is not None:  # one of many archives in a file, which was not read yet
             wrong = [*(wrong or []), *_problems_of_archive(file, begin, num_bytes)]
         problems += [f"{file.relative_to(root)}: {problem}" for problem in wrong or []]
     if len(stretches) > most:

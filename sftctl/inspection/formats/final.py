@@ -1,4 +1,5 @@
-"""final/ of a run: a model directory with a manifest that names its step and hashes its files."""
+"""final/ of a run: a model directory with a manifest that has the step and the hashes of the
+files."""
 
 from contextlib import suppress
 from dataclasses import replace

@@ -40,7 +40,7 @@ TYPES = {
     **{number: (name, 1, NUMBER_TYPES[name].num_bytes) for number, name in _PLAIN_TYPES.items()},
     **_QUANTIZED_TYPES,
 }
-"""ggml's number of a type -> our name, elements in a block, bytes in a block."""
+"""ggml's number of a type -> our name, elements per block, bytes per block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class GgufHeader:
 
 
 def is_gguf_file(path: Path) -> bool:
-    """Whether the name or the first bytes are those of GGUF, or of GGML before it."""
+    """Whether the name or the first bytes are those of GGUF, or of GGML, which is older."""
     if not path.is_file():
         return False
     first = first_bytes(path)

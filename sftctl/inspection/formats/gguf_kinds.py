@@ -1,4 +1,5 @@
-"""A .gguf file that is not one complete model: a part, an adapter, an old or foreign version."""
+"""A .gguf file that is not one complete model: a part, an adapter, an old version or another
+format."""
 
 import re
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ _FEED_FORWARD = {  # of dense families; a mixture has experts in some blocks
 
 
 def inspect_unread(path: Path) -> Inspection | None:
-    """A file whose first bytes say that it is not a GGUF of today; None if they don't."""
+    """The kind of a file whose first bytes show that it is not a current GGUF file; None for a
+    current file."""
     kind = kind_by_first_bytes(first_bytes(path))
     if kind is None:
         return None
@@ -53,7 +55,7 @@ def inspect_unread(path: Path) -> Inspection | None:
 
 
 def parts_of(path: Path, values: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
-    """The parts of a split model that are there, and the names of those that are not."""
+    """The existing parts of a split model, and the names of the missing parts."""
     count = values.get("split.count")
     match = _PART.fullmatch(path.name)
     if match is None or not isinstance(count, int) or count < 2:

@@ -67,7 +67,7 @@ def inspect_model_directory(path: Path) -> Inspection:
 
 
 def lost_shards(files: Files) -> list[str]:
-    """The parts that are missing, by the numbers in the names of the others."""
+    """The missing parts, by the numbers in the names of the other parts."""
     lost = []
     for match in filter(None, map(_SHARD.fullmatch, files.sizes)):
         digits, count = len(match[2]), min(int(match[3]), _MOST_SHARDS)
@@ -80,7 +80,7 @@ def lost_shards(files: Files) -> list[str]:
 
 
 def _lost_index(files: Files) -> list[str]:
-    """The index, if it is missing: several parts are loaded by it."""
+    """The name of the index if it is missing, because several parts are loaded by their index."""
     endings = {m[4] for name in files.sizes if (m := _SHARD.fullmatch(name))}
     names = {".safetensors": _INDEXES[0], ".bin": _INDEXES[1]}
     wanted = [names[ending] for ending in sorted(endings)]

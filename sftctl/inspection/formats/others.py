@@ -1,4 +1,4 @@
-"""Weights that other tools wrote, which are named and not read; and single files in a folder."""
+"""Weights of other tools, which are named and not read; and checkpoints of one file each."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ from sftctl.inspection.inspection import HERE_IS, NOT_READ
 
 
 class _Kind(NamedTuple):
-    """Weights of another tool: how its files are called, and what makes a model of them."""
+    """Weights of another tool: the names of its files, and the command that makes a model of
+    them."""
 
     name: str
     pattern: str
@@ -43,7 +44,7 @@ _MOST_SHOWN = 3
 
 
 def weights_of_others(files: Files) -> tuple[str, str] | None:
-    """The kind of weights in a folder that has none of transformers' files, and the problem."""
+    """The kind of weights in a folder without files of transformers, and the problem."""
     if files.problems:
         return None
     for kind in _KINDS:

@@ -122,7 +122,7 @@ def verify_checkpoint(inspection: Inspection) -> Inspection:
 
 
 def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Inspection:
-    """The inspection with the verdict on whether it can be resumed here and now."""
+    """The inspection with the verdict whether the checkpoint can be resumed here and now."""
     readiness = judge(inspection.path, manifest, is_damaged=bool(inspection.problems))
     return replace(
         inspection,
@@ -134,7 +134,7 @@ def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Insp
 
 
 def _of_newer_format(path: Path, error: IncompatibleCheckpoint) -> Inspection:
-    """Not damaged, but not readable by this version."""
+    """The inspection of a checkpoint that is not damaged, but that this version can't read."""
     return Inspection(
         path=path,
         format=_FORMAT,

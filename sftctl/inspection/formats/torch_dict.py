@@ -64,7 +64,7 @@ def inspect_torch_file(path: Path) -> Inspection:
 
 
 def _needs_no_tensor(value: dict[Any, Any]) -> bool:
-    """Whether it is an optimizer that has no moments yet, or one file of several."""
+    """Whether this is an optimizer without moments yet, or one file of several."""
     return "param_groups" in value or _tool(value) != _UNKNOWN
 
 
@@ -113,7 +113,8 @@ def _inspect_training_state(
 
 
 def _tool(value: dict[Any, Any]) -> str:
-    """The name of a dictionary of an unknown tool, or of one file of a known one."""
+    """The name of the format for a dictionary of an unknown tool, or for one file of a known
+    tool."""
     inner = table(value.get("optimizer_state_dict"))
     if "zero_stage" in inner or "ds_config" in value or "dp_world_size" in value:
         return "DeepSpeed file of one rank (inspect its folder)"
@@ -186,7 +187,8 @@ def learning_rate_of(state: Any) -> float | None:
 
 
 def _weights(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:
-    """The tensors whose name starts with `before`, under the names the bare model has."""
+    """The tensors whose name starts with `before`, under their names in the model without
+    wrappers."""
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(before):

@@ -233,8 +233,8 @@ def _others(files: Files) -> list[str]:
 
 
 def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
-    """A note on what the Trainer would lack to resume. FSDP saves weights and optimizer as
-    folders."""
+    """A note on files that the Trainer needs for a resume and that are missing. FSDP saves weights
+    and optimizer as folders."""
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]
     if any("optim" in name or "global_step" in name for name in (*folders, *_others(files))):

@@ -44,7 +44,7 @@ def judge_weights(
 ) -> tuple[list[str], list[str], str | None]:
     """Problems, notes, and the command that trains from these weights, if it would work.
 
-    What to do about a problem is recorded in `files.remedies`.
+    `files.remedies` gets the remedy for each problem.
     """
     path = files.path
     if not config or not tensors:
@@ -66,7 +66,7 @@ def judge_weights(
 def _remarks(
     path: Path, config: Mapping[str, Any], tensors: Tensors, names: Names
 ) -> Iterator[str]:
-    """Notes on what `sftctl train` warns about too."""
+    """Notes on things that `sftctl train` also warns about."""
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
         yield line
     if names.unexpected:
@@ -76,7 +76,7 @@ def _remarks(
 
 
 def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit | None:
-    """What in config.json can't be true of these tensors."""
+    """A value in config.json that can't be true for these tensors."""
     if misfit := misfit_of_values(config, tensors, LAYER):
         return misfit
     if problem := names.problem():
@@ -108,7 +108,7 @@ def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _obstacle(path: Path, config: Mapping[str, Any]) -> str | None:
-    """A note on why `sftctl train` can't use the model, or may be unable to."""
+    """A note on the reason why `sftctl train` can't use the model, or perhaps can't."""
     classes = config.get("architectures")
     if isinstance(classes, list) and classes and not str(classes[0]).endswith(_CAUSAL):
         return f"{classes[0]} is not a causal language model of text alone"
@@ -136,12 +136,12 @@ def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors)
 
 
 def show_tensors(path: Path) -> str:
-    """The command to name where no other command works."""
+    """The command to name if no other command works."""
     return f"`sftctl inspect-ckpt {path} --tensors` shows its tensors"
 
 
 def _what_train_lacks(files: Files, tensors: Tensors) -> str | None:
-    """A note on what `sftctl train` needs besides the weights, with the option for it."""
+    """A note on something that `sftctl train` needs besides the weights, with the option for it."""
     settings = files.read_json("tokenizer_config.json")
     has_template = "chat_template.jinja" in files.sizes or "chat_template" in settings
     if not any(name in files.sizes for name in _TOKENIZERS):

@@ -1,7 +1,8 @@
 """Which names a checkpoint's pickle may refer to: data, and settings of known tools.
 
-A name is a module and a qualified name, and both must be equal. A qualified name with a dot is
-in no list: from protocol 4 on, `("torch", "os.system")` finds the function that torch imported.
+A name has two parts, a module and a qualified name, and both must be equal to those in the list. No
+list has a qualified name with a dot: from protocol 4 on, `("torch", "os.system")` finds the module
+os that torch imported.
 """
 
 from collections.abc import Iterable, Mapping
@@ -140,7 +141,7 @@ _SETTINGS = _names(
 
 
 def code_in(names: Iterable[FullName], called: Iterable[FullName]) -> frozenset[str]:
-    """The names that are neither data nor settings, and settings that a pickle calls."""
+    """The names that are neither data nor settings, and names of settings that a pickle calls."""
     bad = {name for name in names if name not in _DATA and name not in _SETTINGS}
     return frozenset(".".join(name) for name in bad | (_SETTINGS & frozenset(called)))
 

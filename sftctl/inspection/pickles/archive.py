@@ -1,8 +1,9 @@
 """The zip archive of a torch.save file: its entries, and whether two readers would agree on them.
 
-torch reads zips with another library than Python does. Where the two could find different entries
-(two of one name, bytes before or after the archive, another name in an entry's own header), a
-harmless entry could be shown and a harmful one loaded. Such an archive is a problem.
+torch reads zips with another library than Python does. Both could find different entries: two
+entries with one name, bytes before or after the archive, or another name in an entry's own header.
+Then Python could show a harmless entry while torch loads a harmful entry. Such an archive is a
+problem.
 """
 
 import zipfile

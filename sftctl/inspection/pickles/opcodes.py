@@ -1,8 +1,8 @@
 """Read a pickle without unpickling it: opcodes become plain values, and no call is made.
 
-Nothing is imported and nothing is called, even if the pickle asks for it. A class or function is a
-`Name`; the object that a call would have made is a `CallResult`. So a hostile pickle can do
-nothing, and its content can still be shown.
+Nothing is imported or called, even if the pickle asks for it. A class or function becomes a `Name`;
+the object that a call would make becomes a `CallResult`. So a hostile pickle can do nothing, and
+its content can still be shown.
 """
 
 import pickletools
@@ -20,7 +20,7 @@ _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcod
 
 
 class Readable(Protocol):
-    """The source of a pickle."""
+    """The stream from which a pickle is read."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -51,7 +51,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PersistentId:
-    """Names a value that is stored outside the pickle: one of torch's storages."""
+    """The key of a value that is stored outside the pickle, such as a storage of torch."""
 
     key: Any
 

@@ -91,7 +91,7 @@ def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, lis
 
 
 def _opcodes_for(window: Window) -> int:
-    """The most opcodes that are read. More for a large file, because its pickle has more
+    """The most opcodes that are read. A larger file may have more, because its pickle has more
     tensors."""
     return MOST_OPCODES + window.num_bytes // 1000
 
@@ -124,7 +124,7 @@ def _read_legacy(file: Path, window: Window) -> TorchFile:
 
 
 def _read_plain(data: io.BytesIO, first: Reading, num_bytes: int, limit: int) -> TorchFile:
-    """A file of pickles: the value of the first, the code in all of them."""
+    """A file of several pickles: the value of the first pickle, and the code in all pickles."""
     code, num_pickles, end = first.code, 1, data.tell()
     while end < num_bytes and num_pickles < limit // 100:
         try:

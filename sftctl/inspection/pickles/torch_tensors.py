@@ -18,9 +18,8 @@ _DTYPES = {known.storage: name for name, known in NUMBER_TYPES.items() if known.
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested containers, with its place ("model.x"); each container once.
-
-    Leaves at very long places are left out.
+    """Every leaf of nested containers, with its place ("model.x"). Each container is visited once.
+    Leaves with very long places are left out.
     """
     pending: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     seen: set[int] = set()
@@ -48,7 +47,8 @@ def _text(key: Any) -> str:
 
 
 def storages_in(value: Any) -> Iterator[PersistentId]:
-    """The storages in a value, in tensors of every kind: also DTensors, sparse and float8 ones."""
+    """The storages in a value, in tensors of every kind, including DTensors, sparse tensors and
+    float8 tensors."""
     pending: list[Iterator[Any]] = [iter([value])]
     seen: set[int] = set()
     while pending:

@@ -15,7 +15,7 @@ _LARGEST = 1 << 64
 
 
 class Budget:
-    """How many items are printed of one file.
+    """The number of items that may still be printed for one file.
 
     If lists hold the same list many times, a small file could be printed as billions of items.
     """
@@ -31,7 +31,7 @@ class Budget:
 
 
 def plain(value: Any, budget: Budget | None = None) -> Any:
-    """The value as numbers, texts, lists and dictionaries; deep or long ones are shortened.
+    """The value as numbers, texts, lists and dictionaries. Deep or long values are shortened.
 
     An enumeration's member becomes its text, an object its attributes. Several values of one file
     share a `budget`.

@@ -1,4 +1,5 @@
-"""How many numbers of a checkpoint are read: its size is the limit, not the sizes in its header.
+"""How many numbers of a checkpoint are read. The limit is the size of the file, not the sizes in
+its header.
 
 In a torch file any number of tensors may be views of the same bytes. Without a limit, reading a
 small file could take forever.

@@ -1,4 +1,4 @@
-"""Read the numbers of a stored tensor from its file, a stretch at a time."""
+"""Read the numbers of a stored tensor from its file, a part (a stretch) at a time."""
 
 import math
 from collections.abc import Iterator

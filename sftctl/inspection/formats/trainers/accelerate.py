@@ -94,7 +94,8 @@ _COUNTS = "as the script stored it: what it counts depends on the script"
 
 
 def _counters(files: Files) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Step and epoch from what the script registered, else from the first random state."""
+    """Step and epoch from the objects that the script registered, else from the first random
+    state."""
     stored: dict[str, Any] = {}
     for name in sorted(filter(_CUSTOM.fullmatch, files.sizes)):
         value = plain(files.read_torch(name).value)

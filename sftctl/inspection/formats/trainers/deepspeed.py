@@ -31,7 +31,7 @@ class ZeroState:
 
 
 def is_deepspeed(path: Path) -> bool:
-    """Whether this is the folder of a tag, or one above it with `latest`."""
+    """Whether this is the folder of a tag, or the folder above it with `latest`."""
     return path.is_dir() and bool(_tag_names(path) or tags_in(path))
 
 
@@ -44,7 +44,7 @@ def tags_in(path: Path) -> list[Path]:
 
 
 def inspect_deepspeed(path: Path) -> Inspection:
-    """The tag that `latest` names, else the newest; its ranks, step and missing files."""
+    """The tag that `latest` names, else the newest tag; its ranks, step and missing files."""
     tags = tags_in(path)
     named = latest_tag(path)
     tag = path if _tag_names(path) else next((t for t in tags if t.name == named), tags[-1])
@@ -125,7 +125,7 @@ def _ranks(pattern: re.Pattern[str], name: str) -> tuple[int, int]:
 
 
 def _world(model: dict[Any, Any], optimizer: dict[Any, Any], found: set[int]) -> int:
-    """The number of data-parallel ranks: as stored, else as the files are numbered."""
+    """The number of data-parallel ranks: the stored number, else from the numbers of the files."""
     count = optimizer.get("partition_count")
     count = max(map(int, count)) if isinstance(count, list) and count else count
     stored = [number(model.get("dp_world_size")), number(count)]
@@ -141,7 +141,7 @@ def _missing(
     *,
     is_third: bool,
 ) -> list[str]:
-    """The files that a folder of so many ranks should have."""
+    """The files that a folder should have for so many ranks."""
     groups = {mp for _, mp in (*optimizer, *sharded)} or {0}
     start = next((n.partition("zero_pp")[0] for n in optimizer.values()), "")
     lost = []
@@ -172,7 +172,7 @@ def _step_in(name: str) -> int | None:
 
 
 def _advice(root: Path, tag: Path) -> str:
-    """How to make weights of it."""
+    """The advice on how to make weights of the checkpoint."""
     return f"`{make_weights(root, tag)}` makes weights of it; this needs DeepSpeed"
 
 

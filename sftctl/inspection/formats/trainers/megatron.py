@@ -63,7 +63,7 @@ def inspect_megatron_output(path: Path) -> Inspection:
 
 
 def inspect_megatron(path: Path) -> Inspection:
-    """One iteration: its ranks, its step, and what is missing."""
+    """One iteration: its ranks, its step, and missing files."""
     return _inspect_ranks(path) if _rank_folders(path) else _inspect_sharded(path)
 
 
@@ -153,7 +153,7 @@ def _rank_folders(path: Path) -> list[Path]:
 
 
 def _lost_ranks(folders: list[Path], arguments: dict[str, Any]) -> list[str]:
-    """The folders that are missing: by the parallel sizes, else by gaps in the numbers."""
+    """The missing folders: by the parallel sizes, else by gaps in the numbers."""
     matches = [m for one in folders if (m := _RANK.fullmatch(one.name))]
     tensor = {int(m[1]) for m in matches}
     pipeline = {int(m[3]) for m in matches if m[3]}

@@ -98,7 +98,7 @@ def _is_item(path: Path) -> bool:
 
 
 def _problems_of(item: Path) -> list[str]:
-    """What an item lacks."""
+    """The problems of an item: files that are missing."""
     if _parts(item):
         return []
     if not (item / _DATABASE).is_file():
@@ -114,6 +114,6 @@ def _plain(name: str) -> str:
 
 
 def _contents(names: list[str]) -> str:
-    """How many arrays there are, and the first few."""
+    """The number of arrays, and the names of the first few."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return f"{counted(len(names), 'array')}: {printable(', '.join(names[:_MOST_NAMED]))}{more}"

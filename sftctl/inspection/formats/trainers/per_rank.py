@@ -106,7 +106,8 @@ def _exported(folder: Path) -> bool:
 
 
 def _verl_advice(actor: Path) -> tuple[str, list[str]]:
-    """Train from the model that was exported with it, else merge the ranks."""
+    """The advice: train from the model that was exported with the checkpoint, else merge the
+    ranks."""
     model = actor / "huggingface"
     merge = (
         f"`python -m verl.model_merger merge --backend fsdp --local_dir {actor} "
@@ -140,7 +141,7 @@ def _is_state(name: str) -> bool:
 
 
 def inspect_per_rank(path: Path) -> Inspection:
-    """The local states of FSDP, one file a rank; a rank without a file is a problem."""
+    """The local states of FSDP, one file for each rank. A rank without a file is a problem."""
     files = Files.of(path)
     groups = _groups(path)
     world = max(max(ranks) + 1 for ranks in groups.values())
