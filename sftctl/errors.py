@@ -2,7 +2,8 @@
 
 SftctlError
 ├── ConfigError             2   usage or configuration
-│   └── RankAlone           2   ranks that can't meet
+│   ├── RankAlone           2   ranks that can't meet
+│   └── UnknownKey          2   a key that no configuration has
 ├── DataError               3   an input file, a row of it, a token store
 │   ├── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
 │   └── LayoutDiffers       3   masks made by the short way that are not those of the long way
@@ -46,6 +47,22 @@ class ConfigError(SftctlError):
 
 class RankAlone(ConfigError):
     """This process can't be one of several ranks. The others may not know: each prints its own."""
+
+
+class UnknownKey(ConfigError):
+    """A key that no configuration has. The command line knows the names of other tools' keys."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        key: str = "",
+        value: object = None,
+        *,
+        is_in_file: bool = False,
+    ) -> None:
+        super().__init__(message, hint)
+        self.key, self.value, self.is_in_file = key, value, is_in_file
 
 
 class DataError(SftctlError):

@@ -25,7 +25,7 @@ from sftctl.cli import (
 from sftctl.cli import report as report_page
 from sftctl.cli.guide import doctor, init
 from sftctl.cli.guide.help import Command, columns
-from sftctl.cli.guide.hints import hint_for, unknown_option
+from sftctl.cli.guide.hints import hint_for, unknown_key, unknown_option
 from sftctl.disk import FILES_OPEN
 from sftctl.errors import (
     EXIT_INTERRUPTED,
@@ -35,6 +35,7 @@ from sftctl.errors import (
     RankAlone,
     SftctlError,
     Stopped,
+    UnknownKey,
     lacks_memory,
 )
 from sftctl.words import printable
@@ -113,7 +114,7 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
     except SftctlError as error:
         if environment.debug():
             streams.tell(traceback.format_exc())
-        report(error, command)
+        report(error, command, typed)
         return error.exit_code
     except environment.EndedBySignal as ended:
         report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
@@ -159,11 +160,11 @@ def _out_of_memory(problem: Exception) -> int:
     return ConfigError.exit_code
 
 
-def report(error: SftctlError, command: Any = None) -> None:
+def report(error: SftctlError, command: Any = None, typed: Sequence[str] = ()) -> None:
     """Print `error: …` (or `stopped: …`) and `hint: …` on stderr.
 
     Errors that all ranks raise in the same way are printed by rank 0 only. The hint names options
-    of `command`, if that is known.
+    of `command`, if that is known; `typed` is the command line.
     """
     rank = environment.rank() if environment.is_one_of_several() else 0
     is_of_all = isinstance(error, (ConfigError, DataError, Stopped))
@@ -174,7 +175,10 @@ def report(error: SftctlError, command: Any = None) -> None:
     where = f"rank {rank}: " if rank != 0 and runs_on_ranks else ""
     streams.tell(f"{kind}: {where}{' '.join(error.message.split())}")
     if error.hint:
-        hint = error.hint if command is None else hint_for(error.hint, command)
+        hint = error.hint
+        if isinstance(error, UnknownKey) and command is not None:
+            hint = unknown_key(error, command, typed) or hint
+        hint = hint if command is None else hint_for(hint, command)
         streams.tell(f"hint: {printable(hint)}")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sftctl.config.keys import beyond_bounds, beyond_bounds_of, keys, type_of
 from sftctl.config.schema import SECTIONS, RunConfig
-from sftctl.errors import ConfigError
+from sftctl.errors import ConfigError, UnknownKey
 
 LONG_DTYPES = {
     "fp32": "float32",
@@ -28,13 +28,14 @@ EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and it
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:
     """The first of `readings` that has the key's type. ConfigError if none has it, or if the value
-    is out of bounds.
+    is out of bounds; UnknownKey if there is no such key.
 
     `readings` are the ways in which a value can be read, see `readings_of`.
     """
     known = {**dict.fromkeys(keys()), "output_dir": str}
     if key not in known:
-        raise ConfigError(f"unknown key {key}{_did_you_mean(key)}", hint=EVERY_KEY)
+        message = f"unknown key {key}{_did_you_mean(key)}"
+        raise UnknownKey(message, EVERY_KEY, key, readings[-1], is_in_file=False)
     limits = (lambda _: None) if key == "output_dir" else partial(beyond_bounds, key)
     return _checked_as(key, known[key] or type_of(key), readings, limits)
 

@@ -13,7 +13,7 @@ from sftctl.config.keys import documentation, keys
 from sftctl.config.misplaced import other_file
 from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.disk import read_refusals
-from sftctl.errors import ConfigError
+from sftctl.errors import ConfigError, UnknownKey
 from sftctl.jsonio import dump_canonical
 
 _KEY = re.compile(r"\s*[^\s=]+\s*=")
@@ -39,7 +39,8 @@ def load_config(
     """The configuration of a run: defaults, then the file, then `overrides`.
 
     `overrides` maps dotted keys to values, or is a list of "section.key=value" texts as `--set`
-    takes them. One ConfigError reports all wrong keys and values.
+    takes them. One ConfigError reports all wrong keys and values; it is an UnknownKey if the first
+    of them is one.
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)
@@ -69,7 +70,12 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
                     origins[key] = layer.origin
             except ConfigError as error:
                 where = f"{layer.origin}: " if layer.is_file else ""
-                problems.append(ConfigError(where + error.message, error.hint))
+                found = where + error.message
+                if isinstance(error, UnknownKey):
+                    in_file = layer.is_file
+                    problems.append(UnknownKey(found, error.hint, key, value, is_in_file=in_file))
+                else:
+                    problems.append(ConfigError(found, error.hint))
     sections: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{name}.")}
@@ -78,7 +84,11 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
         except ConfigError as error:
             problems.append(error)
     if problems:
-        raise ConfigError("; ".join(p.message for p in problems), hint=problems[0].hint)
+        first, message = problems[0], "; ".join(problem.message for problem in problems)
+        if isinstance(first, UnknownKey):
+            is_in_file = first.is_in_file
+            raise UnknownKey(message, first.hint, first.key, first.value, is_in_file=is_in_file)
+        raise ConfigError(message, hint=first.hint)
     output_dir = values.get("output_dir")
     config = RunConfig(output_dir=None if output_dir is None else Path(output_dir), **sections)
     return config, origins

@@ -15,6 +15,7 @@ from sftctl.cli.app import app
 from sftctl.cli.guide.foreign import plain
 from sftctl.cli.guide.hints import OTHERS, hint_for, options_of, unknown_option
 from sftctl.config.keys import keys
+from sftctl.config.load import load_config
 from tests.toys.commands import OTHER_TOOLS, Result, untypeable
 from tests.toys.docs.pages import DOCS_FOLDER
 
@@ -136,6 +137,57 @@ def test_the_hint_for_an_unknown_option(sftctl: Sftctl, typed: str, hint: str) -
 )
 def test_the_hint_for_an_unknown_letter(sftctl: Sftctl, typed: str, hint: str) -> None:
     assert f"\nhint: {hint}" in sftctl(*typed.split()).stderr
+
+
+FOREIGN_KEYS: dict[str, tuple[str, str]] = {
+    "an option of TRL": (
+        "[train]\nper_device_train_batch_size = 4",
+        "write batch_size = 4 in [train]; over all ranks, elsewhere per process",
+    ),
+    "without a section": ("num_train_epochs = 3", "write epochs = 3 in [train]"),
+    "in a section of another tool": (
+        "[training_args]\ngradient_checkpointing = true",
+        "write activation_checkpointing = true in [train]",
+    ),
+    "turned off": (
+        "[train]\ngradient_checkpointing = false",
+        "write activation_checkpointing = false in [train]",
+    ),
+    "a text": ("[data]\ndataset_path = 'x.jsonl'", 'write path = "x.jsonl" in [data]; a file or'),
+    "an adapter's": (
+        "[peft]\nlora_alpha = 8",
+        "write lora = true in [adapter] and alpha = 8.0 in [adapter]",
+    ),
+    "a key that is not needed": ("[train]\npacking = true", "not needed: rows are laid end to end"),
+    "after a known one": (
+        "[optim]\nlearning_rate = 1e-3\nlr = 2",
+        "write learning_rate = 2.0 in ",
+    ),
+    "of nobody": ("[train]\nfrobnicate = 1", "`sftctl train --print-config` shows every key"),
+    "a table": ("[optim]\nlr = {a = 1}", 'write learning_rate = "VALUE" in [optim]'),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN_KEYS)
+def test_a_key_of_another_tool_in_a_file_has_the_line_to_write(
+    sftctl: Sftctl, tmp_path: Path, kind: str
+) -> None:
+    text, hint = FOREIGN_KEYS[kind]
+    (file := tmp_path / "run.toml").write_text(text)
+    result = sftctl("train", file)
+    assert result.exit_code == 2 and result.error.startswith(f"error: {file}: unknown key ")
+    assert f"hint: {hint}" in result.stderr
+    lines = re.findall(r"(\w+ = [^ ;]+) in \[(\w+)\]", result.stderr)
+    (file := tmp_path / "right.toml").write_text("\n".join(f"{s}.{one}" for one, s in lines))
+    if kind != "a table":
+        load_config(file)  # what it says can be read
+
+
+def test_a_key_of_another_tool_after_set_is_answered_as_an_option(sftctl: Sftctl) -> None:
+    result = sftctl("train", "--set", "per_device_train_batch_size=4")
+    assert "hint: --batch-size 4; over all ranks" in result.stderr
+    result = sftctl("train", "--set", "train.num_train_epochs=3")
+    assert "hint: --epochs 3" in result.stderr
 
 
 def test_a_hint_of_the_data_for_init_names_a_command_that_has_the_option(

@@ -13,7 +13,7 @@ from sftctl.cli.options import flag_name
 from sftctl.config.check import EVERY_KEY, checked, readings_of
 from sftctl.config.keys import choices, keys
 from sftctl.config.load import toml_value
-from sftctl.errors import ConfigError
+from sftctl.errors import ConfigError, UnknownKey
 
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
 _COMMAND = re.compile(
@@ -58,6 +58,36 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
     return f"`{_path(command)} --help` shows the options"
 
 
+def unknown_key(error: UnknownKey, command: Any, typed: Sequence[str]) -> str | None:
+    """The hint for a key that no configuration has; None: no other tool has it either.
+
+    A key in a file is answered with the lines to write there, one of `--set` as an option.
+    """
+    value = error.value
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = "" if isinstance(value, (dict, list)) else text
+    for word in dict.fromkeys((plain(error.key), plain(error.key.rpartition(".")[2]))):
+        if (answer := OTHERS.get(word)) is None:
+            continue
+        if not error.is_in_file:
+            return _said(answer, text, command, typed)
+        answer = answer.for_value(text)
+        if answer.key is None:
+            return answer.words
+        pairs = _pairs(answer, text, typed)
+        lines = (_line(key, one) for key, one in pairs)
+        setting = f"write {' and '.join(lines)}"
+        return f"{setting}; {answer.words}" if answer.words else setting
+    return None
+
+
+def _line(key: str, value: str) -> str:
+    """`epochs = 3 in [train]`."""
+    section, _, name = key.rpartition(".")
+    line = f"{name} = {toml_value(_read(key, value))}"
+    return f"{line} in [{section}]" if section else f"{line} above all sections"
+
+
 def _beginning_with(name: str, options: dict[str, Any]) -> list[str]:
     """At most four options that begin like `name`."""
     long = [one for one in options if one.startswith("--") and not one.startswith("--no-")]
@@ -93,13 +123,7 @@ def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) ->
         named = next(iter(_OPTION.finditer(answer.words)), None)
         is_ours = named is None or "`" in answer.words or named[1] in options
         return answer.words if is_ours else None
-    value = (answer.value or "{}").replace("{}", typed_value or "VALUE")
-    pairs = [(answer.key, value)]
-    if answer.also is not None:
-        pairs.insert(0, answer.also)
-    is_of_lora = answer.key.startswith("adapter.") and answer.key not in _TURN_LORA_ON
-    if is_of_lora and not {"--lora", "--adapter"} & {*typed}:
-        pairs.insert(0, ("adapter.lora", "true"))
+    pairs = _pairs(answer, typed_value, typed)
     settings = [as_option(key, shlex.quote(one), options) for key, one in pairs]
     setting = " ".join(one for one in settings if one is not None)
     if None in settings:
@@ -115,6 +139,19 @@ def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) ->
         except ConfigError as problem:
             return problem.message
     return f"{setting}; {answer.words}" if answer.words else setting
+
+
+def _pairs(answer: Ours, typed_value: str, typed: Sequence[str]) -> list[tuple[str, str]]:
+    """The keys and values of an answer that has a key."""
+    assert answer.key is not None
+    value = (answer.value or "{}").replace("{}", typed_value or "VALUE")
+    pairs = [(answer.key, value)]
+    if answer.also is not None:
+        pairs.insert(0, answer.also)
+    is_of_lora = answer.key.startswith("adapter.") and answer.key not in _TURN_LORA_ON
+    if is_of_lora and not {"--lora", "--adapter"} & {*typed}:
+        pairs.insert(0, ("adapter.lora", "true"))
+    return pairs
 
 
 def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
