@@ -19,7 +19,14 @@ from rich.text import Text
 from sftctl import environment
 from sftctl.metrics import StepMetrics
 from sftctl.tracking import status
-from sftctl.tracking.lines import HIDDEN_EVENTS, LineTracker, Pace, RunShape, event_line
+from sftctl.tracking.lines import (
+    HIDDEN_EVENTS,
+    REPEATED_EVENTS,
+    LineTracker,
+    Pace,
+    RunShape,
+    event_line,
+)
 from sftctl.tracking.terminal import without_control_echo
 from sftctl.words import format_bytes, format_duration
 
@@ -104,7 +111,7 @@ class LiveTracker:
                 self._validated_at = step
             if name in ("saved", "resumed"):
                 self._saved, self._saved_at = line.partition(" ")[2], time.monotonic()
-            if name in ("saved", "finished"):  # too frequent, or repeated in the closing lines
+            if name == "saved" or name in REPEATED_EVENTS:  # saves are too frequent
                 self._draw()
             else:
                 self._print(line, "yellow" if name in ("warning", "save_failed") else "")

@@ -31,6 +31,9 @@ _EVENTS = {
 HIDDEN_EVENTS = ("changed",)
 """Events that are recorded but not shown, because the plan of a resume has shown them already."""
 
+REPEATED_EVENTS = ("finished",)
+"""Events that are not shown either, because the closing lines of the command say the same."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunShape:
@@ -106,7 +109,7 @@ class LineTracker:
             self._write(step_line(metrics, self._pace, self._shape.total_steps))
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        if name not in HIDDEN_EVENTS:
+        if name not in (*HIDDEN_EVENTS, *REPEATED_EVENTS):
             self._write(event_line(name, step, fields))
 
     def stopping(self, line: str) -> None:

@@ -81,6 +81,7 @@ def test_prepared_data_is_trained_inspected_exported_and_asked(
     assert result.exit_code == 0
     assert json.loads(result.stdout)["step"] == 3
     assert "\x1b" not in result.stderr
+    assert "finished" not in result.stderr  # the closing lines on stdout say so, once
 
     report = json.loads(sftctl("inspect-ckpt", "run", "--verify", "--json").stdout)
     assert (report["step"], report["epoch"], report["step_in_epoch"]) == (3, 0, 3)

@@ -24,7 +24,10 @@ def init(
     output: Output = Path("run.toml"),
     json: Json = False,
 ) -> None:
-    """Look at your conversations and write a commented run.toml that suits them."""
+    """Look at your conversations and write a commented run.toml that suits them.
+
+    It is for conversations: `sftctl train --data FILE --set data.format=text` trains on plain text.
+    """
     from sftctl.cli.show.look import found_in
     from sftctl.cli.show.output import emit
     from sftctl.cli.show.store import preparation_progress
