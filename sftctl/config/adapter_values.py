@@ -15,7 +15,7 @@ _NUMBERS = {
 _BY_LAYER = {"rank_pattern": (int, RANKS), "alpha_pattern": (float, _AMOUNTS)}
 """Tables of numbers by the name of a layer."""
 _NAMES = {"target_modules": True, "exclude_modules": True, "modules_to_save": False}
-"""Lists of names, and whether a regular expression may be there instead."""
+"""Lists of names; True: a regular expression is also allowed."""
 
 
 def nonsense(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

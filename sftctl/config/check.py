@@ -59,7 +59,7 @@ def _checked_as(
 
 
 def _long_name(key: str, reading: object) -> object:
-    """`bf16` -> `bfloat16`, where a dtype is meant."""
+    """`bf16` -> `bfloat16`, if the key is a dtype."""
     is_dtype = key == "train.dtype" and isinstance(reading, str)
     return LONG_DTYPES.get(str(reading), reading) if is_dtype else reading
 

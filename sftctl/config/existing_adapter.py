@@ -1,6 +1,6 @@
 """The settings of an adapter that a run continues from, as adapter_config.json has them.
 
-Loads no torch. peft reads the file too; here are only the settings that sftctl can train.
+Loads no torch. peft also reads the file. Here are only the settings that sftctl can train.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,7 +76,7 @@ _OTHER_MODELS = {
     "layer_replication": "repeats layers of its base",
     "alora_invocation_tokens": "is active only after certain tokens",
 }
-"""Options that make another model of the base, or another way to compute it."""
+"""Options that change the base model, or the way in which it computes."""
 _MERGE = "merge it with the tool that made it, and train the merged model"
 _OTHER_KEYS = "an adapter keeps its own: leave the key out, or start a new adapter with --lora"
 _OTHER_TOOL = "merge it with the tool that made it"
@@ -118,7 +118,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _inside(folder: Path) -> str | None:
-    """A hint that names the adapter of a run of ours, or the last one of a trainer's folder."""
+    """A hint that names the adapter of a run, or the last adapter in a trainer's folder."""
     try:
         files = [*folder.glob(f"final/{CONFIG_NAME}"), *folder.glob(f"checkpoint-*/{CONFIG_NAME}")]
     except OSError:
@@ -136,8 +136,7 @@ def restricts(settings: Mapping[str, Any]) -> bool:
 
 def layer_of(layers: Iterable[Layer]) -> list[Layer]:
     """The settings of the adapter that `layers` continue from, as a layer below them; or nothing.
-
-    ConfigError if sftctl can't train it: another method, or an option that it does not have.
+    ConfigError if sftctl can't train the adapter, because of another method or an unknown option.
     """
     given = {key: value for layer in layers for key, value in layer.values.items()}
     start = given.get("adapter.start")
@@ -174,7 +173,7 @@ def require_agreement(adapter: AdapterConfig) -> None:
 
 
 def base_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
-    """A warning if the adapter that a run starts from names no base, or not this `model`."""
+    """A warning if the adapter that a run starts from does not name `model` as its base."""
     if adapter.start is None:
         return
     base = read_settings(Path(adapter.start)).get("base_model_name_or_path")
@@ -202,7 +201,7 @@ def _settings_in(folder: Path) -> dict[str, Any]:
 
 
 def _require_known(file: Path, settings: dict[str, Any]) -> None:
-    """ConfigError for an option that changes what is computed, and that sftctl does not have."""
+    """ConfigError for an option that changes the computation and that sftctl does not have."""
     for key, value in settings.items():
         if key in _KEYS or key in _WITHOUT_EFFECT or not value or value in _ACCEPTED.get(key, ()):
             continue

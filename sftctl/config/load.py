@@ -131,7 +131,7 @@ def config_to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A list of tables as plain values, without unset keys; anything else as it is."""
+    """A list of tables as plain values, without unset keys. Any other value is unchanged."""
     if not isinstance(value, tuple):
         return value
     return [{k: v for k, v in asdict(row).items() if v is not None} for row in value]
@@ -146,7 +146,7 @@ def config_to_toml(config: RunConfig) -> str:
 
 
 def config_to_commented_toml(config: RunConfig) -> str:
-    """Every key under its documentation; an unset one is commented out."""
+    """Every key under its documentation. An unset key is commented out."""
     lines: list[str] = []
     for name, cls in SECTIONS.items():
         lines.append(f"[{name}]")

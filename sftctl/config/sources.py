@@ -25,12 +25,13 @@ class SourceConfig:
     """A prepared store, or a file, folder or pattern of conversations. Unset: the source of this
     name in the store at data.path."""
     weight: Annotated[float, Bounds(at_least=0, at_most=MAX_WEIGHT)] = 1.0
-    """How often an epoch trains each example: 0.3 trains 30% of them, 2.5 trains all of them twice
-    and half of them a third time, 0 trains none."""
+    """How often an epoch trains each example: 0.3 trains 30% of the examples, 2.5 trains all
+    examples twice and half of them a third time, 0 trains none."""
 
 
 def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> None:
-    """ConfigError for two sources of one name, for one without data, and for weights that are 0."""
+    """ConfigError if two sources have the same name, if a source has no data, or if all weights are
+    0."""
     sources = tuple(sources)
     require_different((source.name for source in sources), "data.sources")
     with_path = [source.name for source in sources if source.path is not None]
@@ -78,9 +79,8 @@ def named_inputs(inputs: Iterable[Path]) -> tuple[tuple[str, ...], list[Path]]:
 
 
 def sources_of(inputs: Iterable[str]) -> list[dict[str, object]]:
-    """Several inputs as sources: NAME=PATH, or each PATH under the name of its file.
-
-    Files of one name get a number.
+    """Several inputs as sources: NAME=PATH, or each PATH under the name of its file. Files with the
+    same name get a number.
     """
     names, paths = named_inputs(map(Path, inputs))
     rows: dict[str, dict[str, object]] = {}
@@ -109,9 +109,8 @@ def parse_mix(text: str) -> dict[str, str]:
 def mixed(
     sources: Iterable[SourceConfig] | None, weights: Mapping[str, str], data_path: str | None
 ) -> list[dict[str, object]]:
-    """The sources with these weights, as a configuration file has them.
-
-    A name that is new means a source in the store at `data_path`; ConfigError if that is unset.
+    """The sources with these weights, as a configuration file has them. A new name means a source
+    in the store at `data_path`; ConfigError if `data_path` is unset.
     """
     rows: dict[str, dict[str, object]] = {
         source.name: {"name": source.name, "path": source.path, "weight": source.weight}

@@ -44,7 +44,8 @@ class FakeModel:
 
     @property
     def num_trained(self) -> int:
-        """The parameters that are trained: all without `train.freeze` and `train.train_only`."""
+        """The number of trained parameters: all, unless `train.freeze` or `train.train_only` is
+        set."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def activation_bytes(
@@ -89,8 +90,8 @@ def fake_model(
 ) -> FakeModel:
     """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError as it does.
 
-    The names and shapes in the weights' files are compared, without reading the weights.
-    With `adapter` it has that adapter.
+    The names and shapes in the weights' files are compared, without reading the weights. With
+    `adapter` the model has this adapter.
     """
     config = configuration(name, tokenizer, new_tokens)
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
@@ -113,7 +114,8 @@ def fake_model(
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Hide the traceback that torch logs when fake tensors fail: here this is not an error."""
+    """Hide the traceback that torch logs when fake tensors fail, because this is not an error
+    here."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:

@@ -18,7 +18,8 @@ _INCOMPLETE = "\ufffd"  # what a character decodes to while some of its bytes ar
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
-    """Tokens that end an answer: those of the tokenizer, of the model and of the chat template."""
+    """Tokens that end an answer: the end tokens of the tokenizer, of the model and of the chat
+    template."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     found = {tokenizer.hf.eos_token_id, *several, *ends_of_turn(tokenizer)} - {None}
@@ -28,8 +29,8 @@ def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
 def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
     """The special token that the chat template puts after an assistant's message, if any.
 
-    If there is none, the first token of the next message ends the turn (GLM 4.5). That is the token
-    that begins a message of a user, or of a tool.
+    If there is none, the first token of the next message ends the turn (GLM 4.5). This is the token
+    that begins a message of a user or of a tool.
     """
     answer = {"role": "assistant", "content": "sftctl-end-of-turn"}
     messages = [{"role": "user", "content": "?"}, answer]
@@ -79,7 +80,8 @@ def generate_batch(
     sampling: Sampling,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """The answers to several prompts, computed together: the same answers as those of `generate`.
+    """The answers to several prompts, computed together. They are the same answers as those of
+    `generate`.
 
     Shorter prompts get padding on the left. No token attends to the padding, and positions count
     from the first token of the prompt itself. `is_stopped` is called after each token. If it
@@ -98,8 +100,8 @@ def batches_by_length(
 ) -> list[list[int]]:
     """For each batch, the indices of its prompts; the shortest prompts come first.
 
-    A batch has at most `most_tokens` tokens, where padding and answers of full length count too. A
-    prompt that is too long for that is a batch alone. Without `may_pad`, all prompts of a batch
+    A batch has at most `most_tokens` tokens, including padding and answers of full length. A prompt
+    that is too long for this limit is a batch of its own. Without `may_pad`, all prompts of a batch
     have the same length.
     """
     batches: list[list[int]] = []

@@ -46,7 +46,7 @@ def load_model(
 ) -> "PreTrainedModel":
     """The model that training starts from; a preset's weights are drawn with `seed`, in float32.
 
-    A pretrained model gets rows for `new_tokens`; a preset is made for all of the tokenizer's.
+    A pretrained model gets rows for `new_tokens`; a preset has rows for all tokens.
     """
     if is_preset(name):
         torch.manual_seed(seed)
@@ -140,7 +140,7 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
 def _from_files(
     name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, perhaps with missing weights, and how the names fit without known prefixes."""
+    """The model, which may have missing weights, and how the names without known prefixes fit."""
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
     if names.is_renamed:
@@ -183,7 +183,8 @@ def _named_as_it_is(
 
 
 def _forget_renames(model: Any) -> None:
-    """Make the model save under its own names; transformers would restore the removed prefixes."""
+    """Make the model save its weights under its own names. transformers would restore the removed
+    prefixes."""
     conversions = getattr(model, "_weight_conversions", None) or []
     model._weight_conversions = [
         one for one in conversions if one.source_patterns[0] not in RENAMES

@@ -5,9 +5,9 @@ With weights of tokens it is the sum of each target's cross entropy times its we
 The base model runs on all tokens of a micro-batch. The output head runs only on the hidden states
 that predict a target token, a chunk at a time, so logits of shape (T, V) never exist.
 
-A mixture of experts adds its auxiliary loss. It is computed for each example alone and weighted by
-the example's number of target tokens. So it is normalized like the cross entropy and does not
-depend on how a batch is cut into micro-batches.
+A mixture of experts adds its auxiliary loss. The auxiliary loss is computed for each example alone
+and weighted by the example's number of target tokens. So it is normalized like the cross entropy
+and does not depend on how a batch is cut into micro-batches.
 
 Shapes: T tokens, R rows, D hidden size, N target tokens, V vocabulary.
 """
@@ -31,7 +31,7 @@ _HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores ever
 
 
 class TargetFacts(NamedTuple):
-    """Facts about each of N target positions, detached; those of padding have no meaning."""
+    """Facts about each of N target positions, detached. The values for padding have no meaning."""
 
     losses: torch.Tensor  # (N,) float32: cross entropy, without the weight; 0 to fill up
     are_hits: torch.Tensor  # (N,) bool: no other token has a higher probability
@@ -133,7 +133,8 @@ class _ChunkedHead(torch.autograd.Function):
         needs_grad: bool,
     ) -> tuple[torch.Tensor, ...]:
         """A float32 scalar, and the tensors of TargetFacts."""
-        # A frozen head needs no gradient. Hidden states need none if all below the head is frozen.
+        # A frozen head needs no gradient. The hidden states need no gradient if everything below
+        # the head is frozen.
         needs_hidden, needs_weight = (needs_grad and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
@@ -182,7 +183,8 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def chunk_rows(vocabulary: int, chunk_logits: int = CHUNK_LOGITS) -> int:
-    """Target tokens whose logits exist at a time: a multiple of 128, at least that."""
+    """The number of target tokens whose logits exist at a time: a multiple of 128, and at least
+    128."""
     return max(_ROWS_STEP, chunk_logits // vocabulary // _ROWS_STEP * _ROWS_STEP)
 
 
@@ -224,7 +226,8 @@ class HeadCheck:
 
 @torch.no_grad()
 def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadCheck:
-    """Compare the loss of the head alone with that of the model's own logits, for one micro-batch.
+    """Compare the loss of the head alone with the loss of the model's own logits, for one
+    micro-batch.
 
     They differ if the model also caps or scales its logits. A cap hardly changes small logits, so
     the head's weights are multiplied by 64 for the comparison. Afterwards the module is unchanged.

@@ -1,9 +1,9 @@
 """MiniMind's own .pth weights as a transformers model, for the layout of minimind-3 (2026).
 
 Such a file is a `MiniMindForCausalLM.state_dict()`, as in `out/full_sft_768.pth`; or it is a
-`checkpoints/*_resume.pth`, which has the state under "model". The dense layers are those of Qwen3,
-with the same names. The experts are stacked here, as in Qwen3-MoE. Older series (MiniMind2 has no
-norms on queries and keys) are refused.
+`checkpoints/*_resume.pth`, which has the state under "model". The dense layers are the same as in
+Qwen3, with the same names. The experts are stacked here, as in Qwen3-MoE. Older series (MiniMind2
+has no norms on queries and keys) are refused.
 """
 
 import re

@@ -20,7 +20,7 @@ def balance_coefficient(config: "PretrainedConfig") -> float:
 
 
 def row_numbers(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """The row that each token is in: (T,) int64, for rows laid end to end."""
+    """The number of each token's row: (T,) int64, for rows laid end to end."""
     rows = torch.arange(len(row_lengths), device=row_lengths.device)
     return rows.repeat_interleave(row_lengths, output_size=num_tokens)
 

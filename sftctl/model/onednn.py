@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 _SMALLEST_PRODUCT = 1 << 27
-"""From this many multiply-adds, oneDNN is faster: it compiles a kernel for every new shape."""
+"""The smallest product (in multiply-adds) for which oneDNN is faster. oneDNN compiles a kernel for
+every new shape."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

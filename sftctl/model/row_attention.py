@@ -1,4 +1,4 @@
-"""Attention for rows that are laid end to end in one long row: no row sees another.
+"""Attention for rows that are laid end to end in one long row. No row sees another row.
 
 A pass holds several rows of different lengths in one row of T tokens, without padding between
 them. `position_ids` start at 0 with each row, and the attention function registered here computes
@@ -49,7 +49,7 @@ def attention_by_rows(
     """Causal attention within each row -> (1, T, H, D).
 
     Honours `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option.
-    Without this check, a model would compute another attention than its own.
+    Without this check, a model would silently compute the wrong attention.
     """
     honoured = {name: options.pop(name, None) for name in ("scaling", "dropout", "sliding_window")}
     refused = [
@@ -152,7 +152,8 @@ def _one_row(
 
 @contextmanager
 def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
-    """Give a model its own attention back inside the block: generation with a cache needs it."""
+    """Give a model its own attention back inside the block, because generation with a cache needs
+    it."""
     current = str(model.config._attn_implementation)
     model.set_attn_implementation(name)
     try:
@@ -164,8 +165,8 @@ def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
 def use_row_attention(model: "PreTrainedModel") -> str:
     """Let `model` compute attention by rows; returns the name of its own attention function.
 
-    No mask function is registered under the same name, so transformers makes no mask. To
-    make one, it would read `position_ids` in every pass, and the host would wait for a GPU.
+    No mask function is registered under the same name, so transformers makes no mask. To make a
+    mask, it would read `position_ids` in every pass, and the host would wait for a GPU.
     """
     from transformers import AttentionInterface
 
@@ -177,11 +178,12 @@ def use_row_attention(model: "PreTrainedModel") -> str:
 
 @torch.no_grad()
 def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """Why rows laid end to end would change each other; None: it is proved that they do not.
+    """The reason why rows laid end to end would change each other; None: it is proved that they do
+    not.
 
     Compares hidden states of three rows end to end with those of the model's own attention on each
-    row alone. If the data has rows longer than the model's sliding window (`longest_row`), so has
-    the probe. Returns a sentence that says what differed. The model is left as it was.
+    row alone. If the data has rows longer than the model's sliding window (`longest_row`), the
+    probe has such rows too. Returns a sentence that says what differed. The model does not change.
     """
     if reason := _why_positions_mix(model, longest_row):
         return reason
@@ -216,10 +218,9 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
 
 
 def _widen_modules(model: "PreTrainedModel") -> ExitStack:
-    """Make each module compute with float32 copies of its own weights, made while it runs.
-
-    A leak between rows may be smaller than the rounding of bfloat16. Closing the result undoes
-    this.
+    """Make each module compute with float32 copies of its weights, which exist only while it runs,
+    because a leak between rows may be smaller than the rounding of bfloat16. Closing the result
+    undoes this.
     """
     stack = ExitStack()
     for module in model.modules():
@@ -247,7 +248,8 @@ def _restore(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> N
 
 
 def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """Why positions change other rows: some RoPE scalings depend on a pass's largest position."""
+    """The reason if positions change other rows: some RoPE scalings depend on the largest position
+    of a pass."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [each for each in rope.values() if isinstance(each, dict)]

@@ -103,9 +103,8 @@ def _refuse_other_file(path: Path) -> None:
 
 @cache
 def hub_resolves() -> bool:
-    """Whether the hub's host name resolves. If not, its library would retry for a minute.
-
-    Then only files in the library's cache are used.
+    """Whether the hub's host name resolves. If it does not, only files in the cache of the hub's
+    library are used, because the library would retry for a minute.
     """
     from huggingface_hub.constants import ENDPOINT
 
@@ -134,7 +133,7 @@ def quiet() -> None:
 
 
 def require_model_folder(name: str) -> None:
-    """Refuse a directory without a model, or whose weights can't be trained or are not there."""
+    """Refuse a directory without a model, or whose weights are missing or can't be trained."""
     folder = Path(name)
     if folder.is_dir():
         has_weights = any(any(folder.glob(one)) for one in WEIGHT_FILES)
@@ -172,8 +171,9 @@ def require_tokenizer_folder(name: str) -> None:
 
 
 def tokenizer_class(source: ModelSource) -> Any:
-    """The class that loads a tokenizer. AutoTokenizer finds it in every case, but imports torch. A
-    folder without a model that names transformers' plain class leaves it no choice."""
+    """The class that loads a tokenizer. AutoTokenizer finds it in every case, but imports torch. If
+    a folder without a model names transformers' plain class, the class is known without
+    AutoTokenizer."""
     folder = Path(source.location)
     read = _json_or_none(folder / "tokenizer_config.json")
     name = read.get("tokenizer_class") if isinstance(read, dict) and "auto_map" not in read else ""
@@ -197,7 +197,7 @@ def _inside(folder: Path, name: str) -> str | None:
 
 
 def tell_of_code(source: ModelSource) -> None:
-    """Print one warning if a directory that was loaded names Python files: they are not run."""
+    """Print one warning if a loaded directory names Python files, which are not run."""
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
         on_stderr(f"{source.location}: not run: {code}; transformers' own classes are used")

@@ -26,7 +26,7 @@ _OTHER_BASE = "an adapter fits only the base that it was trained on"
 
 _RANK_OF_PEFT = 8  # if adapter_config.json has none
 _PEFT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, re.error)
-"""What peft raises for settings, tensors and a base that do not belong together."""
+"""The errors that peft raises for settings, tensors and a base that do not fit together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Attached:
     def merged(self) -> "PreTrainedModel":
         """The model with the adapter added to its weights, in place. It is then a plain model.
 
-        Head and embeddings are tied again if they are equal: each is merged by itself, so that the
-        adapter of one does not change the other. CheckpointError if peft can't merge it.
+        Head and embeddings are merged separately, so that the adapter of one does not change the
+        other. They are tied again if they are equal. CheckpointError if peft can't merge it.
         """
         _untie(self.model)
         try:
@@ -96,8 +96,8 @@ def attach(
 
     With the `form` nf4 the base's quantized layers have their dequantized weights, on which the
     adapter was trained. The adapter's own weights are float32. Head and embeddings are tied as in
-    the base: peft decides by that what an adapter of the embeddings means for the head.
-    ConfigError if the adapter is of another base.
+    the base, because peft then knows whether an adapter of the embeddings also changes the head.
+    ConfigError if the adapter belongs to another base.
     """
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
@@ -118,8 +118,8 @@ def attach(
 
 
 def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """ConfigError if a matrix A has none of the ranks in the settings. It is found here, before
-    matrices of a wrong rank are made. Experts have their matrices of one layer in one."""
+    """ConfigError if a matrix A has none of the ranks in the settings. This is checked before
+    matrices of a wrong rank are made. The matrices of all experts of a layer are one tensor."""
     by_layer = adapter.settings.get("rank_pattern") or {}
     ranks = {adapter.settings.get("r") or _RANK_OF_PEFT, *by_layer.values()}
     for name, shape in shapes.items():
@@ -129,8 +129,8 @@ def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """The settings with the layers that have tensors, if they name none. peft would take layers by
-    the type of the model, which may be others."""
+    """The settings. If they name no layers, the layers with tensors are added, because peft would
+    choose layers by the type of the model."""
     if config.target_modules is None and not config.target_parameters:
         layers = {name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name}
         config.target_modules = layers or None
@@ -138,7 +138,7 @@ def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
 
 
 def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Make room for embeddings that the adapter holds, and that have more rows than the base's."""
+    """Enlarge the base's embeddings if the adapter holds embeddings with more rows."""
     rows = model.get_input_embeddings().num_embeddings
     embeddings = id(model.get_input_embeddings().weight)
     names = {
@@ -183,7 +183,7 @@ def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
 
 
 def _require_names(adapter: AdapterFile, wrapper: Any, there: Set[str]) -> None:
-    """ConfigError unless the file has a tensor for all of the adapter, and no others."""
+    """ConfigError unless the file has all tensors of the adapter, and no others."""
     peft = import_peft()
     # Otherwise peft adds embeddings under other names if the vocabulary was enlarged.
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)

@@ -1,4 +1,4 @@
-"""The model that a run starts from: the configured one, or a frozen base with a new adapter."""
+"""The model that a run starts from: the configured model, or a frozen base with a new adapter."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +29,10 @@ def initial_model(
     *,
     with_start: bool = True,
 ) -> "PreTrainedModel":
-    """The model at step 0; its random weights, if it has any, are drawn with the run's seed.
-
-    A base is loaded in the type that it is held in, from `location` if that is given. Without
-    `with_start` the adapter that the run continues from is not read: its weights are replaced.
-    Raises ConfigError as `load_pretrained`, `add_adapter` and `load_start` do.
+    """The model at step 0. Random weights are drawn with the run's seed. A base is loaded in its
+    final type, from `location` if it is given. Without `with_start` the adapter that the run
+    continues from is not read, because its weights will be replaced. Raises ConfigError as
+    `load_pretrained`, `add_adapter` and `load_start` do.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)

@@ -1,7 +1,7 @@
 """LoRA adapters by peft: matrices that are trained next to the frozen weights of a model.
 
 The model is changed in place and stays a model of transformers. Its own weights are frozen. The
-adapter's parameters are trained, in float32, and so are the modules that are saved completely.
+adapter's parameters and the modules that are saved completely are trained, in float32.
 """
 
 import logging
@@ -42,7 +42,7 @@ def add_adapter(
     targets = target_layers(model, settings.targets)
     whole = _modules_named(model, settings.modules_to_save or ())
     config = _lora_config(short_names(model, targets), settings)
-    # On the meta device first: peft would draw them in the type of the base.
+    # First on the meta device, because peft would draw the weights in the type of the base.
     import_peft().inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     with mode or nullcontext():
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def add_adapter(
 
 
 def _initialize(layer: Any) -> None:
-    """Draw the first weights of one layer's adapter, in float32, where its base is."""
+    """Draw the first weights of one layer's adapter, in float32, on the device of its base."""
     device = layer.get_base_layer().weight.device
     for module in layer.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -64,7 +64,7 @@ def _initialize(layer: Any) -> None:
                 values = torch.empty(parameter.shape, device=device)
                 setattr(module, name, torch.nn.Parameter(values))
     layer.reset_lora_parameters(_NAME, True)
-    if _NAME in layer.lora_magnitude_vector:  # DoRA's lengths: at first those of the base
+    if _NAME in layer.lora_magnitude_vector:  # DoRA's norms begin as the norms of the base
         layer.lora_magnitude_vector[_NAME].update_layer(
             base_layer=layer.get_base_layer(),
             lora_A=layer.lora_A[_NAME].weight,
@@ -74,9 +74,8 @@ def _initialize(layer: Any) -> None:
 
 
 def import_peft() -> Any:
-    """peft, imported without the lines that it prints if bitsandbytes is installed.
-
-    ConfigError if it can't be imported: it needs no bitsandbytes, but none that is broken.
+    """peft, imported without the lines that it prints if bitsandbytes is installed. ConfigError if
+    it can't be imported. (peft does not need bitsandbytes, but it fails if bitsandbytes is broken.)
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
     try:
@@ -103,10 +102,9 @@ def adapter_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter
 
 
 def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
-    """The tensors that a checkpoint of this model holds, by all their names.
-
-    With an adapter these are its parameters and the modules that are saved completely; else all
-    parameters of the model.
+    """The tensors in a checkpoint of this model, by all their names. With an adapter these are the
+    adapter's parameters and the modules that are saved completely; else all parameters of the
+    model.
     """
     tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     if not has_adapter(model):
@@ -134,9 +132,8 @@ def _lora_config(targets: list[str], settings: AdapterConfig) -> "LoraConfig":
 
 
 def target_layers(model: "PreTrainedModel", patterns: Iterable[str] | None) -> list[str]:
-    """The names of the linear layers that get an adapter; None: all in the model's blocks.
-
-    A pattern is the last part of a name, its end, or a shell pattern for all of it.
+    """The names of the linear layers that get an adapter; None: all in the model's blocks. A
+    pattern is the last part of a name, the end of a name, or a shell pattern for the complete name.
     """
     layers = [name for block in _blocks(model) for name in _linear_layers(model, block)]
     if patterns is None:
@@ -174,8 +171,7 @@ def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
 
 def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> list[str]:
     """The names of the linear layers of the blocks, without the modules `whole` and adapters.
-
-    ConfigError if there is none: nf4 would change nothing.
+    ConfigError if there is none, because nf4 would then change nothing.
     """
     modules = _each(_modules_named(model, whole))
     trained = {id(one) for module in modules for one in module.modules()}
@@ -221,7 +217,7 @@ def _modules_named(
 ) -> dict[str, list[torch.nn.Module]]:
     """The modules of these names, or whose names end with them; ConfigError if there is none.
 
-    `embeddings` and `head` are those of any model. The keys are the names that peft takes.
+    `embeddings` and `head` are found in any model. The keys are the names that peft takes.
     """
     special = {EMBEDDINGS: model.get_input_embeddings(), HEAD: model.get_output_embeddings()}
     result = dict[str, list[torch.nn.Module]]()
@@ -255,7 +251,7 @@ def _outside_of_blocks(model: "PreTrainedModel") -> list[tuple[str, torch.nn.Mod
 
 
 def doubts(model: "PreTrainedModel") -> Iterator[str]:
-    """Warnings about a model's adapter: a rank that is too large, experts that are left out."""
+    """Warnings about a model's adapter: a rank that is too large, or experts without an adapter."""
     rank = lora_config(model).r
     sizes = {
         name: min(module.weight.shape)

@@ -10,7 +10,7 @@ from sftctl.model.presets import is_preset
 
 def require_base(config: RunConfig) -> None:
     """ConfigError for an adapter on random weights or without effect, and for nf4 with a strategy
-    that can't have it. A new run is judged; an older one may have such settings."""
+    that can't have it. Only a new run is checked, because an older run may have such settings."""
     adapter = config.adapter
     if adapter.lora and adapter.alpha == 0:
         raise ConfigError(
@@ -44,10 +44,10 @@ def require_bitsandbytes() -> None:
 
 
 def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
-    """ConfigError if a folder that should be a model is an adapter, or a run of one.
+    """ConfigError if a folder that should be a model is an adapter, or a run with an adapter.
 
     `settings` is the content of its adapter_config.json, if it has one. `has_weights`: whether the
-    weights of a complete model are there too.
+    folder also has the weights of a complete model.
     """
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
         raise ConfigError(
@@ -64,7 +64,7 @@ def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None
 
 
 def broken_package(name: str, problem: Exception) -> ConfigError:
-    """The error for a package that is installed and can't be imported."""
+    """The error for a package that is installed but can't be imported."""
     reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     return ConfigError(
         f"{name} can't be imported: {reason}",

@@ -1,9 +1,9 @@
 """nf4: linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
 
-In a block of 64 weights, each is the block's scale (its largest weight) times one of 16 values
-(NormalFloat). The mean of all scales is subtracted from them, and the rest is stored in 8 bits, in
-blocks of 256 (double quantization). That is 4.13 bits a weight. The layers compute with the
-dequantized weight, in the type of their inputs.
+In a block of 64 weights, each weight is the block's scale (its largest weight) times one of 16
+values (NormalFloat). The mean of all scales is subtracted from the scales, and the differences are
+stored in 8 bits, in blocks of 256 (double quantization). Together this is 4.13 bits per weight. The
+layers compute with the dequantized weight, in the type of their inputs.
 """
 
 import logging
@@ -23,9 +23,8 @@ BYTES_PER_WEIGHT = 0.5 + (1 + 4 / SCALES_BLOCK_SIZE) / BLOCK_SIZE
 
 
 class NF4Linear(torch.nn.Linear):
-    """A linear layer with a frozen weight in nf4; its bias stays as it is.
-
-    `weight` is the dequantized weight (O, I) in `dtype`, made at each access.
+    """A linear layer with a frozen weight in nf4; its bias does not change. `weight` is the
+    dequantized weight (O, I) in `dtype`, made at each access.
     """
 
     bias: torch.nn.Parameter | None  # type: ignore[assignment]
@@ -86,10 +85,10 @@ def _bitsandbytes() -> Any:
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
     """The packed 4-bit numbers, (N / 2, 1) uint8, and bitsandbytes' QuantState with the scales.
 
-    The N values are given as one row, with zeros up to a complete block: if a row of a matrix ends
-    within a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks. The mean of the
-    scales is a float64 sum, rounded once, so that the bytes depend on the weight alone and not on
-    the number of threads.
+    The N values are passed as one row, with zeros up to a complete block. (If a row of a matrix
+    ends within a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks.) The mean
+    of the scales is a float64 sum, rounded once, so that the bytes depend only on the weight and
+    not on the number of threads.
     """
     library = _bitsandbytes()
     weight = weight.to("cpu", torch.float32).flatten()
@@ -128,8 +127,8 @@ def quantize(
 ) -> None:
     """Hold these linear layers of a model in nf4, and its other parameters in `dtype`.
 
-    The layers are quantized from the type that they are in now, one after another. With
-    `dequantized`, each stays a plain layer whose weight is the dequantized one in `dtype`.
+    The layers are quantized from their current type, one after another. With `dequantized`, each
+    layer stays a plain layer with the dequantized weight in `dtype`.
     """
     for name in layers:
         place, _, last = name.rpartition(".")
@@ -152,5 +151,5 @@ def quantized_layers(model: torch.nn.Module) -> Iterator[NF4Linear]:
 
 
 def num_quantized(model: torch.nn.Module) -> int:
-    """How many weights of a model are held in nf4; they are not among its parameters."""
+    """The number of weights that a model holds in nf4. They are not among its parameters."""
     return sum(layer.in_features * layer.out_features for layer in quantized_layers(model))

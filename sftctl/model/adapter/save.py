@@ -29,7 +29,7 @@ def save_adapter(
 ) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
-    `tensors` are those of `saved_tensors`, complete; `base` is the name or path of the base.
+    `tensors` are the complete tensors of `saved_tensors`; `base` is the name or path of the base.
     """
     from safetensors.torch import save_file
 
@@ -50,8 +50,8 @@ def save_adapter(
 def peft_name(name: str) -> str:
     """The name in a PEFT file of a tensor of a model with an adapter.
 
-    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. The lengths of DoRA
-    are a vector without a name of its own.
+    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. The norms of DoRA are
+    a vector without a name of its own.
     """
     match = _OWN.search(name)
     if match is None:

@@ -1,4 +1,4 @@
-"""An adapter that a run continues from: its tensors become the first weights of the run's
+"""An adapter that a run continues from. Its tensors become the first weights of the run's
 adapter."""
 
 import re
@@ -85,8 +85,8 @@ def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> s
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:
     """ConfigError if the tokenizer next to an adapter has another token where a run adds one.
 
-    The adapter's row of that token would become the row of the new one. An adapter without a
-    tokenizer, or whose tokenizer ends before, is not judged.
+    The adapter's row of that token would become the row of the new token. An adapter without a
+    tokenizer is not checked, and neither is one whose tokenizer has fewer tokens.
     """
     file = folder / "tokenizer.json"
     if not tokens or not file.is_file():

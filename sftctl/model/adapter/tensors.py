@@ -1,4 +1,4 @@
-"""The tensors of a PEFT file, checked before anything is made of them."""
+"""The tensors of a PEFT file, checked before they are used."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _AGAIN = "copy or download the adapter again"
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in an adapter's folder, by their names in the file.
 
-    ConfigError if the file can't be read, or if a tensor has other values than finite numbers.
+    ConfigError if the file can't be read, or if a tensor has a value that is not a finite number.
     """
     from safetensors import SafetensorError, safe_open
 

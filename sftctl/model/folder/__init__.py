@@ -1,1 +1,1 @@
-"""What a model folder holds: names of weights, a tied head, and why it can't be loaded."""
+"""Checks of a model folder: its kind, names of weights, a tied head, and errors of loading."""

@@ -1,4 +1,4 @@
-"""What to change in config.json where a value in it does not fit the weights.
+"""The change that config.json needs if one of its values does not fit the weights.
 
 `train` and `inspect-ckpt` give the same hints. Loads neither torch nor transformers.
 """
@@ -21,7 +21,7 @@ _AS_THE_TENSORS = "in config.json, as the tensors have it"
 
 
 def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
-    """What to change where tensors have another shape than config.json says."""
+    """The change that config.json needs if tensors have another shape than config.json says."""
     sizes = {size for misfit in misfits for size in _differing(misfit)}
     if len(sizes) == 1:
         (size,) = sizes
@@ -45,7 +45,7 @@ def _differing(misfit: Misfit) -> Iterator[int]:
 
 
 def edit_of_layers(missing: Collection[str]) -> str | None:
-    """What to change if exactly the last layers of config.json are missing; else None."""
+    """The change if exactly the last layers of config.json are missing; else None."""
     found = [match for name in missing if (match := _LAYER.search(name))]
     parts: dict[int, set[str]] = {}
     for match in found:
@@ -63,8 +63,8 @@ def edit_of_layers(missing: Collection[str]) -> str | None:
 
 
 def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
-    """What to add where config.json has no model_type. `known` are types, of which its class may
-    be one."""
+    """What to add if config.json has no model_type. Its class may be one of the types in
+    `known`."""
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     plain = {one.replace("_", ""): one for one in known}
@@ -74,7 +74,7 @@ def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
 
 
 def edit_of_size(key: str, value: object) -> str:
-    """What to change where a size is not a whole number above 0."""
+    """The change if a size is not a whole number above 0."""
     if isinstance(value, str) and value.strip().isdecimal():
         return f'write "{key}": {int(value)} in config.json, without quotes'
     if isinstance(value, float) and value.is_integer() and value > 0:

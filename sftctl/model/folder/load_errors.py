@@ -1,4 +1,5 @@
-"""What transformers raises for a model or tokenizer that it can't load, as one error of ours."""
+"""Turns the errors of transformers for a model or tokenizer that it can't load into one
+ConfigError."""
 
 import re
 from codecs import BOM_UTF8
@@ -18,7 +19,7 @@ _CODE = re.compile(r"GLOBAL ([\w.]+)")
 
 @contextmanager
 def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
-    """Turn what transformers raises for a bad or unreachable source into one ConfigError."""
+    """Turn any error of transformers about a damaged or unreachable source into one ConfigError."""
     try:
         yield
     except SftctlError:
@@ -47,7 +48,7 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
 
 
 def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None:
-    """What is wrong with a file of the folder, and what to change; None: it is not known."""
+    """The problem of a file in the folder, and what to change; None if it is not known."""
     text = str(problem)
     if "Weights only load failed" in text or "weights_only" in text:
         named = _CODE.search(text)
@@ -58,7 +59,7 @@ def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None
 
 
 def _fault_of_json(file: Path) -> tuple[str, str] | None:
-    """Why a file is not a JSON object; None if it is one, or absent."""
+    """The reason why a file is not a JSON object; None if it is one, or if it is missing."""
     try:
         content = file.read_bytes()
     except OSError:

@@ -1,4 +1,5 @@
-"""A head in the files that is not the embedding, although config.json says that the two are one.
+"""A head in the files that differs from the embedding, although config.json says that they are
+tied.
 
 `train` and `inspect-ckpt` judge it by this rule. Loads torch only for a file of `torch.save`.
 """
@@ -25,9 +26,8 @@ HEAD_HINT = 'set "tie_word_embeddings": false in config.json; then both are trai
 
 
 def require_tied_head(name: str, model: "PreTrainedModel") -> None:
-    """ConfigError if the head of a loaded model should be the embedding, and is not.
-
-    A checkpoint of the two would not fit the model that config.json describes.
+    """ConfigError if the head of a loaded model should be tied to the embedding and is not. A
+    checkpoint with both tensors would not fit the model that config.json describes.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     can_tie = bool(getattr(model, "_tied_weights_keys", None))
@@ -54,7 +54,7 @@ class Beginning(NamedTuple):
 
 
 def heads_differ(beginnings: Mapping[str, Beginning]) -> bool:
-    """Whether the head and the embedding, of the same type, begin with other bytes.
+    """Whether the head and the embedding have the same type and begin with different bytes.
 
     `beginnings` has a model's tensors by name, or only these two. False if one of them is absent.
     """
@@ -76,7 +76,7 @@ def role_of(name: str) -> str | None:
 def has_other_head(folder: Path) -> bool:
     """Whether the weights in a folder hold a head whose first bytes are not the embedding's.
 
-    False also if there is no head, or if a file can't be read: others report that.
+    False also if there is no head, or if a file can't be read, which other code reports.
     """
     beginnings: dict[str, Beginning] = {}
     try:

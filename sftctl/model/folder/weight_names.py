@@ -61,8 +61,8 @@ class Names:
             warn(f"{where}: {count} in the files not used: {_examples(self.unexpected)}")
 
     def problem(self) -> str | None:
-        """The weights of the model that are not in the files, in one sentence; None: all are
-        there."""
+        """The weights of the model that are not in the files, in one sentence; None if none is
+        missing."""
         if any(map(_ADAPTER.search, self.unexpected)):
             return f"holds an adapter that is not merged: {_examples(self.unexpected)}"
         scales = [name for name in self.unexpected if _SCALES.search(name)]
@@ -105,7 +105,8 @@ class Names:
         return "copy or download the model again; its config.json may belong to another model"
 
     def _other_prefix(self) -> str | None:
-        """One prefix that separates every unexpected name from a missing one, if there is one."""
+        """A prefix that every unexpected name has in front of a missing name, if there is such a
+        prefix."""
         missing = sorted(self.missing)
         if not missing:
             return None

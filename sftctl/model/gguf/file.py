@@ -64,7 +64,8 @@ def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
 def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys and the names of the tensors.
 
-    Walking over a vocabulary of 49,152 takes half a second, and a start asks several times.
+    The result is kept, because reading a vocabulary of 49,152 takes half a second, and a start asks
+    several times.
     """
     status = file.stat()
     return _read_once(str(file), status.st_size, status.st_mtime_ns)

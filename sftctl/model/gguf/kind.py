@@ -60,7 +60,7 @@ _SPLIT = re.compile(r".+-(\d{5})-of-(\d{5})\.gguf")
 
 
 def require_readable(path: Path) -> None:
-    """ConfigError for a .gguf file that is a part, a pointer, or of a version that is not read."""
+    """ConfigError for a .gguf file that is a part, a pointer, or has a version that is not read."""
     with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
         kind = kind_by_first_bytes(file.read(8))
     if kind is not None:
@@ -77,7 +77,7 @@ def require_readable(path: Path) -> None:
 
 
 def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
-    """ConfigError if the metadata of a .gguf file is not that of one complete model."""
+    """ConfigError if the metadata of a .gguf file does not describe one complete model."""
     kind, count = metadata.get("general.type", "model"), metadata.get("split.count", 1)
     if kind != "model":
         adapter = "an adapter: merge it into its base first"

@@ -1,7 +1,8 @@
 """How a chat template uses message contents, read from its syntax tree.
 
 The analysis is for conversations without tools, whose messages have a role and a content only. Code
-that can't run for them is left out: the branch of `if tools`, and macros that only it calls.
+that can't run for such conversations is left out: the branch of `if tools`, and macros that only
+this branch calls.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +33,8 @@ class ContentUse:
     """How a template uses contents, besides writing them and testing if they are empty."""
 
     constants: frozenset[str] = frozenset()
-    """Constants: the template searches contents for them, splits or compares contents by them."""
+    """Constants that the template searches in contents, or by which it splits or compares
+    contents."""
     strips: bool = False
     """True: it may remove white space around contents or parts of them."""
 
@@ -65,7 +67,7 @@ class _Reader:
     """Expressions that are not strings at this place, so they are not contents."""
 
     def read(self, node: nodes.Node) -> None:
-        """Collect how a node uses contents; _Unknown if that is not known."""
+        """Collect how a node uses contents; _Unknown if the use is not known."""
         own = _READERS.get(type(node))
         if own is not None:
             own(self, node)
@@ -139,7 +141,7 @@ class _Reader:
             raise _Unknown
 
     def _called(self, macro: nodes.Macro, call: nodes.Call) -> None:
-        """Read a macro where it is called: none of its parameters is a list."""
+        """Read a macro at its call, if none of its parameters is a list."""
         lists = any(self.facts.is_list(argument) for argument in call.args)
         if lists or EMPTY & {parameter.name for parameter in macro.args}:
             raise _Unknown

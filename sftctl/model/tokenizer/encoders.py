@@ -1,4 +1,4 @@
-"""The reference encoder, a fast one, and the proof that the fast one is equal on probes."""
+"""The reference encoder, a fast encoder, and the proof that both are equal on probe strings."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -59,7 +59,7 @@ class Splintr:
         self._core = splintr.from_json_bytes(hf.backend_tokenizer.to_str().encode())
 
     def __reduce__(self) -> tuple[type["Splintr"], tuple[Any]]:
-        """Another process makes its own: the engine itself can't be pickled."""
+        """Another process makes its own engine, because an engine can't be pickled."""
         return Splintr, (self._hf,)
 
     def encode(self, text: str) -> Ids:
@@ -93,7 +93,7 @@ Encoder = Reference | Splintr | Checked
 
 
 def fast_engine(hf: Any) -> Splintr:
-    """The fast engine; EngineDiffers if it does not equal the reference on all probe strings."""
+    """The fast engine; EngineDiffers if it differs from the reference on a probe string."""
     try:
         fast = Splintr(hf)
     except (ValueError, OSError) as problem:
@@ -112,7 +112,7 @@ def _probes(hf: Any) -> Iterator[str]:
 
 
 def special_ids(hf: Any) -> frozenset[int]:
-    """Ids of special tokens, also of added ones that are marked so and not named in the
+    """Ids of special tokens, including added tokens that are marked as special but not named in the
     configuration."""
     added = hf.added_tokens_decoder
     marked = frozenset(index for index, token in added.items() if token.special)

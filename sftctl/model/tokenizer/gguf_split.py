@@ -1,7 +1,7 @@
 """How a .gguf file's tokenizer splits text into words, by the name in `tokenizer.ggml.pre`.
 
-transformers knows about twenty names. For all others it silently uses GPT-2's split, so digits or
-words may be cut in another way than in pretraining.
+transformers knows about twenty names. For all other names it silently uses GPT-2's split, so digits
+or words may be split differently than in pretraining.
 """
 
 import re
@@ -47,7 +47,8 @@ def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
 
 
 def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
-    """Whether the vocabulary has a token that GPT-2's split and another one could cut differently.
+    """Whether the vocabulary has a token that GPT-2's split and another split could cut
+    differently.
 
     Merges never cross the boundaries of the split that they were learned with. So two splits give
     the same tokens if both take every token as one word. A number of several digits may be cut at

@@ -1,4 +1,4 @@
-"""Show the warnings that transformers and tokenizers make while they load as our own."""
+"""Show the warnings of transformers and tokenizers during loading as our own warnings."""
 
 import logging
 import warnings
@@ -33,7 +33,7 @@ class _Collector(logging.Handler):
 def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Iterator[None]:
     """At the end of this block, call `warn` with each warning of the libraries, as one line.
 
-    Nothing else reaches stderr: one of transformers' progress bars can't be turned off.
+    Nothing else reaches stderr, because one of transformers' progress bars can't be turned off.
     """
     logger, collector = logging.getLogger("transformers"), _Collector()
     handlers, level = logger.handlers, logger.level

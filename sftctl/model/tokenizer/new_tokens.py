@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_new_tokens(hf: "PreTrainedTokenizerFast", name: str, tokens: Sequence[str]) -> None:
     """Append the texts to the vocabulary as special tokens, in this order.
 
-    ConfigError if one is there already, or is named twice.
+    ConfigError if the vocabulary already has one of them, or if one is named twice.
     """
     from tokenizers import AddedToken
 

@@ -1,8 +1,9 @@
 """llama.cpp's names for the ways in which a text is split into words before it is encoded.
 
-A .gguf file holds the name (`tokenizer.ggml.pre`) and no rules. One table serves both directions:
-what a file's name means, and which name a tokenizer has. Names and patterns are those of llama.cpp
-(`llama-vocab.cpp`), the patterns as the models' own tokenizer.json files spell them.
+A .gguf file holds the name (`tokenizer.ggml.pre`) and no rules. The same table is used in both
+directions: from the name in a file to the rules, and from a tokenizer to its name. Names and
+patterns are those of llama.cpp (`llama-vocab.cpp`), the patterns as the models' own tokenizer.json
+files spell them.
 """
 
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ def _pattern(step: dict[str, Any]) -> str | None:
 
 
 def _merges_make_every_token(content: dict[str, Any]) -> bool:
-    """Whether the merges make each token from its own text: then ignoring them changes nothing."""
+    """Whether the merges make each token from its own text. Then ignoring the merges changes
+    nothing."""
     from tokenizers import Tokenizer
 
     model = content["model"] | {"ignore_merges": False}

@@ -3,8 +3,8 @@
 Jinja's sandbox gives a template no access to files and to Python's inner workings. It does not
 prevent endless loops or gigabytes of text. A timer in this process ends a template that takes too
 long; it can't end one call that stays in C code, such as a power of large numbers. So
-`data/prepare/workers` renders in processes of their own, and ends a process that stays in a
-template for twice as long.
+`data/prepare/workers` renders in separate processes, and kills a process that stays in a template
+for twice as long.
 """
 
 import signal

@@ -35,7 +35,8 @@ TOOL_USE = "tool_use"
 
 
 def templates_of(hf: "PreTrainedTokenizerFast") -> dict[str, str]:
-    """The chat templates by name; one without a name is the default one. Empty if it has none."""
+    """The chat templates by name; a template without a name is the default. Empty if there is no
+    template."""
     given = hf.chat_template
     if isinstance(given, dict):
         return {str(name): str(template) for name, template in given.items()}
@@ -62,7 +63,7 @@ def hash_templates(templates: dict[str, str]) -> str:
 
 
 def require_default(name: str, templates: dict[str, str]) -> None:
-    """ConfigError if none of the templates of tokenizer `name` is the default one."""
+    """ConfigError if tokenizer `name` has no default template."""
     if DEFAULT not in templates:
         raise ConfigError(
             f"tokenizer {name}: has chat templates named {', '.join(sorted(templates))}, but none "
