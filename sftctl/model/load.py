@@ -183,8 +183,7 @@ def _named_as_it_is(
 
 
 def _forget_renames(model: Any) -> None:
-    """Make the model save its weights under its own names. transformers would restore the removed
-    prefixes."""
+    """Save under the model's own names; transformers would restore the removed prefixes."""
     conversions = getattr(model, "_weight_conversions", None) or []
     model._weight_conversions = [
         one for one in conversions if one.source_patterns[0] not in RENAMES
