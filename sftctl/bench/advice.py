@@ -1,4 +1,4 @@
-"""Recommend a loader setting: which one, why, and its lines for a configuration file."""
+"""Recommend a loader setting, with the reason and the lines for a configuration file."""
 
 import os
 from collections.abc import Iterable
@@ -19,10 +19,9 @@ MOST_WAIT_RATIO = 0.01
 def recommend(
     results: Iterable[LoaderResult], step_time_s: float | None = None
 ) -> tuple[LoaderResult | None, str]:
-    """The setting to take, and why; None if all failed.
-
-    With a step time, take the smallest setting whose wait is under 1% of it. Without one, take the
-    smallest within 10% of the best tokens/s.
+    """The recommended setting and the reason; None if all settings failed. With a step time, this
+    is the smallest setting whose wait is under 1% of a step. Without a step time, it is the
+    smallest setting within 10% of the best tokens/s.
     """
     results = list(results)
     working = [result for result in results if result.error is None]

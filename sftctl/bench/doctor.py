@@ -98,7 +98,7 @@ def _installed(package: str) -> str | None:
 
 
 def _disks() -> dict[str, int]:
-    """Free bytes where runs and where cached stores go."""
+    """Free bytes on the disk of the runs, and on the disk of the cached stores."""
     places = {"runs": Path.cwd(), "cache": cache_folder()}
     found = {}
     for name, place in places.items():

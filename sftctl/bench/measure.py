@@ -33,8 +33,8 @@ def measure(
 
     Every batch is copied to the device, as in training. Nothing is computed between batches, so the
     wait is the complete time from one batch to the next. With a step time, `seconds` more are
-    measured, with a step's work between the batches. `ready` returns when the other ranks have
-    done their warm-up too.
+    measured, with a step's work between the batches. `ready` returns when all other ranks have
+    finished their warm-up.
     """
     started = time.perf_counter()
     batches = endless_batches(new_loader())
@@ -81,7 +81,8 @@ def failure_as_result(
         with warnings.catch_warnings():  # the report has its own note on workers and cores
             warnings.filterwarnings("ignore", "This DataLoader will create")
             return measured()
-    # Any failure of a setting (too many files, no memory, a killed process) is its result.
+    # Any failure of a setting (too many files, no memory, a killed process) is recorded as its
+    # result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
         # torch's error refers to its own frame, which would keep the processes alive.
@@ -94,8 +95,8 @@ def _mean_wait_in_a_step(
 ) -> float:
     """Mean wait for a batch if a step's work comes before each.
 
-    A long step is cut short, so that several fit into `seconds`. The loader processes then have
-    less time to get ready, so the true wait is never longer than this one.
+    A long step is shortened, so that several steps fit into `seconds`. The loader processes then
+    have less time, so the true wait is never longer than the measured wait.
     """
     work_s = min(step_time_s, seconds / 4)
     waits: list[float] = []

@@ -52,7 +52,7 @@ class Ranks:
     def measure(
         self, settings: LoaderSettings, seconds: float, step_time_s: float | None
     ) -> LoaderResult:
-        """One round on all ranks at once; the result of a failed one has only its error."""
+        """One round on all ranks at once. The result of a failed round has only its error."""
         self._start()
         try:
             for _, connection in self._ranks:

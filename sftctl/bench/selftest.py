@@ -1,4 +1,4 @@
-"""Ten steps of a tiny model, killed and resumed: is a resume exact on this machine?"""
+"""A test that a resume is exact on this machine: ten steps of a tiny model, killed and resumed."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def _config(run: Path) -> RunConfig:
 
 
 def _train_until_killed(run: Path) -> int:
-    """Train in a process of its own, which SIGKILL ends; its exit code."""
+    """Train in a separate process, which SIGKILL ends. Returns its exit code."""
     code = "from sftctl.bench.selftest import die; import sys; die(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)],

@@ -1,4 +1,4 @@
-"""How long a step of the model takes; the loader's waits are compared with it."""
+"""How long a step of the model takes, to compare the loader's waits with this time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class StepTime:
 
 
 def step_time_of_run(run_dir: Path) -> StepTime:
-    """The median over a run's metrics.jsonl, without the first step: it is a warm-up."""
+    """The median over a run's metrics.jsonl, without the first step, which is a warm-up."""
     path = run_dir / "metrics.jsonl"
     lines = read_lines(path) if path.is_file() else iter(())
     work = [line["step_time_s"] - line["data_wait_s"] for line in lines if line["step"] > 1]
@@ -61,7 +61,7 @@ def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
 
 
 def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
-    """Seconds of each step on this rank, without the first: it is a warm-up."""
+    """Seconds of each step on this rank, without the first step, which is a warm-up."""
     train = config.train
     with start_world(train.device, train.collective_timeout_s) as world:
         config = resolve_config(config)

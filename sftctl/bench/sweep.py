@@ -28,7 +28,7 @@ from sftctl.world import World, choose_device
 
 Switch = Literal["auto", "on", "off", "both"]
 Progress = Callable[[Sequence[LoaderResult], int, int], None]
-"""Called with the results so far, the rounds done, and the rounds in all."""
+"""Called with the results so far, the number of finished rounds, and the number of all rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +152,8 @@ def combinations(
     prefetch: Sequence[int],
     persistent: Sequence[bool],
 ) -> list[LoaderSettings]:
-    """Every combination once; a single number of workers is compared with none.
-
-    Without workers nothing is prefetched and nothing persists, so these make one setting.
+    """Every combination once; a single number of workers is compared with 0. With 0 workers there
+    is only one setting, because there is nothing to prefetch and no process to keep.
     """
     counts = [0, *workers] if len(workers) == 1 else workers
     settings = [
@@ -171,7 +170,7 @@ def combinations(
 def skipped_because(
     store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
 ) -> str | None:
-    """Why the machine can't run a setting, so that it is skipped; None if it can."""
+    """The reason to skip a setting that the machine can't run; None if it can run it."""
     return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 
@@ -182,10 +181,9 @@ def compare(
     step_time_s: float | None = None,
     on_progress: Progress = _silent,
 ) -> tuple[LoaderResult, ...]:
-    """Medians over short rounds, which go back and forth through the settings.
-
-    So if the machine is busy for a moment, all settings are affected. `sweep` has the reason why a
-    setting is skipped, if there is one. A setting that fails once is not tried again.
+    """Medians over short rounds. A round measures all settings, forwards or backwards, so if the
+    machine is busy for a moment, all settings are affected. `sweep` has the reason why a setting is
+    skipped, if there is one. A setting that fails once is not tried again.
     """
     rounds: dict[LoaderSettings, list[LoaderResult]] = {
         each: [] if reason is None else [LoaderResult.of(each, reason)]
@@ -212,7 +210,7 @@ def _choices(switch: Switch, *, auto: bool) -> list[bool]:
 def notes_on(
     settings: BenchSettings, machine: Machine, device_type: str, num_rows: int, store: Examples
 ) -> Iterator[str]:
-    """Notes for a reader of the numbers; `num_rows` is the size of the complete data."""
+    """Notes on the numbers; `num_rows` is the size of the complete data."""
     if settings.pin_memory in ("on", "both") and device_type != "cuda":
         yield "pin_memory: not applicable, there is no CUDA device"
     processes = settings.num_ranks * max(settings.workers)

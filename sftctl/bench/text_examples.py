@@ -1,4 +1,4 @@
-"""Examples that are tokenized each time they are read, like those of a loader without a store."""
+"""Examples that are tokenized each time they are read, as in a loader without a store."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +25,8 @@ from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MOST_ROWS = 2000
-"""Rows of text that are compared; all are tokenized first, because cutting needs their lengths."""
+"""The number of rows of text. All are tokenized first, because the cut into micro-batches needs
+their lengths."""
 
 Row = tuple[SourceLine, bytes]
 
@@ -58,7 +59,8 @@ class TextExamples:
         source, text = row
         columns = parse_columns(self._data.columns)
         conversation = from_text(text, self._data.format, source, columns)
-        # A template that rewrites earlier turns makes several examples of a row; time the first.
+        # A template that rewrites earlier turns makes several examples of a row. Only the first is
+        # measured.
         example, *_ = tokenize(conversation, self._tokenizer, self._data.train_on)
         return example.first(self._data.example_tokens)
 
@@ -87,8 +89,8 @@ def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> 
 
 
 def _texts(given: str | None, store: TokenStore) -> list[Path]:
-    """The files behind the path in the configuration: a store's, or the conversations
-    themselves."""
+    """The files behind the path in the configuration: the files that a store was made of, or the
+    path's own."""
     if given is None or Path(given) == store.path:
         return [Path(entry.file) for entry in store.manifest.sources]
     return [Path(given)]

@@ -1,4 +1,4 @@
-"""Command-line flags: those that set a configuration key, and those that several commands share."""
+"""Command-line flags that set a configuration key, and flags that several commands share."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -82,7 +82,8 @@ def with_sources(flags: ConfigFlags) -> ConfigFlags:
 
 
 def _once(key: str, value: Any) -> Any:
-    """A flag's value. ConfigError if it was typed twice: only the last one would count."""
+    """A flag's value. ConfigError if the flag was typed twice, because only the last value would
+    count."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:
@@ -146,7 +147,7 @@ def _metavar(kind: Any) -> str | None:
 def run_or_newest(path: Path | None, *, unfinished: bool = False) -> Path:
     """The path that was typed, or else the newest run, which stderr names.
 
-    With `unfinished`, a run that has not finished goes before newer ones that have.
+    With `unfinished`, a run that has not finished is preferred to newer runs that have.
     """
     if path is not None:
         return path

@@ -98,7 +98,7 @@ def _refuse_combinations(replay_and_others: bool, step_and_restarts: bool) -> No
 
 
 def _refuse_parts_of_runs(path: Path) -> None:
-    """The NoCheckpoint for a file or folder inside a run; it names the right command."""
+    """The NoCheckpoint error for a file or folder inside a run, with the right command."""
     from sftctl.checkpoint.directory import list_checkpoints
     from sftctl.checkpoint.layout import step_of
     from sftctl.runs.directory import RunDir

@@ -34,7 +34,7 @@ def open_missing() -> None:
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Write a command's result to stdout inside this. A reader that has left is not an error."""
+    """Write a command's result to stdout inside this context. A closed pipe is not an error."""
     status.doing("")
     hint = "the command itself is done; free some space and run it again to see the result"
     with refusals("stdout", ConfigError, hint):
@@ -49,7 +49,7 @@ def results() -> Iterator[None]:
 
 
 def tell(text: str, end: str = "\n", start: str = "") -> None:
-    """Print lines on stderr, control characters escaped. A reader that has left is not an error.
+    """Print lines on stderr, with escaped control characters. A closed pipe is not an error.
 
     `start` and `end` may move the cursor.
     """
@@ -64,7 +64,7 @@ def tell(text: str, end: str = "\n", start: str = "") -> None:
 
 
 def reader_has_left(stream: TextIO, problem: OSError) -> bool:
-    """Whether a write failed because its pipe, or its terminal, was closed at the other end."""
+    """Whether a write failed because the other end of its pipe or terminal was closed."""
     if isinstance(problem, BrokenPipeError):
         return True
     with suppress(OSError, ValueError):  # a stream without a file descriptor
@@ -91,7 +91,7 @@ def settle() -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send everything that is still written to the null device."""
+    """Send all further output to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -1,4 +1,4 @@
-"""Shared by `train` and `resume`: run on one rank or several, and print how it ended."""
+"""Shared by `train` and `resume`: run on one rank or several, and print the result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def listening() -> Iterator["StopRequest"]:
 def require_ranks(num_ranks: int) -> None:
     """Refuse variables of a launcher that contradict each other; warn if SLURM's tasks are alone.
 
-    RankAlone also if a launcher has started this process, and it should start ranks itself.
+    RankAlone also if a launcher has started this process and the command should start ranks itself.
     """
     environment.require_ranks()
     if num_ranks > 1 and environment.world_size() > 1:

@@ -44,7 +44,7 @@ def _answered_at(line: dict[str, Any]) -> str:
 
 
 def judged(record: RunRecord) -> Html | None:
-    """The answers that metrics judged, by row, with the numbers; None without metrics."""
+    """The answers for metrics, by row, with the numbers; None without metrics."""
     steps = [one["step"] for one in record.evaluations() if one.get("metrics")]
     by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in read_answers(record.path, _some(steps)):

@@ -11,7 +11,7 @@ from sftctl.report.plot import SIZE, Axis, Format, figure, picture, plot, x_labe
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: stretches of buckets to connect, or single points."""
+    """One curve: sequences of buckets to connect, or single points."""
 
     name: str
     stretches: list[list[Bucket]]
@@ -144,7 +144,7 @@ def _described(series: Series, form: Format) -> str:
 
 
 def _for_pointer(series: Sequence[Series], steps: Axis, values: Axis, form: Format) -> str:
-    """The values that page.js shows next to the pointer, as JSON."""
+    """The values that page.js shows next to the mouse pointer, as JSON."""
     curves = [
         [
             [round(steps.share(b.middle), 5), round(1 - values.share(b.mean), 5), _reading(b, form)]

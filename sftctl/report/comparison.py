@@ -14,13 +14,13 @@ from sftctl.report.wording import number, percent, short_count, size, table
 from sftctl.words import counted
 
 MOST_RUNS = 8
-"""Most runs on one page: there are this many colours that a reader can distinguish."""
+"""The most runs on one page: the number of colours that a reader can distinguish."""
 
 _MOST_CHARTS = 12  # of sources; of sets and metrics
 
 
 def names_of(records: Sequence[RunRecord]) -> list[str]:
-    """A name for each run: its folder's, or its path where two folders have one name.
+    """A name for each run: the name of its folder, or its path if two folders have the same name.
 
     ConfigError for too many runs.
     """

@@ -29,9 +29,8 @@ class Bucket:
 def downsampled(
     steps: npt.NDArray[np.integer[Any]], values: Numbers, max_buckets: int = MAX_BUCKETS
 ) -> list[list[Bucket]]:
-    """About `max_buckets` buckets or fewer, in stretches that have no gap.
-
-    A gap is a step that is missing or has no finite value; no line is drawn across it.
+    """At most about `max_buckets` buckets, in sequences without a gap. A gap is a step that is
+    missing or has no finite value; no line is drawn across a gap.
     """
     is_finite = np.isfinite(values)
     steps, values = steps[is_finite], values[is_finite].astype(np.float64)
@@ -57,7 +56,8 @@ def downsampled(
 
 
 def smoothed(values: Numbers) -> Numbers:
-    """The mean of the steps around each, more of them in longer runs; NaN stays NaN.
+    """For each step the mean of the steps around it. Longer runs use more steps for a mean. NaN
+    stays NaN.
 
     At the beginning, where a loss falls fast, each mean has as many steps before as after it. So
     the curve has no delay.

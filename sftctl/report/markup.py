@@ -1,4 +1,4 @@
-"""HTML by construction: every value that is not `Html` is text, and is escaped."""
+"""HTML from safe parts: every value that is not `Html` is text and is escaped."""
 
 from dataclasses import dataclass
 from html import escape

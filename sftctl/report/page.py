@@ -97,7 +97,7 @@ def report_page(record: RunRecord) -> str:
 def _page(
     title: str, head: Html, top: Html | None, parts: Sequence[tuple[str, Html | None]]
 ) -> str:
-    """A page with a heading, its top, and those of its parts that are not None."""
+    """A page with a heading, its top, and all parts that are not None."""
     shown = [(name, part) for name, part in parts if part is not None]
     links = [tag("a", name, href=f"#{name.lower()}") for name, _ in shown]
     body = tag(

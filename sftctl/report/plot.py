@@ -95,7 +95,7 @@ def _labels(values: Axis, form: Format) -> Html:
 def figure(title: str, names: Sequence[tuple[str, str]], *bodies: Html, wide: bool = False) -> Html:
     """A chart with its title and its legend; each name has its CSS class.
 
-    A second body is the same on a logarithmic scale, which a box shows in place of the first.
+    A second body is the same chart on a logarithmic scale; a check box switches between both.
     """
     switch = None
     if len(bodies) > 1:

@@ -82,7 +82,7 @@ class RunRecord:
         }
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The event of each evaluation, by step; a resume removes those after its step."""
+        """The event of each evaluation, by step. A resume removes the events after its step."""
         found: dict[int, dict[str, Any]] = {}
         for event in self.events:
             if event["event"] == "resumed":
@@ -120,7 +120,7 @@ class RunRecord:
             return goal, float(best), step
         if goal != VALIDATION_LOSS:
             return goal, None, None
-        # Step 0 is never the best; it is all there is before the first step.
+        # Step 0 is never the best, but before the first step there is nothing else.
         validation = self.validation()
         later = [(loss, at) for at, loss in validation if at > 0 or len(validation) == 1]
         return goal, *min(later, default=(None, None))

@@ -1,4 +1,4 @@
-"""The sections of the page that show the run itself; dataset.py has the one about its data."""
+"""The sections of the page that show the run itself; dataset.py has the section about its data."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -135,7 +135,7 @@ def _points(title: str, values: Mapping[str, list[tuple[int, float]]], marks: li
 
 
 def machine(record: RunRecord) -> Html:
-    """Speed, waiting, padding and memory, folded; versions."""
+    """Speed, waiting, padding, memory and versions, in a closed section."""
     metrics, steps, marks = record.metrics, record.steps, _marks(record)
 
     def chart(title: str, form: Format, values: Mapping[str, Numbers]) -> Html:
@@ -196,7 +196,7 @@ def checkpoints(record: RunRecord) -> Html:
 
 
 def events(record: RunRecord) -> Html:
-    """All events but the samples, in the order in which they happened."""
+    """All events except samples, in the order in which they happened."""
     events = [event for event in record.events if event["event"] != "sample"]
     shown = events[-_MAX_EVENTS:]
     rows = [

@@ -61,7 +61,8 @@ class _AsciiConsole(Console):
 
 
 class LiveTracker:
-    """A panel that is redrawn on a step or event, at most four times a second, else twice a second.
+    """A panel that is redrawn twice a second, and also on a step or event, but at most four times a
+    second.
 
     It vanishes at the end. Other threads may call `stopping`.
     """

@@ -76,7 +76,8 @@ def open_service(name: str, run: TrackedRun) -> Tracker:
 
 
 def require_service(name: str) -> None:
-    """ConfigError if the service's package is not installed, or if it would ask for a login."""
+    """ConfigError if the service's package is not installed, or if the service would ask for a
+    login."""
     if find_spec(name) is None:
         raise ConfigError(
             f"tracking.trackers: {name} is not installed", hint=f"pip install 'sftctl[{name}]'"

@@ -52,7 +52,7 @@ class Status:
             yield
 
     def hide(self) -> None:
-        """Leave the screen to a panel, which reads `text`."""
+        """Stop writing, because a panel now shows `text`."""
         with self._lock:
             self._erase()
             self._is_hidden = True
@@ -149,7 +149,7 @@ def fitted(text: str) -> str:
 
 
 def hide() -> None:
-    """Leave the screen to a panel, which reads `phase`."""
+    """Stop writing, because a panel now shows `phase`."""
     if _status is not None:
         _status.hide()
 

@@ -18,10 +18,9 @@ _STATES = {"finished": "success", "stopped": "aborted", "failed": "crashed"}
 
 
 class SwanLabTracker:
-    """One SwanLab run under one id, also over several sessions; SWANLAB_MODE=offline works.
-
-    Each session writes a folder in RUN/swanlab. Offline, a resumed session sends no step that the
-    folders of the sessions before it have; online, the service ignores such steps.
+    """One SwanLab run under one id, also over several sessions; SWANLAB_MODE=offline works. Each
+    session writes a folder in RUN/swanlab. Offline, a resumed session does not send a step again
+    that an earlier session's folder has; online, the service ignores such steps.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ def _last_step(folder: Path, run_id: str) -> int:
 
 
 def require_login() -> None:
-    """Raise ConfigError if SwanLab would ask for a login; offline needs none."""
+    """Raise ConfigError if SwanLab would ask for a login. Offline no login is needed."""
     import swanlab
 
     try:

@@ -110,7 +110,7 @@ class WandbTracker:
 
 
 def require_login() -> None:
-    """Raise ConfigError if W&B would ask for a login; offline needs none."""
+    """Raise ConfigError if W&B would ask for a login. Offline no login is needed."""
     import wandb
 
     settings = wandb.Settings(silent=True)

@@ -17,7 +17,7 @@ _END = b"\0"  # no signal has this number
 
 @contextmanager
 def working(phase: str = "loading torch", *, needs_torch: bool = True) -> Iterator[None]:
-    """Show phases inside this context, the first one now, and answer signals.
+    """Show phases inside this context, beginning with the first phase, and answer signals.
 
     The signal is raised in the main thread, when the running call of torch has returned. In the
     first phase the libraries are imported. There Ctrl-C ends the process, because an interrupted

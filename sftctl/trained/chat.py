@@ -85,7 +85,8 @@ class ChatSession:
         try:
             return generate(self.model, self.tokenizer, prompt_ids, self.sampling, collect)
         finally:
-            # A model can also spell a special token. The next prompt would make it the token.
+            # A model can write the text of a special token letter by letter. In the next prompt
+            # this text would become the token.
             answer = without_special("".join(pieces), self.tokenizer)
             self.messages = [*messages, {"role": "assistant", "content": answer}]
 

@@ -77,7 +77,7 @@ def converse(session: "ChatSession") -> None:
 
 
 def _obeyed(session: "ChatSession", command: str, value: str = "") -> str:
-    """Do what a command of the chat says; the line that acknowledges it."""
+    """Run a command of the chat. Returns the line that acknowledges the command."""
     if command == "/help":
         return _HELP
     if command == "/clear":

@@ -35,7 +35,7 @@ def export_model(
     chat_template: str | None = None,
     tokenizer: str | None = None,
 ) -> None:
-    """Write the new Hugging Face directory `output`; after an error nothing is left of it.
+    """Write the new Hugging Face directory `output`. After an error nothing is left.
 
     `tell` gets a line if the source's final model is damaged.
     """
@@ -60,9 +60,9 @@ def export_gguf(
 ) -> Proof:
     """Write the new directory `output`: model.gguf, a Modelfile for Ollama and the model card.
 
-    The file is read again and compared with the model before the directory gets its name; after an
-    error nothing is left of it. ConfigError if llama.cpp has no such model or tokenizer. `tell` is
-    that of `export_model`.
+    The file is read again and compared with the model before the directory gets its name. After an
+    error nothing is left. ConfigError if llama.cpp has no such model or tokenizer. `tell` is that
+    of `export_model`.
     """
     dtype = check_export(source, output, dtype, "gguf")
     trained = open_trained(source, tell, chat_template, tokenizer)
@@ -119,7 +119,8 @@ def export_merged(
 
 
 def export_adapter(source: Path, output: Path, tell: Callable[[str], None] = say_nothing) -> None:
-    """Write the adapter of a run, a checkpoint or a PEFT directory as the new one `output`."""
+    """Write the adapter of a run, a checkpoint or a PEFT directory as the new directory
+    `output`."""
     check_export(source, output, "float32", "adapter")
     with _new(output) as folder:
         copy_adapter(source, folder, tell)
@@ -141,7 +142,7 @@ def _write_card(folder: Path, card: str | None) -> None:
 
 
 def _card(trained: Trained, source: Path, dtype: str, kind: str = "hf") -> str | None:
-    """The model card of a run; a model directory keeps its own, if it has one."""
+    """The model card of a run. If a model directory has a card, the card is kept."""
     if trained.run is not None:
         return model_card(trained.run, trained.manifest, dtype, kind)
     own = source / CARD_NAME

@@ -1,4 +1,5 @@
-"""Proves a merge: logits of base and adapter against those of the merged model, read from disk."""
+"""Checks a merge: compares the logits of base and adapter with those of the merged model, which is
+read from disk."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ class MergeProof(LogitDifference):
     def against_source(
         self, before: Iterable[torch.Tensor], on_source: Iterable[torch.Tensor]
     ) -> "MergeProof":
-        """With the difference to the adapter on the weights that an nf4 base was made from."""
+        """The proof with the difference to the adapter on the original weights of an nf4 base."""
         return replace(self, source=compare_logits(zip(before, on_source, strict=False)))
 
     def source_line(self) -> str | None:

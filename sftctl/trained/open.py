@@ -78,12 +78,11 @@ def open_trained(
 ) -> Trained:
     """The model of `path`: a run, a checkpoint, or anything that `train --model` can start from.
 
-    A run is opened at `final/`, or else at its newest checkpoint. An adapter is put onto its base,
+    For a run, `final/` is opened, or else the newest checkpoint. An adapter is put onto its base,
     which is loaded in `dtype`; other models are float32. A base that was held in nf4 has its
-    dequantized weights, or with `on_source` the weights that were quantized.
-
-    If `final/` is damaged, the checkpoint that it was made from is used. If that is damaged too, or
-    if `final/` belongs to another end of the run, the newest good checkpoint is used. `tell` gets a
+    dequantized weights, or with `on_source` the weights before quantization. If `final/` is
+    damaged, the checkpoint that it was made from is used. If this checkpoint is damaged too, or if
+    `final/` belongs to another end of the run, the newest good checkpoint is used. `tell` gets a
     line that says so. `chat_template` (a file, or chatml) replaces the model's own. `tokenizer` is
     for a model without one (MiniMind's .pth files).
     """

@@ -42,8 +42,8 @@ def open_adapter(
 
     The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
     without a record it is not compared. A base that was held in nf4 has its dequantized weights, or
-    with `on_source` the weights that were quantized. `where` is what an error about another base
-    names, if it is not the directory.
+    with `on_source` the weights that were quantized. `where` is the path that an error about a
+    different base names, if it is not the directory.
     """
     adapter = AdapterFile.read(folder)
     if recorded is not None:

@@ -17,7 +17,7 @@ class Ours:
     by_value: Mapping[str, "Ours"] = field(default_factory=dict)  # "off": false, no, none, 0 …
 
     def for_value(self, typed: str) -> "Ours":
-        """The answer if `typed` was given as the value; empty: none was."""
+        """The answer if `typed` was given as the value (empty: no value was given)."""
         word = typed.lower()
         return self.by_value.get("off" if is_off(word) else word, self)
 

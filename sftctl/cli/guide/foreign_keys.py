@@ -1,7 +1,7 @@
 """Options of other tools for which there is a configuration key.
 
-Of MiniMind, TRL (with transformers' TrainingArguments), torchtune, axolotl, LLaMA-Factory, Unsloth
-and LitGPT. docs/migrating.md has the same names.
+The tools are MiniMind, TRL (with transformers' TrainingArguments), torchtune, axolotl,
+LLaMA-Factory, Unsloth and LitGPT. docs/migrating.md has the same names.
 """
 
 from sftctl.cli.guide.foreign import Ours, same, switch

@@ -1,4 +1,5 @@
-"""Options of other tools that are answered with a sentence: nothing here has to be set for them."""
+"""Options of other tools that are answered with a sentence, because sftctl needs no setting for
+them."""
 
 from sftctl.cli.guide.foreign import Ours, same
 

@@ -76,7 +76,8 @@ def usage(ctx: Any) -> str:
 
 
 def columns(rows: Sequence[tuple[str, str]], widest: int = _LEFT) -> str:
-    """A name and a text in each row, the texts wrapped below each other; `widest` of all names."""
+    """A name and a text in each row. The texts are wrapped in a column of their own; `widest` is
+    the longest name."""
     left = 2 + min(_LEFT, widest)
     lines = []
     for name, text in rows:
@@ -98,7 +99,7 @@ def _paragraph(text: str) -> str:
 
 
 def _groups(command: str, options: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The options by title: those that are used most, the rest, and sections of keys."""
+    """The options by title: the most used options, the other options, and sections of keys."""
     names = _MOST_USED.get(command, ())
     first = [one for name in names for one in options if name in one.opts]
     if first:

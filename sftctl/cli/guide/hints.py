@@ -23,7 +23,7 @@ _COMMAND = re.compile(
 OTHERS = KEYS | SENTENCES
 _TURN_LORA_ON = ("adapter.lora", "adapter.start")
 _FOR_TRAIN = ("prepare-data", "train", "init", "bench-loader")
-"""Commands whose reader may want `sftctl train` instead, if they can't set a key."""
+"""Commands that can't set a key; their users may want `sftctl train` instead."""
 
 
 def options_of(command: Any) -> dict[str, Any]:
@@ -110,14 +110,14 @@ def _with_the_word(name: str, options: dict[str, Any]) -> list[str]:
 
 
 def _answer(word: str) -> Ours | None:
-    """Our key of that name, or what replaces an option of another tool."""
+    """Our key with this name, or the answer to an option of another tool."""
     answer = OTHERS.get(word)
     key = next((key for key in (*keys(), "output_dir") if key.rpartition(".")[2] == word), None)
     return Ours(key) if key is not None and (answer is None or answer.key is None) else answer
 
 
 def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) -> str | None:
-    """An answer in the options of this command; None: it belongs to another command."""
+    """An answer with the options of this command; None if the answer belongs to another command."""
     options, answer = options_of(command), answer.for_value(typed_value)
     if answer.key is None:
         named = next(iter(_OPTION.finditer(answer.words)), None)
@@ -155,7 +155,7 @@ def _pairs(answer: Ours, typed_value: str, typed: Sequence[str]) -> list[tuple[s
 
 
 def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
-    """How a resume changes settings: in the file of its run."""
+    """How to change a setting for a resume: in the file of the run."""
     lines = [f"{key} = {toml_value(_read(key, value))}" for key, value in pairs]
     run = next((one for one in typed[1:2] if not one.startswith("-")), "RUN_DIR")
     file = shlex.quote(f"{run.rstrip('/')}/config.toml")
@@ -163,7 +163,7 @@ def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
 
 
 def _read(key: str, value: str) -> object:
-    """The value that the key's type gives a text; a text that does not fit stays."""
+    """A text as a value of the key's type; a text that does not fit is returned unchanged."""
     try:
         return checked(key, readings_of(value))
     except ConfigError:
@@ -198,9 +198,9 @@ def hint_for(hint: str, command: Any) -> str:
     """A hint that names only options of the command that was typed.
 
     Lower layers write their hints with the flags of prepare-data. If the typed command sets the key
-    in another way, the hint names that way: for resume it is the run's config.toml. Options that
-    follow the name of a command stay as they are. `sftctl …` becomes the typed command. For
-    init, which sets no keys of the data, the hint names `sftctl train`.
+    in another way, the hint names this way (for resume, the run's config.toml). Options that follow
+    the name of a command stay as they are. `sftctl …` becomes the typed command. For init, which
+    sets no keys of the data, the hint names `sftctl train`.
     """
     way = " --run" if command.name == "bench-loader" else ""
     hint = hint.replace("sftctl … ", f"sftctl {command.name}{way} ")

@@ -19,7 +19,7 @@ _SHOWN_FILES = 8
 
 
 def checkpoint_report(report: "Inspection") -> RenderableType:
-    """Whether a checkpoint can be resumed, what it holds, and its run's other checkpoints."""
+    """Whether a checkpoint can be resumed, its content, and the other checkpoints of its run."""
     table = facts_table()
     table.add_row("checkpoint", str(report.path))
     for name, text in _verdict(report):

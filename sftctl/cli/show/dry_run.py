@@ -23,7 +23,8 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def run_plan(plan: "RunPlan") -> RenderableType:
-    """The checks, the run's size and time, its learning rate, and what is not the default."""
+    """The checks, the run's size and time, its learning rate, and the settings that are not the
+    default."""
     return Group(
         _findings(plan.findings),
         Text(""),
@@ -84,7 +85,7 @@ def _size(plan: "RunPlan") -> Table:
 
 
 def roughly(seconds: float) -> str:
-    """`4 minutes`: no more digits than an estimate has."""
+    """`4 minutes`: with no more digits than an estimate should have."""
     for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= 1.5 * length:
             return counted(round(seconds / length), unit)

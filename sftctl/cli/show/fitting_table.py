@@ -13,7 +13,7 @@ _Row = tuple[list[Text], str | None]
 
 
 class FittingTable:
-    """A table with one line for each row, while its cells fit.
+    """A table with one line for each row, as long as the cells fit.
 
     If the terminal is too narrow, the columns in `first_to_go` are left out, in this order. A row
     with fewer cells than columns is a remark, and does not count for the widths.

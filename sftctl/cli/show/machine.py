@@ -56,7 +56,7 @@ def _cores(found: "Diagnosis") -> str:
 
 
 def _speed(found: "Diagnosis") -> str:
-    """The measured rate of each dtype, and which one is faster."""
+    """The measured rate of each dtype, and which dtype is faster."""
     rates = ", ".join(
         f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in found.flops_per_s.items()
     )

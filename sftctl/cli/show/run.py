@@ -11,7 +11,8 @@ from sftctl.words import counted
 
 
 def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType:
-    """How a run ended, and the commands to type next; an adapter is merged for its export."""
+    """How a run ended, and the commands to type next. For an adapter, the export command merges
+    it."""
     where = shlex.quote(str(summary.run_dir))
     lines = {
         "finished": f"finished: step {summary.step} of {summary.total_steps}",
@@ -63,7 +64,7 @@ def _validation(summary: RunSummary) -> str:
 
 
 def _final(summary: RunSummary) -> str:
-    """The step of `final/`, and why it is not the last one."""
+    """The step of `final/`, and the reason if it is not the last step."""
     text = f"final/ is step {summary.final_step}"
     if summary.final_step != summary.best_step:
         return f"{text}: the best of the checkpoints that are there"

@@ -59,7 +59,7 @@ def _cells(line: RunLine) -> list[str | Text]:
 
 
 def _validation(line: RunLine) -> str:
-    """The first and the last validation loss; the first alone if none followed."""
+    """The first and the last validation loss, or only the first if there was no other."""
     if line.validation_loss is None:
         return "-"
     first, last = _loss(line.first_validation_loss), _loss(line.validation_loss)
@@ -77,7 +77,7 @@ def _best(line: RunLine) -> str:
 
 
 def _goes_back(line: RunLine) -> str:
-    """The step that a resume goes back to, if that is before the last trained step."""
+    """The step that a resume goes back to, if it is before the last trained step."""
     if line.status in ("finished", "damaged") or line.step == (line.last_checkpoint or 0):
         return ""
     return f" (goes on from step {line.last_checkpoint or 0})"

@@ -83,7 +83,7 @@ def _add_files(table: Table, manifest: "StoreManifest") -> None:
 
 
 def _columns_left(manifest: "StoreManifest") -> dict[tuple[str, ...], str]:
-    """The columns that were not read, and the file or files that have them."""
+    """The columns that were not read, and the files that have them."""
     files: dict[tuple[str, ...], list[str]] = {}
     for source in manifest.sources:
         if source.columns_left:
@@ -118,7 +118,7 @@ def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
 
 
 def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
-    """Conversations; the trained tokens are green and between « and », the rest is dim.
+    """Conversations. The trained tokens are green and between « and »; all other text is dim.
 
     A weight other than 1 follows its tokens: «text»×0.5.
     """
@@ -134,7 +134,7 @@ def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
 
 
 def _shown_part(part: str) -> str:
-    """A part of an example, in which no line can look like the head of another example."""
+    """A part of an example. No line of it can look like the head of another example."""
     return printable(part, keep="\n").replace("\n--- example", "\n\\--- example")
 
 

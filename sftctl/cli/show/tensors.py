@@ -40,7 +40,7 @@ def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
 
 
 def _bars(counts: tuple[int, ...]) -> str:
-    """One character per bin: the fullest is the highest bar, an empty one a blank."""
+    """One character per bin. The fullest bin is the highest bar, and an empty bin is a blank."""
     top = max(counts, default=0)
     return "".join(_BARS[-(-c * (len(_BARS) - 1) // top)] if c else " " for c in counts)
 

@@ -76,8 +76,8 @@ def _write_rope(writer: "GGUFWriter", rope: dict[str, Any], head: int) -> None:
 def _rope_factors(config: Any) -> torch.Tensor:
     """Llama 3's scaling: the number by which each frequency is divided.
 
-    Source: `_compute_llama3_parameters` of transformers; this is their inverse frequencies without
-    scaling, divided by those with it.
+    Source: `_compute_llama3_parameters` of transformers. The result is the inverse frequencies
+    without scaling, divided by the inverse frequencies with scaling.
     """
     from math import pi
 
@@ -95,7 +95,7 @@ class Tensor:
     """A tensor of the file, before it is rounded to the file's type."""
 
     name: str
-    """The weight of the model that it comes from."""
+    """The model's weight from which this tensor is made."""
     stored_as: str
     """llama.cpp's name."""
     weight: torch.Tensor

@@ -17,12 +17,13 @@ class Family:
     name: str
     """Its name in `general.architecture`."""
     pairs_neighbours: bool = False
-    """RoPE turns neighbouring numbers of a head, not those of its two halves: the rows of the query
-    and key weights are stored in another order."""
+    """RoPE rotates pairs of neighbouring numbers of a head, not pairs from its two halves. So the
+    rows of the query and key weights are stored in another order."""
     norm_offset: float = 0.0
     """A number that is added to the weights of norms: Gemma multiplies by one plus the weight."""
     layer_pattern: int | None = None
-    """Every n-th layer attends to the complete text, others to a window: fixed in llama.cpp."""
+    """Every n-th layer attends to the complete text, all others to a window. llama.cpp has this
+    number in its code."""
     activation: str = "silu"
     normalizes_experts: bool | None = None
     """Whether the weights of the chosen experts are made to sum to one; None: no experts."""
@@ -125,7 +126,8 @@ def _layer_types(count: int, pattern: int) -> list[str]:
 
 
 def rope_of(config: Any, local: bool = False) -> dict[str, Any]:
-    """The RoPE of the layers that see the complete text, or of those with a window (`local`)."""
+    """The RoPE of the layers that attend to the complete text, or of the layers with a window
+    (`local`)."""
     rope: dict[str, Any] = config.rope_parameters
     by_layer = rope.get("sliding_attention" if local else "full_attention")
     return rope if by_layer is None else by_layer

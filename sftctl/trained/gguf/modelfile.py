@@ -1,4 +1,4 @@
-"""The Modelfile, from which Ollama makes a model of a .gguf file."""
+"""The Modelfile, with which Ollama makes a model from a .gguf file."""
 
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -19,8 +19,9 @@ _CONVERSATIONS = [
 def modelfile(tokenizer: ChatTokenizer, stop_ids: list[int], file_name: str) -> str:
     """The text of a Modelfile: the weights, the tokens that end an answer, the template.
 
-    Ollama's templates are in another language than chat templates. One is written if it renders
-    like the tokenizer's own on conversations of plain text; else Ollama looks for one by itself.
+    Ollama's templates are in another language than chat templates. A template is written if it
+    renders conversations of plain text like the tokenizer's template; else Ollama looks for a
+    template by itself.
     """
     lines = [f"FROM ./{file_name}"]
     lines += [f'PARAMETER stop "{tokenizer.decode([token])}"' for token in stop_ids]

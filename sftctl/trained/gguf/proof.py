@@ -1,4 +1,4 @@
-"""Proves a .gguf file: it is read again and compared with the model and tokenizer it came from."""
+"""Checks a .gguf file: reads it again, and compares it with the original model and tokenizer."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -1,7 +1,8 @@
 """How llama.cpp encodes a text with the SentencePiece vocabulary of a .gguf file.
 
-transformers' reader spells spaces by the model's architecture, so it can't prove such a file.
-Source: `llm_tokenizer_spm_session` and `tokenizer_st_partition` in `llama-vocab.cpp`.
+transformers' reader writes spaces in a way that depends on the model's architecture, so it can't
+check such a file. Source: `llm_tokenizer_spm_session` and `tokenizer_st_partition` in
+`llama-vocab.cpp`.
 """
 
 import re

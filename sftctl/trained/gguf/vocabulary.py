@@ -44,9 +44,8 @@ def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: i
 
 
 def name_for(tokenizer: ChatTokenizer, name: str) -> str:
-    """The model's name in the file, by which llama.cpp decides about spaces after special tokens.
-
-    ConfigError if special tokens swallow neighbouring spaces, but not exactly as in Phi 3.
+    """The model's name in the file: from this name llama.cpp decides about spaces after special
+    tokens. ConfigError if special tokens include neighbouring spaces, but not exactly as in Phi 3.
     """
     added = loads(tokenizer.hf.backend_tokenizer.to_str())["added_tokens"]
     plain = re.sub("(?i)(phi|modern)-?(3|bert)", r"\1 \2", name)
