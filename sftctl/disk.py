@@ -84,7 +84,8 @@ def read_refusals(
 
 
 def require_utf8(path: Path, error: type[SftctlError]) -> None:
-    """Refuse a name that is not UTF-8: safetensors and tokenizers open no file below it."""
+    """Refuse a name that is not UTF-8, because safetensors and tokenizers can't open files below
+    it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -146,7 +147,8 @@ DISK = Disk()
 def open_regular(path: Path, flags: int) -> int:
     """os.open of a regular file; links are not followed. OSError for a link, a pipe or a device.
 
-    The kind is checked before the file is opened: a pipe would wait, and a device might act.
+    The kind is checked before the file is opened, because a pipe would wait, and a device might
+    act.
     """
     with contextlib.suppress(FileNotFoundError):
         _require_regular(path.lstat(), path)
@@ -215,5 +217,5 @@ def sync_file(path: Path, disk: Disk = DISK) -> None:
 
 
 def temporary_sibling(target: Path) -> Path:
-    """A new hidden name next to `target`, so on the same file system."""
+    """A new hidden name next to `target`, and therefore on the same file system."""
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")

@@ -1,6 +1,7 @@
 """Facts about this process from the system; the only file that reads environment variables.
 
-Calls that only Linux has are made here alone, each with a replacement for other systems.
+Only this file (and `machine`) makes calls that exist only on Linux. Each has a replacement for
+other systems.
 """
 
 import ctypes
@@ -64,7 +65,8 @@ def require_ranks() -> None:
 
 
 def unset_ranks() -> str:
-    """The command that makes this process no rank of several."""
+    """The shell command that removes the variables of a launcher, so that this process trains
+    alone."""
     return unset(_given())
 
 
@@ -116,25 +118,24 @@ def is_set(name: str) -> bool:
 
 
 def wait_for_threads_briefly() -> None:
-    """Let OpenMP's idle threads give up their core soon; call it before torch loads.
-
-    By default they spin, and on a machine with other busy processes a step then takes many times as
-    long. Ranks inherit the setting. A user's own setting stays.
+    """Let OpenMP's idle threads give up their core soon; call this before torch loads. By default
+    these threads spin, and on a machine with other busy processes a step then takes many times as
+    long. Ranks inherit the setting. A user's own setting is not changed.
     """
     if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
 def load_large_libraries() -> None:
-    """Load torch's shared libraries while other threads go on, so that a signal is answered.
+    """Load torch's shared libraries while other threads run, so that a signal is answered.
 
-    `import torch` holds Python's lock for half a second, while the system loads and links them. A
-    library that can't be loaded here is left to the import.
+    `import torch` holds Python's lock for half a second, while the system loads and links them. If
+    a library can't be loaded here, `import torch` loads it.
     """
     found = importlib.util.find_spec("torch")
     if sys.platform != "linux" or "torch" in sys.modules or found is None or not found.origin:
         return
-    load = ctypes.CDLL(None).dlopen  # a foreign function: called without the lock
+    load = ctypes.CDLL(None).dlopen  # a foreign function is called without the lock
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     for name, visible in (("torch_global_deps", os.RTLD_GLOBAL), ("torch_cpu", os.RTLD_LOCAL)):
         file = Path(found.origin).parent / "lib" / f"lib{name}.so"
@@ -161,7 +162,7 @@ def cache_folder() -> Path:
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use; if that is unknown, all of them."""
+    """The number of processor cores that this process may use; if it is unknown, all cores."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -171,7 +172,7 @@ def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
     """Read from byte `place` of a file into `buffer`; returns how many bytes, 0 at the end.
 
     One read may fill only a part. The position of the descriptor is not used, so threads can share
-    one. Without `preadv` the bytes are copied once more.
+    a descriptor. Without `preadv` the bytes are copied once more.
     """
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, (buffer,), place)
@@ -209,7 +210,7 @@ def can_fork() -> bool:
 
 
 def signal_when_the_parent_dies(number: int) -> None:
-    """Let the system send this process a signal when its parent dies; only Linux can."""
+    """Let the system send this process a signal when its parent dies. Only Linux can do this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
@@ -240,8 +241,8 @@ def ended_by_signals() -> Iterator[None]:
     """Raise EndedBySignal at the first signal that would kill the process; repeats are ignored.
 
     A signal that was ignored when the process started stays ignored. A run has its own handlers
-    until it is over. A forked child is killed by the signal: an exception in Python's fork hooks
-    would only be printed.
+    until it is over. A forked child is killed by the signal, because an exception in Python's fork
+    hooks would only be printed.
     """
     heard = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
 

@@ -46,7 +46,8 @@ class ConfigError(SftctlError):
 
 
 class RankAlone(ConfigError):
-    """This process can't be one of several ranks. The others may not know: each prints its own."""
+    """This process can't be one of several ranks. The other ranks may not know, so each rank prints
+    its own error."""
 
 
 class UnknownKey(ConfigError):
@@ -76,7 +77,7 @@ class EngineDiffers(DataError):
 
 
 class LayoutDiffers(DataError):
-    """Texts of the short way that differ from those of the long way, which all rows then take."""
+    """The short way made other texts than the long way. All rows are then made the long way."""
 
 
 class CheckpointError(SftctlError):
@@ -121,13 +122,13 @@ class LoaderDied(RankFailed):
 
 
 class Stopped(SftctlError):
-    """A signal came before the first step: there was nothing to save, and nothing is lost."""
+    """A signal came before the first step. There was nothing to save, and nothing is lost."""
 
     exit_code = EXIT_STOPPED
 
 
 def error_named(kind: str) -> type[SftctlError]:
-    """The error class with this name; errors cross process boundaries by name."""
+    """The error class with this name. Errors are sent to other processes by their names."""
     pending: list[type[SftctlError]] = [SftctlError]
     while pending:
         candidate = pending.pop()

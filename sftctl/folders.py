@@ -19,10 +19,12 @@ TRASH_PREFIX = ".trash-"
 
 
 def require_makeable(path: Path) -> None:
-    """Raise the OSError that making a new file or folder at `path` would raise; nothing is left.
+    """Raise the OSError that making a new file or folder at `path` would raise. Nothing is left on
+    disk.
 
-    So a long command can refuse its output before the work. A link that leads nowhere counts as
-    existing. A folder is made and removed, because for root even /proc looks writable.
+    So a long command can refuse its output before the work. A broken link counts as an existing
+    file. To test the place, a folder is made and removed, because for root even /proc looks
+    writable.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -51,7 +53,7 @@ def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
 
 
 def remove_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Delete a folder; it is renamed first, so a crash half-way leaves nothing that looks valid."""
+    """Delete a folder. It is renamed first, so after a crash nothing that looks valid is left."""
     trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
     disk.rename(folder, trash)
     disk.sync_folder(folder.parent)

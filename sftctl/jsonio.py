@@ -35,8 +35,8 @@ def loads(data: bytes | str) -> Any:
 def rounded(text: str, value: Any) -> list[str]:
     """The keys of `value`, which `loads` made of `text`, that hold a rounded integer.
 
-    `loads` reads integers of more than 64 bits as floats. For other values than objects, the list
-    has one empty text.
+    `loads` reads integers of more than 64 bits as floats. For a value that is not an object, the
+    list has one empty text.
     """
     if not _MANY_DIGITS.search(text):
         return []
@@ -125,7 +125,7 @@ def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -
 def parse_object(
     path: Path, data: bytes, error: type[SftctlError], hint: str | None = None
 ) -> dict[str, Any]:
-    """The JSON object in `data`, the content of `path`; anything wrong is raised as `error`."""
+    """The JSON object in `data`, the content of `path`. Any problem is raised as `error`."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:

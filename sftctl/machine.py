@@ -61,7 +61,8 @@ def load_average() -> float | None:
 def load_warning() -> str | None:
     """One line if other processes keep all cores of this machine busy; call it before training.
 
-    A run that has just ended leaves a load of about one for each core. So it must be one higher.
+    A run that has just ended leaves a load of about one for each core. So the load must be higher
+    by one.
     """
     load, cores = load_average(), os.cpu_count() or 1
     if load is None or load < cores + 1:
@@ -71,7 +72,7 @@ def load_warning() -> str | None:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """The smallest CPU quota of this process's cgroups, in cores; None: no limit."""
+    """The smallest CPU quota of all cgroups of this process, in cores; None: no limit."""
     quotas = []
     for folder in _own_groups(root, "cpu"):
         v2 = _words(folder / "cpu.max")  # "150000 100000", or "max 100000"
@@ -152,7 +153,7 @@ class Usage:
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """The memory that these processes hold now; a process that has ended holds none."""
+    """The memory that these processes hold now. A process that has ended holds no memory."""
     rss = pss = files = 0
     shared: dict[str, int] = {}  # by inode
     for pid in pids:
@@ -168,7 +169,8 @@ def usage_of(pids: Iterable[int]) -> Usage:
 
 
 def _shared_memory(process: Path) -> dict[str, int]:
-    """Bytes by inode of what the process has mapped from /dev/shm, deleted files too."""
+    """The files in /dev/shm that the process has mapped, including deleted files: bytes by
+    inode."""
     found: dict[str, int] = {}
     for line in _lines(process / "maps"):
         addresses, _, _, _, inode, *name = line.split(maxsplit=5)
@@ -225,7 +227,7 @@ def data_bytes() -> int | None:
 def limit_data(num_bytes: int | None) -> None:
     """Limit the `data_bytes` of this process; None: the limit that it had at its start.
 
-    Beyond it, allocations fail with MemoryError. Only Linux enforces it.
+    Beyond this limit, allocations fail with MemoryError. Only Linux enforces it.
     """
     soft, hard = _DATA_LIMITS
     if num_bytes is not None:

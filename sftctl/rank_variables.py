@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 OF_ALL = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What each of several ranks needs."""
+"""The variables that each of several ranks needs."""
 VARIABLES = (*OF_ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAST_PORT = 65535
 _MOST_DIGITS = 10
@@ -15,15 +15,14 @@ def is_number(text: str) -> bool:
 
 
 def contradiction(given: Mapping[str, str]) -> str | None:
-    """The first values that can't be true together, or that are not values; None: there are none.
-
-    `given` has all of VARIABLES; those that are not set are empty.
+    """The first values that contradict each other or are not numbers; None if there are none.
+    `given` has all of VARIABLES; a variable that is not set is empty.
     """
     return next(_contradictions(given), None)
 
 
 def unset(given: Mapping[str, str]) -> str:
-    """The command after which no variable is left that makes this process a rank."""
+    """The shell command that removes all variables that make this process a rank."""
     names = [name for name in VARIABLES if given[name] or name in ("RANK", "WORLD_SIZE")]
     return f"unset {' '.join(names)}"
 
@@ -46,7 +45,7 @@ def _contradictions(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _on_this_machine(given: Mapping[str, str], rank: int, count: int, in_all: str) -> Iterator[str]:
-    """What contradicts in LOCAL_RANK and LOCAL_WORLD_SIZE. LOCAL_RANK chooses the GPU."""
+    """Contradictions in LOCAL_RANK and LOCAL_WORLD_SIZE. (LOCAL_RANK chooses the GPU.)"""
     here, local = _number(given, "LOCAL_WORLD_SIZE", count), _number(given, "LOCAL_RANK", 0)
     if not 1 <= here <= count:
         yield f"LOCAL_WORLD_SIZE={here} and {in_all}"

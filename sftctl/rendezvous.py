@@ -40,7 +40,7 @@ def meet(
     """
     host, port, attempt = place
     wait = _Wait(f"of {world_size} at {host}:{port}", check, longest_wait_s)
-    # The store may live longer than these ranks: keys of an earlier meeting must not count.
+    # The store may live longer than these ranks, and keys of an earlier meeting must not count.
     prefix = f"sftctl/{attempt}/{next(_meetings)}"
     while True:
         store = _open(rank, world_size, place, wait)

@@ -83,7 +83,7 @@ _WORD = re.compile(r"\s*(?:[^\s`]*`[^`]*`[^\s`]*|\S+)")  # a command in backtick
 def wrapped(text: str, width: int) -> str:
     """The text with line breaks between words, so that a terminal does not break inside a word.
 
-    A command in backticks stays on one line: a break would change what is copied from the screen.
+    A command in backticks stays on one line, because a line break would be copied with the command.
     """
     return "\n".join(_wrapped_line(line, max(2, width)) for line in text.split("\n"))
 
@@ -114,7 +114,8 @@ def shortened(text: str, width: int) -> str:
 
 
 def num_cells(letter: str) -> int:
-    """The columns that a letter takes: 0 if it is drawn over the letter before, 2 if it is wide."""
+    """The columns that a letter takes: 0 if it is drawn over the previous letter, 2 if it is
+    wide."""
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -138,7 +138,7 @@ def _mps(local_rank: int) -> torch.device:
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """The type in which scalars are summed: float64, or float32 on MPS, which has no float64."""
+    """The dtype in which scalars are summed: float64, but float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
