@@ -121,7 +121,13 @@ def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]
         peak = statistics.median(result["peak_bytes"] for result in results)
         ratios = ["", ""] if results is first else [spread(faster), spread(smaller)]
         rows.append([name, f"{rate:.0f}", f"{peak / 1e9:.2f} GB", *ratios])
-    return ["", "real tokens/s", "peak RSS", "sftctl is faster by", "sftctl's RSS over it"], rows
+    return [
+        "",
+        "real tokens/s",
+        "peak RSS",
+        "speed of sftctl / this speed",
+        "RSS of sftctl / this RSS",
+    ], rows
 
 
 def against_all(model: str, batch_size: int, steps: int, names: list[str]) -> dict[str, Contender]:
