@@ -46,6 +46,7 @@ class Audit:
     turns_without_end: int = 0  # not truncated, but their end-of-turn token is not trained
     rows_with_special_text: int = 0  # kept; their text holds a special token's text
     rows_with_empty_answer: int = 0  # kept; of a trained turn only the end is trained
+    rows_with_open_thought: int = 0  # kept; a trained turn begins a thought and does not end it
     rows_with_empty_question: int = 0  # kept; a message of the user is empty
     rows_with_placeholder: int = 0  # kept; a message of the user holds the place of a picture
     rows_with_unlisted_call: int = 0  # kept; a tool is called that is not among the row's tools

@@ -87,6 +87,8 @@ def _is_right(before: list[int], run: str, prompts: list[str], tokenizer: ChatTo
     for prompt in prompts:
         block = opened_block(prompt)
         without = prompt.removesuffix(block.text) if block else prompt
+        if block and not block.is_open and run.lstrip().startswith(block.closer):
+            return False  # the prompt has closed the block already
         if not prompt or any(before == tokenizer.encode(p).tolist() for p in {prompt, without}):
             return True
     return False

@@ -83,7 +83,13 @@ def test_a_store_of_an_earlier_version_is_read(sftctl: Sftctl, rows: Path) -> No
     for later in ("columns", "special_text", "special_text_first", "date", "left_out"):
         del values[later]
     del values["rows_unpadded"], values["audit"]["rows_with_special_text"]
-    for remark in ("empty_answer", "empty_question", "placeholder", "unlisted_call"):
+    for remark in (
+        "empty_answer",
+        "open_thought",
+        "empty_question",
+        "placeholder",
+        "unlisted_call",
+    ):
         del values["audit"][f"rows_with_{remark}"]
     for source in values["sources"]:
         for later in ("rows_dropped", "columns_used", "columns_left"):

@@ -317,6 +317,11 @@ EMPTY = [  # answers and questions without text
 ]
 REMARKS = [  # on rows that are kept
     Case(
+        [{"prompt": "Hi", "completion": "<think>Two."}],
+        ["<think>Two."],
+        says="1 row has an answer that ends within its thinking block, as if it were cut off",
+    ),
+    Case(
         [
             {"prompt": f"{before}<image>{after}", "completion": "Hello"}
             for before, after in (("", "\nWhat?"), ("What?\n", ""), ("", "What?"), ("The ", " tag"))

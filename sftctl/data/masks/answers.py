@@ -21,6 +21,7 @@ from sftctl.data.masks.thinking import (
     continued,
     has_empty_block_before_thought,
     is_thinking_block,
+    open_thought,
     opened_block,
     option_for,
     thought_of,
@@ -90,7 +91,8 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
             what = f"prompt opens a thinking block ({block.opener}) that this turn lacks"
             raise _unclear(prefixes.row, turn, what, _closing_option(prefixes))
         return prompt, answer
-    thought = thought_of(prefixes.row.messages[turn])
+    message = prefixes.row.messages[turn]
+    thought = thought_of(message) or open_thought(message["content"])
     if thought is not None and thought.may_be_in(block) and thought.text in written:
         what = "prompt closes an empty thinking block, and this turn has reasoning"
         raise _unclear(prefixes.row, turn, what, _opening_option(prefixes))
@@ -98,7 +100,10 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
         return place.header, written
     answer = block.after_empty(written)
     if answer is None:
-        what = "prompt and history have different white space after the empty thinking block"
+        what = (
+            "prompt closes an empty thinking block, and the turn has another one or other white "
+            "space after it"
+        )
         raise _unclear(prefixes.row, turn, what)
     return prompt, answer
 
@@ -221,7 +226,9 @@ def _unclear(row: Conversation, turn: int, what: str, option: str | None = None)
     thought = thought_of(row.messages[turn])
     if thought is not None and thought.opener is not None and option is None:
         hint = "write its reasoning as reasoning_content, or use another chat template"
-    if option is not None:
+    if open_thought(row.messages[turn]["content"]) is not None:
+        hint = "its thinking block does not end, as if it were cut off: remove the row"
+    elif option is not None:
         hint = f"--template-option {option} changes that, for all rows; or use another template"
     return BadRow(
         "mask_not_exact",

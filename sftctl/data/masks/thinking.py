@@ -42,16 +42,19 @@ class OpenedBlock:
         return self.closer not in self.text
 
     def after_empty(self, written: str) -> str | None:
-        """The text of a turn after its own empty block, which repeats this closed one.
+        """The text of a turn after its own empty block, or its closing tag alone (DeepSeek V3.2),
+        which repeats this closed block.
 
         A turn that begins with no block is returned as it is. None: the white space after the block
-        of the turn differs from the prompt's, so it is unclear what the model has to write.
+        of the turn differs from the prompt's, or another block follows, so it is unclear what the
+        model has to write.
         """
-        empty = re.match(rf"{re.escape(self.opener)}\s*{re.escape(self.closer)}", written)
+        empty = re.match(rf"({re.escape(self.opener)}\s*)?{re.escape(self.closer)}", written)
         if empty is None:
             return written
         after, gap = written[empty.end() :], self.text.partition(self.closer)[2]
-        return after.removeprefix(gap) if after.startswith(gap) else None
+        is_unclear = not after.startswith(gap) or after.lstrip().startswith(self.opener)
+        return None if is_unclear else after.removeprefix(gap)
 
 
 def opened_block(prompt: str) -> OpenedBlock | None:
@@ -95,9 +98,18 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
     return None
 
 
+def open_thought(content: str) -> Thought | None:
+    """The reasoning in a block that begins a content and does not end: a generation was cut off."""
+    for opener, closer in TAGS.items():
+        text = content.lstrip()
+        if text.startswith(opener) and closer not in text:
+            return Thought(text.removeprefix(opener).strip(), "", None, opener)
+    return None
+
+
 def has_empty_block_before_thought(written: str, message: dict[str, Any]) -> bool:
     """Whether a turn is written with an empty block, and its reasoning after that block."""
-    thought = thought_of(message)
+    thought = thought_of(message) or open_thought(message["content"])
     empty = None if thought is None else _EMPTY.search(written)
     if thought is None or empty is None or not empty[0].startswith(thought.opener or empty[0]):
         return False
@@ -142,10 +154,12 @@ def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str 
         return None
     if rest.startswith(block.closer):
         after = rest.removeprefix(block.closer).lstrip()
-        return thought.text + rest if after.startswith(thought.answer.strip()) else None
-    if thought.text and rest.startswith(thought.text):
-        after = rest.removeprefix(thought.text).lstrip()
-        return rest if after.startswith(block.closer) else None
+        is_twice = thought.text and after.count(thought.text) > thought.answer.count(thought.text)
+        is_answer = after.startswith(thought.answer.strip()) and not is_twice
+        return thought.text + rest if is_answer else None
+    after = rest.removeprefix(thought.text).lstrip()
+    if thought.text and after != rest and after.startswith(block.closer):
+        return rest
     if not rest.startswith(thought.answer.strip()):
         return None
     new_line = "\n" if block.text.endswith("\n") else ""

@@ -11,6 +11,7 @@ from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
 from sftctl.data.example import ExampleArrays
 from sftctl.data.manifest import Audit
+from sftctl.data.masks.thinking import open_thought
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _PLACES = ("<image>", "<video>", "<audio>")
@@ -65,6 +66,7 @@ class RowRemarks:
         questions = [message for message in row.messages if message["role"] == "user"]
         for remark, holds in (
             ("empty_answer", any(_is_empty(row.messages[turn]) for turn in turns)),
+            ("open_thought", any(open_thought(row.messages[turn]["content"]) for turn in turns)),
             ("empty_question", any(map(_is_empty, questions))),
             ("placeholder", any(_holds_a_place(m["content"]) for m in questions)),
             ("unlisted_call", bool(row.tools) and not _called(row) <= _listed(row)),

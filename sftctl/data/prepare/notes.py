@@ -43,6 +43,9 @@ _REMARKS = {
     "empty_answer": (
         "empty answers", "has an answer without text, so the model learns to say nothing"
     ),
+    "open_thought": (
+        "thinking", "has an answer that ends within its thinking block, as if it were cut off"
+    ),
     "empty_question": ("empty questions", "has a question without text"),
     "placeholder": (
         "media", "holds the place of a picture or sound (<image>), which the model does not get"

@@ -39,6 +39,7 @@ def texts_of(template: str, *answers: dict[str, Any]) -> list[tuple[str, list[st
         ({"content": "<think>Two.</think>2"}, "Two.</think>2<|im_end|>"),
         ({"content": "Two.\n</think>\n\n2"}, "Two.\n</think>\n\n2<|im_end|>"),
         ({"content": "2", "reasoning_content": "Two."}, "Two.\n</think>\n\n2<|im_end|>"),
+        ({"content": "<think>\n2\n</think>\n\n2"}, "2\n</think>\n\n2<|im_end|>"),
         ({"content": "<think>\n\n</think>\n\n2"}, "\n</think>\n\n2<|im_end|>"),
         ({"content": "\n</think>\n\n2"}, "</think>\n\n2<|im_end|>"),
     ],
@@ -96,6 +97,7 @@ CLOSES = CHATML.replace(
         {"content": "2", "reasoning_content": "Two."},
         {"content": "<think>\nTwo.\n</think>\n\n2"},
         {"content": "Two.\n</think>\n\n2"},
+        {"content": "<think>\nTwo. Cut o"},
     ],
 )
 def test_reasoning_after_a_prompt_that_closes_its_block_is_refused(answer: dict[str, Any]) -> None:
@@ -104,11 +106,14 @@ def test_reasoning_after_a_prompt_that_closes_its_block_is_refused(answer: dict[
     with pytest.raises(BadRow, match="closes an empty thinking block, and this turn") as caught:
         texts_of(CLOSES, answer)
     assert caught.value.reason == "mask_not_exact"
-    assert "--template-option open_thinking=true" in (caught.value.hint or "")
+    advice = "remove the row" if "Cut" in answer["content"] else "open_thinking=true"
+    assert advice in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("opens", ["", "<think>\n"])
-@pytest.mark.parametrize("content", ["Two.\n</think>\n\n2", "<think>\nTwo.\n</think>\n\n2"])
+@pytest.mark.parametrize(
+    "content", ["Two.\n</think>\n\n2", "<think>\nTwo.\n</think>\n\n2", "<think>\nTwo. Cut o"]
+)
 def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, content: str) -> None:
     """A template may write an empty block before a content whose block it does not recognize."""
     template = CHATML.replace("assistant\n{% endif", f"assistant\n{opens}{{% endif").replace(
@@ -117,7 +122,8 @@ def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, conte
     )
     with pytest.raises(BadRow, match="an empty thinking block before its reasoning") as caught:
         texts_of(template, {"content": content})
-    assert "write its reasoning as reasoning_content" in (caught.value.hint or "")
+    advice = "remove the row" if "Cut" in content else "write its reasoning as reasoning_content"
+    assert advice in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +132,8 @@ def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, conte
         ("<think></think>", "<think>\n\n</think>\n\n", "\n\n2<|im_end|>"),
         ("<think>\n\n</think>\n\n", "<think></think>\n\n", "2<|im_end|>"),
         ("<think>\n\n</think>\n\n", "<think></think>", None),
+        ("<think></think>", "</think>", "2<|im_end|>"),  # DeepSeek V3.2
+        ("<think></think>", "</think><think></think>", None),
     ],
 )
 def test_an_empty_block_with_other_white_space_than_the_prompts(
@@ -135,7 +143,7 @@ def test_an_empty_block_with_other_white_space_than_the_prompts(
         "{{ m.content }}", f"{{{{ {written!r} if m.role == 'assistant' }}}}{{{{ m.content }}}}"
     )
     if trained_text is None:
-        with pytest.raises(BadRow, match="different white space after the empty thinking block"):
+        with pytest.raises(BadRow, match="has another one or other white space after it"):
             texts_of(template, {"content": "2"})
     else:
         assert texts_of(template, {"content": "2"}) == [(HEADER + prompted, [trained_text])]
