@@ -178,9 +178,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def memory_table(options: argparse.Namespace) -> str:
     """The estimate of the pre-flight beside the measured peak."""
     with tempfile.TemporaryDirectory() as name:
-        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
         cases = [case for case in CASES if options.case in case]
-        rows = told_and_measured(store, Path(name), cases)
+        rows = told_and_measured(options.alpaca, str(options.tokenizer), Path(name), cases)
     return table(["run", "told", "peak RSS", "told / peak"], rows)
 
 

@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from tests.benchmarks.training import run
+from tests.benchmarks.training import run, smollm2, store_of
 
 NUM_STEPS = 6
+SMOLLM2 = "SmolLM2"
 TWO = "--nproc-per-node 2"
 CHECKPOINTING = "--set train.activation_checkpointing=true"
 CASES = [
@@ -21,16 +22,24 @@ CASES = [
         for dtype in ("float32", "bfloat16")
         for options in ("", CHECKPOINTING, TWO, f"{TWO} --strategy fsdp", "--save-interval 2")
     ),
+    *(f"{SMOLLM2} --dtype {dtype}" for dtype in ("float32", "bfloat16")),
 ]
 
 
-def told_and_measured(store: Path, folder: Path, cases: list[str]) -> list[list[str]]:
+def told_and_measured(
+    data: Path, tokenizer: str, folder: Path, cases: list[str]
+) -> list[list[str]]:
     """A row for each case: what was told, the peak of the rank with most, and their ratio."""
-    rows = []
+    rows, stores = [], dict[str, Path]()
     for number, case in enumerate(cases):
-        model, *options = case.split()
+        name, *options = case.split()
+        model, reader = model_and_tokenizer(name, tokenizer)
+        if reader not in stores:
+            (folder / f"data-{number}").mkdir()
+            stores[reader] = store_of(data, reader, folder / f"data-{number}")
         command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
-        command += ["--data", store, "--batch-size", 8, "--max-steps", NUM_STEPS, "--device", "cpu"]
+        command += ["--data", stores[reader], "--batch-size", 8, "--max-steps", NUM_STEPS]
+        command += ["--device", "cpu"]
         command += ["--save-interval", 0, "--output-dir", folder / str(number), *options]
         told = json.loads(run([*command, "--dry-run", "--json"]))["memory"]["total_bytes"]
         run(command)
@@ -41,7 +50,18 @@ def told_and_measured(store: Path, folder: Path, cases: list[str]) -> list[list[
     return rows
 
 
-FLAT = ("small --dtype float32", "small --dtype bfloat16", "minimind-3 --dtype bfloat16")
+def model_and_tokenizer(name: str, tokenizer: str) -> tuple[str, str]:
+    """The model and the tokenizer of a case: SmolLM2 has its own."""
+    return (str(smollm2()), str(smollm2())) if name == SMOLLM2 else (name, tokenizer)
+
+
+FLAT = (
+    "small --dtype float32",
+    "small --dtype bfloat16",
+    "minimind-3 --dtype bfloat16",
+    f"{SMOLLM2} --dtype float32",
+    f"{SMOLLM2} --dtype bfloat16",
+)
 SETTLED = 20
 """The step from which on memory should not grow: the shapes of passes have occurred by then."""
 
@@ -58,10 +78,11 @@ def resident_over_steps(
     shown = [SETTLED, *(round(steps * part) - 1 for part in (0.25, 0.5, 0.75)), steps - 1]
     rows = []
     for number, case in enumerate(FLAT):
-        model, *options = case.split()
+        name, *options = case.split()
+        model, reader = model_and_tokenizer(name, tokenizer)
         run_dir = folder / str(number)
         command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
-        command += ["--data", data, "--tokenizer", tokenizer, "--max-seq-len", 512]
+        command += ["--data", data, "--tokenizer", reader, "--max-seq-len", 512]
         command += ["--batch-size", 8, "--max-steps", steps, "--device", "cpu", *options]
         command += ["--set", "data.val_fraction=0.03", "--eval-interval", every]
         run([*command, "--save-interval", every, "--output-dir", run_dir])
