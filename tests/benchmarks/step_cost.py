@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.step_cost STORE --model M --dtype D --tokens N` prints one JSON line.
 Processor time hardly depends on what else runs. `--width W` draws a model of that width, four
 layers deep, in place of `--model`. `measured_ratio` is the share of token accuracy and entropy in
-the processor time of a step: what computes them from the logits is timed by itself.
+the processor time of a step: what computes them from the logits is timed by itself. `--profile`
+adds the shares of one more step by kind of work, by torch's profiler.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from sftctl.config.optim import OptimConfig
 from sftctl.config.schema import RunConfig, TrainConfig
@@ -28,6 +30,20 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.train.engine.build import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import ALONE
+from tests.benchmarks.utilisation import shares
+
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
+    "attention, backward": ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
+    "attention, forward": ("aten::_scaled_dot_product",),
+    "copies and casts": ("aten::copy_", "aten::cat"),
+    "sums of gradients": ("aten::add_",),
+    "zeros": ("aten::fill_", "aten::zero_"),
+    "softmax and loss of the logits": ("aten::_log_softmax", "aten::exp", "aten::amax"),
+    "AdamW": ("aten::_fused_adamw",),
+    "norm of the gradient": ("aten::linalg_vector_norm",),
+}
+"""The rest is elementwise work: norms, rotations, activations."""
 
 
 def main() -> None:
@@ -40,6 +56,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     store, tokenizer = TokenStore.open(options.store), load_tokenizer(f"{options.store}/tokenizer")
     train = TrainConfig(
@@ -47,7 +64,7 @@ def main() -> None:
     )
     config = RunConfig(optim=OptimConfig(learning_rate=1e-3), train=train)
     state = build_state(model_of(options, tokenizer), config, ALONE, int(store.lengths.max()))
-    rules = StepRules(config.optim, 0, options.steps + 1, 10**6)
+    rules = StepRules(config.optim, 0, options.steps + 2, 10**6)
     batches = StepLoader(store, step_shape(train), LoaderSettings()).steps(0)
     train_step(state, next(batches), rules, ALONE, 0.0)
     began, used = time.perf_counter(), sum(os.times()[:2])
@@ -55,7 +72,7 @@ def main() -> None:
     seconds, used = time.perf_counter() - began, sum(os.times()[:2]) - used
     num_tokens = sum(step.num_tokens for step in steps)
     added = sum(step.num_padding_tokens for step in steps)
-    result = {
+    result: dict[str, Any] = {
         "real_tokens_per_s": num_tokens / seconds,
         "real_tokens_per_cpu_s": num_tokens / used,
         "added_tokens_ratio": added / (num_tokens + added),
@@ -63,6 +80,10 @@ def main() -> None:
     }
     num_targets = sum(step.num_target_tokens for step in steps)
     result["measured_ratio"] = facts_cpu_seconds(num_targets, tokenizer.vocab_size) / used
+    if options.profile:
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            train_step(state, next(batches), rules, ALONE, 0.0)
+        result["shares"] = dict(shares(profiled, KINDS))
     print(json.dumps(result))
 
 

@@ -103,11 +103,11 @@ def operations(model: Any, store: TokenStore, batch: StepBatch) -> float:
     return float(products + attention)
 
 
-def shares(profiled: Any) -> list[list[str]]:
-    """Shares of a step's time, by kind of work."""
+def shares(profiled: Any, kinds: dict[str, tuple[str, ...]] = KINDS) -> list[list[str]]:
+    """Shares of a step's time, by kind of work; the first kind that fits counts."""
     times: Counter[str] = Counter()
     for event in profiled.key_averages():
-        kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "the rest")
+        kind = next((k for k, names in kinds.items() if event.key.startswith(names)), "the rest")
         times[kind] += event.self_cpu_time_total
     total = times.total()
     return [[kind, f"{share / total:.1%}"] for kind, share in times.most_common()]
