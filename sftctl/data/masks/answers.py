@@ -19,7 +19,7 @@ from sftctl.data.masks.rendered_tools import require_tool_calls
 from sftctl.data.masks.thinking import (
     OpenedBlock,
     continued,
-    has_empty_block_before_thought,
+    has_another_block,
     is_thinking_block,
     open_thought,
     opened_block,
@@ -67,9 +67,9 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
             "the turn"
         )  # fmt: skip
     prompt, written = _begin(prefixes, turn, place)
-    if has_empty_block_before_thought(written, prefixes.row.messages[turn]):
+    if has_another_block(written, prefixes.row.messages[turn]):
         raise _unclear(
-            prefixes.row, turn, "text of this turn has an empty thinking block before its reasoning"
+            prefixes.row, turn, "text of this turn has one thinking block more than the row"
         )
     answer = with_end(prefixes, turn, written)
     require_tool_calls(prefixes.row, [turn], answer)

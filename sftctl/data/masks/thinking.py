@@ -77,6 +77,11 @@ class Thought:
     close: str | None  # the text between them in the content; None: they are separate fields
     opener: str | None = None  # the tag of its block in the content
 
+    def is_closed_in(self, text: str) -> bool:
+        """Whether a text has the closing tag of its block, which the answer may have too."""
+        closer = "" if self.opener is None else TAGS[self.opener]
+        return bool(closer) and text.count(closer) > self.answer.count(closer)
+
     def may_be_in(self, block: OpenedBlock) -> bool:
         """Whether a template that writes `block` may read this text as reasoning."""
         return self.opener in (None, block.opener)
@@ -107,13 +112,18 @@ def open_thought(content: str) -> Thought | None:
     return None
 
 
-def has_empty_block_before_thought(written: str, message: dict[str, Any]) -> bool:
-    """Whether a turn is written with an empty block, and its reasoning after that block."""
-    thought = thought_of(message) or open_thought(message["content"])
-    empty = None if thought is None else _EMPTY.search(written)
-    if thought is None or empty is None or not empty[0].startswith(thought.opener or empty[0]):
+def has_another_block(written: str, message: dict[str, Any]) -> bool:
+    """Whether a template writes a thinking block of its own, besides that of the message."""
+    content: str = message["content"]
+    own = thought_of(message) or open_thought(content) or _empty_thought(content)
+    if own is None:
         return False
-    return empty.end() <= written.find(thought.text) and not _EMPTY.search(message["content"])
+    if own.opener is not None:
+        begins = content.lstrip().startswith(own.opener)
+        tag = own.opener if begins else TAGS[own.opener]
+        return written.count(tag) > content.count(tag)
+    empty = _EMPTY.search(written)
+    return empty is not None and empty.end() <= written.find(own.text)
 
 
 def after_block(content: str) -> str:
@@ -154,13 +164,12 @@ def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str 
         return None
     if rest.startswith(block.closer):
         after = rest.removeprefix(block.closer).lstrip()
-        is_twice = thought.text and after.count(thought.text) > thought.answer.count(thought.text)
-        is_answer = after.startswith(thought.answer.strip()) and not is_twice
+        is_answer = after.startswith(thought.answer.strip()) and not thought.is_closed_in(after)
         return thought.text + rest if is_answer else None
     after = rest.removeprefix(thought.text).lstrip()
     if thought.text and after != rest and after.startswith(block.closer):
         return rest
-    if not rest.startswith(thought.answer.strip()):
+    if thought.is_closed_in(rest) or not rest.startswith(thought.answer.strip()):
         return None
     new_line = "\n" if block.text.endswith("\n") else ""
     if not thought.text:

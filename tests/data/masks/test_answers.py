@@ -110,20 +110,37 @@ def test_reasoning_after_a_prompt_that_closes_its_block_is_refused(answer: dict[
     assert advice in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("opens", ["", "<think>\n"])
+@pytest.mark.parametrize(
+    ("opens", "own"),
+    [
+        ("", "<think>\n\n</think>\n\n"),
+        ("<think>\n", "<think>\n\n</think>\n\n"),
+    ],
+)
 @pytest.mark.parametrize(
     "content", ["Two.\n</think>\n\n2", "<think>\nTwo.\n</think>\n\n2", "<think>\nTwo. Cut o"]
 )
-def test_reasoning_after_an_empty_block_of_the_turn_is_refused(opens: str, content: str) -> None:
-    """A template may write an empty block before a content whose block it does not recognize."""
+def test_reasoning_after_a_block_of_the_template_is_refused(
+    opens: str, own: str, content: str
+) -> None:
+    """A template may write a block before a content whose block it does not recognize."""
     template = CHATML.replace("assistant\n{% endif", f"assistant\n{opens}{{% endif").replace(
-        "{{ m.content }}",
-        "{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' }}{{ m.content }}",
+        "{{ m.content }}", f"{{{{ {own!r} if m.role == 'assistant' }}}}{{{{ m.content }}}}"
     )
-    with pytest.raises(BadRow, match="an empty thinking block before its reasoning") as caught:
+    with pytest.raises(BadRow, match="has one thinking block more than the row") as caught:
         texts_of(template, {"content": content})
     advice = "remove the row" if "Cut" in content else "write its reasoning as reasoning_content"
     assert advice in (caught.value.hint or "")
+
+
+def test_a_tag_that_the_template_writes_before_each_content() -> None:
+    """Nemotron Nano 2: right for a content without the opening tag, and else the tag is twice."""
+    opening = "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content }}"
+    template = OPENS.replace("{{ m.content }}", opening)
+    half = "Two.\n</think>\n\n2"
+    assert texts_of(template, {"content": half}) == [(HEADER, ["<think>\n" + half + END])]
+    with pytest.raises(BadRow, match="has one thinking block more than the row"):
+        texts_of(template, {"content": "<think>\n" + half})
 
 
 @pytest.mark.parametrize(
