@@ -1,12 +1,13 @@
 """How often a reader changes files: `python tests/benchmarks/walks.py FROM TO ARGUMENTS…`.
 
 It runs `sftctl ARGUMENTS…` of the tree in the current folder, and follows its calls from the
-function FROM until TO is called. `-` is the beginning or the end; TO `=`: until FROM returns, and
-whatever its threads do. A function is read where it is called first. A call into another file is
+function FROM until TO is called, also in forked processes. `-` is the beginning or the end; TO `=`:
+until FROM returns, with all that its threads do. A function is read where it is called first. A call into another file is
 an entry; an entry into a file that was left is a return. Going back to the caller is free.
 docs/measured/walks.md has the results.
 """
 
+import os
 import sys
 import threading
 from collections import Counter
@@ -28,7 +29,8 @@ class Walk:
         self.first, self.last = first, last
         self.is_on = first == "-"
         self.read = set[CodeType]()
-        self.entered: list[str] = []
+        self.last_entered = ""
+        self.entries = os.memfd_create("entries")  # forked processes write to the same end
 
     def hook(self, frame: FrameType, event: str, _: object) -> None:
         """What sys.setprofile calls."""
@@ -50,8 +52,14 @@ class Walk:
             self.enter(file)
 
     def enter(self, file: str) -> None:
-        if self.entered[-1:] != [file]:
-            self.entered.append(file)
+        if self.last_entered != file:
+            self.last_entered = file
+            os.write(self.entries, f"{file}\n".encode())
+
+    def entered(self) -> list[str]:
+        """All entries, in order."""
+        files = os.pread(self.entries, 1 << 24, 0).decode().split()
+        return [file for file, before in zip(files, ["", *files], strict=False) if file != before]
 
 
 def file_of(code: CodeType) -> str | None:
@@ -84,10 +92,11 @@ def main() -> None:
         app()
     finally:
         sys.setprofile(None)
-        counts = Counter(walk.entered)
+        entered = walk.entered()
+        counts = Counter(entered)
         often = [f"{file} {times}" for file, times in counts.most_common() if times > 3]
-        returns = len(walk.entered) - len(counts)
-        print("\n".join(walk.entered), file=sys.stderr)
+        returns = len(entered) - len(counts)
+        print("\n".join(entered), file=sys.stderr)
         print(f"{len(counts)} files, {returns} returns; more than 3 entries: {often}")
 
 
