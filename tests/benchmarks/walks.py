@@ -2,9 +2,9 @@
 
 It runs `sftctl ARGUMENTS…` of the tree in the current folder, and follows its calls from the
 function FROM until TO is called, also in forked processes. `-` is the beginning or the end; TO `=`:
-until FROM returns, with all that its threads do. A function is read where it is called first. A call into another file is
-an entry; an entry into a file that was left is a return. Going back to the caller is free.
-docs/measured/walks.md has the results.
+until FROM returns, with all that its threads do. A function is read where it is called first. A
+call into another file is an entry; an entry into a file that was left is a return. Going back to
+the caller is free. docs/measured/walks.md has the results.
 """
 
 import os
