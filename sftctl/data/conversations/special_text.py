@@ -29,12 +29,15 @@ class SpecialTexts:
             reverse=True,
         )
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
-        self._starts = sorted({form for text in self.texts for form in _starts_in_json(text)})
+        starts = {form for text in self.texts for form in _starts_in_json(text)}
+        self._starts = sorted(start for start in starts if b"\\u" not in start)
+        self._escaped = sorted(starts.difference(self._starts))
 
     def may_hold(self, raw: bytes) -> bool:
         """Whether the JSON text of a row may contain such a text. This is fast, because nothing is
         parsed."""
-        return any(start in raw for start in self._starts)
+        starts = [*self._starts, *self._escaped] if b"\\u" in raw else self._starts
+        return any(start in raw for start in starts)
 
     def first(self, row: Conversation) -> tuple[int, str] | None:
         """The first message with such a text, and the text. Messages count from 1; 0: the tools.

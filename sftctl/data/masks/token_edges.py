@@ -6,7 +6,7 @@ that become tokens independently (`token_bytes`). And the bytes of the tokens, j
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -27,21 +27,12 @@ _MOST_HEADERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown.
-
-    The text can be cut before the tokens in `cuts`.
-    """
+    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown."""
 
     text: str
     ids: Ids
     data: bytes = b""
     ends: npt.NDArray[np.int64] | None = None
-    cuts: npt.NDArray[np.intp] = field(default_factory=lambda: np.array([], dtype=np.intp))
-
-    def stretch_start(self, first: int) -> int:
-        """The last place before token `first` where the text can be cut: a token, or 0."""
-        index = int(np.searchsorted(self.cuts, first))
-        return int(self.cuts[index - 1]) if index else 0
 
 
 def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
@@ -62,7 +53,7 @@ def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> 
         ids = np.concatenate([before.ids[:num_known], tokenizer.encode(rest)])
         if tokenizer.is_checked and not np.array_equal(ids, tokenizer.encode(text)):
             raise EngineDiffers(f"{tokenizer.engine} returns other token ids for {rest[:40]!r}")
-    return EncodedText(text, ids, data, table.ends(ids, data), table.cuts(ids))
+    return EncodedText(text, ids, data, table.ends(ids, data))
 
 
 def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
@@ -71,7 +62,7 @@ def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
         return 0
     # No added token that begins before this place can end after the shared beginning.
     place = _num_shared(before.data, data) - max(1, table.longest_added)
-    return before.stretch_start(int(np.searchsorted(before.ends, place, side="right")) + 1)
+    return table.last_cut(before.ids, int(np.searchsorted(before.ends, place, side="right")) + 1)
 
 
 def _num_shared(one: bytes, other: bytes) -> int:
@@ -105,7 +96,7 @@ def mask_from_bytes(
     mask = np.zeros(len(ids), dtype=np.bool_)
     for first, end in zip(after[::2], after[1::2], strict=True):
         ends_apart = end == len(ids) or int(ids[end - 1]) in tokenizer.special_ids
-        if not ends_apart or not _stays_alone(encoded, first, tokenizer):
+        if not ends_apart or not _stays_alone(ids, first, tokenizer):
             return None
         mask[first:end] = True
     return mask
@@ -123,11 +114,11 @@ def _in_bytes(encoded: EncodedText, positions: Iterator[int]) -> Iterator[int]:
         yield num_bytes
 
 
-def _stays_alone(encoded: EncodedText, first: int, tokenizer: ChatTokenizer) -> bool:
+def _stays_alone(ids: Ids, first: int, tokenizer: ChatTokenizer) -> bool:
     """`is_as_prompted` for tokens whose bytes are their text. Results of headers are kept."""
     table = tokenizer.token_bytes
     assert table is not None
-    stretch = encoded.ids[encoded.stretch_start(first) : first]
+    stretch = ids[table.last_cut(ids, first) : first]
     key = tuple(stretch.tolist()) if len(stretch) <= _HEADER else None
     if key is not None and key in table.same_alone:
         return table.same_alone[key]

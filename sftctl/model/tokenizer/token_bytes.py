@@ -38,7 +38,11 @@ _FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
 _LETTERS = string.ascii_letters.encode()
 _BREAKS = (string.punctuation.replace("'", "") + " \t\n\r\v\f").encode()
 
-Flags = npt.NDArray[np.bool_]
+_LETTER, _BREAK, _SPECIAL = 1, 2, 4
+"""Flags of a token: it ends with a letter, it begins with a break, it is special."""
+
+_NEAR = 32
+"""Tokens among which a cut is searched first."""
 
 
 class TokenBytes:
@@ -48,10 +52,9 @@ class TokenBytes:
         self._by_id = by_id
         self.longest_added = longest_added
         """Bytes of the longest added token."""
-        self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
+        self._lengths = np.array([len(token) for token in by_id], dtype=np.int64)
         self._is_normalized = is_normalized
-        self._is_special: Flags = np.zeros(len(by_id), dtype=np.bool_)
-        self._ends_with_letter = self._begins_with_break = self._is_special
+        self._flags = np.zeros(len(by_id), dtype=np.uint8)
         self.same_alone: dict[tuple[int, ...], bool] = {}
         """Known answers: whether the text of these tokens, encoded alone, becomes these tokens."""
 
@@ -85,17 +88,31 @@ class TokenBytes:
 
     def _find_cuts(self, hf: Any) -> None:
         """Know the tokens at which a text can be cut."""
-        self._is_special = np.zeros(len(self._by_id), dtype=np.bool_)
-        self._is_special[[index for index in special_ids(hf) if index < len(self._by_id)]] = True
         if is_cut_at_breaks(loads(hf.backend_tokenizer.to_str())):
-            self._ends_with_letter = _are_in(_LETTERS, (token[-1:] for token in self._by_id))
-            self._begins_with_break = _are_in(_BREAKS, (token[:1] for token in self._by_id))
+            self._flags |= _flag(_LETTER, _LETTERS, (token[-1:] for token in self._by_id))
+            self._flags |= _flag(_BREAK, _BREAKS, (token[:1] for token in self._by_id))
+        self._flags[[index for index in special_ids(hf) if index < len(self._by_id)]] |= _SPECIAL
+
+    def last_cut(self, ids: Ids, end: int) -> int:
+        """The last token before token `end` where the text of `ids` can be cut: before that token.
+
+        0, the beginning of the text, if there is none.
+        """
+        size = _NEAR
+        while True:
+            first = max(0, end - size)
+            found = self.cuts(ids[first:end])
+            if len(found):
+                return first + int(found[-1])
+            if first == 0:
+                return 0
+            size *= 8
 
     def cuts(self, ids: Ids) -> npt.NDArray[np.intp]:
         """The tokens before which the text of `ids`, all of it, can be cut, in order. Never 0."""
-        before = self._ends_with_letter.take(ids[:-1])
-        is_cut = before & self._begins_with_break.take(ids[1:]) | self._is_special.take(ids[1:])
-        return np.flatnonzero(is_cut) + 1
+        flags = self._flags.take(ids)
+        after_letter = flags[:-1] * np.uint8(_BREAK // _LETTER)
+        return np.flatnonzero(flags[1:] & (after_letter & _BREAK | _SPECIAL)) + 1
 
     def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
         """The byte of the text at which each token ends; None if the tokens are not the text.
@@ -114,6 +131,7 @@ class TokenBytes:
         return b"".join(map(self._by_id.__getitem__, ids))
 
 
-def _are_in(wanted: bytes, found: Iterable[bytes]) -> Flags:
-    """Which of these single bytes are wanted; an empty one is not."""
-    return np.isin(np.frombuffer(b"".join(b or b"\0" for b in found), np.uint8), [*wanted])
+def _flag(flag: int, wanted: bytes, found: Iterable[bytes]) -> npt.NDArray[np.uint8]:
+    """The flag for each of these single bytes that is wanted; an empty one is not."""
+    is_wanted = np.isin(np.frombuffer(b"".join(b or b"\0" for b in found), np.uint8), [*wanted])
+    return is_wanted * np.uint8(flag)
