@@ -113,13 +113,35 @@ def _portable(value: Any, depth: int) -> Any:
     return value
 
 
-def read_object(path: Path, error: type[SftctlError], hint: str | None = None) -> dict[str, Any]:
-    """The JSON object in `path`; any problem with the file is raised as `error`."""
+def read_object(
+    path: Path, error: type[SftctlError], hint: str | None = None, *, allow_nan: bool = False
+) -> dict[str, Any]:
+    """The JSON object in `path`; any problem with the file is raised as `error`.
+
+    `allow_nan`: NaN and Infinity are numbers, as Python's json module writes them.
+    """
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise error(f"{path}: {problem.strerror}", hint) from problem
-    return parse_object(path, data, error, hint)
+    try:
+        return parse_object(path, data, error, hint)
+    except error:
+        found = _with_nan(data) if allow_nan else None
+        if found is None:
+            raise
+        return found
+
+
+def _with_nan(data: bytes) -> dict[str, Any] | None:
+    """An object with NaN or Infinity in it; None: it is not one."""
+    if not (b"NaN" in data or b"Infinity" in data):
+        return None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and not _is_deep(found) else None
 
 
 def parse_object(

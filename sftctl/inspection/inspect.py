@@ -1,5 +1,6 @@
 """Inspect a checkpoint of any format. FORMATS says which format recognises which path."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,12 @@ def inspect_path(path: Path, verify: bool = False) -> Inspection:
 
 
 def _inspect(path: Path, verify: bool) -> Inspection:
-    format = next((format for format in FORMATS if format.recognises(path)), None)
+    if (cut := _CUT.fullmatch(path.name)) and path.is_file():
+        raise NoCheckpoint(
+            f"{path}: a part of a file that was cut",
+            hint=f"join its parts first: `cat {cut[1]}{cut[2]}* > {cut[1]}` in its folder",
+        )
+    format = _format_of(path)
     if format is None:
         if not path.exists():
             raise NoCheckpoint(f"{path}: no such file or folder", hint=runs_nearby(path))
@@ -150,10 +156,36 @@ def _inspect(path: Path, verify: bool) -> Inspection:
                 f"{inside[-1].name}",
                 hint=f"inspect the file: `sftctl inspect-ckpt {inside[-1]}`",
             )
+        if inner := _inside(path):
+            others = f", and {counted(len(inner) - 1, 'other')}" if len(inner) > 1 else ""
+            raise NoCheckpoint(
+                f"{path}: a folder around {inner[-1].relative_to(path)}{others}",
+                hint=f"name the folder: `sftctl inspect-ckpt {inner[-1]}`",
+            )
         known = ", ".join(format.name for format in FORMATS)
         raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")
     inspection = format.inspect(path)
     return _with_store_verified(_verified(inspection, format.verify)) if verify else inspection
+
+
+_CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")
+"""`x.gguf.part1of2`, `x.gguf-split-a`: large files were uploaded so, to be joined by `cat`."""
+_MOST_LOOKED_AT = 100  # folders inside
+
+
+def _format_of(path: Path) -> Format | None:
+    return next((format for format in FORMATS if format.recognises(path)), None)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that is not one, the newest last: in a cache of the hub below
+    `snapshots`, else directly in it."""
+    if not folder.is_dir():
+        return []
+    places = sorted(folder.glob("snapshots/*")) or sorted(folder.iterdir())
+    folders = [one for one in places if one.is_dir()][:_MOST_LOOKED_AT]
+    found = [one for one in folders if _format_of(one) is not None]
+    return sorted(found, key=lambda one: (one.stat().st_mtime, one.name))
 
 
 def _with_store_verified(inspection: Inspection) -> Inspection:

@@ -10,6 +10,7 @@ from typing import Any
 from sftctl.checkpoint.layout import CheckpointManifest
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, StoredTensor
 from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
+from sftctl.model.folder.config_edits import EMPTY_TENSORS
 from sftctl.model.gguf.kind import LFS_PROBLEM
 
 Tensors = Mapping[str, StoredTensor]
@@ -28,6 +29,9 @@ _COMPONENTS = {  # the first pattern found in a parameter's name decides
 }
 NO_TENSORS = "it holds no tensors"
 
+NOT_FINISHED = "its download is not finished"
+WEB_PAGE = "a web page, not the file itself"
+OTHER_NAME = "by its content this is"
 NOT_READ = "not weights that sftctl reads"
 HERE_IS = "in their place:"
 _REMEDIES = {  # by a phrase in a problem
@@ -40,7 +44,12 @@ _REMEDIES = {  # by a phrase in a problem
     HERE_IS: "name the file or folder that holds the weights",
     "byte order mark": "save the file as UTF-8 without a byte order mark",
     NO_TENSORS: "name the file or folder that holds the weights",
-    "config.json:": "correct its config.json, or copy or download it again",
+    "config.json:": "correct this file, or copy or download it again",
+    NOT_FINISHED: "finish the download, or start it again",
+    WEB_PAGE: "download the file itself: on the hub, its address has /resolve/ and not /blob/",
+    OTHER_NAME: "give the file the name that fits its content",
+    EMPTY_TENSORS: "save it again with its weights gathered (DeepSpeed: "
+    "stage3_gather_16bit_weights_on_model_save), or take them from its global_step folder",
 }
 _SUMMARY_FACTS = ("step", "epoch", "learning_rate", "examples_seen")
 _VERDICT = ("complete", "verified", "resumable", "problems", "obstacles", "notes", "advice")

@@ -546,6 +546,8 @@ EDITS: dict[str, tuple[Config, str]] = {
     "no type": ({"model_type": None}, 'add it to config.json, such as "model_type": "llama"'),
     "a size as text": ({"hidden_size": "16"}, 'write "hidden_size": 16 in config.json'),
     "a size with a fraction": ({"hidden_size": 16.5}, "correct hidden_size in config.json"),
+    "a tie as text": ({"tie_word_embeddings": "false"}, 'write "tie_word_embeddings": true or'),
+    "a size beyond all": ({"hidden_size": 1e30}, "correct hidden_size in config.json"),
     "no layer": ({"num_hidden_layers": 0}, "correct num_hidden_layers in config.json"),
     "the type of another family": ({"model_type": "gpt2"}, "correct model_type in config.json"),
 }

@@ -8,6 +8,7 @@ from typing import Any
 from sftctl.inspection.formats.files import Files, folder_of
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
+from sftctl.model.folder.config_edits import EMPTY_TENSORS
 from sftctl.runs.final import CARD_NAME
 
 _LONGEST_CARD = 1 << 18
@@ -71,7 +72,12 @@ def adapter_note(adapter: Mapping[str, Any]) -> str:
 
 
 def unpaired(tensors: Tensors) -> list[str]:
-    """A problem for matrices of a LoRA whose other half is missing."""
+    """A problem for matrices of a LoRA that are empty, or whose other half is missing."""
+    if empty := sorted(name for name, one in tensors.items() if 0 in one.shape):
+        file = next((part.file.name for part in tensors[empty[0]].parts), "the file")
+        first = empty[0].removeprefix("model.")
+        tensors_are = "1 tensor is" if len(empty) == 1 else f"{len(empty)} tensors are"
+        return [f"{file}: {tensors_are} {EMPTY_TENSORS}: {first}"]
     halves = {other: one for name, one in tensors.items() if (other := _other_half(name))}
     lost = sorted(halves.keys() - tensors.keys())
     if not lost:

@@ -59,6 +59,10 @@ def misfit_of_values(
         if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
             said = f"{key} is {printable(repr(value))}, not a size"
             return Misfit(said, edit_of_size(key, value))
+    tied = config.get("tie_word_embeddings")
+    if not isinstance(tied, bool | None):
+        said = f"tie_word_embeddings is {printable(repr(tied))}, not true or false"
+        return Misfit(said, 'write "tie_word_embeddings": true or false, without quotes')
     end = _EMBEDDINGS.get(family)
     if end is not None and not any(f".{name}".endswith(f".{end}") for name in names):
         hint = "correct model_type in config.json, or put back the config.json of these weights"

@@ -8,7 +8,14 @@ from typing import Any
 from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
 from sftctl.errors import CorruptCheckpoint
-from sftctl.inspection.inspection import NO_TENSORS, Inspection, Tensors
+from sftctl.inspection.inspection import (
+    NO_TENSORS,
+    NOT_FINISHED,
+    OTHER_NAME,
+    WEB_PAGE,
+    Inspection,
+    Tensors,
+)
 from sftctl.inspection.pickles.allowed import REFERS_TO_CODE
 from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wrong_bytes
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
@@ -19,6 +26,7 @@ OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
 _MOST_ARCHIVES = 10_000  # in a small checkpoint
 _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
+_UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download")
 _NEVER_EMPTY = (*_LOADED_SUFFIXES, ".safetensors", ".gguf", ".nemo")
 _LONGEST_POINTER_BYTES = 1024
 _LONGEST_JSON_BYTES = 1 << 26
@@ -34,18 +42,23 @@ class Files:
     problems: list[str] = field(default_factory=list)
     remedies: dict[str, str] = field(default_factory=dict)  # by problem: what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
-    pointers: frozenset[str] = frozenset()  # files whose content Git LFS has not downloaded
+    pointers: frozenset[str] = frozenset()  # files with another content: Git LFS's, a web page
 
     @classmethod
     def of(cls, path: Path, patterns: Sequence[str] = ("*",)) -> "Files":
         """All files of a folder that match, or the one file."""
         inside = (file for pattern in patterns for file in path.glob(pattern))
-        found = [path] if path.is_file() else sorted(file for file in inside if file.is_file())
+        found = [path] if path.is_file() else sorted(filter(_is_read, inside))
         root = folder_of(path)
         sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
         small = [name for name, size in sizes.items() if size < _LONGEST_POINTER_BYTES]
         pointers = {name for name in small if name.endswith(_DATA) and _is_pointer(root / name)}
         problems = [f"{name}: {LFS_PROBLEM}" for name in sorted(pointers)]
+        for name in sizes:
+            if (problem := _problem_of_begin(root / name, name)) is not None:
+                pointers.add(name)
+                problems.append(f"{name}: {problem}")
+        problems += _problems_of_names(path)
         saved_at = max((file.stat().st_mtime for file in found), default=None)
         return cls(path, sizes, saved_at, problems, pointers=frozenset(pointers))
 
@@ -53,12 +66,14 @@ class Files:
         """A JSON object; empty if the file is missing or damaged."""
         file = folder_of(self.path) / name
         if not file.is_file():
+            if file.exists():  # a pipe would wait for a writer
+                self.problems.append(f"{name}: not a regular file")
             return {}
         if file.stat().st_size > _LONGEST_JSON_BYTES:
             self.problems.append(f"{name}: longer than {_LONGEST_JSON_BYTES} bytes")
             return {}
         try:
-            return jsonio.read_object(file, CorruptCheckpoint)
+            return jsonio.read_object(file, CorruptCheckpoint, allow_nan=True)
         except CorruptCheckpoint as error:
             self.add(error)
             return {}
@@ -128,6 +143,38 @@ class Files:
             remedies=dict(self.remedies),
             advice=None if self.problems else advice,
         )
+
+
+def _is_read(file: Path) -> bool:
+    """Whether this is a file of the checkpoint. macOS writes `._NAME` next to a file on disks that
+    lack its attributes."""
+    return file.is_file() and not file.name.startswith("._")
+
+
+def _problems_of_names(folder: Path) -> list[str]:
+    """Files whose download is not finished, and links to files that are not there."""
+    problems = []
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.name.endswith(_DATA) and file.is_symlink() and not file.exists():
+            problems.append(f"{file.name}: a link to a file that is not there; {NOT_FINISHED}")
+        stem = file.name.removesuffix(file.suffix)
+        if file.suffix in _UNFINISHED and stem.endswith(_DATA):
+            problems.append(f"{stem}: {NOT_FINISHED}: {file.name} is there")
+    return problems
+
+
+def _problem_of_begin(file: Path, name: str) -> str | None:
+    """What else a file of weights is, by its first bytes; None: nothing else is known."""
+    if not name.endswith(_DATA):
+        return None
+    begin = first_bytes(file)
+    if begin.lower().startswith((b"<!doctype", b"<html")):
+        return WEB_PAGE
+    if name.endswith(".safetensors") and begin.startswith(b"PK\x03\x04"):
+        return f"{OTHER_NAME} a file of torch.save, such as pytorch_model.bin"
+    if name.endswith(".bin") and begin[8:9] == b"{" and begin[5:8] == bytes(3):
+        return f"{OTHER_NAME} a safetensors file, such as model.safetensors"
+    return None
 
 
 def _is_pointer(file: Path) -> bool:

@@ -16,7 +16,7 @@ from sftctl.inspection.formats.adapters import (
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.others import weights_of_others
 from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
-from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.inspection.inspection import NO_TENSORS, Inspection, weights_dtype
 from sftctl.inspection.pickles.values import table
 
 NO_STATE = "weights alone: no optimizer, no step"
@@ -124,8 +124,11 @@ def _judge_adapter(
     """Files that an adapter's folder lacks, and the model that it belongs to."""
     if not tensors:
         file = "adapter_model.safetensors"
+        problem = f"{file}: missing"
+        if "adapter_model.bin" in files.sizes:
+            problem = f"adapter_model.bin: {NO_TENSORS}"
         is_missing = file not in files.sizes and not files.problems
-        return [f"{file}: missing"] if is_missing else [], [adapter_note(adapter)], None
+        return [problem] if is_missing else [], [adapter_note(adapter)], None
     look = show_tensors(files.path)
     return unpaired(tensors), [adapter_note(adapter)], look
 

@@ -64,4 +64,9 @@ def files_to_inspect(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [one for one in folder.iterdir() if one.is_file() and one.suffix in _ALONE]
-    return sorted(found, key=lambda one: (one.stat().st_mtime, one.name))
+    return sorted(found, key=lambda one: (_is_model(one.name), one.stat().st_mtime, one.name))
+
+
+def _is_model(name: str) -> bool:
+    """Whether this may be the model of a folder, and not its projector for images."""
+    return not name.startswith("mmproj")

@@ -16,12 +16,19 @@ _ROWS_OF_TOKENS = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|lm_hea
 _OF_MLP = re.compile(r"\.(gate_proj|up_proj|down_proj|c_fc|fc1|fc2)\.")
 _OF_KEYS = re.compile(r"\.(k_proj|v_proj)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)")
+_LARGEST_SIZE = 1e9
 _FEWEST_MODULES = 3  # in a complete layer: attention, MLP, a norm
+EMPTY_TENSORS = "empty, as a rank of DeepSpeed ZeRO-3 saves what it does not hold"
+_GATHER = (
+    "save it again with its weights gathered (DeepSpeed: stage3_gather_16bit_weights_on_model_save)"
+)
 _AS_THE_TENSORS = "in config.json, as the tensors have it"
 
 
 def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
     """The change that config.json needs if tensors have another shape than config.json says."""
+    if any(0 in there for _, there, _ in misfits):
+        return _GATHER
     sizes = {size for misfit in misfits for size in _differing(misfit)}
     if len(sizes) == 1:
         (size,) = sizes
@@ -77,7 +84,7 @@ def edit_of_size(key: str, value: object) -> str:
     """The change if a size is not a whole number above 0."""
     if isinstance(value, str) and value.strip().isdecimal():
         return f'write "{key}": {int(value)} in config.json, without quotes'
-    if isinstance(value, float) and value.is_integer() and value > 0:
+    if isinstance(value, float) and value.is_integer() and 0 < value < _LARGEST_SIZE:
         return f'write "{key}": {int(value)} in config.json'
     page = "the model's page, or its original config.json, has the number"
     return f"correct {printable(key)} in config.json: {page}"

@@ -37,6 +37,8 @@ def kind_by_first_bytes(first: bytes) -> GgufKind | None:
     """The kind by the first eight or more bytes; None: a GGUF of version 2 or 3, or unknown."""
     if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
         return GgufKind("Git LFS pointer", LFS_PROBLEM)
+    if first.lower().startswith((b"<!doctyp", b"<html")):
+        return GgufKind("web page", "a web page, not the file itself")
     if first.startswith(_GGML):
         what = "a GGML file from before GGUF (2023): convert the original model again"
         return GgufKind("GGML file", what)

@@ -12,6 +12,7 @@ from sftctl.inspection.formats.trainers.sharded import METADATA_NAME, no_metadat
 from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.values import attributes, number, plain, table
+from sftctl.words import printable
 
 TRACKER = "latest_checkpointed_iteration.txt"
 _ITERATION = re.compile(r"iter_(\d+)|release")
@@ -38,6 +39,9 @@ def _iterations(path: Path) -> list[Path]:
     return sorted(found, key=lambda one: (one.name != "release", one.name))
 
 
+_LONGEST_NAME = 100  # of what the tracker file names
+
+
 def _is_sharded(path: Path) -> bool:
     """The layout of megatron.core.dist_checkpointing."""
     is_described = (path / "metadata.json").is_file() and (path / _COMMON).is_file()
@@ -51,7 +55,8 @@ def inspect_megatron_output(path: Path) -> Inspection:
     iterations = _iterations(path)
     file = path / TRACKER
     named = file.read_text(errors="replace").strip() if file.is_file() else ""
-    wanted = f"iter_{int(named):07d}" if named.isdigit() else named
+    named = printable(named[:_LONGEST_NAME])
+    wanted = f"iter_{int(named):07d}" if re.fullmatch(r"[0-9]{1,18}", named) else named
     chosen = next((one for one in iterations if one.name == wanted), iterations[-1])
     checkpoints = [inspect_megatron(one) for one in iterations]
     found = checkpoints[iterations.index(chosen)]
