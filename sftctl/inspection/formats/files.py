@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
@@ -170,7 +171,7 @@ def _problem_of_begin(file: Path, name: str) -> str | None:
     begin = first_bytes(file)
     if begin.lower().startswith((b"<!doctype", b"<html")):
         return WEB_PAGE
-    if name.endswith(".safetensors") and begin.startswith(b"PK\x03\x04"):
+    if name.endswith(".safetensors") and begin.startswith(b"PK\x03\x04") and is_zipfile(file):
         return f"{OTHER_NAME} a file of torch.save, such as pytorch_model.bin"
     if name.endswith(".bin") and begin[8:9] == b"{" and begin[5:8] == bytes(3):
         return f"{OTHER_NAME} a safetensors file, such as model.safetensors"

@@ -128,22 +128,23 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     assert caught.value.hint == f"`sftctl resume {tmp_path}` starts it at step 0"
 
 
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("", "neither a run nor a checkpoint"),
-        ("checkpoints", "neither a run nor a checkpoint"),
-    ],
-)
-def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path, name: str, what: str) -> None:
+def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path) -> None:
     save_toy(tmp_path / "checkpoints", 1)
     with pytest.raises(NoCheckpoint) as caught:
-        inspect_path(tmp_path / name, verify=False)
-    assert caught.value.message == f"{tmp_path / name}: {what}"
+        inspect_path(tmp_path, verify=False)
+    assert caught.value.message == f"{tmp_path}: neither a run nor a checkpoint"
     assert caught.value.hint is not None
     assert caught.value.hint.startswith(
         "known are a run of sftctl, its final model, one of its checkpoints, "
     )
+
+
+def test_the_checkpoints_of_a_run_are_named_in_a_command(tmp_path: Path) -> None:
+    save_toy(tmp_path / "checkpoints", 1)
+    with pytest.raises(NoCheckpoint, match="checkpoints: a folder around step-00000001") as caught:
+        inspect_path(tmp_path / "checkpoints")
+    inside = tmp_path / "checkpoints/step-00000001"
+    assert caught.value.hint == f"name the folder: `sftctl inspect-ckpt {inside}`"
 
 
 def test_inspecting_loads_neither_torch_nor_numpy(run: Path) -> None:
