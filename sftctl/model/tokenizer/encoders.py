@@ -1,5 +1,9 @@
-"""The reference encoder, a fast encoder, and the proof that both are equal on probe strings."""
+"""The reference encoder, a fast one, and the proof that the fast one is equal on probes.
 
+Also a hash of everything that decides token ids.
+"""
+
+import hashlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -8,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sftctl.errors import EngineDiffers
+from sftctl.jsonio import dump_canonical, loads
 
 Ids = npt.NDArray[np.int32]  # (T,)
 Span = tuple[int, int]  # start and end, in characters
@@ -117,3 +122,12 @@ def special_ids(hf: Any) -> frozenset[int]:
     added = hf.added_tokens_decoder
     marked = frozenset(index for index, token in added.items() if token.special)
     return frozenset(hf.all_special_ids) | marked
+
+
+def content_hash(hf: Any) -> str:
+    """A hash of everything that decides ids: vocabulary, merges, normalizer, special tokens."""
+    content = loads(hf.backend_tokenizer.to_str())
+    for call_setting in ("truncation", "padding"):
+        content.pop(call_setting, None)
+    special = [str(hf.bos_token), str(hf.eos_token), str(hf.pad_token)]
+    return hashlib.sha256(dump_canonical([content, special])).hexdigest()

@@ -1,7 +1,6 @@
 """ChatTokenizer: a transformers fast tokenizer and its chat template."""
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date as Date
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sftctl.disk import system_errors
 from sftctl.errors import ConfigError, EngineDiffers
-from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.gguf.file import metadata_of, require_whole_model
 from sftctl.model.source import (
@@ -31,6 +29,7 @@ from sftctl.model.tokenizer.encoders import (
     Reference,
     Span,
     Splintr,
+    content_hash,
     fast_engine,
     special_ids,
 )
@@ -85,7 +84,7 @@ class ChatTokenizer:
         self.eos_text: str = hf.eos_token or ""
         self.complete_roles: set[object] = set()
         """Roles of conversations whose contents the template is known to write completely."""
-        self.content_hash = self._hash_content()
+        self.content_hash = content_hash(hf)
         self.template_hash = hash_templates(self.templates)
 
     def render(
@@ -229,14 +228,6 @@ class ChatTokenizer:
         """Write the Hugging Face files, template included."""
         with system_errors():
             self.hf.save_pretrained(folder)
-
-    def _hash_content(self) -> str:
-        """A hash of everything that decides ids: vocabulary, merges, normalizer, special tokens."""
-        content = loads(self.hf.backend_tokenizer.to_str())
-        for call_setting in ("truncation", "padding"):
-            content.pop(call_setting, None)
-        special = [str(self.hf.bos_token), str(self.hf.eos_token), str(self.hf.pad_token)]
-        return hashlib.sha256(dump_canonical([content, special])).hexdigest()
 
 
 def load_tokenizer(
