@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sftctl.data.conversations.contents import MEDIA, require_no_media
+from sftctl.data.conversations.contents import media_keys, require_no_media
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ _TARGETS = ("completion", "output", "response", "answer", "messages", "conversat
 _WORDS = re.compile("[a-z]+")
 _ONE_OF_TWO = re.compile(r"(.*[a-z])(?:[_-][abjk]|[_-]?\d)")
 _NOT_ALL_ROWS = frozenset({"system", "tools", "functions", "history", "input", "context"})
-_LOOKED_AT = frozenset({*MEDIA, *LABELS})
+_LABELS = frozenset(LABELS)
 
 
 def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
@@ -55,7 +55,7 @@ def refuse_other_data(row: Row, columns: Columns = ()) -> None:
     Preference data is accepted if a mapped column says which answer to train on.
     """
     names = preference_columns(tuple(row))
-    if not names and _LOOKED_AT.isdisjoint(row):
+    if not names and _LABELS.isdisjoint(row) and not media_keys(tuple(row)):
         return
     require_no_media(row, "the column")
     if any(ours in _TARGETS for ours, _ in columns):

@@ -1,5 +1,7 @@
 """The text of a field or a message, which is a string or a list of parts; and media in a row."""
 
+import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sftctl import jsonio
@@ -7,14 +9,12 @@ from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
 
-MEDIA = (
-    *("image", "images", "image_url", "image_urls", "image_path", "image_paths", "img", "imgs"),
-    *("pixel_values", "video", "videos", "video_url", "video_path", "audio", "audios"),
-    *("audio_url", "audio_path", "attachments"),
+_MEDIA = re.compile(
+    r"(image|img|picture|photo|pic|screenshot|pixel|video|audio|wav)s?"
+    r"([_ -]?(url|path|file|file[_ -]?name|name|base64|b64|bytes|data|value|list|input)s?)?"
+    r"|(multi[_ -]?modal|mm)[_ -](data|input)s?|attachments",
+    re.IGNORECASE,
 )
-"""Columns of a row, or keys of a message, with something that is not text."""
-
-_MEDIA = frozenset(MEDIA)
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 _REASONING_TYPES = frozenset({"thinking", "reasoning", "reasoning_content"})
 BY_COLUMNS = "is the file ordered by columns? write one row per line, with one text in each field"
@@ -27,13 +27,17 @@ class Content(NamedTuple):
     reasoning: str | None = None
 
 
+@lru_cache(1024)
+def media_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of a row, or keys of a message, whose names say that they hold media."""
+    return tuple(name for name in names if _MEDIA.fullmatch(name))
+
+
 def require_no_media(fields: Row, where: str) -> None:
     """BadRow if an image, video or audio field has a value, because a model of text can't learn an
     answer about it."""
-    if _MEDIA.isdisjoint(fields):
-        return
-    for key in MEDIA:
-        if is_filled(fields.get(key)):
+    for key in media_keys(tuple(fields)):
+        if is_filled(fields[key]):
             raise BadRow(
                 "not_text",
                 f"{where} {key!r} is filled, and only text can be trained",
@@ -99,7 +103,7 @@ def part_of(part: object, key: str) -> tuple[bool, str]:
     kind = part.get("type") or ("thinking" if part.get("thought") is True else "text")
     if not isinstance(kind, str) or kind not in _TEXT_TYPES | _REASONING_TYPES:
         raise _not_text(key, str(kind))
-    if media := next((name for name in MEDIA if is_filled(part.get(name))), None):
+    if media := next((name for name in media_keys(tuple(part)) if is_filled(part[name])), None):
         raise _not_text(key, media)
     is_reasoning = kind in _REASONING_TYPES
     names = ("thinking", "reasoning", "reasoning_content", "text") if is_reasoning else ("text",)

@@ -5,7 +5,6 @@ from typing import Any
 from sftctl import jsonio
 from sftctl.data.conversations.contents import (
     BY_COLUMNS,
-    MEDIA,
     Content,
     content_of,
     require_no_media,
@@ -25,7 +24,7 @@ _ROLE = ("role", "from")
 _CONTENT = ("content", "value", "parts", "text")
 _READ = frozenset(
     {
-        *(*_ROLE, *_CONTENT, *REASONING, *MEDIA, *MARKS, "tools", "functions"),
+        *(*_ROLE, *_CONTENT, *REASONING, *MARKS, "tools", "functions"),
         *("name", "tool_call_id", "tool_calls", "function_call", "system", "input", "output"),
     }
 )

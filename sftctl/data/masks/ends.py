@@ -22,8 +22,7 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
     """
     special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
     stripped = written.rstrip()
-    content = prefixes.row.messages[turn]["content"].strip()
-    begin = max(0, written.rfind(content)) if content else 0
+    begin, start = _content_place(prefixes, turn, written)
     if eos and eos in written[:begin]:
         raise BadRow(
             "mask_not_exact",
@@ -31,7 +30,6 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
             "content of this turn, where a model would stop",
             "put the content and the tool calls into messages of their own",
         )
-    start = begin + len(content)
     ends = [start + found.end() for found in _one_of(special).finditer(stripped[start:])]
     has_end = stripped.endswith(special)
     if not ends or (len(ends) == 1 and has_end):
@@ -41,6 +39,28 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
         return written + _next_special(prefixes, turn)
     first_eos = stripped.find(eos, start, end) if eos else -1
     return stripped[: end if first_eos < 0 else first_eos + len(eos)]
+
+
+def _content_place(prefixes: Prefixes, turn: int, written: str) -> tuple[int, int]:
+    """Where the content of a turn begins and ends in its text, without white space around it.
+
+    If there is no content, or the header or the end holds the same text, then another content shows
+    what the template writes after it.
+    """
+    messages = prefixes.row.messages
+    content = messages[turn]["content"].strip()
+    begin = written.find(content)
+    if content and begin >= 0 and written.find(content, begin + 1) < 0:
+        return begin, begin + len(content)
+    with suppress(BadRow):
+        marked = (*messages[:turn], messages[turn] | {"content": _MARK})
+        _, found, after = prefixes.render(marked).rpartition(_MARK)
+        end = len(written) - len(after)
+        if found and end >= len(content) and written.endswith(after):
+            begin = written.rfind(content, 0, end) if content else end
+            return max(0, begin), end
+    begin = max(0, written.rfind(content)) if content else 0
+    return begin, begin + len(content)
 
 
 @cache
@@ -82,9 +102,11 @@ def _next_special(prefixes: Prefixes, turn: int) -> str:
             ((*messages[:turn], plain, later), _MARK),
         ):
             with suppress(BadRow):
-                before, found, after = prefixes.render(turns).partition(text)
-                special = _leading_special(after, prefixes)
-                if found and special and (text == _MARK or not before):
+                rendered = prefixes.render(turns)
+                place = 0 if text == through else rendered.find(_MARK)
+                if place < 0 or not rendered.startswith(text, place):
+                    continue
+                if special := _leading_special(rendered[place + len(text) :], prefixes):
                     return special
     return prefixes.tokenizer.eos_text
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sftctl import jsonio
 from sftctl.data.conversations.columns import LABELS, Columns, preference_columns
-from sftctl.data.conversations.contents import MEDIA, is_filled
+from sftctl.data.conversations.contents import is_filled, media_keys
 from sftctl.data.conversations.shapes import ROW_KEYS, is_row
 from sftctl.data.conversations.unknown import columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
@@ -17,7 +17,7 @@ from sftctl.errors import DataError
 
 _ROWS_AT_A_TIME = 256
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_READ = ROW_KEYS.union(MEDIA, LABELS)
+_READ = ROW_KEYS.union(LABELS)
 
 
 def is_columnar(path: Path) -> bool:
@@ -43,7 +43,8 @@ def columnar_rows(
     with ExitStack() as stack:
         table = _opened(path, name, stack)
         mapped = {column.split(".")[0] for _, column in columns} | {c for _, c in columns}
-        known = _READ.union(mapped, preference_columns(tuple(table.names)))
+        names = tuple(table.names)
+        known = _READ.union(mapped, preference_columns(names), media_keys(names))
         read = [column for column in table.names if column in known]
         if len({*read}) < len(read):
             raise columns_twice(name, next(one for one in read if read.count(one) > 1))
@@ -119,9 +120,8 @@ def _damaged(name: str, problem: Exception) -> DataError:
 
 
 def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
-    for key in MEDIA:
-        if key in row:
-            row[key] = is_filled(row[key])
+    for key in media_keys(tuple(row)):
+        row[key] = is_filled(row[key])
     try:
         return jsonio.dump_strict(row)
     except TypeError:  # bytes, decimals and the like

@@ -162,7 +162,7 @@ def _of_the_split(
 
 def _split_of(path: Path) -> str | None:
     """Train or held out, by the words of a file's name, or else of the folders around it."""
-    for part in (path.name.partition(".")[0], *reversed(path.parent.parts)):
+    for part in (path.name, *reversed(path.parent.parts)):
         words = set(_WORDS.findall(part.lower()))
         if words & _TRAIN:
             return "train"

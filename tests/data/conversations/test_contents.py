@@ -50,7 +50,12 @@ def test_a_part_that_is_not_text_is_refused_with_its_type(part: Any, named: str)
     assert f"part of type '{named}'" in caught.value.message
 
 
-@pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios"])
+@pytest.mark.parametrize(
+    "key",
+    ["image", "images", "video", "videos", "audio", "audios", "Image", "IMAGES", "img", "img_path"]
+    + ["image_file", "image_base64", "image_url", "picture", "photo", "pic", "screenshot", "wav"]
+    + ["pixel_values", "audio_paths", "multi_modal_data", "mm_data", "video_bytes", "attachments"],
+)
 @pytest.mark.parametrize("value", ["a.jpg", ["a.jpg"], {"bytes": "x"}, True])
 def test_filled_media_next_to_the_text_are_refused(key: str, value: Any) -> None:
     for row in ({"messages": [USER, ANSWER], key: value}, {"messages": [USER | {key: value}]}):

@@ -239,6 +239,35 @@ def test_text_that_only_ends_a_conversation_is_not_trained(after: str) -> None:
     assert trained(tokenizer, TURNS[2:3]) == ["Hello\n\n<|im_end|>"]
 
 
+CHANNELS = CHATML.replace(
+    "{{ m.content }}<|im_end|>",
+    "{% if m.role == 'assistant' %}final<|im_start|>{% endif %}{{ m.content }}"
+    "{{ '<|endoftext|>' if loop.last and m.role == 'assistant' else '<|im_end|>' }}",
+)
+
+
+@pytest.mark.parametrize("answer", ["", " ", "\n", "final", "im_end", "endoftext", "Hi"])
+@pytest.mark.parametrize(
+    ("template", "header", "end"),
+    [
+        (CHANNELS, "final<|im_start|>", "<|endoftext|>"),  # gpt-oss
+        (CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}", "", "<|im_end|>"),
+    ],
+)
+def test_the_end_is_found_also_if_the_answer_is_empty_or_a_part_of_the_header_or_the_end(
+    template: str, header: str, end: str, answer: str
+) -> None:
+    row = [TURNS[1], {"role": "assistant", "content": answer}]
+    assert trained(load(SAMPLE_TOKENIZER, template), row) == [header + answer + end]
+
+
+@pytest.mark.parametrize("template", ["{{ '' }}", "{% macro m() %}{% endmacro %}"])
+def test_a_template_that_writes_nothing_leaves_out_the_messages(template: str) -> None:
+    with pytest.raises(BadRow, match="leaves out its content") as caught:
+        trained(load(SAMPLE_TOKENIZER, template), TURNS[1:3])
+    assert caught.value.reason == "message_not_rendered"
+
+
 def test_an_end_token_that_is_written_twice_is_trained_once() -> None:
     tokenizer = load(SAMPLE_TOKENIZER, CHATML.replace("<|im_end|>", "<|im_end|>\n<|im_end|>"))
     assert trained(tokenizer, TURNS)[0] == "Hello\n\n<|im_end|>"

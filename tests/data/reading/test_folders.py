@@ -28,7 +28,8 @@ def make(tmp_path: Path, *names: str) -> None:
     "held_out",
     ["valid.jsonl", "validation.jsonl", "val.json", "dev.jsonl", "test.jsonl", "eval.csv"]
     + ["test-00000-of-00001.parquet", "alpaca_val.jsonl", "TEST.jsonl", "squad-validation.arrow"]
-    + ["test/rows.jsonl", "data/validation/0.parquet", "dev2.jsonl", "x.test.jsonl.gz"][:3],
+    + ["test/rows.jsonl", "data/validation/0.parquet", "dev2.jsonl", "x.test.jsonl.gz"]
+    + ["chat.val.jsonl", "qa-eval-v2.jsonl"],
 )
 def test_files_of_another_split_are_no_training_data_unless_they_are_named(
     tmp_path: Path, held_out: str
