@@ -16,7 +16,9 @@ from sftctl.environment import load_large_libraries
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
 from sftctl.model.adapter.needs import refuse_adapter
+from sftctl.model.folder.config_edits import wrong_size
 from sftctl.model.folder.quantized import WEIGHT_FILES, require_not_quantized, require_numbers
+from sftctl.model.folder.read_files import require_single_tensors, unread_files
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
@@ -149,7 +151,12 @@ def require_model_folder(name: str) -> None:
         values = _json_or_none(folder / "config.json")
         if isinstance(values, dict):  # else transformers says what is wrong with the file
             require_not_quantized(name, values)
+            if wrong := wrong_size(values):
+                raise ConfigError(f"model {name}: config.json: {wrong[0]}", hint=wrong[1])
         require_numbers(folder)
+        require_single_tensors(name, folder)
+        if line := unread_files(folder):
+            on_stderr(f"model {name}: {line}")
 
 
 def _json_or_none(file: Path) -> object:

@@ -179,8 +179,8 @@ UNLOADABLE: dict[str, tuple[Callable[[Config], str | Config], str, str]] = {
     ),
     "a number as text": (
         lambda c: {**c, "hidden_size": "16"},
-        "config.json: Field 'hidden_size' expected int, got str",
-        "a value in it is wrong: correct it",
+        "config.json: hidden_size is '16', not a size",
+        'write "hidden_size": 16 in config.json, without quotes',
     ),
 }
 

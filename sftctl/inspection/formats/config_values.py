@@ -5,14 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sftctl.inspection.pickles.values import table
-from sftctl.model.folder.config_edits import edit_of_size, edit_of_type
+from sftctl.model.folder.config_edits import edit_of_type, wrong_size
 from sftctl.words import printable
 
-_SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
-    "n_embd", "n_layer", "n_head", "n_positions",
-)  # fmt: skip
 _EMBEDDINGS = {  # by model_type: the end of the name of a tensor that each such model has
     "gpt2": "wte.weight", "gpt_neo": "wte.weight", "gptj": "wte.weight", "codegen": "wte.weight",
     "gpt_bigcode": "wte.weight", "mpt": "wte.weight", "gpt_neox": "embed_in.weight",
@@ -54,11 +49,8 @@ def misfit_of_values(
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
         return Misfit("no model_type", edit_of_type(config, families))
-    for key in _SIZES:
-        value = config.get(key)
-        if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
-            said = f"{key} is {printable(repr(value))}, not a size"
-            return Misfit(said, edit_of_size(key, value))
+    if wrong := wrong_size(config):
+        return Misfit(*wrong)
     tied = config.get("tie_word_embeddings")
     if not isinstance(tied, bool | None):
         said = f"tie_word_embeddings is {printable(repr(tied))}, not true or false"

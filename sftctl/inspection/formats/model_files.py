@@ -1,11 +1,13 @@
 """Models without a trainer's state: a directory (Hugging Face, MLX, PEFT), a safetensors file."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sftctl.checkpoint.tensor_index import SUFFIX, StoredTensor
+from sftctl.errors import ConfigError
 from sftctl.inspection.formats.adapters import (
     adapter_facts,
     adapter_kind,
@@ -18,6 +20,7 @@ from sftctl.inspection.formats.others import weights_of_others
 from sftctl.inspection.formats.weights import judge_weights, quantized_dtype, show_tensors
 from sftctl.inspection.inspection import NO_TENSORS, Inspection, weights_dtype
 from sftctl.inspection.pickles.values import table
+from sftctl.model.folder.read_files import files_read, index_of, require_single_tensors
 
 NO_STATE = "weights alone: no optimizer, no step"
 STEP_COUNTS = "optimizer updates"
@@ -167,24 +170,49 @@ def as_weights(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 def read_weights(files: Files) -> dict[str, StoredTensor]:
     """The model's tensors: safetensors, else pytorch_model*.bin; checked against their index."""
-    num_problems = len(files.problems)
+    num_problems, folder = len(files.problems), files.path
     tensors: dict[str, StoredTensor] = {}
-    for name in files.sizes:
-        if name.endswith(SUFFIX) and "/" not in name:
+    loaded = [os.path.relpath(file, folder) for file in files_read(folder)]
+    names = [*loaded, *(name for name in files.sizes if _is_other(name, loaded))]
+    for name in names:
+        if name.endswith(SUFFIX):
             tensors |= files.read_safetensors(name)
-    for name in files.sizes if not tensors else ():
+    for name in names if not tensors else ():
         if name.endswith(".bin") and Path(name).name.startswith(("pytorch_model", "adapter_")):
             tensors |= files.read_torch(name).tensors
     is_readable = len(files.problems) == num_problems and not files.pointers
-    for index in _INDEXES:
-        weight_map = files.read_json(index).get("weight_map")
-        if isinstance(weight_map, dict):
-            lost = sorted(set(map(str, weight_map.values())) - files.sizes.keys())
-            shown = [f"{name}: missing, {index} refers to it" for name in lost[:_MOST_SHOWN]]
-            more = [f"{len(lost) - len(shown)} more files are missing"]
-            files.problems.extend(shown + (more if len(lost) > len(shown) else []))
-            absent = sorted(name for name in weight_map if name not in tensors)
-            if absent and is_readable and not lost:
-                problem = f"{absent[0]} is in no file ({len(absent)} such tensors)"
-                files.problems.append(f"{index}: {problem}")
+    if (index := index_of(folder)) is not None:
+        files.problems.extend(_problems_of_index(files, index.name, tensors, is_readable))
+    try:
+        require_single_tensors(str(folder), folder)
+    except ConfigError as error:
+        problem = error.message.removeprefix(f"model {folder}: ")
+        files.problems.append(problem)
+        files.remedies[problem] = error.hint or ""
     return as_weights(tensors)
+
+
+def _is_other(name: str, loaded: list[str]) -> bool:
+    """Whether a file's tensors are shown too: an adapter's, or all if transformers reads none."""
+    is_adapter = Path(name).name.startswith("adapter_")
+    is_below = "/" in name and name.endswith(SUFFIX)
+    return not is_below and name not in loaded and (is_adapter or not loaded)
+
+
+def _problems_of_index(
+    files: Files, index: str, tensors: dict[str, StoredTensor], is_readable: bool
+) -> list[str]:
+    """Files that an index names and that are not there, and tensors that are in no file."""
+    weight_map = files.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        return [f"{index}: no weight_map in it"]
+    named = sorted(set(map(str, weight_map.values())))
+    lost = [name for name in named if not (files.path / name).is_file()]
+    if lost:
+        shown = [f"{name}: missing, {index} refers to it" for name in lost[:_MOST_SHOWN]]
+        more = [f"{len(lost) - len(shown)} more files are missing"]
+        return shown + (more if len(lost) > len(shown) else [])
+    absent = sorted(name for name in weight_map if name not in tensors)
+    if absent and is_readable:
+        return [f"{index}: {absent[0]} is in no file ({len(absent)} such tensors)"]
+    return []

@@ -15,7 +15,12 @@ from sftctl.inspection.formats.expected_names import LAYER, TIED_BY_DEFAULT, nam
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
-from sftctl.model.folder.quantized import require_not_quantized
+from sftctl.model.folder.quantized import (
+    WHOLE_NUMBERS_HINT,
+    require_not_quantized,
+    whole_numbers,
+)
+from sftctl.model.folder.read_files import unread_files
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.folder.tied_head import (
     COMPARED_BYTES,
@@ -68,6 +73,8 @@ def _remarks(
 ) -> Iterator[str]:
     """Notes on things that `sftctl train` also warns about."""
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
+        yield line
+    if line := unread_files(path):
         yield line
     if names.unexpected:
         yield f"{len(names.unexpected)} tensors in layers that config.json does not count"
@@ -131,6 +138,9 @@ def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors)
         require_not_quantized(str(path), config)
     except ConfigError as error:
         return [error.message.removeprefix(f"model {path}: "), error.hint or ""]
+    types = {name.removeprefix("model."): one.dtype for name, one in tensors.items()}
+    if problem := whole_numbers(types):
+        return [problem, WHOLE_NUMBERS_HINT]
     dtype = quantized_dtype(tensors)
     return [f"weights of type {dtype} can't be trained; take the model in bfloat16"] * bool(dtype)
 

@@ -12,6 +12,11 @@ from sftctl.words import printable
 Misfit = tuple[str, Sequence[int], Sequence[int]]
 """The name of a tensor, its shape in the files, and its shape in the model of config.json."""
 
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+    "n_embd", "n_layer", "n_head", "n_positions",
+)  # fmt: skip
 _ROWS_OF_TOKENS = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|lm_head|embed_out)\.")
 _OF_MLP = re.compile(r"\.(gate_proj|up_proj|down_proj|c_fc|fc1|fc2)\.")
 _OF_KEYS = re.compile(r"\.(k_proj|v_proj)\.")
@@ -78,6 +83,16 @@ def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
     family = plain.get(name.removesuffix("ForCausalLM").lower())
     doubt = "" if family else ", if you know which model it is"
     return f'add it to config.json, such as "model_type": "{family or "llama"}"{doubt}'
+
+
+def wrong_size(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A size that is not a whole number above 0, and the change; None if there is none."""
+    for key in _SIZES:
+        value = config.get(key)
+        if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
+            said = f"{key} is {printable(repr(value))}, not a size"
+            return said, edit_of_size(key, value)
+    return None
 
 
 def edit_of_size(key: str, value: object) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
+from sftctl.model.folder.read_files import header_of
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
@@ -18,6 +19,12 @@ _QUANTIZED_TYPES = {
     "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+
+_INTEGERS = {
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+}  # fmt: skip
+WHOLE_NUMBERS_HINT = "save the model again in float32, bfloat16 or float16"
 
 
 def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
@@ -59,6 +66,21 @@ def require_numbers(folder: Path) -> None:
                 "scales of a quantizer",
                 hint="take the model that it was quantized from, in float32, bfloat16 or float16",
             )
+        types = {name: str(one.get("dtype")) for name, one in header_of(file).items()}
+        if problem := whole_numbers(types):
+            raise ConfigError(f"model {folder}: {problem}", hint=WHOLE_NUMBERS_HINT)
+
+
+def whole_numbers(types: Mapping[str, str]) -> str | None:
+    """The first weight that holds integers, from the types by name; None if there is none.
+
+    Buffers such as GPT-2's mask of attention (`attn.bias`) may hold integers.
+    """
+    found = sorted(n for n, one in types.items() if n.endswith(".weight") and one in _INTEGERS)
+    if not found:
+        return None
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0]}{more} has the type {_INTEGERS[types[found[0]]]}: a weight is not an integer"
 
 
 def _quantized_dtype(head: bytes) -> str | None:

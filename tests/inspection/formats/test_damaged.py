@@ -270,12 +270,18 @@ def sparse_file(file: Path) -> None:
     os.truncate(file, (1 << 26) + 1)
 
 
+def index_of_another_tensor(index: Path) -> None:
+    part = index.with_name("model-00001-of-00001.safetensors")
+    index.with_name("model.safetensors").rename(part)
+    index.write_text(f'{{"weight_map": {{"b": "{part.name}"}}}}')
+
+
 JSON_FILES: list[tuple[str, Make, str]] = [
     ("config.json", lambda file: file.write_text("{"), "config.json:1: not JSON"),
     ("config.json", lambda file: file.write_text("[]"), "config.json: "),
     (
         "model.safetensors.index.json",
-        lambda file: file.write_text('{"weight_map": {"b": "model.safetensors"}}'),
+        index_of_another_tensor,
         "model.safetensors.index.json: b is in no file (1 such tensors)",
     ),
     (

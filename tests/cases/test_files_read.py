@@ -1,0 +1,121 @@
+"""Which files of a model's folder are read, and weights that no model can have."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sftctl.errors import ConfigError
+from sftctl.inspection.inspect import inspect_path
+from sftctl.model.folder.read_files import unread_files
+from sftctl.model.load import load_pretrained
+from tests.toys.models import toy_base, write_base
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+NORM = "model.norm.weight"
+
+
+def sharded(folder: Path) -> Path:
+    """A model in two files with an index."""
+    write_base(folder, toy_base())
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    where = {name: FIRST if name in names[::2] else SECOND for name in names}
+    for file in (FIRST, SECOND):
+        part = {name: tensors[name] for name in names if where[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+def put(folder: Path, file: str, name: str, value: torch.Tensor) -> None:
+    tensors = load_file(folder / file)
+    save_file(tensors | {name: value}, folder / file, metadata={"format": "pt"})
+
+
+def also_in_the_other(folder: Path, change: float) -> None:
+    for file, other in ((FIRST, SECOND), (SECOND, FIRST)):
+        tensors = load_file(folder / file)
+        if NORM in tensors:
+            return put(folder, other, NORM, tensors[NORM] + change)
+
+
+def with_config(folder: Path, **values: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a tensor in two files": (
+        lambda folder: also_in_the_other(folder, 1.0),
+        f"{NORM} is in {FIRST} and, with other values, in {SECOND}",
+    ),
+    "a tensor of int64": (
+        lambda folder: put(folder, FIRST, "lm_head.weight", torch.ones(64, 16, dtype=torch.int64)),
+        "lm_head.weight has the type int64: a weight is not an integer",
+    ),
+    "no layers": (
+        lambda folder: with_config(folder, num_hidden_layers=0),
+        "config.json: num_hidden_layers is 0, not a size",
+    ),
+    "a negative number of layers": (
+        lambda folder: with_config(folder, num_hidden_layers=-1),
+        "config.json: num_hidden_layers is -1, not a size",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), REFUSED.values(), ids=REFUSED)
+def test_both_refuse(tmp_path: Path, change: Callable[[Path], None], says: str) -> None:
+    change(folder := sharded(tmp_path / "m"))
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    found = inspect_path(folder)
+    assert refused.value.message == f"model {folder}: {says}" and refused.value.hint
+    assert says in [*found.problems, *found.notes]
+    assert "sftctl train" not in (found.advice or "")
+
+
+def beside(folder: Path) -> None:
+    save_file(load_file(folder / FIRST), folder / "model-00001-of-00002 (1).safetensors")
+
+
+def single(folder: Path) -> None:
+    tensors = load_file(folder / FIRST) | load_file(folder / SECOND)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+UNREAD: dict[str, tuple[Callable[[Path], None], str | None]] = {
+    "one file beside an index": (
+        single,
+        f"the weights are read from model.safetensors; not read: {FIRST}, {SECOND}",
+    ),
+    "a copy of a part": (
+        beside,
+        f"the weights are read from the files that {INDEX} names; not read: "
+        "model-00001-of-00002 (1).safetensors",
+    ),
+    "a tensor twice with the same values": (lambda folder: also_in_the_other(folder, 0.0), None),
+    "nothing": (lambda folder: None, None),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), UNREAD.values(), ids=UNREAD)
+def test_both_say_which_files_are_not_read(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    says: str | None,
+) -> None:
+    change(folder := sharded(tmp_path / "m"))
+    load_pretrained(str(folder))
+    warned = capsys.readouterr().err
+    found = inspect_path(folder)
+    assert found.problems == []
+    assert (unread_files(folder), says in found.notes) == (says, says is not None)
+    assert (f"model {folder}: {says}" in warned) == (says is not None)
