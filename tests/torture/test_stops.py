@@ -15,7 +15,7 @@ import pytest
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import step_of
-from sftctl.errors import EXIT_STOPPED
+from sftctl.errors import EXIT_INTERRUPTED, EXIT_STOPPED
 from tests.toys.runs import assert_same_end, half_made, toy_data, whole_lines
 from tests.toys.torture.processes import (
     Ranks,
@@ -132,7 +132,9 @@ def _stopped(way: Way, run: Path, times: Times, draw: random.Random) -> list[str
         phase = _phase(run, _events(run)[before:])
         _signal(ranks.processes[0].pid, number)
         (code,) = ranks.ended()
-        if code != EXIT_STOPPED:  # it came after the last step
+        if code == EXIT_INTERRUPTED:  # Ctrl-C before there is anything to save
+            assert (number, phase) == (signal.SIGINT, "starting"), ranks.printed()
+        elif code != EXIT_STOPPED:  # it came after the last step
             assert (run / "final").exists(), (code, ranks.printed())
             return ["too late"]
     newest = [step_of(path.name) for path in list_checkpoints(run / "checkpoints")][-1:] or [0]
