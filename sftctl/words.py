@@ -1,6 +1,7 @@
 """Counts, sizes and durations as text, the same in every message; and text from files, escaped."""
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -75,6 +76,15 @@ def ranges_of(numbers: Sequence[int]) -> str:
             ranges.append([number, number])
     texts = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:5]]
     return ", ".join(texts) + (", …" if len(ranges) > 5 else "")
+
+
+def in_shell(path: object) -> str:
+    """A path as one word of a command that the user can copy into a shell.
+
+    A path that begins with a hyphen gets `./`, because it would be read as an option.
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 _WORD = re.compile(r"\s*(?:[^\s`]*`[^`]*`[^\s`]*|\S+)")  # a command in backticks is one word

@@ -1,12 +1,19 @@
 """Counts, sizes and durations as text."""
 
+import ast
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+import sftctl
 from sftctl.words import (
     counted,
     format_age,
     format_bytes,
     format_duration,
+    in_shell,
     ranges_of,
     shortened,
     wrapped,
@@ -94,3 +101,47 @@ def test_ranges_of_numbers_are_short() -> None:
 )
 def test_lines_are_broken_between_words_and_no_command_is(text: str, lines: list[str]) -> None:
     assert wrapped(text, 16) == "\n".join(lines)
+
+
+@pytest.mark.parametrize("path", ["runs/a", "sp ace/it's $HOME", "-dash", "-", "new\nline"])
+def test_a_path_in_a_command_is_one_word_of_the_shell(path: str) -> None:
+    assert shlex.split(in_shell(Path(path))) == [f"./{path}" if path[0] == "-" else path]
+
+
+def test_every_path_in_a_command_is_quoted() -> None:
+    """Values in a command in backticks are quoted, or have a name listed here."""
+    not_paths = {
+        "_RESTORE",
+        "first",
+        "flags",
+        "item",
+        "key",
+        "name",
+        "step",
+        "tokens",
+        "value",
+        "words",
+    }
+    places = [
+        f"{file}:{value.lineno}: {ast.unparse(value.value)}"
+        for file in sorted(Path(sftctl.__file__).parent.rglob("*.py"))
+        for text in ast.walk(ast.parse(file.read_text()))
+        if isinstance(text, ast.JoinedStr)
+        for value in _in_commands(text)
+        if (shown := ast.unparse(value.value)) not in not_paths
+        and not any(quoting in shown for quoting in ("in_shell(", "in_shell,", "shlex.quote("))
+    ]
+    assert places == []
+
+
+def _in_commands(text: ast.JoinedStr) -> Iterator[ast.FormattedValue]:
+    """The values in backticks, after the name of a program."""
+    before = ""
+    for part in text.values:
+        if isinstance(part, ast.Constant):
+            before += str(part.value)
+        elif isinstance(part, ast.FormattedValue):
+            typed = before.rpartition("`")[2] if before.count("`") % 2 else ""
+            if typed.startswith(("sftctl ", "python ", "tar ")) or "--" in typed:
+                yield part
+            before += "{}"

@@ -28,7 +28,7 @@ from sftctl.config.evaluation import LOSS, Goal
 from sftctl.disk import DISK, TEMPORARY_PREFIX, Disk, refusals
 from sftctl.errors import CheckpointError, CorruptCheckpoint, NoCheckpoint
 from sftctl.folders import TRASH_PREFIX, remove_folder
-from sftctl.words import format_bytes
+from sftctl.words import format_bytes, in_shell
 
 _LEFTOVER = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}|{re.escape(TRASH_PREFIX)})"
@@ -99,7 +99,7 @@ def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
             hint=_complete_steps(root) or "put one back from a copy, or start a new run",
         )
     asked = "" if step is None else f" of step {step}"
-    begin = f"`sftctl resume {root.parent}` continues training and saves one"
+    begin = f"`sftctl resume {in_shell(root.parent)}` continues training and saves one"
     raise NoCheckpoint(f"{root}: no checkpoint{asked}", hint=_complete_steps(root) or begin)
 
 

@@ -10,6 +10,7 @@ from sftctl.cli.options import ConfigFlags, Json, RanksHere, config_flags, flag_
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError, DataError
 from sftctl.tracking.working import working
+from sftctl.words import in_shell
 
 if TYPE_CHECKING:
     from sftctl.bench.sweep import BenchSettings
@@ -105,7 +106,7 @@ def _measure(
     if write_config is not None:
         path = config.data.path and str(Path(config.data.path).absolute())
         advice.write_new_file(write_config, advice.config_lines(report.recommended, path))
-        streams.tell(f"wrote {write_config}: sftctl train {write_config}")
+        streams.tell(f"wrote {write_config}: sftctl train {in_shell(write_config)}")
 
 
 def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfig:

@@ -1,6 +1,5 @@
 """sftctl export."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from sftctl.cli import streams
 from sftctl.cli.options import AnyModel, ChatTemplate, ModelTokenizer, run_or_newest
 from sftctl.tracking.working import working
-from sftctl.words import format_bytes, printable
+from sftctl.words import format_bytes, in_shell, printable
 
 
 def export(
@@ -62,7 +61,7 @@ def export(
     size = format_bytes(sum(file.stat().st_size for file in output.iterdir()))
     show(f"exported to {output}: {size}, {dtype}")
     opened = output / "model.gguf" if kind == "gguf" else output
-    show(f"chat:     sftctl chat {shlex.quote(str(opened))}")
+    show(f"chat:     sftctl chat {in_shell(opened)}")
 
 
 def _export_adapter(

@@ -13,7 +13,7 @@ from sftctl.cli import streams
 from sftctl.config.keys import default_of, documentation, type_of
 from sftctl.config.schema import Auto
 from sftctl.errors import ConfigError
-from sftctl.words import printable
+from sftctl.words import in_shell, printable
 
 _SHORTER_NAMES = {"data.path": "--data", "model.name": "--model", "adapter.start": "--adapter"}
 _SEVERAL = ("data.path",)  # people type them several times
@@ -89,7 +89,8 @@ def _once(key: str, value: Any) -> Any:
     if len(value) > 1:
         raise ConfigError(
             f"{flag_name(key)} is given {len(value)} times: {', '.join(value)}",
-            hint=f"put them into one store: `sftctl prepare-data {' '.join(value)} --output STORE`",
+            hint="put them into one store: "
+            f"`sftctl prepare-data {' '.join(map(in_shell, value))} --output STORE`",
         )
     return value[0]
 

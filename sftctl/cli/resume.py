@@ -7,6 +7,7 @@ import typer
 
 from sftctl.cli.options import Json, MaxRestarts, RanksHere, VerifyData, run_or_newest
 from sftctl.errors import ConfigError, NoCheckpoint
+from sftctl.words import in_shell
 
 RunDirectory = Annotated[
     Path | None,
@@ -106,7 +107,7 @@ def _refuse_parts_of_runs(path: Path) -> None:
 
     if RunDir(path).run_file.is_file() or (run := run_around(path)) is None:
         return
-    step, command = step_of(path.name), f"sftctl resume {run}"
+    step, command = step_of(path.name), f"sftctl resume {in_shell(run)}"
     if step is not None and path.parent.name == "checkpoints":
         newest = list_checkpoints(RunDir(run).checkpoints)[-1:]
         is_newest = any(path.samefile(one) for one in newest)

@@ -15,6 +15,7 @@ from sftctl.config.schema import SECTIONS, RunConfig
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError, UnknownKey
 from sftctl.jsonio import dump_canonical
+from sftctl.words import in_shell
 
 _KEY = re.compile(r"\s*[^\s=]+\s*=")
 _UNEXPANDED = re.compile(r"(~\w*|\$\w+|\$\{\w+\})(/|$)")
@@ -183,7 +184,7 @@ def _key(name: str) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    hint = f"`sftctl train --print-config > {path.name}` writes one"
+    hint = f"`sftctl train --print-config > {in_shell(path.name)}` writes one"
     if "=" in path.name:  # torchtune takes a key so
         hint = f"--set {path} sets a key"
     if path.is_dir() and (other := other_file(path)):

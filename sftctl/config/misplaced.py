@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
+from sftctl.words import in_shell
 
 _DATA = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".tab", ".txt", ".md")
 _PACKED = (".gz", ".zst")
@@ -33,17 +34,17 @@ def other_file(path: Path) -> ConfigError | None:
             hint=f"{_WRITE_ONE}; docs/migrating.md has the keys of other tools",
         )
     if suffix in _DATA or _ROWS.match(start):
-        return _is(path, "data", f"`sftctl train --data {path}` trains on it")
+        return _is(path, "data", f"`sftctl train --data {in_shell(path)}` trains on it")
     return None
 
 
 def _folder(path: Path) -> ConfigError:
     if (path / "run.json").is_file():
-        return _is(path, "a run", f"`sftctl resume {path}` continues it")
+        return _is(path, "a run", f"`sftctl resume {in_shell(path)}` continues it")
     if (path / "config.json").is_file():
-        return _is(path, "a model directory", f"`sftctl train --model {path}` trains it")
+        return _is(path, "a model directory", f"`sftctl train --model {in_shell(path)}` trains it")
     kind = "a token store" if (path / "manifest.json").is_file() else "a folder"
-    return _is(path, kind, f"`sftctl train --data {path}` trains on it")
+    return _is(path, kind, f"`sftctl train --data {in_shell(path)}` trains on it")
 
 
 def _is(path: Path, kind: str, hint: str) -> ConfigError:

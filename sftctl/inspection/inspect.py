@@ -85,7 +85,7 @@ from sftctl.inspection.formats.transformers_trainer import (
 from sftctl.inspection.inspection import Inspection
 from sftctl.runs.final import problems_of_final
 from sftctl.runs.newest import runs_nearby
-from sftctl.words import counted
+from sftctl.words import counted, in_shell
 
 
 class Format(NamedTuple):
@@ -154,7 +154,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
             raise NoCheckpoint(
                 f"{path}: a folder with {counted(len(inside), 'file')} of weights, such as "
                 f"{inside[-1].name}",
-                hint=f"inspect the file: `sftctl inspect-ckpt {inside[-1]}`",
+                hint=f"inspect the file: `sftctl inspect-ckpt {in_shell(inside[-1])}`",
             )
         if inner := _inside(path):
             others = f", and {counted(len(inner) - 1, 'other')}" if len(inner) > 1 else ""

@@ -36,7 +36,7 @@ from sftctl.runs.resumable import (
     obstacles_in_run,
     require_named_files,
 )
-from sftctl.words import counted
+from sftctl.words import counted, in_shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     """Whether `sftctl resume` can continue from this checkpoint (None: no readable manifest)."""
     is_below = len(checkpoint.parts) > 2
     run = RunDir((checkpoint if is_below else checkpoint.absolute()).parent.parent)
-    command = f"sftctl resume {run.path if checkpoint.is_absolute() else checkpoint.parent.parent}"
+    typed = run.path if checkpoint.is_absolute() else checkpoint.parent.parent
+    command = f"sftctl resume {in_shell(typed)}"
     if manifest is None or is_damaged:
         return Readiness(_advice_for_damage(run, command))
     try:

@@ -22,7 +22,7 @@ from sftctl.model.folder.read_files import require_single_tensors, unread_files
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.gguf.kind import require_readable
 from sftctl.model.presets import PRESETS
-from sftctl.words import printable
+from sftctl.words import in_shell, printable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
@@ -99,7 +99,7 @@ def _refuse_other_file(path: Path) -> None:
     if path.is_file():
         hint = f"did you mean its folder, {path.parent}?"
         if not (path.parent / "config.json").is_file():
-            hint = f"`sftctl inspect-ckpt {path}` says what it is"
+            hint = f"`sftctl inspect-ckpt {in_shell(path)}` says what it is"
         raise ConfigError(f"{path}: a file, but not a .gguf or .pth file", hint)
 
 

@@ -1,6 +1,5 @@
 """The sections of the page that show the run itself; dataset.py has the section about its data."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from sftctl.report.plot import Format
 from sftctl.report.record import VALIDATION_LOSS, RunRecord
 from sftctl.report.wording import count, facts, moment, number, percent, short_count, size, table
 from sftctl.tracking.lines import event_line
-from sftctl.words import counted, format_bytes, format_duration
+from sftctl.words import counted, format_bytes, format_duration, in_shell
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MAX_EVENTS = 500
@@ -173,7 +172,7 @@ def machine(record: RunRecord) -> Html:
 
 def go_on(record: RunRecord) -> Html:
     """The commands to type next."""
-    where = shlex.quote(str(record.path))
+    where = in_shell(record.path)
     finished = [f"sftctl chat {where}", f"sftctl export {where}"]
     commands = finished if record.status == "finished" else [f"sftctl resume {where}"]
     text = "\n".join([*commands, f"sftctl inspect-ckpt {where}"])

@@ -21,6 +21,7 @@ from sftctl.folders import new_folder
 from sftctl.jsonio import dump_pretty, read_object
 from sftctl.runs.newest import runs_nearby
 from sftctl.runs.place import foreign_parts
+from sftctl.words import in_shell
 
 if TYPE_CHECKING:  # it loads torch, which is not needed to look at a run
     from sftctl.world import World
@@ -183,7 +184,7 @@ def _default_path(config: RunConfig) -> Path:
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         is_run = RunDir(path).run_file.is_file()
-        resume = f"continue it with `sftctl resume {path}`, or " if is_run else ""
+        resume = f"continue it with `sftctl resume {in_shell(path)}`, or " if is_run else ""
         raise ConfigError(
             f"{path}: exists already",
             hint=f"{resume}choose another --output-dir",

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sftctl.errors import NoCheckpoint
+from sftctl.words import in_shell
 
 RUNS = Path("runs")
 """Where `train` puts a run that has no --output-dir."""
@@ -52,11 +53,11 @@ def run_around(path: Path) -> Path | None:
 def runs_nearby(path: Path) -> str:
     """A hint for a user who named something that is not a run; … stands for the command."""
     if (run := run_around(path)) is not None:
-        return f"it is a part of a run: `sftctl … {run}`"
+        return f"it is a part of a run: `sftctl … {in_shell(run)}`"
     folder = path.parent if path.parent.is_dir() else RUNS
     found = [run for run in by_age(folder) if run != path]
     if not found:
         return "start one with `sftctl train`"
     where = "there" if folder == path.parent else f"in {folder}"
-    more = f"; `sftctl runs {folder}` lists all {len(found)}" if len(found) > 1 else ""
-    return f"the newest run {where}: `sftctl … {found[0]}`{more}"
+    more = f"; `sftctl runs {in_shell(folder)}` lists all {len(found)}" if len(found) > 1 else ""
+    return f"the newest run {where}: `sftctl … {in_shell(found[0])}`{more}"

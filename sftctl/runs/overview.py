@@ -20,6 +20,7 @@ from sftctl.runs.choosing import final_step
 from sftctl.runs.directory import RunDir
 from sftctl.runs.mixtures import sources_with_paths
 from sftctl.runs.newest import RUNS, by_age
+from sftctl.words import in_shell
 
 _ENDS = ("stopped", "finished", "failed")
 _SESSION = ("started", "resumed", *_ENDS)
@@ -155,7 +156,7 @@ def _next(run: RunDir, status: str) -> str | None:
     if status == "running":
         return None
     is_done = status == "finished" and run.final.is_dir()
-    return f"sftctl {'chat' if is_done else 'resume'} {run.path}"
+    return f"sftctl {'chat' if is_done else 'resume'} {in_shell(run.path)}"
 
 
 def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:

@@ -21,7 +21,7 @@ from sftctl.runs.log import last_step_of, require_metrics
 from sftctl.runs.mixtures import sources_with_paths, total_steps
 from sftctl.runs.origin import of_another_run
 from sftctl.runs.place import foreign_parts
-from sftctl.words import counted
+from sftctl.words import counted, in_shell
 
 
 def obstacles_in_run(
@@ -48,7 +48,8 @@ def obstacles_in_run(
     if manifest.step > total:
         yield ConfigError(
             f"{_end_of(config.train, manifest)}, and the checkpoint is of step {manifest.step}",
-            hint=f"a run can only get longer; `sftctl resume {run.path} --step N` goes back",
+            hint=f"a run can only get longer; `sftctl resume {in_shell(run.path)} --step N` goes "
+            "back",
         )
     if config.train.dtype == manifest.dtype == "float16" and not manifest.scaler:
         yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no state of scaler")
@@ -123,7 +124,8 @@ def require_nothing_saved(run: RunDir) -> None:
     lost = f"events.jsonl has one of step {step}" if step is not None else "final/ is there"
     raise NoCheckpoint(
         f"{run.checkpoints}: no checkpoint, but {lost}",
-        hint=f"put them back (is a disk missing?), or start again: sftctl train {run.config_file}",
+        hint=f"put them back (is a disk missing?), or start again: "
+        f"sftctl train {in_shell(run.config_file)}",
     )
 
 
@@ -195,7 +197,7 @@ def require_more_steps(
     raise ConfigError(
         f"{asked}: nothing to train: {_end_of(config.train, manifest)}, and the "
         f"checkpoint is of step {manifest.step}",
-        hint=f"`sftctl resume {run} {flags}` trains longer",
+        hint=f"`sftctl resume {in_shell(run)} {flags}` trains longer",
     )
 
 

@@ -35,7 +35,7 @@ from sftctl.tracking import status
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from sftctl.train.stop import SIGNALS, StopRequest
-from sftctl.words import printable
+from sftctl.words import in_shell, printable
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def train_on_ranks(
 
 def _how_to_continue(path: Path) -> str:
     if RunDir(path).run_file.is_file():
-        return f"`sftctl resume {path}` continues from the last checkpoint"
+        return f"`sftctl resume {in_shell(path)}` continues from the last checkpoint"
     return "out of memory? the run had not begun: the same command starts it again"
 
 

@@ -24,7 +24,7 @@ from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import training_steps
 from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest
-from sftctl.words import counted
+from sftctl.words import counted, in_shell
 from sftctl.world import World, local_part, start_world
 
 COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens")
@@ -104,7 +104,7 @@ def _stretch(run: RunDir) -> tuple[Path | None, Path]:
     if not found or step_of(found[-1].name) == 0:
         raise NoCheckpoint(
             f"{run.checkpoints}: no checkpoint to compare a replay with",
-            hint=f"`sftctl resume {run.path}` trains the run and saves one",
+            hint=f"`sftctl resume {in_shell(run.path)}` trains the run and saves one",
         )
     return (found[-2] if len(found) > 1 else None), found[-1]
 

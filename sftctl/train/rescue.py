@@ -11,6 +11,7 @@ from sftctl.runs.directory import RunDir, create_run
 from sftctl.runs.log import RunLog
 from sftctl.runs.place import RunPlace
 from sftctl.train.session import Session
+from sftctl.words import in_shell
 
 
 def rescue(
@@ -40,7 +41,7 @@ def rescue(
     return CheckpointError(
         f"{session.run.path}: the run directory was {what} while it trained; step {step} is saved "
         f"{where}",
-        hint=f"`sftctl resume {path}` continues it",
+        hint=f"`sftctl resume {in_shell(path)}` continues it",
     )
 
 

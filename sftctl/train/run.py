@@ -38,6 +38,7 @@ from sftctl.train.saving import Saving, open_saving
 from sftctl.train.session import Session
 from sftctl.train.stop import StopRequest
 from sftctl.train.store_check import open_store_check, verify_now
+from sftctl.words import in_shell
 from sftctl.world import World, start_world
 
 
@@ -213,8 +214,8 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
     if step == 0 and stops:
         raise TrainingDiverged(
             f"{what} before any update: the loss of the loaded model is not finite",
-            hint=f"`sftctl inspect-ckpt {session.config.model.name} --tensors` counts NaNs in "
-            "weights; with --dtype float16 numbers overflow: try float32",
+            hint=f"`sftctl inspect-ckpt {in_shell(session.config.model.name)} --tensors` counts "
+            "NaNs in weights; with --dtype float16 numbers overflow: try float32",
         )
     tracker.event("warning", step, message=what)
 

@@ -11,6 +11,7 @@ from sftctl.data.storage.hashes import first_wrong
 from sftctl.data.storage.joined import Store
 from sftctl.errors import DataError
 from sftctl.train.session import Session
+from sftctl.words import in_shell
 from sftctl.world import World
 
 _LOOK_EVERY_S = 0.02
@@ -59,7 +60,8 @@ class StoreCheck:
 
     def _hint(self) -> str:
         first, run = self._first_step, self._session.run.path
-        again = f"`sftctl resume {run} --step {first}`" if first else "start the run again"
+        resume = f"`sftctl resume {in_shell(run)} --step {first}`"
+        again = resume if first else "start the run again"
         return (
             f"steps after step {first}, where this session began, may have had wrong data: put the "
             f"store back, then {again}"

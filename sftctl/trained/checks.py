@@ -1,7 +1,6 @@
 """Checks of chat and export that run before torch is loaded."""
 
 import os
-import shlex
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from sftctl.folders import require_makeable
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
 from sftctl.runs.newest import run_around, runs_nearby
+from sftctl.words import in_shell
 
 FORMATS = {
     "hf": ("float32", "bfloat16", "float16"),
@@ -51,12 +51,12 @@ def _kind_of(path: Path) -> Kind:
     if is_preset(str(path)):
         raise NoCheckpoint(
             f"{path}: a preset, which has no weights before it is trained",
-            hint=f"`sftctl train --model {path}` trains it",
+            hint=f"`sftctl train --model {in_shell(path)}` trains it",
         )
     if path.is_file() and _DATA.intersection(path.suffixes) and run_around(path) is None:
         raise NoCheckpoint(
             f"{path}: a file of data, not a trained model",
-            hint=f"`sftctl train --data {shlex.quote(str(path))}` trains on it",
+            hint=f"`sftctl train --data {in_shell(path)}` trains on it",
         )
     what = "not a run, a run's checkpoint, a model directory or an adapter"
     if not path.exists():

@@ -28,6 +28,7 @@ from sftctl.runs.origin import of_another_run
 from sftctl.tracking import status
 from sftctl.trained.checks import kind_of
 from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
+from sftctl.words import in_shell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,7 +150,8 @@ def _place_of(path: Path, tell: Callable[[str], None]) -> _Place:
         if problems := problems_of(path, verify=True):
             raise CorruptCheckpoint(
                 f"{path}: {'; '.join(problems)}",
-                hint=f"`sftctl inspect-ckpt {path.parent.parent} --verify` shows the good ones",
+                hint=f"`sftctl inspect-ckpt {in_shell(path.parent.parent)} --verify` shows the "
+                "good ones",
             )
         return _own_checkpoint(RunDir.open(path.parent.parent), path, read_manifest(path))
     run = RunDir.open(path)

@@ -1,5 +1,6 @@
 """Whether a run's checkpoint can be resumed here and now; if not, why, and what to do about it."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -219,3 +220,28 @@ def test_a_missing_tokenizer_is_an_obstacle_only_if_the_data_must_be_prepared_ag
     assert report.advice == (
         f"model.tokenizer in {run / 'config.toml'} names it: put it back, or correct the key"
     )
+
+
+def test_a_path_that_the_shell_would_split_is_quoted_in_each_command(
+    run: Path, distributed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sp ace"
+    folder.mkdir()
+    shutil.move(run, folder / "my run")
+    shutil.copytree(distributed, folder / "dcp")
+    monkeypatch.chdir(folder)
+    for path, first in {
+        folder / "my run": ["sftctl", "resume", str(folder / "my run"), "--epochs"],
+        Path("my run"): ["sftctl", "resume", "my run", "--epochs"],
+        folder / "my run/checkpoints/step-00000005": [
+            *("sftctl", "resume", str(folder / "my run"), "--step")
+        ],
+        folder / "my run/final": ["sftctl", "train", "--model", str(folder / "my run/final")],
+    }.items():
+        advice = inspect_path(path).advice.strip("`")
+        assert shlex.split(advice.partition("`")[0])[:4] == first
+    advice = inspect_path(folder / "dcp").advice.split("`")[1]
+    assert shlex.split(advice)[-2:] == [str(folder / "dcp"), f"{folder / 'dcp'}.pt"]
+    with pytest.raises(SftctlError) as error:
+        inspect_path(folder / "lost")
+    assert f"`sftctl … '{folder / 'my run'}'`" in str(error.value.hint)

@@ -14,6 +14,7 @@ from sftctl.config.check import EVERY_KEY, checked, readings_of
 from sftctl.config.keys import choices, keys
 from sftctl.config.load import toml_value
 from sftctl.errors import ConfigError, UnknownKey
+from sftctl.words import in_shell
 
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)(?:[ =]([^\s;:)`]+))?")
 _COMMAND = re.compile(
@@ -158,7 +159,7 @@ def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
     """How to change a setting for a resume: in the file of the run."""
     lines = [f"{key} = {toml_value(_read(key, value))}" for key, value in pairs]
     run = next((one for one in typed[1:2] if not one.startswith("-")), "RUN_DIR")
-    file = shlex.quote(f"{run.rstrip('/')}/config.toml")
+    file = in_shell(f"{run.rstrip('/')}/config.toml")
     return f"resume has no option for it: write {' and '.join(lines)} into {file}"
 
 

@@ -1,6 +1,5 @@
 """The screen of `sftctl init`: facts about the data, and the two commands to type next."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from rich.text import Text
 from sftctl.cli.show.dry_run import roughly
 from sftctl.cli.show.output import facts_table, text_lines
 from sftctl.data.prepare.notes import dropped_rows, many_dropped
-from sftctl.words import counted, format_bytes
+from sftctl.words import counted, format_bytes, in_shell
 
 if TYPE_CHECKING:
     from sftctl.train.preflight.look import Look
@@ -41,7 +40,7 @@ def found_in(look: "Look", output: Path) -> RenderableType:
         if finding.level != "ok":
             style = "red" if finding.level == "error" else "yellow"
             table.add_row(finding.level, Text(str(finding), style=style))
-    file = shlex.quote(str(output))
+    file = in_shell(output)
     commands = [
         "",
         f"wrote {output}; next:",

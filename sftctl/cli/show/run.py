@@ -1,19 +1,18 @@
 """How a run ended, as text."""
 
 import math
-import shlex
 
 from rich.console import RenderableType
 
 from sftctl.cli.show.output import text_lines
 from sftctl.metrics import RunSummary
-from sftctl.words import counted
+from sftctl.words import counted, in_shell
 
 
 def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType:
     """How a run ended, and the commands to type next. For an adapter, the export command merges
     it."""
-    where = shlex.quote(str(summary.run_dir))
+    where = in_shell(summary.run_dir)
     lines = {
         "finished": f"finished: step {summary.step} of {summary.total_steps}",
         "stopped": f"stopped and saved: step {summary.step} of {summary.total_steps}",
@@ -54,7 +53,7 @@ def _validation(summary: RunSummary) -> str:
     if first is None or last is None or not (math.isfinite(first) and math.isfinite(last)):
         return (
             f"validation loss {_loss(first)} -> {_loss(last)} is not finite; look at the weights: "
-            f"sftctl inspect-ckpt {summary.run_dir} --tensors"
+            f"sftctl inspect-ckpt {in_shell(summary.run_dir)} --tensors"
         )
     if summary.validation_step == 0:
         return f"validation loss {first:.4f} before the first step, not measured since"

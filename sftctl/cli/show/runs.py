@@ -10,7 +10,7 @@ from rich.text import Text
 from sftctl.cli.show.fitting_table import FittingTable
 from sftctl.cli.show.output import text_lines
 from sftctl.runs.overview import RunLine, age_s
-from sftctl.words import format_age
+from sftctl.words import format_age, in_shell
 
 _COLUMNS = (
     *("run", "status", "step", "loss", "validation", "best"),
@@ -23,7 +23,8 @@ _STYLES = {"failed": "red", "damaged": "red", "killed": "yellow", "running": "gr
 def runs_table(folder: Path, lines: Sequence[RunLine]) -> RenderableType:
     """One row for each run; below the table, the runs' validation sets and the next command."""
     if not lines:
-        return text_lines([f"no runs in {folder}; `sftctl train --output-dir {folder}/NAME` adds"])
+        name = in_shell(f"{folder}/NAME")
+        return text_lines([f"no runs in {folder}; `sftctl train --output-dir {name}` adds"])
     table = FittingTable(*_COLUMNS, first_to_go=_FIRST_TO_GO, right=("step", "loss", "tok/s"))
     for line in lines:
         table.add_row(*_cells(line))

@@ -18,6 +18,7 @@ from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.opcodes import CallResult, Name
 from sftctl.inspection.pickles.torch_file import read_torch_file
 from sftctl.inspection.pickles.values import attributes, key_text, number, plain, size, sizes, table
+from sftctl.words import in_shell
 
 _METADATA_NAME = METADATA_NAME
 _DTYPES = {known.torch: name for name, known in NUMBER_TYPES.items()}
@@ -68,7 +69,7 @@ def inspect_distributed(path: Path) -> Inspection:
             values[name] = _value(files, places[name, ()])
     step_key, epoch_key = _find_number(values, _STEP_KEYS), _find_number(values, ("epoch",))
     ranks = ranks_of(names)
-    advice = f"`{_CONVERT} {path} {path}.pt` makes one file of it"
+    advice = f"`{_CONVERT} {in_shell(path)} {in_shell(f'{path}.pt')}` makes one file of it"
     return replace(
         files.inspection("torch.distributed checkpoint", tensors, advice),
         facts={

@@ -11,6 +11,7 @@ from sftctl.inspection.formats.files import Files, first_bytes
 from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import Inspection, Tensors
 from sftctl.model.gguf.kind import READ_BY_TRANSFORMERS, kind_by_first_bytes
+from sftctl.words import in_shell
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_PARTS = 10_000
@@ -97,7 +98,7 @@ def judge_gguf(
         notes.append("no tokenizer in it: train needs --tokenizer DIR")
     elif "tokenizer.chat_template" not in values:
         notes.append("no chat template in it: train needs --chat-template FILE")
-    train = f"`sftctl train --model {path}` starts a run from its weights"
+    train = f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
     return "GGUF file", [], notes, look if notes else train
 
 

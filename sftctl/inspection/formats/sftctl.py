@@ -32,6 +32,7 @@ from sftctl.inspection.readiness import judge
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import problems_of_final
 from sftctl.runs.resumable import require_nothing_saved
+from sftctl.words import in_shell
 
 _FORMAT = "sftctl checkpoint"
 _LONGEST_LINE_BYTES = 1 << 16  # in metrics.jsonl
@@ -56,7 +57,7 @@ def inspect_run(path: Path) -> Inspection:
         require_nothing_saved(run)
         raise NoCheckpoint(
             f"{path}: the run has no checkpoint yet",
-            hint=f"`sftctl resume {path}` starts it at step 0",
+            hint=f"`sftctl resume {in_shell(path)}` starts it at step 0",
         )
     if not found:
         newest_good(run.checkpoints)  # raises: there are only links and files

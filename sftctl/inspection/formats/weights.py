@@ -31,6 +31,7 @@ from sftctl.model.folder.tied_head import (
     role_of,
 )
 from sftctl.model.folder.weight_names import Names, renamed
+from sftctl.words import in_shell
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
@@ -65,7 +66,7 @@ def judge_weights(
     obstacle = _obstacle(path, config) or _what_train_lacks(files, tensors)
     if obstacle is not None:
         return [], [*notes, obstacle], show_tensors(path)
-    return [], notes, f"`sftctl train --model {path}` starts a run from its weights"
+    return [], notes, f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
 
 
 def _remarks(
@@ -123,7 +124,7 @@ def _obstacle(path: Path, config: Mapping[str, Any]) -> str | None:
         return doubt
     family = config.get("model_type")
     if family not in LAYER:
-        check = f"`sftctl train --model {path} --dry-run`"
+        check = f"`sftctl train --model {in_shell(path)} --dry-run`"
         if code := code_in(path):
             named = f"names code of its own, which is never run: {code}"
             return f"{named}; {check} says whether it needs it"
@@ -147,7 +148,7 @@ def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors)
 
 def show_tensors(path: Path) -> str:
     """The command to name if no other command works."""
-    return f"`sftctl inspect-ckpt {path} --tensors` shows its tensors"
+    return f"`sftctl inspect-ckpt {in_shell(path)} --tensors` shows its tensors"
 
 
 def _what_train_lacks(files: Files, tensors: Tensors) -> str | None:

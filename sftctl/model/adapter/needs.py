@@ -6,6 +6,7 @@ from pathlib import Path
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
 from sftctl.model.presets import is_preset
+from sftctl.words import in_shell
 
 
 def require_base(config: RunConfig) -> None:
@@ -52,14 +53,15 @@ def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
         raise ConfigError(
             f"{folder}: a run of an adapter, not a model",
-            hint=f"`sftctl export {folder} --merge --output DIR` merges it into its base; or "
-            f"--adapter {folder / 'final'} continues to train it",
+            hint=f"`sftctl export {in_shell(folder)} --merge --output DIR` merges it into "
+            f"its base; or --adapter {in_shell(folder / 'final')} continues to train it",
         )
     if isinstance(settings, dict) and not has_weights:
         base = settings.get("base_model_name_or_path") or settings.get("model")
         raise ConfigError(
             f"{folder}: an adapter of {base or 'an unnamed base'}, not a model",
-            hint=f"`sftctl export {folder} --merge --output DIR` merges the two; give that folder",
+            hint=f"`sftctl export {in_shell(folder)} --merge --output DIR` merges the two; give "
+            "that folder",
         )
 
 

@@ -11,7 +11,7 @@ from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.source import ModelSource
-from sftctl.words import printable
+from sftctl.words import in_shell, printable
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
@@ -54,7 +54,8 @@ def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None
         named = _CODE.search(text)
         code = f" ({printable(named[1])})" if named else ""
         reason = f"its pickled weights refer to code{code}, which is never run"
-        return reason, f"take .safetensors weights; `sftctl inspect-ckpt {folder}` names the code"
+        look = f"`sftctl inspect-ckpt {in_shell(folder)}` names the code"
+        return reason, f"take .safetensors weights; {look}"
     return _fault_of_json(folder / "config.json") or _fault_of_value(folder, problem, text)
 
 
@@ -135,7 +136,8 @@ def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
     path = source.gguf_path
     return ConfigError(
         f"{path}: can't be loaded: {reason}",
-        hint=f"`sftctl inspect-ckpt {path}` shows its contents; copy or download it again",
+        hint=f"`sftctl inspect-ckpt {in_shell(path)}` shows its contents; copy or download it "
+        "again",
     )
 
 

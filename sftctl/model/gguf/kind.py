@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
+from sftctl.words import in_shell
 
 LFS_POINTER = b"version https://git-lfs"
 LFS_PROBLEM = "a Git LFS pointer, not the file itself"
@@ -85,7 +86,7 @@ def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
         adapter = "an adapter: merge it into its base first"
         what = adapter if kind == "adapter" else f"of type {kind}, not a model"
         raise ConfigError(
-            f"{path}: {what}", hint=f"`sftctl inspect-ckpt {path}` shows its contents"
+            f"{path}: {what}", hint=f"`sftctl inspect-ckpt {in_shell(path)}` shows its contents"
         )
     if isinstance(count, int) and count > 1:
         raise ConfigError(

@@ -4,6 +4,7 @@ The tokens are part of the tokenizer that a store is prepared with, so the store
 its tokenizer's hash contain them. A run names the same tokens, and grows its model for them.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def new_ids(tokenizer: "ChatTokenizer", tokens: Sequence[str]) -> list[int]:
     if missing:
         raise DataError(
             f"model.new_tokens: the data was prepared without {missing[0]}",
-            hint=f"prepare it again with `--new-tokens '{','.join(tokens)}'`",
+            hint=f"prepare it again with `--new-tokens {shlex.quote(','.join(tokens))}`",
         )
     return [known[token] for token in tokens]
 

@@ -1,5 +1,6 @@
 """Opens a run's token store and tokenizer; refuses a store that does not fit the run."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from sftctl.runs.resumable import recorded_store, require_named_files
 from sftctl.tracking import status
 from sftctl.train.preflight.validation_sets import open_sets
 from sftctl.train.stop import StopRequest
+from sftctl.words import in_shell
 from sftctl.world import World
 
 
@@ -254,11 +256,12 @@ def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> 
     known = tokenizer.hf.get_vocab()
     more = [token for token in of_store.hf.get_added_vocab() if token not in known]
     if more:
+        tokens = shlex.quote(",".join([*new_tokens, *more]))
         raise DataError(
             f"{path}: prepared with tokens that the tokenizer of {name} lacks: {', '.join(more)}",
-            hint=f"train with `--set model.new_tokens={','.join([*new_tokens, *more])}`",
+            hint=f"train with `--set model.new_tokens={tokens}`",
         )
     raise DataError(
         f"{path}: prepared with tokenizer {manifest.tokenizer}, which is not that of {name}",
-        hint=f"prepare the data again with `--tokenizer {name}`",
+        hint=f"prepare the data again with `--tokenizer {in_shell(name)}`",
     )

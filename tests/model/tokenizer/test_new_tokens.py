@@ -138,7 +138,7 @@ def test_a_store_and_a_run_must_have_the_same_new_tokens(tmp_path: Path, base: P
     assert raised.value.hint == "prepare it again with `--new-tokens '<tool>,</tool>'`"
     with pytest.raises(DataError, match=r"lacks: <tool>, </tool>") as raised:
         run_training(config_of(tmp_path, base, data__path=stores["with"]))
-    assert raised.value.hint == "train with `--set model.new_tokens=<tool>,</tool>`"
+    assert raised.value.hint == "train with `--set model.new_tokens='<tool>,</tool>'`"
     with pytest.raises(DataError, match="the data was prepared without <tool>"):  # a preset
         settings = {"model__name": "tiny", "model__new_tokens": NEW}
         run_training(config_of(tmp_path, base, data__path=stores["without"], **settings))

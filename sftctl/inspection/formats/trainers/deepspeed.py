@@ -10,6 +10,7 @@ from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.inspection.pickles.values import number, table
+from sftctl.words import in_shell
 
 _OPTIMIZER = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 _SHARDED = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
@@ -178,8 +179,7 @@ def _advice(root: Path, tag: Path) -> str:
 
 def make_weights(root: Path, tag: Path) -> str:
     """The command that makes weights of a tag, by DeepSpeed's own script."""
-    script = (
-        f"{root / _SCRIPT}" if (root / _SCRIPT).is_file() else "-m deepspeed.utils.zero_to_fp32"
-    )
-    choice = "" if latest_tag(root) == tag.name else f" -t {tag.name}"
-    return f"python {script} {root} {root}-fp32{choice}"
+    own = root / _SCRIPT
+    script = in_shell(own) if own.is_file() else "-m deepspeed.utils.zero_to_fp32"
+    choice = "" if latest_tag(root) == tag.name else f" -t {in_shell(tag.name)}"
+    return f"python {script} {in_shell(root)} {in_shell(f'{root}-fp32')}{choice}"

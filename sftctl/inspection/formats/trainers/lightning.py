@@ -10,6 +10,7 @@ from sftctl.inspection.formats.trainers.deepspeed import inspect_deepspeed, is_d
 from sftctl.inspection.formats.trainers.sharded import METADATA_NAME, shards_in
 from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.pickles.values import table
+from sftctl.words import in_shell
 
 _META = "meta.pt"
 _INNER = "checkpoint"
@@ -47,8 +48,8 @@ def inspect_lightning_folder(path: Path) -> Inspection:
         step_counts=counts if known.get("step") is not None else found.step_counts,
         epoch_counts="from 0" if known.get("epoch") is not None else found.epoch_counts,
         advice=(
-            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}` makes one "
-            "file of it; this needs Lightning"
+            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {in_shell(path)}` "
+            "makes one file of it; this needs Lightning"
         )
         if is_good
         else None,

@@ -10,6 +10,7 @@ from sftctl.inspection.formats.model_files import NO_STATE
 from sftctl.inspection.formats.trainers.megatron import inspect_megatron
 from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import Inspection
+from sftctl.words import in_shell
 
 _CONFIG, _WEIGHTS = "model_config.yaml", ("model_weights.ckpt", "model_weights")
 _MOST_MEMBERS = 100_000
@@ -45,8 +46,8 @@ def inspect_nemo_file(path: Path) -> Inspection:
         files.inspection(
             "NeMo model archive",
             {},
-            f"`tar -xf {path} --one-top-level={path.with_suffix('')}` unpacks it, then inspect "
-            "the weights in it",
+            f"`tar -xf {in_shell(path)} --one-top-level={in_shell(path.with_suffix(''))}` "
+            "unpacks it, then inspect the weights in it",
         ),
         obstacles=[NO_STATE],
         notes=[f"in it: {', '.join(sorted(names)[:8])}"] if names else [],

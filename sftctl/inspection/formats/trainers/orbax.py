@@ -7,7 +7,7 @@ from pathlib import Path
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.pickles.values import table
-from sftctl.words import counted, printable
+from sftctl.words import counted, in_shell, printable
 
 _STEP_FILE, _TREE_FILE, _DATABASE = "_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"
 _MARKS = (_STEP_FILE, _DATABASE)
@@ -83,7 +83,8 @@ def inspect_orbax(path: Path) -> Inspection:
         problems += [f"{before}{problem}" for problem in _problems_of(item)]
     files.problems.extend(problems)
     step = _STEP.fullmatch(path.absolute().name)
-    advice = f"`python -c '{_RESTORE}' {items[0].absolute() if items else path}` shows its arrays"
+    item = in_shell(items[0].absolute() if items else path)
+    advice = f"`python -c '{_RESTORE}' {item}` shows its arrays"
     return replace(
         files.inspection("Orbax checkpoint (JAX)", {}, f"{advice}; this needs Orbax and JAX"),
         facts={"step": int(step[1]) if step else None},

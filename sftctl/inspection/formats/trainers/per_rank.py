@@ -10,6 +10,7 @@ from sftctl.inspection.formats.model_files import read_weights
 from sftctl.inspection.formats.trainers.sharded import shards_in
 from sftctl.inspection.formats.weights import judge_weights
 from sftctl.inspection.inspection import Inspection, weights_dtype
+from sftctl.words import in_shell
 
 _VERL = re.compile(r"(model|optim|extra_state)_world_size_(\d+)_rank_(\d+)\.pt")
 _ANY = re.compile(r"(.+?)[._-]rank[._-]?(\d+)((?:\.(?:pt|pth|bin|ckpt))?)")
@@ -110,8 +111,8 @@ def _verl_advice(actor: Path) -> tuple[str, list[str]]:
     ranks."""
     model = actor / "huggingface"
     merge = (
-        f"`python -m verl.model_merger merge --backend fsdp --local_dir {actor} "
-        f"--target_dir {actor}-merged` makes weights of it; this needs verl"
+        f"`python -m verl.model_merger merge --backend fsdp --local_dir {in_shell(actor)} "
+        f"--target_dir {in_shell(f'{actor}-merged')}` makes weights of it; this needs verl"
     )
     if model.is_dir():
         files = Files.of(model)
@@ -159,7 +160,7 @@ def inspect_per_rank(path: Path) -> Inspection:
         files.inspection(
             "one torch file for each rank (FSDP's local states)",
             tensors,
-            f"`sftctl inspect-ckpt {path / first}` shows one rank's file",
+            f"`sftctl inspect-ckpt {in_shell(path / first)}` shows one rank's file",
         ),
         facts={
             "step": max(steps, default=None),
