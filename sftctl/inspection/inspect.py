@@ -160,7 +160,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
             others = f", and {counted(len(inner) - 1, 'other')}" if len(inner) > 1 else ""
             raise NoCheckpoint(
                 f"{path}: a folder around {inner[-1].relative_to(path)}{others}",
-                hint=f"name the folder: `sftctl inspect-ckpt {inner[-1]}`",
+                hint=f"name the folder: `sftctl inspect-ckpt {in_shell(inner[-1])}`",
             )
         known = ", ".join(format.name for format in FORMATS)
         raise NoCheckpoint(f"{path}: {_what_it_is(path)}", hint=f"known are {known}")

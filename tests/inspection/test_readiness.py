@@ -238,9 +238,9 @@ def test_a_path_that_the_shell_would_split_is_quoted_in_each_command(
         ],
         folder / "my run/final": ["sftctl", "train", "--model", str(folder / "my run/final")],
     }.items():
-        advice = inspect_path(path).advice.strip("`")
+        advice = str(inspect_path(path).advice).strip("`")
         assert shlex.split(advice.partition("`")[0])[:4] == first
-    advice = inspect_path(folder / "dcp").advice.split("`")[1]
+    advice = str(inspect_path(folder / "dcp").advice).split("`")[1]
     assert shlex.split(advice)[-2:] == [str(folder / "dcp"), f"{folder / 'dcp'}.pt"]
     with pytest.raises(SftctlError) as error:
         inspect_path(folder / "lost")

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | None:
     """Give the tokenizer of a .gguf file the split that the file names.
 
+    Some names also say that a word that is a token becomes that token, whatever the merges make.
+    transformers sets this for no name.
     Returns a warning if the name is not known and the vocabulary shows that the split matters.
     """
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     name = metadata.get("tokenizer.ggml.pre")
-    if metadata.get("tokenizer.ggml.model") != "gpt2" or name in GGUF_PRE_TOKENIZER_SPLITS:
+    if metadata.get("tokenizer.ggml.model") != "gpt2":
+        return None
+    if name in SPLITS and SPLITS[name].ignores_merges:
+        hf.backend_tokenizer.model.ignore_merges = True
+    if name in GGUF_PRE_TOKENIZER_SPLITS:
         return None
     if name in SPLITS:
         if SPLITS[name].patterns != (GPT_2,):

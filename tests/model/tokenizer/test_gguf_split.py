@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from sftctl.jsonio import dump_canonical, loads
 from sftctl.model.source import on_stderr
 from sftctl.model.tokenizer.splits import SPLITS
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
@@ -47,9 +48,7 @@ def written(file: Path, tokenizer: Tokenizer, pre: str | None) -> Path:
     """A .gguf file with this vocabulary and these merges, and the name of a split."""
     import gguf
 
-    from sftctl import jsonio
-
-    content = jsonio.loads(tokenizer.to_str().encode())["model"]
+    content = loads(tokenizer.to_str().encode())["model"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_block_count(1)
     writer.add_tokenizer_model("gpt2")
@@ -99,6 +98,23 @@ def test_every_named_split_is_built_without_a_warning(
     for text in TEXTS:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "lfm2", "glm4", "tekken", "qwen2", "smollm", "gpt-2"])
+def test_a_word_that_is_a_token_is_built_by_merges_unless_the_name_ignores_them(
+    tmp_path: Path, pre: str
+) -> None:
+    """The token `wxyz` has no merge."""
+    vocabulary = trained(LONG)
+    content = loads(vocabulary.to_str().encode())
+    content["model"]["vocab"]["wxyz"] = token = len(content["model"]["vocab"])
+    file = written(tmp_path / "x.gguf", Tokenizer.from_str(dump_canonical(content).decode()), pre)
+    tokenizer = load_tokenizer(str(file))
+    ignores = pre in ("llama-bpe", "lfm2", "glm4", "tekken")
+    assert ([*tokenizer.encode("wxyz")] == [token]) == ignores
+    tokenizer.save(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert [*again.encode("wxyz 12")] == [*tokenizer.encode("wxyz 12")]
 
 
 @pytest.mark.parametrize("pre", ["unheard-of", "kimi-k2", None])

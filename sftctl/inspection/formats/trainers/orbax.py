@@ -83,8 +83,8 @@ def inspect_orbax(path: Path) -> Inspection:
         problems += [f"{before}{problem}" for problem in _problems_of(item)]
     files.problems.extend(problems)
     step = _STEP.fullmatch(path.absolute().name)
-    item = in_shell(items[0].absolute() if items else path)
-    advice = f"`python -c '{_RESTORE}' {item}` shows its arrays"
+    typed = in_shell(items[0].absolute() if items else path)
+    advice = f"`python -c '{_RESTORE}' {typed}` shows its arrays"
     return replace(
         files.inspection("Orbax checkpoint (JAX)", {}, f"{advice}; this needs Orbax and JAX"),
         facts={"step": int(step[1]) if step else None},
