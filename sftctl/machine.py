@@ -61,8 +61,8 @@ def load_average() -> float | None:
 def load_warning() -> str | None:
     """One line if other processes keep all cores of this machine busy; call it before training.
 
-    A run that has just ended leaves a load of about one for each core. So the load must be higher
-    by one.
+    A run that has just ended leaves a load of about one for each core. So the warning is given only
+    if the load is at least the number of cores plus one.
     """
     load, cores = load_average(), os.cpu_count() or 1
     if load is None or load < cores + 1:
@@ -108,7 +108,7 @@ def free_memory(root: Path = ROOT) -> int | None:
 
 
 def _own_groups(root: Path, controller: str) -> Iterator[Path]:
-    """This process's cgroup and those above it, of v2 and of v1's `controller`.
+    """This process's cgroup and the cgroups above it, in v2 and in v1's hierarchy of `controller`.
 
     In a container the mount may begin at the group itself, so some of these folders don't exist.
     """
@@ -126,7 +126,7 @@ def _own_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
-    """Memory that a process holds now, shared pages included; None: this process.
+    """Memory that the process `pid` holds now, shared pages included. Without `pid`: this process.
 
     Without /proc, this process's peak. Raises OSError if the process no longer exists.
     """
@@ -146,7 +146,7 @@ def peak_resident_bytes() -> int:
 class Usage:
     """The memory that some processes hold together."""
 
-    rss_bytes: int  # a page that several share is counted for each
+    rss_bytes: int  # a page that several processes share is counted once for each of them
     pss_bytes: int  # a shared page is counted once
     shm_bytes: int  # in /dev/shm
     open_files: int
@@ -237,7 +237,11 @@ def limit_data(num_bytes: int | None) -> None:
 
 
 def processor_seconds(pid: int) -> float:
-    """The processor time that a child process has used; if it is unknown, the elapsed time."""
+    """The processor time that a process has used.
+
+    If it is unknown, the time of a clock that runs at the speed of real time. So only the
+    difference of two calls has a meaning.
+    """
     try:
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
     except (OSError, OverflowError):
@@ -257,7 +261,7 @@ def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
 def lock_holder(path: Path) -> int | None:
     """The process that holds a record lock on a file; None: there is none, or it is unknown.
 
-    The lock is not taken.
+    This function only asks; it does not take the lock.
     """
     if sys.platform != "linux":
         return None

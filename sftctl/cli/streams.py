@@ -27,7 +27,7 @@ def open_missing() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 stays open until exit
-    for stream in (sys.stdout, sys.stderr):  # neither all streams nor all file names are UTF-8
+    for stream in (sys.stdout, sys.stderr):  # some streams and some file names are not UTF-8
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -82,7 +82,7 @@ def is_closed() -> bool:
 
 
 def settle() -> None:
-    """Flush both streams before the interpreter exits, which would print its own errors."""
+    """Flush both streams now, because at exit the interpreter would print its own errors."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,9 +1,10 @@
 """Cross chat templates with conversations: what is kept, and whether its masks are right.
 
 `python -m tests.benchmarks.template_matrix FOLDER` reads every .jinja file of a folder. The bundled
-tokenizer gets the special tokens that a template writes. A kept turn is right if the tokens before
-it are those of the prompt that the template itself renders (or of that prompt without a thinking
-block that the turn repeats), and if the turn ends with a special token.
+tokenizer gets the special tokens that a template writes. A kept turn is right if it ends with a
+special token, and if the tokens before it are the prompt that the template itself renders. If the
+prompt ends with a thinking block, the block may be missing, because some turns repeat it. If this
+block is closed, the turn must not begin with its closing tag.
 """
 
 import re

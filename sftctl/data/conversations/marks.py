@@ -42,7 +42,8 @@ class Marks:
     """The marks of a row, by message."""
 
     context: set[int] = field(default_factory=set)  # rendered, but never a target
-    weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
+    weights: dict[int, TurnWeights] = field(default_factory=dict)
+    """Only of messages whose weights are not all 1."""
 
     @classmethod
     def of(cls, turns: list[dict[str, Any]], first: int = 0) -> "Marks":

@@ -24,14 +24,18 @@ class ParsedRow:
     messages: list[Message] = field(default_factory=list)
     tools: list[Any] | None = None
     untrained: set[int] = field(default_factory=set)
-    weights: dict[int, TurnWeights] = field(default_factory=dict)  # that are not all 1
+    weights: dict[int, TurnWeights] = field(default_factory=dict)
+    """Only of messages whose weights are not all 1."""
     used: list[str] = field(default_factory=list)
-    left: set[str] = field(default_factory=set)  # keys of messages that are not read
+    left: set[str] = field(default_factory=set)  # unread keys of the messages
 
 
 def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
-    """The key with a value among several keys. BadRow if all are missing, or if two have a value.
-    The first key is our own name: if it has a value, it is taken, whatever the other keys hold.
+    """The key of `keys` that a row uses; it is added to `parsed.used`.
+
+    The first key is sftctl's own name for the column. If it has a value, it is taken, and the other
+    keys are not looked at. Else the key with a value is taken; if no key has a value, the key that
+    is in the row. BadRow if all keys are missing, or if there are two such keys without the first.
     """
     if row.get(keys[0]):
         parsed.used.append(keys[0])

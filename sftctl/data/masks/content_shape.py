@@ -1,8 +1,8 @@
 """The shape of a content: the parts that a chat template may test. The other parts are its free
 texts.
 
-A template whose `ContentUse` is known tests only the shape, and only writes the free texts. So it
-treats all contents with the same shape in the same way.
+If the `ContentUse` of a template is known, the template tests only the shape. It writes the free
+texts and does nothing else with them. So it treats all contents of one shape in the same way.
 """
 
 import re
@@ -49,7 +49,7 @@ class ContentShapes:
 
     @classmethod
     def of(cls, use: ContentUse, tokenizer: ChatTokenizer) -> "ContentShapes":
-        """The shapes of contents for a tokenizer whose template uses contents like this."""
+        """The shapes of contents for `tokenizer`, whose template uses contents as `use` says."""
         constants = {*use.constants, *tokenizer.special_texts, *THINKING_TAGS} - {""}
         groups: dict[str, dict[str, list[str]]] = {}
         for constant in sorted(constants):
@@ -58,7 +58,11 @@ class ContentShapes:
         return cls(use.strips, [(first, [*some.items()]) for first, some in groups.items()])
 
     def split(self, content: str) -> tuple[Shape, list[str]] | None:
-        """Shape and free texts of a content; None if no other content can have the same shape."""
+        """Shape and free texts of a content.
+
+        None if the content can't be split: it holds characters of the marks, constants that
+        overlap, too many free texts, or too many fixed characters.
+        """
         if any(letter in content for letter in _RESERVED):
             return None
         found = [

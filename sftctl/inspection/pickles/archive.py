@@ -1,9 +1,9 @@
 """The zip archive of a torch.save file: its entries, and whether two readers would agree on them.
 
-torch reads zips with another library than Python does. Both could find different entries: two
-entries with one name, bytes before or after the archive, or another name in an entry's own header.
-Then Python could show a harmless entry while torch loads a harmful entry. Such an archive is a
-problem.
+torch reads zips with another library than Python does. The two libraries can find different entries
+if two entries have one name, if there are bytes before or after the archive, or if an entry's own
+header has another name. Then Python could show a harmless entry while torch loads a harmful entry.
+Such an archive is a problem.
 """
 
 import zipfile
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The entries by their names without the archive's own folder."""
+    """The entries by name. The names don't begin with the archive's own folder."""
 
     entries: dict[str, Entry]
     problems: list[str]
@@ -38,7 +38,8 @@ class Archive:
 def open_archive(window: Window) -> Archive:
     """Read the archive's directory and every entry's header.
 
-    Raises ValueError or BadZipFile if an entry is not readable as torch wrote it.
+    Raises ValueError or BadZipFile if an entry can't be read, or is stored in a way that torch.save
+    never uses. Raises BadPickle for an archive of TorchScript.
     """
     with zipfile.ZipFile(cast(IO[bytes], window)) as archive:
         infos = archive.infolist()

@@ -83,10 +83,10 @@ def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> s
 
 
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:
-    """ConfigError if the tokenizer next to an adapter has another token where a run adds one.
+    """ConfigError if the tokenizer next to an adapter gives the id of a new token to another token.
 
-    The adapter's row of that token would become the row of the new token. An adapter without a
-    tokenizer is not checked, and neither is one whose tokenizer has fewer tokens.
+    The adapter's row of the other token would become the row of the new token. An adapter without a
+    tokenizer is not checked. An adapter whose tokenizer has no token at this id fits.
     """
     file = folder / "tokenizer.json"
     if not tokens or not file.is_file():
@@ -104,11 +104,11 @@ def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folde
 
 @torch.no_grad()
 def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """Copy the adapter in `folder` into a model's adapter, with the modules that are saved
-    completely.
+    """Copy the adapter in `folder` into a model's adapter. The modules that are saved completely
+    are copied too.
 
-    ConfigError as `require_fit` raises it, and if the adapter has another value for a weight that
-    is frozen here, or two different values for a tied weight.
+    Raises ConfigError where `require_fit` does. Also raises it if a weight that is frozen here has
+    another value in the adapter, or if a tied weight has two different values there.
     """
     from safetensors.torch import load_file
 
@@ -122,7 +122,7 @@ def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
     for name, tensor in ours.items():
         if name in stored:
             tensor.copy_(stored[name])
-    for name, tensor in model.state_dict().items():  # some tools write embeddings along
+    for name, tensor in model.state_dict().items():  # some tools also write the embeddings
         if name in stored and name not in ours:
             same = stored[name].shape == tensor.shape
             if not same or not torch.equal(stored[name].to(tensor.dtype), tensor):

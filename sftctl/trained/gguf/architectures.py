@@ -32,7 +32,8 @@ def write_sizes(writer: "GGUFWriter", config: Any, family: Family) -> None:
     window, head = _window(config), _head_dim(config)
     context = config.max_position_embeddings
     if window is not None and family.layer_pattern is None:
-        context = min(context, window)  # llama.cpp has no window there: stay inside it
+        # llama.cpp has no window for this family, so the context must not exceed the model's.
+        context = min(context, window)
     elif window is not None:
         writer.add_sliding_window(window)
     writer.add_context_length(context)
@@ -139,7 +140,10 @@ def _as_stored(name: str, weight: torch.Tensor, config: Any, family: Family) -> 
 
 
 def _neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows (heads · D, …) in the order 0, D/2, 1, D/2 + 1, … of each head."""
+    """Put the rows of each head in the order 0, D/2, 1, D/2 + 1, …
+
+    The weight has the shape (heads · D, …).
+    """
     rows = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return rows.transpose(1, 2).reshape(weight.shape)
 

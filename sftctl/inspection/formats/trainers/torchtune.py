@@ -42,7 +42,7 @@ def _has_recipe(output: Path) -> bool:
 
 
 def is_torchtune_output(path: Path) -> bool:
-    """Whether this is an output folder of `epoch_N`."""
+    """Whether this is an output folder: a folder that holds checkpoints like `epoch_N`."""
     return bool(_checkpoints(path))
 
 
@@ -54,7 +54,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def inspect_torchtune_output(path: Path) -> Inspection:
-    """The newest checkpoint. The recipe's state is in the same folder and belongs to the newest."""
+    """The newest checkpoint of an output folder. The recipe's state in the folder belongs to it."""
     folders = _checkpoints(path)
     checkpoints = [inspect_torchtune(one) for one in folders]
     return replace(checkpoints[-1], checkpoints=checkpoints)
