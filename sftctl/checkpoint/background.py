@@ -54,7 +54,7 @@ class BackgroundSaver:
         best: KeepBest = KeepBest(),
     ) -> None:
         self.protected_step: int | None = None
-        """While this is set, the checkpoint of this step is not deleted."""
+        """The checkpoint of this step is not deleted. None: no checkpoint is protected."""
         self._root, self._tensors, self._disk = root, tensors, disk
         self._keep, self._best = keep, best
         self._world = world.for_saving()

@@ -50,7 +50,8 @@ def load_tensors(
             raise IncompatibleCheckpoint(
                 f"{path}: {name} and {source} are tied in the model, but not in the checkpoint"
             )
-    # Tied tensors are stored once, under one name. Read that name into one of them, then copy.
+    # Tied tensors are stored once, under one name. Fill one of the tensors from that name, then
+    # copy it to the others.
     targets = {aliases[name]: tensor for name, tensor in tensors.items() if name in aliases}
     targets |= {name: tensor for name, tensor in tensors.items() if name not in aliases}
     try:
@@ -77,7 +78,7 @@ def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReade
 
 
 class _ListedFiles(FileSystem):
-    """A file system in which only these files exist."""
+    """A file system in which only the files `names` exist."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = sorted(names)

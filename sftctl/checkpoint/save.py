@@ -51,11 +51,11 @@ def save_checkpoint(
 ) -> Path:
     """Write `tensors` and `manifest` to root/step-N; once it returns, a power cut can't undo it.
 
-    All ranks call it, with the same names in the same order. It fills in the manifest's `files` and
-    `aliases`. If the tensors can change while they are written, the caller passes in `parts` a copy
-    of this rank's part of each tensor. `before` is called first, on rank 0, and writes files that
-    the manifest refers to. If the save fails, all ranks raise the same CheckpointError, no file is
-    left, and older checkpoints are not changed.
+    All ranks call this function, with the same names in the same order. The manifest's `files` and
+    `aliases` are filled in here. If the tensors can change while they are written, the caller
+    passes in `parts` a copy of this rank's part of each tensor. `before` is called first, on rank
+    0, and writes files that the manifest refers to. If the save fails, all ranks raise the same
+    CheckpointError, no file is left, and older checkpoints are not changed.
     """
     target = root / checkpoint_name(manifest.step)
     # Rank 0 finds tied tensors, because another rank's part may be empty, and then its address

@@ -55,9 +55,9 @@ class Part:
     file: Path
     begin: int  # its first byte in the file
     shape: tuple[int, ...]
-    offsets: tuple[int, ...]  # where in the complete tensor it begins
+    offsets: tuple[int, ...]  # where this part begins in the complete tensor
     strides: tuple[int, ...] | None = None  # in elements; None: row after row
-    archive_bytes: int | None = None  # length of the torch.save archive around it; None: no archive
+    archive_bytes: int | None = None  # of the torch.save archive that holds it; None: no archive
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def _option(key: str, name: str) -> Any:
 
 
 def _spellings(key: str, name: str) -> list[str]:
-    """A flag's name, and its shorter one if it has one."""
+    """The names of a flag: its long name, and its short name if there is one."""
     return [name, _MORE_NAMES[key]] if key in _MORE_NAMES else [name]
 
 

@@ -88,7 +88,8 @@ def fake_model(
     new_tokens: Sequence[str] | None = None,
     adapter: AdapterConfig | None = None,
 ) -> FakeModel:
-    """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError as it does.
+    """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError where
+    `load_model` does.
 
     The names and shapes in the weights' files are compared, without reading the weights. With
     `adapter` the model has this adapter.
@@ -97,7 +98,7 @@ def fake_model(
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
     stored_dtype = (
         torch.float32 if is_dense else config.dtype
-    )  # before the model is made: it is set
+    )  # read now, because making the model sets it
     if not is_preset(name):
         require_names(name, config)
     shapes_fit = (

@@ -208,7 +208,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import LlamaConfig
 
     source = ModelSource.of(str(file))
-    if config.model_type == "mistral":  # in a .gguf file it is a Llama, also for transformers
+    if config.model_type == "mistral":  # .gguf files call it a Llama, and so does their reader
         values = config.to_dict()
         known = {key: values[key] for key in LlamaConfig().to_dict() if key in values}
         config = LlamaConfig(**known | {"model_type": "llama"})

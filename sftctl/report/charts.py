@@ -16,7 +16,7 @@ class Series:
     name: str
     stretches: list[list[Bucket]]
     are_points: bool = False  # few values: dots, and a thin dotted link between them
-    is_pale: bool = False  # the raw values under a smoothed curve, the first, in its colour
+    is_pale: bool = False  # raw values, drawn under the smoothed first curve in its colour
 
     @property
     def buckets(self) -> list[Bucket]:

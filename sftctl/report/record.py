@@ -105,7 +105,8 @@ class RunRecord:
         return values if len(values) > 1 else {}
 
     def judged(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
-        """Of each metric by generation: (step, value) of each set, by name."""
+        """For each metric by generation and each set, by their names: (step, value) of the
+        evaluations."""
         names = [name for one in self.evaluations() for name in _object(one.get("metrics"))]
         return {name: _by_set(self.evaluations(), name) for name in dict.fromkeys(names)}
 

@@ -36,7 +36,8 @@ def with_evaluation(
     goal: Goal = LOSS,
     value: float | None = None,
 ) -> dict[str, Any]:
-    """`seen` with the evaluation of one more step. Step 0 is never the best, and never waits.
+    """`seen` with the evaluation of one more step. Step 0 is never the best, and does not count for
+    `waited`.
 
     `value` is the value of the `goal`; None: the goal is the loss. If best values are equal, the
     first step is kept. `waited` starts again only if the value is more than `min_delta` better than
@@ -45,7 +46,7 @@ def with_evaluation(
     """
     value = loss if value is None else value
     new = {**(seen or {"first": loss}), "last": loss, "step": step}
-    for key in ("goal", "value"):  # of another goal
+    for key in ("goal", "value"):  # they may be of an earlier goal
         new.pop(key, None)
     if not goal.is_loss:
         new |= {"goal": str(goal), "value": value}

@@ -39,7 +39,7 @@ from sftctl.words import counted
 Verdict = Literal["free", "allow", "impossible"]
 
 OLDER_RULES = "the same files, prepared by older mask rules; that store is no longer in the cache"
-"""The cause of different data if only this program has changed."""
+"""The cause that is given if the data differ only because this program has changed."""
 SAMPLE_CHANGED = (
     "the bundled sample changed with this version, and the run's own store is no longer in the "
     "cache"

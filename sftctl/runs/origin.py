@@ -1,4 +1,4 @@
-"""Whether a checkpoint in a run's folder belongs to this run. It may have been copied there."""
+"""Whether a checkpoint in a run's folder belongs to this run, or was copied from another run."""
 
 from pathlib import Path
 

@@ -165,7 +165,7 @@ def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> s
 
 
 def flags_to_raise(train: TrainConfig, steps_of_epochs: int) -> str:
-    """The same flags, if all epochs together have `steps_of_epochs` steps."""
+    """The flags of `flags_to_train_longer`, if all epochs together have `steps_of_epochs` steps."""
     flags = []
     if train.max_steps is None or steps_of_epochs <= train.max_steps:
         flags.append("--epochs N")

@@ -156,8 +156,8 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
 
 
 def _standing(step: int, fields: dict[str, object]) -> str:
-    """Metrics; the numbers of each set, if there are several; the best step, if it is not
-    `step`."""
+    """An evaluation's metrics, the numbers of each set (if there are several sets), and the best
+    step (if it is not `step`)."""
     sets = fields.get("sets")
     each = sets.items() if isinstance(sets, dict) and len(sets) > 1 else ()
     metrics = fields.get("metrics")

@@ -52,9 +52,9 @@ class TrackerGroup:
     """Passes every call on to several trackers, the required ones first.
 
     An error from a required tracker is raised. An optional tracker that fails is dropped, and the
-    other trackers get one `warning` event about it. (After one of ENDS only the optional trackers
-    get it.) Trackers are closed last to first, so the console should come before those that use a
-    network.
+    other trackers get one `warning` event about it. (After an event in ENDS, only the optional
+    trackers get the warning.) Trackers are closed last to first, so the console should come before
+    those that use a network.
     """
 
     def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:

@@ -24,7 +24,7 @@ class Outlook:
         self._since, self.is_training = time.monotonic(), True
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:
-        """A step has ended, or there are no more steps."""
+        """A step has ended (with `metrics`), or there are no more steps (without)."""
         self._step_time_s = metrics.step_time_s if metrics is not None else None
         self.is_training = False
 

@@ -164,7 +164,8 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
 
 
 def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:
-    """Compare every tensor with the checkpoint's. The result is the same on all ranks."""
+    """The tensors that differ from the checkpoint's, each with its largest difference. The result
+    is the same on all ranks."""
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
     load_tensors(last, there, session.world, manifest=target)

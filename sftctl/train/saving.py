@@ -103,8 +103,8 @@ class Saving:
             self._saver.start(self._manifest(), self._before_save, started)
 
     def finish(self) -> None:
-        """Wait until the current state is saved; raises CheckpointError. If this is the last save
-        of the run, the store is checked before, and DataError is raised if it is wrong.
+        """Wait until the current state is saved; raises CheckpointError. Before the last save of
+        the run, the store is checked, and DataError is raised if the store is wrong.
         """
         status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
@@ -127,7 +127,7 @@ class Saving:
         decides."""
         if self._place is not None and not self._place.is_here():
             return _GONE
-        is_running = self._check.is_running  # first: if it is not, `is_wrong` has the answer
+        is_running = self._check.is_running  # first: `is_wrong` is final after the check
         if self._check.is_wrong:
             return _WRONG_DATA
         return _UNCHECKED + len(self._failures) if self._failures else is_running * _UNCHECKED

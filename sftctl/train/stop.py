@@ -42,11 +42,11 @@ class StopRequest:
     except a Ctrl-C after the answer, which ends the process without saving.
 
     A signal that was ignored when the process started (`nohup`, a background job) stays ignored.
-    SIGUSR1 is always handled, because a job script ignores it for torchrun, and the ranks inherit
-    this. A terminal sends Ctrl-C to every process. Under our launcher only the parent process
-    reacts to it. It writes the signal's name to a file (`relayed_into`), which rank 0 reads as its
-    `stop_file`. With `may_leave`, the process ends if there is nothing to save and its main thread
-    does not stop.
+    SIGUSR1 is always handled: a job script ignores SIGUSR1 to protect torchrun, and the ranks
+    inherit the ignored signal. A terminal sends Ctrl-C to every process. Under our launcher only
+    the parent process reacts to it. It writes the signal's name to a file (`relayed_into`), which
+    rank 0 reads as its `stop_file`. With `may_leave`, the process ends if there is nothing to save
+    and its main thread does not stop.
     """
 
     def __init__(self, stop_file: Path | None = None, *, may_leave: bool = False) -> None:

@@ -13,7 +13,7 @@ class Ours:
     key: str | None = None
     words: str = ""  # with a key: a note about it
     value: str | None = None  # in place of the value that was typed; {} stands for the typed value
-    also: tuple[str, str] | None = None  # a key and its value that are needed as well
+    also: tuple[str, str] | None = None  # another key that is needed too, and its value
     by_value: Mapping[str, "Ours"] = field(default_factory=dict)  # "off": false, no, none, 0 …
 
     def for_value(self, typed: str) -> "Ours":

@@ -62,7 +62,8 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
 def unknown_key(error: UnknownKey, command: Any, typed: Sequence[str]) -> str | None:
     """The hint for a key that no configuration has; None: no other tool has it either.
 
-    A key in a file is answered with the lines to write there, one of `--set` as an option.
+    For a key in a file, the hint has the lines to write in the file. For a key of `--set`, it has
+    an option.
     """
     value = error.value
     text = str(value).lower() if isinstance(value, bool) else str(value)

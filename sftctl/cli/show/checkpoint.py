@@ -91,7 +91,8 @@ def _epoch(report: "Inspection") -> str:
 
 
 def _shown_epoch(report: "Inspection") -> float | None:
-    """The epoch of the last step, from 1 as on every screen; another tool's as it is stored.
+    """The epoch of the last step, counted from 1 as on every screen. For a checkpoint of another
+    tool, the stored number.
 
     After the last step of an epoch the stored position is that of the next epoch's first step.
     """

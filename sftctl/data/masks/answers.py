@@ -119,7 +119,8 @@ def _closing_option(prefixes: Prefixes) -> str | None:
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:
-    """The place where the turn begins in the text that ends with it; None if unclear."""
+    """The place where the turn begins, in the text that ends with the turn. None if it is
+    unclear."""
     prompt, through = prefixes.prompt(turn), prefixes.through(turn)
     block = opened_block(prompt)
     before = prefixes.row.messages[turn - 1]["content"]
@@ -210,9 +211,9 @@ def _first(prefixes: Prefixes) -> _Place:
 
 
 def _header(prefixes: Prefixes, prompted: str) -> str | None:
-    """The header of a turn, if the template ends a conversation with text that is in no prompt. The
-    prompt and the text before the content of a turn have a common end. The header begins with the
-    first special token of this common end.
+    """The header of a turn, for a template that ends a conversation with text that no prompt has.
+    The prompt, and the text before the content of a turn, end alike. The header is this common end
+    from its first special token on.
     """
     plain = ({"role": "assistant", "content": _MARK},)
     before, found, _ = prefixes.render(plain).partition(_MARK)

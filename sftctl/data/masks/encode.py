@@ -1,11 +1,11 @@
 """Encode texts to token ids, and turn their target characters into exact loss masks.
 
 A fast engine returns ids without character offsets. Usually the bytes of the tokens show where the
-targets are (`token_edges`). If not, the pieces between the edges of the targets are encoded too. If
-their ids, joined, equal the ids of the complete text, the edges between the pieces are exact. If
-not, the reference's offsets decide. An answer that does not begin between two tokens gets an
-example of its own, in which prompt and answer are encoded separately, as in generation. A row whose
-mask cannot be determined exactly is refused; masks are never guessed.
+targets are (`token_edges`). If they don't, the text is cut at the edges of the targets, and each
+piece is encoded. If the ids of the pieces, joined, equal the ids of the complete text, the edges
+are exact. Otherwise the reference's offsets decide. An answer that does not begin between two
+tokens gets an example of its own, in which prompt and answer are encoded separately, as in
+generation. A row whose mask cannot be determined exactly is refused; masks are never guessed.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,8 @@ from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 7
-"""Increase this number if a change of the code gives conversations other texts, tokens or masks."""
+"""Increase this number if a change of the code changes the texts, tokens or masks of
+conversations."""
 
 
 def tokenize(
@@ -112,7 +113,7 @@ def _encode_apart(
     prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
     ids = np.concatenate([prompt, answer])
     together = tokenizer.encode(text.text[:end])
-    if tokenizer.decode(ids) != tokenizer.decode(together):  # it may put a space before each
+    if tokenizer.decode(ids) != tokenizer.decode(together):  # a space before each part
         raise _half_inside(conversation)
     own = [
         Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)
@@ -170,8 +171,8 @@ def _weights(
 def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
     """The mask of `ids`; None if the ids of the pieces, joined, are not `ids`.
 
-    Also None if an earlier target does not end with a special token: then the prompt after it,
-    encoded alone, does not prove what all before the next target becomes.
+    Also None if a target before the last does not end with a special token. Then it is not proved
+    that the next prompt (all text before the next target), encoded alone, becomes the same tokens.
     """
     position = 0
     pieces: list[Ids] = []
@@ -182,7 +183,7 @@ def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) ->
     pieces.append(tokenizer.encode(text.text[position:]))
     if not np.array_equal(np.concatenate(pieces), ids):
         return None
-    later = pieces[1:-2:2]  # the targets that another prompt follows
+    later = pieces[1:-2:2]  # all targets but the last
     if text.may_be_apart and any(int(p[-1]) not in tokenizer.special_ids for p in later if len(p)):
         return None
     is_target = [index % 2 == 1 for index in range(len(pieces))]
@@ -194,8 +195,9 @@ def _place(
 ) -> slice | None:
     """The tokens that cover a span exactly; None if an edge is inside a token or a gap.
 
-    A special token may include the white space after it (`rstrip`). The model writes this token as
-    one, so all of it belongs to the span that ends with its text.
+    A special token may include the white space after it (`rstrip`). The model writes the token and
+    this white space together, so the span that ends with the token's text covers the complete
+    token.
     """
     start, end = (_tokens_before(edge, offsets) for edge in span)
     if end is None:

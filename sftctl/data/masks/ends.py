@@ -44,8 +44,8 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
 def _content_place(prefixes: Prefixes, turn: int, written: str) -> tuple[int, int]:
     """Where the content of a turn begins and ends in its text, without white space around it.
 
-    If there is no content, or the header or the end holds the same text, then another content shows
-    what the template writes after it.
+    If the content is empty, or also occurs in the header or the end, the turn is rendered with a
+    mark as its content. This shows what the template writes after a content.
     """
     messages = prefixes.row.messages
     content = messages[turn]["content"].strip()

@@ -61,9 +61,11 @@ def _doubtful(row: Conversation, text: str) -> list[int]:
 
 
 def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) -> None:
-    """Raise BadRow if a part of a content can be removed, or its case changed, and no text changes.
+    """Raise BadRow if no text changes when a part of a content is removed, or when its case
+    changes.
 
-    The text does not contain the content unchanged: the template changes it, or leaves out a part.
+    This is for a content that the text does not hold unchanged: the template changes the content,
+    or leaves out a part.
     """
     content = prefixes.row.messages[index]["content"]
     start = len(content) - len(after_block(content))
@@ -116,7 +118,8 @@ def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
 
 
 def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
-    """Whether a changed content changes some text, or makes the template refuse it."""
+    """Whether some text changes, or the template refuses the row, if the content of a message
+    changes."""
     row = prefixes.row
     content = row.messages[index]["content"]
     mark = f"{_OPEN}{_CLOSE}"
@@ -126,7 +129,7 @@ def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
 
 
 def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int]) -> bool:
-    """Whether another content of a message changes some text, or makes the template refuse it."""
+    """Whether some text changes, or the template refuses the row, if a message has `content`."""
     row = prefixes.row
     messages = (
         *row.messages[:index],
@@ -143,7 +146,8 @@ def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int])
 def _texts(
     one: Prefixes, other: Prefixes, index: int, turns: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
-    """The full text, the text up to message `index`, and the prompts after it, of both."""
+    """Pairs of texts of both conversations: the full text, the text up to message `index`, and the
+    prompts after this message."""
     yield one.full_text, other.render(other.row.messages)
     if index in turns and index + 1 < len(one.row.messages):
         yield one.through(index), other.through(index)

@@ -1,9 +1,9 @@
 """Refuse a row if the chat template leaves out a tool, a tool call, or a part of either.
 
 A name in the text is not proof, because somebody may have mentioned it. So the conversation is
-rendered once more with marks in the names, the parameters and the arguments. If a mark is missing,
-its name, parameter or argument is then changed alone. The template leaves it out if the text stays
-the same.
+rendered once more with marks in the names, the parameters and the arguments. If the mark of a name,
+parameter or argument is missing, only this part is changed. If the text then stays the same, the
+template leaves the part out.
 """
 
 import json
@@ -71,8 +71,8 @@ def require_tool_calls(row: Conversation, turns: Iterable[int], text: str) -> No
 
 
 def _text(row: Conversation, tokenizer: ChatTokenizer) -> str | None:
-    """The text of a changed row; None if the template refuses it, because then the template reads
-    the changed part."""
+    """The text of a changed row. None if the template refuses the row: then it reads the changed
+    part."""
     try:
         return render(row, tokenizer)
     except BadRow:

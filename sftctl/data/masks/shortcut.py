@@ -42,7 +42,7 @@ class _Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _TextLayout:
-    """The N+1 fixed texts that a template writes around N free texts. `free` has their numbers."""
+    """The N+1 fixed texts that a template writes around N free texts. `free`: which free texts."""
 
     fixed: list[str]
     free: list[int]
@@ -50,7 +50,7 @@ class _TextLayout:
     may_be_apart: bool = False
 
     def filled(self, free_texts: Sequence[str]) -> TrainingText:
-        """The text with these free texts of a conversation."""
+        """The text of a conversation that has these free texts."""
         parts = [self.fixed[0]]
         for number, after in zip(self.free, self.fixed[1:], strict=True):
             parts += [free_texts[number], after]

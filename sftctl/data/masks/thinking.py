@@ -33,7 +33,7 @@ class OpenedBlock:
 
     @property
     def closer(self) -> str:
-        """The tag that closes it."""
+        """The tag that closes the block."""
         return TAGS[self.opener]
 
     @property
@@ -42,8 +42,8 @@ class OpenedBlock:
         return self.closer not in self.text
 
     def after_empty(self, written: str) -> str | None:
-        """The text of a turn after its own empty block, or its closing tag alone (DeepSeek V3.2),
-        which repeats this closed block.
+        """The text of a turn without the empty block at its beginning, which repeats this closed
+        block. (DeepSeek V3.2 repeats only the closing tag.)
 
         A turn that begins with no block is returned as it is. None: the white space after the block
         of the turn differs from the prompt's, or another block follows, so it is unclear what the
@@ -78,12 +78,13 @@ class Thought:
     opener: str | None = None  # the tag of its block in the content
 
     def is_closed_in(self, text: str) -> bool:
-        """Whether a text has the closing tag of its block, which the answer may have too."""
+        """Whether the reasoning's closing tag is in a text. Closing tags in the answer don't
+        count."""
         closer = "" if self.opener is None else TAGS[self.opener]
         return bool(closer) and text.count(closer) > self.answer.count(closer)
 
     def may_be_in(self, block: OpenedBlock) -> bool:
-        """Whether a template that writes `block` may read this text as reasoning."""
+        """Whether a template that writes `block` may read this thought as reasoning."""
         return self.opener in (None, block.opener)
 
 

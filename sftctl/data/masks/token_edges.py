@@ -1,8 +1,9 @@
 """Encode a text, and find where its targets begin and end from the bytes of its tokens.
 
-This needs one encoding of the text, where comparing the text with its pieces needs two. Two
-properties of encoders make it a proof. There are places where a text can be cut into stretches
-that become tokens independently (`token_bytes`). And the bytes of the tokens, joined, are the text.
+The text is encoded once. (To compare the text with its pieces, it is encoded twice.) The result is
+proved by two properties of encoders. First, there are places where a text can be cut into stretches
+that become tokens independently (`token_bytes`). Second, the bytes of the tokens, joined, are the
+text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ _MOST_HEADERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """A text and its tokens. `ends` is the byte at which each ends; None if that is unknown."""
+    """A text and its tokens. `ends`: the byte at which each token ends; None: unknown."""
 
     text: str
     ids: Ids
@@ -38,8 +39,8 @@ class EncodedText:
 def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
     """A text and its tokens.
 
-    The texts of a row may begin alike. The tokens of the beginning that `text` shares with `before`
-    are taken from there, up to the last place where both can be cut.
+    The texts of a row may begin alike. The tokens of the common beginning of `text` and `before`
+    are taken from `before`, up to the last place where both texts can be cut.
     """
     table = tokenizer.token_bytes
     if table is None:
@@ -57,7 +58,7 @@ def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> 
 
 
 def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
-    """How many tokens of `before` begin a text: up to the last place where both can be cut."""
+    """How many tokens of `before` a text begins with, up to the last place to cut both texts."""
     if before.ends is None:
         return 0
     # No added token that begins before this place can end after the shared beginning.
@@ -66,7 +67,7 @@ def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
 
 
 def _num_shared(one: bytes, other: bytes) -> int:
-    """How many bytes at the beginning of both are equal."""
+    """The length in bytes of the common beginning of two texts."""
     equal, most = 0, min(len(one), len(other))
     while equal < most:
         middle = (equal + most + 1) // 2
@@ -80,17 +81,17 @@ def _num_shared(one: bytes, other: bytes) -> int:
 def mask_from_bytes(
     encoded: EncodedText, targets: Sequence[Span], tokenizer: ChatTokenizer
 ) -> Mask | None:
-    """The mask of the tokens of a text; None if it can't be proved this way.
+    """The mask of the tokens of a text. None if the tokens' bytes don't prove it.
 
-    It is proved if each target begins and ends between two tokens, if its end is a special token or
-    the end of the text, and if the prompt before it becomes the same tokens when it is encoded
-    alone, as at inference.
+    The mask is proved if three things hold for each target. It begins and ends between two tokens.
+    Its end is a special token or the end of the text. The prompt before it becomes the same tokens
+    when the prompt is encoded alone, as at inference.
     """
     ids, ends = encoded.ids, encoded.ends
     if ends is None:
         return None
     edges = [*_in_bytes(encoded, chain.from_iterable(targets))]
-    after = np.searchsorted(ends, edges, side="right").tolist()  # tokens that end there or before
+    after = np.searchsorted(ends, edges, side="right").tolist()  # tokens up to each edge
     if any(edge and ends[n - 1] != edge for edge, n in zip(edges, after, strict=True)):
         return None
     mask = np.zeros(len(ids), dtype=np.bool_)
@@ -139,8 +140,8 @@ def is_as_prompted(
     What follows can change only the stretch after the last special token before `first`. All of
     this stretch is encoded alone, because it is unknown how far a change reaches: an encoder may
     look for a long stretch in its vocabulary before it merges pairs (`ignore_merges`), and an
-    expression that splits words may look ahead. The stretch begins with the special token, because
-    after one some encoders treat a text differently.
+    expression that splits words may look ahead. The special token is encoded too, because some
+    encoders treat the text after a special token differently.
     """
     special = tokenizer.special_ids
     start = next((i for i in range(first - 1, 0, -1) if int(ids[i]) in special), 0)

@@ -20,14 +20,16 @@ _HINT = "give the complete message one weight"
 
 
 class Weighted(NamedTuple):
-    """Characters of a text that have a weight. A later one replaces an earlier one."""
+    """Characters of a text that have a weight. If two spans overlap, the later one in the list
+    counts."""
 
     span: Span
     weight: float
 
 
 def with_reasoning_weight(row: Conversation, weight: float) -> Conversation:
-    """The conversation in which reasoning without a weight has `weight` times its message's."""
+    """The conversation, where reasoning without a weight gets its message's weight times
+    `weight`."""
     if weight == 1:
         return row
     weights = dict(row.weights)

@@ -37,7 +37,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 _CHECKED_AT_FIRST = 32  # of the first batch of each file
 _CHECKED_LATER = 1  # of each later batch
 SHOWN = 5
-"""The most rows with the text of a special token that are named."""
+"""How many rows with the text of a special token are named, at most."""
 
 _MOST_OUT_OF_TIME = 3  # rows on which the chat template takes too long
 
@@ -181,7 +181,8 @@ def prepare_rows(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> 
 
 
 def without_row(batch: RawBatch, number: int) -> RawBatch:
-    """The batch with its row `number` (from 1) refused, because its worker hung in a template.
+    """The batch, but row `number` (from 1) is refused, because a worker hung on this row in a
+    template.
 
     ConfigError if the worker was still compiling the template.
     """

@@ -50,8 +50,8 @@ class Work(Generic[Item, Result]):
     def in_order(self, items: Iterable[Item], num_workers: int) -> Iterator[Result]:
         """Yield the function's result for each item, computed by children, a few items ahead.
 
-        An error of the function is raised here. A killed child is a DataError. A child that hangs
-        in a template is ended. Another child does its items again, without the row that hung.
+        An error of the function is raised here. A killed child is a DataError. If a child hangs in
+        a template, it is ended, and another child does its items again, without the row that hung.
         """
         pool = _Pool(self, num_workers)
         try:
@@ -114,7 +114,8 @@ class _Worker:
         self.tasks.popleft().answer = answer
 
     def is_silent(self, for_s: float) -> bool:
-        """Whether the worker has been in the same rendering for this much processor time."""
+        """Whether the worker has spent more than `for_s` seconds of processor time in one
+        rendering."""
         assert self.process.pid is not None
         now, state = processor_seconds(self.process.pid), self.pulse.tolist()
         if state != self._seen[0]:

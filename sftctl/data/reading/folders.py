@@ -38,7 +38,7 @@ _METADATA = frozenset(
     }
 )
 _IS_PACKED = "an archive or workbook: unpack it, or save it as CSV"
-_CACHE = re.compile(r"(cache-|tmp).*\.arrow$")  # what datasets keeps of its own computations
+_CACHE = re.compile(r"(cache-|tmp).*\.arrow$")  # files in which datasets caches results
 _WORDS = re.compile(r"[a-z]+")
 
 
@@ -126,8 +126,8 @@ def _data_files(
 
 
 def _saved_by_datasets(folder: Path) -> list[str] | None:
-    """The files of a folder of datasets.save_to_disk, in the order of its rows; None for another
-    folder."""
+    """The files of a folder that datasets.save_to_disk wrote, in the order of the rows. None for
+    any other folder."""
     state_file = folder / "state.json"
     try:
         state = json.loads(state_file.read_bytes())

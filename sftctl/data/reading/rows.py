@@ -68,7 +68,7 @@ def _rows(
 
 
 def _by_line(name: str, rows: Iterable[tuple[int, Raw]]) -> Iterator[tuple[SourceLine, Raw]]:
-    """Rows that each have a line of their own."""
+    """Rows of a file with one row per line, each with its place."""
     for line, row in rows:
         yield SourceLine(name, line), row
 
@@ -116,7 +116,8 @@ def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
 
 
 def _without_bom(text: bytes) -> bytes:
-    """A line without the byte order mark that a joined file can have at the start of any line."""
+    """The line without byte order marks at its start. If files were joined, any line can begin with
+    a mark."""
     while text.startswith(_BOM):
         text = text.removeprefix(_BOM)
     return text

@@ -28,7 +28,7 @@ class Source:
     path: Path  # where to read it; a temporary copy of standard input or a pipe
     name: str  # its name in messages and the ledger
     sha256: str
-    source: str = ""  # the source of a mixture that it belongs to
+    source: str = ""  # the mixture's source that the file belongs to
 
 
 @contextmanager

@@ -81,7 +81,8 @@ class _Table:
         return None if missing is None else empty[missing]
 
     def holds_rows(self, cell: str) -> bool:
-        """Whether a cell of a TSV has lines with tabs: a quote that is text began it."""
+        """Whether a cell of a TSV has several lines and tabs. Then the quote that began the cell is
+        probably text."""
         return self.delimiter == "\t" and "\n" in cell and "\t" in cell
 
 

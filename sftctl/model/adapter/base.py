@@ -31,8 +31,8 @@ def initial_model(
 ) -> "PreTrainedModel":
     """The model at step 0. Random weights are drawn with the run's seed. A base is loaded in its
     final type, from `location` if it is given. Without `with_start` the adapter that the run
-    continues from is not read, because its weights will be replaced. Raises ConfigError as
-    `load_pretrained`, `add_adapter` and `load_start` do.
+    continues from is not read, because its weights will be replaced. Raises the ConfigErrors of
+    `load_pretrained`, `add_adapter` and `load_start`.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)

@@ -215,7 +215,7 @@ def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
 def _modules_named(
     model: "PreTrainedModel", names: Iterable[str]
 ) -> dict[str, list[torch.nn.Module]]:
-    """The modules of these names, or whose names end with them; ConfigError if there is none.
+    """The modules whose names are, or end with, these names. ConfigError if a name has no module.
 
     `embeddings` and `head` are found in any model. The keys are the names that peft takes.
     """

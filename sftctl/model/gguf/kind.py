@@ -29,7 +29,7 @@ class GgufKind:
     """A file that is not a GGUF of today."""
 
     name: str  # of the format
-    what: str  # is wrong with it
+    what: str  # what is wrong with the file
     remedy: str | None = None  # a command for the file `{}`
     does: str = ""
 

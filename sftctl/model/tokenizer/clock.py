@@ -15,7 +15,8 @@ _NAME = "strftime_now"
 def with_frozen_clock(template: str, day: Date) -> str:
     """The template with `day` in place of each call of the clock; unchanged if it has no clock.
 
-    ConfigError if the format in a call is not a constant, or the clock has another name there.
+    ConfigError if the format in a call is not a constant, or if the template gives the clock
+    another name.
     """
     frozen = _CALL.sub(lambda call: json.dumps(day.strftime(call[2])), template)
     if _NAME in frozen and _is_read(frozen):
@@ -27,7 +28,8 @@ def with_frozen_clock(template: str, day: Date) -> str:
 
 
 def _is_read(template: str) -> bool:
-    """Whether the template reads the clock, except by `is defined`. False if it is not valid."""
+    """Whether the template reads the clock, except by `is defined`. False for an invalid
+    template."""
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])

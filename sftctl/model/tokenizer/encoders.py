@@ -87,7 +87,7 @@ class Checked:
         self._reference = reference
 
     def encode(self, text: str) -> Ids:
-        """The ids that both return; EngineDiffers if they are not equal."""
+        """The ids of the fast engine; EngineDiffers if the reference's ids are different."""
         ids = self._fast.encode(text)
         if not np.array_equal(ids, self._reference.encode(text)):
             raise EngineDiffers(f"{self.name} returns other token ids for {text[:40]!r}")

@@ -1,8 +1,8 @@
 """Chat templates compiled once, in an environment like the one that transformers builds.
 
 transformers copies all data and reads each value in Jinja's slowest way. Here the usual values (a
-field of a message, a method of a string, `loop.index0`) are read in a faster way, which returns the
-same. Templates still have no access to files or to Python's inner workings.
+field of a message, a method of a string, `loop.index0`) are read in a faster way, with the same
+results. Templates still have no access to files or to Python's inner workings.
 """
 
 import json

@@ -126,7 +126,8 @@ def is_cut_at_breaks(content: dict[str, Any]) -> bool:
 def name_of_split(content: dict[str, Any]) -> str:
     """The name of a byte-level tokenizer's split, from what tokenizer.json holds.
 
-    ConfigError if there is no name for it: another name would cut words or digits differently.
+    ConfigError if llama.cpp has no name for this split: any other name would cut words or digits
+    differently.
     """
     normalizer = (content["normalizer"] or {}).get("type")
     if normalizer not in (None, "NFC"):

@@ -19,9 +19,9 @@ class TemplateRanOut(TemplateFailed):
 
 
 def half_character(text: str) -> TemplateFailed | None:
-    """The error for a text with half of a surrogate pair, which no tokenizer can encode; or None.
+    """The error if a text has half of a surrogate pair, which no tokenizer can encode; else None.
 
-    Only a template can write it: input files with it are refused.
+    Only a template can write such a half: input files that have one are refused.
     """
     try:
         text.encode()

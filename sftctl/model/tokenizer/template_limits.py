@@ -37,7 +37,8 @@ and a count of renderings that is odd while a template runs."""
 
 
 class OutOfTime(BaseException):
-    """Raised by the timer inside a template. Not an Exception, which a template could catch."""
+    """Raised by the timer inside a template. It is not an Exception, because a template could catch
+    that."""
 
 
 class TemplateLimits:

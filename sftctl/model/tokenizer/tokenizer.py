@@ -210,7 +210,7 @@ class ChatTokenizer:
         return self.with_encoder(Checked(fast, self._reference), self.engine_reason)
 
     def by_reference(self, why: str) -> "ChatTokenizer":
-        """A copy with the reference encoder, and the reason for it."""
+        """A copy with the reference encoder; `why` is the reason for this choice."""
         return self.with_encoder(self._reference, why)
 
     def with_encoder(self, encoder: Encoder, why: str) -> "ChatTokenizer":
