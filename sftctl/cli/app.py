@@ -136,7 +136,8 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
 
 
 def _stdout_failed(problem: OSError) -> int:
-    """The exit code if stdout was closed or its disk is full; any other error is raised again."""
+    """The exit code if stdout's reader has closed it, or if its disk is full. Any other error is
+    raised again."""
     if streams.reader_has_left(sys.stdout, problem) and streams.is_closed():
         return 0  # the reader has read enough
     if problem.errno in _LIMITS:

@@ -42,12 +42,12 @@ class ModelSource:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this disk."""
+        """Whether the model is on this disk."""
         return Path(self.location).exists()
 
     @property
     def is_gguf(self) -> bool:
-        """Whether it is one .gguf file."""
+        """Whether the model is one .gguf file."""
         return "gguf_file" in self.arguments
 
     @property
@@ -57,12 +57,13 @@ class ModelSource:
 
     @property
     def is_minimind(self) -> bool:
-        """Whether it is a file of MiniMind's weights, which has no tokenizer."""
+        """Whether the model is a file of MiniMind's weights. Such a file has no tokenizer."""
         return self.location.endswith(".pth")
 
     @classmethod
     def of(cls, name: str) -> "ModelSource":
-        """The source that `name` means; ConfigError if it looks like a path that does not exist."""
+        """The source that `name` means. ConfigError if `name` looks like a path but does not
+        exist."""
         path = Path(name)
         require_utf8(path, ConfigError)
         if path.suffix == ".gguf":
@@ -178,7 +179,7 @@ def require_tokenizer_folder(name: str) -> None:
 
 
 def tokenizer_class(source: ModelSource) -> Any:
-    """The class that loads a tokenizer. AutoTokenizer finds it in every case, but imports torch. If
+    """The class that loads a tokenizer. AutoTokenizer always finds the class, but imports torch. If
     a folder without a model names transformers' plain class, the class is known without
     AutoTokenizer."""
     folder = Path(source.location)

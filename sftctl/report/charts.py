@@ -43,8 +43,8 @@ def line_chart(
 ) -> Html:
     """A chart of curves over steps, or a sentence if there are no values yet.
 
-    `has_switch` draws it twice, and a box on the page switches between the usual and a logarithmic
-    scale.
+    With `has_switch` the chart is drawn twice, with a linear and a logarithmic scale, and a box on
+    the page switches between them.
     """
     buckets = [bucket for one in series for bucket in one.buckets]
     if not buckets:

@@ -134,7 +134,7 @@ def _head(record: RunRecord, name: str) -> Html:
     counts = [(e.get("num_parameters"), e.get("num_trained")) for e in starts]
     about = [Path(str(model)).name] if model is not None else []
     if counts and isinstance(number := counts[-1][0], int):
-        trained = counts[-1][1]  # None in runs of older versions, which trained all
+        trained = counts[-1][1]  # None in runs of older versions, which trained all parameters
         about += [parameters_text(number, trained if isinstance(trained, int) else number)]
     about += [moment(record.facts.get("created"))]
     return join(

@@ -17,7 +17,7 @@ from sftctl.words import counted, format_bytes, format_duration, in_shell
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MAX_EVENTS = 500
-_MAX_CURVES = 8  # there are as many colours
+_MAX_CURVES = 8  # the number of colours
 _TILE_STEPS = 20
 _RESOLVED = (
     *("optim.learning_rate", "train.dtype", "train.micro_batch_tokens"),

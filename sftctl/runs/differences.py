@@ -220,8 +220,8 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
 
 
 def _held_in(asked: str, computes: str) -> str:
-    """The type of an adapter's frozen base: `asked`, or else it follows from the type that the
-    model computes in."""
+    """The type of an adapter's frozen base: `asked`, unless that is auto. With auto it is bfloat16
+    if the model computes in bfloat16, else float32."""
     return asked if asked != "auto" else "bfloat16" if computes == "bfloat16" else "float32"
 
 

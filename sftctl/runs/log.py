@@ -240,7 +240,8 @@ def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
 
 
 def _bytes_of_complete_lines(descriptor: int) -> int:
-    """The file's size without an incomplete line at its end, or zeros that a crash left there."""
+    """The file's size up to the end of its last complete line. A crash can leave part of a line, or
+    zeros, after it."""
     end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - _TAIL_BYTES)

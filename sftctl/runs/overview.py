@@ -34,7 +34,7 @@ class RunLine:
     run_dir: Path
     name: str
     status: str  # running | finished | stopped | failed | killed | damaged
-    step: int = 0  # the last one in metrics.jsonl
+    step: int = 0  # the last step in metrics.jsonl
     total_steps: int | None = None
     first_loss: float | None = None
     loss: float | None = None
@@ -43,9 +43,9 @@ class RunLine:
     best_validation_loss: float | None = None
     best_step: int | None = None  # by the goal
     best_of: str | None = None  # the goal, as "validation loss"
-    best: float | None = None  # its value at that step
-    set_losses: dict[str, float] = field(default_factory=dict)  # the last of each set, if several
-    lowest_loss: float | None = None  # of a step, if there was no validation
+    best: float | None = None  # the goal's value at `best_step`
+    set_losses: dict[str, float] = field(default_factory=dict)  # last losses, if several sets
+    lowest_loss: float | None = None  # the lowest training loss, if there was no validation
     lowest_loss_step: int | None = None
     final_step: int | None = None  # the step whose weights are in final/
     last_checkpoint: int | None = None  # its step
@@ -55,7 +55,7 @@ class RunLine:
     created: float | None = None  # seconds since 1970
     changed: float | None = None  # when the last step or event was recorded
     next: str | None = None  # what to type
-    problem: str | None = None  # why it can't be read
+    problem: str | None = None  # why the run can't be read
 
 
 def runs_in(folder: Path) -> list[RunLine]:

@@ -41,7 +41,7 @@ _WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard", "an
 def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
     """Parts of a run that are links, or not regular files or folders, as errors.
 
-    A session would write, truncate or delete the files that they point to.
+    If a part is a link, a session would write, truncate or delete the file that the link points to.
     """
     for names, is_right, kind in (
         (_WRITTEN_FILES, stat.S_ISREG, "file"),
@@ -50,7 +50,7 @@ def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
         for path in (run_dir / name for name in names):
             try:
                 mode = path.lstat().st_mode
-            except OSError:  # it is not there; the code that needs it reports that
+            except OSError:  # a missing part is reported by the code that needs it
                 continue
             if not is_right(mode):
                 what = "a link" if stat.S_ISLNK(mode) else f"not a {kind}"

@@ -100,7 +100,7 @@ def _damage(data: bytes) -> list[str]:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """Each line, stripped of white space; also the last one if it is incomplete.
+    """Each line, stripped of white space. The last line may be incomplete.
 
     Empty lines are left out.
     """

@@ -22,7 +22,7 @@ class TrackedRun:
     run_dir: Path
     project: str
     config: dict[str, Any]
-    kept_step: int  # of the checkpoint that this session continues from; -1: there is none
+    kept_step: int  # step of the checkpoint that this session continues from; -1: no checkpoint
     resumed: bool
     run_id: str
     wandb_run_id: str | None

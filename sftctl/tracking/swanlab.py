@@ -97,7 +97,7 @@ def _last_step(folder: Path, run_id: str) -> int:
             continue
         reader = DataStoreReader()
         reader.open(path)
-        for data in reader:  # it ends where a killed session ended
+        for data in reader:  # a killed session's file ends early, and so does this loop
             record = Record.FromString(data)
             if record.HasField("scalar"):
                 found = max(found, record.scalar.step)

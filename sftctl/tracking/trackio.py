@@ -32,7 +32,7 @@ class TrackioTracker:
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-        last_step = self._run._next_step - 1 if resumed else -1  # there is no public way
+        last_step = self._run._next_step - 1 if resumed else -1  # Trackio has no public way
         self._rows = Rows(self._send, last_step)
 
     def log(self, metrics: StepMetrics) -> None:

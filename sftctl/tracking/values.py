@@ -36,7 +36,8 @@ def step_values(metrics: StepMetrics) -> Values:
 
 
 def evaluation_values(fields: Mapping[str, object]) -> Values:
-    """The numbers of one evaluation: of all sets together, and of each if there are several."""
+    """The numbers of one evaluation: of all sets together and, if there are several sets, of each
+    set."""
     of_all = {"loss": fields["validation_loss"]} | {key: fields.get(key) for key in _MEASURED}
     metrics, sets = fields.get("metrics"), fields.get("sets")
     of_all |= metrics if isinstance(metrics, dict) else {}

@@ -40,7 +40,7 @@ from sftctl.words import in_shell, printable
 T = TypeVar("T")
 
 STOP_FILE = "stop"
-_GRACE_S = 3.0  # after one rank has failed: the others fail by themselves meanwhile, or hang
+_GRACE_S = 3.0  # after a rank has failed; ranks that still run then are taken to hang
 
 
 def train_on_ranks(
@@ -165,7 +165,7 @@ class _Watch:
     """What the thread that watches the ranks has seen."""
 
     ranks: set[BaseProcess] = field(default_factory=set)
-    killed: set[BaseProcess] = field(default_factory=set)  # by the thread, because they hung
+    killed: set[BaseProcess] = field(default_factory=set)  # ranks that hung
 
     def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
         """Exit codes of the ranks that the thread did not kill; {} if the thread has not seen all
@@ -205,10 +205,10 @@ def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) ->
 def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
     """Protect the ranks from signals while they start, and kill ranks that hang after a failure.
 
-    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So ranks
-    start with blocked signals, because they inherit the mask of this thread. The watching thread
-    receives a signal in this time. After a failure, elastic waits 30 seconds for a rank that hangs;
-    the watching thread kills it sooner.
+    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So this
+    thread blocks signals, and the ranks inherit its mask. In this time the watching thread receives
+    signals. After a failure, elastic waits 30 seconds for a rank that hangs; the watching thread
+    kills it sooner.
     """
     over, watch = threading.Event(), _Watch()
     watching = (folder, num_ranks, over, watch)
@@ -238,8 +238,8 @@ def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: 
 
 
 def _has_failed(rank: BaseProcess) -> bool:
-    """Whether a rank has ended badly. Only elastic collects the exit code: if two threads tried,
-    only the first would get the code, and the other would report a failure.
+    """Whether a rank has ended badly. The exit code is not collected here, because elastic collects
+    it, and only the first of two threads that try gets the code.
     """
     assert rank.pid is not None  # it was started
     try:

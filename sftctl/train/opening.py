@@ -196,11 +196,11 @@ def _restore(session: Session) -> None:
         return
     numbers = numbers_in(plan.manifest)
     is_same_dtype = plan.manifest.dtype == session.config.train.dtype
-    restart = set() if is_same_dtype else {"scaler"}  # a scale is only right for its own dtype
+    restart = set() if is_same_dtype else {"scaler"}  # a loss scale is right for one dtype only
     if missing := state.numbers().keys() - numbers.keys() - restart:
         what = f"its manifest has no state of {', '.join(sorted(missing))}"
         raise IncompatibleCheckpoint(f"{plan.checkpoint}: {what}")
-    model = "model."  # its tensors were loaded before its state was built
+    model = "model."  # the model's tensors are loaded already
     tensors = {name: t for name, t in state.tensors().items() if not name.startswith(model)}
     load_tensors(plan.checkpoint, tensors, session.world, "", plan.manifest, but_not=model)
     state.load_numbers(numbers)

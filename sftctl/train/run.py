@@ -154,7 +154,7 @@ def report(metrics: StepMetrics, tracker: Tracker) -> None:
 def validate_if_due(session: Session, tracker: Tracker) -> None:
     """Evaluate all validation sets at step 0, at each interval and at the last step, once each.
 
-    A signal interrupts the evaluation. The resumed run then does all of it again.
+    A signal interrupts the evaluation. The resumed run then evaluates all sets again.
     """
     progress, sets, config = session.state.progress, session.inputs.sets, session.config
     is_an_end = progress.step in (0, session.total_steps)
@@ -223,8 +223,8 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
 def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSummary) -> None:
     """Report that patience has ended the run before its last step.
 
-    A session that trains nothing does not report the same end a second time. (An earlier session
-    died before `finished`, or final/ is written again.)
+    A session that trains nothing does not report an end that an earlier session has reported. (The
+    earlier session died before `finished`, or final/ is written again.)
     """
     progress, run = session.state.progress, session.run.path
     if progress.validation is None or progress.step >= session.total_steps:

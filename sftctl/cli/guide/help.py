@@ -76,8 +76,8 @@ def usage(ctx: Any) -> str:
 
 
 def columns(rows: Sequence[tuple[str, str]], widest: int = _LEFT) -> str:
-    """A name and a text in each row. The texts are wrapped in a column of their own; `widest` is
-    the longest name."""
+    """Rows of a name and a text, in two columns. The texts are wrapped within their column.
+    `widest` is the length of the longest name."""
     left = 2 + min(_LEFT, widest)
     lines = []
     for name, text in rows:

@@ -173,7 +173,8 @@ def _read(key: str, value: str) -> object:
 
 
 def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
-    """How a command with these options sets a key: its flag, or --set; None: it can't."""
+    """How a command with these options sets a key: the key's flag, or --set. None: it can't set the
+    key."""
     flag = flag_name(key)
     if flag in options:
         if not getattr(options[flag], "is_flag", False):

@@ -52,7 +52,7 @@ def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], in
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
         def on_progress(results: Sequence[LoaderResult], done: int, total: int) -> None:
-            status.doing("")  # the table says how far it is
+            status.doing("")  # the table shows the progress
             text = Text(f"\n{done} of {total} rounds; medians so far")
             live.update(Group(_table(results, None), text), refresh=True)
 

@@ -55,11 +55,12 @@ def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
 
 
 def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
-    """Give the new ids rows in the embeddings and the head. Each is the mean of the old rows.
+    """Give the new ids rows in the embeddings and the head. Each new row is the mean of the old
+    rows.
 
-    Rows that a model has beyond its tokenizer's vocabulary are used first. The old rows are those
-    of the ids below the new ones. The mean is computed in float64, so it is a pure function of the
-    weights.
+    Rows that a model has beyond its tokenizer's vocabulary are used first. The old rows are the
+    rows of all ids below the new ids. The mean is computed in float64, so it is a pure function of
+    the weights.
     """
     if not ids:
         return

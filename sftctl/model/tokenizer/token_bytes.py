@@ -132,6 +132,6 @@ class TokenBytes:
 
 
 def _flag(flag: int, wanted: bytes, found: Iterable[bytes]) -> npt.NDArray[np.uint8]:
-    """The flag for each of these single bytes that is wanted; an empty one is not."""
+    """`flag` for each entry of `found` that is a byte in `wanted`, 0 for all other entries."""
     is_wanted = np.isin(np.frombuffer(b"".join(b or b"\0" for b in found), np.uint8), [*wanted])
     return is_wanted * np.uint8(flag)

@@ -96,7 +96,7 @@ def _judged(
 def _measure(
     function: Metric, answers: Sequence[Answered]
 ) -> tuple[str | None, list[float] | None]:
-    """The problem of a metric, or its number for each answer. One of the two is None."""
+    """(the problem, None) if the metric fails, else (None, its number for each answer)."""
     values = list[float]()
     for one in answers:
         where = f"row {one.number} of {one.set_name}"

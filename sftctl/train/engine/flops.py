@@ -17,11 +17,12 @@ _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 
 
 def model_flops(model: "PreTrainedModel") -> tuple[int, int]:
-    """Operations of forward and backward: per token without the head, per target token of the head.
+    """Operations of forward and backward: of the model without its head per token, and of its head
+    per target token.
 
-    6 per parameter of a matrix (Kaplan et al. 2020), or 4 for a frozen matrix, because its gradient
-    is not computed. Attention scores are left out. (0, 0) for a mixture of experts, where a token
-    uses only some of the parameters.
+    A parameter of a matrix counts 6 (Kaplan et al. 2020), or 4 if the matrix is frozen, because the
+    gradient of a frozen matrix is not computed. Attention scores are left out. (0, 0) for a mixture
+    of experts, where a token uses only some of the parameters.
     """
     if any(getattr(model.config, name, None) for name in ("num_experts", "num_local_experts")):
         return 0, 0

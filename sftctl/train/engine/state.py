@@ -133,15 +133,15 @@ class TrainState:
         )
 
     def reshard(self) -> None:
-        """Free the parameters that FSDP gathered. After a pass without backward, FSDP keeps the
-        root's."""
+        """Free the parameters that FSDP gathered. FSDP keeps the root's parameters after a pass
+        without backward."""
         if isinstance(self.loss_module, FSDPModule):
             self.loss_module.reshard()
 
     def statefuls(self) -> dict[str, Stateful]:
         """The list of everything that a checkpoint saves and a resume restores, by name.
 
-        The learning rate, the order of the data and all randomness are not in it: they are pure
+        The list has no learning rate, no order of the data and no random state: they are pure
         functions of step, epoch, seed and configuration.
         """
         self.reshard()
@@ -170,13 +170,13 @@ class TrainState:
         return {name: values for name, values in found.items() if values}
 
     def load_numbers(self, numbers: Numbers) -> None:
-        """Restore what `numbers` returned. Names that have no numbers in this state are ignored."""
+        """Restore what `numbers` returned. Names in `numbers` that this state lacks are ignored."""
         statefuls = self.statefuls()
         for name in self.numbers().keys() & numbers.keys():
             statefuls[name].load_state_dict(statefuls[name].state_dict() | dict(numbers[name]))
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The autocast context of float16. The other dtypes need none."""
+        """The autocast context: on for float16, off for the other dtypes, which don't need it."""
         return torch.autocast(device.type, torch.float16, enabled=self.dtype == "float16")
 
 

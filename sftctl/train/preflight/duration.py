@@ -24,9 +24,10 @@ _USUAL_MFU = 0.4
 
 _MEASURED_S = 0.3  # on a busy machine, most products of a shorter time are interrupted
 _UPDATE_BYTES = 56  # that AdamW, clipping and zeroing read and write for each trained parameter
-_PADDED_TO = 128  # tokens; on average a pass is half of that longer than its rows
-_SMALL = 30_000_000  # parameters; below, products are only a part of a step, so it is tried
-_SHORT = 5e10  # operations of a step; a longer step is not tried
+_PADDED_TO = 128  # tokens; so on average a pass is 64 tokens longer than its rows
+_SMALL = 30_000_000  # parameters
+"""A step of a smaller model is measured, because products are only a part of it."""
+_SHORT = 5e10  # operations of a step; a step with more operations is not measured
 _TRIED_S, _TRIED_STEPS = 0.5, 8
 
 

@@ -250,7 +250,7 @@ def loader_findings(
     config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
 ) -> Iterator[Finding]:
     """Limits of the machine that the loader processes exceed; nothing if there are none."""
-    settings = loader_settings(config.data, "cpu")  # pinned memory needs none of these
+    settings = loader_settings(config.data, "cpu")  # pinned memory is none of these limits
     if not settings.num_workers:
         return
     processes = counted(settings.num_workers, "loader process", "loader processes")

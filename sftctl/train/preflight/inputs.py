@@ -45,7 +45,8 @@ class Inputs:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch. If a source's weight repeats an example, it counts each time."""
+        """Examples in an epoch. An example that a source's weight repeats counts once for each
+        repetition."""
         return len(self.train) if self.mixture is None else self.mixture.num_planned
 
     def source_counts(
@@ -167,7 +168,8 @@ def tokenizer_of(config: RunConfig) -> ChatTokenizer:
 def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
     """Whether the checkpoint's data is the run's data, prepared by older mask rules.
 
-    In a mixture, this must be true of at least one source, and the others must be unchanged.
+    In a mixture, at least one source must have data prepared by older rules, and the data of all
+    other sources must be unchanged.
     """
     sources = sources_with_paths(config.data)
     if not sources:

@@ -26,9 +26,9 @@ from sftctl.train.preflight.inputs import tokenizer_of
 from sftctl.words import counted
 
 _ANY_LENGTH = 1 << 20
-_TAGS = re.compile(r"</?[a-z_]+>")  # <think> and the like, which are of a template
+_TAGS = re.compile(r"</?[a-z_]+>")  # <think> and other tags that a template writes
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-_COVERED = 0.99  # of the rows keep all of their tokens
+_COVERED = 0.99  # the share of rows that max_seq_len must not cut
 _READ = 200  # examples whose letters are counted
 _STEPS_WANTED = 100  # in an epoch, where the data allows
 _SCRIPTS = {
