@@ -27,7 +27,7 @@ class SaveOutcome:
     0."""
 
     step: int
-    path: Path | None  # None: it failed
+    path: Path | None  # None: the save failed
     num_bytes: int  # on disk
     seconds: float  # from the request to the verified checkpoint
     wait_s: float  # how much of that time training waited
@@ -38,8 +38,8 @@ class SaveOutcome:
 class BackgroundSaver:
     """Saves checkpoints of `tensors` while they change; keeps the newest and the best.
 
-    With `in_background` it allocates memory for the copy at once (as much as the state needs).
-    Without `in_background` only `save_now` may be called.
+    With `in_background` memory for a copy of the state is allocated now. Without `in_background`
+    only `save_now` may be called.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class BackgroundSaver:
     def save_now(
         self, manifest: CheckpointManifest, before: Callable[[], object] = lambda: None
     ) -> SaveOutcome:
-        """Write the state itself, without a copy; returns when it is written."""
+        """Write the state itself, without a copy. Returns when the checkpoint is written."""
         assert self._running is None
         return self._save(manifest, None, before, time.perf_counter(), None)
 
@@ -105,7 +105,7 @@ class BackgroundSaver:
         return self.wait() if self._running is not None and self._running.done() else None
 
     def wait(self) -> SaveOutcome | None:
-        """Wait for the running save; None if there is none."""
+        """Wait for the running save; None if no save is running."""
         running, self._running = self._running, None
         return running.result() if running is not None else None
 

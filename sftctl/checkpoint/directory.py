@@ -65,7 +65,7 @@ class GoodCheckpoint:
 
     path: Path
     manifest: CheckpointManifest
-    skipped: tuple[tuple[Path, list[str]], ...]  # newer ones that are damaged, with their problems
+    skipped: tuple[tuple[Path, list[str]], ...]  # newer, damaged checkpoints and their problems
 
 
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
@@ -127,7 +127,8 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeepBest:
-    """How many of the best checkpoints are kept besides the newest, and how they are compared."""
+    """How many of the best checkpoints are kept besides the newest, and the goal that ranks
+    them."""
 
     number: int = 0
     goal: str = str(LOSS)
@@ -192,7 +193,7 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     folder = next(path for path in tries if not path.exists())
     with refusals(folder, CheckpointError, what="can't move later checkpoints there"):
         disk.make_folder(folder)
-        disk.sync_folder(root)  # first, so that a power cut can't remove it with a checkpoint
+        disk.sync_folder(root)  # so that a power cut can't lose the folder and a checkpoint
         for name in reversed(later):
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)

@@ -55,16 +55,16 @@ class CheckpointManifest:
     micro_batch_tokens: int
     cut_for_ranks: int  # world size at the start of the run
     num_threads: int  # of torch, per rank
-    world_size: int  # ranks that wrote this
+    world_size: int  # ranks that wrote the checkpoint
     dtype: str  # of autocast; stored weights are float32
-    scaler: dict[str, Any] | None  # GradScaler's state; None without one
+    scaler: dict[str, Any] | None  # GradScaler's state; None: no GradScaler
     data_fingerprint: str
     config: dict[str, Any]  # resolved
     versions: dict[str, Any]
     wandb_run_id: str | None
     metrics_bytes: int  # resume truncates metrics.jsonl here
     validation: dict[str, Any] | None  # first, best and last loss
-    aliases: dict[str, str] = field(default_factory=dict)  # tied name -> name it is stored under
+    aliases: dict[str, str] = field(default_factory=dict)  # tied name -> its stored name
     files: dict[str, FileEntry] = field(default_factory=dict)
     # If one of the following fields is empty, JSON has no key for it.
     numbers: dict[str, Any] = field(default_factory=dict)  # other state
@@ -134,8 +134,8 @@ def read_hashed_object(path: Path) -> dict[str, Any]:
 
 
 def _is_hash_of(data: bytes, hashes: bytes) -> bool:
-    """Whether a hash file has the hash of the manifest. It has two lines while `amend_manifest`
-    replaces a manifest."""
+    """Whether a hash file has the hash of the manifest. While `amend_manifest` replaces a manifest,
+    the hash file has two lines."""
     lines = hashes.splitlines(keepends=True)
     are_hashes = all(_HASH_LINE.fullmatch(line) for line in lines) and len(lines) <= 2
     return are_hashes and manifest_hash_line(data) in lines

@@ -1,8 +1,9 @@
 """The header of a safetensors file, with the checks of the safetensors library. Needs no torch.
 
-The file has a number of 8 bytes, a JSON header with so many bytes, and the data. The tensors must
-cover the data exactly. In the order of their offsets, each tensor begins where the previous tensor
-ends. So no two tensors share bytes, and the length of the data is known from the header.
+The file has a number of 8 bytes (the length of the header), a JSON header, and the data. The
+tensors must cover the data exactly. In the order of their offsets, each tensor begins where the
+previous tensor ends. So no two tensors share bytes, and the length of the data is known from the
+header.
 """
 
 import json
@@ -73,10 +74,10 @@ def _no_sign(digits: str) -> int:
 
 
 def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:
-    """Refuse two equal keys: a JSON parser keeps the last, and it is not defined which of them a
-    loader takes."""
+    """Refuse two equal keys. JSON does not say which of the two values counts: Python's parser
+    keeps the last, and a loader may take the first."""
     if all(data.count(b'"%s"' % field.encode()) == len(tensors) for field in _FIELDS):
-        return  # the keys that each tensor has after parsing
+        return  # as many keys as parsed tensors: no key is there twice
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name, count = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 1)

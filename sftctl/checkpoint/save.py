@@ -81,7 +81,8 @@ def save_checkpoint(
 
 
 def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Names of tensors that share all their memory with an earlier one -> the earlier name."""
+    """Name of each tensor that shares all its memory with an earlier tensor -> name of the earlier
+    tensor."""
     first: dict[object, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
@@ -107,7 +108,7 @@ class _Commit:
         value, problem, cause = None, None, None
         try:
             value = act()
-        except Exception as error:  # any error: the other ranks wait for this one's vote
+        except Exception as error:  # any error: the other ranks wait for this rank's vote
             problem, cause = _reason(error), error
         votes = self.world.gather((value, problem))
         problems = [problem for _, problem in votes if problem is not None]

@@ -87,8 +87,8 @@ def _step(folder: Path, value: object) -> int:
 
 def problems_of_sealed(folder: Path, step: int | None = None, *, verify: bool = True) -> list[str]:
     """The problems of a folder, file by file; none if it has no manifest. `step` is the step of the
-    run's last checkpoint. It is also a problem if the folder was written after a checkpoint of
-    another step.
+    run's last checkpoint. A folder that was written after a checkpoint of another step has a
+    problem too.
     """
     if not is_sealed(folder):
         return []

@@ -38,7 +38,7 @@ def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
         return ends
     found: set[int] = set()
     for role in ("user", "tool"):
-        with suppress(DataError):  # many templates refuse a tool's message here
+        with suppress(DataError):  # many templates refuse a tool's message after this answer
             later = [*messages, {"role": role, "content": "?"}]
             found |= _special_after(answer["content"], later, tokenizer)
     return found
@@ -61,7 +61,7 @@ def generate(
     sampling: Sampling,
     on_text: Callable[[str], None] = lambda piece: None,
 ) -> str:
-    """The answer to a prompt; `on_text` receives each piece of it as soon as it is decoded.
+    """The answer to a prompt. `on_text` receives each piece of the answer as soon as it is decoded.
 
     With temperature 0 no random number is drawn. An exception in `on_text`, or KeyboardInterrupt,
     ends the generation.
@@ -80,12 +80,11 @@ def generate_batch(
     sampling: Sampling,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """The answers to several prompts, computed together. They are the same answers as those of
-    `generate`.
+    """The answers to several prompts, computed together. `generate` gives the same answers.
 
     Shorter prompts get padding on the left. No token attends to the padding, and positions count
-    from the first token of the prompt itself. `is_stopped` is called after each token. If it
-    returns True, the answers end there.
+    from the first token of the prompt itself. `is_stopped` is called after each token. If
+    `is_stopped` returns True, all answers end there.
     """
     ends = stop_ids(model, tokenizer)
     output = _generate(

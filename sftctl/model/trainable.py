@@ -43,9 +43,9 @@ def select_trained(
 
 
 def require_new_rows_trained(model: "PreTrainedModel") -> None:
-    """ConfigError if the embeddings or the head are frozen, to which rows of new tokens were added.
+    """ConfigError if the embeddings or the head, which got rows for new tokens, are frozen.
 
-    These rows would stay the mean of the others.
+    The new rows would stay the mean of the old rows.
     """
     parts = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
     for name, part in parts.items():
@@ -63,7 +63,7 @@ def learning_rate_factors(
 ) -> dict[str, float]:
     """The name of each parameter that a pattern in `optim.groups` matches, and its factor.
 
-    ConfigError if a pattern matches nothing, or two of them give a parameter different factors.
+    ConfigError if a pattern matches nothing, or if two patterns give a parameter different factors.
     """
     names, found = _names_by_id(model), dict[int, tuple[str, float]]()
     for pattern, factor in (factors or {}).items():
@@ -80,8 +80,8 @@ def learning_rate_factors(
 def matching(model: "PreTrainedModel", setting: str, patterns: Iterable[str]) -> set[int]:
     """The ids of all parameters that one of the patterns matches.
 
-    A tied parameter has several names, of which one has to match. ConfigError, which names the
-    `setting`, for a pattern that matches nothing.
+    A tied parameter has several names. It is matched if one of them matches. ConfigError, which
+    names the `setting`, for a pattern that matches nothing.
     """
     names, result = _names_by_id(model), set[int]()
     for pattern in patterns:

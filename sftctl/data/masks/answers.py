@@ -1,10 +1,10 @@
 """The answer that a model has to write for an assistant turn, and the prompt before it.
 
 Usually the text of the conversation up to and including the turn begins with the prompt, and the
-rest is the answer. Some templates differ from this in two known ways: the prompt opens a thinking
-block that the turn lacks, or the template writes earlier messages differently when the turn
-follows. Then the prompt is kept as inference renders it, followed by the template's text of the
-turn.
+rest is the answer. With some templates the text does not begin with the prompt, for one of two
+known reasons. The prompt opens a thinking block that the turn lacks, or the template writes earlier
+messages differently when the turn follows. Then the text to train on is the prompt as inference
+renders it, followed by the template's text of the turn.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ _MARK = "\ue000sftctl\ue001"  # a content that nobody writes
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One assistant turn: the text before it, and the trained text with its end."""
+    """One assistant turn: the prompt, and the text to train on, which includes the end of the
+    turn."""
 
     prompt: str
     text: str
@@ -51,7 +52,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A turn's start: the prompt without its open block, the open block, and the turn's text."""
+    """How a turn begins: the prompt without a thinking block at its end, this block, and the
+    template's text of the turn."""
 
     header: str
     block: OpenedBlock | None
@@ -140,8 +142,9 @@ def _place(prefixes: Prefixes, turn: int) -> _Place | None:
 def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
     """The place where the turn begins, if the template writes the messages before it differently.
 
-    Stand-in conversations show the text that follows the previous message: in the prompt, and
-    before a turn without reasoning or calls. In these conversations, marks replace both contents.
+    Stand-in conversations are rendered, with marks as the contents of the previous message and of
+    the turn. They show the text after the previous message, once in the prompt and once before a
+    turn without reasoning or calls.
     """
     row, prompt = prefixes.row, prefixes.prompt(turn)
     *earlier, previous = row.messages[:turn]

@@ -65,7 +65,8 @@ class ExampleMaker:
             raise problem from None
 
     def _num_tokens(self, row: Conversation) -> int:
-        """The length of a refused row, for the ledger; 0 if the template refuses it."""
+        """The length of a dropped row in tokens, for the ledger; 0 if the template refuses the
+        row."""
         with suppress(BadRow):
             return len(self.tokenizer.encode(render(row, self.tokenizer)))
         return 0
@@ -90,8 +91,8 @@ class ExampleMaker:
     def _parts(self, row: Conversation) -> Iterator[list[TokenizedExample]]:
         """The examples of each part of the conversation: as many exchanges as fit, at least one.
 
-        A part repeats the system messages, so it begins as the template begins. It does not
-        contain the exchanges before it.
+        Each part begins with the system messages, as the conversation does. The earlier exchanges
+        are not in it.
         """
         if self.renderer.train_on == "last":
             row = replace(row, untrained=row.untrained | frozenset(row.target_turns[:-1]))

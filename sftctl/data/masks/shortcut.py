@@ -68,7 +68,7 @@ class _Layout:
 
     texts: list[_TextLayout]
     full: _TextLayout
-    after_answer: str  # text with a part that `ends` could mistake for the answer; else empty
+    after_answer: str  # empty if `ends` can't take a part of it for the answer
 
     @property
     def size(self) -> int:
@@ -93,8 +93,8 @@ class Renderer:
             self._shapes = ContentShapes.of(self.tokenizer.content_use, self.tokenizer)
 
     def training_texts(self, row: Conversation) -> list[TrainingText]:
-        """The texts of `turns.training_texts` for `row`, or its error; usually with only one
-        rendering. LayoutDiffers if both ways were compared and differ.
+        """The texts of `turns.training_texts` for `row`, or the error that it raises, but usually
+        with only one rendering. LayoutDiffers if both ways were compared and their texts differ.
         """
         found = self._from_layout(row)
         if found is None:
@@ -112,7 +112,8 @@ class Renderer:
             raise LayoutDiffers(f"{row.source}: its texts differ when every prefix is rendered")
 
     def _from_layout(self, row: Conversation) -> list[TrainingText] | None:
-        """The texts of a row without rendering its beginnings; None if they would not be exact."""
+        """The texts of a row, without rendering its beginnings. None if these texts would not be
+        exact."""
         pieces = self._pieces(row)
         if pieces is None:
             return None

@@ -114,7 +114,7 @@ def open_thought(content: str) -> Thought | None:
 
 
 def has_another_block(written: str, message: dict[str, Any]) -> bool:
-    """Whether a template writes a thinking block of its own, besides that of the message."""
+    """Whether a template adds a thinking block to the thinking block of the message."""
     content: str = message["content"]
     own = thought_of(message) or open_thought(content) or _empty_thought(content)
     if own is None:

@@ -26,7 +26,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """A text, and the spans of it that are trained: in characters, disjoint, in order."""
+    """A text, and its trained spans: in characters, disjoint, in order."""
 
     text: str
     targets: list[Span]
@@ -85,7 +85,7 @@ def _weights(
 
 
 def _document(row: Conversation, tokenizer: ChatTokenizer) -> TrainingText:
-    """A text to continue. All of it is trained, and also the token that ends it."""
+    """Plain text. All of the text is trained, and the token that ends a text too."""
     text = tokenizer.text_start + row.messages[0]["content"] + tokenizer.text_end
     return TrainingText(text, [(0, len(text))])
 

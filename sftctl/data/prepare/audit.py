@@ -45,7 +45,8 @@ def audit(
         turns=len(turn_ends),
         targets_weighted=0 if weights is None else int(np.count_nonzero(~np.isin(weights, (0, 1)))),
         turns_cut=int(np.count_nonzero(is_cut)),
-        # With train_on=all, a run of targets covers many turns, with their ends inside it.
+        # With train_on=all, a run of targets covers many turns, and the ends of turns are inside
+        # the run.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
     )
 

@@ -46,7 +46,7 @@ def build_store(
 ) -> StoreManifest:
     """Write both splits and the ledger into `folder`; DataError if no row is left to train on.
 
-    Rows of the training files that are in the validation files too are dropped.
+    If a row is in the training files and in the validation files, the training row is dropped.
     """
     num_train = len(made_from.train)
     share = made_from.data.val_fraction

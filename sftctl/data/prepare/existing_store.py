@@ -86,8 +86,8 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 def make_way(output: Path, fingerprint: str) -> None:
     """Remove the store at `output`.
 
-    A store with this fingerprint stays, because another process has just made it. Anything that is
-    not a store stays too.
+    A store with the given fingerprint stays, because another process has just made it. Anything
+    that is not a store stays too.
     """
     with suppress(FileNotFoundError):  # another process has removed it
         if is_store(output) and same_store(output, fingerprint) is None:
@@ -95,7 +95,8 @@ def make_way(output: Path, fingerprint: str) -> None:
 
 
 def what_differs(old: StoreManifest | None, new: StoreManifest) -> str:
-    """Why the old store could not be reused, as text. `old` is None if it could not be read."""
+    """Why the old store could not be reused, as text. `old` is None if the old store could not be
+    read."""
     if old is None:
         return "the store there could not be read by this version"
     named = [

@@ -116,7 +116,7 @@ class StoreInputs:
     def _later_settings(self) -> dict[str, object]:
         """Settings that older versions did not have, if they differ from their defaults.
 
-        Template options are not here: they are in the template, which has its own hash.
+        Template options are left out, because the template contains them and has its own hash.
         """
         date = self.tokenizer.date
         values: dict[str, object] = {

@@ -36,7 +36,7 @@ class PreparedStore:
 
     manifest: StoreManifest
     is_reused: bool = False
-    replaced: str | None = None  # why the store that was there before could not be reused
+    replaced: str | None = None  # why the earlier store at `output` could not be reused
 
 
 def default_store(inputs: Sequence[Path]) -> Path:
@@ -82,7 +82,7 @@ def prepare_store(
     on_progress: Callable[[Progress], None] = silent,
     options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
-    """Make the store at `output`, or reuse the one there if its fingerprint is the same.
+    """Make the store at `output`. If a store with the same fingerprint is there, reuse that store.
 
     A store with another fingerprint is replaced once the new one is complete. Anything that is not
     a store is left alone: ConfigError.

@@ -79,7 +79,7 @@ class PreparedBatch:
     rows_checked: int  # rows on which the fast engine and the reference agreed
     digests: Digests  # of the rows kept
     rows_out_of_time: int  # on which the chat template took too long
-    shapes: Counter[str]  # rows of each shape; those without a recognized shape do not count
+    shapes: Counter[str]  # rows of each shape; rows without a recognized shape don't count
     used: set[str]  # columns that were read
     columns: set[str]  # all columns of the rows that were read
     rows_unpadded: int
@@ -150,13 +150,14 @@ class RowPreparation:
         return cls(tokenizer, data, held_out, maker, checked, columns, special)
 
     def conversation(self, raw: Raw, source: SourceLine, *, from_arrow: bool) -> Conversation:
-        """The conversation in a row; BadRow if there is none."""
+        """The conversation in a row; BadRow if the row has no conversation."""
         if isinstance(raw, BadRow):
             raise raw
         return from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
 
     def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
-        """The row, kept or escaped as configured, and where it holds a special token's text."""
+        """The row, and where it has the text of a special token (None: nowhere). The text is kept
+        or escaped, as configured."""
         if not isinstance(raw, bytes) or not self.special.may_hold(raw):
             return row, None
         found = self.special.first(row)

@@ -144,7 +144,7 @@ class _Pool:
         return len(self.pending) >= self.num_workers * _AHEAD_PER_WORKER
 
     def give(self, item: Any) -> None:
-        """Let the worker with the fewest tasks do this."""
+        """Give the item to the worker with the fewest tasks."""
         if len(self.workers) < self.num_workers and all(w.tasks for w in self.workers):
             self.workers.append(_Worker(self.work))
         task = _Task(item)
@@ -152,7 +152,7 @@ class _Pool:
         min(self.workers, key=lambda worker: len(worker.tasks)).give(task)
 
     def next_result(self) -> Any:
-        """The result of the oldest item, or its error."""
+        """The result of the oldest item. If the item ended with an error, raises this error."""
         while self.pending[0].answer is None:
             self._wait()
         result, error = self.pending.popleft().answer or (None, None)
@@ -161,7 +161,7 @@ class _Pool:
         return result
 
     def _wait(self) -> None:
-        """Take the answers that have come. If there is none, look for workers that hang."""
+        """Take the answers that have come. If no answer has come, look for workers that hang."""
         busy = {worker.connection: worker for worker in self.workers if worker.tasks}
         ready = wait(list(busy), _LOOK_S)
         for connection in ready:
@@ -174,7 +174,8 @@ class _Pool:
                     self._replace(worker)
 
     def _replace(self, silent: _Worker) -> None:
-        """Kill a worker that hangs. Another worker does its tasks, without the row that hung."""
+        """Kill a worker that hangs. A new worker does the tasks again, without the row that
+        hung."""
         tasks, row = silent.tasks, silent.pulse[0]
         silent.end()
         self.workers.remove(silent)
@@ -193,8 +194,9 @@ class _Pool:
 def _signals_held() -> Iterator[None]:
     """Delay the signals that end a command until a process or thread has been made.
 
-    The new process or thread starts with these signals blocked. Another thread may still receive
-    one, and its handler then runs in the main thread. So here the handler only records the signal.
+    The new process or thread starts with these signals blocked. If another thread receives such a
+    signal, Python runs the signal's handler in the main thread. So inside this context the handler
+    only records the signal.
     """
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     heard: list[int] = []

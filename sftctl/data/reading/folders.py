@@ -59,9 +59,10 @@ def is_store(folder: Path) -> bool:
 
 
 def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]:
-    """The data files in a folder and its subfolders, without hidden ones and token stores.
+    """The data files in a folder and its subfolders. Hidden files and token stores are left out.
 
-    Files of another split (by their names) and metadata are left out; DataError if none is left.
+    Metadata, and files whose names are of another split, are left out too. DataError if no file is
+    left.
     """
     if is_store(folder):
         raise DataError(
@@ -161,7 +162,8 @@ def _of_the_split(
 
 
 def _split_of(path: Path) -> str | None:
-    """Train or held out, by the words of a file's name, or else of the folders around it."""
+    """Train or held out, by the words in the file's name, or else in the names of the folders above
+    the file."""
     for part in (path.name, *reversed(path.parent.parts)):
         words = set(_WORDS.findall(part.lower()))
         if words & _TRAIN:

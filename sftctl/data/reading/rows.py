@@ -137,7 +137,7 @@ def _last_line(row: bytes, name: str, number: int) -> Raw:
 def _elements(file: Reader, name: str) -> Iterator[tuple[SourceLine, Raw]]:
     """The elements of one JSON array, each with its index and the line on which it begins."""
     line, chunk = 1, file.read1(_CHUNK_BYTES)
-    while b"[" not in chunk:  # only white space and a byte order mark come before it
+    while b"[" not in chunk:  # before the bracket are only white space and a byte order mark
         line += chunk.count(b"\n")
         chunk = file.read1(_CHUNK_BYTES)
     before, _, rest = chunk.partition(b"[")
@@ -166,7 +166,7 @@ def _elements(file: Reader, name: str) -> Iterator[tuple[SourceLine, Raw]]:
 
 
 def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
-    """`first`, unless it is empty, and the rest of the file."""
+    """The chunk `first`, unless it is empty, then the rest of the file in chunks."""
     chunk = first or file.read1(_CHUNK_BYTES)
     while chunk:
         yield chunk

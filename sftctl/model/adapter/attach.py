@@ -67,8 +67,9 @@ class Attached:
     def merged(self) -> "PreTrainedModel":
         """The model with the adapter added to its weights, in place. It is then a plain model.
 
-        Head and embeddings are merged separately, so that the adapter of one does not change the
-        other. They are tied again if they are equal. CheckpointError if peft can't merge it.
+        Head and embeddings are merged separately, so that an adapter of the head does not change
+        the embeddings, and the reverse. If the merged weights are equal, head and embeddings are
+        tied again. CheckpointError if peft can't merge the adapter.
         """
         _untie(self.model)
         try:
@@ -92,7 +93,8 @@ def attach(
     warn: Warn = on_stderr,
     form: str | None = None,
 ) -> Attached:
-    """The base in `dtype`, from `location` or else by its name, with the adapter on it.
+    """The base in `dtype`, with the adapter on it. The base is loaded from `location`, or else by
+    its name.
 
     With the `form` nf4 the base's quantized layers have their dequantized weights, on which the
     adapter was trained. The adapter's own weights are float32. Head and embeddings are tied as in

@@ -36,7 +36,7 @@ def require_base(config: RunConfig) -> None:
 
 
 def require_bitsandbytes() -> None:
-    """ConfigError if bitsandbytes is not installed. It is not imported here."""
+    """ConfigError if bitsandbytes is not installed. This function does not import bitsandbytes."""
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
             "adapter.quantize: nf4 needs bitsandbytes, which is not installed",
@@ -47,8 +47,8 @@ def require_bitsandbytes() -> None:
 def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
     """ConfigError if a folder that should be a model is an adapter, or a run with an adapter.
 
-    `settings` is the content of its adapter_config.json, if it has one. `has_weights`: whether the
-    folder also has the weights of a complete model.
+    `settings` is the content of the folder's adapter_config.json, if the folder has this file.
+    `has_weights`: whether the folder also has the weights of a complete model.
     """
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
         raise ConfigError(

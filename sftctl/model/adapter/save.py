@@ -44,11 +44,11 @@ def save_adapter(
     with system_errors():
         save_file(named, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # as the umask allows
-    (folder / WEIGHTS_NAME).chmod(mode)  # safetensors makes it readable by its owner only
+    (folder / WEIGHTS_NAME).chmod(mode)  # safetensors lets only the owner read the file
 
 
 def peft_name(name: str) -> str:
-    """The name in a PEFT file of a tensor of a model with an adapter.
+    """The name that a PEFT file uses for a tensor of a model with an adapter.
 
     `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. The norms of DoRA are
     a vector without a name of its own.

@@ -74,7 +74,7 @@ class Facts:
         return cls(macros, dict(values), dict(loops), frozenset(bound), lists, structures)
 
     def is_list(self, node: nodes.Node | None) -> bool:
-        """True: the messages, the tools, or a slice of either."""
+        """True: the messages, the tools, or a slice of one of these two lists."""
         return _is_list(node, self.lists)
 
     def is_structure(self, node: nodes.Node | None) -> bool:
@@ -82,7 +82,8 @@ class Facts:
         return _is_structure(node, self.structures)
 
     def truth(self, node: nodes.Node | None) -> bool | None:
-        """Whether an expression is true for a conversation without tools; None: it depends."""
+        """Whether an expression is true for a conversation without tools. None: it depends on the
+        conversation, or is unknown."""
         if isinstance(node, nodes.Const):
             return bool(node.value)
         if isinstance(node, nodes.Not):
@@ -115,14 +116,15 @@ class Facts:
         return self.is_absent_field(node)
 
     def is_absent_field(self, node: nodes.Node | None) -> bool:
-        """`m.tool_calls`, of a message or of anything else but a namespace."""
+        """True: a field that no message has, as in `m.tool_calls`. (`m` is not a namespace in which
+        the template sets this field.)"""
         owner = getattr(node, "node", None)
         name = owner.name if isinstance(owner, nodes.Name) else None
         key = key_of(node)
         return key in _ABSENT and f"{name}.{key}" not in self.values
 
     def _is_null(self, node: nodes.Node | None) -> bool:
-        """True: a name whose value is none, and that the template sets to nothing else."""
+        """True: a name whose value is none, and which the template never sets to another value."""
         if not isinstance(node, nodes.Name) or node.name not in EMPTY:
             return False
         if node.name in self.bound or node.name in self.loops:

@@ -102,8 +102,8 @@ class _Proof:
 class Renderings:
     """Renders conversations by the chat templates of a tokenizer.
 
-    The first renderings of each template are compared with those of transformers, except slow
-    ones. If one differs, transformers renders from then on.
+    The first renderings of each template are compared with transformers' renderings, except slow
+    ones. After the first difference, transformers renders the template.
     """
 
     hf: "PreTrainedTokenizerFast"
