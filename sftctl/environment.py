@@ -126,6 +126,13 @@ def wait_for_threads_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
+def quiet_torchs_log() -> None:
+    """Leave out the warnings of torch's C++ code, which are stack traces of 15 lines for a rank
+    that is waited for; call this before torch loads. A user's own setting is not changed.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def load_large_libraries() -> None:
     """Load torch's shared libraries while other threads run, so that a signal is answered.
 

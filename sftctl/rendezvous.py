@@ -2,17 +2,21 @@
 
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
+from typing import TypeVar
 
 from torch._C import _DistNetworkError as DistNetworkError
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from sftctl.environment import unset_ranks
 from sftctl.errors import RankAlone
+
+T = TypeVar("T")
 
 LONGEST_WAIT_S = 600.0
 _QUIET_S, _REPEAT_S, _LOOK_S = 5.0, 60.0, 0.2
@@ -43,7 +47,7 @@ def meet(
     # The store may live longer than these ranks, and keys of an earlier meeting must not count.
     prefix = f"sftctl/{attempt}/{next(_meetings)}"
     while True:
-        store = _open(rank, world_size, place, wait)
+        store = _open(rank, world_size, place, wait, longest_wait_s)
         prefixed = PrefixStore(prefix, store)
         try:
             prefixed.set(f"here/{rank}", "1")
@@ -59,35 +63,56 @@ def meet(
     return prefixed
 
 
-def _open(rank: int, world_size: int, place: tuple[str, int, str | None], wait: "_Wait") -> Store:
+def _open(
+    rank: int,
+    world_size: int,
+    place: tuple[str, int, str | None],
+    wait: "_Wait",
+    longest_wait_s: float,
+) -> Store:
     """The store at `place`, once a process listens there."""
     host, port, attempt = place
     listens = rank == 0 and attempt is None
-    while not listens and not _answers(host, port):
+    while not listens and not wait.during(lambda: _answers(host, port, wait)):
         wait.go_on(["0"])
+    others = ["0"] if rank else [str(other) for other in range(1, world_size)]
+    # At a time limit of its own, torch would print a stack trace. So this wait ends first.
+    timeout = timedelta(seconds=_CONNECT_S if listens else 2 * longest_wait_s + _CONNECT_S)
+    wait.reason = "" if listens else "; a program listens there, but is perhaps not rank 0"
     try:
-        return TCPStore(
-            host,
-            port,
-            world_size,
-            listens,
-            timedelta(seconds=_CONNECT_S),
-            wait_for_workers=False,
-            multi_tenant=True,
+        return wait.during(
+            lambda: TCPStore(
+                host,
+                port,
+                world_size,
+                listens,
+                timeout,
+                wait_for_workers=False,
+                multi_tenant=True,
+            ),
+            others,
         )
     except (RuntimeError, ValueError, TypeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise RankAlone(
             f"rank {rank} can't meet the others at {host}:{port}: {reason}", _hint()
         ) from problem
+    finally:
+        wait.reason = ""
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(host: str, port: int, wait: "_Wait") -> bool:
     """Whether a process listens there."""
+    wait.reason = ""
     # UnicodeError: a name that can't be one of a host, such as `a..b`
-    with suppress(OSError, UnicodeError), socket.create_connection((host, port), timeout=1.0):
-        return True
-    return False
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except (socket.gaierror, UnicodeError):
+        wait.reason = f"; the host name {host} has no address here"
+        return False
+    except OSError:
+        return False
+    return True
 
 
 class _Wait:
@@ -97,17 +122,49 @@ class _Wait:
         self._where, self._check, self._longest_s = where, check, longest_s
         self._began = time.monotonic()
         self._speaks_at = self._began + _QUIET_S
+        self.reason = ""
+        """What is known about the reason, as the end of a sentence."""
 
-    def go_on(self, missing: list[str]) -> None:
+    def during(self, call: Callable[[], T], missing: Sequence[str] = ("0",)) -> T:
+        """The result of a call that may block, such as a look-up of a name.
+
+        It runs in a thread, because a signal could not end it otherwise. The thread is left to
+        itself if the wait ends before the call does.
+        """
+        results: list[T] = []
+        problems: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(call())
+            except Exception as problem:  # raised again in the thread that waits
+                problems.append(problem)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(_LOOK_S)
+        while thread.is_alive():
+            self._look(missing)
+            thread.join(_LOOK_S)
+        for problem in problems:
+            raise problem
+        return results[0]
+
+    def go_on(self, missing: Sequence[str]) -> None:
         """Wait a moment for these ranks; RankAlone if it has been too long."""
+        self._look(missing)
+        time.sleep(_LOOK_S)
+
+    def _look(self, missing: Sequence[str]) -> None:
         self._check()
         now = time.monotonic()
         whom = f"rank {', '.join(missing[:8])}{', …' if len(missing) > 8 else ''} {self._where}"
         if now - self._began > self._longest_s:
-            raise RankAlone(f"{whom} did not come within {self._longest_s:g} s", _hint())
+            raise RankAlone(
+                f"{whom} did not come within {self._longest_s:g} s{self.reason}", _hint()
+            )
         if now > self._speaks_at:
             self._speaks_at = now + _REPEAT_S
             with suppress(BrokenPipeError):
-                text = f"waiting for {whom}, for at most {self._longest_s:g} s"
+                text = f"waiting for {whom}, for at most {self._longest_s:g} s{self.reason}"
                 print(text, file=sys.stderr, flush=True)
-        time.sleep(_LOOK_S)

@@ -94,7 +94,7 @@ import os, sys
 from sftctl.cli import app, train_commands
 def show(*_, **__):
     assert "torch" not in sys.modules
-    print(os.environ.get("GOMP_SPINCOUNT"))
+    print(os.environ.get("GOMP_SPINCOUNT"), os.environ["TORCH_CPP_LOG_LEVEL"])
 train_commands.print_config = show
 app.app(["train", "--print-config"])
 """
@@ -103,15 +103,15 @@ app.app(["train", "--print-config"])
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "1000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ({}, "1000 ERROR"),
+        ({"GOMP_SPINCOUNT": "7", "TORCH_CPP_LOG_LEVEL": "INFO"}, "7 INFO"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ERROR"),
     ],
 )
-def test_a_command_lets_idle_threads_give_up_their_core_unless_the_user_has_decided(
+def test_a_command_sets_what_torch_reads_at_its_start_unless_the_user_has_decided(
     given: dict[str, str], expected: str
 ) -> None:
-    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "TORCH_CPP_LOG_LEVEL")
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
         [sys.executable, "-c", PRINT_SPIN_COUNT],
@@ -120,4 +120,4 @@ def test_a_command_lets_idle_threads_give_up_their_core_unless_the_user_has_deci
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [expected]
+    assert done.stdout == f"{expected}\n"

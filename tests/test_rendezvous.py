@@ -3,10 +3,12 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,50 @@ def test_a_host_without_an_address_is_waited_for_and_named(
     monkeypatch.setattr("sftctl.rendezvous._CONNECT_S", 0.3)
     with pytest.raises(ConfigError, match=r"no\.\.where:29511"):
         meet(rank, 2, ("no..where", 29511, None), lambda: None, longest_wait_s=0.3)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """The port of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_signal_ends_the_wait_at_a_port_that_does_not_answer(
+    silent_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line comes first, although torch's call blocks for half a minute."""
+    monkeypatch.setattr("sftctl.rendezvous._QUIET_S", 0.0)
+    looks = count()
+
+    def check() -> None:
+        if next(looks) > 2:
+            raise Stopped("by SIGTERM")
+
+    with pytest.raises(Stopped):
+        meet(1, 2, ("127.0.0.1", silent_port, None), check)
+    place = f"127.0.0.1:{silent_port}"
+    line = f"waiting for rank 0 of 2 at {place}, for at most 600 s"
+    reason = "a program listens there, but is perhaps not rank 0"
+    assert capsys.readouterr().err == f"{line}; {reason}\n"
+
+
+def test_a_server_that_is_not_rank_0_is_named_as_such(
+    silent_port: int,
+) -> None:
+    with pytest.raises(ConfigError, match="within 0.3 s; a program listens there, but is perhaps"):
+        meet(1, 2, ("127.0.0.1", silent_port, None), lambda: None, longest_wait_s=0.3)
+
+
+def test_a_host_without_an_address_is_in_the_line_that_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sftctl.rendezvous._QUIET_S", 0.0)
+    with pytest.raises(ConfigError) as error:
+        meet(1, 2, ("no..where", 29511, None), lambda: None, longest_wait_s=0.3)
+    reason = "the host name no..where has no address here"
+    assert capsys.readouterr().err.endswith(f"for at most 0.3 s; {reason}\n")
+    assert error.value.message.endswith(f"did not come within 0.3 s; {reason}")
 
 
 FIRST_OF_TWO = {

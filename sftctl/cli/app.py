@@ -65,6 +65,7 @@ class SftctlGroup(TyperGroup):
         """Run a command. Usage errors too are one `error:` line, without typer's box."""
         kwargs["standalone_mode"] = False
         environment.wait_for_threads_briefly()
+        environment.quiet_torchs_log()
         streams.open_missing()
         typed = list(args[0] if args and args[0] is not None else sys.argv[1:])
         command = next((self.commands[word] for word in typed if word in self.commands), None)
