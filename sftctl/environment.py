@@ -1,7 +1,7 @@
 """Facts about this process from the system; the only file that reads environment variables.
 
-Only this file (and `machine`) makes calls that exist only on Linux. Each has a replacement for
-other systems.
+Only this file (and `machine`) makes calls that exist only on Linux. Each such call has a
+replacement for other systems.
 """
 
 import ctypes
@@ -47,7 +47,8 @@ def local_world_size() -> int:
 
 
 def _number(name: str, unset: int) -> int:
-    """A variable's number; `unset` if it is empty or not a number, see `require_ranks`."""
+    """A variable's number; `unset` if the variable is empty or not a number, see
+    `require_ranks`."""
     text = os.environ.get(name, "").strip()
     return int(text) if is_number(text) else unset
 
@@ -189,7 +190,7 @@ def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
 
 
 def sync(descriptor: int) -> None:
-    """Sync a file to the disk. On macOS fsync alone leaves it in the disk's own cache."""
+    """Sync a file to the disk. On macOS, fsync alone leaves the data in the disk's own cache."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:
         os.fsync(descriptor)

@@ -76,12 +76,12 @@ def measure(
 def failure_as_result(
     settings: LoaderSettings, measured: Callable[[], LoaderResult]
 ) -> LoaderResult:
-    """The result of `measured`; if it raises, a result with that error's text in `error`."""
+    """The result of `measured`. If `measured` raises, a result with the error's text in `error`."""
     try:
         with warnings.catch_warnings():  # the report has its own note on workers and cores
             warnings.filterwarnings("ignore", "This DataLoader will create")
             return measured()
-    # Any failure of a setting (too many files, no memory, a killed process) is recorded as its
+    # Any failure of a setting (too many files, no memory, a killed process) becomes the setting's
     # result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

@@ -32,9 +32,10 @@ class OtherRankFailed(Exception):
 
 
 class Ranks:
-    """One process per shape. They start with the first round, and start again if one of them died.
+    """One process per shape. The processes start with the first round. If a process has died, all
+    start again.
 
-    `close` ends them.
+    `close` ends the processes.
     """
 
     def __init__(

@@ -36,16 +36,17 @@ class LoaderResult:
     wait_p50_s: float | None = None
     wait_p99_s: float | None = None
     rss_bytes: int | None = None  # all ranks and their loader processes; shared pages in each
-    pss_bytes: int | None = None  # the same, a shared page counted once
+    pss_bytes: int | None = None  # of the same processes; a shared page is counted once
     shm_bytes: int | None = None  # in /dev/shm
-    open_files: int | None = None  # of all these processes
-    step_wait_s: float | None = None  # for a batch, with a step's work before each
+    open_files: int | None = None  # of the same processes
+    step_wait_s: float | None = None  # for a batch, with a step's work before each batch
     spread_ratio: float | None = None  # (largest - smallest) / median of the rounds' tokens_per_s
     error: str | None = None  # why there are no numbers
 
     @classmethod
     def of(cls, settings: "LoaderSettings", error: str | None = None) -> "LoaderResult":
-        """A setting without numbers: not measured yet, or the reason why it can't be."""
+        """A setting without numbers. `error`: why it can't be measured; None: it is not measured
+        yet."""
         return cls(
             num_workers=settings.num_workers,
             pin_memory=settings.pin_memory,

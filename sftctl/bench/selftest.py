@@ -73,7 +73,8 @@ def _config(run: Path) -> RunConfig:
 
 
 def _train_until_killed(run: Path) -> int:
-    """Train in a separate process, which SIGKILL ends. Returns its exit code."""
+    """Train in a separate process that kills itself with SIGKILL. Returns the process's exit
+    code."""
     code = "from sftctl.bench.selftest import die; import sys; die(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)],

@@ -170,7 +170,8 @@ def combinations(
 def skipped_because(
     store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
 ) -> str | None:
-    """The reason to skip a setting that the machine can't run; None if it can run it."""
+    """Why a setting is skipped: the machine lacks something. None: the machine can run the
+    setting."""
     return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 

@@ -27,8 +27,8 @@ EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and it
 
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:
-    """The first of `readings` that has the key's type. ConfigError if none has it, or if the value
-    is out of bounds; UnknownKey if there is no such key.
+    """The first of `readings` that has the key's type. ConfigError if no reading has this type, or
+    if the value is out of bounds. UnknownKey if no key has this name.
 
     `readings` are the ways in which a value can be read, see `readings_of`.
     """

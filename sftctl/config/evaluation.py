@@ -128,7 +128,7 @@ class Goal:
 
     @property
     def is_loss(self) -> bool:
-        """Whether it is the loss of all sets, which every evaluation has."""
+        """Whether the goal is the loss of all sets, which every evaluation has."""
         return self == LOSS
 
     def __str__(self) -> str:

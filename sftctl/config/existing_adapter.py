@@ -28,7 +28,7 @@ _KEYS = {
 RESTRICTIONS = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Options that leave out some of the layers that `target_modules` names."""
 _WITHOUT_EFFECT = {
-    "target_modules",  # read from the names of the tensors, as what it leaves out
+    "target_modules",  # the tensors' names show which layers have an adapter
     *RESTRICTIONS,
     "base_model_name_or_path",
     "revision",
@@ -44,7 +44,7 @@ _WITHOUT_EFFECT = {
 _ACCEPTED: dict[str, tuple[object, ...]] = {
     "bias": ("none",),
     "task_type": (_TASK,),
-    # Others, such as pissa, change the base too.
+    # Other methods, such as pissa, change the base too.
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
 _PEFT_KEYS = {
@@ -135,8 +135,9 @@ def restricts(settings: Mapping[str, Any]) -> bool:
 
 
 def layer_of(layers: Iterable[Layer]) -> list[Layer]:
-    """The settings of the adapter that `layers` continue from, as a layer below them; or nothing.
-    ConfigError if sftctl can't train the adapter, because of another method or an unknown option.
+    """The settings of the adapter that `layers` continue from, as a layer that `layers` override.
+    Empty if they continue from no adapter. ConfigError if sftctl can't train the adapter, because
+    of another method or an unknown option.
     """
     given = {key: value for layer in layers for key, value in layer.values.items()}
     start = given.get("adapter.start")

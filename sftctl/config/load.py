@@ -40,8 +40,8 @@ def load_config(
     """The configuration of a run: defaults, then the file, then `overrides`.
 
     `overrides` maps dotted keys to values, or is a list of "section.key=value" texts as `--set`
-    takes them. One ConfigError reports all wrong keys and values; it is an UnknownKey if the first
-    of them is one.
+    takes them. One ConfigError reports all wrong keys and values. If the first mistake is an
+    unknown key, the error is an UnknownKey.
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)

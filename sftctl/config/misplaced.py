@@ -16,9 +16,10 @@ _WRITE_ONE = "`sftctl train --print-config > run.toml` writes a configuration wi
 
 
 def other_file(path: Path) -> ConfigError | None:
-    """The error for a file or folder that is not a configuration; None: it may be one.
+    """The error for a file or folder that is not a configuration. None: `path` may be a
+    configuration.
 
-    It is called only for a file that can't be read as TOML.
+    Called only for a path that can't be read as TOML.
     """
     if path.is_dir():
         return _folder(path)

@@ -82,7 +82,7 @@ class Note:
     source: SourceLine
     reason: Reason
     tokens_lost: int
-    message: str  # begins with file and line
+    message: str  # with file and line at the beginning
     hint: str | None = None
 
     @classmethod

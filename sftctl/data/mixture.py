@@ -53,7 +53,7 @@ class Mixture:
 
 
 def mixture_of(data: DataConfig, manifests: Sequence[StoreManifest]) -> Mixture | None:
-    """The mixture that a run with these stores trains; None if its sources have no names.
+    """The mixture that a run with these stores trains. None if the run's sources have no names.
 
     There is one store for each source with a path, in order, or a single store. ConfigError for a
     name that no source has, and if an epoch would have no example.

@@ -56,7 +56,8 @@ def hash_of(*parts: int) -> int:
 
 
 def examples_digest(examples: npt.ArrayLike) -> int:
-    """Sum of `hash64` over store indices, modulo 2^64. It does not depend on their order."""
+    """Sum of `hash64` over store indices, modulo 2^64. The result does not depend on their
+    order."""
     return int(np.sum(hash64(examples), dtype=np.uint64))
 
 
@@ -127,9 +128,10 @@ def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int
 
     A source has N examples, and an epoch trains k = `num_planned` of them: each example k // N
     times, and k % N examples once more. These k % N are a window of a permutation that never
-    changes. The next epoch's window begins where this one ends, so every example is in a window at
-    some time. The first copy of an example has the same key as in `plan_epoch`; copy c > 0 has the
-    key `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are equal.
+    changes. The next epoch's window begins where this epoch's window ends, so every example is in a
+    window at some time. The first copy of an example has the same key as in `plan_epoch`; copy c >
+    0 has the key `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are
+    equal.
     """
     examples, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
     for source in mixture.sources:
@@ -171,7 +173,8 @@ def _keys(examples: Indices, start: int) -> npt.NDArray[np.uint64]:
 class SkipBatchSampler:
     """The remaining steps of a plan, and their exact number.
 
-    MiniMind's sampler of this name draws and discards the skipped steps. This one slices the plan.
+    MiniMind's sampler of this name draws and discards the skipped steps. This class slices the
+    plan.
     """
 
     def __init__(self, plan: EpochPlan, start_step: int = 0) -> None:

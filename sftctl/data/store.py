@@ -149,7 +149,7 @@ class TokenStore:
             self.target_weights = read_array(folder / "target_weights.npy", np.float64)
         self._shards: list[_Shard] = []
         self._shard_ends: list[int] = []  # in tokens of the split
-        self._open_shards: deque[int] = deque()  # their numbers, in the order of opening
+        self._open_shards: deque[int] = deque()  # shard numbers, in the order of opening
         for path in sorted(folder.glob("tokens-*.npy")):
             tokens = ArrayFile(path, np.int32)
             mask = ArrayFile(folder / path.name.replace("tokens", "loss_mask"), np.bool_)
@@ -172,7 +172,7 @@ class TokenStore:
 
     @property
     def parts(self) -> tuple["TokenStore", ...]:
-        """The stores that this one consists of: itself."""
+        """The stores that this store consists of: only this store."""
         return (self,)
 
     def __len__(self) -> int:
@@ -218,7 +218,7 @@ class TokenStore:
         return JoinedRows(ids, mask, lengths, None if weights is None else weights * mask)
 
     def _opened(self, number: int) -> _Shard:
-        """A shard that is among the open ones."""
+        """A shard, opened if it is not open."""
         shard = self._shards[number]
         if shard.tokens.opened is None:
             self._remember_open(number)

@@ -40,7 +40,7 @@ class Conversation:
     digest: int = 0  # 64-bit hash of messages and tools: duplicates in any shape have the same hash
     was_padded: bool = False  # True: nulls that only padded tools or calls were removed
     used: tuple[str, ...] = ()  # the columns of the row that were read
-    columns: tuple[str, ...] = ()  # all its columns that are not null
+    columns: tuple[str, ...] = ()  # all columns of the row that are not null
 
     @property
     def target_turns(self) -> list[int]:
@@ -70,7 +70,7 @@ def from_text(
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         raise _not_an_object(row, source)
-    if b'"tool' in text or b'"function' in text:  # else no number is written again
+    if b'"tool' in text or b'"function' in text:  # in other rows no number is written again
         _refuse_rounded(text, row, source, columns)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)

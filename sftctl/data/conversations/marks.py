@@ -62,7 +62,8 @@ class Marks:
 
 
 def context_in_column(row: dict[str, Any], num_messages: int, used: list[str]) -> set[int]:
-    """The messages that a column of marks makes context; BadRow if it is not one for each.
+    """The messages that a column of marks makes context. BadRow if the column does not have one
+    mark for each message.
 
     The column is added to `used`.
     """
@@ -85,13 +86,12 @@ def context_in_column(row: dict[str, Any], num_messages: int, used: list[str]) -
 
 
 def _is_plain(turn: dict[str, Any]) -> bool:
-    """Whether a message has only a role and a text, as most have. A quick check, because there are
-    many."""
+    """Whether a message has only a role and a text, as most messages have. A quick check."""
     return len(turn) == 2 and not isinstance(turn.get("content"), list)
 
 
 def _weights(turn: dict[str, Any], where: str) -> TurnWeights | None:
-    """The weights of a message; None: it is context."""
+    """The weights of a message. None: the message is context."""
     for key in _DETAILS:
         if turn.get(key):
             raise BadRow(

@@ -36,7 +36,7 @@ def plain(role: str, content: str) -> Message:
 
 
 def turns_in(row: Row, key: str) -> list[Row]:
-    """The messages under a key, not read yet; BadRow if it holds something else."""
+    """The messages under a key, not read yet. BadRow if the key has another value than messages."""
     if key not in row:
         raise BadRow("bad_shape", f"{key!r} is missing")
     turns = row[key]
@@ -110,7 +110,8 @@ def _calls(turn: Row) -> list[dict[str, Any]]:
 
 
 def _plain_message(turn: Row) -> Message | None:
-    """A message with only a role and a text, as most are; None if it has to be read in full."""
+    """The message, if it has only a role and a text, as most messages do. None: all its keys must
+    be read."""
     if len(turn) != 2:
         return None
     name, text = turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")
@@ -144,7 +145,7 @@ def _content(turn: Row, role: str, *, has_more: bool) -> Content:
     _require_one_text(turn, key)
     if role == "tool":
         return Content(tool_result(turn[key], key))
-    if key == "value":  # ShareGPT has no parts, so a list of strings is not one text
+    if key == "value":  # ShareGPT's texts have no parts, so a list of strings is refused
         return Content(text_of(turn, key))
     return content_of(turn[key], key)
 

@@ -48,7 +48,7 @@ class Shape:
     """How rows of a shape are recognized and read."""
 
     needs: str  # the keys that such a row must have, for messages
-    reads: tuple[str, ...]  # all keys that are read; others are ignored
+    reads: tuple[str, ...]  # all keys that are read; other keys are ignored
     matches: Callable[[Row], bool]
     parse: Callable[[Row], ParsedRow]  # raises BadRow
     fills: tuple[tuple[str, ...], ...]  # a row needs a value under one key of each group
@@ -243,7 +243,7 @@ SHAPES: dict[Format, Shape] = {
     "text": Shape(
         needs="",
         reads=("text",),
-        matches=lambda row: False,  # only if it is asked for
+        matches=lambda row: False,  # only with data.format=text
         parse=_parse_text,
         fills=(("text",),),
     ),
@@ -251,8 +251,8 @@ SHAPES: dict[Format, Shape] = {
 """The shapes, in the order in which a row is compared with them."""
 
 _known_keys: dict[tuple[str, ...], Format | None] = {}
-"""The shapes of rows without a list of messages, by the keys of the row. It stays small, because a
-file has few kinds of rows."""
+"""The shapes of rows without a list of messages, by the keys of the row. The table stays small,
+because a file has few kinds of rows."""
 
 _MOST_KNOWN = 4096
 

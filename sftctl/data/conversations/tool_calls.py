@@ -100,7 +100,7 @@ def function_calls(value: str) -> list[dict[str, Any]] | None:
 
 
 def _function(call: object) -> dict[str, Any] | None:
-    """Where a call has its name and its arguments; None if this is not a call."""
+    """The object with the name and the arguments of a call. None if `call` is not a call."""
     if not isinstance(call, dict):
         return None
     function = call.get("function", call)
@@ -134,7 +134,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(function: dict[str, Any]) -> Any:
-    """The arguments of a call, under any name; BadRow if they may be under an unknown key."""
+    """The arguments of a call, under any known key. BadRow if an unknown key may have them."""
     filled = [key for key in ARGUMENTS if function.get(key)]
     for key in filled[1:]:
         if function[key] != function[filled[0]]:

@@ -22,8 +22,8 @@ from sftctl.model.loss import IGNORE_INDEX
 
 PAD_ID = 0  # any id works: padding is never a target, and no real token attends to it
 PASS_STEP = 128
-"""Tokens and targets of a micro-batch are rounded up to a multiple of this. Memory stays flat with
-few shapes: CPU kernels keep some memory for each new shape and never free it."""
+"""Tokens and targets of a micro-batch are rounded up to a multiple of this. With few shapes memory
+does not grow: CPU kernels keep some memory for each new shape and never free this memory."""
 _ROW_SLOTS = 64  # R is rounded up to a multiple of this: compiled code depends on R
 
 
@@ -47,7 +47,7 @@ class MicroBatch:
     target_ids: torch.Tensor  # (N,) int64, IGNORE_INDEX to fill up
     row_lengths: torch.Tensor  # (R,) int32, their sum is T; 0 to fill up
     examples: tuple[int, ...]  # store indices of the rows; empty for a filler
-    number: int  # within the step's cut; with seed and step it seeds dropout
+    number: int  # number within the step's cut; dropout is seeded by run seed, step and this number
     num_tokens: int  # without the padding at the end
     num_target_tokens: int
     longest_row: int  # tokens; the row of padding counts too
@@ -116,7 +116,7 @@ class StepBatch:
     step_in_epoch: int  # 0-based
     num_examples: int  # of the step, over all ranks
     num_target_tokens: int  # of the step, over all ranks
-    sum_of_weights: float  # sum of their weights: the step's loss is divided by it
+    sum_of_weights: float  # sum of the targets' weights, by which the step's loss is divided
     micro_batches: tuple[MicroBatch, ...]
 
     def pin_memory(self) -> "StepBatch":

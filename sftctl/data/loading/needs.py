@@ -1,4 +1,4 @@
-"""What loader processes need from the machine, and which needs it can't meet."""
+"""What loader processes need from the machine, and which needs the machine can't meet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from sftctl.data.plan import DataPosition, plan_mixture, steps_per_epoch, times_
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """One source. An example that the weight repeats counts each time."""
+    """One source. An example that the weight repeats counts once for each repetition."""
 
     name: str
     weight: float

@@ -37,7 +37,7 @@ class ArrayFile:
 
     def close(self) -> None:
         """Release the file descriptor; the next read opens the file again."""
-        self.opened = None  # a thread that is reading keeps it open until it is done
+        self.opened = None  # a thread that is reading keeps the file open until the read is done
 
     def read(self, start: int, count: int) -> npt.NDArray[Any]:
         """Elements `start` to `start + count`."""
@@ -93,7 +93,8 @@ class _Opened:
 
 
 def _length(file: BinaryIO, dtype: np.dtype[Any]) -> int:
-    """The number of elements, by the header; ValueError if it does not fit type and size."""
+    """The number of elements, by the header; ValueError if the header does not fit type and
+    size."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     shape, _, found = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
