@@ -213,7 +213,8 @@ def has_ended_badly(pid: int) -> bool:
 
 
 def can_fork() -> bool:
-    """Whether a process with threads may fork. On macOS the system's libraries crash after it."""
+    """Whether a process with threads may fork. On macOS the system's libraries crash after a
+    fork."""
     return sys.platform == "linux"
 
 
@@ -265,12 +266,12 @@ def ended_by_signals() -> Iterator[None]:
         raise EndedBySignal(signal.Signals(number).name)
 
     if threading.current_thread() is not threading.main_thread():
-        heard = []  # Python refuses it there
+        heard = []  # only the main thread may set handlers
     for number in heard:
         signal.signal(number, end)
     try:
         yield
     finally:
         for number in heard:
-            if signal.getsignal(number) == end:  # else it is ignored until the process has ended
+            if signal.getsignal(number) == end:  # else signals stay ignored until the exit
                 signal.signal(number, signal.SIG_DFL)

@@ -46,8 +46,8 @@ class ConfigError(SftctlError):
 
 
 class RankAlone(ConfigError):
-    """This process can't be one of several ranks. The other ranks may not know, so each rank prints
-    its own error."""
+    """This process can't be one of several ranks. The other ranks may not have noticed, so each
+    rank prints its own error."""
 
 
 class UnknownKey(ConfigError):
@@ -122,7 +122,7 @@ class LoaderDied(RankFailed):
 
 
 class Stopped(SftctlError):
-    """A signal came before the first step. There was nothing to save, and nothing is lost."""
+    """A signal came before the first step. So nothing had to be saved, and nothing is lost."""
 
     exit_code = EXIT_STOPPED
 

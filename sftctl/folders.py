@@ -53,7 +53,8 @@ def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
 
 
 def remove_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Delete a folder. It is renamed first, so after a crash nothing that looks valid is left."""
+    """Delete a folder. The folder is renamed first, so that a crash leaves nothing that looks
+    valid."""
     trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
     disk.rename(folder, trash)
     disk.sync_folder(folder.parent)

@@ -134,7 +134,7 @@ def read_object(
 
 
 def _with_nan(data: bytes) -> dict[str, Any] | None:
-    """An object with NaN or Infinity in it; None: it is not one."""
+    """The object in `data`, which has NaN or Infinity. None: `data` is no such object."""
     if not (b"NaN" in data or b"Infinity" in data):
         return None
     try:
@@ -180,7 +180,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _object_in(line: bytes) -> dict[str, Any] | None:
-    """The object of a line that an accident may have changed; None if there is none."""
+    """The object in a line that an accident may have changed. None if the line has no object."""
     try:
         value = orjson.loads(line.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b""))
     except orjson.JSONDecodeError:

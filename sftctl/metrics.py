@@ -7,12 +7,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SourceMetrics:
-    """The part of a source in one step. An example that a weight repeats counts each time."""
+    """The part of a source in one step. An example that a weight repeats counts once for each
+    repetition."""
 
     num_examples: int
     num_tokens: int
     num_target_tokens: int
-    loss: float | None  # weighted mean over its target tokens; None: it has none in this step
+    loss: float | None  # weighted mean over target tokens; None: no target tokens in this step
     token_accuracy: float | None  # share of target tokens that the model finds most likely
 
     def added_to(self, before: Mapping[str, int] | None) -> dict[str, int]:
@@ -38,7 +39,7 @@ class StepMetrics:
     data_wait_s: float  # part of step_time_s
     peak_memory_bytes: int  # of the rank with the most: CUDA's peak, or the process's on CPU
     memory_bytes: int = 0  # held now, of the rank with the most
-    num_overflows: int = 0  # float16 overflows; each halved the scale and repeated the step
+    num_overflows: int = 0  # of float16; each overflow halved the scale and repeated the step
     skipped: str | None = None  # why nothing was updated (train.on_nonfinite = skip)
     token_accuracy: float | None = None  # share of target tokens that the model finds most likely
     entropy: float | None = None  # mean over the target tokens, in nats
@@ -58,8 +59,8 @@ class RunSummary:
     step: int = 0
     total_steps: int = 0
     first_validation_loss: float | None = None  # of the run; None: there was no validation
-    validation_loss: float | None = None  # the last one
-    validation_step: int | None = None  # of the last one
+    validation_loss: float | None = None  # the last validation loss
+    validation_step: int | None = None  # the step of the last validation
     best: float | None = None  # the best evaluation; step 0 does not count
     best_of: str = "validation loss"  # the name of the value in `best`
     best_step: int | None = None

@@ -31,7 +31,7 @@ def _contradictions(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
         if name != "MASTER_ADDR" and value and not is_number(value):
             yield f"{name}={value:.40}, not a number"
-            return  # the others are compared as numbers
+            return  # the comparisons below need numbers
     rank, count = _number(given, "RANK", 0), _number(given, "WORLD_SIZE", 1)
     in_all = f"WORLD_SIZE={count}" if given["WORLD_SIZE"] else "no WORLD_SIZE"
     if not rank < count:

@@ -102,9 +102,9 @@ def _open(
 
 
 def _answers(host: str, port: int, wait: "_Wait") -> bool:
-    """Whether a process listens there."""
+    """Whether a process listens at `host` and `port`."""
     wait.reason = ""
-    # UnicodeError: a name that can't be one of a host, such as `a..b`
+    # UnicodeError: the name can't be a host's name, such as `a..b`
     try:
         socket.create_connection((host, port), timeout=1.0).close()
     except (socket.gaierror, UnicodeError):
@@ -151,7 +151,7 @@ class _Wait:
         return results[0]
 
     def go_on(self, missing: Sequence[str]) -> None:
-        """Wait a moment for these ranks; RankAlone if it has been too long."""
+        """Wait a moment for the ranks `missing`. RankAlone if the time limit has passed."""
         self._look(missing)
         time.sleep(_LOOK_S)
 

@@ -61,7 +61,8 @@ class ChatSession:
         return f"{self.origin} · {self.sampling.described}"
 
     def sample_with(self, temperature: float) -> None:
-        """Sample the next answers with this temperature; ConfigError if it can't be one."""
+        """Sample the next answers with this temperature. ConfigError if the number can't be a
+        temperature."""
         sampling = replace(self.sampling, temperature=temperature)
         if temperature == 0:
             sampling = replace(sampling, top_p=1.0, top_k=0)
@@ -69,7 +70,7 @@ class ChatSession:
         self.sampling = sampling
 
     def answer(self, prompt: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
-        """The assistant's answer to `prompt`; `on_text` receives it piece by piece.
+        """The assistant's answer to `prompt`. `on_text` receives the answer piece by piece.
 
         Prompt and answer are added to the conversation. If the answer is interrupted, its text up
         to then is added. A prompt that is refused is not added.
@@ -114,7 +115,7 @@ class ChatSession:
 def without_special(text: str, tokenizer: ChatTokenizer) -> str:
     """The text without the texts of special tokens, which encoding would make tokens again."""
     before = None
-    while text != before:  # the two ends that are left may form another one
+    while text != before:  # the text before and after may form another special token
         before = text
         for special in tokenizer.special_texts:
             text = text.replace(special, "")

@@ -31,7 +31,7 @@ Kind = Literal["run", "checkpoint", "model", "adapter"]
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind of `path`; NoCheckpoint if it holds no trained model, or can't be read."""
+    """The kind of `path`. NoCheckpoint if `path` has no trained model, or can't be read."""
     with refusals(
         path, NoCheckpoint, hint="it needs a path that you may read", what="can't be read"
     ):
@@ -65,7 +65,7 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _may_be_pretrained(path: Path) -> bool:
-    """Whether it is a file of weights, or has the form owner/name of a hub model."""
+    """Whether `path` is a file of weights, or has the form owner/name of a hub model."""
     if path.is_file():
         return path.suffix in (".gguf", ".pth")
     is_name = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")

@@ -61,8 +61,8 @@ def export_gguf(
     """Write the new directory `output`: model.gguf, a Modelfile for Ollama and the model card.
 
     The file is read again and compared with the model before the directory gets its name. After an
-    error nothing is left. ConfigError if llama.cpp has no such model or tokenizer. `tell` is that
-    of `export_model`.
+    error nothing is left. ConfigError if llama.cpp has no such model or tokenizer. `tell` is as in
+    `export_model`.
     """
     dtype = check_export(source, output, dtype, "gguf")
     trained = open_trained(source, tell, chat_template, tokenizer)
