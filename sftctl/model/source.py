@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from sftctl.disk import require_utf8
+from sftctl.disk import read_refusals, require_utf8
 from sftctl.environment import load_large_libraries
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
@@ -20,10 +20,15 @@ from sftctl.model.folder.config_edits import wrong_size
 from sftctl.model.folder.quantized import WEIGHT_FILES, require_not_quantized, require_numbers
 from sftctl.model.folder.read_files import require_single_tensors, unread_files
 from sftctl.model.folder.remote_code import code_in
-from sftctl.model.gguf.kind import require_readable
+from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM, require_readable
 from sftctl.model.presets import PRESETS
 from sftctl.words import in_shell, printable
 
+_SETTINGS = (
+    *("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+)
+_RIGHTS = "change its permissions, or copy the model"
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
 """Arguments for every call that loads a configuration, model or tokenizer. Without them,
@@ -139,6 +144,7 @@ def require_model_folder(name: str) -> None:
     """Refuse a directory without a model, or whose weights are missing or can't be trained."""
     folder = Path(name)
     if folder.is_dir():
+        _require_settings(folder)
         has_weights = any(any(folder.glob(one)) for one in WEIGHT_FILES)
         settings = _json_or_none(folder / "adapter_config.json")
         refuse_adapter(folder, settings, has_weights=has_weights)
@@ -160,6 +166,22 @@ def require_model_folder(name: str) -> None:
             on_stderr(f"model {name}: {line}")
 
 
+def _require_settings(folder: Path) -> None:
+    """ConfigError for a folder, or a JSON file of a model in it, that the system does not let this
+    process read, and for a Git LFS pointer with the name of such a file."""
+    with read_refusals(folder, ConfigError, _RIGHTS):
+        next(folder.iterdir(), None)
+    for name in _SETTINGS:
+        file, start = folder / name, b""
+        with read_refusals(file, ConfigError, _RIGHTS):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    start = stream.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            hint = "`git lfs pull` in its folder downloads the files"
+            raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
+
+
 def _json_or_none(file: Path) -> object:
     try:
         return loads(file.read_bytes())
@@ -170,6 +192,8 @@ def _json_or_none(file: Path) -> object:
 def require_tokenizer_folder(name: str) -> None:
     """Refuse a directory without a tokenizer."""
     folder = Path(name)
+    if folder.is_dir():
+        _require_settings(folder)
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         raise ConfigError(
             f"{name}: no tokenizer.json in this directory, so there is no tokenizer in it",

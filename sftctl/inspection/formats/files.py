@@ -27,6 +27,7 @@ OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
 _MOST_ARCHIVES = 10_000  # in a small checkpoint
 _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
+_MAY_BE_POINTERS = (*_DATA, ".json")
 _UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download")
 _NEVER_EMPTY = (*_LOADED_SUFFIXES, ".safetensors", ".gguf", ".nemo")
 _LONGEST_POINTER_BYTES = 1024
@@ -53,7 +54,9 @@ class Files:
         root = folder_of(path)
         sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
         small = [name for name, size in sizes.items() if size < _LONGEST_POINTER_BYTES]
-        pointers = {name for name in small if name.endswith(_DATA) and _is_pointer(root / name)}
+        pointers = {
+            name for name in small if name.endswith(_MAY_BE_POINTERS) and _is_pointer(root / name)
+        }
         problems = [f"{name}: {LFS_PROBLEM}" for name in sorted(pointers)]
         for name in sizes:
             if (problem := _problem_of_begin(root / name, name)) is not None:
@@ -66,6 +69,8 @@ class Files:
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty if the file is missing or damaged."""
         file = folder_of(self.path) / name
+        if name in self.pointers:
+            return {}
         if not file.is_file():
             if file.exists():  # a pipe would wait for a writer
                 self.problems.append(f"{name}: not a regular file")

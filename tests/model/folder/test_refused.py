@@ -1,6 +1,8 @@
 """Models that can't be trained here are refused by their config.json, before their weights."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 
 from sftctl.errors import ConfigError
+from sftctl.inspection.inspect import inspect_path
 from sftctl.model.folder.quantized import require_not_quantized
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.load import configuration, load_model, load_pretrained, save_pretrained
+from sftctl.model.source import require_model_folder, require_tokenizer_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 256}
@@ -105,3 +109,34 @@ def test_the_python_files_of_a_model_are_named(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "tokenizer_config.json", tmp_path / "config.json")
     both = f"{tmp_path}/config.json and {tmp_path}/tokenizer_config.json"
     assert str(code_in(tmp_path)).endswith(f"named by auto_map in {both}")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 700\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_git_lfs_pointer_is_named_in_each_json_file(tmp_path: Path, name: str) -> None:
+    for other in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / other).write_bytes(b"{}")
+    (tmp_path / name).write_bytes(POINTER)
+    for require in (require_model_folder, require_tokenizer_folder):
+        with pytest.raises(ConfigError, match=f"{name}: a Git LFS pointer") as error:
+            require(str(tmp_path))
+        assert error.value.hint and "git lfs pull" in error.value.hint
+    problems = [line for line in inspect_path(tmp_path).problems if line.startswith(f"{name}: ")]
+    assert problems == [f"{name}: a Git LFS pointer, not the file itself"]
+
+
+def test_a_model_folder_that_may_not_be_read_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root every folder can be read, so the system's refusal is played here."""
+
+    def refuse(*_: object, **__: object) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for require in (require_model_folder, require_tokenizer_folder):
+        with pytest.raises(ConfigError, match=f"{tmp_path}: Permission denied") as error:
+            require(str(tmp_path))
+        assert error.value.hint
