@@ -18,10 +18,11 @@ from torch.func import functional_call
 from sftctl.config.adapter import AdapterConfig
 from sftctl.model.adapter.lora import add_adapter
 from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.folder.weight_names import Warn
 from sftctl.model.load import configuration, from_configuration, require_names
 from sftctl.model.loss import LossModule
 from sftctl.model.presets import is_preset
-from sftctl.model.source import ModelSource
+from sftctl.model.source import ModelSource, on_stderr
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def fake_model(
     device: torch.device,
     new_tokens: Sequence[str] | None = None,
     adapter: AdapterConfig | None = None,
+    warn: Warn = on_stderr,
 ) -> FakeModel:
     """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError where
     `load_model` does.
@@ -94,13 +96,13 @@ def fake_model(
     The names and shapes in the weights' files are compared, without reading the weights. With
     `adapter` the model has this adapter.
     """
-    config = configuration(name, tokenizer, new_tokens)
+    config = configuration(name, tokenizer, new_tokens, warn)
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
     stored_dtype = (
         torch.float32 if is_dense else config.dtype
     )  # read now, because making the model sets it
     if not is_preset(name):
-        require_names(name, config)
+        require_names(name, config, warn)
     shapes_fit = (
         nullcontext()
         if is_preset(name)

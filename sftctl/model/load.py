@@ -14,7 +14,7 @@ from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.folder.other_kinds import require_trainable
 from sftctl.model.folder.quantized import WEIGHT_FILES
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
-from sftctl.model.folder.weight_names import RENAMES, Names, Warn, renamed
+from sftctl.model.folder.weight_names import RENAMES, Names, Warn, forget_renames, renamed
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import is_preset, preset_config
@@ -57,7 +57,10 @@ def load_model(
 
 
 def configuration(
-    name: str, tokenizer: ChatTokenizer, new_tokens: Sequence[str] | None = None
+    name: str,
+    tokenizer: ChatTokenizer,
+    new_tokens: Sequence[str] | None = None,
+    warn: Warn = on_stderr,
 ) -> "PretrainedConfig":
     """The `transformers` configuration of the model that `load_model` would load."""
     if is_preset(name):
@@ -70,28 +73,28 @@ def configuration(
             pad_token_id=hf.pad_token_id,
         )
     source = ModelSource.of(name)
-    require_model_folder(name)
+    require_model_folder(name, warn)
     if source.is_minimind:
         config: PretrainedConfig = minimind_configuration(Path(source.location))
     else:
-        config = _configuration(name, source)
+        config = _configuration(name, source, warn)
     grow_configuration(config, new_ids(tokenizer, new_tokens or ()))
     return config
 
 
-def _configuration(name: str, source: ModelSource) -> "PretrainedConfig":
+def _configuration(name: str, source: ModelSource, warn: Warn) -> "PretrainedConfig":
     """The configuration of a pretrained model; ConfigError if it can't be trained here."""
     quiet()
     from transformers import AutoConfig
 
     if source.is_gguf:
         require_whole_model(source.gguf_path)
-    with from_hub_or_disk(f"model {name}", source), library_warnings(f"model {name}"):
+    with from_hub_or_disk(f"model {name}", source), library_warnings(f"model {name}", warn):
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
         if source.is_gguf:
             set_sizes(config, source.gguf_path)
     require_trainable(name, config)
-    tell_of_code(source)
+    tell_of_code(source, warn)
     return config
 
 
@@ -106,11 +109,11 @@ def load_pretrained(
     """
     quiet()
     source = ModelSource.of(name)
-    require_model_folder(name)
+    require_model_folder(name, warn)
     if source.is_minimind:
         narrow = torch.float32 if dtype == "auto" else dtype
         return load_minimind(Path(source.location), warn, narrow)
-    config = _configuration(name, source)  # refuses an unsuitable model before its weights
+    config = _configuration(name, source, warn)  # refuses an unsuitable model before its weights
     options = {"dtype": torch.float32 if source.is_gguf and dtype == "auto" else dtype}
     model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
@@ -124,7 +127,7 @@ def load_pretrained(
     return model
 
 
-def require_names(name: str, config: "PretrainedConfig") -> None:
+def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr) -> None:
     """ConfigError if `load_pretrained` would find that a weight of the model is not in the files.
 
     It reads the headers in a folder; other models are judged when they are loaded.
@@ -132,8 +135,8 @@ def require_names(name: str, config: "PretrainedConfig") -> None:
     source = ModelSource.of(name)
     if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
         return
-    _, names = _from_files(name, source, config, {"device_map": "meta"}, on_stderr)
-    names.require(f"model {name}", on_stderr)
+    _, names = _from_files(name, source, config, {"device_map": "meta"}, warn)
+    names.require(f"model {name}", warn)
     require_tied_files(name, config, Path(source.location))
 
 
@@ -148,7 +151,7 @@ def _from_files(
         model, names = _named_as_it_is(name, source, config, options, said.append)
         if names.is_loaded and (line := renamed(f"model {name}", found)):
             said.append(line)
-        _forget_renames(model)
+        forget_renames(model)
     for line in said:
         warn(line)
     return model, names
@@ -180,14 +183,6 @@ def _named_as_it_is(
     model.config.__dict__.pop("auto_map", None)  # a saved config with it would ask for code
     names = Names(info["missing_keys"], info["unexpected_keys"], [*info["mismatched_keys"]])
     return model, names
-
-
-def _forget_renames(model: Any) -> None:
-    """Save under the model's own names; transformers would restore the removed prefixes."""
-    conversions = getattr(model, "_weight_conversions", None) or []
-    model._weight_conversions = [
-        one for one in conversions if one.source_patterns[0] not in RENAMES
-    ]
 
 
 def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:

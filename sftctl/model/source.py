@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -140,7 +141,7 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def require_model_folder(name: str) -> None:
+def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> None:
     """Refuse a directory without a model, or whose weights are missing or can't be trained."""
     folder = Path(name)
     if folder.is_dir():
@@ -163,7 +164,7 @@ def require_model_folder(name: str) -> None:
         require_numbers(folder)
         require_single_tensors(name, folder)
         if line := unread_files(folder):
-            on_stderr(f"model {name}: {line}")
+            warn(f"model {name}: {line}")
 
 
 def _require_settings(folder: Path) -> None:
@@ -228,8 +229,8 @@ def _inside(folder: Path, name: str) -> str | None:
     return f"did you mean {found[0]}?" if found else None
 
 
-def tell_of_code(source: ModelSource) -> None:
-    """Print one warning if a loaded directory names Python files, which are not run."""
+def tell_of_code(source: ModelSource, warn: Callable[[str], None] = on_stderr) -> None:
+    """One warning if a loaded directory names Python files, which are not run."""
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
-        on_stderr(f"{source.location}: not run: {code}; transformers' own classes are used")
+        warn(f"{source.location}: not run: {code}; transformers' own classes are used")

@@ -45,6 +45,20 @@ def also_in_the_other(folder: Path, change: float) -> None:
             return put(folder, other, NORM, tensors[NORM] + change)
 
 
+def renamed(folder: Path, name: str) -> None:
+    single(folder)
+    (folder / "model.safetensors").rename(folder / name)
+    for file in (FIRST, SECOND, INDEX):
+        (folder / file).unlink()
+
+
+def nested(folder: Path) -> None:
+    """The weights in a torch file, below a key."""
+    renamed(folder, "x.safetensors")
+    torch.save({"model": load_file(folder / "x.safetensors")}, folder / "pytorch_model.bin")
+    (folder / "x.safetensors").unlink()
+
+
 def with_config(folder: Path, **values: object) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -68,6 +82,65 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         "config.json: num_hidden_layers is -1, not a size",
     ),
 }
+
+
+MISFITS: dict[str, Callable[[Path], object]] = {
+    "biases that the files lack": lambda folder: with_config(folder, attention_bias=True),
+    "another number of heads": lambda folder: with_config(folder, num_key_value_heads=2),
+    "qwen2, which has biases": lambda folder: with_config(folder, model_type="qwen2"),
+    "a padding id beyond the vocabulary": lambda folder: with_config(folder, pad_token_id=64),
+    "a type that torch lacks": lambda folder: with_config(folder, dtype="bf16"),
+    "no number where one is due": lambda folder: with_config(folder, rms_norm_eps=None),
+    "a text as rope_theta": lambda folder: with_config(
+        folder, rope_parameters={"rope_type": "default", "rope_theta": "10000"}
+    ),
+    "a name that transformers does not read": lambda folder: renamed(
+        folder, "consolidated.safetensors"
+    ),
+    "a variant": lambda folder: renamed(folder, "model.fp16.safetensors"),
+    "the weights below a key": nested,
+    "an index that is null": lambda folder: (folder / INDEX).write_text('{"weight_map": null}'),
+    "a file of the index that is lost": lambda folder: (folder / SECOND).unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_folder_that_train_refuses_is_not_complete(tmp_path: Path, kind: str) -> None:
+    MISFITS[kind](folder := sharded(tmp_path / "m"))
+    with pytest.raises(ConfigError):
+        load_pretrained(str(folder))
+    found = inspect_path(folder)
+    assert found.problems and found.damage_hint and not found.complete and found.advice is None
+
+
+def absolute(folder: Path) -> None:
+    index = folder / INDEX
+    index.write_text(index.read_text().replace('"model-0000', f'"{folder}/model-0000'))
+
+
+def without_parts(folder: Path) -> None:
+    single(folder)
+    (folder / FIRST).unlink()
+    (folder / SECOND).unlink()
+
+
+LOADED: dict[str, Callable[[Path], None]] = {
+    "an index of before": without_parts,
+    "absolute paths": absolute,
+    "a class that nobody has": lambda folder: with_config(folder, architectures=["Foo"]),
+    "another class of the family": lambda folder: with_config(
+        folder, architectures=["LlamaForSequenceClassification"]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_a_folder_that_train_takes_is_complete(tmp_path: Path, kind: str) -> None:
+    LOADED[kind](folder := sharded(tmp_path / "m"))
+    load_pretrained(str(folder))
+    found = inspect_path(folder)
+    assert (found.problems, found.complete) == ([], True)
+    assert "--tokenizer" in found.notes[-1]  # its only lack
 
 
 @pytest.mark.parametrize(("change", "says"), REFUSED.values(), ids=REFUSED)

@@ -1,10 +1,9 @@
 """Values in config.json that make training impossible, as far as this is known without
 transformers."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sftctl.inspection.pickles.values import table
 from sftctl.model.folder.config_edits import edit_of_type, wrong_size
 from sftctl.words import printable
 
@@ -14,23 +13,6 @@ _EMBEDDINGS = {  # by model_type: the end of the name of a tensor that each such
     "bloom": "word_embeddings.weight", "falcon": "word_embeddings.weight",
     "opt": "decoder.embed_tokens.weight", "mamba": "embeddings.weight",
 }  # fmt: skip
-_ACTIVATIONS = (
-    "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh",
-    "gelu_python_tanh", "gelu_accurate", "hardswish", "laplace", "leaky_relu", "linear", "mish",
-    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh", "prelu", "xielu",
-    "sqrtsoftplus",
-)  # fmt: skip
-_ROTATIONS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope", "proportional")
-_ATTENTION = ("eager", "sdpa")
-_KNOWN = {
-    "hidden_act": _ACTIVATIONS,
-    "hidden_activation": _ACTIVATIONS,
-    "activation_function": _ACTIVATIONS,
-    "rope_type": _ROTATIONS,
-    "attn_implementation": _ATTENTION,
-    "_attn_implementation": _ATTENTION,
-}
-_HOLD_ROTATIONS = ("rope_scaling", "rope_parameters")
 
 
 class Misfit(NamedTuple):
@@ -60,24 +42,3 @@ def misfit_of_values(
         hint = "correct model_type in config.json, or put back the config.json of these weights"
         return Misfit(f"model_type is {family}, but the files have no {end}", hint)
     return None
-
-
-def doubt_of_values(config: Mapping[str, Any]) -> str | None:
-    """A value that transformers does not take, as far as we know; None if there is no such
-    value."""
-    for key, value in _named_values(config):
-        if value is not None and value not in _KNOWN[key]:
-            return f"config.json: {key} is {printable(repr(value))}, which train may not know"
-    return None
-
-
-def _named_values(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """The values of config.json that name a part of transformers."""
-    for key in _KNOWN:
-        if key in config:
-            yield key, config[key]
-    for key in _HOLD_ROTATIONS:
-        section = table(config.get(key))
-        for one in (section, *map(table, section.values())):  # one for each kind of layer
-            if "rope_type" in one or "type" in one:
-                yield "rope_type", one.get("rope_type", one.get("type"))

@@ -1,16 +1,17 @@
 """Whether a folder's weights fit its config.json, and whether `sftctl train` can use them.
 
-Nothing here loads torch.
+Reads headers alone. Torch is loaded if nothing else is wrong: then the checks of `train` decide.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES
+from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError
-from sftctl.inspection.formats.config_values import Misfit, doubt_of_values, misfit_of_values
+from sftctl.inspection.formats.config_values import Misfit, misfit_of_values
 from sftctl.inspection.formats.expected_names import LAYER, TIED_BY_DEFAULT, names_of
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
@@ -33,9 +34,11 @@ from sftctl.model.folder.tied_head import (
 from sftctl.model.folder.weight_names import Names, renamed
 from sftctl.words import in_shell
 
+if TYPE_CHECKING:
+    from sftctl.model.refusal import Refusal
+
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def quantized_dtype(tensors: Tensors) -> str | None:
@@ -62,16 +65,24 @@ def judge_weights(
         problem = f"config.json: {misfit.problem}"
         files.remedies[problem] = misfit.edit
         return [problem], [], None
-    notes = [*_remarks(path, config, tensors, names)]
-    obstacle = _obstacle(path, config) or _what_train_lacks(files, tensors)
+    notes = [*_remarks(path, tensors, names)]
+    refused = None if files.problems else _refusal(path)
+    if refused is not None and refused.is_damage:
+        is_own_words = refused.reason.startswith(("config.json", "can't be loaded", "neither"))
+        problem = refused.reason if is_own_words else f"config.json: {refused.reason}"
+        files.remedies[problem] = refused.hint
+        return [problem], [], None
+    obstacle = None if refused is None else f"{refused.reason}; {refused.hint}"
+    if refused is None or refused.is_of_tokenizer:
+        if code := code_in(path):
+            notes.append(f"code of its own is not run: {code}; train takes its own classes")
+        obstacle = _what_train_lacks(files, tensors) or obstacle
     if obstacle is not None:
         return [], [*notes, obstacle], show_tensors(path)
     return [], notes, f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
 
 
-def _remarks(
-    path: Path, config: Mapping[str, Any], tensors: Tensors, names: Names
-) -> Iterator[str]:
+def _remarks(path: Path, tensors: Tensors, names: Names) -> Iterator[str]:
     """Notes on things that `sftctl train` also warns about."""
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
         yield line
@@ -79,8 +90,6 @@ def _remarks(
         yield line
     if names.unexpected:
         yield f"{len(names.unexpected)} tensors in layers that config.json does not count"
-    if config.get("model_type") in LAYER and (code := code_in(path)):
-        yield f"code of its own is not run: {code}; train takes its own classes"
 
 
 def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit | None:
@@ -115,22 +124,12 @@ def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _obstacle(path: Path, config: Mapping[str, Any]) -> str | None:
-    """A note on the reason why `sftctl train` can't use the model, or perhaps can't."""
-    classes = config.get("architectures")
-    if isinstance(classes, list) and classes and not str(classes[0]).endswith(_CAUSAL):
-        return f"{classes[0]} is not a causal language model of text alone"
-    if doubt := doubt_of_values(config):
-        return doubt
-    family = config.get("model_type")
-    if family not in LAYER:
-        check = f"`sftctl train --model {in_shell(path)} --dry-run`"
-        if code := code_in(path):
-            named = f"names code of its own, which is never run: {code}"
-            return f"{named}; {check} says whether it needs it"
-        check += " does"
-        return f"inspect-ckpt does not know the weights of a {family} and can't check them: {check}"
-    return None
+def _refusal(path: Path) -> "Refusal | None":
+    """What the pre-flight of `sftctl train` says against the folder. Loads torch, and reads the
+    weights' headers."""
+    from sftctl.model.refusal import refusal_of
+
+    return refusal_of(path, SAMPLE_TOKENIZER)
 
 
 def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors) -> list[str]:

@@ -6,6 +6,7 @@ Both `train` and `inspect-ckpt` judge names by these rules. Loads neither torch 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sftctl.errors import ConfigError
 from sftctl.model.folder.config_edits import edit_of_layers, edit_of_shapes
@@ -132,6 +133,14 @@ def renamed(where: str, names: Iterable[str]) -> str | None:
     found = " and ".join(f"`{prefix}.`" for prefix in _KNOWN if prefix in parts)
     count = counted(len(changed), "tensor")
     return f"{where}: {count} loaded without the prefix {found} that a wrapper left in their names"
+
+
+def forget_renames(model: Any) -> None:
+    """Save under the model's own names; transformers would restore the removed prefixes."""
+    conversions = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [
+        one for one in conversions if one.source_patterns[0] not in RENAMES
+    ]
 
 
 def _examples(texts: Iterable[str]) -> str:

@@ -358,7 +358,7 @@ def test_a_hugging_face_directory_of_several_shards(tmp_path: Path) -> None:
 
 def test_a_directory_with_pytorch_model_bin(tmp_path: Path) -> None:
     torch.save(toy_model().state_dict(), tmp_path / "pytorch_model.bin")
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "dtype": "float32"}')
+    toy_model().config.save_pretrained(tmp_path)
     inspection = inspect_path(tmp_path, verify=True)
     assert (inspection.parameters_by_group, inspection.verified) == (GROUPS, True)
 

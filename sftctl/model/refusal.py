@@ -1,0 +1,70 @@
+"""Why `sftctl train --model FOLDER` would refuse a folder, by the checks of its pre-flight."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from sftctl.errors import ConfigError, DataError
+from sftctl.model.fake import fake_model
+from sftctl.model.folder.read_files import SINGLE_AND_INDEX, files_read
+from sftctl.model.load import check_fit
+from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+
+_DAMAGE = ("config.json", "in the files", "can't be loaded")
+_NOT_INSTALLED = "config.json asks for"
+
+
+class Refusal(NamedTuple):
+    """What `train` would say."""
+
+    reason: str  # without the name of the folder
+    hint: str
+    is_damage: bool  # the weights and config.json don't fit each other; else it may be another kind
+    is_of_tokenizer: bool = False
+
+
+def refusal_of(folder: Path, other_tokenizer: Path) -> Refusal | None:
+    """The first error of `train` about the folder's model, then about its tokenizer; None: none.
+
+    Reads headers of weights, not the weights. `other_tokenizer` is used for the checks of a model
+    that has no tokenizer. Warnings are not shown.
+    """
+    name = str(folder)
+    if not files_read(folder):
+        names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
+        reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
+        return Refusal(reason, "rename the file, if it has tensors of these names", is_damage=True)
+    tokenizer, problem = _tokenizer(folder, other_tokenizer)
+    try:
+        fake = fake_model(name, tokenizer, torch.device("cpu"), warn=_ignored)
+    except ConfigError as error:
+        return _refusal(folder, error)
+    try:
+        check_fit(fake.model, tokenizer, 1)
+    except ConfigError as error:
+        problem = problem or error
+    return None if problem is None else _refusal(folder, problem, is_of_tokenizer=True)
+
+
+def _refusal(
+    folder: Path, error: ConfigError | DataError, *, is_of_tokenizer: bool = False
+) -> Refusal:
+    reason = error.message.removeprefix(f"model {folder}: ").removeprefix(f"{folder}: ")
+    if is_of_tokenizer:
+        reason = reason.replace(f"tokenizer {folder}", "its tokenizer", 1)
+    is_damage = not is_of_tokenizer and any(words in reason for words in _DAMAGE)
+    is_damage = is_damage and not reason.startswith(_NOT_INSTALLED)
+    return Refusal(reason, error.hint or "", is_damage, is_of_tokenizer)
+
+
+def _tokenizer(folder: Path, other: Path) -> tuple[ChatTokenizer, ConfigError | DataError | None]:
+    """The folder's tokenizer, or the other one and the reason why the folder's can't be loaded."""
+    try:
+        return load_tokenizer(str(folder), template_required=False), None
+    except (ConfigError, DataError) as error:
+        return load_tokenizer(str(other)), error
+
+
+def _ignored(_: str) -> None:
+    """Nothing: notes of `inspect-ckpt` say the same as these warnings."""
