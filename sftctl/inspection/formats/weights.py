@@ -35,7 +35,7 @@ from sftctl.model.folder.weight_names import Names, renamed
 from sftctl.words import in_shell
 
 if TYPE_CHECKING:
-    from sftctl.model.refusal import Refusal
+    from sftctl.model.folder.refusal import Refusal
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
@@ -127,7 +127,7 @@ def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _refusal(path: Path) -> "Refusal | None":
     """What the pre-flight of `sftctl train` says against the folder. Loads torch, and reads the
     weights' headers."""
-    from sftctl.model.refusal import refusal_of
+    from sftctl.model.folder.refusal import refusal_of
 
     return refusal_of(path, SAMPLE_TOKENIZER)
 
