@@ -104,6 +104,23 @@ MISFITS: dict[str, Callable[[Path], object]] = {
 }
 
 
+NAMED = {
+    "a padding id beyond the vocabulary": "config.json: pad_token_id is 64, but vocab_size is 64",
+    "a type that torch lacks": "config.json: dtype is 'bf16', which torch does not know",
+    "a text as rope_theta": "config.json: rope_theta is '10000', not a number",
+    "an index that is null": f"{INDEX}: its weight_map does not name a file for each tensor",
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_the_error_names_the_key_and_not_a_text_of_python(tmp_path: Path, kind: str) -> None:
+    MISFITS[kind](folder := sharded(tmp_path / "m"))
+    with pytest.raises(ConfigError) as refused:
+        load_pretrained(str(folder))
+    assert refused.value.message == f"model {folder}: {NAMED[kind]}"
+    assert "download" not in str(refused.value.hint) or "this file" in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("kind", MISFITS)
 def test_a_folder_that_train_refuses_is_not_complete(tmp_path: Path, kind: str) -> None:
     MISFITS[kind](folder := sharded(tmp_path / "m"))

@@ -17,6 +17,7 @@ _SIZES = (
     "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
     "n_embd", "n_layer", "n_head", "n_positions",
 )  # fmt: skip
+_DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double")
 _ROWS_OF_TOKENS = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|lm_head|embed_out)\.")
 _OF_MLP = re.compile(r"\.(gate_proj|up_proj|down_proj|c_fc|fc1|fc2)\.")
 _OF_KEYS = re.compile(r"\.(k_proj|v_proj)\.")
@@ -103,3 +104,20 @@ def edit_of_size(key: str, value: object) -> str:
         return f'write "{key}": {int(value)} in config.json'
     page = "the model's page, or its original config.json, has the number"
     return f"correct {printable(key)} in config.json: {page}"
+
+
+def fault_of_config(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A value on which transformers stops without naming it, and the change; else None."""
+    padding, rows = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
+        reason = f"config.json: pad_token_id is {padding}, but vocab_size is {rows}"
+        return reason, "set pad_token_id to an id of the tokenizer, or to null"
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(name := config.get(key), str) and name.removeprefix("torch.") not in _DTYPES:
+            reason = f"config.json: {key} is {printable(repr(name))}, which torch does not know"
+            return reason, f'write "{key}": "bfloat16", "float16" or "float32" in config.json'
+    for section in (config, *(one for one in config.values() if isinstance(one, dict))):
+        if isinstance(theta := section.get("rope_theta"), str):
+            reason = f"config.json: rope_theta is {printable(repr(theta))}, not a number"
+            return reason, "write it without quotes in config.json"
+    return None

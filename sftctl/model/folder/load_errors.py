@@ -6,9 +6,12 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
+from sftctl.model.folder.config_edits import fault_of_config
+from sftctl.model.folder.read_files import index_of
 from sftctl.model.folder.remote_code import code_in
 from sftctl.model.source import ModelSource
 from sftctl.words import in_shell, printable
@@ -56,7 +59,33 @@ def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None
         reason = f"its pickled weights refer to code{code}, which is never run"
         look = f"`sftctl inspect-ckpt {in_shell(folder)}` names the code"
         return reason, f"take .safetensors weights; {look}"
-    return _fault_of_json(folder / "config.json") or _fault_of_value(folder, problem, text)
+    return (
+        _fault_of_json(folder / "config.json")
+        or _fault_of_index(folder)
+        or fault_of_config(_values_of(folder))
+        or _fault_of_value(folder, problem, text)
+    )
+
+
+def _fault_of_index(folder: Path) -> tuple[str, str] | None:
+    """An index that does not name the files of the weights; else None."""
+    index = index_of(folder)
+    if index is None:
+        return None
+    if fault := _fault_of_json(index):
+        return fault
+    named = loads(index.read_bytes()).get("weight_map")
+    if isinstance(named, dict) and all(isinstance(one, str) for one in named.values()):
+        return None
+    reason = f"{index.name}: its weight_map does not name a file for each tensor"
+    return reason, "copy or download this file again"
+
+
+def _values_of(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(loads((folder / "config.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _fault_of_json(file: Path) -> tuple[str, str] | None:
@@ -86,11 +115,7 @@ def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, s
         hint = 'add it, such as "model_type": "llama", if you know which model it is'
         return "config.json has no model_type", hint
     if isinstance(problem, KeyError) and problem.args:
-        try:
-            values = loads((folder / "config.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        key = _key_with(values, problem.args[0])
+        key = _key_with(_values_of(folder), problem.args[0])
         if key is not None:
             reason = f"{printable(repr(problem.args[0]))}, which transformers does not know"
             hint = f"correct {key} in config.json: the model's page says what it was trained with"

@@ -11,7 +11,7 @@ from sftctl.model.folder.read_files import SINGLE_AND_INDEX, files_read
 from sftctl.model.load import check_fit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
-_DAMAGE = ("config.json", "in the files", "can't be loaded")
+_DAMAGE = ("config.json", "weight_map", "in the files", "can't be loaded")
 _NOT_INSTALLED = "config.json asks for"
 
 
