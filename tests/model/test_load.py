@@ -211,7 +211,9 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: ChatTokeni
     assert caught.value.message == (
         f"tokenizer {bundled.name} has 2048 ids, the model has embeddings for 100"
     )
-    assert caught.value.hint == "prepare the data with the model's own tokenizer"
+    assert caught.value.hint == (
+        "prepare the data with the model's own tokenizer, without tokens from id 100 on"
+    )
 
 
 def test_examples_longer_than_the_models_positions_are_refused(

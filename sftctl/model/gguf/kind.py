@@ -67,7 +67,7 @@ def require_readable(path: Path) -> None:
     with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
         kind = kind_by_first_bytes(file.read(8))
     if kind is not None:
-        hint = f"`{kind.remedy.format(path)}` {kind.does}" if kind.remedy else None
+        hint = f"`{kind.remedy.format(in_shell(path))}` {kind.does}" if kind.remedy else None
         if kind.what == LFS_PROBLEM:
             hint = "`git lfs pull` in its folder downloads the file"
         raise ConfigError(f"{path}: {kind.what}", hint or "take a file of GGUF version 2 or 3")
