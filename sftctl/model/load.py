@@ -262,7 +262,7 @@ def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: i
         raise ConfigError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model has embeddings "
             f"for {rows}",
-            hint=f"prepare the data with the model's own tokenizer, without tokens from id {rows} on",
+            hint=f"prepare the data with the model's own tokenizer, without ids from {rows} on",
         )
     positions = max_positions(model)
     if positions is not None and max_seq_len > positions:

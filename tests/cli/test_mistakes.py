@@ -151,7 +151,7 @@ def test_a_vocabulary_that_does_not_fit(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", "--model", "model", "--data", "store", "--output-dir", "new"),
         2,
         f"tokenizer {here}/store/tokenizer has 2048 ids, the model has embeddings for 100",
-        "prepare the data with the model's own tokenizer, without tokens from id 100 on",
+        "prepare the data with the model's own tokenizer, without ids from 100 on",
     )
     assert not (here / "new").exists()
 

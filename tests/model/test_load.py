@@ -212,7 +212,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bundled: ChatTokeni
         f"tokenizer {bundled.name} has 2048 ids, the model has embeddings for 100"
     )
     assert caught.value.hint == (
-        "prepare the data with the model's own tokenizer, without tokens from id 100 on"
+        "prepare the data with the model's own tokenizer, without ids from 100 on"
     )
 
 
