@@ -83,17 +83,8 @@ def resident_over_steps(
         run_dir = folder / str(number)
         command: list[object] = [sys.executable, "-m", "sftctl", "train", "--model", model]
         command += ["--data", data, "--tokenizer", reader, "--max-seq-len", 512]
-        command += [
-            "--batch-size",
-            8,
-            "--epochs",
-            100,
-            "--max-steps",
-            steps,
-            "--device",
-            "cpu",
-            *options,
-        ]
+        command += ["--batch-size", 8, "--epochs", 100, "--max-steps", steps, *options]
+        command += ["--device", "cpu"]
         command += ["--set", "data.val_fraction=0.03", "--eval-interval", every]
         run([*command, "--save-interval", every, "--output-dir", run_dir])
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
