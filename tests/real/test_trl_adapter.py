@@ -57,7 +57,7 @@ def test_an_adapter_of_trl_is_inspected_continued_and_merged(tmp_path: Path) -> 
 
     adapter, base = trained_by_trl(tmp_path), str(toy_base(tmp_path))
     found = inspect_path(adapter)
-    assert found.format == "PEFT adapter directory (LORA)" and not found.problems
+    assert found.format == "TRL adapter directory (LORA)" and not found.problems
     assert "an adapter of rank 4 on " in found.notes[0]
     theirs = logits(PeftModel.from_pretrained(load_pretrained(base), adapter))
     assert float((theirs - logits(load_pretrained(base))).abs().max()) > 0.01
