@@ -216,8 +216,10 @@ def component_of(name: str) -> str:
 
 
 def _located(path: Path, problem: str) -> str:
-    """A problem with its path. A problem starts with a file name: a file in the folder, the file
-    itself, or with `../` a file next to the folder."""
+    """A problem with its path. A problem starts with a file name and a colon: a file in the folder,
+    the file itself, or with `../` a file next to the folder. Else it is of the whole folder."""
+    if ": " not in problem:
+        return f"{path}: {problem}"
     if problem.startswith("../"):
         return str(path.parent / problem.removeprefix("../"))
     return str((path.parent if path.is_file() else path) / problem)

@@ -128,6 +128,9 @@ def test_a_folder_that_train_refuses_is_not_complete(tmp_path: Path, kind: str) 
         load_pretrained(str(folder))
     found = inspect_path(folder)
     assert found.problems and found.damage_hint and not found.complete and found.advice is None
+    for line in found.damage:  # the folder, or a file in it, and what is wrong
+        name, colon, _ = line.removeprefix(str(folder)).partition(": ")
+        assert colon and " " not in name
 
 
 def absolute(folder: Path) -> None:
