@@ -15,6 +15,12 @@ from sftctl.runs.directory import RunDir
 CARD_NAME = "README.md"
 """The model card in a directory of weights."""
 
+SOUND_HINT = (
+    "`sftctl resume RUN` writes the final model of a run again; if you changed it yourself, remove "
+    "its manifest.json and manifest.json.sha256"
+)
+"""What to do about a final model that is damaged or was changed."""
+
 
 def last_manifest(run: RunDir) -> CheckpointManifest | None:
     """The manifest of the last checkpoint, after which `final/` was written; None: unreadable."""
@@ -62,6 +68,5 @@ def require_sound(folder: Path) -> None:
     if problems := problems_of_final(folder):
         raise CorruptCheckpoint(
             f"{folder}: {'; '.join(problems[:3])}",
-            hint="`sftctl resume RUN` writes the final model of a run again; if you changed it "
-            "yourself, remove its manifest.json and manifest.json.sha256",
+            hint=SOUND_HINT,
         )

@@ -21,7 +21,12 @@ from tests.toys.commands import Result
 from tests.toys.models import toy_base
 from tests.toys.tools.accelerate import save_by_accelerate, save_fsdp_by_accelerate
 from tests.toys.tools.adapters import save_adapter, save_mlx_adapter, save_mlx_model
-from tests.toys.tools.deepspeed import save_trainer_zero, save_zero
+from tests.toys.tools.deepspeed import (
+    save_pipeline,
+    save_trainer_zero,
+    save_universal,
+    save_zero,
+)
 from tests.toys.tools.others import (
     save_lightning,
     save_lightning_folder,
@@ -94,6 +99,12 @@ def two_tags(folder: Path) -> Path:
     return folder
 
 
+def two_model_ranks(folder: Path) -> Path:
+    tag = save_zero(folder, 0)
+    shutil.copy(tag / "mp_rank_00_model_states.pt", tag / "mp_rank_01_model_states.pt")
+    return tag
+
+
 def verl_with_model(folder: Path) -> Path:
     step = save_verl(folder)
     model(step / "actor" / "huggingface")
@@ -144,7 +155,23 @@ DEEPSPEED: dict[str, Case] = {
     "float16": Case(
         lambda f: save_zero(f, 2, dtype="fp16"), "DeepSpeed ZeRO-2", 10, None, 2, next="zero_to"
     ),
-    "no zero": Case(lambda f: save_zero(f, 0), "DeepSpeed (no ZeRO)", 10, None, 2, next="zero_to"),
+    "no zero": Case(
+        lambda f: save_zero(f, 0).parent, "DeepSpeed (no ZeRO)", 10, None, 2,
+        next="pytorch_model.bin",
+    ),
+    "no zero, two parts": Case(
+        two_model_ranks,
+        "DeepSpeed (no ZeRO)", 10, None, 2, next="engine.load_checkpoint(",
+    ),
+    "pipeline": Case(
+        lambda f: save_pipeline(f).parent, "DeepSpeed pipeline", 10, None, 2,
+        next="engine.load_checkpoint(",
+    ),
+    "universal": Case(save_universal, "DeepSpeed universal", 10, None, 2, next="load_universal"),
+    "universal, a lost weight": Case(
+        without(lambda f: save_universal(f).parent, "global_step10_universal/zero/b/fp32.pt"),
+        "DeepSpeed universal", 10, None, 2, ("global_step10_universal/zero/b/fp32.pt: missing",),
+    ),
     "two tags": Case(two_tags, "DeepSpeed ZeRO-2", 10, None, 2, next="zero_to_fp32"),
     "a lost rank": Case(
         without(lambda f: save_zero(f, 2), "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"),

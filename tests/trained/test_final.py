@@ -10,7 +10,7 @@ from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.checkpoint.layout import manifest_hash_line
 from sftctl.checkpoint.sealed import read_seal
-from sftctl.runs.final import problems_of_final
+from sftctl.runs.final import SOUND_HINT, problems_of_final
 from tests.toys.commands import Result, without_phases
 from tests.toys.runs import events_named
 
@@ -71,6 +71,9 @@ def test_damage_is_reported_and_a_checkpoint_is_used_until_a_resume_repairs_it(
     assert f"{copy}/final/" in answered.error
     assert "hint: `sftctl resume` writes the final model again" in answered.stderr
 
+    itself = sftctl("inspect-ckpt", copy / "final", "--verify", "--json")
+    assert jsonio.loads(itself.stdout)["advice"] == f"`sftctl resume {copy}` writes it again"
+    assert f"hint: `sftctl resume {copy}` writes it again" in itself.stderr
     direct = sftctl("chat", copy / "final", *QUESTION)
     assert direct.exit_code == 4, direct.stderr
     further = sftctl("train", "--model", copy / "final", "--max-steps", 1, "--output-dir", "more")
@@ -169,6 +172,9 @@ def test_a_final_model_that_knows_only_its_step_goes_on_working(sftctl: Sftctl, 
     assert "already finished" in sftctl("resume", copy).stdout
     alone = shutil.copytree(copy / "final", copy / "elsewhere" / "final")
     assert problems_of_final(alone) == []
+    flip(alone / WEIGHTS)
+    shown = sftctl("inspect-ckpt", alone, "--verify")
+    assert "sftctl train" not in shown.stdout and f"hint: {SOUND_HINT}" in shown.stderr
 
 
 def test_a_run_that_goes_back_has_the_final_model_of_its_new_end(

@@ -5,12 +5,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sftctl.checkpoint.layout import MANIFEST_HASH_NAME, step_of
-from sftctl.checkpoint.sealed import read_seal
+from sftctl.checkpoint.layout import step_of
+from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.errors import CheckpointError
 from sftctl.inspection.formats.model_files import STEP_COUNTS, inspect_model_directory
 from sftctl.inspection.inspection import Inspection
-from sftctl.runs.final import problems_of_final
+from sftctl.runs.directory import RunDir
+from sftctl.runs.final import SOUND_HINT, problems_of_final
+from sftctl.words import in_shell
 
 _CONFIGS = ("config.json", "adapter_config.json")
 
@@ -18,8 +20,9 @@ _CONFIGS = ("config.json", "adapter_config.json")
 def is_final_model(path: Path) -> bool:
     """Whether this is a model directory with a manifest of its own."""
     is_checkpoint = step_of(path.absolute().name) is not None
-    has_manifest = (path / MANIFEST_HASH_NAME).is_file() and not is_checkpoint
-    return has_manifest and any((path / name).is_file() for name in _CONFIGS)
+    return (
+        not is_checkpoint and is_sealed(path) and any((path / name).is_file() for name in _CONFIGS)
+    )
 
 
 def inspect_final_model(path: Path) -> Inspection:
@@ -31,17 +34,25 @@ def inspect_final_model(path: Path) -> Inspection:
         seal = read_seal(path)
         facts |= {"step": seal.step, "base": seal.base}
     counts = STEP_COUNTS if facts.get("step") is not None else None
-    return replace(
-        found,
-        facts=facts,
-        step_counts=counts,
-        problems=problems,
-        complete=found.complete and not problems,
-    )
+    found = replace(found, facts=facts, step_counts=counts)
+    return _with_problems(found, problems, complete=found.complete and not problems)
 
 
 def verify_final_model(inspection: Inspection) -> Inspection:
     """The inspection after hashing every file."""
     known = inspection.problems
     changed = [p for p in problems_of_final(inspection.path, verify=True) if p not in known]
-    return replace(inspection, problems=[*known, *changed], verified=not (known or changed))
+    found = replace(inspection, verified=not (known or changed))
+    return _with_problems(found, [*known, *changed], complete=inspection.complete)
+
+
+def _with_problems(found: Inspection, problems: list[str], *, complete: bool) -> Inspection:
+    """The inspection with these problems. `train` refuses such a model: the advice is then the
+    command that writes it again, if it is in its run."""
+    if not problems:
+        return replace(found, problems=[], complete=complete)
+    run = RunDir(found.path.absolute().parent)
+    is_in_run = run.final == found.path.absolute() and run.run_file.is_file()
+    advice = f"`sftctl resume {in_shell(run.path)}` writes it again" if is_in_run else None
+    remedies = dict.fromkeys(problems, advice or SOUND_HINT) | dict(found.remedies)
+    return replace(found, problems=problems, complete=complete, advice=advice, remedies=remedies)

@@ -13,9 +13,9 @@ from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_ten
 from sftctl.inspection.formats.trainers.deepspeed import (
     ZeroState,
     latest_tag,
-    make_weights,
     read_state,
     tags_in,
+    way_to_weights,
 )
 from sftctl.inspection.formats.weights import judge_weights
 from sftctl.inspection.inspection import Inspection, Tensors, weights_dtype
@@ -143,7 +143,7 @@ def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
     if named is not None and tag.name != named:
         files.problems.append(f"{named}: missing, latest names it")
     state = read_state(files, tag)
-    return state, f"`{make_weights(files.path, tag)}` makes weights of it; this needs DeepSpeed"
+    return state, way_to_weights(files.path, tag, state)
 
 
 def _checkpoints_in(path: Path) -> list[Path]:

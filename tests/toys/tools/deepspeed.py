@@ -76,6 +76,29 @@ def save_zero(
     return tag
 
 
+def save_pipeline(root: Path) -> Path:
+    """A pipeline's tag: a file for each layer, and no weights in the file of the rank."""
+    tag = save_zero(root, 0)
+    file = tag / "mp_rank_00_model_states.pt"
+    state = torch.load(file)
+    for layer, (name, tensor) in enumerate(state["module"].items()):
+        torch.save({name: tensor}, tag / f"layer_{layer:02d}-model_00-model_states.pt")
+    torch.save({**state, "module": None}, file)
+    return tag
+
+
+def save_universal(root: Path) -> Path:
+    """A tag that `ds_to_universal` wrote: a folder for each parameter."""
+    tag = save_zero(root, 0)
+    tag = tag.rename(root / f"{tag.name}_universal")
+    (root / "latest").rename(root / "latest_universal").write_text(tag.name)
+    for name in ("a", "b"):
+        (tag / "zero" / name).mkdir(parents=True)
+        for part in ("fp32", "exp_avg", "exp_avg_sq"):
+            torch.save({"param": torch.ones(2)}, tag / "zero" / name / f"{part}.pt")
+    return tag
+
+
 def save_trainer_zero(folder: Path, stage: int, *, gathered: bool = True) -> Path:
     """A Trainer's checkpoint-10 under DeepSpeed; with or without the weights in one piece."""
     checkpoint = folder / "checkpoint-10"

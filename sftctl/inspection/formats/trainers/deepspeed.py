@@ -15,16 +15,21 @@ from sftctl.words import in_shell
 _OPTIMIZER = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 _SHARDED = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
 _WHOLE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_LAYER = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
+_EXPERT = re.compile(r"(layer_\d+_)?expert_\d+_mp_rank_\d+_model_states\.pt")
 _STEP = re.compile(r"global_step(\d+)")
 _LATEST, _SCRIPT = "latest", "zero_to_fp32.py"
 _LONGEST_NAME = 255
+_UNIVERSAL = "universal"
+_PARAMETER = "fp32.pt"  # of one parameter, in a universal checkpoint
+_TAKE_MODULE = 'import sys, torch; torch.save(torch.load(sys.argv[1])["module"], sys.argv[2])'
 
 
 @dataclass(frozen=True, slots=True)
 class ZeroState:
     """The content of one tag's folder."""
 
-    stage: str  # "ZeRO-2", "ZeRO-1 or 2", …
+    stage: str  # "ZeRO-2", "ZeRO-1 or 2", "universal", …
     ranks: int
     facts: dict[str, Any]
     tensors: dict[str, StoredTensor]
@@ -50,13 +55,14 @@ def inspect_deepspeed(path: Path) -> Inspection:
     named = latest_tag(path)
     tag = path if _tag_names(path) else next((t for t in tags if t.name == named), tags[-1])
     root = tag.parent if tag == path else path
-    files = Files.of(path, ("*", "*/*"))
+    files = Files.of(path, ("*", "*/*", *(f"{'*/' * depth}{_PARAMETER}" for depth in (2, 3))))
     state = read_state(files, tag)
     if tag != path and named is not None and tag.name != named:
         files.problems.append(f"{named}: missing, {_LATEST} names it")
     others = [one.name for one in tags if one != tag]
+    advice = way_to_weights(root, tag, state)
     return replace(
-        files.inspection(f"DeepSpeed {state.stage} checkpoint", state.tensors, _advice(root, tag)),
+        files.inspection(f"DeepSpeed {state.stage} checkpoint", state.tensors, advice),
         facts=state.facts,
         step_counts="optimizer updates (global_steps)",
         obstacles=[OTHER_TOOL],
@@ -103,12 +109,31 @@ def read_state(files: Files, tag: Path) -> ZeroState:
         "world_size": ranks or None,
         "dtype": "bfloat16" if prefix.startswith("bf16") else weights_dtype(tensors),
     }
-    kind = f"ZeRO-{stage:g}" if stage else _kind(is_third, bool(optimizer))
+    kind = f"ZeRO-{stage:g}" if stage else _kind(tag, is_third, bool(optimizer))
+    if kind == _UNIVERSAL:
+        lost = _lost_parameters(tag)
+        files.problems.extend(f"{below}{name}: missing" for name in lost)
+        missing += lost
     return ZeroState(kind, ranks, facts, tensors, missing)
 
 
-def _kind(is_third: bool, has_shards: bool) -> str:
-    return "ZeRO-3" if is_third else "ZeRO-1 or 2" if has_shards else "(no ZeRO)"
+def _kind(tag: Path, is_third: bool, has_shards: bool) -> str:
+    if is_third or has_shards:
+        return "ZeRO-3" if is_third else "ZeRO-1 or 2"
+    if any(tag.glob(f"zero/*/{_PARAMETER}")):
+        return _UNIVERSAL
+    return "pipeline" if _has(tag, _LAYER) else "(no ZeRO)"
+
+
+def _lost_parameters(tag: Path) -> list[str]:
+    """The files of weights that a universal checkpoint lacks: one in each parameter's folder."""
+    folders = sorted(one for one in (tag / "zero").iterdir() if one.is_dir())
+    wanted = (folder / _PARAMETER for folder in folders)
+    return [str(file.relative_to(tag)) for file in wanted if not file.is_file()]
+
+
+def _has(tag: Path, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.fullmatch(file.name) for file in tag.iterdir())
 
 
 def _tag_names(path: Path) -> list[str]:
@@ -172,12 +197,28 @@ def _step_in(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _advice(root: Path, tag: Path) -> str:
-    """The advice on how to make weights of the checkpoint."""
-    return f"`{make_weights(root, tag)}` makes weights of it; this needs DeepSpeed"
+def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
+    """The advice on how to make weights of a tag, or on what continues from it."""
+    if state.stage.startswith("ZeRO") and not _has(tag, _LAYER) and not _has(tag, _EXPERT):
+        return f"`{_zero_to_fp32(root, tag)}` makes weights of it; this needs DeepSpeed"
+    whole = sorted(name for name in _tag_names(tag) if _WHOLE.fullmatch(name))
+    has_weights = any(name.startswith("model.") for name in state.tensors)
+    if state.stage == "(no ZeRO)" and has_weights and len(whole) == 1 and not _has(tag, _EXPERT):
+        file, made = in_shell(tag / whole[0]), in_shell(root / "pytorch_model.bin")
+        return (
+            f"`python -c {in_shell(_TAKE_MODULE)} {file} {made}` makes weights of it, to be put "
+            "beside config.json and the tokenizer of its model"
+        )
+    call = f"engine.load_checkpoint({str(root)!r}, tag={tag.name!r}) in the script that made it"
+    if state.stage == _UNIVERSAL:
+        return (
+            f'{call} continues from it, with "load_universal": true under "checkpoint" in its '
+            f"configuration; this needs DeepSpeed. zero/NAME/{_PARAMETER} is the weight NAME"
+        )
+    return f"{call} continues from it, and can save the model in one piece; this needs DeepSpeed"
 
 
-def make_weights(root: Path, tag: Path) -> str:
+def _zero_to_fp32(root: Path, tag: Path) -> str:
     """The command that makes weights of a tag, by DeepSpeed's own script."""
     own = root / _SCRIPT
     script = in_shell(own) if own.is_file() else "-m deepspeed.utils.zero_to_fp32"
