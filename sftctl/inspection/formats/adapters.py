@@ -3,15 +3,21 @@
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from sftctl.config.adapter_values import nonsense
+from sftctl.config.existing_adapter import CONFIG_NAME, WEIGHTS_NAME, read_settings
+from sftctl.errors import ConfigError
 from sftctl.inspection.formats.files import Files, folder_of
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
+from sftctl.model.adapter.ranks import wrong_rank
 from sftctl.model.folder.config_edits import EMPTY_TENSORS
 from sftctl.runs.final import CARD_NAME
 
 _LONGEST_CARD = 1 << 18
+_TWO_FILES = "the two files are not of one adapter: copy or download it again"
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
@@ -38,7 +44,7 @@ def plain_name(name: str) -> str:
 def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
     """`PEFT adapter directory (LORA)`, or with the tool that its configuration or card names."""
     base = str(adapter.get("base_model_name_or_path", ""))
-    if "fine_tune_type" in adapter or "lora_parameters" in adapter or "lora_layers" in adapter:
+    if is_mlx_adapter(adapter):
         return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
     kind = f" ({adapter['peft_type']})" if "peft_type" in adapter else ""
     is_unsloth = base.startswith("unsloth/") or any("unsloth" in str(key) for key in adapter)
@@ -55,8 +61,77 @@ def _tool_in(card: str) -> str | None:
     return next((name for tag, name in _TOOLS.items() if tag in tags), None)
 
 
-def adapter_note(adapter: Mapping[str, Any]) -> str:
-    """A note: an adapter's base, rank and targets, and the command that makes a model of it."""
+def judge_adapter(
+    files: Files, adapter: Mapping[str, Any], tensors: Tensors
+) -> tuple[list[str], str]:
+    """Problems, and a note: base, rank and targets, and what makes a model of the adapter.
+
+    The checks are those of `sftctl export --merge` that need no base. `files.remedies` gets the
+    remedies. Torch is loaded, to look for NaNs, if nothing else is wrong.
+    """
+    note, problems = _description(adapter), unpaired(tensors)
+    if is_mlx_adapter(adapter):
+        return problems, f"{note}: MLX merges it (mlx_lm.fuse)"
+    for key, problem in nonsense(adapter):
+        problems.append(f"{CONFIG_NAME}: {key} = {adapter[key]!r}: {problem}")
+    if problems or files.problems or not tensors:
+        return problems, note
+    try:
+        read_settings(files.path)
+    except ConfigError as error:
+        reason = error.message.removeprefix(f"{files.path}/")
+        return [], f"{note}: {reason}; {error.hint}"
+    if (misfit := _misfit(adapter, tensors)) is not None:
+        files.remedies[misfit] = _TWO_FILES
+        return [misfit], note
+    if WEIGHTS_NAME not in files.sizes:
+        return [], f"{note}: sftctl takes its weights only as {WEIGHTS_NAME}"
+    try:
+        _require_numbers(files)
+    except ConfigError as error:
+        problem = error.message.removeprefix(f"{files.path}/")
+        files.remedies[problem] = error.hint or ""
+        return [problem], note
+    return [], f"{note}: {_way_to_a_model(adapter)}"
+
+
+def _way_to_a_model(adapter: Mapping[str, Any]) -> str:
+    base = adapter.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        return "to merge it, set base_model_name_or_path to its folder or name"
+    is_path = base.startswith((".", "/", "~")) or base.count("/") > 1
+    if is_path and not Path(base).exists():
+        return "to merge it, put the base back, or set base_model_name_or_path to where it is"
+    return "`sftctl export --merge` makes a model of the two"
+
+
+def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
+    """How the tensors do not fit the settings; None: they do."""
+    shapes = {name.removeprefix("model."): (*one.shape,) for name, one in tensors.items()}
+    if (wrong := wrong_rank(adapter, shapes)) is not None:
+        return f"{WEIGHTS_NAME}: {' '.join(wrong)}"
+    layers = [name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name]
+    normed = {name.partition(".lora_magnitude_vector")[0] for name in shapes}
+    lost = [layer for layer in layers if layer not in normed]
+    if adapter.get("use_dora") is True and lost:
+        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, which use_dora asks for"
+    return None
+
+
+def _require_numbers(files: Files) -> None:
+    """ConfigError if a tensor holds a value that is not a finite number. Reads all of them."""
+    from sftctl.model.adapter.tensors import tensor_shapes
+
+    tensor_shapes(files.path)
+
+
+def is_mlx_adapter(adapter: Mapping[str, Any]) -> bool:
+    """Whether MLX wrote this adapter_config.json."""
+    return any(key in adapter for key in ("fine_tune_type", "lora_parameters", "lora_layers"))
+
+
+def _description(adapter: Mapping[str, Any]) -> str:
+    """An adapter's rank, targets and base."""
     base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
     settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
     rank = settings.get("r", settings.get("rank"))
@@ -68,7 +143,7 @@ def adapter_note(adapter: Mapping[str, Any]) -> str:
         shape += f" on {', '.join(sorted(targets))}"
     if whole := _names(settings.get("modules_to_save")):
         shape += f", with {', '.join(sorted(whole))} saved whole"
-    return f"an adapter{shape}, for {base}: `sftctl export --merge` makes a model of the two"
+    return f"an adapter{shape}, for {base}"
 
 
 def unpaired(tensors: Tensors) -> list[str]:

@@ -11,9 +11,8 @@ from sftctl.errors import ConfigError
 from sftctl.inspection.formats.adapters import (
     adapter_facts,
     adapter_kind,
-    adapter_note,
     card_of,
-    unpaired,
+    judge_adapter,
 )
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.others import weights_of_others
@@ -131,9 +130,10 @@ def _judge_adapter(
         if "adapter_model.bin" in files.sizes:
             problem = f"adapter_model.bin: {NO_TENSORS}"
         is_missing = file not in files.sizes and not files.problems
-        return [problem] if is_missing else [], [adapter_note(adapter)], None
-    look = show_tensors(files.path)
-    return unpaired(tensors), [adapter_note(adapter)], look
+        problems, note = judge_adapter(files, adapter, tensors)
+        return [*problems, *([problem] if is_missing else [])], [note], None
+    problems, note = judge_adapter(files, adapter, tensors)
+    return problems, [note], show_tensors(files.path)
 
 
 def is_safetensors_file(path: Path) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.inspection.formats.adapters import adapter_kind, adapter_note, card_of, unpaired
+from sftctl.inspection.formats.adapters import adapter_kind, card_of, judge_adapter
 from sftctl.inspection.formats.distributed import distcp_problems
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.formats.model_files import model_facts, read_weights
@@ -118,10 +118,11 @@ def _weights(
     """The command that trains from the weights, notes, and the kind of an adapter."""
     adapter = files.read_json("adapter_config.json")
     if adapter:
-        files.problems.extend(unpaired(tensors))
+        problems, note = judge_adapter(files, adapter, tensors)
+        files.problems.extend(problems)
         return (
             None,
-            [adapter_note(adapter)],
+            [note],
             adapter_kind(adapter, card_of(files)).replace(" directory", ""),
         )
     if not tensors:

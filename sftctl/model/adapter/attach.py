@@ -13,6 +13,7 @@ from sftctl.config.existing_adapter import read_settings
 from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.adapter.lora import import_peft, quantizable_layers
 from sftctl.model.adapter.nf4 import quantize
+from sftctl.model.adapter.ranks import wrong_rank
 from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from sftctl.model.adapter.tensors import tensor_shapes
 from sftctl.model.folder.weight_names import Warn
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on"
 
-_RANK_OF_PEFT = 8  # if adapter_config.json has none
 _PEFT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, re.error)
 """The errors that peft raises for settings, tensors and a base that do not fit together."""
 
@@ -121,13 +121,9 @@ def attach(
 
 def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """ConfigError if a matrix A has none of the ranks in the settings. This is checked before
-    matrices of a wrong rank are made. The matrices of all experts of a layer are one tensor."""
-    by_layer = adapter.settings.get("rank_pattern") or {}
-    ranks = {adapter.settings.get("r") or _RANK_OF_PEFT, *by_layer.values()}
-    for name, shape in shapes.items():
-        if ".lora_A" in name and shape and all(shape[0] % rank for rank in ranks):
-            known = " or ".join(map(str, sorted(ranks)))
-            raise _does_not_fit(adapter, f"{name} has rank {shape[0]}, and its settings {known}")
+    matrices of a wrong rank are made."""
+    if (wrong := wrong_rank(adapter.settings, shapes)) is not None:
+        raise _does_not_fit(adapter, " ".join(wrong))
 
 
 def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -26,6 +26,8 @@ def save_adapter(
         f"{place}.lora_A.weight": torch.ones(4, 16),
         f"{place}.lora_B.weight": torch.ones(16, 4),
     }
+    if values.get("use_dora"):
+        tensors[f"{place}.lora_magnitude_vector"] = torch.ones(16)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
 
