@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,8 +84,9 @@ from sftctl.inspection.formats.transformers_trainer import (
     is_trainer_output,
 )
 from sftctl.inspection.inspection import Inspection
+from sftctl.runs.directory import RunDir
 from sftctl.runs.final import problems_of_final
-from sftctl.runs.newest import runs_nearby
+from sftctl.runs.newest import run_around, runs_nearby
 from sftctl.words import counted, in_shell
 
 
@@ -150,6 +152,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
     if format is None:
         if not path.exists():
             raise NoCheckpoint(f"{path}: no such file or folder", hint=runs_nearby(path))
+        _refuse_parts_of_runs(path)
         if inside := files_to_inspect(path):
             raise NoCheckpoint(
                 f"{path}: a folder with {counted(len(inside), 'file')} of weights, such as "
@@ -168,6 +171,18 @@ def _inspect(path: Path, verify: bool) -> Inspection:
     return _with_store_verified(_verified(inspection, format.verify)) if verify else inspection
 
 
+def _refuse_parts_of_runs(path: Path) -> None:
+    """NoCheckpoint for a file or folder in a run, and for a run that lost its run.json."""
+    if (run := run_around(path.absolute())) is not None:
+        raise NoCheckpoint(
+            f"{path}: a part of a run",
+            hint=f"inspect the run: `sftctl inspect-ckpt {in_shell(run)}`",
+        )
+    lost = RunDir(path)
+    if lost.config_file.is_file() and lost.checkpoints.is_dir():
+        raise NoCheckpoint(f"{lost.run_file}: missing", hint="put it back from a copy")
+
+
 _CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")
 """`x.gguf.part1of2`, `x.gguf-split-a`: large files were uploaded so, to be joined by `cat`."""
 _MOST_LOOKED_AT = 100  # folders inside
@@ -178,14 +193,16 @@ def _format_of(path: Path) -> Format | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that is not one, the newest last: in a cache of the hub below
-    `snapshots`, else directly in it."""
+    """The checkpoints in a folder that is not one, the newest last: directly in it, else up to
+    three folders down, as `models--a--b/snapshots/…` in a cache of the hub."""
     if not folder.is_dir():
         return []
-    places = sorted(folder.glob("snapshots/*")) or sorted(folder.iterdir())
-    folders = [one for one in places if one.is_dir()][:_MOST_LOOKED_AT]
-    found = [one for one in folders if _format_of(one) is not None]
-    return sorted(found, key=lambda one: (one.stat().st_mtime, one.name))
+    for places in ("snapshots/*", "*", "*/*", "*/*/*"):
+        folders = (one for one in folder.glob(places) if one.is_dir())
+        looked_at = islice(folders, _MOST_LOOKED_AT)
+        if found := [one for one in looked_at if _format_of(one) is not None]:
+            return sorted(found, key=lambda one: (one.stat().st_mtime, one.name))
+    return []
 
 
 def _with_store_verified(inspection: Inspection) -> Inspection:

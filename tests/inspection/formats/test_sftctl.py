@@ -129,7 +129,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path) -> None:
-    save_toy(tmp_path / "checkpoints", 1)
+    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(NoCheckpoint) as caught:
         inspect_path(tmp_path, verify=False)
     assert caught.value.message == f"{tmp_path}: neither a run nor a checkpoint"
@@ -137,6 +137,30 @@ def test_a_path_that_no_format_recognises_is_refused(tmp_path: Path) -> None:
     assert caught.value.hint.startswith(
         "known are a run of sftctl, its final model, one of its checkpoints, "
     )
+
+
+def test_a_part_of_a_run_names_the_run(run: Path) -> None:
+    for part in ("run.json", "checkpoints"):
+        with pytest.raises(NoCheckpoint, match=f"{part}: a part of a run$") as caught:
+            inspect_path(run / part)
+        assert caught.value.hint == f"inspect the run: `sftctl inspect-ckpt {run}`"
+
+
+def test_a_run_without_run_json_says_which_file_is_missing(tmp_path: Path) -> None:
+    save_toy(tmp_path / "checkpoints", 1)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(NoCheckpoint, match="run.json: missing"):
+        inspect_path(tmp_path)
+
+
+def test_a_cache_of_the_hub_names_the_folder_of_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "hub" / "models--a--b" / "snapshots" / "abc"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    for folder in (tmp_path / "hub", tmp_path / "hub" / "models--a--b"):
+        with pytest.raises(NoCheckpoint, match="a folder around ") as caught:
+            inspect_path(folder)
+        assert caught.value.hint == f"name the folder: `sftctl inspect-ckpt {model}`"
 
 
 def test_the_checkpoints_of_a_run_are_named_in_a_command(tmp_path: Path) -> None:
