@@ -377,6 +377,32 @@ def test_what_a_gguf_file_lacks_is_named(tmp_path: Path, sftctl: Sftctl) -> None
     assert sftctl("inspect-ckpt", file, "--tensors").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "fault", ["its kind is 'foo!', not gpt2, llama, t5, gemma4", "merge 0 is 'aaa', not two tokens"]
+)
+def test_a_gguf_files_bad_tokenizer_is_named_alike(
+    tmp_path: Path, fault: str, sftctl: Sftctl
+) -> None:
+    file = whole_gguf(tmp_path / "x.gguf")
+    content = file.read_bytes()
+    if "kind" in fault:
+        key = gguf_text("tokenizer.ggml.model") + struct.pack("<I", 8)
+        changed = content.replace(key + gguf_text("gpt2"), key + gguf_text("foo!"))
+    else:
+        begin = content.index(gguf_text("tokenizer.ggml.merges")) + 45
+        (length,) = struct.unpack_from("<Q", content, begin)
+        changed = content[: begin + 8] + b"a" * length + content[begin + 8 + length :]
+    assert changed != content and len(changed) == len(content)
+    file.write_bytes(changed)
+    [note] = inspect_path(file).notes
+    assert fault in note and note.endswith(": train needs --tokenizer DIR")
+    result = sftctl("train", "--model", file, *SHORT, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.error.startswith(
+        f"error: {file}: {note.removesuffix(': train needs --tokenizer DIR')}"
+    )
+
+
 def architecture(name: str) -> bytes:
     return gguf_key("general.architecture", 8, gguf_text(name))
 
@@ -438,6 +464,14 @@ SPECIAL: dict[str, tuple[Callable[[Path], Path], str, str | None, str]] = {
         wrote("x.gguf", b"GGUF" + struct.pack("<III", 1, 0, 0)),
         "GGUF file, version 1", "x.gguf: GGUF version 1 (2023)", "GGUF version 1 (2023)",
     ),
+    "version 99": (
+        wrote("x.gguf", b"GGUF" + struct.pack("<IQQ", 99, 0, 0)),
+        "GGUF file, version 99", "x.gguf: GGUF version 99, which is not known", "GGUF version 99",
+    ),
+    "another architecture's tensors": (
+        keyed(architecture("mamba"), number("mamba.block_count", 1)),
+        "GGUF file", "x.gguf: 7 tensors are missing: output_norm.weight", "",
+    ),
     "GGML of 2023": (
         wrote("x.gguf", b"tjgg" + bytes(60)), "GGML file", "x.gguf: a GGML file", "a GGML file",
     ),
@@ -463,7 +497,7 @@ SPECIAL: dict[str, tuple[Callable[[Path], Path], str, str | None, str]] = {
     ),
     "half of its tensors": (
         keyed(architecture("llama"), number("llama.block_count", 1)),
-        "GGUF file", "x.gguf: 7 tensors are missing: output_norm.weight", "",
+        "GGUF file", "x.gguf: 10 tensors are missing: output_norm.weight", "",
     ),
 }  # fmt: skip
 

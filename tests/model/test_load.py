@@ -200,6 +200,13 @@ def test_a_damaged_gguf_file_is_named_with_a_reason_of_ours(tmp_path: Path) -> N
             assert caught.value.hint.startswith(f"`sftctl inspect-ckpt {path}` shows its contents")
 
 
+def test_a_gguf_file_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
+    gguf(tmp_path / "a.gguf")
+    with pytest.raises(ConfigError, match="a.gguf: no tokenizer in it") as caught:
+        load_tokenizer(str(tmp_path / "a.gguf"))
+    assert "--tokenizer" in (caught.value.hint or "")
+
+
 # ---------------------------------------------------------------------------- fit
 
 

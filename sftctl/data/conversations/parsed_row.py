@@ -34,13 +34,13 @@ def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
     """The key of `keys` that a row uses; it is added to `parsed.used`.
 
     The first key is sftctl's own name for the column. If it has a value, it is taken, and the other
-    keys are not looked at. Else the key with a value is taken; if no key has a value, the key that
-    is in the row. BadRow if all keys are missing, or if there are two such keys without the first.
+    keys are not looked at. Else the key with a value is taken; if no key has a value, the first
+    empty text. BadRow if all keys are missing, or if two keys besides the first have a value.
     """
     if row.get(keys[0]):
         parsed.used.append(keys[0])
         return keys[0]
-    filled = [key for key in keys if row.get(key)] or [key for key in keys if key in row]
+    filled = [key for key in keys if row.get(key)] or _first_empty(row, keys)
     if not filled:
         raise BadRow("bad_shape", f"{keys[0]!r} is missing")
     if len(filled) > 1 and filled[0] != keys[0]:
@@ -51,6 +51,12 @@ def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
         )
     parsed.used.append(filled[0])
     return filled[0]
+
+
+def _first_empty(row: Row, keys: tuple[str, ...]) -> list[str]:
+    """The first key in the row with an empty text; else the first key in the row, if any."""
+    present = [key for key in keys if key in row]
+    return ([key for key in present if row[key] == ""] or present)[:1]
 
 
 def _first_filled(row: Row, keys: Iterable[str]) -> str | None:

@@ -11,6 +11,7 @@ from sftctl.inspection.formats.files import Files, first_bytes
 from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import Inspection, Tensors
 from sftctl.model.gguf.kind import READ_BY_TRANSFORMERS, kind_by_first_bytes
+from sftctl.model.gguf.tokenizer_keys import tokenizer_fault
 from sftctl.words import in_shell
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -30,8 +31,10 @@ _BLOCK = {  # what each block has
     "gemma2": ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"),
     "gemma3": ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"),
     "phi3": ("attn_norm", "attn_qkv", "attn_output", "ffn_norm"),
+    "mamba": ("attn_norm", "ssm_in", "ssm_conv1d", "ssm_x", "ssm_dt", "ssm_out"),
 }
-_FEED_FORWARD = {  # of dense families; a mixture has experts in some blocks
+_FEED_FORWARD = {  # of dense models; a mixture has experts in some blocks
+    "llama": ("ffn_gate", "ffn_up", "ffn_down"),
     "qwen2": ("ffn_gate", "ffn_up", "ffn_down"),
     "qwen3": ("ffn_gate", "ffn_up", "ffn_down"),
     "gemma2": ("ffn_gate", "ffn_up", "ffn_down"),
@@ -94,8 +97,8 @@ def judge_gguf(
     notes = []
     if arch not in READ_BY_TRANSFORMERS:
         notes.append(f"architecture {arch}: transformers can't read it, so train can't either")
-    if "tokenizer.ggml.tokens" not in values:
-        notes.append("no tokenizer in it: train needs --tokenizer DIR")
+    if fault := tokenizer_fault(values):
+        notes.append(f"{fault}: train needs --tokenizer DIR")
     elif "tokenizer.chat_template" not in values:
         notes.append("no chat template in it: train needs --chat-template FILE")
     train = f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
@@ -120,7 +123,8 @@ def _lost(arch: str, values: Mapping[str, Any], names: set[str]) -> list[str]:
     blocks = values.get(f"{arch}.block_count")
     if arch not in _BLOCK or not isinstance(blocks, int):
         return []
-    parts = (*_BLOCK[arch], *_FEED_FORWARD.get(arch, ()))
+    is_dense = not values.get(f"{arch}.expert_count")
+    parts = (*_BLOCK[arch], *(_FEED_FORWARD.get(arch, ()) if is_dense else ()))
     wanted = ["token_embd.weight", "output_norm.weight"]
     wanted += [f"blk.{i}.{part}.weight" for i in range(min(blocks, 10_000)) for part in parts]
     return [name for name in wanted if name not in names]

@@ -13,6 +13,7 @@ from sftctl.jsonio import loads
 from sftctl.model.folder.config_edits import fault_of_config
 from sftctl.model.folder.read_files import index_of
 from sftctl.model.folder.remote_code import code_in
+from sftctl.model.gguf.file import fault_of_tokenizer
 from sftctl.model.source import ModelSource
 from sftctl.words import in_shell, printable
 
@@ -33,7 +34,7 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
             hint = f"{MORE_MEMORY}; or its config.json asks for too much"
             raise ConfigError(reason, hint) from problem
         if source.is_gguf:
-            raise _unreadable_gguf(source, problem) from problem
+            raise _unreadable_gguf(what, source, problem) from problem
         if "trust_remote_code" in str(problem):
             raise _needs_code(what, source) from problem
         if "does not recognize this architecture" in str(problem):
@@ -153,9 +154,14 @@ def _needs_code(what: str, source: ModelSource) -> ConfigError:
     )
 
 
-def _unreadable_gguf(source: ModelSource, problem: Exception) -> ConfigError:
+def _unreadable_gguf(what: str, source: ModelSource, problem: Exception) -> ConfigError:
     """An error that names the .gguf file, both for its model and for its tokenizer."""
     reason = _first_words(problem)
+    is_cut = "reshape" in reason  # transformers reads the tensors for the tokenizer too
+    of_tokenizer = what.startswith("tokenizer ") and not is_cut
+    if of_tokenizer and (fault := fault_of_tokenizer(source.gguf_path)):
+        hint = "give its tokenizer: --tokenizer with a directory, another .gguf or a hub name"
+        return ConfigError(f"{source.gguf_path}: {fault}", hint)
     if not isinstance(problem, (ImportError, NotImplementedError)) and "support" not in reason:
         reason = "it is truncated or not a .gguf file"
     path = source.gguf_path

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftctl.model.gguf.kind import require_model
+from sftctl.model.gguf.tokenizer_keys import MERGES, tokenizer_fault
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _ARCHITECTURES = {  # by transformers' name of the model, where llama.cpp's differs
     "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama",
 }  # fmt: skip
+_DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error)
 _HEADS_OF_ALL = ("llama", "mistral", "qwen3", "qwen3_moe")
 _EXPERTS = {  # our stacked experts -> the tensors of the file
     "gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
@@ -24,9 +26,19 @@ def require_whole_model(file: Path) -> None:
     """ConfigError for an adapter, or a part of a model. Damage is left to transformers."""
     try:
         metadata, _ = _read(file)
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error):
+    except _DAMAGE:
         return
     require_model(file, metadata)
+
+
+def fault_of_tokenizer(file: Path) -> str | None:
+    """Why the file's keys give no tokenizer; None if they do, or if they can't be read."""
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    try:
+        return tokenizer_fault(read_gguf_metadata(str(file), (MERGES,))[0])
+    except _DAMAGE:
+        return None
 
 
 def set_sizes(config: "PretrainedConfig", file: Path) -> None:

@@ -35,7 +35,7 @@ class GgufKind:
 
 
 def kind_by_first_bytes(first: bytes) -> GgufKind | None:
-    """The kind by the first eight or more bytes; None: a GGUF of version 2 or 3, or unknown."""
+    """The kind by the first eight or more bytes; None: a GGUF of version 2 or 3, or not known."""
     if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
         return GgufKind("Git LFS pointer", LFS_PROBLEM)
     if first.lower().startswith((b"<!doctyp", b"<html")):
@@ -49,6 +49,9 @@ def kind_by_first_bytes(first: bytes) -> GgufKind | None:
     if little == 1:
         what = "GGUF version 1 (2023), which no tool reads any more: convert the original again"
         return GgufKind("GGUF file, version 1", what)
+    if little <= 0xFFFF and little not in (2, 3):
+        what = f"GGUF version {little}, which is not known: only versions 2 and 3 are read"
+        return GgufKind(f"GGUF file, version {little}", what)
     if little > 0xFFFF and big <= 0xFFFF:
         return GgufKind(
             f"GGUF file, big-endian, version {big}",

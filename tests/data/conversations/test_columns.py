@@ -103,6 +103,19 @@ def test_two_answers_are_refused_unless_one_has_the_shapes_own_name() -> None:
     assert read({"prompt": "Hi", "completion": "Hello", "answer": "x"}).messages == (USER, ANSWER)
 
 
+def test_the_first_of_two_empty_answers_is_an_empty_answer() -> None:
+    empty = {"role": "assistant", "content": ""}
+    for row in (
+        {"question": "Hi", "response": "", "answer": ""},
+        {"question": "Hi", "response": None, "answer": ""},
+        {"prompt": "Hi", "response": "", "answer": ""},
+        {"instruction": "", "query": "Hi", "response": "", "answer": None},
+    ):
+        found = read(row)
+        assert found.messages == (USER, empty)
+        assert ("answer" in found.used) == (row["response"] is None)
+
+
 PREFERENCE: list[dict[str, Any]] = [
     {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
     {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
