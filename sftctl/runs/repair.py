@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+from sftctl.errors import CheckpointError
 from sftctl.jsonio import JSONDecodeError, loads
 from sftctl.words import ranges_of
 
@@ -62,12 +63,14 @@ def damaged_files(run_dir: Path) -> Iterator[Path]:
 
 
 def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
-    """How to repair a file with this content; None if nothing in it is damaged.
+    """How to repair a file with this content; None if nothing in it is damaged; CheckpointError if
+    it is damaged and has no line of the run.
 
-    A file that is only too short is not repaired: it is probably the wrong file, and the user must
-    bring back the right one. After a repair, the lengths that older checkpoints recorded are no
-    longer right, so the step number of a checkpoint, not its recorded length, decides which lines
-    are kept.
+    A file that is only too short, or that has no line of the run, is not repaired: it is probably
+    the wrong file, and the user must bring back the right one.
+
+    After a repair, the lengths that older checkpoints recorded are no longer right, so the step
+    number of a checkpoint, not its recorded length, decides which lines are kept.
     """
     damage = _damage(data)
     if not damage and not (run_dir / DAMAGED_NAME).exists():
@@ -79,6 +82,12 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
             lines.append(line)
             missing += range(last + 1, step)
             last = step
+    if not lines:
+        raise CheckpointError(
+            f"{run_dir / 'metrics.jsonl'}: no line of this run is in it, but the checkpoint was"
+            f" made at step {last_step}",
+            hint="the file was changed or lost; restore it, or start a new run",
+        )
     missing += range(last + 1, last_step + 1)
     kept = b"".join(line + b"\n" for line in lines)
     what = ", ".join(damage) or "its lines are not those that the checkpoint recorded"

@@ -58,7 +58,8 @@ def new_session(
     world.on_main(stop.check)
     status.doing("checking the model")
     session = _session(config, world, stop, RunDir(path), inputs, model, None)
-    session = replace(session, warnings=(*proposal.warnings, *about_model, *session.warnings))
+    told = dict.fromkeys((*proposal.warnings, *about_model))  # the pre-flight read headers too
+    session = replace(session, warnings=(*told, *session.warnings))
     session = with_questions(session, None)
     rehearse(session.state, inputs.train, session.shape, world)
     status.doing("")

@@ -113,6 +113,17 @@ def test_a_file_that_is_only_too_short_is_still_refused(tmp_path: Path) -> None:
         RunLog(tmp_path, len(original), last_step=LAST)
 
 
+@pytest.mark.parametrize("content", [b"", bytes(9999), b"\x93\n\xfe{" * 4000, b"{}\n" * 6000])
+def test_a_file_without_a_line_of_the_run_is_refused_alike(tmp_path: Path, content: bytes) -> None:
+    original = written(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    for read in (require_metrics, lambda *of: RunLog(*of[:2], last_step=of[2])):
+        with pytest.raises(CheckpointError, match="the checkpoint was made") as caught:
+            read(tmp_path, len(original), LAST)
+        assert caught.value.exit_code == 4
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
+
+
 def test_a_file_that_was_damaged_after_the_plan_is_repaired_too(tmp_path: Path) -> None:
     """An intact file is not parsed a second time, as long as nothing has changed it."""
     original = written(tmp_path)

@@ -46,6 +46,15 @@ def files_read(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def no_file_read(folder: Path) -> tuple[str, str] | None:
+    """The reason and the hint if no file of a folder is read for weights; None if one is."""
+    if files_read(folder):
+        return None
+    names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
+    reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
+    return reason, "rename the file, if it has tensors of these names"
+
+
 def unread_files(folder: Path) -> str | None:
     """A line about other files of the same kind that are not read; None if all are read."""
     read = files_read(folder)

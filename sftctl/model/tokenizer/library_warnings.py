@@ -9,8 +9,11 @@ from io import StringIO
 from sftctl.model.source import on_stderr
 
 _NOT_OURS = (" LOAD REPORT", "You are using a model of type")
+_OF_MODELS = ("`rope_parameters`",)
 """Texts of warnings that are dropped: the table of names that do not fit (`weight_names` says
-more), and a remark about a type that transformers does not know, which only the model needs."""
+more), and a remark about a type that transformers does not know, which only the model needs.
+`_OF_MODELS` are dropped while a tokenizer is loaded, because the model's configuration is read
+then too."""
 
 
 class _Collector(logging.Handler):
@@ -49,4 +52,6 @@ def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Ite
             if not issubclass(warning.category, (DeprecationWarning, FutureWarning)):
                 collector.add(str(warning.message))
         for line in collector.lines:
+            if about.startswith("tokenizer ") and any(part in line for part in _OF_MODELS):
+                continue
             warn(f"{about}: {line}")

@@ -8,10 +8,12 @@ from sftctl.config.existing_adapter import require_agreement
 from sftctl.config.schema import RunConfig
 from sftctl.data.step_shape import step_shape
 from sftctl.environment import local_world_size
+from sftctl.errors import ConfigError
 from sftctl.model.adapter.base import adapter_of, base_dtype
 from sftctl.model.adapter.needs import require_base
 from sftctl.model.adapter.start import require_fit, require_same_tokens
-from sftctl.model.fake import fake_model
+from sftctl.model.fake import FakeModel, fake_model
+from sftctl.model.source import on_stderr
 from sftctl.model.trainable import learning_rate_factors, require_new_rows_trained, select_trained
 from sftctl.runs.base import require_base_of_start
 from sftctl.runs.choosing import require_validation
@@ -83,7 +85,7 @@ def propose(
     status.doing("checking model and memory")
     ranks, ranks_here = num_ranks or world.world_size, num_ranks or local_world_size()
     named, adapter = config.model, adapter_of(config)
-    fake = fake_model(named.name, inputs.tokenizer, world.device, named.new_tokens, adapter)
+    fake, about_model = _fake_model(config, inputs, world)
     select_trained(fake.model, config.train.train_only, config.train.freeze)
     if named.new_tokens:
         require_new_rows_trained(fake.model)
@@ -104,7 +106,7 @@ def propose(
         return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)
 
     memory, findings = world.on_main(look)
-    findings += [Finding("warning", "evaluation.metrics", f"{one}: no number") for one in missing]
+    about = [Finding("warning", "evaluation.metrics", f"{one}: no number") for one in missing]
     return Proposal(
         config=config,
         path=path,
@@ -115,5 +117,21 @@ def propose(
         flops_per_token=model_flops(fake.model),
         checkpoint_bytes=checkpoint_bytes(fake.model),
         memory=memory,
-        findings=findings,
+        findings=[*findings, *about_model, *about],
     )
+
+
+def _fake_model(config: RunConfig, inputs: Inputs, world: World) -> tuple[FakeModel, list[Finding]]:
+    """The model without weights, and the warnings about it; before an error they are printed."""
+    named, lines = config.model, list[str]()
+    adapter = adapter_of(config)
+    try:
+        fake = fake_model(
+            named.name, inputs.tokenizer, world.device, named.new_tokens, adapter, lines.append
+        )
+    except ConfigError:
+        for line in lines:
+            on_stderr(line)
+        raise
+    subject = f"model {named.name}"
+    return fake, [Finding("warning", subject, one.removeprefix(f"{subject}: ")) for one in lines]
