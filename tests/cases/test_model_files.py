@@ -350,6 +350,18 @@ def test_missing_parts_and_indexes_are_named(tmp_path: Path) -> None:
     assert inspect_path(folder).problems == [f"{parts[1].name}: missing, {index.name} refers to it"]
 
 
+def test_a_warning_about_a_model_is_told_once(tmp_path: Path, sftctl: Sftctl) -> None:
+    base = toy_base("qwen3", vocab_size=2048, max_position_embeddings=2048)
+    base.save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {"more": torch.zeros(2)}, weights, {"format": "pt"})
+    options = ("--model", tmp_path / "m", "--tokenizer", SAMPLE_TOKENIZER, *SHORT)
+    result = sftctl("train", *options, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("1 tensor in the files not used: more") == 1
+
+
 # ---------------------------------------------------------------------------- GGUF
 
 
