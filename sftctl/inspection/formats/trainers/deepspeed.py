@@ -204,10 +204,10 @@ def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
     whole = sorted(name for name in _tag_names(tag) if _WHOLE.fullmatch(name))
     has_weights = any(name.startswith("model.") for name in state.tensors)
     if state.stage == "(no ZeRO)" and has_weights and len(whole) == 1 and not _has(tag, _EXPERT):
-        file, made = in_shell(tag / whole[0]), in_shell(root / "pytorch_model.bin")
+        made = root / "pytorch_model.bin"
         return (
-            f"`python -c {in_shell(_TAKE_MODULE)} {file} {made}` makes weights of it, to be put "
-            "beside config.json and the tokenizer of its model"
+            f"`python -c {in_shell(_TAKE_MODULE)} {in_shell(tag / whole[0])} {in_shell(made)}` "
+            "makes weights of it, to be put beside config.json and the tokenizer of its model"
         )
     call = f"engine.load_checkpoint({str(root)!r}, tag={tag.name!r}) in the script that made it"
     if state.stage == _UNIVERSAL:
