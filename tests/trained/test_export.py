@@ -157,7 +157,7 @@ def test_a_failure_half_way_leaves_nothing(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sftctl.disk.sync_file", fail)
+    monkeypatch.setattr("sftctl.folders.sync_file", fail)
     with pytest.raises(CheckpointError, match="hf: can't be written: No space left on device"):
         export_model(run, tmp_path / "hf", "float32")
     assert list(tmp_path.iterdir()) == []
