@@ -12,7 +12,7 @@ from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError, lacks_memory
 from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.folder.other_kinds import require_trainable
-from sftctl.model.folder.read_files import no_file_read
+from sftctl.model.folder.quantized import WEIGHT_FILES
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
 from sftctl.model.folder.weight_names import RENAMES, Names, Warn, forget_renames, renamed
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
@@ -132,14 +132,12 @@ def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr)
 
     It reads the headers in a folder; other models are judged when they are loaded.
     """
-    source, folder = ModelSource.of(name), Path(name)
-    if source.is_gguf or source.is_minimind or not folder.is_dir():
+    source = ModelSource.of(name)
+    if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
         return
-    if lacks := no_file_read(folder):
-        raise ConfigError(f"model {name}: {lacks[0]}", hint=lacks[1])
     _, names = _from_files(name, source, config, {"device_map": "meta"}, warn)
     names.require(f"model {name}", warn)
-    require_tied_files(name, config, folder)
+    require_tied_files(name, config, Path(source.location))
 
 
 def _from_files(

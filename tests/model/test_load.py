@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sftctl.errors import ConfigError
-from sftctl.model.fake import fake_model
 from sftctl.model.load import (
     check_fit,
     load_architecture,
@@ -206,15 +205,6 @@ def test_a_gguf_file_without_a_tokenizer_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a.gguf: no tokenizer in it") as caught:
         load_tokenizer(str(tmp_path / "a.gguf"))
     assert "--tokenizer" in (caught.value.hint or "")
-
-
-def test_the_preflight_refuses_weights_under_a_name_that_is_not_read(
-    folder: Path, bundled: ChatTokenizer
-) -> None:
-    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
-    with pytest.raises(ConfigError, match="neither model.safetensors nor ") as caught:
-        fake_model(str(folder), bundled, torch.device("cpu"))
-    assert caught.value.hint == "rename the file, if it has tensors of these names"
 
 
 # ---------------------------------------------------------------------------- fit

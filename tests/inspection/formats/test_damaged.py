@@ -37,7 +37,6 @@ def array(kind: int, count: int, items: bytes = b"") -> bytes:
 
 GGUF_FILES: list[tuple[Make, str]] = [
     (lambda file: file.write_bytes(b"GGML" + bytes(40)), "it does not start with GGUF"),
-    (lambda file: write_gguf(file, version=9), "version 9"),
     (lambda file: write_gguf(file, num_keys=1 << 21), "2097152 entries"),
     (lambda file: write_gguf(file, num_keys=5), "it ends within its header"),
     (lambda file: write_gguf(file, [struct.pack("<Q", 1 << 25)]), "a text of 33554432 bytes"),
@@ -71,6 +70,12 @@ def test_a_bad_gguf_header_is_a_problem(tmp_path: Path, make: Make, problem: str
     make(tmp_path / "x.gguf")
     [found] = inspect_path(tmp_path / "x.gguf").problems
     assert found.startswith(f"x.gguf: not a complete .gguf file: {problem}")
+
+
+def test_an_unknown_version_of_gguf_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", version=9)
+    found = inspect_path(tmp_path / "x.gguf").problems[0]
+    assert found.startswith("x.gguf: GGUF version 9, which is not known")
 
 
 def test_a_long_array_is_shortened_and_a_short_one_shown(tmp_path: Path) -> None:
