@@ -124,16 +124,14 @@ def _judge_adapter(
     files: Files, adapter: dict[str, Any], tensors: dict[str, StoredTensor]
 ) -> tuple[list[str], list[str], str | None]:
     """Files that an adapter's folder lacks, and the model that it belongs to."""
-    if not tensors:
-        file = "adapter_model.safetensors"
-        problem = f"{file}: missing"
-        if "adapter_model.bin" in files.sizes:
-            problem = f"adapter_model.bin: {NO_TENSORS}"
-        is_missing = file not in files.sizes and not files.problems
-        problems, note = judge_adapter(files, adapter, tensors)
-        return [*problems, *([problem] if is_missing else [])], [note], None
     problems, note = judge_adapter(files, adapter, tensors)
-    return problems, [note], show_tensors(files.path)
+    if tensors:
+        return problems, [note], show_tensors(files.path)
+    file = "adapter_model.safetensors"
+    if file not in files.sizes and not files.problems:
+        has_other = "adapter_model.bin" in files.sizes
+        problems.append(f"adapter_model.bin: {NO_TENSORS}" if has_other else f"{file}: missing")
+    return problems, [note], None
 
 
 def is_safetensors_file(path: Path) -> bool:

@@ -7,14 +7,13 @@ from typing import Any
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
-from sftctl.model.folder.read_files import header_of
+from sftctl.model.folder.read_files import LONGEST_HEADER_BYTES, header_of
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 """Where quantizers describe themselves in config.json; the last is MLX's."""
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
-_LONGEST_HEADER_BYTES = 1 << 26
 _QUANTIZED_TYPES = {
     "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -56,7 +55,7 @@ def require_numbers(folder: Path) -> None:
             start = stream.read(len(LFS_POINTER))
             stream.seek(8)
             length = int.from_bytes(start[:8], "little")
-            head = stream.read(min(length, _LONGEST_HEADER_BYTES))
+            head = stream.read(min(length, LONGEST_HEADER_BYTES))
         if start == LFS_POINTER:
             hint = "`git lfs pull` in its folder downloads the files"
             raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)

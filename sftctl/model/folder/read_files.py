@@ -16,7 +16,9 @@ SINGLE_AND_INDEX = (
 )
 """In the order in which transformers looks for them."""
 
-_LONGEST_HEADER_BYTES = 1 << 26
+LONGEST_HEADER_BYTES = 1 << 26
+"""The most that is read of the header of a safetensors file."""
+
 _COMPARED_AT_ONCE_BYTES = 1 << 24
 _SHOWN = 3
 
@@ -44,15 +46,6 @@ def files_read(folder: Path) -> list[Path]:
     names = {*named.values()} if isinstance(named, dict) else set()
     found = (folder / name for name in names if isinstance(name, str) and name)
     return sorted(file for file in found if file.is_file())
-
-
-def no_file_read(folder: Path) -> tuple[str, str] | None:
-    """The reason and the hint if no file of a folder is read for weights; None if one is."""
-    if files_read(folder):
-        return None
-    names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
-    reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
-    return reason, "rename the file, if it has tensors of these names"
 
 
 def unread_files(folder: Path) -> str | None:
@@ -93,7 +86,7 @@ def header_of(file: Path) -> dict[str, Mapping[str, Any]]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            entries = _object(stream.read(min(length, _LONGEST_HEADER_BYTES)))
+            entries = _object(stream.read(min(length, LONGEST_HEADER_BYTES)))
     except OSError:  # other code says that it can't be read
         return {}
     described = {name: one for name, one in entries.items() if isinstance(one, dict)}

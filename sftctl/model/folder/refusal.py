@@ -7,7 +7,7 @@ import torch
 
 from sftctl.errors import ConfigError, DataError
 from sftctl.model.fake import fake_model
-from sftctl.model.folder.read_files import no_file_read
+from sftctl.model.folder.read_files import SINGLE_AND_INDEX, files_read
 from sftctl.model.load import check_fit
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -31,8 +31,10 @@ def refusal_of(folder: Path, other_tokenizer: Path) -> Refusal | None:
     that has no tokenizer. Warnings are not shown.
     """
     name = str(folder)
-    if lacks := no_file_read(folder):
-        return Refusal(*lacks, is_damage=True)
+    if not files_read(folder):
+        names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
+        reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
+        return Refusal(reason, "rename the file, if it has tensors of these names", is_damage=True)
     tokenizer, problem = _tokenizer(folder, other_tokenizer)
     try:
         fake = fake_model(name, tokenizer, torch.device("cpu"), warn=_ignored)

@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
+from sftctl.model.folder.read_files import LONGEST_HEADER_BYTES
 from sftctl.model.folder.weight_names import plain_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 COMPARED_BYTES = 1 << 20
-_LONGEST_HEADER_BYTES = 1 << 26
 HEAD_DIFFERS = "tie_word_embeddings is true, but the head in the files is not the embedding"
 HEAD_HINT = 'set "tie_word_embeddings": false in config.json; then both are trained'
 
@@ -96,7 +96,7 @@ def _in_safetensors(file: Path) -> dict[str, Beginning]:
     found = {}
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        entries = loads(stream.read(min(length, _LONGEST_HEADER_BYTES)))
+        entries = loads(stream.read(min(length, LONGEST_HEADER_BYTES)))
         for name, entry in entries.items():
             if role_of(name) is not None:
                 begin, end = entry["data_offsets"]
