@@ -29,9 +29,9 @@ from sftctl.train.session import Session
 
 @contextmanager
 def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
-    """Open the trackers of rank 0 and report how the session starts; other ranks have no trackers.
+    """Open the trackers of rank 0 and report how the session starts. Other ranks get a NullTracker.
 
-    An error that leaves the context is reported as the event `failed`.
+    An exception inside the context is reported as the event `failed` and raised again.
     """
     if not session.world.is_main:
         yield NullTracker(), None
@@ -48,13 +48,16 @@ def open_trackers(session: Session) -> Iterator[tuple[Tracker, RunLog | None]]:
         try:
             yield group, log
         except Exception as error:
-            with suppress(Exception):  # reporting must not hide the error itself
+            with suppress(Exception):  # an error in the report must not replace the first error
                 _report_failure(error, session.state.progress.step, group)
             raise
 
 
 def _optional(session: Session, problems: list[str]) -> list[Tracker]:
-    """The console and the services, without those that fail; `problems` gets the reasons."""
+    """The console and the services that can be opened.
+
+    For each service that fails, the reason is appended to `problems`.
+    """
     config, progress = session.config, session.state.progress
     shape = RunShape(
         total_steps=session.total_steps,
@@ -73,8 +76,8 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
         try:
             service = open_service(name, _tracked_run(session))
         except SftctlError:
-            raise  # not logged in: the user should fix that before training
-        except Exception as error:  # any other problem of a service
+            raise  # for example not logged in: the user should fix that before training
+        except Exception as error:  # the training does not depend on a service
             shown = {"wandb": "W&B"}.get(name, name)
             problems.append(f"{shown} gets no reports: {type(error).__name__}: {error}")
         else:
@@ -99,7 +102,7 @@ def _tracked_run(session: Session) -> TrackedRun:
 
 
 def _with_speeds(shape: RunShape, session: Session) -> RunShape:
-    """Add the speeds for the panel's MFU, as if all ranks were as fast as this one."""
+    """Add the speeds that the panel's MFU needs. All ranks count as fast as this rank."""
     per_token, per_target_token = model_flops(session.state.loss_module.model)
     dtype = COMPUTE_DTYPES[session.config.train.dtype]
     world = session.world
@@ -113,8 +116,7 @@ def _with_speeds(shape: RunShape, session: Session) -> RunShape:
 
 
 def _with_past(shape: RunShape, session: Session) -> RunShape:
-    """Add the losses of the steps before this session, so that the panel begins with their
-    curve."""
+    """Add the losses of earlier sessions, so that the curve in the panel starts at step 1."""
     if session.plan is None:
         return shape
     lines = read_lines(session.run.path / "metrics.jsonl")
@@ -129,7 +131,7 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
     no_samples = why_no_samples(session)
     problems += [no_samples] if no_samples is not None else []
     if session.plan is not None and (busy := load_warning()) is not None:
-        problems.append(f"machine: {busy}")  # a new run has it from its pre-flight
+        problems.append(f"machine: {busy}")  # for a new run, the pre-flight warns
     for warning in (*session.warnings, *problems):
         tracker.event("warning", step, message=warning)
     if session.plan is not None:
@@ -160,7 +162,7 @@ def _report_start(session: Session, tracker: Tracker, problems: list[str]) -> No
 
 
 def _stores(store: Store) -> dict[str, list[str]]:
-    """All stores of a run that has several."""
+    """The paths of all stores, if the run has several; else {}."""
     paths = [str(part.path.absolute()) for part in store.parts]
     return {"stores": paths} if len(paths) > 1 else {}
 
@@ -192,7 +194,7 @@ def _report_plan(plan: ResumePlan, step: int, total_steps: int, tracker: Tracker
         step,
         checkpoint=checkpoint,
         run_dir=str(plan.run_dir),
-        total_steps=total_steps,  # it may have grown
+        total_steps=total_steps,  # a resume may have raised it
     )
     for text in plan.skipped:
         tracker.event("warning", step, message=f"damaged, not used: {text}")

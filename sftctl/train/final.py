@@ -22,10 +22,10 @@ from sftctl.train.session import Session
 
 
 def write_final(session: Session, tracker: Tracker) -> None:
-    """Write the trained model as a Hugging Face directory, or an adapter as peft does.
+    """Write the trained model as a Hugging Face directory, or the adapter in peft's format.
 
-    The directory is complete or absent. The weights come from the best or the last checkpoint, so
-    no rank has to hold the complete model.
+    The directory is complete or absent. The weights are read from the best or the last checkpoint,
+    so no rank has to hold the complete model.
     """
     run, step, choice = session.run, session.state.progress.step, final_of(session.config.train)
     goal = str(session.config.evaluation.goal)

@@ -1,8 +1,8 @@
-"""Starts several ranks on this machine with torch's elastic agent, inside this process.
+"""Start several ranks on this machine with torch's elastic agent, inside this process.
 
-The parent handles the signals. It writes the signal's name into a file, which rank 0 reads between
-steps. So a Ctrl-C counts once, although a terminal sends it to every process. A rank that fails
-writes a report into a file, and the agent ends the others.
+A terminal sends Ctrl-C to every process, but only the parent handles signals, so a Ctrl-C counts
+once. The parent writes the signal's name into a file, which rank 0 reads between steps. A rank that
+fails writes a report into a file, and the agent ends the other ranks.
 """
 
 import logging
@@ -40,7 +40,7 @@ from sftctl.words import in_shell, printable
 T = TypeVar("T")
 
 STOP_FILE = "stop"
-_GRACE_S = 3.0  # after a rank has failed; ranks that still run then are taken to hang
+_GRACE_S = 3.0  # a rank that still runs this long after another rank failed is assumed to hang
 
 
 def train_on_ranks(
@@ -52,10 +52,11 @@ def train_on_ranks(
     *,
     verify_data: bool = False,
 ) -> RunSummary:
-    """`run_training` on `num_ranks` processes, restarted up to `max_restarts` times if a rank dies.
+    """Call `run_training` on `num_ranks` processes.
 
-    A restart starts all ranks again from the newest checkpoint. An error that a restart can't fix
-    (a wrong configuration, damaged data, a loss that is not finite) is raised at once.
+    If a rank dies, all ranks start again from the newest checkpoint, up to `max_restarts` times. An
+    error that a restart can't fix is raised at once. Examples: a wrong configuration, damaged data,
+    a loss that is not finite.
     """
     path = resume.run_dir if resume is not None else config.output_dir or new_run_path(config)
     config = replace(config, output_dir=path)
@@ -66,7 +67,7 @@ def train_on_ranks(
         except RankFailed as failure:
             if number > max_restarts or stop.heard:
                 raise RankFailed(failure.message, _how_to_continue(path)) from None
-            with suppress(OSError):  # perhaps nobody reads stderr any more
+            with suppress(OSError):  # stderr may be closed
                 print(
                     f"{printable(failure.message)}: restart {number} of {max_restarts}",
                     file=sys.stderr,
@@ -80,15 +81,16 @@ def train_on_ranks(
 def _how_to_continue(path: Path) -> str:
     if RunDir(path).run_file.is_file():
         return f"`sftctl resume {in_shell(path)}` continues from the last checkpoint"
-    return "out of memory? the run had not begun: the same command starts it again"
+    return "out of memory? no step was trained: the same command starts the run again"
 
 
 def run_on_ranks(
     num_ranks: int, function: Callable[..., T], *arguments: object, stop: StopRequest | None = None
 ) -> T:
-    """Call `function(*arguments, stop=…)` on `num_ranks` processes; returns rank 0's result.
+    """Call `function(*arguments, stop=…)` on `num_ranks` processes; return rank 0's result.
 
-    Raises the SftctlError of a rank, or RankFailed with the end of the first traceback.
+    If a rank raises a SftctlError, the same error is raised here. Otherwise RankFailed is raised,
+    with the last line of the first traceback.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -104,7 +106,7 @@ def run_on_ranks(
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",  # all ranks are here, and the host's own name may have no address
-        max_restarts=0,  # train_on_ranks restarts: elastic would find stale keys of dead ranks
+        max_restarts=0,  # train_on_ranks restarts; elastic's restart would find keys of dead ranks
         monitor_interval=0.05,
         signals_to_handle="SIGQUIT",
         shutdown_timeout=5,
@@ -116,7 +118,7 @@ def run_on_ranks(
         _watched(Path(folder), num_ranks) as watch,
     ):
         listening.check()
-        status.doing("")  # the screen is now rank 0's
+        status.doing("")  # from here on, only rank 0 writes to the screen
         try:
             results: dict[int, T] = elastic_launch(launch, _rank_main)(
                 folder, num_ranks, function, arguments
@@ -143,7 +145,7 @@ def _rank_main(
             raise SystemExit(getattr(error, "exit_code", 1)) from None
         finally:
             stop.outlive()
-    if os.getppid() != parent:  # nobody takes the result, and elastic would wait until one does
+    if os.getppid() != parent:  # the parent is dead; elastic would wait until it takes the result
         os._exit(EXIT_STOPPED)
     return result
 
@@ -162,16 +164,16 @@ def _report(folder: Path, error: Exception) -> None:
 
 @dataclass(slots=True)
 class _Watch:
-    """What the thread that watches the ranks has seen."""
+    """What the watching thread has seen of the ranks."""
 
     ranks: set[BaseProcess] = field(default_factory=set)
     killed: set[BaseProcess] = field(default_factory=set)  # ranks that hung
 
     def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
-        """Exit codes of the ranks that the thread did not kill; {} if the thread has not seen all
-        ranks.
+        """The exit code of each rank, without the ranks that the thread killed.
 
-        Ranks are started one after the other, so the order of their process ids is their order.
+        {} if the thread has not seen all ranks. Ranks start one after the other, so sorting the
+        process ids gives the order of the ranks.
         """
         if len(self.ranks) != num_ranks:
             return {}
@@ -182,7 +184,7 @@ class _Watch:
 def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) -> SftctlError:
     """The error that ended the run: an expected error, a killed rank, or the first traceback.
 
-    If a rank dies, the other ranks fail in a collective, and their reports matter least. Elastic
+    If a rank dies, the other ranks fail in a collective, so their reports are used last. Elastic
     says which rank failed first, but on a busy machine it may name the wrong rank.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -205,17 +207,19 @@ def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) ->
 def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
     """Protect the ranks from signals while they start, and kill ranks that hang after a failure.
 
-    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So this
-    thread blocks signals, and the ranks inherit its mask. In this time the watching thread receives
-    signals. After a failure, elastic waits 30 seconds for a rank that hangs; the watching thread
-    kills it sooner.
+    A signal to the process group (Ctrl-C) would kill a rank that is still loading torch. So the
+    calling thread blocks signals while the context is open, and the ranks inherit its signal mask.
+    The new thread does not block them, so this process still receives signals.
+
+    After a failure, elastic waits 30 seconds for a rank that hangs. The new thread kills such a
+    rank sooner.
     """
     over, watch = threading.Event(), _Watch()
     watching = (folder, num_ranks, over, watch)
     threading.Thread(target=_end_stragglers, args=watching, daemon=True).start()
-    # Python's resource tracker ignores only some signals; the others would end it.
+    # Python's resource tracker handles only some signals; SIGHUP or SIGUSR1 would end it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
-    resource_tracker.ensure_running()  # now: its start unblocks SIGINT and SIGTERM
+    resource_tracker.ensure_running()  # before the next line: its start unblocks SIGINT and SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield watch
@@ -225,7 +229,7 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
 
 
 def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: _Watch) -> None:
-    """Kill the remaining ranks some time after one rank has failed."""
+    """Kill the remaining ranks `_GRACE_S` seconds after one rank has failed."""
     while not over.wait(0.1):
         if len(watch.ranks) < num_ranks:
             watch.ranks |= {*multiprocessing.active_children()}
@@ -238,11 +242,13 @@ def _end_stragglers(folder: Path, num_ranks: int, over: threading.Event, watch: 
 
 
 def _has_failed(rank: BaseProcess) -> bool:
-    """Whether a rank has ended badly. The exit code is not collected here, because elastic collects
-    it, and only the first of two threads that try gets the code.
+    """Whether a rank has ended with an error.
+
+    This function does not call `waitpid`: elastic calls it, and only the first call gets the exit
+    code.
     """
-    assert rank.pid is not None  # it was started
+    assert rank.pid is not None  # the rank was started
     try:
         return has_ended_badly(rank.pid)
-    except ChildProcessError:  # elastic has collected it
+    except ChildProcessError:  # elastic already has the exit code
         return bool(rank.exitcode)

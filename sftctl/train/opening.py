@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Verify = Callable[[Store], None]
-"""Called on every rank with the store before anything is loaded; raises DataError."""
+"""Verifies the store on every rank before anything else is loaded; raises DataError."""
 
 
 @contextmanager
 def new_session(
     config: RunConfig, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """A new run. Its directory is created last, so that no directory is left after an error."""
+    """A new run. Its directory is created last, so an earlier error leaves no directory."""
     proposal = propose(config, world, stop)
     refuse_errors(proposal.findings)
     config, inputs, path = proposal.config, proposal.inputs, proposal.path
@@ -58,7 +58,7 @@ def new_session(
     world.on_main(stop.check)
     status.doing("checking the model")
     session = _session(config, world, stop, RunDir(path), inputs, model, None)
-    told = dict.fromkeys((*proposal.warnings, *about_model))  # the pre-flight read headers too
+    told = dict.fromkeys((*proposal.warnings, *about_model))  # both may give the same warning
     session = replace(session, warnings=(*told, *session.warnings))
     session = with_questions(session, None)
     rehearse(session.state, inputs.train, session.shape, world)
@@ -75,8 +75,7 @@ def new_session(
 
 
 def _nothing_trained() -> str:
-    """The answer to a signal while the run directory is written: writing it must not be
-    interrupted."""
+    """The answer to a signal while the run directory is written, which no signal may interrupt."""
     return "the run directory is written first, no step is trained"
 
 
@@ -84,8 +83,7 @@ def _nothing_trained() -> str:
 def resumed_session(
     request: ResumeRequest, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """The session of a run that continues from a checkpoint. Later steps are removed from the
-    disk."""
+    """The session of a run that continues from a checkpoint. Later checkpoints are moved away."""
     with restored_session(request, world, stop, verify=verify) as session:
         num_bytes = session.state.checkpoint_bytes
         keep = session.config.checkpoint.keep + session.config.keep_best
@@ -108,10 +106,10 @@ def restored_session(
     initial: bool = False,
     verify: Verify | None = None,
 ) -> Iterator[Session]:
-    """The state of a run's checkpoint, under the run's lock; nothing changes on disk.
+    """Restore the state of a checkpoint under the run's lock. Nothing changes on disk.
 
-    `config` replaces the run's own config.toml. `initial` asks for the state at step 0 of the run
-    that led to the checkpoint; NoCheckpoint if its weights can't be loaded.
+    `config` replaces the run's own config.toml. With `initial`, the session has the state at step 0
+    of the same run instead. Raises NoCheckpoint if the weights of step 0 can't be loaded.
     """
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
@@ -134,8 +132,8 @@ def restored_session(
             status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
         if checkpoint is not None:
-            # This check comes first, because random weights could pass the other checks of the
-            # model.
+            # Load the weights before any check of the model: a damaged checkpoint must be found
+            # first, and random weights could pass these checks.
             load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()
@@ -197,11 +195,11 @@ def _restore(session: Session) -> None:
         return
     numbers = numbers_in(plan.manifest)
     is_same_dtype = plan.manifest.dtype == session.config.train.dtype
-    restart = set() if is_same_dtype else {"scaler"}  # a loss scale is right for one dtype only
+    restart = set() if is_same_dtype else {"scaler"}  # a loss scale suits one dtype only
     if missing := state.numbers().keys() - numbers.keys() - restart:
         what = f"its manifest has no state of {', '.join(sorted(missing))}"
         raise IncompatibleCheckpoint(f"{plan.checkpoint}: {what}")
-    model = "model."  # the model's tensors are loaded already
+    model = "model."  # the weights of the model are loaded already
     tensors = {name: t for name, t in state.tensors().items() if not name.startswith(model)}
     load_tensors(plan.checkpoint, tensors, session.world, "", plan.manifest, but_not=model)
     state.load_numbers(numbers)
@@ -210,18 +208,18 @@ def _restore(session: Session) -> None:
 
 
 def _take_over(session: Session) -> None:
-    """Make the run directory fit the session: configuration, checkpoints, final model."""
+    """Change the run directory for this session: configuration, checkpoints, final model."""
     run, plan = session.run, session.plan
     keep_questions(session)
     for folder in (run.path, run.checkpoints):
         clean_leftovers(folder)
     if "wandb" in session.config.tracking.services:
         run.require_wandb_run_id()
-    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # on, or back
+    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # on or back
     if moves and session.config != run.config():
         run.write_config(session.config)
     if (moves or (plan is not None and plan.final_problems)) and run.final.is_dir():
-        remove_folder(run.final)  # old or damaged; a checkpoint has the weights
+        remove_folder(run.final)  # outdated or damaged; a checkpoint has the same weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
 

@@ -1,4 +1,4 @@
-"""The sentence that is printed after a signal: what happens now, and how long it takes."""
+"""The line that answers a signal: what the run still does before it stops, and for how long."""
 
 import time
 
@@ -6,11 +6,13 @@ from sftctl.metrics import StepMetrics
 from sftctl.train.session import Session
 from sftctl.words import format_bytes, format_duration
 
-_WORTH_TELLING_S = 2.0  # a shorter wait is not announced
+_WORTH_TELLING_S = 2.0  # for a shorter wait, no time is shown
 
 
 class Outlook:
-    """Follows the loop of a run, and can tell another thread how long a stop will take, and why."""
+    """Records where the training loop is, so that the thread that answers signals can say when the
+    run will stop.
+    """
 
     def __init__(self, session: Session) -> None:
         self._progress = session.state.progress
@@ -20,11 +22,11 @@ class Outlook:
         self.is_training = False
 
     def begin_step(self) -> None:
-        """A step begins, and the work between two steps is done."""
+        """A step begins; evaluation and saving after the last step are done."""
         self._since, self.is_training = time.monotonic(), True
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:
-        """A step has ended (with `metrics`), or there are no more steps (without)."""
+        """A step has ended. Without `metrics`: the loop has no more steps."""
         self._step_time_s = metrics.step_time_s if metrics is not None else None
         self.is_training = False
 

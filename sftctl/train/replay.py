@@ -1,4 +1,4 @@
-"""Replay: train the steps up to the last checkpoint again, and compare every bit."""
+"""Replay: train the steps before the last checkpoint again, and compare every bit."""
 
 import time
 from collections.abc import Iterator
@@ -32,18 +32,18 @@ COMPARED = ("examples_digest", "loss", "learning_rate", "grad_norm", "num_tokens
 
 @dataclass(frozen=True, slots=True)
 class ReplayVerdict:
-    """Whether steps that were trained again gave the same results."""
+    """Whether the steps that were trained again gave the same results."""
 
     run_dir: Path
     from_step: int
     to_step: int
-    num_tensors: int  # compared, of weights and optimizer
-    differences: tuple[str, ...]  # none: every bit is equal
+    num_tensors: int  # compared tensors, of the model and of the optimizer
+    differences: tuple[str, ...]  # empty: every bit is equal
     wall_time_s: float
 
     @property
     def is_equal(self) -> bool:
-        """Whether the replay proved the run."""
+        """Whether the replay gave the same bits as the run."""
         return not self.differences
 
     def lines(self) -> list[str]:
@@ -57,11 +57,11 @@ class ReplayVerdict:
 
 
 def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
-    """Train from the second-last checkpoint (or from step 0) to the last checkpoint; compare
-    everything.
+    """Train again from the second-last checkpoint (or from step 0) to the last one, and compare.
 
-    Every rank calls it; nothing in the run changes. Raises NoCheckpoint if there is nothing to
-    compare with or to start from, ConfigError if another number of ranks wrote the checkpoint.
+    All ranks call this together. Nothing in the run directory changes. Raises NoCheckpoint if there
+    is no checkpoint to compare with, or if the state at step 0 is needed and can't be loaded.
+    Raises ConfigError if the checkpoint was written by another number of ranks.
     """
     started = time.perf_counter()
     run = RunDir.open(run_dir)
@@ -99,7 +99,10 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
 
 
 def _stretch(run: RunDir) -> tuple[Path | None, Path]:
-    """The second-last checkpoint (None: the replay starts at step 0), and the last checkpoint."""
+    """The first and the last state of the replay: the second-last checkpoint and the last one.
+
+    The first is None if the run has only one checkpoint: the replay then starts at step 0.
+    """
     found = list_checkpoints(run.checkpoints)
     if not found or step_of(found[-1].name) == 0:
         raise NoCheckpoint(
@@ -110,11 +113,11 @@ def _stretch(run: RunDir) -> tuple[Path | None, Path]:
 
 
 def _changes(run: RunDir, last_step: int) -> list[str]:
-    """The changes that resumes made between step 0 and `last_step`, from the run's events."""
+    """The changes between step 0 and `last_step` that resumes recorded in the run's events."""
     changes: list[tuple[int, str]] = []
     for event in read_lines(run.path / "events.jsonl"):
         step = event["step"]
-        if event["event"] == "resumed":  # what came after this step is no longer part of the run
+        if event["event"] == "resumed":  # later steps of earlier sessions were replaced
             changes = [change for change in changes if change[0] < step]
         elif event["event"] == "changed" and " -> " in event["message"] and 0 < step < last_step:
             changes.append((step, event["message"]))
@@ -156,7 +159,7 @@ def _different_steps(session: Session, last_step: int) -> Iterator[str]:
 
 
 def _different_progress(session: Session, target: CheckpointManifest) -> Iterator[str]:
-    """Compare everything except tensors and `validation`, because a replay does not validate."""
+    """Compare all numbers of the state but `validation`, because a replay does not validate."""
     recorded, found = (manifest_fields(n) for n in (numbers_in(target), session.state.numbers()))
     for key in found.keys() - {"validation"}:
         if found[key] != recorded[key]:
@@ -164,8 +167,10 @@ def _different_progress(session: Session, target: CheckpointManifest) -> Iterato
 
 
 def _different_tensors(session: Session, last: Path, target: CheckpointManifest) -> list[str]:
-    """The tensors that differ from the checkpoint's, each with its largest difference. The result
-    is the same on all ranks."""
+    """The tensors that differ from the checkpoint's, each with its largest difference.
+
+    All ranks get the same list.
+    """
     here = session.state.tensors()
     there = {name: torch.empty_like(tensor) for name, tensor in here.items()}
     load_tensors(last, there, session.world, manifest=target)

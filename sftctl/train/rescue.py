@@ -1,4 +1,4 @@
-"""If the run directory was moved or deleted while it trained, save the state somewhere else."""
+"""Save the state somewhere else, if the run directory was moved or deleted during the training."""
 
 from pathlib import Path
 
@@ -23,8 +23,9 @@ def rescue(
 ) -> CheckpointError:
     """Save the state in the moved directory, or in a new one. Returns the error that ends the run.
 
-    All ranks call it; `place` and `log` are rank 0's. A new directory has the configuration, the
-    metrics and events so far, and this one checkpoint. Raises CheckpointError if it can't be saved.
+    All ranks call this together. `place` and `log` are None except on rank 0. A new directory gets
+    the configuration, the metrics and events so far, and this one checkpoint. Raises
+    CheckpointError if the state can't be saved.
     """
     assert session.world.is_main == (place is not None)
 
@@ -46,8 +47,10 @@ def rescue(
 
 
 def _new_directory(session: Session, log: RunLog | None, facts: dict[str, object]) -> Path:
-    """Make the run directory again. If something else has its name now, make a directory next to
-    it."""
+    """Create a new run directory and return its path.
+
+    The path is the old one. If it is taken, a name such as `run-rescued-40` is used.
+    """
     old, step = session.run.path, session.state.progress.step
     names = (old, *(old.with_name(f"{old.name}-rescued-{step}{end}") for end in ("", "-2", "-3")))
     path = next((name for name in names if not name.exists()), names[-1])

@@ -1,5 +1,4 @@
-"""ResumePlan: the state that a resume restores, the changes since then, and the changes that it
-refuses."""
+"""ResumePlan: which checkpoint a resume restores, what has changed since, and what it refuses."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
@@ -48,12 +47,12 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import ALONE, choose_device
 
 Announce = Callable[["ResumePlan", frozenset[str]], None]
-"""Called with the plan and the keys that are allowed to differ."""
+"""Receives the plan, and the keys that may differ because of `--allow`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequest:
-    """Which run to resume, and how."""
+    """Which run to resume, and with which changes."""
 
     run_dir: Path
     step: int | None = None  # None: the newest complete checkpoint
@@ -68,7 +67,7 @@ class ResumeRequest:
 
     @property
     def length_flags(self) -> str:
-        """The flags that ask for another length, as they were typed."""
+        """The flags that set another length of the run, such as `--epochs 3`."""
         flags = {"--epochs": self.epochs, "--max-steps": self.max_steps}
         return " ".join(f"{flag} {value}" for flag, value in flags.items() if value is not None)
 
@@ -83,7 +82,7 @@ class ResumeRequest:
 
 
 def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
-    """The command's configuration. Settings that the command leaves open keep the run's values."""
+    """The command's configuration; settings that the command leaves open keep the run's values."""
     sections = {}
     for name in SECTIONS:
         given, decided = getattr(config, name), getattr(run_config, name)
@@ -97,31 +96,31 @@ def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResumePlan:
-    """Where a run continues, known before anything is loaded or changed."""
+    """Where and how a run continues. The plan is made before anything is loaded or changed."""
 
     run_dir: Path
     checkpoint: Path | None  # None: no checkpoint yet, the run starts at step 0
     manifest: CheckpointManifest | None
-    skipped: tuple[str, ...]  # newer checkpoints that are damaged, and how
-    abandoned: tuple[str, ...]  # later checkpoints, to be moved away
+    skipped: tuple[str, ...]  # damaged newer checkpoints, each with its damage
+    abandoned: tuple[str, ...]  # checkpoints of later steps, which will be moved away
     differences: tuple[Difference, ...]
-    total_steps: int | None = None  # of the run as it is now; None: no checkpoint yet
-    final_problems: tuple[str, ...] = ()  # of a finished run's final/, which is written again
+    total_steps: int | None = None  # with the new settings; None: no checkpoint yet
+    final_problems: tuple[str, ...] = ()  # why a finished run's final/ is written again
     unknown: tuple[str, ...] = ()  # files in the checkpoint that its manifest does not list
-    ended_early: str | None = None  # why, if train.patience has ended the run
-    sources: tuple[SourceCounts, ...] = ()  # planned and trained; empty: they have no names
+    ended_early: str | None = None  # the reason, if train.patience has ended the run
+    sources: tuple[SourceCounts, ...] = ()  # planned and trained; empty: sources have no names
     begins_epoch_again: bool = False  # the weights of a mixture changed in the middle of an epoch
 
     @property
     def nothing_left(self) -> str | None:
-        """The line that says that no step is left to train."""
+        """The message that no step is left to train; None if steps are left."""
         if self.ended_early is not None:
             return f"nothing is left to train: {self.ended_early}"
         is_trained = self.manifest and self.total_steps and self.manifest.step >= self.total_steps
         return "nothing is left to train" if is_trained else None
 
     def lines(self, allow: Collection[str] = ()) -> list[str]:
-        """The plan as text; keys in `allow` are shown as changed."""
+        """The plan as lines of text. A difference in a key of `allow` counts as "changed"."""
         titles = {"free": "changed", "allow": "needs --allow {}", "impossible": "impossible"}
         changes = [f"{titles[d.verdict_with(allow)].format(d.key)}: {d}" for d in self.differences]
         if self.manifest is None or self.checkpoint is None or self.total_steps is None:
@@ -152,9 +151,10 @@ class ResumePlan:
 
 
 def choose_checkpoint(run: RunDir, step: int | None) -> GoodCheckpoint | None:
-    """The newest complete checkpoint, or the one of `step`; None: the run has none yet.
+    """The checkpoint of `step`, or the newest complete one; None if the run has none yet.
 
-    Raises NoCheckpoint if it is missing, or CorruptCheckpoint if it is damaged.
+    Raises NoCheckpoint if the checkpoint of `step` does not exist, and CorruptCheckpoint if it is
+    damaged.
     """
     if step is None and not named_checkpoints(run.checkpoints):
         require_nothing_saved(run)
@@ -173,7 +173,7 @@ def plan_resume(
     """Compare the checkpoint with this machine and with `config`, the settings of the resume.
 
     Raises CheckpointError if a file of the run is missing. Raises ConfigError if the requested
-    number of steps is below the number trained, or leaves nothing to train.
+    number of steps is smaller than the number of trained steps, or leaves nothing to train.
     """
     run_config = run.resolved_config()
     if found is None:
@@ -185,7 +185,7 @@ def plan_resume(
         raise obstacle
     names = [path.name for path in named_checkpoints(run.checkpoints)]
     abandoned = tuple(name for name in names if (step_of(name) or 0) > manifest.step)
-    if request.length_flags and not abandoned:  # otherwise going back is already something to do
+    if request.length_flags and not abandoned:  # if checkpoints are abandoned, steps are left
         require_more_steps(
             run.path, goes_on, config, request.length_flags, is_new=config != run_config
         )
@@ -217,15 +217,15 @@ def plan_resume(
 def _source_counts(
     inputs: Inputs, config: RunConfig, manifest: CheckpointManifest, goes_on: CheckpointManifest
 ) -> list[SourceCounts]:
-    """How much of each source the run has trained, and will have trained at its end."""
+    """For each source: how much is trained now, and how much at the end of the run."""
     left = total_steps(config.train, goes_on) - manifest.step
     start = DataPosition(goes_on.epoch, goes_on.step_in_epoch)
     return inputs.source_counts(config.train, left, start, manifest.sources_seen)
 
 
 def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """The reason if this version makes different data from the same configuration; else an empty
-    text."""
+    """The reason if another version of sftctl made other data from the same configuration; else "".
+    """
     if is_of_older_rules(config, manifest):
         return OLDER_RULES
     names_data = config.data.path is not None or config.data.sources is not None
@@ -236,8 +236,10 @@ def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str
 def _final_problems(
     run: RunDir, manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[str, ...]:
-    """The problems of a finished run's `final/`. A run that trains more steps removes `final/`
-    anyway."""
+    """The problems of a finished run's `final/`; () if the run is not finished.
+
+    A run that trains more steps removes `final/` anyway.
+    """
     is_trained = manifest.step >= total_steps(config.train, manifest)
     if not is_trained and ended_early(manifest, config) is None:
         return ()
@@ -254,7 +256,7 @@ def plan_request(
     stop: StopRequest | None = None,
     verify: Callable[[Store], None] | None = None,
 ) -> ResumePlan:
-    """Only the plan of a resume. `verify` hashes the store.
+    """The plan of a resume; nothing is resumed. If given, `verify` hashes the store.
 
     A signal in `stop` raises Stopped.
     """
@@ -273,8 +275,10 @@ def plan_request(
 
 
 def existing_run(config: RunConfig, announce: Announce | None = None) -> ResumeRequest | None:
-    """The request to continue the run at `output_dir`, by the rules of a resume; None if there is
-    no run."""
+    """The request that continues the run at `output_dir`; None if no run is there yet.
+
+    Raises ConfigError if `config` has no `output_dir`.
+    """
     if config.output_dir is None:
         raise ConfigError(
             "--auto-resume needs --output-dir: the run to continue",

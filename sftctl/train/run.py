@@ -1,7 +1,7 @@
 """run_training: the file to read first.
 
-`opening.py` gets a run ready, then `training_steps` yields one StepMetrics per optimizer step. The
-loop of `_train` has everything that happens between two steps.
+`opening.py` prepares a run. Then `training_steps` yields one StepMetrics per optimizer step. The
+loop in `_train` does everything that happens between two steps.
 """
 
 import math
@@ -49,12 +49,14 @@ def run_training(
     stop: StopRequest | None = None,
     verify_data: bool = False,
 ) -> RunSummary:
-    """Train a new run of `config`, or continue the run that `resume` names.
+    """Train a new run of `config`, or continue the run that `resume` names. Every rank calls this.
 
-    With `verify_data` the store is hashed before anything is loaded, else in the background. Every
-    rank calls this function. A given `stop` must already be listening; without `stop`, this call
-    listens to signals itself. Returns when the run is finished or, after a signal, saved. Raises a
-    SftctlError if a user can fix it.
+    `verify_data`: hash the store before anything is loaded. The default is to hash it in the
+    background during the training. `stop` must be listening for signals already. Without `stop`,
+    this call listens for signals itself.
+
+    Returns when the run is finished, or when a signal has stopped the run and its state is saved.
+    Raises a SftctlError for every cause that a user can fix.
     """
     train = config.train
     with (
@@ -121,9 +123,10 @@ def _train(session: Session, tracker: Tracker, saving: Saving) -> RunSummary:
 
 
 def training_steps(session: Session) -> Generator[StepMetrics]:
-    """Train one step at a time, up to the run's end or until all ranks agree to stop.
-    `session.stop.agreed` is then the signal's name, or None. The loader ends with this generator,
-    or when it is closed.
+    """Train one step after the other, until the run ends or all ranks agree to stop.
+
+    In the second case `session.stop.agreed` is the name of the signal, otherwise it is None. The
+    loader processes end with this generator, also if a caller closes it early.
     """
     progress = session.state.progress
     batches: Iterator[StepBatch] = iter(())
@@ -139,7 +142,7 @@ def training_steps(session: Session) -> Generator[StepMetrics]:
 
 
 def is_due(step: int, interval: int) -> bool:
-    """Whether `step` is a multiple of `interval`; 0: never."""
+    """Whether `step` is a multiple of `interval`; False for an interval of 0."""
     return interval > 0 and step % interval == 0
 
 
@@ -154,7 +157,8 @@ def report(metrics: StepMetrics, tracker: Tracker) -> None:
 def validate_if_due(session: Session, tracker: Tracker) -> None:
     """Evaluate all validation sets at step 0, at each interval and at the last step, once each.
 
-    A signal interrupts the evaluation. The resumed run then evaluates all sets again.
+    A signal interrupts the evaluation and discards its results. The resumed run evaluates all sets
+    again.
     """
     progress, sets, config = session.state.progress, session.inputs.sets, session.config
     is_an_end = progress.step in (0, session.total_steps)
@@ -191,7 +195,10 @@ def _chosen_by(goal: Goal, found: Mapping[str, Evaluation], judged: Judged) -> f
 
 
 def _standing(session: Session) -> dict[str, Any]:
-    """The best evaluation so far, and how many evaluations patience has waited; {} at step 0."""
+    """Where the best evaluation was, and for how many evaluations patience has waited.
+
+    Empty before the first evaluation after step 0.
+    """
     validation: dict[str, Any] = session.state.progress.validation or {}
     if validation.get("best_step") is None:
         return {}
@@ -203,9 +210,10 @@ def _standing(session: Session) -> dict[str, Any]:
 
 
 def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
-    """Warn if a validation loss is not finite; before the first step, raise TrainingDiverged.
+    """Check that a validation loss is finite.
 
-    At step 0 no example can be the cause, so the error names the model.
+    A loss that is not finite is reported as a warning. At step 0, TrainingDiverged is raised: no
+    example has been trained yet, so the model itself is the cause.
     """
     step, stops = session.state.progress.step, session.config.train.on_nonfinite == "stop"
     if math.isfinite(loss):
@@ -223,8 +231,8 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
 def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSummary) -> None:
     """Report that patience has ended the run before its last step.
 
-    A session that trains nothing does not report an end that an earlier session has reported. (The
-    earlier session died before `finished`, or final/ is written again.)
+    The end is reported once. A session that trains no step finds the end already reported if an
+    earlier session died before `finished`, or if only final/ has to be written again.
     """
     progress, run = session.state.progress, session.run.path
     if progress.validation is None or progress.step >= session.total_steps:
@@ -262,7 +270,7 @@ def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
 
 
 def _to_train_longer(session: Session) -> str:
-    """The flags of `resume` that raise what has ended the run."""
+    """The flags of `resume` that raise the limit which ended the run, such as `--epochs 3`."""
     progress, train = session.state.progress, session.config.train
     before = progress.step - progress.step_in_epoch
     by_epochs = replace(train, max_steps=None)

@@ -1,4 +1,4 @@
-"""Saving: the loop's interface to checkpoints."""
+"""Saving: what the training loop calls to save checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from sftctl.words import format_bytes
 MAX_FAILURES = 3
 """A run ends after this many failed saves in a row."""
 
-_UNCHECKED, _WRONG_DATA, _GONE = 1, 1 << 20, 1 << 21  # of the store and the run directory
+_UNCHECKED, _WRONG_DATA, _GONE = 1, 1 << 20, 1 << 21  # values of `_trouble`
 
 
 class Saving:
@@ -49,19 +49,18 @@ class Saving:
             in_background=session.config.saves_on_the_way,
             best=KeepBest(session.config.keep_best, str(session.config.evaluation.goal)),
         )
-        self._saver.protected_step = first  # to go back to, until the store is checked
+        self._saver.protected_step = first  # not deleted before the store is checked
         self._facts = session.world.on_main(session.run.facts)
         self._base = session.world.on_main(lambda: _base_of(session))
         self._place = RunPlace(session.run.path) if session.world.is_main else None
         self._folder = RunPlace(session.run.checkpoints) if session.world.is_main else None
         self._requested_step = first
-        self._failures: list[CheckpointError] = []  # in a row
+        self._failures: list[CheckpointError] = []  # since the last good save
 
     def record_validation(self) -> None:
-        """Complete the manifest of the checkpoint that this session continues from.
+        """Add the validation result to the manifest of the checkpoint that this session continues.
 
-        If a signal came between the step and its validation, the manifest has no result of the
-        validation yet.
+        The result is missing there if a signal came after the step and before the validation.
         """
         plan, progress = self._session.plan, self._session.state.progress
         if plan is None or plan.manifest is None or plan.checkpoint is None:
@@ -72,9 +71,10 @@ class Saving:
             self._session.world.on_main(lambda: amend_manifest(path, full))
 
     def poll(self) -> None:
-        """Report a save that has ended; raise CheckpointError after MAX_FAILURES failures in a row.
-        DataError if the check finds an error in the store, because a state that was trained on
-        wrong data must not be saved.
+        """Report the last save, if it has ended.
+
+        Raises CheckpointError after MAX_FAILURES failures in a row. Raises DataError if the store
+        is wrong, because a state that was trained on wrong data must not be saved.
         """
         self._report(self._saver.ended())
         worst = self._session.world.max(self._trouble())
@@ -84,27 +84,29 @@ class Saving:
             return
         self._check.require_right()
         self._require_place(is_gone=worst == _GONE)
-        self._report(self._saver.wait())  # on a rank that has not polled the last one yet
+        self._report(self._saver.wait())  # this rank may not know the last failure yet
         raise CheckpointError(
             f"{MAX_FAILURES} saves in a row failed: {self._failures[-1].message}",
             hint="fix the cause; `sftctl resume` then continues from the last good checkpoint",
         )
 
     def start(self) -> None:
-        """Save the current state in the background; returns when the state is copied.
+        """Save the current state in the background. Returns as soon as the state is copied.
 
-        Only one save runs at a time, so this call waits for the previous save.
+        Only one save runs at a time, so this call first waits for the previous save.
         """
         started = time.perf_counter()
         self._report(self._saver.wait())
         self._require_folder()
-        if len(self._failures) < MAX_FAILURES:  # else the next poll ends the run
+        if len(self._failures) < MAX_FAILURES:  # otherwise the next `poll` ends the run
             self._requested_step = self._session.state.progress.step
             self._saver.start(self._manifest(), self._before_save, started)
 
     def finish(self) -> None:
-        """Wait until the current state is saved; raises CheckpointError. Before the last save of
-        the run, the store is checked, and DataError is raised if the store is wrong.
+        """Save the current state unless it is saved already, and wait for the end of the save.
+
+        The store is checked before. Raises DataError if the store is wrong, and CheckpointError if
+        the save fails.
         """
         status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
@@ -123,11 +125,13 @@ class Saving:
                 raise outcome.error
 
     def _trouble(self) -> int:
-        """The problem that this rank knows of, as a number. The largest number of all ranks
-        decides."""
+        """The problem that this rank knows of, as a number; 0: no problem.
+
+        The largest number of all ranks decides.
+        """
         if self._place is not None and not self._place.is_here():
             return _GONE
-        is_running = self._check.is_running  # first: `is_wrong` is final after the check
+        is_running = self._check.is_running  # read first: after the end, `is_wrong` can't change
         if self._check.is_wrong:
             return _WRONG_DATA
         return _UNCHECKED + len(self._failures) if self._failures else is_running * _UNCHECKED
@@ -139,8 +143,7 @@ class Saving:
             raise rescue(self._session, self._place, self._log, self._manifest(), self._facts)
 
     def _require_folder(self) -> None:
-        """Make the folder of the checkpoints again if only this folder was moved or deleted, and
-        warn."""
+        """If only the folder of the checkpoints was moved or deleted, create it again and warn."""
         root, step = self._session.run.checkpoints, self._session.state.progress.step
         if self._folder is None or self._place is None or root.exists():
             return
@@ -149,13 +152,13 @@ class Saving:
             where = f"moved to {moved}" if moved is not None else "deleted"
             what = f"{root}: {where} while the run trained; step {step} is saved in a new folder"
             self._tracker.event("warning", step, message=what)
-            with suppress(OSError):  # then the save says why it fails
+            with suppress(OSError):  # the save will fail, and will report the reason
                 root.mkdir()
                 self._folder.close()
                 self._folder = RunPlace(root)
 
     def close(self) -> None:
-        """Wait for the running save; call it last."""
+        """Wait for the running save, and release what is open."""
         self._report(self._saver.wait())
         if self._folder is not None:
             self._folder.close()
@@ -187,8 +190,10 @@ class Saving:
             self._tracker.event("warning", step, message=message)
 
     def _before_save(self) -> None:
-        """On rank 0: sync the log. Then raise an error if the run directory is gone; a save would
-        make a new one. The sync comes first, because it takes time and the save follows at once.
+        """On rank 0: sync the log, then raise CheckpointError if the run directory is gone.
+
+        Without this check, the save would create a new directory. The check comes last, directly
+        before the save, because the sync takes time.
         """
         if self._log is not None:
             self._log.sync()
@@ -230,7 +235,7 @@ def _base_of(session: Session) -> Base | None:
     adapter = session.config.adapter
     if adapter.quantize is not None:
         found["quantize"] = adapter.quantize
-    if known is not None and "start" in known:  # it may be gone by now
+    if known is not None and "start" in known:  # the folder of the start may not exist any more
         found["start"] = known["start"]
     elif known is None and adapter.start is not None:
         found["start"] = identify_start(adapter.start)
@@ -241,8 +246,11 @@ def _base_of(session: Session) -> Base | None:
 def open_saving(
     session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
 ) -> Iterator[Saving]:
-    """Saving for a loop. At the end the running save is completed, also after an error that all
-    ranks raise."""
+    """The Saving of a training loop.
+
+    At the end of the context, the running save is completed. This includes an end by a SftctlError,
+    which all ranks raise.
+    """
     saving = Saving(session, tracker, log, check)
     try:
         yield saving

@@ -1,4 +1,4 @@
-"""Session: a run that is ready to train, new or continued."""
+"""Session: a new or continued run with everything that its training loop needs."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from sftctl.world import World
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A run that is ready to train: everything that the loop needs."""
+    """One run, ready for the training loop."""
 
     config: RunConfig
     world: World
@@ -31,11 +31,11 @@ class Session:
     total_steps: int
     plan: ResumePlan | None  # None: a new run
     warnings: tuple[str, ...]
-    questions: Questions = field(default_factory=dict)  # that the metrics judge; {}: no metrics
+    questions: Questions = field(default_factory=dict)  # for the metrics; {}: no metrics
 
     @property
     def rules(self) -> StepRules:
-        """The settings that an update depends on, besides the state and the batch."""
+        """The settings that decide an update, together with the state and the batch."""
         train = self.config.train
         return StepRules(
             self.config.optim,
@@ -58,8 +58,10 @@ class Session:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every step is trained and the final model is written. The final model is written
-        after the last validation, and the checkpoint may be older than this validation.
+        """Whether every step is trained and the final model is written.
+
+        The final model is the proof, and not the checkpoint: final/ is written after the last
+        validation, but the last checkpoint may have been saved before this validation.
         """
         return self.has_ended and self.run.final.is_dir()
 

@@ -1,6 +1,6 @@
-"""StopRequest: a signal asks to stop, and all ranks agree on the step after which they do.
+"""StopRequest: react to signals, and let all ranks stop after the same step.
 
-Nothing here loads torch, so that a signal is noticed from the first import on.
+This module does not load torch, so that signals are handled before torch is imported.
 """
 
 import multiprocessing
@@ -22,38 +22,42 @@ if TYPE_CHECKING:
     from sftctl.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_LEAVE_AFTER_S = 1.0  # a second Ctrl-C counts only this long after the answer to the first
+_LEAVE_AFTER_S = 1.0  # a second Ctrl-C ends the process only after this time
 _TOO_SOON = "too soon to count: press Ctrl-C again in a second to leave without saving"
-_POLL_S = 0.1  # rank 0 looks for the launcher's stop file
-_GRACE_S = 0.7  # for a main thread that has nothing to save, before the process is ended
-_END = b"\0"  # no signal has this number
+_POLL_S = 0.1  # how often rank 0 looks for the launcher's stop file
+_GRACE_S = 0.7  # time for the main thread to stop, if nothing has to be saved
+_END = b"\0"  # ends the thread that reads the pipe; no signal has the number 0
 
 
 class Interrupted(BaseException):
-    """A signal has ended work that is not kept. Not an Exception, because a library could catch
-    that."""
+    """Raised when a signal ends work whose result is not kept.
+
+    It is a BaseException, so that no library catches it with `except Exception`.
+    """
 
 
 class StopRequest:
     """Listens for signals inside its context, and prints at once what happens next.
 
-    A Python handler runs only between two bytecodes, so not during a long call of torch. So a
-    thread answers. It reads the numbers of the signals from a pipe. Repeated signals are ignored,
-    except a Ctrl-C after the answer, which ends the process without saving.
+    Python runs a signal handler only between two bytecodes, so not during a long call of torch.
+    Therefore a thread answers: it reads the signal numbers from a pipe. Only the first signal
+    counts. The exception is a Ctrl-C after the answer: it ends the process without saving.
 
     A signal that was ignored when the process started (`nohup`, a background job) stays ignored.
     SIGUSR1 is always handled: a job script ignores SIGUSR1 to protect torchrun, and the ranks
-    inherit the ignored signal. A terminal sends Ctrl-C to every process. Under our launcher only
-    the parent process reacts to it. It writes the signal's name to a file (`relayed_into`), which
-    rank 0 reads as its `stop_file`. With `may_leave`, the process ends if there is nothing to save
-    and its main thread does not stop.
+    inherit the ignored signal.
+
+    A terminal sends Ctrl-C to every process. Under our launcher only the parent process handles
+    Ctrl-C: it writes the signal's name to a file (`relayed_into`). Rank 0 reads this file as its
+    `stop_file`. With `may_leave`, the process is ended if there is nothing to save and its main
+    thread does not stop by itself.
     """
 
     def __init__(self, stop_file: Path | None = None, *, may_leave: bool = False) -> None:
         self.show: Callable[[str], None] = write_line
-        """The function that prints the answer."""
+        """Prints the answer to a signal."""
         self.outlook: Callable[[], str] | None = None
-        """What happens after a signal; None: nothing is trained, so there is nothing to save."""
+        """Returns what happens next, for the answer; None: no step is trained, nothing to save."""
         self._stop_file, self._may_leave = stop_file, may_leave
         self._relay: Path | None = None
         self._signal_name: str | None = None
@@ -93,9 +97,10 @@ class StopRequest:
         self._end_thread()
 
     def outlive(self) -> None:
-        """Ignore repeated signals until the process has ended; call this just before the end.
+        """Ignore repeated signals from now on. Call this just before the process ends.
 
-        Python restores the default handlers early in its shutdown, and a repeat would then kill it.
+        Python restores the default handlers early in its shutdown. A repeated signal would then
+        kill the process.
         """
         if self._signal_name is not None:
             for number in self._previous:
@@ -120,9 +125,10 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self, world: "World") -> Iterator[None]:
-        """In this context, a signal raises Interrupted at any line of the main thread. Use it only
-        for work of one rank that is not kept. Several ranks have to agree on a stop: see
-        `requested`.
+        """In this context, a signal raises Interrupted at any line of the main thread.
+
+        Use it only for work of a single rank whose result is not kept. With several ranks it has no
+        effect, because they have to agree on a stop: see `requested`.
         """
         self._interrupts = world.world_size == 1
         try:
@@ -140,7 +146,7 @@ class StopRequest:
                     self._answer(number)
 
     def _answer(self, number: int) -> None:
-        """Answer the first signal; end the process at a Ctrl-C that follows the answer."""
+        """Answer the first signal. After that, hand each Ctrl-C to `_answer_again`."""
         self._signal_name = self._signal_name or signal.Signals(number).name
         if self._answered_at is None:
             self._tell_ranks()
@@ -153,8 +159,10 @@ class StopRequest:
             self._answer_again(number, time.monotonic() - self._answered_at)
 
     def _answer_again(self, number: int, seconds: float) -> None:
-        """Answer a Ctrl-C that comes `seconds` after the first answer: leave, or say that it is too
-        soon. If there is nothing to save, the process ends soon anyway.
+        """React to a Ctrl-C that comes `seconds` after the first answer.
+
+        End the process, or print that the Ctrl-C came too soon. Nothing is printed if there is
+        nothing to save, because the process then ends soon anyway.
         """
         if seconds > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
@@ -167,20 +175,23 @@ class StopRequest:
                 self.show(_TOO_SOON)
 
     def _say(self) -> None:
-        """Print what happens next. Under a launcher, the first process that prints it creates a
-        file as a mark."""
+        """Print what happens next.
+
+        Under a launcher, parent and rank 0 could both print. The first of them creates a file, and
+        the other then prints nothing.
+        """
         if environment.rank() != 0:
             return
         outlook = self.outlook() if self.outlook is not None else "nothing is trained yet"
         again = " Ctrl-C again leaves without saving." if self.outlook is not None else ""
-        with suppress(Exception):  # a display that fails; the signal counts all the same
+        with suppress(Exception):  # if the display fails, the signal still counts
             self.show(f"stopping: {outlook}.{again}")
         if (file := self._relay or self._stop_file) is not None:
             with suppress(OSError):
                 _shown(file).touch()
 
     def _answer_stop_file(self) -> None:
-        """On rank 0: answer for the launcher, because rank 0 writes to the screen."""
+        """On rank 0: print the answer to the launcher's signal, because rank 0 owns the screen."""
         assert self._stop_file is not None
         while self._thread is not None:
             if _read(self._stop_file) is not None:
@@ -190,7 +201,8 @@ class StopRequest:
             time.sleep(_POLL_S)
 
     def _leave_soon(self) -> None:
-        """End the process, unless its main thread stops or begins to train before that."""
+        """After `_GRACE_S` seconds, end the process if it has neither stopped nor begun to train.
+        """
         time.sleep(_GRACE_S)
         if self.outlook is None and self._relay is None and self._thread is not None:
             stopped = self._nothing_to_save()
@@ -204,7 +216,7 @@ class StopRequest:
     def relayed_into(self, stop_file: Path) -> Iterator[None]:
         """While the context is open, forward signals to the ranks through `stop_file`."""
         self._relay = stop_file
-        self._tell_ranks()  # a signal may have come before
+        self._tell_ranks()  # a signal may have come before the context
         try:
             yield
         finally:
@@ -218,14 +230,16 @@ class StopRequest:
 
     @property
     def heard(self) -> str | None:
-        """The name of the signal that this process has received; other ranks may not have received
-        it."""
+        """The name of the signal that this process has received, or None.
+
+        Other ranks may have received none.
+        """
         if self._signal_name is None and self._stop_file is not None:
             self._signal_name = _read(self._stop_file)
         return self._signal_name
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come. Use it before there is anything to save."""
+        """Raise Stopped if a signal has come. Call it only while there is nothing to save."""
         if self.heard is not None:
             raise self._nothing_to_save()
 
@@ -236,10 +250,10 @@ class StopRequest:
         )
 
     def requested(self, world: "World") -> str | None:
-        """The signal's name if any rank has received a signal, else None. The answer is the same on
-        every rank.
+        """The signal's name if any rank has received a signal, else None.
 
-        All ranks must call it together. After they agree to stop, the answer stays.
+        All ranks must call this together, and all get the same answer. After they agree to stop,
+        the answer does not change.
         """
         if self._agreed is None:
             heard = self.heard if world.is_main else self._signal_name
@@ -249,17 +263,17 @@ class StopRequest:
 
     @property
     def agreed(self) -> str | None:
-        """The signal after which all ranks agreed to stop; None if they have not agreed."""
+        """The signal for which all ranks agreed to stop; None if they have not agreed."""
         return self._agreed
 
 
 def _shown(stop_file: Path) -> Path:
-    """The file that says that the answer to a signal is on the screen."""
+    """The file that exists if the answer to a signal has been printed."""
     return stop_file.with_suffix(".shown")
 
 
 def _appears(file: Path) -> bool:
-    """Whether a file appears within the time that a user would wait for an answer."""
+    """Whether the file appears within a quarter of a second."""
     for _ in range(5):
         if file.exists():
             return True

@@ -1,5 +1,7 @@
-"""Hashes the store of a session once: immediately, or in the background by one rank of each
-machine."""
+"""Hash the store of a session once, before the training or in the background.
+
+One rank of each machine does the work.
+"""
 
 import time
 from collections.abc import Iterator
@@ -18,8 +20,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class StoreCheck:
-    """The result of the check so far. Every rank has such an object, and all ranks raise the same
-    error."""
+    """The result so far of the check in the background. Every rank has such an object."""
 
     def __init__(self, session: Session, checks: dict[Path, BackgroundCheck]) -> None:
         self._session, self._checks = session, checks
@@ -27,12 +28,12 @@ class StoreCheck:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether this rank has found an error in the store; never waits."""
+        """Whether this rank has found an error in the store so far. Does not wait for the check."""
         return self._problem() is not None
 
     @property
     def is_running(self) -> bool:
-        """Whether this rank still checks a store."""
+        """Whether this rank's check is still running."""
         return any(check.is_running for check in self._checks.values())
 
     def _problem(self) -> str | None:
@@ -40,14 +41,15 @@ class StoreCheck:
         return next((f"{path}/{what}" for path, what in found if what is not None), None)
 
     def require_right(self) -> None:
-        """Raise the DataError on every rank if any rank has found an error. All ranks call it
-        together."""
+        """Raise DataError on every rank if any rank has found an error. All ranks call this
+        together.
+        """
         found = self._session.world.gather(self._problem())
         for problem in filter(None, found):
             raise DataError(problem, self._hint())
 
     def wait(self) -> None:
-        """Wait until the store is checked or a signal comes; then call `require_right`."""
+        """Wait until all stores are checked or a signal comes; raise DataError if one is wrong."""
         session = self._session
         if session.stop.heard is None:
             for check in self._checks.values():
@@ -70,8 +72,10 @@ class StoreCheck:
 
 @contextmanager
 def open_store_check(session: Session, *, is_verified: bool) -> Iterator[StoreCheck]:
-    """A check in the background, on the first rank of each machine. There is no check if it was
-    already made."""
+    """Start the check in the background, on the first rank of each machine.
+
+    With `is_verified` nothing is checked, because `verify_now` has already hashed the store.
+    """
     checks: dict[Path, BackgroundCheck] = {}
     with ExitStack() as stack:
         if session.world.local_rank == 0 and not is_verified:
@@ -83,7 +87,8 @@ def open_store_check(session: Session, *, is_verified: bool) -> Iterator[StoreCh
 
 
 def verify_now(store: Store, world: World) -> None:
-    """Hash the store now, on the first rank of each machine; DataError on all ranks."""
+    """Hash the store now, on the first rank of each machine. An error is a DataError on all ranks.
+    """
     for part in store.parts:
         is_first = world.local_rank == 0
         found = world.gather(first_wrong(part.path, part.manifest) if is_first else None)
