@@ -1,7 +1,7 @@
-"""Metrics by generation: the model answers rows, and the user's functions judge the answers.
+"""Metrics: the model answers rows of the validation sets, and the user's functions rate these.
 
-Greedy answers need no random number, and the batches do not depend on the number of ranks. So a
-resumed run gets the same numbers as a run that never stopped.
+Decoding is greedy, and the batches do not depend on the number of ranks. So a resumed run gets the
+same numbers as a run that never stopped.
 """
 
 import math
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from sftctl.train.session import Session
 
 _TOKENS_OF_A_BATCH = 4
-"""Size of a batch in units of micro_batch_tokens. It can be larger than a micro-batch, because the
-keys and values of a token take less memory than training needs for a token."""
+"""Size of a batch in units of micro_batch_tokens. For each token, generation keeps only keys and
+values, so it needs less memory than training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The mean of each metric over one set or all sets, by name; None: the metric has no number."""
+    """The mean of each metric by name, over one set or all sets; None: the metric has no number."""
 
     values: dict[str, float | None]
     num_prompts: int
@@ -41,19 +41,19 @@ class Judged:
     """The results of all metrics in an evaluation; empty if the run has no metrics."""
 
     sets: Mapping[str, Judgement] = field(default_factory=dict)
-    of_all: Judgement | None = None  # the mean over all sets' rows
+    of_all: Judgement | None = None  # the mean over the rows of all sets
 
     def of(self, name: str) -> dict[str, Any]:
-        """The numbers of one set under their names in events.jsonl."""
+        """The numbers of one set, named as in events.jsonl; {} if the set has none."""
         if name not in self.sets:
             return {}
         return {**self.sets[name].values, "num_prompts": self.sets[name].num_prompts}
 
 
 def judge(session: "Session", tracker: Tracker) -> Judged | None:
-    """The results of the run's metrics for the model; None if a signal interrupts it.
+    """Compute the run's metrics for the current weights; None if a signal interrupts this.
 
-    All ranks call it together, and each rank answers some of the batches. Rank 0 calls the
+    All ranks call this together, and each rank answers some of the batches. Rank 0 calls the
     functions. If a function fails, a warning names it, and this evaluation has no number for it.
     """
     asked = [(name, one) for name, several in session.questions.items() for one in several]
@@ -71,7 +71,7 @@ def _judged(
     asked: Sequence[tuple[str, Question]],
     answers: Sequence[str],
 ) -> Judged:
-    """Call the functions, and keep the answers in the run directory; on rank 0."""
+    """On rank 0: call the functions, and write the answers into the run directory."""
     step = session.state.progress.step
     numbers: dict[str, count[int]] = {name: count() for name in session.questions}
     found = [
@@ -96,14 +96,14 @@ def _judged(
 def _measure(
     function: Metric, answers: Sequence[Answered]
 ) -> tuple[str | None, list[float] | None]:
-    """(the problem, None) if the metric fails, else (None, its number for each answer)."""
+    """(reason, None) if the metric fails; else (None, the metric's number for each answer)."""
     values = list[float]()
     for one in answers:
         where = f"row {one.number} of {one.set_name}"
         try:
             value = function([*one.question.messages], one.question.reference, one.answer)
             values.append(float(value))
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             return " ".join(f"{where}: {type(error).__name__}: {error}".split()), None
         if not math.isfinite(values[-1]):
             return f"{where}: it gave {values[-1]}", None
@@ -123,7 +123,7 @@ def _mean_of(column: Sequence[float | None]) -> float | None:
 
 
 def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | None:
-    """The answer to each question, on every rank; None if a signal interrupts it."""
+    """The answer to each question, on every rank; None if a signal interrupts the work."""
     world, stop = session.world, session.stop
     batches = _batches(session, questions)
     found: dict[int, str] = {}
@@ -136,16 +136,16 @@ def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | N
         for part in world.gather(answered):
             found |= part
     status.doing("")
-    if stop.requested(world) is not None:  # it may have cut the last answers
+    if stop.requested(world) is not None:  # the signal may have cut the last answers short
         return None
     return [found[number] for number in range(len(questions))]
 
 
 def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int]]:
-    """The numbers of the questions of each batch; they do not depend on the number of ranks.
+    """The numbers of the questions in each batch. They do not depend on the number of ranks.
 
-    If the rows of a model can't be laid end to end, the model may also see padding. So the batches
-    of such a model have no padding.
+    A model whose rows can't be laid end to end may not ignore padding either. So its batches have
+    no padding.
     """
     lengths = [len(one.prompt_ids) for one in questions]
     most = _TOKENS_OF_A_BATCH * session.shape.micro_batch_tokens
@@ -155,8 +155,8 @@ def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int
     batches = batches_by_length(lengths, longest, most, may_pad=may_pad)
     if limit is None:
         return batches
-    # A prompt near the model's last position leaves less room for the answer, and is answered
-    # alone.
+    # A prompt near the model's last position allows only a short answer. It gets a batch of its
+    # own, so that the other answers are not shortened too.
     near = [n for n, length in enumerate(lengths) if length + longest > limit]
     return [
         *filter(None, ([n for n in batch if n not in near] for batch in batches)),
@@ -167,7 +167,7 @@ def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int
 def _answer(
     session: "Session", questions: Sequence[Question], batch: Sequence[int]
 ) -> Mapping[int, str]:
-    """The answers to the questions of a batch, by their numbers."""
+    """The answers to a batch of questions, by the questions' numbers."""
     state, module = session.state, session.state.loss_module
     prompts = [questions[number].prompt_ids for number in batch]
     limit = max_positions(module.model)

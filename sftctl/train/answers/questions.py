@@ -1,4 +1,4 @@
-"""The rows that the model answers for metrics, and the functions that judge the answers."""
+"""The rows that the model answers for metrics, and the functions that rate the answers."""
 
 import importlib
 import os
@@ -36,10 +36,10 @@ Metric = Callable[[list[dict[str, Any]], str, str], float]
 
 
 def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The functions of `evaluation.metrics`, and the problems of the functions that can't be
-    imported.
+    """Import the functions of `evaluation.metrics`.
 
-    Both are keyed by the functions' names. This runs the modules that hold the functions.
+    Returns the functions, and for each function that can't be imported the reason, both by name.
+    Importing runs the code of the user's modules.
     """
     found, problems = dict[str, Metric](), dict[str, str]()
     for name, path in config.evaluation.metric_names.items():
@@ -47,7 +47,7 @@ def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
         with _working_directory_first():
             try:
                 function = getattr(importlib.import_module(module), name, None)
-            except Exception as problem:  # whatever the module does when it is imported
+            except Exception as problem:  # an import can raise anything
                 what = " ".join(f"{type(problem).__name__}: {problem}".split())
                 problems[name] = f"{module} can't be imported: {what}"
                 continue
@@ -68,13 +68,13 @@ def _working_directory_first() -> Iterator[None]:
     finally:
         sys.path.remove(here)
         if here not in sys.path:
-            sys.path.append(here)  # for what such a module imports later
+            sys.path.append(here)  # for imports that such a module does later
 
 
 def require_metrics(config: RunConfig) -> tuple[str, ...]:
-    """The problem of each metric that can't be imported. The run goes on without its number.
+    """The reason for each metric that can't be imported. The run continues without such a metric.
 
-    ConfigError if such a metric chooses the best step, or if FSDP can't have metrics.
+    Raises ConfigError if such a metric chooses the best step, and for metrics under FSDP.
     """
     if config.evaluation.metrics and config.train.strategy == "fsdp":
         raise ConfigError(
@@ -95,9 +95,10 @@ def require_metrics(config: RunConfig) -> tuple[str, ...]:
 def open_questions(
     run_dir: "Path | None", config: RunConfig, inputs: Inputs, model: "PreTrainedModel"
 ) -> Questions:
-    """The rows to answer, by set. They come from the run directory, or else from the data's files.
+    """The rows to answer, by set; {} if the run has no metrics.
 
-    {} if the run has no metrics. DataError if the rows of a set can't be read.
+    They are read from `run_dir` if they are recorded there, else from the files of the data. Raises
+    DataError if the rows of a set can't be read.
     """
     if not config.evaluation.metrics:
         return {}
@@ -111,7 +112,8 @@ def open_questions(
 
 
 def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """The settings that decide which rows are answered."""
+    """The settings that decide which rows are answered: the recorded rows are used if these are
+    equal."""
     stores = {name: store.manifest.fingerprint for name, store in inputs.sets.items()}
     return {"num_prompts": config.evaluation.num_prompts, "sets": stores}
 
@@ -119,8 +121,10 @@ def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 def _questions_of(
     name: str, store: Store, config: RunConfig, inputs: Inputs, most_tokens: int | None
 ) -> list[Question]:
-    """The first rows of a set. If the set has several stores, each store gives rows in proportion
-    to its examples."""
+    """The first rows of a set that have a prompt and an answer.
+
+    If the set has several stores, the share of each store is the share of its examples.
+    """
     ends = np.cumsum([len(part) for part in store.parts])
     limits = np.rint(config.evaluation.num_prompts * ends / ends[-1]).astype(int).tolist()
     found: list[Question] = []
@@ -146,7 +150,7 @@ def _questions_of(
 
 
 def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str | None:
-    """The path in the configuration that a store of a set comes from."""
+    """The path in the configuration from which the store of a set was prepared."""
     for one in config.evaluation.sets or ():
         if one.name == name and one.path is not None:
             return one.path
@@ -156,7 +160,9 @@ def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str |
 
 
 def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Question | None:
-    """The row up to its last trained answer; None if there is no such answer, or no room for it."""
+    """The row up to its last trained answer. None if the row has no such answer, or if the model's
+    maximum length leaves no token for it.
+    """
     if row.shape == "text" or not row.target_turns:
         return None
     try:
@@ -173,8 +179,7 @@ def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Ques
 
 
 def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
-    """The session with the rows that its model answers. If the run already has rows, these are
-    used."""
+    """The session with the rows to answer. Rows that `run_dir` already has are used again."""
     config, model = session.config, session.state.loss_module.model
     if config.evaluation.metrics:
         status.doing("reading the rows to answer")
@@ -185,7 +190,7 @@ def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
 
 
 def keep_questions(session: "Session") -> None:
-    """Keep the session's questions in its run directory, if it has any."""
+    """Write the session's questions into its run directory, if it has any."""
     if session.questions:
         origin = made_from(session.config, session.inputs)
         write_questions(session.run.path, origin, session.questions)

@@ -1,4 +1,4 @@
-"""Samples: the model's answers to a few validation prompts. They do not change the run."""
+"""Samples: the model's answers to a few validation prompts. They do not influence the training."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,12 +18,12 @@ from sftctl.train.engine.compiled import uncompiled
 from sftctl.train.session import Session
 
 MAX_NEW_TOKENS = 128
-_MARKS = ("", "assistant", "model", "ASSISTANT:", "<think>", "</think>")  # before an answer
+_MARKS = ("", "assistant", "model", "ASSISTANT:", "<think>", "</think>")  # lines before an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An example up to its first trained token, and the reply in the data."""
+    """The start of an example up to its first target token, and the answer that the data has."""
 
     prompt_ids: list[int]
     reference_ids: list[int]
@@ -37,14 +37,13 @@ class Prompt:
 
 
 class _Interrupted(Exception):
-    """Raised if a signal asks to stop in the middle of an answer."""
+    """Raised if a signal comes in the middle of an answer."""
 
 
 def show_samples(session: Session, tracker: Tracker) -> None:
-    """Answer `tracking.samples` validation prompts on rank 0, and report each as an event.
+    """Answer `tracking.samples` validation prompts on rank 0, and report each answer as an event.
 
-    Decoding is greedy, so no random number is drawn. A signal ends the answers after the current
-    token.
+    Decoding is greedy, so no random number is drawn. After a signal, no more tokens are generated.
     """
     if not session.world.is_main or why_no_samples(session) is not None:
         return
@@ -79,7 +78,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
 
 
 def why_no_samples(session: Session) -> str | None:
-    """The reason if a run asks for samples and can't have them; else None."""
+    """The reason why a run that asks for samples gets none; else None."""
     wanted, validation = session.config.tracking.samples, session.inputs.validation
     if wanted and session.state.is_sharded:
         return "tracking.samples: no samples under fsdp: no rank holds the complete model"
@@ -91,13 +90,13 @@ def why_no_samples(session: Session) -> str | None:
 
 
 def _question(prompt: str) -> str:
-    """The last line of a prompt, without marks of the next turn such as `assistant`."""
+    """The last line of a prompt that is not the header of the answer, such as `assistant`."""
     lines = [line for line in map(str.strip, prompt.splitlines()) if line not in _MARKS]
     return lines[-1] if lines else ""
 
 
 def _prompts(session: Session) -> Iterator[Prompt]:
-    """The first validation prompts after which the model has room for an answer."""
+    """The first validation prompts that leave the model at least one position for an answer."""
     store, left = session.inputs.validation, session.config.tracking.samples
     if store is None:
         return
@@ -111,7 +110,7 @@ def _prompts(session: Session) -> Iterator[Prompt]:
 
 
 def _room(model: Any, prompt: Prompt) -> int:
-    """The most tokens that an answer may have, given the model's positions."""
+    """How many tokens an answer may have: the prompt and the answer share the model's positions."""
     positions = max_positions(model)
     if positions is None:
         return MAX_NEW_TOKENS

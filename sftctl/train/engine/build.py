@@ -1,4 +1,4 @@
-"""build_state: everything that trains a model, for this configuration and device."""
+"""build_state: the model, its weights and its optimizer, set up for training."""
 
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def build_state(
     _adapt_passes(loss_module, config, world.device)
     compute_dtype = torch.bfloat16 if train.dtype == "bfloat16" else None
     is_sharded = world.world_size > 1 and train.strategy == "fsdp" and train.reduction != "exact"
-    if is_sharded:  # moves each part when it is sharded, because the device may not hold them all
+    if is_sharded:  # FSDP moves one part at a time: the device may not hold the complete model
         with_fsdp(loss_module, world, compute_dtype)
         weights = Weights(model)
     else:
@@ -84,8 +84,10 @@ def _adapt_passes(loss_module: LossModule, config: RunConfig, device: torch.devi
 
 
 def checkpoint_bytes(model: "PreTrainedModel") -> int:
-    """The size of a checkpoint on disk: its tensors of the model, and two moments for each trained
-    parameter. Tied tensors are counted once."""
+    """The bytes of a checkpoint on disk: the saved tensors, and two moments per trained parameter.
+
+    Tied tensors are counted once.
+    """
     buffers = {t.untyped_storage()._cdata: t for t in saved_tensors(model).values()}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in buffers.values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -93,7 +95,11 @@ def checkpoint_bytes(model: "PreTrainedModel") -> int:
 
 
 def choose_head(state: TrainState, examples: Examples, world: World) -> str | None:
-    """Let the loss use only the head, if this is right for the shortest example; else warn."""
+    """Decide whether the loss may use only the head's weight, and not the model's own forward.
+
+    The shortest example decides: both ways must give the same loss. Otherwise the model runs its
+    own forward, and the returned warning says why.
+    """
     shortest = int(examples.lengths.argmin())
     example = collate(examples, (shortest,), 0).to(world.device)
     with uncompiled(state.loss_module):

@@ -1,6 +1,7 @@
-"""torch.compile for the layers, and its failures as errors for a user. Compiling takes minutes,
-because on a CPU a C++ compiler runs for each kernel. So code whose speed does not matter runs
-without it. A signal may come while the compiler runs.
+"""torch.compile for the layers, and its failures as errors for a user.
+
+Compiling takes minutes, because on a CPU a C++ compiler runs for each kernel. So code whose speed
+does not matter runs uncompiled.
 """
 
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def uncompiled(module: torch.nn.Module) -> Iterator[None]:
-    """Run the layers without their compiled kernels, because compiling is too slow for a few
-    calls."""
+    """Run the layers without their compiled kernels. For a few calls, compiling takes too long."""
     if not is_compiled(module):
         yield
         return
@@ -41,7 +41,7 @@ def uncompiled(module: torch.nn.Module) -> Iterator[None]:
 def compiler_as_error(stop: StopRequest) -> Iterator[None]:
     """Turn a failure of torch.compile into ConfigError, or into Stopped if a signal has come.
 
-    A terminal's Ctrl-C also ends the C++ compiler, which then looks like a failure.
+    A terminal sends Ctrl-C to the C++ compiler too, and its end then looks like a failure.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def _is_from_the_compiler(problem: RuntimeError) -> bool:
 
 
 def _reason(problem: RuntimeError) -> str:
-    """The compiler's own error line if there is one, else the first line."""
+    """The compiler's own error line if there is one, else the first line of the message."""
     inner = getattr(problem, "inner_exception", problem)
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     named = (line for line in lines if "error: " in line)

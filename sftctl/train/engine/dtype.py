@@ -1,4 +1,4 @@
-"""What `train.dtype = auto` means on a device, and which dtypes a device does not have."""
+"""Choose the dtype for `train.dtype = auto`, and refuse a dtype that the device can't use."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BFLOAT16_WIDTH = 512
-"""If `dtype` is `auto` and the CPU has instructions for bfloat16, models of this hidden size or
-more compute in bfloat16. They were measured to be faster than in float32
-(docs/measured/speed.md)."""
+"""The smallest hidden size for which `auto` chooses bfloat16 on a CPU with bfloat16 instructions.
+From this size on, bfloat16 was measured to be faster than float32 (docs/measured/speed.md)."""
 
 
 def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
-    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not have.
+    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not support.
 
-    On a CPU with bfloat16 products, a model that is wide enough gets bfloat16. Only rank 0's
-    processor decides, and nothing is timed, so equal commands make the same choice.
+    On a CPU with bfloat16 products, `auto` is bfloat16 for a model that is wide enough. Only rank
+    0's processor decides, and nothing is timed. So equal commands make the same choice.
     """
     setting = config.train.dtype
     if world.device.type == "mps":
@@ -42,7 +41,7 @@ def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> R
 
 
 def _for_mps(config: RunConfig) -> RunConfig:
-    """Resolve and check the dtype for a Mac's GPU, which has no float64 and needs no scaler."""
+    """Choose or check the dtype on a Mac's GPU. It has no float64, and float16 is refused there."""
     train = config.train
     if train.dtype == "float16":
         raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")

@@ -1,7 +1,7 @@
 """The evaluation of a run on its validation sets, over all ranks.
 
-The loss is the weighted mean over the target tokens. Accuracy and entropy count each target token
-once.
+The loss is the weighted mean over the target tokens. In accuracy and entropy all target tokens have
+the same weight.
 """
 
 import math
@@ -26,9 +26,9 @@ _NUM_SUMS = 5  # losses, target tokens, weights, hits, entropies
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured on the target tokens of a store, or of several."""
+    """The results on the target tokens of one validation set, or of several."""
 
-    sums: tuple[float, ...]  # exact, so that sets can be added up
+    sums: tuple[float, ...]  # exact, so the sums of several sets can be added
 
     @property
     def validation_loss(self) -> float:
@@ -48,16 +48,16 @@ class Evaluation:
 
     @property
     def token_accuracy(self) -> float:
-        """The share of target tokens that the model finds most likely."""
+        """The share of target tokens to which the model gives the highest probability."""
         return self.sums[3] / (self.sums[1] or 1.0)
 
     @property
     def entropy(self) -> float:
-        """The mean entropy of the model's distribution before each target token, in nats."""
+        """The mean entropy of the model's prediction at a target token, in nats."""
         return self.sums[4] / (self.sums[1] or 1.0)
 
     def values(self) -> dict[str, Any]:
-        """The numbers under their names in events.jsonl."""
+        """The numbers, named as in events.jsonl."""
         return {
             "loss": self.validation_loss,
             "perplexity": self.perplexity,
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def of_all(evaluations: Mapping[str, Evaluation]) -> Evaluation:
-    """The evaluation of the target tokens of all sets together."""
+    """The evaluation over the target tokens of all sets."""
     columns = zip(*(one.sums for one in evaluations.values()), strict=True)
     return Evaluation(tuple(sum(column) for column in columns))
 
@@ -94,10 +94,10 @@ def evaluate_sets(
 def evaluate(
     state: TrainState, store: Examples, shape: StepShape, world: World, stop: StopRequest
 ) -> Evaluation | None:
-    """Evaluate each example once; None if a signal interrupts it.
+    """Evaluate each example once; None if a signal interrupts the evaluation.
 
-    All ranks call it together, and agree before each micro-batch whether to go on. If there is only
-    one rank, a signal also interrupts a micro-batch.
+    All ranks call this together, and agree before each micro-batch whether to continue. With a
+    single rank, a signal also interrupts the micro-batch that is running.
     """
     totals = torch.zeros(_NUM_SUMS, dtype=exact_dtype(world.device), device=world.device)
     total_weight = _total_weight(store)
@@ -119,14 +119,16 @@ def evaluate(
 
 
 def _total_weight(store: Examples) -> float:
-    """The total weight of all values that will be added up, as `whole_units` needs it."""
+    """The larger of two totals: the target tokens, and their weights. `whole_units` needs it."""
     num_targets = float(store.target_lengths.sum())
     weights = store.target_weights
     return num_targets if weights is None else max(num_targets, float(weights.sum()))
 
 
 def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
-    """The sums of one micro-batch, as multiples of a unit, so that their order does not matter."""
+    """The sums of one micro-batch, rounded to multiples of a unit, so they can be added in any
+    order.
+    """
     with state.autocast(world.device):
         loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)
     facts, weights = state.loss_module.targets, batch.target_weights

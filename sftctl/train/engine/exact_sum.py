@@ -1,8 +1,8 @@
-"""ExactSum: the gradient of a step, with the same bits for any division among ranks.
+"""ExactSum: the gradient of a step, with the same bits however the step is divided among ranks.
 
 A sum of floats depends on the order of the numbers; a sum of integers does not. So each
-micro-batch's gradient is rounded to a multiple of a power of two, the unit, and the multiples are
-summed as integers.
+micro-batch's gradient is rounded to a multiple of a power of two, called the unit. The multiples
+are summed as integers.
 """
 
 import math
@@ -16,13 +16,13 @@ from sftctl.world import World, exact_dtype
 
 T = TypeVar("T")
 
-_NOT_FINITE = 1 << 20  # larger than the exponent of any number
+_NOT_FINITE = 1 << 20  # larger than the exponent of any float
 
 
 class ExactSum:
-    """Sums the gradients of parameters as integers; takes 8 bytes per parameter.
+    """Sums the gradients of parameters as 64-bit integers, so it needs 8 bytes per parameter.
 
-    The unit is 2**-`finest`, or larger in a step whose gradients would overflow 64 bits.
+    The unit is 2**-`finest`. In a step whose sum would overflow 64 bits, the unit is larger.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], finest: int = 50) -> None:
@@ -41,9 +41,9 @@ class ExactSum:
     ) -> T:
         """Call `run`, which calls `add_gradients` after each backward pass; return its result.
 
-        After that, every `.grad` has the sum over all micro-batches and ranks. If the sum needs a
+        Afterwards every `.grad` has the sum over all micro-batches and ranks. If the sum needs a
         larger unit, `run` is called a second time. `num_micro_batches` is an upper bound over all
-        ranks; `scale`, a power of two, is the factor of the loss.
+        ranks. The loss was multiplied by `scale`, a power of two.
         """
         bits = self._finest
         while True:
@@ -62,7 +62,7 @@ class ExactSum:
             gradient = parameter.grad
             if gradient is not None:
                 ends = torch.stack(torch.aminmax(gradient)).abs().amax()
-                self._largest = torch.maximum(self._largest, ends)  # NaN stays NaN
+                self._largest = torch.maximum(self._largest, ends)  # keeps NaN
                 total += gradient.mul_(1 / self._unit).round_().to(torch.int64)
                 gradient.zero_()
 
@@ -72,7 +72,7 @@ class ExactSum:
         self._largest.zero_()
 
     def _exponent(self, scale: float) -> int:
-        """An e such that every gradient of this rank, without `scale`, is below 2**e."""
+        """The smallest e such that every gradient of this rank, divided by `scale`, is < 2**e."""
         largest = float(self._largest) / scale
         return math.frexp(largest)[1] if math.isfinite(largest) else _NOT_FINITE
 
@@ -86,12 +86,12 @@ class ExactSum:
 
 
 def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
-    """Round a loss, or another sum, to a multiple of a unit, in float64.
+    """Round a loss, or another sum, to a multiple of a unit. Returns float64.
 
-    All values that are added up must be rounded with the same `total_weight`: the number of target
-    tokens, or the sum of their weights if that is larger. Such sums are exact as long as the mean
-    is below 128, so their order does not matter. The unit is 2**-24 up to a total weight of four
-    million.
+    Sums of such values are exact as long as the mean is below 128, so their order does not matter.
+    All values of a sum must be rounded with the same `total_weight`: the number of target tokens,
+    or the sum of their weights if that is larger. The unit is 2**-24 up to a total weight of four
+    million, and larger above.
     """
     bits = 24 - max(0, math.frexp(total_weight)[1] - 22)
     units_of_one = math.ldexp(1.0, bits)
@@ -101,7 +101,10 @@ def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
 def hits_and_entropies(
     facts: TargetFacts, target_ids: torch.Tensor, total_weight: float
 ) -> torch.Tensor:
-    """Shape (2,), of a micro-batch's targets: the number of hits, and the sum of the entropies."""
+    """For one micro-batch: how often the target was the likeliest token, and the sum of entropies.
+
+    Returns shape (2,).
+    """
     is_target = target_ids != IGNORE_INDEX
     sums = [(facts.are_hits & is_target).sum(), (facts.entropies * is_target).sum()]
     return torch.stack([whole_units(one, total_weight) for one in sums])

@@ -15,11 +15,10 @@ def build_optimizer(
     optim: OptimConfig,
     factors: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW of the trained parameters. Its state is created here, so that a checkpoint can be
-    loaded into it.
+    """AdamW of the trained parameters. The moments exist at once, so a checkpoint can be loaded.
 
-    Only matrices are decayed. `factors` multiply the learning rate of parameters, by name; each
-    group has its factor as `lr_factor`.
+    Weight decay applies only to matrices. `factors` multiply the learning rate of single
+    parameters, by name. Each parameter group stores its factor as `lr_factor`.
     """
     trained = {name: p for name, p in named.items() if p.requires_grad}
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
@@ -52,12 +51,14 @@ def build_optimizer(
 def clip_gradients(
     parameters: list[torch.nn.Parameter], max_norm: float, world: World
 ) -> torch.Tensor:
-    """Scale all gradients together down to `max_norm`. Returns the L2 norm before scaling, as a
-    scalar on the device: reading the number would make the host wait for the device.
+    """Scale all gradients down so that their L2 norm is at most `max_norm`.
+
+    Returns the norm before the scaling. It is a tensor on the device, because reading the number
+    would make the host wait for the device.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
-    # Row by row first: one float32 sum of millions of squares is wrong in the fourth digit.
+    # Norms of rows first: one float32 sum over millions of squares has only three right digits.
     rows = torch.cat([torch.linalg.vector_norm(part, dim=-1).flatten() for part in parts])
     squares = rows.to(exact_dtype(rows.device)).square().sum()
     if any(isinstance(g, DTensor) for g in gradients):
@@ -68,7 +69,7 @@ def clip_gradients(
 
 
 class NamedOptimizer:
-    """An optimizer's tensors under the names of the parameters they belong to (a `Stateful`)."""
+    """The optimizer's tensors under the names of their parameters (a `Stateful`)."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter]
@@ -85,7 +86,7 @@ class NamedOptimizer:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Copy values into the tensors in place."""
+        """Copy the values into the optimizer's tensors, in place."""
         with torch.no_grad():
             for key, tensor in self.state_dict().items():
                 tensor.copy_(state_dict[key])

@@ -1,4 +1,4 @@
-"""How several ranks hold the model: each a copy, or each some rows of every parameter (FSDP2)."""
+"""How several ranks hold a model. Each has a full copy, or some rows of each parameter (FSDP2)."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from sftctl.world import World
 
 
 def replicated(loss_module: LossModule, world: World) -> LossModule:
-    """Every rank holds the complete model with rank 0's weights; gradients are not summed."""
+    """Copy rank 0's weights to every rank. Gradients are summed elsewhere (`Weights`)."""
     for tensor in (*loss_module.parameters(), *loss_module.buffers()):
         world.share(tensor.detach())
     return loss_module
@@ -20,11 +20,11 @@ def replicated(loss_module: LossModule, world: World) -> LossModule:
 def with_fsdp(
     loss_module: LossModule, world: World, compute_dtype: torch.dtype | None = None
 ) -> LossModule:
-    """Every rank holds its own rows of each parameter; a block is gathered only while it runs.
+    """Give every rank its own rows of each parameter. A layer is gathered only while it runs.
 
     Changes the module in place: its parameters become DTensors on the device. Everything outside
-    the blocks is one group with the loss module as its root, so tied weights stay tied. With
-    `compute_dtype`, the blocks compute in this dtype; parameters and the sums over ranks stay
+    the layers is one FSDP group with the loss module as its root, so tied weights stay tied. With
+    `compute_dtype`, the layers compute in this dtype; parameters and the sums over ranks stay
     float32.
     """
     mesh = init_device_mesh(world.device.type, (world.world_size,))
@@ -32,7 +32,7 @@ def with_fsdp(
     for block in blocks(loss_module):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     root = fully_shard(loss_module, mesh=mesh, mp_policy=policy)
-    # Without this, a rank whose tokens do not reach an expert would send too few gradients.
+    # Without this, an expert that gets no tokens on a rank would have no gradient to reduce there.
     root.set_reduce_scatter_unused_params(True)
     return loss_module
 

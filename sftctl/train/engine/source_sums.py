@@ -1,4 +1,4 @@
-"""What each source of a mixture contributed to a step, over all ranks."""
+"""For each source of a mixture: its examples, tokens and loss in one step, over all ranks."""
 
 import torch
 
@@ -14,7 +14,10 @@ _COLUMNS = ("examples", "tokens", "targets", "hits", "weights", "losses")
 
 
 class SourceSums:
-    """Sums by source over the micro-batches of one rank in a step with this `total_weight`."""
+    """The sums of each source over the micro-batches of one rank.
+
+    `total_weight` is that of the step, for `whole_units`.
+    """
 
     def __init__(self, mixture: Mixture, device: torch.device, total_weight: float) -> None:
         self._mixture, self._total_weight = mixture, total_weight
@@ -22,7 +25,7 @@ class SourceSums:
         self._sums = torch.zeros(size, dtype=exact_dtype(device), device=device)  # (S, 6)
 
     def add(self, batch: MicroBatch, facts: TargetFacts) -> None:
-        """Add a micro-batch to the sums, with the loss module's facts about it, on the device."""
+        """Add a micro-batch. `facts` is what the loss module computed for its targets."""
         num_rows, dtype = len(batch.examples), self._sums.dtype
         row_of = row_numbers(batch.row_lengths, batch.input_ids.shape[1])  # (T,)
         rows = row_of.index_select(0, batch.target_positions)  # (N,)
@@ -38,7 +41,7 @@ class SourceSums:
         self._sums.index_add_(0, torch.tensor(numbers, device=values.device), values)
 
     def total(self, world: World) -> dict[str, SourceMetrics]:
-        """The metrics of each source, over all ranks; every rank calls it."""
+        """The metrics of each source, over all ranks. Every rank calls this."""
         rows = world.sum(self._sums.clone()).tolist()
         return {
             name: SourceMetrics(

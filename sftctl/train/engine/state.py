@@ -27,30 +27,30 @@ COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something whose state is tensors and plain JSON values under string keys.
+    """An object whose state is a dict of tensors and plain JSON values.
 
-    The method names are those of torch.distributed.checkpoint.
+    The methods have the names that torch.distributed.checkpoint uses.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as it is now: the tensors themselves, not copies."""
+        """The current state: the tensors themselves, not copies."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state of the form that `state_dict` returns."""
+        """Restore a state that `state_dict` returned."""
         ...
 
 
 @dataclass
 class Progress:
-    """How far the run is. A step counts when it is done, not when its data is fetched."""
+    """How far the run is. A step counts after its update, not when its data is loaded."""
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     examples_seen: int = 0
     tokens_seen: int = 0
-    validation: dict[str, Any] | None = None  # as in runs/choosing
+    validation: dict[str, Any] | None = None  # made by `runs.choosing.with_evaluation`
     sources_seen: dict[str, dict[str, int]] = field(default_factory=dict)  # trained, by source
 
     def advance(
@@ -73,7 +73,7 @@ class Progress:
     def validated(
         self, loss: float, min_delta: float = 0.0, goal: Goal = LOSS, value: float | None = None
     ) -> None:
-        """Record the evaluation of the current step, as `with_evaluation` does."""
+        """Record the evaluation of the current step. `with_evaluation` explains the arguments."""
         self.validation = with_evaluation(self.validation, self.step, loss, min_delta, goal, value)
 
     @property
@@ -92,13 +92,13 @@ class Progress:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for item in fields(self):
             setattr(self, item.name, state_dict[item.name])
-        if self.validation is not None:  # JSON has null in place of NaN
+        if self.validation is not None:  # in JSON, NaN was saved as null
             self.validation = {k: math.nan if v is None else v for k, v in self.validation.items()}
 
 
 @dataclass
 class TrainState:
-    """Everything that a step changes, and the module it runs."""
+    """Everything that a step changes, and the module that computes the loss."""
 
     loss_module: LossModule
     weights: Weights
@@ -108,7 +108,7 @@ class TrainState:
     dtype: str
     own_attention: str  # the model's own attention function, by its name in transformers
     exact: ExactSum | None = None  # sums the gradients if train.reduction is "exact"
-    why_rows_alone: str | None = None  # why a pass holds one row; None: it holds several
+    why_rows_alone: str | None = None  # why each pass holds only one row; None: several rows
 
     @property
     def is_sharded(self) -> bool:
@@ -117,14 +117,14 @@ class TrainState:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint on disk, of all ranks: float32, tied tensors counted once."""
+        """The bytes of a checkpoint on disk, over all ranks. Tied tensors are counted once."""
         tensors = self.tensors()
         tied = tied_names(tensors)
         return sum(t.numel() * t.element_size() for n, t in tensors.items() if n not in tied)
 
     @property
     def rows_warning(self) -> str | None:
-        """One line if this model cannot hold several rows in a pass."""
+        """A warning if each pass of this model holds only one row; else None."""
         if self.why_rows_alone is None:
             return None
         return (
@@ -133,16 +133,18 @@ class TrainState:
         )
 
     def reshard(self) -> None:
-        """Free the parameters that FSDP gathered. FSDP keeps the root's parameters after a pass
-        without backward."""
+        """Free the parameters that FSDP has gathered.
+
+        FSDP keeps the root's parameters after a forward pass that no backward pass follows.
+        """
         if isinstance(self.loss_module, FSDPModule):
             self.loss_module.reshard()
 
     def statefuls(self) -> dict[str, Stateful]:
         """The list of everything that a checkpoint saves and a resume restores, by name.
 
-        The list has no learning rate, no order of the data and no random state: they are pure
-        functions of step, epoch, seed and configuration.
+        Not in the list: the learning rate, the order of the data and random states. They follow
+        from step, epoch, seed and configuration.
         """
         self.reshard()
         return {
@@ -153,7 +155,7 @@ class TrainState:
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors in `statefuls`, not copies. After filling them call `weights.publish`."""
+        """All tensors of `statefuls`, not copied. After filling them, call `weights.publish`."""
         return {
             f"{name}.{key}": value
             for name, stateful in self.statefuls().items()
@@ -162,7 +164,7 @@ class TrainState:
         }
 
     def numbers(self) -> Numbers:
-        """All other values in `statefuls`. Statefuls without such values are left out."""
+        """All values of `statefuls` that are not tensors, by Stateful. Empty ones are left out."""
         found = {
             name: {k: v for k, v in one.state_dict().items() if not isinstance(v, torch.Tensor)}
             for name, one in self.statefuls().items()
@@ -170,18 +172,18 @@ class TrainState:
         return {name: values for name, values in found.items() if values}
 
     def load_numbers(self, numbers: Numbers) -> None:
-        """Restore what `numbers` returned. Names in `numbers` that this state lacks are ignored."""
+        """Restore what `numbers` returned. Names that this state does not have are ignored."""
         statefuls = self.statefuls()
         for name in self.numbers().keys() & numbers.keys():
             statefuls[name].load_state_dict(statefuls[name].state_dict() | dict(numbers[name]))
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The autocast context: on for float16, off for the other dtypes, which don't need it."""
+        """The autocast context. It is on for float16 and off for the other dtypes."""
         return torch.autocast(device.type, torch.float16, enabled=self.dtype == "float16")
 
 
 def manifest_fields(numbers: Numbers) -> dict[str, Any]:
-    """`TrainState.numbers` as fields of a CheckpointManifest. Progress has fields of its own."""
+    """`TrainState.numbers` as fields of a CheckpointManifest."""
     others = {
         name: values for name, values in numbers.items() if name not in ("progress", "scaler")
     }
@@ -189,7 +191,7 @@ def manifest_fields(numbers: Numbers) -> dict[str, Any]:
 
 
 def numbers_in(manifest: CheckpointManifest) -> Numbers:
-    """The numbers that `manifest_fields` put into the manifest."""
+    """The opposite of `manifest_fields`: the numbers that the manifest holds."""
     progress = {item.name: getattr(manifest, item.name) for item in fields(Progress)}
     scaler = {"scaler": manifest.scaler} if manifest.scaler else {}
     return {"progress": progress, **scaler, **manifest.numbers}

@@ -1,7 +1,7 @@
 """One optimizer step: `train_step`, and the three functions that it calls in turn.
 
-The step's loss is the sum of its target tokens' losses times their weights, over the sum of the
-weights, over all ranks. A weight is 1 if the data has none.
+The loss of a step is the weighted mean of the losses of all its target tokens, over all ranks. A
+weight is 1 if the data has no weights.
 """
 
 import math
@@ -25,12 +25,13 @@ from sftctl.train.engine.state import TrainState
 from sftctl.world import World, exact_dtype, local_part
 
 MAX_OVERFLOWS = 20
-"""float16 overflows in a row that end the run. Each one halves the scale and repeats the step."""
+"""After this many float16 overflows in a row the run ends. Each overflow halves the loss scale, and
+the step is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """The settings that an update depends on, besides the state and the batch."""
+    """The settings that decide an update, together with the state and the batch."""
 
     optim: OptimConfig
     seed: int
@@ -53,21 +54,21 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """Facts about the gradient in the parameters, after it was unscaled and clipped."""
+    """Facts about the gradients, after they were unscaled and clipped."""
 
     sums: _Sums
-    loss: float  # the step's mean, over all ranks
-    norm: float  # L2, before clipping
+    loss: float  # the mean of the step, over all ranks
+    norm: float  # the L2 norm before clipping
     token_accuracy: float
     entropy: float
     num_overflows: int
-    problem: str | None  # why it can't be used; None: it can
+    problem: str | None  # why the gradients can't be used; None: they can
 
 
 def train_step(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, data_wait_s: float
 ) -> StepMetrics:
-    """Make one update, or raise TrainingDiverged and leave the weights as they are."""
+    """Train one step, or raise TrainingDiverged and leave the weights unchanged."""
     started = time.perf_counter()
     learning_rate = get_lr(state.progress.step + 1, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
@@ -103,8 +104,8 @@ def train_step(
 def accumulate_gradients(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World
 ) -> _Sums:
-    """Run forward and backward. Each `.grad` is then the gradient of the step's loss, scaled."""
-    # FSDP averages over ranks, but the loss is a sum over all ranks' target tokens.
+    """Run forward and backward. Each `.grad` is then the step's gradient times the loss scale."""
+    # FSDP divides the sum of the gradients by the number of ranks; multiply to undo this.
     weight = (world.world_size if state.is_sharded else 1) / batch.sum_of_weights
     if state.exact is None:
         sums = _forward_and_backward(state, batch, rules, world, weight)
@@ -112,7 +113,7 @@ def accumulate_gradients(
         return sums
     return state.exact.accumulate(
         lambda: _forward_and_backward(state, batch, rules, world, weight),
-        num_micro_batches=batch.num_examples,  # an upper bound: each holds at least one example
+        num_micro_batches=batch.num_examples,  # each micro-batch has an example or more
         scale=state.scaler.get_scale(),
         world=world,
     )
@@ -121,7 +122,8 @@ def accumulate_gradients(
 def _forward_and_backward(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, weight: float
 ) -> _Sums:
-    """Run every micro-batch of this rank; each target token's loss is multiplied by `weight`."""
+    """Run every micro-batch of this rank. The loss of each target token is multiplied by `weight`.
+    """
     sums = _Sums(torch.zeros(3, dtype=exact_dtype(world.device), device=world.device))
     total_weight = max(batch.sum_of_weights, float(batch.num_target_tokens))
     if rules.mixture is not None:
@@ -131,7 +133,7 @@ def _forward_and_backward(
         sums.num_tokens += micro_batch.num_tokens
         sums.num_padding_tokens += micro_batch.num_padding_tokens
         on_device = micro_batch.to(world.device)
-        # Dropout depends on the step and the micro-batch, not on what was drawn before.
+        # Seed by step and micro-batch: dropout must not depend on what was drawn before.
         step = state.progress.step + 1
         torch.manual_seed(hash_of(rules.seed, step, micro_batch.number) >> 1)
         with state.autocast(world.device):
@@ -154,14 +156,15 @@ def unscale_and_clip(
 ) -> _Gradient:
     """Divide the gradients by the loss scale and clip them.
 
-    If float16 has overflowed, halve the scale and accumulate again, up to MAX_OVERFLOWS times.
+    If float16 has overflowed, halve the scale and run forward and backward again, up to
+    MAX_OVERFLOWS times.
     """
     num_overflows = 0
     while True:
         state.scaler.unscale_(state.optimizer)
         max_norm = rules.optim.grad_clip or math.inf
         norm_on_device = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
-        # On one rank without a mixture, this is the only line of a step that waits for the device.
+        # On one rank without a mixture, only this line of a step waits for the device.
         found = torch.cat([world.sum(sums.floats), norm_on_device]).tolist()
         loss_sum, hits, entropies, norm = found
         loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)
@@ -180,7 +183,7 @@ def unscale_and_clip(
 
 
 def _problem(loss: float, norm: float) -> str | None:
-    """Why an update is impossible, or None."""
+    """The reason why no update is possible, or None."""
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     return None if math.isfinite(norm) else f"the gradient norm is {norm}"
@@ -195,13 +198,13 @@ def _back_off(scaler: torch.amp.GradScaler) -> None:
 def update_or_skip(
     state: TrainState, batch: StepBatch, gradient: _Gradient, rules: StepRules, world: World
 ) -> None:
-    """Update the weights; without a usable gradient, skip the update or raise an error."""
+    """Update the weights. If the gradient can't be used, skip the update or raise an error."""
     if gradient.problem is None:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.weights.publish()
     elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
-        state.scaler.update(state.scaler.get_scale())  # the next unscale_ needs it
+        state.scaler.update(state.scaler.get_scale())  # required before the next unscale_
     else:
         raise _diverged(gradient.problem, state, batch, world)
     state.weights.clear_gradients()
@@ -210,7 +213,7 @@ def update_or_skip(
 def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
     """The digest, the tokens and the padding tokens of the step, summed over all ranks."""
     digest = sums.examples_digest % (1 << 64)
-    signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # int64 wraps as the digest does
+    signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # the sum wraps at 64 bits too
     signed, num_tokens, num_padding_tokens = world.sum_counts(
         signed, sums.num_tokens, sums.num_padding_tokens
     )
@@ -218,7 +221,7 @@ def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
 
 
 def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> TrainingDiverged:
-    """The error of a step that diverged. All ranks call it, and see the same loss and norm."""
+    """The error for a step that diverged. All ranks call this with the same `what`."""
     step = state.progress.step + 1
     mine = [index for micro_batch in batch.micro_batches for index in micro_batch.examples]
     examples = sorted(index for part in world.gather(mine) for index in part)
@@ -238,7 +241,7 @@ def _diverged(what: str, state: TrainState, batch: StepBatch, world: World) -> T
 
 
 def _broken_weights(state: TrainState) -> list[str]:
-    """Names of parameters with a number that is not finite, in this rank's part."""
+    """The parameters that are not finite in this rank's part, by name."""
     named = state.weights.named.items()
     return [name for name, weight in named if not local_part(weight).isfinite().all()]
 
@@ -247,7 +250,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """On CUDA the peak of allocated memory, else the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return max(peak_resident_bytes(), resident_bytes())  # the system updates its peak late
+    return max(peak_resident_bytes(), resident_bytes())  # the system updates its peak with a delay
 
 
 def memory_bytes(device: torch.device) -> int:

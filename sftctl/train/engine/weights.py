@@ -1,8 +1,8 @@
-"""Weights: the float32 weights that the optimizer updates, and the parameters that the model
-computes with. In float32 and float16 both are the same tensors. In bfloat16 the model computes with
-bfloat16 copies of float32 master weights (Micikevicius et al. 2018). The gradient of each pass is
-added to a float32 sum, the optimizer updates the masters, and the copies are made once for each
-step.
+"""Weights: the float32 weights that the optimizer updates, and the parameters of the model.
+
+In float32 and float16 both are the same tensors. In bfloat16 the model's parameters are bfloat16
+copies of float32 master weights (Micikevicius et al. 2018). The gradient of each pass is added to a
+float32 sum, the optimizer updates the masters, and the copies are renewed once in each step.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The float32 weights of a model by name, each tied weight once (a `Stateful`)."""
+    """The float32 weights of a model by name (a `Stateful`). Tied weights appear once."""
 
     def __init__(self, model: "PreTrainedModel", compute_dtype: torch.dtype | None = None) -> None:
-        """With `compute_dtype`, convert the model's parameters and keep float32 masters."""
+        """With `compute_dtype`, convert the model's parameters to it and keep float32 masters."""
         self.model = model
         self.named: dict[str, torch.nn.Parameter] = dict(model.named_parameters())
         self._computing: list[torch.Tensor] = []
@@ -35,7 +35,7 @@ class Weights:
         for name, parameter in self.named.items():
             if not in_float32.isdisjoint(name.split(".")):
                 continue
-            if has_adapter(self.model) and not parameter.requires_grad:  # the base is not saved
+            if has_adapter(self.model) and not parameter.requires_grad:  # frozen: no master needed
                 parameter.data = parameter.data.to(dtype)
                 continue
             values = parameter.detach().to(torch.float32, copy=True)
@@ -51,18 +51,18 @@ class Weights:
         return [weight for weight in self.named.values() if weight.requires_grad]
 
     def master_of(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The float32 master of a parameter; the parameter itself if it has none."""
+        """The float32 master of a parameter, or the parameter itself if it has no master."""
         return self._master_by_id.get(id(parameter), parameter)
 
     def use_one_buffer(self) -> None:
-        """Let every gradient be a view into one buffer, which is summed over ranks in one call."""
+        """Make every gradient a view into one buffer, so that one call sums it over ranks."""
         sizes = [weight.numel() for weight in self.trained]
         self._flat = torch.zeros(sum(sizes), device=self.trained[0].device)
         for weight, part in zip(self.trained, torch.split(self._flat, sizes), strict=True):
             weight.grad = part.view_as(weight)
 
     def collect_gradients(self) -> None:
-        """After a backward pass: add the gradients of the computing copies to the float32 sums."""
+        """After a backward pass: add the bfloat16 gradients to the float32 sums."""
         sums, gradients = list[torch.Tensor](), list[torch.Tensor]()
         for master, computing in zip(self._masters, self._computing, strict=True):
             if computing.grad is not None and master.grad is not None:
@@ -78,7 +78,7 @@ class Weights:
             world.sum(self._flat)
 
     def clear_gradients(self) -> None:
-        """Clear all gradients; views into the buffer stay views."""
+        """Set all gradients to zero, or to None if there is no common buffer."""
         for computing in self._computing:
             computing.grad = None
         if self._flat is not None:
@@ -94,14 +94,14 @@ class Weights:
             torch._foreach_copy_(self._computing, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors of a checkpoint, not copies. A bfloat16 parameter is saved as its master."""
+        """The tensors that a checkpoint saves, not copies. Of a bfloat16 parameter, the master."""
         return {
             name: self.master_of(tensor).detach()
             for name, tensor in saved_tensors(self.model).items()
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy values into the tensors in place."""
+        """Copy the values into the weights, in place."""
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
                 tensor.copy_(state_dict[name])

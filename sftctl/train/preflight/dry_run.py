@@ -25,28 +25,28 @@ _CURVE_POINTS = 64
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that is only planned."""
+    """The plan that `sftctl train --dry-run` prints."""
 
     run_dir: str
     config: dict[str, Any]  # resolved
     origins: dict[str, str]  # dotted key -> where its value comes from: default, file, --set, flag
     num_parameters: int
-    num_trained: int  # of the parameters
+    num_trained: int  # how many of the parameters are trained
     num_examples: int
     num_validation_examples: int
     num_tokens: int
     num_target_tokens: int
     steps_per_epoch: int
     total_steps: int
-    learning_rates: list[tuple[int, float]]  # (step, rate) along the run, first and last included
-    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
+    learning_rates: list[tuple[int, float]]  # (step, rate) at up to 64 steps, first and last too
+    checkpoint_bytes: int  # of the tensors; the manifest adds a few kB
     time_s: float | None  # of the complete run, roughly; None: not known for this model
     memory: MemoryEstimate
     findings: list[Finding]
-    sources: list[SourceCounts]  # empty: they have no names
+    sources: list[SourceCounts]  # empty: the sources have no names
 
     def to_json(self) -> dict[str, Any]:
-        """The fields; findings without their error objects."""
+        """All fields. Findings have no error objects here."""
         values = {name: getattr(self, name) for name in self.__slots__}
         values["memory"] = self.memory.to_json()
         return {**values, "findings": [finding.to_json() for finding in self.findings]}
@@ -59,9 +59,10 @@ def plan_run(
     verify: Callable[[Store], None] | None = None,
     stop: StopRequest | None = None,
 ) -> RunPlan:
-    """Check data and model as a run would; nothing is written. `verify` hashes the store.
+    """Check data and model as a run would, and return the plan. `verify` hashes the store.
 
-    A given `stop` must already be listening; without `stop`, this call listens to signals itself.
+    No run directory is written. `stop` must be listening for signals already. Without `stop`, this
+    call listens for signals itself.
 
     An error after which nothing more can be checked (no data, no model) is raised. Every other
     problem is a finding.
@@ -104,8 +105,7 @@ def plan_run(
 def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """The origins. If a value was resolved, its origin also has the original value, as in
-    `default: auto`."""
+    """The origin of each value. For a replaced value, its first form is added: `default: auto`."""
     shown = {}
     for key, origin in origins.items():
         section, name = key.split(".")

@@ -1,4 +1,4 @@
-"""How long a run takes, estimated before it starts."""
+"""Estimate how long a run takes, before it starts."""
 
 import time
 from copy import deepcopy
@@ -20,26 +20,26 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 _USUAL_MFU = 0.4
-"""The part of the rate of matrix products that training on a CPU reaches (docs/benchmarks.md)."""
+"""The share of the speed of matrix products that training on a CPU reaches (docs/benchmarks.md)."""
 
-_MEASURED_S = 0.3  # on a busy machine, most products of a shorter time are interrupted
-_UPDATE_BYTES = 56  # that AdamW, clipping and zeroing read and write for each trained parameter
-_PADDED_TO = 128  # tokens; so on average a pass is 64 tokens longer than its rows
+_MEASURED_S = 0.3  # with less time, a busy machine would interrupt most of the products
+_UPDATE_BYTES = 56  # read and written by AdamW, clipping and zeroing, per trained parameter
+_PADDED_TO = 128  # tokens; on average, padding adds half of this to a pass
 _SMALL = 30_000_000  # parameters
-"""A step of a smaller model is measured, because products are only a part of it."""
-_SHORT = 5e10  # operations of a step; a step with more operations is not measured
+"""For a smaller model a few steps are timed, because matrix products are only a part of a step."""
+_SHORT = 5e10  # operations; a step with more operations is not timed
 _TRIED_S, _TRIED_STEPS = 0.5, 8
 
 
 def run_time_s(
     proposal: Proposal, world: World, stop: StopRequest, num_ranks: int = 1
 ) -> float | None:
-    """Seconds of the steps and evaluations, roughly; None: not known for this model.
+    """The seconds that all steps and evaluations take, roughly; None: not known for this model.
 
-    For a small model, a few steps are tried with random weights. For a larger model, the operations
+    For a small model, a few steps with random weights are timed. For a larger model, the operations
     of all tokens are divided by the speed of this device, and the time of the updates is added.
-    `_USUAL_MFU` includes attention, loading and saves. An evaluation counts as a third of a step.
-    Ranks on a CPU share its cores.
+    `_USUAL_MFU` covers attention, loading and saves. An evaluation counts as a third of an epoch
+    over its examples. Ranks on a CPU share its cores.
     """
     train, inputs = proposal.config.train, proposal.inputs
     splits = inputs.train.manifest.splits
@@ -63,13 +63,13 @@ def run_time_s(
         longer = max(_PADDED_TO, a_step + _PADDED_TO / 2 * -(-a_step // train.pass_tokens)) / a_step
         return flops * longer / rate + steps * _update_s(proposal.num_trained, world.device)
     num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
-    with torch.random.fork_rng(devices=[]):  # the pre-flight of a run draws no random number
+    with torch.random.fork_rng(devices=[]):  # a dry run and a run must draw the same numbers
         token_s = _tried_token_s(proposal, world, stop)
     return num_tokens * token_s / speed
 
 
 def _update_s(num_trained: int, device: torch.device) -> float:
-    """Seconds of an update on a CPU, by the speed of its memory; 0 on a GPU."""
+    """Seconds of an update on a CPU, from the speed of its memory; 0 on a GPU."""
     if device.type != "cpu":
         return 0.0
     buffer, times = torch.zeros(1 << 23), []
@@ -82,7 +82,7 @@ def _update_s(num_trained: int, device: torch.device) -> float:
 
 
 def _is_tried(proposal: Proposal, step_flops: float) -> bool:
-    """Whether to try steps: the run can begin, the model is small, and a step is short."""
+    """Whether to time steps: the run has no errors, the model is small, and a step is short."""
     config = proposal.config
     is_plain = not config.adapter.lora and not config.train.compile
     begins = all(finding.level != "error" for finding in proposal.findings)
@@ -90,7 +90,7 @@ def _is_tried(proposal: Proposal, step_flops: float) -> bool:
 
 
 def _tried_token_s(proposal: Proposal, world: World, stop: StopRequest) -> float:
-    """Seconds for a token, from a few steps that change no weight."""
+    """Seconds per token, timed in a few steps with a learning rate of 0."""
     config, inputs = proposal.config, proposal.inputs
     model = from_configuration(deepcopy(proposal.model_config))
     state = build_state(model, config, world, int(inputs.train.lengths.max()))
@@ -106,5 +106,5 @@ def _tried_token_s(proposal: Proposal, world: World, stop: StopRequest) -> float
         is_long = time.perf_counter() - started > _TRIED_S and len(tried) > 1
         if is_long or len(tried) == _TRIED_STEPS:
             break
-    later = tried[1:]  # the first one is a warm-up
+    later = tried[1:]  # the first step is a warm-up
     return sum(one.step_time_s for one in later) / sum(one.num_tokens for one in later)

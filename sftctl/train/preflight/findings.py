@@ -1,6 +1,6 @@
 """The checks before a run, at every start and in `sftctl train --dry-run`.
 
-Each function yields findings. No weights are loaded: the model is a fake one.
+Each function yields findings. The model is built without weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,13 +39,13 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked, and what to do about it."""
+    """The result of one check, and how to fix the problem."""
 
     level: Level
     subject: str
     what: str
     fix: str | None = None
-    error: SftctlError | None = field(default=None, repr=False)  # what a run would raise
+    error: SftctlError | None = field(default=None, repr=False)  # the error that a run raises
 
     def to_json(self) -> dict[str, str | None]:
         return {"level": self.level, "subject": self.subject, "what": self.what, "fix": self.fix}
@@ -63,7 +63,8 @@ def preflight(
     shape: StepShape,
     ranks_here: int,
 ) -> list[Finding]:
-    """All findings about a new run in `path`. `ranks_here` ranks share rank 0's machine."""
+    """All findings about a new run in `path`. `ranks_here` is the number of ranks on this machine.
+    """
     return [
         *_data(config, inputs, fake),
         *_sources(inputs),
@@ -80,7 +81,7 @@ def preflight(
 
 
 def refuse_errors(findings: list[Finding]) -> None:
-    """Raise all errors among the findings as one, with the exit code of the first."""
+    """If findings are errors, raise all as one error. The exit code is that of the first."""
     errors = [finding.error for finding in findings if finding.error is not None]
     if len(errors) == 1:
         raise errors[0]
@@ -109,20 +110,20 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
     if not is_preset(name) and not name.endswith(".gguf"):  # reading a GGUF takes seconds
         tokenizer = load_tokenizer(name, template_required=False)
         if not tokenizer.hf.chat_template:
-            yield Finding("ok", "template", "the model has none, the run keeps the data's")
+            yield Finding("ok", "template", "the model has none; the run uses the data's")
         elif tokenizer.template_hash == manifest.template_hash:
-            yield Finding("ok", "template", "the data was rendered with the model's own")
+            yield Finding("ok", "template", "the data was rendered with the model's own template")
         else:
             yield Finding(
                 "warning",
                 "template",
                 "the data was rendered with a template that is not the model's own",
-                "if that is not intended, prepare the data again: the run keeps the data's",
+                "if that is not intended, prepare the data again: the run uses the data's template",
             )
 
 
 def _sources(inputs: Inputs) -> Iterator[Finding]:
-    """Sources of a mixture that no epoch trains, although they have a weight."""
+    """Sources of a mixture that have a weight, but are too small for one example in an epoch."""
     for source in inputs.mixture.sources if inputs.mixture is not None else ():
         if source.weight > 0 and source.num_examples > 0 and not source.num_planned:
             yield Finding(
@@ -181,8 +182,9 @@ def _schedule(config: RunConfig, inputs: Inputs) -> Iterator[Finding]:
 
 
 def device_finding(device: str, dtype: str, has_bfloat16: bool | None) -> Finding:
-    """Whether the device computes fast in this dtype. The factor comes from
-    https://github.com/pytorch/pytorch/issues/146508.
+    """Whether the device is fast in this dtype.
+
+    The factors come from https://github.com/pytorch/pytorch/issues/146508.
     """
     what = f"{device} with {dtype}"
     if device != "cpu" or dtype == "float32" or (dtype == "bfloat16" and has_bfloat16):
@@ -234,7 +236,7 @@ def _disk(config: RunConfig, path: Path, fake: FakeModel) -> Iterator[Finding]:
 
 
 def rank_findings(ranks_here: int, device: str, machine: Machine) -> Iterator[Finding]:
-    """Whether ranks that compute on a CPU have a core each."""
+    """Whether each rank on a CPU has a core of its own."""
     if device == "cpu" and ranks_here > machine.usable_cores:
         cores = counted(machine.usable_cores, "usable core")
         what = f"{counted(ranks_here, 'rank')} on {cores}: they wait for each other"
@@ -249,8 +251,8 @@ def _load() -> Iterator[Finding]:
 def loader_findings(
     config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
 ) -> Iterator[Finding]:
-    """Limits of the machine that the loader processes exceed; nothing if there are none."""
-    settings = loader_settings(config.data, "cpu")  # pinned memory is none of these limits
+    """Limits of the machine that the loader processes exceed; nothing without loader processes."""
+    settings = loader_settings(config.data, "cpu")  # "cpu": pinned memory changes no limit here
     if not settings.num_workers:
         return
     processes = counted(settings.num_workers, "loader process", "loader processes")
@@ -275,7 +277,7 @@ def _services(config: RunConfig) -> Iterator[Finding]:
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
-    """Turn an error of `check` into a finding; without an error, the finding says `fine`."""
+    """A finding with the error that `check` raises; if it raises none, with the text `fine`."""
     try:
         check()
     except SftctlError as error:

@@ -1,4 +1,4 @@
-"""Opens a run's token store and tokenizer; refuses a store that does not fit the run."""
+"""Open a run's token store and tokenizer, and refuse a store that does not fit the run."""
 
 import shlex
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from sftctl.world import World
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What training reads."""
+    """The data of a run: its tokenizer, its stores and its mixture."""
 
     tokenizer: ChatTokenizer
     train: Store
@@ -45,8 +45,7 @@ class Inputs:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch. An example that a source's weight repeats counts once for each
-        repetition."""
+        """Examples in an epoch. An example that a source's weight repeats counts each time."""
         return len(self.train) if self.mixture is None else self.mixture.num_planned
 
     def source_counts(
@@ -56,9 +55,9 @@ class Inputs:
         start: DataPosition = DataPosition(),
         seen: Mapping[str, Mapping[str, int]] | None = None,
     ) -> list[SourceCounts]:
-        """How much of each source is trained in `num_steps` steps, counted from `start`.
+        """How much of each source is trained in `num_steps` steps from `start` on.
 
-        [] without named sources. `seen` says how much of each source was trained before.
+        `seen` is what was trained of each source before. Returns [] if the sources have no names.
         """
         if self.mixture is None:
             return []
@@ -69,7 +68,7 @@ class Inputs:
 
     @property
     def source_fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each source's store, by name; {} if there is one store for all."""
+        """The fingerprint of each source's store, by name; {} if all sources are in one store."""
         if self.mixture is None or len(self.mixture.sources) != len(self.train.parts):
             return {}
         pairs = zip(self.mixture.sources, self.train.parts, strict=True)
@@ -77,7 +76,7 @@ class Inputs:
 
     @property
     def set_fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each validation set, except the data's own part, by name."""
+        """The fingerprint of each validation set by name, without the data's own part."""
         others = {name: one for name, one in self.sets.items() if one is not self.validation}
         return {name: one.manifest.fingerprint for name, one in others.items()}
 
@@ -85,11 +84,12 @@ class Inputs:
 def open_inputs(
     config: RunConfig, world: World, stop: StopRequest, resumed: CheckpointManifest | None = None
 ) -> Inputs:
-    """Open the token store. Conversations that are not prepared yet are prepared first.
+    """Open the token store, and the stores of the validation sets.
 
-    Rank 0 prepares, and its errors are raised on all ranks. A store that does not fit the run is
-    refused. A signal during the preparation raises Stopped. If `resumed` is given (the
-    checkpoint that is resumed), the store of that checkpoint is opened, if the cache still has it.
+    Conversations that are not prepared yet are prepared by rank 0. A signal during the preparation
+    raises Stopped. A store that does not fit the run is refused: ConfigError or DataError, on all
+    ranks. `resumed` is the checkpoint that a resume continues. Its store is opened if the cache
+    still has it.
     """
     paths = world.on_main(lambda: _store_paths(config, stop, resumed))
     stores = [TokenStore.open(path) for path in paths]
@@ -106,7 +106,7 @@ def open_inputs(
 def _store_paths(
     config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None
 ) -> list[Path]:
-    """The store of each source that has a path, in order; without such sources, the run's store."""
+    """The store of each source that has a path, in order. Without such sources: the run's store."""
     sources = sources_with_paths(config.data)
     if not sources:
         return [_store_path(config, stop, resumed)]
@@ -122,7 +122,7 @@ def _store_paths(
 
 
 def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None) -> Path:
-    """`data.path` if it is a store, else the store in the cache that is made from its files."""
+    """`data.path` if it is a store; else a store in the cache, prepared from the run's files."""
     stop.check()
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -137,7 +137,7 @@ def _store_path(config: RunConfig, stop: StopRequest, resumed: CheckpointManifes
 
 
 def _files_of(config: RunConfig) -> tuple[list[Path], list[Path]]:
-    """The files to train on and to validate with: `data.path`, or the bundled sample."""
+    """The files to train on and to validate on: `data.path`, or those of the bundled sample."""
     given = config.data.path
     if given is None and config.data.val_fraction:
         raise ConfigError(
@@ -152,7 +152,7 @@ def _files_of(config: RunConfig) -> tuple[list[Path], list[Path]]:
 
 
 def tokenizer_of(config: RunConfig) -> ChatTokenizer:
-    """The tokenizer that the run's conversations are prepared with."""
+    """The tokenizer for preparing the run's conversations."""
     model, data = config.model, config.data
     name = model.tokenizer or (str(SAMPLE_TOKENIZER) if is_preset(model.name) else model.name)
     tokenizer = load_tokenizer(
@@ -166,10 +166,10 @@ def tokenizer_of(config: RunConfig) -> ChatTokenizer:
 
 
 def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
-    """Whether the checkpoint's data is the run's data, prepared by older mask rules.
+    """Whether the checkpoint's data is the run's data, but prepared by older mask rules.
 
-    In a mixture, at least one source must have data prepared by older rules, and the data of all
-    other sources must be unchanged.
+    In a mixture, this must hold for at least one source, and the data of all other sources must be
+    unchanged.
     """
     sources = sources_with_paths(config.data)
     if not sources:
@@ -180,8 +180,9 @@ def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
 
 
 def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
-    """Which mask rules give this fingerprint for the run's data: `same` for today's rules, `older`
-    for earlier rules. None if the fingerprint belongs to other data.
+    """Which version of the mask rules gives this fingerprint for the run's data.
+
+    `same`: the current rules. `older`: earlier rules. None: the fingerprint belongs to other data.
     """
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -196,8 +197,7 @@ def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
 
 
 def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
-    """The store in the cache that is made from the run's files. It is prepared if it does not
-    exist."""
+    """The store in the cache for the run's files. If it does not exist, it is prepared now."""
     train, validation = _files_of(config)
     tokenizer, data = tokenizer_of(config), config.data
     key = store_fingerprint(train, tokenizer, data, validation)
@@ -218,7 +218,7 @@ def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
 
 
 def _opens(path: Path) -> bool:
-    """False: there is no store, or it is damaged. In the cache, such a store is made again."""
+    """Whether a good store is at `path`. If not, a store in the cache is prepared again."""
     try:
         for split in SPLITS:
             TokenStore.open(path, split)
@@ -230,10 +230,10 @@ def _opens(path: Path) -> bool:
 def _require_fitting_store(
     config: RunConfig, path: Path, resumed: CheckpointManifest | None
 ) -> None:
-    """Refuse a store if the run asks for another tokenizer, template or setting.
+    """Refuse a store if the run needs another tokenizer, template or setting.
 
-    If the checkpoint `resumed` was trained on this store, the tokenizer is not compared again,
-    because this was done when the run began.
+    The tokenizer is not compared if the checkpoint `resumed` was trained on this store: it was
+    compared when the run began.
     """
     manifest = StoreManifest.read(path)
     if resumed is None or manifest.fingerprint != resumed.data_fingerprint:
@@ -242,8 +242,10 @@ def _require_fitting_store(
 
 
 def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> None:
-    """The store's tokenizer must be the configured tokenizer or, if none is configured, the
-    model's."""
+    """Require that the store was prepared with the configured tokenizer, or else the model's.
+
+    Raises DataError.
+    """
     name = config.model.tokenizer
     if name is None:
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:

@@ -1,4 +1,4 @@
-"""A look at a user's conversations: suggested settings for run.toml, and the cost of the run."""
+"""Read a user's conversations for `sftctl init`: facts, suggested settings, and the run's cost."""
 
 import re
 import tempfile
@@ -26,11 +26,11 @@ from sftctl.train.preflight.inputs import tokenizer_of
 from sftctl.words import counted
 
 _ANY_LENGTH = 1 << 20
-_TAGS = re.compile(r"</?[a-z_]+>")  # <think> and other tags that a template writes
+_TAGS = re.compile(r"</?[a-z_]+>")  # tags that a template writes, such as <think>
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-_COVERED = 0.99  # the share of rows that max_seq_len must not cut
+_COVERED = 0.99  # the share of examples that max_seq_len must not cut
 _READ = 200  # examples whose letters are counted
-_STEPS_WANTED = 100  # in an epoch, where the data allows
+_STEPS_WANTED = 100  # in an epoch, if there are enough examples
 _SCRIPTS = {
     "CJK": "Chinese or Japanese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese",
     "HANGUL": "Korean", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic", "ARABIC": "Arabic",
@@ -40,13 +40,13 @@ _SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Facts about the data, a configuration that suits it, and the plan of the run."""
+    """Facts about the data, suggested settings for it, and the plan of the run."""
 
     manifest: StoreManifest  # prepared without a maximum length
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
-    scripts: dict[str, float]  # share of the letters
+    scripts: dict[str, float]  # script -> its share of the letters
     config: RunConfig
-    cut_ratio: float  # of the examples, by the suggested maximum length
+    cut_ratio: float  # the share of examples that the suggested maximum length cuts
     plan: RunPlan
 
     @property
@@ -60,7 +60,7 @@ class Look:
 
     @property
     def shapes(self) -> str:
-        """`alpaca 900, messages 100`"""
+        """The rows of each shape, such as `alpaca 900, messages 100`."""
         shapes = sum((Counter(source.shapes) for source in self.manifest.sources), Counter())
         return ", ".join(f"{name} {rows:,}" for name, rows in shapes.items())
 
@@ -89,8 +89,8 @@ class Look:
 def look_at(config: RunConfig, on_progress: Callable[[Progress], None]) -> Look:
     """Prepare all of `data.path` in a temporary folder, choose settings, and plan the run.
 
-    DataError if no row can be used. The store of the plan goes into the cache, because the run
-    needs it.
+    The planning prepares the data again, in the cache, where the run will find it. Raises DataError
+    if no row can be used.
     """
     status.doing("reading the data")
     tokenizer = tokenizer_of(config)
@@ -119,7 +119,7 @@ def look_at(config: RunConfig, on_progress: Callable[[Progress], None]) -> Look:
 
 
 def suggested_length(lengths: npt.NDArray[np.integer]) -> int:
-    """The smallest usual maximum that keeps 99% of the examples complete."""
+    """The smallest value of `_LENGTHS` that keeps 99% of the examples complete."""
     needed = float(np.quantile(lengths, _COVERED, method="inverted_cdf"))
     return next((length for length in _LENGTHS if length >= needed), _LENGTHS[-1])
 
@@ -131,14 +131,13 @@ def _batch_size(num_examples: int) -> int:
 
 
 def _epochs(num_examples: int, *, preset: bool) -> int:
-    """The number of epochs. Small sets are trained more often, and random weights need more epochs
-    than pretrained weights."""
+    """The number of epochs: more for a small data set, and twice as many for random weights."""
     few = 3 if num_examples < 10_000 else 2 if num_examples < 100_000 else 1
     return 2 * few if preset else few
 
 
 def _scripts(store: TokenStore) -> dict[str, float]:
-    """The share of each script in the letters of some examples, the most frequent first."""
+    """Each script's share of the letters in the first examples, the most frequent first."""
     counts: Counter[str] = Counter()
     specials = store.load_tokenizer().special_texts
     for runs in shown_examples(store, _READ):

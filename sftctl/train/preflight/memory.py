@@ -1,4 +1,4 @@
-"""How much memory a run takes, estimated before it starts; `micro_batch_tokens = auto`."""
+"""Estimate how much memory a run takes, and choose `micro_batch_tokens = auto`."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ESTIMATE_ERROR_RATIO = 0.25
-"""The error of the estimate, as the findings state it. Measured in docs/preflight.md."""
+"""The error that the findings state for the estimate. It was measured (docs/preflight.md)."""
 
-_WORD = 4  # bytes of a float32: a weight and, if it is trained, its gradient and two moments
-_LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # on a CPU as measured: docs/preflight.md
-_HOLES = 0.25  # of the activations: holes of freed tensors in a CPU's heap, as measured
+_WORD = 4  # bytes of a float32: one weight, one gradient or one moment of the optimizer
+_LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # the CPU's number was measured (docs/preflight.md)
+_HOLES = 0.25  # of the activations: free gaps in a CPU's heap that can't be reused, as measured
 _RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
-_USABLE = 0.85  # the rest is lost to fragmentation
-_SMALLEST, _LARGEST = 256, 65536  # micro_batch_tokens that auto may choose
+_USABLE = 0.85  # of a GPU's memory; the rest is lost to fragmentation
+_SMALLEST, _LARGEST = 256, 65536  # limits of `micro_batch_tokens = auto`
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes on one rank at the peak, by purpose."""
+    """The peak memory of one rank in bytes, by purpose."""
 
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int | None  # kept between forward and backward; None: unknown
-    save_copy_bytes: int  # of the state, while it is written; in the CPU's memory
+    save_copy_bytes: int  # the copy of the state during a save; in the CPU's memory
     process_bytes: int  # Python, torch and everything loaded already; in the CPU's memory
-    rows: int  # of the largest micro-batch: 1, its examples are laid end to end
+    rows: int  # of the largest micro-batch: always 1, because examples are laid end to end
     row_tokens: int
     available_bytes: int | None  # for this rank, now; None: unknown
-    working_bytes: int = 0  # needed for a moment in a pass, or kept by torch's kernels on a CPU
+    working_bytes: int = 0  # used for a moment in a pass, or kept by torch's kernels on a CPU
 
     @property
     def certain_bytes(self) -> int:
-        """The bytes that are needed for any size of micro-batch."""
+        """The bytes that every size of micro-batch needs."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
 
     @property
     def total_bytes(self) -> int:
-        """The peak, on the device that computes."""
+        """The peak on the device that computes."""
         return (
             self.certain_bytes
             + (self.activations_bytes or 0)
@@ -75,15 +75,15 @@ def estimate_memory(
     shape: StepShape,
     available_bytes: int | None,
 ) -> MemoryEstimate:
-    """The memory of a rank with steps of this shape. `available_bytes` is only copied."""
+    """The memory of a rank whose steps have this `shape`. `available_bytes` is only copied."""
     on_cpu = fake.device.type == "cpu"
     num_shards = shape.world_size if config.train.strategy == "fsdp" else 1
     state = _state_bytes(config, fake) // num_shards
     trained = fake.num_trained * _WORD // num_shards  # only these have gradients and moments
     batch = longest_micro_batch(store, shape)
-    # In bfloat16 the model has copies of its weights, and a pass makes gradients of the same size.
+    # In bfloat16 the model has bfloat16 copies of its weights, and a pass makes bfloat16 gradients.
     has_copies = config.train.dtype == "bfloat16" and num_shards == 1
-    exact = 2 * trained if config.train.reduction == "exact" else 0  # a 64-bit number a parameter
+    exact = 2 * trained if config.train.reduction == "exact" else 0  # 64 bits per parameter
     saved = 2 * trained + (trained if config.adapter.lora else state)
     activations = _activations(config, fake, batch)
     holes = int(_HOLES * (activations or 0)) if on_cpu else 0
@@ -104,8 +104,8 @@ def estimate_memory(
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
-    """Bytes of all weights. They are float32, except the frozen base of an adapter, which has its
-    own type."""
+    """Bytes of all weights. They are float32. Only the frozen base of an adapter has another dtype.
+    """
     if not config.adapter.lora:
         return fake.num_parameters * _WORD
     frozen, itemsize = fake.num_parameters - fake.num_trained, base_dtype(config).itemsize
@@ -115,7 +115,7 @@ def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
 
 
 def _narrow_weights(config: RunConfig, fake: FakeModel) -> list[int]:
-    """The number of weights of each layer that is held in nf4; [] without nf4."""
+    """The number of weights of each layer that is held in nf4; [] if nothing is quantized."""
     if config.adapter.quantize is None:
         return []
     names = quantizable_layers(fake.model, lora_config(fake.model).modules_to_save or ())
@@ -123,7 +123,7 @@ def _narrow_weights(config: RunConfig, fake: FakeModel) -> list[int]:
 
 
 def _with_loading(config: RunConfig, fake: FakeModel, estimate: MemoryEstimate) -> MemoryEstimate:
-    """With nf4: one dequantized layer of a pass, and on a CPU also the base before quantization."""
+    """Add what nf4 needs: one dequantized layer, and on a CPU the base before its quantization."""
     layers = _narrow_weights(config, fake)
     if not layers:
         return estimate
@@ -135,22 +135,25 @@ def _with_loading(config: RunConfig, fake: FakeModel, estimate: MemoryEstimate) 
 
 
 def _working(fake: FakeModel, batch: MicroBatch) -> int:
-    """The chunk of float32 logits in the head, its copies, and the holes they leave in the heap."""
+    """The float32 logits of one chunk in the head, their copies, and the free gaps they leave."""
     vocabulary: int = fake.model.get_output_embeddings().weight.shape[0]
     rows = min(len(batch.target_ids), chunk_rows(vocabulary))
     return _LOGITS_COPIES[fake.device.type] * rows * vocabulary * _WORD
 
 
 def _gathered(config: RunConfig, fake: FakeModel) -> int:
-    """The weights that FSDP gathers for a pass; on a CPU also the complete model that shards are
-    made from."""
+    """The weights that FSDP gathers for a pass. On a CPU, the complete model is added, which FSDP
+    shards at the start.
+    """
     gathered = fake.num_parameters * (2 if config.train.dtype == "bfloat16" else _WORD)
     return gathered + (fake.num_parameters * _WORD if fake.device.type == "cpu" else 0)
 
 
 def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
-    """Bytes kept for the backward pass, counted on fake tensors. With activation checkpointing,
-    which keeps little, the bytes are computed from the sizes of the layers."""
+    """Bytes kept for the backward pass, counted on fake tensors.
+
+    With activation checkpointing they are computed from the sizes of the layers instead.
+    """
     num_tokens = batch.input_ids.numel()
     if config.train.activation_checkpointing:
         shape = ModelShape.of(fake.model)
@@ -160,9 +163,9 @@ def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int |
 
 
 def available_memory(device: torch.device, ranks_here: int) -> int | None:
-    """Bytes that this rank may hold: a GPU's free memory, or its share of the machine's.
+    """The bytes that this rank may hold, including what it holds already; None: unknown.
 
-    On the CPU, memory that this process holds already counts as available. None: unknown.
+    On a GPU this is its free memory. On a CPU it is the rank's share of the machine's free memory.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -177,12 +180,12 @@ class ModelShape:
     num_parameters: int
     num_trained: int
     num_layers: int
-    width: int  # of the residual stream
+    width: int  # the hidden size
     inner: int  # numbers per token and layer in queries, keys, values and feed-forward
 
     @classmethod
     def of(cls, model: "PreTrainedModel") -> "ModelShape":
-        """Read a model's configuration; a missing size gets the usual multiple of the width."""
+        """Read the sizes from a model's configuration. A missing size gets its usual value."""
         config = model.config.get_text_config()
         width = config.hidden_size
         heads = config.num_attention_heads
@@ -206,10 +209,10 @@ class ModelShape:
         )
 
     def bytes_per_token(self, dtype: str, recomputed: bool) -> int:
-        """Bytes that are kept per token for the backward pass: norms in float32, the rest in
-        `dtype`.
+        """Bytes kept per token for the backward pass: norms in float32, the rest in `dtype`.
 
-        With activation checkpointing (`recomputed`): each layer's input, and all of one layer.
+        `recomputed` means activation checkpointing: the input of each layer is kept, and everything
+        of one layer.
         """
         small = 4 if dtype == "float32" else 2
         layer = self.width * (4 * 4 + 4 * small) + self.inner * small
@@ -218,10 +221,10 @@ class ModelShape:
 
 
 def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config: RunConfig) -> int:
-    """Tokens of a micro-batch that fit on a device of `total_bytes`; a multiple of 256.
+    """How many tokens of a micro-batch fit on a device of `total_bytes`; a multiple of 256.
 
-    The model's state is split into `num_shares`. Free memory and timings have no influence, so two
-    equal runs get the same number.
+    The model's state is divided into `num_shares`. Only sizes decide, not free memory or timings,
+    so two equal runs get the same number.
     """
     state = (_WORD * shape.num_parameters + 3 * _WORD * shape.num_trained) // num_shares
     room = int(_USABLE * (total_bytes - _RESERVED)) - state - 4 * 4 * CHUNK_LOGITS
@@ -234,7 +237,7 @@ def resolve_micro_batch(
 ) -> RunConfig:
     """Replace `micro_batch_tokens = auto` by a number that fits on the smallest device.
 
-    `num_ranks` is the number of ranks of the run, which in a dry run is not this world's.
+    `num_ranks` is the run's number of ranks. In a dry run it differs from this world's.
     """
     if config.train.micro_batch_tokens != "auto":
         return config

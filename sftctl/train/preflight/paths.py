@@ -1,4 +1,4 @@
-"""Wrong paths are refused in the first second, before torch is loaded."""
+"""Refuse wrong paths in the first second, before torch is loaded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from sftctl.runs.final import require_sound
 
 
 def check_before_loading(config: RunConfig) -> RunConfig:
-    """The configuration with its run directory named.
+    """Check all paths, and return the configuration with the run directory filled in.
 
-    Raises for a missing input, for a model or an adapter that was changed after a run of sftctl
-    wrote it, and for a run directory that exists or can't be made.
+    Raises an error for a missing input, for a run directory that exists or can't be created, and
+    for a model or adapter that was changed after sftctl wrote it.
     """
     require_base(config)
     require_agreement(config.adapter)

@@ -1,4 +1,4 @@
-"""A run before it starts: its inputs are open, no weight is loaded and nothing is written."""
+"""Proposal: a run before it starts. Its inputs are open; no weight is loaded, no run written."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +49,8 @@ class Proposal:
     num_parameters: int
     num_trained: int
     model_config: "PretrainedConfig"
-    flops_per_token: tuple[int, int]  # without the head; of the head, per target token
-    checkpoint_bytes: int  # its tensors; the manifest adds a few kB
+    flops_per_token: tuple[int, int]  # (body per token, head per target token)
+    checkpoint_bytes: int  # of the tensors; the manifest adds a few kB
     memory: MemoryEstimate
     findings: list[Finding]
 
@@ -62,9 +62,10 @@ class Proposal:
 def propose(
     config: RunConfig, world: World, stop: StopRequest, num_ranks: int | None = None
 ) -> Proposal:
-    """Called on every rank; rank 0 checks. A dry run sets `num_ranks` in place of this world's.
+    """Open the inputs, build the model without weights, and check both. Every rank calls this.
 
-    An error that leaves the rest unknown is raised; every other problem is a finding.
+    A dry run gives `num_ranks`, the number of ranks of the planned run. Raises an error after which
+    nothing more can be checked. Every other problem is a finding.
     """
     status.doing("opening the data")
     require_base(config)
@@ -122,7 +123,7 @@ def propose(
 
 
 def _fake_model(config: RunConfig, inputs: Inputs, world: World) -> tuple[FakeModel, list[Finding]]:
-    """The model without weights, and the warnings about it; before an error they are printed."""
+    """The model without weights, and the warnings about it. Before an error they are printed."""
     named, lines = config.model, list[str]()
     adapter = adapter_of(config)
     try:

@@ -1,4 +1,4 @@
-"""Try the largest micro-batch before the first step: if memory runs out, that is one error."""
+"""Try the largest micro-batch before the first step, so that a lack of memory shows at once."""
 
 import re
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from sftctl.world import World
 
 
 def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World) -> None:
-    """Run the largest micro-batch forward and backward, and leave no trace in the state.
+    """Run the largest micro-batch forward and backward. The state does not change.
 
-    If memory runs out, that is one ConfigError before the first step, not a crash later.
+    Raises ConfigError if the memory does not suffice.
     """
     compiles = is_compiled(state.loss_module)
     status.doing("compiling the layers (minutes)" if compiles else "trying the largest micro-batch")
@@ -42,7 +42,7 @@ def rehearse(state: TrainState, store: Examples, shape: StepShape, world: World)
 
 @contextmanager
 def out_of_memory_as_error(micro_batch_tokens: int) -> Iterator[None]:
-    """Turn running out of memory during a run into one ConfigError that says what to do."""
+    """If memory runs out during a run, raise a ConfigError that says what to do."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as problem:

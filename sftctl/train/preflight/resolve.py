@@ -1,4 +1,4 @@
-"""A new run's configuration: paths made absolute, `auto` replaced where the model decides."""
+"""Complete a new run's configuration: absolute paths, and values for `auto`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from sftctl.train.preflight.validation_sets import with_fraction
 PRESET_LEARNING_RATE = 1e-3
 PRETRAINED_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 10 * PRETRAINED_LEARNING_RATE
-"""Schulman et al. 2025, "LoRA Without Regret": LoRA learns best at about ten times the rate of full
-fine-tuning, at every model size and on every data set that was tried there."""
+"""Schulman et al. 2025, "LoRA Without Regret": LoRA learns best at about ten times the learning
+rate of full fine-tuning. They found this for all their model sizes and data sets."""
 
 
 def resolve_config(config: RunConfig) -> RunConfig:
-    """Make paths absolute, and replace `auto` where the model alone decides."""
+    """Make paths absolute. Replace each `auto` that depends only on the kind of model."""
     model, data, optim = config.model, config.data, config.optim
     if optim.learning_rate == "auto":
         rate = PRESET_LEARNING_RATE if is_preset(model.name) else PRETRAINED_LEARNING_RATE
@@ -50,6 +50,6 @@ def resolve_config(config: RunConfig) -> RunConfig:
 
 
 def _absolute(name: str) -> str:
-    """A path is made absolute; the name of a model on the hub stays as it is."""
+    """The absolute form of a path; the name of a model on the hub stays as it is."""
     path = Path(name)
     return str(path.absolute()) if path.exists() else name

@@ -1,4 +1,4 @@
-"""Opens the validation sets of a run: the data's own part, and those of `evaluation.sets`."""
+"""Open the validation sets of a run: the data's own part, and the sets of `evaluation.sets`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,10 @@ from sftctl.world import World
 
 
 def with_fraction(config: RunConfig) -> DataConfig:
-    """The settings of the data, with the fraction of it that becomes a validation set."""
+    """The data settings. Their `val_fraction` is the fraction that `evaluation.sets` asks for.
+
+    Raises ConfigError if the settings already have another fraction.
+    """
     fraction, data = config.evaluation.fraction, config.data
     if fraction is None:
         return data
@@ -39,10 +42,11 @@ def open_sets(
     world: World,
     stop: StopRequest,
 ) -> dict[str, Store]:
-    """Each set's store, by name, the data's `own` part first; {} if there is nothing to evaluate.
+    """The store of each validation set by name, the data's `own` part first; {} if there is none.
 
-    Conversations are prepared with the run's `tokenizer` and settings. Rank 0 prepares. DataError
-    for a store of another tokenizer, ConfigError for a goal that no set can meet.
+    Rank 0 prepares sets that are not stores yet, with the run's `tokenizer` and settings. Raises
+    DataError for a store of another tokenizer, and ConfigError if `evaluation.best` names a set
+    that does not exist.
     """
     sets = [one for one in config.evaluation.sets or () if one.path is not None]
     paths = world.on_main(lambda: [_path_of(one, config, tokenizer, stop) for one in sets])
@@ -71,7 +75,7 @@ def _require_goal(config: RunConfig, names: Sequence[str]) -> None:
 def _path_of(
     one: SetConfig, config: RunConfig, tokenizer: ChatTokenizer, stop: StopRequest
 ) -> Path:
-    """The store of a set: its path if that is a store, else one in the cache, made if missing."""
+    """The store of a set: its own path, or a store in the cache, which is prepared if missing."""
     assert one.path is not None
     given = Path(one.path)
     try:
@@ -94,7 +98,7 @@ def _prepared(given: Path, data: DataConfig, tokenizer: ChatTokenizer, stop: Sto
     path = cached_store(store_fingerprint([given], tokenizer, data))
     try:
         TokenStore.open(path)
-    except DataError:  # not there, or damaged: in the cache, such a store is made again
+    except DataError:  # missing or damaged: a store in the cache is prepared again
         hint = (
             "set XDG_CACHE_HOME to a folder that can be written, or run sftctl prepare-data first"
         )
