@@ -233,7 +233,7 @@ def _targets(folder: Path, settings: dict[str, Any]) -> list[str]:
             raise ConfigError(
                 f"{folder / CONFIG_NAME}: target_modules = {_shown(short)}: {WEIGHTS_NAME} has no "
                 f"such layer, but {names[0]}",
-                hint="the two files are not of one adapter: copy or download it again",
+                hint="the two files belong to different adapters: copy or download it again",
             )
         return found
     return names

@@ -1,7 +1,7 @@
 """A model without its weights, to count its parameters and the memory of a forward pass.
 
-torch's fake tensors have a shape, a dtype and a device but no memory. So the model's own code runs
-and shows what it would allocate, for any architecture.
+A fake tensor of torch has a shape, a dtype and a device, but no memory. So the model's own code can
+run and shows what it would allocate. This works for any architecture.
 """
 
 import logging
@@ -36,7 +36,7 @@ class FakeModel:
     model: "PreTrainedModel"
     mode: FakeTensorMode
     device: torch.device
-    stored_dtype: torch.dtype  # of the weights in their files
+    stored_dtype: torch.dtype  # the dtype of the weights in their files
 
     @property
     def num_parameters(self) -> int:
@@ -45,8 +45,7 @@ class FakeModel:
 
     @property
     def num_trained(self) -> int:
-        """The number of trained parameters: all, unless `train.freeze` or `train.train_only` is
-        set."""
+        """The number of parameters that are trained."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def activation_bytes(
@@ -54,8 +53,8 @@ class FakeModel:
     ) -> int | None:
         """The bytes that a forward pass over `num_tokens` in `dtype` keeps for the backward pass.
 
-        bfloat16 is computed with copies of the weights, float16 under autocast, as in training.
-        Returns None if the model's code reads values, which fake tensors do not have.
+        As in training, bfloat16 means bfloat16 copies of the weights, and float16 means autocast.
+        Returns None if the model's code reads values of tensors: fake tensors have none.
         """
         module = LossModule(self.model).train()
         is_copied = dtype == torch.bfloat16
@@ -78,7 +77,7 @@ class FakeModel:
             try:
                 functional_call(module, weights, (ids, ids, targets, targets, lengths))
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                return None  # which exception it is depends on torch and on the model
+                return None  # the exception type depends on torch and on the model
         return saved.num_bytes
 
 
@@ -90,17 +89,16 @@ def fake_model(
     adapter: AdapterConfig | None = None,
     warn: Warn = on_stderr,
 ) -> FakeModel:
-    """The model that `load_model(name, tokenizer, …)` would load. Raises ConfigError where
-    `load_model` does.
+    """The model that `load_model(name, tokenizer, …)` would load, with fake tensors.
 
-    The names and shapes in the weights' files are compared, without reading the weights. With
-    `adapter` the model has this adapter.
+    Names and shapes of the weights are compared with those in the files; no weight is read. With
+    `adapter`, the model has this adapter. Raises the same ConfigErrors as `load_model`.
     """
     config = configuration(name, tokenizer, new_tokens, warn)
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
     stored_dtype = (
         torch.float32 if is_dense else config.dtype
-    )  # read now, because making the model sets it
+    )  # read before the model is made, which changes it
     if not is_preset(name):
         require_names(name, config, warn)
     shapes_fit = (
@@ -117,8 +115,7 @@ def fake_model(
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Hide the traceback that torch logs when fake tensors fail, because this is not an error
-    here."""
+    """Silence torch while fake tensors may fail: the traceback that it logs is no error here."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -128,12 +125,12 @@ def _no_log() -> Iterator[None]:
 
 
 class _SavedStorages:
-    """The storages that autograd saves, each counted once, without the storages of weights."""
+    """The bytes of the storages that autograd saves, each counted once, without the weights."""
 
     def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         self._weights = {_storage(weight) for weight in weights}
         self._sizes: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # a freed storage's address could be used again
+        self._alive: list[torch.Tensor] = []  # else the address of a freed storage could recur
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         self._sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()

@@ -1,4 +1,4 @@
-"""Answers of a causal model: to one prompt, token by token, or to many prompts, in batches."""
+"""Generate the answers of a causal model: to one prompt, or to many prompts in batches."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,12 +14,11 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_INCOMPLETE = "\ufffd"  # what a character decodes to while some of its bytes are still missing
+_INCOMPLETE = "\ufffd"  # decoded from a character that still lacks some of its bytes
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
-    """Tokens that end an answer: the end tokens of the tokenizer, of the model and of the chat
-    template."""
+    """The tokens that end an answer. The tokenizer, the model and the chat template name them."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     found = {tokenizer.hf.eos_token_id, *several, *ends_of_turn(tokenizer)} - {None}
@@ -27,10 +26,10 @@ def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
 
 
 def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
-    """The special token that the chat template puts after an assistant's message, if any.
+    """The special token that the chat template puts after an assistant's message.
 
-    If there is none, the first token of the next message ends the turn (GLM 4.5). This is the token
-    that begins a message of a user or of a tool.
+    Some templates have no such token (GLM 4.5). In them, the token that begins the next message
+    ends the turn, so the tokens that begin a user's and a tool's message are returned.
     """
     answer = {"role": "assistant", "content": "sftctl-end-of-turn"}
     messages = [{"role": "user", "content": "?"}, answer]
@@ -38,7 +37,7 @@ def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
         return ends
     found: set[int] = set()
     for role in ("user", "tool"):
-        with suppress(DataError):  # many templates refuse a tool's message after this answer
+        with suppress(DataError):  # many templates refuse a tool's message at this place
             later = [*messages, {"role": role, "content": "?"}]
             found |= _special_after(answer["content"], later, tokenizer)
     return found
@@ -47,7 +46,7 @@ def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
 def _special_after(
     content: str, messages: list[dict[str, str]], tokenizer: ChatTokenizer
 ) -> set[int]:
-    """The special token that follows a content in the rendered messages, if there is one."""
+    """The special token that follows `content` in the rendered messages; empty if none follows."""
     _, found, rest = tokenizer.render(messages).rpartition(content)
     ids = tokenizer.encode(rest.lstrip()).tolist() if found else []
     return {ids[0]} & tokenizer.special_ids if ids else set()
@@ -82,9 +81,9 @@ def generate_batch(
 ) -> list[str]:
     """The answers to several prompts, computed together. `generate` gives the same answers.
 
-    Shorter prompts get padding on the left. No token attends to the padding, and positions count
-    from the first token of the prompt itself. `is_stopped` is called after each token. If
-    `is_stopped` returns True, all answers end there.
+    Shorter prompts get padding on the left. No token attends to the padding, and the positions of a
+    prompt start at its first own token. `is_stopped` is called after each generated token. If it
+    returns True, all answers end there.
     """
     ends = stop_ids(model, tokenizer)
     output = _generate(
@@ -97,11 +96,11 @@ def generate_batch(
 def batches_by_length(
     lengths: Sequence[int], max_new_tokens: int, most_tokens: int, *, may_pad: bool = True
 ) -> list[list[int]]:
-    """For each batch, the indices of its prompts; the shortest prompts come first.
+    """Divide prompts into batches. Returns the indices in each batch, the shortest prompts first.
 
     A batch has at most `most_tokens` tokens, including padding and answers of full length. A prompt
-    that is too long for this limit is a batch of its own. Without `may_pad`, all prompts of a batch
-    have the same length.
+    that is longer than this limit gets a batch of its own. Without `may_pad`, all prompts of a
+    batch have the same length.
     """
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
@@ -122,7 +121,8 @@ def _generate(
     sampling: Sampling,
     **options: Any,
 ) -> Any:
-    """`model.generate` on prompts padded to one length: token ids (N, longest + new)."""
+    """Run `model.generate` on prompts padded to one length. Returns token ids (N, longest + new).
+    """
     longest, padding = max(map(len, prompts)), ends[0] if ends else 0
     rows = [[padding] * (longest - len(prompt)) + [*prompt] for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -140,15 +140,15 @@ def _generate(
 
 
 def _up_to_an_end(answer: list[int], ends: list[int]) -> list[int]:
-    """The tokens before the first one that ends an answer."""
+    """The tokens before the first token that ends an answer."""
     return answer[: next((n for n, token in enumerate(answer) if token in ends), len(answer))]
 
 
 def _text(tokenizer: ChatTokenizer, answer: list[int]) -> str:
-    """An answer as text.
+    """An answer as text, without special tokens.
 
-    Special tokens are left out, because the answer becomes part of the next prompt, where they
-    would be tokens again.
+    The answer may become part of the next prompt. There, a special token in the text would be
+    encoded as this token again.
     """
     return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
@@ -160,7 +160,7 @@ class _Streamer:
     tokenizer: ChatTokenizer
     ends: frozenset[int]
     on_text: Callable[[str], None]
-    text: str = ""  # passed to `on_text` so far
+    text: str = ""  # what `on_text` has received so far
     _ids: list[int] = field(default_factory=list)
     _is_prompt: bool = True
 
@@ -181,7 +181,7 @@ class _Streamer:
         return self.tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _pass_on(self, decoded: str) -> None:
-        """Pass on the new text. Leading blanks are dropped; trailing ones wait for more text."""
+        """Pass on the new text. Blanks at the start are dropped; blanks at the end must wait."""
         new = decoded.strip()[len(self.text) :]
         if new:
             self.text += new

@@ -33,7 +33,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-Stored = Literal["auto"]  # transformers' word for the type that the weights are stored in
+Stored = Literal["auto"]  # means in transformers: the dtype in which the weights are stored
 
 
 def load_model(
@@ -44,9 +44,10 @@ def load_model(
     new_tokens: Sequence[str] | None = None,
     dtype: torch.dtype | Stored = torch.float32,
 ) -> "PreTrainedModel":
-    """The model that training starts from; a preset's weights are drawn with `seed`, in float32.
+    """The model that training starts from.
 
-    A pretrained model gets rows for `new_tokens`; a preset has rows for all tokens.
+    A preset gets random weights in float32, drawn with `seed`; its vocabulary has all tokens. A
+    pretrained model is loaded in `dtype`, and its embeddings get rows for `new_tokens`.
     """
     if is_preset(name):
         torch.manual_seed(seed)
@@ -101,11 +102,11 @@ def _configuration(name: str, source: ModelSource, warn: Warn) -> "PretrainedCon
 def load_pretrained(
     name: str, warn: Warn = on_stderr, dtype: torch.dtype | Stored = torch.float32
 ) -> "PreTrainedModel":
-    """The model of a directory, hub name, .gguf or .pth file, with weights in `dtype`.
+    """Load the model of a directory, a hub name, a .gguf or a .pth file, with weights in `dtype`.
 
-    "auto": the type that the weights are stored in (float32 for .gguf and .pth files). ConfigError
-    if a weight is missing in the files. `warn` gets a line about tensors that are not used, and
-    about prefixes that were removed from names.
+    With "auto", weights keep the dtype in which they are stored (float32 for .gguf and .pth files).
+    Raises ConfigError if a weight is missing in the files. `warn` receives a line about unused
+    tensors, and a line about prefixes that were removed from names.
     """
     quiet()
     source = ModelSource.of(name)
@@ -113,7 +114,7 @@ def load_pretrained(
     if source.is_minimind:
         narrow = torch.float32 if dtype == "auto" else dtype
         return load_minimind(Path(source.location), warn, narrow)
-    config = _configuration(name, source, warn)  # refuses an unsuitable model before its weights
+    config = _configuration(name, source, warn)  # errors come before the weights are loaded
     options = {"dtype": torch.float32 if source.is_gguf and dtype == "auto" else dtype}
     model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
@@ -128,9 +129,9 @@ def load_pretrained(
 
 
 def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr) -> None:
-    """ConfigError if `load_pretrained` would find that a weight of the model is not in the files.
+    """ConfigError if a weight of the model is missing in the files of a folder. Reads only headers.
 
-    It reads the headers in a folder; other models are judged when they are loaded.
+    Models that are not folders are checked when they are loaded.
     """
     source = ModelSource.of(name)
     if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
@@ -143,7 +144,7 @@ def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr)
 def _from_files(
     name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, which may have missing weights, and how the names without known prefixes fit."""
+    """The model, in which weights may be missing, and how the names fit without known prefixes."""
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
     if names.is_renamed:
@@ -172,7 +173,7 @@ def _named_as_it_is(
                 **source.arguments,
                 **options,
             )
-        except RuntimeError as problem:  # tensors that it could not stack or split
+        except RuntimeError as problem:  # transformers could not stack or split tensors
             if lacks_memory(problem):
                 raise
             raise ConfigError(
@@ -180,13 +181,13 @@ def _named_as_it_is(
                 "expert's may be missing or of another shape",
                 hint="copy or download the model again",
             ) from problem
-    model.config.__dict__.pop("auto_map", None)  # a saved config with it would ask for code
+    model.config.__dict__.pop("auto_map", None)  # else a saved config.json would name code to run
     names = Names(info["missing_keys"], info["unexpected_keys"], [*info["mismatched_keys"]])
     return model, names
 
 
 def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:
-    """Arguments to dequantize a .gguf file, and its own sizes: quantized weights can't train."""
+    """Arguments to dequantize a .gguf file, because quantized weights can't be trained."""
     if not source.is_gguf:
         return {}
     from transformers import GgufConfig
@@ -195,7 +196,7 @@ def _dense(source: ModelSource, config: "PretrainedConfig") -> dict[str, Any]:
 
 
 def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
-    """The weights of a .gguf file in a model of this configuration, dequantized to float32.
+    """A model of this configuration with the weights of a .gguf file, dequantized to float32.
 
     ConfigError if a weight of the model is not in the file.
     """
@@ -203,7 +204,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import LlamaConfig
 
     source = ModelSource.of(str(file))
-    if config.model_type == "mistral":  # .gguf files call it a Llama, and so does their reader
+    if config.model_type == "mistral":  # in .gguf files, and for their reader, this is a Llama
         values = config.to_dict()
         known = {key: values[key] for key in LlamaConfig().to_dict() if key in values}
         config = LlamaConfig(**known | {"model_type": "llama"})
@@ -213,7 +214,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
 
 
 def load_architecture(folder: Path) -> "PreTrainedModel":
-    """The model of `folder/config.json` with random weights, to be filled from a checkpoint."""
+    """The model of `folder/config.json` with random weights. A checkpoint fills them in."""
     from transformers import AutoConfig, GenerationConfig
 
     if not (folder / "config.json").is_file():
@@ -249,14 +250,14 @@ def save_pretrained(
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
     with system_errors():
         model.save_pretrained(folder, max_shard_size=max_shard_bytes)
-    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # as the umask allows
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # the mode that the umask gives
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(mode)  # safetensors makes it readable by its owner only
+        weights.chmod(mode)  # safetensors lets only the owner read its files
     tokenizer.save(folder)
 
 
 def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: int) -> None:
-    """Refuse more token ids than the model has embeddings, and examples too long for it."""
+    """ConfigError for more token ids than embeddings, and for a `max_seq_len` above the maximum."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise ConfigError(
@@ -273,7 +274,7 @@ def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: i
 
 
 def max_positions(model: "PreTrainedModel") -> int | None:
-    """The longest text that a model can take, in tokens; None if it has no limit."""
+    """The model's maximum sequence length in tokens; None if it has no maximum."""
     return getattr(model.config, "max_position_embeddings", None)
 
 

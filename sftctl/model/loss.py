@@ -1,13 +1,13 @@
 """The summed cross entropy of a model's target tokens, without the logits of all tokens.
 
-With weights of tokens it is the sum of each target's cross entropy times its weight.
+If the tokens have weights, each target's cross entropy is multiplied by its weight.
 
 The base model runs on all tokens of a micro-batch. The output head runs only on the hidden states
-that predict a target token, a chunk at a time, so logits of shape (T, V) never exist.
+that predict a target token, one chunk after the other. So logits of shape (T, V) never exist.
 
-A mixture of experts adds its auxiliary loss. The auxiliary loss is computed for each example alone
-and weighted by the example's number of target tokens. So it is normalized like the cross entropy
-and does not depend on how a batch is cut into micro-batches.
+For a mixture of experts, the auxiliary loss is added. It is computed for each example alone and
+multiplied by the example's number of target tokens. So it is normalized like the cross entropy, and
+does not depend on how a batch is divided into micro-batches.
 
 Shapes: T tokens, R rows, D hidden size, N target tokens, V vocabulary.
 """
@@ -24,54 +24,55 @@ from sftctl.model.onednn import product
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_LOGITS = 1 << 23  # logits that exist at a time: 32 MB of float32
-IGNORE_INDEX = -100  # a target id that the loss does not count
-_ROWS_STEP = 128  # a chunk holds a multiple of this many targets, so that few shapes occur
-_HEAD_SCALE = 64  # a power of two: multiplying by 1/64 afterwards restores every bit
+CHUNK_LOGITS = 1 << 23  # the number of logits in one chunk: 32 MB of float32
+IGNORE_INDEX = -100  # marks a position without a target; the loss does not count it
+_ROWS_STEP = 128  # the number of targets in a chunk is a multiple of this, so few shapes occur
+_HEAD_SCALE = 64  # a power of two, so a later product with 1/64 restores every bit
 
 
 class TargetFacts(NamedTuple):
-    """Facts about each of N target positions, detached. The values for padding have no meaning."""
+    """Facts about each of N target positions, detached. Values at filled-up positions are unused.
+    """
 
-    losses: torch.Tensor  # (N,) float32: cross entropy, without the weight; 0 to fill up
+    losses: torch.Tensor  # (N,) float32: cross entropy without the weight; 0 where filled up
     are_hits: torch.Tensor  # (N,) bool: no other token has a higher probability
     entropies: torch.Tensor  # (N,) float32: of the distribution over the vocabulary, in nats
 
     @classmethod
     def of(cls, logits: torch.Tensor, target_ids: torch.Tensor, each: torch.Tensor) -> Self:
-        """From logits (N, V) and the cross entropies (N,)."""
+        """The facts from logits (N, V) and cross entropies (N,)."""
         at_target = logits.gather(1, target_ids.clamp_min(0).unsqueeze(1)).squeeze(1)
         are_hits = (at_target >= logits.amax(1)).detach()
         return cls(each.detach(), are_hits, _entropies(logits.detach()))
 
 
 class LossModule(torch.nn.Module):
-    """A model with its loss. DDP and FSDP wrap it, so call it, never the model inside it."""
+    """A model with its loss. FSDP hooks into this module, so call it and not the model inside."""
 
     def __init__(self, model: "PreTrainedModel", chunk_logits: int = CHUNK_LOGITS) -> None:
         super().__init__()
         self.model = model
         self.chunk_logits = chunk_logits
-        self.uses_own_forward = False  # True: call the model's forward, which makes all logits
-        self.attends_by_rows = False  # True: the model uses row_attention; rows may be several
-        # The float32 weight behind a bfloat16 head: it receives the head's gradient in float32.
+        self.uses_own_forward = False  # True: call the model's own forward, with all logits
+        self.attends_by_rows = False  # True: the model uses row_attention, so a pass has many rows
+        # If the head is in bfloat16: its float32 master, which receives the gradient in float32.
         self.head_weight: torch.Tensor | None = None
-        self.targets: TargetFacts | None = None  # of the last call
+        self.targets: TargetFacts | None = None  # facts of the last call
 
     def forward(
         self,
         input_ids: torch.Tensor,  # (1, T)
         position_ids: torch.Tensor,  # (1, T)
         target_positions: torch.Tensor,  # (N,) into T
-        target_ids: torch.Tensor,  # (N,), IGNORE_INDEX where there is no target
-        row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
-        target_weights: torch.Tensor | None = None,  # (N,) float32, 0 to fill up; None: all are 1
+        target_ids: torch.Tensor,  # (N,); IGNORE_INDEX where filled up
+        row_lengths: torch.Tensor,  # (R,): the tokens of each row, then zeros
+        target_weights: torch.Tensor | None = None,  # (N,) float32, 0 where filled up; None: all 1
         *,
-        longest_row: int | None = None,  # no row has more tokens; None: unknown
+        longest_row: int | None = None,  # an upper bound of the row lengths; None: unknown
     ) -> torch.Tensor:
         """The weighted sum of the target tokens' cross entropies, a float32 scalar.
 
-        In training mode the gradient includes the auxiliary loss; the value does not.
+        In training mode, the gradient also has the part of the auxiliary loss. The value never has.
         """
         balance = balance_coefficient(self.model.config) if self.training else 0.0
         called: torch.nn.Module = self.model if self.uses_own_forward else self.model.base_model
@@ -103,7 +104,7 @@ class LossModule(torch.nn.Module):
     def _head_loss(
         self, hidden: torch.Tensor, target_ids: torch.Tensor, target_weights: torch.Tensor | None
     ) -> tuple[torch.Tensor, TargetFacts]:
-        """The loss of hidden states (N, D), in chunks if the head is plain."""
+        """The loss of hidden states (N, D). A head that is a plain matrix is applied in chunks."""
         head = self.model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None:
             logits = head(hidden)
@@ -117,9 +118,10 @@ class LossModule(torch.nn.Module):
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Linear head and summed cross entropy. The forward pass also computes the gradients.
+    """A linear head and the summed cross entropy. The forward pass also computes the gradients.
 
-    So no logits are kept, and none are computed twice (the idea of Liger Kernel, Hsu et al. 2024).
+    So no logits are kept, and no logits are computed twice (the idea of Liger Kernel, Hsu et al.
+    2024).
     """
 
     @staticmethod
@@ -132,9 +134,9 @@ class _ChunkedHead(torch.autograd.Function):
         chunk_logits: int,
         needs_grad: bool,
     ) -> tuple[torch.Tensor, ...]:
-        """A float32 scalar, and the tensors of TargetFacts."""
-        # A frozen head needs no gradient. The hidden states need no gradient if everything below
-        # the head is frozen.
+        """Returns the loss, a float32 scalar, and the tensors of TargetFacts."""
+        # A frozen head needs no gradient. If everything below the head is frozen, the hidden
+        # states need none either.
         needs_hidden, needs_weight = (needs_grad and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
@@ -160,9 +162,9 @@ class _ChunkedHead(torch.autograd.Function):
             are_hits[chunk] = of_targets.squeeze(1) >= log_probabilities.amax(1)
             log_sum = (logits.gather(1, targets) - of_targets).squeeze(1)
             probabilities = log_probabilities.exp_()
-            entropies[chunk] = log_sum - logits.mul_(probabilities).sum(1)  # without a new matrix
+            entropies[chunk] = log_sum - logits.mul_(probabilities).sum(1)  # allocates no matrix
             if needs_hidden or needs_weight:
-                grad_logits = probabilities  # softmax minus one-hot targets
+                grad_logits = probabilities  # becomes: probabilities - one-hot targets
                 grad_logits.scatter_add_(1, targets, grad_logits.new_full(targets.shape, -1.0))
                 grad_logits = grad_logits.mul_(factors).to(dtype)
             if grad_hidden is not None:
@@ -175,7 +177,7 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale both gradients, in place, by the gradient of the loss."""
+        """Multiply both gradients in place by the gradient of the loss."""
         grad_hidden, grad_weight = ctx.saved_tensors
         grad_loss = grad_outputs[0]
         gradients = (None if g is None else g.mul_(grad_loss) for g in (grad_hidden, grad_weight))
@@ -183,13 +185,12 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def chunk_rows(vocabulary: int, chunk_logits: int = CHUNK_LOGITS) -> int:
-    """The number of target tokens whose logits exist at a time: a multiple of 128, and at least
-    128."""
+    """The number of target tokens in a chunk of logits: a multiple of 128, and at least 128."""
     return max(_ROWS_STEP, chunk_logits // vocabulary // _ROWS_STEP * _ROWS_STEP)
 
 
 def _entropies(logits: torch.Tensor) -> torch.Tensor:
-    """The entropy of each row's distribution, in nats: (N,)."""
+    """The entropy of each row of logits (N, V), in nats: (N,)."""
     log_probabilities = logits.float().log_softmax(dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(1)
 
@@ -205,14 +206,14 @@ def _weighted_sum(each: torch.Tensor, weights: torch.Tensor | None) -> torch.Ten
 
 @dataclass(frozen=True, slots=True)
 class HeadCheck:
-    """Two losses of one batch, computed with an enlarged head."""
+    """Two losses of the same batch, computed with an enlarged head."""
 
-    loss: float  # by the head's matrix product alone
-    own_loss: float  # by the model's own forward pass
+    loss: float  # computed with the head's weight alone
+    own_loss: float  # computed with the model's own forward pass
 
     @property
     def is_plain(self) -> bool:
-        """Whether the head is only a matrix product, so that the losses agree."""
+        """Whether both losses agree, so the head is only a matrix product."""
         return abs(self.loss - self.own_loss) <= 1e-3 * max(1.0, abs(self.own_loss))
 
     @property
@@ -226,16 +227,16 @@ class HeadCheck:
 
 @torch.no_grad()
 def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadCheck:
-    """Compare the loss of the head alone with the loss of the model's own logits, for one
-    micro-batch.
+    """Compare two losses of one micro-batch: with the head's weight alone, and with the model's own
+    logits.
 
-    They differ if the model also caps or scales its logits. A cap hardly changes small logits, so
-    the head's weights are multiplied by 64 for the comparison. Afterwards the module is unchanged.
+    The losses differ if the model also caps or scales its logits. A cap hardly changes small
+    logits. So the head's weights are multiplied by 64 for the comparison, and restored afterwards.
     """
     training, uses_own_forward = module.training, module.uses_own_forward
     weights = [module.model.get_output_embeddings().weight]
     if module.head_weight is not None and module.head_weight is not weights[0]:
-        weights.append(module.head_weight)  # the float32 weight behind a bfloat16 head
+        weights.append(module.head_weight)  # the float32 master of a bfloat16 head
     module.eval()
     torch._foreach_mul_(weights, _HEAD_SCALE)
     try:

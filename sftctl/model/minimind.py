@@ -1,9 +1,9 @@
-"""MiniMind's own .pth weights as a transformers model, for the layout of minimind-3 (2026).
+"""MiniMind's own .pth weights as a transformers model, for minimind-3 (2026).
 
-Such a file is a `MiniMindForCausalLM.state_dict()`, as in `out/full_sft_768.pth`; or it is a
-`checkpoints/*_resume.pth`, which has the state under "model". The dense layers are the same as in
-Qwen3, with the same names. The experts are stacked here, as in Qwen3-MoE. Older series (MiniMind2
-has no norms on queries and keys) are refused.
+Such a file is the `state_dict()` of a MiniMindForCausalLM, such as `out/full_sft_768.pth`. Or it is
+a `checkpoints/*_resume.pth`, which has this state under "model". Dense layers are those of Qwen3,
+with the same names. Experts are those of Qwen3-MoE, but Qwen3-MoE stacks them in one tensor. Older
+series are refused. (MiniMind2, for example, has no norms on queries and keys.)
 """
 
 import re
@@ -26,7 +26,7 @@ _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
 def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedModel":
-    """The model of a weights file, with weights in `dtype`; does not run code from the file.
+    """The model of a weights file, with weights in `dtype`. No code from the file is run.
 
     ConfigError if a weight of the model is not in the file.
     """
@@ -50,7 +50,7 @@ def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedMode
 
 
 def _names(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> Names:
-    """How the weights fit the model. The head is tied, so it may be missing."""
+    """How the weights fit the model. A missing head is fine, because it is the embedding."""
     expected = model.state_dict()
     there = {name: weights[name].shape for name in expected.keys() & weights.keys()}
     return Names(
@@ -124,7 +124,7 @@ def _config_by_shapes(weights: dict[str, torch.Tensor]) -> "PretrainedConfig":
 
 
 def _stacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Stack a layer's experts into one tensor, with the gate's rows before the up projection's."""
+    """Stack a layer's experts into one tensor. The rows of gate come before those of up."""
     result, parts = {}, {}
     for name, tensor in weights.items():
         match = _EXPERT.fullmatch(name)

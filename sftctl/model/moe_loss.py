@@ -1,7 +1,6 @@
-"""The auxiliary loss of a mixture of experts, for each example alone.
+"""The auxiliary loss of a mixture of experts, computed for each example alone.
 
-So it does not depend on how a batch is cut into micro-batches.
-
+So it does not depend on how a batch is divided into micro-batches.
 Shapes: R rows laid end to end, T tokens, E experts, L layers with a router.
 """
 
@@ -20,7 +19,7 @@ def balance_coefficient(config: "PretrainedConfig") -> float:
 
 
 def row_numbers(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """The number of each token's row: (T,) int64, for rows laid end to end."""
+    """For each token the number of its row: (T,) int64. The rows are laid end to end."""
     rows = torch.arange(len(row_lengths), device=row_lengths.device)
     return rows.repeat_interleave(row_lengths, output_size=num_tokens)
 
@@ -31,10 +30,10 @@ def balance_loss(
     row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
     row_of: torch.Tensor,  # (T,): the row of each token
 ) -> torch.Tensor:
-    """`load_balancing_loss_func` of transformers, applied to each row.  (R,); 0 for no row
+    """`load_balancing_loss_func` of transformers, applied to each row. Returns (R,); 0 if empty.
 
-    For each row: E times the sum over experts of (share of the tokens sent to the expert) times
-    (the expert's mean probability), over all layers.
+    The loss of a row is E times a sum over experts. Each summand is the share of the row's tokens
+    that the expert receives, times the expert's mean probability. Both are means over all layers.
     """
     logits = torch.stack(router_logits).float()  # (L, T, E)
     layers, _, experts = logits.shape

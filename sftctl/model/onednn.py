@@ -1,8 +1,7 @@
-"""Linear layers by oneDNN, which multiplies float32 matrices on a CPU faster than torch's default.
+"""Linear layers with oneDNN, which is faster for float32 on a CPU than torch's default, MKL.
 
-torch uses MKL for float32 products. oneDNN compiles kernels for the vector instructions that it
-finds on any vendor's processor, and is better on few rows. Both compute in float32 but round
-differently.
+oneDNN compiles kernels for the vector instructions of the processor, of any vendor. It is also
+better on few rows. Both libraries compute in float32, but they round differently.
 """
 
 from functools import cache, partial
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 _SMALLEST_PRODUCT = 1 << 27
-"""The smallest product (in multiply-adds) for which oneDNN is faster. oneDNN compiles a kernel for
-every new shape."""
+"""The smallest product (in multiply-adds) for which oneDNN is faster. For smaller ones its kernel,
+compiled for each new shape, does not pay."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a (..., I) @ b (O, I).T, for any memory layout; by oneDNN if it is faster."""
+    """a (..., I) @ b (O, I).T for any memory layout. oneDNN is used if it is faster."""
     is_float32_on_cpu = a.device.type == "cpu" and a.dtype == b.dtype == torch.float32
     if not is_float32_on_cpu or a.numel() * len(b) < _SMALLEST_PRODUCT or not _has_both():
         return a @ b.t()
@@ -27,19 +26,19 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _has_both() -> bool:
-    """Whether this torch has both MKL and oneDNN; otherwise there is no choice."""
+    """Whether this torch has both MKL and oneDNN. If not, torch's default is the only choice."""
     return all(backend.is_available() for backend in (torch.backends.mkl, torch.backends.mkldnn))
 
 
 def use_onednn(module: torch.nn.Module) -> None:
-    """Let every plain linear layer in `module` compute with `product`."""
+    """Make every plain linear layer in `module` compute with `product`."""
     for layer in module.modules():
         if type(layer) is torch.nn.Linear:
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
 
 
 def _forward(layer: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
-    """`layer(values)`; under autocast, torch chooses the dtype and the product."""
+    """`layer(values)`. Under autocast, torch chooses the dtype and the library."""
     if torch.is_autocast_enabled("cpu"):
         return F.linear(values, layer.weight, layer.bias)
     result: torch.Tensor = _Linear.apply(values, layer.weight)  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _SHAPES: dict[str, dict[str, Any]] = {
-    # for tests: trains in milliseconds, learns little
+    # for tests: a step takes milliseconds, and the model learns little
     "tiny": dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, head_dim=16, intermediate_size=192),
     # the default: learns the rules of the bundled sample in two minutes on two cores
@@ -18,8 +18,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
                        vocab_size=6400, max_position_embeddings=32768,
                        rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
 }  # fmt: skip
-# The same with experts: each layer has four such FFNs and sends every token to one of them.
-# 198M parameters, of which 64M are active.
+# The same model, but each layer has four FFNs of this size and sends every token to one of them:
+# 198M parameters, 64M of them active.
 _SHAPES["minimind-3-moe"] = _SHAPES["minimind-3"] | dict(
     num_experts=4, num_experts_per_tok=1, moe_intermediate_size=2432,
     norm_topk_prob=True, router_aux_loss_coef=5e-4,
@@ -29,14 +29,14 @@ PRESETS = tuple(_SHAPES)
 
 
 def is_preset(name: str) -> bool:
-    """Whether a model's name is that of a preset. A folder of the same name does not count."""
+    """Whether `name` is a preset, even if a folder has the same name."""
     return name in PRESETS
 
 
 def preset_config(name: str, vocab_size: int, **changes: int | None) -> "PretrainedConfig":
     """The `transformers` configuration of a preset, with a vocabulary of at least `vocab_size`.
 
-    `changes` are special token ids or other sizes.
+    `changes` replace other values, such as the ids of special tokens.
     """
     from transformers import Qwen3Config, Qwen3MoeConfig
 

@@ -1,8 +1,8 @@
-"""Attention for rows that are laid end to end in one long row. No row sees another row.
+"""Attention for rows that are laid end to end in one long row. No row attends to another row.
 
 A pass holds several rows of different lengths in one row of T tokens, without padding between
-them. `position_ids` start at 0 with each row, and the attention function registered here computes
-each row by itself, causally. transformers calls it by its name in `config._attn_implementation`.
+them. `position_ids` start at 0 in each row. The attention function of this module computes each row
+by itself, causally. It is registered with transformers under the name ROWS.
 
 Shapes: T tokens of the pass, R rows, H heads, D head dimension.
 """
@@ -24,15 +24,15 @@ ROWS = "sftctl_rows"
 """The name of the attention function in transformers' registry."""
 
 _LENGTH_STEP = 64
-"""Rows are padded to this inside attention, so that few shapes occur: on a CPU each new shape of a
-bfloat16 attention costs memory that is never freed."""
+"""Inside attention, rows are padded to a multiple of this, so that few shapes occur. On a CPU each
+new shape of a bfloat16 attention costs memory that is never freed."""
 
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)
-_FLASH_HEAD_SIZE = 256  # the largest D of torch's flash kernels
-_FLASH_CAPABILITY = (8, 0)  # of the GPU: Ampere
+_FLASH_HEAD_SIZE = 256  # the largest D that torch's flash kernels support
+_FLASH_CAPABILITY = (8, 0)  # the oldest GPU with these kernels: Ampere
 
 _WITHOUT_EFFECT = {"position_ids", "cache_position", "output_router_logits", "is_causal"}
-_TOLERANCE = 2e-5  # of the largest value: 100 times what rounding was in 20 families
+_TOLERANCE = 2e-5  # of the largest value: 100 times the rounding measured in 20 model families
 
 
 def attention_by_rows(
@@ -42,14 +42,14 @@ def attention_by_rows(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    row_lengths: torch.Tensor,  # (R,) int32, their sum is T; zeros at the end are not rows
-    longest_row: int | None = None,  # no row has more tokens; None: unknown
+    row_lengths: torch.Tensor,  # (R,) int32 with sum T; zeros at the end stand for no row
+    longest_row: int | None = None,  # an upper bound of the row lengths; None: unknown
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row -> (1, T, H, D).
 
-    Honours `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option.
-    Without this check, a model would silently compute the wrong attention.
+    Supports `scaling`, `dropout` and `sliding_window`. Raises ValueError for every other option,
+    because a model would otherwise silently compute the wrong attention.
     """
     honoured = {name: options.pop(name, None) for name in ("scaling", "dropout", "sliding_window")}
     refused = [
@@ -74,7 +74,7 @@ def attention_by_rows(
 
 
 def _takes_all_rows(query: torch.Tensor, dropout: float | None) -> bool:
-    """Whether torch's flash kernel for rows of different lengths can compute this attention."""
+    """Whether one call of torch's flash kernel can compute the attention of all rows."""
     return (
         query.is_cuda
         and query.dtype in _FLASH_DTYPES
@@ -94,10 +94,10 @@ def all_rows(
     attend: Callable[..., Any],
     **options: Any,
 ) -> torch.Tensor:
-    """All rows in one call of `attend`, which has the signature of torch's `varlen_attn`.
+    """Compute all rows with one call of `attend`, which has the signature of torch's `varlen_attn`.
 
-    Returns (1, T, H, D). Honours `scaling` and `sliding_window`. The host reads nothing back from
-    the device.
+    Returns (1, T, H, D). Supports `scaling` and `sliding_window`. The host never waits for the
+    device.
     """
     window = options["sliding_window"]
     ends = F.pad(row_lengths.cumsum(0, dtype=torch.int32), (1, 0))  # (R + 1,): 0, then each end
@@ -106,7 +106,7 @@ def all_rows(
         *flat,
         *(ends, ends, longest_row, longest_row),
         scale=options["scaling"],
-        window_size=(window - 1 if window else -1, 0),  # tokens before, after
+        window_size=(window - 1 if window else -1, 0),  # (tokens before, tokens after)
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return output[None]
@@ -121,7 +121,7 @@ def _each_row(
     **options: Any,
 ) -> torch.Tensor:
     lengths = [length for length in row_lengths.tolist() if length]
-    # split, not slices: the backward pass of a slice allocates the gradient of the complete tensor.
+    # torch.split, because the gradient of a slice is as large as the complete tensor.
     parts = zip(*(torch.split(each, lengths, dim=2) for each in (query, key, value)), strict=True)
     outputs = [_one_row(*part, **options) for part in parts]
     return torch.cat(outputs, dim=2).transpose(1, 2)
@@ -137,7 +137,7 @@ def _one_row(
     sliding_window: int | None,
 ) -> torch.Tensor:
     length = query.shape[2]
-    if missing := -length % _LENGTH_STEP:  # padding after the row, which causal attention ignores
+    if missing := -length % _LENGTH_STEP:  # pad at the end: causal attention ignores the padding
         query, key, value = (F.pad(each, (0, 0, 0, missing)) for each in (query, key, value))
     band = None
     if sliding_window and length > sliding_window:
@@ -152,8 +152,8 @@ def _one_row(
 
 @contextmanager
 def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
-    """Give a model its own attention back inside the block, because generation with a cache needs
-    it."""
+    """Inside the context, the model uses its own attention again. Generation with a cache needs it.
+    """
     current = str(model.config._attn_implementation)
     model.set_attn_implementation(name)
     try:
@@ -163,10 +163,11 @@ def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
 
 
 def use_row_attention(model: "PreTrainedModel") -> str:
-    """Let `model` compute attention by rows; returns the name of its own attention function.
+    """Make `model` compute attention by rows. Returns the name of its own attention function.
 
-    No mask function is registered under the same name, so transformers makes no mask. To make a
-    mask, it would read `position_ids` in every pass, and the host would wait for a GPU.
+    No mask function is registered under the name ROWS, so transformers makes no mask. A mask would
+    be slow: transformers would read `position_ids` in every pass, and the host would wait for a
+    GPU.
     """
     from transformers import AttentionInterface
 
@@ -178,12 +179,11 @@ def use_row_attention(model: "PreTrainedModel") -> str:
 
 @torch.no_grad()
 def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """The reason why rows laid end to end would change each other; None: it is proved that they do
-    not.
+    """The reason why rows that are laid end to end would change each other; None: they do not.
 
-    Compares hidden states of three rows end to end with those of the model's own attention on each
-    row alone. If the data has rows longer than the model's sliding window (`longest_row`), the
-    probe has such rows too. Returns a sentence that says what differed. The model does not change.
+    Three random rows are computed end to end, and each alone with the model's own attention. Their
+    hidden states are compared. If `longest_row` exceeds the model's sliding window, two of the
+    three rows exceed it too. The model does not change.
     """
     if reason := _why_positions_mix(model, longest_row):
         return reason
@@ -205,7 +205,7 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
             )
         finally:
             model.set_attn_implementation(own)
-    except Exception as problem:  # whatever a model's own code raises
+    except Exception as problem:  # the model's own code may raise anything
         return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
     finally:
         widened.close()
@@ -218,9 +218,10 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
 
 
 def _widen_modules(model: "PreTrainedModel") -> ExitStack:
-    """Make each module compute with float32 copies of its weights, which exist only while it runs,
-    because a leak between rows may be smaller than the rounding of bfloat16. Closing the result
-    undoes this.
+    """Make each module compute with float32 copies of its weights, because a leak between rows can
+    be smaller than the rounding of bfloat16.
+
+    A copy exists only while its module runs. Closing the result ends this.
     """
     stack = ExitStack()
     for module in model.modules():
@@ -248,8 +249,10 @@ def _restore(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> N
 
 
 def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """The reason if positions change other rows: some RoPE scalings depend on the largest position
-    of a pass."""
+    """The reason if RoPE makes one row depend on another, else None.
+
+    Some RoPE scalings depend on the largest position of the pass.
+    """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
@@ -271,7 +274,7 @@ def _probe(model: "PreTrainedModel", length: int, seed: int) -> torch.Tensor:
 def _hidden(
     model: "PreTrainedModel", ids: torch.Tensor, positions: torch.Tensor, **options: torch.Tensor
 ) -> torch.Tensor:
-    """Hidden states (1, T, D) before the head, in float64 for the comparison."""
+    """The hidden states (1, T, D) before the head, in float64."""
     output = model.base_model(
         input_ids=ids, position_ids=positions.to(ids.device), use_cache=False, **options
     )

@@ -1,4 +1,4 @@
-"""How the next token of an answer is chosen; bad settings are refused without loading torch."""
+"""Settings for choosing the next token. They are checked without loading torch."""
 
 import math
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from typing import Any
 
 from sftctl.errors import ConfigError
 
-_LOWEST_TEMPERATURE = 1e-4  # logits are divided by it
+_LOWEST_TEMPERATURE = 1e-4  # the logits are divided by the temperature
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Settings of an answer."""
+    """How the tokens of an answer are chosen."""
 
     max_new_tokens: int = 256
-    temperature: float = 0.0  # 0: always the most likely token, no randomness
-    top_p: float = 1.0  # 1: all tokens
-    top_k: int = 0  # 0: all tokens
+    temperature: float = 0.0  # 0: always the most likely token
+    top_p: float = 1.0  # 1: no token is excluded
+    top_k: int = 0  # 0: no token is excluded
 
     @property
     def described(self) -> str:
-        """`greedy`, or `temperature 0.8, top-p 0.95`."""
+        """The settings in words: `greedy`, or `temperature 0.8, top-p 0.95`."""
         if self.temperature == 0:
             return "greedy"
         more = f", top-p {self.top_p:g}" if self.top_p != 1 else ""
@@ -28,7 +28,8 @@ class Sampling:
         return f"temperature {self.temperature:g}{more}"
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments for `generate`; all of them, so that the model's own defaults do not apply."""
+        """Arguments for `generate`. Every setting is given, so the model's defaults do not apply.
+        """
         plain = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         if self.temperature == 0:
             return plain | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -41,7 +42,7 @@ class Sampling:
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Refuse invalid numbers, and flags that would have no effect."""
+    """ConfigError for invalid numbers, and for flags that would have no effect."""
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise ConfigError(
             f"--temperature: expected 0 or more, got {sampling.temperature}",

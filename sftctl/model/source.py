@@ -1,4 +1,4 @@
-"""Sources of pretrained models and tokenizers: a directory, a .gguf or .pth file, or the hub."""
+"""Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
 import logging
 import socket
@@ -33,15 +33,15 @@ _RIGHTS = "change its permissions, or copy the model"
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
 """Arguments for every call that loads a configuration, model or tokenizer. Without them,
-transformers asks on stdin whether to run the Python files of a model, and `yes | sftctl …` would
-run them."""
+transformers asks on stdin whether to run the Python files of a model: `yes | sftctl …` would run
+them."""
 
 _CHECK = "check the path: it is relative to the current folder"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What to pass to `from_pretrained`."""
+    """The arguments for `from_pretrained`."""
 
     location: str
     arguments: dict[str, Any]
@@ -68,8 +68,10 @@ class ModelSource:
 
     @classmethod
     def of(cls, name: str) -> "ModelSource":
-        """The source that `name` means. ConfigError if `name` looks like a path but does not
-        exist."""
+        """The source that `name` means.
+
+        Raises ConfigError if `name` is neither an existing path nor a possible name on the hub.
+        """
         path = Path(name)
         require_utf8(path, ConfigError)
         if path.suffix == ".gguf":
@@ -81,12 +83,12 @@ class ModelSource:
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
             return cls(name, {})
-        if path.is_dir():  # never ask the hub about a directory
+        if path.is_dir():  # without the network, even if files are missing
             return cls(name, {"local_files_only": True} | NO_CODE)
         _refuse_other_file(path)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
-        if name in PRESETS:  # a preset has no source as a model, so the name is for a tokenizer
+        if name in PRESETS:  # only a tokenizer gets here: a preset's model has no source
             raise ConfigError(
                 f"{name}: a preset has no tokenizer of its own",
                 hint="leave the tokenizer out: a preset takes the bundled one",
@@ -112,12 +114,13 @@ def _refuse_other_file(path: Path) -> None:
 
 @cache
 def hub_resolves() -> bool:
-    """Whether the hub's host name resolves. If it does not, only files in the cache of the hub's
-    library are used, because the library would retry for a minute.
+    """Whether the hub's host name can be resolved.
+
+    If not, only files in the cache are used: the hub's library would try for a minute.
     """
     from huggingface_hub.constants import ENDPOINT
 
-    if getproxies():  # the proxy may resolve names that this machine can't
+    if getproxies():  # a proxy can resolve names that this machine can't
         return True
     try:
         socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
@@ -128,12 +131,12 @@ def hub_resolves() -> bool:
 
 @cache
 def on_stderr(message: str) -> None:
-    """Print a warning about a model or tokenizer that is loaded; each text once in a process."""
+    """Print a warning about a model or tokenizer. Each text is printed once in a process."""
     print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def quiet() -> None:
-    """Silence the libraries' progress bars and warnings; problems are raised as our own errors."""
+    """Silence the progress bars and warnings of the libraries. sftctl reports problems itself."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -142,7 +145,7 @@ def quiet() -> None:
 
 
 def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> None:
-    """Refuse a directory without a model, or whose weights are missing or can't be trained."""
+    """ConfigError for a directory without a model, and for weights that can't be trained."""
     folder = Path(name)
     if folder.is_dir():
         _require_settings(folder)
@@ -157,7 +160,7 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
         )
     if folder.is_dir():
         values = _json_or_none(folder / "config.json")
-        if isinstance(values, dict):  # else transformers says what is wrong with the file
+        if isinstance(values, dict):  # other content: transformers raises an error later
             require_not_quantized(name, values)
             if wrong := wrong_size(values):
                 raise ConfigError(f"model {name}: config.json: {wrong[0]}", hint=wrong[1])
@@ -168,8 +171,10 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
 
 
 def _require_settings(folder: Path) -> None:
-    """ConfigError for a folder, or a JSON file of a model in it, that the system does not let this
-    process read, and for a Git LFS pointer with the name of such a file."""
+    """ConfigError for a folder, or a JSON file of a model in it, that this process may not read.
+
+    A Git LFS pointer in place of such a file is an error too.
+    """
     with read_refusals(folder, ConfigError, _RIGHTS):
         next(folder.iterdir(), None)
     for name in _SETTINGS:
@@ -191,7 +196,7 @@ def _json_or_none(file: Path) -> object:
 
 
 def require_tokenizer_folder(name: str) -> None:
-    """Refuse a directory without a tokenizer."""
+    """ConfigError for a directory without a tokenizer."""
     folder = Path(name)
     if folder.is_dir():
         _require_settings(folder)
@@ -204,9 +209,11 @@ def require_tokenizer_folder(name: str) -> None:
 
 
 def tokenizer_class(source: ModelSource) -> Any:
-    """The class that loads a tokenizer. AutoTokenizer always finds the class, but imports torch. If
-    a folder without a model names transformers' plain class, the class is known without
-    AutoTokenizer."""
+    """The class that loads a tokenizer.
+
+    AutoTokenizer finds the class of any tokenizer, but imports torch. A folder without a model may
+    name transformers' plain class; then AutoTokenizer is not needed.
+    """
     folder = Path(source.location)
     read = _json_or_none(folder / "tokenizer_config.json")
     name = read.get("tokenizer_class") if isinstance(read, dict) and "auto_map" not in read else ""
@@ -222,7 +229,7 @@ def tokenizer_class(source: ModelSource) -> Any:
 
 
 def _inside(folder: Path, name: str) -> str | None:
-    """A hint that names the subfolder of a run or a store that has the file, if there is one."""
+    """A hint with the subfolder of a run or a store that has the file; None if there is none."""
     found = [
         folder / inner for inner in ("final", "tokenizer") if (folder / inner / name).is_file()
     ]
@@ -230,7 +237,7 @@ def _inside(folder: Path, name: str) -> str | None:
 
 
 def tell_of_code(source: ModelSource, warn: Callable[[str], None] = on_stderr) -> None:
-    """One warning if a loaded directory names Python files, which are not run."""
+    """Warn if a directory names Python files. They are not run."""
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
         warn(f"{source.location}: not run: {code}; transformers' own classes are used")

@@ -1,7 +1,7 @@
-"""Selects the parameters to train by patterns on their names.
+"""Select the parameters to train by patterns on their names.
 
-Only `requires_grad` says which parameters are trained. `select_trained` sets it once. The engine,
-the checkpoint, the estimates and the screens read it from there.
+`select_trained` sets `requires_grad` once. The engine, the checkpoint, the estimates and the
+screens read from it which parameters are trained.
 """
 
 import re
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 _LAYERS = re.compile(r"layers\[(-?\d*):(-?\d*)\]")
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
-"""The first number in a name is that of the layer: `model.layers.3.mlp.experts.0.weight`."""
+"""The first number in a name is the layer's number: 3 in `model.layers.3.mlp.experts.0.weight`."""
 
 
 def select_trained(
     model: "PreTrainedModel", train_only: Iterable[str] | None, freeze: Iterable[str] | None
 ) -> None:
-    """Clear `requires_grad` of every parameter that the patterns leave out of the training.
+    """Set `requires_grad` to False for every parameter that the patterns exclude.
 
-    A parameter is trained if `train_only` matches it (None: matches all) and `freeze` does not. A
-    parameter that was frozen before stays frozen. ConfigError if a pattern matches nothing, or if
-    nothing is left.
+    A parameter is trained if `train_only` matches it and `freeze` does not; None for `train_only`
+    matches all. A parameter that is already frozen stays frozen. Raises ConfigError if a pattern
+    matches nothing, or if no parameter is trained.
     """
     names = _names_by_id(model)
     trained = set(names) if train_only is None else matching(model, "train.train_only", train_only)
@@ -43,9 +43,9 @@ def select_trained(
 
 
 def require_new_rows_trained(model: "PreTrainedModel") -> None:
-    """ConfigError if the embeddings or the head, which got rows for new tokens, are frozen.
+    """ConfigError if embeddings or head are frozen, although they got rows for new tokens.
 
-    The new rows would stay the mean of the old rows.
+    Without training, a new row would stay what it is at the start: the mean of the old rows.
     """
     parts = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
     for name, part in parts.items():
@@ -61,7 +61,7 @@ def require_new_rows_trained(model: "PreTrainedModel") -> None:
 def learning_rate_factors(
     model: "PreTrainedModel", factors: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """The name of each parameter that a pattern in `optim.groups` matches, and its factor.
+    """The learning rate factor of each parameter that a pattern in `optim.groups` matches, by name.
 
     ConfigError if a pattern matches nothing, or if two patterns give a parameter different factors.
     """
@@ -80,8 +80,8 @@ def learning_rate_factors(
 def matching(model: "PreTrainedModel", setting: str, patterns: Iterable[str]) -> set[int]:
     """The ids of all parameters that one of the patterns matches.
 
-    A tied parameter has several names. It is matched if one of them matches. ConfigError, which
-    names the `setting`, for a pattern that matches nothing.
+    A tied parameter has several names; it matches if one of them does. ConfigError, with the name
+    of the `setting`, for a pattern that matches nothing.
     """
     names, result = _names_by_id(model), set[int]()
     for pattern in patterns:
@@ -124,7 +124,7 @@ def _ids(module: "nn.Module | None") -> set[int]:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the layer that a parameter is in; None if it is outside of the layers."""
+    """The number of the layer that holds a parameter; None if no layer holds it."""
     found = _LAYER_NUMBER.search(name)
     return int(found[1]) if found else None
 
@@ -135,6 +135,6 @@ def _num_layers(names: dict[int, list[str]]) -> int:
 
 
 def _summary(names: dict[int, list[str]]) -> str:
-    """All names, with * in place of the numbers."""
+    """All names, with * for the layer numbers, each once."""
     every = (name for all_names in names.values() for name in all_names)
     return ", ".join(dict.fromkeys(_LAYER_NUMBER.sub(".*.", name) for name in every))

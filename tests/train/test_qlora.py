@@ -136,8 +136,8 @@ def test_the_plan_shows_nf4_and_its_memory(finished: Path) -> None:
     [
         (
             {"train__strategy": "fsdp"},
-            "adapter.quantize: nf4 can't be combined with strategy fsdp, which shards weights and "
-            "not 4-bit numbers",
+            "adapter.quantize: nf4 can't be combined with strategy fsdp: fsdp can't shard 4-bit "
+            "weights",
             "--strategy ddp, where each rank holds the quantized base",
         ),
         ({}, "adapter.quantize: nf4 needs bitsandbytes, which is not installed", "'sftctl[qlora]'"),

@@ -17,7 +17,7 @@ from sftctl.model.folder.config_edits import EMPTY_TENSORS
 from sftctl.runs.final import CARD_NAME
 
 _LONGEST_CARD = 1 << 18
-_TWO_FILES = "the two files are not of one adapter: copy or download it again"
+_TWO_FILES = "the two files belong to different adapters: copy or download it again"
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)

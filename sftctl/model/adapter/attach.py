@@ -1,4 +1,4 @@
-"""Put an adapter of any tool that peft can read onto its base, and merge it into the base."""
+"""Load an adapter of any tool that peft can read, onto its base, and merge it into the base."""
 
 import re
 import warnings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OTHER_BASE = "an adapter fits only the base that it was trained on"
 
 _PEFT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, re.error)
-"""The errors that peft raises for settings, tensors and a base that do not fit together."""
+"""The errors that peft raises if settings, tensors and base do not fit together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class Attached:
 
     model: "PreTrainedModel"
     wrapper: Any  # peft's PeftModel around the same model
-    form: str | None = None  # nf4: the base has the dequantized weights of its nf4 form
+    form: str | None = None  # nf4: the base was quantized to nf4 and dequantized again
 
     def merged(self) -> "PreTrainedModel":
         """The model with the adapter added to its weights, in place. It is then a plain model.
 
-        Head and embeddings are merged separately, so that an adapter of the head does not change
-        the embeddings, and the reverse. If the merged weights are equal, head and embeddings are
-        tied again. CheckpointError if peft can't merge the adapter.
+        Head and embeddings are merged separately: an adapter on one of them does not change the
+        other. If their merged weights are equal, they are tied again. CheckpointError if peft can't
+        merge the adapter.
         """
         _untie(self.model)
         try:
@@ -93,13 +93,12 @@ def attach(
     warn: Warn = on_stderr,
     form: str | None = None,
 ) -> Attached:
-    """The base in `dtype`, with the adapter on it. The base is loaded from `location`, or else by
-    its name.
+    """Load the base in `dtype` and put the adapter on it. ConfigError if they do not fit.
 
-    With the `form` nf4 the base's quantized layers have their dequantized weights, on which the
-    adapter was trained. The adapter's own weights are float32. Head and embeddings are tied as in
-    the base, because peft then knows whether an adapter of the embeddings also changes the head.
-    ConfigError if the adapter belongs to another base.
+    The base is loaded from `location`, or else by its name. With the `form` nf4, its quantized
+    layers are dequantized, because the adapter was trained on these weights. The adapter's own
+    weights are float32. Head and embeddings stay tied if the base ties them: from this, peft knows
+    whether an adapter of the embeddings also changes the head.
     """
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
@@ -109,7 +108,7 @@ def attach(
     _grow(model, shapes)
     peft = import_peft()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # missing names are an error below
+        warnings.simplefilter("ignore")  # `_require_names` raises an error for missing names
         try:
             config = _with_targets(peft.PeftConfig.from_pretrained(str(adapter.folder)), shapes)
             wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=config)
@@ -120,15 +119,19 @@ def attach(
 
 
 def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """ConfigError if a matrix A has none of the ranks in the settings. This is checked before
-    matrices of a wrong rank are made."""
+    """ConfigError if a matrix A has none of the ranks in the settings.
+
+    This check comes first, because peft would create matrices of the rank in the settings.
+    """
     if (wrong := wrong_rank(adapter.settings, shapes)) is not None:
         raise _does_not_fit(adapter, " ".join(wrong))
 
 
 def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """The settings. If they name no layers, the layers with tensors are added, because peft would
-    choose layers by the type of the model."""
+    """The settings, with the layers that have tensors as targets if no targets are named.
+
+    Without targets, peft would choose layers by the type of the model.
+    """
     if config.target_modules is None and not config.target_parameters:
         layers = {name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name}
         config.target_modules = layers or None
@@ -136,7 +139,7 @@ def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
 
 
 def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Enlarge the base's embeddings if the adapter holds embeddings with more rows."""
+    """Add rows to the base's embeddings if the adapter's embeddings have more rows."""
     rows = model.get_input_embeddings().num_embeddings
     embeddings = id(model.get_input_embeddings().weight)
     names = {
@@ -150,7 +153,7 @@ def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _untie(model: "PreTrainedModel") -> None:
-    """Give the head a copy of a weight that it shares with the embeddings, below their adapters."""
+    """If head and embeddings share a weight, give the head a copy. Adapters stay where they are."""
     shared = dict[int, list[torch.nn.Module]]()
     for module in model.modules():
         if isinstance(weight := module._parameters.get("weight"), torch.nn.Parameter):
@@ -164,7 +167,7 @@ def _untie(model: "PreTrainedModel") -> None:
 
 
 def _can_be_tied(model: "PreTrainedModel") -> bool:
-    """Whether a model of this class has a head that can share the embeddings' weight."""
+    """Whether the head of this model can share the embeddings' weight."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     return bool(model._tied_weights_keys) and head.weight.shape == embeddings.weight.shape
 
@@ -175,7 +178,7 @@ def _set_tied(model: "PreTrainedModel", tied: bool) -> None:
 
 
 def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
-    """The tensors of the adapter's file, by their names in the model."""
+    """The shapes of the tensors in the adapter's file, by their names in the model."""
     found = tensor_shapes(adapter.folder)
     return {name.removeprefix(PREFIX): shape for name, shape in found.items()}
 
@@ -183,7 +186,7 @@ def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
 def _require_names(adapter: AdapterFile, wrapper: Any, there: Set[str]) -> None:
     """ConfigError unless the file has all tensors of the adapter, and no others."""
     peft = import_peft()
-    # Otherwise peft adds embeddings under other names if the vocabulary was enlarged.
+    # Without the argument, peft adds embeddings under other names if the vocabulary was enlarged.
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     here = {name.removeprefix(PREFIX) for name in tensors}
     plain = set(wrapper.base_model.model.state_dict())  # some tools write the embeddings too

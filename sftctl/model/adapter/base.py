@@ -1,4 +1,4 @@
-"""The model that a run starts from: the configured model, or a frozen base with a new adapter."""
+"""The model that a run starts from: the configured model, or a frozen base with an adapter."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,12 @@ def initial_model(
     *,
     with_start: bool = True,
 ) -> "PreTrainedModel":
-    """The model at step 0. Random weights are drawn with the run's seed. A base is loaded in its
-    final type, from `location` if it is given. Without `with_start` the adapter that the run
-    continues from is not read, because its weights will be replaced. Raises the ConfigErrors of
-    `load_pretrained`, `add_adapter` and `load_start`.
+    """The model at step 0.
+
+    Random weights are drawn with the run's seed. A base is loaded from `location` if it is given.
+    Its weights get the dtype that the training needs. Without `with_start`, the adapter that the
+    run continues is not read: use this if its weights will be replaced anyway. Raises the
+    ConfigErrors of `load_pretrained`, `add_adapter` and `load_start`.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)
@@ -49,8 +51,10 @@ def initial_model(
 
 
 def adapter_of(config: RunConfig) -> AdapterConfig | None:
-    """The adapter that a run trains, or None. If there are new tokens, embeddings and head are
-    trained completely."""
+    """The settings of the run's adapter, or None.
+
+    With new tokens, embeddings and head are trained completely.
+    """
     adapter = config.adapter
     if not adapter.lora:
         return None
@@ -61,7 +65,10 @@ def adapter_of(config: RunConfig) -> AdapterConfig | None:
 
 
 def base_dtype(config: RunConfig) -> torch.dtype:
-    """The type of the frozen weights; `train.dtype` must be resolved."""
+    """The dtype of the frozen weights. `train.dtype` must be resolved.
+
+    Raises ConfigError if the weights should have another dtype than the computation.
+    """
     asked, computes = config.adapter.base_dtype, config.train.dtype
     in_bfloat16 = computes == "bfloat16"
     if asked != "auto" and (asked == "bfloat16") != in_bfloat16:

@@ -1,7 +1,7 @@
-"""LoRA adapters by peft: matrices that are trained next to the frozen weights of a model.
+"""LoRA adapters with peft: small matrices that are trained next to a model's frozen weights.
 
-The model is changed in place and stays a model of transformers. Its own weights are frozen. The
-adapter's parameters and the modules that are saved completely are trained, in float32.
+The model is changed in place, and its own weights are frozen. It is still a transformers model.
+Trained, in float32, are the adapter's parameters and the modules that are saved completely.
 """
 
 import logging
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
-_NAME = "default"  # peft's name for the one adapter of a model
+_NAME = "default"  # the name that peft gives to a model's only adapter
 EMBEDDINGS, HEAD = "embeddings", "head"
-"""Names in `adapter.modules_to_save` for the embedding and the head of any model."""
+"""These names in `adapter.modules_to_save` mean the embeddings and the head of any model."""
 _ADAPTER = re.compile(rf"\.lora_\w+\.{_NAME}(\.|$)")
-"""In the names of an adapter's parameters, as in `q_proj.lora_A.default.weight`."""
+"""Finds the parameters of an adapter by their names, such as `q_proj.lora_A.default.weight`."""
 
 
 def add_adapter(
@@ -34,15 +34,15 @@ def add_adapter(
     seed: int,
     mode: AbstractContextManager[object] | None = None,
 ) -> None:
-    """Give a model an adapter whose first weights depend on `seed` and the shapes alone.
+    """Add an adapter to a model. Its first weights depend only on `seed` and on the shapes.
 
-    ConfigError if a pattern of `settings` matches nothing. `mode` is that of a model of fake
-    tensors.
+    ConfigError if a pattern of `settings` matches nothing. `mode` is the mode of fake tensors, if
+    the model consists of fake tensors.
     """
     targets = target_layers(model, settings.targets)
     whole = _modules_named(model, settings.modules_to_save or ())
     config = _lora_config(short_names(model, targets), settings)
-    # First on the meta device, because peft would draw the weights in the type of the base.
+    # Start on the meta device: otherwise peft would draw the weights in the dtype of the base.
     import_peft().inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     with mode or nullcontext():
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def add_adapter(
 
 
 def _initialize(layer: Any) -> None:
-    """Draw the first weights of one layer's adapter, in float32, on the device of its base."""
+    """Draw the first weights of one layer's adapter, in float32, on the device of the base."""
     device = layer.get_base_layer().weight.device
     for module in layer.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -64,7 +64,7 @@ def _initialize(layer: Any) -> None:
                 values = torch.empty(parameter.shape, device=device)
                 setattr(module, name, torch.nn.Parameter(values))
     layer.reset_lora_parameters(_NAME, True)
-    if _NAME in layer.lora_magnitude_vector:  # DoRA's norms begin as the norms of the base
+    if _NAME in layer.lora_magnitude_vector:  # the norms of DoRA start as the norms of the base
         layer.lora_magnitude_vector[_NAME].update_layer(
             base_layer=layer.get_base_layer(),
             lora_A=layer.lora_A[_NAME].weight,
@@ -74,8 +74,9 @@ def _initialize(layer: Any) -> None:
 
 
 def import_peft() -> Any:
-    """peft, imported without the lines that it prints if bitsandbytes is installed. ConfigError if
-    it can't be imported. (peft does not need bitsandbytes, but it fails if bitsandbytes is broken.)
+    """Import peft without the messages of bitsandbytes. ConfigError if it can't be imported.
+
+    peft imports bitsandbytes if it is installed, and fails if bitsandbytes is broken.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
     try:
@@ -91,7 +92,7 @@ def has_adapter(model: "PreTrainedModel") -> bool:
 
 
 def lora_config(model: "PreTrainedModel") -> "LoraConfig":
-    """peft's description of the model's adapter."""
+    """peft's settings for the model's adapter."""
     config: LoraConfig = model.peft_config[_NAME]
     return config
 
@@ -102,9 +103,10 @@ def adapter_parameters(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter
 
 
 def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
-    """The tensors in a checkpoint of this model, by all their names. With an adapter these are the
-    adapter's parameters and the modules that are saved completely; else all parameters of the
-    model.
+    """The tensors that a checkpoint of this model saves, by all their names.
+
+    With an adapter, these are its parameters and the modules that are saved completely. Without an
+    adapter, these are all tensors of the model.
     """
     tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     if not has_adapter(model):
@@ -132,8 +134,10 @@ def _lora_config(targets: list[str], settings: AdapterConfig) -> "LoraConfig":
 
 
 def target_layers(model: "PreTrainedModel", patterns: Iterable[str] | None) -> list[str]:
-    """The names of the linear layers that get an adapter; None: all in the model's blocks. A
-    pattern is the last part of a name, the end of a name, or a shell pattern for the complete name.
+    """The names of the linear layers in the model's blocks that get an adapter; None: all of them.
+
+    A pattern is the last part of a name, the end of a name, or a shell pattern for the complete
+    name. ConfigError if a pattern matches nothing.
     """
     layers = [name for block in _blocks(model) for name in _linear_layers(model, block)]
     if patterns is None:
@@ -170,8 +174,10 @@ def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
 
 
 def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> list[str]:
-    """The names of the linear layers of the blocks, without the modules `whole` and adapters.
-    ConfigError if there is none, because nf4 would then change nothing.
+    """The names of the linear layers in the model's blocks, without the modules `whole` and the
+    layers of adapters.
+
+    ConfigError if there is no such layer, because nf4 would then change nothing.
     """
     modules = _each(_modules_named(model, whole))
     trained = {id(one) for module in modules for one in module.modules()}
@@ -194,7 +200,7 @@ def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> l
 def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
     """The shortest ends of the layers' names that no other module's name has, sorted.
 
-    peft and other tools take these as `target_modules`.
+    They are the `target_modules` for peft and other tools.
     """
     wanted = {*layers}
     others = [f".{name}" for name, _ in model.named_modules() if name not in wanted]
@@ -217,7 +223,7 @@ def _modules_named(
 ) -> dict[str, list[torch.nn.Module]]:
     """The modules whose names are, or end with, these names. ConfigError if a name has no module.
 
-    `embeddings` and `head` are found in any model. The keys are the names that peft takes.
+    `embeddings` and `head` are found in any model. The keys are the names that peft expects.
     """
     special = {EMBEDDINGS: model.get_input_embeddings(), HEAD: model.get_output_embeddings()}
     result = dict[str, list[torch.nn.Module]]()
@@ -251,7 +257,7 @@ def _outside_of_blocks(model: "PreTrainedModel") -> list[tuple[str, torch.nn.Mod
 
 
 def doubts(model: "PreTrainedModel") -> Iterator[str]:
-    """Warnings about a model's adapter: a rank that is too large, or experts without an adapter."""
+    """Warnings about a model's adapter: a rank that is too large, experts without an adapter."""
     rank = lora_config(model).r
     sizes = {
         name: min(module.weight.shape)
@@ -266,6 +272,6 @@ def doubts(model: "PreTrainedModel") -> Iterator[str]:
     experts = [name for name, p in model.named_parameters() if p.ndim > 2]
     if experts:
         yield (
-            f"the experts get no adapter: {experts[0]} and its like are single tensors of all "
-            "experts, not linear layers"
+            f"the experts get no adapter: {experts[0]} and similar tensors hold all experts, and "
+            "are not linear layers"
         )

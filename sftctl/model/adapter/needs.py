@@ -1,4 +1,4 @@
-"""Refuses an adapter whose base, strategy or packages do not fit. Loads no torch."""
+"""Refuse an adapter if its base, the strategy or the packages do not fit. Loads no torch."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +10,10 @@ from sftctl.words import in_shell
 
 
 def require_base(config: RunConfig) -> None:
-    """ConfigError for an adapter on random weights or without effect, and for nf4 with a strategy
-    that can't have it. Only a new run is checked, because an older run may have such settings."""
+    """ConfigError for an adapter on random weights, for alpha 0, and for nf4 with FSDP.
+
+    Call it only for a new run: a run of an older version may have such settings.
+    """
     adapter = config.adapter
     if adapter.lora and adapter.alpha == 0:
         raise ConfigError(
@@ -28,15 +30,15 @@ def require_base(config: RunConfig) -> None:
         return
     if config.train.strategy == "fsdp":
         raise ConfigError(
-            "adapter.quantize: nf4 can't be combined with strategy fsdp, which shards weights and "
-            "not 4-bit numbers",
+            "adapter.quantize: nf4 can't be combined with strategy fsdp: fsdp can't shard 4-bit "
+            "weights",
             hint="--strategy ddp, where each rank holds the quantized base",
         )
     require_bitsandbytes()
 
 
 def require_bitsandbytes() -> None:
-    """ConfigError if bitsandbytes is not installed. This function does not import bitsandbytes."""
+    """ConfigError if bitsandbytes is not installed. Does not import bitsandbytes."""
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
             "adapter.quantize: nf4 needs bitsandbytes, which is not installed",
@@ -45,9 +47,9 @@ def require_bitsandbytes() -> None:
 
 
 def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
-    """ConfigError if a folder that should be a model is an adapter, or a run with an adapter.
+    """ConfigError if a folder that should hold a model holds an adapter, or an adapter's run.
 
-    `settings` is the content of the folder's adapter_config.json, if the folder has this file.
+    `settings` is the content of the folder's adapter_config.json, if it has this file.
     `has_weights`: whether the folder also has the weights of a complete model.
     """
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():

@@ -1,9 +1,9 @@
-"""nf4: linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
+"""nf4: the linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
 
-In a block of 64 weights, each weight is the block's scale (its largest weight) times one of 16
-values (NormalFloat). The mean of all scales is subtracted from the scales, and the differences are
-stored in 8 bits, in blocks of 256 (double quantization). Together this is 4.13 bits per weight. The
-layers compute with the dequantized weight, in the type of their inputs.
+64 weights form a block. The scale of a block is its largest absolute weight. Each weight is stored
+as the number of one of 16 fixed values (NormalFloat), which is multiplied by the scale. The scales,
+minus their mean, are stored in 8 bits, in blocks of 256 (double quantization). Together this is
+4.13 bits per weight. The layers compute with the dequantized weight, in the dtype of their inputs.
 """
 
 import logging
@@ -23,26 +23,27 @@ BYTES_PER_WEIGHT = 0.5 + (1 + 4 / SCALES_BLOCK_SIZE) / BLOCK_SIZE
 
 
 class NF4Linear(torch.nn.Linear):
-    """A linear layer with a frozen weight in nf4; its bias does not change. `weight` is the
-    dequantized weight (O, I) in `dtype`, made at each access.
+    """A linear layer with a frozen weight in nf4. The bias is not quantized.
+
+    Each access to `weight` computes the dequantized weight (O, I) in `dtype`.
     """
 
     bias: torch.nn.Parameter | None  # type: ignore[assignment]
     packed: torch.Tensor
 
     def __init__(self, layer: torch.nn.Linear, dtype: torch.dtype) -> None:
-        torch.nn.Module.__init__(self)  # Linear.__init__ would make a weight
+        torch.nn.Module.__init__(self)  # Linear.__init__ would allocate a weight
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.dtype, self.bias = dtype, layer.bias
         packed, self._scales = _quantize(layer.weight.detach())
-        self.register_buffer("packed", packed, persistent=False)  # uint8: no cast changes it
+        self.register_buffer("packed", packed, persistent=False)  # uint8, so `.to(dtype)` skips it
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         return self.dequantized(self.dtype)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight (O, I); every value is computed in float32 and rounded to `dtype` once."""
+        """The weight (O, I). Each value is computed in float32, and rounded once to `dtype`."""
         if self._scales.absmax.device != self.packed.device:
             self._scales.to(self.packed.device)
         values = _dequantize(self.packed, self._scales, dtype)
@@ -59,7 +60,7 @@ class NF4Linear(torch.nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """values (..., I) and a layer -> (..., O). The backward pass dequantizes the weight again."""
+    """(..., I) times the layer's weight -> (..., O). The backward pass dequantizes it again."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, layer: NF4Linear) -> torch.Tensor:
@@ -74,7 +75,7 @@ class _Product(torch.autograd.Function):
 
 def _bitsandbytes() -> Any:
     require_bitsandbytes()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a hint about faster kernels
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # hides an advice on kernels
     try:
         from bitsandbytes import functional
     except (ImportError, OSError, RuntimeError) as problem:
@@ -83,12 +84,12 @@ def _bitsandbytes() -> Any:
 
 
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """The packed 4-bit numbers, (N / 2, 1) uint8, and bitsandbytes' QuantState with the scales.
+    """Quantize a weight on the CPU: the packed 4-bit numbers, (N / 2, 1) uint8, and the scales.
 
-    The N values are passed as one row, with zeros up to a complete block. (If a row of a matrix
-    ends within a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks.) The mean
-    of the scales is a float64 sum, rounded once, so that the bytes depend only on the weight and
-    not on the number of threads.
+    All N values are one row, filled up with zeros to a complete block. The reason: if a matrix row
+    ends inside a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks. The mean
+    of the scales is summed in float64 and rounded once, so the result does not depend on the number
+    of threads.
     """
     library = _bitsandbytes()
     weight = weight.to("cpu", torch.float32).flatten()
@@ -112,7 +113,7 @@ def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
 
 
 def _dequantize(packed: torch.Tensor, scales: Any, dtype: torch.dtype) -> torch.Tensor:
-    """All N values, (N,)."""
+    """All N values in `dtype`: (N,)."""
     scales.dtype = dtype
     values: torch.Tensor = _bitsandbytes().dequantize_4bit(packed, scales)
     return values.view(-1)
@@ -125,10 +126,10 @@ def quantize(
     *,
     dequantized: bool = False,
 ) -> None:
-    """Hold these linear layers of a model in nf4, and its other parameters in `dtype`.
+    """Convert these linear layers to nf4, one after another, and all other parameters to `dtype`.
 
-    The layers are quantized from their current type, one after another. With `dequantized`, each
-    layer stays a plain layer with the dequantized weight in `dtype`.
+    With `dequantized`, each layer stays a plain linear layer, with the dequantized weight in
+    `dtype`.
     """
     for name in layers:
         place, _, last = name.rpartition(".")
@@ -146,10 +147,10 @@ def quantize(
 
 
 def quantized_layers(model: torch.nn.Module) -> Iterator[NF4Linear]:
-    """The layers of a model that are held in nf4."""
+    """The layers of a model that are in nf4."""
     return (module for module in model.modules() if isinstance(module, NF4Linear))
 
 
 def num_quantized(model: torch.nn.Module) -> int:
-    """The number of weights that a model holds in nf4. They are not among its parameters."""
+    """The number of weights that a model holds in nf4. `parameters()` does not include them."""
     return sum(layer.in_features * layer.out_features for layer in quantized_layers(model))

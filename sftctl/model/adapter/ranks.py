@@ -1,16 +1,18 @@
-"""Whether the tensors of a LoRA adapter fit its adapter_config.json. Loads no torch."""
+"""Check that the matrices of a LoRA adapter have the rank of its settings. Loads no torch."""
 
 from collections.abc import Mapping
 from typing import Any
 
-_RANK_OF_PEFT = 8  # if adapter_config.json has none
+_RANK_OF_PEFT = 8  # peft's default if adapter_config.json has no rank
 
 
 def wrong_rank(
     settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[str, str] | None:
-    """The first matrix A that has none of the ranks in the settings, and what is wrong with it;
-    None: all fit. The matrices of all experts of a layer are one tensor."""
+    """The first matrix A whose rank is not in the settings, and what is wrong; None: all fit.
+
+    The number of rows may be a multiple of a rank, because all experts of a layer share a tensor.
+    """
     by_layer = settings.get("rank_pattern") or {}
     ranks = {settings.get("r") or _RANK_OF_PEFT, *by_layer.values()}
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Write an adapter as peft does, so that peft and other tools load it onto its base."""
+"""Write an adapter in peft's format, so that peft and other tools can load it."""
 
 import copy
 import re
@@ -29,7 +29,8 @@ def save_adapter(
 ) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
-    `tensors` are the complete tensors of `saved_tensors`; `base` is the name or path of the base.
+    `tensors` are those of `saved_tensors`, complete on this rank. `base` is the name or path of the
+    base.
     """
     from safetensors.torch import save_file
 
@@ -43,15 +44,15 @@ def save_adapter(
     named = {peft_name(name): tensor.contiguous() for name, tensor in tensors.items()}
     with system_errors():
         save_file(named, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # as the umask allows
+    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # the mode that the umask gives
     (folder / WEIGHTS_NAME).chmod(mode)  # safetensors lets only the owner read the file
 
 
 def peft_name(name: str) -> str:
-    """The name that a PEFT file uses for a tensor of a model with an adapter.
+    """The name that peft's files use for a tensor of a model with an adapter.
 
-    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. The norms of DoRA are
-    a vector without a name of its own.
+    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. DoRA's norms end with
+    `lora_magnitude_vector`, without `.weight`.
     """
     match = _OWN.search(name)
     if match is None:
@@ -61,7 +62,7 @@ def peft_name(name: str) -> str:
 
 
 def _whole_modules(tensors: Mapping[str, torch.Tensor], names: list[str]) -> list[str]:
-    """The modules that are saved completely, and the modules that are tied to them."""
+    """The names of the modules that are saved completely, and of modules tied to them."""
     whole = [name for name in tensors if _OWN.search(name) is None]
     tied = [
         name.rpartition(".")[0].rpartition(".")[2]

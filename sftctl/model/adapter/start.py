@@ -1,5 +1,4 @@
-"""An adapter that a run continues from. Its tensors become the first weights of the run's
-adapter."""
+"""Continue an existing adapter: its tensors become the first weights of the run's adapter."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
     from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _OTHER_BASE = "an adapter fits only the base that it was trained on: --model names it"
-_TWO_FILES = "the two files are not of one adapter: copy or download it again"
+_TWO_FILES = "the two files belong to different adapters: copy or download it again"
 _MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
 
 
 def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """ConfigError unless the adapter in `folder` has the tensors of this model's adapter."""
+    """ConfigError unless the adapter in `folder` has the same tensors as this model's adapter."""
     shapes = tensor_shapes(folder)
     _require_declared(model, folder, base, shapes.keys())
     ours = {peft_name(name): tensor for name, tensor in saved_tensors(model).items()}
@@ -48,8 +47,9 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
 def _require_declared(
     model: "PreTrainedModel", folder: Path, base: str, names: Collection[str]
 ) -> None:
-    """ConfigError unless the tensors are those that adapter_config.json declares, as peft reads
-    it."""
+    """ConfigError if the adapter lacks a tensor that its adapter_config.json declares, or has one
+    that this file leaves out.
+    """
     settings = read_settings(folder)
     for module in settings.get("modules_to_save") or ():
         if not any(f".{module}." in name for name in names):
@@ -69,7 +69,7 @@ def _require_declared(
 
 
 def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> set[str]:
-    """The linear layers that peft would adapt by these settings."""
+    """The linear layers that peft would give an adapter for these settings."""
     peft = import_peft()
     keys = ("target_modules", *RESTRICTIONS)
     config = peft.LoraConfig(**{key: settings.get(key) for key in keys})
@@ -83,10 +83,10 @@ def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> s
 
 
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:
-    """ConfigError if the tokenizer next to an adapter gives the id of a new token to another token.
+    """ConfigError if the tokenizer next to an adapter uses the id of a new token for another token.
 
-    The adapter's row of the other token would become the row of the new token. An adapter without a
-    tokenizer is not checked. An adapter whose tokenizer has no token at this id fits.
+    Without this check, the adapter's row for the other token would become the row of the new token.
+    An adapter passes if it has no tokenizer, or if its tokenizer has no token with this id.
     """
     file = folder / "tokenizer.json"
     if not tokens or not file.is_file():
@@ -104,11 +104,11 @@ def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folde
 
 @torch.no_grad()
 def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """Copy the adapter in `folder` into a model's adapter. The modules that are saved completely
-    are copied too.
+    """Copy the tensors of the adapter in `folder` into the model's adapter, and into the modules
+    that are saved completely.
 
-    Raises ConfigError where `require_fit` does. Also raises it if a weight that is frozen here has
-    another value in the adapter, or if a tied weight has two different values there.
+    Raises the ConfigErrors of `require_fit`. Raises ConfigError also if a frozen weight of the
+    model has another value in the adapter, or if the adapter has two values for a tied weight.
     """
     from safetensors.torch import load_file
 
@@ -122,7 +122,7 @@ def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
     for name, tensor in ours.items():
         if name in stored:
             tensor.copy_(stored[name])
-    for name, tensor in model.state_dict().items():  # some tools also write the embeddings
+    for name, tensor in model.state_dict().items():  # some tools write frozen embeddings too
         if name in stored and name not in ours:
             same = stored[name].shape == tensor.shape
             if not same or not torch.equal(stored[name].to(tensor.dtype), tensor):
@@ -132,7 +132,7 @@ def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
 def _require_tied(
     ours: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], folder: Path, base: str
 ) -> None:
-    """ConfigError if the names of a tied weight have different values, or if some have none."""
+    """ConfigError if the adapter has different values for a tied weight, or lacks one of them."""
     names = dict[int, list[str]]()
     for name, tensor in ours.items():
         names.setdefault(id(tensor), []).append(name)

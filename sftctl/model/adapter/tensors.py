@@ -1,4 +1,4 @@
-"""The tensors of a PEFT file, checked before they are used."""
+"""Read the shapes of an adapter's tensors, and check their values before they are used."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ _AGAIN = "copy or download the adapter again"
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in an adapter's folder, by their names in the file.
+    """The shape of each tensor in the adapter's file, by name.
 
-    ConfigError if the file can't be read, or if a tensor has a value that is not a finite number.
+    ConfigError if the file can't be read, or if a tensor has a value that is not finite.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,1 +1,1 @@
-"""Checks of a model folder: its kind, files, names of weights, a tied head, errors of loading."""
+"""Checks of a model folder: its kind, its files, weight names, a tied head, loading errors."""

@@ -1,4 +1,4 @@
-"""The change that config.json needs if one of its values does not fit the weights.
+"""What to change in config.json if one of its values does not fit the weights.
 
 `train` and `inspect-ckpt` give the same hints. Loads neither torch nor transformers.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from sftctl.words import printable
 
 Misfit = tuple[str, Sequence[int], Sequence[int]]
-"""The name of a tensor, its shape in the files, and its shape in the model of config.json."""
+"""A tensor: its name, its shape in the files, and its shape according to config.json."""
 
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -23,7 +23,7 @@ _OF_MLP = re.compile(r"\.(gate_proj|up_proj|down_proj|c_fc|fc1|fc2)\.")
 _OF_KEYS = re.compile(r"\.(k_proj|v_proj)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)")
 _LARGEST_SIZE = 1e9
-_FEWEST_MODULES = 3  # in a complete layer: attention, MLP, a norm
+_FEWEST_MODULES = 3  # a complete layer has an attention, an MLP and a norm, or more
 EMPTY_TENSORS = "empty, as a rank of DeepSpeed ZeRO-3 saves what it does not hold"
 _GATHER = (
     "save it again with its weights gathered (DeepSpeed: stage3_gather_16bit_weights_on_model_save)"
@@ -32,7 +32,7 @@ _AS_THE_TENSORS = "in config.json, as the tensors have it"
 
 
 def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
-    """The change that config.json needs if tensors have another shape than config.json says."""
+    """The change in config.json if tensors have other shapes than config.json says."""
     if any(0 in there for _, there, _ in misfits):
         return _GATHER
     sizes = {size for misfit in misfits for size in _differing(misfit)}
@@ -49,7 +49,7 @@ def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
 
 
 def _differing(misfit: Misfit) -> Iterator[int]:
-    """The sizes in the files that differ; 0 if the shapes have different numbers of axes."""
+    """The sizes in the files that differ from the model's; 0 if the number of axes differs."""
     _, there, here = misfit
     if len(there) != len(here):
         yield 0
@@ -58,7 +58,7 @@ def _differing(misfit: Misfit) -> Iterator[int]:
 
 
 def edit_of_layers(missing: Collection[str]) -> str | None:
-    """The change if exactly the last layers of config.json are missing; else None."""
+    """The change if exactly the last layers that config.json counts are missing; else None."""
     found = [match for name in missing if (match := _LAYER.search(name))]
     parts: dict[int, set[str]] = {}
     for match in found:
@@ -76,8 +76,7 @@ def edit_of_layers(missing: Collection[str]) -> str | None:
 
 
 def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
-    """What to add if config.json has no model_type. Its class may be one of the types in
-    `known`."""
+    """What to add if config.json has no model_type. The class names the type if `known` has it."""
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     plain = {one.replace("_", ""): one for one in known}
@@ -87,7 +86,7 @@ def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
 
 
 def wrong_size(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A size that is not a whole number above 0, and the change; None if there is none."""
+    """A size that is not an integer above 0, and the change; None if all sizes are right."""
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
@@ -97,7 +96,7 @@ def wrong_size(config: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def edit_of_size(key: str, value: object) -> str:
-    """The change if a size is not a whole number above 0."""
+    """The change for a size that is not an integer above 0."""
     if isinstance(value, str) and value.strip().isdecimal():
         return f'write "{key}": {int(value)} in config.json, without quotes'
     if isinstance(value, float) and value.is_integer() and 0 < value < _LARGEST_SIZE:
@@ -107,7 +106,7 @@ def edit_of_size(key: str, value: object) -> str:
 
 
 def fault_of_config(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A value on which transformers stops without naming it, and the change; else None."""
+    """A value that makes transformers fail without naming it, and the change; else None."""
     padding, rows = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
         reason = f"config.json: pad_token_id is {padding}, but vocab_size is {rows}"

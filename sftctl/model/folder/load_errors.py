@@ -1,5 +1,4 @@
-"""Turns the errors of transformers for a model or tokenizer that it can't load into one
-ConfigError."""
+"""Turn the errors of transformers about a model or tokenizer into one ConfigError."""
 
 import re
 from codecs import BOM_UTF8
@@ -23,12 +22,12 @@ _CODE = re.compile(r"GLOBAL ([\w.]+)")
 
 @contextmanager
 def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
-    """Turn any error of transformers about a damaged or unreachable source into one ConfigError."""
+    """Turn any error of transformers in this context into one ConfigError with a hint."""
     try:
         yield
     except SftctlError:
         raise
-    except Exception as problem:  # each architecture and each file format has errors of its own
+    except Exception as problem:  # each architecture and each file format raises other types
         if lacks_memory(problem):
             reason = f"{what}: not enough memory: {_first_words(problem)}"
             hint = f"{MORE_MEMORY}; or its config.json asks for too much"
@@ -52,7 +51,7 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
 
 
 def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None:
-    """The problem of a file in the folder, and what to change; None if it is not known."""
+    """The file in the folder that caused the error, and what to change; None if unknown."""
     text = str(problem)
     if "Weights only load failed" in text or "weights_only" in text:
         named = _CODE.search(text)
@@ -69,7 +68,7 @@ def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None
 
 
 def _fault_of_index(folder: Path) -> tuple[str, str] | None:
-    """An index that does not name the files of the weights; else None."""
+    """What is wrong with an index that does not name a file for each tensor; else None."""
     index = index_of(folder)
     if index is None:
         return None
@@ -90,7 +89,7 @@ def _values_of(folder: Path) -> dict[str, Any]:
 
 
 def _fault_of_json(file: Path) -> tuple[str, str] | None:
-    """The reason why a file is not a JSON object; None if it is one, or if it is missing."""
+    """Why a file is not a JSON object; None if it is one, or if the file is missing."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -107,7 +106,7 @@ def _fault_of_json(file: Path) -> tuple[str, str] | None:
 
 
 def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, str] | None:
-    """A value in config.json that transformers can't use here."""
+    """The value in config.json that transformers can't use, and the change; None if unknown."""
     if "FlashAttention" in text or "flash_attn" in text or "attn_implementation" in text:
         keys = '"attn_implementation" and "_attn_implementation"'
         reason = "config.json asks for a kind of attention that is not installed here"
@@ -125,7 +124,8 @@ def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, s
 
 
 def _key_with(values: object, wanted: object) -> str | None:
-    """The dotted key of a value in nested objects."""
+    """The dotted key of `wanted` in nested objects, such as `rope_parameters.rope_type`; or None.
+    """
     for name, value in values.items() if isinstance(values, dict) else ():
         if value == wanted:
             return str(name)
@@ -146,7 +146,7 @@ def _unknown_type(what: str, problem: Exception) -> ConfigError:
 
 
 def _needs_code(what: str, source: ModelSource) -> ConfigError:
-    """An error that names the Python files of a model, which are never run."""
+    """The error for a model that needs its own Python files, which sftctl never runs."""
     files = code_in(Path(source.location)) or "named by auto_map in its config.json"
     return ConfigError(
         f"{what}: needs Python code of its own ({files}), and sftctl runs no code of a model",
@@ -155,9 +155,9 @@ def _needs_code(what: str, source: ModelSource) -> ConfigError:
 
 
 def _unreadable_gguf(what: str, source: ModelSource, problem: Exception) -> ConfigError:
-    """An error that names the .gguf file, both for its model and for its tokenizer."""
+    """The error for a .gguf file that can't be read, as a model or as a tokenizer."""
     reason = _first_words(problem)
-    is_cut = "reshape" in reason  # transformers reads the tensors for the tokenizer too
+    is_cut = "reshape" in reason  # for a tokenizer, transformers reads the tensors too
     of_tokenizer = what.startswith("tokenizer ") and not is_cut
     if of_tokenizer and (fault := fault_of_tokenizer(source.gguf_path)):
         hint = "give its tokenizer: --tokenizer with a directory, another .gguf or a hub name"
@@ -173,17 +173,17 @@ def _unreadable_gguf(what: str, source: ModelSource, problem: Exception) -> Conf
 
 
 def _last_words(problem: Exception) -> str:
-    """The last line of a library's message, without the type of an error."""
+    """The last line of a library's message, without the error type at its start."""
     last = _plain(problem).splitlines()[-1].strip()
     return re.sub(r"^\w+Error: ", "", last)
 
 
 def _first_words(problem: Exception) -> str:
-    """The first line of a library's message, or all of it if that line ends with a colon."""
+    """The first line of a library's message, or all lines if the first ends with a colon."""
     lines = _plain(problem).splitlines() or [repr(problem)]
     return lines[0] if not lines[0].endswith(":") else " ".join(" ".join(lines).split())
 
 
 def _plain(problem: Exception) -> str:
-    """The message without codes for colours, and with other control characters escaped."""
+    """The message without colour codes, and with other control characters escaped."""
     return printable(_COLOURS.sub("", str(problem)).strip(), keep="\n\t")

@@ -1,4 +1,4 @@
-"""Refuses models that are not causal language models of text, by their configuration."""
+"""Refuse models that are not causal language models for text, by their configuration."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _MEDIA = ("vision", "audio", "image", "video", "vq")
-_TEXT_ONLY = "take a causal language model: text in, text out, such as Qwen3ForCausalLM"
+_TEXT_ONLY = "use a causal language model (text in, text out), such as Qwen3ForCausalLM"
 
 
 def require_trainable(name: str, config: "PretrainedConfig") -> None:
-    """ConfigError if the model `name` is quantized, or is not a causal model of text alone."""
+    """ConfigError if the model is quantized, or is not a causal language model for text only."""
     require_not_quantized(name, config.to_dict())
     problem = _other_kind(config)
     if problem is not None:
@@ -21,7 +21,7 @@ def require_trainable(name: str, config: "PretrainedConfig") -> None:
 
 
 def _other_kind(config: "PretrainedConfig") -> str | None:
-    """The kind of a model that is not a causal language model of text alone; None if it is one."""
+    """What the model is, if it is not a causal language model for text only; else None."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

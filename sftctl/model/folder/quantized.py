@@ -1,4 +1,4 @@
-"""Refuses models with quantized weights, by their config.json and by the headers of their files."""
+"""Refuse quantized weights, by config.json and by the headers of the weight files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from sftctl.model.folder.read_files import LONGEST_HEADER_BYTES, header_of
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
-"""Where quantizers describe themselves in config.json; the last is MLX's."""
+"""The keys of config.json in which quantizers describe themselves. The last key is MLX's."""
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _QUANTIZED_TYPES = {
@@ -27,11 +27,11 @@ WHOLE_NUMBERS_HINT = "save the model again in float32, bfloat16 or float16"
 
 
 def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
-    """ConfigError if config.json, read as `values`, says that the weights are quantized."""
+    """ConfigError if `values`, the content of config.json, says that weights are quantized."""
     nested = (value for value in values.values() if isinstance(value, dict))
     for section in (values, *nested):
         for key in _QUANTIZED:
-            if key == "quantization_config" and section.get(key) == {}:  # transformers refuses it
+            if key == "quantization_config" and section.get(key) == {}:  # an error in transformers
                 raise ConfigError(
                     f"model {name}: config.json has an empty {key}, so how its weights are stored "
                     "is not known",
@@ -47,7 +47,8 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
 
 
 def require_numbers(folder: Path) -> None:
-    """ConfigError for a Git LFS pointer, and for numbers that mean nothing without scales."""
+    """ConfigError for a Git LFS pointer, for quantized weights and for weights that are integers.
+    """
     for file in (file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))):
         if not file.is_file():
             continue
@@ -61,7 +62,7 @@ def require_numbers(folder: Path) -> None:
             raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
         if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
             raise ConfigError(
-                f"model {folder}: its weights are of type {dtype}, which mean nothing without the "
+                f"model {folder}: its weights are of type {dtype}, which means nothing without the "
                 "scales of a quantizer",
                 hint="take the model that it was quantized from, in float32, bfloat16 or float16",
             )
@@ -71,9 +72,10 @@ def require_numbers(folder: Path) -> None:
 
 
 def whole_numbers(types: Mapping[str, str]) -> str | None:
-    """The first weight that holds integers, from the types by name; None if there is none.
+    """The first weight that holds integers, for an error message; None if there is none.
 
-    Buffers such as GPT-2's mask of attention (`attn.bias`) may hold integers.
+    `types` maps names to types. Only names that end in `.weight` count: buffers such as GPT-2's
+    attention mask (`attn.bias`) may hold integers.
     """
     found = sorted(n for n, one in types.items() if n.endswith(".weight") and one in _INTEGERS)
     if not found:
@@ -83,7 +85,7 @@ def whole_numbers(types: Mapping[str, str]) -> str | None:
 
 
 def _quantized_dtype(head: bytes) -> str | None:
-    """The type of a matrix in a safetensors header that a quantizer wrote, if there is one."""
+    """The quantized type of the first matrix in a safetensors header; None if there is none."""
     try:
         entries = loads(head)
     except ValueError:
@@ -97,7 +99,7 @@ def _quantized_dtype(head: bytes) -> str | None:
 
 
 def _method(described: object) -> str:
-    """The quantizer's name and bits, from its section of config.json."""
+    """The quantizer's name and its bits, from the quantizer's section of config.json."""
     if not isinstance(described, dict):
         return str(described)
     method = described.get("quant_method") or ("MLX" if "group_size" in described else None)

@@ -1,6 +1,6 @@
-"""Which files of a folder the weights are read from, and tensors that two of them hold.
+"""Which files of a folder hold the weights that are read, and tensors that two of them hold.
 
-`train` and `inspect-ckpt` judge a folder by these rules. Loads neither torch nor transformers.
+`train` and `inspect-ckpt` follow these rules. Loads neither torch nor transformers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-"""In the order in which transformers looks for them."""
+"""(single file, index of several files), in the order in which transformers looks for them."""
 
 LONGEST_HEADER_BYTES = 1 << 26
-"""The most that is read of the header of a safetensors file."""
+"""No more than this is read from the header of a safetensors file."""
 
 _COMPARED_AT_ONCE_BYTES = 1 << 24
 _SHOWN = 3
 
 
 def index_of(folder: Path) -> Path | None:
-    """The index that names the files with the weights; None if they are in one file, or absent."""
+    """The index that names the weight files; None if the weights are in one file, or absent."""
     for single, index in SINGLE_AND_INDEX:
         if (folder / single).is_file():
             return None
@@ -34,14 +34,14 @@ def index_of(folder: Path) -> Path | None:
 
 
 def files_read(folder: Path) -> list[Path]:
-    """The files that the weights are read from, as far as they exist; [] if there are none."""
+    """The existing files that the weights are read from; [] if there are none."""
     index = index_of(folder)
     if index is None:
         singles = (folder / single for single, _ in SINGLE_AND_INDEX)
         return [file for file in singles if file.is_file()][:1]
     try:
         named = _object(index.read_bytes()).get("weight_map")
-    except OSError:  # transformers says that it can't be read
+    except OSError:  # transformers reports this error later
         return []
     names = {*named.values()} if isinstance(named, dict) else set()
     found = (folder / name for name in names if isinstance(name, str) and name)
@@ -49,7 +49,7 @@ def files_read(folder: Path) -> list[Path]:
 
 
 def unread_files(folder: Path) -> str | None:
-    """A line about other files of the same kind that are not read; None if all are read."""
+    """A line about weight files of the same kind that are not read; None if all are read."""
     read = files_read(folder)
     if not read:
         return None
@@ -66,7 +66,7 @@ def unread_files(folder: Path) -> str | None:
 
 
 def require_single_tensors(name: str, folder: Path) -> None:
-    """ConfigError if two of the files that are read hold a tensor of one name and other values."""
+    """ConfigError if two of these files hold the same tensor with different values."""
     found: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files_read(folder):
         for tensor, entry in header_of(file).items():
@@ -80,14 +80,14 @@ def require_single_tensors(name: str, folder: Path) -> None:
 
 
 def header_of(file: Path) -> dict[str, Mapping[str, Any]]:
-    """The entries of a safetensors header by tensor; {} for another file, or a damaged one."""
+    """The entries of a safetensors header by tensor; {} if the file is damaged or another kind."""
     if file.suffix != ".safetensors" or not file.is_file():
         return {}
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             entries = _object(stream.read(min(length, LONGEST_HEADER_BYTES)))
-    except OSError:  # other code says that it can't be read
+    except OSError:  # other code reports this error
         return {}
     described = {name: one for name, one in entries.items() if isinstance(one, dict)}
     return {name: one for name, one in described.items() if name != "__metadata__"}

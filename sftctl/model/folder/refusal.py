@@ -1,4 +1,4 @@
-"""Why `sftctl train --model FOLDER` would refuse a folder, by the checks of its pre-flight."""
+"""Why `sftctl train --model FOLDER` would refuse a folder, found with the same checks."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,19 +16,20 @@ _NOT_INSTALLED = "config.json asks for"
 
 
 class Refusal(NamedTuple):
-    """What `train` would say."""
+    """The error that `train` would give."""
 
     reason: str  # without the name of the folder
     hint: str
-    is_damage: bool  # the weights and config.json don't fit each other; else it may be another kind
+    is_damage: bool  # weights and config.json do not fit each other
     is_of_tokenizer: bool = False
 
 
 def refusal_of(folder: Path, other_tokenizer: Path) -> Refusal | None:
-    """The first error of `train` about the folder's model, then about its tokenizer; None: none.
+    """The first error of `train` about the folder's model, else about its tokenizer; None: no
+    error.
 
-    Reads headers of weights, not the weights. `other_tokenizer` is used for the checks of a model
-    that has no tokenizer. Warnings are not shown.
+    Only headers of weights are read. If the folder has no tokenizer, the checks use
+    `other_tokenizer`. Warnings are not shown.
     """
     name = str(folder)
     if not files_read(folder):
@@ -59,7 +60,7 @@ def _refusal(
 
 
 def _tokenizer(folder: Path, other: Path) -> tuple[ChatTokenizer, ConfigError | DataError | None]:
-    """The folder's tokenizer, or the other one and the reason why the folder's can't be loaded."""
+    """The folder's tokenizer and None. If it can't be loaded: the other one, and the error."""
     try:
         return load_tokenizer(str(folder), template_required=False), None
     except (ConfigError, DataError) as error:
@@ -67,4 +68,4 @@ def _tokenizer(folder: Path, other: Path) -> tuple[ChatTokenizer, ConfigError | 
 
 
 def _ignored(_: str) -> None:
-    """Nothing: notes of `inspect-ckpt` say the same as these warnings."""
+    """Drop a warning, because `inspect-ckpt` shows a note of its own about the same fact."""

@@ -1,4 +1,4 @@
-"""The Python files that a model folder asks to run. sftctl names them and never runs them."""
+"""The Python files that a model folder wants to run. sftctl names them and never runs them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 
 
 def code_in(folder: Path) -> str | None:
-    """The Python files that a model folder asks to run, and the files that name them; or None."""
+    """The Python files that a model folder wants to run, and which files name them; or None."""
     found = {folder / name: _code_named_by(folder / name) for name in _CONFIGURATIONS}
     named_by = [str(file) for file, code in found.items() if code]
     code = sorted({one for named in found.values() for one in named})
@@ -26,7 +26,7 @@ def _code_named_by(file: Path) -> list[str]:
 
 
 def _references(named: object) -> Iterator[str]:
-    """The texts in an auto_map, which may hold lists."""
+    """All strings in an auto_map, also from lists and objects inside it."""
     if isinstance(named, str):
         yield named
     elif isinstance(named, (dict, list)):
@@ -35,7 +35,7 @@ def _references(named: object) -> Iterator[str]:
 
 
 def _file(reference: str) -> str:
-    """`modeling_x.XForCausalLM` -> `modeling_x.py`; `owner/name--…` keeps its repository."""
+    """`modeling_x.XForCausalLM` -> `modeling_x.py`. `owner/name--…` adds `of owner/name`."""
     repository, _, code = reference.rpartition("--")
     file = f"{code.rpartition('.')[0] or code}.py"
     return f"{file} of {repository}" if repository else file

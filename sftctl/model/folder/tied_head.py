@@ -1,7 +1,6 @@
-"""A head in the files that differs from the embedding, although config.json says that they are
-tied.
+"""Find a head in the files that differs from the embedding, although config.json ties them.
 
-`train` and `inspect-ckpt` judge it by this rule. Loads torch only for a file of `torch.save`.
+`train` and `inspect-ckpt` follow the same rule. Loads torch only for a file of `torch.save`.
 """
 
 from collections.abc import Mapping
@@ -26,8 +25,9 @@ HEAD_HINT = 'set "tie_word_embeddings": false in config.json; then both are trai
 
 
 def require_tied_head(name: str, model: "PreTrainedModel") -> None:
-    """ConfigError if the head of a loaded model should be tied to the embedding and is not. A
-    checkpoint with both tensors would not fit the model that config.json describes.
+    """ConfigError if config.json ties the head to the embedding, but the loaded head differs.
+
+    A checkpoint with two different tensors would not fit the model that config.json describes.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     can_tie = bool(getattr(model, "_tied_weights_keys", None))
@@ -37,7 +37,7 @@ def require_tied_head(name: str, model: "PreTrainedModel") -> None:
 
 
 def require_tied_files(name: str, config: "PretrainedConfig", folder: Path) -> None:
-    """ConfigError if `require_tied_head` would refuse the files of a folder."""
+    """ConfigError if the files have a head that `require_tied_head` would refuse after loading."""
     if _is_tied(config) and has_other_head(folder):
         raise ConfigError(f"model {name}: {HEAD_DIFFERS}", HEAD_HINT)
 
@@ -47,16 +47,17 @@ def _is_tied(config: "PretrainedConfig") -> bool:
 
 
 class Beginning(NamedTuple):
-    """The first bytes of a tensor in a file, at most a megabyte."""
+    """The first bytes of a tensor in a file, up to one megabyte."""
 
     dtype: str
     data: bytes
 
 
 def heads_differ(beginnings: Mapping[str, Beginning]) -> bool:
-    """Whether the head and the embedding have the same type and begin with different bytes.
+    """Whether head and embedding have the same dtype but begin with different bytes.
 
-    `beginnings` has a model's tensors by name, or only these two. False if one of them is absent.
+    `beginnings` maps names to tensors; other tensors are ignored. False if one of the two is
+    missing.
     """
     roles = {role: one for name, one in beginnings.items() if (role := role_of(name))}
     head, embedding = roles.get("head"), roles.get("embedding")
@@ -66,7 +67,7 @@ def heads_differ(beginnings: Mapping[str, Beginning]) -> bool:
 
 
 def role_of(name: str) -> str | None:
-    """`head` or `embedding` for the name of such a tensor in a file; else None."""
+    """`head` or `embedding` if the tensor with this name is one of them; else None."""
     plain = plain_name(name)
     if plain in _HEADS:
         return "head"
@@ -74,9 +75,9 @@ def role_of(name: str) -> str | None:
 
 
 def has_other_head(folder: Path) -> bool:
-    """Whether the weights in a folder hold a head whose first bytes are not the embedding's.
+    """Whether the weights in a folder have a head that begins with other bytes than the embedding.
 
-    False also if there is no head, or if a file can't be read, which other code reports.
+    False also if there is no head, or if a file can't be read. Other code reports such a file.
     """
     beginnings: dict[str, Beginning] = {}
     try:
@@ -90,7 +91,7 @@ def has_other_head(folder: Path) -> bool:
 
 
 def _in_safetensors(file: Path) -> dict[str, Beginning]:
-    """The head and the embedding, if they are in this file."""
+    """The first bytes of the head and the embedding, as far as this file has them."""
     if not file.is_file():
         return {}
     found = {}
@@ -107,10 +108,10 @@ def _in_safetensors(file: Path) -> dict[str, Beginning]:
 
 
 def _in_pickle(file: Path) -> dict[str, Beginning]:
-    """The same for a file of `torch.save`; only the pages that are compared are read from it."""
+    """The same from a file of `torch.save`. Only the compared bytes are read from the disk."""
     import torch
 
-    is_zip = is_zipfile(file)  # torch's older format has no place for each tensor
+    is_zip = is_zipfile(file)  # only the zip format can be mapped into memory
     tensors = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
     found = {}
     for name, tensor in tensors.items():

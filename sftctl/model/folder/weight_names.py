@@ -1,6 +1,6 @@
-"""The names of a model's weights: prefixes that wrappers left in them, and names that don't fit.
+"""The names of a model's weights: known prefixes that wrappers add, and names that do not fit.
 
-Both `train` and `inspect-ckpt` judge names by these rules. Loads neither torch nor transformers.
+`train` and `inspect-ckpt` follow the same rules. Loads neither torch nor transformers.
 """
 
 import re
@@ -19,12 +19,12 @@ _ANY_WRAPPER = rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+"
 RENAMES = {
     rf"^{_ANY_WRAPPER}": "",  # DDP, torch.compile, FSDP, activation checkpointing
     rf"\.{_ANY_WRAPPER}": ".",
-    rf"(?:\.){_ANY_WRAPPER}": ".",  # the same again: a block and a part of it may both be wrapped
+    rf"(?:\.){_ANY_WRAPPER}": ".",  # again: a block and a module in it may both be wrapped
     r"^base_model\.model\.": "",  # PEFT
     r"^model\.language_model\.": "model.",  # the text part of a vision-language model
     r"^language_model\.": "",
 }
-"""Patterns of well-known prefixes, and what replaces them; each is applied once, in this order."""
+"""Regular expressions for known prefixes, and their replacements. Each is applied once."""
 _KNOWN = (*_WRAPPERS, "base_model.model", "language_model")
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\b")
 _SCALES = re.compile(
@@ -35,13 +35,13 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How the tensors in the files fit the model of the configuration."""
+    """How the tensors in the files fit the model that the configuration describes."""
 
-    missing: Collection[str] = ()  # in the model only
-    unexpected: Collection[str] = ()  # in the files only
+    missing: Collection[str] = ()  # only in the model
+    unexpected: Collection[str] = ()  # only in the files
     mismatched: Sequence[tuple[str, Sequence[int], Sequence[int]]] = field(
         default=()
-    )  # name, shape in the files, shape in the model
+    )  # (name, shape in the files, shape in the model)
 
     @property
     def is_loaded(self) -> bool:
@@ -50,11 +50,11 @@ class Names:
 
     @property
     def is_renamed(self) -> bool:
-        """Whether something is missing, and the files have names with a well-known prefix."""
+        """Whether weights are missing, and names in the files have a known prefix."""
         return bool(self.missing) and any(plain_name(name) != name for name in self.unexpected)
 
     def require(self, where: str, warn: Warn) -> None:
-        """ConfigError if a weight would stay random; a warning about tensors that are not used."""
+        """ConfigError if a weight is missing; a warning about tensors that are not used."""
         if problem := self.problem():
             raise ConfigError(f"{where}: {problem}", hint=self.hint())
         if self.unexpected:
@@ -62,8 +62,7 @@ class Names:
             warn(f"{where}: {count} in the files not used: {_examples(self.unexpected)}")
 
     def problem(self) -> str | None:
-        """The weights of the model that are not in the files, in one sentence; None if none is
-        missing."""
+        """What is wrong, in one sentence; None if every weight of the model is in the files."""
         if any(map(_ADAPTER.search, self.unexpected)):
             return f"holds an adapter that is not merged: {_examples(self.unexpected)}"
         scales = [name for name in self.unexpected if _SCALES.search(name)]
@@ -106,8 +105,7 @@ class Names:
         return "copy or download the model again; its config.json may belong to another model"
 
     def _other_prefix(self) -> str | None:
-        """A prefix that every unexpected name has in front of a missing name, if there is such a
-        prefix."""
+        """A prefix that turns each missing name into a name of the files; None if there is none."""
         missing = sorted(self.missing)
         if not missing:
             return None
@@ -118,14 +116,14 @@ class Names:
 
 
 def plain_name(name: str) -> str:
-    """The name without well-known prefixes."""
+    """The name without known prefixes."""
     for pattern, replacement in RENAMES.items():
         name = re.sub(pattern, replacement, name, count=1)
     return name
 
 
 def renamed(where: str, names: Iterable[str]) -> str | None:
-    """A line that says which well-known prefixes these names have; None: they have none."""
+    """A line about the known prefixes in these names; None if they have none."""
     changed = [name for name in names if plain_name(name) != name]
     if not changed:
         return None
@@ -136,7 +134,7 @@ def renamed(where: str, names: Iterable[str]) -> str | None:
 
 
 def forget_renames(model: Any) -> None:
-    """Save under the model's own names; transformers would restore the removed prefixes."""
+    """Make transformers save under the model's own names: it would add removed prefixes again."""
     conversions = getattr(model, "_weight_conversions", None) or []
     model._weight_conversions = [
         one for one in conversions if one.source_patterns[0] not in RENAMES
@@ -144,7 +142,7 @@ def forget_renames(model: Any) -> None:
 
 
 def _examples(texts: Iterable[str]) -> str:
-    """The first few texts, and how many more there are."""
+    """The first three texts, and how many more there are."""
     found = sorted(texts)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more

@@ -1,1 +1,1 @@
-"""A .gguf file as the source of weights: its kind, and the parts that transformers ignores."""
+"""Read weights from .gguf files: which files are refused, and what transformers does not read."""

@@ -1,4 +1,4 @@
-"""Parts of a .gguf file that transformers ignores: sizes in its metadata, and some tensors."""
+"""What transformers does not read of a .gguf file: sizes in its metadata, and some tensors."""
 
 import struct
 from functools import lru_cache
@@ -11,7 +11,7 @@ from sftctl.model.gguf.tokenizer_keys import MERGES, tokenizer_fault
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_ARCHITECTURES = {  # by transformers' name of the model, where llama.cpp's differs
+_ARCHITECTURES = {  # transformers' name of an architecture -> llama.cpp's, if they differ
     "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama",
 }  # fmt: skip
 _DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error)
@@ -23,7 +23,7 @@ _EXPERTS = {  # our stacked experts -> the tensors of the file
 
 
 def require_whole_model(file: Path) -> None:
-    """ConfigError for an adapter, or a part of a model. Damage is left to transformers."""
+    """ConfigError for an adapter and for a part of a model. transformers reports other damage."""
     try:
         metadata, _ = _read(file)
     except _DAMAGE:
@@ -32,7 +32,7 @@ def require_whole_model(file: Path) -> None:
 
 
 def fault_of_tokenizer(file: Path) -> str | None:
-    """Why the file's keys give no tokenizer; None if they do, or if they can't be read."""
+    """Why no tokenizer can be built from the file; None if it can, or if the file is damaged."""
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     try:
@@ -42,12 +42,12 @@ def fault_of_tokenizer(file: Path) -> str | None:
 
 
 def set_sizes(config: "PretrainedConfig", file: Path) -> None:
-    """Set the sizes of a head and an expert from the file. transformers assumes a default."""
+    """Set the sizes of heads and experts from the file, because transformers uses defaults."""
     metadata, _ = _read(file)
     arch = metadata.get("general.architecture")
     if config.model_type in _HEADS_OF_ALL:
         head = metadata.get(f"{arch}.attention.key_length")
-        if head is None and config.model_type.startswith("qwen3"):  # llama.cpp's default
+        if head is None and config.model_type.startswith("qwen3"):  # the default of llama.cpp
             head = config.hidden_size // config.num_attention_heads
         if head is not None:
             config.head_dim = int(head)
@@ -57,12 +57,12 @@ def set_sizes(config: "PretrainedConfig", file: Path) -> None:
 
 
 def metadata_of(file: Path) -> dict[str, Any]:
-    """The keys of a .gguf file; long lists only as their length."""
+    """The metadata of a .gguf file. For a long list, only its length is given."""
     return _read(file)[0]
 
 
 def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
-    """The RoPE scaling in the file's metadata if the configuration has none; else None."""
+    """A warning if the file has a RoPE scaling that transformers did not read; else None."""
     metadata, _ = _read(file)
     before = f"{metadata.get('general.architecture')}.rope.scaling."
     found = {k.removeprefix(before): v for k, v in metadata.items() if k.startswith(before)}
@@ -74,10 +74,10 @@ def unread_scaling(config: "PretrainedConfig", file: Path) -> str | None:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The keys and the names of the tensors.
+    """The metadata, and the names of the tensors.
 
-    The result is kept, because reading a vocabulary of 49,152 takes half a second, and a start asks
-    several times.
+    The result is cached: reading a vocabulary of 49,152 tokens takes half a second, and several
+    functions call this.
     """
     status = file.stat()
     return _read_once(str(file), status.st_size, status.st_mtime_ns)
@@ -94,9 +94,9 @@ def _read_once(
 
 
 def unused_tensors(model: "PreTrainedModel", file: Path) -> list[str]:
-    """The tensors of the file that no weight of the model comes from.
+    """The tensors of the file that the model does not use; transformers drops them silently.
 
-    transformers leaves them out silently. None for an architecture without a map of names.
+    Returns [] for an architecture whose tensor names are not known.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 

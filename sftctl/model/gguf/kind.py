@@ -1,4 +1,4 @@
-"""Refuses .gguf files that are not one complete model in a current version. Loads no library."""
+"""Refuse .gguf files that are not one complete model in version 2 or 3. Loads no library."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ READ_BY_TRANSFORMERS = (
     *("phi3", "bloom", "stablelm", "gpt2", "starcoder2", "mamba", "nemotron", "gemma2", "gemma3"),
     *("gemma4", "deci", "minimax-m2", "qwen35", "qwen35moe"),
 )
-"""The architectures of causal models for which transformers has a reader."""
+"""The architectures of causal language models that transformers can read from a .gguf file."""
 
 
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
@@ -26,16 +26,16 @@ _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 
 @dataclass(frozen=True, slots=True)
 class GgufKind:
-    """A file that is not a GGUF of today."""
+    """What a file is that can't be read as GGUF."""
 
-    name: str  # of the format
-    what: str  # what is wrong with the file
-    remedy: str | None = None  # a command for the file `{}`
-    does: str = ""
+    name: str  # the format
+    what: str  # the problem
+    remedy: str | None = None  # a command that helps, with `{}` for the file
+    does: str = ""  # what this command does
 
 
 def kind_by_first_bytes(first: bytes) -> GgufKind | None:
-    """The kind by the first eight or more bytes; None: a GGUF of version 2 or 3, or not known."""
+    """What a file is, by its first eight or more bytes. None: GGUF version 2 or 3, or unknown."""
     if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
         return GgufKind("Git LFS pointer", LFS_PROBLEM)
     if first.lower().startswith((b"<!doctyp", b"<html")):
@@ -66,7 +66,9 @@ _SPLIT = re.compile(r".+-(\d{5})-of-(\d{5})\.gguf")
 
 
 def require_readable(path: Path) -> None:
-    """ConfigError for a .gguf file that is a part, a pointer, or has a version that is not read."""
+    """ConfigError for a file that is a part of a model or a Git LFS pointer, or has an unknown
+    version.
+    """
     with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
         kind = kind_by_first_bytes(file.read(8))
     if kind is not None:

@@ -1,5 +1,4 @@
-"""Whether the keys of a .gguf file describe a tokenizer that transformers can build. Loads no
-library."""
+"""Check that transformers can build a tokenizer from the keys of a .gguf file. Loads no library."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +10,10 @@ _KINDS = ("gpt2", "llama", "t5", "gemma4")
 
 
 def tokenizer_fault(values: Mapping[str, Any]) -> str | None:
-    """Why no tokenizer can be built from the keys of a file; None if they show no fault.
+    """Why no tokenizer can be built from these keys; None if no error is found.
 
-    A list may hold only its first items, or be only its length: what is not there is not judged.
+    In place of a list, `values` may have its first items or its length. Then only these are
+    checked.
     """
     if "tokenizer.ggml.tokens" not in values:
         return "no tokenizer in it"

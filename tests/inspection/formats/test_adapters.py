@@ -39,7 +39,7 @@ def same(tensor: torch.Tensor) -> torch.Tensor:
 REFUSED = [
     (with_tensors(torch.Tensor.log), None, None),  # log 1 = 0: this one is good
     (with_tensors(lambda t: t / 0), "values that are not finite numbers", "earlier checkpoint"),
-    (with_tensors(same, r=8), "has rank 4, and its settings 8", "not of one adapter"),
+    (with_tensors(same, r=8), "has rank 4, and its settings 8", "belong to different adapters"),
     (with_tensors(same, r=0, use_rslora=True), "r = 0: 0 is too small", "correct this file"),
     (with_tensors(same, use_dora=True), None, None),
     (without_magnitudes, ".lora_magnitude_vector, which use_dora", "not of one"),

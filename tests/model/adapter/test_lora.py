@@ -129,6 +129,6 @@ def test_a_rank_above_a_dimension_and_experts_without_adapter_are_warnings() -> 
     ]
     [line] = doubts(adapted("qwen3_moe"))
     assert line == (
-        "the experts get no adapter: model.layers.0.mlp.experts.gate_up_proj and its like are "
-        "single tensors of all experts, not linear layers"
+        "the experts get no adapter: model.layers.0.mlp.experts.gate_up_proj and similar "
+        "tensors hold all experts, and are not linear layers"
     )
