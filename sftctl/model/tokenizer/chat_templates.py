@@ -1,4 +1,4 @@
-"""Chat templates that a user names: a Jinja file, or `chatml`, which this program has."""
+"""Chat templates that a user names: a Jinja file, or `chatml`, which is built in."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHATML = "chatml"
-"""The name of the template that needs no file."""
+"""The name of the built-in template."""
 
 _CHATML = (
     "{% for message in messages %}"
@@ -23,10 +23,10 @@ _EOS_END = _CHATML.replace("END", "{{ eos_token }}")
 
 
 def named_template(name: str, hf: "PreTrainedTokenizerFast") -> str:
-    """The chat template that `name` stands for, for this tokenizer; ConfigError if there is none.
+    """The chat template that `name` means for this tokenizer; ConfigError if there is none.
 
-    The turns of `chatml` end with `<|im_end|>` if that is one token, else with the EOS token, so
-    that a model that knows neither learns to stop.
+    In `chatml`, a turn ends with `<|im_end|>` if this is one token, else with the EOS token. Both
+    are single tokens, so any model can learn to stop there.
     """
     if name != CHATML:
         return _read(Path(name))
@@ -41,7 +41,7 @@ def named_template(name: str, hf: "PreTrainedTokenizerFast") -> str:
 
 
 def possible_templates(name: str) -> list[str]:
-    """The templates that `name` may stand for, if the tokenizer is not known yet."""
+    """The templates that `name` can mean, as long as the tokenizer is not known."""
     return [_OWN_END, _EOS_END] if name == CHATML else [_read(Path(name))]
 
 

@@ -1,4 +1,4 @@
-"""Freeze the clock of a chat template, so that rows give the same text every day."""
+"""Fix the date in a chat template, so that a row gives the same text every day."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from datetime import date as Date
 from sftctl.errors import ConfigError
 
 _CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?:format\s*=\s*)?(["'])([^"'\\]*)\1\s*\)""")
-"""The call with which transformers lets a template write the time; its format is a constant."""
+"""The call by which a template writes the current time. Its format must be a constant."""
 
 _NAME = "strftime_now"
 
 
 def with_frozen_clock(template: str, day: Date) -> str:
-    """The template with `day` in place of each call of the clock; unchanged if it has no clock.
+    """The template with the date `day` in place of each call of the clock.
 
     ConfigError if the format in a call is not a constant, or if the template gives the clock
     another name.
@@ -28,8 +28,10 @@ def with_frozen_clock(template: str, day: Date) -> str:
 
 
 def _is_read(template: str) -> bool:
-    """Whether the template reads the clock, except by `is defined`. False for an invalid
-    template."""
+    """Whether the template uses the clock other than in `is defined`.
+
+    For a template with a syntax error, only calls of the clock are found.
+    """
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])

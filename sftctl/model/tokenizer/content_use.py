@@ -1,7 +1,7 @@
 """How a chat template uses message contents, read from its syntax tree.
 
-The analysis is for conversations without tools, whose messages have a role and a content only. Code
-that can't run for such conversations is left out: the branch of `if tools`, and macros that only
+The analysis holds for conversations without tools, in which a message has only a role and a
+content. Code that can't run for them is ignored: the branch of `if tools`, and macros that only
 this branch calls.
 """
 
@@ -30,17 +30,17 @@ _TRANSPARENT = (
 
 @dataclass(frozen=True, slots=True)
 class ContentUse:
-    """How a template uses contents, besides writing them and testing if they are empty."""
+    """What a template does with contents, besides writing them and testing if they are empty."""
 
     constants: frozenset[str] = frozenset()
-    """Constants that the template searches in contents, or by which it splits or compares
-    contents."""
+    """Constants that are searched in contents, or compared with them. Also separators of `split`.
+    """
     strips: bool = False
-    """True: it may remove white space around contents or parts of them."""
+    """True: it may remove white space around contents or around parts of them."""
 
 
 def content_use(template: str) -> ContentUse | None:
-    """How a template uses contents; None if it may use them in a way that is not known."""
+    """How a template uses contents; None if it may use them in an unknown way."""
     try:
         tree = parsed(template)
     except TemplateSyntaxError:
@@ -54,7 +54,7 @@ def content_use(template: str) -> ContentUse | None:
 
 
 class _Unknown(Exception):
-    """The template may use contents in a way that is not known."""
+    """Raised if the template may use contents in an unknown way."""
 
 
 @dataclass(slots=True)
@@ -64,17 +64,17 @@ class _Reader:
     strips: bool = False
     _read_macros: set[str] = field(default_factory=set)
     _not_strings: list[nodes.Node] = field(default_factory=list)
-    """Expressions that are not strings at this place, so they are not contents."""
+    """Expressions that are known not to be strings here. So they are not contents."""
 
     def read(self, node: nodes.Node) -> None:
-        """Collect how a node uses contents; _Unknown if the use is not known."""
+        """Collect how a node uses contents; _Unknown if it may use them in an unknown way."""
         own = _READERS.get(type(node))
         if own is not None:
             own(self, node)
         elif isinstance(node, _TRANSPARENT):
             self._read_all(node.iter_child_nodes())
         elif isinstance(node, nodes.BinExpr) and self.facts.is_structure(node):
-            self._read_all([node.left, node.right])  # it computes with numbers
+            self._read_all([node.left, node.right])  # both sides are numbers
         else:
             raise _Unknown
 
@@ -109,18 +109,18 @@ class _Reader:
         )
 
     def _both(self, node: nodes.And | nodes.Or) -> None:
-        ends = isinstance(node, nodes.Or)  # if the left side has this value, the right is not read
+        ends = isinstance(node, nodes.Or)  # with this value on the left, the right is not evaluated
         truth = self.facts.truth(node.left)
         self._read_all([node.left, None if truth is ends else node.right])
 
     def _macro(self, node: nodes.Macro) -> None:
-        """Nothing: a macro is read where it is called."""
+        """Nothing: a macro is read at its calls."""
 
     def _for(self, node: nodes.For) -> None:
         if self.facts.is_absent_field(node.iter):
             return
         if node.iter in self._not_strings and not self.facts.is_list(node.iter):
-            return  # contents are strings, so this loop never runs over one
+            return  # the loop runs only over a value that is not a string, so never over contents
         if not self.facts.is_list(node.iter) or node.recursive:
             raise _Unknown
         self._read_all([node.test, *node.body, *node.else_])
@@ -141,7 +141,7 @@ class _Reader:
             raise _Unknown
 
     def _called(self, macro: nodes.Macro, call: nodes.Call) -> None:
-        """Read a macro at its call, if none of its parameters is a list."""
+        """Read a macro at its call. _Unknown if one of its parameters is a list."""
         lists = any(self.facts.is_list(argument) for argument in call.args)
         if lists or EMPTY & {parameter.name for parameter in macro.args}:
             raise _Unknown
@@ -226,7 +226,7 @@ _READERS: dict[type[nodes.Node], Callable[..., None]] = {
 
 
 def _constant(node: nodes.Node) -> object:
-    """The value of a constant, or of a negative number; None if it is something else."""
+    """The value of a constant, possibly with a minus sign; None for anything else."""
     if isinstance(node, nodes.Neg) and isinstance(node.node, nodes.Const):
         return -node.node.value if isinstance(node.node.value, int) else None
     return node.value if isinstance(node, nodes.Const) else None

@@ -1,4 +1,4 @@
-"""The reference encoder, a fast one, and the proof that the fast one is equal on probes.
+"""The reference encoder, a fast encoder, and a check that both return the same ids.
 
 Also a hash of everything that decides token ids.
 """
@@ -33,7 +33,7 @@ _PROBES = (
 
 
 class Reference:
-    """Hugging Face tokenizers. Every other encoder must return the same ids."""
+    """The encoder of Hugging Face tokenizers. Every other encoder must return the same ids."""
 
     is_fast = False
 
@@ -45,14 +45,14 @@ class Reference:
         return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
-        """Token ids, and the characters that each token covers; no token is added."""
-        # One text at a time: encoding a batch starts threads, which do not survive a fork.
+        """Token ids, and the (start, end) of each token in characters. No token is added."""
+        # One text at a time: a batch would start threads, and threads do not survive a fork.
         encoding = self._backend.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.int32), encoding.offsets
 
 
 class Splintr:
-    """splintr-rs: returns ids but no offsets, and is dozens of times faster."""
+    """The encoder of splintr-rs. It is dozens of times faster, but returns no offsets."""
 
     is_fast = True
 
@@ -64,20 +64,20 @@ class Splintr:
         self._core = splintr.from_json_bytes(hf.backend_tokenizer.to_str().encode())
 
     def __reduce__(self) -> tuple[type["Splintr"], tuple[Any]]:
-        """Another process makes its own engine, because an engine can't be pickled."""
+        """Pickle the tokenizer, because an engine can't be pickled: the copy builds its own."""
         return Splintr, (self._hf,)
 
     def encode(self, text: str) -> Ids:
         try:
             return np.frombuffer(self._core.encode_flat(text), dtype=np.int32)
-        except UnicodeError:  # no engine can encode half a character
+        except UnicodeError:  # half of a surrogate pair, which no engine can encode
             raise
         except ValueError as problem:
             raise EngineDiffers(f"{self.name} can't encode {text[:40]!r}: {problem}") from problem
 
 
 class Checked:
-    """A fast engine, with every result compared with the reference's."""
+    """A fast engine whose every result is compared with the reference's."""
 
     is_fast = True
 
@@ -98,7 +98,7 @@ Encoder = Reference | Splintr | Checked
 
 
 def fast_engine(hf: Any) -> Splintr:
-    """The fast engine; EngineDiffers if it differs from the reference on a probe string."""
+    """The fast engine; EngineDiffers if it gives other ids than the reference for a probe."""
     try:
         fast = Splintr(hf)
     except (ValueError, OSError) as problem:
@@ -110,15 +110,14 @@ def fast_engine(hf: Any) -> Splintr:
 
 
 def _probes(hf: Any) -> Iterator[str]:
-    """Difficult strings, and every added token, alone and between words and spaces."""
+    """Difficult texts. Also each added token: next to words, to spaces, and to itself."""
     yield from _PROBES
     for token in hf.added_tokens_decoder.values():
         yield f"{token.content}a {token.content} \n{token.content}{token.content}"
 
 
 def special_ids(hf: Any) -> frozenset[int]:
-    """Ids of special tokens, including added tokens that are marked as special but not named in the
-    configuration."""
+    """The ids of all special tokens, also of those that the configuration does not name."""
     added = hf.added_tokens_decoder
     marked = frozenset(index for index, token in added.items() if token.special)
     return frozenset(hf.all_special_ids) | marked

@@ -1,7 +1,7 @@
-"""How a .gguf file's tokenizer splits text into words, by the name in `tokenizer.ggml.pre`.
+"""How the tokenizer of a .gguf file splits text into words: `tokenizer.ggml.pre` names the split.
 
-transformers knows about twenty names. For all other names it silently uses GPT-2's split, so digits
-or words may be split differently than in pretraining.
+transformers knows about twenty names. For all other names it silently uses GPT-2's split. Then
+digits or words may be split differently than in pretraining.
 """
 
 import re
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | None:
-    """Give the tokenizer of a .gguf file the split that the file names.
+    """Make the tokenizer of a .gguf file use the split that the file names.
 
-    Some names also say that a word that is a token becomes that token, whatever the merges make.
-    transformers sets this for no name.
-    Returns a warning if the name is not known and the vocabulary shows that the split matters.
+    With some of these names, a word that is a token becomes that token, whatever the merges give.
+    transformers never does this by itself, so it is set here. Returns a warning if the name is
+    unknown and the vocabulary shows that the split matters.
     """
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -44,7 +44,7 @@ def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | 
 
 
 def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
-    """Split by the patterns, one after the other, and then into bytes."""
+    """Split by the first pattern, then each piece by the next pattern, and then into bytes."""
     from tokenizers import Regex, pre_tokenizers
 
     steps: list[Any] = [pre_tokenizers.Split(Regex(one), "isolated") for one in patterns]
@@ -53,12 +53,11 @@ def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
 
 
 def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
-    """Whether the vocabulary has a token that GPT-2's split and another split could cut
-    differently.
+    """Whether the vocabulary has a token that GPT-2's split and another split may cut differently.
 
     Merges never cross the boundaries of the split that they were learned with. So two splits give
-    the same tokens if both take every token as one word. A number of several digits may be cut at
-    other places, so a token of two digits, or of a space and a digit, also counts as a difference.
+    the same tokens if both keep every token in one word. Splits often differ in how they cut
+    numbers. So a token with two digits, or with a space before a digit, also counts.
     """
     from tokenizers import pre_tokenizers
 
@@ -73,7 +72,7 @@ _NUMBER = re.compile(r"\d.*\d|\s\d", re.DOTALL)
 
 
 def _texts(hf: "PreTrainedTokenizerFast") -> Iterable[str]:
-    """The texts of the learned tokens; bytes that are not a character alone are left out."""
+    """The texts of the learned tokens. Tokens that are a part of a character are left out."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}

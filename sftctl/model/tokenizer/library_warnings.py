@@ -1,4 +1,4 @@
-"""Show the warnings of transformers and tokenizers during loading as our own warnings."""
+"""Show the warnings that transformers and tokenizers give during loading as sftctl's warnings."""
 
 import logging
 import warnings
@@ -10,14 +10,14 @@ from sftctl.model.source import on_stderr
 
 _NOT_OURS = (" LOAD REPORT", "You are using a model of type")
 _OF_MODELS = ("`rope_parameters`",)
-"""Texts of warnings that are dropped: the table of names that do not fit (`weight_names` says
-more), and a remark about a type that transformers does not know, which only the model needs.
-`_OF_MODELS` are dropped while a tokenizer is loaded, because the model's configuration is read
-then too."""
+"""Warnings with these texts are dropped. The first is a table of names that do not fit; sftctl's
+own message says more (`weight_names`). The second is about a model type that transformers does not
+know, which matters only for the model. `_OF_MODELS` are dropped while a tokenizer is loaded, which
+also reads the configuration of the model."""
 
 
 class _Collector(logging.Handler):
-    """Collects warnings, each as one line."""
+    """Collects warnings, each as one line of text."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -27,16 +27,16 @@ class _Collector(logging.Handler):
         self.add(record.getMessage())
 
     def add(self, message: str) -> None:
-        """Keep a message as one line, unless a line of our own says the same."""
+        """Keep a message as one line, unless it is one of `_NOT_OURS`."""
         if not any(part in message for part in _NOT_OURS):
             self.lines.append(" ".join(message.split()))
 
 
 @contextmanager
 def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Iterator[None]:
-    """At the end of this block, call `warn` with each warning of the libraries, as one line.
+    """At the end of the context, call `warn` with each warning of the libraries, as one line.
 
-    Nothing else reaches stderr, because one of transformers' progress bars can't be turned off.
+    Nothing else reaches stderr. (One progress bar of transformers can't be turned off otherwise.)
     """
     logger, collector = logging.getLogger("transformers"), _Collector()
     handlers, level = logger.handlers, logger.level

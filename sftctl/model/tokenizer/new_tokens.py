@@ -1,7 +1,8 @@
 """New special tokens: in a tokenizer, and as rows of a model's embeddings and head.
 
-The tokens are part of the tokenizer that a store is prepared with, so the store's fingerprint and
-its tokenizer's hash contain them. A run names the same tokens, and grows its model for them.
+A store is prepared with a tokenizer that has the new tokens, so the store's fingerprint and the
+hash of its tokenizer depend on them. A run names the same tokens, and adds rows for them to its
+model.
 """
 
 import shlex
@@ -28,7 +29,7 @@ def add_new_tokens(hf: "PreTrainedTokenizerFast", name: str, tokens: Sequence[st
         if token in known:
             raise ConfigError(
                 f"model.new_tokens: tokenizer {name} has {token} already, with id {known[token]}",
-                hint="leave it out: it is one token without being named here",
+                hint="leave it out: the tokenizer has it as one token",
             )
         if token in tokens[:number]:
             raise ConfigError(f"model.new_tokens: {token} is named twice", hint="name it once")
@@ -37,7 +38,7 @@ def add_new_tokens(hf: "PreTrainedTokenizerFast", name: str, tokens: Sequence[st
 
 
 def new_ids(tokenizer: "ChatTokenizer", tokens: Sequence[str]) -> list[int]:
-    """The ids of new tokens in the tokenizer of a store; DataError if it lacks one."""
+    """The ids of new tokens in the tokenizer of a store; DataError if the tokenizer lacks one."""
     known = tokenizer.hf.get_added_vocab()
     missing = [token for token in tokens if token not in known]
     if missing:
@@ -49,22 +50,21 @@ def new_ids(tokenizer: "ChatTokenizer", tokens: Sequence[str]) -> list[int]:
 
 
 def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
-    """Make room for the ids in the configuration of a model without weights."""
+    """Enlarge the vocabulary size in a configuration, so that the model has rows for these ids."""
     text = config.get_text_config()
     text.vocab_size = max([text.vocab_size, *(index + 1 for index in ids)])
 
 
 def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
-    """Give the new ids rows in the embeddings and the head. Each new row is the mean of the old
-    rows.
+    """Set the rows of the new ids in embeddings and head to the mean of the old rows.
 
-    Rows that a model has beyond its tokenizer's vocabulary are used first. The old rows are the
-    rows of all ids below the new ids. The mean is computed in float64, so it is a pure function of
-    the weights.
+    The old rows are those of all ids below the new ids. If the model already has more rows than its
+    tokenizer has ids, these rows are used. Otherwise rows are added. The mean is computed in
+    float64, so it depends only on the weights.
     """
     if not ids:
         return
-    import torch  # here, because preparing data needs no torch
+    import torch  # not at the top, because preparing data must not load torch
 
     num_old, needed = min(ids), max(ids) + 1
     if needed > model.get_input_embeddings().num_embeddings:

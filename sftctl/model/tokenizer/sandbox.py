@@ -1,8 +1,8 @@
-"""Chat templates compiled once, in an environment like the one that transformers builds.
+"""Compile a chat template once, in an environment like that of transformers, and cache it.
 
 transformers copies all data and reads each value in Jinja's slowest way. Here the usual values (a
 field of a message, a method of a string, `loop.index0`) are read in a faster way, with the same
-results. Templates still have no access to files or to Python's inner workings.
+results. As with transformers, a template can't access files or the internals of Python.
 """
 
 import json
@@ -25,17 +25,17 @@ _SAFE: dict[type, frozenset[str]] = {
     str: frozenset(name for name in dir(str) if name[0] != "_" and "format" not in name),
     LoopContext: frozenset({"first", "last", "index", "index0", "revindex", "revindex0", "length"}),
 }
-"""Attributes that templates may read of a type."""
+"""For each type, the attributes that templates may read without further checks."""
 
 _CHANCE = frozenset({"random", "lipsum"})
-"""The filter and the function of Jinja that draw random numbers."""
+"""The names of Jinja's filter and function that draw random numbers."""
 
 _PLAIN = frozenset({bool, int, float, str})
 
 
 @lru_cache(maxsize=64)
 def compiled(template: str) -> jinja2.Template:
-    """The compiled template; the exceptions of jinja2 if it can't be compiled."""
+    """The compiled template. Raises jinja2's exceptions if it can't be compiled."""
     environment = _environment()
     if any(name in template for name in _CHANCE):
         _refuse_chance(environment.parse(template))
@@ -43,7 +43,7 @@ def compiled(template: str) -> jinja2.Template:
 
 
 def _refuse_chance(tree: nodes.Template) -> None:
-    """TemplateSyntaxError if a template draws random numbers: a row has to have one text."""
+    """TemplateSyntaxError if a template draws random numbers: each row must have one text."""
     found = [(n.name, n.lineno) for n in tree.find_all(nodes.Filter) if n.name == "random"]
     found += [(n.name, n.lineno) for n in tree.find_all(nodes.Name) if n.name == "lipsum"]
     for name, line in found:
@@ -53,7 +53,7 @@ def _refuse_chance(tree: nodes.Template) -> None:
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute` as Jinja defines it: an attribute if it may be read, else an item."""
+        """`obj.attribute` as in Jinja: the attribute if a template may read it, else the item."""
         kind = type(obj)
         if kind is dict and attribute not in _OF_DICTS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
@@ -66,7 +66,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a function, if templates may call it."""
+        """Call a function if templates may call it; else SecurityError."""
         if type(__obj) is BuiltinMethodType and type(__obj.__self__) is str:
             kwargs.pop("_block_vars", None)
             kwargs.pop("_loop_vars", None)
@@ -75,7 +75,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Namespace(Namespace):
-    """A namespace without private names, which could reach Python's inner workings."""
+    """A namespace without private names, by which a template could reach Python's internals."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, args = args[0], args[1:]
@@ -95,7 +95,7 @@ def _refuse_private(name: object) -> None:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}`, which marks what a model writes, changes no text."""
+    """The tag `{% generation %}`. It marks the model's own text, and changes nothing here."""
 
     tags = {"generation"}
 
@@ -109,7 +109,7 @@ class _GenerationTag(Extension):
 
 
 class _Dict:
-    """The function `dict`, without the attributes of the type."""
+    """The function `dict`. A template can't reach the attributes of the type through it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)

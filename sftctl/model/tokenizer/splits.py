@@ -1,9 +1,9 @@
-"""llama.cpp's names for the ways in which a text is split into words before it is encoded.
+"""llama.cpp's names for ways to split a text into words before it is encoded.
 
-A .gguf file holds the name (`tokenizer.ggml.pre`) and no rules. The same table is used in both
-directions: from the name in a file to the rules, and from a tokenizer to its name. Names and
-patterns are those of llama.cpp (`llama-vocab.cpp`), the patterns as the models' own tokenizer.json
-files spell them.
+A .gguf file holds only the name (`tokenizer.ggml.pre`), not the rules. The table is used in both
+directions: name to rules for reading a file, rules to name for writing one. Names and rules are
+from llama.cpp (`llama-vocab.cpp`). The patterns are written as in the tokenizer.json files of the
+models.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sftctl.errors import ConfigError
 from sftctl.jsonio import dump_canonical
 
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""The split that byte-level tokenizers have by default."""
+"""The default split of byte-level tokenizers."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -32,7 +32,7 @@ _QWEN35 = (
     rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*{_SPACES}"
 )
 _DIGITS = (r"\p{N}", GPT_2)
-_LATIN = r"[\p{Lu}\p{Ll}\p{Lt}&&[^\u10D0-\u10FF]]"  # llama.cpp lists them without Georgian's small
+_LATIN = r"[\p{Lu}\p{Ll}\p{Lt}&&[^\u10D0-\u10FF]]"  # llama.cpp's list lacks Georgian small letters
 _CHINESE = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
@@ -53,9 +53,9 @@ class Split:
     """How llama.cpp splits a text into words, and how it encodes a word."""
 
     patterns: tuple[str, ...]
-    """Each pattern splits the pieces that the patterns before it have made."""
+    """Applied one after the other, each to the pieces that the pattern before it has made."""
     ignores_merges: bool = False
-    """A word that is a token becomes that token; the merges are ignored."""
+    """True: a word that is a token becomes that token, and the merges are not used."""
 
 
 def _named(
@@ -103,31 +103,32 @@ SPLITS: dict[str, Split] = {
         ),
     ),
 }
-"""By name. A tokenizer gets the first name that has its patterns and encodes words as it does."""
+"""Split by name. If several names have the same split, an export writes the first of them."""
 
 CUT_AT_BREAKS = (
     *("gpt-2", "smollm", "qwen2", "qwen35", "llama-bpe", "tekken", "gpt-4o", "deepseek-v3"),
     *("bailingmoe", "seed-coder"),
 )
-"""Splits that always cut between an ASCII letter and a break, as `token_bytes` proves.
+"""Splits that always cut between an ASCII letter and a break (`token_bytes` defines it).
 
-None of their patterns matches a string in which a break follows an ASCII letter, or looks around
-except by `(?!\\S)` after white space; the last of them matches every letter.
+`token_bytes` proves this from three facts. No pattern matches a string in which a break follows an
+ASCII letter. The only look-around is `(?!\\S)` after white space. The last pattern matches every
+letter.
 """
 
 
 def is_cut_at_breaks(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer splits as one of `CUT_AT_BREAKS`, from what tokenizer.json holds."""
+    """Whether a tokenizer has one of these splits. `content` is the content of tokenizer.json."""
     patterns = _patterns(steps_of(content["pre_tokenizer"]))
     is_random = content["model"].get("dropout")
     return not is_random and patterns in [SPLITS[name].patterns for name in CUT_AT_BREAKS]
 
 
 def name_of_split(content: dict[str, Any]) -> str:
-    """The name of a byte-level tokenizer's split, from what tokenizer.json holds.
+    """The name of a byte-level tokenizer's split. `content` is the content of tokenizer.json.
 
-    ConfigError if llama.cpp has no name for this split: any other name would cut words or digits
-    differently.
+    ConfigError if llama.cpp has no name for this split. With another name, llama.cpp would cut
+    words or digits differently.
     """
     normalizer = (content["normalizer"] or {}).get("type")
     if normalizer not in (None, "NFC"):
@@ -159,7 +160,7 @@ def name_of_split(content: dict[str, Any]) -> str:
 
 
 def _patterns(steps: list[dict[str, Any]]) -> tuple[str, ...] | None:
-    """The steps as patterns of the table; None if the table has no such steps."""
+    """The steps as patterns of the table; None if a step is not a pattern."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
     patterns = [_pattern(step) for step in steps[:-1]]
@@ -178,8 +179,10 @@ def _pattern(step: dict[str, Any]) -> str | None:
 
 
 def _merges_make_every_token(content: dict[str, Any]) -> bool:
-    """Whether the merges make each token from its own text. Then ignoring the merges changes
-    nothing."""
+    """Whether the merges turn the text of each token into this token.
+
+    Then it makes no difference whether the merges are used.
+    """
     from tokenizers import Tokenizer
 
     model = content["model"] | {"ignore_merges": False}
@@ -191,7 +194,7 @@ def _merges_make_every_token(content: dict[str, Any]) -> bool:
 
 
 def steps_of(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer of tokenizer.json, one after the other."""
+    """The steps of a normalizer or pre-tokenizer of tokenizer.json, in order."""
     if part is None:
         return []
     inner = part.get("normalizers") or part.get("pretokenizers")

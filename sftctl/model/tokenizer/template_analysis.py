@@ -1,4 +1,4 @@
-"""Facts that a chat template's syntax tree shows, without rendering a conversation."""
+"""Facts about a chat template, read from its syntax tree without rendering."""
 
 import re
 from collections import defaultdict
@@ -10,7 +10,7 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 _GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 _ABSENT = frozenset({"tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"})
-"""Fields that messages with a role and a content only do not have."""
+"""Fields that no message has here, because the analysis assumes only a role and a content."""
 
 LETTER_CASES = frozenset({"lower", "upper", "capitalize", "title"})
 EMPTY = frozenset({"tools", "documents"})
@@ -24,7 +24,7 @@ _NUMBERS = (
 
 
 def parsed(template: str) -> nodes.Template:
-    """The syntax tree of a chat template; TemplateSyntaxError if it has none."""
+    """The syntax tree of a chat template; TemplateSyntaxError if it can't be parsed."""
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
         return environment.parse(_GENERATION_TAG.sub("", template))
@@ -33,7 +33,7 @@ def parsed(template: str) -> nodes.Template:
 
 
 def key_of(node: nodes.Node | None) -> object:
-    """`x` for `m.x` and for `m['x']`."""
+    """The key of an access: `x` for `m.x` and for `m['x']`; None for other expressions."""
     if isinstance(node, nodes.Getattr):
         return node.attr
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
@@ -46,15 +46,15 @@ class Facts:
     """The assignments, loops and macros of a template, for a conversation without tools."""
 
     macros: dict[str, nodes.Macro]
-    values: dict[str, list[nodes.Node]]  # of each name, or of `namespace.name`
-    loops: dict[str, list[nodes.Node]]  # the lists that each name runs over
-    bound: frozenset[str]  # names that something else sets: a parameter, a block
-    lists: frozenset[str]  # names of the messages, or of some of them
-    structures: frozenset[str]  # names that hold roles, numbers or constants only
+    values: dict[str, list[nodes.Node]]  # name or `namespace.name` -> the values assigned to it
+    loops: dict[str, list[nodes.Node]]  # loop variable -> the lists that it runs over
+    bound: frozenset[str]  # names that are set in another way: by a parameter, a block
+    lists: frozenset[str]  # names of the list of messages, or of a slice of this list
+    structures: frozenset[str]  # names that hold only roles, numbers or constants
 
     @classmethod
     def of(cls, tree: nodes.Template) -> "Facts":
-        """The facts of a syntax tree."""
+        """Collect the facts of a syntax tree."""
         values: dict[str, list[nodes.Node]] = defaultdict(list)
         loops: dict[str, list[nodes.Node]] = defaultdict(list)
         bound = {n.name for n in tree.find_all(nodes.Name) if n.ctx == "param"} - EMPTY
@@ -74,16 +74,19 @@ class Facts:
         return cls(macros, dict(values), dict(loops), frozenset(bound), lists, structures)
 
     def is_list(self, node: nodes.Node | None) -> bool:
-        """True: the messages, the tools, or a slice of one of these two lists."""
+        """Whether a node is the list of messages, the list of tools, or a slice of one of them."""
         return _is_list(node, self.lists)
 
     def is_structure(self, node: nodes.Node | None) -> bool:
-        """True: made of roles, numbers, positions and constants, without any content."""
+        """Whether a node is made only of roles, numbers, positions and constants, not of contents.
+        """
         return _is_structure(node, self.structures)
 
     def truth(self, node: nodes.Node | None) -> bool | None:
-        """Whether an expression is true for a conversation without tools. None: it depends on the
-        conversation, or is unknown."""
+        """Whether an expression is true or false for every conversation without tools.
+
+        None if it depends on the conversation, or is unknown.
+        """
         if isinstance(node, nodes.Const):
             return bool(node.value)
         if isinstance(node, nodes.Not):
@@ -109,22 +112,24 @@ class Facts:
         return None
 
     def _is_absent(self, node: nodes.Node | None) -> bool:
-        """True: an undefined name, or a field that no message has."""
+        """Whether a node is an undefined name, or a field that no message has."""
         if isinstance(node, nodes.Name):
             known = node.name in _GIVEN | EMPTY or node.name.endswith("_token")
             return not known and not self._is_set(node.name) and node.name not in self.macros
         return self.is_absent_field(node)
 
     def is_absent_field(self, node: nodes.Node | None) -> bool:
-        """True: a field that no message has, as in `m.tool_calls`. (`m` is not a namespace in which
-        the template sets this field.)"""
+        """Whether a node is a field that no message has, such as `m.tool_calls`.
+
+        False if `m` is a namespace and the template sets this field.
+        """
         owner = getattr(node, "node", None)
         name = owner.name if isinstance(owner, nodes.Name) else None
         key = key_of(node)
         return key in _ABSENT and f"{name}.{key}" not in self.values
 
     def _is_null(self, node: nodes.Node | None) -> bool:
-        """True: a name whose value is none, and which the template never sets to another value."""
+        """Whether a node is a name whose value is always none."""
         if not isinstance(node, nodes.Name) or node.name not in EMPTY:
             return False
         if node.name in self.bound or node.name in self.loops:
@@ -134,7 +139,7 @@ class Facts:
         )
 
     def _is_absent_key(self, node: nodes.Compare) -> bool:
-        """`'tool_calls' in message`."""
+        """Whether a node is `'tool_calls' in message`, or the same with another absent field."""
         [key, holder, *more] = [node.expr, *(operand.expr for operand in node.ops)]
         is_in = node.ops[0].op == "in" and not more
         return (
@@ -145,7 +150,7 @@ class Facts:
         )
 
     def is_message(self, node: nodes.Node | None) -> bool:
-        """True: a name that is only ever a member of the messages."""
+        """Whether a node is a loop variable that only runs over messages."""
         if not isinstance(node, nodes.Name) or self.bound & {node.name} or node.name in self.values:
             return False
         loops = self.loops.get(node.name, [])
@@ -187,7 +192,10 @@ def _largest(
     values: dict[str, list[nodes.Node]],
     holds: Callable[[nodes.Node, frozenset[str]], bool],
 ) -> frozenset[str]:
-    """The names whose values all satisfy `holds`; a value may contain others of these names."""
+    """The largest set of names whose values all satisfy `holds`.
+
+    A value may refer to other names of the set.
+    """
     while True:
         known = frozenset(names)
         names = {name for name in known if all(holds(v, known) for v in values.get(name, ()))}

@@ -1,27 +1,27 @@
-"""Turns exceptions of a chat template into one clear error that names the template's line."""
+"""Turn exceptions of a chat template into one clear error with the template's line."""
 
 from types import TracebackType
 
 from sftctl.errors import ConfigError, DataError, SftctlError
 
-_FILE = "<template>"  # Jinja's name for the code of a template
+_FILE = "<template>"  # the file name that Jinja gives to the code of a template
 _ROLES = "most templates want user and assistant in turn, after at most one system message"
 _SIMPLER = "look at this row, or use another chat template"
 _PROGRAM = "correct the template, or give another one with --chat-template FILE"
 
 
 class TemplateFailed(DataError):
-    """The text that a chat template writes for a row can't be used, by any command."""
+    """The text of a rendered row can't be used by any command."""
 
 
 class TemplateRanOut(TemplateFailed):
-    """A chat template that took longer for one row than it may."""
+    """Rendering one row took longer than allowed."""
 
 
 def half_character(text: str) -> TemplateFailed | None:
     """The error if a text has half of a surrogate pair, which no tokenizer can encode; else None.
 
-    Only a template can write such a half: input files that have one are refused.
+    Such a half comes from the template: input files with one are refused earlier.
     """
     try:
         text.encode()
@@ -40,7 +40,7 @@ def refusal(problem: Exception) -> SftctlError:
 
     if isinstance(problem, TemplateSyntaxError):
         return broken_template(problem)
-    is_own = type(problem) is TemplateError  # the template's author has written this text
+    is_own = type(problem) is TemplateError  # raised by the template, with its author's text
     text = str(problem) if is_own else _words(problem)
     return DataError(f"the chat template refuses the conversation: {text}", _ROLES)
 
@@ -55,7 +55,7 @@ def broken_template(problem: Exception) -> ConfigError:
 
 
 def ran_out(problem: BaseException | None, seconds: float) -> TemplateRanOut:
-    """The error for a rendering that the timer ended. None: its process had to be ended."""
+    """The error for a rendering that took too long; `problem` is None if its process was killed."""
     line = None if problem is None else _line(problem.__traceback__)
     where = "" if line is None else f" (line {line} of the template)"
     return TemplateRanOut(f"the chat template takes longer than {seconds:g} s{where}", _SIMPLER)
@@ -77,7 +77,7 @@ def hung_in_compilation(seconds: float) -> ConfigError:
 
 
 def _words(problem: Exception) -> str:
-    """The reason, and the line of the template."""
+    """The reason in words, with the line of the template."""
     if isinstance(problem, RecursionError):
         text = "it is nested too deeply, or calls itself without end"
     elif isinstance(problem, MemoryError):
@@ -89,12 +89,12 @@ def _words(problem: Exception) -> str:
 
 
 def _line(trace: TracebackType | None) -> int | None:
-    """The innermost line of the template in a traceback."""
+    """The last line of the template in a traceback; None if there is none."""
     line = None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _FILE:
             compiled = trace.tb_frame.f_globals.get("__jinja_template__")
-            line = trace.tb_lineno  # Jinja has corrected it, except for a BaseException
+            line = trace.tb_lineno  # a template's line already, except for a BaseException
             line = line if compiled is None else compiled.get_corresponding_lineno(line)
         trace = trace.tb_next
     return line

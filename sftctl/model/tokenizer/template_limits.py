@@ -1,10 +1,10 @@
 """Limits of time, memory and text for chat templates, which are programs of other people.
 
-Jinja's sandbox gives a template no access to files and to Python's inner workings. It does not
-prevent endless loops or gigabytes of text. A timer in this process ends a template that takes too
-long; it can't end one call that stays in C code, such as a power of large numbers. So
-`data/prepare/workers` renders in separate processes, and kills a process that stays in a template
-for twice as long.
+Jinja's sandbox keeps a template from files and from the internals of Python. It does not prevent
+endless loops or gigabytes of text. A timer in this process ends a template that takes too long. But
+the timer can't end a single long call in C code, such as a power of large numbers. So
+`data/prepare/workers` renders in separate processes. A process that stays in a template for twice
+as long is killed.
 """
 
 import signal
@@ -17,52 +17,54 @@ from types import FrameType
 from sftctl.machine import data_bytes, limit_data
 
 SECONDS = 10.0
-"""Seconds of processor time that all renderings of a row together may take."""
+"""Processor time, in seconds, for all renderings of one row together."""
 
 MEMORY_BYTES = 512 << 20
-"""Memory that a row's renderings may use in addition to what the process used before."""
+"""Memory that the renderings of a row may use, in addition to the memory that was used before."""
 
 TEXT_CHARS = 64 << 20
-"""The longest text that a template may write."""
+"""The largest number of characters that a template may write."""
 
 _TICK_S = 0.1
 LARGE_TEXT = 1 << 18
-"""Encoding a text of fewer characters needs far less than `MEMORY_BYTES`."""
+"""Encoding a text with fewer characters needs far less memory than `MEMORY_BYTES`."""
 
-_BYTES_PER_ROW_BYTE = 20  # what a parsed row may need, for each byte of it
+_BYTES_PER_ROW_BYTE = 20  # memory that a parsed row may need, per byte of the row
 
 Pulse = memoryview
-"""Two 64-bit numbers, shared with a parent process: the number of the row that is being prepared,
-and a count of renderings that is odd while a template runs."""
+"""Two 64-bit numbers that a parent process can read: the number of the current row, and a counter.
+Each start and each end of a rendering adds 1 to the counter, so it is odd during a rendering."""
 
 
 class OutOfTime(BaseException):
-    """Raised by the timer inside a template. It is not an Exception, because a template could catch
-    that."""
+    """Raised by the timer inside a template.
+
+    It is not an Exception, because code that a template calls could catch an Exception.
+    """
 
 
 class TemplateLimits:
-    """The time that renderings have taken, measured by a timer that ticks.
+    """Measures the processor time of renderings with a timer, and ends those that take too long.
 
-    By default each rendering has `SECONDS` of its own. Inside `for_rows`, all renderings of a row
-    share them, and memory is limited too.
+    By default each rendering may take `SECONDS`. Inside `for_rows`, all renderings of a row
+    together may take `SECONDS`, and their memory is limited too.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
         self._pulse = new_pulse()
-        self._row = 0  # the row that the time was counted for
+        self._row = 0  # the row to which `_charged_s` belongs
         self._charged_s = 0.0
         self._sampled_at = 0.0
         self._has_rows = False
         self._memory: int | None = None
 
     def __reduce__(self) -> tuple[type["TemplateLimits"], tuple[float]]:
-        """Another process counts from zero, because a shared pulse can't be pickled."""
+        """Pickle only the limit, because a shared pulse can't be pickled."""
         return TemplateLimits, (self.seconds,)
 
     def begin(self) -> None:
-        """A template starts; OutOfTime if its row has no time left."""
+        """Call this before a rendering; OutOfTime if its row has no time left."""
         if not self._has_rows:
             self._charged_s = 0.0
             self._start_timer()
@@ -71,16 +73,17 @@ class TemplateLimits:
         self._pulse[1] += 1 + (self._pulse[1] & 1)
 
     def end(self) -> None:
-        """A template has ended; may be called twice."""
+        """Call this after a rendering. A second call has no effect."""
         self._pulse[1] += self._pulse[1] & 1
         if not self._has_rows:
             _stop_timer()
 
     @contextmanager
     def for_rows(self, pulse: Pulse, num_bytes: int) -> Iterator[None]:
-        """Share the time of each row, whose number the caller writes into `pulse[0]`.
+        """In this context, all renderings of a row share one time limit.
 
-        `num_bytes` is the size of all rows. For the main thread of a process that only renders.
+        The caller writes the number of the current row into `pulse[0]`. `num_bytes` is the size of
+        all rows. Call this in the main thread of a process that only renders.
         """
         own, self._pulse = self._pulse, pulse
         self._charged_s, self._has_rows = 0.0, True
@@ -96,7 +99,7 @@ class TemplateLimits:
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Remove the limit on memory inside the block: encoding a large text may need more."""
+        """Lift the memory limit in this context, because encoding a large text may need more."""
         if self._has_rows:
             limit_data(None)
         try:
@@ -106,13 +109,13 @@ class TemplateLimits:
                 limit_data(self._memory)
 
     def _start_timer(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # only it receives signals
+        if threading.current_thread() is threading.main_thread():  # other threads get no signals
             self._sampled_at = time.thread_time()
             signal.signal(signal.SIGALRM, self._sample)
             signal.setitimer(signal.ITIMER_REAL, _TICK_S, _TICK_S)
 
     def _sample(self, number: int, frame: FrameType | None) -> None:
-        """Count time for the current row if a template runs now. Time asleep does not count."""
+        """Add processor time to the current row, if a template is running."""
         now = time.thread_time()
         spent, self._sampled_at = now - self._sampled_at, now
         if self._row != self._pulse[0]:
@@ -124,7 +127,7 @@ class TemplateLimits:
 
 
 def new_pulse() -> Pulse:
-    """A pulse that no other process sees."""
+    """A pulse that is not shared with another process."""
     return memoryview(bytearray(16)).cast("Q")
 
 

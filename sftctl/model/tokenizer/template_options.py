@@ -1,7 +1,7 @@
 """Options of a chat template, such as `enable_thinking`, written into the template as defaults.
 
-So every program that renders with the saved tokenizer uses them: training, chat, and the tools that
-read an exported model. A program that passes the option itself overrides the default.
+So every program that renders with the saved tokenizer uses these values: training, chat, and other
+tools that read an exported model. A program can still pass another value for an option.
 """
 
 import json
@@ -19,14 +19,14 @@ from sftctl.model.tokenizer.template_analysis import parsed
 def with_all_options(
     templates: str | dict[str, str] | None, options: Mapping[str, Any]
 ) -> str | dict[str, str] | None:
-    """One template, or several by name, with defaults for its options."""
+    """The template, or each of several templates by name, with defaults for its options."""
     if isinstance(templates, dict):
         return {name: with_options(template, options) for name, template in templates.items()}
     return with_options(templates, options) if templates else templates
 
 
 def with_options(template: str, options: Mapping[str, Any]) -> str:
-    """The template with defaults for its options; ConfigError if it does not read one of them."""
+    """The template with defaults for its options. ConfigError if it does not use an option."""
     if not options:
         return template
     known = options_of(template)
@@ -43,11 +43,14 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
         f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
         for name, value in sorted(options.items())
     )
-    return defaults + "{{ '' }}" + template  # so that a line break after it is not removed
+    return defaults + "{{ '' }}" + template  # else Jinja would remove the template's first newline
 
 
 def options_of(template: str) -> list[str] | None:
-    """The variables that a template reads and the renderer does not set; None if it is broken."""
+    """The variables that a template reads and that renderers do not set.
+
+    None if the template has a syntax error.
+    """
     try:
         tree = parsed(template)
     except TemplateSyntaxError:
@@ -58,7 +61,7 @@ def options_of(template: str) -> list[str] | None:
 
 
 def _set_if_undefined(tree: nodes.Template) -> set[str]:
-    """Variables with a default in the template: `{% if x is not defined %}{% set x = … %}`."""
+    """Variables that get a default in the template: `{% if x is not defined %}{% set x = … %}`."""
     tests = (t for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined"))
     return {test.node.name for test in tests if isinstance(test.node, nodes.Name)}
 

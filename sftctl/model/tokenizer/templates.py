@@ -1,4 +1,4 @@
-"""The chat templates of a tokenizer, by name: compiled and rendered within limits."""
+"""Compile and render the chat templates of a tokenizer, within limits of time and memory."""
 
 import hashlib
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Messages = list[dict[str, Any]]
 
 _SLOW_S = 0.05
-"""Seconds of processor time. A rendering that takes longer is not compared."""
+"""A rendering that takes more processor time than this is not compared."""
 
 DEFAULT = "default"
 """The chat template for rows without tools, and for all rows if there is no `tool_use`."""
@@ -35,8 +35,7 @@ TOOL_USE = "tool_use"
 
 
 def templates_of(hf: "PreTrainedTokenizerFast") -> dict[str, str]:
-    """The chat templates by name; a template without a name is the default. Empty if there is no
-    template."""
+    """The chat templates by name. A template without a name is the default; {} if there is none."""
     given = hf.chat_template
     if isinstance(given, dict):
         return {str(name): str(template) for name, template in given.items()}
@@ -44,7 +43,7 @@ def templates_of(hf: "PreTrainedTokenizerFast") -> dict[str, str]:
 
 
 def without_mark(templates: Any) -> Any:
-    """A template, or several by name, without the byte order mark of its file."""
+    """A template, or several by name, without a byte order mark at its start."""
     if isinstance(templates, dict):
         return {name: without_mark(template) for name, template in templates.items()}
     return templates.removeprefix("\ufeff") if isinstance(templates, str) else templates
@@ -56,7 +55,7 @@ def template_for(tools: list[Any] | None, templates: dict[str, str]) -> str | No
 
 
 def hash_templates(templates: dict[str, str]) -> str:
-    """A hash of one template as text, or of several as JSON."""
+    """A hash of a single template's text, or of several templates as JSON."""
     if templates.keys() <= {DEFAULT}:
         return hashlib.sha256(templates.get(DEFAULT, "").encode()).hexdigest()
     return hashlib.sha256(dump_canonical(templates)).hexdigest()
@@ -73,9 +72,9 @@ def require_default(name: str, templates: dict[str, str]) -> None:
 
 
 def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
-    """Compile templates now instead of in their first rendering; the results are kept.
+    """Compile templates now and not in their first rendering. The compiled templates are cached.
 
-    ConfigError if one can't be compiled, or takes too long.
+    ConfigError if one can't be compiled, or if compiling takes too long.
     """
     try:
         limits.begin()
@@ -92,23 +91,23 @@ def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
 
 @dataclass(slots=True)
 class _Proof:
-    """Whether our renderings of a template equal those of transformers."""
+    """Whether our renderings of a template were equal to those of transformers so far."""
 
-    to_compare: int = 16  # the number of renderings that are still to be compared
+    to_compare: int = 16  # how many renderings are still to be compared
     has_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Renderings:
-    """Renders conversations by the chat templates of a tokenizer.
+    """Renders conversations with the chat templates of a tokenizer.
 
-    The first renderings of each template are compared with transformers' renderings, except slow
-    ones. After the first difference, transformers renders the template.
+    The first renderings of each template are compared with those of transformers, except slow ones.
+    After the first difference, transformers renders this template.
     """
 
     hf: "PreTrainedTokenizerFast"
     limits: TemplateLimits
-    special_tokens: dict[str, str]  # `bos_token` and others, for the templates
+    special_tokens: dict[str, str]  # variables for the templates, such as `bos_token`
     _proofs: dict[str, _Proof] = field(default_factory=dict)
 
     def rendered(
@@ -149,10 +148,10 @@ class Renderings:
             return self._by_us(template, messages, tools, prompt)
         proof.to_compare -= 1
         ours, started = None, thread_time()
-        with suppress(Exception):  # transformers raises its own below
+        with suppress(Exception):  # the rendering by transformers below raises its own error
             ours = self._by_us(template, messages, tools, prompt)
         if ours is not None and thread_time() - started > _SLOW_S:
-            return ours  # a second rendering could take more time than is left
+            return ours  # no second rendering: it could exceed the time limit
         theirs = self._by_transformers(template, messages, tools, prompt)
         proof.has_failed = theirs != ours
         return theirs
@@ -182,11 +181,12 @@ class Renderings:
 
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's reasoning; all are one field."""
+"""A message's reasoning may have any of these names."""
 
 
 def _as_template_sees(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without nulls, and with its reasoning under the names that templates read."""
+    """The message without None values, and with its reasoning under each name that templates use.
+    """
     if None in message.values():
         message = {key: value for key, value in message.items() if value is not None}
     given = [message[name] for name in _REASONING if name in message]

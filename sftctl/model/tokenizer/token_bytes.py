@@ -1,24 +1,28 @@
-"""The bytes that the tokens of a byte-level vocabulary stand for, and where a text can be cut.
+"""The bytes of each token in a byte-level vocabulary, and the places where a text can be cut.
 
-**A cut.** A text may be cut before a token if the tokens before that place and those after it stay
-the same when the other part changes. This holds before a special token, because encoders search a
-text for added tokens first and encode the stretches between them independently. It also holds
-between an ASCII letter and a *break* (ASCII white space or punctuation, but no apostrophe), if the
-tokenizer splits text into words in a known way. The proof:
+**A cut** is a place between two tokens. If the text after the cut changes, the tokens before it
+stay the same. If the text before the cut changes, the tokens after it stay the same.
 
-1. Only words matter. The model turns each word into tokens by itself. The normalizer changes
-   nothing: the bytes of the tokens are the text, and a part of a normalized text is normalized.
-2. Let a be the letter, b the break and q the place between them. No alternative of the patterns in
-   `splits.CUT_AT_BREAKS` matches a string in which b follows a. So no match crosses q. The last
-   pattern matches every letter, so a is in a match, and this match ends at q. q is an edge between
-   words in every text with a and b there.
-3. A match that begins before q depends only on the text before q. Its only look-around is the
-   (?!\\S) after white space. It looks at one character, which is never b, because a is not white
-   space. No pattern looks back, so a match that begins at q or later depends only on the text from
-   q on. Where one pattern cuts the pieces that another has made, this holds for each in turn.
-4. Added tokens are searched from the left, the longest first. None of them crosses q, because q is
-   an edge between tokens. So the search finds the same ones before q without what follows, and the
-   same ones after q without what comes before.
+There is a cut before every special token. An encoder first searches the text for added tokens, and
+then encodes the stretches between them independently.
+
+There is also a cut between an ASCII letter and a *break*, if the tokenizer splits text into words
+in a known way. (A break is ASCII white space or punctuation, but no apostrophe.) The proof:
+
+1. It is enough to look at words, because the model turns each word into tokens by itself. The
+   normalizer changes nothing: the bytes of the tokens are the text, and a part of a normalized text
+   is normalized.
+2. Let a be the letter, b the break and q the place between them. In `splits.CUT_AT_BREAKS`, no
+   pattern matches a string in which b follows a. So no match crosses q. The last pattern matches
+   every letter, so a is in a match, and this match ends at q. Therefore a word ends at q, in every
+   text with a and b there.
+3. A match that begins before q depends only on the text before q. The only look-around is the
+   (?!\\S) after white space. It looks at one character. This character is never b, because a is not
+   white space. No pattern looks back, so a match that begins at q or later depends only on the text
+   from q on. If a pattern splits the pieces of another pattern, this holds for each of the two.
+4. Added tokens are searched from left to right, the longest first. None of them crosses q, because
+   q is between two tokens. So the added tokens before q do not depend on the text after q, and
+   those after q do not depend on the text before q.
 """
 
 import string
@@ -33,37 +37,37 @@ from sftctl.model.tokenizer.encoders import Ids, special_ids
 from sftctl.model.tokenizer.splits import is_cut_at_breaks
 
 _FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
-"""Normalizers that leave ASCII alone."""
+"""Normalizers that do not change ASCII."""
 
 _LETTERS = string.ascii_letters.encode()
 _BREAKS = (string.punctuation.replace("'", "") + " \t\n\r\v\f").encode()
 
 _LETTER, _BREAK, _SPECIAL = 1, 2, 4
-"""Flags of a token: it ends with a letter, it begins with a break, it is special."""
+"""Flags of a token: it ends with an ASCII letter, it begins with a break, it is special."""
 
 _NEAR = 32
-"""Tokens among which a cut is searched first."""
+"""The number of tokens in which `last_cut` looks first."""
 
 
 class TokenBytes:
-    """The bytes that each token of a byte-level vocabulary stands for."""
+    """The bytes of each token in a byte-level vocabulary."""
 
     def __init__(self, by_id: list[bytes], longest_added: int, *, is_normalized: bool) -> None:
         self._by_id = by_id
         self.longest_added = longest_added
-        """Bytes of the longest added token."""
+        """The length of the longest added token, in bytes."""
         self._lengths = np.array([len(token) for token in by_id], dtype=np.int64)
         self._is_normalized = is_normalized
         self._flags = np.zeros(len(by_id), dtype=np.uint8)
         self.same_alone: dict[tuple[int, ...], bool] = {}
-        """Known answers: whether the text of these tokens, encoded alone, becomes these tokens."""
+        """A cache: whether the text of these tokens, encoded alone, gives these tokens again."""
 
     @classmethod
     def of(cls, hf: Any) -> "TokenBytes | None":
-        """None if the vocabulary is of another kind, or lacks a byte.
+        """The table of a tokenizer. None if its vocabulary is not byte-level, or lacks a byte.
 
-        Also None if a space is put before a text, or if an added token is found only as a word of
-        its own: then a text is not always cut there.
+        Also None for tokenizers with too few cuts: they put a space before a text, or they find an
+        added token only if it is a word of its own.
         """
         from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -87,16 +91,16 @@ class TokenBytes:
         return table if table.joined(alone) == b"a" else None
 
     def _find_cuts(self, hf: Any) -> None:
-        """Know the tokens at which a text can be cut."""
+        """Set the flags of the tokens, from which cuts are found."""
         if is_cut_at_breaks(loads(hf.backend_tokenizer.to_str())):
             self._flags |= _flag(_LETTER, _LETTERS, (token[-1:] for token in self._by_id))
             self._flags |= _flag(_BREAK, _BREAKS, (token[:1] for token in self._by_id))
         self._flags[[index for index in special_ids(hf) if index < len(self._by_id)]] |= _SPECIAL
 
     def last_cut(self, ids: Ids, end: int) -> int:
-        """The last token before token `end` where the text of `ids` can be cut: before that token.
+        """The last token before token `end` that begins at a cut of the text of `ids`.
 
-        0, the beginning of the text, if there is none.
+        0, the beginning of the text, if there is no cut.
         """
         size = _NEAR
         while True:
@@ -109,16 +113,16 @@ class TokenBytes:
             size *= 8
 
     def cuts(self, ids: Ids) -> npt.NDArray[np.intp]:
-        """The tokens before which the text of `ids`, all of it, can be cut, in order. Never 0."""
+        """The tokens that begin at a cut, in order, never 0. `ids` must be a complete text."""
         flags = self._flags.take(ids)
         after_letter = flags[:-1] * np.uint8(_BREAK // _LETTER)
         return np.flatnonzero(flags[1:] & (after_letter & _BREAK | _SPECIAL)) + 1
 
     def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
-        """The byte of the text at which each token ends; None if the tokens are not the text.
+        """The position in bytes at which each token ends; None if the tokens are not the text.
 
-        Without a normalizer, an encoder can only drop bytes, or use more bytes than a token stands
-        for. In both cases the number of bytes differs.
+        Comparing the number of bytes is enough if nothing is normalized: an encoder can only drop
+        bytes, or use a token for more bytes than it has. Both change the number.
         """
         ends = self._lengths.take(ids).cumsum()
         num_bytes = int(ends[-1]) if len(ends) else 0
@@ -127,11 +131,11 @@ class TokenBytes:
         return ends if num_bytes == len(text) else None
 
     def joined(self, ids: Iterable[int]) -> bytes:
-        """The bytes of these tokens together."""
+        """The bytes of all these tokens."""
         return b"".join(map(self._by_id.__getitem__, ids))
 
 
 def _flag(flag: int, wanted: bytes, found: Iterable[bytes]) -> npt.NDArray[np.uint8]:
-    """`flag` for each entry of `found` that is a byte in `wanted`, 0 for all other entries."""
+    """`flag` for each entry of `found` that is a byte of `wanted`; 0 for all other entries."""
     is_wanted = np.isin(np.frombuffer(b"".join(b or b"\0" for b in found), np.uint8), [*wanted])
     return is_wanted * np.uint8(flag)

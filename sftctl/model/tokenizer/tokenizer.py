@@ -57,11 +57,11 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "hf"]
 
 _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
-"""Tokens that end a text in pretraining. In chat models another one is often the EOS token."""
+"""Tokens that end a text in pretraining. A chat model often has another EOS token."""
 
 
 class ChatTokenizer:
-    """Renders conversations with the chat template and encodes the text. Adds no tokens."""
+    """Renders conversations with the chat template, and encodes text without adding tokens."""
 
     def __init__(self, hf: "PreTrainedTokenizerFast", name: str) -> None:
         hf.chat_template = without_mark(hf.chat_template)
@@ -75,7 +75,7 @@ class ChatTokenizer:
         self._renderings = Renderings(hf, self.limits, hf.special_tokens_map)
         self._is_compiled = False
         self.content_use: ContentUse | None = content_use(self.templates.get(DEFAULT, ""))
-        """How the template uses contents; None if that is not known, or turned out to be wrong."""
+        """How the template uses contents; None if this is unknown or was found to be wrong."""
         self._reference = Reference(hf)
         self._encoder: Encoder = self._reference
         self.engine_reason = "no other was requested"
@@ -83,7 +83,7 @@ class ChatTokenizer:
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.eos_text: str = hf.eos_token or ""
         self.complete_roles: set[object] = set()
-        """Roles of conversations whose contents the template is known to write completely."""
+        """For conversations with these roles, the template is known to write all contents."""
         self.content_hash = content_hash(hf)
         self.template_hash = hash_templates(self.templates)
 
@@ -102,18 +102,19 @@ class ChatTokenizer:
         return self._renderings.rendered(template, messages, tools, add_generation_prompt)
 
     def compile_templates(self) -> None:
-        """Compile the chat template now instead of in the first rendering.
+        """Compile the chat template now and not in the first rendering.
 
-        ConfigError if it can't be compiled, or takes too long.
+        ConfigError if it can't be compiled, or if compiling takes too long.
         """
         if not self._is_compiled:
             compile_all(self.templates.values(), self.limits)
         self._is_compiled = True
 
     def with_date(self, day: str | None) -> "ChatTokenizer":
-        """A copy with the clock of its template frozen at `day` (YYYY-MM-DD), or else today.
+        """A copy whose template always writes the date `day` (YYYY-MM-DD); None: the date of today.
 
-        Returns the tokenizer itself if its template has no clock, or a frozen one.
+        Returns the tokenizer itself if its template has no clock. Also if `day` is None and a copy
+        with a date was made before.
         """
         if self.date is not None and day is None:
             return self
@@ -126,11 +127,11 @@ class ChatTokenizer:
         return self._with(date=date, templates=dated, _is_compiled=False, content_use=use)
 
     def with_options(self, options: dict[str, Any]) -> "ChatTokenizer":
-        """A copy with these template options; ConfigError if a template does not read one."""
+        """A copy with these template options. ConfigError if a template does not use an option."""
         return self._with(templates=with_all_options(self.templates, options))
 
     def without_content_use(self) -> "ChatTokenizer":
-        """A copy for which every prefix of a conversation is rendered."""
+        """A copy without `content_use`, so that turns are found by rendering every prefix."""
         return self._with(content_use=None)
 
     def _with(self, **changes: Any) -> "ChatTokenizer":
@@ -140,39 +141,39 @@ class ChatTokenizer:
 
     @property
     def text_start(self) -> str:
-        """The BOS token as text if the tokenizer puts it before a text, else nothing."""
+        """The BOS token as text, if the tokenizer puts it at the start of a text; else ""."""
         ids = self.hf.backend_tokenizer.encode("a", add_special_tokens=True).ids
         return str(self.hf.bos_token) if self.bos_id is not None and ids[0] == self.bos_id else ""
 
     @property
     def text_end(self) -> str:
-        """The token that ends a text (not a turn), as text; nothing if there is none."""
+        """The token that ends a text (not a turn), as text; "" if there is none."""
         ends = [token for token in _TEXT_ENDS if token in self.special_texts]
         eos = self.hf.eos_token
         return str(eos) if eos in ends or (eos and not ends) else (ends[0] if ends else "")
 
     @property
     def engine(self) -> str:
-        """Name and version of the library that encodes."""
+        """Name and version of the library that encodes text."""
         return self._encoder.name
 
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
-        """The bytes that each token stands for; None if the vocabulary is not byte-level."""
+        """The bytes of each token; None if `TokenBytes.of` refuses the vocabulary."""
         return TokenBytes.of(self.hf)
 
     @property
     def is_fast(self) -> bool:
-        """True: `encode` is not the reference."""
+        """Whether `encode` uses the fast engine."""
         return self._encoder.is_fast
 
     @property
     def is_checked(self) -> bool:
-        """True: `encode` compares all ids with the reference's."""
+        """Whether `encode` compares all ids with the reference's."""
         return isinstance(self._encoder, Checked)
 
     def encode(self, text: str) -> Ids:
-        """Token ids (T,); no BOS is added. TemplateFailed if the text holds half a character."""
+        """Token ids (T,), without BOS. TemplateFailed if the text has half of a surrogate pair."""
         try:
             if len(text) <= LARGE_TEXT:
                 return self._encoder.encode(text)
@@ -182,7 +183,7 @@ class ChatTokenizer:
             raise half_character(text) or problem from problem
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
-        """The reference's token ids, and each token's (start, end) in characters; adds no BOS."""
+        """Token ids of the reference, without BOS, and each token's (start, end) in characters."""
         with self.limits.lifted():
             try:
                 return self._reference.encode_with_offsets(text)
@@ -190,7 +191,7 @@ class ChatTokenizer:
                 raise half_character(text) or problem from problem
 
     def with_engine(self, engine: Engine) -> "ChatTokenizer":
-        """auto: a copy with the fast engine if it is equal on probes. hf: with the reference."""
+        """A copy. auto: with the fast engine if it passes the probes. hf: with the reference."""
         if engine == "hf":
             return self.by_reference("requested with --engine hf")
         try:
@@ -199,18 +200,18 @@ class ChatTokenizer:
             return self.by_reference(problem.message)
 
     def fast(self) -> "ChatTokenizer":
-        """A copy with the fast engine; EngineDiffers if it is not equal on probes."""
+        """A copy with the fast engine; EngineDiffers if its ids differ for a probe."""
         return self.with_encoder(fast_engine(self.hf), "proved equal to the reference on probes")
 
     def checked(self) -> "ChatTokenizer":
-        """A copy that compares all ids with the reference's; EngineDiffers if they differ."""
+        """A copy that compares all ids with the reference's. It raises EngineDiffers."""
         fast = self._encoder
         if not isinstance(fast, Splintr):
             return self
         return self.with_encoder(Checked(fast, self._reference), self.engine_reason)
 
     def by_reference(self, why: str) -> "ChatTokenizer":
-        """A copy with the reference encoder; `why` is the reason for this choice."""
+        """A copy with the reference encoder. `why` is the reason for it, shown to the user."""
         return self.with_encoder(self._reference, why)
 
     def with_encoder(self, encoder: Encoder, why: str) -> "ChatTokenizer":
@@ -218,14 +219,14 @@ class ChatTokenizer:
         return self._with(_encoder=encoder, engine_reason=why)
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
-        """Token ids back to text, the inverse of `encode`."""
+        """The text of token ids."""
         text: str = self.hf.decode(
             token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
 
     def save(self, folder: Path) -> None:
-        """Write the Hugging Face files, template included."""
+        """Write the Hugging Face files, with the template."""
         with system_errors():
             self.hf.save_pretrained(folder)
 
@@ -238,11 +239,11 @@ def load_tokenizer(
     template_required: bool = True,
     new_tokens: Sequence[str] | None = None,
 ) -> ChatTokenizer:
-    """Load from a directory, hub name or .gguf file, and add `new_tokens`.
+    """Load the tokenizer of a directory, a hub name or a .gguf file, and add `new_tokens`.
 
-    ConfigError if there is no fast tokenizer, no chat template and `template_required`, if the
-    template does not read one of `template_options`, which become its defaults, or if the tokenizer
-    has one of `new_tokens` already. `chat_template` names a Jinja file, or is `chatml`.
+    `chat_template` names a Jinja file, or is `chatml`. `template_options` become defaults of the
+    template. ConfigError if there is no fast tokenizer, or no template although it is required.
+    Also if the template does not use an option, or if a new token exists already.
     """
     quiet()
     source = ModelSource.of(name)
@@ -257,7 +258,7 @@ def load_tokenizer(
     with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
         hf = tokenizer_class(source).from_pretrained(source.location, **source.arguments)
     tell_of_code(source)
-    hf.init_kwargs.pop("auto_map", None)  # a saved tokenizer with it would ask for code
+    hf.init_kwargs.pop("auto_map", None)  # else a saved tokenizer would name code to run
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
         on_stderr(f"{source.gguf_path}: {problem}")
     if not getattr(hf, "is_fast", False):
