@@ -1,4 +1,4 @@
-"""The differences between two checkpoints, of one format or of two formats with matching names."""
+"""The differences between two checkpoints. Their formats may differ, if names of tensors match."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _NOT_COUNTERS = ("config", "files", "aliases", "metrics_bytes", "format_version"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value that differs; None if a checkpoint does not have the value."""
+    """A value that differs. `a` or `b` is None if that checkpoint does not have the value."""
 
     key: str
     a: Any
@@ -28,17 +28,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TensorChange:
-    """How far a tensor moved from the first checkpoint to the second."""
+    """How much a tensor changed from the first checkpoint to the second."""
 
     name: str
-    relative_change: float | None  # |b - a| / |a| where both are finite; None if |a| is 0
-    max_change: float | None  # largest |b - a| of one element
+    relative_change: float | None  # |b - a| / |a| over elements finite in both; None if |a| is 0
+    max_change: float | None  # the largest |b - a| of an element
     norm_a: float | None
     norm_b: float | None
     num_nan_a: int | None
     num_nan_b: int | None
     is_equal: bool
-    error: str | None = None  # why it was not compared
+    error: str | None = None  # why the tensors were not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class CheckpointDiff:
     optimizer: list[TensorChange]
     only_in_a: list[str]
     only_in_b: list[str]
-    rng_equal: bool | None  # None: unknown for one of them
+    rng_equal: bool | None  # None: at least one checkpoint stores no random state
 
     @property
     def nan_appeared(self) -> list[str]:
-        """Tensors with more NaN in the second checkpoint."""
+        """Tensors that have more NaN values in the second checkpoint than in the first."""
         both = self.tensors + self.optimizer
         return [t.name for t in both if (t.num_nan_b or 0) > (t.num_nan_a or 0)]
 
@@ -73,8 +73,10 @@ class CheckpointDiff:
 
 
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
-    """Compare two checkpoints. Tensors are read a part at a time. An adapter's tensors have other
-    names in PEFT's files than in a checkpoint; the result has the names of `a`.
+    """Compare two checkpoints.
+
+    Tensors are read a part at a time. An adapter's tensors have other names in peft's files than in
+    a checkpoint; the result has the names of `a`.
     """
     named = _named_as(b, a)
     ours, theirs = _with_aliases(a, named), _with_aliases(named, a)
@@ -94,7 +96,7 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
 
 
 def _named_as(one: Inspection, other: Inspection) -> Inspection:
-    """`one`, with the names of `other` for tensors that have another name in PEFT's files."""
+    """`one`, but tensors whose name in peft's files is the same get their name in `other`."""
     theirs = {plain_name(name): name for name in (*other.aliases, *other.tensors)}
     names = {name: theirs.get(plain_name(name), name) for name in (*one.aliases, *one.tensors)}
     tensors = {names[name]: tensor for name, tensor in one.tensors.items()}
@@ -105,8 +107,10 @@ def _named_as(one: Inspection, other: Inspection) -> Inspection:
 def _compared(
     ours: dict[str, StoredTensor], theirs: dict[str, StoredTensor], reasons: dict[str, str]
 ) -> Iterator[TensorChange]:
-    """Every tensor that both have; `reasons` has the tensors that are not read. Tied tensors count
-    once."""
+    """A TensorChange for every tensor that is in both. Tied tensors are compared once.
+
+    `reasons` names the tensors that are not read, and why.
+    """
     known: dict[object, TensorChange] = {}
     for name in sorted(ours.keys() & theirs.keys()):
         if name in reasons:
@@ -119,7 +123,7 @@ def _compared(
 
 
 def _with_aliases(one: Inspection, other: Inspection) -> dict[str, StoredTensor]:
-    """The tensors of `one`. Tied tensors are also under the name that `other` has for them."""
+    """The tensors of `one`. Tied tensors appear also under the name that `other` uses."""
     tied = {
         name: one.tensors[stored]
         for name, stored in one.aliases.items()
@@ -142,8 +146,10 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both values of each key. If the formats differ, only the keys that both have, because a
-    missing key then means nothing."""
+    """The values of `a` and of `b`. If the formats differ, only keys that both have.
+
+    With different formats, a missing key would not be a change.
+    """
     if a.format == b.format:
         return ours, theirs
     common = [key for key in ours if ours[key] is not None and theirs.get(key) is not None]
@@ -157,7 +163,7 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[Change]:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested keys as `a.b`; a value that is nested very deeply stays one value."""
+    """Nested keys joined as `a.b`. Below a depth of 20, a dict is kept as one value."""
     flat: dict[str, Any] = {}
     pending = [_items("", 0, tree)]
     while pending:
@@ -194,7 +200,7 @@ def _compare(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
 
 
 def _compare_numbers(name: str, a: StoredTensor, b: StoredTensor) -> TensorChange:
-    squares = np.zeros(3)  # sums for a, for b, for their difference
+    squares = np.zeros(3)  # sums of squares of a, of b, of their difference
     nan_a, nan_b, largest, is_equal = 0, 0, 0.0, True
     for start in range(0, a.num_elements, STRETCH):
         stop = min(start + STRETCH, a.num_elements)

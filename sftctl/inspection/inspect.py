@@ -1,4 +1,5 @@
-"""Inspect a checkpoint of any format. FORMATS says which format recognises which path."""
+"""Inspect a checkpoint of any format. FORMATS lists the formats in the order in which they are
+tried."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -91,12 +92,12 @@ from sftctl.words import counted, in_shell
 
 
 class Format(NamedTuple):
-    """One format. `inspect` reports damage and does not raise it."""
+    """A format that can be inspected. `inspect` reports damage; it raises no error for it."""
 
-    name: str  # as a hint lists it
+    name: str  # the name in a hint
     recognises: Callable[[Path], bool]
     inspect: Callable[[Path], Inspection]
-    verify: Callable[[Inspection], Inspection] = verify_archives  # also checks every checksum
+    verify: Callable[[Inspection], Inspection] = verify_archives  # compares every checksum
 
 
 FORMATS = (  # the first one that recognises a path inspects it
@@ -131,11 +132,11 @@ FORMATS = (  # the first one that recognises a path inspects it
 
 
 def inspect_path(path: Path, verify: bool = False) -> Inspection:
-    """Inspect a checkpoint, or a run's newest checkpoint with all of them in `checkpoints`.
+    """Inspect a checkpoint. For a run: its newest checkpoint, with all others in `checkpoints`.
 
-    `verify` reads every byte that has a checksum. Damage is reported, not raised. Raises
-    NoCheckpoint if no format recognises the path, and CheckpointError if the system refuses to
-    read it.
+    `verify` also reads every byte that has a checksum. Damage is reported in the result. Raises
+    NoCheckpoint if no format recognises the path, and CheckpointError if the system does not let
+    this process read it.
     """
     hint = "it needs a path that you may read; `ulimit -n` shows how many files may be open"
     with refusals(path, CheckpointError, hint, what="can't be read"):
@@ -172,7 +173,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
 
 
 def _refuse_parts_of_runs(path: Path) -> None:
-    """NoCheckpoint for a file or folder in a run, and for a run that lost its run.json."""
+    """NoCheckpoint for a file or folder inside a run, and for a run whose run.json is missing."""
     if (run := run_around(path.absolute())) is not None:
         raise NoCheckpoint(
             f"{path}: a part of a run",
@@ -184,8 +185,9 @@ def _refuse_parts_of_runs(path: Path) -> None:
 
 
 _CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")
-"""`x.gguf.part1of2`, `x.gguf-split-a`: large files were uploaded so, to be joined by `cat`."""
-_MOST_LOOKED_AT = 100  # folders inside
+"""The names of parts of a large file, such as `x.gguf.part1of2` or `x.gguf-split-a`. `cat` joins
+them."""
+_MOST_LOOKED_AT = 100  # folders that are looked at in a folder
 
 
 def _format_of(path: Path) -> Format | None:
@@ -193,8 +195,11 @@ def _format_of(path: Path) -> Format | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that is not one, the newest last: directly in it, else up to
-    three folders down, as `models--a--b/snapshots/…` in a cache of the hub."""
+    """The checkpoints inside a folder that is not a checkpoint itself, the newest last.
+
+    If none is directly in the folder, up to three levels are searched. An example is
+    `models--a--b/snapshots/…` in a cache of the hub.
+    """
     if not folder.is_dir():
         return []
     for places in ("snapshots/*", "*", "*/*", "*/*/*"):
@@ -206,7 +211,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _with_store_verified(inspection: Inspection) -> Inspection:
-    """The inspection after hashing the store that a resume would open, if the store exists."""
+    """The inspection after the store for a resume was hashed. Unchanged if there is no store."""
     store = inspection.data_store
     if store is None or not store["fits"]:
         return inspection
@@ -239,8 +244,10 @@ def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]
 
 
 def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The facts about a run's final model, after hashing its files. A model of an older version has
-    no hashes."""
+    """The facts about a run's final model after its files were hashed.
+
+    Unchanged if an older version wrote the model, because it then has no hashes.
+    """
     if final is None or final["step"] is None:
         return final
     problems = problems_of_final(Path(final["path"]), verify=True)

@@ -1,4 +1,4 @@
-"""Inspection: the facts about a checkpoint of any tool, and the verdict on it."""
+"""Inspection: the facts about a checkpoint of any tool, and whether it is good."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ Tensors = Mapping[str, StoredTensor]
 MANIFEST_KEYS = tuple(item.name for item in fields(CheckpointManifest) if item.name != "numbers")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-_COMPONENTS = {  # the first pattern found in a parameter's name decides
+_COMPONENTS = {  # the first pattern that is found in a parameter's name decides
     "lora": re.compile(r"lora"),
     "embedding": re.compile(r"embed|tok_emb|token_embd|wte|wpe"),
     "experts": re.compile(r"expert|router|_exps|gate_inp"),
@@ -34,7 +34,7 @@ WEB_PAGE = "a web page, not the file itself"
 OTHER_NAME = "by its content this is"
 NOT_READ = "not weights that sftctl reads"
 HERE_IS = "in their place:"
-_REMEDIES = {  # by a phrase in a problem
+_REMEDIES = {  # a phrase in a problem -> what to do about the problem
     REFERS_TO_CODE: "do not load it with torch.load; ask its author for the weights as safetensors",
     LFS_PROBLEM: "`git lfs pull` in its folder downloads the files",
     "convert the original": "convert the original model again with a current llama.cpp",
@@ -62,51 +62,53 @@ _FINDINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """One checkpoint. A fact that its format does not store is absent from `facts`, or None.
+    """The result of inspecting one checkpoint.
 
-    `facts` has the keys of our manifest. A problem is damage, or code that was not run. An obstacle
-    is a reason why an undamaged checkpoint can't be resumed here and now.
+    `facts` has the keys of our manifest. A fact that the format does not store is None or missing.
+    A problem is damage, or code in a pickle. (This code was not run.) An obstacle is the reason why
+    an undamaged checkpoint can't be resumed on this machine now.
     """
 
     path: Path
     format: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    step_counts: str | None = None  # what a step is in this format
-    epoch_counts: str | None = None
+    step_counts: str | None = None  # what the number of the step counts in this format
+    epoch_counts: str | None = None  # what the number of the epoch counts
     next_learning_rate: float | None = None
-    loss: float | None = None  # in the last step
+    loss: float | None = None  # of the last step
     rng: Mapping[str, Any] | None = None
     data_store: Mapping[str, Any] | None = None  # path, fits (None: not checked), why
     saved_at: float | None = None  # seconds since 1970
     num_bytes: int = 0  # on disk
     files: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
-    )  # num_bytes, sha256 or None
-    tensors: Tensors = field(default_factory=dict)  # model.x, optimizer.x
-    aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> stored name
-    complete: bool = True  # every file and tensor it refers to is there, with the right size
-    verified: bool | None = None  # all checksums match; None: not checked, or some file has none
+    )  # file -> num_bytes, sha256 or None
+    tensors: Tensors = field(default_factory=dict)  # names begin with `model.` or `optimizer.`
+    aliases: Mapping[str, str] = field(default_factory=dict)  # name of a tied tensor -> stored name
+    complete: bool = True  # every file and tensor that it names is there with the right size
+    verified: bool | None = None  # all checksums match; None: not checked, or a file has none
     problems: Sequence[str] = field(default_factory=list)  # "file: what is wrong"
     obstacles: Sequence[str] = field(default_factory=list)
     notes: Sequence[str] = field(default_factory=list)
-    advice: str | None = None  # the command or call that continues from it
-    remedies: Mapping[str, str] = field(default_factory=dict)  # by problem: what to do about it
-    checkpoints: "Sequence[Inspection] | None" = None  # of a run, by step
-    final: Mapping[str, Any] | None = None  # of a run: path, step, verified, problems of final/
+    advice: str | None = None  # the command or call that continues from this checkpoint
+    remedies: Mapping[str, str] = field(default_factory=dict)  # problem -> what to do about it
+    checkpoints: "Sequence[Inspection] | None" = None  # if this is a run: its checkpoints by step
+    final: Mapping[str, Any] | None = None  # if this is a run: facts about its final/
 
     @property
     def is_ours(self) -> bool:
-        """Whether sftctl wrote it."""
+        """Whether sftctl wrote this checkpoint."""
         return self.format.startswith("sftctl")
 
     @property
     def resumable(self) -> bool:
-        """Whether `sftctl resume` can continue from it here and now."""
+        """Whether `sftctl resume` can continue from this checkpoint on this machine now."""
         return not self.problems and not self.obstacles
 
     @property
     def damage(self) -> list[str]:
-        """The problems of all inspected checkpoints, each with its full path."""
+        """The problems of all inspected checkpoints, of the store and of final/, with full paths.
+        """
         inspected = self.checkpoints if self.checkpoints is not None else [self]
         found = [_located(one.path, problem) for one in inspected for problem in one.problems]
         if self.data_store is not None and self.data_store.get("verified") is False:
@@ -116,7 +118,7 @@ class Inspection:
 
     @property
     def damage_hint(self) -> str:
-        """What to do about damage."""
+        """What to do about `damage`."""
         if self.data_store is not None and self.data_store.get("verified") is False:
             return "put the store back, or prepare the data again"
         if self.final and self.final["problems"] and not self.problems:
@@ -136,7 +138,7 @@ class Inspection:
 
     @property
     def parameters_by_group(self) -> dict[str, int]:
-        """Number of parameters in each component of the model, the largest first."""
+        """The number of parameters in each component of the model, the largest first."""
         groups: Counter[str] = Counter()
         for name, tensor in weights_in(self.tensors).items():
             groups[component_of(name)] += tensor.num_elements
@@ -144,7 +146,7 @@ class Inspection:
 
     @property
     def tensors_by_group(self) -> dict[str, dict[str, int]]:
-        """Number of tensors and bytes by the first part of the name: model, optimizer."""
+        """The number of tensors and bytes by the first part of their names: model, optimizer."""
         groups: dict[str, dict[str, int]] = {}
         for name, tensor in self.tensors.items():
             group = groups.setdefault(name.partition(".")[0], {"num_tensors": 0, "num_bytes": 0})
@@ -154,14 +156,14 @@ class Inspection:
 
     @property
     def optimizer_moments(self) -> dict[str, int]:
-        """Number of tensors of each kind of moment (`exp_avg`, …)."""
+        """The number of tensors for each moment of the optimizer, such as `exp_avg`."""
         kinds = (name.rpartition(".")[2] for name in self.tensors if name.startswith("optimizer."))
         counts = Counter(kinds)
         return {kind: counts[kind] for kind in _MOMENTS if counts[kind]}
 
     @property
     def epoch_ratio(self) -> float | None:
-        """The finished part of the current epoch, in 0..1."""
+        """How much of the current epoch is finished, from 0 to 1; None: unknown."""
         steps, done = self.facts.get("steps_per_epoch"), self.facts.get("step_in_epoch")
         if steps and done is not None:
             return float(done / steps)
@@ -169,7 +171,7 @@ class Inspection:
         return epoch % 1 if isinstance(epoch, float) else None
 
     def summary(self) -> dict[str, Any]:
-        """One row in the list of a run's checkpoints."""
+        """The values for one row in the list of a run's checkpoints."""
         return {
             "name": self.path.name,
             **{key: self.facts.get(key) for key in _SUMMARY_FACTS},
@@ -177,7 +179,7 @@ class Inspection:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's keys (null where unknown), the findings and the verdict."""
+        """All values for `--json`: the manifest's keys (None if unknown), facts and verdict."""
         values = {key: self.facts.get(key) for key in MANIFEST_KEYS}
         values |= {key: getattr(self, key) for key in (*_FINDINGS, *_VERDICT)}
         values["path"] = str(self.path)
@@ -200,8 +202,8 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype of most of the weights' bytes. A float type that can be trained has torch's
-    name."""
+    """The dtype that most bytes of the weights have. Floats of 16, 32 or 64 bits get torch's name.
+    """
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():
         sizes[tensor.dtype] += tensor.num_bytes
@@ -210,14 +212,17 @@ def weights_dtype(tensors: Tensors) -> str | None:
 
 
 def component_of(name: str) -> str:
-    """The model component of a parameter: embedding, experts, …, or `other`."""
+    """The component that a parameter belongs to, such as `embedding` or `experts`; else `other`."""
     found = (part for part, pattern in _COMPONENTS.items() if pattern.search(name))
     return next(found, "other")
 
 
 def _located(path: Path, problem: str) -> str:
-    """A problem with its path. A problem starts with a file name and a colon: a file in the folder,
-    the file itself, or with `../` a file next to the folder. Else it is of the whole folder."""
+    """A problem with its full path.
+
+    A problem can start with a file name and a colon. The file is then in the folder `path`, or is
+    `path` itself. With `../`, it is next to the folder. Other problems concern all of `path`.
+    """
     if ": " not in problem:
         return f"{path}: {problem}"
     if problem.startswith("../"):

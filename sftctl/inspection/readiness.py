@@ -1,7 +1,6 @@
-"""Whether a checkpoint of ours can be resumed here and now; if not, why, and how to fix it.
+"""Whether sftctl can resume one of its checkpoints on this machine now; if not, why.
 
-The verdict is the same as in `sftctl resume`, because both call runs/resumable and
-runs/differences.
+`sftctl resume` gives the same answer, because both use runs/resumable and runs/differences.
 """
 
 from collections.abc import Sequence
@@ -41,16 +40,19 @@ from sftctl.words import counted, in_shell
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """The verdict on one checkpoint."""
+    """Whether a checkpoint can be resumed, and what to do."""
 
-    advice: str  # what to type, or what removes the first obstacle
+    advice: str  # the command to type, or how to remove the first obstacle
     obstacles: list[str] = field(default_factory=list)  # why it can't be resumed; empty: it can
     data_store: dict[str, Any] | None = None  # path, fits (None: not checked), why
     notes: list[str] = field(default_factory=list)
 
 
 def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: bool) -> Readiness:
-    """Whether `sftctl resume` can continue from this checkpoint (None: no readable manifest)."""
+    """Decide whether `sftctl resume` can continue from this checkpoint.
+
+    `manifest` is None if it can't be read.
+    """
     is_below = len(checkpoint.parts) > 2
     run = RunDir((checkpoint if is_below else checkpoint.absolute()).parent.parent)
     typed = run.path if checkpoint.is_absolute() else checkpoint.parent.parent
@@ -72,7 +74,7 @@ def judge(checkpoint: Path, manifest: CheckpointManifest | None, is_damaged: boo
     differences = list[Difference]()
     try:
         differences = list(differences_of(manifest, config, data))
-    except SftctlError as error:  # the checkpoint's own configuration can't be read
+    except SftctlError as error:  # the configuration in the manifest can't be read
         errors = [*errors, error]
     errors = [
         *obstacles_in_run(run, checkpoint, manifest, config),
@@ -109,7 +111,7 @@ def _advice_for_damage(run: RunDir, command: str) -> str:
 def _advice_against(
     errors: Sequence[SftctlError], differences: Sequence[Difference], command: str
 ) -> str:
-    """How to remove the first obstacle; a command if the changes only have to be allowed."""
+    """How to remove the first obstacle. If all changes can be allowed: the command that does."""
     flags = allow_flags(differences)
     if flags and len(errors) == 1 and all(d.verdict != "impossible" for d in differences):
         return f"{command} {flags}   (only if you want that)"
@@ -123,7 +125,9 @@ def _reason(error: SftctlError, checkpoint: Path) -> str:
 def _judge_data(
     manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[DataHere | None, dict[str, Any], list[SftctlError]]:
-    """The store that a resume would open, for the report (None: it prepares one); and obstacles."""
+    """The data that a resume would use (None: it would prepare data), facts about its store for the
+    report, and the errors that a resume would raise.
+    """
     path, fingerprint = config.data.path, manifest.data_fingerprint
     try:
         data = _mixed_here(manifest, config)
@@ -139,7 +143,7 @@ def _judge_data(
 
 
 def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of a resume, for all its sources; None: some file would be prepared again.
+    """The data of all sources for a resume; None: data of at least one would be prepared again.
 
     Raises a SftctlError if the resume would be refused.
     """
@@ -161,7 +165,7 @@ def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | N
 
 
 def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of a resume, for one source; None: the same files would be prepared again."""
+    """The data of one source for a resume; None: its files would be prepared again."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     if path is not None and is_prepared(path):
         there = StoreManifest.read(Path(path))
@@ -182,7 +186,7 @@ def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | No
 
 
 def _is_moved(config: RunConfig, changes: Sequence[str], cached: StoreManifest) -> bool:
-    """Whether only `data.path` has changed, and the files have the same content."""
+    """Whether only `data.path` has changed, and the files have the same content as before."""
     path = config.data.path
     if path is None or not all(change.startswith("data.path ") for change in changes):
         return False
@@ -191,7 +195,7 @@ def _is_moved(config: RunConfig, changes: Sequence[str], cached: StoreManifest) 
 
 
 def _changes(data: list[str], differences: Sequence[Difference], command: str) -> list[str]:
-    """A note on changed configuration keys that alone do not prevent a resume."""
+    """A note that lists changed keys of the configuration; [] if none has changed."""
     free = [f"{d.key}: {d.was} -> {d.now}" for d in differences if d.verdict == "free"]
     changed = [*data, *free]
     if not changed:

@@ -1,8 +1,8 @@
-"""Which names a checkpoint's pickle may refer to: data, and settings of known tools.
+"""The names that a checkpoint's pickle may refer to: data types, and settings of known tools.
 
-A name has two parts, a module and a qualified name, and both must be equal to those in the list. No
-list has a qualified name with a dot: from protocol 4 on, `("torch", "os.system")` finds the module
-os that torch imported.
+A name has two parts, a module and a qualified name; both must be in the table. No qualified name in
+the tables has a dot. The reason: from protocol 4 on, `("torch", "os.system")` would find the module
+os that torch imports.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 REFERS_TO_CODE = "refers to code"
 _MOST_SHOWN = 3
 
-FullName = tuple[str, str]  # module and qualified name
+FullName = tuple[str, str]  # (module, qualified name)
 
 _SIZES = "8 16 32 64"
 _STORAGES = (
@@ -76,7 +76,7 @@ _DATA = _names(
             "meta_tensor_no_storage wrapper_subclass device_tensor_from_numpy "
             "device_tensor_from_cpu_tensor",
         ),
-        # Tensors sharded over ranks (verl, FSDP2), as torch.load(weights_only=True) takes them.
+        # Tensors sharded over ranks (verl, FSDP2); torch.load(weights_only=True) accepts these too.
         "torch._tensor": "_rebuild_from_type_v2",
         "torch.distributed.tensor": "DTensor",
         "torch.distributed.tensor._dtensor_spec": "DTensorSpec TensorMeta ShardOrderEntry",
@@ -87,7 +87,7 @@ _DATA = _names(
         "TensorProperties TensorStorageMetadata BytesStorageMetadata StorageMeta Metadata "
         "MetadataIndex",
         "torch.distributed.checkpoint.filesystem": "_StorageInfo _StoragePrefix",
-        # Members of enumerations, which are pickled as a call with their value.
+        # Enumerations: a member is pickled as a call of its class with its value.
         "transformers.trainer_utils": "IntervalStrategy SaveStrategy EvaluationStrategy "
         "HubStrategy SchedulerType FSDPOption",
         "transformers.training_args": "OptimizerNames ParallelMode",
@@ -136,18 +136,18 @@ _SETTINGS = _names(
         "deepspeed.utils.tensor_fragment": "fragment_address",
     }
 )
-"""Classes of settings: made empty and filled with values. A call with arguments would run their
-`__init__`, so it counts as code."""
+"""Classes of settings. A pickle may create an empty object and fill in its values. A call with
+arguments would run the class's `__init__`, so it counts as code."""
 
 
 def code_in(names: Iterable[FullName], called: Iterable[FullName]) -> frozenset[str]:
-    """The names that are neither data nor settings, and names of settings that a pickle calls."""
+    """The names that are not in the tables, and names of settings that the pickle calls."""
     bad = {name for name in names if name not in _DATA and name not in _SETTINGS}
     return frozenset(".".join(name) for name in bad | (_SETTINGS & frozenset(called)))
 
 
 def code_problems(code: frozenset[str]) -> list[str]:
-    """A problem if there is code: unpickling the file would run it."""
+    """The problem that unpickling would run code; [] if `code` is empty."""
     more = f" and {len(code) - _MOST_SHOWN} more" if len(code) > _MOST_SHOWN else ""
     shown = ", ".join(sorted(code)[:_MOST_SHOWN])
     return [f"{REFERS_TO_CODE}: {shown}{more} (not run)"] if code else []

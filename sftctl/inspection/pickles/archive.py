@@ -1,9 +1,9 @@
-"""The zip archive of a torch.save file: its entries, and whether two readers would agree on them.
+"""The zip archive of a torch.save file: its entries, and whether all readers see the same entries.
 
-torch reads zips with another library than Python does. The two libraries can find different entries
-if two entries have one name, if there are bytes before or after the archive, or if an entry's own
-header has another name. Then Python could show a harmless entry while torch loads a harmful entry.
-Such an archive is a problem.
+torch reads zips with another library than Python. The two can find different entries in three
+cases: two entries have the same name, there are bytes before or after the archive, or the header of
+an entry has another name than the directory. Python could then show a harmless entry while torch
+loads a harmful one. Such an archive is reported as a problem.
 """
 
 import zipfile
@@ -15,12 +15,12 @@ from sftctl.inspection.pickles.opcodes import BadPickle
 from sftctl.inspection.pickles.window import Window
 
 LONGEST_PICKLE_BYTES = 1 << 25
-_HEADER_BYTES = 30  # of an entry, before its name
-_END_BYTES = 22  # of the record at the end of an archive, without a comment
+_HEADER_BYTES = 30  # the fixed part of an entry's header, before its name
+_END_BYTES = 22  # the record at the end of an archive, if it has no comment
 
 
 class Entry(NamedTuple):
-    """One uncompressed entry."""
+    """An uncompressed entry of the archive."""
 
     begin: int  # its first byte in the window
     num_bytes: int
@@ -29,17 +29,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The entries by name. The names don't begin with the archive's own folder."""
+    """The entries by name, without the name of the archive's top folder."""
 
     entries: dict[str, Entry]
     problems: list[str]
 
 
 def open_archive(window: Window) -> Archive:
-    """Read the archive's directory and every entry's header.
+    """Read the directory of the archive, and the header of each entry.
 
-    Raises ValueError or BadZipFile if an entry can't be read, or is stored in a way that torch.save
-    never uses. Raises BadPickle for an archive of TorchScript.
+    Raises ValueError or BadZipFile if an entry can't be read, or if torch.save never stores an
+    entry in this way. Raises BadPickle for an archive of TorchScript.
     """
     with zipfile.ZipFile(cast(IO[bytes], window)) as archive:
         infos = archive.infolist()
@@ -49,7 +49,7 @@ def open_archive(window: Window) -> Archive:
     compressed = [info for info in infos if info.compress_type or info.flag_bits & 1]
     if compressed:
         name = compressed[0].filename.partition("/")[2] or compressed[0].filename
-        raise ValueError(f"{name} is compressed; torch.save never does")
+        raise ValueError(f"{name} is compressed; torch.save never compresses")
     problems = ["text or bytes after its directory"] if _has_tail(window) else []
     entries, taken = dict[str, Entry](), set[str]()
     place = 0
@@ -57,8 +57,8 @@ def open_archive(window: Window) -> Archive:
         name = info.filename.partition("/")[2] or f"/{info.filename}"
         entry = Entry(_data_begin(window, info), info.file_size, info.CRC)
         if info.header_offset < place:
-            raise ValueError(f"{info.filename}: its bytes are those of another entry too")
-        if name.lower() in taken:  # torch treats upper and lower case alike
+            raise ValueError(f"{info.filename}: shares bytes with another entry")
+        if name.lower() in taken:  # torch ignores the case of names
             problems.append(f"{info.filename}: a second entry of this name")
         if not place and info.header_offset:
             problems.append(f"{info.header_offset} bytes before its first entry")
@@ -71,13 +71,13 @@ def open_archive(window: Window) -> Archive:
 
 
 def _has_tail(window: Window) -> bool:
-    """Whether the file goes on after the archive's directory; torch writes no comment there."""
+    """Whether bytes follow the archive's directory. torch never writes a comment there."""
     window.seek(window.num_bytes - _END_BYTES)
     return window.read(4) != b"PK\x05\x06"
 
 
 def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
-    """The position of an entry's bytes: after the entry's header, whose length varies."""
+    """The position of an entry's data, which follows a header of variable length."""
     window.seek(info.header_offset)
     head = window.read(_HEADER_BYTES)
     if head[:4] != b"PK\x03\x04":
@@ -93,7 +93,7 @@ def _data_begin(window: Window, info: zipfile.ZipInfo) -> int:
 
 
 def read_entry(window: Window, entry: Entry) -> bytes:
-    """The bytes of an entry; raises ValueError if there are too many for a pickle."""
+    """The bytes of an entry. ValueError if it is too long for a pickle, or has been changed."""
     if entry.num_bytes > LONGEST_PICKLE_BYTES:
         raise ValueError(f"an entry of {entry.num_bytes} bytes is too long")
     window.seek(entry.begin)

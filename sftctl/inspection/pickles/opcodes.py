@@ -1,8 +1,8 @@
-"""Read a pickle without unpickling it: opcodes become plain values, and no call is made.
+"""Read a pickle without unpickling it: opcodes become plain values, and nothing is called.
 
-Nothing is imported or called, even if the pickle asks for it. A class or function becomes a `Name`;
-the object that a call would make becomes a `CallResult`. So a hostile pickle can do nothing, and
-its content can still be shown.
+Nothing is imported either. A class or function becomes a `Name`, and the object that a call would
+create becomes a `CallResult`. So a hostile pickle can do nothing, and its content can still be
+shown.
 """
 
 import pickletools
@@ -15,12 +15,12 @@ from sftctl.inspection.pickles.allowed import FullName, code_in
 MOST_OPCODES = 2_000_000
 _LONGEST_NAME = 500
 _MOST_NAMES = 10_000  # a checkpoint has a few dozen
-_LONGEST_KEY = 16  # items of a tuple that is a key: Python hashes all of them at every use
+_LONGEST_KEY = 16  # items of a tuple as a dict key: Python hashes all of them at each use
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 
 
 class Readable(Protocol):
-    """The stream from which a pickle is read."""
+    """A stream that holds a pickle."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -29,43 +29,43 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A class or function named in a pickle."""
+    """A class or function that a pickle names."""
 
     module: str
     qualified: str
 
     @property
     def text(self) -> str:
-        """As one text: "torch._utils._rebuild_tensor_v2"."""
+        """The name in one text, such as "torch._utils._rebuild_tensor_v2"."""
         return f"{self.module}.{self.qualified}"
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class CallResult:
-    """The object that a call in a pickle would have made."""
+    """The object that a call in a pickle would have created."""
 
     by: str  # the called class or function
     arguments: tuple[Any, ...]
-    state: Any = None  # the attributes that the object would have got
+    state: Any = None  # the attributes that the object would have received
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PersistentId:
-    """The key of a value that is stored outside the pickle, such as a storage of torch."""
+    """The key of a value outside the pickle, such as a storage of torch."""
 
     key: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The value of a pickle, and the code that it names."""
+    """The value of a pickle, and the names of code in it."""
 
     value: Any
     code: frozenset[str]
 
 
 class BadPickle(ValueError):
-    """Not a pickle, or too long; `code` has the names of code before the bad place."""
+    """Not a pickle, or too long. `code` has the names of code that were read before the error."""
 
     def __init__(self, problem: str, code: frozenset[str]) -> None:
         super().__init__(problem)
@@ -73,7 +73,7 @@ class BadPickle(ValueError):
 
 
 def read_pickle(stream: Readable, max_opcodes: int = MOST_OPCODES) -> Reading:
-    """Read one pickle up to its end; raises BadPickle."""
+    """Read one pickle up to its end. Raises BadPickle."""
     machine = _Machine()
     try:
         for count, (opcode, argument) in enumerate(_opcodes(stream)):
@@ -90,7 +90,7 @@ def read_pickle(stream: Readable, max_opcodes: int = MOST_OPCODES) -> Reading:
 
 
 def _opcodes(stream: Readable) -> Iterator[tuple[str, Any]]:
-    """Each opcode and its argument, up to STOP, like pickletools.genops in half the time."""
+    """Each opcode with its argument, up to STOP. Like pickletools.genops, but twice as fast."""
     source = cast(IO[bytes], stream)
     while code := stream.read(1):
         opcode = _OPCODES.get(code)
@@ -104,17 +104,17 @@ def _opcodes(stream: Readable) -> Iterator[tuple[str, Any]]:
 
 @dataclass(slots=True)
 class _Machine:
-    """The machine that pickle's opcodes are written for, without calls and imports."""
+    """The stack machine that executes pickle opcodes, without calls and imports."""
 
     stack: list[Any] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)  # heights of the stack
+    marks: list[int] = field(default_factory=list)  # the height of the stack at each mark
     memo: dict[int, Any] = field(default_factory=dict)
     names: set[FullName] = field(default_factory=set)
     called: set[FullName] = field(default_factory=set)
 
     @property
     def code(self) -> frozenset[str]:
-        """The names so far that are code."""
+        """The names so far that count as code."""
         return code_in(self.names, self.called)
 
     def run(self, opcode: str, argument: Any) -> None:
@@ -128,7 +128,7 @@ class _Machine:
             raise ValueError(f"opcode {opcode} does not occur in checkpoints")
 
     def last(self, count: int) -> list[Any]:
-        """Take `count` values off the stack."""
+        """Pop `count` values from the stack."""
         if len(self.stack) < count:
             raise IndexError("the stack is empty")
         items = self.stack[len(self.stack) - count :]
@@ -136,11 +136,11 @@ class _Machine:
         return items
 
     def since_mark(self) -> list[Any]:
-        """Take everything above the last mark off the stack."""
+        """Pop everything above the last mark from the stack."""
         return self.last(len(self.stack) - self.marks.pop())
 
     def name(self, module: Any, name: Any) -> Name:
-        """A class or function; its name is recorded."""
+        """A class or function. Its name is recorded."""
         if not (isinstance(module, str) and isinstance(name, str)):
             self.names.add(("?", "a name that the pickle computes"))
             return Name("?", "?")
@@ -153,25 +153,25 @@ class _Machine:
         return Name(module, name)
 
     def global_name(self, argument: str) -> Name:
-        """The name in an argument "module name"."""
+        """The class or function that an argument such as "os system" names."""
         return self.name(*argument.split(" ", 1))
 
     def extension(self, code: int) -> Name:
         return self.name("copyreg", f"extension_{code}")
 
     def instance(self, argument: str) -> Any:
-        """Protocol 0's call: the class is in the argument, its arguments follow the mark."""
+        """The call of protocol 0. `argument` names the class; its arguments are above the mark."""
         return self.call(self.global_name(argument), tuple(self.since_mark()))
 
     def object(self) -> Any:
-        """Protocol 1's call: the class and its arguments follow the mark."""
+        """The call of protocol 1. The class and its arguments are above the mark."""
         function, *arguments = self.since_mark()
         return self.call(function, tuple(arguments))
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """A call of a function, or of a class with its `__init__`.
+        """The call of a function, or of a class with its `__init__`.
 
-        A function may call its arguments, if they are classes: `copyreg._reconstructor` does.
+        Classes among the arguments count as called too: `copyreg._reconstructor` calls them.
         """
         given = arguments if isinstance(arguments, tuple) else ()
         names = [one for one in (function, *given) if isinstance(one, Name)]
@@ -179,7 +179,7 @@ class _Machine:
         return self.new(function, arguments)
 
     def new(self, function: Any, arguments: Any, *_keywords: Any) -> Any:
-        """The result of a call: a dict or tuple for known containers, else a `CallResult`."""
+        """What a call creates: a dict or tuple for some known types, else a `CallResult`."""
         by = function.text if isinstance(function, Name) else "?"
         given = arguments if isinstance(arguments, tuple) else (arguments,)
         if by in ("collections.OrderedDict", "collections.defaultdict"):
@@ -187,7 +187,7 @@ class _Machine:
         return given[0] if by == "torch.Size" and given else CallResult(by, given)
 
     def set_items(self, items: list[Any]) -> None:
-        """Put keys and values into the dictionary on top."""
+        """Put keys and values into the dict on top of the stack."""
         if isinstance(self.stack[-1], dict):
             self.stack[-1].update(_dict_of(items))
 
@@ -210,9 +210,9 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key that can be hashed in a short time.
+    """A replacement for a key whose hash could take long; all other keys are unchanged.
 
-    Python hashes nested tuples to any depth, and all large integers of one remainder alike.
+    Python hashes nested tuples to any depth. And many large integers can have the same hash.
     """
     if isinstance(value, tuple):
         if len(value) > _LONGEST_KEY or any(isinstance(item, tuple) for item in value):
@@ -233,7 +233,7 @@ _LITERALS = {
     "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
     "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
 }  # fmt: skip
-"""Opcodes whose argument is their value."""
+"""Opcodes that push their argument."""
 
 _MAKERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "NONE": lambda m, _: None,
@@ -267,7 +267,7 @@ _MAKERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "BINPERSID": lambda m, _: PersistentId(m.last(1)[0]),
     "PERSID": lambda m, key: PersistentId(key),
 }
-"""Opcodes that put a value on the stack, from the machine and the opcode's argument."""
+"""Opcodes that push a value, computed from the machine and the opcode's argument."""
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": lambda m, _: None,
@@ -287,4 +287,4 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
     "BUILD": lambda m, _: m.set_state(m.last(1)[0]),
 }
-"""Opcodes that only change the machine."""
+"""Opcodes that push no value."""

@@ -1,7 +1,7 @@
-"""Read a torch.save file without loading it: its value, its tensors and where their bytes are.
+"""Read a torch.save file without loading it: its value, and the places of its tensors' bytes.
 
-It is a zip archive with `NAME/data.pkl` (a pickle, read by opcodes.py) and an uncompressed entry
-for every storage. Older versions of torch wrote five pickles in a row, then the storages.
+The file is a zip archive with `NAME/data.pkl` (a pickle, read by opcodes.py) and one uncompressed
+entry for each storage. Older versions of torch wrote five pickles, followed by the storages.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ class TorchFile:
     """The content of a torch.save file."""
 
     value: Any
-    problems: list[str]  # damage, and code that was not run
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by place: "model.x"
+    problems: list[str]  # damage, and code (which was not run)
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by place, such as "model.x"
 
 
 def read_torch_file(file: Path, begin: int = 0, num_bytes: int | None = None) -> TorchFile:
-    """Read a file, or `num_bytes` of it from `begin`; raises CorruptCheckpoint."""
+    """Read a file, or `num_bytes` of it from `begin` on. Raises CorruptCheckpoint."""
     try:
         with (
             read_refusals(file, CorruptCheckpoint, missing="missing"),
@@ -76,7 +76,7 @@ def _read_zip(file: Path, window: Window) -> TorchFile:
 
 
 def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, list[str]]:
-    """The value of data.pkl and the code in every pickle of the archive; other problems."""
+    """The value of data.pkl with the code in all pickles of the archive; and other problems."""
     code, problems = frozenset[str](), list[str]()
     value = None
     for name in sorted(name for name in entries if name.lower().endswith(".pkl")):
@@ -91,8 +91,9 @@ def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, lis
 
 
 def _opcodes_for(window: Window) -> int:
-    """The most opcodes that are read. A larger file may have more, because its pickle has more
-    tensors."""
+    """The largest number of opcodes that are read. It grows with the file: a pickle with more
+    tensors has more opcodes.
+    """
     return MOST_OPCODES + window.num_bytes // 1000
 
 
@@ -124,7 +125,7 @@ def _read_legacy(file: Path, window: Window) -> TorchFile:
 
 
 def _read_plain(data: io.BytesIO, first: Reading, num_bytes: int, limit: int) -> TorchFile:
-    """A file of several pickles: the value of the first pickle, and the code in all pickles."""
+    """A file of plain pickles: the value of the first pickle, and the code in all of them."""
     code, num_pickles, end = first.code, 1, data.tell()
     while end < num_bytes and num_pickles < limit // 100:
         try:
@@ -152,12 +153,12 @@ def _found(
 
 
 def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> list[str] | None:
-    """The entries of an archive whose bytes don't match their checksum; None: not an archive."""
+    """The entries of an archive that do not match their checksum; None: not an archive."""
     wrong = []
     try:
         with file.open("rb") as stream:
             window = Window(stream, begin, num_bytes)
-            open_archive(window)  # refuses entries that share bytes
+            open_archive(window)  # raises for entries that share bytes
             archive = zipfile.ZipFile(cast(IO[bytes], window))
             for info in archive.infolist():
                 if not info.compress_type and not _matches(archive, info):
@@ -173,14 +174,14 @@ def _matches(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
             while entry.read(_CHUNK_BYTES):
                 pass
         return True
-    except (zipfile.BadZipFile, EOFError, RuntimeError):  # changed, truncated, marked as encrypted
+    except (zipfile.BadZipFile, EOFError, RuntimeError):  # changed, truncated, or encrypted
         return False
 
 
 def archive_digest(file: Path) -> str | None:
     """A hash of the checksums in an archive's directory; None: not an archive.
 
-    Files with equal values have equal hashes. The date and the file name do not matter.
+    Files with equal values have equal hashes. The date and the name of the file do not matter.
     """
     try:
         with file.open("rb") as stream:

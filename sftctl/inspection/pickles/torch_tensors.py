@@ -1,4 +1,4 @@
-"""Find the tensors in the value of a torch.save file, from the calls that would build them."""
+"""Find the tensors in a torch.save file, by the calls in its pickle that would build them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,17 +9,18 @@ from sftctl.checkpoint.safetensors_header import MOST_AXES
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId
 
-_MOST_SHOWN = 10  # tensors whose bytes are missing
+_MOST_SHOWN = 10  # tensors with missing bytes that are named
 _LONGEST_PLACE = 300  # characters
-_TOO_LARGE = 1 << 63  # no size, stride or offset is this large
+_TOO_LARGE = 1 << 63  # every size, stride and offset must be smaller
 _REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 _OTHER_SIZES = {"ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt32Storage": 4}
 _DTYPES = {known.storage: name for name, known in NUMBER_TYPES.items() if known.storage}
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested containers, with its place ("model.x"). Each container is visited once.
-    Leaves with very long places are left out.
+    """Every leaf of nested containers with its place, such as "model.x".
+
+    Each container is visited once. Leaves whose place is too long are skipped.
     """
     pending: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     seen: set[int] = set()
@@ -47,8 +48,7 @@ def _text(key: Any) -> str:
 
 
 def storages_in(value: Any) -> Iterator[PersistentId]:
-    """The storages in a value, in tensors of every kind, including DTensors, sparse tensors and
-    float8 tensors."""
+    """The storages that a value refers to, in tensors of every kind (dense, sparse, DTensor)."""
     pending: list[Iterator[Any]] = [iter([value])]
     seen: set[int] = set()
     while pending:
@@ -69,7 +69,7 @@ def _inside(item: Any) -> Iterator[Any]:
 
 
 def _is_storage(outside: Any) -> bool:
-    """`('storage', torch.FloatStorage, key, location, number of elements)`, maybe more."""
+    """Whether this is `('storage', torch.FloatStorage, key, location, number of elements, …)`."""
     return (
         isinstance(outside, PersistentId)
         and isinstance(outside.key, tuple)
@@ -86,7 +86,7 @@ def _dtype(storage: PersistentId) -> str | None:
 
 
 def storage_bytes(storage: PersistentId) -> int:
-    """The storage's length in the file."""
+    """The length of a storage in the file."""
     known = NUMBER_TYPES.get(_dtype(storage) or "")
     size = known.num_bytes if known else _OTHER_SIZES.get(storage.key[1].qualified, 1)
     return size * int(storage.key[4])
@@ -97,11 +97,11 @@ def tensors_in(
 ) -> tuple[dict[str, StoredTensor], list[str]]:
     """The first `most` tensors of a value by place, and the problems with them.
 
-    `storages` maps a storage's key to its first byte in the file and its length in bytes.
+    `storages` maps the key of a storage to (its first byte in the file, its length in bytes).
     """
     found: dict[str, StoredTensor] = {}
     lost: list[str] = []
-    known: dict[int, StoredTensor | None] = {}  # a value may hold one tensor many times
+    known: dict[int, StoredTensor | None] = {}  # a tensor may be in the value many times
     problems = []
     for place, item in walk(value):
         if not (isinstance(item, CallResult) and item.by in _REBUILT and len(item.arguments) >= 4):
@@ -126,7 +126,7 @@ def tensors_in(
 
 
 def _is_of_other_numbers(made: CallResult, storages: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether a tensor's bytes are in the file, but its numbers have a type that is not shown."""
+    """Whether a tensor's bytes are in the file, but have a type that is not shown."""
     storage = made.arguments[0]
     if not _is_storage(storage) or _dtype(storage) is not None:
         return False

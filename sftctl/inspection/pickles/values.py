@@ -1,4 +1,4 @@
-"""Values that opcodes.py read, made printable; and safe ways to look into them."""
+"""Make the values that opcodes.py read printable, and look into them safely."""
 
 from itertools import islice, takewhile
 from typing import Any
@@ -7,7 +7,7 @@ from sftctl.checkpoint.safetensors_header import MOST_AXES
 from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId
 
 _DEEPEST = 6
-_MOST_ITEMS = 1000  # of one container
+_MOST_ITEMS = 1000  # in one container
 _LONGEST_TEXT = 20_000  # characters
 _ITEMS_IN_ALL = 100_000
 _ITEM_CHARACTERS = 64  # a longer text counts as several items
@@ -15,26 +15,27 @@ _LARGEST = 1 << 64
 
 
 class Budget:
-    """The number of items that may still be printed for one file.
+    """Limits how many items are printed for one file.
 
-    If lists hold the same list many times, a small file could be printed as billions of items.
+    A small file could otherwise be printed as billions of items, if its lists hold the same list
+    many times.
     """
 
     def __init__(self, items: int = _ITEMS_IN_ALL) -> None:
         self._left = items
 
     def take(self, value: Any) -> bool:
-        """Whether there is enough left for one more item."""
+        """Count one more item. Returns whether it is still within the limit."""
         length = len(value) if isinstance(value, str) else 0
         self._left -= 1 + min(length, _LONGEST_TEXT) // _ITEM_CHARACTERS
         return self._left >= 0
 
 
 def plain(value: Any, budget: Budget | None = None) -> Any:
-    """The value as numbers, texts, lists and dictionaries. Deep or long values are shortened.
+    """The value as numbers, strings, lists and dicts. Deep or long values are shortened.
 
-    An enumeration's member becomes its text, an object its attributes. Several values of one file
-    share a `budget`.
+    A member of an enumeration becomes its string, an object a dict of its attributes. All values of
+    one file should share a `budget`.
     """
     return _plain(value, 0, budget or Budget())
 
@@ -62,7 +63,7 @@ def _plain(value: Any, depth: int, budget: Budget) -> Any:
 
 
 def _leaf(value: Any) -> Any:
-    """A number or text that is not too long to be shown."""
+    """A number or string, shortened if it is long."""
     if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str) and len(value) > _LONGEST_TEXT:
@@ -71,20 +72,20 @@ def _leaf(value: Any) -> Any:
 
 
 def key_text(key: Any) -> str:
-    """A dictionary's key as text; only its type if it is a container or an object."""
+    """The key of a dict as text; for a container or an object, only the name of its type."""
     return str(_leaf(key)) if isinstance(key, (str, int, float)) else type(key).__name__
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """The attributes that a `CallResult` object would have; empty for any other value."""
+    """The attributes that the object of a `CallResult` would have; {} for any other value."""
     state = value.state if isinstance(value, CallResult) else None
-    if isinstance(state, tuple) and len(state) == 2:  # a class with slots: (__dict__, slots)
+    if isinstance(state, tuple) and len(state) == 2:  # a class with slots has (__dict__, slots)
         return {**table(state[0]), **table(state[1])}
     return table(state)
 
 
 def table(value: Any) -> dict[Any, Any]:
-    """The value if it is a dictionary, else an empty one."""
+    """The value if it is a dict, else {}."""
     return value if isinstance(value, dict) else {}
 
 
@@ -111,7 +112,7 @@ def _is_size(value: Any) -> bool:
 
 
 def is_tensor_like(value: Any) -> bool:
-    """Whether this would be a tensor, or its storage."""
+    """Whether this is a tensor or its storage, not loaded."""
     return isinstance(value, PersistentId) or (
         isinstance(value, CallResult) and "_rebuild_" in value.by
     )

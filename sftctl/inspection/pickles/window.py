@@ -1,13 +1,13 @@
-"""A part of a file that can be read like a file, with a limit on the length of one read."""
+"""Read a part of a file as if it were a file, with a limit on the length of one read."""
 
 import io
 from typing import IO
 
-_LONGEST_READ_BYTES = 1 << 25  # a hostile zip archive can claim a directory of any length
+_LONGEST_READ_BYTES = 1 << 25  # the length that a hostile zip archive claims may be huge
 
 
 class Window:
-    """`num_bytes` of a stream, starting at `begin`. A read that is too long raises ValueError."""
+    """`num_bytes` of a stream from `begin` on. ValueError for a read that is too long."""
 
     def __init__(self, stream: IO[bytes], begin: int = 0, num_bytes: int | None = None) -> None:
         self._stream = stream

@@ -152,7 +152,8 @@ def test_a_compressed_archive_is_not_opened(tmp_path: Path) -> None:
     assert file.stat().st_size < 300_000
     inspection = inspect_path(file)
     assert inspection.problems == [
-        "bomb.pth: not a complete file of torch.save: data.pkl is compressed; torch.save never does"
+        "bomb.pth: not a complete file of torch.save: data.pkl is compressed; torch.save never "
+        "compresses"
     ]
 
 
