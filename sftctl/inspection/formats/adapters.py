@@ -1,4 +1,4 @@
-"""Adapters of PEFT, whichever tool wrote them, and of MLX: kind, base, rank, targets, step."""
+"""Adapters in the format of peft, from any tool, and of MLX: kind, base, rank, targets, step."""
 
 import re
 from collections.abc import Mapping
@@ -21,28 +21,27 @@ _TWO_FILES = "the two files belong to different adapters: copy or download it ag
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
-_TOOLS = {  # by a tag of the card; the first match counts, because others build on TRL
+_TOOLS = {  # tag in the card -> tool. The first match counts: other tools also have TRL's tag
     "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
 }  # fmt: skip
 
 _PEFTS_PREFIX = re.compile(r"(?<=^model\.)base_model\.model\.")
-_PEFTS_ADAPTER = re.compile(r"(\.lora_\w+)\.default(?=\.|$)")  # its name within a model
+_PEFTS_ADAPTER = re.compile(r"(\.lora_\w+)\.default(?=\.|$)")  # the adapter's name in a model
 _MAGNITUDE = re.compile(r"(\.lora_magnitude_vector)\.weight$")
 
 
 def plain_name(name: str) -> str:
-    """The same name for a tensor of an adapter, which has different names in PEFT's files and in a
-    model.
+    """One name for a tensor of an adapter, which has other names in peft's files than in a model.
 
-    `model.base_model.model.x.lora_A.weight` and `model.x.lora_A.default.weight` are
-    `model.x.lora_A.weight`. Other names stay.
+    Both `model.base_model.model.x.lora_A.weight` and `model.x.lora_A.default.weight` become
+    `model.x.lora_A.weight`. Other names do not change.
     """
     plain = _PEFTS_ADAPTER.sub(r"\1", _PEFTS_PREFIX.sub("", name))
     return _MAGNITUDE.sub(r"\1", plain)
 
 
 def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
-    """`PEFT adapter directory (LORA)`, or with the tool that its configuration or card names."""
+    """The kind, such as `PEFT adapter directory (LORA)`. PEFT is replaced by the tool if known."""
     base = str(adapter.get("base_model_name_or_path", ""))
     if is_mlx_adapter(adapter):
         return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
@@ -55,7 +54,7 @@ def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
 
 
 def _tool_in(card: str) -> str | None:
-    """The tool that a model card's tags name."""
+    """The tool that the tags of a model card name; None if they name none."""
     match = _FRONT_MATTER.match(card)
     tags = set(re.split(r"[^\w:./-]+", match[1])) if match else set()
     return next((name for tag, name in _TOOLS.items() if tag in tags), None)
@@ -64,10 +63,10 @@ def _tool_in(card: str) -> str | None:
 def judge_adapter(
     files: Files, adapter: Mapping[str, Any], tensors: Tensors
 ) -> tuple[list[str], str]:
-    """Problems, and a note: base, rank and targets, and what makes a model of the adapter.
+    """The problems of an adapter, and a note on its base, rank and targets, and what to do next.
 
-    The checks are those of `sftctl export --merge` that need no base. `files.remedies` gets the
-    remedies. Torch is loaded, to look for NaNs, if nothing else is wrong.
+    The checks are those of `sftctl export --merge` that need no base. Remedies for the problems are
+    added to `files.remedies`. If nothing else is wrong, torch is loaded to look for NaNs.
     """
     note, problems = _description(adapter), unpaired(tensors)
     if is_mlx_adapter(adapter):
@@ -106,7 +105,7 @@ def _way_to_a_model(adapter: Mapping[str, Any]) -> str:
 
 
 def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
-    """How the tensors do not fit the settings; None: they do."""
+    """How the tensors contradict the settings; None if they do not."""
     shapes = {name.removeprefix("model."): (*one.shape,) for name, one in tensors.items()}
     if (wrong := wrong_rank(adapter, shapes)) is not None:
         return f"{WEIGHTS_NAME}: {' '.join(wrong)}"
@@ -114,12 +113,12 @@ def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
     normed = {name.partition(".lora_magnitude_vector")[0] for name in shapes}
     lost = [layer for layer in layers if layer not in normed]
     if adapter.get("use_dora") is True and lost:
-        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, which use_dora asks for"
+        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, which use_dora needs"
     return None
 
 
 def _require_numbers(files: Files) -> None:
-    """ConfigError if a tensor holds a value that is not a finite number. Reads all of them."""
+    """ConfigError if a tensor has a value that is not finite. Reads all tensors."""
     from sftctl.model.adapter.tensors import tensor_shapes
 
     tensor_shapes(files.path)
@@ -133,7 +132,7 @@ def is_mlx_adapter(adapter: Mapping[str, Any]) -> bool:
 def _description(adapter: Mapping[str, Any]) -> str:
     """An adapter's rank, targets and base."""
     base = adapter.get("base_model_name_or_path") or adapter.get("model") or "an unnamed base"
-    settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX has a table of its own
+    settings = {**table(adapter.get("lora_parameters")), **adapter}  # MLX nests its settings
     rank = settings.get("r", settings.get("rank"))
     shape = f" of rank {rank}" if isinstance(rank, int) else ""
     if variants := [name for key, name in _VARIANTS.items() if settings.get(key) is True]:
@@ -147,7 +146,7 @@ def _description(adapter: Mapping[str, Any]) -> str:
 
 
 def unpaired(tensors: Tensors) -> list[str]:
-    """A problem for matrices of a LoRA that are empty, or whose other half is missing."""
+    """A problem if a LoRA's matrices are empty, or if one of a pair A and B is missing; else []."""
     if empty := sorted(name for name, one in tensors.items() if 0 in one.shape):
         file = next((part.file.name for part in tensors[empty[0]].parts), "the file")
         first = empty[0].removeprefix("model.")
@@ -164,8 +163,8 @@ def unpaired(tensors: Tensors) -> list[str]:
 
 
 def _other_half(name: str) -> str | None:
-    """The name of the matrix that is multiplied with this matrix; None for a tensor that is not of
-    a LoRA."""
+    """The name of the matrix B that belongs to a matrix A, and the reverse; None for other tensors.
+    """
     match = _HALF.search(name)
     if match is None:
         return None
@@ -179,14 +178,14 @@ _VARIANTS = {"use_dora": "DoRA", "use_rslora": "rsLoRA"}
 
 
 def _names(value: object) -> list[str]:
-    """A list of names. A pattern, which peft also takes, counts as one name."""
+    """The value as a list of names. A pattern counts as one name."""
     if isinstance(value, str):
         return [value]
     return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def card_of(files: Files) -> str:
-    """The text of the folder's model card; empty if there is none."""
+    """The text of the folder's model card; "" if there is none."""
     size = files.sizes.get(CARD_NAME)
     if size is None or size > _LONGEST_CARD:
         return ""
@@ -196,11 +195,11 @@ def card_of(files: Files) -> str:
 
 
 def adapter_facts(adapter: Mapping[str, Any], card: str) -> dict[str, Any]:
-    """Facts about an adapter without a trainer's state: its settings, and its step."""
+    """The facts that an adapter's settings and card give. It has no state of a trainer."""
     return {"config": {"adapter": dict(adapter)}, "step": _step_in(card)}
 
 
 def _step_in(card: str) -> int | None:
-    """The step in the table of a card that sftctl wrote; None for any other card."""
+    """The number of steps in a card that sftctl wrote; None for any other card."""
     match = _STEPS.search(card) if _OURS in card else None
     return int(match[1].replace(",", "")) if match else None

@@ -1,5 +1,4 @@
-"""Values in config.json that make training impossible, as far as this is known without
-transformers."""
+"""Find values in config.json that make training impossible. Loads no transformers."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -7,7 +6,7 @@ from typing import Any, NamedTuple
 from sftctl.model.folder.config_edits import edit_of_type, wrong_size
 from sftctl.words import printable
 
-_EMBEDDINGS = {  # by model_type: the end of the name of a tensor that each such model has
+_EMBEDDINGS = {  # model_type -> how the name of the embedding tensor ends
     "gpt2": "wte.weight", "gpt_neo": "wte.weight", "gptj": "wte.weight", "codegen": "wte.weight",
     "gpt_bigcode": "wte.weight", "mpt": "wte.weight", "gpt_neox": "embed_in.weight",
     "bloom": "word_embeddings.weight", "falcon": "word_embeddings.weight",
@@ -16,7 +15,7 @@ _EMBEDDINGS = {  # by model_type: the end of the name of a tensor that each such
 
 
 class Misfit(NamedTuple):
-    """A value in config.json that can't be true, and what to change."""
+    """A wrong value in config.json, and what to change."""
 
     problem: str
     edit: str
@@ -25,8 +24,9 @@ class Misfit(NamedTuple):
 def misfit_of_values(
     config: Mapping[str, Any], names: Mapping[str, Any], families: Collection[str]
 ) -> Misfit | None:
-    """A value that no model can have, or a model type that does not fit the names of the tensors.
-    `families` are the types to propose if there is no model type.
+    """A value that no model can have, or a model type that contradicts the tensors' names; or None.
+
+    `families` are the model types to propose if config.json has none.
     """
     family = config.get("model_type")
     if not isinstance(family, str) or not family:

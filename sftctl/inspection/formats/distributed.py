@@ -1,4 +1,4 @@
-"""A folder of torch.distributed.checkpoint: `.metadata`, a pickle, and `__RANK_N.distcp` files."""
+"""A folder of torch.distributed.checkpoint: the pickle `.metadata` and `__RANK_N.distcp` files."""
 
 import math
 from dataclasses import replace
@@ -24,23 +24,24 @@ _METADATA_NAME = METADATA_NAME
 _DTYPES = {known.torch: name for name, known in NUMBER_TYPES.items()}
 _LONGEST_VALUE_BYTES = 1 << 16
 _MOST_VALUES = 500
-_MOST_KEYS = 100  # of the path to one value of the saved dictionary
+_MOST_KEYS = 100  # on the path to one value in the saved dict
 _STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
 _RATE_KEYS = ("lr", "learning_rate")
 _NOTHING_LISTED = f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"
 _CONVERT = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
-# The place of each saved object, as .metadata records it. (name, offsets) -> file, offset, length.
+# (name, offsets) of a saved object -> its file, offset and length, as .metadata records them.
 Places = dict[tuple[str, tuple[int, ...]], dict[str, Any]]
 
 
 def is_distributed(path: Path) -> bool:
-    """Whether this is a folder that torch.distributed.checkpoint saved, finished or not."""
+    """Whether torch.distributed.checkpoint saved this folder, completely or not."""
     return (path / _METADATA_NAME).is_file() or bool(shards_in(path))
 
 
 def inspect_distributed(path: Path) -> Inspection:
-    """The tensors and values that `.metadata` lists, each checked against its file's size."""
+    """The tensors and values that `.metadata` lists. Their places are checked against the files.
+    """
     files = Files.of(path)
     names = shards_in(path)
     if _METADATA_NAME in files.sizes:
@@ -88,8 +89,9 @@ def inspect_distributed(path: Path) -> Inspection:
 
 
 def distcp_problems(folder: Path) -> list[str]:
-    """Problems of a folder of `.distcp` files inside another folder: missing, truncated or
-    unreadable files. They are named from the folder above.
+    """The problems of a folder of `.distcp` files that is inside a checkpoint's folder.
+
+    Files can be missing, truncated or unreadable. Their names begin with the name of `folder`.
     """
     if not is_distributed(folder):
         return []
@@ -102,8 +104,7 @@ def distcp_problems(folder: Path) -> list[str]:
 
 
 def _check_sizes(files: Files, places: Places) -> None:
-    """Add a problem for each file that is missing, or that does not fit the objects listed in
-    it."""
+    """Add a problem for each file that is missing, or too short for the objects listed in it."""
     stretches: dict[str, set[tuple[int, int]]] = {}
     for place in places.values():
         begin = size(place.get("offset"))
@@ -119,7 +120,7 @@ def _check_sizes(files: Files, places: Places) -> None:
 
 
 def _grouped(name: str, planned: dict[Any, Any]) -> str:
-    """The name under `model.` or `optimizer.`, by the first key in the saved dictionary."""
+    """The name under `model.` or `optimizer.`, chosen by the first key in the saved dict."""
     path = planned.get(name)
     is_path = isinstance(path, (tuple, list)) and 0 < len(path) < _MOST_KEYS
     keys = [key_text(key) for key in path] if is_path and path else name.split(".")
@@ -155,7 +156,7 @@ def _dtype(properties: Any) -> str:
 
 
 def _value(files: Files, place: dict[str, Any]) -> Any:
-    """A number or text that was saved next to the tensors, in its own small archive."""
+    """A number or string that was saved next to the tensors, in a small archive of its own."""
     length, name = size(place.get("length")), key_text(place.get("relative_path"))
     if not length or length > _LONGEST_VALUE_BYTES or name not in files.sizes:
         return None
@@ -169,7 +170,7 @@ def _value(files: Files, place: dict[str, Any]) -> Any:
 
 
 def unpacked(part: Part) -> Part:
-    """The part without the torch.save archive around it; raises CorruptCheckpoint."""
+    """The place of the numbers inside a part's torch.save archive. Raises CorruptCheckpoint."""
     found = read_torch_file(part.file, part.begin, part.archive_bytes)
     if "" not in found.tensors:
         raise CorruptCheckpoint(f"{part.file}: no tensor at byte {part.begin}")
@@ -180,6 +181,6 @@ def unpacked(part: Part) -> Part:
 
 
 def _find_number(values: dict[str, Any], keys: tuple[str, ...]) -> str:
-    """The shortest name whose last part is one of the keys and whose value is a number, or ""."""
+    """The shortest name that ends with one of the keys and whose value is a number, or ""."""
     names = (name for name in values if name.rpartition(".")[2] in keys)
     return min((n for n in names if number(values[n]) is not None), key=len, default="")

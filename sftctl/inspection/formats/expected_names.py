@@ -1,7 +1,7 @@
 """The names and shapes of the weights that the model of a config.json needs.
 
-The names are known for the families in `LAYER`. For other families only the numbers of layers are
-checked. Nothing here loads torch.
+They are known for the model types in `LAYER`. For other types, only missing layers are found. Does
+not load torch.
 """
 
 import re
@@ -56,9 +56,9 @@ def names_of(tensors: Tensors, config: Mapping[str, Any]) -> Names:
 
 
 def _full(name: str) -> str:
-    """The name in the model with a head: a base model is saved without the first `model.`."""
+    """The tensor's name in a model with a head. Base models lack the first `model.` in names."""
     begins = ("layers.", "embed_tokens.", "norm.")
-    if name.startswith(("model.model.", "model.lm_head.")):  # a wrapper called model
+    if name.startswith(("model.model.", "model.lm_head.")):  # from a wrapper called `model`
         return name.removeprefix("model.")
     return f"model.{name}" if name.startswith(begins) else name
 
@@ -89,7 +89,7 @@ def _expected(
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """The shapes of a layer's matrices, if config.json has all the sizes."""
+    """The shapes of a layer's matrices, as far as config.json has the sizes."""
     keys = ("hidden_size", "intermediate_size", "num_attention_heads")
     hidden, ffn, heads = (config.get(key) for key in keys)
     if not (isinstance(hidden, int) and isinstance(ffn, int) and isinstance(heads, int) and heads):
@@ -108,7 +108,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def _by_other_layers(
     layers: Any, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, None]]:
-    """For a family without a list: layers without any weight in the files."""
+    """For other model types: the weights of layers that have no weight in the files."""
     parts = defaultdict[int, set[str]](set)
     for name in shapes:
         if match := _LAYER_NUMBER.search(name):

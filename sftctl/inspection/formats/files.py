@@ -1,4 +1,4 @@
-"""Reading the files of another tool. Problems are collected, not raised."""
+"""Read the files of another tool. Problems are collected instead of raised."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +22,10 @@ from sftctl.inspection.pickles.torch_file import TorchFile, read_torch_file, wro
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-_LOADED_SUFFIXES = (*TORCH_SUFFIXES, ".pkl", ".pickle", ".ckpt")  # may be pickles
+_LOADED_SUFFIXES = (*TORCH_SUFFIXES, ".pkl", ".pickle", ".ckpt")  # these may be pickles
 OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
-_MOST_ARCHIVES = 10_000  # in a small checkpoint
+_MOST_ARCHIVES = 10_000  # to verify; more in a large checkpoint
 _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
 _MAY_BE_POINTERS = (*_DATA, ".json")
 _UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download")
@@ -36,19 +36,19 @@ _LONGEST_JSON_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of a checkpoint. Each method adds the faults of a file to `problems`."""
+    """The files of a checkpoint. Each method adds what is wrong with a file to `problems`."""
 
     path: Path  # a folder, or one file
-    sizes: dict[str, int]  # bytes, by name in the folder
+    sizes: dict[str, int]  # name in the folder -> bytes
     saved_at: float | None
     problems: list[str] = field(default_factory=list)
-    remedies: dict[str, str] = field(default_factory=dict)  # by problem: what to do about it
+    remedies: dict[str, str] = field(default_factory=dict)  # problem -> what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
-    pointers: frozenset[str] = frozenset()  # files with another content: Git LFS's, a web page
+    pointers: frozenset[str] = frozenset()  # not the files themselves: Git LFS pointers, web pages
 
     @classmethod
     def of(cls, path: Path, patterns: Sequence[str] = ("*",)) -> "Files":
-        """All files of a folder that match, or the one file."""
+        """The files of a folder that match one of the patterns; or the single file `path`."""
         inside = (file for pattern in patterns for file in path.glob(pattern))
         found = [path] if path.is_file() else sorted(filter(_is_read, inside))
         root = folder_of(path)
@@ -67,12 +67,12 @@ class Files:
         return cls(path, sizes, saved_at, problems, pointers=frozenset(pointers))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty if the file is missing or damaged."""
+        """The object in a JSON file; {} if the file is missing or damaged."""
         file = folder_of(self.path) / name
         if name in self.pointers:
             return {}
         if not file.is_file():
-            if file.exists():  # a pipe would wait for a writer
+            if file.exists():  # opening a named pipe would wait for a writer
                 self.problems.append(f"{name}: not a regular file")
             return {}
         if file.stat().st_size > _LONGEST_JSON_BYTES:
@@ -85,7 +85,7 @@ class Files:
             return {}
 
     def read_torch(self, name: str) -> TorchFile:
-        """A torch.save file; without value and tensors if it is missing or damaged."""
+        """Read a torch.save file. The result is empty if the file is missing or damaged."""
         file = folder_of(self.path) / name
         self.opened.add(name)
         if not file.is_file() or name in self.pointers:
@@ -99,8 +99,10 @@ class Files:
         return found
 
     def _read_for_code(self, name: str) -> None:
-        """Add the code that a pickle names. A file of another kind with the name of a pickle is not
-        a problem."""
+        """Add the code that a pickle names as a problem.
+
+        A file that only has the name of a pickle is no problem.
+        """
         others = Files(self.path, self.sizes, None)
         others.read_torch(name)
         begin = first_bytes(folder_of(self.path) / name)
@@ -110,7 +112,7 @@ class Files:
         )
 
     def read_safetensors(self, name: str) -> dict[str, StoredTensor]:
-        """The tensors of a safetensors file; none if it is damaged."""
+        """The tensors of a safetensors file; {} if it is damaged."""
         if name in self.pointers:
             return {}
         try:
@@ -123,13 +125,13 @@ class Files:
         return tensors
 
     def add(self, error: CorruptCheckpoint) -> None:
-        """Record a problem; its file is named relative to the folder."""
+        """Record a problem. The name of its file becomes relative to the folder."""
         self.problems.append(error.message.removeprefix(f"{folder_of(self.path)}/"))
 
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
-        """The inspection of the files. If there are problems, it is incomplete and has no advice.
+        """The inspection of these files. With problems, it is not complete and has no advice.
 
-        Pickles that were not opened yet are read for the code that they name.
+        Pickles that were not opened yet are searched for code.
         """
         for name, size in self.sizes.items():
             if name not in self.opened and name.endswith(_LOADED_SUFFIXES):
@@ -152,13 +154,14 @@ class Files:
 
 
 def _is_read(file: Path) -> bool:
-    """Whether this is a file of the checkpoint. macOS writes `._NAME` next to a file on disks that
-    lack its attributes."""
+    """Whether this is a file of the checkpoint, and not a `._NAME` file, which macOS adds on some
+    disks.
+    """
     return file.is_file() and not file.name.startswith("._")
 
 
 def _problems_of_names(folder: Path) -> list[str]:
-    """Files whose download is not finished, and links to files that are not there."""
+    """A problem for each unfinished download, and for each link to a file that does not exist."""
     problems = []
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.name.endswith(_DATA) and file.is_symlink() and not file.exists():
@@ -170,7 +173,7 @@ def _problems_of_names(folder: Path) -> list[str]:
 
 
 def _problem_of_begin(file: Path, name: str) -> str | None:
-    """What else a file of weights is, by its first bytes; None: nothing else is known."""
+    """What a weight file is instead, judged by its first bytes; None: nothing is wrong."""
     if not name.endswith(_DATA):
         return None
     begin = first_bytes(file)
@@ -189,22 +192,23 @@ def _is_pointer(file: Path) -> bool:
 
 
 def folder_of(path: Path) -> Path:
-    """The folder that the names of a checkpoint's files are relative to."""
+    """The folder of a checkpoint's files; for a single file, its parent folder."""
     return path.parent if path.is_file() else path
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first nine bytes of a regular file, which are enough to distinguish the formats; else no
-    bytes."""
-    if not path.is_file():  # a pipe would wait for a writer
+    """The first nine bytes of a file, by which formats are recognised; b"" if it is not a file."""
+    if not path.is_file():  # opening a named pipe would wait for a writer
         return b""
     with path.open("rb") as file:
         return file.read(9)
 
 
 def verify_archives(inspection: Inspection) -> Inspection:
-    """The inspection after checking the checksums in torch's archives. Other files have no
-    checksums."""
+    """The inspection after checking the checksums in torch.save archives.
+
+    Other files have no checksums.
+    """
     root = folder_of(inspection.path)
     problems, notes = list(inspection.problems), list(inspection.notes)
     stretches = sorted(_stretches(inspection, root), key=str)
@@ -213,7 +217,7 @@ def verify_archives(inspection: Inspection) -> Inspection:
     for file, begin, num_bytes in stretches[:most]:
         wrong = wrong_bytes(file, begin, num_bytes)
         has_all = has_all and wrong is not None
-        if num_bytes is not None:  # one of many archives in a file, which was not read yet
+        if num_bytes is not None:  # one of several archives in a file; it was not read yet
             wrong = [*(wrong or []), *_problems_of_archive(file, begin, num_bytes)]
         problems += [f"{file.relative_to(root)}: {problem}" for problem in wrong or []]
     if len(stretches) > most:
@@ -237,7 +241,8 @@ def _problems_of_archive(file: Path, begin: int, num_bytes: int) -> list[str]:
 
 
 def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int | None]]:
-    """Every file with tensors and every torch file; for a shared file, each archive in it."""
+    """(file, begin, length) of every file that may be an archive, and of archives in .distcp files.
+    """
     parts = [part for tensor in inspection.tensors.values() for part in tensor.parts]
     packed = {(p.file, p.begin, p.archive_bytes) for p in parts if p.archive_bytes is not None}
     whole = {part.file for part in parts if part.archive_bytes is None}

@@ -1,5 +1,4 @@
-"""final/ of a run: a model directory with a manifest that has the step and the hashes of the
-files."""
+"""final/ of a run: a model directory with a manifest, which has the step and the files' hashes."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +17,7 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 
 def is_final_model(path: Path) -> bool:
-    """Whether this is a model directory with a manifest of its own."""
+    """Whether this is a model directory with a manifest of sftctl."""
     is_checkpoint = step_of(path.absolute().name) is not None
     return (
         not is_checkpoint and is_sealed(path) and any((path / name).is_file() for name in _CONFIGS)
@@ -30,7 +29,7 @@ def inspect_final_model(path: Path) -> Inspection:
     found = inspect_model_directory(path)
     problems = [*found.problems, *problems_of_final(path, verify=False)]
     facts = dict(found.facts)
-    with suppress(CheckpointError):  # it is one of the problems
+    with suppress(CheckpointError):  # an unreadable manifest is already among the problems
         seal = read_seal(path)
         facts |= {"step": seal.step, "base": seal.base}
     counts = STEP_COUNTS if facts.get("step") is not None else None
@@ -47,8 +46,11 @@ def verify_final_model(inspection: Inspection) -> Inspection:
 
 
 def _with_problems(found: Inspection, problems: list[str], *, complete: bool) -> Inspection:
-    """The inspection with these problems. `train` refuses such a model: the advice is then the
-    command that writes it again, if it is in its run."""
+    """The inspection with these problems.
+
+    `train` refuses a model with problems. So the advice is then the command that writes the model
+    again, if the model is still in its run.
+    """
     if not problems:
         return replace(found, problems=[], complete=complete)
     run = RunDir(found.path.absolute().parent)

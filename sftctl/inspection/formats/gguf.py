@@ -1,4 +1,4 @@
-"""A .gguf file: the keys and the tensors that its header lists. No tensor data is read."""
+"""Read the header of a .gguf file: its keys and its list of tensors, but no tensor data."""
 
 import math
 import struct
@@ -18,8 +18,8 @@ from sftctl.model.gguf.kind import LFS_POINTER, kind_by_first_bytes
 _MOST_ENTRIES = 1 << 20
 _LONGEST_TEXT_BYTES = 1 << 24
 _LONGEST_ARRAY = 1 << 32
-_SHOWN_ITEMS = 8  # of an array: vocabularies are long
-_NUMBERS = {  # the number of a value's type -> struct's format
+_SHOWN_ITEMS = 8  # of an array, because vocabularies are long
+_NUMBERS = {  # number of a value type -> format for `struct`
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
     10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
@@ -40,7 +40,7 @@ TYPES = {
     **{number: (name, 1, NUMBER_TYPES[name].num_bytes) for number, name in _PLAIN_TYPES.items()},
     **_QUANTIZED_TYPES,
 }
-"""ggml's number of a type -> our name, elements per block, bytes per block."""
+"""Number of a tensor type in ggml -> (our name, elements per block, bytes per block)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class GgufHeader:
     """The header of a .gguf file."""
 
     version: int
-    values: dict[str, Any]  # an array has only its first few items
+    values: dict[str, Any]  # of an array, only the first items
     tensors: dict[str, StoredTensor]
 
 
 def is_gguf_file(path: Path) -> bool:
-    """Whether the name or the first bytes are those of GGUF, or of GGML, which is older."""
+    """Whether this is a GGUF file, or an older GGML file, by its name or first bytes."""
     if not path.is_file():
         return False
     first = first_bytes(path)
@@ -62,7 +62,7 @@ def is_gguf_file(path: Path) -> bool:
 
 
 def inspect_gguf_file(path: Path) -> Inspection:
-    """One .gguf file, with the other parts if it is one of several."""
+    """One .gguf file. If it is a part of a model, with the other parts."""
     if (unread := inspect_unread(path)) is not None:
         return unread
     files = Files.of(path)
@@ -97,7 +97,7 @@ def inspect_gguf_file(path: Path) -> Inspection:
 
 
 def read_gguf(file: Path) -> GgufHeader:
-    """Read the header, and check that the file is long enough for it; raises CorruptCheckpoint."""
+    """Read the header. CorruptCheckpoint if it is damaged, or if the file is too short for it."""
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"), file.open("rb") as stream:
             return _header(stream, file)
@@ -149,7 +149,7 @@ def _entry(stream: IO[bytes]) -> tuple[str, tuple[int, ...], int, int]:
     name, num_axes = _text(stream), _number(stream, "<I")
     if num_axes > 8:
         raise ValueError(f"{name} has {num_axes} axes")
-    sizes = [_number(stream, "<Q") for _ in range(num_axes)]  # innermost first
+    sizes = [_number(stream, "<Q") for _ in range(num_axes)]  # the innermost axis first
     return name, tuple(reversed(sizes)), _number(stream, "<I"), _number(stream, "<Q")
 
 
@@ -161,7 +161,7 @@ def _value(stream: IO[bytes], kind: int) -> Any:
     if kind != _ARRAY:
         raise ValueError(f"value type {kind} is unknown")
     item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
-    if item_kind == _ARRAY:  # no tool writes them, and a hostile file could nest them to any depth
+    if item_kind == _ARRAY:  # no tool writes these, and a hostile file could nest them deeply
         raise ValueError("arrays of arrays are not supported")
     if count > _LONGEST_ARRAY:
         raise ValueError(f"an array of {count} items is too long")

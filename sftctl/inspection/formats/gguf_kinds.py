@@ -1,5 +1,4 @@
-"""A .gguf file that is not one complete model: a part, an adapter, an old version or another
-format."""
+"""Recognise a .gguf file that is not one complete model, and say what is missing."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ _NOT_A_MODEL = {
     "dataset": "a data set, not a model",
     "vocab": "a vocabulary alone, not a model",
 }
-_BLOCK = {  # what each block has
+_BLOCK = {  # architecture -> tensors that every block has
     "llama": ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"),
     "qwen2": ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"),
     "qwen3": ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"),
@@ -33,7 +32,7 @@ _BLOCK = {  # what each block has
     "phi3": ("attn_norm", "attn_qkv", "attn_output", "ffn_norm"),
     "mamba": ("attn_norm", "ssm_in", "ssm_conv1d", "ssm_x", "ssm_dt", "ssm_out"),
 }
-_FEED_FORWARD = {  # of dense models; a mixture has experts in some blocks
+_FEED_FORWARD = {  # further tensors in blocks without experts
     "llama": ("ffn_gate", "ffn_up", "ffn_down"),
     "qwen2": ("ffn_gate", "ffn_up", "ffn_down"),
     "qwen3": ("ffn_gate", "ffn_up", "ffn_down"),
@@ -44,8 +43,7 @@ _FEED_FORWARD = {  # of dense models; a mixture has experts in some blocks
 
 
 def inspect_unread(path: Path) -> Inspection | None:
-    """The kind of a file whose first bytes show that it is not a current GGUF file; None for a
-    current file."""
+    """The inspection of a file that is not GGUF of version 2 or 3; None for all other files."""
     kind = kind_by_first_bytes(first_bytes(path))
     if kind is None:
         return None
@@ -59,7 +57,7 @@ def inspect_unread(path: Path) -> Inspection | None:
 
 
 def parts_of(path: Path, values: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
-    """The existing parts of a split model, and the names of the missing parts."""
+    """The parts of a split model that exist, and the names of those that are missing."""
     count = values.get("split.count")
     match = _PART.fullmatch(path.name)
     if match is None or not isinstance(count, int) or count < 2:
@@ -74,7 +72,7 @@ def parts_of(path: Path, values: Mapping[str, Any]) -> tuple[list[Path], list[st
 def judge_gguf(
     path: Path, values: Mapping[str, Any], tensors: Tensors, num_parts: int
 ) -> tuple[str, list[str], list[str], str]:
-    """The name of the format, problems, notes and the next command."""
+    """(name of the format, problems, notes, advice) for a file whose header was read."""
     arch, kind = str(values.get("general.architecture", "?")), str(values.get("general.type", ""))
     look = show_tensors(path)
     if not tensors and "tokenizer.ggml.tokens" in values:
@@ -119,7 +117,7 @@ def _judge_part(
 
 
 def _lost(arch: str, values: Mapping[str, Any], names: set[str]) -> list[str]:
-    """The tensors that a model of this architecture and number of blocks needs and lacks."""
+    """The tensors that are missing, judged by the architecture and its number of blocks."""
     blocks = values.get(f"{arch}.block_count")
     if arch not in _BLOCK or not isinstance(blocks, int):
         return []

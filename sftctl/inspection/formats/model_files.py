@@ -1,4 +1,4 @@
-"""Models without a trainer's state: a directory (Hugging Face, MLX, PEFT), a safetensors file."""
+"""Models without the state of a trainer: a directory (Hugging Face, MLX, peft) or one file."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from sftctl.model.folder.read_files import files_read, index_of, require_single_
 NO_STATE = "weights alone: no optimizer, no step"
 STEP_COUNTS = "optimizer updates"
 _CONFIGS = ("config.json", "adapter_config.json")
-_MOST_SHOWN = 10  # missing files
+_MOST_SHOWN = 10  # missing files that are named
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors|\.bin)")
 _MOST_SHARDS = 10_000
 _LONGEST_METADATA = 1 << 20
@@ -33,14 +33,14 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def is_model_directory(path: Path) -> bool:
-    """Whether this is a folder with a model's or adapter's configuration, or with weights."""
+    """Whether this folder has weights, or the configuration of a model or an adapter."""
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     endings = (SUFFIX, *TORCH_SUFFIXES, ".npz")
     return any(name in _CONFIGS or name.endswith(endings) for name in names)
 
 
 def inspect_model_directory(path: Path) -> Inspection:
-    """A Hugging Face model directory, MLX's, or an adapter's."""
+    """A model directory of Hugging Face or MLX, or the directory of an adapter."""
     files = Files.of(path)
     adapter, config = files.read_json("adapter_config.json"), files.read_json("config.json")
     facts, card = model_facts(config), ""
@@ -69,7 +69,7 @@ def inspect_model_directory(path: Path) -> Inspection:
 
 
 def lost_shards(files: Files) -> list[str]:
-    """The missing parts, by the numbers in the names of the other parts."""
+    """The missing parts of a model, derived from names such as `x-00001-of-00003`."""
     lost = []
     for match in filter(None, map(_SHARD.fullmatch, files.sizes)):
         digits, count = len(match[2]), min(int(match[3]), _MOST_SHARDS)
@@ -77,12 +77,12 @@ def lost_shards(files: Files) -> list[str]:
             name = f"{match[1]}-{number:0{digits}d}-of-{match[3]}{match[4]}"
             if name not in files.sizes:
                 lost.append(f"{name}: missing")
-    known = {problem.partition(":")[0] for problem in files.problems}  # an index named them
+    known = {problem.partition(":")[0] for problem in files.problems}  # reported by the index
     return [one for one in sorted({*lost}) if one.partition(":")[0] not in known]
 
 
 def _lost_index(files: Files) -> list[str]:
-    """The name of the index if it is missing, because several parts are loaded by their index."""
+    """A problem for a missing index file. Several parts can't be loaded without it."""
     endings = {m[4] for name in files.sizes if (m := _SHARD.fullmatch(name))}
     names = {".safetensors": _INDEXES[0], ".bin": _INDEXES[1]}
     wanted = [names[ending] for ending in sorted(endings)]
@@ -90,7 +90,7 @@ def _lost_index(files: Files) -> list[str]:
 
 
 def _model_kind(files: Files, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> str:
-    """The name of the format: which tool wrote the directory, and whether it is quantized."""
+    """The name of the format: the tool that wrote the directory, and how it is quantized."""
     described = config.get("quantization_config") or config.get("compression_config")
     is_mlx = "quantization" in config or "weights.npz" in files.sizes or _is_mlx(files)
     who = "MLX model directory" if is_mlx else "Hugging Face model directory"
@@ -112,7 +112,7 @@ def _is_mlx(files: Files) -> bool:
 
 
 def header_format(file: Path) -> str | None:
-    """`format` in the metadata of a safetensors file."""
+    """The value of `format` in the metadata of a safetensors file; None if there is none."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         head = stream.read(min(length, _LONGEST_METADATA))
@@ -123,7 +123,7 @@ def header_format(file: Path) -> str | None:
 def _judge_adapter(
     files: Files, adapter: dict[str, Any], tensors: dict[str, StoredTensor]
 ) -> tuple[list[str], list[str], str | None]:
-    """Files that an adapter's folder lacks, and the model that it belongs to."""
+    """(problems, notes, advice) for the directory of an adapter."""
     problems, note = judge_adapter(files, adapter, tensors)
     if tensors:
         return problems, [note], show_tensors(files.path)
@@ -135,12 +135,12 @@ def _judge_adapter(
 
 
 def is_safetensors_file(path: Path) -> bool:
-    """Whether the name or the first bytes (a length, then JSON) are those of safetensors."""
+    """Whether this is a safetensors file, by its name or its first bytes (a length, then JSON)."""
     return path.is_file() and (path.suffix == SUFFIX or first_bytes(path)[8:9] == b"{")
 
 
 def inspect_safetensors_file(path: Path) -> Inspection:
-    """One safetensors file."""
+    """A single safetensors file."""
     files = Files.of(path)
     tensors = as_weights(files.read_safetensors(path.name))
     return replace(
@@ -151,7 +151,7 @@ def inspect_safetensors_file(path: Path) -> Inspection:
 
 
 def model_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """Facts from config.json."""
+    """The facts that config.json gives."""
     dtype = config.get("dtype", config.get("torch_dtype"))
     facts: dict[str, Any] = {"dtype": dtype if isinstance(dtype, str) else None}
     if config:
@@ -162,12 +162,15 @@ def model_facts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_weights(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The same tensors, marked as the model's."""
+    """The same tensors with names under `model.`."""
     return {f"model.{name}": tensor for name, tensor in tensors.items()}
 
 
 def read_weights(files: Files) -> dict[str, StoredTensor]:
-    """The model's tensors: safetensors, else pytorch_model*.bin; checked against their index."""
+    """The model's tensors, from safetensors files or else from pytorch_model*.bin.
+
+    The index is compared with them.
+    """
     num_problems, folder = len(files.problems), files.path
     tensors: dict[str, StoredTensor] = {}
     loaded = [os.path.relpath(file, folder) for file in files_read(folder)]
@@ -191,7 +194,10 @@ def read_weights(files: Files) -> dict[str, StoredTensor]:
 
 
 def _is_other(name: str, loaded: list[str]) -> bool:
-    """Whether a file's tensors are shown too: an adapter's, or all if transformers reads none."""
+    """Whether a file's tensors are read, although the model is not loaded from it.
+
+    True for an adapter's file, and for all files if transformers would load none.
+    """
     is_adapter = Path(name).name.startswith("adapter_")
     is_below = "/" in name and name.endswith(SUFFIX)
     return not is_below and name not in loaded and (is_adapter or not loaded)
@@ -200,7 +206,7 @@ def _is_other(name: str, loaded: list[str]) -> bool:
 def _problems_of_index(
     files: Files, index: str, tensors: dict[str, StoredTensor], is_readable: bool
 ) -> list[str]:
-    """Files that an index names and that are not there, and tensors that are in no file."""
+    """A problem for files that the index names but do not exist, or for tensors in no file."""
     weight_map = files.read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         return [f"{index}: no weight_map in it"]

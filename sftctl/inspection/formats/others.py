@@ -1,4 +1,4 @@
-"""Weights of other tools, which are named and not read; and checkpoints of one file each."""
+"""Weights of tools whose files sftctl does not read, and folders with several checkpoint files."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,10 @@ from sftctl.inspection.inspection import HERE_IS, NOT_READ
 
 
 class _Kind(NamedTuple):
-    """Weights of another tool: the names of its files, and the command that makes a model of
-    them."""
+    """A kind of weights of another tool.
+
+    `pattern` matches the names of its files. `remedy` says how to get a Hugging Face model.
+    """
 
     name: str
     pattern: str
@@ -44,7 +46,7 @@ _MOST_SHOWN = 3
 
 
 def weights_of_others(files: Files) -> tuple[str, str] | None:
-    """The kind of weights in a folder without files of transformers, and the problem."""
+    """The kind of weights in a folder that transformers can't load, and the problem; or None."""
     if files.problems:
         return None
     for kind in _KINDS:
@@ -60,7 +62,7 @@ def weights_of_others(files: Files) -> tuple[str, str] | None:
 
 
 def files_to_inspect(folder: Path) -> list[Path]:
-    """The checkpoints of one file each in a folder that is not a checkpoint, the newest last."""
+    """The single-file checkpoints in a folder that is not a checkpoint, the newest last."""
     if not folder.is_dir():
         return []
     found = [one for one in folder.iterdir() if one.is_file() and one.suffix in _ALONE]
@@ -68,5 +70,5 @@ def files_to_inspect(folder: Path) -> list[Path]:
 
 
 def _is_model(name: str) -> bool:
-    """Whether this may be the model of a folder, and not its projector for images."""
+    """Whether this can be the model of a folder. A projector for images (mmproj) is not."""
     return not name.startswith("mmproj")

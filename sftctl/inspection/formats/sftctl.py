@@ -1,4 +1,4 @@
-"""Our own runs and checkpoints, from JSON and safetensors headers. Nothing here loads torch."""
+"""sftctl's own runs and checkpoints, read from JSON and safetensors headers without torch."""
 
 import os
 from contextlib import suppress
@@ -44,13 +44,16 @@ def is_run(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is a checkpoint folder, damaged or not."""
-    name = Path(os.path.abspath(path)).name  # `.` has a name then, too
+    """Whether this is a checkpoint folder, also a damaged one."""
+    name = Path(os.path.abspath(path)).name  # the path `.` has no name otherwise
     return path.is_dir() and (step_of(name) is not None or (path / MANIFEST_HASH_NAME).exists())
 
 
 def inspect_run(path: Path) -> Inspection:
-    """The newest checkpoint, with all of them in `checkpoints`; raises NoCheckpoint."""
+    """The newest checkpoint of a run, with all checkpoints in `checkpoints`.
+
+    Raises NoCheckpoint.
+    """
     run = RunDir(path)
     found = list_checkpoints(run.checkpoints)
     if not found and not named_checkpoints(run.checkpoints):
@@ -60,18 +63,21 @@ def inspect_run(path: Path) -> Inspection:
             hint=f"`sftctl resume {in_shell(path)}` starts it at step 0",
         )
     if not found:
-        newest_good(run.checkpoints)  # raises: there are only links and files
+        newest_good(run.checkpoints)  # raises an error about these links or files
     checkpoints = [inspect_checkpoint(checkpoint) for checkpoint in found]
     return replace(checkpoints[-1], checkpoints=checkpoints, final=_final(run))
 
 
 def _final(run: RunDir) -> dict[str, Any] | None:
-    """The run's final model, without hashing its files: its step is None if it has no manifest."""
+    """Facts about the run's final model, without hashing its files; None: it has none.
+
+    The step is None if the model has no manifest.
+    """
     if not run.final.is_dir():
         return None
     problems = problems_of_final(run.final, verify=False)
     step, choice = None, None
-    with suppress(CheckpointError):  # it is one of the problems
+    with suppress(CheckpointError):  # an unreadable manifest is already among the problems
         if is_sealed(run.final):
             seal = read_seal(run.final)
             step, choice = seal.step, seal.choice
@@ -80,7 +86,7 @@ def _final(run: RunDir) -> dict[str, Any] | None:
 
 
 def inspect_checkpoint(path: Path) -> Inspection:
-    """One checkpoint, without hashing its files. Damage is reported, not raised."""
+    """A checkpoint, without hashing its files. Damage is in the result; no error is raised."""
     manifest, tensors = None, dict[str, StoredTensor]()
     problems = problems_of(path, verify=False)
     try:
@@ -123,7 +129,7 @@ def verify_checkpoint(inspection: Inspection) -> Inspection:
 
 
 def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Inspection:
-    """The inspection with the verdict whether the checkpoint can be resumed here and now."""
+    """The inspection, completed by whether `sftctl resume` can continue from the checkpoint."""
     readiness = judge(inspection.path, manifest, is_damaged=bool(inspection.problems))
     return replace(
         inspection,
@@ -135,7 +141,7 @@ def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Insp
 
 
 def _of_newer_format(path: Path, error: IncompatibleCheckpoint) -> Inspection:
-    """The inspection of a checkpoint that is not damaged, but that this version can't read."""
+    """The inspection of an undamaged checkpoint whose format is newer than this version."""
     return Inspection(
         path=path,
         format=_FORMAT,
@@ -185,8 +191,8 @@ def _next_learning_rate(manifest: CheckpointManifest) -> float | None:
 
 
 def _loss(metrics: Path, manifest: CheckpointManifest) -> float | None:
-    """The loss in the checkpoint's step, from the last line within the manifest's metrics_bytes."""
-    if not metrics.is_file():  # a pipe would wait for a writer
+    """The loss of the checkpoint's step, from the last line that `metrics` had at the save."""
+    if not metrics.is_file():  # opening a named pipe would wait for a writer
         return None
     try:
         with metrics.open("rb") as file:

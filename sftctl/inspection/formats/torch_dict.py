@@ -1,4 +1,4 @@
-"""One torch.save file: MiniMind's `*_resume.pth` and `*.pth`, Lightning's `.ckpt`, any other."""
+"""One torch.save file: MiniMind's `*_resume.pth` or `*.pth`, Lightning's `.ckpt`, or any other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,17 +26,17 @@ STEP_KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
 _EPOCH_KEYS = ("epoch", "epochs")
 _LIGHTNING = "pytorch-lightning_version"
 _UNKNOWN = "torch file"
-_WRAPPERS = ("module.", "_orig_mod.")  # DDP's and torch.compile's prefixes
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DDP and torch.compile
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether the name or the first bytes (a zip archive, a pickle) are those of torch.save."""
+    """Whether torch.save wrote this file, by its name or first bytes (a zip archive, a pickle)."""
     magic = (b"PK\x03\x04", b"\x80")
     return path.is_file() and (path.suffix in TORCH_SUFFIXES or first_bytes(path).startswith(magic))
 
 
 def inspect_torch_file(path: Path) -> Inspection:
-    """An optimizer, weights, or a dictionary that holds both and more."""
+    """A file that holds an optimizer, weights, or a dict with both and more."""
     files = Files.of(path)
     found = files.read_torch(path.name)
     value = table(found.value)
@@ -64,7 +64,7 @@ def inspect_torch_file(path: Path) -> Inspection:
 
 
 def _needs_no_tensor(value: dict[Any, Any]) -> bool:
-    """Whether this is an optimizer without moments yet, or one file of several."""
+    """Whether the file may have no tensors: an optimizer before step 1, or one of several files."""
     return "param_groups" in value or _tool(value) != _UNKNOWN
 
 
@@ -113,8 +113,7 @@ def _inspect_training_state(
 
 
 def _tool(value: dict[Any, Any]) -> str:
-    """The name of the format for a dictionary of an unknown tool, or for one file of a known
-    tool."""
+    """The name of the format. One file of a known tool is recognised by the keys of its dict."""
     inner = table(value.get("optimizer_state_dict"))
     if "zero_stage" in inner or "ds_config" in value or "dp_world_size" in value:
         return "DeepSpeed file of one rank (inspect its folder)"
@@ -126,7 +125,7 @@ def _tool(value: dict[Any, Any]) -> str:
 
 
 def _inspect_lightning(files: Files, found: TorchFile, value: dict[Any, Any]) -> Inspection:
-    """Lightning's file: weights under the module's own names, and each optimizer's moments."""
+    """A checkpoint of Lightning: the weights, and the moments of each optimizer."""
     before = "state_dict."
     names = [name.removeprefix(before) for name in found.tensors if name.startswith(before)]
     wrapper = "model." if names and all(name.startswith("model.") for name in names) else ""
@@ -170,7 +169,7 @@ def lightning_facts(value: dict[Any, Any]) -> tuple[dict[str, Any], str]:
 
 
 def optimizer_tensors(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:
-    """The tensors whose name starts with `before`, as "optimizer.<parameter>.<moment>"."""
+    """The tensors whose name starts with `before`, renamed to "optimizer.<parameter>.<moment>"."""
     return {
         f"optimizer.{name.removeprefix(before)}": tensor
         for name, tensor in tensors.items()
@@ -179,7 +178,7 @@ def optimizer_tensors(tensors: dict[str, StoredTensor], before: str) -> dict[str
 
 
 def learning_rate_of(state: Any) -> float | None:
-    """The learning rate of an optimizer's first parameter group, as stored."""
+    """The learning rate in the state of an optimizer: that of its first parameter group."""
     groups = table(state).get("param_groups")
     first = groups[0] if isinstance(groups, list) and groups else None
     rate = number(table(first).get("lr"))
@@ -187,8 +186,10 @@ def learning_rate_of(state: Any) -> float | None:
 
 
 def _weights(tensors: dict[str, StoredTensor], before: str) -> dict[str, StoredTensor]:
-    """The tensors whose name starts with `before`, under their names in the model without
-    wrappers."""
+    """The tensors whose name starts with `before`, renamed to "model.<name>".
+
+    Prefixes of wrappers are removed.
+    """
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(before):

@@ -1,4 +1,4 @@
-"""`checkpoint-N` of transformers' Trainer, and of trainers derived from it (TRL)."""
+"""`checkpoint-N` of transformers' Trainer, and of trainers based on it, such as TRL's."""
 
 import re
 from dataclasses import replace
@@ -29,13 +29,13 @@ _RNG_NAME = re.compile(r"rng_state(_[0-9]+)?\.pth")
 _EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
 
 
-_TOOLS = {  # by the module of their settings
+_TOOLS = {  # how the module of the settings' class begins -> tool
     "trl.": "TRL", "llamafactory.": "LLaMA-Factory", "axolotl.": "axolotl", "Unsloth": "Unsloth",
 }  # fmt: skip
 
 
 def is_trainer_checkpoint(path: Path) -> bool:
-    """Whether this is one checkpoint, whether or not its save was finished."""
+    """Whether this is one checkpoint, also if its save was interrupted."""
     if not path.is_dir():
         return False
     if (path / _STATE_NAME).is_file():
@@ -45,12 +45,12 @@ def is_trainer_checkpoint(path: Path) -> bool:
 
 
 def is_trainer_output(path: Path) -> bool:
-    """Whether this is a folder of checkpoints."""
+    """Whether this is a folder of such checkpoints."""
     return any(is_trainer_checkpoint(one) for one in _checkpoints_in(path))
 
 
 def inspect_trainer_output(path: Path) -> Inspection:
-    """The newest checkpoint of an output folder, with all of them in `checkpoints`."""
+    """The newest checkpoint of a folder, with all checkpoints in `checkpoints`."""
     checkpoints = [inspect_trainer_checkpoint(checkpoint) for checkpoint in _checkpoints_in(path)]
     newest, whole = checkpoints[-1], [one for one in checkpoints if not one.problems]
     unfinished = sorted(one.name for one in path.glob("tmp-checkpoint-*") if one.is_dir())
@@ -61,7 +61,7 @@ def inspect_trainer_output(path: Path) -> Inspection:
 
 
 def inspect_trainer_checkpoint(path: Path) -> Inspection:
-    """One checkpoint: its JSON files, its weights, and its torch files without running them."""
+    """A checkpoint, from its JSON files, weights and torch files. No code in them is run."""
     files = Files.of(path, ("*", "*/*"))
     if _STATE_NAME not in files.sizes:
         files.problems.append(f"{_STATE_NAME}: missing; it is written last")
@@ -115,7 +115,7 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
 def _weights(
     files: Files, config: dict[str, Any], tensors: Tensors
 ) -> tuple[str | None, list[str], str | None]:
-    """The command that trains from the weights, notes, and the kind of an adapter."""
+    """(command that trains from the weights, notes, kind of the adapter if it is one)."""
     adapter = files.read_json("adapter_config.json")
     if adapter:
         problems, note = judge_adapter(files, adapter, tensors)
@@ -133,7 +133,7 @@ def _weights(
 
 
 def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
-    """The state that DeepSpeed saved in the folder, and the command that makes weights of it."""
+    """DeepSpeed's state in the folder, and the command that makes weights of it; or None, None."""
     for folder in sorted({name.partition("/")[0] for name in files.sizes if "/" in name}):
         files.problems.extend(distcp_problems(files.path / folder))
     tags = tags_in(files.path)
@@ -148,7 +148,7 @@ def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
 
 
 def _checkpoints_in(path: Path) -> list[Path]:
-    """The checkpoints in a folder, by step."""
+    """The checkpoints in a folder, the smallest step first."""
     entries = path.iterdir() if path.is_dir() else ()
     found = {
         int(match[1]): entry for entry in entries if (match := _STEP_NAME.fullmatch(entry.name))
@@ -181,14 +181,14 @@ def _history(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _last_logged(state: dict[str, Any], key: str) -> Any:
-    """The last number logged under this key in the checkpoint's own step; else None."""
+    """The last number that was logged under this key for the checkpoint's step; else None."""
     lines = [line for line in _history(state) if line.get("step") == state.get("global_step")]
     values = [number(line.get(key)) for line in lines]
     return next((value for value in reversed(values) if value is not None), None)
 
 
 def _logged(state: dict[str, Any]) -> dict[str, Any]:
-    """The learning rate of this step, and the validation losses so far."""
+    """The learning rate of the checkpoint's step, and the validation losses so far."""
     facts: dict[str, Any] = {"learning_rate": _last_logged(state, "learning_rate")}
     evaluations = [line for line in _history(state) if number(line.get("eval_loss")) is not None]
     if evaluations:
@@ -203,13 +203,13 @@ def _logged(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _world_size(files: Files, options: dict[str, Any]) -> int | None:
-    """The number of ranks in the arguments, else the number of RNG states."""
+    """The number of ranks: as stored in the arguments, else the number of RNG files."""
     processes = table(options.get("distributed_state")).get("num_processes")
     return processes if isinstance(processes, int) else len(_rng_names(files)) or None
 
 
 def _dtype(options: dict[str, Any]) -> str | None:
-    """Autocast's dtype."""
+    """The dtype in which the training computed (with autocast)."""
     if options.get("bf16"):
         return "bfloat16"
     return "float16" if options.get("fp16") else "float32" if options else None
@@ -229,13 +229,15 @@ def _rng(files: Files) -> dict[str, Any] | None:
 
 
 def _others(files: Files) -> list[str]:
-    """Optimizers that accelerate wrote for the Trainer, under its own name."""
+    """Files of an optimizer with the name that accelerate gives them."""
     return [name for name in files.sizes if name.startswith("optimizer") and name.endswith(".bin")]
 
 
 def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
-    """A note on files that the Trainer needs for a resume and that are missing. FSDP saves weights
-    and optimizer as folders."""
+    """A note on missing files that the Trainer needs for a resume.
+
+    FSDP saves weights and optimizer in folders, and these count too.
+    """
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]
     if any("optim" in name or "global_step" in name for name in (*folders, *_others(files))):

@@ -1,6 +1,6 @@
 """Whether a folder's weights fit its config.json, and whether `sftctl train` can use them.
 
-Reads headers alone. Torch is loaded if nothing else is wrong: then the checks of `train` decide.
+Only headers are read. If nothing is wrong so far, torch is loaded for the checks of `train`.
 """
 
 import math
@@ -42,7 +42,7 @@ _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
 
 
 def quantized_dtype(tensors: Tensors) -> str | None:
-    """The type of a matrix whose numbers mean nothing without scales, if there is one."""
+    """The type of the first matrix whose type only quantizers use; None if there is none."""
     found = (one.dtype for one in tensors.values() if len(one.shape) > 1)
     name = next((dtype for dtype in found if dtype in _QUANTIZED), None)
     return None if name is None else NUMBER_TYPES[name].torch
@@ -51,16 +51,16 @@ def quantized_dtype(tensors: Tensors) -> str | None:
 def judge_weights(
     files: Files, config: Mapping[str, Any], tensors: Tensors
 ) -> tuple[list[str], list[str], str | None]:
-    """Problems, notes, and the command that trains from these weights, if it would work.
+    """The problems, notes, and the command that trains from these weights (None: none works).
 
-    `files.remedies` gets the remedy for each problem.
+    The remedy for each problem is added to `files.remedies`.
     """
     path = files.path
     if not config or not tensors:
         return [], [] if tensors else ["no weights in it"], None
     if note := _unreadable_numbers(path, config, tensors):
         return [], note, show_tensors(path)
-    names = Names() if files.problems else names_of(tensors, config)  # damage is enough
+    names = Names() if files.problems else names_of(tensors, config)  # with damage: not compared
     if misfit := _misfit(config, tensors, names):
         problem = f"config.json: {misfit.problem}"
         files.remedies[problem] = misfit.edit
@@ -83,7 +83,7 @@ def judge_weights(
 
 
 def _remarks(path: Path, tensors: Tensors, names: Names) -> Iterator[str]:
-    """Notes on things that `sftctl train` also warns about."""
+    """Notes on facts that `sftctl train` also warns about."""
     if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
         yield line
     if line := unread_files(path):
@@ -93,7 +93,7 @@ def _remarks(path: Path, tensors: Tensors, names: Names) -> Iterator[str]:
 
 
 def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit | None:
-    """A value in config.json that can't be true for these tensors."""
+    """A value in config.json that contradicts the tensors; None if there is none."""
     if misfit := misfit_of_values(config, tensors, LAYER):
         return misfit
     if problem := names.problem():
@@ -104,7 +104,7 @@ def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit
 
 
 def _beginnings(tensors: Tensors) -> dict[str, Beginning]:
-    """The first bytes of the head and the embedding, each stored as one part, row after row."""
+    """The first bytes of head and embedding. Only a tensor in one row-major part is included."""
     found = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix("model.")
@@ -120,20 +120,19 @@ def _beginnings(tensors: Tensors) -> dict[str, Beginning]:
 
 
 def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a tensor whose rows follow each other."""
+    """The strides, in elements, of a row-major tensor."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _refusal(path: Path) -> "Refusal | None":
-    """What the pre-flight of `sftctl train` says against the folder. Loads torch, and reads the
-    weights' headers."""
+    """Why `sftctl train` would refuse the folder, or None. Loads torch, and reads only headers."""
     from sftctl.model.folder.refusal import refusal_of
 
     return refusal_of(path, SAMPLE_TOKENIZER)
 
 
 def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors) -> list[str]:
-    """Notes on weights that are quantized; none if they are not."""
+    """Notes on quantized weights, or on weights that are integers; [] for other weights."""
     try:
         require_not_quantized(str(path), config)
     except ConfigError as error:
@@ -146,12 +145,12 @@ def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors)
 
 
 def show_tensors(path: Path) -> str:
-    """The command to name if no other command works."""
+    """The command that shows the tensors, for use as advice."""
     return f"`sftctl inspect-ckpt {in_shell(path)} --tensors` shows its tensors"
 
 
 def _what_train_lacks(files: Files, tensors: Tensors) -> str | None:
-    """A note on something that `sftctl train` needs besides the weights, with the option for it."""
+    """What `sftctl train` needs besides these weights, with its option; None: nothing."""
     settings = files.read_json("tokenizer_config.json")
     has_template = "chat_template.jinja" in files.sizes or "chat_template" in settings
     if not any(name in files.sizes for name in _TOKENIZERS):
@@ -166,7 +165,7 @@ def _what_train_lacks(files: Files, tensors: Tensors) -> str | None:
 
 
 def _num_ids(files: Files) -> int:
-    """The number of tokens in tokenizer.json; 0 if it is absent."""
+    """The number of tokens in tokenizer.json; 0 if the file is missing."""
     read = files.read_json("tokenizer.json")
     vocabulary, added = table(read.get("model")).get("vocab"), read.get("added_tokens")
     entries = vocabulary if isinstance(vocabulary, (dict, list)) else ()
@@ -176,6 +175,6 @@ def _num_ids(files: Files) -> int:
 
 
 def _num_embeddings(tensors: Tensors) -> int | None:
-    """The number of rows of the embedding, by its usual name."""
+    """The number of rows of the embedding; None if no tensor has its usual name."""
     found = (one for name, one in tensors.items() if name.endswith("embed_tokens.weight"))
     return next((one.shape[0] for one in found if len(one.shape) == 2), None)

@@ -1,24 +1,23 @@
-"""How many numbers of a checkpoint are read. The limit is the size of the file, not the sizes in
-its header.
+"""Limit how many numbers of a checkpoint are read, by the size of its files.
 
-In a torch file any number of tensors may be views of the same bytes. Without a limit, reading a
-small file could take forever.
+Any number of tensors in a torch file may share the same bytes. Without a limit, reading a small
+file could take forever.
 """
 
 from collections.abc import Mapping
 
 from sftctl.checkpoint.tensor_index import StoredTensor
 
-_TENSORS = 5000  # of a small checkpoint
-_BYTES_PER_TENSOR = 4000  # in a larger checkpoint one more is read for each 4000 bytes
-_BYTES = 1 << 24
-_TIMES = 4  # how often the bytes of a larger checkpoint may be read
+_TENSORS = 5000  # tensors that are read of any checkpoint
+_BYTES_PER_TENSOR = 4000  # one more tensor is read for each 4000 bytes of the checkpoint
+_BYTES = 1 << 24  # bytes that are read of any checkpoint
+_TIMES = 4  # in addition, so many times the size of the checkpoint
 
 
 def left_out(tensors: Mapping[str, StoredTensor], num_bytes: int) -> dict[str, str]:
-    """The tensors that are not read, each with the reason; the first ones by name are read.
+    """The tensors that are not read, each with the reason. The first tensors by name are read.
 
-    `num_bytes` is the size of the checkpoint. A tensor under several names is read once.
+    `num_bytes` is the size of the checkpoint. A tensor with several names counts once.
     """
     reasons: dict[str, str] = {}
     most = _TENSORS + num_bytes // _BYTES_PER_TENSOR
@@ -39,5 +38,5 @@ def left_out(tensors: Mapping[str, StoredTensor], num_bytes: int) -> dict[str, s
 
 
 def same_numbers(tensor: StoredTensor) -> object:
-    """Equal for tensors with the same bytes in the same order."""
+    """A key that is equal for tensors with the same bytes in the same order."""
     return tensor.dtype, tensor.parts

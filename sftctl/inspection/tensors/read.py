@@ -1,4 +1,4 @@
-"""Read the numbers of a stored tensor from its file, a part (a stretch) at a time."""
+"""Read the numbers of a stored tensor from its file, a stretch at a time."""
 
 import math
 from collections.abc import Iterator
@@ -15,18 +15,21 @@ from sftctl.inspection.formats.gguf import TYPES
 Numbers = npt.NDArray[np.float64]
 Raw = npt.NDArray[np.generic]
 
-STRETCH = 1 << 20  # elements read at once; a multiple of every quantized type's block
+STRETCH = 1 << 20  # elements that are read at once; a multiple of each quantized type's block
 _BLOCKS = {name: (elements, size, kind) for kind, (name, elements, size) in TYPES.items()}
 
 
 def stretches(tensor: StoredTensor, length: int = STRETCH) -> Iterator[Numbers]:
-    """All numbers of a located tensor in order, up to `length` at once; raises as `read` does."""
+    """All numbers of a located tensor, at most `length` at once. Raises the errors of `read`."""
     for start in range(0, tensor.num_elements, length):
         yield read(tensor, start, min(start + length, tensor.num_elements))
 
 
 def located(tensor: StoredTensor) -> StoredTensor:
-    """The tensor with each part's place in the file, if it was in an archive."""
+    """The tensor with the place of each part in its file. CorruptCheckpoint if a part is missing.
+
+    For a part in an archive, this is the place inside the archive.
+    """
     if not tensor.is_whole:
         raise CorruptCheckpoint(f"a part of {list(tensor.shape)} is missing")
     parts = tuple(p if p.archive_bytes is None else unpacked(p) for p in tensor.parts)
@@ -34,9 +37,9 @@ def located(tensor: StoredTensor) -> StoredTensor:
 
 
 def read(tensor: StoredTensor, start: int, stop: int) -> Numbers:
-    """Elements `start` to `stop` of a located tensor in row-major order, (stop - start,).
+    """Elements `start` to `stop` of a located tensor in row-major order: (stop - start,).
 
-    Raises CorruptCheckpoint if they are missing or their type can't be read.
+    Raises CorruptCheckpoint if they are missing, or if their type can't be read.
     """
     if len(tensor.parts) == 1:
         return _read_part(tensor.dtype, tensor.parts[0], start, stop)
@@ -81,7 +84,7 @@ def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int)
     span = 1 + sum((n - 1) * step for n, step in zip(part.shape, part.strides, strict=True))
     if math.prod(part.shape) > span:
         raise CorruptCheckpoint(
-            f"{part.file}: an expanded tensor, which repeats its memory, can't be read"
+            f"{part.file}: can't read a tensor that was expanded: its elements share memory"
         )
     memory = np.memmap(part.file, kind, "r", part.begin, (span,))
     steps = tuple(step * kind.itemsize for step in part.strides)
@@ -90,7 +93,7 @@ def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int)
 
 
 def _read_blocks(dtype: str, part: Part, start: int, stop: int) -> Numbers:
-    """Quantized numbers. `start` must be the first element of a block."""
+    """Dequantized numbers. `start` must be the first element of a block."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -1,4 +1,4 @@
-"""Statistics of every tensor, in an amount of memory that does not depend on its size."""
+"""Statistics of every tensor. The memory that they need does not depend on the tensor's size."""
 
 from dataclasses import dataclass, replace
 
@@ -15,27 +15,28 @@ NUM_BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """One tensor. Everything except the two counts is computed from its finite numbers."""
+    """The statistics of one tensor. Only `num_nan` and `num_inf` count numbers that are not finite.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    norm: float | None = None  # L2
+    norm: float | None = None  # the L2 norm
     mean: float | None = None
-    std: float | None = None  # of the population (divided by n)
+    std: float | None = None  # of the population: divided by n, not n - 1
     min: float | None = None
     max: float | None = None
     num_nan: int | None = None
     num_inf: int | None = None
-    histogram: tuple[int, ...] | None = None  # counts in equal bins from min to max
-    error: str | None = None  # why it could not be read
+    histogram: tuple[int, ...] | None = None  # counts in NUM_BINS equal bins from min to max
+    error: str | None = None  # why the tensor could not be read
 
 
 def tensor_statistics(inspection: Inspection, stretch: int = STRETCH) -> list[TensorStatistics]:
-    """Statistics of every tensor, by name, read `stretch` elements at a time.
+    """The statistics of every tensor, sorted by name. `stretch` elements are read at once.
 
-    A tensor of at most one stretch is read once, a larger one twice. A tensor with several names
-    is not read again for each name.
+    A tensor with at most `stretch` elements is read once, a larger tensor twice. A tensor with
+    several names is not read again for each name.
     """
     reasons = left_out(inspection.tensors, inspection.num_bytes)
     known: dict[object, TensorStatistics] = {}

@@ -1,4 +1,4 @@
-"""A folder that accelerate's `save_state` wrote: weights, optimizer.bin, random states."""
+"""A folder that accelerate's `save_state` wrote: weights, optimizer.bin and random states."""
 
 import re
 from dataclasses import replace
@@ -21,7 +21,7 @@ _FSDP_WEIGHTS = re.compile(r"pytorch_model(_fsdp)?(_\d+)?(\.bin)?")
 
 
 def is_accelerate(path: Path) -> bool:
-    """Whether this is one folder of `save_state`."""
+    """Whether `save_state` wrote this folder."""
     if not path.is_dir() or (path / "trainer_state.json").exists():
         return False
     names = {file.name for file in path.iterdir()}
@@ -40,13 +40,13 @@ def _numbered(path: Path) -> list[Path]:
 
 
 def inspect_accelerate_output(path: Path) -> Inspection:
-    """The newest of a folder of `checkpoint_N`, with all of them in `checkpoints`."""
+    """The newest `checkpoint_N` in a folder, with all of them in `checkpoints`."""
     checkpoints = [inspect_accelerate(one) for one in _numbered(path)]
     return replace(checkpoints[-1], checkpoints=checkpoints)
 
 
 def inspect_accelerate(path: Path) -> Inspection:
-    """Weights, optimizer, the number of ranks, and counters that the script saved itself."""
+    """A folder of `save_state`. Step and epoch are known only if the script saved them itself."""
     files = Files.of(path, ("*", "*/*"))
     config = files.read_json("config.json")
     tensors = read_weights(files)
@@ -94,8 +94,10 @@ _COUNTS = "as the script stored it: what it counts depends on the script"
 
 
 def _counters(files: Files) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Step and epoch from the objects that the script registered, else from the first random
-    state."""
+    """The step and the epoch, and the objects that the script registered.
+
+    The numbers are searched in these objects, and then in the random state of rank 0.
+    """
     stored: dict[str, Any] = {}
     for name in sorted(filter(_CUSTOM.fullmatch, files.sizes)):
         value = plain(files.read_torch(name).value)

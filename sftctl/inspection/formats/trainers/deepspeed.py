@@ -1,4 +1,4 @@
-"""A folder that DeepSpeed saved: `global_stepN` with one file for each rank, and `latest`."""
+"""A folder that DeepSpeed saved: `global_stepN` with files of each rank, and `latest`."""
 
 import re
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ _STEP = re.compile(r"global_step(\d+)")
 _LATEST, _SCRIPT = "latest", "zero_to_fp32.py"
 _LONGEST_NAME = 255
 _UNIVERSAL = "universal"
-_PARAMETER = "fp32.pt"  # of one parameter, in a universal checkpoint
+_PARAMETER = "fp32.pt"  # in a universal checkpoint: the weight of one parameter
 _TAKE_MODULE = 'import sys, torch; torch.save(torch.load(sys.argv[1])["module"], sys.argv[2])'
 
 
 @dataclass(frozen=True, slots=True)
 class ZeroState:
-    """The content of one tag's folder."""
+    """The content of one `global_stepN` folder. (DeepSpeed calls the folder's name a tag.)"""
 
     stage: str  # "ZeRO-2", "ZeRO-1 or 2", "universal", …
     ranks: int
@@ -37,12 +37,12 @@ class ZeroState:
 
 
 def is_deepspeed(path: Path) -> bool:
-    """Whether this is the folder of a tag, or the folder above it with `latest`."""
+    """Whether this is the folder of a tag, or the folder that contains such folders."""
     return path.is_dir() and bool(_tag_names(path) or tags_in(path))
 
 
 def tags_in(path: Path) -> list[Path]:
-    """The folders of tags in this folder, by step."""
+    """The folders of tags in this folder, the smallest step first."""
     if not path.is_dir():
         return []
     found = [inner for inner in path.iterdir() if inner.is_dir() and _tag_names(inner)]
@@ -50,7 +50,7 @@ def tags_in(path: Path) -> list[Path]:
 
 
 def inspect_deepspeed(path: Path) -> Inspection:
-    """The tag that `latest` names, else the newest tag; its ranks, step and missing files."""
+    """The tag that `latest` names, else the newest tag: its ranks, step and missing files."""
     tags = tags_in(path)
     named = latest_tag(path)
     tag = path if _tag_names(path) else next((t for t in tags if t.name == named), tags[-1])
@@ -71,7 +71,7 @@ def inspect_deepspeed(path: Path) -> Inspection:
 
 
 def latest_tag(path: Path) -> str | None:
-    """The tag that the file `latest` names."""
+    """The tag that the file `latest` names; None without this file."""
     file = path / _LATEST
     if not file.is_file() or file.stat().st_size > _LONGEST_NAME:
         return None
@@ -79,7 +79,7 @@ def latest_tag(path: Path) -> str | None:
 
 
 def read_state(files: Files, tag: Path) -> ZeroState:
-    """Read the first rank's files of a tag; missing files are added to the problems."""
+    """Read the files of a tag's first rank. Missing files are added to `files.problems`."""
     names = _tag_names(tag)
     optimizer = {_ranks(_OPTIMIZER, name): name for name in names if _OPTIMIZER.fullmatch(name)}
     sharded = {_ranks(_SHARDED, name): name for name in names if _SHARDED.fullmatch(name)}
@@ -126,7 +126,7 @@ def _kind(tag: Path, is_third: bool, has_shards: bool) -> str:
 
 
 def _lost_parameters(tag: Path) -> list[str]:
-    """The files of weights that a universal checkpoint lacks: one in each parameter's folder."""
+    """The missing weight files of a universal checkpoint. Each parameter's folder needs one."""
     folders = sorted(one for one in (tag / "zero").iterdir() if one.is_dir())
     wanted = (folder / _PARAMETER for folder in folders)
     return [str(file.relative_to(tag)) for file in wanted if not file.is_file()]
@@ -137,7 +137,7 @@ def _has(tag: Path, pattern: re.Pattern[str]) -> bool:
 
 
 def _tag_names(path: Path) -> list[str]:
-    """The files of ranks in a tag's folder."""
+    """The names of the files of ranks in a tag's folder."""
     if not path.is_dir():
         return []
     kinds = (_OPTIMIZER, _SHARDED, _WHOLE)
@@ -151,7 +151,7 @@ def _ranks(pattern: re.Pattern[str], name: str) -> tuple[int, int]:
 
 
 def _world(model: dict[Any, Any], optimizer: dict[Any, Any], found: set[int]) -> int:
-    """The number of data-parallel ranks: the stored number, else from the numbers of the files."""
+    """The number of data-parallel ranks, as stored or else from the numbers in file names."""
     count = optimizer.get("partition_count")
     count = max(map(int, count)) if isinstance(count, list) and count else count
     stored = [number(model.get("dp_world_size")), number(count)]
@@ -167,7 +167,7 @@ def _missing(
     *,
     is_third: bool,
 ) -> list[str]:
-    """The files that a folder should have for so many ranks."""
+    """The files that a folder lacks for this number of ranks."""
     groups = {mp for _, mp in (*optimizer, *sharded)} or {0}
     start = next((n.partition("zero_pp")[0] for n in optimizer.values()), "")
     lost = []
@@ -186,7 +186,7 @@ def _missing(
 
 
 def _module(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The model's weights under "module"; ZeRO-3 has empty tensors there."""
+    """The model's weights, stored under "module". (ZeRO-3 stores empty tensors there.)"""
     before = "module."
     found = {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
     return {name: tensor for name, tensor in found.items() if tensor.num_elements}
@@ -198,7 +198,7 @@ def _step_in(name: str) -> int | None:
 
 
 def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
-    """The advice on how to make weights of a tag, or on what continues from it."""
+    """The advice: how to make weights of a tag, or what can continue from it."""
     if state.stage.startswith("ZeRO") and not _has(tag, _LAYER) and not _has(tag, _EXPERT):
         return f"`{_zero_to_fp32(root, tag)}` makes weights of it; this needs DeepSpeed"
     whole = sorted(name for name in _tag_names(tag) if _WHOLE.fullmatch(name))
@@ -207,7 +207,7 @@ def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
         made = root / "pytorch_model.bin"
         return (
             f"`python -c {in_shell(_TAKE_MODULE)} {in_shell(tag / whole[0])} {in_shell(made)}` "
-            "makes weights of it, to be put beside config.json and the tokenizer of its model"
+            "makes weights of it; put them next to config.json and the tokenizer of the model"
         )
     call = f"engine.load_checkpoint({str(root)!r}, tag={tag.name!r}) in the script that made it"
     if state.stage == _UNIVERSAL:
@@ -219,7 +219,7 @@ def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
 
 
 def _zero_to_fp32(root: Path, tag: Path) -> str:
-    """The command that makes weights of a tag, by DeepSpeed's own script."""
+    """The command by which DeepSpeed's own script makes weights of a tag."""
     own = root / _SCRIPT
     script = in_shell(own) if own.is_file() else "-m deepspeed.utils.zero_to_fp32"
     choice = "" if latest_tag(root) == tag.name else f" -t {in_shell(tag.name)}"

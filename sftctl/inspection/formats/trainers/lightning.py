@@ -1,4 +1,4 @@
-"""Lightning: a `.ckpt` folder of a sharded strategy. A `.ckpt` file is read in torch_dict."""
+"""A `.ckpt` folder of Lightning, saved by FSDP or DeepSpeed. `torch_dict` reads `.ckpt` files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ _INNER = "checkpoint"
 
 
 def is_lightning_folder(path: Path) -> bool:
-    """Whether this is a checkpoint folder of Lightning's FSDP or DeepSpeed strategy."""
+    """Whether this is a checkpoint folder of Lightning, saved with FSDP or DeepSpeed."""
     if not path.is_dir():
         return False
     sharded = (path / METADATA_NAME).is_file() or bool(shards_in(path))
@@ -27,7 +27,7 @@ def is_lightning_folder(path: Path) -> bool:
 
 
 def inspect_lightning_folder(path: Path) -> Inspection:
-    """The tensors of the shards, and the counters of `meta.pt`."""
+    """A checkpoint folder: the tensors of its shards, and the counters in `meta.pt`."""
     if is_deepspeed(path / _INNER):
         inner = inspect_deepspeed(path)
         return replace(inner, format=f"Lightning checkpoint folder, {inner.format}")

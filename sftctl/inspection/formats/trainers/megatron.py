@@ -1,4 +1,4 @@
-"""Megatron-LM: `iter_N` with one folder for each rank, or with `.distcp` files and `common.pt`."""
+"""Megatron-LM's `iter_N`: a folder for each rank, or `.distcp` files and `common.pt`."""
 
 import re
 from dataclasses import replace
@@ -23,7 +23,7 @@ _COUNTS = "iterations: optimizer updates"
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether this is one iteration, in either layout."""
+    """Whether this is the folder of one iteration, in either layout."""
     return path.is_dir() and (bool(_rank_folders(path)) or _is_sharded(path))
 
 
@@ -39,11 +39,11 @@ def _iterations(path: Path) -> list[Path]:
     return sorted(found, key=lambda one: (one.name != "release", one.name))
 
 
-_LONGEST_NAME = 100  # of what the tracker file names
+_LONGEST_NAME = 100  # characters that are read from the tracker file
 
 
 def _is_sharded(path: Path) -> bool:
-    """The layout of megatron.core.dist_checkpointing."""
+    """Whether megatron.core.dist_checkpointing wrote this folder."""
     is_described = (path / "metadata.json").is_file() and (path / _COMMON).is_file()
     zarr = is_described and any((inner / ".zarray").is_file() for inner in path.iterdir())
     distcp = (path / METADATA_NAME).is_file() or bool(shards_in(path))
@@ -51,7 +51,7 @@ def _is_sharded(path: Path) -> bool:
 
 
 def inspect_megatron_output(path: Path) -> Inspection:
-    """The iteration that the tracker file names, with all of them in `checkpoints`."""
+    """The iteration that the tracker file names, with all iterations in `checkpoints`."""
     iterations = _iterations(path)
     file = path / TRACKER
     named = file.read_text(errors="replace").strip() if file.is_file() else ""
@@ -68,7 +68,7 @@ def inspect_megatron_output(path: Path) -> Inspection:
 
 
 def inspect_megatron(path: Path) -> Inspection:
-    """One iteration: its ranks, its step, and missing files."""
+    """The folder of one iteration: its ranks, its step and missing files."""
     return _inspect_ranks(path) if _rank_folders(path) else _inspect_sharded(path)
 
 
@@ -109,7 +109,7 @@ def _inspect_ranks(path: Path) -> Inspection:
 def _facts(
     path: Path, step: int | None, arguments: dict[str, Any], tensors: dict[str, Any]
 ) -> dict[str, Any]:
-    """Facts from Megatron's arguments, which both layouts have."""
+    """Facts from Megatron's arguments, which are stored in both layouts."""
     return {
         "step": step if step is not None else _step_in(path),
         "total_steps": number(arguments.get("train_iters")),
@@ -158,7 +158,7 @@ def _rank_folders(path: Path) -> list[Path]:
 
 
 def _lost_ranks(folders: list[Path], arguments: dict[str, Any]) -> list[str]:
-    """The missing folders: by the parallel sizes, else by gaps in the numbers."""
+    """The missing folders, by the stored parallel sizes, or else by gaps in the numbers."""
     matches = [m for one in folders if (m := _RANK.fullmatch(one.name))]
     tensor = {int(m[1]) for m in matches}
     pipeline = {int(m[3]) for m in matches if m[3]}

@@ -1,4 +1,4 @@
-"""NeMo: a `.nemo` archive, and the folder of NeMo 2 with `context` and `weights`."""
+"""NeMo: a `.nemo` archive, or NeMo 2's folder with `context` and `weights`."""
 
 import re
 import tarfile
@@ -19,12 +19,12 @@ _EPOCH = re.compile(r"epoch[=_-]?(\d+)")
 
 
 def is_nemo_file(path: Path) -> bool:
-    """Whether the name is that of a `.nemo` archive."""
+    """Whether this is a `.nemo` archive, by its name."""
     return path.is_file() and path.suffix == ".nemo"
 
 
 def inspect_nemo_file(path: Path) -> Inspection:
-    """The members that the archive lists; nothing is unpacked."""
+    """A `.nemo` archive: the names of its members. Nothing is unpacked."""
     files = Files.of(path)
     names = set[str]()
     try:
@@ -64,7 +64,7 @@ def is_nemo_folder(path: Path) -> bool:
 
 
 def inspect_nemo_folder(path: Path) -> Inspection:
-    """Its `weights`, which Megatron wrote; step and epoch are in the name."""
+    """A folder of NeMo 2. Megatron wrote its `weights`; step and epoch may be in its name."""
     found = inspect_megatron(path / "weights")
     files = Files.of(path, ("*", "*/*"))
     problems = [f"weights/{problem}" for problem in found.problems]

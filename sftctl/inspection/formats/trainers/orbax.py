@@ -1,4 +1,4 @@
-"""Orbax, the checkpoints of JAX: a folder of one step, a folder of steps, or one item of a step."""
+"""Orbax, the checkpoints of JAX: a folder of steps, one step, or one item of a step."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ _RESTORE = "import orbax.checkpoint as o, sys; print(o.PyTreeCheckpointer().rest
 
 
 def is_orbax(path: Path) -> bool:
-    """Whether this is one step, or an item of one, finished or not."""
+    """Whether this is a step, or an item of a step, also if its save was interrupted."""
     return path.is_dir() and (_is_marked(path) or bool(_items(path) or _parts(path)))
 
 
@@ -29,7 +29,8 @@ def is_orbax_output(path: Path) -> bool:
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether a file in it is Orbax's. Other tools have a `_METADATA` too, with other content."""
+    """Whether Orbax wrote this folder. (Other tools also write a `_METADATA` with other content.)
+    """
     is_tree = (folder / _TREE_FILE).is_file() and (folder / "array_metadatas").is_dir()
     return is_tree or any((folder / name).is_file() for name in _MARKS)
 
@@ -41,17 +42,17 @@ def _items(step: Path) -> list[Path]:
 
 
 def _is_zarr(folder: Path) -> bool:
-    """Whether this is a folder of arrays in separate folders, as older versions wrote them."""
+    """Whether each array has a folder of its own, as in older versions of Orbax."""
     return (folder / "checkpoint").is_file() and bool(_parts(folder))
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The arrays that have a folder each."""
+    """The folders that hold one array each."""
     return sorted(one.parent for one in folder.glob("*/.zarray"))
 
 
 def _steps(output: Path) -> list[Path]:
-    """The steps in a folder, the last one last; those that were not finished are not listed."""
+    """The finished steps in a folder, the largest last."""
     found = {
         int(m[1]): one
         for one in output.iterdir()
@@ -61,13 +62,13 @@ def _steps(output: Path) -> list[Path]:
 
 
 def inspect_orbax_output(path: Path) -> Inspection:
-    """The newest step, with all of them in `checkpoints`."""
+    """The newest step in a folder, with all steps in `checkpoints`."""
     checkpoints = [inspect_orbax(one) for one in _steps(path)]
     return replace(checkpoints[-1], checkpoints=checkpoints)
 
 
 def inspect_orbax(path: Path) -> Inspection:
-    """The items of one step, and whether each was finished. No array is read."""
+    """One step: its items, and whether their saves were finished. No array is read."""
     files = Files.of(path, ("*", "*/*", "*/*/*"))
     problems = [f"{path.name}: was not finished"] if _UNFINISHED.fullmatch(path.name) else []
     unfinished = sorted(one.name for one in path.iterdir() if _UNFINISHED.fullmatch(one.name))
@@ -99,7 +100,7 @@ def _is_item(path: Path) -> bool:
 
 
 def _problems_of(item: Path) -> list[str]:
-    """The problems of an item: files that are missing."""
+    """A problem for a missing file of an item; else []."""
     if _parts(item):
         return []
     if not (item / _DATABASE).is_file():
@@ -110,11 +111,11 @@ def _problems_of(item: Path) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """`('params', 'w')` -> `params.w`."""
+    """The name of an array: `('params', 'w')` -> `params.w`."""
     return ".".join(re.findall(r"'([^']*)'", name)) or name
 
 
 def _contents(names: list[str]) -> str:
-    """The number of arrays, and the names of the first few."""
+    """The number of arrays, and the names of the first five."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return f"{counted(len(names), 'array')}: {printable(', '.join(names[:_MOST_NAMED]))}{more}"

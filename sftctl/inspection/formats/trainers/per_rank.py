@@ -1,4 +1,4 @@
-"""Folders with one torch file for each rank: verl's `global_step_N`, and FSDP's local states."""
+"""Folders with torch files for each rank: verl's `global_step_N`, and FSDP's local states."""
 
 import re
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def is_verl(path: Path) -> bool:
-    """Whether this is verl's folder of a step, or of one role in it."""
+    """Whether this is the folder of a verl step, or of one role in it, such as `actor`."""
     return path.is_dir() and any(_verl_folders(path))
 
 
 def is_verl_output(path: Path) -> bool:
-    """Whether this is a folder of `global_step_N`."""
+    """Whether this is a folder of verl steps (`global_step_N`)."""
     return bool(_steps(path))
 
 
@@ -36,14 +36,14 @@ def _steps(path: Path) -> list[Path]:
 
 
 def _verl_folders(path: Path) -> Iterator[Path]:
-    """The folder itself or the folders of its roles, if they have files of ranks."""
+    """The folders with files of ranks: `path` itself, or the folders of roles in it."""
     for folder in (path, *(path / role for role in _ROLES)):
         if folder.is_dir() and any(_VERL.fullmatch(file.name) for file in folder.iterdir()):
             yield folder
 
 
 def inspect_verl_output(path: Path) -> Inspection:
-    """The newest step, or the one that the tracker file names, with all of them listed."""
+    """The step that the tracker file names, else the newest, with all steps in `checkpoints`."""
     steps = _steps(path)
     checkpoints = [inspect_verl(one) for one in steps]
     file = path / _TRACKER
@@ -59,7 +59,7 @@ def inspect_verl_output(path: Path) -> Inspection:
 
 
 def inspect_verl(path: Path) -> Inspection:
-    """One step: every rank's three files of each role, and the model's configuration."""
+    """One verl step: up to three files of each rank for each role, and the configuration."""
     files = Files.of(path, ("*", "*/*", "*/*/*"))
     folders = list(_verl_folders(path))
     world = 0
@@ -70,7 +70,7 @@ def inspect_verl(path: Path) -> Inspection:
         world = max(world, size)
         there = {m[0] for m in matches}
         kinds = {m[1] for m in matches}
-        if not _exported(folder):  # a run can be set to save no optimizer, or only the export
+        if not _exported(folder):  # model files are missing only if the model was exported instead
             kinds.add("model")
         wanted = [f"{k}_world_size_{size}_rank_{r}.pt" for k in sorted(kinds) for r in range(size)]
         files.problems.extend(f"{below}{name}: missing" for name in wanted if name not in there)
@@ -102,13 +102,12 @@ def inspect_verl(path: Path) -> Inspection:
 
 
 def _exported(folder: Path) -> bool:
-    """Whether the role's model was also exported for Hugging Face."""
+    """Whether the model of a role was exported for Hugging Face too."""
     return any((folder / "huggingface").glob("*.safetensors"))
 
 
 def _verl_advice(actor: Path) -> tuple[str, list[str]]:
-    """The advice: train from the model that was exported with the checkpoint, else merge the
-    ranks."""
+    """The advice and notes: train from the exported model if there is one, else merge the ranks."""
     model = actor / "huggingface"
     merge = (
         f"`python -m verl.model_merger merge --backend fsdp --local_dir {in_shell(actor)} "
@@ -124,12 +123,12 @@ def _verl_advice(actor: Path) -> tuple[str, list[str]]:
 
 
 def is_per_rank(path: Path) -> bool:
-    """Whether this folder has torch files that differ only in the number of a rank."""
+    """Whether this folder has torch files whose names differ only in the number of a rank."""
     return path.is_dir() and not shards_in(path) and bool(_groups(path))
 
 
 def _groups(path: Path) -> dict[tuple[str, str], set[int]]:
-    """The ranks of each group of files, by the text before and after the number."""
+    """(text before the rank's number, text after it) -> the ranks that have such a file."""
     groups: dict[tuple[str, str], set[int]] = {}
     for file in path.iterdir():
         if file.is_file() and (match := _ANY.fullmatch(file.name)):
@@ -142,7 +141,7 @@ def _is_state(name: str) -> bool:
 
 
 def inspect_per_rank(path: Path) -> Inspection:
-    """The local states of FSDP, one file for each rank. A rank without a file is a problem."""
+    """FSDP's local states, one file for each rank. A missing file is a problem."""
     files = Files.of(path)
     groups = _groups(path)
     world = max(max(ranks) + 1 for ranks in groups.values())

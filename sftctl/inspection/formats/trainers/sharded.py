@@ -1,4 +1,4 @@
-"""The names of `.distcp` files, which several tools save inside their own folders."""
+"""Names of `.distcp` files. Several tools save such files in their own folders."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ def shards_in(folder: Path) -> list[str]:
 
 
 def ranks_of(names: list[str]) -> set[int]:
-    """The ranks that wrote these files."""
+    """The ranks that wrote the files with these names."""
     return {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
 
 
 def no_metadata() -> str:
-    """The problem of a folder whose save did not end."""
+    """The problem of a folder whose save was interrupted."""
     return f"{METADATA_NAME}: missing; rank 0 writes it last, so the save was not finished"

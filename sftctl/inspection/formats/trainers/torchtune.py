@@ -1,4 +1,4 @@
-"""torchtune: `epoch_N` with weights in the model's own layout, and `recipe_state.pt`."""
+"""torchtune's `epoch_N`: weights in the layout of the model, and `recipe_state.pt`."""
 
 import re
 from dataclasses import replace
@@ -25,7 +25,7 @@ _FOLDER = re.compile(r"(epoch|step)_(\d+)")
 
 
 def is_torchtune(path: Path) -> bool:
-    """Whether this is one checkpoint."""
+    """Whether this is a checkpoint of torchtune."""
     if not path.is_dir():
         return False
     if any((path / name).is_file() for name in _STATES):
@@ -37,12 +37,12 @@ def is_torchtune(path: Path) -> bool:
 
 
 def _has_recipe(output: Path) -> bool:
-    """Whether this is the output folder of a recipe."""
+    """Whether this is the output folder of a torchtune recipe."""
     return (output / _CONFIG).is_file() or (output / _STATES[0]).is_file()
 
 
 def is_torchtune_output(path: Path) -> bool:
-    """Whether this is an output folder: a folder that holds checkpoints like `epoch_N`."""
+    """Whether this is a folder with checkpoints such as `epoch_N`."""
     return bool(_checkpoints(path))
 
 
@@ -54,14 +54,14 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def inspect_torchtune_output(path: Path) -> Inspection:
-    """The newest checkpoint of an output folder. The recipe's state in the folder belongs to it."""
+    """The newest checkpoint of an output folder, with all checkpoints in `checkpoints`."""
     folders = _checkpoints(path)
     checkpoints = [inspect_torchtune(one) for one in folders]
     return replace(checkpoints[-1], checkpoints=checkpoints)
 
 
 def inspect_torchtune(path: Path) -> Inspection:
-    """One checkpoint; the recipe's state may be in the folder above it."""
+    """One checkpoint. The state of its recipe may be in the parent folder."""
     files = Files.of(path, ("*", "*/*"))
     config = files.read_json("config.json")
     if (path / METADATA_NAME).is_file() or shards_in(path):
