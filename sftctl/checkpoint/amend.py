@@ -1,4 +1,4 @@
-"""Replace the manifest of a checkpoint that exists. Does not load torch."""
+"""Replace the manifest of an existing checkpoint. Does not load torch."""
 
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from sftctl.errors import CheckpointError
 
 
 def amend_manifest(path: Path, manifest: CheckpointManifest, disk: Disk = DISK) -> None:
-    """Replace the manifest of the checkpoint in `path`; its other files do not change. Until the
-    new manifest is in place, the hash file names both manifests. So after a crash the checkpoint is
-    good, with the old or the new manifest. Raises CheckpointError.
+    """Replace the manifest of the checkpoint in `path`. Its other files do not change.
+
+    Until the new manifest is in place, the hash file has the hashes of both manifests. So after a
+    crash the checkpoint is good, with the old or the new manifest. Raises CheckpointError.
     """
     new, hashes = manifest_bytes(manifest), path / MANIFEST_HASH_NAME
     with refusals(path, CheckpointError, what="its manifest can't be written"):

@@ -1,7 +1,7 @@
-"""Save while training continues: copy the state in memory, write the copy in a thread.
+"""Save while training continues: copy the state in memory, then write the copy in a thread.
 
-One save runs at a time, in one thread per rank. The threads have their own process group, because
-their votes must not mix with the collectives of a step.
+Only one save runs at a time, in one thread on each rank. The threads have a process group of their
+own, because their votes must not mix with the collectives of a step.
 """
 
 import threading
@@ -23,23 +23,23 @@ from sftctl.world import World, local_part
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How one save ended. `error` is the same on all ranks; the other fields are valid on rank
-    0."""
+    """How one save ended. `error` is the same on all ranks. Other fields are valid only on rank 0.
+    """
 
     step: int
     path: Path | None  # None: the save failed
     num_bytes: int  # on disk
     seconds: float  # from the request to the verified checkpoint
-    wait_s: float  # how much of that time training waited
+    wait_s: float  # the part of this time during which training waited
     error: CheckpointError | None = None
-    warning: str | None = None  # an old checkpoint could not be deleted
+    warning: str | None = None  # if an old checkpoint could not be deleted
 
 
 class BackgroundSaver:
-    """Saves checkpoints of `tensors` while they change; keeps the newest and the best.
+    """Saves checkpoints of `tensors` during the training, and keeps the newest and the best.
 
-    With `in_background` memory for a copy of the state is allocated now. Without `in_background`
-    only `save_now` may be called.
+    With `in_background`, the memory for a copy of the state is allocated at once. Without it, only
+    `save_now` may be called.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BackgroundSaver:
         best: KeepBest = KeepBest(),
     ) -> None:
         self.protected_step: int | None = None
-        """The checkpoint of this step is not deleted. None: no checkpoint is protected."""
+        """The checkpoint of this step is not deleted. None: no step is protected."""
         self._root, self._tensors, self._disk = root, tensors, disk
         self._keep, self._best = keep, best
         self._world = world.for_saving()
@@ -72,10 +72,10 @@ class BackgroundSaver:
         before: Callable[[], object] = lambda: None,
         started: float | None = None,
     ) -> None:
-        """Copy the state and write the copy in the background. The previous save must have ended.
+        """Copy the state, and write the copy in the background. The previous save must have ended.
 
-        `started` is the time (perf_counter) when training began to wait, if that was before this
-        call.
+        `started` is the time (perf_counter) at which training began to wait. The default is the
+        time of this call.
         """
         assert self._running is None
         started = time.perf_counter() if started is None else started
@@ -86,26 +86,26 @@ class BackgroundSaver:
         def work() -> None:
             try:
                 running.set_result(self._save(manifest, self._parts, before, started, wait_s))
-            except BaseException as error:  # a lost rank or a bug: the main thread raises it
+            except BaseException as error:  # a lost rank, or a bug: `wait` raises it again
                 running.set_exception(error)
 
         self._running = running
-        # A daemon thread: a rank whose save waits for a dead rank must still be able to exit.
+        # A daemon thread, because a save can wait for a dead rank, and this rank must then exit.
         threading.Thread(target=work, name="sftctl-save", daemon=True).start()
 
     def save_now(
         self, manifest: CheckpointManifest, before: Callable[[], object] = lambda: None
     ) -> SaveOutcome:
-        """Write the state itself, without a copy. Returns when the checkpoint is written."""
+        """Write the state without copying it. Returns when the checkpoint is complete."""
         assert self._running is None
         return self._save(manifest, None, before, time.perf_counter(), None)
 
     def ended(self) -> SaveOutcome | None:
-        """The save that has ended since the last call, if any; never waits."""
+        """The outcome of a save that has ended and was not reported yet, else None. Never waits."""
         return self.wait() if self._running is not None and self._running.done() else None
 
     def wait(self) -> SaveOutcome | None:
-        """Wait for the running save; None if no save is running."""
+        """Wait for the running save and return its outcome; None if no save is running."""
         running, self._running = self._running, None
         return running.result() if running is not None else None
 
@@ -133,19 +133,20 @@ class BackgroundSaver:
         return SaveOutcome(manifest.step, path, num_bytes, seconds, waited, failure, warning)
 
     def retire(self) -> str | None:
-        """Delete old checkpoints, on the main rank, while nothing else saves. Returns a warning if
-        one can't be deleted."""
+        """Delete old checkpoints. Returns a warning if one can't be deleted.
+
+        Call it on the main rank, and only while no save is running.
+        """
         step = self.protected_step
         try:
             retire(self._root, self._keep, self._disk, best=self._best, protected_step=step)
-        except CheckpointError as error:  # one checkpoint too many is not a reason to stop
+        except CheckpointError as error:  # one checkpoint too many must not end the run
             return error.message
         return None
 
 
 def _size(folder: Path) -> int:
-    """The bytes of a checkpoint's files; 0 if it was moved or deleted in the meantime, which `poll`
-    reports."""
+    """The bytes of a checkpoint's files; 0 if it was moved or deleted in the meantime."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir())
     except FileNotFoundError:

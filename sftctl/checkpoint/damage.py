@@ -18,8 +18,8 @@ from sftctl.checkpoint.layout import (
 from sftctl.disk import TEMPORARY_PREFIX, FileEntry, hash_file
 from sftctl.errors import CheckpointError
 
-# File managers, editors and network file systems create these files. The last pattern is ours: an
-# `amend_manifest` that was killed leaves such a file.
+# File managers, editors and network file systems create these files. The last pattern is for a file
+# of sftctl: `amend_manifest` leaves it behind if it is killed.
 _SIDE_FILE = re.compile(
     r"\.DS_Store|\._.*|\.directory|\.Trash.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|@eaDir|#recycle"
     r"|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smbdelete.*|\.~lock.*|.*~|\.#.*|#.*#|\..*\.sw[a-z]"
@@ -29,7 +29,7 @@ _SIDE_FILE = re.compile(
 
 
 def problems_of(path: Path, verify: bool) -> list[str]:
-    """The problems of a checkpoint, file by file. `verify` reads and hashes every byte."""
+    """The problems of a checkpoint, one for each file. `verify`: read and hash every byte."""
     try:
         return problems_in_files(path, read_manifest(path).files, verify)
     except CheckpointError as error:
@@ -37,12 +37,12 @@ def problems_of(path: Path, verify: bool) -> list[str]:
 
 
 def without_path(path: Path, error: CheckpointError) -> str:
-    """The message of an error of a checkpoint, without the checkpoint's path at its beginning."""
+    """The message of an error about a checkpoint, without the checkpoint's path at its start."""
     return error.message.removeprefix(f"{path}/").removeprefix(f"{path}: ")
 
 
 def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) -> list[str]:
-    """Problems of the files that a manifest lists."""
+    """The problems of the files that a manifest lists."""
     problems = []
     for name, entry in sorted(files.items()):
         try:
@@ -64,16 +64,17 @@ def problems_in_files(path: Path, files: Mapping[str, FileEntry], verify: bool) 
 
 def unknown_files(path: Path, manifest: CheckpointManifest) -> list[str]:
     """Names in a checkpoint's folder that its manifest does not list. Such files are never read.
-    Files that file managers, editors and network disks create are left out.
+
+    Files that file managers, editors and network disks create are not returned.
     """
     known = {*manifest.files, MANIFEST_NAME, MANIFEST_HASH_NAME}
     try:
         present = {*os.listdir(path)} - known
-    except OSError:  # `problems_of` reports it
+    except OSError:  # `problems_of` reports this error
         return []
     return sorted(name for name in present if not _SIDE_FILE.fullmatch(name))
 
 
 def is_complete(path: Path) -> bool:
-    """Whether every file exists with the right size. Nothing is hashed."""
+    """Whether every file has the right size. No file is hashed."""
     return not problems_of(path, verify=False)

@@ -1,6 +1,6 @@
 """The folder `RUN/checkpoints`: list, check, delete and move its checkpoints. Does not load torch.
 
-Only names of the form step-00000300 are checkpoints. Anything else is not counted and not changed.
+Only names of the form step-00000300 are checkpoints. Everything else is ignored and never changed.
 """
 
 import itertools
@@ -37,12 +37,12 @@ _LEFTOVER = re.compile(
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """The folders with a checkpoint's name, by step, damaged or not; links are not followed."""
+    """The folders with the name of a checkpoint, by step, also damaged ones. No links."""
     return _by_step(root, _folder_names(root))
 
 
 def named_checkpoints(root: Path) -> list[Path]:
-    """Everything with the name of a checkpoint, by step: folders, but also links and files."""
+    """Everything with the name of a checkpoint, by step: folders, and also links and files."""
     return _by_step(root, os.listdir(root) if root.is_dir() else [])
 
 
@@ -61,7 +61,7 @@ def _by_step(root: Path, names: list[str]) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class GoodCheckpoint:
-    """A checkpoint in which every byte was checked."""
+    """A checkpoint in which every byte was verified."""
 
     path: Path
     manifest: CheckpointManifest
@@ -69,10 +69,11 @@ class GoodCheckpoint:
 
 
 def newest_good(root: Path, step: int | None = None) -> GoodCheckpoint:
-    """The newest checkpoint in which every byte is right; its manifest is read once. With `step`,
-    only the checkpoint of this step counts. Raises NoCheckpoint; CorruptCheckpoint if no checkpoint
-    is good; or IncompatibleCheckpoint for a newer format. A newer format is not damage, so no older
-    checkpoint is tried.
+    """The newest checkpoint in which every byte is right, or the checkpoint of `step`.
+
+    Raises NoCheckpoint if there is none, and CorruptCheckpoint if all are damaged. Raises
+    IncompatibleCheckpoint for a format that is newer than this version. A newer format is not
+    damage, so older checkpoints are not tried then.
     """
     folders, candidates = set(list_checkpoints(root)), named_checkpoints(root)
     if step is not None:
@@ -109,8 +110,9 @@ def _complete_steps(root: Path) -> str | None:
 
 
 def require_room(root: Path, num_bytes: int, keep: int) -> None:
-    """Refuse a disk without room for `keep` checkpoints of `num_bytes` each and one more.
-    Checkpoints that already exist need no more room. Raises CheckpointError with the numbers.
+    """CheckpointError if the disk lacks room for `keep` checkpoints of `num_bytes`, and one more.
+
+    Checkpoints that already exist need no more room.
     """
     present = min(len(list_checkpoints(root)), keep)
     missing = keep + 1 - present
@@ -127,8 +129,7 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeepBest:
-    """How many of the best checkpoints are kept besides the newest, and the goal that ranks
-    them."""
+    """How many of the best checkpoints are kept in addition, and the goal that ranks them."""
 
     number: int = 0
     goal: str = str(LOSS)
@@ -137,8 +138,7 @@ class KeepBest:
 def ranked_checkpoints(root: Path, goal: str = str(LOSS)) -> list[Path]:
     """The complete checkpoints whose step was evaluated for the `goal`, the best first.
 
-    Step 0 and values that are not finite are left out. If values are equal, the earlier step is
-    first.
+    Step 0 and values that are not finite are excluded. Of equal values, the earlier step is first.
     """
     ranked = []
     sign = -1 if Goal.parsed(goal).direction == "max" else 1
@@ -162,13 +162,12 @@ def retire(
     best: KeepBest = KeepBest(),
     protected_step: int | None = None,
 ) -> list[Path]:
-    """Delete complete checkpoints except the newest `keep` (at least 1); returns the deleted ones.
+    """Delete complete checkpoints except the newest `keep` (at least 1). Returns the deleted ones.
 
-    Checkpoints with the best evaluations, and the one of `protected_step`, are kept too.
+    The checkpoints with the best evaluations, and that of `protected_step`, are kept too.
 
-    A checkpoint with a missing or truncated file is not counted and not deleted, because it may be
-    the only one that is left. A checkpoint with a file that is not ours is counted, but not
-    deleted.
+    A checkpoint with a missing or truncated file is not counted, and not deleted: it may be the
+    only one that is left. A checkpoint with an unknown file is counted, but not deleted.
     """
     complete = [path for path in list_checkpoints(root) if is_complete(path)]
     ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []
@@ -182,8 +181,9 @@ def retire(
 
 
 def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
-    """Move everything with a later checkpoint's name into root/abandoned-TIME; returns the moved
-    names. The newest checkpoint is moved first, so that a crash leaves no gap.
+    """Move everything with the name of a later checkpoint into root/abandoned-TIME.
+
+    Returns the new paths. The newest checkpoint is moved first, so that a crash leaves no gap.
     """
     later = [path.name for path in named_checkpoints(root) if (step_of(path.name) or 0) > step]
     if not later:
@@ -193,7 +193,7 @@ def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     folder = next(path for path in tries if not path.exists())
     with refusals(folder, CheckpointError, what="can't move later checkpoints there"):
         disk.make_folder(folder)
-        disk.sync_folder(root)  # so that a power cut can't lose the folder and a checkpoint
+        disk.sync_folder(root)  # else a power cut could lose the folder with a checkpoint in it
         for name in reversed(later):
             disk.rename(root / name, folder / name)
         disk.sync_folder(folder)
@@ -206,8 +206,9 @@ def _suffixes() -> itertools.chain[str]:
 
 
 def clean_leftovers(root: Path, disk: Disk = DISK) -> None:
-    """Delete the temporary folders in `root` that are left if a save or a deletion of a checkpoint
-    or a final model was killed. The caller must hold the run's lock.
+    """Delete temporary folders that a killed save or deletion has left in `root`.
+
+    The caller must hold the run's lock.
     """
     for name in filter(_LEFTOVER.fullmatch, _folder_names(root)):
         with refusals(root / name, CheckpointError, what="can't be deleted"):

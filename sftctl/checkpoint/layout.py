@@ -1,6 +1,6 @@
-"""The format of a checkpoint folder: names, and the manifest with every file's size and SHA-256.
+"""The format of a checkpoint folder: names, and a manifest with the size and SHA-256 of each file.
 
-docs/checkpoint-format.md describes it in prose. Does not load torch.
+docs/checkpoint-format.md describes the format. Does not load torch.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ _HASH_LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of a step, within `RUN/checkpoints`."""
+    """The name of the folder for a step, such as `step-00000300`."""
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a checkpoint's folder name; None for any other name."""
+    """The step in the name of a checkpoint's folder; None for any other name."""
     match = _STEP_NAME.fullmatch(name)
     step = int(match[1]) if match else None
     return step if step is not None and checkpoint_name(step) == name else None
@@ -40,39 +40,39 @@ def step_of(name: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointManifest:
-    """All that a resumed run needs besides tensors; counts are totals over steps and ranks."""
+    """Everything but tensors that a resume needs. Counts are totals over all steps and ranks."""
 
     format_version: int = FORMAT_VERSION
-    step: int  # updates done
-    epoch: int  # 0-based; after an epoch's last step (epoch + 1, 0)
+    step: int  # number of updates so far
+    epoch: int  # from 0; the last step of an epoch has (epoch + 1, 0)
     step_in_epoch: int
     total_steps: int
     steps_per_epoch: int
     examples_seen: int
-    tokens_seen: int  # without padding
+    tokens_seen: int  # padding not counted
     learning_rate: float  # of the last update
     global_batch_size: int  # examples per step
     micro_batch_tokens: int
     cut_for_ranks: int  # world size at the start of the run
-    num_threads: int  # of torch, per rank
-    world_size: int  # ranks that wrote the checkpoint
-    dtype: str  # of autocast; stored weights are float32
-    scaler: dict[str, Any] | None  # GradScaler's state; None: no GradScaler
+    num_threads: int  # torch's threads on each rank
+    world_size: int  # the number of ranks that wrote the checkpoint
+    dtype: str  # in which the model computes; stored weights are float32
+    scaler: dict[str, Any] | None  # state of the GradScaler; None: there is none
     data_fingerprint: str
     config: dict[str, Any]  # resolved
     versions: dict[str, Any]
     wandb_run_id: str | None
-    metrics_bytes: int  # resume truncates metrics.jsonl here
-    validation: dict[str, Any] | None  # first, best and last loss
-    aliases: dict[str, str] = field(default_factory=dict)  # tied name -> its stored name
+    metrics_bytes: int  # a resume truncates metrics.jsonl to this length
+    validation: dict[str, Any] | None  # made by runs.choosing.with_evaluation
+    aliases: dict[str, str] = field(default_factory=dict)  # name of a tied tensor -> stored name
     files: dict[str, FileEntry] = field(default_factory=dict)
-    # If one of the following fields is empty, JSON has no key for it.
-    numbers: dict[str, Any] = field(default_factory=dict)  # other state
-    base: dict[str, Any] | None = None  # of an adapter: runs/base.py
-    source_fingerprints: dict[str, str] = field(default_factory=dict)  # of stores, by source
-    sources_seen: dict[str, Any] = field(default_factory=dict)  # trained so far, by source
-    run_id: str | None = None  # as in run.json; an earlier version did not write it
-    set_fingerprints: dict[str, str] = field(default_factory=dict)  # of evaluation.sets, by name
+    # An empty field below has no key in JSON.
+    numbers: dict[str, Any] = field(default_factory=dict)  # values of further Statefuls
+    base: dict[str, Any] | None = None  # an adapter's frozen base (runs/base.py)
+    source_fingerprints: dict[str, str] = field(default_factory=dict)  # source -> its store's
+    sources_seen: dict[str, Any] = field(default_factory=dict)  # source -> what was trained so far
+    run_id: str | None = None  # as in run.json; None: written by an older version
+    set_fingerprints: dict[str, str] = field(default_factory=dict)  # evaluation set -> its store's
 
 
 _LEFT_OUT_IF_EMPTY: dict[str, Any] = {
@@ -101,9 +101,9 @@ def manifest_hash_line(data: bytes) -> bytes:
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of the checkpoint in `path`, after checking its hash.
+    """Read the manifest of the checkpoint in `path`, and check its hash.
 
-    Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
+    Raises CorruptCheckpoint, or IncompatibleCheckpoint for a newer format.
     """
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such checkpoint")
@@ -114,9 +114,9 @@ def read_manifest(path: Path) -> CheckpointManifest:
 
 
 def read_hashed_object(path: Path) -> dict[str, Any]:
-    """The values in manifest.json of a folder, after checking its hash and its format's version.
+    """Read manifest.json in a folder, and check its hash and its format version.
 
-    Raises CorruptCheckpoint naming the file, or IncompatibleCheckpoint for a newer format.
+    Raises CorruptCheckpoint, or IncompatibleCheckpoint for a newer format.
     """
     data = _read_small_file(path / MANIFEST_NAME)
     if not _is_hash_of(data, _read_small_file(path / MANIFEST_HASH_NAME)):
@@ -134,8 +134,11 @@ def read_hashed_object(path: Path) -> dict[str, Any]:
 
 
 def _is_hash_of(data: bytes, hashes: bytes) -> bool:
-    """Whether a hash file has the hash of the manifest. While `amend_manifest` replaces a manifest,
-    the hash file has two lines."""
+    """Whether the hash file has the hash of the manifest.
+
+    While `amend_manifest` replaces a manifest, the hash file has two lines, for the old and the new
+    manifest.
+    """
     lines = hashes.splitlines(keepends=True)
     are_hashes = all(_HASH_LINE.fullmatch(line) for line in lines) and len(lines) <= 2
     return are_hashes and manifest_hash_line(data) in lines
@@ -146,7 +149,7 @@ def _bad(path: Path, problem: str) -> CorruptCheckpoint:
 
 
 def _read_small_file(file: Path) -> bytes:
-    """The bytes of a regular file; does not follow a link or wait for a pipe."""
+    """The bytes of a regular file. A link is not followed, and no pipe is opened."""
     with read_refusals(file, CorruptCheckpoint, missing="missing"):
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -172,7 +175,7 @@ def _decode(path: Path, values: dict[str, Any]) -> CheckpointManifest:
 def decoded_files(
     path: Path, values: object, *, with_folders: bool = False
 ) -> dict[str, FileEntry]:
-    """The `files` of the manifest in `path`; `with_folders` allows names such as `a/b.json`."""
+    """The `files` of the manifest in `path`. `with_folders` allows names such as `a/b.json`."""
     plain = _NAME_IN_FOLDERS if with_folders else _PLAIN_NAME
     if not isinstance(values, dict):
         raise _bad(path, f"files: {type(values).__name__} is the wrong type")
@@ -189,7 +192,7 @@ def decoded_files(
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value has the type of a field's annotation."""
+    """Whether a JSON value has the type that a field is annotated with."""
     if get_origin(hint) is UnionType:
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) is dict:

@@ -1,4 +1,4 @@
-"""Fill tensors from a checkpoint, at any world size, with torch's own reader."""
+"""Fill tensors from a checkpoint with torch's reader. Any number of ranks can read it."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -28,12 +28,12 @@ def load_tensors(
     *,
     but_not: str | None = None,
 ) -> None:
-    """Fill `tensors` in place; all ranks call it with the same names.
+    """Fill `tensors` in place. All ranks call this with the same names.
 
-    Only tensors whose names begin with `prefix` and not with `but_not` are read from the
-    checkpoint. ("model." leaves out the optimizer.) If names, shapes or dtypes are not equal,
-    IncompatibleCheckpoint is raised and nothing changes. The bytes are not verified here;
-    `newest_good` verifies them. `manifest` is the checkpoint's manifest, if it was already read.
+    Read are the tensors whose names begin with `prefix`, except those that begin with `but_not`.
+    For example, the prefix "model." excludes the optimizer. If names, shapes or dtypes differ,
+    IncompatibleCheckpoint is raised and no tensor changes. The bytes are not verified here:
+    `newest_good` does that. `manifest` saves reading the checkpoint's manifest again.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
@@ -70,8 +70,9 @@ def load_tensors(
 
 
 def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReader:
-    """torch's reader, limited to the manifest's files. Without the limit it reads every
-    .safetensors file."""
+    """torch's reader, which reads only the files of the manifest. Its default is to read every
+    .safetensors file in the folder.
+    """
     reader = HuggingFaceStorageReader(str(path))
     reader.fs = _ListedFiles(manifest.files)
     return reader
@@ -92,9 +93,9 @@ def load_weights(
     weights: Mapping[str, torch.Tensor],
     manifest: CheckpointManifest | None = None,
 ) -> None:
-    """Fill a model's tensors in place from a checkpoint, in one process; names are the model's.
+    """Fill the tensors of a model in place from a checkpoint, in one process.
 
-    Raises as `load_tensors` does.
+    `weights` has the names of the model. Raises the errors of `load_tensors`.
     """
     tensors = {f"model.{name}": tensor.detach() for name, tensor in weights.items()}
     load_tensors(path, tensors, ALONE, "model.", manifest)

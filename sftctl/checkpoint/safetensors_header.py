@@ -1,9 +1,8 @@
-"""The header of a safetensors file, with the checks of the safetensors library. Needs no torch.
+"""Read the header of a safetensors file, with the checks of the safetensors library, without torch.
 
-The file has a number of 8 bytes (the length of the header), a JSON header, and the data. The
-tensors must cover the data exactly. In the order of their offsets, each tensor begins where the
-previous tensor ends. So no two tensors share bytes, and the length of the data is known from the
-header.
+The file has 8 bytes (the length of the header), a JSON header, and the data. In the order of their
+offsets, each tensor begins where the one before ends. So no two tensors share bytes, and the length
+of the data is known from the header.
 """
 
 import json
@@ -21,16 +20,16 @@ _NUM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8,
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Every type of the format, with the bits of one element."""
+"""Every dtype of the format, and the bits of one element."""
 _FIELDS = ("dtype", "shape", "data_offsets")
 
 
 class Entry(NamedTuple):
-    """One tensor of the header."""
+    """One tensor in the header."""
 
     dtype: str
     shape: tuple[int, ...]
-    begin: int  # in the data
+    begin: int  # position in the data
     end: int
 
 
@@ -43,7 +42,7 @@ class Header(NamedTuple):
 
 
 def read_header(file: Path) -> Header:
-    """The header of a safetensors file; raises ValueError for a file that the library refuses."""
+    """The header of a safetensors file. ValueError for a file that the library refuses."""
     file_bytes = file.stat().st_size
     with file.open("rb", buffering=0) as stream:
         num_bytes = int.from_bytes(stream.read(8), "little")
@@ -67,17 +66,20 @@ def read_header(file: Path) -> Header:
 
 
 def _no_sign(digits: str) -> int:
-    """A number of a header; the library refuses `-0`, which Python reads as 0."""
+    """An integer in a header. ValueError for `-0`: the library refuses it, Python reads 0."""
     if digits.startswith("-"):
         raise ValueError(f"{digits[:80]} is in it")
     return int(digits)
 
 
 def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:
-    """Refuse two equal keys. JSON does not say which of the two values counts: Python's parser
-    keeps the last, and a loader may take the first."""
+    """ValueError if a key appears twice.
+
+    JSON does not define which value counts then. Python's parser keeps the last, another loader may
+    take the first.
+    """
     if all(data.count(b'"%s"' % field.encode()) == len(tensors) for field in _FIELDS):
-        return  # as many keys as parsed tensors: no key is there twice
+        return  # each field appears once per parsed tensor, so no key was overwritten
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name, count = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 1)
@@ -116,7 +118,7 @@ def _entry(name: str, value: Any, num_data_bytes: int) -> Entry:
 
 def _num_bits(name: str, dtype: str, shape: list[int]) -> int:
     count = _NUM_BITS[dtype]
-    for size in shape:  # the library multiplies in this order, in 64 bits
+    for size in shape:  # in this order the library computes the product, in 64 bits
         count *= size
         if count > _LARGEST:
             raise ValueError(f"{name}: a shape of more bytes than a number of 64 bits can count")

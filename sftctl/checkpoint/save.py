@@ -1,8 +1,8 @@
 """Write a checkpoint that is complete or absent, even if any rank dies at any moment.
 
-torch's DCP plans which rank writes which tensor; the commit is ours. Each part of the work (begin,
-write, seal, publish) ends with a vote: every rank tells the others whether it succeeded. So either
-all continue or all raise the same error.
+torch's DCP plans which rank writes which tensor. Everything else is done here, in four parts:
+begin, write, seal, publish. Each part ends with a vote, in which every rank tells the others
+whether it succeeded. Then all continue, or all raise the same error.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from sftctl.world import World, local_part
 
 T = TypeVar("T")
 
-# DCP warns about a single rank, which is normal here.
+# DCP warns if there is a single rank, which is normal here.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 
@@ -49,17 +49,17 @@ def save_checkpoint(
     parts: Mapping[str, torch.Tensor] | None = None,
     before: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Write `tensors` and `manifest` to root/step-N; once it returns, a power cut can't undo it.
+    """Write `tensors` and `manifest` to root/step-N. After the return, a power cut can't undo this.
 
-    All ranks call this function, with the same names in the same order. The manifest's `files` and
-    `aliases` are filled in here. If the tensors can change while they are written, the caller
-    passes in `parts` a copy of this rank's part of each tensor. `before` is called first, on rank
-    0, and writes files that the manifest refers to. If the save fails, all ranks raise the same
-    CheckpointError, no file is left, and older checkpoints are not changed.
+    All ranks call this with the same names in the same order. `files` and `aliases` of the manifest
+    are filled in here. If the tensors can change during the writing, `parts` must have a copy of
+    this rank's part of each tensor. `before` is called first, on rank 0: it syncs files that the
+    manifest refers to. If the save fails, all ranks raise the same CheckpointError. Then no file of
+    it is left, and older checkpoints are unchanged.
     """
     target = root / checkpoint_name(manifest.step)
-    # Rank 0 finds tied tensors, because another rank's part may be empty, and then its address
-    # means nothing.
+    # Rank 0 finds the tied tensors. On another rank, the local part of a tensor may be empty, and
+    # the address of an empty tensor says nothing.
     folder, aliases = world.broadcast((temporary_sibling(target), tied_names(tensors)))
     commit = _Commit(folder, target, world, disk)
     stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
@@ -81,8 +81,7 @@ def save_checkpoint(
 
 
 def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Name of each tensor that shares all its memory with an earlier tensor -> name of the earlier
-    tensor."""
+    """The tied tensors: name -> name of the earlier tensor with which it shares all its memory."""
     first: dict[object, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
@@ -96,19 +95,19 @@ def tied_names(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """One attempt to write a checkpoint, on one rank. The methods are called in this order."""
+    """One attempt to write a checkpoint, on one rank. Methods are called in the order below."""
 
-    folder: Path  # temporary, next to the target
+    folder: Path  # the temporary folder next to the target
     target: Path
     world: World
     disk: Disk
 
     def vote(self, act: Callable[[], T]) -> list[T]:
-        """Do `act` on every rank; returns all values, or raises the same error on every rank."""
+        """Call `act` on every rank. Returns all values, or raises the same error on every rank."""
         value, problem, cause = None, None, None
         try:
             value = act()
-        except Exception as error:  # any error: the other ranks wait for this rank's vote
+        except Exception as error:  # whatever it is: the other ranks wait for this rank's vote
             problem, cause = _reason(error), error
         votes = self.world.gather((value, problem))
         problems = [problem for _, problem in votes if problem is not None]
@@ -136,11 +135,11 @@ class _Commit:
     def write_shards(
         self, tensors: dict[str, torch.Tensor], parts: Mapping[str, torch.Tensor]
     ) -> list[dict[str, FileEntry]]:
-        """Let every rank write, sync and hash its part; returns the files of each rank.
+        """Let every rank write, sync and hash its part. Returns the files of each rank.
 
-        DCP shares errors of saving between the ranks by its own votes. If DCP does not share an
-        error, only one rank raises it, and the others wait inside DCP. This rank must exit, because
-        the lost connection then ends the others.
+        DCP shares errors between ranks in votes of its own. An error that DCP does not share is
+        raised on one rank only, while the others wait inside DCP. This rank must then exit, because
+        the lost connection ends the others.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:
@@ -156,7 +155,7 @@ class _Commit:
         return self.world.gather(writer.entries)
 
     def seal(self, manifest: CheckpointManifest, own: dict[str, FileEntry]) -> None:
-        """Write the manifest, then let every rank read back its own files."""
+        """Write the manifest. Then let every rank read its own files again and compare hashes."""
         if self.world.is_main:
             data = manifest_bytes(manifest)
             write_file(self.folder / MANIFEST_NAME, [data], self.disk)
@@ -174,7 +173,7 @@ class _Commit:
 
 
 def _reason(error: BaseException) -> str:
-    """The reason of an error in one line, the same on all ranks."""
+    """The reason of an error as one line. It is the same on all ranks."""
     if isinstance(error, CheckpointException):  # DCP's own vote: rank -> (error, traceback)
         return _reason(error.failures[min(error.failures)][0])
     if isinstance(error, SftctlError):

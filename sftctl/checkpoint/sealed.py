@@ -1,6 +1,6 @@
-"""A sealed folder: `final/`, with a manifest that has its step and the hashes of its files. The
-manifest and its hash file have the same names and form as those of a checkpoint. Nothing here loads
-torch.
+"""A sealed folder: `final/`, with a manifest of its step and of the hashes of its files.
+
+The manifest and its hash file have the same names and form as in a checkpoint. Does not load torch.
 """
 
 from collections.abc import Mapping
@@ -27,19 +27,19 @@ from sftctl.jsonio import dump_pretty
 class Seal:
     """The content of the manifest of a sealed folder."""
 
-    step: int  # of the checkpoint that the weights come from
+    step: int  # the step of the checkpoint that the weights come from
     files: Mapping[str, FileEntry]
-    last_step: int  # of the run's last checkpoint at that time
+    last_step: int  # the step of the run's last checkpoint when this was written
     choice: str = "last"  # train.final: best or last
-    run_id: str | None = None  # None, also below: written by an earlier version
-    checkpoint_files: Mapping[str, FileEntry] | None = None  # of the checkpoint of `step`
-    base: dict[str, Any] | None = None  # of an adapter: the checkpoint's record of the frozen model
+    run_id: str | None = None  # for this and below, None means: written by an older version
+    checkpoint_files: Mapping[str, FileEntry] | None = None  # the files of the checkpoint of `step`
+    base: dict[str, Any] | None = None  # an adapter's base, copied from the checkpoint's manifest
 
 
 def seal(
     folder: Path, origin: CheckpointManifest, run_id: str, last_step: int, choice: str
 ) -> None:
-    """Write the manifest of a folder whose other files are complete; nothing is synced here.
+    """Write the manifest of a folder whose other files are complete. Nothing is synced here.
 
     `origin` is the manifest of the checkpoint that the weights come from.
     """
@@ -52,15 +52,15 @@ def seal(
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a folder has such a manifest, damaged or not. Earlier versions wrote none."""
+    """Whether a folder has such a manifest, also a damaged one. Older versions wrote none."""
     return (folder / MANIFEST_HASH_NAME).exists() or (folder / MANIFEST_NAME).exists()
 
 
 def read_seal(folder: Path) -> Seal:
-    """The manifest of a sealed folder; raises CheckpointError."""
+    """The manifest of a sealed folder. Raises CheckpointError."""
     values = read_hashed_object(folder)
     step = values.get("step")
-    last_step = values.get("last_step", step)  # an earlier version wrote only the last step
+    last_step = values.get("last_step", step)  # an older version wrote only `step`: the last one
     choice = "best" if values.get("choice") == "best" else "last"
     run_id, of_origin = values.get("run_id"), values.get("checkpoint_files")
     base = values.get("base")
@@ -86,9 +86,10 @@ def _step(folder: Path, value: object) -> int:
 
 
 def problems_of_sealed(folder: Path, step: int | None = None, *, verify: bool = True) -> list[str]:
-    """The problems of a folder, file by file; none if it has no manifest. `step` is the step of the
-    run's last checkpoint. A folder that was written after a checkpoint of another step has a
-    problem too.
+    """The problems of a folder, one for each file; [] if it has no manifest.
+
+    `step` is the step of the run's last checkpoint. It is a problem if the folder was written after
+    a checkpoint of another step.
     """
     if not is_sealed(folder):
         return []

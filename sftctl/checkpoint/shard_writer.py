@@ -1,7 +1,7 @@
-"""Writes one safetensors shard per rank, straight from the tensors' memory, and hashes it.
+"""Write one safetensors shard per rank, directly from the memory of the tensors, and hash it.
 
-torch's own writer builds the file in memory twice while it holds the GIL, which stops the process
-for seconds even with a small model. torch's reader and plain safetensors can load these files.
+torch's own writer builds the file in memory twice while it holds the GIL. This stops the process
+for seconds, even with a small model. torch's reader and plain safetensors can read these files.
 """
 
 import json
@@ -20,13 +20,13 @@ from sftctl.disk import Disk, FileEntry, write_file
 from sftctl.errors import CheckpointError
 
 DTYPE_NAMES = {getattr(torch, known.torch): name for name, known in NUMBER_TYPES.items()}
-"""torch's dtype -> safetensors' name."""
+"""torch's dtype -> its name in safetensors."""
 
 
 class ShardWriter(HuggingFaceStorageWriter):
-    """Writes for torch's DCP into an existing folder; `entries` lists what this rank wrote.
+    """Writes for torch's DCP into an existing folder. `entries` lists the files of this rank.
 
-    DCP makes its plan from the tensors of the state. The bytes come from `parts`, this rank's part
+    DCP plans with the tensors of the state. The bytes come from `parts`, which has this rank's part
     of each tensor.
     """
 
@@ -38,16 +38,17 @@ class ShardWriter(HuggingFaceStorageWriter):
         self.entries: dict[str, FileEntry] = {}
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """The parent class would make a folder here. A rank that does not see rank 0's folder must
-        fail instead."""
+        """Do not create the folder, unlike the parent class. A rank that does not see rank 0's
+        folder must fail.
+        """
         return plan
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's part of the plan. A rank without tensors writes no file."""
-        # Wide types first. The header's length is a multiple of 8, so every tensor is aligned.
+        # Large dtypes first. The header's length is a multiple of 8, so all tensors are aligned.
         items = sorted(plan.items, key=lambda item: (-_dtype(item).itemsize, item.index.fqn))
         if items:
-            assert plan.storage_data is not None  # the parent's prepare_global_plan numbers ranks
+            assert plan.storage_data is not None  # set by the parent's prepare_global_plan
             name = f"shard-{plan.storage_data['shard_index']:05d}{SUFFIX}"
             pieces = _shard_pieces(items, self.parts)
             self.entries[name] = write_file(self.folder / name, pieces, self.disk)
@@ -59,7 +60,7 @@ class ShardWriter(HuggingFaceStorageWriter):
 def _shard_pieces(
     items: list[WriteItem], parts: Mapping[str, torch.Tensor]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file; tensors are copied to the CPU one at a time."""
+    """The bytes of a safetensors file. One tensor at a time is copied to the CPU."""
     yield _header(items)
     for item in items:
         part = parts[item.index.fqn].detach().cpu().contiguous()

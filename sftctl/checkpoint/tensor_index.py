@@ -1,7 +1,7 @@
-"""The tensors in safetensors files, read from their headers alone. Does not load torch.
+"""List the tensors in safetensors files, read only from their headers. Does not load torch.
 
-A tensor that is sharded over ranks is in several files; the header entry DCP_SHARDING_INFO has the
-offsets of each file's part.
+A tensor that is sharded over ranks is in several files. In each file, the metadata entry
+DCP_SHARDING_INFO has the offsets of the file's part.
 """
 
 import math
@@ -20,12 +20,12 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class NumberType:
-    """The type of a tensor's elements, as the libraries name it."""
+    """A dtype, under its names in several libraries."""
 
-    torch: str  # torch.bfloat16 -> "bfloat16"
+    torch: str  # "bfloat16" for torch.bfloat16
     num_bytes: int  # of one element
-    numpy: str  # how to read the bytes; integers for types that numpy does not have
-    storage: str | None  # torch.save: torch.BFloat16Storage -> "BFloat16"
+    numpy: str  # to read the bytes; an integer type if numpy does not have this dtype
+    storage: str | None  # in torch.save files: "BFloat16" for torch.BFloat16Storage
 
 
 NUMBER_TYPES = {
@@ -45,39 +45,39 @@ NUMBER_TYPES = {
     "U8": NumberType("uint8", 1, "|u1", "Byte"),
     "BOOL": NumberType("bool", 1, "|b1", "Bool"),
 }
-"""The types, by the names that safetensors and sftctl use."""
+"""The dtypes, by their names in safetensors, which sftctl uses too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a tensor, or a part of it, is stored."""
+    """Where a tensor, or a part of a tensor, is stored."""
 
     file: Path
-    begin: int  # its first byte in the file
+    begin: int  # position of the first byte in the file
     shape: tuple[int, ...]
     offsets: tuple[int, ...]  # where this part begins in the complete tensor
-    strides: tuple[int, ...] | None = None  # in elements; None: row after row
-    archive_bytes: int | None = None  # of the torch.save archive that holds it; None: no archive
+    strides: tuple[int, ...] | None = None  # in elements; None: row-major
+    archive_bytes: int | None = None  # of the torch.save archive around it; None: no archive
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor of a checkpoint, with all its parts."""
 
-    dtype: str  # safetensors' name: F32, BF16, I64, BOOL …
+    dtype: str  # the name in safetensors: F32, BF16, I64, BOOL …
     shape: tuple[int, ...]
-    num_elements: int  # in the files: fewer than in the shape if a part is missing
+    num_elements: int  # in the files; fewer than the shape has if a part is missing
     num_bytes: int
     parts: tuple[Part, ...] = ()
 
     @property
     def is_whole(self) -> bool:
-        """Whether every element of the shape is there."""
+        """Whether no part of the tensor is missing."""
         return self.num_elements == math.prod(self.shape)
 
 
 def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
-    """All tensors in the safetensors files `names` of `path`; raises CorruptCheckpoint."""
+    """All tensors in the safetensors files `names` of `path`. Raises CorruptCheckpoint."""
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(names):
         if name.endswith(SUFFIX):
@@ -90,8 +90,8 @@ def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
 
 
 def tensors_of_file(file: Path) -> dict[str, StoredTensor]:
-    """The tensors, or parts of tensors, in one file; raises CorruptCheckpoint."""
-    if file.exists() and not file.is_file():  # a pipe would wait for a writer
+    """The tensors, or parts of tensors, in one file. Raises CorruptCheckpoint."""
+    if file.exists() and not file.is_file():  # opening a named pipe would wait for a writer
         raise CorruptCheckpoint(f"{file}: not a regular file")
     try:
         with read_refusals(file, CorruptCheckpoint, missing="missing"):

@@ -1,7 +1,7 @@
 """`RUN/answers/`: the rows that the model answers for metrics, and its answers.
 
-`questions.jsonl` has the rows, so that a resume uses the same rows. Each evaluation has a file of
-its own, `step-00000300.jsonl`, with one line for each row. Loads neither torch nor numpy.
+`questions.jsonl` has the rows, so that a resume uses the same rows. Each evaluation has its own
+file, such as `step-00000300.jsonl`, with one line for each row. Loads neither torch nor numpy.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,30 +19,30 @@ FOLDER = "answers"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A row of a validation set up to its last answer, and this answer."""
+    """A row of a validation set: the messages before its last answer, and this answer."""
 
     messages: list[dict[str, Any]]  # the prompt
-    reference: str  # the answer in the data, as the template writes it, without special tokens
+    reference: str  # the answer in the data, as rendered, without special tokens
     prompt_ids: list[int]
 
 
 Questions = Mapping[str, Sequence[Question]]
-"""By the name of their set."""
+"""Name of the validation set -> its questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question's answer, and each metric's number for it; None: the metric has no number."""
+    """The model's answer to a question, and the number of each metric; None: it has no number."""
 
     set_name: str
-    number: int  # of the question in its set
+    number: int  # the question's number in its set
     question: Question
     answer: str
     values: dict[str, float | None]
 
 
 def write_questions(run_dir: Path, made_from: Mapping[str, Any], questions: Questions) -> None:
-    """Keep the questions, and the settings that decided them."""
+    """Write the questions, and the settings from which they were chosen."""
     lines = [dump_line({"made_from": dict(made_from)})]
     lines += [
         dump_line(
@@ -60,7 +60,7 @@ def write_questions(run_dir: Path, made_from: Mapping[str, Any], questions: Ques
 
 
 def read_questions(run_dir: Path, made_from: Mapping[str, Any]) -> Questions | None:
-    """The questions of the run; None: there are none, or other settings decided them."""
+    """The recorded questions; None if there are none, or if other settings chose them."""
     path = run_dir / FOLDER / "questions.jsonl"
     if not path.is_file():
         return None
@@ -75,7 +75,7 @@ def read_questions(run_dir: Path, made_from: Mapping[str, Any]) -> Questions | N
 
 
 def write_answers(run_dir: Path, step: int, answers: Sequence[Answered]) -> None:
-    """Keep the answers of one evaluation, in place of earlier ones of the same step."""
+    """Write the answers of one evaluation. They replace earlier answers of the same step."""
     lines = [
         dump_line(
             {
@@ -94,7 +94,7 @@ def write_answers(run_dir: Path, step: int, answers: Sequence[Answered]) -> None
 
 
 def read_answers(run_dir: Path, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The lines of the evaluations at these steps; a step without such a file is left out."""
+    """The lines of the evaluations at these steps. A step without a file is skipped."""
     for step in steps:
         path = run_dir / FOLDER / f"step-{step:08d}.jsonl"
         with suppress(OSError):

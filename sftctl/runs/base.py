@@ -1,7 +1,7 @@
-"""The frozen base of an adapter run: which files it is, by their hashes. Loads no torch.
+"""The frozen base of an adapter run, identified by the hashes of its files. Loads no torch.
 
-A checkpoint of an adapter holds only the trained weights. Its manifest records the base, and a
-resume refuses a different base.
+A checkpoint of an adapter has only the trained weights. Its manifest records the base, and a resume
+refuses another base.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,11 @@ from sftctl.errors import ConfigError, CorruptCheckpoint, IncompatibleCheckpoint
 from sftctl.model.source import ModelSource
 
 Base = dict[str, Any]
-"""`name`, `revision` (of a model from the hub, else None) and `files`: the name of each file to its
-`num_bytes`, `sha256` and `modified_ns`, the time of its last change when it was hashed. `quantize`
-is there if the base was held in nf4. `start` is there if the run continued from an adapter: the
-name and the files of its directory."""
+"""The record of a base: `name`, `revision` (of a model on the hub, else None) and `files`.
+
+`files` maps the name of each file to `num_bytes`, `sha256` and `modified_ns`, its modification
+time. Two keys are optional: `quantize` if the base was in nf4, and `start` if the run continued an
+adapter. `start` has the name and the files of this adapter."""
 
 _FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
 _START_BACK = "put that back, or keep two checkpoints (--keep 2): a replay then starts at the first"
@@ -29,9 +30,9 @@ _PUT_BACK = "an adapter fits only the base that it was trained on: put that back
 def identify(name: str, known: Base | None = None, *, pinned: bool = True) -> Base:
     """The base that `name` means, with the hashes of its files.
 
-    A model from the hub is taken in the revision of `known`, if it is the same model and `pinned`;
-    else in the hub's current revision. A file with the size and the time that `known` has for it is
-    not read again. ConfigError if a file can't be read.
+    For a model on the hub, the revision of `known` is used if `known` is the same model and
+    `pinned` is set; otherwise the hub's current revision. A file whose size and modification time
+    are those in `known` is not hashed again. ConfigError if a file can't be read.
     """
     revision = None
     place = Path(name)
@@ -46,16 +47,16 @@ def identify(name: str, known: Base | None = None, *, pinned: bool = True) -> Ba
 
 
 def identify_start(folder: str) -> Base:
-    """The adapter that a run continues from, with the hashes of its files."""
+    """The adapter that a run continues, with the hashes of its files."""
     place = Path(folder)
     files = {name: _identified(place / name, None) for name in (CONFIG_NAME, WEIGHTS_NAME)}
     return {"name": folder, "files": files}
 
 
 def require_same_start(where: Path, recorded: Base | None, folder: str | None) -> None:
-    """IncompatibleCheckpoint if the adapter that the run continued from is not the recorded one.
+    """IncompatibleCheckpoint if the adapter that the run continued is not the recorded one.
 
-    Only a start at step 0 needs the adapter: later checkpoints have all of its weights.
+    This matters only for a start at step 0: later checkpoints have all weights of the adapter.
     """
     start = (recorded or {}).get("start")
     files = start.get("files") if isinstance(start, dict) else None
@@ -75,9 +76,11 @@ def require_same_start(where: Path, recorded: Base | None, folder: str | None) -
 
 
 def require_base_of_start(adapter: AdapterConfig, model: str) -> None:
-    """IncompatibleCheckpoint if a new run continues from a run's adapter whose base has changed. A
-    new run takes a hub model in its current revision, so this revision is compared. A different
-    `model` may be intended; `start_doubts` warns about it. ConfigError if the base can't be read.
+    """IncompatibleCheckpoint if a new run continues a run's adapter whose base has changed since.
+
+    For a hub model, the current revision is compared, because a new run uses it. If `model` is
+    another model, this may be intended, and `start_doubts` warns. ConfigError if the base can't be
+    read.
     """
     recorded = _base_of_start(adapter)
     if adapter.start is None or recorded is None or not _is_named(model, recorded):
@@ -102,8 +105,9 @@ def _is_named(model: str, recorded: Base) -> bool:
 
 
 def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
-    """Warnings about the base of the adapter that a run continues from: the base is different,
-    unknown, or was held in another form."""
+    """Warnings if the adapter that a run continues may have another base, or a base in another
+    form.
+    """
     recorded, start = _base_of_start(adapter), adapter.start
     different = [*base_doubts(adapter, model)]
     if different and recorded is not None:
@@ -119,7 +123,7 @@ def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
 
 
 def _base_of_start(adapter: AdapterConfig) -> Base | None:
-    """The record of the base in the manifest next to the adapter that a run continues from."""
+    """The recorded base of the adapter that a run continues; None if nothing is recorded."""
     if adapter.start is None or not is_sealed(Path(adapter.start)):
         return None
     recorded = read_seal(Path(adapter.start)).base
@@ -139,16 +143,16 @@ def _identified(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def base_location(name: str, recorded: Base | None) -> str:
-    """The place to load from: `name`, or for a hub model the folder of the recorded revision."""
+    """Where to load a base from: `name`, or the folder of the recorded revision of a hub model."""
     if recorded is None or recorded["name"] != name or recorded["revision"] is None:
         return name
     return str(_snapshot(name, recorded["revision"]))
 
 
 def require_same_base(where: Path, recorded: Base, name: str) -> None:
-    """Raise IncompatibleCheckpoint, in one line, if `name` is not the recorded base.
+    """IncompatibleCheckpoint if `name` is not the recorded base.
 
-    CorruptCheckpoint if the record of the checkpoint at `where` makes no sense.
+    CorruptCheckpoint if the record in the checkpoint at `where` is invalid.
     """
     _require_record(where, recorded)
     try:
@@ -190,7 +194,7 @@ def _files_at(place: Path) -> list[Path]:
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
-    """The folder of a hub model in the hub library's cache; it is fetched if it is not there."""
+    """The folder of a hub model in the cache. The model is downloaded if it is not there."""
     source = ModelSource.of(name)  # or ConfigError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

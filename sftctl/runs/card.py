@@ -1,4 +1,4 @@
-"""The model card of an exported model: its training and data, from the run's records."""
+"""The model card of an exported model: how it was trained, from the records of its run."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -63,7 +63,7 @@ _KINDS = {
 def model_card(
     run: RunDir, manifest: CheckpointManifest | None, dtype: str, kind: str = "hf"
 ) -> str:
-    """The text of README.md. `manifest` is the checkpoint's, or None if there is none.
+    """The text of README.md. `manifest` is that of the exported checkpoint, or None.
 
     `kind` is the format of the weights: hf, adapter or gguf.
     """
@@ -139,8 +139,7 @@ def _training(
 
 
 def _choice(run: Path, manifest: CheckpointManifest) -> str | None:
-    """The reason why the weights are not from the run's last step; None if they are, or if it is
-    unknown."""
+    """Why the weights are not from the run's last step; None if they are, or if unknown."""
     with suppress(CheckpointError):
         seal = read_seal(RunDir(run).final)
         if seal.step == manifest.step < seal.last_step:
@@ -152,12 +151,12 @@ def _choice(run: Path, manifest: CheckpointManifest) -> str | None:
 
 
 def _chosen_by(manifest: CheckpointManifest) -> str:
-    """What chooses the best step: `validation loss`, `token_accuracy of chat`."""
+    """What chose the best step, such as `validation loss` or `token_accuracy of chat`."""
     return Goal.parsed(goal_in(manifest.validation or {})).shown
 
 
 def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counts of the store; empty if the store was moved or changed after the run."""
+    """The counts of the store; [] if the store was moved or changed after the run."""
     try:
         several = started.get("stores")
         store = (
@@ -184,7 +183,7 @@ def _data(started: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def started_event(run: Path) -> dict[str, Any]:
-    """The `started` event of the run; empty if it can't be read."""
+    """The `started` event of the run; {} if it can't be read."""
     with suppress(OSError, JSONDecodeError, StopIteration):
         lines = read_lines(run / "events.jsonl")
         return next(line for line in lines if line.get("event") == "started")

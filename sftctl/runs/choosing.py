@@ -1,7 +1,7 @@
-"""Which evaluation of a run is the best, when patience ends it, and which weights become `final/`.
+"""Choose the best evaluation of a run, the end by patience, and the weights of `final/`.
 
-Pure functions of `validation` in a checkpoint's manifest, so a resumed run makes the same choice as
-a run that was never stopped. Loads neither torch nor numpy.
+These are pure functions of `validation` in a checkpoint's manifest. So a resumed run makes the same
+choices as a run that never stopped. Loads neither torch nor numpy.
 """
 
 import math
@@ -21,10 +21,10 @@ from sftctl.words import counted
 _CHOICE = ("best", "best_step", "mark", "waited")
 
 Validation = Mapping[str, Any]
-"""`validation` of a manifest: the `first`, `best` and `last` loss, the `step` of the last
-evaluation, and the `best_step`. For patience also `mark` (the value to improve on) and `waited`
-(evaluations since then). If `evaluation.best` is not the loss, also the `goal` and its last
-`value`; `best` is then the goal's best value.
+"""`validation` in a manifest: the `first`, `best` and `last` loss, the `step` of the last
+evaluation, and the `best_step`. For patience, `mark` is the value that an evaluation must improve,
+and `waited` counts the evaluations that did not. If `evaluation.best` is not the loss, `goal` names
+it, `value` is its last value, and `best` is its best value.
 """
 
 
@@ -36,17 +36,17 @@ def with_evaluation(
     goal: Goal = LOSS,
     value: float | None = None,
 ) -> dict[str, Any]:
-    """`seen` with the evaluation of one more step. Step 0 is never the best, and does not count for
-    `waited`.
+    """`seen`, updated by the evaluation of one more step.
 
-    `value` is the value of the `goal`; None: the goal is the loss. If best values are equal, the
-    first step is kept. `waited` starts again only if the value is more than `min_delta` better than
-    `mark`. If the goal is not the same as before, the choice begins again. If a metric by
-    generation has no number (NaN), nothing is chosen, and `waited` does not change.
+    Step 0 is never the best, and does not count in `waited`. `value` is the value of the `goal`;
+    None if the goal is the loss. Of equal best values, the first step is kept. `waited` becomes 0
+    only if the value is more than `min_delta` better than `mark`. If the goal has changed, the
+    choice starts again. If a metric by generation has no number (NaN), the best step and `waited`
+    stay as they are.
     """
     value = loss if value is None else value
     new = {**(seen or {"first": loss}), "last": loss, "step": step}
-    for key in ("goal", "value"):  # they may be of an earlier goal
+    for key in ("goal", "value"):  # these may belong to an earlier goal
         new.pop(key, None)
     if not goal.is_loss:
         new |= {"goal": str(goal), "value": value}
@@ -67,12 +67,12 @@ def with_evaluation(
 
 
 def goal_in(validation: Validation) -> str:
-    """The goal by which an evaluation was judged."""
+    """The goal that chose the best step so far."""
     return str(validation.get("goal", LOSS))
 
 
 def _is_better(value: float, other: float, min_delta: float, goal: Goal) -> bool:
-    """Whether `value` is more than `min_delta` better. A value that is not finite is the worst."""
+    """Whether `value` is more than `min_delta` better. Values that are not finite are the worst."""
     if not math.isfinite(value) or not math.isfinite(other):
         return math.isfinite(value)
     gain = other - value if goal.direction == "min" else value - other
@@ -91,8 +91,8 @@ def is_out_of_patience(train: TrainConfig, validation: Validation | None) -> boo
 
 
 def end_of_patience(validation: Validation) -> str:
-    """Why the run has ended, in one line; only if `is_out_of_patience`."""
-    best, step = validation["best"], validation.get("best_step")  # a manifest has null for NaN
+    """Why the run has ended, in one line. Call it only if `is_out_of_patience`."""
+    best, step = validation["best"], validation.get("best_step")  # in JSON, NaN is null
     loss = "nan" if best is None else f"{best:.4f}"
     evaluations = counted(validation["waited"], "evaluation")
     at = "" if step is None else f" at step {step}"
@@ -101,12 +101,12 @@ def end_of_patience(validation: Validation) -> str:
 
 
 def final_of(train: TrainConfig) -> str:
-    """best or last. A run that is older than `train.final` keeps the last step."""
+    """The choice, best or last. Runs that are older than `train.final` use the last step."""
     return "last" if train.final == "auto" else train.final
 
 
 def require_validation(config: RunConfig, *, has_validation: bool) -> None:
-    """ConfigError if a key asks for the best evaluation of a run that has no validation set."""
+    """ConfigError if a setting needs evaluations, but the run has no validation set."""
     train, evaluation = config.train, config.evaluation
     asked = {
         "train.patience": train.patience,
@@ -127,10 +127,10 @@ def require_validation(config: RunConfig, *, has_validation: bool) -> None:
 def final_checkpoint(
     run: RunDir, choice: str, last_step: int, goal: str = str(LOSS)
 ) -> tuple[GoodCheckpoint, str | None]:
-    """The checkpoint whose weights become `final/`, every byte verified; and a warning, if any.
+    """The checkpoint whose weights become `final/`, completely verified; and a warning or None.
 
-    This is the best checkpoint that exists and is undamaged, or the checkpoint of `last_step`.
-    Raises CheckpointError.
+    For the choice `best`, this is the best checkpoint that still exists and is good. If there is
+    none, or for the choice `last`, it is the checkpoint of `last_step`. Raises CheckpointError.
     """
     if choice == "last":
         return newest_good(run.checkpoints, last_step), None
@@ -150,7 +150,7 @@ def final_checkpoint(
 
 
 def _why_none(last: Validation | None, goal: str) -> str:
-    """Why no checkpoint can be the best one; `last` is the last step's evaluation."""
+    """Why there is no best checkpoint. `last` is `validation` in the last step's manifest."""
     wanted = Goal.parsed(goal)
     if last is None or goal_in(last) != goal or "best_step" in last or wanted.metric in METRICS:
         return "no checkpoint has an evaluation of its step"
@@ -158,7 +158,7 @@ def _why_none(last: Validation | None, goal: str) -> str:
 
 
 def final_step(run: RunDir) -> int | None:
-    """The step whose weights `final/` has; None if it has no manifest that can be read."""
+    """The step whose weights `final/` has; None if its manifest is missing or damaged."""
     try:
         return read_seal(run.final).step
     except CheckpointError:

@@ -1,6 +1,6 @@
-"""The changes since a checkpoint was saved, and the meaning of each for a resumed run.
+"""What has changed since a checkpoint was saved, and what each change means for a resume.
 
-Loads neither torch nor numpy, because inspect-ckpt makes the same comparison as a resume.
+Loads neither torch nor numpy, because inspect-ckpt needs this too.
 """
 
 import platform
@@ -39,7 +39,7 @@ from sftctl.words import counted
 Verdict = Literal["free", "allow", "impossible"]
 
 OLDER_RULES = "the same files, prepared by older mask rules; that store is no longer in the cache"
-"""The cause that is given if the data differ only because this program has changed."""
+"""The cause if the data differ only because this version has other mask rules."""
 SAMPLE_CHANGED = (
     "the bundled sample changed with this version, and the run's own store is no longer in the "
     "cache"
@@ -57,7 +57,7 @@ class DataHere:
     path: Path
     fingerprint: str
     num_planned: int  # examples in an epoch
-    cause: str = ""  # why the fingerprint differs from the checkpoint's, if that is known
+    cause: str = ""  # why the fingerprint is not the checkpoint's, if this is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class ComputeHere:
     """The machine and the versions with which a resume would compute now."""
 
     world_size: int
-    num_threads: int  # torch's own choice, per rank
+    num_threads: int  # torch's default, per rank
     versions: dict[str, str]
 
 
 def versions(cpu_capability: str) -> dict[str, str]:
-    """Versions of everything that can change a run's bits.
+    """The versions of everything that can change the bits of a run.
 
-    `cpu_capability` is the CPU's vector instruction set as torch names it.
+    `cpu_capability` is torch's name for the CPU's vector instructions.
     """
     from importlib.metadata import version
 
@@ -83,19 +83,19 @@ def versions(cpu_capability: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that has changed since the checkpoint was saved."""
+    """One change since the checkpoint was saved."""
 
     key: str
     was: Any
     now: Any
     verdict: Verdict
-    effect: str  # on the run from here on
+    effect: str  # what the change does to the run from now on
 
     def __str__(self) -> str:
         return f"{self.key}: {self.was} -> {self.now}: {self.effect}"
 
     def verdict_with(self, allow: Collection[str]) -> Verdict:
-        """The verdict when the keys in `allow` are allowed; impossible stays impossible."""
+        """The verdict if the keys in `allow` may differ. `impossible` does not change."""
         return "free" if self.verdict == "allow" and self.key in allow else self.verdict
 
 
@@ -105,8 +105,10 @@ def differences_of(
     data: DataHere | None,
     compute: ComputeHere | None = None,
 ) -> Iterator[Difference]:
-    """Every change since the checkpoint was saved. `data` is None if the data is not known yet.
-    `compute` is None if nothing will be computed; changes of `compute` are always free.
+    """Every change since the checkpoint was saved.
+
+    `data` is None if the data is not known yet. `compute` is None if nothing will be computed. Its
+    changes are always allowed.
     """
     if data is not None:
         yield from _data_differences(manifest, config, data)
@@ -127,7 +129,7 @@ def differences_of(
 
 
 def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Difference]:
-    """Changes to a run that has no checkpoint: its model folder and tokenizer already exist."""
+    """The changes to a run without a checkpoint. Its model folder and tokenizer already exist."""
     was, now = config_to_dict(began), config_to_dict(config)
     effect = "the run directory was made for it; a new run needs another one"
     for section in ("model", "data", "adapter"):
@@ -143,12 +145,12 @@ def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Diffe
 def _changed(
     section: str, was: dict[str, Any], now: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The keys of a section whose values differ: (name, was, now). None means unset."""
+    """(name, old value, new value) of the keys in a section that differ. None means unset."""
     before = was.get(section)
-    before = before if isinstance(before, dict) else {}  # a manifest's config is not checked
+    before = before if isinstance(before, dict) else {}  # the config in a manifest is not checked
     for item in fields(SECTIONS[section]):
         then, here = before.get(item.name), now[section].get(item.name)
-        is_new = then is None and item.default is not None  # the key did not exist then
+        is_new = then is None and item.default is not None  # a key that did not exist then
         if then != here and not is_new:
             yield item.name, then, here
 
@@ -173,7 +175,7 @@ def _data_differences(
 
 
 def changed_data_keys(manifest: CheckpointManifest, config: RunConfig) -> list[str]:
-    """The changes to keys that decide the content of the data, as texts."""
+    """The changes to keys that decide the content of the data, as text."""
     changes = _changed("data", manifest.config, config_to_dict(config))
     return sorted(
         f"data.{name} {weights_text(then)} -> {weights_text(here)}"
@@ -199,13 +201,13 @@ def _process_differences(
 
 
 def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdict | None:
-    """The verdict on a changed key for a resumed run; None if the key alone changes nothing."""
+    """What a changed key means for a resume; None if the key by itself means nothing."""
     section, _, name = key.partition(".")
     if key in ("train.batch_size", "train.accumulation_steps"):
         same = config.train.global_batch_size == manifest.global_batch_size
         return "free" if same else "impossible"
     if key == "model.name" and manifest.base is not None:
-        return "free"  # its hashes decide
+        return "free"  # the hashes of its files decide
     if key == _BASE_DTYPE and _held_in(
         manifest.config["adapter"]["base_dtype"], manifest.dtype
     ) == _held_in(config.adapter.base_dtype, config.train.dtype):
@@ -220,8 +222,7 @@ def _verdict(key: str, manifest: CheckpointManifest, config: RunConfig) -> Verdi
 
 
 def _held_in(asked: str, computes: str) -> str:
-    """The type of an adapter's frozen base: `asked`, unless that is auto. With auto it is bfloat16
-    if the model computes in bfloat16, else float32."""
+    """The dtype of an adapter's frozen base. With auto, it follows the dtype of the computation."""
     return asked if asked != "auto" else "bfloat16" if computes == "bfloat16" else "float32"
 
 
@@ -249,7 +250,7 @@ def _effect(key: str, verdict: Verdict, manifest: CheckpointManifest, config: Ru
 
 
 def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """The next step's learning rate as it was planned, and as it is now."""
+    """The number of steps, and the learning rate of the next step before and after the change."""
     total = total_steps(config.train, manifest)
     if manifest.step >= total:
         return f"{counted(total, 'step')} in all: nothing is left to train"
@@ -262,10 +263,10 @@ def _learning_rate_after(manifest: CheckpointManifest, config: RunConfig) -> str
 def threads_for(
     manifest: CheckpointManifest, config: RunConfig, world_size: int, num_threads: int
 ) -> int:
-    """Threads per rank of a resumed run; `num_threads` is torch's own choice.
+    """The threads per rank for a resume. `num_threads` is torch's default.
 
-    The checkpoint's number is used if it affects the bits and there are enough cores. The number of
-    threads decides how sums are rounded.
+    The number of threads decides how sums are rounded. So the checkpoint's number is used if it
+    affects the bits and there are enough cores.
     """
     matters = manifest.world_size == world_size or config.train.reduction == "exact"
     possible = manifest.num_threads <= usable_cores()

@@ -1,4 +1,4 @@
-"""The run directory: its name, its files, and the lock that keeps a second process out."""
+"""The run directory: its name, its files, and the lock that keeps other processes out."""
 
 import fcntl
 import os
@@ -23,11 +23,11 @@ from sftctl.runs.newest import runs_nearby
 from sftctl.runs.place import foreign_parts
 from sftctl.words import in_shell
 
-if TYPE_CHECKING:  # it loads torch, which is not needed to look at a run
+if TYPE_CHECKING:  # it loads torch, which many users of this module do not need
     from sftctl.world import World
 
 _FROM_A_COPY = "put it back from a copy"
-_TRIES, _WAIT_S = 20, 0.25  # until a file of another machine is visible on a network disk
+_TRIES, _WAIT_S = 20, 0.25  # a network disk can show a file of another machine late
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """An existing run; NoCheckpoint if there is none."""
+        """An existing run. NoCheckpoint if there is none, or if one of its files is missing."""
         run = cls(path)
         require_folder(path)
         require_utf8(path, NoCheckpoint)
@@ -77,10 +77,10 @@ class RunDir:
         return run
 
     def config(self) -> RunConfig:
-        """The run's configuration; `output_dir` is this directory.
+        """The run's configuration. Its `output_dir` is this directory.
 
-        NoCheckpoint if it names no model: then config.toml was emptied, and the defaults would make
-        another run.
+        NoCheckpoint if config.toml names no model. Then somebody emptied the file, and the default
+        values would make another run.
         """
         require_utf8(self.path, NoCheckpoint)
         config = load_config(self.config_file, {"output_dir": str(self.path)})
@@ -89,8 +89,10 @@ class RunDir:
         return config
 
     def resolved_config(self) -> RunConfig:
-        """The run's configuration; ConfigError if somebody set a value to `auto` that the run had
-        already decided."""
+        """The run's configuration.
+
+        ConfigError if somebody set a value to `auto` after the run had resolved it.
+        """
         return resolved(self.config(), self.config_file)
 
     def facts(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class RunDir:
             replace_file(self.config_file, config_to_toml(config).encode(), disk)
 
     def require_wandb_run_id(self, disk: Disk = DISK) -> None:
-        """Give the run an id in W&B if it has none because it began without W&B."""
+        """Create the run's W&B id, if the run began without W&B."""
         facts = self.facts()
         if facts["wandb_run_id"] is None:
             facts["wandb_run_id"] = _new_wandb_run_id()
@@ -120,17 +122,16 @@ class RunDir:
                 replace_file(self.run_file, dump_pretty(facts), disk)
 
     def require_own_parts(self) -> None:
-        """CheckpointError if a part that a session writes is a link, or of another kind."""
+        """CheckpointError if a part that a session writes is a link or has the wrong kind."""
         for problem in foreign_parts(self.path):
             raise problem
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out; the system releases the lock of a process that dies.
+        """Keep other processes out. If this process dies, the system releases the lock.
 
-        It is a record lock, because forked loader processes do not inherit such a lock, and they
-        can outlive a killed trainer. Raises CheckpointError if something that a session writes is a
-        link.
+        It is a record lock, because forked loader processes must not keep it: they can outlive a
+        killed trainer. Raises CheckpointError if a part that a session writes is a link.
         """
         self.require_own_parts()
         hint = "a run is locked by a file in its folder, which must be writable"
@@ -156,8 +157,8 @@ def _lock(descriptor: int, path: Path) -> None:
 def new_run_path(config: RunConfig) -> Path:
     """The directory of a new run: `output_dir`, or runs/MODEL-TIME.
 
-    Raises ConfigError if it exists or can't be made. The default contains the time of the call, so
-    the caller stores the path in `output_dir`.
+    Raises ConfigError if it exists or can't be created. Two calls can return different paths,
+    because the default has the time. So store the result in `output_dir`.
     """
     path = config.output_dir or _default_path(config)
     _refuse_existing(path)
@@ -166,7 +167,7 @@ def new_run_path(config: RunConfig) -> Path:
 
 
 def shared_run_path(config: RunConfig, world: "World") -> Path:
-    """Rank 0's choice, on every rank; all ranks must see what rank 0 writes there."""
+    """The path that rank 0 chooses, on every rank. ConfigError if not all ranks see that place."""
     path: Path = world.on_main(lambda: new_run_path(config))
     if world.world_size > 1:
         _require_shared(path, world)
@@ -174,7 +175,7 @@ def shared_run_path(config: RunConfig, world: "World") -> Path:
 
 
 def _default_path(config: RunConfig) -> Path:
-    """runs/MODEL-TIME; a number is added if that directory exists."""
+    """runs/MODEL-TIME, with a number at the end if that directory exists."""
     model = Path(config.model.name).stem or "model"
     name = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = chain([name], (f"{name}-{n}" for n in count(2)))
@@ -192,7 +193,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _require_shared(path: Path, world: "World") -> None:
-    """Rank 0 writes a file; ConfigError if a rank does not see it."""
+    """Let rank 0 write a file there. ConfigError if another rank does not see the file."""
     token = world.on_main(lambda: _write_token(path))
     try:
         sees = world.gather(_appears(_nearest_folder(path) / token))
@@ -208,13 +209,12 @@ def _require_shared(path: Path, world: "World") -> None:
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The existing folder in which `path`, or the first missing folder above it, would be made."""
+    """The nearest existing folder above `path`."""
     return next(above for above in path.absolute().parents if os.path.lexists(above))
 
 
 def _write_token(path: Path) -> str:
-    """Write an empty file with a unique name where the run directory would be made; returns its
-    name."""
+    """Write an empty file with a unique name into the nearest existing folder; return the name."""
     name = f".sftctl-{uuid.uuid4().hex}"
     with _making(path):
         (_nearest_folder(path) / name).touch()
@@ -227,11 +227,11 @@ def _making(path: Path) -> AbstractContextManager[None]:
 
 
 def _appears(file: Path) -> bool:
-    """Whether a file is visible within a few seconds; a network disk may show it late."""
+    """Whether a file becomes visible within five seconds. A network disk may show it late."""
     for _ in range(_TRIES):
         if file.exists():
             return True
-        os.listdir(file.parent)  # makes a network disk ask its server again
+        os.listdir(file.parent)  # this makes a network disk ask its server again
         time.sleep(_WAIT_S)
     return False
 
@@ -243,10 +243,10 @@ def create_run(
     save_architecture: Any,
     facts: dict[str, Any] | None = None,
 ) -> RunDir:
-    """Make the directory with everything that a resume needs, atomically.
+    """Create the directory, atomically, with everything that a resume needs.
 
-    `save_architecture(folder)` writes the model's configuration files. `facts` are those of the run
-    whose directory this replaces.
+    `save_architecture(folder)` writes the model's configuration files. `facts` become the content
+    of run.json, if this directory replaces that of an existing run.
     """
     _refuse_existing(path)
     facts = facts or {
@@ -271,6 +271,6 @@ def _new_wandb_run_id() -> str:
 
 
 def require_folder(path: Path) -> None:
-    """NoCheckpoint if there is no such folder."""
+    """NoCheckpoint if `path` is not a folder."""
     if not path.is_dir():
         raise NoCheckpoint(f"{path}: no such run directory", hint=runs_nearby(path))

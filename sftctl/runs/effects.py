@@ -1,4 +1,4 @@
-"""The effect of a changed configuration key on a resumed run, and which keys may be changed."""
+"""What a changed configuration key does to a resumed run, and which keys may change."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import fields
@@ -8,10 +8,10 @@ from sftctl.config.schema import SECTIONS
 from sftctl.errors import ConfigError
 
 DATA = "data"
-"""The key of `--allow` for data that differs from the checkpoint's data."""
+"""The key for `--allow` if the data is not the checkpoint's data."""
 
 SOURCES = "data.sources"
-"""The key of `--allow` for new weights of a mixture in the middle of an epoch."""
+"""The key for `--allow` if a mixture gets new weights in the middle of an epoch."""
 
 ROUNDED = "the same examples in every step, sums rounded differently"
 
@@ -24,7 +24,7 @@ LEARNING_RATE_KEYS = (
     "optim.warmup_steps",
     "optim.min_lr_ratio",
 )
-ADAPTER_KEYS = ("adapter.alpha", "adapter.dropout")  # the others decide what is trained
+ADAPTER_KEYS = ("adapter.alpha", "adapter.dropout")  # other adapter keys change the parameters
 
 _TRAINED_KEYS = ("train.freeze", "train.train_only")
 _CHOOSING_KEYS = ("train.patience", "train.min_delta", "train.final", "train.eval_interval")
@@ -43,18 +43,18 @@ _EFFECTS = {
         "the optimizer's state is that of other parameters; train a new run from final/",
     ),
 }
-"""The effect of a changed key. An entry for a section holds for all its other keys."""
+"""Key -> its effect. An entry for a section is for all its keys that have no entry."""
 
 
 def effect_of(key: str, *, is_possible: bool) -> str:
-    """The effect of a changed key, if it does not depend on the run."""
+    """What a changed key does to a run, if this depends only on the key."""
     if effect := _EFFECTS.get(key) or _EFFECTS.get(key.partition(".")[0]):
         return effect
     return "the same steps" if is_possible else "the steps would hold other examples"
 
 
 def is_impossible(key: str) -> bool:
-    """Whether no checkpoint can be resumed with another value of this key."""
+    """Whether a run can never be resumed with another value of this key."""
     section = key.partition(".")[0]
     if section == "adapter":
         return key not in (*ADAPTER_KEYS, "adapter.start")
@@ -62,7 +62,7 @@ def is_impossible(key: str) -> bool:
 
 
 def allowable_keys() -> Iterator[str]:
-    """The keys that `--allow` takes: changing them gives a different run, which may be intended."""
+    """The keys that `--allow` accepts. Changing them makes another run, which may be intended."""
     yield DATA
     yield SOURCES
     yield "train.dtype"
@@ -71,7 +71,7 @@ def allowable_keys() -> Iterator[str]:
 
 
 def require_allowable(allow: Collection[str]) -> None:
-    """ConfigError for a key that `--allow` does not take."""
+    """ConfigError for a key that `--allow` does not accept."""
     known = [*allowable_keys()]
     for key in sorted({*allow} - {*known}):
         if key in keys() and is_impossible(key):

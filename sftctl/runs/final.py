@@ -1,6 +1,6 @@
-"""The problems of a final model, also compared with its run if it is in one.
+"""Find the problems of a final model. If it is inside its run, it is compared with the run too.
 
-Nothing here loads torch.
+Does not load torch.
 """
 
 from contextlib import suppress
@@ -13,17 +13,17 @@ from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.runs.directory import RunDir
 
 CARD_NAME = "README.md"
-"""The model card in a directory of weights."""
+"""The file name of the model card."""
 
 SOUND_HINT = (
     "`sftctl resume RUN` writes the final model of a run again; if you changed it yourself, remove "
     "its manifest.json and manifest.json.sha256"
 )
-"""What to do about a final model that is damaged or was changed."""
+"""The hint for a final model that is damaged or was changed."""
 
 
 def last_manifest(run: RunDir) -> CheckpointManifest | None:
-    """The manifest of the last checkpoint, after which `final/` was written; None: unreadable."""
+    """The manifest of the run's last checkpoint; None if it can't be read or does not exist."""
     for checkpoint in list_checkpoints(run.checkpoints)[-1:]:
         with suppress(CheckpointError):
             return read_manifest(checkpoint)
@@ -33,25 +33,25 @@ def last_manifest(run: RunDir) -> CheckpointManifest | None:
 def problems_of_final(
     folder: Path, last: CheckpointManifest | None = None, *, verify: bool = True
 ) -> list[str]:
-    """The problems of a model directory that has a manifest of its own, file by file.
+    """The problems of a model directory that has a manifest, one for each file.
 
-    A `final/` in a run must also belong to this run and to its end, and have the weights of the
-    checkpoint that it names. `last` is the manifest of the last checkpoint; None: it is read here.
+    If the directory is the `final/` of a run, it must also belong to this run and to its last
+    checkpoint. Its weights must be those of the checkpoint that it names. `last` saves reading the
+    last checkpoint's manifest.
     """
     run = RunDir(folder.absolute().parent)
     if run.final != folder.absolute() or not run.run_file.is_file():
         return problems_of_sealed(folder, verify=verify)
     last = last or last_manifest(run)
     problems = problems_of_sealed(folder, last.step if last else None, verify=verify)
-    with suppress(CheckpointError):  # a damaged manifest or run.json says so itself
+    with suppress(CheckpointError):  # a damaged manifest or run.json is reported elsewhere
         if is_sealed(folder):
             problems += _of_another_origin(read_seal(folder), run, last)
     return problems
 
 
 def _of_another_origin(seal: Seal, run: RunDir, last: CheckpointManifest | None) -> list[str]:
-    """How the final model does not fit this run. Facts that an older manifest lacks are not
-    compared."""
+    """How the final model contradicts its run. Facts that an older manifest lacks are skipped."""
     run_id = run.facts()["run_id"]
     if seal.run_id not in (None, run_id):
         return [f"of another run (run_id {seal.run_id}, and run.json says {run_id})"]
@@ -64,7 +64,7 @@ def _of_another_origin(seal: Seal, run: RunDir, last: CheckpointManifest | None)
 
 
 def require_sound(folder: Path) -> None:
-    """CorruptCheckpoint if `folder` is a final model that `problems_of_final` finds wrong."""
+    """CorruptCheckpoint if `problems_of_final` finds a problem."""
     if problems := problems_of_final(folder):
         raise CorruptCheckpoint(
             f"{folder}: {'; '.join(problems[:3])}",

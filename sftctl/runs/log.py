@@ -1,4 +1,4 @@
-"""The run's own record: metrics.jsonl, one line per step, and events.jsonl, one per event."""
+"""The run's own records: metrics.jsonl with a line per step, events.jsonl with one per event."""
 
 import os
 import stat
@@ -17,11 +17,12 @@ _TAIL_BYTES = 1 << 16
 
 
 class RunLog:
-    """Appends complete lines: each is written when the call returns, or CheckpointError is raised.
+    """Appends lines to both files. When a call returns, its line is written completely; otherwise
+    CheckpointError is raised.
 
-    `keep_bytes` is how much of metrics.jsonl is kept: a checkpoint's `metrics_bytes`, 0 in a new
-    run, None for every complete line. Events are history and are never truncated. With `last_step`
-    (the checkpoint's step), damaged lines are moved to another file and `repaired` says so.
+    `keep_bytes` is how much of metrics.jsonl stays: the `metrics_bytes` of a checkpoint, 0 in a new
+    run, or None for all complete lines. events.jsonl is never truncated. If `last_step` is given
+    (the step of the checkpoint), damaged lines are moved to another file, and `repaired` says so.
     """
 
     def __init__(
@@ -55,16 +56,16 @@ class RunLog:
 
     @property
     def metrics_bytes(self) -> int:
-        """The length of metrics.jsonl now, for a manifest."""
+        """The current length of metrics.jsonl, for a manifest."""
         return self._metrics.num_bytes
 
     def sync(self) -> None:
-        """Make both files survive a power cut; may be called from another thread."""
+        """Make both files survive a power cut. Another thread may call this too."""
         self._metrics.sync()
         self._events.sync()
 
     def copy_into(self, run_dir: Path) -> None:
-        """Write both files as they are into another run directory, also after they were deleted."""
+        """Write the content of both files into another run directory, also if they were deleted."""
         for file in (self._metrics, self._events):
             write_file(run_dir / file.name, [file.content()])
 
@@ -76,8 +77,10 @@ _REPAIR = "fix it, then `sftctl resume` continues from the last checkpoint"
 
 
 class _LineFile:
-    """A file of complete lines. Only a killed process leaves an incomplete last line. After a
-    failed sync, earlier bytes may be lost, so no later sync is tried.
+    """A file of complete lines. Only a killed process can leave an incomplete last line.
+
+    After a failed sync, earlier bytes may be lost, and a later sync would not report it. So every
+    later sync fails too.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None, disk: Disk) -> None:
@@ -94,7 +97,7 @@ class _LineFile:
             raise
 
     def _cut_off_the_rest(self) -> None:
-        """Truncate the file to `num_bytes`: removes later steps and an incomplete line."""
+        """Truncate the file to `num_bytes`. This removes later steps and an incomplete line."""
         descriptor = self._open_descriptor()
         with refusals(self._path, CheckpointError, _REPAIR):
             if os.fstat(descriptor).st_size > self.num_bytes:
@@ -108,11 +111,11 @@ class _LineFile:
         self._is_torn = True
         try:
             with refusals(self._path, CheckpointError, _REPAIR):
-                while len(rest):  # a write may write only a part
+                while len(rest):  # a single write may write only a part
                     rest = rest[self._disk.write(descriptor, rest) :]
         except CheckpointError:
             with suppress(CheckpointError):  # the next append tries again
-                self._cut_off_the_rest()  # also a full disk leaves complete lines only
+                self._cut_off_the_rest()  # so that a full disk leaves only complete lines
             raise
         self._is_torn = False
         self.num_bytes += len(line)
@@ -122,7 +125,7 @@ class _LineFile:
         return self._path.name
 
     def content(self) -> bytes:
-        """All complete lines."""
+        """All complete lines of the file."""
         data, descriptor = b"", self._open_descriptor()
         while more := os.pread(descriptor, self.num_bytes - len(data), len(data)):
             data += more
@@ -149,7 +152,7 @@ class _LineFile:
 
 
 def _break_hard_link(path: Path, disk: Disk) -> None:
-    """If a file has several names, replace it by a copy. (`cp -al` makes such copies of a run.)"""
+    """Replace a file that has several names by a copy. (`cp -al` copies a run by hard links.)"""
     with suppress(FileNotFoundError):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
@@ -157,9 +160,9 @@ def _break_hard_link(path: Path, disk: Disk) -> None:
 
 
 def last_step_of(run_dir: Path, name: str) -> int | None:
-    """The step of the last event of this name in events.jsonl; None if there is none."""
+    """The step of the last event with this name in events.jsonl; None if there is none."""
     path, found = run_dir / "events.jsonl", None
-    if not path.is_file():  # a pipe would wait for a writer
+    if not path.is_file():  # opening a named pipe would wait for a writer
         return None
     with suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
@@ -171,7 +174,7 @@ def last_step_of(run_dir: Path, name: str) -> int | None:
 
 
 def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
-    """How a RunLog would repair metrics.jsonl; None if the file needs no repair."""
+    """How to repair metrics.jsonl; None if it is intact or does not exist."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return None
@@ -188,14 +191,14 @@ def _repair(run_dir: Path, keep_bytes: int, last_step: int) -> Repair | None:
 def _is_intact_file(path: Path, keep_bytes: int, last_step: int, seen: tuple[int, ...]) -> bool:
     """Whether the first `keep_bytes` are intact (`is_intact`). `seen` changes if the file changes.
 
-    The last result is kept, because a resume asks twice, and a million lines take three seconds.
+    The last result is cached: a resume calls this twice, and a million lines take three seconds.
     """
     with path.open("rb") as file:
         return is_intact(file, keep_bytes, last_step)
 
 
 def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:
-    """Replace metrics.jsonl by its kept lines; returns the path of the damaged file."""
+    """Replace metrics.jsonl by the lines to keep. Returns the path of the damaged file."""
     path = run_dir / "metrics.jsonl"
     aside = next(file for file in damaged_files(run_dir) if not file.exists())
     with refusals(path, CheckpointError, _REPAIR):
@@ -206,7 +209,7 @@ def _set_aside(run_dir: Path, repair: Repair, disk: Disk) -> Path:
 
 
 def require_metrics(run_dir: Path, keep_bytes: int, last_step: int | None = None) -> None:
-    """Raise the CheckpointError that a RunLog would raise; nothing is changed."""
+    """Raise the CheckpointError that a RunLog would raise. Nothing is changed."""
     path = run_dir / "metrics.jsonl"
     if keep_bytes and last_step is not None and _repair(run_dir, keep_bytes, last_step):
         return
@@ -221,7 +224,7 @@ def require_metrics(run_dir: Path, keep_bytes: int, last_step: int | None = None
 
 
 def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
-    """`keep_bytes`, which must be the end of a line; None: the end of the last line."""
+    """Check that a line ends at `keep_bytes`, and return it. None: the end of the last line."""
     num_bytes = _bytes_of_complete_lines(descriptor)
     if keep_bytes is None:
         return num_bytes
@@ -240,8 +243,9 @@ def _bytes_to_keep(path: Path, descriptor: int, keep_bytes: int | None) -> int:
 
 
 def _bytes_of_complete_lines(descriptor: int) -> int:
-    """The file's size up to the end of its last complete line. A crash can leave part of a line, or
-    zeros, after it."""
+    """The length of the file up to its last complete line. After it, a crash can leave a part of a
+    line, or zeros.
+    """
     end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - _TAIL_BYTES)

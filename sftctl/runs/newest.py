@@ -1,4 +1,4 @@
-"""The runs near a path, and which of them is the newest."""
+"""Find the runs near a path, and the newest of them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,13 +7,13 @@ from sftctl.errors import NoCheckpoint
 from sftctl.words import in_shell
 
 RUNS = Path("runs")
-"""Where `train` puts a run that has no --output-dir."""
+"""Where `train` creates a run if there is no --output-dir."""
 
 _RUN_FILE = "run.json"
 
 
 def newest_run() -> Path:
-    """The run in this folder, or the newest one in runs/; NoCheckpoint if there is none."""
+    """The run in the working directory, else the newest run in runs/. NoCheckpoint if none."""
     if Path(_RUN_FILE).is_file():
         return Path()
     found = by_age(RUNS)
@@ -26,14 +26,13 @@ def newest_run() -> Path:
 
 
 def by_age(folder: Path) -> list[Path]:
-    """The runs in `folder`, the newest first: the one that changed last."""
+    """The runs in `folder`. The run that changed last is first."""
     found = sorted(file.parent for file in folder.glob(f"*/{_RUN_FILE}") if file.is_file())
     return sorted(found, key=lambda run: -(last_change(run) or 0.0))
 
 
 def last_change(run: Path) -> float | None:
-    """The time of the last recorded step or event, or else the time when the run was made. None: no
-    run."""
+    """The time of the last recorded step or event, else of the run's creation; None: no run."""
     for names in (("metrics.jsonl", "events.jsonl"), (_RUN_FILE,)):
         times = []
         for name in names:
@@ -45,13 +44,13 @@ def last_change(run: Path) -> float | None:
 
 
 def run_around(path: Path) -> Path | None:
-    """The run that this file or folder is in, at most three levels up."""
+    """The run that contains this file or folder, at most three levels up; or None."""
     above = path.parents if path.exists() else []
     return next((one for one in [*above][:3] if (one / _RUN_FILE).is_file()), None)
 
 
 def runs_nearby(path: Path) -> str:
-    """A hint for a user who named something that is not a run; … stands for the command."""
+    """A hint for a user who named something that is not a run. In it, … stands for the command."""
     if (run := run_around(path)) is not None:
         return f"it is a part of a run: `sftctl … {in_shell(run)}`"
     folder = path.parent if path.parent.is_dir() else RUNS

@@ -1,4 +1,4 @@
-"""Whether a checkpoint in a run's folder belongs to this run, or was copied from another run."""
+"""Find out whether a checkpoint in a run's folder was copied there from another run."""
 
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from sftctl.runs.directory import RunDir
 def of_another_run(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest
 ) -> IncompatibleCheckpoint | None:
-    """The error for a checkpoint that was copied into this run. A checkpoint of an earlier version
-    has no id."""
+    """The error if a checkpoint was copied from another run; else None.
+
+    A checkpoint of an older version has no id, and is accepted.
+    """
     if manifest.run_id is None or manifest.run_id == (run_id := run.facts()["run_id"]):
         return None
     return IncompatibleCheckpoint(

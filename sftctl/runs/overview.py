@@ -1,6 +1,6 @@
-"""The runs of a folder at a glance. Loads neither torch nor numpy.
+"""A summary of each run in a folder. Loads neither torch nor numpy.
 
-It reads a few kilobytes of each run, and all of metrics.jsonl if a run has no validation.
+A few kilobytes of each run are read. Only if a run has no validation, all of metrics.jsonl is read.
 """
 
 import time
@@ -24,12 +24,12 @@ from sftctl.words import in_shell
 
 _ENDS = ("stopped", "finished", "failed")
 _SESSION = ("started", "resumed", *_ENDS)
-_TAIL_BYTES = 1 << 15  # of metrics.jsonl: about 60 steps
+_TAIL_BYTES = 1 << 15  # read from the end of metrics.jsonl: about 60 steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """The facts about one run; None: not recorded."""
+    """The facts about one run. None: not recorded."""
 
     run_dir: Path
     name: str
@@ -41,27 +41,27 @@ class RunLine:
     first_validation_loss: float | None = None
     validation_loss: float | None = None
     best_validation_loss: float | None = None
-    best_step: int | None = None  # by the goal
-    best_of: str | None = None  # the goal, as "validation loss"
-    best: float | None = None  # the goal's value at `best_step`
-    set_losses: dict[str, float] = field(default_factory=dict)  # last losses, if several sets
+    best_step: int | None = None  # chosen by the goal
+    best_of: str | None = None  # the goal, such as "validation loss"
+    best: float | None = None  # the value of the goal at `best_step`
+    set_losses: dict[str, float] = field(default_factory=dict)  # if there are several sets
     lowest_loss: float | None = None  # the lowest training loss, if there was no validation
     lowest_loss_step: int | None = None
     final_step: int | None = None  # the step whose weights are in final/
-    last_checkpoint: int | None = None  # its step
+    last_checkpoint: int | None = None  # the step of the last checkpoint
     tokens_per_s: float | None = None  # over the last steps
     model: str | None = None
     data: str | None = None
     created: float | None = None  # seconds since 1970
     changed: float | None = None  # when the last step or event was recorded
-    next: str | None = None  # what to type
+    next: str | None = None  # a command to type
     problem: str | None = None  # why the run can't be read
 
 
 def runs_in(folder: Path) -> list[RunLine]:
-    """The runs in `folder`, or `folder` itself if it is one; the one that changed last is first.
+    """The runs in `folder`, the one that changed last first. If `folder` is a run: only this run.
 
-    ConfigError if there is no such folder.
+    ConfigError if the folder does not exist.
     """
     if not folder.is_dir():
         raise ConfigError(
@@ -73,8 +73,9 @@ def runs_in(folder: Path) -> list[RunLine]:
 
 
 def newest_unfinished(newest: Path) -> Path:
-    """The newest run in runs/ that can continue; `newest` if there is none, or if `newest` is not
-    in runs/."""
+    """The newest run in runs/ that can continue. `newest` itself if there is none, or if `newest`
+    is not in runs/.
+    """
     if newest.parent != RUNS:
         return newest
     left = (path for path in by_age(RUNS) if _line(path).status not in ("finished", "damaged"))
@@ -82,7 +83,7 @@ def newest_unfinished(newest: Path) -> Path:
 
 
 def status_of(events: Sequence[Mapping[str, Any]]) -> str:
-    """finished | stopped | failed | unfinished (still running, or killed), by the run's events."""
+    """finished, stopped, failed or unfinished (it is running, or was killed), from the events."""
     names = [event["event"] for event in events if event["event"] in _SESSION]
     return names[-1] if names and names[-1] in _ENDS else "unfinished"
 
@@ -110,12 +111,12 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
     if status == "unfinished":
         status = "running" if lock_holder(run.path / ".lock") is not None else "killed"
     elif status != "finished" and lock_holder(run.path / ".lock") is not None:
-        status = "running"  # resumed, and its first event is not written yet
+        status = "running"  # a resume has begun, and has not written its first event yet
     lowest = min(later, default=(None, None))
     last_evaluation = evaluations[-1] if evaluations else {}
     of_what = last_evaluation.get("goal", "validation loss") if later else None
     best = (last_evaluation.get("best"), last_evaluation.get("best_step"))
-    if best[1] is None and of_what == "validation loss":  # of a version before runs chose
+    if best[1] is None and of_what == "validation loss":  # by a version without a recorded best
         best = lowest
     lowest_loss, lowest_loss_step = (None, None) if losses else _lowest_loss(run.path)
     return RunLine(
@@ -152,7 +153,7 @@ def _data_of(config: RunConfig) -> str:
 
 
 def _next(run: RunDir, status: str) -> str | None:
-    """The command that makes sense now; None while it is running."""
+    """The command to continue with; None while the run is running."""
     if status == "running":
         return None
     is_done = status == "finished" and run.final.is_dir()
@@ -160,14 +161,14 @@ def _next(run: RunDir, status: str) -> str | None:
 
 
 def _rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens per second over these steps, waiting included."""
+    """Tokens per second over these steps, with the time of waiting for data."""
     seconds = sum(line.get("step_time_s") or 0.0 for line in lines)
     tokens = sum(line.get("num_tokens") or 0 for line in lines)
     return tokens / seconds if seconds > 0 else None
 
 
 def _evaluations(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The event of each evaluation, by step. A resume removes the events after its own step."""
+    """The event of each evaluation, by step. Events after the step of a resume are dropped."""
     found: dict[int, Mapping[str, Any]] = {}
     for event in events:
         step, loss = event.get("step"), event.get("validation_loss")
@@ -179,7 +180,7 @@ def _evaluations(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def _set_losses(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """The loss of each validation set by name; {} if there is only one."""
+    """The loss of each validation set by name; {} if there is only one set."""
     sets = evaluation.get("sets")
     if not isinstance(sets, dict) or len(sets) < 2:
         return {}
@@ -188,7 +189,7 @@ def _set_losses(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _lowest_loss(run: Path) -> tuple[float | None, int | None]:
-    """The lowest loss of a step, and that step. A resume removes the lines after its step."""
+    """The lowest training loss and its step."""
     path = run / "metrics.jsonl"
     lines = read_lines(path) if path.is_file() else ()
     pairs = ((line.get("loss"), line.get("step")) for line in lines)
@@ -205,8 +206,8 @@ def _changed(path: Path) -> float | None:
 
 
 def _ends_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The first line and the last ones."""
-    if not path.is_file():  # a pipe would wait for a writer
+    """The first line, and the last lines."""
+    if not path.is_file():  # opening a named pipe would wait for a writer
         return {}, []
     with path.open("rb") as file:
         first = file.readline()
@@ -222,7 +223,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(lines: Sequence[bytes]) -> Any:
-    """The lines that are JSON objects; damaged ones are left out."""
+    """The lines that are JSON objects. Damaged lines are skipped."""
     for line in lines:
         with suppress(JSONDecodeError):
             value = loads(line)
@@ -231,5 +232,5 @@ def _parsed(lines: Sequence[bytes]) -> Any:
 
 
 def age_s(line: RunLine) -> float | None:
-    """Seconds since the run changed last."""
+    """Seconds since the run's last change."""
     return None if line.changed is None else max(0.0, time.time() - line.changed)

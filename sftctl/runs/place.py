@@ -1,5 +1,4 @@
-"""Where a run directory is now (it may be moved), and whether its parts are links to other
-places."""
+"""Follow a run directory that is moved, and find parts of it that are links."""
 
 import os
 import stat
@@ -11,14 +10,14 @@ from sftctl.machine import path_of_open
 
 
 class RunPlace:
-    """Holds a run directory by its identity, not its name."""
+    """Identifies a directory by an open descriptor, not by its name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def is_here(self) -> bool:
-        """Whether the directory is still the one at its path."""
+        """Whether the directory is still at its path."""
         try:
             there = os.stat(self._path)
         except OSError:
@@ -26,8 +25,7 @@ class RunPlace:
         return os.path.samestat(there, os.fstat(self._descriptor))
 
     def moved_to(self) -> Path | None:
-        """The path of the directory now; None if it was deleted, or if the system does not know the
-        path."""
+        """The current path of the directory; None if it was deleted, or if the path is unknown."""
         return path_of_open(self._descriptor)
 
     def close(self) -> None:
@@ -39,9 +37,9 @@ _WRITTEN_FOLDERS = ("checkpoints", "model", "final", "wandb", "tensorboard", "an
 
 
 def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
-    """Parts of a run that are links, or not regular files or folders, as errors.
+    """For each part of a run that is a link or has the wrong kind, an error.
 
-    If a part is a link, a session would write, truncate or delete the file that the link points to.
+    If a part is a link, a session would write, truncate or delete the file that it points to.
     """
     for names, is_right, kind in (
         (_WRITTEN_FILES, stat.S_ISREG, "file"),
@@ -50,7 +48,7 @@ def foreign_parts(run_dir: Path) -> Iterator[CheckpointError]:
         for path in (run_dir / name for name in names):
             try:
                 mode = path.lstat().st_mode
-            except OSError:  # a missing part is reported by the code that needs it
+            except OSError:  # the code that needs a part reports that it is missing
                 continue
             if not is_right(mode):
                 what = "a link" if stat.S_ISLNK(mode) else f"not a {kind}"

@@ -1,7 +1,7 @@
-"""Repair metrics.jsonl after an editor, a file system or a bad disk has damaged its lines.
+"""Repair metrics.jsonl if an editor, a file system or a bad disk has damaged its lines.
 
-No checkpoint depends on this file, so it may be changed. The readable lines are kept, and the
-damaged file is kept under another name.
+No checkpoint depends on this file, so it may be changed. The readable lines are kept. The damaged
+file is kept too, under another name.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """The lines of all steps up to the step of a checkpoint, and what is damaged in the file."""
+    """The lines up to the step of a checkpoint, and what is damaged."""
 
     kept: bytes
-    missing: tuple[int, ...]  # steps without a line that can be read
-    damage: str  # "line ends of Windows, 2 damaged lines"
+    missing: tuple[int, ...]  # steps without a readable line
+    damage: str  # in words, such as "line ends of Windows, 2 damaged lines"
 
     def message(self, last_step: int, aside: str) -> str:
-        """One line for the user; `aside` is the name under which the damaged file is kept."""
+        """One line for the user. `aside` is the new name of the damaged file."""
         num_kept = last_step - len(self.missing)
         steps = "step" if len(self.missing) == 1 else "steps"
         lost = f" (lost: {steps} {ranges_of(self.missing)})" if num_kept and self.missing else ""
@@ -39,9 +39,9 @@ class Repair:
 
 
 def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
-    """Whether the first `num_bytes` are lines without damage that end with step `last_step`.
+    """Whether the first `num_bytes` are undamaged lines, and the last of them has step `last_step`.
 
-    Only one line is in memory at a time, because the lines of a long run take hundreds of
+    Only one line is in memory at a time, because the lines of a long run can have hundreds of
     megabytes.
     """
     step = None
@@ -57,20 +57,19 @@ def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
 
 
 def damaged_files(run_dir: Path) -> Iterator[Path]:
-    """The names for damaged files. Each file gets a new name, so that none overwrites another."""
+    """Names for damaged files: the first that is free must be used, so that none is overwritten."""
     yield run_dir / DAMAGED_NAME
     yield from (run_dir / f"metrics.damaged-{number}.jsonl" for number in count(2))
 
 
 def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
-    """How to repair a file with this content; None if nothing in it is damaged; CheckpointError if
-    it is damaged and has no line of the run.
+    """How to repair a file with the content `data`; None if nothing in it is damaged.
 
-    A file that is only too short, or that has no line of the run, is not repaired: it is probably
-    the wrong file, and the user must bring back the right one.
+    CheckpointError if it is damaged and has no line of the run: it is probably another file, and
+    the user must bring back the right one.
 
-    After a repair, the lengths that older checkpoints recorded are no longer right, so the step
-    number of a checkpoint, not its recorded length, decides which lines are kept.
+    After a repair, the lengths that older checkpoints recorded are wrong. So the step of the
+    checkpoint, and not its recorded length, decides which lines are kept.
     """
     damage = _damage(data)
     if not damage and not (run_dir / DAMAGED_NAME).exists():
@@ -95,9 +94,7 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
 
 
 def _damage(data: bytes) -> list[str]:
-    """The damage, in words. Text after the last line end does not count, because a crash may have
-    truncated it.
-    """
+    """The damage in words. An incomplete last line does not count: a crash may have left it."""
     complete = data[: data.rfind(b"\n") + 1]
     damage = ["a byte order mark"] if complete.startswith(_BOM) else []
     if b"\r" in complete:
@@ -109,9 +106,8 @@ def _damage(data: bytes) -> list[str]:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """Each line, stripped of white space. The last line may be incomplete.
-
-    Empty lines are left out.
+    """Each line, without white space at both ends. Empty lines are skipped. The last line may be
+    incomplete.
     """
     for line in BytesIO(data.removeprefix(_BOM).replace(b"\0", b"")):
         if text := line.strip():

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be resumed here and now: one answer for `resume` and `inspect-ckpt`.
+"""Whether a checkpoint can be resumed on this machine now. `resume` and `inspect-ckpt` use this.
 
 Loads neither torch nor numpy.
 """
@@ -58,8 +58,7 @@ def obstacles_in_run(
 def obstacles_in_differences(
     where: Path, differences: Iterable[Difference], allow: Collection[str] = ()
 ) -> Iterator[IncompatibleCheckpoint]:
-    """The changes since the checkpoint at `where` was saved that make a resume impossible, as
-    errors."""
+    """The errors for changes that make a resume impossible, or need an --allow that is missing."""
     differences = list(differences)
     impossible = [d for d in differences if d.verdict == "impossible"]
     if impossible:
@@ -78,7 +77,7 @@ def obstacles_in_differences(
 def changed_sets(
     manifest: CheckpointManifest, fingerprints: Mapping[str, str]
 ) -> Iterator[Difference]:
-    """A difference for each set with another fingerprint than the checkpoint recorded."""
+    """The validation sets whose fingerprint is not the recorded one."""
     for name, now in fingerprints.items():
         was = manifest.set_fingerprints.get(name)
         if was not in (None, now):
@@ -88,10 +87,9 @@ def changed_sets(
 
 
 def require_named_files(config: RunConfig) -> None:
-    """Refuse a path in config.toml that does not exist, and name its key.
+    """DataError or ConfigError if a path in config.toml does not exist. The message names the key.
 
-    Called if a run has to prepare its data again. The run or the data may have been moved.
-    DataError for the data, ConfigError for the rest.
+    Call this before a run prepares its data again, because the run or the data may have been moved.
     """
     run, data, model = RunDir(config.output_dir or Path()), config.data, config.model
     keys = (
@@ -115,8 +113,10 @@ def allow_flags(differences: Iterable[Difference]) -> str:
 
 
 def require_nothing_saved(run: RunDir) -> None:
-    """NoCheckpoint if the run's checkpoints are lost, because a start at step 0 would erase the
-    run. The checkpoints may be on a disk that is not mounted.
+    """NoCheckpoint if the run has saved checkpoints but has none now.
+
+    A start at step 0 would erase such a run. Perhaps the checkpoints are on a disk that is not
+    mounted.
     """
     step = last_step_of(run.path, "saved")
     if step is None and not run.final.exists():
@@ -130,9 +130,9 @@ def require_nothing_saved(run: RunDir) -> None:
 
 
 def recorded_store(manifest: CheckpointManifest, config: RunConfig) -> Path | None:
-    """The store in the cache that the checkpoint was trained on, if `config` asks for its data.
+    """The store in the cache that the checkpoint was trained on, if `config` has the same data.
 
-    None: there is no such store, `config` asks for other data, or `data.path` is a store itself.
+    None if the store is not there, if the data is not the same, or if `data.path` is a store.
     """
     if changed_data_keys(manifest, config) or is_prepared(config.data.path):
         return None
@@ -141,7 +141,7 @@ def recorded_store(manifest: CheckpointManifest, config: RunConfig) -> Path | No
 
 
 def cached_manifest(fingerprint: str) -> StoreManifest | None:
-    """The manifest of a store in the cache; None (it is prepared again) if missing or damaged."""
+    """The manifest of a store in the cache; None if the store is missing or damaged."""
     try:
         there = StoreManifest.read(cached_store(fingerprint))
         require_sizes(cached_store(fingerprint), there)
@@ -160,12 +160,12 @@ def ended_early(manifest: CheckpointManifest, config: RunConfig) -> str | None:
 
 
 def flags_to_train_longer(train: TrainConfig, manifest: CheckpointManifest) -> str:
-    """The flags of `resume` that raise the limit which ends the run."""
+    """The flags of `resume` that raise the limit that ends the run, such as `--epochs N`."""
     return flags_to_raise(train, total_steps(replace(train, max_steps=None), manifest))
 
 
 def flags_to_raise(train: TrainConfig, steps_of_epochs: int) -> str:
-    """The flags of `flags_to_train_longer`, if all epochs together have `steps_of_epochs` steps."""
+    """The same flags, given the number of steps that all epochs have together."""
     flags = []
     if train.max_steps is None or steps_of_epochs <= train.max_steps:
         flags.append("--epochs N")
@@ -177,9 +177,9 @@ def flags_to_raise(train: TrainConfig, steps_of_epochs: int) -> str:
 def require_more_steps(
     run: Path, manifest: CheckpointManifest, config: RunConfig, asked: str, *, is_new: bool
 ) -> None:
-    """ConfigError if nothing is left to train although the flags `asked` set the run's length.
+    """ConfigError if the flags `asked` set the run's length, but leave no step to train.
 
-    A finished run may be resumed again if its flags change nothing (`is_new` is False).
+    No error if the flags change nothing (`is_new` is False): a finished run may be resumed again.
     """
     if (reason := ended_early(manifest, config)) is not None:
         if not is_new:
@@ -202,7 +202,7 @@ def require_more_steps(
 
 
 def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
-    """The limit that ends the run, and after how many steps."""
+    """The limit that ends the run, and its number of steps."""
     steps = counted(total_steps(train, manifest), "step")
     if flags_to_train_longer(train, manifest) == "--max-steps N":
         return f"train.max_steps: {steps}"
@@ -210,9 +210,9 @@ def _end_of(train: TrainConfig, manifest: CheckpointManifest) -> str:
 
 
 def require_same_kind(run_dir: Path, config: RunConfig, run_config: RunConfig) -> None:
-    """IncompatibleCheckpoint if a command trains an adapter and the run does not, or the reverse.
+    """IncompatibleCheckpoint if the command trains an adapter and the run does not, or the reverse.
 
-    This is checked first, because it decides other settings of the command.
+    Check this first, because other settings of the command depend on it.
     """
     if config.adapter.lora != run_config.adapter.lora:
         kinds = ("the model itself", "an adapter (adapter.lora)")

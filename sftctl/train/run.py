@@ -270,7 +270,7 @@ def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
 
 
 def _to_train_longer(session: Session) -> str:
-    """The flags of `resume` that raise the limit which ended the run, such as `--epochs 3`."""
+    """The flags of `resume` that raise the limit that ended the run, such as `--epochs N`."""
     progress, train = session.state.progress, session.config.train
     before = progress.step - progress.step_in_epoch
     by_epochs = replace(train, max_steps=None)
