@@ -1,4 +1,4 @@
-"""The program: `sftctl`, and `python -m sftctl`, which torchrun launches."""
+"""The program: `sftctl`, or `python -m sftctl`, which torchrun can start."""
 
 import gc
 import os
@@ -7,26 +7,26 @@ from types import FrameType
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """Handle Ctrl-C during the imports of the program, without a traceback."""
+    """Exit at a Ctrl-C during the imports of the program, without a traceback."""
     os.write(2, b"stopped: by SIGINT: nothing has begun\n")
     os._exit(128 + number)
 
 
 _before = signal.getsignal(signal.SIGINT)
-if _before is signal.default_int_handler:  # a job in the background ignores the signal
+if _before is signal.default_int_handler:  # else the signal is ignored: a job in the background
     signal.signal(signal.SIGINT, _leave)
 
-from sftctl.cli import app as _commands  # noqa: E402 the handler comes first
+from sftctl.cli import app as _commands  # noqa: E402 the handler must be set before this import
 
 signal.signal(signal.SIGINT, _before)
 
 
 def app() -> None:
-    """Run the command that was typed, and leave with its exit code."""
+    """Run the command that the user typed, and exit with its exit code."""
     try:
         _commands.app(prog_name="sftctl")
     finally:
-        # Otherwise Python spends a second on collecting the garbage of torch and transformers.
+        # Without this, Python spends a second on freeing the objects of torch and transformers.
         gc.freeze()
 
 

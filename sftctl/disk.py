@@ -1,7 +1,7 @@
-"""Write files that survive a crash or a power cut, and turn the system's errors into ours.
+"""Write files that survive a crash or a power cut, and turn errors of the system into SftctlErrors.
 
-All calls of a commit go through `Disk`, so that a test can make the N-th call fail or kill the
-process. `folders` commits complete folders.
+All calls that write a file durably go through `Disk`. So a test can make any call fail, or kill the
+process there. `folders` does the same for complete folders.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from pathlib import Path
 from sftctl.environment import sync
 from sftctl.errors import SftctlError
 
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust libraries write an error of the system
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of libraries that are written in Rust
 TEMPORARY_PREFIX = ".tmp-"
 _CHUNK_BYTES = 1 << 24
 FILES_OPEN = dict.fromkeys(
     (errno.EMFILE, errno.ENFILE), "close other programs, raise `ulimit -n` or use fewer workers"
 )
-"""What to do if no more files can be opened, in place of any other hint."""
+"""The hint if no more files can be opened. It replaces any other hint."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file's size and hash, as a manifest records them."""
+    """The size and hash of a file, as a manifest records them."""
 
     num_bytes: int
     sha256: str
@@ -53,7 +53,7 @@ def refusals(
 
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
-    """Turn errors of safetensors and tokenizers about a file into the OSError behind them."""
+    """Turn errors of safetensors and tokenizers about a file into the OSError that caused them."""
     try:
         yield
     except UnicodeEncodeError as problem:
@@ -72,7 +72,7 @@ def read_refusals(
 ) -> Iterator[None]:
     """Turn an OSError into `error`: "PATH: Permission denied".
 
-    `missing` replaces the system's words for a file that does not exist.
+    `missing` replaces the system's message for a file that does not exist.
     """
     try:
         yield
@@ -84,8 +84,7 @@ def read_refusals(
 
 
 def require_utf8(path: Path, error: type[SftctlError]) -> None:
-    """Refuse a name that is not UTF-8, because safetensors and tokenizers can't open files below
-    it."""
+    """Raise `error` for a path that is not UTF-8: safetensors and tokenizers can't open it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -94,25 +93,26 @@ def require_utf8(path: Path, error: type[SftctlError]) -> None:
 
 
 class Disk:
-    """The disk calls of a commit, one method each; they raise the system's OSError."""
+    """The calls to the system that write durably, one method for each. They raise OSError."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that must not exist; missing parents are made too, and synced."""
+        """Create a folder that does not exist yet, with missing parents, and sync the parents."""
         missing = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True)
         for parent in missing:
             self.sync_folder(parent.parent)
 
     def create(self, path: Path) -> int:
-        """Create a file that must not exist; returns its descriptor. The umask decides its mode."""
+        """Create a file that does not exist yet. Returns its descriptor. The umask sets its mode.
+        """
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def open_to_append(self, path: Path) -> int:
-        """Open or create a file to read it and to write at its end; returns its descriptor."""
+        """Open or create a file, to read it and to append to it. Returns its descriptor."""
         return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
     def write(self, descriptor: int, data: memoryview) -> int:
-        """One os.write, which may write less than `data`; returns the number of bytes written."""
+        """Write a part of `data`, or all. Returns the number of bytes that were written."""
         return os.write(descriptor, data)
 
     def truncate(self, descriptor: int, num_bytes: int) -> None:
@@ -145,10 +145,10 @@ DISK = Disk()
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """os.open of a regular file; links are not followed. OSError for a link, a pipe or a device.
+    """os.open for a regular file. OSError for a link, a named pipe or a device.
 
-    The kind is checked before the file is opened, because a pipe would wait, and a device might
-    act.
+    The kind is checked before the file is opened: opening a pipe would wait, and opening a device
+    can have effects.
     """
     with contextlib.suppress(FileNotFoundError):
         _require_regular(path.lstat(), path)
@@ -168,7 +168,7 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DISK) -> FileEntry:
-    """Create `path` from `pieces` and sync it; returns the size and hash of what was written."""
+    """Create `path` from `pieces` and sync it. Returns the size and hash of the written bytes."""
     digest, num_bytes = hashlib.sha256(), 0
     descriptor = disk.create(path)
     try:
@@ -176,7 +176,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
             rest = memoryview(piece).cast("B")
             digest.update(rest)
             num_bytes += len(rest)
-            while len(rest):  # one call may write only a part
+            while len(rest):  # a single call may write only a part
                 rest = rest[disk.write(descriptor, rest[: 1 << 26]) :]
         disk.sync(descriptor)
     finally:
@@ -185,7 +185,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
 
 
 def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Replace the content of `path`, completely or not at all; a power cut can't undo it."""
+    """Replace the content of `path` completely or not at all. A power cut can't undo it."""
     partial = temporary_sibling(path)
     try:
         write_file(partial, [data], disk)
@@ -198,7 +198,7 @@ def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
 
 
 def hash_file(path: Path) -> FileEntry:
-    """The size and SHA-256 of a file, read from disk now."""
+    """The size and SHA-256 of a file, read from the disk."""
     digest, num_bytes = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -208,7 +208,7 @@ def hash_file(path: Path) -> FileEntry:
 
 
 def sync_file(path: Path, disk: Disk = DISK) -> None:
-    """Sync a file that other code wrote."""
+    """Sync a file that other code has written."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         disk.sync(descriptor)
@@ -217,5 +217,6 @@ def sync_file(path: Path, disk: Disk = DISK) -> None:
 
 
 def temporary_sibling(target: Path) -> Path:
-    """A new hidden name next to `target`, and therefore on the same file system."""
+    """A new hidden name next to `target`. It is on the same file system, so a rename is possible.
+    """
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")

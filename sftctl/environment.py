@@ -1,7 +1,7 @@
-"""Facts about this process from the system; the only file that reads environment variables.
+"""Facts about this process that the system gives. Only this file reads environment variables.
 
-Only this file (and `machine`) makes calls that exist only on Linux. Each such call has a
-replacement for other systems.
+Only this file and `machine` make calls that exist only on Linux. Each call has a replacement for
+other systems.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ from typing import TextIO
 from sftctl.errors import ConfigError, RankAlone
 from sftctl.rank_variables import VARIABLES, contradiction, is_number, unset
 
-_SPIN_COUNT = "1000"  # measured: docs/measured/speed.md
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_SPIN_COUNT = "1000"  # chosen by measurements: docs/measured/speed.md
+_PR_SET_PDEATHSIG = 1  # a constant of prctl(2)
 
 
 def rank() -> int:
-    """This process's rank under torchrun or our launcher, 0 outside."""
+    """The rank of this process, if torchrun or our launcher started it; else 0."""
     return _number("RANK", 0)
 
 
@@ -37,7 +37,7 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """The number of ranks, 1 outside torchrun and our launcher."""
+    """The number of ranks, if torchrun or our launcher started this process; else 1."""
     return _number("WORLD_SIZE", 1)
 
 
@@ -47,103 +47,111 @@ def local_world_size() -> int:
 
 
 def _number(name: str, unset: int) -> int:
-    """A variable's number; `unset` if the variable is empty or not a number, see
-    `require_ranks`."""
+    """The number in a variable. `unset` if the variable is empty or has no number; `require_ranks`
+    reports that.
+    """
     text = os.environ.get(name, "").strip()
     return int(text) if is_number(text) else unset
 
 
 def is_one_of_several() -> bool:
-    """Whether a launcher started this process as a rank of several."""
+    """Whether a launcher started this process as one of several ranks."""
     return rank() < world_size() and world_size() > 1
 
 
 def require_ranks() -> None:
-    """RankAlone if the variables of a launcher contradict each other, or if some are missing."""
+    """RankAlone if variables of a launcher contradict each other, or if some of them are missing.
+    """
     if problem := contradiction(_given()):
         hint = f"start all ranks with torchrun, or `{unset_ranks()}` to train on one"
         raise RankAlone(f"the environment has {problem}", hint)
 
 
 def unset_ranks() -> str:
-    """The shell command that removes the variables of a launcher, so that this process trains
-    alone."""
+    """The shell command that removes a launcher's variables. Then this process trains alone."""
     return unset(_given())
 
 
 def _given() -> dict[str, str]:
-    """The variables of a launcher; empty if they are not set."""
+    """The values of the launcher's variables; "" for a variable that is not set."""
     return {name: os.environ.get(name, "").strip() for name in VARIABLES}
 
 
 def meeting_point() -> tuple[str, int, str | None]:
-    """Where the ranks meet: host, port, and the number of the agent's attempt if it listens
-    there."""
+    """(host, port, attempt): where the ranks meet.
+
+    `attempt` is the number of the launcher's attempt if its agent listens there; None if rank 0
+    listens.
+    """
     agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_ATTEMPT", "0") if agent_listens else None
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), attempt
 
 
 def tasks_without_ranks() -> int:
-    """The number of tasks that SLURM started, if no variable makes them ranks; else 0."""
+    """The number of tasks that SLURM started, if no launcher made them ranks; else 0."""
     tasks = _number("SLURM_NTASKS", 1)
     return tasks if tasks > 1 and not os.environ.get("WORLD_SIZE", "").strip() else 0
 
 
 def debug() -> bool:
-    """SFTCTL_DEBUG=1: expected errors are shown with a traceback too."""
+    """Whether SFTCTL_DEBUG=1: then expected errors are shown with a traceback too."""
     return os.environ.get("SFTCTL_DEBUG") == "1"
 
 
 def can_move_the_cursor() -> bool:
-    """Whether the terminal that TERM names understands control codes."""
+    """Whether the terminal that TERM names understands control sequences."""
     return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def shows_unicode(stream: TextIO) -> bool:
-    """Whether what is written to `stream` can be read there if it is not ASCII.
+    """Whether `stream` shows letters that are not ASCII.
 
-    The locale counts as well: under LC_ALL=C, Python writes UTF-8 to a terminal that may not.
+    The locale must be UTF-8 too. With LC_ALL=C, Python writes UTF-8 to a terminal that may not show
+    it.
     """
     return (stream.encoding or "ascii").lower().startswith("utf") and has_utf8_locale()
 
 
 def has_utf8_locale() -> bool:
-    """Whether the C library reads and writes UTF-8; Python's UTF-8 mode does not change that."""
+    """Whether the C library uses UTF-8. Python's UTF-8 mode has no influence on this."""
     return locale.getencoding().lower().replace("-", "") == "utf8"
 
 
 def is_set(name: str) -> bool:
-    """Whether the user has set a variable of another program."""
+    """Whether a variable is set, such as a setting of another program."""
     return name in os.environ
 
 
 def wait_for_threads_briefly() -> None:
-    """Let OpenMP's idle threads give up their core soon; call this before torch loads. By default
-    these threads spin, and on a machine with other busy processes a step then takes many times as
-    long. Ranks inherit the setting. A user's own setting is not changed.
+    """Make idle threads of OpenMP give up their core soon. Call this before torch is loaded.
+
+    By default these threads spin. On a machine with other busy processes, a step then takes many
+    times as long. Ranks inherit the setting. A setting by the user is not changed.
     """
     if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
 def quiet_torchs_log() -> None:
-    """Leave out the warnings of torch's C++ code, which are stack traces of 15 lines for a rank
-    that is waited for; call this before torch loads. A user's own setting is not changed.
+    """Hide warnings of torch's C++ code. Call this before torch is loaded.
+
+    While a rank is waited for, such warnings are stack traces of 15 lines. A setting by the user is
+    not changed.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def load_large_libraries() -> None:
-    """Load torch's shared libraries while other threads run, so that a signal is answered.
+    """Load torch's shared libraries while other threads run, so that signals are answered.
 
-    `import torch` holds Python's lock for half a second, while the system loads and links them. If
-    a library can't be loaded here, `import torch` loads it.
+    `import torch` loads and links them for half a second, and holds the GIL all the time. If a
+    library can't be loaded here, `import torch` loads it later.
     """
     found = importlib.util.find_spec("torch")
     if sys.platform != "linux" or "torch" in sys.modules or found is None or not found.origin:
         return
-    load = ctypes.CDLL(None).dlopen  # a foreign function is called without the lock
+    load = ctypes.CDLL(None).dlopen  # ctypes releases the GIL during the call
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     for name, visible in (("torch_global_deps", os.RTLD_GLOBAL), ("torch_cpu", os.RTLD_LOCAL)):
         file = Path(found.origin).parent / "lib" / f"lib{name}.so"
@@ -152,10 +160,10 @@ def load_large_libraries() -> None:
 
 
 def cache_folder() -> Path:
-    """The folder for stores that `train` prepares: XDG_CACHE_HOME/sftctl or ~/.cache/sftctl.
+    """The folder for the stores that `train` prepares.
 
-    ConfigError if there is no home folder. A relative XDG_CACHE_HOME is ignored, as its
-    specification says.
+    XDG_CACHE_HOME/sftctl, or else ~/.cache/sftctl. A relative XDG_CACHE_HOME is ignored, as its
+    specification says. ConfigError if there is no home folder.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
@@ -170,17 +178,17 @@ def cache_folder() -> Path:
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use; if it is unknown, all cores."""
+    """The number of processor cores that this process may use; all cores if this is unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
-    """Read from byte `place` of a file into `buffer`; returns how many bytes, 0 at the end.
+    """Read from byte `place` of a file into `buffer`. Returns the number of bytes, 0 at the end.
 
-    One read may fill only a part. The position of the descriptor is not used, so threads can share
-    a descriptor. Without `preadv` the bytes are copied once more.
+    A single read may fill only a part. The position of the descriptor is not used, so threads can
+    share it. Without `preadv`, the bytes are copied one time more.
     """
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, (buffer,), place)
@@ -190,21 +198,22 @@ def read_at(descriptor: int, buffer: memoryview, place: int) -> int:
 
 
 def sync(descriptor: int) -> None:
-    """Sync a file to the disk. On macOS, fsync alone leaves the data in the disk's own cache."""
+    """Sync a file to the disk. On macOS, fsync alone leaves the data in the cache of the disk."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:
         os.fsync(descriptor)
         return
     try:
         fcntl.fcntl(descriptor, full)
-    except OSError:  # a file system that lacks it, such as one on the network
+    except OSError:  # the file system does not support it, for example a network disk
         os.fsync(descriptor)
 
 
 def has_ended_badly(pid: int) -> bool:
-    """Whether a child has ended with an error. Its exit code can still be collected afterwards.
+    """Whether a child process has ended with an error. Does not collect its exit code.
 
-    ChildProcessError if it was collected before. False if the system can't look without collecting.
+    ChildProcessError if the exit code was collected before. False if the system can't look without
+    collecting.
     """
     if not hasattr(os, "waitid"):
         return False
@@ -213,27 +222,26 @@ def has_ended_badly(pid: int) -> bool:
 
 
 def can_fork() -> bool:
-    """Whether a process with threads may fork. On macOS the system's libraries crash after a
-    fork."""
+    """Whether a process with threads may fork. On macOS, system libraries crash after a fork."""
     return sys.platform == "linux"
 
 
 def signal_when_the_parent_dies(number: int) -> None:
-    """Let the system send this process a signal when its parent dies. Only Linux can do this."""
+    """Make the system send this process a signal when its parent dies. Works only on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def become_a_worker() -> None:
-    """End with the parent, and ignore the signals that a terminal sends to every process, because
-    the parent handles them.
+    """Set up signals in a worker process: it ends with its parent.
 
-    SIGTERM ends the process, unless it was ignored when the program started.
+    Signals that a terminal sends to every process are ignored, because the parent handles them.
+    SIGTERM ends the worker, unless SIGTERM was ignored when the program started.
     """
     signal_when_the_parent_dies(signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # torch has changed it since
+    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # else torch set a handler
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
 
 
@@ -241,24 +249,26 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedBySignal(BaseException):
-    """Raised at the line that the command has reached. Not an Exception, because a library could
-    catch that."""
+    """Raised by a signal at any line of the command.
+
+    It is a BaseException, so that no library catches it with `except Exception`.
+    """
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise EndedBySignal at the first signal that would kill the process; repeats are ignored.
+    """In this context, the first signal that would kill the process raises EndedBySignal instead.
 
-    A signal that was ignored when the process started stays ignored. A run has its own handlers
-    until it is over. A forked child is killed by the signal, because an exception in Python's fork
-    hooks would only be printed.
+    Later signals are ignored. A signal that was ignored when the process started stays ignored.
+    During a training, the run has its own handlers. A forked child is killed by the signal, because
+    Python would only print an exception in its fork hooks.
     """
     heard = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
 
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a new fork, which has not set its own handlers yet
+        if os.getpid() != owner:  # a forked child that has not set its own handlers yet
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         for one in heard:
@@ -273,5 +283,5 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         for number in heard:
-            if signal.getsignal(number) == end:  # else signals stay ignored until the exit
+            if signal.getsignal(number) == end:  # after a signal, it stays ignored until the exit
                 signal.signal(number, signal.SIG_DFL)

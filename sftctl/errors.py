@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 class SftctlError(Exception):
-    """An expected error: `message` says what is wrong and where, `hint` says what to do next."""
+    """An expected error. `message` says what is wrong and where, `hint` says what to do."""
 
     exit_code = 1
     advice: str | None = None  # the default hint
@@ -46,12 +46,14 @@ class ConfigError(SftctlError):
 
 
 class RankAlone(ConfigError):
-    """This process can't be one of several ranks. The other ranks may not have noticed, so each
-    rank prints its own error."""
+    """This process can't be one of several ranks.
+
+    The other ranks may not have this error, so each rank prints its own.
+    """
 
 
 class UnknownKey(ConfigError):
-    """A key that no configuration has. The command line knows the names of other tools' keys."""
+    """A key that no configuration has. `cli` looks it up among the keys of other tools."""
 
     def __init__(
         self,
@@ -73,11 +75,11 @@ class DataError(SftctlError):
 
 
 class EngineDiffers(DataError):
-    """A fast tokenizer engine whose ids differ from the reference's; the reference is used."""
+    """A fast tokenizer engine whose ids differ from the reference's. The reference is used then."""
 
 
 class LayoutDiffers(DataError):
-    """The short way made other texts than the long way. All rows are then made the long way."""
+    """The short way gave other text than the long way. Then the long way is used for all rows."""
 
 
 class CheckpointError(SftctlError):
@@ -118,17 +120,17 @@ class RankFailed(SftctlError):
 
 
 class LoaderDied(RankFailed):
-    """A process that makes batches was killed, perhaps because memory ran out."""
+    """A loader process was killed, perhaps because memory ran out."""
 
 
 class Stopped(SftctlError):
-    """A signal came before the first step. So nothing had to be saved, and nothing is lost."""
+    """A signal came before the first step. Nothing had to be saved, so nothing is lost."""
 
     exit_code = EXIT_STOPPED
 
 
 def error_named(kind: str) -> type[SftctlError]:
-    """The error class with this name. Errors are sent to other processes by their names."""
+    """The error class with this name, by which an error is sent to another process."""
     pending: list[type[SftctlError]] = [SftctlError]
     while pending:
         candidate = pending.pop()
@@ -143,7 +145,7 @@ _NO_MEMORY = ("failed to map segment", "allocate memory", "start new thread")
 
 
 def lacks_memory(problem: BaseException) -> bool:
-    """Whether an error says that there was no memory, or no thread, for a library."""
+    """Whether an error means that a library had not enough memory, or could start no thread."""
     of_libraries = isinstance(problem, (ImportError, RuntimeError, OSError))
     return isinstance(problem, MemoryError) or (
         of_libraries and any(one in str(problem) for one in _NO_MEMORY)

@@ -1,8 +1,7 @@
 """Write folders that are complete or absent, even after a crash or a power cut.
 
-Stores, checkpoints and exported models are folders. Each is made under a temporary name next to its
-target. Every file is written and synced, then the folder is synced and renamed, and its parent is
-synced.
+Stores, checkpoints and exported models are folders. Each is filled under a temporary name next to
+its target. Then all files are synced, the folder is synced and renamed, and its parent is synced.
 """
 
 import contextlib
@@ -19,12 +18,10 @@ TRASH_PREFIX = ".trash-"
 
 
 def require_makeable(path: Path) -> None:
-    """Raise the OSError that making a new file or folder at `path` would raise. Nothing is left on
-    disk.
+    """Raise the OSError that creating a file or folder at `path` would raise. Leaves no file.
 
     So a long command can refuse its output before the work. A broken link counts as an existing
-    file. To test the place, a folder is made and removed, because for root even /proc looks
-    writable.
+    file. The place is tested by creating a folder there: for root, even /proc seems writable.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -37,7 +34,7 @@ def require_makeable(path: Path) -> None:
 
 
 def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
-    """Rename a finished folder with synced files to `target`; a power cut can't undo it."""
+    """Rename a complete, synced folder to `target`. After this, a power cut can't undo it."""
     disk.sync_folder(folder)
     try:
         disk.rename(folder, target)
@@ -47,14 +44,13 @@ def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
         raise FileExistsError(errno.EEXIST, "something made it meanwhile", str(target)) from problem
     try:
         disk.sync_folder(target.parent)
-    except OSError:  # the new name might not survive a power cut, so undo it
+    except OSError:  # a power cut could lose the new name, so undo the rename
         disk.rename(target, folder)
         raise
 
 
 def remove_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Delete a folder. The folder is renamed first, so that a crash leaves nothing that looks
-    valid."""
+    """Delete a folder. It is renamed first, so that a crash leaves no folder that looks valid."""
     trash = folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid.uuid4().hex[:8]}")
     disk.rename(folder, trash)
     disk.sync_folder(folder.parent)
@@ -62,17 +58,17 @@ def remove_folder(folder: Path, disk: Disk = DISK) -> None:
 
 
 def _nothing_to_remove() -> None:
-    """The default `make_way`: the target does not exist."""
+    """Do nothing: the default for `make_way`, if the target does not exist."""
 
 
 @contextlib.contextmanager
 def new_folder(
     target: Path, disk: Disk = DISK, make_way: Callable[[], None] = _nothing_to_remove
 ) -> Iterator[Path]:
-    """A temporary folder to fill; at the end it becomes `target`, completely or not at all.
+    """A temporary folder to fill. At the end it becomes `target`, completely or not at all.
 
-    `make_way` is called right before the rename, when all files are synced: it may remove an older
-    `target`.
+    `make_way` is called directly before the rename, when all files are synced. It may remove an
+    older `target`.
     """
     folder = temporary_sibling(target)
     disk.make_folder(folder)

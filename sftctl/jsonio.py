@@ -1,4 +1,4 @@
-"""Read and write JSON; the only file that imports orjson."""
+"""Read and write JSON. Only this file imports orjson."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from sftctl.errors import SftctlError
 from sftctl.words import is_hidden
 
 _TOO_LARGE = 1 << 64
-_MOST_DIGITS_BITS = 10_000  # Python refuses to write more than 4,300 digits
-_DEEPEST = 100  # levels; orjson reads 1024 and writes 254, and Python compares about 300
-_MANY_DIGITS = re.compile(r"[0-9]{19}")  # a pattern that says more is ten times as slow
+_MOST_DIGITS_BITS = 10_000  # Python refuses to write integers of more than 4,300 digits
+_DEEPEST = 100  # levels; orjson reads 1024 and writes 254, and Python can compare about 300
+_MANY_DIGITS = re.compile(r"[0-9]{19}")  # a more exact pattern is ten times as slow
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 JSONDecodeError = orjson.JSONDecodeError
@@ -28,15 +28,15 @@ def _plain(value: object) -> object:
 
 
 def loads(data: bytes | str) -> Any:
-    """Parse one document; raises `JSONDecodeError` (with `lineno`)."""
+    """Parse one JSON document. Raises `JSONDecodeError` (with `lineno`)."""
     return orjson.loads(data)
 
 
 def rounded(text: str, value: Any) -> list[str]:
-    """The keys of `value`, which `loads` made of `text`, that hold a rounded integer.
+    """The keys of `value` whose integers were rounded; `value` is what `loads` made of `text`.
 
-    `loads` reads integers of more than 64 bits as floats. For a value that is not an object, the
-    list has one empty text.
+    `loads` reads integers of more than 64 bits as floats. If `value` is such an integer itself, the
+    result is [""].
     """
     if not _MANY_DIGITS.search(text):
         return []
@@ -50,37 +50,39 @@ def rounded(text: str, value: Any) -> list[str]:
 
 
 def dump_line(value: object) -> bytes:
-    """One compact line with a newline; dataclasses are allowed."""
+    """One line of compact JSON with a newline. Dataclasses are allowed."""
     return _dumps(value, orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_canonical(value: object) -> bytes:
-    """Compact, with sorted keys: equal values have equal bytes, so that they can be hashed."""
+    """Compact JSON with sorted keys. Equal values have equal bytes, so they can be hashed."""
     return _dumps(value, orjson.OPT_SORT_KEYS)
 
 
 def dump_strict(value: object, *, sort_keys: bool = False) -> bytes:
-    """Compact. TypeError for values that readers of JSON refuse, and that the other functions here
-    would change: half a surrogate pair, deep nesting, and values of types that JSON lacks.
+    """Compact JSON. TypeError for values that other JSON readers refuse.
+
+    These are half a surrogate pair, deep nesting, and types that JSON lacks. The other functions of
+    this module change such values instead.
     """
     option = orjson.OPT_SORT_KEYS if sort_keys else 0
     return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
 
 
 def dump_text(value: object) -> str:
-    """JSON in the form of templates and servers: with spaces, and without escaped letters."""
+    """JSON as templates and servers write it: with spaces, and letters not escaped."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def dump_pretty(value: object) -> bytes:
-    """Indented, for human readers."""
+    """Indented JSON for people."""
     return _dumps(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_printable(value: object) -> bytes:
-    """Like `dump_pretty`, for a terminal: what `printable` escapes is written as `\\uXXXX`."""
+    """`dump_pretty` for a terminal: letters that `printable` escapes are written as `\\uXXXX`."""
     data = dump_pretty(value)
-    if data.isascii() and b"\x7f" not in data:  # orjson has escaped all other control characters
+    if data.isascii() and b"\x7f" not in data:  # orjson escapes all other control characters
         return data
     letters = (json.dumps(c)[1:-1] if is_hidden(c, keep="\n") else c for c in data.decode())
     return "".join(letters).encode()
@@ -89,12 +91,12 @@ def dump_printable(value: object) -> bytes:
 def _dumps(value: object, option: int) -> bytes:
     try:
         return orjson.dumps(value, default=_plain, option=_OPTIONS | option)
-    except orjson.JSONEncodeError:  # an integer, a text or a nesting that JSON's readers refuse
+    except orjson.JSONEncodeError:  # a large integer, half a surrogate pair, or deep nesting
         return orjson.dumps(_portable(value, 0), default=_plain, option=_OPTIONS | option)
 
 
 def _portable(value: Any, depth: int) -> Any:
-    """The value with larger integers as text, lone surrogates escaped and deep values cut."""
+    """The value with large integers as text, lone surrogates escaped, and deep values cut off."""
     if isinstance(value, int) and not -_TOO_LARGE // 2 <= value < _TOO_LARGE:
         bits = value.bit_length()
         return str(value) if bits < _MOST_DIGITS_BITS else f"an integer of {bits} bits"
@@ -116,9 +118,9 @@ def _portable(value: Any, depth: int) -> Any:
 def read_object(
     path: Path, error: type[SftctlError], hint: str | None = None, *, allow_nan: bool = False
 ) -> dict[str, Any]:
-    """The JSON object in `path`; any problem with the file is raised as `error`.
+    """The JSON object in the file `path`. Every problem is raised as `error`.
 
-    `allow_nan`: NaN and Infinity are numbers, as Python's json module writes them.
+    With `allow_nan`, NaN and Infinity are accepted, which Python's json module writes.
     """
     try:
         data = path.read_bytes()
@@ -134,7 +136,7 @@ def read_object(
 
 
 def _with_nan(data: bytes) -> dict[str, Any] | None:
-    """The object in `data`, which has NaN or Infinity. None: `data` is no such object."""
+    """The object in `data`, if it has NaN or Infinity and is right otherwise; else None."""
     if not (b"NaN" in data or b"Infinity" in data):
         return None
     try:
@@ -147,7 +149,7 @@ def _with_nan(data: bytes) -> dict[str, Any] | None:
 def parse_object(
     path: Path, data: bytes, error: type[SftctlError], hint: str | None = None
 ) -> dict[str, Any]:
-    """The JSON object in `data`, the content of `path`. Any problem is raised as `error`."""
+    """The JSON object in `data`, the content of the file `path`. Problems are raised as `error`."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
@@ -160,7 +162,7 @@ def parse_object(
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than in any file of ours or of a known tool."""
+    """Whether a value is nested deeper than `_DEEPEST`. No file of a known tool is."""
     pending = [iter([value])]
     while 0 < len(pending) <= _DEEPEST:
         item = next(pending[-1], pending)
@@ -172,7 +174,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that we wrote, without incomplete and damaged lines."""
+    """The objects of a JSON-lines file that sftctl wrote. Damaged lines are skipped."""
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n") and (value := _object_in(line)) is not None:
@@ -180,7 +182,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _object_in(line: bytes) -> dict[str, Any] | None:
-    """The object in a line that an accident may have changed. None if the line has no object."""
+    """The object in a line, without a byte order mark and zero bytes; None if it has no object."""
     try:
         value = orjson.loads(line.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b""))
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""This machine: its cores, memory, /dev/shm and limits, and the memory that processes use."""
+"""This machine: its cores, memory and limits, and the memory that processes use."""
 
 import fcntl
 import os
@@ -17,20 +17,20 @@ from sftctl.environment import usable_cores
 
 ROOT = Path("/")
 
-_CPUCLOCK_SCHED = 2  # of clock_gettime(2): the clock of a process's processor time
+_CPUCLOCK_SCHED = 2  # a constant of clock_gettime(2): the processor time of a process
 _DATA_LIMITS = resource.getrlimit(resource.RLIMIT_DATA)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Free resources and limits, at one moment."""
+    """The free resources and the limits at one moment."""
 
-    usable_cores: int  # by affinity
-    cpu_quota_cores: float | None  # limit of the cgroup, in cores; None: no limit
+    usable_cores: int  # cores that this process may use
+    cpu_quota_cores: float | None  # the quota of the cgroup, in cores; None: no quota
     shm_free_bytes: int | None  # None: there is no /dev/shm
-    open_file_limit: int  # of each process
+    open_file_limit: int  # for each process
     ram_free_bytes: int | None = None  # None: unknown
-    process_limit: int | None = None  # of this user; None: no limit
+    process_limit: int | None = None  # for this user; None: no limit
 
     @classmethod
     def here(cls) -> "Machine":
@@ -49,20 +49,20 @@ class Machine:
 
     @property
     def cores(self) -> float:
-        """Cores that can really be used: a container may see more than its quota allows."""
+        """The cores that can really be used. In a container, the quota may be smaller."""
         return min(self.usable_cores, self.cpu_quota_cores or self.usable_cores)
 
 
 def load_average() -> float | None:
-    """The mean number of processes that used or wanted a core in the last minute; None: unknown."""
+    """The mean number of processes that wanted a core in the last minute; None: unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def load_warning() -> str | None:
-    """One line if other processes keep all cores of this machine busy; call it before training.
+    """A warning if other processes keep all cores of this machine busy. Call it before training.
 
-    A run that has just ended leaves a load of about one for each core. So the warning is given only
-    if the load is at least the number of cores plus one.
+    A run that has just ended leaves a load of about one per core. So the load must be at least the
+    number of cores plus one.
     """
     load, cores = load_average(), os.cpu_count() or 1
     if load is None or load < cores + 1:
@@ -72,10 +72,10 @@ def load_warning() -> str | None:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """The smallest CPU quota of all cgroups of this process, in cores; None: no limit."""
+    """The smallest CPU quota of this process's cgroups, in cores; None: no quota."""
     quotas = []
     for folder in _own_groups(root, "cpu"):
-        v2 = _words(folder / "cpu.max")  # "150000 100000", or "max 100000"
+        v2 = _words(folder / "cpu.max")  # such as "150000 100000" or "max 100000"
         v1 = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
         quotas += [
             int(words[0]) / int(words[1])
@@ -86,10 +86,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes of free memory: of the machine, or of the cgroup that has the least.
-
-    None: unknown.
-    """
+    """Bytes of free memory: of the machine, or of the cgroup with the least. None: unknown."""
     free = []
     available = _number_after("MemAvailable:", root / "proc/meminfo")
     if available is not None:
@@ -101,7 +98,7 @@ def free_memory(root: Path = ROOT) -> int | None:
         ):
             words = [*_words(folder / limit), *_words(folder / used)]
             if len(words) == 2 and words[0].isdigit():
-                # The kernel drops cached files when memory is short, as MemAvailable assumes.
+                # The kernel frees cached files if memory is short. MemAvailable counts them too.
                 cached = _number_after(cache, folder / "memory.stat") or 0
                 free.append(max(0, int(words[0]) - int(words[1]) + cached))
     return min(free, default=None)
@@ -110,7 +107,7 @@ def free_memory(root: Path = ROOT) -> int | None:
 def _own_groups(root: Path, controller: str) -> Iterator[Path]:
     """This process's cgroup and the cgroups above it, in v2 and in v1's hierarchy of `controller`.
 
-    In a container the mount may begin at the group itself, so some of these folders don't exist.
+    Some of these folders may not exist: in a container, the mount can begin at the cgroup itself.
     """
     cgroups = root / "sys/fs/cgroup"
     yield from (cgroups, cgroups / controller)
@@ -126,9 +123,9 @@ def _own_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
-    """Memory that the process `pid` holds now, shared pages included. Without `pid`: this process.
+    """Memory that a process holds now, with shared pages. The default is this process.
 
-    Without /proc, this process's peak. Raises OSError if the process no longer exists.
+    Without /proc, the peak of this process. OSError if the process does not exist any more.
     """
     statm = root / "proc" / ("self" if pid is None else str(pid)) / "statm"
     if pid is None and not statm.is_file():
@@ -137,7 +134,7 @@ def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has held."""
+    """The largest amount of memory that this process has held."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -146,14 +143,14 @@ def peak_resident_bytes() -> int:
 class Usage:
     """The memory that some processes hold together."""
 
-    rss_bytes: int  # a page that several processes share is counted once for each of them
-    pss_bytes: int  # a shared page is counted once
-    shm_bytes: int  # in /dev/shm
+    rss_bytes: int  # a page that several processes share is counted for each of them
+    pss_bytes: int  # a page that several processes share is counted once
+    shm_bytes: int  # files in /dev/shm
     open_files: int
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """The memory that these processes hold now. A process that has ended holds no memory."""
+    """The memory that these processes hold now. A process that has ended is skipped."""
     rss = pss = files = 0
     shared: dict[str, int] = {}  # by inode
     for pid in pids:
@@ -169,8 +166,7 @@ def usage_of(pids: Iterable[int]) -> Usage:
 
 
 def _shared_memory(process: Path) -> dict[str, int]:
-    """The files in /dev/shm that the process has mapped, including deleted files: bytes by
-    inode."""
+    """The files in /dev/shm that the process maps, also deleted ones: inode -> bytes."""
     found: dict[str, int] = {}
     for line in _lines(process / "maps"):
         addresses, _, _, _, inode, *name = line.split(maxsplit=5)
@@ -181,7 +177,7 @@ def _shared_memory(process: Path) -> dict[str, int]:
 
 
 def _number_after(name: str, path: Path) -> int | None:
-    """The number in the line that begins with `name`."""
+    """The number after `name` in the line that begins with `name`; None if there is none."""
     for line in _lines(path):
         words = line.split()
         if words[:1] == [name]:
@@ -207,7 +203,7 @@ def multiplies_bfloat16(root: Path = ROOT) -> bool | None:
 
 
 def processor_name(root: Path = ROOT) -> str:
-    """`AMD EPYC 9R14`, or the architecture if the name is unknown."""
+    """The name, such as `AMD EPYC 9R14`; if it is unknown, the architecture."""
     for line in _lines(root / "proc" / "cpuinfo"):
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -216,7 +212,7 @@ def processor_name(root: Path = ROOT) -> str:
 
 
 def data_bytes() -> int | None:
-    """The memory that only this process has and may write to; None if the system is not Linux."""
+    """The memory that only this process can write to; None if the system is not Linux."""
     try:
         pages = (ROOT / "proc/self/statm").read_text().split()[5]
     except (OSError, IndexError):
@@ -225,9 +221,9 @@ def data_bytes() -> int | None:
 
 
 def limit_data(num_bytes: int | None) -> None:
-    """Limit the `data_bytes` of this process; None: the limit that it had at its start.
+    """Limit the `data_bytes` of this process. None: back to the limit at the start of the process.
 
-    Beyond this limit, allocations fail with MemoryError. Only Linux enforces it.
+    An allocation beyond the limit raises MemoryError. Only Linux enforces the limit.
     """
     soft, hard = _DATA_LIMITS
     if num_bytes is not None:
@@ -239,8 +235,7 @@ def limit_data(num_bytes: int | None) -> None:
 def processor_seconds(pid: int) -> float:
     """The processor time that a process has used.
 
-    If it is unknown, the time of a clock that runs at the speed of real time. So only the
-    difference of two calls has a meaning.
+    If this is unknown, the time of a clock is returned. So use only the difference of two calls.
     """
     try:
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
@@ -249,7 +244,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
-    """The path of an open file or folder now; None if it was deleted or the path is unknown."""
+    """The current path of an open file or folder; None if it was deleted, or if it is unknown."""
     try:
         now = Path(os.readlink(root / f"proc/self/fd/{descriptor}"))
         is_it = os.path.samestat(os.stat(now), os.fstat(descriptor))
@@ -259,13 +254,13 @@ def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds a record lock on a file; None: there is none, or it is unknown.
+    """The id of the process that holds a record lock on a file; None: no process, or unknown.
 
-    This function only asks; it does not take the lock.
+    Does not take the lock.
     """
     if sys.platform != "linux":
         return None
-    form = "hhqqi4x"  # struct flock of fcntl(2): type, whence, start, length, process
+    form = "hhqqi4x"  # struct flock of fcntl(2): type, whence, start, length, process id
     try:
         with path.open("rb") as file:
             asked = struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -1,28 +1,29 @@
-"""The variables by which a launcher tells each process its rank, and whether they agree."""
+"""The variables in which a launcher passes its rank to a process, and whether they agree."""
 
 from collections.abc import Iterator, Mapping
 
 OF_ALL = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""The variables that each of several ranks needs."""
+"""Each of several ranks needs all of these variables."""
 VARIABLES = (*OF_ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAST_PORT = 65535
 _MOST_DIGITS = 10
 
 
 def is_number(text: str) -> bool:
-    """Whether a variable's text is a number from 0 on."""
+    """Whether the text of a variable is a number >= 0."""
     return text.isdecimal() and text.isascii() and len(text) < _MOST_DIGITS
 
 
 def contradiction(given: Mapping[str, str]) -> str | None:
-    """The first values that contradict each other or are not numbers; None if there are none.
-    `given` has all of VARIABLES; a variable that is not set is empty.
+    """The first contradiction between the variables, or the first that is not a number; or None.
+
+    `given` has all of VARIABLES, with "" for a variable that is not set.
     """
     return next(_contradictions(given), None)
 
 
 def unset(given: Mapping[str, str]) -> str:
-    """The shell command that removes all variables that make this process a rank."""
+    """The shell command that removes all variables by which this process is a rank."""
     names = [name for name in VARIABLES if given[name] or name in ("RANK", "WORLD_SIZE")]
     return f"unset {' '.join(names)}"
 
@@ -45,7 +46,7 @@ def _contradictions(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _on_this_machine(given: Mapping[str, str], rank: int, count: int, in_all: str) -> Iterator[str]:
-    """Contradictions in LOCAL_RANK and LOCAL_WORLD_SIZE. (LOCAL_RANK chooses the GPU.)"""
+    """Contradictions in LOCAL_RANK and LOCAL_WORLD_SIZE. LOCAL_RANK also chooses the GPU."""
     here, local = _number(given, "LOCAL_WORLD_SIZE", count), _number(given, "LOCAL_RANK", 0)
     if not 1 <= here <= count:
         yield f"LOCAL_WORLD_SIZE={here} and {in_all}"

@@ -1,4 +1,4 @@
-"""Ranks that a launcher started find each other here, and report which ranks they wait for."""
+"""The ranks that a launcher started meet here. A waiting rank reports which ranks are missing."""
 
 import socket
 import sys
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 LONGEST_WAIT_S = 600.0
 _QUIET_S, _REPEAT_S, _LOOK_S = 5.0, 60.0, 0.2
-_CONNECT_S = 30.0  # for rank 0 to reach its own store, which looks its host up
+_CONNECT_S = 30.0  # for rank 0 to connect to its own store, with the look-up of its host name
 _meetings = count()
 
 
@@ -36,15 +36,15 @@ def meet(
     check: Callable[[], None],
     longest_wait_s: float = LONGEST_WAIT_S,
 ) -> Store:
-    """The store of all ranks, once all of them have come to `place`.
+    """The store of all ranks. Returns when all ranks have come to `place`.
 
-    `place` is host, port, and the number of the agent's attempt if torchrun's agent listens there;
-    else rank 0 listens. `check` is called several times a second and may
-    raise. RankAlone if a rank has not come after `longest_wait_s`.
+    `place` is (host, port, attempt). If torchrun's agent listens there, `attempt` is the number of
+    its attempt. Otherwise it is None, and rank 0 listens. `check` is called several times a second,
+    and may raise an error. RankAlone if a rank has not come after `longest_wait_s`.
     """
     host, port, attempt = place
     wait = _Wait(f"of {world_size} at {host}:{port}", check, longest_wait_s)
-    # The store may live longer than these ranks, and keys of an earlier meeting must not count.
+    # A store can outlive these ranks. The prefix separates the keys of different meetings.
     prefix = f"sftctl/{attempt}/{next(_meetings)}"
     while True:
         store = _open(rank, world_size, place, wait, longest_wait_s)
@@ -58,7 +58,7 @@ def meet(
         except DistNetworkError:
             if rank == 0 or attempt is not None:
                 raise
-            wait.go_on(["0"])  # this was rank 0's store of an earlier meeting, about to close
+            wait.go_on(["0"])  # rank 0's store of an earlier meeting is about to close: try again
     store.set_timeout(timedelta(seconds=longest_wait_s))
     return prefixed
 
@@ -70,13 +70,13 @@ def _open(
     wait: "_Wait",
     longest_wait_s: float,
 ) -> Store:
-    """The store at `place`, once a process listens there."""
+    """The store at `place`. Returns when a process listens there."""
     host, port, attempt = place
     listens = rank == 0 and attempt is None
     while not listens and not wait.during(lambda: _answers(host, port, wait)):
         wait.go_on(["0"])
     others = ["0"] if rank else [str(other) for other in range(1, world_size)]
-    # At a time limit of its own, torch would print a stack trace. So this wait ends first.
+    # If torch's own time limit ended first, torch would print a stack trace.
     timeout = timedelta(seconds=_CONNECT_S if listens else 2 * longest_wait_s + _CONNECT_S)
     wait.reason = "" if listens else "; a program listens there, but is perhaps not rank 0"
     try:
@@ -102,9 +102,9 @@ def _open(
 
 
 def _answers(host: str, port: int, wait: "_Wait") -> bool:
-    """Whether a process listens at `host` and `port`."""
+    """Whether a process listens at this host and port."""
     wait.reason = ""
-    # UnicodeError: the name can't be a host's name, such as `a..b`
+    # UnicodeError: the text can't be a host name, such as `a..b`
     try:
         socket.create_connection((host, port), timeout=1.0).close()
     except (socket.gaierror, UnicodeError):
@@ -116,20 +116,20 @@ def _answers(host: str, port: int, wait: "_Wait") -> bool:
 
 
 class _Wait:
-    """Waits for ranks: reports which ones, reacts to signals, and has a time limit."""
+    """Waits for ranks. Reports which ranks are missing, reacts to signals, and has a time limit."""
 
     def __init__(self, where: str, check: Callable[[], None], longest_s: float) -> None:
         self._where, self._check, self._longest_s = where, check, longest_s
         self._began = time.monotonic()
         self._speaks_at = self._began + _QUIET_S
         self.reason = ""
-        """What is known about the reason, as the end of a sentence."""
+        """A possible cause, appended to the message; "" if none is known."""
 
     def during(self, call: Callable[[], T], missing: Sequence[str] = ("0",)) -> T:
-        """The result of a call that may block, such as a look-up of a name.
+        """The result of a call that may block, such as the look-up of a host name.
 
-        It runs in a thread, because a signal could not end it otherwise. The thread is left to
-        itself if the wait ends before the call does.
+        The call runs in a thread, because a signal could not end it otherwise. If the wait ends
+        first, the thread is abandoned.
         """
         results: list[T] = []
         problems: list[Exception] = []
@@ -137,7 +137,7 @@ class _Wait:
         def run() -> None:
             try:
                 results.append(call())
-            except Exception as problem:  # raised again in the thread that waits
+            except Exception as problem:  # the waiting thread raises it again
                 problems.append(problem)
 
         thread = threading.Thread(target=run, daemon=True)
@@ -151,7 +151,7 @@ class _Wait:
         return results[0]
 
     def go_on(self, missing: Sequence[str]) -> None:
-        """Wait a moment for the ranks `missing`. RankAlone if the time limit has passed."""
+        """Wait a moment for the ranks `missing`. RankAlone if the time limit is over."""
         self._look(missing)
         time.sleep(_LOOK_S)
 

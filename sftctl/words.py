@@ -1,31 +1,31 @@
-"""Counts, sizes and durations as text, the same in every message; and text from files, escaped."""
+"""Counts, sizes and durations as text, and text from files made safe to print."""
 
 import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, lone surrogates, line breaks
-_JOINERS = "\u200c\u200d"  # they join Persian letters, and emoji
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, lone surrogate, line break
+_JOINERS = "\u200c\u200d"  # needed between Persian letters and between emoji
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-_NEXT_UNIT = 999.95  # a value from here on, shown with one decimal, would be 1000.0
+_NEXT_UNIT = 999.95  # from here on, one decimal would give 1000.0
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 rank`, `2,000 ranks`; `plural` if adding an s is wrong."""
+    """`1 rank` or `2,000 ranks`. Give `plural` if it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def parameters_text(number: int, trained: int) -> str:
-    """`63,912,192 parameters`, and how many of them are trained if not all are."""
+    """`63,912,192 parameters`; if not all are trained, also how many are."""
     all_of_them = counted(number, "parameter")
     return all_of_them if trained == number else f"{all_of_them}, of which {trained:,} are trained"
 
 
 def format_bytes(num_bytes: float) -> str:
-    """`12.3 MB`: powers of 1000, one decimal, in the largest unit that leaves at least 1."""
+    """`12.3 MB`: with one decimal, in the largest unit (a power of 1000) that gives 1 or more."""
     value, unit = float(num_bytes), 0
     while value >= _NEXT_UNIT and unit + 1 < len(_UNITS):
         value, unit = value / 1000, unit + 1
@@ -33,7 +33,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """`3 hours ago`: in the largest unit of which there are at least two."""
+    """`3 hours ago`: in the largest unit that gives 2 or more."""
     length, unit = next((s for s in _SPANS if seconds >= 2 * s[0]), _SPANS[-1])
     return f"{counted(round(seconds / length), unit)} ago"
 
@@ -48,7 +48,7 @@ def format_duration(seconds: float) -> str:
 def printable(text: str, keep: str = "") -> str:
     """Text from a file, safe to print: control characters and line breaks become `\\x1b`, `\\n`.
 
-    So no file can move the cursor, change colours or forge a line. `keep` has characters that stay.
+    So a file can't move the cursor, change colours or forge a line. Characters in `keep` stay.
     """
     if text.isprintable():
         return text
@@ -67,7 +67,7 @@ def _escaped(letter: str) -> str:
 
 
 def ranges_of(numbers: Sequence[int]) -> str:
-    """Ascending numbers as text: 3, 7 to 9. At most five entries (numbers or ranges) are shown."""
+    """Ascending numbers as text, such as `3, 7 to 9`. At most five numbers or ranges are shown."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:
@@ -79,9 +79,9 @@ def ranges_of(numbers: Sequence[int]) -> str:
 
 
 def in_shell(path: object) -> str:
-    """A path as one word of a command that the user can copy into a shell.
+    """A path as one word of a shell command, so that a user can copy the command.
 
-    A path that begins with a hyphen gets `./`, because it would be read as an option.
+    A path that begins with a hyphen gets `./` in front: it would be read as an option.
     """
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
@@ -91,9 +91,9 @@ _WORD = re.compile(r"\s*(?:[^\s`]*`[^`]*`[^\s`]*|\S+)")  # a command in backtick
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text with line breaks between words, so that a terminal does not break inside a word.
+    """The text with line breaks between words, because a terminal would break inside a word.
 
-    A command in backticks stays on one line, because a line break would be copied with the command.
+    A command in backticks stays on one line: a line break would be copied with the command.
     """
     return "\n".join(_wrapped_line(line, max(2, width)) for line in text.split("\n"))
 
@@ -113,7 +113,7 @@ def _wrapped_line(line: str, width: int) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text; if it is wider than `width`, without its middle: `loading ...els/SmolLM2`."""
+    """The text; if it is wider than `width`, its middle is cut: `loading ...els/SmolLM2`."""
     if sum(map(num_cells, text)) <= width:
         return text
     start = f"{text.partition(' ')[0]} ..."
@@ -124,8 +124,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def num_cells(letter: str) -> int:
-    """The columns that a letter takes: 0 if it is drawn over the previous letter, 2 if it is
-    wide."""
+    """The columns of a letter: 0 if it is drawn over the one before, 2 if it is wide, else 1."""
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Mn"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

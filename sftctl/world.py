@@ -1,4 +1,4 @@
-"""World: this process among the ranks; the only collectives outside torch's own."""
+"""World: this process as one of the ranks. Only this file calls collectives, besides torch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +15,19 @@ from sftctl.rendezvous import meet
 
 T = TypeVar("T")
 
-# A rank may wait this long for another rank's disk or tokenizer. Dead ranks are noticed at once.
+# A rank may wait this long for another rank's disk or tokenizer. A dead rank is noticed at once.
 _OBJECT_TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Rank, world size and device; with one rank every collective returns its input."""
+    """Rank, world size and device. With one rank, every collective returns its input."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
-    group: dist.ProcessGroup | None = None  # gloo, for objects; training uses the default group
+    group: dist.ProcessGroup | None = None  # gloo, for objects; tensors use the default group
     save_group: dist.ProcessGroup | None = (
         None  # gloo, for checkpoints that are written in the background
     )
@@ -37,24 +37,24 @@ class World:
         return self.rank == 0
 
     def for_saving(self) -> "World":
-        """The same ranks, with the separate process group of the background thread."""
+        """The same ranks with `save_group` as group, for the background thread that saves."""
         return replace(self, group=self.save_group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def sum_counts(self, *counts: int) -> list[int]:
-        """The sum over ranks of each number below 2^63, as 64-bit numbers that wrap around."""
+        """The sum of each number over all ranks, as 64-bit integers that wrap around."""
         if self.world_size == 1:
             return [*counts]
         totals: list[int] = self.sum(torch.tensor(counts, device=self.device)).tolist()
         return totals
 
     def share(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Rank 0's values, in place."""
+        """Copy rank 0's values into the tensor, in place."""
         if self.world_size > 1:
             dist.broadcast(tensor, src=0)
         return tensor
@@ -84,7 +84,7 @@ class World:
         return box[0]
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """Call `function` on rank 0; every rank returns its value or raises its SftctlError."""
+        """Call `function` on rank 0. Every rank returns its result or raises its SftctlError."""
         result: T | None = None
         error: SftctlError | None = None
         if self.is_main:
@@ -102,14 +102,14 @@ ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that this rank holds: its shard of a DTensor, else the tensor itself."""
-    from torch.distributed.tensor import DTensor  # takes half a second: not for every process
+    """The part of a tensor that this rank holds: its shard of a DTensor, or the tensor itself."""
+    from torch.distributed.tensor import DTensor  # here, because the import takes half a second
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
-    """The device of this rank for `auto`, `cpu`, `cuda` or `mps`."""
+    """This rank's device for the setting `auto`, `cpu`, `cuda` or `mps`. ConfigError if absent."""
     if setting == "mps":
         return _mps(local_rank)
     if setting == "cuda" and not torch.cuda.is_available():
@@ -138,7 +138,7 @@ def _mps(local_rank: int) -> torch.device:
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scalars are summed: float64, but float32 on MPS, which has no float64."""
+    """The dtype for sums of scalars: float64, or float32 on MPS, which lacks float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -146,11 +146,11 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 def start_world(
     device_setting: str, timeout_s: float = 600.0, check: Callable[[], None] = lambda: None
 ) -> Iterator[World]:
-    """The world that torchrun or our launcher describes in environment variables; else one rank.
+    """The ranks that torchrun or our launcher has started; without a launcher, one rank.
 
     If a rank does not join a collective of a step within `timeout_s`, the others fail. `check` is
-    called while this rank waits for others to start, and may raise. ConfigError if the environment
-    contradicts itself, or if a rank does not come.
+    called while this rank waits for other ranks to start, and may raise an error. ConfigError if
+    the environment contradicts itself, or if a rank does not come.
     """
     environment.require_ranks()
     local_rank, world_size = environment.local_rank(), environment.world_size()

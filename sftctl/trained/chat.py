@@ -1,4 +1,4 @@
-"""Chat with a trained model, using the chat template that it was trained with."""
+"""Chat with a trained model, with the chat template that it was trained with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class ChatSession:
-    """A model and the conversation so far."""
+    """A model, and the conversation with it so far."""
 
     model: "PreTrainedModel"
     tokenizer: ChatTokenizer
     sampling: Sampling
     system: str | None = None
-    origin: str = ""  # run, model and step
+    origin: str = ""  # the run, the model and the step, as text
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -42,10 +42,10 @@ class ChatSession:
         chat_template: str | None = None,
         tokenizer: str | None = None,
     ) -> "ChatSession":
-        """A session with the model of a run, a checkpoint, or anything that `train` can start from.
+        """Open the model of a run, a checkpoint, or anything that `train` can start from.
 
-        With `seed`, sampled answers are repeatable. `tell` gets a line if a run's final model is
-        damaged.
+        With `seed`, sampled answers are reproducible. `tell` receives a warning if the final model
+        of a run is damaged.
         """
         trained = open_trained(path, tell, chat_template, tokenizer)
         if seed is not None:
@@ -57,12 +57,12 @@ class ChatSession:
 
     @property
     def about(self) -> str:
-        """`runs/x · SmolLM2-135M · step 8 · greedy`."""
+        """A line such as `runs/x · SmolLM2-135M · step 8 · greedy`."""
         return f"{self.origin} · {self.sampling.described}"
 
     def sample_with(self, temperature: float) -> None:
-        """Sample the next answers with this temperature. ConfigError if the number can't be a
-        temperature."""
+        """Use this temperature for the next answers. ConfigError if it is not a valid temperature.
+        """
         sampling = replace(self.sampling, temperature=temperature)
         if temperature == 0:
             sampling = replace(sampling, top_p=1.0, top_k=0)
@@ -70,10 +70,10 @@ class ChatSession:
         self.sampling = sampling
 
     def answer(self, prompt: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
-        """The assistant's answer to `prompt`. `on_text` receives the answer piece by piece.
+        """The assistant's answer to `prompt`. `on_text` receives each piece of it at once.
 
-        Prompt and answer are added to the conversation. If the answer is interrupted, its text up
-        to then is added. A prompt that is refused is not added.
+        Prompt and answer are added to the conversation. Of an interrupted answer, the text so far
+        is added. A prompt that is refused is not added.
         """
         messages = [*self.messages, {"role": "user", "content": prompt}]
         pieces: list[str] = []
@@ -86,13 +86,13 @@ class ChatSession:
         try:
             return generate(self.model, self.tokenizer, prompt_ids, self.sampling, collect)
         finally:
-            # A model can write the text of a special token letter by letter. In the next prompt
-            # this text would become the token.
+            # A model can write the text of a special token letter by letter. In the next prompt,
+            # this text would be encoded as the special token.
             answer = without_special("".join(pieces), self.tokenizer)
             self.messages = [*messages, {"role": "assistant", "content": answer}]
 
     def clear(self) -> None:
-        """Forget the conversation; keep the system message."""
+        """Forget the conversation, but not the system message."""
         self.messages = []
 
     def _prompt_ids(self, messages: list[dict[str, Any]]) -> list[int]:
@@ -113,9 +113,9 @@ class ChatSession:
 
 
 def without_special(text: str, tokenizer: ChatTokenizer) -> str:
-    """The text without the texts of special tokens, which encoding would make tokens again."""
+    """The text without the texts of special tokens, which would be encoded as special tokens."""
     before = None
-    while text != before:  # the text before and after may form another special token
+    while text != before:  # what is left may form the text of another special token
         before = text
         for special in tokenizer.special_texts:
             text = text.replace(special, "")
@@ -123,7 +123,7 @@ def without_special(text: str, tokenizer: ChatTokenizer) -> str:
 
 
 def check_room(model: "PreTrainedModel", sampling: Sampling) -> None:
-    """Refuse a maximum answer that leaves no room for a prompt."""
+    """ConfigError if the longest answer would leave no position for a prompt."""
     limit = max_positions(model)
     if limit is not None and sampling.max_new_tokens >= limit:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Chat at a terminal, or answer one question; only answers go to stdout."""
+"""Chat in a terminal, or answer one question. Only answers are written to stdout."""
 
 import shutil
 import sys
@@ -25,7 +25,7 @@ A question that begins with / is asked with a blank before it."""
 
 
 def question_given(prompt: str | None) -> str | None:
-    """The one question to answer: `prompt`, or all of piped stdin; None at a terminal."""
+    """The single question to answer: `prompt`, or all of a piped stdin; None in a terminal."""
     if prompt is None and sys.stdin.isatty():
         return None
     _take_any_bytes()
@@ -39,7 +39,7 @@ def question_given(prompt: str | None) -> str | None:
 
 
 def answer_once(session: "ChatSession", question: str) -> None:
-    """Print the answer piece by piece, and nothing else."""
+    """Print the answer piece by piece. Nothing else is written to stdout."""
     try:
         answer = session.answer(question, _print_piece)
     finally:
@@ -49,9 +49,10 @@ def answer_once(session: "ChatSession", question: str) -> None:
 
 
 def converse(session: "ChatSession") -> None:
-    """Read lines and answer them until /exit or the end of input.
+    """Read questions and answer them until /exit or the end of the input.
 
-    Ctrl-C stops an answer and keeps its text so far; at the prompt it discards the line.
+    Ctrl-C during an answer stops the answer and keeps its text so far. Ctrl-C at the prompt
+    discards the line.
     """
     edit_lines()
     _take_any_bytes()
@@ -77,7 +78,7 @@ def converse(session: "ChatSession") -> None:
 
 
 def _obeyed(session: "ChatSession", command: str, value: str = "") -> str:
-    """Run a command of the chat. Returns the line that acknowledges the command."""
+    """Run a command of the chat, such as /clear. Returns the line to show."""
     if command == "/help":
         return _HELP
     if command == "/clear":
@@ -93,7 +94,7 @@ def _obeyed(session: "ChatSession", command: str, value: str = "") -> str:
 
 
 def _ask() -> str:
-    """Read a line. If stdout is a file, the prompt is printed on stderr."""
+    """Read a line. If stdout is not a terminal, the prompt goes to stderr."""
     if sys.stdout.isatty():
         return input(_PROMPT)
     print(_PROMPT, end="", file=sys.stderr, flush=True)
@@ -119,7 +120,7 @@ def _answer(session: "ChatSession", line: str) -> None:
 
 
 def _width() -> int:
-    """Columns of the terminal; in a file, lines are not broken."""
+    """The columns of the terminal. If stdout is not a terminal, lines are never broken."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
@@ -128,7 +129,7 @@ def _print_piece(piece: str) -> None:
 
 
 def _readable(text: str) -> str:
-    """Replace bytes that are not UTF-8 by \ufffd, with a warning: tokenizers accept text only."""
+    """Replace bytes that are not UTF-8 by \ufffd, and warn. Tokenizers accept only valid text."""
     raw = text.encode("utf-8", "surrogateescape")
     try:
         return raw.decode("utf-8")
@@ -141,15 +142,15 @@ def _readable(text: str) -> str:
 
 
 def _take_any_bytes() -> None:
-    """Keep bytes that are not UTF-8 in the text, for `_readable`, instead of raising an error."""
+    """Make stdin accept bytes that are not UTF-8. `_readable` replaces them."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def edit_lines() -> None:
-    """Turn on arrow keys and history, if Python was built with readline.
+    """Turn on arrow keys and history, if Python has readline.
 
-    In a locale that is not UTF-8, readline takes the bytes of other letters for commands.
+    Not in a locale that is not UTF-8: there, readline takes bytes of other letters for commands.
     """
     if not environment.has_utf8_locale():
         return

@@ -1,4 +1,4 @@
-"""Checks of chat and export that run before torch is loaded."""
+"""Checks for chat and export that run before torch is loaded."""
 
 import os
 from itertools import chain, count
@@ -20,8 +20,8 @@ FORMATS = {
     "gguf": ("float32", "bfloat16", "float16", "q8_0"),
     "adapter": ("float32",),
 }
-"""The formats of `export` (a Hugging Face directory, a .gguf file, a PEFT adapter), each with the
-types of its weights."""
+"""Format of `export` -> the dtypes that its weights can have. `hf` is a Hugging Face directory,
+`gguf` a .gguf file, `adapter` an adapter in peft's format."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -31,7 +31,7 @@ Kind = Literal["run", "checkpoint", "model", "adapter"]
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind of `path`. NoCheckpoint if `path` has no trained model, or can't be read."""
+    """What `path` is. NoCheckpoint if it has no trained model, or if it can't be read."""
     with refusals(
         path, NoCheckpoint, hint="it needs a path that you may read", what="can't be read"
     ):
@@ -65,7 +65,7 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _may_be_pretrained(path: Path) -> bool:
-    """Whether `path` is a file of weights, or has the form owner/name of a hub model."""
+    """Whether `path` is a file of weights, or can be the name of a hub model (owner/name)."""
     if path.is_file():
         return path.suffix in (".gguf", ".pth")
     is_name = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
@@ -73,9 +73,9 @@ def _may_be_pretrained(path: Path) -> bool:
 
 
 def default_output(source: Path, kind: str) -> Path:
-    """Where `export` writes without --output: into the run, or next to a model directory.
+    """Where `export` writes without --output: into the run, or next to the model directory.
 
-    A number is added if the path exists already.
+    A number is added to the name if the path exists already.
     """
     name = "export" if kind == "hf" else f"export-{kind}"
     found = kind_of(source)
@@ -97,10 +97,11 @@ def default_output(source: Path, kind: str) -> Path:
 def check_export(
     source: Path, output: Path, dtype: str, kind: str = "hf", merge: bool = False
 ) -> str:
-    """The type of the weights by its long name.
+    """Check an export before the work. Returns the long name of `dtype`, such as bfloat16.
 
-    Refuses an unknown format or type, an output that exists, and a source without a model. Only an
-    adapter can be merged, or written as an adapter.
+    ConfigError for an unknown format or dtype, for an output that exists or can't be created, for
+    an adapter without `merge`, and for `merge` without an adapter. NoCheckpoint for a source
+    without a model.
     """
     if kind not in FORMATS:
         raise ConfigError(
@@ -148,7 +149,7 @@ def _check_adapter(source: Path, kind: str, merge: bool) -> None:
 
 
 def holds_adapter(source: Path) -> bool:
-    """Whether a run, a checkpoint or a directory has an adapter in place of a complete model."""
+    """Whether a run, a checkpoint or a directory has an adapter instead of a complete model."""
     kind = kind_of(source)
     if kind in ("model", "adapter"):
         return kind == "adapter"

@@ -35,15 +35,15 @@ def export_model(
     chat_template: str | None = None,
     tokenizer: str | None = None,
 ) -> None:
-    """Write the new Hugging Face directory `output`. After an error nothing is left.
+    """Write a model as the new Hugging Face directory `output`. After an error, nothing is left.
 
-    `tell` gets a line if the source's final model is damaged.
+    `tell` receives a warning if the final model of the source is damaged.
     """
     dtype = check_export(source, output, dtype)
     trained = open_trained(source, tell, chat_template, tokenizer)
     card = _card(trained, source, dtype)
     model = trained.model.to(getattr(torch, dtype))
-    if model.generation_config is not None:  # so that other tools stop at the end of a turn
+    if model.generation_config is not None:  # other tools must stop at the end of a turn too
         model.generation_config.eos_token_id = stop_ids(model, trained.tokenizer)
     with _new(output) as folder:
         save_pretrained(model, trained.tokenizer, folder, max_shard_bytes)
@@ -58,11 +58,11 @@ def export_gguf(
     chat_template: str | None = None,
     tokenizer: str | None = None,
 ) -> Proof:
-    """Write the new directory `output`: model.gguf, a Modelfile for Ollama and the model card.
+    """Write the new directory `output` with model.gguf, a Modelfile for Ollama and a model card.
 
     The file is read again and compared with the model before the directory gets its name. After an
-    error nothing is left. ConfigError if llama.cpp has no such model or tokenizer. `tell` is as in
-    `export_model`.
+    error, nothing is left. ConfigError if llama.cpp does not support the model or its tokenizer.
+    `tell` is the same as in `export_model`.
     """
     dtype = check_export(source, output, dtype, "gguf")
     trained = open_trained(source, tell, chat_template, tokenizer)
@@ -87,10 +87,10 @@ def export_merged(
     tell: Callable[[str], None] = say_nothing,
     chat_template: str | None = None,
 ) -> MergeProof:
-    """Add an adapter to its base, and write the plain model as the new directory `output`.
+    """Merge an adapter into its base, and write the plain model as the new directory `output`.
 
-    The base is read from its source in `dtype`. The directory is read again and its logits are
-    compared with those of base and adapter. If they differ too much, CheckpointError is raised and
+    The base is loaded in `dtype`. The written directory is read again, and its logits are compared
+    with those of the base with its adapter. If they differ too much, CheckpointError is raised and
     nothing is left.
     """
     dtype = check_export(source, output, dtype, merge=True)
@@ -119,8 +119,7 @@ def export_merged(
 
 
 def export_adapter(source: Path, output: Path, tell: Callable[[str], None] = say_nothing) -> None:
-    """Write the adapter of a run, a checkpoint or a PEFT directory as the new directory
-    `output`."""
+    """Write the adapter of a run, a checkpoint or a directory as the new directory `output`."""
     check_export(source, output, "float32", "adapter")
     with _new(output) as folder:
         copy_adapter(source, folder, tell)
@@ -142,7 +141,7 @@ def _write_card(folder: Path, card: str | None) -> None:
 
 
 def _card(trained: Trained, source: Path, dtype: str, kind: str = "hf") -> str | None:
-    """The model card of a run. If a model directory has a card, the card is kept."""
+    """The model card for a run. The card of a model directory is copied; None if it has none."""
     if trained.run is not None:
         return model_card(trained.run, trained.manifest, dtype, kind)
     own = source / CARD_NAME

@@ -1,5 +1,5 @@
-"""Checks a merge: compares the logits of base and adapter with those of the merged model, which is
-read from disk."""
+"""Check a merge: compare the logits of the merged model, read from disk, with those of base and
+adapter."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,26 +13,26 @@ from sftctl.trained.logits import LogitDifference, compare_logits, logits_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MAX_LOGITS = 1 << 27  # kept for the comparison: 512 MB of float32
-_LARGEST_DIFFERENCE = 1e-3  # of logits, in float32
-_SMALLEST_SHARE = 0.99  # of equal greedy tokens, in other types
+_MAX_LOGITS = 1 << 27  # logits that are kept for the comparison: 512 MB of float32
+_LARGEST_DIFFERENCE = 1e-3  # of a logit, for float32
+_SMALLEST_SHARE = 0.99  # of positions with the same likeliest token, for other dtypes
 
 
 @dataclass(frozen=True, slots=True)
 class MergeProof(LogitDifference):
-    """How the merged model differs from the base with its adapter."""
+    """How much the merged model differs from the base with its adapter."""
 
     dtype: str
-    source: LogitDifference | None = None  # of base and adapter, if the base were not quantized
+    source: LogitDifference | None = None  # to the adapter on the base before its quantization
 
     def against_source(
         self, before: Iterable[torch.Tensor], on_source: Iterable[torch.Tensor]
     ) -> "MergeProof":
-        """The proof with the difference to the adapter on the original weights of an nf4 base."""
+        """The proof, completed by the difference to the adapter on the unquantized base."""
         return replace(self, source=compare_logits(zip(before, on_source, strict=False)))
 
     def source_line(self) -> str | None:
-        """For the screen; None for a base that was not quantized."""
+        """A line about `source` for the screen; None if the base was not quantized."""
         if self.source is None:
             return None
         return (
@@ -43,7 +43,7 @@ class MergeProof(LogitDifference):
         )
 
     def line(self) -> str:
-        """For the screen."""
+        """A line for the screen."""
         return (
             f"merged and read again, in {self.dtype}: on {self.tokens} tokens of {self.rows} rows "
             f"logits differ by at most {self.largest_difference:.2g}, and {self.equal_greedy:.2%} "
@@ -51,14 +51,14 @@ class MergeProof(LogitDifference):
         )
 
     def require(self) -> None:
-        """CheckpointError if the difference is above the bound of the type."""
+        """CheckpointError if the difference is too large for the dtype."""
         if self.dtype == "float32":
             is_proved = self.largest_difference <= _LARGEST_DIFFERENCE
             bound = f"at most {_LARGEST_DIFFERENCE:g} is allowed in float32"
         else:
             is_proved = self.equal_greedy >= _SMALLEST_SHARE
             bound = f"at least {_SMALLEST_SHARE:.0%} must be equal in {self.dtype}"
-        if not is_proved:  # also if a logit is NaN
+        if not is_proved:  # a NaN is not proved either
             raise CheckpointError(
                 f"{self.line()}; {bound}; nothing was written",
                 hint="--dtype float32 rounds least; --format adapter writes the adapter as it is",
@@ -66,7 +66,7 @@ class MergeProof(LogitDifference):
 
 
 def kept_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """The logits of rows of token ids, each (T, V), until 2^27 of them are kept."""
+    """The logits (T, V) of each row. Rows are left out once 2^27 logits are kept."""
     found, left = list[torch.Tensor](), _MAX_LOGITS
     for logits in logits_of(model, rows):
         left -= logits.numel()
@@ -79,7 +79,9 @@ def kept_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> list
 def compare(
     dtype: str, before: Iterable[torch.Tensor], after: Iterable[torch.Tensor]
 ) -> MergeProof:
-    """Compare the logits of base and adapter with those of the merged model, up to the last row of
-    `before`."""
+    """Compare the logits of base and adapter with those of the merged model.
+
+    Only the rows in `before` are compared.
+    """
     difference = compare_logits(zip(before, after, strict=False))
     return MergeProof(**asdict(difference), dtype=dtype)

@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 
 def say_nothing(line: str) -> None:
-    """Report nothing."""
+    """Ignore the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model in float32, its tokenizer, and its origin."""
+    """A model, its tokenizer, and where it comes from."""
 
     model: "PreTrainedModel"
     tokenizer: ChatTokenizer
-    run: RunDir | None = None  # None: a model directory
-    manifest: CheckpointManifest | None = None  # of the checkpoint with these weights, if any
-    adapter: Attached | None = None  # the same model, with its adapter on it
+    run: RunDir | None = None  # None: it comes from a model directory
+    manifest: CheckpointManifest | None = None  # of the checkpoint with the same weights, if any
+    adapter: Attached | None = None  # if the model has an adapter on it
 
     def about(self, path: Path) -> str:
-        """`runs/x · SmolLM2-135M · step 8`, for what was opened at `path`."""
+        """A line such as `runs/x · SmolLM2-135M · step 8`. `path` is what was opened."""
         parts = [str(self.run.path if self.run is not None else path)]
         if self.run is not None:
             parts.append(Path(self.run.config().model.name).name)
@@ -60,7 +60,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the weights are: in a directory for other tools, or in a checkpoint of a run."""
+    """Where the weights are: in a model directory, or in a checkpoint of a run."""
 
     path: Path
     run: RunDir | None = None
@@ -77,15 +77,18 @@ def open_trained(
     *,
     on_source: bool = False,
 ) -> Trained:
-    """The model of `path`: a run, a checkpoint, or anything that `train --model` can start from.
+    """Load the model of `path`: a run, a checkpoint, or anything that `train --model` can start
+    from.
 
-    For a run, `final/` is opened, or else the newest checkpoint. An adapter is put onto its base,
-    which is loaded in `dtype`; other models are float32. A base that was held in nf4 has its
-    dequantized weights, or with `on_source` the weights before quantization. If `final/` is
-    damaged, the checkpoint that it was made from is used. If this checkpoint is damaged too, or if
-    `final/` belongs to another end of the run, the newest good checkpoint is used. `tell` gets a
-    line that says so. `chat_template` (a file, or chatml) replaces the model's own. `tokenizer` is
-    for a model without one (MiniMind's .pth files).
+    For a run, this is `final/` or else the newest checkpoint. If `final/` is damaged, the
+    checkpoint that it was made from is used. If this checkpoint is damaged too, or if `final/` does
+    not belong to the current end of the run, the newest good checkpoint is used. `tell` receives a
+    warning in these cases.
+
+    An adapter is put onto its base, which is loaded in `dtype`; other models are float32. A base
+    that was in nf4 is dequantized; with `on_source` it has its weights before the quantization.
+    `chat_template` (a file, or chatml) replaces the model's own. `tokenizer` is for a model without
+    one (a .pth file of MiniMind).
     """
     status.doing(f"checking {path}")
     place = _place_of(path, tell)
@@ -124,7 +127,7 @@ def copy_adapter(path: Path, folder: Path, tell: Callable[[str], None] = say_not
 
 
 def _recorded_base(place: _Place) -> Base | None:
-    """The base that an adapter was trained on: by its checkpoint, or by `final/` alone."""
+    """The record of an adapter's base: from its checkpoint, or from the manifest of `final/`."""
     if place.manifest is not None:
         return place.manifest.base
     return read_seal(place.path).base if is_sealed(place.path) else None
@@ -132,7 +135,7 @@ def _recorded_base(place: _Place) -> Base | None:
 
 @contextmanager
 def _adapter_folder(place: _Place) -> Iterator[Path]:
-    """The PEFT directory of an adapter. The directory of a checkpoint's adapter is temporary."""
+    """The directory of an adapter in peft's format. For a checkpoint, it is temporary."""
     if not place.is_checkpoint or place.run is None or place.manifest is None:
         yield place.path
         return
@@ -175,14 +178,14 @@ def _own_checkpoint(run: RunDir, path: Path, manifest: CheckpointManifest) -> _P
 
 
 def _manifest_of_final(run: RunDir) -> CheckpointManifest | None:
-    """The manifest of the checkpoint that `final/` was made from; None if it is not there."""
+    """The manifest of the checkpoint that `final/` was made from; None if it does not exist."""
     with suppress(CheckpointError):
         return read_manifest(run.checkpoints / checkpoint_name(read_seal(run.final).step))
     return None
 
 
 def _in_place_of_final(run: RunDir, last: CheckpointManifest | None) -> GoodCheckpoint:
-    """The checkpoint that a damaged `final/` was made from, else the newest good one."""
+    """The checkpoint that `final/` was made from, or else the newest good checkpoint."""
     with suppress(CheckpointError):
         seal = read_seal(run.final)
         run_ids = (None, run.facts()["run_id"])

@@ -1,4 +1,4 @@
-"""Open an adapter on its base: of a PEFT directory, a run's final/, or a checkpoint of a run."""
+"""Open an adapter with its base: from a peft directory, a run's final/, or a checkpoint."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a directory holds a PEFT adapter, of any tool."""
+    """Whether a directory has an adapter in peft's format, from any tool."""
     return (folder / CONFIG_NAME).is_file()
 
 
@@ -38,12 +38,12 @@ def open_adapter(
     on_source: bool = False,
     where: Path | None = None,
 ) -> tuple[Attached, ChatTokenizer]:
-    """The base in `dtype` with the adapter of a PEFT directory on it, and the tokenizer.
+    """Load the base in `dtype` with the adapter in `folder` on it, and the tokenizer.
 
-    The tokenizer is the directory's own, or else the base's. The base must be the `recorded` one;
-    without a record it is not compared. A base that was held in nf4 has its dequantized weights, or
-    with `on_source` the weights that were quantized. `where` is the path that an error about a
-    different base names, if it is not the directory.
+    The tokenizer is the folder's own, or else the base's. The base must be the `recorded` one;
+    without a record, any base is accepted. A base that was in nf4 is dequantized; with `on_source`
+    it has its weights before the quantization. Errors about another base name the path `where`; the
+    default is `folder`.
     """
     adapter = AdapterFile.read(folder)
     if recorded is not None:
@@ -58,7 +58,7 @@ def open_adapter(
 
 
 def _require_base(adapter: AdapterFile) -> None:
-    """ConfigError if the base is not there; it says where the path comes from."""
+    """ConfigError if the base does not exist. The message names the file with the base's path."""
     is_path = adapter.base.startswith((".", "/", "~")) or adapter.base.count("/") > 1
     if is_path and not Path(adapter.base).exists():
         raise ConfigError(
@@ -70,7 +70,7 @@ def _require_base(adapter: AdapterFile) -> None:
 def write_adapter(
     run: RunDir, checkpoint: Path, manifest: CheckpointManifest, folder: Path
 ) -> None:
-    """Write the adapter of a checkpoint as a PEFT directory with its tokenizer."""
+    """Write the adapter of a checkpoint as a directory in peft's format, with its tokenizer."""
     config = run.resolved_config()
     tokenizer = load_tokenizer(str(run.model_folder))
     named = config.model

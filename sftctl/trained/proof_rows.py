@@ -1,4 +1,4 @@
-"""The rows on which an export is proved: those of the run's own data, or of the bundled sample."""
+"""The rows on which an export is checked: from the run's own data, or from the bundled sample."""
 
 from sftctl.data.sample import sample_files
 from sftctl.data.storage.joined import Store, open_stores
@@ -12,7 +12,7 @@ _NUM_ROWS = 16
 
 
 def texts_of(trained: Trained) -> list[str]:
-    """Up to 16 rows of the run's own data, special tokens included; else the sample's rows."""
+    """Up to 16 rows of the run's own data with special tokens, or else rows of the sample."""
     store = _store(trained)
     if store is not None:
         tokenizer = trained.tokenizer
@@ -31,10 +31,10 @@ def _store(trained: Trained) -> Store | None:
     config = trained.run.config()
     found = recorded_store(trained.manifest, config)
     path = found if found is not None else config.data.path
-    several = started_event(trained.run.path).get("stores")  # of a mixture
+    several = started_event(trained.run.path).get("stores")  # the run trained on several stores
     try:
         if several:
             return open_stores(several)
         return open_stores([path]) if path is not None else None
     except SftctlError:
-        return None  # moved, or rows that were never stored
+        return None  # the store was moved, or the rows were never stored

@@ -1,4 +1,4 @@
-"""Text that arrives in pieces, broken between words at the width of a terminal."""
+"""Break text that arrives in pieces between words, at the width of a terminal."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ from sftctl.words import num_cells
 
 
 class WordWrap:
-    """Writes text so that no line is wider than `width` cells. A word is held until it ends.
+    """Writes text with lines of at most `width` cells. A word is written only when it is complete.
 
-    A word that is wider than a line is broken at the end of the line. A line can be broken between
-    any two wide letters (Chinese, Japanese).
+    A word that is wider than a line is broken. A line may also be broken after any wide letter
+    (Chinese, Japanese).
     """
 
     def __init__(self, width: int, write: Callable[[str], None]) -> None:
@@ -17,7 +17,7 @@ class WordWrap:
         self._column, self._word, self._word_cells = 0, "", 0
 
     def add(self, text: str) -> None:
-        """Take more of the text."""
+        """Add the next piece of the text."""
         for letter in text:
             cells = num_cells(letter)
             if letter == "\n":
@@ -37,7 +37,7 @@ class WordWrap:
                     self.flush()
 
     def flush(self) -> None:
-        """Write the word that is held, on a new line if it does not fit into this one."""
+        """Write the pending word, on a new line if this line has no room for it."""
         if not self._word:
             return
         if self._column and self._column + self._word_cells > self._width:

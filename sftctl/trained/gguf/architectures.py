@@ -1,5 +1,4 @@
-"""The part of a .gguf file about a model: its architecture, its sizes, and its tensors by
-llama.cpp's names."""
+"""What a .gguf file says about a model: architecture, sizes, and tensors by llama.cpp's names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _window(config: Any) -> int | None:
-    """The width of attention in tokens if some layer has a window."""
+    """The width of the sliding window in tokens; None if no layer has a window."""
     used = getattr(config, "use_sliding_window", True)
     window: int | None = getattr(config, "sliding_window", None) if used else None
     return window or None
@@ -28,11 +27,11 @@ def _head_dim(config: Any) -> int:
 
 
 def write_sizes(writer: "GGUFWriter", config: Any, family: Family) -> None:
-    """Add the keys that llama.cpp needs to build the model."""
+    """Write the keys from which llama.cpp builds the model."""
     window, head = _window(config), _head_dim(config)
     context = config.max_position_embeddings
     if window is not None and family.layer_pattern is None:
-        # llama.cpp has no window for this family, so the context must not exceed the model's.
+        # llama.cpp has no window for this family. Without one, longer texts would be wrong.
         context = min(context, window)
     elif window is not None:
         writer.add_sliding_window(window)
@@ -67,7 +66,7 @@ def _write_rope(writer: "GGUFWriter", rope: dict[str, Any], head: int) -> None:
     kinds = {"linear": RopeScalingType.LINEAR, "yarn": RopeScalingType.YARN}
     kind = kinds.get(rope.get("rope_type", "default"))
     if kind is None:
-        return  # llama3's factors are a tensor
+        return  # llama3's scaling is written as a tensor
     writer.add_rope_scaling_type(kind)
     writer.add_rope_scaling_factor(rope["factor"])
     if kind == RopeScalingType.YARN:
@@ -75,10 +74,10 @@ def _write_rope(writer: "GGUFWriter", rope: dict[str, Any], head: int) -> None:
 
 
 def _rope_factors(config: Any) -> torch.Tensor:
-    """Llama 3's scaling: the number by which each frequency is divided.
+    """The factors of Llama 3's RoPE scaling: each frequency is divided by its factor.
 
-    Source: `_compute_llama3_parameters` of transformers. The result is the inverse frequencies
-    without scaling, divided by the inverse frequencies with scaling.
+    Source: `_compute_llama3_parameters` of transformers. A factor is the inverse frequency without
+    scaling, divided by the inverse frequency with scaling.
     """
     from math import pi
 
@@ -93,17 +92,17 @@ def _rope_factors(config: Any) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A tensor of the file, before it is rounded to the file's type."""
+    """A tensor of the file, before it is rounded to the file's dtype."""
 
     name: str
-    """The model's weight from which this tensor is made."""
+    """The name of the model's weight from which this tensor is made."""
     stored_as: str
-    """llama.cpp's name."""
+    """The name of the tensor in llama.cpp."""
     weight: torch.Tensor
 
 
 def tensors_of(model: "PreTrainedModel", family: Family) -> Iterator[Tensor]:
-    """The tensors of the file. A tied head is left out if llama.cpp then uses the embeddings."""
+    """The tensors of the file. A tied head is skipped, unless llama.cpp needs it."""
     import gguf
 
     config: Any = model.config
@@ -140,7 +139,7 @@ def _as_stored(name: str, weight: torch.Tensor, config: Any, family: Family) -> 
 
 
 def _neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Put the rows of each head in the order 0, D/2, 1, D/2 + 1, …
+    """Reorder the rows of each head: 0, D/2, 1, D/2 + 1, …
 
     The weight has the shape (heads · D, …).
     """
@@ -149,7 +148,7 @@ def _neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _experts(block: str, name: str, weight: torch.Tensor) -> Iterator[Tensor]:
-    """The stacked experts (E, rows, columns); gate and up are two tensors in the file."""
+    """The tensors of stacked experts (E, rows, columns). The file stores gate and up separately."""
     if name.endswith(".down_proj"):
         yield Tensor(name, f"{block}.ffn_down_exps.weight", weight)
     else:

@@ -1,4 +1,4 @@
-"""The families that llama.cpp knows, and the settings that each may have."""
+"""The model families that sftctl can write for llama.cpp, and the settings that each can have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,23 +15,22 @@ class Family:
     """How llama.cpp stores a family of models."""
 
     name: str
-    """Its name in `general.architecture`."""
+    """The family's name in `general.architecture`."""
     pairs_neighbours: bool = False
-    """RoPE rotates pairs of neighbouring numbers of a head, not pairs from its two halves. So the
-    rows of the query and key weights are stored in another order."""
+    """True: RoPE rotates pairs of neighbouring numbers of a head. False: it rotates pairs from the
+    two halves of a head. With True, query and key weights are stored in another order of rows."""
     norm_offset: float = 0.0
-    """A number that is added to the weights of norms: Gemma multiplies by one plus the weight."""
+    """A number that is added to norm weights, because Gemma multiplies by one plus the weight."""
     layer_pattern: int | None = None
-    """Every n-th layer attends to the complete text, all others to a window. llama.cpp has this
-    number in its code."""
+    """n: every n-th layer attends to the complete text, all others to a window. In llama.cpp, this
+    number is fixed."""
     activation: str = "silu"
     normalizes_experts: bool | None = None
-    """Whether the weights of the chosen experts are made to sum to one; None: no experts."""
+    """Whether the weights of the chosen experts are scaled to sum to one; None: no experts."""
     has_biases: bool = False
-    """Attention may have biases."""
+    """Whether attention may have biases."""
     needs_head: bool = False
-    """A head tied to the embeddings is stored too: llama.cpp does not use the embeddings as
-    head."""
+    """Whether a head that is tied to the embeddings must be stored too."""
 
 
 FAMILIES = {
@@ -47,9 +46,9 @@ FAMILIES = {
     ),
     "phi3": Family("phi3"),
 }
-"""By transformers' `model_type`. Both the `gguf` package and transformers' reader know them."""
+"""transformers' `model_type` -> family. The `gguf` package and transformers can read them all."""
 
-_GEMMA3_LOCAL_THETA = 10_000.0  # RoPE of Gemma 3's layers with a window, fixed in llama.cpp
+_GEMMA3_LOCAL_THETA = 10_000.0  # fixed in llama.cpp, for Gemma 3's layers with a window
 _YARN = {
     "attention_factor": None,
     "mscale": None,
@@ -58,11 +57,11 @@ _YARN = {
     "beta_slow": 1,
     "truncate": True,
 }
-"""Settings of RoPE's yarn scaling that are not written to the file, and their usual values."""
+"""Settings of yarn scaling that a .gguf file can't store, and the values that llama.cpp assumes."""
 
 
 def family_of(config: "PretrainedConfig") -> Family:
-    """The family of a model; ConfigError if llama.cpp would compute something else."""
+    """The family of a model. ConfigError if llama.cpp would compute the model differently."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ConfigError(
@@ -78,7 +77,7 @@ def family_of(config: "PretrainedConfig") -> Family:
 
 
 def _differences(config: Any, family: Family) -> Iterator[str]:
-    """Settings of the configuration that llama.cpp does not have."""
+    """Settings of the configuration that llama.cpp does not support."""
     activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
     if activation != family.activation:
         yield f"the activation is {activation}"
@@ -126,8 +125,7 @@ def _layer_types(count: int, pattern: int) -> list[str]:
 
 
 def rope_of(config: Any, local: bool = False) -> dict[str, Any]:
-    """The RoPE of the layers that attend to the complete text, or of the layers with a window
-    (`local`)."""
+    """The RoPE settings of the layers with full attention; with `local`, of those with a window."""
     rope: dict[str, Any] = config.rope_parameters
     by_layer = rope.get("sliding_attention" if local else "full_attention")
     return rope if by_layer is None else by_layer

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
-"""`--dtype` -> the type of matrices in the file. q8_0: blocks of 32 numbers of 8 bits, each with a
-scale in float16."""
+"""`--dtype` -> the dtype of matrices in the file. q8_0 has blocks of 32 numbers in 8 bits, and a
+float16 scale for each block."""
 
 
 def write_gguf(
     model: "PreTrainedModel", tokenizer: ChatTokenizer, file: Path, dtype: str, name: str
 ) -> None:
-    """Write the file. ConfigError if llama.cpp has no such model or tokenizer."""
+    """Write the file. ConfigError if llama.cpp does not support the model or its tokenizer."""
     import gguf
 
     config: Any = model.config
@@ -52,7 +52,7 @@ def write_gguf(
         for tensor, kind in tensors:
             writer.write_tensor_data(_quantized(tensor.weight, kind))
     except OSError as problem:
-        if problem.errno is None:  # numpy only counts what was written
+        if problem.errno is None:  # numpy saw that fewer bytes were written, but not why
             raise OSError(errno.ENOSPC, "the disk took only a part of it: is it full?") from problem
         raise
     finally:
@@ -60,9 +60,10 @@ def write_gguf(
 
 
 def type_of(name: str, weight: torch.Tensor, dtype: str) -> "GGMLQuantizationType":
-    """How a weight is stored: norms, biases and routers exactly, matrices in `dtype`.
+    """The dtype in which a weight is stored.
 
-    float16 where a row can't be cut into the blocks of q8_0.
+    Norms, biases and routers are float32, matrices `dtype`. A matrix is float16 if its rows can't
+    be cut into the blocks of q8_0.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -74,7 +75,7 @@ def type_of(name: str, weight: torch.Tensor, dtype: str) -> "GGMLQuantizationTyp
 
 
 def rounded(weight: torch.Tensor, kind: "GGMLQuantizationType") -> torch.Tensor:
-    """The weight as a reader of the file sees it, in float32."""
+    """The weight as it is read from the file, in float32."""
     from gguf import dequantize
 
     return torch.from_numpy(np.array(dequantize(_quantized(weight, kind), kind))).view(weight.shape)

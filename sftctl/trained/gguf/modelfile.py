@@ -1,4 +1,4 @@
-"""The Modelfile, with which Ollama makes a model from a .gguf file."""
+"""Write the Modelfile, from which Ollama makes a model of a .gguf file."""
 
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -17,11 +17,11 @@ _CONVERSATIONS = [
 
 
 def modelfile(tokenizer: ChatTokenizer, stop_ids: list[int], file_name: str) -> str:
-    """The text of a Modelfile: the weights, the tokens that end an answer, the template.
+    """The text of a Modelfile: the weights, the tokens that end an answer, and the template.
 
-    Ollama's templates are in another language than chat templates. A template is written if it
-    renders conversations of plain text like the tokenizer's template; else Ollama looks for a
-    template by itself.
+    Ollama's templates have another language than chat templates. A template is written only if it
+    renders plain conversations as the tokenizer's chat template does. Without one, Ollama chooses a
+    template itself.
     """
     lines = [f"FROM ./{file_name}"]
     lines += [f'PARAMETER stop "{tokenizer.decode([token])}"' for token in stop_ids]
@@ -35,14 +35,14 @@ def modelfile(tokenizer: ChatTokenizer, stop_ids: list[int], file_name: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A chat template that wraps each message in constant texts."""
+    """A chat template that puts constant texts around each message."""
 
     start: str
-    """Before the first message if that is not a system prompt."""
+    """The text before the first message, if the first message is not a system prompt."""
     around: dict[str, tuple[str, str]]
-    """By role: the texts before and after a content."""
+    """Role -> the texts before and after the content of a message."""
     answer: str
-    """The text before the answer."""
+    """The text before the answer that is to be generated."""
 
     def render(self, messages: list[Message]) -> str:
         text = "" if messages[0]["role"] == "system" else self.start
@@ -52,7 +52,7 @@ class _Parts:
         return text + self.answer
 
     def in_go(self) -> str:
-        """The same in the template language of Go, which Ollama uses."""
+        """The template in the language of Go's templates, which Ollama uses."""
         start = ""
         if self.start:
             start = '{{ if ne (index .Messages 0).Role "system" }}' + self.start + "{{ end }}"
@@ -65,21 +65,23 @@ class _Parts:
 
 
 def _parts(tokenizer: ChatTokenizer) -> _Parts | None:
-    """The constant texts, if they render plain conversations as the chat template does."""
+    """The constant texts. None if they do not render plain conversations as the chat template does.
+    """
     try:
         parts = _guess(tokenizer)
         for roles in _CONVERSATIONS:
             messages = _messages(roles)
             if parts.render(messages) != _rendered(tokenizer, messages):
                 return None
-    except (DataError, ValueError):  # refused, or a content that is not in the text
+    except (DataError, ValueError):  # refused by the template, or a content is not in the text
         return None
     texts = [parts.start, parts.answer, *(text for two in parts.around.values() for text in two)]
     return None if any("{{" in text or '"""' in text for text in texts) else parts
 
 
 def _guess(tokenizer: ChatTokenizer) -> _Parts:
-    """Cut the texts between contents into the end of one message and the beginning of the next."""
+    """Divide the text between two contents into the end of one message and the start of the next.
+    """
     head, end = _between(tokenizer, ["user"])
     _, to_answer, to_user, _ = _between(tokenizer, ["user", "assistant", "user"])
     system, from_system, _ = _between(tokenizer, ["system", "user"])
@@ -102,7 +104,7 @@ def _messages(roles: list[str]) -> list[Message]:
 
 
 def _rendered(tokenizer: ChatTokenizer, messages: list[Message]) -> str:
-    """The prompt, without the BOS token if the model's user need not write it."""
+    """The rendered prompt, without the BOS token if the tokenizer adds it."""
     text = tokenizer.render(messages, add_generation_prompt=True)
     bos = tokenizer.hf.bos_token
     alone = tokenizer.hf("a", add_special_tokens=True)["input_ids"]
@@ -111,7 +113,7 @@ def _rendered(tokenizer: ChatTokenizer, messages: list[Message]) -> str:
 
 
 def _between(tokenizer: ChatTokenizer, roles: list[str]) -> list[str]:
-    """The texts before, between and after the contents; ValueError if a content is missing."""
+    """The texts before, between and after the contents. ValueError if a content is missing."""
     messages, pieces = _messages(roles), list[str]()
     rest = _rendered(tokenizer, messages)
     for message in messages:

@@ -1,4 +1,4 @@
-"""Checks a .gguf file: reads it again, and compares it with the original model and tokenizer."""
+"""Check a .gguf file: read it again, and compare it with the exported model and tokenizer."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LARGEST_DIFFERENCE = 1e-4
-"""Largest difference of logits in float32: the same sums in another order."""
+"""Larger differences of float32 logits are an error. Sums in another order differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof(LogitDifference):
-    """How the file's model differs from the model that was exported."""
+    """How much the model in the file differs from the exported model."""
 
     def line(self) -> str:
-        """For the screen."""
+        """A line for the screen."""
         return (
             f"read again: {self.tokens} tokens of {self.rows} rows are the same; logits differ by "
             f"at most {self.largest_difference:.2g}, and {self.equal_greedy:.1%} of the most "
@@ -37,10 +37,10 @@ class Proof(LogitDifference):
 
 
 def prove(trained: Trained, file: Path, dtype: str) -> Proof:
-    """Compare weights, token ids and logits; CheckpointError if the file is not the exported model.
+    """Compare weights, token ids and logits. CheckpointError if the file is not the exported model.
 
-    Weights must be those of the model, rounded to `dtype`; in float32 the logits must be equal
-    within 1e-4. Source of the reader: transformers, with the model's own configuration.
+    The weights must be equal to the model's, rounded to `dtype`. For float32, the logits may differ
+    by 1e-4. transformers reads the file, with the model's own configuration.
     """
     model, tokenizer = trained.model.eval(), trained.tokenizer
     read = read_gguf(file, model.config).eval()
@@ -50,7 +50,7 @@ def prove(trained: Trained, file: Path, dtype: str) -> Proof:
     _require_ids(ids, texts, tokenizer, file)
     pairs = zip(logits_of(model, ids), logits_of(read, ids), strict=True)
     proof = Proof(**asdict(compare_logits(pairs)))
-    if dtype == "float32" and not proof.largest_difference <= _LARGEST_DIFFERENCE:  # or NaN
+    if dtype == "float32" and not proof.largest_difference <= _LARGEST_DIFFERENCE:  # true for NaN
         raise _not_proved(file, f"its logits differ by {proof.largest_difference:.2g}")
     return proof
 
@@ -78,7 +78,7 @@ def _require_ids(ids: list[list[int]], texts: list[str], ours: ChatTokenizer, fi
 
 
 def _encoder(ours: ChatTokenizer, file: Path) -> Callable[[str], list[int]]:
-    """The file's tokenizer: llama.cpp's algorithm, or its equal in transformers' reader."""
+    """The encoder of the file's tokenizer: that of transformers, or our copy of llama.cpp's."""
     if getattr(ours.hf.backend_tokenizer.model, "byte_fallback", False):
         return SentencePiece.read(file).encode
     read = load_tokenizer(str(file), template_required=False)

@@ -1,8 +1,7 @@
-"""How llama.cpp encodes a text with the SentencePiece vocabulary of a .gguf file.
+"""Encode a text as llama.cpp does, with the SentencePiece vocabulary of a .gguf file.
 
-transformers' reader writes spaces in a way that depends on the model's architecture, so it can't
-check such a file. Source: `llm_tokenizer_spm_session` and `tokenizer_st_partition` in
-`llama-vocab.cpp`.
+An export uses this to check its file. transformers' reader can't do that: the architecture of the
+model decides how it writes spaces. Source: `llm_tokenizer_spm_session` and `tokenizer_st_partition` in `llama-vocab.cpp`.
 """
 
 import re
@@ -11,7 +10,7 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 SPACE = "▁"
-"""How the vocabulary writes a space."""
+"""The letter for a space in the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +21,12 @@ class SentencePiece:
     scores: list[float]
     special: "re.Pattern[str]"
     strips_right: frozenset[str]
-    """Special tokens that include the spaces after them."""
+    """Special tokens that also take the spaces after them."""
     adds_space: bool
 
     @classmethod
     def read(cls, file: Path) -> "SentencePiece":
-        """The vocabulary of a file that `write_vocabulary` wrote."""
+        """The vocabulary of a file that `write_vocabulary` has written."""
         from gguf import GGUFReader, TokenType
 
         fields = GGUFReader(file).fields
@@ -48,7 +47,7 @@ class SentencePiece:
         )
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, in which special tokens are recognized."""
+        """The token ids of a text. Special tokens in it are recognized."""
         found, before = list[int](), ""
         for piece in self.special.split(text):
             if before in self.strips_right:
@@ -63,8 +62,7 @@ class SentencePiece:
         return found
 
     def _merged(self, text: str) -> list[int]:
-        """Join, again and again, the two neighbours that together are the token of the highest
-        score."""
+        """Join neighbours until no pair is a token. The pair with the highest score is next."""
         parts = list(text)
         next_of = [*range(1, len(parts)), -1]
         previous = list(range(-1, len(parts) - 1))
@@ -79,7 +77,7 @@ class SentencePiece:
         while queue:
             _, left, right, size = heappop(queue)
             if not parts[left] or not parts[right] or len(parts[left] + parts[right]) != size:
-                continue  # one of them was joined to another neighbour before
+                continue  # one of the two was already joined with another neighbour
             parts[left], parts[right] = parts[left] + parts[right], ""
             after = next_of[left] = next_of[right]
             if after >= 0:
@@ -95,4 +93,4 @@ class SentencePiece:
 
 
 PHI3_KEEPS = frozenset({"<unk>", "<s>", "<|endoftext|>"})
-"""The special tokens of Phi 3 that do not include the spaces after them."""
+"""The special tokens of Phi 3 that do not take the spaces after them."""

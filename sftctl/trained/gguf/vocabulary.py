@@ -1,4 +1,4 @@
-"""The part of a .gguf file about a tokenizer: tokens, merges, special tokens, split, template."""
+"""What a .gguf file says about a tokenizer: tokens, merges, special tokens, split, template."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ _HINT = "export with --format hf"
 
 
 def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: int) -> None:
-    """Add the tokenizer's keys. The embeddings have `num_rows` rows.
+    """Write the tokenizer's keys. `num_rows` is the number of rows of the embeddings.
 
-    ConfigError if llama.cpp has no such tokenizer, or if there are more tokens than rows.
+    ConfigError if llama.cpp does not support the tokenizer, or if it has more tokens than rows.
     """
     if tokenizer.vocab_size > num_rows:
         raise ConfigError(
@@ -44,8 +44,10 @@ def write_vocabulary(writer: "GGUFWriter", tokenizer: ChatTokenizer, num_rows: i
 
 
 def name_for(tokenizer: ChatTokenizer, name: str) -> str:
-    """The model's name in the file: from this name llama.cpp decides about spaces after special
-    tokens. ConfigError if special tokens include neighbouring spaces, but not exactly as in Phi 3.
+    """The model's name in the file.
+
+    llama.cpp decides by this name whether special tokens take the spaces after them. ConfigError if
+    they take spaces in another way than in Phi 3.
     """
     added = loads(tokenizer.hf.backend_tokenizer.to_str())["added_tokens"]
     plain = re.sub("(?i)(phi|modern)-?(3|bert)", r"\1 \2", name)
@@ -63,7 +65,7 @@ def name_for(tokenizer: ChatTokenizer, name: str) -> str:
 
 
 def _tokens(content: dict[str, Any], num_rows: int) -> tuple[list[str], list[int]]:
-    """Every token's text and type, by id; ids without a token are unused."""
+    """The text and the type of every token, by id. Ids without a token get the type UNUSED."""
     from gguf import TokenType
 
     model = content["model"]
@@ -91,8 +93,9 @@ def _is_byte(text: str) -> bool:
 def _write_sentencepiece(
     writer: "GGUFWriter", content: dict[str, Any], tokens: list[str], merges: list[str]
 ) -> None:
-    """Scores for merges: llama.cpp merges the pair with the highest score, so the first merge gets
-    the highest."""
+    """Write scores in place of merges. The first merge gets the highest score, because llama.cpp
+    joins the pair with the highest score first.
+    """
     rank = dict[str, int]()
     for order, merge in enumerate(merges):
         rank.setdefault(merge.replace(" ", ""), order)
@@ -103,10 +106,10 @@ def _write_sentencepiece(
 
 
 def _adds_a_space(content: dict[str, Any]) -> bool:
-    """Whether a space is put before the text, and also before the text after each special token.
+    """Whether a space is put before the text, and before the text after each special token.
 
-    llama.cpp can do only both or neither. ConfigError if a space is put before the first text only,
-    or if spaces are not written as ▁.
+    llama.cpp supports both together, or neither. ConfigError if a space is put only before the
+    first text, or if a space is not written as ▁.
     """
     steps = [step for part in ("normalizer", "pre_tokenizer") for step in steps_of(content[part])]
     replaced = [step for step in steps if step["type"] == "Replace" and step["content"] == SPACE]
@@ -150,7 +153,7 @@ def _write_special(writer: "GGUFWriter", tokenizer: ChatTokenizer) -> None:
 
 
 def _named(templates: str | dict[str, str]) -> str | list[dict[str, str]]:
-    """One template, or several as gguf takes them."""
+    """A template, or several templates in the form that gguf expects."""
     if isinstance(templates, str):
         return templates
     return [{"name": name, "template": template} for name, template in templates.items()]
