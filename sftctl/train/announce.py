@@ -76,8 +76,8 @@ def _optional(session: Session, problems: list[str]) -> list[Tracker]:
         try:
             service = open_service(name, _tracked_run(session))
         except SftctlError:
-            raise  # for example not logged in: the user should fix that before training
-        except Exception as error:  # the training does not depend on a service
+            raise  # such as "not logged in": the user should fix this before the training starts
+        except Exception as error:  # a broken service must not prevent the training
             shown = {"wandb": "W&B"}.get(name, name)
             problems.append(f"{shown} gets no reports: {type(error).__name__}: {error}")
         else:

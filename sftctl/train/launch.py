@@ -164,7 +164,7 @@ def _report(folder: Path, error: Exception) -> None:
 
 @dataclass(slots=True)
 class _Watch:
-    """What the watching thread has seen of the ranks."""
+    """What the thread of `_watched` has seen of the ranks."""
 
     ranks: set[BaseProcess] = field(default_factory=set)
     killed: set[BaseProcess] = field(default_factory=set)  # ranks that hung
@@ -172,8 +172,8 @@ class _Watch:
     def exit_codes(self, num_ranks: int) -> dict[int, int | None]:
         """The exit code of each rank, without the ranks that the thread killed.
 
-        {} if the thread has not seen all ranks. Ranks start one after the other, so sorting the
-        process ids gives the order of the ranks.
+        {} if the thread has not seen all ranks. Ranks start one after the other, so the smallest
+        process id belongs to rank 0.
         """
         if len(self.ranks) != num_ranks:
             return {}
@@ -184,8 +184,8 @@ class _Watch:
 def _first_failure(folder: Path, num_ranks: int, failure: Any, watch: _Watch) -> SftctlError:
     """The error that ended the run: an expected error, a killed rank, or the first traceback.
 
-    If a rank dies, the other ranks fail in a collective, so their reports are used last. Elastic
-    says which rank failed first, but on a busy machine it may name the wrong rank.
+    If a rank dies, the other ranks fail in a collective. So tracebacks are used last. Elastic says
+    which rank failed first, but on a busy machine it may name the wrong rank.
     """
     files = sorted(folder.glob("failed-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [loads(file.read_bytes()) for file in files]

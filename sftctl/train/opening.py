@@ -75,7 +75,10 @@ def new_session(
 
 
 def _nothing_trained() -> str:
-    """The answer to a signal while the run directory is written, which no signal may interrupt."""
+    """The answer to a signal that comes while the run directory is written.
+
+    A signal does not interrupt this work.
+    """
     return "the run directory is written first, no step is trained"
 
 
@@ -83,7 +86,10 @@ def _nothing_trained() -> str:
 def resumed_session(
     request: ResumeRequest, world: World, stop: StopRequest, verify: Verify | None = None
 ) -> Iterator[Session]:
-    """The session of a run that continues from a checkpoint. Later checkpoints are moved away."""
+    """The session of a run that continues from a checkpoint.
+
+    Checkpoints of later steps are moved into another folder.
+    """
     with restored_session(request, world, stop, verify=verify) as session:
         num_bytes = session.state.checkpoint_bytes
         keep = session.config.checkpoint.keep + session.config.keep_best
@@ -108,8 +114,8 @@ def restored_session(
 ) -> Iterator[Session]:
     """Restore the state of a checkpoint under the run's lock. Nothing changes on disk.
 
-    `config` replaces the run's own config.toml. With `initial`, the session has the state at step 0
-    of the same run instead. Raises NoCheckpoint if the weights of step 0 can't be loaded.
+    `config` replaces the run's own config.toml. With `initial`, the state at step 0 of the same run
+    is restored instead. Raises NoCheckpoint if the weights of step 0 can't be loaded.
     """
     run = world.on_main(lambda: RunDir.open(request.run_dir))
     with _locked(run, world):
@@ -215,11 +221,12 @@ def _take_over(session: Session) -> None:
         clean_leftovers(folder)
     if "wandb" in session.config.tracking.services:
         run.require_wandb_run_id()
-    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))  # on or back
+    # A step will be trained, or the run goes back to an earlier step.
+    moves = not session.has_ended or (plan is not None and bool(plan.abandoned))
     if moves and session.config != run.config():
         run.write_config(session.config)
     if (moves or (plan is not None and plan.final_problems)) and run.final.is_dir():
-        remove_folder(run.final)  # outdated or damaged; a checkpoint has the same weights
+        remove_folder(run.final)  # it is outdated or damaged, and a checkpoint has the weights
     if plan is not None and plan.manifest is not None:
         abandon_after(run.checkpoints, plan.manifest.step)
 

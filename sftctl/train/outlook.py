@@ -1,4 +1,4 @@
-"""The line that answers a signal: what the run still does before it stops, and for how long."""
+"""The line that answers a signal: what the run does before it stops, and how long this takes."""
 
 import time
 
@@ -10,8 +10,7 @@ _WORTH_TELLING_S = 2.0  # for a shorter wait, no time is shown
 
 
 class Outlook:
-    """Records where the training loop is, so that the thread that answers signals can say when the
-    run will stop.
+    """Records what the training loop is doing. From this, another thread says when the run stops.
     """
 
     def __init__(self, session: Session) -> None:
@@ -22,11 +21,11 @@ class Outlook:
         self.is_training = False
 
     def begin_step(self) -> None:
-        """A step begins; evaluation and saving after the last step are done."""
+        """Call this when a step begins."""
         self._since, self.is_training = time.monotonic(), True
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:
-        """A step has ended. Without `metrics`: the loop has no more steps."""
+        """Call this when a step has ended, or without `metrics` when no step is left."""
         self._step_time_s = metrics.step_time_s if metrics is not None else None
         self.is_training = False
 

@@ -1,4 +1,4 @@
-"""Replay: train the steps before the last checkpoint again, and compare every bit."""
+"""Replay: train the steps up to the last checkpoint again, and compare every bit."""
 
 import time
 from collections.abc import Iterator
@@ -99,9 +99,9 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
 
 
 def _stretch(run: RunDir) -> tuple[Path | None, Path]:
-    """The first and the last state of the replay: the second-last checkpoint and the last one.
+    """The two ends of the replay: the second-last checkpoint and the last checkpoint.
 
-    The first is None if the run has only one checkpoint: the replay then starts at step 0.
+    The first is None if the run has only one checkpoint. The replay then starts at step 0.
     """
     found = list_checkpoints(run.checkpoints)
     if not found or step_of(found[-1].name) == 0:
@@ -117,7 +117,7 @@ def _changes(run: RunDir, last_step: int) -> list[str]:
     changes: list[tuple[int, str]] = []
     for event in read_lines(run.path / "events.jsonl"):
         step = event["step"]
-        if event["event"] == "resumed":  # later steps of earlier sessions were replaced
+        if event["event"] == "resumed":  # a resume replaced the steps after its own step
             changes = [change for change in changes if change[0] < step]
         elif event["event"] == "changed" and " -> " in event["message"] and 0 < step < last_step:
             changes.append((step, event["message"]))

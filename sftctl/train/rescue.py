@@ -1,4 +1,4 @@
-"""Save the state somewhere else, if the run directory was moved or deleted during the training."""
+"""If the run directory was moved or deleted during the training, save the state somewhere else."""
 
 from pathlib import Path
 
@@ -49,7 +49,8 @@ def rescue(
 def _new_directory(session: Session, log: RunLog | None, facts: dict[str, object]) -> Path:
     """Create a new run directory and return its path.
 
-    The path is the old one. If it is taken, a name such as `run-rescued-40` is used.
+    The path is that of the lost directory, or a name such as `run-rescued-40` if something is
+    there.
     """
     old, step = session.run.path, session.state.progress.step
     names = (old, *(old.with_name(f"{old.name}-rescued-{step}{end}") for end in ("", "-2", "-3")))

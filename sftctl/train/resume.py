@@ -1,4 +1,4 @@
-"""ResumePlan: which checkpoint a resume restores, what has changed since, and what it refuses."""
+"""ResumePlan: which checkpoint a resume restores, and which changes it finds and refuses."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
@@ -58,7 +58,7 @@ class ResumeRequest:
     step: int | None = None  # None: the newest complete checkpoint
     epochs: int | None = None  # None: as in the run's configuration
     max_steps: int | None = None  # None: as in the run's configuration
-    allow: frozenset[str] = frozenset()  # keys that may differ
+    allow: frozenset[str] = frozenset()  # keys of the configuration that may differ
     config: RunConfig | None = None  # of `train --auto-resume`; None: the run's config.toml
     announce: "Announce | None" = None  # called on rank 0 before anything is changed
 
@@ -82,7 +82,7 @@ class ResumeRequest:
 
 
 def _with_decisions(config: RunConfig, run_config: RunConfig) -> RunConfig:
-    """The command's configuration; settings that the command leaves open keep the run's values."""
+    """The command's settings. A setting that the command leaves open keeps the run's value."""
     sections = {}
     for name in SECTIONS:
         given, decided = getattr(config, name), getattr(run_config, name)
@@ -185,7 +185,7 @@ def plan_resume(
         raise obstacle
     names = [path.name for path in named_checkpoints(run.checkpoints)]
     abandoned = tuple(name for name in names if (step_of(name) or 0) > manifest.step)
-    if request.length_flags and not abandoned:  # if checkpoints are abandoned, steps are left
+    if request.length_flags and not abandoned:  # going back always leaves steps
         require_more_steps(
             run.path, goes_on, config, request.length_flags, is_new=config != run_config
         )
@@ -256,7 +256,7 @@ def plan_request(
     stop: StopRequest | None = None,
     verify: Callable[[Store], None] | None = None,
 ) -> ResumePlan:
-    """The plan of a resume; nothing is resumed. If given, `verify` hashes the store.
+    """Make the plan of a resume, without resuming. `verify` hashes the store.
 
     A signal in `stop` raises Stopped.
     """

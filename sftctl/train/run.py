@@ -51,12 +51,12 @@ def run_training(
 ) -> RunSummary:
     """Train a new run of `config`, or continue the run that `resume` names. Every rank calls this.
 
-    `verify_data`: hash the store before anything is loaded. The default is to hash it in the
-    background during the training. `stop` must be listening for signals already. Without `stop`,
-    this call listens for signals itself.
+    With `verify_data`, the store is hashed before anything is loaded; otherwise during the
+    training. A given `stop` must already listen for signals. Without `stop`, this call listens for
+    signals.
 
-    Returns when the run is finished, or when a signal has stopped the run and its state is saved.
-    Raises a SftctlError for every cause that a user can fix.
+    Returns when the run is finished, or when a signal has stopped it and its state is saved. Raises
+    a SftctlError for every cause that a user can fix.
     """
     train = config.train
     with (
@@ -125,8 +125,8 @@ def _train(session: Session, tracker: Tracker, saving: Saving) -> RunSummary:
 def training_steps(session: Session) -> Generator[StepMetrics]:
     """Train one step after the other, until the run ends or all ranks agree to stop.
 
-    In the second case `session.stop.agreed` is the name of the signal, otherwise it is None. The
-    loader processes end with this generator, also if a caller closes it early.
+    If they agree to stop, `session.stop.agreed` is the name of the signal; otherwise it is None.
+    The loader processes end with this generator, also if a caller closes it early.
     """
     progress = session.state.progress
     batches: Iterator[StepBatch] = iter(())
@@ -155,10 +155,9 @@ def report(metrics: StepMetrics, tracker: Tracker) -> None:
 
 
 def validate_if_due(session: Session, tracker: Tracker) -> None:
-    """Evaluate all validation sets at step 0, at each interval and at the last step, once each.
+    """Evaluate all validation sets at step 0, at each interval and at the last step.
 
-    A signal interrupts the evaluation and discards its results. The resumed run evaluates all sets
-    again.
+    If a signal comes, the results are dropped, and the resumed run evaluates all sets again.
     """
     progress, sets, config = session.state.progress, session.inputs.sets, session.config
     is_an_end = progress.step in (0, session.total_steps)
@@ -195,7 +194,7 @@ def _chosen_by(goal: Goal, found: Mapping[str, Evaluation], judged: Judged) -> f
 
 
 def _standing(session: Session) -> dict[str, Any]:
-    """Where the best evaluation was, and for how many evaluations patience has waited.
+    """The best evaluation so far, and the number of evaluations since then if the run has patience.
 
     Empty before the first evaluation after step 0.
     """
@@ -210,10 +209,10 @@ def _standing(session: Session) -> dict[str, Any]:
 
 
 def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
-    """Check that a validation loss is finite.
+    """Report a warning if a validation loss is not finite.
 
-    A loss that is not finite is reported as a warning. At step 0, TrainingDiverged is raised: no
-    example has been trained yet, so the model itself is the cause.
+    At step 0, raise TrainingDiverged instead: no example was trained yet, so the model is the
+    cause.
     """
     step, stops = session.state.progress.step, session.config.train.on_nonfinite == "stop"
     if math.isfinite(loss):
@@ -231,8 +230,8 @@ def _require_finite(loss: float, session: Session, tracker: Tracker) -> None:
 def _report_end_of_patience(session: Session, tracker: Tracker, summary: RunSummary) -> None:
     """Report that patience has ended the run before its last step.
 
-    The end is reported once. A session that trains no step finds the end already reported if an
-    earlier session died before `finished`, or if only final/ has to be written again.
+    A session without a new step does not report an end that an earlier session has reported. There
+    are two such sessions: the earlier one died before `finished`, or final/ is written again.
     """
     progress, run = session.state.progress, session.run.path
     if progress.validation is None or progress.step >= session.total_steps:
@@ -270,7 +269,7 @@ def _ended(summary: RunSummary, session: Session, status: str) -> RunSummary:
 
 
 def _to_train_longer(session: Session) -> str:
-    """The flags of `resume` that raise the limit that ended the run, such as `--epochs N`."""
+    """The flags of `resume` for a longer run, such as `--epochs N`."""
     progress, train = session.state.progress, session.config.train
     before = progress.step - progress.step_in_epoch
     by_epochs = replace(train, max_steps=None)

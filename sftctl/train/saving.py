@@ -58,9 +58,10 @@ class Saving:
         self._failures: list[CheckpointError] = []  # since the last good save
 
     def record_validation(self) -> None:
-        """Add the validation result to the manifest of the checkpoint that this session continues.
+        """Add the validation result to the manifest of the checkpoint from which this session
+        continues.
 
-        The result is missing there if a signal came after the step and before the validation.
+        The result is missing if a signal came between the step and its validation.
         """
         plan, progress = self._session.plan, self._session.state.progress
         if plan is None or plan.manifest is None or plan.checkpoint is None:
@@ -71,10 +72,10 @@ class Saving:
             self._session.world.on_main(lambda: amend_manifest(path, full))
 
     def poll(self) -> None:
-        """Report the last save, if it has ended.
+        """Report the last save if it has ended.
 
         Raises CheckpointError after MAX_FAILURES failures in a row. Raises DataError if the store
-        is wrong, because a state that was trained on wrong data must not be saved.
+        is wrong: a state that was trained on wrong data must not be saved.
         """
         self._report(self._saver.ended())
         worst = self._session.world.max(self._trouble())
@@ -103,10 +104,9 @@ class Saving:
             self._saver.start(self._manifest(), self._before_save, started)
 
     def finish(self) -> None:
-        """Save the current state unless it is saved already, and wait for the end of the save.
+        """Check the store, save the current state if it is not saved yet, and wait for the save.
 
-        The store is checked before. Raises DataError if the store is wrong, and CheckpointError if
-        the save fails.
+        Raises DataError if the store is wrong, and CheckpointError if the save fails.
         """
         status.doing(f"saving {format_bytes(self._session.state.checkpoint_bytes)}")
         self._report(self._saver.wait())
@@ -125,9 +125,9 @@ class Saving:
                 raise outcome.error
 
     def _trouble(self) -> int:
-        """The problem that this rank knows of, as a number; 0: no problem.
+        """The problem that this rank knows, as a number; 0: no problem.
 
-        The largest number of all ranks decides.
+        The worst problem has the largest number. The ranks use the maximum over all ranks.
         """
         if self._place is not None and not self._place.is_here():
             return _GONE
@@ -246,10 +246,10 @@ def _base_of(session: Session) -> Base | None:
 def open_saving(
     session: Session, tracker: Tracker, log: RunLog | None, check: StoreCheck
 ) -> Iterator[Saving]:
-    """The Saving of a training loop.
+    """The Saving for a training loop.
 
-    At the end of the context, the running save is completed. This includes an end by a SftctlError,
-    which all ranks raise.
+    At the end of the context, a running save is completed. After other errors than a SftctlError it
+    is not, because other ranks may not take part.
     """
     saving = Saving(session, tracker, log, check)
     try:

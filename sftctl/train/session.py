@@ -35,7 +35,7 @@ class Session:
 
     @property
     def rules(self) -> StepRules:
-        """The settings that decide an update, together with the state and the batch."""
+        """The settings that an update needs, besides the state and the batch."""
         train = self.config.train
         return StepRules(
             self.config.optim,
@@ -60,8 +60,8 @@ class Session:
     def is_complete(self) -> bool:
         """Whether every step is trained and the final model is written.
 
-        The final model is the proof, and not the checkpoint: final/ is written after the last
-        validation, but the last checkpoint may have been saved before this validation.
+        The last checkpoint alone does not show this. It can be older than the last validation, and
+        final/ is written after the last validation.
         """
         return self.has_ended and self.run.final.is_dir()
 

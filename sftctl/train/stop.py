@@ -30,26 +30,24 @@ _END = b"\0"  # ends the thread that reads the pipe; no signal has the number 0
 
 
 class Interrupted(BaseException):
-    """Raised when a signal ends work whose result is not kept.
-
-    It is a BaseException, so that no library catches it with `except Exception`.
-    """
+    """A signal has ended work whose result is not kept. `except Exception` does not catch this."""
 
 
 class StopRequest:
     """Listens for signals inside its context, and prints at once what happens next.
 
     Python runs a signal handler only between two bytecodes, so not during a long call of torch.
-    Therefore a thread answers: it reads the signal numbers from a pipe. Only the first signal
-    counts. The exception is a Ctrl-C after the answer: it ends the process without saving.
+    Therefore a thread reads the signal numbers from a pipe and prints the answer. After the answer,
+    only Ctrl-C has an effect: it ends the process without saving.
 
     A signal that was ignored when the process started (`nohup`, a background job) stays ignored.
-    SIGUSR1 is always handled: a job script ignores SIGUSR1 to protect torchrun, and the ranks
-    inherit the ignored signal.
+    SIGUSR1 is always handled: job scripts ignore it to protect torchrun, and ranks inherit this.
 
     A terminal sends Ctrl-C to every process. Under our launcher only the parent process handles
-    Ctrl-C: it writes the signal's name to a file (`relayed_into`). Rank 0 reads this file as its
-    `stop_file`. With `may_leave`, the process is ended if there is nothing to save and its main
+    Ctrl-C. The parent writes the signal's name to a file (`relayed_into`), and rank 0 reads this
+    file (`stop_file`).
+
+    With `may_leave`, the process is ended after a signal if there is nothing to save and its main
     thread does not stop by itself.
     """
 
@@ -127,8 +125,8 @@ class StopRequest:
     def interrupting(self, world: "World") -> Iterator[None]:
         """In this context, a signal raises Interrupted at any line of the main thread.
 
-        Use it only for work of a single rank whose result is not kept. With several ranks it has no
-        effect, because they have to agree on a stop: see `requested`.
+        Use it for work of a single rank whose result is not kept. With several ranks it has no
+        effect: they must agree on a stop (`requested`).
         """
         self._interrupts = world.world_size == 1
         try:
@@ -146,7 +144,7 @@ class StopRequest:
                     self._answer(number)
 
     def _answer(self, number: int) -> None:
-        """Answer the first signal. After that, hand each Ctrl-C to `_answer_again`."""
+        """Answer the first signal. For a later Ctrl-C, call `_answer_again`."""
         self._signal_name = self._signal_name or signal.Signals(number).name
         if self._answered_at is None:
             self._tell_ranks()
@@ -161,8 +159,8 @@ class StopRequest:
     def _answer_again(self, number: int, seconds: float) -> None:
         """React to a Ctrl-C that comes `seconds` after the first answer.
 
-        End the process, or print that the Ctrl-C came too soon. Nothing is printed if there is
-        nothing to save, because the process then ends soon anyway.
+        End the process, or print that the Ctrl-C came too soon. If there is nothing to save, print
+        nothing: the process then ends soon anyway.
         """
         if seconds > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
@@ -171,14 +169,14 @@ class StopRequest:
             os._exit(128 + number)
         if not self._is_early_told and not (self.outlook is None and self._relay is None):
             self._is_early_told = True
-            with suppress(Exception):  # a display that fails
+            with suppress(Exception):  # the display may fail
                 self.show(_TOO_SOON)
 
     def _say(self) -> None:
         """Print what happens next.
 
-        Under a launcher, parent and rank 0 could both print. The first of them creates a file, and
-        the other then prints nothing.
+        The parent and rank 0 could both print this. The first of them creates a file, and the other
+        prints nothing if the file exists.
         """
         if environment.rank() != 0:
             return
@@ -191,7 +189,9 @@ class StopRequest:
                 _shown(file).touch()
 
     def _answer_stop_file(self) -> None:
-        """On rank 0: print the answer to the launcher's signal, because rank 0 owns the screen."""
+        """On rank 0: print the answer to a signal of the launcher. Only rank 0 writes to the
+        screen.
+        """
         assert self._stop_file is not None
         while self._thread is not None:
             if _read(self._stop_file) is not None:

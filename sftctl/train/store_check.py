@@ -1,6 +1,6 @@
-"""Hash the store of a session once, before the training or in the background.
+"""Hash the store of a session once: before the training, or in the background.
 
-One rank of each machine does the work.
+One rank of each machine does this.
 """
 
 import time
