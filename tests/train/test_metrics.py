@@ -110,7 +110,7 @@ def test_a_metric_that_fails_is_named_and_has_no_number(tmp_path: Path) -> None:
     where = f"evaluation.metrics: {HERE}"
     assert [text for text in warnings if "at step 2" in text] == [
         f"{where}:fails_later: row 1 of validation: SystemExit: no more: no number at step 2",
-        f"{where}:not_finite: row 0 of validation: it gave nan: no number at step 2",
+        f"{where}:not_finite: row 0 of validation: the result is nan: no number at step 2",
     ]
     for event in events_named(run, "evaluation"):
         assert event["metrics"]["fails_later"] is event["metrics"]["not_finite"] is None

@@ -1,4 +1,5 @@
-"""Metrics: the model answers rows of the validation sets, and the user's functions rate these.
+"""Metrics: the model answers rows of the validation sets, and functions of the user rate the
+answers.
 
 Decoding is greedy, and the batches do not depend on the number of ranks. So a resumed run gets the
 same numbers as a run that never stopped.
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     from sftctl.train.session import Session
 
 _TOKENS_OF_A_BATCH = 4
-"""Size of a batch in units of micro_batch_tokens. For each token, generation keeps only keys and
-values, so it needs less memory than training."""
+"""Size of a batch in units of micro_batch_tokens. Generation stores only keys and values for each
+token, which needs less memory than training.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The mean of each metric by name, over one set or all sets; None: the metric has no number."""
+    """The mean of each metric by name, over one set or over all sets. None: the metric has no
+    number.
+    """
 
     values: dict[str, float | None]
     num_prompts: int
@@ -51,7 +55,7 @@ class Judged:
 
 
 def judge(session: "Session", tracker: Tracker) -> Judged | None:
-    """Compute the run's metrics for the current weights; None if a signal interrupts this.
+    """Compute the run's metrics for the current weights. None if a signal comes.
 
     All ranks call this together, and each rank answers some of the batches. Rank 0 calls the
     functions. If a function fails, a warning names it, and this evaluation has no number for it.
@@ -96,7 +100,9 @@ def _judged(
 def _measure(
     function: Metric, answers: Sequence[Answered]
 ) -> tuple[str | None, list[float] | None]:
-    """(reason, None) if the metric fails; else (None, the metric's number for each answer)."""
+    """Call the metric for each answer. Returns (None, its numbers), or (the reason, None) if it
+    fails.
+    """
     values = list[float]()
     for one in answers:
         where = f"row {one.number} of {one.set_name}"
@@ -106,7 +112,7 @@ def _measure(
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             return " ".join(f"{where}: {type(error).__name__}: {error}".split()), None
         if not math.isfinite(values[-1]):
-            return f"{where}: it gave {values[-1]}", None
+            return f"{where}: the result is {values[-1]}", None
     return None, values
 
 
@@ -123,7 +129,7 @@ def _mean_of(column: Sequence[float | None]) -> float | None:
 
 
 def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | None:
-    """The answer to each question, on every rank; None if a signal interrupts the work."""
+    """The answer to each question, on every rank. None if a signal comes."""
     world, stop = session.world, session.stop
     batches = _batches(session, questions)
     found: dict[int, str] = {}
@@ -136,16 +142,17 @@ def _answers(session: "Session", questions: Sequence[Question]) -> list[str] | N
         for part in world.gather(answered):
             found |= part
     status.doing("")
-    if stop.requested(world) is not None:  # the signal may have cut the last answers short
+    # The signal may have stopped the last answers before their end.
+    if stop.requested(world) is not None:
         return None
     return [found[number] for number in range(len(questions))]
 
 
 def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int]]:
-    """The numbers of the questions in each batch. They do not depend on the number of ranks.
+    """Divide the questions into batches. Returns the numbers of the questions in each batch.
 
-    A model whose rows can't be laid end to end may not ignore padding either. So its batches have
-    no padding.
+    The number of ranks has no influence. If the rows of a model can't be laid end to end, its
+    batches have no padding, because padding might change its answers.
     """
     lengths = [len(one.prompt_ids) for one in questions]
     most = _TOKENS_OF_A_BATCH * session.shape.micro_batch_tokens
@@ -155,8 +162,8 @@ def _batches(session: "Session", questions: Sequence[Question]) -> list[list[int
     batches = batches_by_length(lengths, longest, most, may_pad=may_pad)
     if limit is None:
         return batches
-    # A prompt near the model's last position allows only a short answer. It gets a batch of its
-    # own, so that the other answers are not shortened too.
+    # A prompt near the model's last position can only have a short answer. It gets its own
+    # batch, because the limit of a batch is for all its answers.
     near = [n for n, length in enumerate(lengths) if length + longest > limit]
     return [
         *filter(None, ([n for n in batch if n not in near] for batch in batches)),

@@ -36,10 +36,9 @@ Metric = Callable[[list[dict[str, Any]], str, str], float]
 
 
 def load_metrics(config: RunConfig) -> tuple[dict[str, Metric], dict[str, str]]:
-    """Import the functions of `evaluation.metrics`.
+    """Import the functions of `evaluation.metrics`. This runs the code of the user's modules.
 
-    Returns the functions, and for each function that can't be imported the reason, both by name.
-    Importing runs the code of the user's modules.
+    Returns the functions by name, and by name the reasons why other functions can't be imported.
     """
     found, problems = dict[str, Metric](), dict[str, str]()
     for name, path in config.evaluation.metric_names.items():
@@ -68,13 +67,13 @@ def _working_directory_first() -> Iterator[None]:
     finally:
         sys.path.remove(here)
         if here not in sys.path:
-            sys.path.append(here)  # for imports that such a module does later
+            sys.path.append(here)  # the module may import others later
 
 
 def require_metrics(config: RunConfig) -> tuple[str, ...]:
-    """The reason for each metric that can't be imported. The run continues without such a metric.
+    """The reasons why some metrics can't be imported. The run continues without these metrics.
 
-    Raises ConfigError if such a metric chooses the best step, and for metrics under FSDP.
+    Raises ConfigError if such a metric chooses the best step, and for any metric under FSDP.
     """
     if config.evaluation.metrics and config.train.strategy == "fsdp":
         raise ConfigError(
@@ -97,8 +96,8 @@ def open_questions(
 ) -> Questions:
     """The rows to answer, by set; {} if the run has no metrics.
 
-    They are read from `run_dir` if they are recorded there, else from the files of the data. Raises
-    DataError if the rows of a set can't be read.
+    Rows that are recorded in `run_dir` are used. Otherwise the rows are read from the files of the
+    data. Raises DataError if the rows of a set can't be read.
     """
     if not config.evaluation.metrics:
         return {}
@@ -112,8 +111,8 @@ def open_questions(
 
 
 def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """The settings that decide which rows are answered: the recorded rows are used if these are
-    equal."""
+    """The settings that decide which rows are answered. Recorded rows are used if these are equal.
+    """
     stores = {name: store.manifest.fingerprint for name, store in inputs.sets.items()}
     return {"num_prompts": config.evaluation.num_prompts, "sets": stores}
 
@@ -123,7 +122,7 @@ def _questions_of(
 ) -> list[Question]:
     """The first rows of a set that have a prompt and an answer.
 
-    If the set has several stores, the share of each store is the share of its examples.
+    If the set has several stores, a store with more examples gives more rows, in proportion.
     """
     ends = np.cumsum([len(part) for part in store.parts])
     limits = np.rint(config.evaluation.num_prompts * ends / ends[-1]).astype(int).tolist()
@@ -160,8 +159,9 @@ def _given(name: str, store: "Path", config: RunConfig, inputs: Inputs) -> str |
 
 
 def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Question | None:
-    """The row up to its last trained answer. None if the row has no such answer, or if the model's
-    maximum length leaves no token for it.
+    """The row up to its last trained answer, as a Question.
+
+    None if there is no such answer, or if the prompt is too long to be followed by an answer.
     """
     if row.shape == "text" or not row.target_turns:
         return None
@@ -179,7 +179,7 @@ def _question(row: Conversation, tokenizer: ChatTokenizer, longest: int) -> Ques
 
 
 def with_questions(session: "Session", run_dir: "Path | None") -> "Session":
-    """The session with the rows to answer. Rows that `run_dir` already has are used again."""
+    """The session with the rows to answer. Rows that are recorded in `run_dir` are used again."""
     config, model = session.config, session.state.loss_module.model
     if config.evaluation.metrics:
         status.doing("reading the rows to answer")

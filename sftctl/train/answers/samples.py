@@ -18,12 +18,13 @@ from sftctl.train.engine.compiled import uncompiled
 from sftctl.train.session import Session
 
 MAX_NEW_TOKENS = 128
-_MARKS = ("", "assistant", "model", "ASSISTANT:", "<think>", "</think>")  # lines before an answer
+# Lines that templates write before an answer.
+_MARKS = ("", "assistant", "model", "ASSISTANT:", "<think>", "</think>")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The start of an example up to its first target token, and the answer that the data has."""
+    """The start of an example up to its first target token, and the answer in the data."""
 
     prompt_ids: list[int]
     reference_ids: list[int]
@@ -78,7 +79,7 @@ def show_samples(session: Session, tracker: Tracker) -> None:
 
 
 def why_no_samples(session: Session) -> str | None:
-    """The reason why a run that asks for samples gets none; else None."""
+    """Why a run that asks for samples gets none; None if it gets samples, or asks for none."""
     wanted, validation = session.config.tracking.samples, session.inputs.validation
     if wanted and session.state.is_sharded:
         return "tracking.samples: no samples under fsdp: no rank holds the complete model"
@@ -90,13 +91,13 @@ def why_no_samples(session: Session) -> str | None:
 
 
 def _question(prompt: str) -> str:
-    """The last line of a prompt that is not the header of the answer, such as `assistant`."""
+    """The last line of a prompt. Lines that begin an answer, such as `assistant`, do not count."""
     lines = [line for line in map(str.strip, prompt.splitlines()) if line not in _MARKS]
     return lines[-1] if lines else ""
 
 
 def _prompts(session: Session) -> Iterator[Prompt]:
-    """The first validation prompts that leave the model at least one position for an answer."""
+    """The first validation prompts that leave the model a position for an answer, or more."""
     store, left = session.inputs.validation, session.config.tracking.samples
     if store is None:
         return
@@ -110,7 +111,7 @@ def _prompts(session: Session) -> Iterator[Prompt]:
 
 
 def _room(model: Any, prompt: Prompt) -> int:
-    """How many tokens an answer may have: the prompt and the answer share the model's positions."""
+    """The largest number of tokens for an answer. Prompt and answer share the model's positions."""
     positions = max_positions(model)
     if positions is None:
         return MAX_NEW_TOKENS

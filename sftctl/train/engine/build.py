@@ -1,4 +1,4 @@
-"""build_state: the model, its weights and its optimizer, set up for training."""
+"""build_state: set up the model, its weights and its optimizer for training."""
 
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,10 @@ def checkpoint_bytes(model: "PreTrainedModel") -> int:
 
 
 def choose_head(state: TrainState, examples: Examples, world: World) -> str | None:
-    """Decide whether the loss may use only the head's weight, and not the model's own forward.
+    """Decide whether the loss uses the head's weight directly, or the model's own forward.
 
-    The shortest example decides: both ways must give the same loss. Otherwise the model runs its
-    own forward, and the returned warning says why.
+    The weight is used if both ways give the same loss for the shortest example. Otherwise the own
+    forward is used, and the returned warning says why.
     """
     shortest = int(examples.lengths.argmin())
     example = collate(examples, (shortest,), 0).to(world.device)

@@ -1,7 +1,7 @@
 """torch.compile for the layers, and its failures as errors for a user.
 
-Compiling takes minutes, because on a CPU a C++ compiler runs for each kernel. So code whose speed
-does not matter runs uncompiled.
+Compiling takes minutes: on a CPU, a C++ compiler runs for each kernel. So code whose speed does not
+matter is run without compiling.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,8 @@ def uncompiled(module: torch.nn.Module) -> Iterator[None]:
 def compiler_as_error(stop: StopRequest) -> Iterator[None]:
     """Turn a failure of torch.compile into ConfigError, or into Stopped if a signal has come.
 
-    A terminal sends Ctrl-C to the C++ compiler too, and its end then looks like a failure.
+    A terminal sends Ctrl-C to the C++ compiler too. When this ends the compiler, torch reports a
+    failure.
     """
     try:
         yield

@@ -19,10 +19,10 @@ From this size on, bfloat16 was measured to be faster than float32 (docs/measure
 
 
 def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> RunConfig:
-    """Replace `train.dtype = auto` by a dtype; refuse a dtype that the device does not support.
+    """Replace `train.dtype = auto` by a dtype. ConfigError for a dtype that the device can't use.
 
-    On a CPU with bfloat16 products, `auto` is bfloat16 for a model that is wide enough. Only rank
-    0's processor decides, and nothing is timed. So equal commands make the same choice.
+    On a CPU with bfloat16 products, a model that is wide enough gets bfloat16. Only rank 0's
+    processor decides, and nothing is timed. So equal commands make the same choice.
     """
     setting = config.train.dtype
     if world.device.type == "mps":
@@ -41,7 +41,7 @@ def choose_dtype(config: RunConfig, model: "PreTrainedModel", world: World) -> R
 
 
 def _for_mps(config: RunConfig) -> RunConfig:
-    """Choose or check the dtype on a Mac's GPU. It has no float64, and float16 is refused there."""
+    """Choose or check the dtype on a Mac's GPU, which has no float64. float16 is refused there."""
     train = config.train
     if train.dtype == "float16":
         raise ConfigError("train.dtype: float16 is not used on mps", hint="--dtype bfloat16")

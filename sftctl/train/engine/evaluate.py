@@ -1,7 +1,7 @@
-"""The evaluation of a run on its validation sets, over all ranks.
+"""Evaluate a run on its validation sets, over all ranks.
 
-The loss is the weighted mean over the target tokens. In accuracy and entropy all target tokens have
-the same weight.
+The loss is the weighted mean over the target tokens. Accuracy and entropy are means without
+weights.
 """
 
 import math
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def token_accuracy(self) -> float:
-        """The share of target tokens to which the model gives the highest probability."""
+        """The share of target tokens that have the highest probability of all tokens."""
         return self.sums[3] / (self.sums[1] or 1.0)
 
     @property
@@ -80,7 +80,7 @@ def evaluate_sets(
     world: World,
     stop: StopRequest,
 ) -> dict[str, Evaluation] | None:
-    """Evaluate each set, in order; None if a signal interrupts it. All ranks call it together."""
+    """Evaluate each set, in order. None if a signal comes. All ranks call this together."""
     found = {}
     for name, store in sets.items():
         evaluation = evaluate(state, store, shape, world, stop)
@@ -94,7 +94,7 @@ def evaluate_sets(
 def evaluate(
     state: TrainState, store: Examples, shape: StepShape, world: World, stop: StopRequest
 ) -> Evaluation | None:
-    """Evaluate each example once; None if a signal interrupts the evaluation.
+    """Evaluate each example once. None if a signal comes.
 
     All ranks call this together, and agree before each micro-batch whether to continue. With a
     single rank, a signal also interrupts the micro-batch that is running.
@@ -119,15 +119,16 @@ def evaluate(
 
 
 def _total_weight(store: Examples) -> float:
-    """The larger of two totals: the target tokens, and their weights. `whole_units` needs it."""
+    """The number of target tokens or the sum of their weights, whichever is larger, for
+    `whole_units`.
+    """
     num_targets = float(store.target_lengths.sum())
     weights = store.target_weights
     return num_targets if weights is None else max(num_targets, float(weights.sum()))
 
 
 def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
-    """The sums of one micro-batch, rounded to multiples of a unit, so they can be added in any
-    order.
+    """The sums of one micro-batch, rounded by `whole_units` so that they can be added in any order.
     """
     with state.autocast(world.device):
         loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)

@@ -22,7 +22,7 @@ _NOT_FINITE = 1 << 20  # larger than the exponent of any float
 class ExactSum:
     """Sums the gradients of parameters as 64-bit integers, so it needs 8 bytes per parameter.
 
-    The unit is 2**-`finest`. In a step whose sum would overflow 64 bits, the unit is larger.
+    The unit is 2**-`finest`. A step has a larger unit if its sum would need more than 64 bits.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], finest: int = 50) -> None:
@@ -39,11 +39,11 @@ class ExactSum:
     def accumulate(
         self, run: Callable[[], T], num_micro_batches: int, scale: float, world: World
     ) -> T:
-        """Call `run`, which calls `add_gradients` after each backward pass; return its result.
+        """Call `run`, which must call `add_gradients` after each backward pass. Returns its result.
 
         Afterwards every `.grad` has the sum over all micro-batches and ranks. If the sum needs a
-        larger unit, `run` is called a second time. `num_micro_batches` is an upper bound over all
-        ranks. The loss was multiplied by `scale`, a power of two.
+        larger unit, `run` is called a second time. `num_micro_batches` is the largest number that a
+        rank may have. `scale`, a power of two, is the factor by which the loss was multiplied.
         """
         bits = self._finest
         while True:
@@ -72,7 +72,8 @@ class ExactSum:
         self._largest.zero_()
 
     def _exponent(self, scale: float) -> int:
-        """The smallest e such that every gradient of this rank, divided by `scale`, is < 2**e."""
+        """The smallest e for which every gradient of this rank, divided by `scale`, is below 2**e.
+        """
         largest = float(self._largest) / scale
         return math.frexp(largest)[1] if math.isfinite(largest) else _NOT_FINITE
 
@@ -101,9 +102,10 @@ def whole_units(value: torch.Tensor, total_weight: float) -> torch.Tensor:
 def hits_and_entropies(
     facts: TargetFacts, target_ids: torch.Tensor, total_weight: float
 ) -> torch.Tensor:
-    """For one micro-batch: how often the target was the likeliest token, and the sum of entropies.
+    """Two sums over the targets of a micro-batch, rounded by `whole_units`: shape (2,).
 
-    Returns shape (2,).
+    The first is the number of targets that have the highest probability. The second is the sum of
+    the entropies.
     """
     is_target = target_ids != IGNORE_INDEX
     sums = [(facts.are_hits & is_target).sum(), (facts.entropies * is_target).sum()]

@@ -11,7 +11,7 @@ from sftctl.model.onednn import product
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FROZEN = 4  # operations for one token and one frozen weight: its own gradient is not computed
+_FROZEN = 4  # for one token and one frozen weight, whose own gradient is not computed
 _MEASURED_S = 0.05
 _SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns of the matrices
 
@@ -39,7 +39,7 @@ def _flops(weight: torch.Tensor) -> int:
 def matmul_flops_per_s(
     device: torch.device, dtype: torch.dtype, seconds: float = _MEASURED_S
 ) -> float:
-    """The speed of matrix products: the best of those that fit into `seconds`.
+    """The speed of the fastest of several matrix products, which run for `seconds`.
 
     No random number is drawn.
     """

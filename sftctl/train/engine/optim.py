@@ -15,10 +15,10 @@ def build_optimizer(
     optim: OptimConfig,
     factors: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW of the trained parameters. The moments exist at once, so a checkpoint can be loaded.
+    """AdamW for the trained parameters. Its state exists at once, so a checkpoint can be loaded.
 
-    Weight decay applies only to matrices. `factors` multiply the learning rate of single
-    parameters, by name. Each parameter group stores its factor as `lr_factor`.
+    Weight decay applies only to matrices. `factors` multiply the learning rate of parameters, by
+    name. Each parameter group stores its factor as `lr_factor`.
     """
     trained = {name: p for name, p in named.items() if p.requires_grad}
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
@@ -53,12 +53,12 @@ def clip_gradients(
 ) -> torch.Tensor:
     """Scale all gradients down so that their L2 norm is at most `max_norm`.
 
-    Returns the norm before the scaling. It is a tensor on the device, because reading the number
-    would make the host wait for the device.
+    Returns the norm before the scaling, as a tensor on the device. A Python number would make the
+    host wait for the device.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [local_part(gradient) for gradient in gradients]
-    # Norms of rows first: one float32 sum over millions of squares has only three right digits.
+    # First the norm of each row: a float32 sum of millions of squares has only 3 right digits.
     rows = torch.cat([torch.linalg.vector_norm(part, dim=-1).flatten() for part in parts])
     squares = rows.to(exact_dtype(rows.device)).square().sum()
     if any(isinstance(g, DTensor) for g in gradients):

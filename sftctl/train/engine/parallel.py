@@ -11,7 +11,7 @@ from sftctl.world import World
 
 
 def replicated(loss_module: LossModule, world: World) -> LossModule:
-    """Copy rank 0's weights to every rank. Gradients are summed elsewhere (`Weights`)."""
+    """Copy rank 0's weights to every rank. Gradients are not summed here (see `Weights`)."""
     for tensor in (*loss_module.parameters(), *loss_module.buffers()):
         world.share(tensor.detach())
     return loss_module
@@ -32,7 +32,7 @@ def with_fsdp(
     for block in blocks(loss_module):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     root = fully_shard(loss_module, mesh=mesh, mp_policy=policy)
-    # Without this, an expert that gets no tokens on a rank would have no gradient to reduce there.
+    # Without this, an expert that gets no tokens on one rank has no gradient to reduce there.
     root.set_reduce_scatter_unused_params(True)
     return loss_module
 

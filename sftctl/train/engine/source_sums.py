@@ -16,7 +16,7 @@ _COLUMNS = ("examples", "tokens", "targets", "hits", "weights", "losses")
 class SourceSums:
     """The sums of each source over the micro-batches of one rank.
 
-    `total_weight` is that of the step, for `whole_units`.
+    `total_weight` is the argument of `whole_units` for this step.
     """
 
     def __init__(self, mixture: Mixture, device: torch.device, total_weight: float) -> None:

@@ -43,7 +43,7 @@ class Stateful(Protocol):
 
 @dataclass
 class Progress:
-    """How far the run is. A step counts after its update, not when its data is loaded."""
+    """How far the run is. A step counts after its update, and not when its data is loaded."""
 
     step: int = 0
     epoch: int = 0
@@ -92,7 +92,7 @@ class Progress:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for item in fields(self):
             setattr(self, item.name, state_dict[item.name])
-        if self.validation is not None:  # in JSON, NaN was saved as null
+        if self.validation is not None:  # None is a NaN: JSON has null in place of NaN
             self.validation = {k: math.nan if v is None else v for k, v in self.validation.items()}
 
 
@@ -135,16 +135,16 @@ class TrainState:
     def reshard(self) -> None:
         """Free the parameters that FSDP has gathered.
 
-        FSDP keeps the root's parameters after a forward pass that no backward pass follows.
+        After a forward pass without a backward pass, FSDP keeps the parameters of the root.
         """
         if isinstance(self.loss_module, FSDPModule):
             self.loss_module.reshard()
 
     def statefuls(self) -> dict[str, Stateful]:
-        """The list of everything that a checkpoint saves and a resume restores, by name.
+        """Everything that a checkpoint saves and a resume restores, by name.
 
-        Not in the list: the learning rate, the order of the data and random states. They follow
-        from step, epoch, seed and configuration.
+        The learning rate, the order of the data and random states are not saved: they follow from
+        step, epoch, seed and configuration.
         """
         self.reshard()
         return {
@@ -164,7 +164,9 @@ class TrainState:
         }
 
     def numbers(self) -> Numbers:
-        """All values of `statefuls` that are not tensors, by Stateful. Empty ones are left out."""
+        """The values of `statefuls` that are not tensors. A Stateful without such values is left
+        out.
+        """
         found = {
             name: {k: v for k, v in one.state_dict().items() if not isinstance(v, torch.Tensor)}
             for name, one in self.statefuls().items()
@@ -191,7 +193,7 @@ def manifest_fields(numbers: Numbers) -> dict[str, Any]:
 
 
 def numbers_in(manifest: CheckpointManifest) -> Numbers:
-    """The opposite of `manifest_fields`: the numbers that the manifest holds."""
+    """Read from a manifest the numbers that `manifest_fields` has written."""
     progress = {item.name: getattr(manifest, item.name) for item in fields(Progress)}
     scaler = {"scaler": manifest.scaler} if manifest.scaler else {}
     return {"progress": progress, **scaler, **manifest.numbers}

@@ -1,7 +1,7 @@
-"""One optimizer step: `train_step`, and the three functions that it calls in turn.
+"""One optimizer step: `train_step`, and the three functions that it calls one after the other.
 
-The loss of a step is the weighted mean of the losses of all its target tokens, over all ranks. A
-weight is 1 if the data has no weights.
+The loss of a step is the weighted mean of the losses of its target tokens, over all ranks. Without
+weights in the data, every weight is 1.
 """
 
 import math
@@ -25,19 +25,21 @@ from sftctl.train.engine.state import TrainState
 from sftctl.world import World, exact_dtype, local_part
 
 MAX_OVERFLOWS = 20
-"""After this many float16 overflows in a row the run ends. Each overflow halves the loss scale, and
-the step is repeated."""
+"""The run ends after this many float16 overflows in a row. After each, the loss scale is halved and
+the step is repeated.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """The settings that decide an update, together with the state and the batch."""
+    """The settings that an update needs, besides the state and the batch."""
 
     optim: OptimConfig
     seed: int
     total_steps: int
     steps_per_epoch: int
-    skips_nonfinite: bool = False  # skip a step whose gradient is not finite; else raise
+    # Skip the update if the gradient is not finite; False: raise an error.
+    skips_nonfinite: bool = False
     mixture: Mixture | None = None  # None: the sources have no names
 
 
@@ -105,7 +107,7 @@ def accumulate_gradients(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World
 ) -> _Sums:
     """Run forward and backward. Each `.grad` is then the step's gradient times the loss scale."""
-    # FSDP divides the sum of the gradients by the number of ranks; multiply to undo this.
+    # FSDP divides the sum over ranks by the number of ranks. This factor undoes the division.
     weight = (world.world_size if state.is_sharded else 1) / batch.sum_of_weights
     if state.exact is None:
         sums = _forward_and_backward(state, batch, rules, world, weight)
@@ -133,7 +135,7 @@ def _forward_and_backward(
         sums.num_tokens += micro_batch.num_tokens
         sums.num_padding_tokens += micro_batch.num_padding_tokens
         on_device = micro_batch.to(world.device)
-        # Seed by step and micro-batch: dropout must not depend on what was drawn before.
+        # Dropout must depend only on step and micro-batch, not on random numbers drawn before.
         step = state.progress.step + 1
         torch.manual_seed(hash_of(rules.seed, step, micro_batch.number) >> 1)
         with state.autocast(world.device):
@@ -190,7 +192,7 @@ def _problem(loss: float, norm: float) -> str | None:
 
 
 def _back_off(scaler: torch.amp.GradScaler) -> None:
-    """Halve the scale and restart its growth count, as GradScaler does when it skips a step."""
+    """Halve the scale and restart its growth counter, as GradScaler does for a skipped step."""
     scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
 
@@ -204,7 +206,8 @@ def update_or_skip(
         state.scaler.update()
         state.weights.publish()
     elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
-        state.scaler.update(state.scaler.get_scale())  # required before the next unscale_
+        # GradScaler requires this call before the next `unscale_`.
+        state.scaler.update(state.scaler.get_scale())
     else:
         raise _diverged(gradient.problem, state, batch, world)
     state.weights.clear_gradients()
@@ -213,7 +216,8 @@ def update_or_skip(
 def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:
     """The digest, the tokens and the padding tokens of the step, summed over all ranks."""
     digest = sums.examples_digest % (1 << 64)
-    signed = digest - (1 << 64) if digest >= 1 << 63 else digest  # the sum wraps at 64 bits too
+    # As int64, which wraps around like the digest.
+    signed = digest - (1 << 64) if digest >= 1 << 63 else digest
     signed, num_tokens, num_padding_tokens = world.sum_counts(
         signed, sums.num_tokens, sums.num_padding_tokens
     )
@@ -247,14 +251,14 @@ def _broken_weights(state: TrainState) -> list[str]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """On CUDA the peak of allocated memory, else the peak resident size of this process."""
+    """The peak of allocated memory on CUDA, else the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return max(peak_resident_bytes(), resident_bytes())  # the system updates its peak with a delay
 
 
 def memory_bytes(device: torch.device) -> int:
-    """On CUDA the memory allocated now, else the resident size of this process now."""
+    """The allocated memory on CUDA, else the resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return resident_bytes()

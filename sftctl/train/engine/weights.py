@@ -1,8 +1,8 @@
-"""Weights: the float32 weights that the optimizer updates, and the parameters of the model.
+"""Weights: the float32 weights that the optimizer updates, and the model's parameters.
 
-In float32 and float16 both are the same tensors. In bfloat16 the model's parameters are bfloat16
-copies of float32 master weights (Micikevicius et al. 2018). The gradient of each pass is added to a
-float32 sum, the optimizer updates the masters, and the copies are renewed once in each step.
+In float32 and float16 both are the same tensors. In bfloat16 the parameters are bfloat16 copies of
+float32 master weights (Micikevicius et al. 2018). The gradient of each pass is added to a float32
+sum, the optimizer updates the masters, and new copies are made once in each step.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,8 @@ class Weights:
         for name, parameter in self.named.items():
             if not in_float32.isdisjoint(name.split(".")):
                 continue
-            if has_adapter(self.model) and not parameter.requires_grad:  # frozen: no master needed
+            # A frozen base is never updated, so it needs no master.
+            if has_adapter(self.model) and not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
                 continue
             values = parameter.detach().to(torch.float32, copy=True)
@@ -94,7 +95,9 @@ class Weights:
             torch._foreach_copy_(self._computing, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors that a checkpoint saves, not copies. Of a bfloat16 parameter, the master."""
+        """The tensors that a checkpoint saves, not copied. For a bfloat16 parameter, this is its
+        master.
+        """
         return {
             name: self.master_of(tensor).detach()
             for name, tensor in saved_tensors(self.model).items()

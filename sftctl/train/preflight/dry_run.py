@@ -46,7 +46,7 @@ class RunPlan:
     sources: list[SourceCounts]  # empty: the sources have no names
 
     def to_json(self) -> dict[str, Any]:
-        """All fields. Findings have no error objects here."""
+        """All fields. Error objects of findings are left out."""
         values = {name: getattr(self, name) for name in self.__slots__}
         values["memory"] = self.memory.to_json()
         return {**values, "findings": [finding.to_json() for finding in self.findings]}
@@ -59,13 +59,13 @@ def plan_run(
     verify: Callable[[Store], None] | None = None,
     stop: StopRequest | None = None,
 ) -> RunPlan:
-    """Check data and model as a run would, and return the plan. `verify` hashes the store.
+    """Check data and model as a run would, and return the plan. No run directory is written.
 
-    No run directory is written. `stop` must be listening for signals already. Without `stop`, this
-    call listens for signals itself.
+    `verify` hashes the store. A given `stop` must already listen for signals. Without `stop`, this
+    call listens for signals.
 
-    An error after which nothing more can be checked (no data, no model) is raised. Every other
-    problem is a finding.
+    Raises an error after which nothing more can be checked (no data, no model). Every other problem
+    is a finding.
     """
     given = config
     with (
@@ -105,7 +105,8 @@ def plan_run(
 def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """The origin of each value. For a replaced value, its first form is added: `default: auto`."""
+    """The origin of each value. A resolved value also has its original form, as in `default: auto`.
+    """
     shown = {}
     for key, origin in origins.items():
         section, name = key.split(".")

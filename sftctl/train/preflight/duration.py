@@ -20,13 +20,13 @@ from sftctl.train.stop import StopRequest
 from sftctl.world import World
 
 _USUAL_MFU = 0.4
-"""The share of the speed of matrix products that training on a CPU reaches (docs/benchmarks.md)."""
+"""Training on a CPU reaches this share of the speed of matrix products (docs/benchmarks.md)."""
 
-_MEASURED_S = 0.3  # with less time, a busy machine would interrupt most of the products
-_UPDATE_BYTES = 56  # read and written by AdamW, clipping and zeroing, per trained parameter
-_PADDED_TO = 128  # tokens; on average, padding adds half of this to a pass
+_MEASURED_S = 0.3  # a busy machine interrupts most products of a shorter measurement
+_UPDATE_BYTES = 56  # that AdamW, clipping and zeroing read and write for each trained parameter
+_PADDED_TO = 128  # tokens; a pass is padded to a multiple of this, so by half of it on average
 _SMALL = 30_000_000  # parameters
-"""For a smaller model a few steps are timed, because matrix products are only a part of a step."""
+"""Steps of a smaller model are timed, because matrix products are only a part of them."""
 _SHORT = 5e10  # operations; a step with more operations is not timed
 _TRIED_S, _TRIED_STEPS = 0.5, 8
 
@@ -34,12 +34,12 @@ _TRIED_S, _TRIED_STEPS = 0.5, 8
 def run_time_s(
     proposal: Proposal, world: World, stop: StopRequest, num_ranks: int = 1
 ) -> float | None:
-    """The seconds that all steps and evaluations take, roughly; None: not known for this model.
+    """The seconds that all steps and evaluations take, roughly. None: not known for this model.
 
     For a small model, a few steps with random weights are timed. For a larger model, the operations
     of all tokens are divided by the speed of this device, and the time of the updates is added.
-    `_USUAL_MFU` covers attention, loading and saves. An evaluation counts as a third of an epoch
-    over its examples. Ranks on a CPU share its cores.
+    `_USUAL_MFU` allows for attention, loading and saves. An evaluated token counts a third of a
+    trained token. Ranks on a CPU share its cores.
     """
     train, inputs = proposal.config.train, proposal.inputs
     splits = inputs.train.manifest.splits
@@ -63,7 +63,8 @@ def run_time_s(
         longer = max(_PADDED_TO, a_step + _PADDED_TO / 2 * -(-a_step // train.pass_tokens)) / a_step
         return flops * longer / rate + steps * _update_s(proposal.num_trained, world.device)
     num_tokens = sum(times * splits[name].num_tokens for name, times in passes.items())
-    with torch.random.fork_rng(devices=[]):  # a dry run and a run must draw the same numbers
+    # The run must draw the same numbers with and without this estimate.
+    with torch.random.fork_rng(devices=[]):
         token_s = _tried_token_s(proposal, world, stop)
     return num_tokens * token_s / speed
 
@@ -82,7 +83,7 @@ def _update_s(num_trained: int, device: torch.device) -> float:
 
 
 def _is_tried(proposal: Proposal, step_flops: float) -> bool:
-    """Whether to time steps: the run has no errors, the model is small, and a step is short."""
+    """Whether to time steps: there are no errors, the model is small, and a step is short."""
     config = proposal.config
     is_plain = not config.adapter.lora and not config.train.compile
     begins = all(finding.level != "error" for finding in proposal.findings)

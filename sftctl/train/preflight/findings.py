@@ -63,8 +63,7 @@ def preflight(
     shape: StepShape,
     ranks_here: int,
 ) -> list[Finding]:
-    """All findings about a new run in `path`. `ranks_here` is the number of ranks on this machine.
-    """
+    """All findings about a new run in `path`. `ranks_here`: the number of ranks on this machine."""
     return [
         *_data(config, inputs, fake),
         *_sources(inputs),
@@ -81,7 +80,7 @@ def preflight(
 
 
 def refuse_errors(findings: list[Finding]) -> None:
-    """If findings are errors, raise all as one error. The exit code is that of the first."""
+    """Raise the errors among the findings as one error, with the exit code of the first."""
     errors = [finding.error for finding in findings if finding.error is not None]
     if len(errors) == 1:
         raise errors[0]
@@ -104,13 +103,13 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
         yield Finding("ok", "rows", accounting(manifest, inputs.train.path))
     if dropped := many_dropped(manifest):
         see = inputs.train.path / "ledger.jsonl"
-        yield Finding("warning", "rows", dropped, f"{see} names each of them")
+        yield Finding("warning", "rows", dropped, f"{see} lists them")
     yield from (Finding("warning", subject, what) for subject, what in store_notes(manifest))
     name = config.model.tokenizer or config.model.name
     if not is_preset(name) and not name.endswith(".gguf"):  # reading a GGUF takes seconds
         tokenizer = load_tokenizer(name, template_required=False)
         if not tokenizer.hf.chat_template:
-            yield Finding("ok", "template", "the model has none; the run uses the data's")
+            yield Finding("ok", "template", "the model has none; the run uses that of the data")
         elif tokenizer.template_hash == manifest.template_hash:
             yield Finding("ok", "template", "the data was rendered with the model's own template")
         else:
@@ -123,7 +122,7 @@ def _data(config: RunConfig, inputs: Inputs, fake: FakeModel) -> Iterator[Findin
 
 
 def _sources(inputs: Inputs) -> Iterator[Finding]:
-    """Sources of a mixture that have a weight, but are too small for one example in an epoch."""
+    """Sources of a mixture whose weight is so small that no example is trained in an epoch."""
     for source in inputs.mixture.sources if inputs.mixture is not None else ():
         if source.weight > 0 and source.num_examples > 0 and not source.num_planned:
             yield Finding(
@@ -192,7 +191,7 @@ def device_finding(device: str, dtype: str, has_bfloat16: bool | None) -> Findin
     if dtype == "bfloat16" and has_bfloat16 is False:
         what += ": this processor has no bfloat16 products and can be 44 to 499 times slower"
     else:
-        what += ": few processors multiply it faster than float32"
+        what += ": few processors compute it faster than float32"
     return Finding("warning", "device", what, "compare a few steps with --dtype float32")
 
 
@@ -251,8 +250,9 @@ def _load() -> Iterator[Finding]:
 def loader_findings(
     config: RunConfig, store: Examples, shape: StepShape, machine: Machine, ranks_here: int
 ) -> Iterator[Finding]:
-    """Limits of the machine that the loader processes exceed; nothing without loader processes."""
-    settings = loader_settings(config.data, "cpu")  # "cpu": pinned memory changes no limit here
+    """Limits of the machine that the loader processes exceed. Nothing without loader processes."""
+    # "cpu", because pinned memory does not count for these limits.
+    settings = loader_settings(config.data, "cpu")
     if not settings.num_workers:
         return
     processes = counted(settings.num_workers, "loader process", "loader processes")
@@ -277,7 +277,8 @@ def _services(config: RunConfig) -> Iterator[Finding]:
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
-    """A finding with the error that `check` raises; if it raises none, with the text `fine`."""
+    """Turn the error that `check` raises into a finding. Without an error, the finding says `fine`.
+    """
     try:
         check()
     except SftctlError as error:

@@ -45,7 +45,7 @@ class Inputs:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch. An example that a source's weight repeats counts each time."""
+        """The number of examples in an epoch. A repeated example counts each time."""
         return len(self.train) if self.mixture is None else self.mixture.num_planned
 
     def source_counts(
@@ -55,9 +55,9 @@ class Inputs:
         start: DataPosition = DataPosition(),
         seen: Mapping[str, Mapping[str, int]] | None = None,
     ) -> list[SourceCounts]:
-        """How much of each source is trained in `num_steps` steps from `start` on.
+        """How much of each source is trained in the next `num_steps` steps after `start`.
 
-        `seen` is what was trained of each source before. Returns [] if the sources have no names.
+        `seen` has what was trained before. [] if the sources have no names.
         """
         if self.mixture is None:
             return []
@@ -84,12 +84,11 @@ class Inputs:
 def open_inputs(
     config: RunConfig, world: World, stop: StopRequest, resumed: CheckpointManifest | None = None
 ) -> Inputs:
-    """Open the token store, and the stores of the validation sets.
+    """Open the token store of the run, and the stores of its validation sets.
 
-    Conversations that are not prepared yet are prepared by rank 0. A signal during the preparation
-    raises Stopped. A store that does not fit the run is refused: ConfigError or DataError, on all
-    ranks. `resumed` is the checkpoint that a resume continues. Its store is opened if the cache
-    still has it.
+    Rank 0 prepares conversations that are not prepared yet. A signal during this raises Stopped.
+    Raises ConfigError or DataError, on all ranks, for a store that does not fit the run. `resumed`
+    is the checkpoint that a resume continues. Its own store is opened if the cache still has it.
     """
     paths = world.on_main(lambda: _store_paths(config, stop, resumed))
     stores = [TokenStore.open(path) for path in paths]
@@ -106,7 +105,8 @@ def open_inputs(
 def _store_paths(
     config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None
 ) -> list[Path]:
-    """The store of each source that has a path, in order. Without such sources: the run's store."""
+    """The store of each source with a path, in order. Without such sources: the store of the run.
+    """
     sources = sources_with_paths(config.data)
     if not sources:
         return [_store_path(config, stop, resumed)]
@@ -166,9 +166,9 @@ def tokenizer_of(config: RunConfig) -> ChatTokenizer:
 
 
 def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
-    """Whether the checkpoint's data is the run's data, but prepared by older mask rules.
+    """Whether the checkpoint's data is the data of this run, prepared by older mask rules.
 
-    In a mixture, this must hold for at least one source, and the data of all other sources must be
+    In a mixture, one source or more must be prepared by older rules, and all others must be
     unchanged.
     """
     sources = sources_with_paths(config.data)
@@ -180,9 +180,10 @@ def is_of_older_rules(config: RunConfig, manifest: CheckpointManifest) -> bool:
 
 
 def _rules_of(config: RunConfig, fingerprint: str | None) -> str | None:
-    """Which version of the mask rules gives this fingerprint for the run's data.
+    """Which mask rules give this fingerprint for the run's data: `same` (those of today) or
+    `older`.
 
-    `same`: the current rules. `older`: earlier rules. None: the fingerprint belongs to other data.
+    None: the fingerprint belongs to other data.
     """
     given = config.data.path
     if given is not None and is_prepared(given):
@@ -218,7 +219,7 @@ def _cached_store(config: RunConfig, stop: StopRequest) -> Path:
 
 
 def _opens(path: Path) -> bool:
-    """Whether a good store is at `path`. If not, a store in the cache is prepared again."""
+    """Whether `path` has an undamaged store."""
     try:
         for split in SPLITS:
             TokenStore.open(path, split)
@@ -232,8 +233,8 @@ def _require_fitting_store(
 ) -> None:
     """Refuse a store if the run needs another tokenizer, template or setting.
 
-    The tokenizer is not compared if the checkpoint `resumed` was trained on this store: it was
-    compared when the run began.
+    If the checkpoint `resumed` was trained on this store, the tokenizer was compared when the run
+    began, and is not compared again.
     """
     manifest = StoreManifest.read(path)
     if resumed is None or manifest.fingerprint != resumed.data_fingerprint:
@@ -242,14 +243,14 @@ def _require_fitting_store(
 
 
 def _check_tokenizer(config: RunConfig, path: Path, manifest: StoreManifest) -> None:
-    """Require that the store was prepared with the configured tokenizer, or else the model's.
+    """DataError if the store was prepared with another tokenizer than the run's.
 
-    Raises DataError.
+    This is the configured tokenizer, or else the model's.
     """
     name = config.model.tokenizer
     if name is None:
         if is_preset(config.model.name) or ModelSource.of(config.model.name).is_minimind:
-            return  # such a model has no tokenizer: it uses the store's
+            return  # such a model has no tokenizer, so it uses the tokenizer of the store
         name = config.model.name
     new_tokens = config.model.new_tokens or ()
     tokenizer = load_tokenizer(name, template_required=False, new_tokens=new_tokens)

@@ -1,4 +1,4 @@
-"""Read a user's conversations for `sftctl init`: facts, suggested settings, and the run's cost."""
+"""Read the data for `sftctl init`: facts about it, suggested settings, and the plan of a run."""
 
 import re
 import tempfile
@@ -89,8 +89,8 @@ class Look:
 def look_at(config: RunConfig, on_progress: Callable[[Progress], None]) -> Look:
     """Prepare all of `data.path` in a temporary folder, choose settings, and plan the run.
 
-    The planning prepares the data again, in the cache, where the run will find it. Raises DataError
-    if no row can be used.
+    The plan prepares the data again with these settings, in the cache, where the run finds it.
+    Raises DataError if no row can be used.
     """
     status.doing("reading the data")
     tokenizer = tokenizer_of(config)

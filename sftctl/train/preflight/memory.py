@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ESTIMATE_ERROR_RATIO = 0.25
-"""The error that the findings state for the estimate. It was measured (docs/preflight.md)."""
+"""The error of the estimate that the findings state. It was measured (docs/preflight.md)."""
 
 _WORD = 4  # bytes of a float32: one weight, one gradient or one moment of the optimizer
 _LOGITS_COPIES = {"cpu": 7, "cuda": 3}  # the CPU's number was measured (docs/preflight.md)
-_HOLES = 0.25  # of the activations: free gaps in a CPU's heap that can't be reused, as measured
+_HOLES = 0.25  # of the activations: gaps in a CPU's heap that can't be used again, as measured
 _RESERVED = 1 << 30  # bytes for the CUDA context and its libraries
 _USABLE = 0.85  # of a GPU's memory; the rest is lost to fragmentation
 _SMALLEST, _LARGEST = 256, 65536  # limits of `micro_batch_tokens = auto`
@@ -135,15 +135,18 @@ def _with_loading(config: RunConfig, fake: FakeModel, estimate: MemoryEstimate) 
 
 
 def _working(fake: FakeModel, batch: MicroBatch) -> int:
-    """The float32 logits of one chunk in the head, their copies, and the free gaps they leave."""
+    """The float32 logits of one chunk in the head, their copies, and gaps that they leave in the
+    heap.
+    """
     vocabulary: int = fake.model.get_output_embeddings().weight.shape[0]
     rows = min(len(batch.target_ids), chunk_rows(vocabulary))
     return _LOGITS_COPIES[fake.device.type] * rows * vocabulary * _WORD
 
 
 def _gathered(config: RunConfig, fake: FakeModel) -> int:
-    """The weights that FSDP gathers for a pass. On a CPU, the complete model is added, which FSDP
-    shards at the start.
+    """The weights that FSDP gathers for a pass.
+
+    On a CPU, the complete model is added: FSDP makes its shards from it.
     """
     gathered = fake.num_parameters * (2 if config.train.dtype == "bfloat16" else _WORD)
     return gathered + (fake.num_parameters * _WORD if fake.device.type == "cpu" else 0)
@@ -152,7 +155,7 @@ def _gathered(config: RunConfig, fake: FakeModel) -> int:
 def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int | None:
     """Bytes kept for the backward pass, counted on fake tensors.
 
-    With activation checkpointing they are computed from the sizes of the layers instead.
+    With activation checkpointing they are computed from the sizes of the layers.
     """
     num_tokens = batch.input_ids.numel()
     if config.train.activation_checkpointing:
@@ -163,9 +166,10 @@ def _activations(config: RunConfig, fake: FakeModel, batch: MicroBatch) -> int |
 
 
 def available_memory(device: torch.device, ranks_here: int) -> int | None:
-    """The bytes that this rank may hold, including what it holds already; None: unknown.
+    """The bytes that this rank may use in total; None: unknown.
 
-    On a GPU this is its free memory. On a CPU it is the rank's share of the machine's free memory.
+    On a GPU, this is its free memory. On a CPU, it is the rank's share of the machine's free
+    memory, and what this process holds already.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -221,10 +225,10 @@ class ModelShape:
 
 
 def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config: RunConfig) -> int:
-    """How many tokens of a micro-batch fit on a device of `total_bytes`; a multiple of 256.
+    """The tokens of a micro-batch that fit on a device of `total_bytes`; a multiple of 256.
 
-    The model's state is divided into `num_shares`. Only sizes decide, not free memory or timings,
-    so two equal runs get the same number.
+    The model's state is divided into `num_shares`. Free memory and timings have no influence, so
+    equal runs get the same number.
     """
     state = (_WORD * shape.num_parameters + 3 * _WORD * shape.num_trained) // num_shares
     room = int(_USABLE * (total_bytes - _RESERVED)) - state - 4 * 4 * CHUNK_LOGITS
@@ -235,9 +239,10 @@ def fitting_tokens(shape: ModelShape, total_bytes: int, num_shares: int, config:
 def resolve_micro_batch(
     config: RunConfig, model: "PreTrainedModel", world: World, num_ranks: int
 ) -> RunConfig:
-    """Replace `micro_batch_tokens = auto` by a number that fits on the smallest device.
+    """Replace `micro_batch_tokens = auto` by a number that fits on the device with the least
+    memory.
 
-    `num_ranks` is the run's number of ranks. In a dry run it differs from this world's.
+    `num_ranks` is the number of ranks of the run. In a dry run, this world has only one rank.
     """
     if config.train.micro_batch_tokens != "auto":
         return config

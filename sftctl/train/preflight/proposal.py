@@ -1,4 +1,7 @@
-"""Proposal: a run before it starts. Its inputs are open; no weight is loaded, no run written."""
+"""Proposal: what is known about a run before it starts.
+
+Its inputs are open and its model is built without weights. No run directory is written yet.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Everything that is known about a run before its model is loaded."""
+    """The resolved configuration of a new run, its inputs, its sizes and its findings."""
 
     config: RunConfig  # resolved
     path: Path
@@ -64,8 +67,8 @@ def propose(
 ) -> Proposal:
     """Open the inputs, build the model without weights, and check both. Every rank calls this.
 
-    A dry run gives `num_ranks`, the number of ranks of the planned run. Raises an error after which
-    nothing more can be checked. Every other problem is a finding.
+    `num_ranks` is the number of ranks of the run if it is not this world's, as in a dry run. Raises
+    an error after which nothing more can be checked. Every other problem is a finding.
     """
     status.doing("opening the data")
     require_base(config)

@@ -1,4 +1,4 @@
-"""Try the largest micro-batch before the first step, so that a lack of memory shows at once."""
+"""Try the largest micro-batch before the first step, to find out whether the memory suffices."""
 
 import re
 from collections.abc import Iterator

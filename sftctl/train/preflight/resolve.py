@@ -16,7 +16,7 @@ rate of full fine-tuning. They found this for all their model sizes and data set
 
 
 def resolve_config(config: RunConfig) -> RunConfig:
-    """Make paths absolute. Replace each `auto` that depends only on the kind of model."""
+    """Make paths absolute. Replace `auto` in settings that depend only on the kind of model."""
     model, data, optim = config.model, config.data, config.optim
     if optim.learning_rate == "auto":
         rate = PRESET_LEARNING_RATE if is_preset(model.name) else PRETRAINED_LEARNING_RATE

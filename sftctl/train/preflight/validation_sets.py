@@ -19,9 +19,9 @@ from sftctl.world import World
 
 
 def with_fraction(config: RunConfig) -> DataConfig:
-    """The data settings. Their `val_fraction` is the fraction that `evaluation.sets` asks for.
+    """The data settings, with `val_fraction` from `evaluation.sets`.
 
-    Raises ConfigError if the settings already have another fraction.
+    Raises ConfigError if `data.val_fraction` is another number.
     """
     fraction, data = config.evaluation.fraction, config.data
     if fraction is None:
@@ -75,7 +75,9 @@ def _require_goal(config: RunConfig, names: Sequence[str]) -> None:
 def _path_of(
     one: SetConfig, config: RunConfig, tokenizer: ChatTokenizer, stop: StopRequest
 ) -> Path:
-    """The store of a set: its own path, or a store in the cache, which is prepared if missing."""
+    """The store of a set: its path if that is a store, else a store in the cache (prepared if
+    missing).
+    """
     assert one.path is not None
     given = Path(one.path)
     try:

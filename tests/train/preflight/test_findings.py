@@ -85,7 +85,7 @@ def test_a_good_run_has_only_good_findings(tmp_path: Path) -> None:
         (
             {"train__dtype": "float16"},
             "device",
-            "cpu with float16: few processors multiply it faster than float32",
+            "cpu with float16: few processors compute it faster than float32",
             "compare a few steps with --dtype float32",
         ),
         (
