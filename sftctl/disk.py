@@ -103,7 +103,9 @@ class Disk:
             self.sync_folder(parent.parent)
 
     def create(self, path: Path) -> int:
-        """Create a file that does not exist yet. Returns its descriptor. The umask sets its mode.
+        """Create a file that does not exist yet.
+
+        Returns its descriptor. The umask sets its mode.
         """
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
@@ -217,6 +219,8 @@ def sync_file(path: Path, disk: Disk = DISK) -> None:
 
 
 def temporary_sibling(target: Path) -> Path:
-    """A new hidden name next to `target`. It is on the same file system, so a rename is possible.
+    """A new hidden name next to `target`.
+
+    It is on the same file system, so a rename is possible.
     """
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")

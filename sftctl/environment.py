@@ -60,7 +60,8 @@ def is_one_of_several() -> bool:
 
 
 def require_ranks() -> None:
-    """RankAlone if variables of a launcher contradict each other, or if some of them are missing.
+    """RankAlone if variables of a launcher contradict each other, or if some of them are
+    missing.
     """
     if problem := contradiction(_given()):
         hint = f"start all ranks with torchrun, or `{unset_ranks()}` to train on one"

@@ -23,7 +23,9 @@ from sftctl.world import World, local_part
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How one save ended. `error` is the same on all ranks. Other fields are valid only on rank 0.
+    """How one save ended.
+
+    `error` is the same on all ranks. Other fields are valid only on rank 0.
     """
 
     step: int

@@ -107,7 +107,8 @@ class Inspection:
 
     @property
     def damage(self) -> list[str]:
-        """The problems of all inspected checkpoints, of the store and of final/, with full paths.
+        """The problems of all inspected checkpoints, of the store and of final/, with
+        full paths.
         """
         inspected = self.checkpoints if self.checkpoints is not None else [self]
         found = [_located(one.path, problem) for one in inspected for problem in one.problems]
@@ -202,7 +203,9 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype that most bytes of the weights have. Floats of 16, 32 or 64 bits get torch's name.
+    """The dtype that most bytes of the weights have.
+
+    Floats of 16, 32 or 64 bits get torch's name.
     """
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():

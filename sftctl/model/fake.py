@@ -77,7 +77,7 @@ class FakeModel:
             try:
                 functional_call(module, weights, (ids, ids, targets, targets, lengths))
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                return None  # the exception type depends on torch and on the model
+                return None  # which of these it is depends on torch and on the model
         return saved.num_bytes
 
 
@@ -98,7 +98,7 @@ def fake_model(
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
     stored_dtype = (
         torch.float32 if is_dense else config.dtype
-    )  # read before the model is made, which changes it
+    )  # read before the next call, which sets `config.dtype`
     if not is_preset(name):
         require_names(name, config, warn)
     shapes_fit = (
@@ -115,7 +115,9 @@ def fake_model(
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Silence torch while fake tensors may fail: the traceback that it logs is no error here."""
+    """In this context, torch does not log the traceback of a failing fake tensor, which is
+    expected.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -125,12 +127,13 @@ def _no_log() -> Iterator[None]:
 
 
 class _SavedStorages:
-    """The bytes of the storages that autograd saves, each counted once, without the weights."""
+    """Counts the bytes of the storages that autograd saves. Storages of weights do not count."""
 
     def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         self._weights = {_storage(weight) for weight in weights}
         self._sizes: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # else the address of a freed storage could recur
+        # A freed storage's address could be used again, and look like the same storage.
+        self._alive: list[torch.Tensor] = []
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         self._sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()

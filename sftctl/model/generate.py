@@ -14,11 +14,14 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_INCOMPLETE = "\ufffd"  # decoded from a character that still lacks some of its bytes
+# The text that is decoded while some bytes of a character are still missing.
+_INCOMPLETE = "\ufffd"
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
-    """The tokens that end an answer. The tokenizer, the model and the chat template name them."""
+    """The tokens that end an answer, according to the tokenizer, the model and the chat
+    template.
+    """
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     found = {tokenizer.hf.eos_token_id, *several, *ends_of_turn(tokenizer)} - {None}
@@ -28,8 +31,8 @@ def stop_ids(model: "PreTrainedModel", tokenizer: ChatTokenizer) -> list[int]:
 def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
     """The special token that the chat template puts after an assistant's message.
 
-    Some templates have no such token (GLM 4.5). In them, the token that begins the next message
-    ends the turn, so the tokens that begin a user's and a tool's message are returned.
+    If there is none (GLM 4.5), the first token of the next message ends the turn. Then the tokens
+    that begin a user's and a tool's message are returned.
     """
     answer = {"role": "assistant", "content": "sftctl-end-of-turn"}
     messages = [{"role": "user", "content": "?"}, answer]
@@ -37,7 +40,8 @@ def ends_of_turn(tokenizer: ChatTokenizer) -> set[int]:
         return ends
     found: set[int] = set()
     for role in ("user", "tool"):
-        with suppress(DataError):  # many templates refuse a tool's message at this place
+        # Many templates refuse a tool's message that no tool call asked for.
+        with suppress(DataError):
             later = [*messages, {"role": role, "content": "?"}]
             found |= _special_after(answer["content"], later, tokenizer)
     return found
@@ -96,11 +100,10 @@ def generate_batch(
 def batches_by_length(
     lengths: Sequence[int], max_new_tokens: int, most_tokens: int, *, may_pad: bool = True
 ) -> list[list[int]]:
-    """Divide prompts into batches. Returns the indices in each batch, the shortest prompts first.
+    """Divide prompts into batches. Returns the indices of each batch's prompts, shortest first.
 
-    A batch has at most `most_tokens` tokens, including padding and answers of full length. A prompt
-    that is longer than this limit gets a batch of its own. Without `may_pad`, all prompts of a
-    batch have the same length.
+    A batch has at most `most_tokens` tokens, including padding and answers of full length. A longer
+    prompt gets a batch of its own. Without `may_pad`, all prompts of a batch have the same length.
     """
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
@@ -121,7 +124,9 @@ def _generate(
     sampling: Sampling,
     **options: Any,
 ) -> Any:
-    """Run `model.generate` on prompts padded to one length. Returns token ids (N, longest + new).
+    """Run `model.generate` on prompts padded to one length.
+
+    Returns token ids (N, longest + new).
     """
     longest, padding = max(map(len, prompts)), ends[0] if ends else 0
     rows = [[padding] * (longest - len(prompt)) + [*prompt] for prompt in prompts]
@@ -147,8 +152,8 @@ def _up_to_an_end(answer: list[int], ends: list[int]) -> list[int]:
 def _text(tokenizer: ChatTokenizer, answer: list[int]) -> str:
     """An answer as text, without special tokens.
 
-    The answer may become part of the next prompt. There, a special token in the text would be
-    encoded as this token again.
+    The text may become part of the next prompt, where the text of a special token would become the
+    special token.
     """
     return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
@@ -181,7 +186,9 @@ class _Streamer:
         return self.tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _pass_on(self, decoded: str) -> None:
-        """Pass on the new text. Blanks at the start are dropped; blanks at the end must wait."""
+        """Pass on the new text. Blanks at the start are dropped. Blanks at the end wait for more
+        text.
+        """
         new = decoded.strip()[len(self.text) :]
         if new:
             self.text += new

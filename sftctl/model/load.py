@@ -33,7 +33,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-Stored = Literal["auto"]  # means in transformers: the dtype in which the weights are stored
+Stored = Literal["auto"]  # the word of transformers for the dtype in which weights are stored
 
 
 def load_model(
@@ -114,7 +114,7 @@ def load_pretrained(
     if source.is_minimind:
         narrow = torch.float32 if dtype == "auto" else dtype
         return load_minimind(Path(source.location), warn, narrow)
-    config = _configuration(name, source, warn)  # errors come before the weights are loaded
+    config = _configuration(name, source, warn)  # raises its errors before any weight is loaded
     options = {"dtype": torch.float32 if source.is_gguf and dtype == "auto" else dtype}
     model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
@@ -131,7 +131,7 @@ def load_pretrained(
 def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr) -> None:
     """ConfigError if a weight of the model is missing in the files of a folder. Reads only headers.
 
-    Models that are not folders are checked when they are loaded.
+    Other models, such as .gguf files, are checked when they are loaded.
     """
     source = ModelSource.of(name)
     if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
@@ -144,7 +144,9 @@ def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr)
 def _from_files(
     name: str, source: ModelSource, config: "PretrainedConfig", options: dict[str, Any], warn: Warn
 ) -> "tuple[PreTrainedModel, Names]":
-    """The model, in which weights may be missing, and how the names fit without known prefixes."""
+    """The model, perhaps with missing weights, and how names without known prefixes fit
+    the model.
+    """
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
     if names.is_renamed:
@@ -204,7 +206,8 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import LlamaConfig
 
     source = ModelSource.of(str(file))
-    if config.model_type == "mistral":  # in .gguf files, and for their reader, this is a Llama
+    # In a .gguf file, a Mistral model is a Llama model. So the reader needs a Llama configuration.
+    if config.model_type == "mistral":
         values = config.to_dict()
         known = {key: values[key] for key in LlamaConfig().to_dict() if key in values}
         config = LlamaConfig(**known | {"model_type": "llama"})
@@ -214,7 +217,7 @@ def read_gguf(file: Path, config: "PretrainedConfig") -> "PreTrainedModel":
 
 
 def load_architecture(folder: Path) -> "PreTrainedModel":
-    """The model of `folder/config.json` with random weights. A checkpoint fills them in."""
+    """The model of `folder/config.json` with random weights, which a checkpoint must replace."""
     from transformers import AutoConfig, GenerationConfig
 
     if not (folder / "config.json").is_file():
@@ -238,7 +241,7 @@ def save_architecture(model: "PreTrainedModel", folder: Path) -> None:
 
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""Larger weights are split into several files with an index."""
+"""If the weights are larger, they are written to several files with an index."""
 
 
 def save_pretrained(
@@ -250,14 +253,15 @@ def save_pretrained(
     """Write a plain Hugging Face directory: weights, configuration, tokenizer, template."""
     with system_errors():
         model.save_pretrained(folder, max_shard_size=max_shard_bytes)
-    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)  # the mode that the umask gives
+    # config.json has the mode that the umask gives to new files.
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(mode)  # safetensors lets only the owner read its files
     tokenizer.save(folder)
 
 
 def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: int) -> None:
-    """ConfigError for more token ids than embeddings, and for a `max_seq_len` above the maximum."""
+    """ConfigError if the model has too few embeddings for the tokenizer, or too few positions."""
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise ConfigError(

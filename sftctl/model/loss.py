@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 CHUNK_LOGITS = 1 << 23  # the number of logits in one chunk: 32 MB of float32
 IGNORE_INDEX = -100  # marks a position without a target; the loss does not count it
 _ROWS_STEP = 128  # the number of targets in a chunk is a multiple of this, so few shapes occur
-_HEAD_SCALE = 64  # a power of two, so a later product with 1/64 restores every bit
+_HEAD_SCALE = 64  # a power of two, so that a product with 1/64 restores all bits
 
 
 class TargetFacts(NamedTuple):
-    """Facts about each of N target positions, detached. Values at filled-up positions are unused.
+    """Facts about each of N target positions, detached. Positions that only fill up have no
+    meaning.
     """
 
-    losses: torch.Tensor  # (N,) float32: cross entropy without the weight; 0 where filled up
+    losses: torch.Tensor  # (N,) float32: cross entropy without the weight; 0 without a target
     are_hits: torch.Tensor  # (N,) bool: no other token has a higher probability
     entropies: torch.Tensor  # (N,) float32: of the distribution over the vocabulary, in nats
 
@@ -54,8 +55,9 @@ class LossModule(torch.nn.Module):
         self.model = model
         self.chunk_logits = chunk_logits
         self.uses_own_forward = False  # True: call the model's own forward, with all logits
-        self.attends_by_rows = False  # True: the model uses row_attention, so a pass has many rows
-        # If the head is in bfloat16: its float32 master, which receives the gradient in float32.
+        # True: the model uses row_attention, so a pass can have several rows.
+        self.attends_by_rows = False
+        # The float32 master of a bfloat16 head: it gets the head's gradient in float32. Else None.
         self.head_weight: torch.Tensor | None = None
         self.targets: TargetFacts | None = None  # facts of the last call
 
@@ -64,15 +66,15 @@ class LossModule(torch.nn.Module):
         input_ids: torch.Tensor,  # (1, T)
         position_ids: torch.Tensor,  # (1, T)
         target_positions: torch.Tensor,  # (N,) into T
-        target_ids: torch.Tensor,  # (N,); IGNORE_INDEX where filled up
+        target_ids: torch.Tensor,  # (N,); IGNORE_INDEX where there is no target
         row_lengths: torch.Tensor,  # (R,): the tokens of each row, then zeros
-        target_weights: torch.Tensor | None = None,  # (N,) float32, 0 where filled up; None: all 1
+        target_weights: torch.Tensor | None = None,  # (N,) float32, 0 without a target; None: all 1
         *,
         longest_row: int | None = None,  # an upper bound of the row lengths; None: unknown
     ) -> torch.Tensor:
         """The weighted sum of the target tokens' cross entropies, a float32 scalar.
 
-        In training mode, the gradient also has the part of the auxiliary loss. The value never has.
+        In training mode, the auxiliary loss changes the gradient, but not the returned value.
         """
         balance = balance_coefficient(self.model.config) if self.training else 0.0
         called: torch.nn.Module = self.model if self.uses_own_forward else self.model.base_model
@@ -135,8 +137,8 @@ class _ChunkedHead(torch.autograd.Function):
         needs_grad: bool,
     ) -> tuple[torch.Tensor, ...]:
         """Returns the loss, a float32 scalar, and the tensors of TargetFacts."""
-        # A frozen head needs no gradient. If everything below the head is frozen, the hidden
-        # states need none either.
+        # A frozen head needs no gradient. The hidden states need none if every weight below
+        # the head is frozen.
         needs_hidden, needs_weight = (needs_grad and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
@@ -162,9 +164,11 @@ class _ChunkedHead(torch.autograd.Function):
             are_hits[chunk] = of_targets.squeeze(1) >= log_probabilities.amax(1)
             log_sum = (logits.gather(1, targets) - of_targets).squeeze(1)
             probabilities = log_probabilities.exp_()
-            entropies[chunk] = log_sum - logits.mul_(probabilities).sum(1)  # allocates no matrix
+            # `mul_` works in place, so no further matrix is allocated.
+            entropies[chunk] = log_sum - logits.mul_(probabilities).sum(1)
             if needs_hidden or needs_weight:
-                grad_logits = probabilities  # becomes: probabilities - one-hot targets
+                # The gradient: the probabilities minus the one-hot targets.
+                grad_logits = probabilities
                 grad_logits.scatter_add_(1, targets, grad_logits.new_full(targets.shape, -1.0))
                 grad_logits = grad_logits.mul_(factors).to(dtype)
             if grad_hidden is not None:
@@ -213,7 +217,7 @@ class HeadCheck:
 
     @property
     def is_plain(self) -> bool:
-        """Whether both losses agree, so the head is only a matrix product."""
+        """Whether both losses agree. Then the head is only a matrix product."""
         return abs(self.loss - self.own_loss) <= 1e-3 * max(1.0, abs(self.own_loss))
 
     @property
@@ -227,11 +231,10 @@ class HeadCheck:
 
 @torch.no_grad()
 def check_head(module: LossModule, tensors: tuple[torch.Tensor, ...]) -> HeadCheck:
-    """Compare two losses of one micro-batch: with the head's weight alone, and with the model's own
-    logits.
+    """Compute two losses of one micro-batch: by the head's weight, and by the model's own logits.
 
-    The losses differ if the model also caps or scales its logits. A cap hardly changes small
-    logits. So the head's weights are multiplied by 64 for the comparison, and restored afterwards.
+    They differ if the model also caps or scales its logits. A cap hardly changes small logits. So
+    the head's weights are multiplied by 64 for the comparison, and restored afterwards.
     """
     training, uses_own_forward = module.training, module.uses_own_forward
     weights = [module.model.get_output_embeddings().weight]

@@ -1,9 +1,9 @@
 """MiniMind's own .pth weights as a transformers model, for minimind-3 (2026).
 
-Such a file is the `state_dict()` of a MiniMindForCausalLM, such as `out/full_sft_768.pth`. Or it is
-a `checkpoints/*_resume.pth`, which has this state under "model". Dense layers are those of Qwen3,
-with the same names. Experts are those of Qwen3-MoE, but Qwen3-MoE stacks them in one tensor. Older
-series are refused. (MiniMind2, for example, has no norms on queries and keys.)
+Such a file is the `state_dict()` of a MiniMindForCausalLM, such as `out/full_sft_768.pth`. A
+`checkpoints/*_resume.pth` has it under the key "model". Dense layers are the same as in Qwen3, and
+have the same names. Experts are the same as in Qwen3-MoE, but must be stacked in one tensor. Older
+series are refused: MiniMind2, for example, has no norms on queries and keys.
 """
 
 import re
@@ -50,7 +50,10 @@ def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedMode
 
 
 def _names(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> Names:
-    """How the weights fit the model. A missing head is fine, because it is the embedding."""
+    """How the weights fit the model.
+
+    The head may be missing, because it is tied to the embedding.
+    """
     expected = model.state_dict()
     there = {name: weights[name].shape for name in expected.keys() & weights.keys()}
     return Names(
@@ -124,7 +127,7 @@ def _config_by_shapes(weights: dict[str, torch.Tensor]) -> "PretrainedConfig":
 
 
 def _stacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Stack a layer's experts into one tensor. The rows of gate come before those of up."""
+    """Stack a layer's experts into one tensor. In it, the rows of gate come before those of up."""
     result, parts = {}, {}
     for name, tensor in weights.items():
         match = _EXPERT.fullmatch(name)

@@ -30,10 +30,10 @@ def balance_loss(
     row_lengths: torch.Tensor,  # (R,): tokens of each row, then zeros
     row_of: torch.Tensor,  # (T,): the row of each token
 ) -> torch.Tensor:
-    """`load_balancing_loss_func` of transformers, applied to each row. Returns (R,); 0 if empty.
+    """`load_balancing_loss_func` of transformers, applied to each row: (R,). 0 for an empty row.
 
-    The loss of a row is E times a sum over experts. Each summand is the share of the row's tokens
-    that the expert receives, times the expert's mean probability. Both are means over all layers.
+    The loss of a row is E times a sum over experts. The term of an expert is the share of the row's
+    tokens that it receives, times its mean probability. Both are means over all layers.
     """
     logits = torch.stack(router_logits).float()  # (L, T, E)
     layers, _, experts = logits.shape

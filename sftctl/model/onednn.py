@@ -1,7 +1,7 @@
-"""Linear layers with oneDNN, which is faster for float32 on a CPU than torch's default, MKL.
+"""Linear layers with oneDNN, a library that can be faster for float32 on a CPU than MKL.
 
-oneDNN compiles kernels for the vector instructions of the processor, of any vendor. It is also
-better on few rows. Both libraries compute in float32, but they round differently.
+MKL is torch's default. oneDNN compiles kernels for the vector instructions of the processor, of any
+vendor, and is better on few rows. Both compute in float32, but they round differently.
 """
 
 from functools import cache, partial
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 _SMALLEST_PRODUCT = 1 << 27
-"""The smallest product (in multiply-adds) for which oneDNN is faster. For smaller ones its kernel,
-compiled for each new shape, does not pay."""
+"""oneDNN is used for products of this size (in multiply-adds) or larger. For smaller products it is
+not faster, because it compiles a kernel for each new shape.
+"""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

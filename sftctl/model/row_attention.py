@@ -29,7 +29,7 @@ new shape of a bfloat16 attention costs memory that is never freed."""
 
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)
 _FLASH_HEAD_SIZE = 256  # the largest D that torch's flash kernels support
-_FLASH_CAPABILITY = (8, 0)  # the oldest GPU with these kernels: Ampere
+_FLASH_CAPABILITY = (8, 0)  # the oldest generation of GPUs that has these kernels, Ampere
 
 _WITHOUT_EFFECT = {"position_ids", "cache_position", "output_router_logits", "is_causal"}
 _TOLERANCE = 2e-5  # of the largest value: 100 times the rounding measured in 20 model families
@@ -42,7 +42,7 @@ def attention_by_rows(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    row_lengths: torch.Tensor,  # (R,) int32 with sum T; zeros at the end stand for no row
+    row_lengths: torch.Tensor,  # (R,) int32, whose sum is T; zeros at the end are not rows
     longest_row: int | None = None,  # an upper bound of the row lengths; None: unknown
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -121,7 +121,7 @@ def _each_row(
     **options: Any,
 ) -> torch.Tensor:
     lengths = [length for length in row_lengths.tolist() if length]
-    # torch.split, because the gradient of a slice is as large as the complete tensor.
+    # torch.split and not slices: each slice's gradient would be as large as the complete tensor.
     parts = zip(*(torch.split(each, lengths, dim=2) for each in (query, key, value)), strict=True)
     outputs = [_one_row(*part, **options) for part in parts]
     return torch.cat(outputs, dim=2).transpose(1, 2)
@@ -152,7 +152,8 @@ def _one_row(
 
 @contextmanager
 def own_attention(model: "PreTrainedModel", name: str) -> Iterator[None]:
-    """Inside the context, the model uses its own attention again. Generation with a cache needs it.
+    """In this context, the model uses its own attention again, as generation with a cache
+    needs it.
     """
     current = str(model.config._attn_implementation)
     model.set_attn_implementation(name)
@@ -179,11 +180,11 @@ def use_row_attention(model: "PreTrainedModel") -> str:
 
 @torch.no_grad()
 def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """The reason why rows that are laid end to end would change each other; None: they do not.
+    """The reason why rows that are laid end to end would change each other. None: they do not.
 
-    Three random rows are computed end to end, and each alone with the model's own attention. Their
-    hidden states are compared. If `longest_row` exceeds the model's sliding window, two of the
-    three rows exceed it too. The model does not change.
+    Three random rows are computed together, end to end. Each is also computed alone, with the
+    model's own attention. Then their hidden states are compared. If `longest_row` exceeds the
+    model's sliding window, two of the three rows exceed it too. The model does not change.
     """
     if reason := _why_positions_mix(model, longest_row):
         return reason
@@ -212,16 +213,16 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
         model.train(training)
     expected = torch.cat(alone, dim=1)
     difference = float((together - expected).abs().max() / expected.abs().max())
-    if difference <= _TOLERANCE:  # False for NaN
+    if difference <= _TOLERANCE:  # a NaN is not smaller
         return None
     return f"the largest relative difference is {difference:.2g}"
 
 
 def _widen_modules(model: "PreTrainedModel") -> ExitStack:
-    """Make each module compute with float32 copies of its weights, because a leak between rows can
-    be smaller than the rounding of bfloat16.
+    """Make each module compute with float32 copies of its weights.
 
-    A copy exists only while its module runs. Closing the result ends this.
+    The reason: if one row leaks into another, the difference can be smaller than the rounding of
+    bfloat16. A copy exists only while its module runs. Close the result to undo this.
     """
     stack = ExitStack()
     for module in model.modules():
@@ -249,9 +250,9 @@ def _restore(narrow: Mapping[torch.nn.Parameter, torch.Tensor], *_: object) -> N
 
 
 def _why_positions_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
-    """The reason if RoPE makes one row depend on another, else None.
+    """The reason if a row's RoPE depends on other rows of the pass, else None.
 
-    Some RoPE scalings depend on the largest position of the pass.
+    Some RoPE scalings depend on the largest position in the pass.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}

@@ -28,7 +28,9 @@ class Sampling:
         return f"temperature {self.temperature:g}{more}"
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments for `generate`. Every setting is given, so the model's defaults do not apply.
+        """Arguments for `generate`.
+
+        Every setting is given, so the model's defaults do not apply.
         """
         plain = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         if self.temperature == 0:

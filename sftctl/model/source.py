@@ -33,15 +33,17 @@ _RIGHTS = "change its permissions, or copy the model"
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
 """Arguments for every call that loads a configuration, model or tokenizer. Without them,
-transformers asks on stdin whether to run the Python files of a model: `yes | sftctl …` would run
-them."""
+transformers asks on stdin whether it may run the Python files of a model. With `yes
+
+sftctl …` it would run them.
+"""
 
 _CHECK = "check the path: it is relative to the current folder"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The arguments for `from_pretrained`."""
+    """What to pass to `from_pretrained`."""
 
     location: str
     arguments: dict[str, Any]
@@ -83,12 +85,12 @@ class ModelSource:
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
             return cls(name, {})
-        if path.is_dir():  # without the network, even if files are missing
+        if path.is_dir():  # a directory is never searched on the hub
             return cls(name, {"local_files_only": True} | NO_CODE)
         _refuse_other_file(path)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
-        if name in PRESETS:  # only a tokenizer gets here: a preset's model has no source
+        if name in PRESETS:  # the name is for a tokenizer: a preset as a model does not get here
             raise ConfigError(
                 f"{name}: a preset has no tokenizer of its own",
                 hint="leave the tokenizer out: a preset takes the bundled one",
@@ -116,7 +118,8 @@ def _refuse_other_file(path: Path) -> None:
 def hub_resolves() -> bool:
     """Whether the hub's host name can be resolved.
 
-    If not, only files in the cache are used: the hub's library would try for a minute.
+    If not, only cached files are used. Otherwise the hub's library would try to connect for a
+    minute.
     """
     from huggingface_hub.constants import ENDPOINT
 
@@ -145,7 +148,7 @@ def quiet() -> None:
 
 
 def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> None:
-    """ConfigError for a directory without a model, and for weights that can't be trained."""
+    """ConfigError for a directory without a model, or with weights that can't be trained."""
     folder = Path(name)
     if folder.is_dir():
         _require_settings(folder)
@@ -160,7 +163,7 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
         )
     if folder.is_dir():
         values = _json_or_none(folder / "config.json")
-        if isinstance(values, dict):  # other content: transformers raises an error later
+        if isinstance(values, dict):  # transformers raises an error for any other content
             require_not_quantized(name, values)
             if wrong := wrong_size(values):
                 raise ConfigError(f"model {name}: config.json: {wrong[0]}", hint=wrong[1])
@@ -171,9 +174,9 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
 
 
 def _require_settings(folder: Path) -> None:
-    """ConfigError for a folder, or a JSON file of a model in it, that this process may not read.
+    """ConfigError if this process may not read a folder, or one of the JSON files in it.
 
-    A Git LFS pointer in place of such a file is an error too.
+    Also if such a file is a Git LFS pointer.
     """
     with read_refusals(folder, ConfigError, _RIGHTS):
         next(folder.iterdir(), None)
@@ -211,8 +214,8 @@ def require_tokenizer_folder(name: str) -> None:
 def tokenizer_class(source: ModelSource) -> Any:
     """The class that loads a tokenizer.
 
-    AutoTokenizer finds the class of any tokenizer, but imports torch. A folder without a model may
-    name transformers' plain class; then AutoTokenizer is not needed.
+    AutoTokenizer finds the class of any tokenizer, but imports torch. It is not used for a folder
+    without a model whose tokenizer has transformers' plain class.
     """
     folder = Path(source.location)
     read = _json_or_none(folder / "tokenizer_config.json")

@@ -1,7 +1,7 @@
 """Select the parameters to train by patterns on their names.
 
-`select_trained` sets `requires_grad` once. The engine, the checkpoint, the estimates and the
-screens read from it which parameters are trained.
+`select_trained` sets `requires_grad` once. All other code reads `requires_grad` to know which
+parameters are trained.
 """
 
 import re
@@ -25,8 +25,8 @@ def select_trained(
 ) -> None:
     """Set `requires_grad` to False for every parameter that the patterns exclude.
 
-    A parameter is trained if `train_only` matches it and `freeze` does not; None for `train_only`
-    matches all. A parameter that is already frozen stays frozen. Raises ConfigError if a pattern
+    A parameter is trained if `train_only` matches it (None: matches all) and `freeze` does not
+    match it. A parameter that is already frozen stays frozen. Raises ConfigError if a pattern
     matches nothing, or if no parameter is trained.
     """
     names = _names_by_id(model)
@@ -45,7 +45,7 @@ def select_trained(
 def require_new_rows_trained(model: "PreTrainedModel") -> None:
     """ConfigError if embeddings or head are frozen, although they got rows for new tokens.
 
-    Without training, a new row would stay what it is at the start: the mean of the old rows.
+    The new rows would never be trained, and stay the mean of the old rows.
     """
     parts = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
     for name, part in parts.items():
@@ -80,8 +80,8 @@ def learning_rate_factors(
 def matching(model: "PreTrainedModel", setting: str, patterns: Iterable[str]) -> set[int]:
     """The ids of all parameters that one of the patterns matches.
 
-    A tied parameter has several names; it matches if one of them does. ConfigError, with the name
-    of the `setting`, for a pattern that matches nothing.
+    A tied parameter has several names, and a match of one name is enough. ConfigError for a pattern
+    that matches nothing. It names the `setting` of the pattern.
     """
     names, result = _names_by_id(model), set[int]()
     for pattern in patterns:
@@ -124,7 +124,7 @@ def _ids(module: "nn.Module | None") -> set[int]:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the layer that holds a parameter; None if no layer holds it."""
+    """The number of a parameter's layer; None if the parameter is outside of the layers."""
     found = _LAYER_NUMBER.search(name)
     return int(found[1]) if found else None
 

@@ -10,7 +10,9 @@ _WORTH_TELLING_S = 2.0  # for a shorter wait, no time is shown
 
 
 class Outlook:
-    """Records what the training loop is doing. From this, another thread says when the run stops.
+    """Records what the training loop is doing.
+
+    From this, another thread says when the run stops.
     """
 
     def __init__(self, session: Session) -> None:

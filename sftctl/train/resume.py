@@ -224,7 +224,8 @@ def _source_counts(
 
 
 def _cause_of_other_data(manifest: CheckpointManifest, config: RunConfig) -> str:
-    """The reason if another version of sftctl made other data from the same configuration; else "".
+    """The reason if another version of sftctl made other data from the same
+    configuration; else "".
     """
     if is_of_older_rules(config, manifest):
         return OLDER_RULES

@@ -201,7 +201,8 @@ class StopRequest:
             time.sleep(_POLL_S)
 
     def _leave_soon(self) -> None:
-        """After `_GRACE_S` seconds, end the process if it has neither stopped nor begun to train.
+        """After `_GRACE_S` seconds, end the process if it has neither stopped nor begun
+        to train.
         """
         time.sleep(_GRACE_S)
         if self.outlook is None and self._relay is None and self._thread is not None:

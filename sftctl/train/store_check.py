@@ -87,7 +87,9 @@ def open_store_check(session: Session, *, is_verified: bool) -> Iterator[StoreCh
 
 
 def verify_now(store: Store, world: World) -> None:
-    """Hash the store now, on the first rank of each machine. An error is a DataError on all ranks.
+    """Hash the store now, on the first rank of each machine.
+
+    An error is a DataError on all ranks.
     """
     for part in store.parts:
         is_first = world.local_rank == 0

@@ -61,7 +61,9 @@ class ChatSession:
         return f"{self.origin} · {self.sampling.described}"
 
     def sample_with(self, temperature: float) -> None:
-        """Use this temperature for the next answers. ConfigError if it is not a valid temperature.
+        """Use this temperature for the next answers.
+
+        ConfigError if it is not a valid temperature.
         """
         sampling = replace(self.sampling, temperature=temperature)
         if temperature == 0:

@@ -163,7 +163,8 @@ def unpaired(tensors: Tensors) -> list[str]:
 
 
 def _other_half(name: str) -> str | None:
-    """The name of the matrix B that belongs to a matrix A, and the reverse; None for other tensors.
+    """The name of the matrix B that belongs to a matrix A, and the reverse; None for
+    other tensors.
     """
     match = _HALF.search(name)
     if match is None:

@@ -40,8 +40,7 @@ def is_distributed(path: Path) -> bool:
 
 
 def inspect_distributed(path: Path) -> Inspection:
-    """The tensors and values that `.metadata` lists. Their places are checked against the files.
-    """
+    """The tensors and values that `.metadata` lists. Their places are checked against the files."""
     files = Files.of(path)
     names = shards_in(path)
     if _METADATA_NAME in files.sizes:

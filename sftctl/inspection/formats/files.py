@@ -241,7 +241,8 @@ def _problems_of_archive(file: Path, begin: int, num_bytes: int) -> list[str]:
 
 
 def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int | None]]:
-    """(file, begin, length) of every file that may be an archive, and of archives in .distcp files.
+    """(file, begin, length) of every file that may be an archive, and of archives in
+    .distcp files.
     """
     parts = [part for tensor in inspection.tensors.values() for part in tensor.parts]
     packed = {(p.file, p.begin, p.archive_bytes) for p in parts if p.archive_bytes is not None}

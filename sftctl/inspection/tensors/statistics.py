@@ -15,7 +15,9 @@ NUM_BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """The statistics of one tensor. Only `num_nan` and `num_inf` count numbers that are not finite.
+    """The statistics of one tensor.
+
+    Only `num_nan` and `num_inf` count numbers that are not finite.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Load an adapter of any tool that peft can read, onto its base, and merge it into the base."""
+"""Put an adapter onto its base, and merge it into the base.
+
+Any adapter that peft can read will do.
+"""
 
 import re
 import warnings
@@ -62,14 +65,15 @@ class Attached:
 
     model: "PreTrainedModel"
     wrapper: Any  # peft's PeftModel around the same model
-    form: str | None = None  # nf4: the base was quantized to nf4 and dequantized again
+    form: str | None = None  # nf4: the base has been quantized to nf4 and dequantized again
 
     def merged(self) -> "PreTrainedModel":
-        """The model with the adapter added to its weights, in place. It is then a plain model.
+        """Add the adapter to the model's weights, in place. Returns the model, which is then a
+        plain one.
 
-        Head and embeddings are merged separately: an adapter on one of them does not change the
-        other. If their merged weights are equal, they are tied again. CheckpointError if peft can't
-        merge the adapter.
+        Head and embeddings are merged separately: an adapter of one does not change the other. If
+        their merged weights are equal, they are tied again. CheckpointError if peft can't merge the
+        adapter.
         """
         _untie(self.model)
         try:
@@ -96,9 +100,9 @@ def attach(
     """Load the base in `dtype` and put the adapter on it. ConfigError if they do not fit.
 
     The base is loaded from `location`, or else by its name. With the `form` nf4, its quantized
-    layers are dequantized, because the adapter was trained on these weights. The adapter's own
-    weights are float32. Head and embeddings stay tied if the base ties them: from this, peft knows
-    whether an adapter of the embeddings also changes the head.
+    layers are dequantized, because the adapter was trained on these values. The adapter's own
+    weights are float32. Head and embeddings stay tied if they are tied in the base: peft needs this
+    to decide whether an adapter of the embeddings also changes the head.
     """
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
@@ -121,16 +125,16 @@ def attach(
 def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """ConfigError if a matrix A has none of the ranks in the settings.
 
-    This check comes first, because peft would create matrices of the rank in the settings.
+    Call this before peft does: peft would create matrices of a wrong rank.
     """
     if (wrong := wrong_rank(adapter.settings, shapes)) is not None:
         raise _does_not_fit(adapter, " ".join(wrong))
 
 
 def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """The settings, with the layers that have tensors as targets if no targets are named.
+    """Complete the settings: if they name no targets, the targets are the layers with tensors.
 
-    Without targets, peft would choose layers by the type of the model.
+    Otherwise peft would choose targets by the type of the model.
     """
     if config.target_modules is None and not config.target_parameters:
         layers = {name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name}
@@ -153,7 +157,9 @@ def _grow(model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _untie(model: "PreTrainedModel") -> None:
-    """If head and embeddings share a weight, give the head a copy. Adapters stay where they are."""
+    """Give the head a copy of the weight that it shares with the embeddings. Adapters do not
+    change.
+    """
     shared = dict[int, list[torch.nn.Module]]()
     for module in model.modules():
         if isinstance(weight := module._parameters.get("weight"), torch.nn.Parameter):
@@ -184,9 +190,9 @@ def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
 
 
 def _require_names(adapter: AdapterFile, wrapper: Any, there: Set[str]) -> None:
-    """ConfigError unless the file has all tensors of the adapter, and no others."""
+    """ConfigError if the file lacks a tensor of the adapter, or has an unknown tensor."""
     peft = import_peft()
-    # Without the argument, peft adds embeddings under other names if the vocabulary was enlarged.
+    # With the embeddings (the default), peft would add them if the vocabulary was enlarged.
     tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     here = {name.removeprefix(PREFIX) for name in tensors}
     plain = set(wrapper.base_model.model.state_dict())  # some tools write the embeddings too

@@ -31,10 +31,10 @@ def initial_model(
 ) -> "PreTrainedModel":
     """The model at step 0.
 
-    Random weights are drawn with the run's seed. A base is loaded from `location` if it is given.
-    Its weights get the dtype that the training needs. Without `with_start`, the adapter that the
-    run continues is not read: use this if its weights will be replaced anyway. Raises the
-    ConfigErrors of `load_pretrained`, `add_adapter` and `load_start`.
+    Random weights are drawn with the run's seed. A base is loaded from `location` if it is given. A
+    run can start from an existing adapter; without `with_start` this adapter is not read, because a
+    checkpoint will replace its weights. Raises the ConfigErrors of `load_pretrained`, `add_adapter`
+    and `load_start`.
     """
     named, seed, adapter = config.model, config.train.seed, adapter_of(config)
     dtype = torch.float32 if adapter is None else base_dtype(config)
@@ -53,7 +53,8 @@ def initial_model(
 def adapter_of(config: RunConfig) -> AdapterConfig | None:
     """The settings of the run's adapter, or None.
 
-    With new tokens, embeddings and head are trained completely.
+    If there are new tokens, embeddings and head are added to the modules that are trained
+    completely.
     """
     adapter = config.adapter
     if not adapter.lora:
@@ -67,7 +68,7 @@ def adapter_of(config: RunConfig) -> AdapterConfig | None:
 def base_dtype(config: RunConfig) -> torch.dtype:
     """The dtype of the frozen weights. `train.dtype` must be resolved.
 
-    Raises ConfigError if the weights should have another dtype than the computation.
+    ConfigError if `adapter.base_dtype` does not fit `train.dtype`.
     """
     asked, computes = config.adapter.base_dtype, config.train.dtype
     in_bfloat16 = computes == "bfloat16"

@@ -1,7 +1,7 @@
 """LoRA adapters with peft: small matrices that are trained next to a model's frozen weights.
 
-The model is changed in place, and its own weights are frozen. It is still a transformers model.
-Trained, in float32, are the adapter's parameters and the modules that are saved completely.
+The model is changed in place, and stays a transformers model. Its own weights are frozen. Only the
+adapter's parameters, and modules that are saved completely, are trained, in float32.
 """
 
 import logging
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NAME = "default"  # the name that peft gives to a model's only adapter
 EMBEDDINGS, HEAD = "embeddings", "head"
-"""These names in `adapter.modules_to_save` mean the embeddings and the head of any model."""
+"""In `adapter.modules_to_save`, these names mean the embeddings and the head of any model."""
 _ADAPTER = re.compile(rf"\.lora_\w+\.{_NAME}(\.|$)")
 """Finds the parameters of an adapter by their names, such as `q_proj.lora_A.default.weight`."""
 
@@ -36,13 +36,13 @@ def add_adapter(
 ) -> None:
     """Add an adapter to a model. Its first weights depend only on `seed` and on the shapes.
 
-    ConfigError if a pattern of `settings` matches nothing. `mode` is the mode of fake tensors, if
-    the model consists of fake tensors.
+    ConfigError if a pattern of `settings` matches nothing. If the model has fake tensors, `mode` is
+    their torch mode.
     """
     targets = target_layers(model, settings.targets)
     whole = _modules_named(model, settings.modules_to_save or ())
     config = _lora_config(short_names(model, targets), settings)
-    # Start on the meta device: otherwise peft would draw the weights in the dtype of the base.
+    # On the meta device first. Otherwise peft would draw the weights in the dtype of the base.
     import_peft().inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     with mode or nullcontext():
         torch.manual_seed(seed)
@@ -74,11 +74,12 @@ def _initialize(layer: Any) -> None:
 
 
 def import_peft() -> Any:
-    """Import peft without the messages of bitsandbytes. ConfigError if it can't be imported.
+    """Import peft. ConfigError if it can't be imported.
 
-    peft imports bitsandbytes if it is installed, and fails if bitsandbytes is broken.
+    peft imports bitsandbytes if it is installed, and fails if bitsandbytes is broken. The messages
+    of bitsandbytes are hidden.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is installed
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its messages
     try:
         import peft
     except (ImportError, OSError, RuntimeError) as problem:
@@ -116,7 +117,8 @@ def saved_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if _ADAPTER.search(name) or id(tensor) in whole  # a tied weight has several names
+        # The model's tied weights have several names.
+        if _ADAPTER.search(name) or id(tensor) in whole
     }
 
 
@@ -174,8 +176,8 @@ def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
 
 
 def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> list[str]:
-    """The names of the linear layers in the model's blocks, without the modules `whole` and the
-    layers of adapters.
+    """The names of the linear layers in the model's blocks, except adapters and the modules
+    `whole`.
 
     ConfigError if there is no such layer, because nf4 would then change nothing.
     """
@@ -198,9 +200,9 @@ def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> l
 
 
 def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
-    """The shortest ends of the layers' names that no other module's name has, sorted.
+    """For each layer, the shortest end of its name that no module outside of `layers` has; sorted.
 
-    They are the `target_modules` for peft and other tools.
+    These are `target_modules` for peft and other tools.
     """
     wanted = {*layers}
     others = [f".{name}" for name, _ in model.named_modules() if name not in wanted]
@@ -221,7 +223,7 @@ def short_names(model: "PreTrainedModel", layers: list[str]) -> list[str]:
 def _modules_named(
     model: "PreTrainedModel", names: Iterable[str]
 ) -> dict[str, list[torch.nn.Module]]:
-    """The modules whose names are, or end with, these names. ConfigError if a name has no module.
+    """The modules whose name is one of `names`, or ends with it. ConfigError if there is none.
 
     `embeddings` and `head` are found in any model. The keys are the names that peft expects.
     """

@@ -12,7 +12,7 @@ from sftctl.words import in_shell
 def require_base(config: RunConfig) -> None:
     """ConfigError for an adapter on random weights, for alpha 0, and for nf4 with FSDP.
 
-    Call it only for a new run: a run of an older version may have such settings.
+    Call this only for a new run. A run that an older version began may have such settings.
     """
     adapter = config.adapter
     if adapter.lora and adapter.alpha == 0:
@@ -47,10 +47,10 @@ def require_bitsandbytes() -> None:
 
 
 def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
-    """ConfigError if a folder that should hold a model holds an adapter, or an adapter's run.
+    """ConfigError if a folder should be a model, but is an adapter or the run of an adapter.
 
-    `settings` is the content of the folder's adapter_config.json, if it has this file.
-    `has_weights`: whether the folder also has the weights of a complete model.
+    `settings` is the content of the folder's adapter_config.json, or None. `has_weights`: the
+    folder also has the weights of a complete model.
     """
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
         raise ConfigError(

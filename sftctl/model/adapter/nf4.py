@@ -1,9 +1,9 @@
 """nf4: the linear layers of a frozen base in 4 bits, as in QLoRA (Dettmers et al. 2023).
 
-64 weights form a block. The scale of a block is its largest absolute weight. Each weight is stored
-as the number of one of 16 fixed values (NormalFloat), which is multiplied by the scale. The scales,
-minus their mean, are stored in 8 bits, in blocks of 256 (double quantization). Together this is
-4.13 bits per weight. The layers compute with the dequantized weight, in the dtype of their inputs.
+64 weights form a block, whose scale is its largest absolute weight. A weight is the scale times one
+of 16 fixed values (NormalFloat), so 4 bits are enough to store which one. The scales, minus their
+mean, are stored in 8 bits, in blocks of 256 (double quantization). Together this is 4.13 bits per
+weight. The layers compute with the dequantized weight, in the dtype of their inputs.
 """
 
 import logging
@@ -36,7 +36,8 @@ class NF4Linear(torch.nn.Linear):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.dtype, self.bias = dtype, layer.bias
         packed, self._scales = _quantize(layer.weight.detach())
-        self.register_buffer("packed", packed, persistent=False)  # uint8, so `.to(dtype)` skips it
+        # It is uint8, so `.to(dtype)` does not change it.
+        self.register_buffer("packed", packed, persistent=False)
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
@@ -60,7 +61,10 @@ class NF4Linear(torch.nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """(..., I) times the layer's weight -> (..., O). The backward pass dequantizes it again."""
+    """A product with a layer's weight: (..., I) -> (..., O).
+
+    The backward pass dequantizes the weight again.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, layer: NF4Linear) -> torch.Tensor:
@@ -75,7 +79,7 @@ class _Product(torch.autograd.Function):
 
 def _bitsandbytes() -> Any:
     require_bitsandbytes()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # hides an advice on kernels
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # hide its remarks about kernels
     try:
         from bitsandbytes import functional
     except (ImportError, OSError, RuntimeError) as problem:
@@ -84,12 +88,13 @@ def _bitsandbytes() -> Any:
 
 
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """Quantize a weight on the CPU: the packed 4-bit numbers, (N / 2, 1) uint8, and the scales.
+    """Quantize a weight on the CPU. Returns the packed 4-bit numbers, (N / 2, 1) uint8, and the
+    scales.
 
-    All N values are one row, filled up with zeros to a complete block. The reason: if a matrix row
-    ends inside a block, the CPU kernel of bitsandbytes 0.50 uses scales of other blocks. The mean
-    of the scales is summed in float64 and rounded once, so the result does not depend on the number
-    of threads.
+    All N values are passed as one row, filled up with zeros to a complete block. Otherwise blocks
+    could end inside a matrix row, and the CPU kernel of bitsandbytes 0.50 would use wrong scales.
+    The mean of the scales is summed in float64 and rounded once. So the result does not depend on
+    the number of threads.
     """
     library = _bitsandbytes()
     weight = weight.to("cpu", torch.float32).flatten()

@@ -9,9 +9,10 @@ _RANK_OF_PEFT = 8  # peft's default if adapter_config.json has no rank
 def wrong_rank(
     settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[str, str] | None:
-    """The first matrix A whose rank is not in the settings, and what is wrong; None: all fit.
+    """The first matrix A whose rank does not fit the settings, and what is wrong. None: all fit.
 
-    The number of rows may be a multiple of a rank, because all experts of a layer share a tensor.
+    A matrix may have several times as many rows as the rank: a tensor can hold all experts of a
+    layer.
     """
     by_layer = settings.get("rank_pattern") or {}
     ranks = {settings.get("r") or _RANK_OF_PEFT, *by_layer.values()}

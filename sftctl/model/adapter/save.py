@@ -44,15 +44,16 @@ def save_adapter(
     named = {peft_name(name): tensor.contiguous() for name, tensor in tensors.items()}
     with system_errors():
         save_file(named, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)  # the mode that the umask gives
+    # adapter_config.json has the mode that the umask gives to new files.
+    mode = stat.S_IMODE((folder / CONFIG_NAME).stat().st_mode)
     (folder / WEIGHTS_NAME).chmod(mode)  # safetensors lets only the owner read the file
 
 
 def peft_name(name: str) -> str:
-    """The name that peft's files use for a tensor of a model with an adapter.
+    """The name of a tensor in peft's files, for a tensor of a model with an adapter.
 
-    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. DoRA's norms end with
-    `lora_magnitude_vector`, without `.weight`.
+    `q_proj.lora_A.default.weight` -> `base_model.model.q_proj.lora_A.weight`. The norms of DoRA
+    have a name that ends with `lora_magnitude_vector`.
     """
     match = _OWN.search(name)
     if match is None:

@@ -47,9 +47,7 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
 def _require_declared(
     model: "PreTrainedModel", folder: Path, base: str, names: Collection[str]
 ) -> None:
-    """ConfigError if the adapter lacks a tensor that its adapter_config.json declares, or has one
-    that this file leaves out.
-    """
+    """ConfigError unless the adapter's tensors are those that its adapter_config.json declares."""
     settings = read_settings(folder)
     for module in settings.get("modules_to_save") or ():
         if not any(f".{module}." in name for name in names):
@@ -83,10 +81,10 @@ def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> s
 
 
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:
-    """ConfigError if the tokenizer next to an adapter uses the id of a new token for another token.
+    """ConfigError if the tokenizer next to an adapter has another token with the id of a new token.
 
-    Without this check, the adapter's row for the other token would become the row of the new token.
-    An adapter passes if it has no tokenizer, or if its tokenizer has no token with this id.
+    The adapter's row for that other token would become the row of the new token. An adapter without
+    a tokenizer is accepted, and also an id that its tokenizer does not have.
     """
     file = folder / "tokenizer.json"
     if not tokens or not file.is_file():
@@ -104,11 +102,11 @@ def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folde
 
 @torch.no_grad()
 def load_start(model: "PreTrainedModel", folder: Path, base: str) -> None:
-    """Copy the tensors of the adapter in `folder` into the model's adapter, and into the modules
-    that are saved completely.
+    """Copy the tensors of the adapter in `folder` into the model's adapter.
 
-    Raises the ConfigErrors of `require_fit`. Raises ConfigError also if a frozen weight of the
-    model has another value in the adapter, or if the adapter has two values for a tied weight.
+    Modules that are saved completely are copied too. Raises the ConfigErrors of `require_fit`. Also
+    ConfigError if a frozen weight has another value in the adapter, or if the adapter has two
+    different values for a tied weight.
     """
     from safetensors.torch import load_file
 

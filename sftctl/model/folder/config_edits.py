@@ -32,7 +32,7 @@ _AS_THE_TENSORS = "in config.json, as the tensors have it"
 
 
 def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
-    """The change in config.json if tensors have other shapes than config.json says."""
+    """What to change in config.json if tensors have other shapes than config.json says."""
     if any(0 in there for _, there, _ in misfits):
         return _GATHER
     sizes = {size for misfit in misfits for size in _differing(misfit)}
@@ -49,7 +49,7 @@ def edit_of_shapes(misfits: Sequence[Misfit]) -> str:
 
 
 def _differing(misfit: Misfit) -> Iterator[int]:
-    """The sizes in the files that differ from the model's; 0 if the number of axes differs."""
+    """The sizes in which the shape in the files differs. 0 if the number of axes differs."""
     _, there, here = misfit
     if len(there) != len(here):
         yield 0
@@ -58,7 +58,7 @@ def _differing(misfit: Misfit) -> Iterator[int]:
 
 
 def edit_of_layers(missing: Collection[str]) -> str | None:
-    """The change if exactly the last layers that config.json counts are missing; else None."""
+    """What to change if exactly the last layers are missing in the files; else None."""
     found = [match for name in missing if (match := _LAYER.search(name))]
     parts: dict[int, set[str]] = {}
     for match in found:
@@ -76,7 +76,9 @@ def edit_of_layers(missing: Collection[str]) -> str | None:
 
 
 def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
-    """What to add if config.json has no model_type. The class names the type if `known` has it."""
+    """What to add if config.json has no model_type. If its class belongs to a known type: this
+    type.
+    """
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     plain = {one.replace("_", ""): one for one in known}
@@ -96,7 +98,7 @@ def wrong_size(config: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def edit_of_size(key: str, value: object) -> str:
-    """The change for a size that is not an integer above 0."""
+    """What to change if a size is not an integer above 0."""
     if isinstance(value, str) and value.strip().isdecimal():
         return f'write "{key}": {int(value)} in config.json, without quotes'
     if isinstance(value, float) and value.is_integer() and 0 < value < _LARGEST_SIZE:
@@ -106,7 +108,9 @@ def edit_of_size(key: str, value: object) -> str:
 
 
 def fault_of_config(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A value that makes transformers fail without naming it, and the change; else None."""
+    """A value with which transformers fails, without naming it; and what to change. None: there is
+    none.
+    """
     padding, rows = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
         reason = f"config.json: pad_token_id is {padding}, but vocab_size is {rows}"

@@ -27,7 +27,8 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
         yield
     except SftctlError:
         raise
-    except Exception as problem:  # each architecture and each file format raises other types
+    # Which types are raised depends on the architecture and the file format.
+    except Exception as problem:
         if lacks_memory(problem):
             reason = f"{what}: not enough memory: {_first_words(problem)}"
             hint = f"{MORE_MEMORY}; or its config.json asks for too much"
@@ -51,7 +52,7 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
 
 
 def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None:
-    """The file in the folder that caused the error, and what to change; None if unknown."""
+    """What is wrong with a file in the folder, and what to change. None if this is not known."""
     text = str(problem)
     if "Weights only load failed" in text or "weights_only" in text:
         named = _CODE.search(text)
@@ -68,7 +69,7 @@ def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None
 
 
 def _fault_of_index(folder: Path) -> tuple[str, str] | None:
-    """What is wrong with an index that does not name a file for each tensor; else None."""
+    """What is wrong with the index, and what to do, if it does not name a file for each tensor."""
     index = index_of(folder)
     if index is None:
         return None
@@ -89,7 +90,7 @@ def _values_of(folder: Path) -> dict[str, Any]:
 
 
 def _fault_of_json(file: Path) -> tuple[str, str] | None:
-    """Why a file is not a JSON object; None if it is one, or if the file is missing."""
+    """Why a file is not a JSON object, and what to do. None if it is one, or does not exist."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -124,7 +125,8 @@ def _fault_of_value(folder: Path, problem: Exception, text: str) -> tuple[str, s
 
 
 def _key_with(values: object, wanted: object) -> str | None:
-    """The dotted key of `wanted` in nested objects, such as `rope_parameters.rope_type`; or None.
+    """The dotted key of the value `wanted` in nested objects, such as
+    `rope_parameters.rope_type`.
     """
     for name, value in values.items() if isinstance(values, dict) else ():
         if value == wanted:
@@ -157,7 +159,7 @@ def _needs_code(what: str, source: ModelSource) -> ConfigError:
 def _unreadable_gguf(what: str, source: ModelSource, problem: Exception) -> ConfigError:
     """The error for a .gguf file that can't be read, as a model or as a tokenizer."""
     reason = _first_words(problem)
-    is_cut = "reshape" in reason  # for a tokenizer, transformers reads the tensors too
+    is_cut = "reshape" in reason  # transformers reads the tensors for a tokenizer too
     of_tokenizer = what.startswith("tokenizer ") and not is_cut
     if of_tokenizer and (fault := fault_of_tokenizer(source.gguf_path)):
         hint = "give its tokenizer: --tokenizer with a directory, another .gguf or a hub name"

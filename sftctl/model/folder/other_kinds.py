@@ -21,7 +21,7 @@ def require_trainable(name: str, config: "PretrainedConfig") -> None:
 
 
 def _other_kind(config: "PretrainedConfig") -> str | None:
-    """What the model is, if it is not a causal language model for text only; else None."""
+    """The kind of the model if it is not a causal language model for text only; else None."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

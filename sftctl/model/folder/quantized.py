@@ -31,7 +31,8 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
     nested = (value for value in values.values() if isinstance(value, dict))
     for section in (values, *nested):
         for key in _QUANTIZED:
-            if key == "quantization_config" and section.get(key) == {}:  # an error in transformers
+            # transformers would raise an error.
+            if key == "quantization_config" and section.get(key) == {}:
                 raise ConfigError(
                     f"model {name}: config.json has an empty {key}, so how its weights are stored "
                     "is not known",
@@ -47,7 +48,8 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
 
 
 def require_numbers(folder: Path) -> None:
-    """ConfigError for a Git LFS pointer, for quantized weights and for weights that are integers.
+    """ConfigError for a Git LFS pointer, for quantized weights and for weights that are
+    integers.
     """
     for file in (file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))):
         if not file.is_file():
@@ -72,9 +74,9 @@ def require_numbers(folder: Path) -> None:
 
 
 def whole_numbers(types: Mapping[str, str]) -> str | None:
-    """The first weight that holds integers, for an error message; None if there is none.
+    """A message about weights that hold integers; None if there are none.
 
-    `types` maps names to types. Only names that end in `.weight` count: buffers such as GPT-2's
+    `types` maps names to dtypes. Only names that end with `.weight` count: buffers such as GPT-2's
     attention mask (`attn.bias`) may hold integers.
     """
     found = sorted(n for n, one in types.items() if n.endswith(".weight") and one in _INTEGERS)

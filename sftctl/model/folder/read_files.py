@@ -1,4 +1,4 @@
-"""Which files of a folder hold the weights that are read, and tensors that two of them hold.
+"""The files of a folder from which weights are read, and tensors that two of them hold.
 
 `train` and `inspect-ckpt` follow these rules. Loads neither torch nor transformers.
 """
@@ -17,14 +17,16 @@ SINGLE_AND_INDEX = (
 """(single file, index of several files), in the order in which transformers looks for them."""
 
 LONGEST_HEADER_BYTES = 1 << 26
-"""No more than this is read from the header of a safetensors file."""
+"""At most this much of a safetensors file's header is read."""
 
 _COMPARED_AT_ONCE_BYTES = 1 << 24
 _SHOWN = 3
 
 
 def index_of(folder: Path) -> Path | None:
-    """The index that names the weight files; None if the weights are in one file, or absent."""
+    """The index that names the weight files. None if the weights are in one file, or if there are
+    none.
+    """
     for single, index in SINGLE_AND_INDEX:
         if (folder / single).is_file():
             return None
@@ -34,7 +36,7 @@ def index_of(folder: Path) -> Path | None:
 
 
 def files_read(folder: Path) -> list[Path]:
-    """The existing files that the weights are read from; [] if there are none."""
+    """The files from which the weights are read, if they exist."""
     index = index_of(folder)
     if index is None:
         singles = (folder / single for single, _ in SINGLE_AND_INDEX)
@@ -66,7 +68,7 @@ def unread_files(folder: Path) -> str | None:
 
 
 def require_single_tensors(name: str, folder: Path) -> None:
-    """ConfigError if two of these files hold the same tensor with different values."""
+    """ConfigError if two files that are read hold the same tensor with different values."""
     found: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files_read(folder):
         for tensor, entry in header_of(file).items():
@@ -80,7 +82,7 @@ def require_single_tensors(name: str, folder: Path) -> None:
 
 
 def header_of(file: Path) -> dict[str, Mapping[str, Any]]:
-    """The entries of a safetensors header by tensor; {} if the file is damaged or another kind."""
+    """The entries of a safetensors header by tensor. {} for a damaged file, or another format."""
     if file.suffix != ".safetensors" or not file.is_file():
         return {}
     try:

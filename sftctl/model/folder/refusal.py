@@ -25,11 +25,11 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(folder: Path, other_tokenizer: Path) -> Refusal | None:
-    """The first error of `train` about the folder's model, else about its tokenizer; None: no
+    """The first error of `train` about the folder's model, else about its tokenizer. None: no
     error.
 
-    Only headers of weights are read. If the folder has no tokenizer, the checks use
-    `other_tokenizer`. Warnings are not shown.
+    Only headers of weights are read. If the folder's tokenizer can't be loaded, `other_tokenizer`
+    is used for the checks of the model. Warnings are not shown.
     """
     name = str(folder)
     if not files_read(folder):
@@ -60,7 +60,10 @@ def _refusal(
 
 
 def _tokenizer(folder: Path, other: Path) -> tuple[ChatTokenizer, ConfigError | DataError | None]:
-    """The folder's tokenizer and None. If it can't be loaded: the other one, and the error."""
+    """The folder's tokenizer and None.
+
+    If it can't be loaded: the `other` tokenizer, and the error.
+    """
     try:
         return load_tokenizer(str(folder), template_required=False), None
     except (ConfigError, DataError) as error:
@@ -68,4 +71,4 @@ def _tokenizer(folder: Path, other: Path) -> tuple[ChatTokenizer, ConfigError | 
 
 
 def _ignored(_: str) -> None:
-    """Drop a warning, because `inspect-ckpt` shows a note of its own about the same fact."""
+    """Ignore a warning: `inspect-ckpt` shows a note of its own about the same fact."""

@@ -1,4 +1,4 @@
-"""Find a head in the files that differs from the embedding, although config.json ties them.
+"""Find a head in the files that is not equal to the embedding, although config.json ties the two.
 
 `train` and `inspect-ckpt` follow the same rule. Loads torch only for a file of `torch.save`.
 """
@@ -25,9 +25,9 @@ HEAD_HINT = 'set "tie_word_embeddings": false in config.json; then both are trai
 
 
 def require_tied_head(name: str, model: "PreTrainedModel") -> None:
-    """ConfigError if config.json ties the head to the embedding, but the loaded head differs.
+    """ConfigError if config.json ties head and embedding, but the loaded head is another tensor.
 
-    A checkpoint with two different tensors would not fit the model that config.json describes.
+    A checkpoint with two tensors would not fit the model that config.json describes.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     can_tie = bool(getattr(model, "_tied_weights_keys", None))
@@ -37,7 +37,7 @@ def require_tied_head(name: str, model: "PreTrainedModel") -> None:
 
 
 def require_tied_files(name: str, config: "PretrainedConfig", folder: Path) -> None:
-    """ConfigError if the files have a head that `require_tied_head` would refuse after loading."""
+    """ConfigError if the model in these files would fail `require_tied_head` after loading."""
     if _is_tied(config) and has_other_head(folder):
         raise ConfigError(f"model {name}: {HEAD_DIFFERS}", HEAD_HINT)
 
@@ -67,7 +67,7 @@ def heads_differ(beginnings: Mapping[str, Beginning]) -> bool:
 
 
 def role_of(name: str) -> str | None:
-    """`head` or `embedding` if the tensor with this name is one of them; else None."""
+    """The role of a tensor in the model by its name: `head`, `embedding` or None."""
     plain = plain_name(name)
     if plain in _HEADS:
         return "head"
@@ -75,9 +75,9 @@ def role_of(name: str) -> str | None:
 
 
 def has_other_head(folder: Path) -> bool:
-    """Whether the weights in a folder have a head that begins with other bytes than the embedding.
+    """Whether the head in a folder begins with other bytes than the embedding.
 
-    False also if there is no head, or if a file can't be read. Other code reports such a file.
+    False if there is no head, or if a file can't be read. (Other code reports such a file.)
     """
     beginnings: dict[str, Beginning] = {}
     try:
@@ -91,7 +91,7 @@ def has_other_head(folder: Path) -> bool:
 
 
 def _in_safetensors(file: Path) -> dict[str, Beginning]:
-    """The first bytes of the head and the embedding, as far as this file has them."""
+    """The first bytes of head and embedding, if they are in this file."""
     if not file.is_file():
         return {}
     found = {}
@@ -108,7 +108,9 @@ def _in_safetensors(file: Path) -> dict[str, Beginning]:
 
 
 def _in_pickle(file: Path) -> dict[str, Beginning]:
-    """The same from a file of `torch.save`. Only the compared bytes are read from the disk."""
+    """The first bytes of head and embedding in a file of `torch.save`, without reading the rest of
+    it.
+    """
     import torch
 
     is_zip = is_zipfile(file)  # only the zip format can be mapped into memory

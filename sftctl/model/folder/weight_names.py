@@ -19,12 +19,15 @@ _ANY_WRAPPER = rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+"
 RENAMES = {
     rf"^{_ANY_WRAPPER}": "",  # DDP, torch.compile, FSDP, activation checkpointing
     rf"\.{_ANY_WRAPPER}": ".",
-    rf"(?:\.){_ANY_WRAPPER}": ".",  # again: a block and a module in it may both be wrapped
+    # Applied twice, because a block and a module in it may both be wrapped.
+    rf"(?:\.){_ANY_WRAPPER}": ".",
     r"^base_model\.model\.": "",  # PEFT
     r"^model\.language_model\.": "model.",  # the text part of a vision-language model
     r"^language_model\.": "",
 }
-"""Regular expressions for known prefixes, and their replacements. Each is applied once."""
+"""Regular expressions for known prefixes -> their replacements. Each is applied once, in this
+order.
+"""
 _KNOWN = (*_WRAPPERS, "base_model.model", "language_model")
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\b")
 _SCALES = re.compile(
@@ -62,7 +65,7 @@ class Names:
             warn(f"{where}: {count} in the files not used: {_examples(self.unexpected)}")
 
     def problem(self) -> str | None:
-        """What is wrong, in one sentence; None if every weight of the model is in the files."""
+        """What is wrong, as a message; None if every weight of the model is in the files."""
         if any(map(_ADAPTER.search, self.unexpected)):
             return f"holds an adapter that is not merged: {_examples(self.unexpected)}"
         scales = [name for name in self.unexpected if _SCALES.search(name)]
@@ -134,7 +137,7 @@ def renamed(where: str, names: Iterable[str]) -> str | None:
 
 
 def forget_renames(model: Any) -> None:
-    """Make transformers save under the model's own names: it would add removed prefixes again."""
+    """Make transformers save the model under its own names, and not with the removed prefixes."""
     conversions = getattr(model, "_weight_conversions", None) or []
     model._weight_conversions = [
         one for one in conversions if one.source_patterns[0] not in RENAMES

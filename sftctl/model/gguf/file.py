@@ -1,4 +1,6 @@
-"""What transformers does not read of a .gguf file: sizes in its metadata, and some tensors."""
+"""Parts of a .gguf file that transformers does not read: sizes in its metadata, and some
+tensors.
+"""
 
 import struct
 from functools import lru_cache
@@ -11,19 +13,22 @@ from sftctl.model.gguf.tokenizer_keys import MERGES, tokenizer_fault
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_ARCHITECTURES = {  # transformers' name of an architecture -> llama.cpp's, if they differ
+_ARCHITECTURES = {  # name in transformers -> name in llama.cpp, if the two differ
     "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama",
 }  # fmt: skip
 _DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error)
 _HEADS_OF_ALL = ("llama", "mistral", "qwen3", "qwen3_moe")
-_EXPERTS = {  # our stacked experts -> the tensors of the file
+_EXPERTS = {  # our tensor of stacked experts -> the tensors in the file
     "gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
     "down_proj": ("ffn_down_exps.weight",),
 }
 
 
 def require_whole_model(file: Path) -> None:
-    """ConfigError for an adapter and for a part of a model. transformers reports other damage."""
+    """ConfigError for an adapter, and for a part of a model.
+
+    Other damage is found by transformers.
+    """
     try:
         metadata, _ = _read(file)
     except _DAMAGE:
@@ -94,9 +99,9 @@ def _read_once(
 
 
 def unused_tensors(model: "PreTrainedModel", file: Path) -> list[str]:
-    """The tensors of the file that the model does not use; transformers drops them silently.
+    """The tensors of the file that the model does not use. transformers ignores them silently.
 
-    Returns [] for an architecture whose tensor names are not known.
+    Returns [] for an architecture without a known map of names.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 

@@ -26,7 +26,7 @@ _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 
 @dataclass(frozen=True, slots=True)
 class GgufKind:
-    """What a file is that can't be read as GGUF."""
+    """A file that can't be read as GGUF: its format, and what to do."""
 
     name: str  # the format
     what: str  # the problem
@@ -35,7 +35,9 @@ class GgufKind:
 
 
 def kind_by_first_bytes(first: bytes) -> GgufKind | None:
-    """What a file is, by its first eight or more bytes. None: GGUF version 2 or 3, or unknown."""
+    """Judge a file by its first eight or more bytes. None: GGUF version 2 or 3, or an unknown
+    format.
+    """
     if first.startswith(LFS_POINTER[: len(first)]) and len(first) >= 8:
         return GgufKind("Git LFS pointer", LFS_PROBLEM)
     if first.lower().startswith((b"<!doctyp", b"<html")):
@@ -66,9 +68,7 @@ _SPLIT = re.compile(r".+-(\d{5})-of-(\d{5})\.gguf")
 
 
 def require_readable(path: Path) -> None:
-    """ConfigError for a file that is a part of a model or a Git LFS pointer, or has an unknown
-    version.
-    """
+    """ConfigError for a part of a model, a Git LFS pointer, or a version that is not supported."""
     with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
         kind = kind_by_first_bytes(file.read(8))
     if kind is not None:

@@ -10,9 +10,9 @@ _KINDS = ("gpt2", "llama", "t5", "gemma4")
 
 
 def tokenizer_fault(values: Mapping[str, Any]) -> str | None:
-    """Why no tokenizer can be built from these keys; None if no error is found.
+    """Why no tokenizer can be built from these keys. None: no error was found.
 
-    In place of a list, `values` may have its first items or its length. Then only these are
+    `values` may have only the first items of a list, or only its length. Nothing else of it is
     checked.
     """
     if "tokenizer.ggml.tokens" not in values:

@@ -23,10 +23,14 @@ _EOS_END = _CHATML.replace("END", "{{ eos_token }}")
 
 
 def named_template(name: str, hf: "PreTrainedTokenizerFast") -> str:
-    """The chat template that `name` means for this tokenizer; ConfigError if there is none.
+    """The chat template that `name` means for this tokenizer. ConfigError if there is none.
 
-    In `chatml`, a turn ends with `<|im_end|>` if this is one token, else with the EOS token. Both
-    are single tokens, so any model can learn to stop there.
+    In `chatml`, a turn ends with `<
+
+    im_end
+
+    >` if this is a token, else with the EOS token. A model can learn to stop at a single token,
+    even if it did not know the token before.
     """
     if name != CHATML:
         return _read(Path(name))
@@ -41,7 +45,7 @@ def named_template(name: str, hf: "PreTrainedTokenizerFast") -> str:
 
 
 def possible_templates(name: str) -> list[str]:
-    """The templates that `name` can mean, as long as the tokenizer is not known."""
+    """The templates that `name` can mean for any tokenizer."""
     return [_OWN_END, _EOS_END] if name == CHATML else [_read(Path(name))]
 
 

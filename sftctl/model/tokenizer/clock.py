@@ -7,7 +7,7 @@ from datetime import date as Date
 from sftctl.errors import ConfigError
 
 _CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?:format\s*=\s*)?(["'])([^"'\\]*)\1\s*\)""")
-"""The call by which a template writes the current time. Its format must be a constant."""
+"""The call by which a template writes the current time, with a constant format."""
 
 _NAME = "strftime_now"
 
@@ -28,9 +28,9 @@ def with_frozen_clock(template: str, day: Date) -> str:
 
 
 def _is_read(template: str) -> bool:
-    """Whether the template uses the clock other than in `is defined`.
+    """Whether the template uses the clock, except in `is defined`.
 
-    For a template with a syntax error, only calls of the clock are found.
+    If the template has a syntax error, only the text of a call is searched.
     """
     from jinja2 import Environment, TemplateSyntaxError, nodes
 

@@ -1,8 +1,8 @@
 """How a chat template uses message contents, read from its syntax tree.
 
-The analysis holds for conversations without tools, in which a message has only a role and a
-content. Code that can't run for them is ignored: the branch of `if tools`, and macros that only
-this branch calls.
+The result holds for conversations without tools, whose messages have only a role and a content.
+Code that can't run for them is ignored: the branch of `if tools`, and macros that only this branch
+calls.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +33,8 @@ class ContentUse:
     """What a template does with contents, besides writing them and testing if they are empty."""
 
     constants: frozenset[str] = frozenset()
-    """Constants that are searched in contents, or compared with them. Also separators of `split`.
+    """Constants that the template searches in contents, compares with contents, or splits contents
+    by.
     """
     strips: bool = False
     """True: it may remove white space around contents or around parts of them."""
@@ -64,10 +65,10 @@ class _Reader:
     strips: bool = False
     _read_macros: set[str] = field(default_factory=set)
     _not_strings: list[nodes.Node] = field(default_factory=list)
-    """Expressions that are known not to be strings here. So they are not contents."""
+    """Expressions that can't be strings at this place of the template, so they are not contents."""
 
     def read(self, node: nodes.Node) -> None:
-        """Collect how a node uses contents; _Unknown if it may use them in an unknown way."""
+        """Record how a node uses contents. _Unknown if it may use them in an unknown way."""
         own = _READERS.get(type(node))
         if own is not None:
             own(self, node)
@@ -120,7 +121,7 @@ class _Reader:
         if self.facts.is_absent_field(node.iter):
             return
         if node.iter in self._not_strings and not self.facts.is_list(node.iter):
-            return  # the loop runs only over a value that is not a string, so never over contents
+            return  # contents are strings here, and this loop runs only over other values
         if not self.facts.is_list(node.iter) or node.recursive:
             raise _Unknown
         self._read_all([node.test, *node.body, *node.else_])

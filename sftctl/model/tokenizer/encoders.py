@@ -64,7 +64,9 @@ class Splintr:
         self._core = splintr.from_json_bytes(hf.backend_tokenizer.to_str().encode())
 
     def __reduce__(self) -> tuple[type["Splintr"], tuple[Any]]:
-        """Pickle the tokenizer, because an engine can't be pickled: the copy builds its own."""
+        """Pickle the tokenizer in place of the engine, which can't be pickled. The copy builds a
+        new engine.
+        """
         return Splintr, (self._hf,)
 
     def encode(self, text: str) -> Ids:
@@ -110,14 +112,14 @@ def fast_engine(hf: Any) -> Splintr:
 
 
 def _probes(hf: Any) -> Iterator[str]:
-    """Difficult texts. Also each added token: next to words, to spaces, and to itself."""
+    """Difficult texts, and every added token before and after letters, spaces and itself."""
     yield from _PROBES
     for token in hf.added_tokens_decoder.values():
         yield f"{token.content}a {token.content} \n{token.content}{token.content}"
 
 
 def special_ids(hf: Any) -> frozenset[int]:
-    """The ids of all special tokens, also of those that the configuration does not name."""
+    """The ids of all special tokens. Added tokens that are marked as special belong to them."""
     added = hf.added_tokens_decoder
     marked = frozenset(index for index, token in added.items() if token.special)
     return frozenset(hf.all_special_ids) | marked

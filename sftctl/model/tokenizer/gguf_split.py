@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def fix_split(hf: "PreTrainedTokenizerFast", metadata: dict[str, Any]) -> str | None:
     """Make the tokenizer of a .gguf file use the split that the file names.
 
-    With some of these names, a word that is a token becomes that token, whatever the merges give.
-    transformers never does this by itself, so it is set here. Returns a warning if the name is
-    unknown and the vocabulary shows that the split matters.
+    For some names, llama.cpp ignores the merges if a complete word is a token. transformers does
+    not know this, so it is set here. Returns a warning if the name is unknown and the vocabulary
+    shows that the split matters.
     """
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -55,9 +55,9 @@ def set_split(hf: "PreTrainedTokenizerFast", patterns: Sequence[str]) -> None:
 def split_matters(hf: "PreTrainedTokenizerFast") -> bool:
     """Whether the vocabulary has a token that GPT-2's split and another split may cut differently.
 
-    Merges never cross the boundaries of the split that they were learned with. So two splits give
-    the same tokens if both keep every token in one word. Splits often differ in how they cut
-    numbers. So a token with two digits, or with a space before a digit, also counts.
+    A merge never crosses a boundary of the split that it was learned with. So two splits give the
+    same tokens if both keep every token of the vocabulary in one word. Splits often differ for
+    numbers. So a token with two digits, or with a digit after a space, is enough for True.
     """
     from tokenizers import pre_tokenizers
 
@@ -72,7 +72,7 @@ _NUMBER = re.compile(r"\d.*\d|\s\d", re.DOTALL)
 
 
 def _texts(hf: "PreTrainedTokenizerFast") -> Iterable[str]:
-    """The texts of the learned tokens. Tokens that are a part of a character are left out."""
+    """The texts of the learned tokens. A token that is only a part of a character is left out."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -10,10 +10,12 @@ from sftctl.model.source import on_stderr
 
 _NOT_OURS = (" LOAD REPORT", "You are using a model of type")
 _OF_MODELS = ("`rope_parameters`",)
-"""Warnings with these texts are dropped. The first is a table of names that do not fit; sftctl's
-own message says more (`weight_names`). The second is about a model type that transformers does not
-know, which matters only for the model. `_OF_MODELS` are dropped while a tokenizer is loaded, which
-also reads the configuration of the model."""
+"""Warnings with these texts are dropped.
+
+The first is a table of names that do not fit: the message of `weight_names` says more. The second
+is about a model type that transformers does not know, which matters only for the model.
+`_OF_MODELS` are dropped only while a tokenizer is loaded: they are about the model's configuration.
+"""
 
 
 class _Collector(logging.Handler):
@@ -36,7 +38,8 @@ class _Collector(logging.Handler):
 def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Iterator[None]:
     """At the end of the context, call `warn` with each warning of the libraries, as one line.
 
-    Nothing else reaches stderr. (One progress bar of transformers can't be turned off otherwise.)
+    In the context, nothing is written to stderr. Some progress bars of transformers can't be turned
+    off in another way.
     """
     logger, collector = logging.getLogger("transformers"), _Collector()
     handlers, level = logger.handlers, logger.level

@@ -1,8 +1,7 @@
 """New special tokens: in a tokenizer, and as rows of a model's embeddings and head.
 
-A store is prepared with a tokenizer that has the new tokens, so the store's fingerprint and the
-hash of its tokenizer depend on them. A run names the same tokens, and adds rows for them to its
-model.
+The tokenizer of a store has the new tokens, so the store's fingerprint and the hash of the
+tokenizer depend on them. A run names the same tokens, and adds rows for them to its model.
 """
 
 import shlex
@@ -56,15 +55,14 @@ def grow_configuration(config: "PretrainedConfig", ids: Sequence[int]) -> None:
 
 
 def grow_model(model: "PreTrainedModel", ids: Sequence[int]) -> None:
-    """Set the rows of the new ids in embeddings and head to the mean of the old rows.
+    """Set the rows of new ids in embeddings and head to the mean of the old rows.
 
-    The old rows are those of all ids below the new ids. If the model already has more rows than its
-    tokenizer has ids, these rows are used. Otherwise rows are added. The mean is computed in
-    float64, so it depends only on the weights.
+    The old rows are the rows of all ids below the new ids. Rows are added if the model has too few.
+    The mean is computed in float64, so it depends only on the weights.
     """
     if not ids:
         return
-    import torch  # not at the top, because preparing data must not load torch
+    import torch  # here, because preparing data must not load torch
 
     num_old, needed = min(ids), max(ids) + 1
     if needed > model.get_input_embeddings().num_embeddings:

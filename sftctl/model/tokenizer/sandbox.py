@@ -53,7 +53,7 @@ def _refuse_chance(tree: nodes.Template) -> None:
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute` as in Jinja: the attribute if a template may read it, else the item."""
+        """`obj.attribute` as in Jinja: the attribute if templates may read it, else the item."""
         kind = type(obj)
         if kind is dict and attribute not in _OF_DICTS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
@@ -95,7 +95,7 @@ def _refuse_private(name: object) -> None:
 
 
 class _GenerationTag(Extension):
-    """The tag `{% generation %}`. It marks the model's own text, and changes nothing here."""
+    """The tag `{% generation %}` marks text of the model. Here it has no effect."""
 
     tags = {"generation"}
 
@@ -109,7 +109,9 @@ class _GenerationTag(Extension):
 
 
 class _Dict:
-    """The function `dict`. A template can't reach the attributes of the type through it."""
+    """The function `dict` for templates. The attributes of Python's `dict` can't be reached from
+    it.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)

@@ -53,9 +53,9 @@ class Split:
     """How llama.cpp splits a text into words, and how it encodes a word."""
 
     patterns: tuple[str, ...]
-    """Applied one after the other, each to the pieces that the pattern before it has made."""
+    """Each pattern splits the pieces that the patterns before it have made."""
     ignores_merges: bool = False
-    """True: a word that is a token becomes that token, and the merges are not used."""
+    """True: a word that is a token becomes this token. The merges are used only for other words."""
 
 
 def _named(
@@ -103,7 +103,7 @@ SPLITS: dict[str, Split] = {
         ),
     ),
 }
-"""Split by name. If several names have the same split, an export writes the first of them."""
+"""Name -> split. If several names have the same split, an export writes the first of them."""
 
 CUT_AT_BREAKS = (
     *("gpt-2", "smollm", "qwen2", "qwen35", "llama-bpe", "tekken", "gpt-4o", "deepseek-v3"),
@@ -160,7 +160,7 @@ def name_of_split(content: dict[str, Any]) -> str:
 
 
 def _patterns(steps: list[dict[str, Any]]) -> tuple[str, ...] | None:
-    """The steps as patterns of the table; None if a step is not a pattern."""
+    """The steps as patterns, as in SPLITS; None if a step can't be written as a pattern."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
     patterns = [_pattern(step) for step in steps[:-1]]
@@ -179,9 +179,9 @@ def _pattern(step: dict[str, Any]) -> str | None:
 
 
 def _merges_make_every_token(content: dict[str, Any]) -> bool:
-    """Whether the merges turn the text of each token into this token.
+    """Whether the merges join the letters of each token to this token.
 
-    Then it makes no difference whether the merges are used.
+    Then it makes no difference whether merges are ignored.
     """
     from tokenizers import Tokenizer
 

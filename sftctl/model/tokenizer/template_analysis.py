@@ -10,7 +10,7 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 _GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 _ABSENT = frozenset({"tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"})
-"""Fields that no message has here, because the analysis assumes only a role and a content."""
+"""Fields that no message has here: the analysis assumes messages with only a role and a content."""
 
 LETTER_CASES = frozenset({"lower", "upper", "capitalize", "title"})
 EMPTY = frozenset({"tools", "documents"})
@@ -48,7 +48,7 @@ class Facts:
     macros: dict[str, nodes.Macro]
     values: dict[str, list[nodes.Node]]  # name or `namespace.name` -> the values assigned to it
     loops: dict[str, list[nodes.Node]]  # loop variable -> the lists that it runs over
-    bound: frozenset[str]  # names that are set in another way: by a parameter, a block
+    bound: frozenset[str]  # names that get a value in another way, such as a macro's parameter
     lists: frozenset[str]  # names of the list of messages, or of a slice of this list
     structures: frozenset[str]  # names that hold only roles, numbers or constants
 
@@ -78,14 +78,14 @@ class Facts:
         return _is_list(node, self.lists)
 
     def is_structure(self, node: nodes.Node | None) -> bool:
-        """Whether a node is made only of roles, numbers, positions and constants, not of contents.
+        """Whether a node is made only of roles, numbers, positions and constants. Contents are
+        excluded.
         """
         return _is_structure(node, self.structures)
 
     def truth(self, node: nodes.Node | None) -> bool | None:
-        """Whether an expression is true or false for every conversation without tools.
-
-        None if it depends on the conversation, or is unknown.
+        """The truth of an expression, if it is the same for every conversation without tools; else
+        None.
         """
         if isinstance(node, nodes.Const):
             return bool(node.value)

@@ -21,7 +21,7 @@ class TemplateRanOut(TemplateFailed):
 def half_character(text: str) -> TemplateFailed | None:
     """The error if a text has half of a surrogate pair, which no tokenizer can encode; else None.
 
-    Such a half comes from the template: input files with one are refused earlier.
+    The template must have written it, because input files with such a half are refused earlier.
     """
     try:
         text.encode()
@@ -40,7 +40,8 @@ def refusal(problem: Exception) -> SftctlError:
 
     if isinstance(problem, TemplateSyntaxError):
         return broken_template(problem)
-    is_own = type(problem) is TemplateError  # raised by the template, with its author's text
+    # True: the template raised the error itself, with a message by its author.
+    is_own = type(problem) is TemplateError
     text = str(problem) if is_own else _words(problem)
     return DataError(f"the chat template refuses the conversation: {text}", _ROLES)
 
@@ -55,7 +56,7 @@ def broken_template(problem: Exception) -> ConfigError:
 
 
 def ran_out(problem: BaseException | None, seconds: float) -> TemplateRanOut:
-    """The error for a rendering that took too long; `problem` is None if its process was killed."""
+    """The error for a rendering that took too long. `problem` is None if its process was killed."""
     line = None if problem is None else _line(problem.__traceback__)
     where = "" if line is None else f" (line {line} of the template)"
     return TemplateRanOut(f"the chat template takes longer than {seconds:g} s{where}", _SIMPLER)
@@ -94,7 +95,7 @@ def _line(trace: TracebackType | None) -> int | None:
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _FILE:
             compiled = trace.tb_frame.f_globals.get("__jinja_template__")
-            line = trace.tb_lineno  # a template's line already, except for a BaseException
+            line = trace.tb_lineno  # already the template's own line, except for a BaseException
             line = line if compiled is None else compiled.get_corresponding_lineno(line)
         trace = trace.tb_next
     return line

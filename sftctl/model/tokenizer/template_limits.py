@@ -1,10 +1,9 @@
 """Limits of time, memory and text for chat templates, which are programs of other people.
 
-Jinja's sandbox keeps a template from files and from the internals of Python. It does not prevent
-endless loops or gigabytes of text. A timer in this process ends a template that takes too long. But
-the timer can't end a single long call in C code, such as a power of large numbers. So
-`data/prepare/workers` renders in separate processes. A process that stays in a template for twice
-as long is killed.
+Jinja's sandbox protects files and the internals of Python. It does not prevent endless loops or
+gigabytes of text. A timer in this process ends a template that takes too long. But the timer can't
+interrupt a single long call in C code, such as a power of large numbers. So `data/prepare/workers`
+renders in separate processes, and kills a process that stays in a template for twice as long.
 """
 
 import signal
@@ -20,7 +19,7 @@ SECONDS = 10.0
 """Processor time, in seconds, for all renderings of one row together."""
 
 MEMORY_BYTES = 512 << 20
-"""Memory that the renderings of a row may use, in addition to the memory that was used before."""
+"""The memory that the renderings of a row may allocate."""
 
 TEXT_CHARS = 64 << 20
 """The largest number of characters that a template may write."""
@@ -39,14 +38,14 @@ Each start and each end of a rendering adds 1 to the counter, so it is odd durin
 class OutOfTime(BaseException):
     """Raised by the timer inside a template.
 
-    It is not an Exception, because code that a template calls could catch an Exception.
+    It is not an Exception, so that `except Exception` in called code does not catch it.
     """
 
 
 class TemplateLimits:
-    """Measures the processor time of renderings with a timer, and ends those that take too long.
+    """Limits the processor time of renderings with a timer.
 
-    By default each rendering may take `SECONDS`. Inside `for_rows`, all renderings of a row
+    By default, each rendering may take `SECONDS`. Inside `for_rows`, all renderings of a row
     together may take `SECONDS`, and their memory is limited too.
     """
 
@@ -80,10 +79,10 @@ class TemplateLimits:
 
     @contextmanager
     def for_rows(self, pulse: Pulse, num_bytes: int) -> Iterator[None]:
-        """In this context, all renderings of a row share one time limit.
+        """In this context, all renderings of a row share one time limit, and memory is limited.
 
         The caller writes the number of the current row into `pulse[0]`. `num_bytes` is the size of
-        all rows. Call this in the main thread of a process that only renders.
+        all rows. Call this in the main thread of a process that does nothing else.
         """
         own, self._pulse = self._pulse, pulse
         self._charged_s, self._has_rows = 0.0, True
@@ -99,7 +98,7 @@ class TemplateLimits:
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Lift the memory limit in this context, because encoding a large text may need more."""
+        """In this context, memory is not limited, because encoding a large text may need more."""
         if self._has_rows:
             limit_data(None)
         try:

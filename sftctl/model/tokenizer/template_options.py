@@ -1,7 +1,7 @@
 """Options of a chat template, such as `enable_thinking`, written into the template as defaults.
 
-So every program that renders with the saved tokenizer uses these values: training, chat, and other
-tools that read an exported model. A program can still pass another value for an option.
+So every program that renders with the saved tokenizer uses them: training, chat, and other tools
+that read an exported model. A program can still set an option to another value.
 """
 
 import json
@@ -26,7 +26,10 @@ def with_all_options(
 
 
 def with_options(template: str, options: Mapping[str, Any]) -> str:
-    """The template with defaults for its options. ConfigError if it does not use an option."""
+    """The template with defaults for its options.
+
+    ConfigError for an option that it does not read.
+    """
     if not options:
         return template
     known = options_of(template)
@@ -43,7 +46,8 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
         f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
         for name, value in sorted(options.items())
     )
-    return defaults + "{{ '' }}" + template  # else Jinja would remove the template's first newline
+    # Without the empty output, Jinja would remove a line break at the start of the template.
+    return defaults + "{{ '' }}" + template
 
 
 def options_of(template: str) -> list[str] | None:

@@ -72,7 +72,7 @@ def require_default(name: str, templates: dict[str, str]) -> None:
 
 
 def compile_all(templates: Iterable[str], limits: TemplateLimits) -> None:
-    """Compile templates now and not in their first rendering. The compiled templates are cached.
+    """Compile templates now, so that the first rendering does not have to. The results are cached.
 
     ConfigError if one can't be compiled, or if compiling takes too long.
     """
@@ -101,8 +101,8 @@ class _Proof:
 class Renderings:
     """Renders conversations with the chat templates of a tokenizer.
 
-    The first renderings of each template are compared with those of transformers, except slow ones.
-    After the first difference, transformers renders this template.
+    The first renderings of each template are compared with those of transformers. (Slow ones are
+    not.) After a difference, transformers renders this template.
     """
 
     hf: "PreTrainedTokenizerFast"
@@ -148,10 +148,10 @@ class Renderings:
             return self._by_us(template, messages, tools, prompt)
         proof.to_compare -= 1
         ours, started = None, thread_time()
-        with suppress(Exception):  # the rendering by transformers below raises its own error
+        with suppress(Exception):  # if ours fails, transformers raises its own error below
             ours = self._by_us(template, messages, tools, prompt)
         if ours is not None and thread_time() - started > _SLOW_S:
-            return ours  # no second rendering: it could exceed the time limit
+            return ours  # a second rendering could exceed the time limit
         theirs = self._by_transformers(template, messages, tools, prompt)
         proof.has_failed = theirs != ours
         return theirs
@@ -185,8 +185,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def _as_template_sees(message: dict[str, Any]) -> dict[str, Any]:
-    """The message without None values, and with its reasoning under each name that templates use.
-    """
+    """The message without None values. Its reasoning gets every name that templates use for it."""
     if None in message.values():
         message = {key: value for key, value in message.items() if value is not None}
     given = [message[name] for name in _REASONING if name in message]

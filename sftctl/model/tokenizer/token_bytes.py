@@ -46,7 +46,7 @@ _LETTER, _BREAK, _SPECIAL = 1, 2, 4
 """Flags of a token: it ends with an ASCII letter, it begins with a break, it is special."""
 
 _NEAR = 32
-"""The number of tokens in which `last_cut` looks first."""
+"""`last_cut` first looks at this number of tokens."""
 
 
 class TokenBytes:
@@ -66,8 +66,8 @@ class TokenBytes:
     def of(cls, hf: Any) -> "TokenBytes | None":
         """The table of a tokenizer. None if its vocabulary is not byte-level, or lacks a byte.
 
-        Also None for tokenizers with too few cuts: they put a space before a text, or they find an
-        added token only if it is a word of its own.
+        Also None if the tokenizer puts a space before a text, or has an added token that is found
+        only as a separate word. In both cases, a cut would change the tokens.
         """
         from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -91,16 +91,16 @@ class TokenBytes:
         return table if table.joined(alone) == b"a" else None
 
     def _find_cuts(self, hf: Any) -> None:
-        """Set the flags of the tokens, from which cuts are found."""
+        """Set the flags of each token. `cuts` needs them."""
         if is_cut_at_breaks(loads(hf.backend_tokenizer.to_str())):
             self._flags |= _flag(_LETTER, _LETTERS, (token[-1:] for token in self._by_id))
             self._flags |= _flag(_BREAK, _BREAKS, (token[:1] for token in self._by_id))
         self._flags[[index for index in special_ids(hf) if index < len(self._by_id)]] |= _SPECIAL
 
     def last_cut(self, ids: Ids, end: int) -> int:
-        """The last token before token `end` that begins at a cut of the text of `ids`.
+        """The last token before token `end` at whose start the text of `ids` can be cut.
 
-        0, the beginning of the text, if there is no cut.
+        0, the beginning of the text, if there is none.
         """
         size = _NEAR
         while True:
@@ -113,16 +113,18 @@ class TokenBytes:
             size *= 8
 
     def cuts(self, ids: Ids) -> npt.NDArray[np.intp]:
-        """The tokens that begin at a cut, in order, never 0. `ids` must be a complete text."""
+        """The tokens at whose start the text can be cut, in order, without 0. `ids` is the complete
+        text.
+        """
         flags = self._flags.take(ids)
         after_letter = flags[:-1] * np.uint8(_BREAK // _LETTER)
         return np.flatnonzero(flags[1:] & (after_letter & _BREAK | _SPECIAL)) + 1
 
     def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
-        """The position in bytes at which each token ends; None if the tokens are not the text.
+        """The byte of the text at which each token ends. None if the tokens are not the text.
 
-        Comparing the number of bytes is enough if nothing is normalized: an encoder can only drop
-        bytes, or use a token for more bytes than it has. Both change the number.
+        Without a normalizer, it is enough to compare the number of bytes: an encoder can only drop
+        bytes, or use a token in place of more bytes than it has. Both change the number.
         """
         ends = self._lengths.take(ids).cumsum()
         num_bytes = int(ends[-1]) if len(ends) else 0

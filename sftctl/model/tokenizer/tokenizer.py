@@ -83,7 +83,9 @@ class ChatTokenizer:
         self.special_texts = tuple(hf.convert_ids_to_tokens(sorted(self.special_ids)))
         self.eos_text: str = hf.eos_token or ""
         self.complete_roles: set[object] = set()
-        """For conversations with these roles, the template is known to write all contents."""
+        """The template writes all contents of a conversation with these roles, as far as it is
+        known.
+        """
         self.content_hash = content_hash(hf)
         self.template_hash = hash_templates(self.templates)
 
@@ -102,7 +104,7 @@ class ChatTokenizer:
         return self._renderings.rendered(template, messages, tools, add_generation_prompt)
 
     def compile_templates(self) -> None:
-        """Compile the chat template now and not in the first rendering.
+        """Compile the chat template now, so that the first rendering does not have to.
 
         ConfigError if it can't be compiled, or if compiling takes too long.
         """
@@ -111,10 +113,11 @@ class ChatTokenizer:
         self._is_compiled = True
 
     def with_date(self, day: str | None) -> "ChatTokenizer":
-        """A copy whose template always writes the date `day` (YYYY-MM-DD); None: the date of today.
+        """A copy whose template always writes the date `day` (YYYY-MM-DD), or else the date of
+        today.
 
-        Returns the tokenizer itself if its template has no clock. Also if `day` is None and a copy
-        with a date was made before.
+        Returns the tokenizer itself if its template has no clock, or if `day` is None and the date
+        is set already.
         """
         if self.date is not None and day is None:
             return self
@@ -131,7 +134,9 @@ class ChatTokenizer:
         return self._with(templates=with_all_options(self.templates, options))
 
     def without_content_use(self) -> "ChatTokenizer":
-        """A copy without `content_use`, so that turns are found by rendering every prefix."""
+        """A copy without `content_use`. Turns are then found by rendering every prefix of a
+        conversation.
+        """
         return self._with(content_use=None)
 
     def _with(self, **changes: Any) -> "ChatTokenizer":
@@ -191,7 +196,9 @@ class ChatTokenizer:
                 raise half_character(text) or problem from problem
 
     def with_engine(self, engine: Engine) -> "ChatTokenizer":
-        """A copy. auto: with the fast engine if it passes the probes. hf: with the reference."""
+        """A copy with the fast engine if it passes the probes (auto), or with the
+        reference (hf).
+        """
         if engine == "hf":
             return self.by_reference("requested with --engine hf")
         try:
@@ -204,7 +211,7 @@ class ChatTokenizer:
         return self.with_encoder(fast_engine(self.hf), "proved equal to the reference on probes")
 
     def checked(self) -> "ChatTokenizer":
-        """A copy that compares all ids with the reference's. It raises EngineDiffers."""
+        """A copy whose `encode` compares all ids with the reference's, and raises EngineDiffers."""
         fast = self._encoder
         if not isinstance(fast, Splintr):
             return self
@@ -242,8 +249,8 @@ def load_tokenizer(
     """Load the tokenizer of a directory, a hub name or a .gguf file, and add `new_tokens`.
 
     `chat_template` names a Jinja file, or is `chatml`. `template_options` become defaults of the
-    template. ConfigError if there is no fast tokenizer, or no template although it is required.
-    Also if the template does not use an option, or if a new token exists already.
+    template. ConfigError if there is no fast tokenizer, if a required template is missing, if the
+    template does not read an option, or if a new token exists already.
     """
     quiet()
     source = ModelSource.of(name)
@@ -258,7 +265,8 @@ def load_tokenizer(
     with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
         hf = tokenizer_class(source).from_pretrained(source.location, **source.arguments)
     tell_of_code(source)
-    hf.init_kwargs.pop("auto_map", None)  # else a saved tokenizer would name code to run
+    # Otherwise a saved tokenizer would name code that the model needs.
+    hf.init_kwargs.pop("auto_map", None)
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
         on_stderr(f"{source.gguf_path}: {problem}")
     if not getattr(hf, "is_fast", False):

@@ -111,7 +111,9 @@ def open_questions(
 
 
 def made_from(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """The settings that decide which rows are answered. Recorded rows are used if these are equal.
+    """The settings that decide which rows are answered.
+
+    Recorded rows are used if these are equal.
     """
     stores = {name: store.manifest.fingerprint for name, store in inputs.sets.items()}
     return {"num_prompts": config.evaluation.num_prompts, "sets": stores}

@@ -128,7 +128,8 @@ def _total_weight(store: Examples) -> float:
 
 
 def _sums(state: TrainState, batch: MicroBatch, world: World, total_weight: float) -> torch.Tensor:
-    """The sums of one micro-batch, rounded by `whole_units` so that they can be added in any order.
+    """The sums of one micro-batch, rounded by `whole_units` so that they can be added in
+    any order.
     """
     with state.autocast(world.device):
         loss_sum = state.loss_module(*batch.tensors, longest_row=batch.longest_row)

@@ -72,7 +72,8 @@ class ExactSum:
         self._largest.zero_()
 
     def _exponent(self, scale: float) -> int:
-        """The smallest e for which every gradient of this rank, divided by `scale`, is below 2**e.
+        """The smallest e for which every gradient of this rank, divided by `scale`, is
+        below 2**e.
         """
         largest = float(self._largest) / scale
         return math.frexp(largest)[1] if math.isfinite(largest) else _NOT_FINITE

@@ -124,7 +124,9 @@ def accumulate_gradients(
 def _forward_and_backward(
     state: TrainState, batch: StepBatch, rules: StepRules, world: World, weight: float
 ) -> _Sums:
-    """Run every micro-batch of this rank. The loss of each target token is multiplied by `weight`.
+    """Run every micro-batch of this rank.
+
+    The loss of each target token is multiplied by `weight`.
     """
     sums = _Sums(torch.zeros(3, dtype=exact_dtype(world.device), device=world.device))
     total_weight = max(batch.sum_of_weights, float(batch.num_target_tokens))

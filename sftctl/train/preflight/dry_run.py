@@ -105,7 +105,9 @@ def plan_run(
 def _resolved_origins(
     origins: dict[str, str], given: dict[str, dict[str, Any]], resolved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """The origin of each value. A resolved value also has its original form, as in `default: auto`.
+    """The origin of each value.
+
+    A resolved value also has its original form, as in `default: auto`.
     """
     shown = {}
     for key, origin in origins.items():

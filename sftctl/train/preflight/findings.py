@@ -277,7 +277,9 @@ def _services(config: RunConfig) -> Iterator[Finding]:
 
 
 def _checked(subject: str, check: Callable[[], None], fine: str) -> Finding:
-    """Turn the error that `check` raises into a finding. Without an error, the finding says `fine`.
+    """Turn the error that `check` raises into a finding.
+
+    Without an error, the finding says `fine`.
     """
     try:
         check()

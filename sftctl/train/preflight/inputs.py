@@ -105,7 +105,9 @@ def open_inputs(
 def _store_paths(
     config: RunConfig, stop: StopRequest, resumed: CheckpointManifest | None
 ) -> list[Path]:
-    """The store of each source with a path, in order. Without such sources: the store of the run.
+    """The store of each source with a path, in order.
+
+    Without such sources: the store of the run.
     """
     sources = sources_with_paths(config.data)
     if not sources:

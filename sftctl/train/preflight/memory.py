@@ -104,7 +104,9 @@ def estimate_memory(
 
 
 def _state_bytes(config: RunConfig, fake: FakeModel) -> int:
-    """Bytes of all weights. They are float32. Only the frozen base of an adapter has another dtype.
+    """Bytes of all weights.
+
+    They are float32. Only the frozen base of an adapter has another dtype.
     """
     if not config.adapter.lora:
         return fake.num_parameters * _WORD

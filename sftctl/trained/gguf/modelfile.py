@@ -65,7 +65,9 @@ class _Parts:
 
 
 def _parts(tokenizer: ChatTokenizer) -> _Parts | None:
-    """The constant texts. None if they do not render plain conversations as the chat template does.
+    """The constant texts.
+
+    None if they do not render plain conversations as the chat template does.
     """
     try:
         parts = _guess(tokenizer)
@@ -80,7 +82,8 @@ def _parts(tokenizer: ChatTokenizer) -> _Parts | None:
 
 
 def _guess(tokenizer: ChatTokenizer) -> _Parts:
-    """Divide the text between two contents into the end of one message and the start of the next.
+    """Divide the text between two contents into the end of one message and the start of
+    the next.
     """
     head, end = _between(tokenizer, ["user"])
     _, to_answer, to_user, _ = _between(tokenizer, ["user", "assistant", "user"])
