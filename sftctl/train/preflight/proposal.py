@@ -67,8 +67,7 @@ def propose(
 ) -> Proposal:
     """Open the inputs, build the model without weights, and check both. Every rank calls this.
 
-    `num_ranks` is the number of ranks of the run if it is not this world's, as in a dry run. Raises
-    an error after which nothing more can be checked. Every other problem is a finding.
+    Raises only errors that prevent further checks. A dry run gives the run's `num_ranks`.
     """
     status.doing("opening the data")
     require_base(config)
