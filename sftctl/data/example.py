@@ -1,4 +1,4 @@
-"""Tokenized conversations: one alone, and many as arrays."""
+"""Tokenized conversations: a single example, and many examples as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class TokenizedExample:
     loss_mask: npt.NDArray[np.bool_]  # (T,) True: the loss counts this token
     loss_weights: Weights | None = None  # (T,), above 0 where the mask is True; None: all are 1
     turn_mask: Mask | None = None
-    """(T,) True: in a trained turn, perhaps with weight 0; None: the same as the loss mask. Not
-    stored."""
+    """(T,) True: the token is in a trained turn. The loss mask excludes tokens with weight 0, this
+    mask does not. None: equal to the loss mask. Not stored."""
 
     def first(self, num_tokens: int) -> "TokenizedExample":
-        """The example's first tokens."""
+        """The example cut to its first tokens."""
         return self.part(0, num_tokens)
 
     def part(self, start: int, end: int) -> "TokenizedExample":
-        """Tokens `start` to `end`, exclusive."""
+        """The part of the example from token `start` to `end`, exclusive."""
         weights = None if self.loss_weights is None else self.loss_weights[start:end]
         turns = None if self.turn_mask is None else self.turn_mask[start:end]
         ids, mask = self.input_ids[start:end], self.loss_mask[start:end]
@@ -44,14 +44,14 @@ class TokenizedExample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleArrays:
-    """N examples joined end to end, T tokens in total: the form that processes exchange."""
+    """N examples joined end to end, T tokens in total. Processes exchange examples in this form."""
 
     input_ids: npt.NDArray[np.int32]  # (T,)
     loss_mask: npt.NDArray[np.bool_]  # (T,)
     lengths: npt.NDArray[np.int32]  # (N,)
     target_lengths: npt.NDArray[np.int32]  # (N,)
     loss_weights: Weights | None = None  # (T,); None: all weights are 1
-    turn_mask: Mask | None = None  # (T,); None: as the loss mask
+    turn_mask: Mask | None = None  # (T,); None: equal to the loss mask
 
     @property
     def target_weights(self) -> npt.NDArray[np.float64]:
@@ -62,7 +62,7 @@ class ExampleArrays:
 
     @classmethod
     def pack(cls, examples: Sequence[TokenizedExample]) -> "ExampleArrays":
-        """Join copies of the examples' arrays."""
+        """Copy the arrays of the examples into joined arrays."""
         ids = [np.empty(0, dtype=np.int32), *(example.input_ids for example in examples)]
         masks = [np.empty(0, dtype=np.bool_), *(example.loss_mask for example in examples)]
         targets = [example.num_target_tokens for example in examples]

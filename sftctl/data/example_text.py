@@ -5,11 +5,11 @@ import numpy as np
 from sftctl.data.storage.joined import Store
 
 Run = tuple[str, float]
-"""The text of consecutive tokens, special ones included, and their weight; 0: not trained."""
+"""The text of consecutive tokens with the same weight, and this weight. 0: not trained."""
 
 
 def shown_examples(store: Store, count: int) -> list[list[Run]]:
-    """The first `count` examples, each as pieces of tokens with the same weight."""
+    """The first `count` examples. Each example is a list of pieces with the same weight."""
     tokenizer, shown = store.load_tokenizer(), []
     for index in range(min(count, len(store))):
         example = store[index]

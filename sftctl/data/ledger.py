@@ -1,4 +1,4 @@
-"""Rows that were dropped or changed: the reasons, the error, and ledger.jsonl.
+"""The reasons why rows are dropped or changed, the error BadRow, and the file ledger.jsonl.
 
 docs/data.md documents every reason.
 """
@@ -36,7 +36,7 @@ Reason = Literal[
 ]
 
 KEPT: frozenset[Reason] = frozenset({"truncated", "split"})
-"""Reasons that keep the row, in part or in pieces. All others drop it."""
+"""Reasons with which a row is kept, cut or split. A row with any other reason is dropped."""
 
 TooLong = Literal["truncated", "too_long_dropped", "no_target"]
 _TOO_LONG: dict[TooLong, str] = {
@@ -50,19 +50,19 @@ _STRICT_HINT = "without --strict such a row is skipped and recorded in ledger.js
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """Where a row begins. Lines count from 1, elements of an array from 0."""
+    """Where a row begins. Lines are numbered from 1, elements of an array from 0."""
 
     file: str
     line: int
     row: int | None = None  # the index of an element of a JSON array
-    shares_line: bool = False  # with other rows, so that the line does not identify the row
+    shares_line: bool = False  # True: other rows are in this line too, so messages name the index
 
     def __str__(self) -> str:
         return f"{self.file}[{self.row}]" if self.shares_line else f"{self.file}:{self.line}"
 
 
 class BadRow(DataError):
-    """A row that can't be kept. It goes into the ledger, or ends a strict preparation."""
+    """A row that can't be kept. It is recorded in the ledger. With --strict it ends the command."""
 
     def __init__(
         self, reason: Reason, message: str, hint: str | None = None, tokens_lost: int = 0
@@ -77,7 +77,7 @@ class BadRow(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a row was dropped or changed. A plain value that can be sent between processes."""
+    """Why a row was dropped or changed. Processes can exchange this value."""
 
     source: SourceLine
     reason: Reason
@@ -100,7 +100,7 @@ class Note:
     def split(cls, source: SourceLine, num_examples: int, tokens_lost: int) -> "Note":
         """The note for a row that became several examples.
 
-        Tokens are lost with exchanges that are too long or have no target token.
+        `tokens_lost` counts exchanges that are too long, or have no target token.
         """
         message = f"{source}: split into {counted(num_examples, 'example')}"
         if tokens_lost:
@@ -124,7 +124,7 @@ class Ledger:
         self._first: dict[Reason, SourceLine] = {}
 
     def write(self, note: Note) -> None:
-        """Record one row. In a strict preparation raise it as a DataError instead."""
+        """Record one row. In a strict preparation, raise a DataError instead."""
         if self._strict:
             hint = f"{_RAISE}, or prepare without --strict" if note.hint == _RAISE else note.hint
             raise DataError(note.message, hint or _STRICT_HINT)
@@ -145,17 +145,17 @@ class Ledger:
             self._first_dropped.setdefault(source.file, note)
 
     def first_dropped_in(self, files: Collection[str]) -> Note | None:
-        """The first row of these files that was dropped."""
+        """The note of the first dropped row in these files; None if no row was dropped."""
         return next((n for file, n in self._first_dropped.items() if file in files), None)
 
     @property
     def rows_truncated(self) -> int:
-        """Number of rows that are kept in part."""
+        """Number of rows that were truncated."""
         return self._rows["truncated"]
 
     @property
     def rows_split(self) -> int:
-        """Number of rows that are kept as several examples."""
+        """Number of rows that were split into several examples."""
         return self._rows["split"]
 
     @property
@@ -165,10 +165,10 @@ class Ledger:
 
     @property
     def first_rows(self) -> dict[str, str]:
-        """Where the first row of each reason is."""
+        """Reason -> the place of the first row with this reason."""
         return {reason: str(source) for reason, source in self._first.items()}
 
     @property
     def tokens_lost(self) -> dict[str, int]:
-        """Number of lost tokens, by reason. Rows that could not be read or rendered count 0."""
+        """Number of lost tokens, by reason. Rows that can't be read or rendered count 0 tokens."""
         return {reason: tokens for reason, tokens in self._tokens.items()}

@@ -1,4 +1,4 @@
-"""A token store's manifest.json: how the store was made and what it holds."""
+"""manifest.json of a token store: how the store was made, and what is in it."""
 
 import hashlib
 from collections import Counter
@@ -18,8 +18,8 @@ FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 PREPARE_AGAIN = "prepare the data again"
-PUT_BACK = "put the store back or prepare the data again; `sftctl resume` then continues"
-"""The hint for a store that was changed after a run had opened it."""
+PUT_BACK = "restore the files or prepare the data again; `sftctl resume` then continues"
+"""The hint for a store that changed while a run was reading it."""
 
 
 _FAILURES = {
@@ -36,26 +36,27 @@ _FAILURES = {
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Counts over examples and their trained turns. The sum of two audits is an audit."""
+    """Counts over examples and their trained turns. Two audits can be added."""
 
     num_examples: int = 0
     examples_without_target: int = 0
     examples_with_two_bos: int = 0
     turns: int = 0  # maximal runs of target tokens
-    turns_cut: int = 0  # ended by the maximum length
+    turns_cut: int = 0  # turns truncated at the maximum length
     turns_without_end: int = 0  # not truncated, but their end-of-turn token is not trained
-    rows_with_special_text: int = 0  # kept; their text holds a special token's text
-    rows_with_empty_answer: int = 0  # kept; of a trained turn only the end is trained
-    rows_with_open_thought: int = 0  # kept; a trained turn begins a thought and does not end it
-    rows_with_empty_question: int = 0  # kept; a message of the user is empty
-    rows_with_placeholder: int = 0  # kept; a message of the user holds the place of a picture
-    rows_with_unlisted_call: int = 0  # kept; a tool is called that is not among the row's tools
-    targets_weighted: int = 0  # target tokens with another weight than 1
+    # The following rows are kept.
+    rows_with_special_text: int = 0  # a message contains the text of a special token
+    rows_with_empty_answer: int = 0  # a trained turn is empty except for its end-of-turn token
+    rows_with_open_thought: int = 0  # a trained turn opens a thinking block and does not close it
+    rows_with_empty_question: int = 0  # a user message is empty
+    rows_with_placeholder: int = 0  # a user message has a placeholder for an image
+    rows_with_unlisted_call: int = 0  # a message calls a tool that the row does not list
+    targets_weighted: int = 0  # target tokens whose weight is not 1
     passed: bool = True
 
     @classmethod
     def of(cls, **counts: int) -> "Audit":
-        """An audit passes if all its counts in `_FAILURES` are zero."""
+        """An audit with these counts. It passes if all counts named in `_FAILURES` are zero."""
         return cls(**counts, passed=not any(counts[name] for name in _FAILURES))
 
     def __add__(self, other: "Audit") -> "Audit":
@@ -63,7 +64,7 @@ class Audit:
         return Audit.of(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def problems(self) -> list[str]:
-        """The failures, as text."""
+        """One text for each failure."""
         return [
             f"{counted(count, one, many)} {what}"
             for name, (one, many, what) in _FAILURES.items()
@@ -73,7 +74,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """An input file when the store was made."""
+    """An input file, as it was when the store was made."""
 
     file: str
     sha256: str
@@ -81,13 +82,13 @@ class SourceEntry:
     shapes: dict[str, int]  # number of rows by shape, without rows that can't be read
     rows_dropped: dict[str, int] = field(default_factory=dict)  # by reason
     columns_used: list[str] = field(default_factory=list)
-    columns_left: list[str] = field(default_factory=list)  # never read
-    name: str = ""  # of the source that the file belongs to, as in prepare-data NAME=PATH
-    num_examples: int = 0  # of its rows, in the train split; 0 in stores without names
+    columns_left: list[str] = field(default_factory=list)  # columns that were never read
+    name: str = ""  # NAME, if the file was given as `prepare-data NAME=PATH`
+    num_examples: int = 0  # its examples in the train split; 0 if no file has a name
 
     @property
     def rows_kept(self) -> int:
-        """Rows that became examples, complete or in part."""
+        """Number of rows that became examples. Truncated rows are counted too."""
         return self.rows - sum(self.rows_dropped.values())
 
     def with_more(
@@ -99,7 +100,11 @@ class SourceEntry:
         columns: Iterable[str] = (),
         num_examples: int = 0,
     ) -> "SourceEntry":
-        """The entry with more rows added: their shapes, reasons, columns read and all columns."""
+        """A copy of the entry with more rows added.
+
+        `shapes` and `dropped` count the rows by shape and by reason. `used` are the columns that
+        were read, `columns` are all columns.
+        """
         all_used = {*self.columns_used, *used}
         left = {*self.columns_left, *columns} - all_used
         return replace(
@@ -124,10 +129,10 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreManifest:
-    """manifest.json: how a store was made and what it holds.
+    """manifest.json: how a store was made, and what is in it.
 
-    `rows_*` count rows of all inputs; `num_examples`, `num_tokens`, `num_target_tokens` and the
-    quantiles describe the train split only; `splits` has both splits.
+    `rows_*` count the rows of all inputs. `num_examples`, `num_tokens`, `num_target_tokens` and
+    `length_quantiles` describe only the train split. `splits` describes both splits.
     """
 
     format_version: int
@@ -164,23 +169,24 @@ class StoreManifest:
     leading_assistant: str = "keep"
     columns: str | None = None  # data.columns
     special_text: str = "keep"
-    special_text_first: list[str] = field(default_factory=list)  # where the first such rows are
-    date: str | None = None  # the day that a template with a clock wrote
+    special_text_first: list[str] = field(default_factory=list)  # the first rows with special text
+    date: str | None = None  # the date in the texts, if the template writes today's date
     rows_unpadded: int = 0  # rows from which padding nulls were removed
-    left_out: list[str] = field(default_factory=list)  # files of a folder, and why
-    layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
+    left_out: list[str] = field(default_factory=list)  # ignored files of a folder, with reasons
+    layout_differs: str = ""  # the row for which `masks/shortcut` was wrong; empty: none
     first_rows: dict[str, str] = field(default_factory=dict)
-    """Where the first row is, by its reason in the ledger, or by the remark on kept rows."""
+    """Reason in the ledger, or name of a count in the audit -> place of the first such row."""
     reasoning_weight: float = 1.0
-    block_sha256: dict[str, list[str]] = field(default_factory=dict)  # of each 16 MiB of a file
+    block_sha256: dict[str, list[str]] = field(default_factory=dict)
+    """File -> one hash for each block of 16 MiB."""
 
     @property
     def has_notes(self) -> bool:
-        """Whether some row was dropped or shortened, or the audit failed."""
+        """Whether a row was dropped or truncated, or the audit failed."""
         return bool(self.rows_dropped or self.tokens_lost or not self.audit.passed)
 
     def examples_by_source(self) -> dict[str, int]:
-        """Examples of the train split by the name of their source, in order; {} without names."""
+        """Name of a source -> its number of examples in the train split. Empty without names."""
         counts: Counter[str] = Counter()
         for source in self.sources:
             if source.name:
@@ -189,7 +195,7 @@ class StoreManifest:
 
     @classmethod
     def read(cls, store: Path) -> "StoreManifest":
-        """Read the manifest in a store's folder; DataError if there is none or it is damaged."""
+        """Read the manifest of a store. Raises DataError if it is missing or damaged."""
         path = store / "manifest.json"
         if not path.is_file():
             raise DataError(f"{store}: not a token store", "make one with `sftctl prepare-data`")
@@ -215,18 +221,17 @@ class StoreManifest:
 
 
 def joined_fingerprint(fingerprints: Sequence[str]) -> str:
-    """One fingerprint for several stores, in their order. A single store keeps its own
-    fingerprint."""
+    """One fingerprint for several stores; their order matters. A single store keeps its own."""
     if len(fingerprints) == 1:
         return fingerprints[0]
     return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
 
 def is_prepared(path: str | None) -> bool:
-    """Whether `data.path` is a store; else it is conversations, or the bundled sample (None)."""
+    """Whether `path` is a store. False for files with conversations and for None, the sample."""
     return path is not None and (Path(path) / "manifest.json").is_file()
 
 
 def cached_store(fingerprint: str) -> Path:
-    """Where training keeps a store that it prepared itself."""
+    """The folder in the cache for a store that `train` prepares."""
     return cache_folder() / "stores" / fingerprint[:32]

@@ -1,6 +1,6 @@
-"""Mixture: the sources of a run, how many examples each has, and how many an epoch trains.
+"""Mixture: the sources of a run, their sizes, and how many examples of each an epoch trains.
 
-Does not load numpy. `plan.plan_mixture` chooses the examples.
+This module does not load numpy. `plan.plan_mixture` chooses the examples.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from sftctl.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class MixedSource:
-    """A source: the examples of the run's data from `start` to `start + num_examples`."""
+    """A source. It has the examples from `start` to `start + num_examples`, exclusive."""
 
     name: str
     start: int
@@ -23,13 +23,13 @@ class MixedSource:
 
     @property
     def num_planned(self) -> int:
-        """Examples in an epoch, including repeated examples; the same number in every epoch."""
+        """Examples in each epoch. A repeated example is counted each time."""
         return round(self.weight * self.num_examples)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The sources of a run, in the order of its examples, without gaps."""
+    """The sources of a run. Each source begins where the previous source ends."""
 
     sources: tuple[MixedSource, ...]
 
@@ -44,19 +44,19 @@ class Mixture:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Each source's weight, by name."""
+        """Name of a source -> its weight."""
         return {source.name: source.weight for source in self.sources}
 
     def source_of(self, example: int) -> int:
-        """The number of an example's source."""
+        """The index of the source that has this example."""
         return bisect_right(self.sources, example, key=lambda source: source.start) - 1
 
 
 def mixture_of(data: DataConfig, manifests: Sequence[StoreManifest]) -> Mixture | None:
-    """The mixture that a run with these stores trains. None if the run's sources have no names.
+    """The mixture of a run. None if the sources of the run have no names.
 
-    There is one store for each source with a path, in order, or a single store. ConfigError for a
-    name that no source has, and if an epoch would have no example.
+    `manifests` has one store for each source with a path, in order. Sources without paths are all
+    in a single store. Raises ConfigError for an unknown name, and for an epoch without examples.
     """
     sources = data.sources or ()
     if sources and sources[0].path is not None:
@@ -70,7 +70,7 @@ def mixture_of(data: DataConfig, manifests: Sequence[StoreManifest]) -> Mixture 
             names = f"it has {', '.join(counts)}" if counts else "its sources have no names"
             raise ConfigError(
                 f"data.sources: {data.path} has no source {source.name}: {names}",
-                hint="prepare-data NAME=PATH names a source of a store",
+                hint="`prepare-data NAME=PATH` gives a source of a store its name",
             )
     weights = {source.name: source.weight for source in sources}
     mixed, start = [], 0

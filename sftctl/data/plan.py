@@ -1,9 +1,9 @@
-"""Which examples train at which step, and how a step is cut: pure functions of integers.
+"""Which examples each step trains, and how a step is cut into pieces. Only pure functions.
 
-The order of an epoch is a permutation by hash: example i has the key
-`hash64(hash64(hash64(seed) + epoch) + i)` and the epoch runs in the order of the keys. `hash64` is
-the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
-OOPSLA 2014). No library's random stream is involved, so no upgrade can change the order.
+Example i has the key `hash64(hash64(hash64(seed) + epoch) + i)`. An epoch trains the examples in
+the order of their keys. `hash64` is the finalizer of SplitMix64 (Steele, Lea, Flood: Fast
+Splittable Pseudorandom Number Generators, OOPSLA 2014). We use no random generator of a library, so
+an upgrade of a library can't change the order.
 """
 
 import math
@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sftctl.data.mixture import MixedSource, Mixture
 
 ORDER_VERSION = 3
-"""Increase this number if a change of the code gives another order or cut for equal arguments."""
+"""Increase this number when a change of the code changes the order or the cut of examples."""
 
 Indices = npt.NDArray[np.int64]
 
-_TURNS = 0x7475726E73  # so that this permutation differs from the order of an epoch
-_BLOCK = 1 << 16  # examples whose keys are computed at a time: they stay in the processor's cache
+_TURNS = 0x7475726E73  # a constant that makes this permutation differ from an epoch's order
+_BLOCK = 1 << 16  # keys computed at a time, few enough for the processor's cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _FIRST, _SECOND = (np.uint64(factor) for factor in _FACTORS)
@@ -48,7 +48,7 @@ def unhash64(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def hash_of(*parts: int) -> int:
-    """One 64-bit number from several, such as the seed of (run seed, step, micro-batch)."""
+    """A 64-bit hash of several integers, for example of (seed of the run, step, micro-batch)."""
     result = 0
     for part in parts:
         result = int(hash64((result + part) % (1 << 64)))
@@ -56,20 +56,19 @@ def hash_of(*parts: int) -> int:
 
 
 def examples_digest(examples: npt.ArrayLike) -> int:
-    """Sum of `hash64` over store indices, modulo 2^64. The result does not depend on their
-    order."""
+    """Sum of `hash64` over store indices, modulo 2^64. The order of the indices does not matter."""
     return int(np.sum(hash64(examples), dtype=np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
 class DataPosition:
-    """A run's progress: `step` steps of `epoch` have been trained."""
+    """The progress of a run: `step` steps of epoch number `epoch` were trained."""
 
     epoch: int = 0
     step: int = 0
 
     def advanced(self, steps_per_epoch: int) -> "DataPosition":
-        """The position one step later. The end of an epoch is the start of the next."""
+        """The position one step later. After the last step, this is the start of the next epoch."""
         if self.step + 1 < steps_per_epoch:
             return DataPosition(self.epoch, self.step + 1)
         return DataPosition(self.epoch + 1, 0)
@@ -95,7 +94,7 @@ class EpochPlan:
 
 
 def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
-    """The number of steps. The last step holds the remaining examples, so no example is dropped."""
+    """The number of steps. The last step has the remaining examples; no example is dropped."""
     return math.ceil(num_examples / global_batch_size)
 
 
@@ -105,10 +104,10 @@ def plan_epoch(
     epoch: int,
     global_batch_size: int,
 ) -> EpochPlan:
-    """The plan of one epoch, equal on every rank. Only the number of `lengths` matters here.
+    """The plan of one epoch. It is equal on every rank. Only the number of `lengths` is used.
 
-    No two examples have the same key, and an example can be computed from its key. So only the keys
-    are sorted, in place. Sorting examples by their keys would need four times the memory.
+    Keys are unique, and `unhash64` computes the example from its key. So only the keys are sorted,
+    in place. To sort examples by their keys would need four times the memory.
     """
     start = np.uint64(hash_of(seed, epoch))
     keys = np.empty(len(lengths), dtype=np.uint64)
@@ -124,14 +123,15 @@ def plan_epoch(
 
 
 def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int) -> EpochPlan:
-    """The plan of one epoch of a mixture, equal on every rank.
+    """The plan of one epoch of a mixture. It is equal on every rank.
 
-    A source has N examples, and an epoch trains k = `num_planned` of them: each example k // N
-    times, and k % N examples once more. These k % N are a window of a permutation that never
-    changes. The next epoch's window begins where this epoch's window ends, so every example is in a
-    window at some time. The first copy of an example has the same key as in `plan_epoch`; copy c >
-    0 has the key `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the two plans are
-    equal.
+    A source has N examples, and an epoch trains k = `num_planned` examples of this source. Each
+    example is trained k // N times, and k % N examples are trained once more. These are taken from
+    a fixed permutation of the source. Each epoch continues in the permutation where the previous
+    epoch stopped. So over many epochs, all examples of a source are trained equally often.
+
+    The first copy of example i has the same key as in `plan_epoch`. Copy c > 0 has the key
+    `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the plan equals `plan_epoch`.
     """
     examples, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
     for source in mixture.sources:
@@ -143,7 +143,7 @@ def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int
 
 
 def times_in_epoch(mixture: Mixture, seed: int, epoch: int) -> Indices:
-    """How often `plan_mixture` has each example in this epoch: (N,)."""
+    """How often `plan_mixture` trains each example in this epoch: (N,)."""
     counts = [np.zeros(source.num_examples, dtype=np.int64) for source in mixture.sources]
     for source, times in zip(mixture.sources, counts, strict=True):
         for part in _copies(source, seed, epoch):
@@ -152,7 +152,7 @@ def times_in_epoch(mixture: Mixture, seed: int, epoch: int) -> Indices:
 
 
 def _copies(source: MixedSource, seed: int, epoch: int) -> Iterator[Indices]:
-    """The examples of each copy, ascending. Only the last copy can be incomplete."""
+    """For each copy: its examples, ascending. Only the last copy may lack examples."""
     if not source.num_examples:
         return
     every = np.arange(source.start, source.start + source.num_examples, dtype=np.int64)
@@ -171,10 +171,10 @@ def _keys(examples: Indices, start: int) -> npt.NDArray[np.uint64]:
 
 
 class SkipBatchSampler:
-    """The remaining steps of a plan, and their exact number.
+    """The remaining steps of a plan. `len()` is their exact number.
 
-    MiniMind's sampler of this name draws and discards the skipped steps. This class slices the
-    plan.
+    The name is MiniMind's. MiniMind's sampler draws the skipped steps and discards them. This class
+    slices the plan.
     """
 
     def __init__(self, plan: EpochPlan, start_step: int = 0) -> None:
@@ -191,20 +191,21 @@ class SkipBatchSampler:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Examples that go through the model together in one pass, as places in the step."""
+    """Examples of a step that go through the model in one pass."""
 
-    places: tuple[int, ...]  # longest first
-    cost: int  # tokens of these examples
+    places: tuple[int, ...]  # indices within the step, longest example first
+    cost: int  # number of tokens
 
 
 def cut_step(
     lengths: Sequence[int] | npt.NDArray[np.integer], micro_batch_tokens: int, num_ranks: int
 ) -> list[Piece]:
-    """Cut one step into `num_ranks` × k pieces of nearly equal size, or fewer if examples are few.
+    """Cut one step into `num_ranks` × k pieces of nearly equal size.
 
-    Each example, longest first, goes into the piece that has the fewest tokens (Graham 1969, LPT).
-    k is the smallest number for which no piece with several examples exceeds the token budget. An
-    example longer than the budget is a piece of its own.
+    There are fewer pieces if the step has fewer examples.
+    The examples are added one by one, longest first, each to the piece with the fewest tokens
+    (Graham 1969, LPT). k is the smallest number for which no piece with several examples exceeds
+    `micro_batch_tokens`. A longer example is alone in its piece.
     """
     sizes: Indices = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable").tolist()
@@ -225,7 +226,7 @@ def cut_step(
 
 
 def _fill_bins(longest_first: list[int], num_bins: int) -> tuple[list[list[int]], list[int]]:
-    """The places of each bin, and the tokens of each bin; without empty bins."""
+    """The places in each bin, and the number of tokens in each bin. No bin is empty."""
     bins: list[list[int]] = [[] for _ in range(min(num_bins, len(longest_first)))]
     loads = [0] * len(bins)
     lightest = [(0, i) for i in range(len(bins))]  # a heap of (tokens, bin)
@@ -238,9 +239,9 @@ def _fill_bins(longest_first: list[int], num_bins: int) -> tuple[list[list[int]]
 
 
 def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Give each piece, most expensive first, to the rank with the least work (Graham 1969, LPT).
+    """Assign each piece, largest first, to the rank with the fewest tokens (Graham 1969, LPT).
 
-    Returns the numbers of each rank's pieces, ascending. A rank can get none.
+    Returns the indices of each rank's pieces, ascending. A rank may get no piece.
     """
     if num_ranks == 1:
         return [list(range(len(costs)))]
@@ -254,10 +255,10 @@ def deal(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 
 
 def deal_in_rounds(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Give the pieces, most expensive first, to the ranks in turn.
+    """Assign the pieces, largest first, to rank 0, 1, 2, … and again to rank 0, 1, 2, …
 
-    Use this for ranks that wait for each other in every piece: the pieces of a round have similar
-    costs. In the last round, all ranks but the first may get none.
+    This is for FSDP, where ranks wait for each other in every piece: the pieces of a round have
+    similar sizes. In the last round, some ranks may get no piece.
     """
     by_cost = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
     return [by_cost[rank::num_ranks] for rank in range(num_ranks)]

@@ -1,4 +1,4 @@
-"""TokenStore: tokenized examples in files that are read by position (layout: docs/data.md)."""
+"""TokenStore: tokenized examples in files. docs/data.md describes the files."""
 
 from array import array
 from bisect import bisect_right
@@ -21,13 +21,12 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _SHARD_TOKENS = 1 << 24
 MAX_OPEN_SHARDS = 16
-"""A split keeps at most this many pairs of files open. Other files are opened again for each
-read."""
+"""At most this many shards of a split are open. A shard that is not open is opened for a read."""
 _QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 class TokenStoreWriter:
-    """Writes one split's folder; holds at most one shard in memory."""
+    """Writes the folder of one split. At most one shard is in memory."""
 
     def __init__(self, folder: Path, shard_tokens: int = _SHARD_TOKENS) -> None:
         folder.mkdir()
@@ -43,7 +42,7 @@ class TokenStoreWriter:
         self._has_weights = False
 
     def extend(self, examples: ExampleArrays) -> None:
-        """Add examples, all to the same shard: no example spans two."""
+        """Add examples. All of them go into the same shard."""
         num_tokens = len(examples.input_ids)
         if self._num_shard_tokens + num_tokens > self._shard_tokens:
             self._write_shard()
@@ -56,7 +55,7 @@ class TokenStoreWriter:
         self._has_weights |= examples.loss_weights is not None
 
     def close(self) -> SplitCounts:
-        """Write the last shard and the index files; return the split's counts."""
+        """Write the last shard and the index files. Returns the counts of the split."""
         self._write_shard()
         lengths, targets = self.lengths, np.array(self._target_lengths, dtype=np.int32)  # (N,)
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # (N+1,)
@@ -69,12 +68,12 @@ class TokenStoreWriter:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens so far."""
+        """The number of tokens added so far."""
         return self._num_tokens
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of each example so far: (N,)."""
+        """The lengths of the examples added so far: (N,)."""
         return np.array(self._lengths, dtype=np.int32)
 
     def _write_shard(self) -> None:
@@ -97,7 +96,7 @@ def length_quantiles(lengths: npt.NDArray[np.integer]) -> dict[str, int]:
 
 
 def _save_joined(path: Path, parts: list[npt.NDArray[Any]]) -> None:
-    """Write the same bytes as np.save(concatenate(parts)), without memory for the joined array."""
+    """Write the same bytes as np.save(concatenate(parts)), but without a joined copy in memory."""
     header = np.lib.format.header_data_from_array_1_0(parts[0])
     header["shape"] = (sum(len(part) for part in parts),)
     with path.open("wb") as file:
@@ -116,12 +115,12 @@ class JoinedRows(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """The open files of one shard, and the number of its first token."""
+    """The files of one shard."""
 
     tokens: ArrayFile
     mask: ArrayFile
     weights: ArrayFile | None  # None: all weights are 1
-    first: int
+    first: int  # index of its first token in the split
 
     def close(self) -> None:
         for file in (self.tokens, self.mask, self.weights):
@@ -130,7 +129,7 @@ class _Shard(NamedTuple):
 
 
 class TokenStore:
-    """One split of a store. A pickle of it holds no arrays: the other process opens the files."""
+    """One split of a store. A process that receives a pickle of this object opens the files again."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
@@ -162,7 +161,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path | str, split: str = "train") -> "TokenStore":
-        """Open a split; DataError if its sizes do not match each other and the manifest."""
+        """Open a split. Raises DataError if the sizes of its files do not match the manifest."""
         if split not in SPLITS:
             raise DataError(f"{path}: no split {split!r}", f"known splits: {', '.join(SPLITS)}")
         store = cls(Path(path), split, StoreManifest.read(Path(path)))
@@ -172,7 +171,7 @@ class TokenStore:
 
     @property
     def parts(self) -> tuple["TokenStore", ...]:
-        """The stores that this store consists of: only this store."""
+        """The stores that this store consists of. A `JoinedStore` has several, this class one."""
         return (self,)
 
     def __len__(self) -> int:
@@ -188,8 +187,8 @@ class TokenStore:
     def read(self, examples: Sequence[int]) -> JoinedRows:
         """These examples, joined end to end.
 
-        DataError if a file is shorter than it was, or if an id is outside the vocabulary: the store
-        has changed since it was written.
+        Raises DataError if the store was changed since it was opened: a file became shorter, or a
+        token id is outside the vocabulary.
         """
         rows = self._read(examples)
         if _largest(rows.input_ids) >= self.manifest.vocab_size:
@@ -218,20 +217,20 @@ class TokenStore:
         return JoinedRows(ids, mask, lengths, None if weights is None else weights * mask)
 
     def _opened(self, number: int) -> _Shard:
-        """A shard, opened if it is not open."""
+        """Shard `number`. It is opened if it is closed."""
         shard = self._shards[number]
         if shard.tokens.opened is None:
             self._remember_open(number)
         return shard
 
     def _remember_open(self, number: int) -> None:
-        """Close the shard that was opened first if too many are open."""
+        """Record that a shard is open. If too many are open, close the one opened first."""
         self._open_shards.append(number)
         if len(self._open_shards) > MAX_OPEN_SHARDS:
             self._shards[self._open_shards.popleft()].close()
 
     def _outside_the_vocabulary(self, examples: Sequence[int]) -> DataError:
-        """The error that names the first example with such an id."""
+        """The error for a token id outside the vocabulary. It names the first such example."""
         size = self.manifest.vocab_size
         index = next(one for one in examples if _largest(self._read((one,)).input_ids) >= size)
         return DataError(
@@ -241,7 +240,7 @@ class TokenStore:
         )
 
     def load_tokenizer(self) -> ChatTokenizer:
-        """The tokenizer that the store was prepared with; DataError if it is damaged."""
+        """The tokenizer that the store was prepared with. Raises DataError if it is damaged."""
         try:
             return load_tokenizer(
                 str(self.path / "tokenizer"), template_required=self.manifest.format != "text"
@@ -253,7 +252,7 @@ class TokenStore:
         return TokenStore, (self.path, self.split, self.manifest)
 
     def _check(self) -> None:
-        """DataError if the arrays do not match each other and the manifest; hashes nothing."""
+        """Raise DataError if the sizes of the arrays don't match the manifest. Computes no hashes."""
         counts = self.manifest.splits[self.split]
         num_tokens = self._shard_ends[-1] if self._shards else 0
         matches = {
@@ -277,5 +276,5 @@ class TokenStore:
 
 
 def _largest(ids: npt.NDArray[np.int32]) -> int:
-    """The largest id, read as an unsigned number: a negative id is then very large."""
+    """The largest id. Ids are read as unsigned numbers, so a negative id counts as very large."""
     return int(np.maximum.reduce(ids.view(np.uint32), initial=0))

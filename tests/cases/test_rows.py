@@ -445,7 +445,7 @@ NUMBERS = [
     Case(
         b'{"prompt": "Hi", "completion": NaN}\n',
         [],
-        says="NaN or an infinite number in",
+        says="NaN or an infinite number, which",
         exit_code=3,
     ),
 ]
@@ -617,7 +617,7 @@ JOINED = [  # files that were put together, or written by hand
     Case(gzip.compress(ROW + b"\n") + gzip.compress(ROW + b"\n"), ["Hello"] * 2),
     Case(ROW + b"\n" + ROW + ROW + b"\n", ["Hello"], {"broken_json": 1}),
     Case(ROW + b",\n" + ROW + b",\n" + ROW + b"\n", ["Hello"], {"broken_json": 2}),
-    Case(ROW + b",\n" + ROW + b",\n", [], says="a comma ends the row", exit_code=3),
+    Case(ROW + b",\n" + ROW + b",\n", [], says="the row ends with a comma", exit_code=3),
     Case('{"prompt": "Hi\u2028\u0085", "completion": "Hello"}\n'.encode(), ["Hello"]),
     Case([Q, A], [], says="jq -cs '{messages: .}'", exit_code=3),
     Case(json.dumps([Q, A]).encode(), [], says="jq -c '{messages: .}'", exit_code=3),

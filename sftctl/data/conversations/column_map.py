@@ -1,4 +1,4 @@
-"""The setting `data.columns`, as text and as pairs."""
+"""Parse the setting `data.columns`, which maps columns of the data to sftctl's keys."""
 
 from sftctl.data.conversations.columns import Columns
 from sftctl.data.conversations.shapes import ROW_KEYS
@@ -8,7 +8,7 @@ from sftctl.errors import ConfigError
 def parse_columns(text: str | None) -> Columns:
     """("prompt=q,completion=a") -> (("prompt", "q"), ("completion", "a")).
 
-    ConfigError for text of another form, or for a key on the left that is not a key of rows.
+    Raises ConfigError if the text has another form, or if a key on the left is unknown or repeated.
     """
     if text is None:
         return ()
@@ -16,7 +16,7 @@ def parse_columns(text: str | None) -> Columns:
     columns = tuple((ours.strip(), theirs.strip()) for ours, _, theirs in pairs)
     hint = "as in --columns prompt=question,completion=answer"
     if not all(ours and theirs for ours, theirs in columns):
-        raise ConfigError(f"data.columns: {text}: expected ours=theirs,…", hint)
+        raise ConfigError(f"data.columns: {text}: expected KEY=COLUMN,…", hint)
     keys = [ours for ours, _ in columns]
     for key in keys:
         if key not in ROW_KEYS:

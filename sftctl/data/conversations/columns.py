@@ -1,5 +1,4 @@
-"""The columns of a row that are mapped to our keys, and the columns that make a row unfit for
-SFT."""
+"""Map columns of a row to sftctl's keys, and refuse rows that are unfit for SFT."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from sftctl.data.ledger import BadRow
 Row = dict[str, Any]
 
 Columns = tuple[tuple[str, str], ...]
-"""(our key, the data's column) of each mapped column."""
+"""One pair (sftctl's key, column of the data) for each mapped column."""
 
 LABELS = ("label", "kto_tag", "desirable", "is_desirable")
 _UNWANTED = frozenset({"false", "undesirable", "rejected"})
@@ -32,7 +31,11 @@ _LABELS = frozenset(LABELS)
 
 
 def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
-    """The row with its mapped columns under our keys, and the mapped columns alone."""
+    """Rename the mapped columns of a row to sftctl's keys.
+
+    Returns the complete row, and a row of only the mapped columns. Raises BadRow if a required
+    column is missing or null.
+    """
     ours: Row = {}
     rest = dict(row)
     for key, column in columns:
@@ -50,9 +53,10 @@ def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
 
 
 def refuse_other_data(row: Row, columns: Columns = ()) -> None:
-    """BadRow for a row with media, and for preference data, which has no single right answer.
+    """Raise BadRow for a row with media, and for a row of preference data.
 
-    Preference data is accepted if a mapped column says which answer to train on.
+    Preference data has no single right answer. Such a row is accepted if a mapped column says which
+    answer to train on.
     """
     names = preference_columns(tuple(row))
     if not names and _LABELS.isdisjoint(row) and not media_keys(tuple(row)):
@@ -66,13 +70,13 @@ def refuse_other_data(row: Row, columns: Columns = ()) -> None:
         if row.get(key) is False or str(row.get(key)).lower() in _UNWANTED:
             raise BadRow(
                 "preference",
-                f"preference data: its {key} is false, so the answer is not wanted",
+                f"preference data: {key} is false, so the answer is not wanted",
                 "remove such rows",
             )
 
 
 def preference(columns: Sequence[str], hint: str) -> BadRow:
-    """The error for a row with answers to choose from."""
+    """The error for a row that has several answers to choose from."""
     names = " and ".join(columns[:2])
     return BadRow(
         "preference", f"preference data, with {names}: no single answer to train on", hint
@@ -81,7 +85,7 @@ def preference(columns: Sequence[str], hint: str) -> BadRow:
 
 @lru_cache(1024)
 def preference_columns(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns whose names say that they hold one of two answers (`chosen`, …)."""
+    """The columns whose names show one of several answers, such as `chosen` and `rejected`."""
     return tuple(name for name in names if _is_preference(_words(name)))
 
 
@@ -103,8 +107,10 @@ def _words(name: str) -> set[str]:
 
 
 def _how_to_train_on(row: Row, keys: list[str]) -> str:
-    """How to train on the preferred answer, if the name of a column shows which answer is
-    preferred."""
+    """A hint that says how to train on one of the answers.
+
+    The hint names the preferred answer if the name of a column shows which answer is preferred.
+    """
     wanted = (key for key in (*keys, *row) if _is_wanted(key) and row[key])
     if (key := next(wanted, None)) is None:
         key = next((one for one in _TARGETS[:4] if row.get(one)), "ANSWER")
@@ -113,7 +119,7 @@ def _how_to_train_on(row: Row, keys: list[str]) -> str:
         return f"--columns messages={key} trains on these answers"
     if isinstance(row[key], str):
         return f"--columns completion={key} trains on these answers"
-    return "add the answer that is wanted to the conversation, and remove the other"
+    return "add the wanted answer to the conversation, and remove the other answer"
 
 
 def _is_wanted(name: str) -> bool:
@@ -122,7 +128,10 @@ def _is_wanted(name: str) -> bool:
 
 
 def _found(row: Row, column: str) -> tuple[bool, Any]:
-    """Whether the row has the column, and its value; `a.b` is the key b in the object a."""
+    """(True, value) if the row has the column, else (False, None).
+
+    The column `a.b` is the key `b` in the object `a`.
+    """
     if column in row:
         return True, row[column]
     value: Any = row

@@ -1,4 +1,4 @@
-"""The text of a field or a message, which is a string or a list of parts; and media in a row."""
+"""Read the text of a field or a message, which is a string or a list of parts. Refuse media."""
 
 import re
 from functools import lru_cache
@@ -21,7 +21,7 @@ BY_COLUMNS = "is the file ordered by columns? write one row per line, with one t
 
 
 class Content(NamedTuple):
-    """The text of a message, and the reasoning among its parts; None if no part is reasoning."""
+    """The text of a message, and the reasoning from its parts. None: no part is reasoning."""
 
     text: str
     reasoning: str | None = None
@@ -29,13 +29,15 @@ class Content(NamedTuple):
 
 @lru_cache(1024)
 def media_keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns of a row, or keys of a message, whose names say that they hold media."""
+    """Those of `names` that are names of media fields, such as `image_url`."""
     return tuple(name for name in names if _MEDIA.fullmatch(name))
 
 
 def require_no_media(fields: Row, where: str) -> None:
-    """BadRow if an image, video or audio field has a value, because a model of text can't learn an
-    answer about it."""
+    """Raise BadRow if an image, video or audio field has a value.
+
+    A text model does not see the media, so it can't learn an answer about them.
+    """
     for key in media_keys(tuple(fields)):
         if is_filled(fields[key]):
             raise BadRow(
@@ -46,7 +48,7 @@ def require_no_media(fields: Row, where: str) -> None:
 
 
 def is_filled(value: object) -> bool:
-    """Whether a value holds anything. Joined tables have lists that hold only nulls."""
+    """Whether a value is not empty. A list of nulls is empty; joined tables have such lists."""
     if isinstance(value, dict):
         return any(map(is_filled, value.values()))
     if isinstance(value, list):
@@ -55,7 +57,7 @@ def is_filled(value: object) -> bool:
 
 
 def text_of(row: Row, key: str) -> str:
-    """The text of a field that holds one string."""
+    """The text of a field: one string, or a list of parts. Raises BadRow for other values."""
     value = row[key]
     if isinstance(value, str):
         return value
@@ -65,13 +67,16 @@ def text_of(row: Row, key: str) -> str:
 
 
 def content_of(value: object, key: str) -> Content:
-    """The content of a message: a string, or OpenAI's list of parts."""
+    """The content of a message, from a string or from OpenAI's list of parts.
+
+    Raises BadRow for other values, and for parts that are not text.
+    """
     if isinstance(value, str):
         return Content(value)
     if not isinstance(value, list) or not value:
         hint = BY_COLUMNS if isinstance(value, dict) else None
         raise BadRow("bad_shape", f"{key!r} is not text", hint)
-    if sum(isinstance(part, str) for part in value) > 1:  # nothing says how to join them
+    if sum(isinstance(part, str) for part in value) > 1:  # it is unknown how to join the strings
         raise BadRow("bad_shape", f"{key!r} is a list of strings, not one text", BY_COLUMNS)
     texts: list[str] = []
     reasoning: list[str] = []
@@ -82,8 +87,7 @@ def content_of(value: object, key: str) -> Content:
 
 
 def tool_result(value: object, key: str) -> str:
-    """The text of a tool's result. A value that is not text or a list of text parts becomes
-    JSON."""
+    """The text of a tool's result, from a string or a list of parts. Other values become JSON."""
     if isinstance(value, str):
         return value
     is_parts = isinstance(value, list) and value and all(_is_part(part) for part in value)
@@ -95,7 +99,7 @@ def _is_part(part: object) -> bool:
 
 
 def part_of(part: object, key: str) -> tuple[bool, str]:
-    """Whether a part is reasoning, and its text."""
+    """Whether a part of a content is reasoning, and its text. Raises BadRow if it is not text."""
     if isinstance(part, str):
         return False, part
     if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""A Conversation, and how the JSON text of a row becomes one."""
+"""The class Conversation, and how the JSON text of a row becomes a Conversation."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,21 +24,25 @@ from sftctl.data.conversations.tool_calls import LONG_INTEGER, refuse_tools_else
 from sftctl.data.conversations.unknown import WRAP, refuse_answer_elsewhere, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
 
-TO_UTF8 = "convert the file to UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, or from GBK, or others)"
+TO_UTF8 = "convert the file to UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages as OpenAI writes them: role, content (text), reasoning_content?, tool_calls?."""
+    """A row as messages in OpenAI's form.
+
+    A message has a role and a content (one string). `reasoning_content` and `tool_calls` are
+    optional.
+    """
 
     messages: tuple[Message, ...]
     tools: list[Any] | None
     source: SourceLine
     untrained: frozenset[int] = frozenset()  # messages that are only context and never trained
-    weights: Mapping[int, TurnWeights] = field(default_factory=dict)  # of messages, not all 1
+    weights: Mapping[int, TurnWeights] = field(default_factory=dict)  # only weights that are not 1
     shape: Format = "messages"  # the shape of the row
-    digest: int = 0  # 64-bit hash of messages and tools: duplicates in any shape have the same hash
-    was_padded: bool = False  # True: nulls that only padded tools or calls were removed
+    digest: int = 0  # 64-bit hash of messages and tools; duplicates have equal hashes
+    was_padded: bool = False  # True: Arrow's padding was removed from the tools or calls
     used: tuple[str, ...] = ()  # the columns of the row that were read
     columns: tuple[str, ...] = ()  # all columns of the row that are not null
 
@@ -60,7 +64,8 @@ def from_text(
 ) -> Conversation:
     """The conversation in the JSON text of a row. Raises BadRow with file and line.
 
-    `columns` maps the row's columns to ours; `from_arrow` says that nulls are padding.
+    `columns` maps columns of the row to sftctl's keys. `from_arrow`: the row comes from an Arrow
+    table, so its nulls are padding.
     """
     try:
         row = jsonio.loads(text)
@@ -70,7 +75,7 @@ def from_text(
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         raise _not_an_object(row, source)
-    if b'"tool' in text or b'"function' in text:  # in other rows no number is written again
+    if b'"tool' in text or b'"function' in text:  # other rows have no numbers to train on
         _refuse_rounded(text, row, source, columns)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
@@ -85,7 +90,7 @@ def from_row(
     from_arrow: bool = False,
     has_nulls: bool = True,
 ) -> Conversation:
-    """The conversation in a row, which is changed. Raises BadRow with file and line."""
+    """The conversation in a parsed row. Changes `row`. Raises BadRow with file and line."""
     nulls: list[str] = []
     try:
         was_padded = has_nulls and drop_padding(row, from_arrow=from_arrow)
@@ -133,7 +138,7 @@ def _says_something(message: Message) -> bool:
 
 
 def _refuse_rounded(text: bytes, row: dict[str, Any], source: SourceLine, columns: Columns) -> None:
-    """BadRow if a column that is read holds an integer that the JSON reader would round."""
+    """Raise BadRow if the JSON reader rounded an integer in a column that sftctl reads."""
     read = ROW_KEYS | {column.split(".")[0] for _, column in columns}
     for key in jsonio.rounded(text.decode(), row):
         if key in read:
@@ -149,7 +154,7 @@ def _not_an_object(row: object, source: SourceLine) -> BadRow:
 def _digest(parsed: ParsedRow) -> int:
     try:
         content = jsonio.dump_strict([parsed.messages, parsed.tools], sort_keys=True)
-    except TypeError:  # the only reason why parsed JSON can't be written again
+    except TypeError:  # for parsed JSON, too deep nesting is the only cause of a TypeError
         raise BadRow("bad_shape", "tools or tool calls are nested too deeply") from None
     return int.from_bytes(hashlib.sha256(content).digest()[:8])
 
@@ -166,14 +171,14 @@ def _not_json(text: bytes, source: SourceLine, problem: jsonio.JSONDecodeError) 
 
 
 def _hint(text: bytes, problem: str) -> str | None:
-    """What a text is instead of JSON, if this is easy to see."""
+    """A hint for some common mistakes; None for other text."""
     if text.lstrip()[1:].lstrip().startswith(b"'"):
-        return "Python's own text of an object is not JSON: write it with json.dumps"
+        return "this is Python's repr of an object, not JSON: write the file with json.dumps"
     if "after document" in problem and text.rstrip().endswith(b"},"):
-        return "a comma ends the row: `sed 's/,$//' FILE > rows.jsonl` removes it from every line"
+        return "the row ends with a comma: `sed 's/,$//' FILE > rows.jsonl` removes such commas"
     if "after document" in problem:
         return (
-            "its lines end with CR alone: `tr '\\r' '\\n'` gives each row a line"
+            "the lines end with CR alone: `tr '\\r' '\\n'` converts the line ends"
             if b"\r" in text
             else "one JSON object per line, with nothing after it"
         )

@@ -1,5 +1,8 @@
-"""Marks of messages and their parts (ours and other tools'): a mark says "only context", or has a
-weight."""
+"""Marks: keys of a message, or of a part of its content, that change its loss.
+
+`"train": false` makes a message context: the model reads it, but it is not trained.
+`"weight": 0.5` multiplies the loss of a message. Keys of other tools are read too.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,19 +15,19 @@ from sftctl.data.ledger import BadRow
 MAX_WEIGHT = 1e6
 
 _SWITCHES = ("train", "loss", "training", "trainable", "loss_mask")
-"""0 or false under such a key makes context: ms-swift's `loss`, axolotl's `training`."""
+"""0 or false makes a message context. ms-swift uses `loss`, axolotl uses `training`."""
 _OPPOSITES = ("masked", "ignore")
-"""1 or true under such a key makes context."""
+"""1 or true makes a message context."""
 _WEIGHTS = ("weight", "loss_scale", "loss_weight")
-"""Numbers from 0 on: OpenAI's `weight`, ms-swift's `loss_scale`."""
+"""A number, at least 0. OpenAI uses `weight`, ms-swift uses `loss_scale`."""
 _DETAILS = ("train_detail", "training_detail")
-"""axolotl's marks of parts of a text."""
+"""axolotl's marks for parts of a text. They are refused."""
 MARKS = (*_SWITCHES, *_OPPOSITES, *_WEIGHTS, *_DETAILS)
-"""All keys of a message that mark it."""
+"""All keys that are marks."""
 
 
 MARK_LISTS = ("loss_mask", "loss_masks", "train_mask", "turn_mask")
-"""Columns of a row with a mark for each message: 0 makes context."""
+"""Columns of a row with one number for each message: 0 makes the message context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +35,26 @@ class TurnWeights:
     """The weights of one message in the loss."""
 
     message: float = 1.0
-    reasoning: float | None = None  # None: as the message
+    reasoning: float | None = None  # None: the weight of the message
     parts: tuple[tuple[int, float], ...] = ()
-    """(characters, weight) of each part of the content, in order; empty: as the message."""
+    """(number of characters, weight) of each part of the content, in order. Empty: all parts have
+    the weight of the message."""
 
 
 @dataclass(slots=True)
 class Marks:
-    """The marks of a row, by message."""
+    """The meaning of the marks of a row, by message number."""
 
-    context: set[int] = field(default_factory=set)  # rendered, but never a target
+    context: set[int] = field(default_factory=set)  # messages that are read but not trained
     weights: dict[int, TurnWeights] = field(default_factory=dict)
-    """Only of messages whose weights are not all 1."""
+    """A message without an entry has weight 1."""
 
     @classmethod
     def of(cls, turns: list[dict[str, Any]], first: int = 0) -> "Marks":
-        """The marks of these messages. The first message has the number `first`. BadRow for marks
-        of a meaning that we do not have."""
+        """The marks of these messages. The first message has the number `first`.
+
+        Raises BadRow for a mark that sftctl does not support.
+        """
         found = cls()
         for number, turn in enumerate(turns, first):
             if _is_plain(turn):
@@ -62,10 +68,9 @@ class Marks:
 
 
 def context_in_column(row: dict[str, Any], num_messages: int, used: list[str]) -> set[int]:
-    """The messages that a column of marks makes context. BadRow if the column does not have one
-    mark for each message.
+    """The numbers of the messages that are context, from a column such as `loss_mask`.
 
-    The column is added to `used`.
+    The column is added to `used`. Raises BadRow if it does not have 0 or 1 for each message.
     """
     key = next((key for key in MARK_LISTS if row.get(key)), None)
     if key is None:
@@ -79,14 +84,14 @@ def context_in_column(row: dict[str, Any], num_messages: int, used: list[str]) -
         raise BadRow(
             "bad_shape",
             f"{key!r} is not a list with 0 or 1 for each message",
-            'mark the messages themselves: "train": false',
+            'put "train": false into the messages instead',
         )
     used.append(key)
     return {number for number, mark in enumerate(marks) if not mark}
 
 
 def _is_plain(turn: dict[str, Any]) -> bool:
-    """Whether a message has only a role and a text, as most messages have. A quick check."""
+    """Whether a message has only a role and a text. Most messages do, so this check saves time."""
     return len(turn) == 2 and not isinstance(turn.get("content"), list)
 
 
@@ -96,8 +101,8 @@ def _weights(turn: dict[str, Any], where: str) -> TurnWeights | None:
         if turn.get(key):
             raise BadRow(
                 "bad_shape",
-                f"{key!r} of {where} marks parts of its text by characters",
-                "make them content parts, each with a weight",
+                f"{key!r} of {where} marks parts of the text by character positions",
+                "split the content into parts, each with a weight",
             )
     marked = [(part, _lowest(part, f"a part of {where}")) for part in _parts(turn)]
     own = _lowest(turn, where)
@@ -125,8 +130,10 @@ def _parts(turn: dict[str, Any]) -> list[Any]:
 
 
 def _lowest(fields: object, where: str) -> float | None:
-    """The weight from the marks: 0 if a mark is 0, or else the lowest number; None without marks. A
-    switch that is on has no weight, so it does not change the weight of another mark.
+    """The weight that the marks in `fields` give; None if there are no marks.
+
+    A switch that is off gives 0. Otherwise the lowest weight counts. Without a weight, a switch
+    that is on gives 1.
     """
     if not isinstance(fields, dict):
         return None
@@ -162,5 +169,5 @@ def _numbers(fields: dict[str, Any], where: str) -> Iterator[float]:
 
 
 def moved(weights: Mapping[int, TurnWeights], numbers: Iterable[int]) -> dict[int, TurnWeights]:
-    """The weights of the messages `numbers`, which are kept, by their new numbers (from 0)."""
+    """The weights by new message numbers, if only the messages `numbers` of a row are kept."""
     return {new: weights[old] for new, old in enumerate(numbers) if old in weights}

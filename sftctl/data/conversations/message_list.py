@@ -1,4 +1,4 @@
-"""Lists of messages, in the forms that data sets use, read into OpenAI's form."""
+"""Read lists of messages, in the forms that data sets use, into OpenAI's form."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ _READ = frozenset(
 
 
 def plain(role: str, content: str) -> Message:
-    """A message with only a text."""
+    """A message that has only a role and a text."""
     return {"role": role, "content": content}
 
 
 def turns_in(row: Row, key: str) -> list[Row]:
-    """The messages under a key, not read yet. BadRow if the key has another value than messages."""
+    """The messages under a key of a row, unchanged. Raises BadRow if there are no messages."""
     if key not in row:
         raise BadRow("bad_shape", f"{key!r} is missing")
     turns = row[key]
@@ -46,7 +46,10 @@ def turns_in(row: Row, key: str) -> list[Row]:
 
 
 def parsed_turns(text: str, key: str) -> Any:
-    """The list in a JSON text; BadRow if the text begins like a list and is broken JSON."""
+    """The list in a JSON text. Text that does not begin with `[` is returned unchanged.
+
+    Raises BadRow if the JSON is broken.
+    """
     if not text.lstrip().startswith("["):
         return text
     try:
@@ -55,12 +58,12 @@ def parsed_turns(text: str, key: str) -> Any:
         raise BadRow(
             "bad_shape",
             f"{key!r} is text that is not JSON: {problem.msg}",
-            "Python's own text of a list is not JSON: write it with json.dumps",
+            "Python's repr of a list is not JSON: write the file with json.dumps",
         ) from None
 
 
 def read_message(turn: Row, number: int) -> Message:
-    """Message `number` of a conversation, in OpenAI's shape."""
+    """Message `number` of a conversation, in OpenAI's form. Raises BadRow if it can't be read."""
     if (message := _plain_message(turn)) is not None:
         return message
     require_no_media(turn, f"message {number}:")
@@ -83,8 +86,8 @@ def read_message(turn: Row, number: int) -> Message:
     if reasoning and reasoning.strip() and role != "assistant":
         raise BadRow(
             "bad_shape",
-            f"message {number} ({role}) has reasoning, which only an assistant has",
-            "remove it, or correct the role",
+            f"message {number} ({role}) has reasoning, but only assistant messages can have it",
+            "remove the reasoning, or correct the role",
         )
     if reasoning is not None:
         message["reasoning_content"] = reasoning
@@ -97,7 +100,7 @@ def read_message(turn: Row, number: int) -> Message:
 
 
 def _calls(turn: Row) -> list[dict[str, Any]]:
-    """The calls of a message; BadRow if OpenAI's older field has a different call."""
+    """The calls of a message. Raises BadRow if OpenAI's older field `function_call` differs."""
     calls, legacy = tool_calls(turn.get("tool_calls")), turn.get("function_call")
     older = tool_calls([legacy]) if legacy else []
     if calls and older and older[0]["function"] not in [call["function"] for call in calls]:
@@ -110,8 +113,7 @@ def _calls(turn: Row) -> list[dict[str, Any]]:
 
 
 def _plain_message(turn: Row) -> Message | None:
-    """The message, if it has only a role and a text, as most messages do. None: all its keys must
-    be read."""
+    """A message that has only a role and a text, as most messages do. None for other messages."""
     if len(turn) != 2:
         return None
     name, text = turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")
@@ -132,7 +134,8 @@ def keys_left(turns: list[Row]) -> set[str]:
 
 
 def _content(turn: Row, role: str, *, has_more: bool) -> Content:
-    """The text of a message. A message with calls or reasoning may have no text."""
+    """The content of a message. `has_more`: the message has calls or reasoning, so its text may be
+    missing. Otherwise a missing text raises BadRow."""
     key = _filled(turn, _CONTENT)
     if key is None:
         if has_more:
@@ -151,7 +154,7 @@ def _content(turn: Row, role: str, *, has_more: bool) -> Content:
 
 
 def _require_one_text(turn: Row, key: str) -> None:
-    """BadRow if another key of a message holds another text than `key`."""
+    """Raise BadRow if another key of a message has a different text."""
     if len(turn) == 2:
         return
     for other in _CONTENT:
@@ -165,13 +168,13 @@ def _require_one_text(turn: Row, key: str) -> None:
 
 
 def _filled(turn: Row, keys: tuple[str, ...]) -> str | None:
-    """The first key with a value, or else the first that is not null."""
+    """The first key whose value is not empty, or else the first key whose value is not null."""
     found = next((key for key in keys if turn.get(key)), None)
     return found or next((key for key in keys if turn.get(key) is not None), None)
 
 
 def _is_exchange(turn: Row) -> bool:
-    """Whether this is an exchange in xtuner's form: input and output, and no role."""
+    """Whether this is an exchange in xtuner's form, which has `input` and `output`, but no role."""
     return "output" in turn and _filled(turn, _ROLE) is None
 
 

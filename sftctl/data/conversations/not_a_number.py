@@ -14,8 +14,10 @@ _MAY_HOLD = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}")
 
 
 def row_with_nan(text: bytes, source: SourceLine, columns: Columns = ()) -> Any:
-    """The row in a text that is JSON except for NaN in columns that are not read. These columns are
-    left out. None if the text has other faults. BadRow if NaN is in a column that is read.
+    """Parse a row that would be JSON without its NaN or infinite numbers.
+
+    Returns the row without the columns that hold such numbers. Returns None if the text has other
+    faults. Raises BadRow if such a number is in a column that sftctl reads.
     """
     if not _MAY_HOLD.search(text):
         return None
@@ -30,8 +32,8 @@ def row_with_nan(text: bytes, source: SourceLine, columns: Columns = ()) -> Any:
     faulty = [key for key, value in row.items() if _has_nan(value)]
     for key in faulty:
         if key in read:
-            message = f"{source}: NaN or an infinite number in {key!r}, which JSON does not have"
-            raise BadRow("broken_json", message, "write null or a number there")
+            message = f"{source}: {key!r} has NaN or an infinite number, which JSON does not allow"
+            raise BadRow("broken_json", message, "write null or a finite number instead")
     return {key: value for key, value in row.items() if key not in faulty}
 
 

@@ -1,8 +1,8 @@
-"""Remove the nulls with which Arrow pads tools and calls to one schema.
+"""Remove the nulls that Arrow adds to tools and calls, so that all of them have one schema.
 
-A table of Arrow (and the JSON that is written from one) gives every tool the parameters of all
-other tools, and every call the arguments of all other calls, as null. A model that is trained on
-these nulls learns to write them.
+In an Arrow table, every tool has the parameters of all other tools, with the value null. Every call
+has the arguments of all other calls, also null. JSON that was written from such a table has the
+same nulls. A model that is trained on these nulls learns to write them.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,11 @@ def drop_padding(row: Row, *, from_arrow: bool) -> bool:
     """Remove padding from the tools and the calls of a row, in place. Returns whether there was
     padding.
 
-    Values that are JSON text are never padded. In a row of Arrow every null is padding. In JSON,
-    a null is padding if it can't mean anything (a parameter without a schema), if the function
-    does not have this parameter, or if the row shows elsewhere that Arrow wrote it.
+    Every null is padding if the row comes from Arrow, or if it looks like a row that Arrow wrote: a
+    parameter is null instead of a schema, or a message has a null that only Arrow writes
+    (`_is_padded_turn`). In other rows, nulls of tools are padding except under `default` and
+    `const`. Nulls of calls are padding if the tool does not have this parameter. JSON text inside a
+    row is never padded.
     """
     turns = list(_turns(row))
     tools = [tool for fields in (row, *turns) for key in _TOOLS for tool in _dicts(fields, key)]
@@ -96,7 +98,7 @@ def _is_padded_turn(turn: Row) -> bool:
 
 
 def _strip(value: object, kept: frozenset[str]) -> int:
-    """Remove null-valued keys at every depth, except `kept`; return how many."""
+    """Remove keys with the value null at every depth, except the keys `kept`. Returns how many."""
     if isinstance(value, list):
         return sum(_strip(item, kept) for item in value)
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A row in OpenAI's shape, and the columns that rows of several shapes have in common."""
+"""The result of reading a row, and readers for columns that several row shapes share."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,23 +19,23 @@ _ANY_TOOLS, _ANY_SYSTEM = frozenset(TOOLS), frozenset(SYSTEM)
 
 @dataclass(slots=True)
 class ParsedRow:
-    """A row in OpenAI's shape, the marks of its messages, and the keys it used."""
+    """What was read from a row: messages in OpenAI's form, tools, weights, and the keys read."""
 
     messages: list[Message] = field(default_factory=list)
     tools: list[Any] | None = None
-    untrained: set[int] = field(default_factory=set)
+    untrained: set[int] = field(default_factory=set)  # numbers of messages that are only context
     weights: dict[int, TurnWeights] = field(default_factory=dict)
-    """Only of messages whose weights are not all 1."""
+    """By message number. A message without an entry has weight 1."""
     used: list[str] = field(default_factory=list)
     left: set[str] = field(default_factory=set)  # unread keys of the messages
 
 
 def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
-    """The key of `keys` that a row uses; it is added to `parsed.used`.
+    """Choose one of `keys` in a row. The chosen key is returned and added to `parsed.used`.
 
-    The first key is sftctl's own name for the column. If it has a value, it is taken, and the other
-    keys are not looked at. Else the key with a value is taken; if no key has a value, the first
-    empty text. BadRow if all keys are missing, or if two keys besides the first have a value.
+    The first key is sftctl's own name for the column. It is chosen if it has a value. Otherwise the
+    other key with a value is chosen. If no key has a value, a key with an empty text is chosen.
+    Raises BadRow if the row has none of the keys. Also raises BadRow if two other keys have values.
     """
     if row.get(keys[0]):
         parsed.used.append(keys[0])
@@ -54,7 +54,10 @@ def one_of(row: Row, keys: tuple[str, ...], parsed: ParsedRow) -> str:
 
 
 def _first_empty(row: Row, keys: tuple[str, ...]) -> list[str]:
-    """The first key in the row with an empty text; else the first key in the row, if any."""
+    """A list with the first key whose text is empty, or else with the first key in the row.
+
+    The list is empty if the row has none of the keys.
+    """
     present = [key for key in keys if key in row]
     return ([key for key in present if row[key] == ""] or present)[:1]
 
@@ -64,7 +67,7 @@ def _first_filled(row: Row, keys: Iterable[str]) -> str | None:
 
 
 def add_tools(parsed: ParsedRow, row: Row, turns: Iterable[Row] = ()) -> None:
-    """Read the tools of a row or of its messages; BadRow if they are in two places and differ."""
+    """Read the tools of a row, or of its messages. Raises BadRow if two lists of tools differ."""
     found = list[tuple[str, list[Any]]]()
     for fields in (row, *(turn for turn in turns if len(turn) > 2)):
         for key in () if _ANY_TOOLS.isdisjoint(fields) else TOOLS:
@@ -83,7 +86,10 @@ def add_tools(parsed: ParsedRow, row: Row, turns: Iterable[Row] = ()) -> None:
 
 
 def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None:
-    """Put the system column in front; BadRow if the messages have another system prompt."""
+    """Insert the system column as the first message. `is_context`: do not train this message.
+
+    Raises BadRow if the messages already have a different system prompt.
+    """
     key = None if _ANY_SYSTEM.isdisjoint(row) else _first_filled(row, SYSTEM)
     if key is None:
         return
@@ -102,7 +108,7 @@ def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None
     if own and own[0]["content"] != message["content"]:
         raise BadRow(
             "bad_shape",
-            f"there is a column {key!r} and also a system message, with another text",
+            f"the column {key!r} and the system message have different texts",
             "remove one of them",
         )
     if not own:
@@ -114,7 +120,7 @@ def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None
 
 
 def pairs(history: object, parsed: ParsedRow) -> list[list[str]]:
-    """The earlier exchanges of an Alpaca row."""
+    """The [instruction, answer] pairs in `history` of an Alpaca row. Raises BadRow for others."""
     if isinstance(history, str):
         history = parsed_turns(history, "history")
     found: list[Any] = history if isinstance(history, list) else [history] if history else []

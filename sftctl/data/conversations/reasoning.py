@@ -5,7 +5,7 @@ from typing import Any
 from sftctl.data.ledger import BadRow
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message with its reasoning."""
+"""Fields that hold the reasoning of a message."""
 
 TAGS = {
     "<think>": "</think>",
@@ -15,11 +15,14 @@ TAGS = {
     "<|channel>thought": "<channel|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
 }
-"""The tags that open a thinking block, and the tags that close it."""
+"""The tag that opens a thinking block -> the tag that closes it."""
 
 
 def field_reasoning(turn: dict[str, Any]) -> str | None:
-    """The reasoning in a separate field; BadRow if it is not one text."""
+    """The reasoning in a separate field of a message; None if there is none.
+
+    Raises BadRow if a field is not text, or if two fields differ.
+    """
     found = [key for key in REASONING if turn.get(key)]
     if not found:
         return next((turn[key] for key in REASONING if isinstance(turn.get(key), str)), None)
@@ -36,11 +39,13 @@ def field_reasoning(turn: dict[str, Any]) -> str | None:
 def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[str | None, str]:
     """The reasoning of a message, and its content without a block that repeats the reasoning.
 
-    `field` is the reasoning in a separate field, `parts` the reasoning in the parts of the content.
-    BadRow if they differ.
+    `field` is the reasoning in a separate field. `parts` is the reasoning in the parts of the
+    content. Raises BadRow if these texts differ, or if the reasoning contains a closing tag.
     """
     if field and parts:
-        _require_equal(without_tags(field), without_tags(parts), "its field", "a part")
+        _require_equal(
+            without_tags(field), without_tags(parts), "the reasoning field", "the reasoning part"
+        )
     reasoning = parts or field
     if not reasoning or not reasoning.strip():
         return reasoning, content
@@ -48,21 +53,21 @@ def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[s
     if closer := next((closer for closer in TAGS.values() if closer in reasoning), None):
         raise BadRow(
             "bad_shape",
-            f"the reasoning holds {closer}, which ends a thinking block",
-            "write the thought alone as reasoning, and what follows it as content",
+            f"the reasoning contains {closer}, which ends a thinking block",
+            "move the text after this tag into the content",
         )
     for opener, closer in TAGS.items():
         thought, found, answer = content.partition(closer)
         if found and thought.lstrip().startswith(opener):
             thought = thought.lstrip().removeprefix(opener)
             if thought.strip():
-                _require_equal(reasoning, thought, "its field", "the block in its content")
+                _require_equal(reasoning, thought, "the reasoning", "the block in the content")
             return reasoning, answer.lstrip()
     return reasoning, content
 
 
 def without_tags(reasoning: str) -> str:
-    """The text inside a pair of tags, or next to a single tag; without tags the unchanged text."""
+    """The reasoning without an opening tag at its start and a closing tag at its end."""
     text = reasoning.strip()
     for opener, closer in TAGS.items():
         if text.startswith(opener) or text.endswith(closer):
@@ -74,6 +79,6 @@ def _require_equal(one: str, other: str, first: str, second: str) -> None:
     if one.strip() != other.strip():
         raise BadRow(
             "bad_shape",
-            f"{first} and {second} are different texts, and a turn has one reasoning",
+            f"{first} and {second} are different texts, but a message has only one reasoning",
             "remove one of them",
         )

@@ -1,4 +1,4 @@
-"""The one table of roles: every name that data sets use, and OpenAI's role for it."""
+"""The table of role names that data sets use, with OpenAI's role for each name."""
 
 import re
 from typing import Literal
@@ -34,17 +34,18 @@ ROLES: dict[str, Role] = {
     "tool_response": "tool",
     "tool_result": "tool",
 }
-"""In lower case. A name may have any case, a number (`human_1`) and a colon."""
+"""Keys are in lower case. Names in data may also have upper case, a number (`human_1`) or a colon.
+"""
 
 _CALLING = frozenset({"function_call", "tool_call", "tool_calls"})
 PLAIN_ROLES = {name: role for name, role in ROLES.items() if name not in _CALLING}
-"""Roles whose messages have nothing but a content."""
+"""All role names except the names of tool calls."""
 
 _NUMBER = re.compile(r"[ _-]?\d+$")
 
 
 def role_of(name: object) -> Role:
-    """OpenAI's role for a name; BadRow if it is unknown."""
+    """OpenAI's role for a name. Raises BadRow if the name is unknown."""
     if isinstance(name, str) and (role := ROLES.get(name) or ROLES.get(_plain(name))):
         return role
     known = ", ".join(ROLES)

@@ -1,6 +1,6 @@
-"""The shapes of rows, and how each is read into messages of OpenAI's shape.
+"""The shapes of rows, and how each shape is read into messages of OpenAI's form.
 
-docs/extending.md describes how to add one.
+docs/extending.md describes how to add a shape.
 """
 
 import re
@@ -47,7 +47,7 @@ _LISTED_MESSAGE = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
 class Shape:
     """How rows of a shape are recognized and read."""
 
-    needs: str  # the keys that such a row must have, for messages
+    needs: str  # the required keys, as text for error messages
     reads: tuple[str, ...]  # all keys that are read; other keys are ignored
     matches: Callable[[Row], bool]
     parse: Callable[[Row], ParsedRow]  # raises BadRow
@@ -55,10 +55,10 @@ class Shape:
 
 
 def detect_shape(row: Row) -> Format | None:
-    """The first shape that matches the columns with a value. If there is none, the first shape that
-    matches all columns.
+    """The shape of a row; None if the shape is unknown.
 
-    Tables that were joined have columns of every shape, most of them empty.
+    The columns that have a value are compared first. If they match no shape, all columns are
+    compared. The reason: a table that was joined from others has many empty columns.
     """
     filled = {key: value for key, value in row.items() if value}
     for fields in (filled, row):
@@ -69,7 +69,7 @@ def detect_shape(row: Row) -> Format | None:
                     _known_keys.clear()
                 _known_keys[keys] = _first_match(fields)
             shape = _known_keys[keys]
-        else:  # the keys alone do not show the shape
+        else:  # the messages, not the keys, show whether the shape is sharegpt
             shape = _first_match(fields)
         if shape is not None:
             return shape
@@ -90,8 +90,11 @@ def is_row(columns: Iterable[str]) -> bool:
 def empty_column(
     filled: Iterable[str], empty: Collection[str], format: Format = "auto"
 ) -> str | None:
-    """The empty column that a row needs; None if there is no such column, or if the row's shape is
-    unknown."""
+    """The required column of a row that is empty. None if there is none, or if the shape is
+    unknown.
+
+    `filled` and `empty` are the names of the columns with and without a value.
+    """
     values = {name: ["x"] if name in _ALL_TURNS else "x" for name in filled}
     shape = detect_shape(values) if format == "auto" else format
     if shape is None:
@@ -106,17 +109,20 @@ def empty_column(
 
 
 def known_shapes() -> str:
-    """The keys by which shapes are recognized, as text."""
+    """The required keys of all shapes, as text for messages."""
     *needs, last = dict.fromkeys(shape.needs for shape in SHAPES.values() if shape.needs)
     return f"{', '.join(needs)}, or {last}"
 
 
 def with_turns_read(row: Row) -> Row:
-    """The row, in which JSON text of a list of messages is replaced by the list."""
+    """Parse lists of messages that are JSON text. Changes and returns `row`.
+
+    Raises BadRow if the text of a list is broken JSON.
+    """
     for key in _ALL_TURNS.intersection(row):
         if isinstance(row[key], str):
             row[key] = parsed_turns(row[key], key)
-    for key in _MAY_BE_TURNS.intersection(row):  # often text that only looks like JSON
+    for key in _MAY_BE_TURNS.intersection(row):  # may be plain text that only looks like JSON
         text = row[key]
         if isinstance(text, str) and text[:1] in _LIST_BEGINS and _LISTED_MESSAGE.match(text):
             with suppress(BadRow):
@@ -134,7 +140,7 @@ def _parse_messages(row: Row) -> ParsedRow:
     parsed.untrained, parsed.weights = marks.context, marks.weights
     parsed.left |= keys_left(turns)
     parsed.untrained |= context_in_column(row, len(turns), parsed.used)
-    add_tools(parsed, row, turns)  # MiniMind keeps them in the system message
+    add_tools(parsed, row, turns)  # MiniMind's data has the tools in the system message
     if parsed.messages:
         add_system(parsed, row)
     return parsed
@@ -243,16 +249,18 @@ SHAPES: dict[Format, Shape] = {
     "text": Shape(
         needs="",
         reads=("text",),
-        matches=lambda row: False,  # only with data.format=text
+        matches=lambda row: False,  # never detected, only chosen with data.format=text
         parse=_parse_text,
         fills=(("text",),),
     ),
 }
-"""The shapes, in the order in which a row is compared with them."""
+"""All shapes. A row has the first shape that matches."""
 
 _known_keys: dict[tuple[str, ...], Format | None] = {}
-"""The shapes of rows without a list of messages, by the keys of the row. The table stays small,
-because a file has few kinds of rows."""
+"""A cache: the keys of a row -> its shape, for rows without a list of messages.
+
+The cache stays small, because most rows of a file have the same keys.
+"""
 
 _MOST_KNOWN = 4096
 
@@ -261,8 +269,8 @@ ROW_KEYS = frozenset(key for shape in SHAPES.values() for key in shape.reads)
 
 
 def _turns_key(row: Row) -> str:
-    """The first key with messages; if there is none, the first key in the row; else the first
-    key."""
+    """The key that holds the messages. A key with a list that is not empty comes first, then any
+    key that is in the row. If there is none: `messages`."""
     filled = (key for key in _TURNS if isinstance(row.get(key), list) and row[key])
     present = (key for key in _TURNS if key in row)
     return next(filled, None) or next(present, _TURNS[0])

@@ -1,8 +1,9 @@
-"""Messages that contain the text of a special token. In the rendered text, this text becomes the
-token.
+"""Find messages that contain the text of a special token, such as `<|im_end|>`.
 
-This happens with prompts that were rendered already, with answers that end with the end-of-turn
-token, and with messages in which somebody wrote special tokens to fake another turn.
+The tokenizer would turn such a text into the special token. Three kinds of messages have it:
+- prompts that were already rendered with a chat template
+- answers that include their end-of-turn token
+- messages in which somebody wrote special tokens to fake another turn
 """
 
 import re
@@ -19,7 +20,7 @@ _BREAK = "\u200b"  # zero-width space: invisible, and no special token has one
 
 
 class SpecialTexts:
-    """The texts of a tokenizer's special tokens, and of the marks that its template writes."""
+    """Finds the texts of special tokens, and of marks in the template, such as `[INST]`."""
 
     def __init__(self, special: Iterable[str] = (), template: str = "") -> None:
         texts = {*special, *_MARKS.findall(template)}
@@ -34,15 +35,17 @@ class SpecialTexts:
         self._escaped = sorted(starts.difference(self._starts))
 
     def may_hold(self, raw: bytes) -> bool:
-        """Whether the JSON text of a row may contain such a text. This is fast, because nothing is
-        parsed."""
+        """Whether the JSON text of a row may contain a special text. Nothing is parsed.
+
+        False is certain. True can be wrong.
+        """
         starts = [*self._starts, *self._escaped] if b"\\u" in raw else self._starts
         return any(start in raw for start in starts)
 
     def first(self, row: Conversation) -> tuple[int, str] | None:
-        """The first message with such a text, and the text. Messages count from 1; 0: the tools.
+        """The number of the first message with a special text, and this text.
 
-        None if no message has any.
+        Messages are numbered from 1; number 0 stands for the tools. None if there is no such text.
         """
         for number, part in ((0, row.tools), *enumerate(row.messages, 1)):
             for text in _texts(part):
@@ -51,7 +54,8 @@ class SpecialTexts:
         return None
 
     def escaped(self, row: Conversation) -> Conversation:
-        """The row with a zero-width space inside each special text, so that it stays text."""
+        """The row with a zero-width space inside each special text. So no special text becomes a
+        token."""
         messages = tuple(_mapped(message, self._broken) for message in row.messages)
         return replace(row, messages=messages, tools=_mapped(row.tools, self._broken))
 
@@ -60,19 +64,19 @@ class SpecialTexts:
 
 
 def where(row: Conversation, number: int, text: str) -> str:
-    """`rows.jsonl:3: message 2 (user) holds <|im_end|>`."""
+    """A description for messages: `rows.jsonl:3: message 2 (user) holds <|im_end|>`."""
     part = f"message {number} ({row.messages[number - 1]['role']})" if number else "the tools"
     return f"{row.source}: {part} {'hold' if part == 'the tools' else 'holds'} {text}"
 
 
 def refusal(row: Conversation, number: int, text: str) -> BadRow:
-    """The error for such a row, with --special-text refuse."""
-    message = f"{where(row, number, text)}, which would become the token"
+    """The error for a row with a special text, if `--special-text` is `refuse`."""
+    message = f"{where(row, number, text)}, which would become a special token"
     return BadRow("special_text", message, "remove it, or prepare with --special-text escape")
 
 
 def _starts_in_json(text: str) -> Iterable[bytes]:
-    """How the first characters can be written in JSON, with and without \\u escapes."""
+    """All ways to write the first two characters in JSON, with and without \\u escapes."""
     first, second = text[0], text[1:2]
     yield (first + second).encode()
     for letters in ("04x", "04X"):

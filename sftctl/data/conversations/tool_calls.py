@@ -1,4 +1,4 @@
-"""Tools and tool calls in the forms that data sets use, read into OpenAI's form."""
+"""Read tools and tool calls, in the forms that data sets use, into OpenAI's form."""
 
 from contextlib import suppress
 from typing import Any
@@ -8,7 +8,7 @@ from sftctl.data.conversations.contents import is_filled
 from sftctl.data.ledger import BadRow
 
 ARGUMENTS = ("arguments", "parameters", "args", "input", "params", "kwargs")
-"""Names of the arguments of a call."""
+"""Keys under which data sets put the arguments of a call."""
 
 _JSON_BEGINS = ("{", "[")
 _NAMES_A_CALL = frozenset({*ARGUMENTS, "name", "type", "id", "index", "call_id", "tool_call_id"})
@@ -19,8 +19,10 @@ LONG_INTEGER = "an integer of more than 64 bits, which would be rounded"
 
 
 def tool_list(value: object, key: str = "tools") -> list[Any] | None:
-    """The tools of a row: a list, or JSON text of one; Gemini's lists of declarations are joined.
-    None if there are none."""
+    """The tools of a row, from a list or from the JSON text of a list. None if there are no tools.
+
+    Gemini's lists of declarations are joined to one list. Raises BadRow for other values.
+    """
     found = list[Any]()
     for tool in _objects(value, key):
         inner = next(
@@ -31,8 +33,9 @@ def tool_list(value: object, key: str = "tools") -> list[Any] | None:
 
 
 def wrapped(tool: Any) -> Any:
-    """A tool in the form that servers send: {"type": "function", "function": {name, description,
-    parameters}}. Bare tools, and Anthropic's and MCP's names of the parameters, are changed."""
+    """A tool in the form that inference servers pass to chat templates: {"type": "function",
+    "function": {name, description, parameters}}. Other forms are converted: a tool without the
+    outer object, and the keys that Anthropic and MCP use instead of `parameters`."""
     if not isinstance(tool, dict) or tool.get("type", "function") not in ("function", "custom"):
         return tool
     if "function" in tool:
@@ -44,7 +47,7 @@ def wrapped(tool: Any) -> Any:
 
 
 def _with_parameters(function: Any) -> Any:
-    """A function whose schema is an object, under `parameters`."""
+    """The function with its schema under `parameters`, as an object instead of JSON text."""
     if not isinstance(function, dict):
         return function
     if "parameters" not in function:
@@ -57,7 +60,7 @@ def _with_parameters(function: Any) -> Any:
 
 
 def refuse_tools_elsewhere(row: dict[str, Any]) -> None:
-    """BadRow if a column that is not read describes the tools that the messages call."""
+    """Raise BadRow if a column that is not read has the tools that the messages call."""
     for key, value in row.items():
         if isinstance(value, str) and value.lstrip().startswith("["):
             with suppress(jsonio.JSONDecodeError):
@@ -76,15 +79,17 @@ def _is_tool(tool: object) -> bool:
 
 
 def tool_calls(value: object) -> list[dict[str, Any]]:
-    """The calls of a message: a list, or JSON text of one."""
+    """The calls of a message, from a list or from the JSON text of a list.
+
+    Raises BadRow for other values, and for a call that can't be read.
+    """
     return [_tool_call(call) for call in _objects(value, "tool_calls")]
 
 
 def function_calls(value: str) -> list[dict[str, Any]] | None:
-    """The calls in the text of a ShareGPT function_call; None if the text is not calls.
+    """The calls in the text of a ShareGPT `function_call`. None if the text has no calls.
 
-    BadRow if the text begins like JSON and is broken, because a model must not learn to write such
-    calls.
+    Raises BadRow if the text is broken JSON, because a model must not learn to write broken calls.
     """
     try:
         found = jsonio.loads(value)
@@ -104,14 +109,17 @@ def _function(call: object) -> dict[str, Any] | None:
     if not isinstance(call, dict):
         return None
     function = call.get("function", call)
-    if isinstance(function, str):  # the name, beside the arguments
+    if isinstance(function, str):  # only the name; the arguments are next to it in `call`
         function = {key: call[key] for key in call if key != "function"} | {"name": function}
     is_named = isinstance(function, dict) and isinstance(function.get("name"), str)
     return function if is_named else None
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's {"type", "function"}. Arguments written as JSON text become an object."""
+    """A call in OpenAI's form. Arguments that are JSON text become an object.
+
+    Raises BadRow if the call has no name, or if its arguments can't be read.
+    """
     function = _function(call)
     if function is None:
         raise BadRow("bad_shape", "a tool call has no function name")
@@ -134,14 +142,17 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(function: dict[str, Any]) -> Any:
-    """The arguments of a call, under any known key. BadRow if an unknown key may have them."""
+    """The arguments of a call, from any of the keys in `ARGUMENTS`.
+
+    Raises BadRow if two keys have different values, or if only an unknown key has a value.
+    """
     filled = [key for key in ARGUMENTS if function.get(key)]
     for key in filled[1:]:
         if function[key] != function[filled[0]]:
             raise BadRow(
                 "bad_shape",
                 f"a call of {function['name']!r:.60} has both {filled[0]!r} and {key!r}",
-                "remove the one that does not hold its arguments",
+                "keep only the key that holds the arguments",
             )
     if filled:
         return function[filled[0]]
@@ -149,7 +160,7 @@ def _arguments(function: dict[str, Any]) -> Any:
         if is_filled(function[key]):
             raise BadRow(
                 "bad_shape",
-                f"a call of {function['name']!r:.60} has no arguments, but {key!r:.40}",
+                f"a call of {function['name']!r:.60} has {key!r:.40}, but no arguments",
                 'a call is {"name": …, "arguments": {…}}',
             )
     return function.get("arguments")
@@ -161,7 +172,7 @@ def _require_exact(text: str, found: Any, what: str) -> None:
 
 
 def _decoded(text: str, name: str) -> Any:
-    """The arguments in a JSON text. JSON text inside JSON text is decoded too."""
+    """Decode arguments that are JSON text. JSON text inside JSON text is decoded too."""
     if not text.strip():
         return None
     try:
@@ -178,7 +189,7 @@ def _decoded(text: str, name: str) -> Any:
 
 
 def _objects(value: object, key: str) -> list[dict[str, Any]]:
-    """A list of objects, or JSON text of one; an empty list if there is nothing."""
+    """The list of objects in `value`, which is a list or JSON text. Empty if there is no value."""
     if isinstance(value, str) and value.strip():
         text = value
         try:

@@ -1,4 +1,4 @@
-"""The error for a row of an unknown shape: what the row may be, and how it can be read."""
+"""The error for a row of an unknown shape, with a hint that says how to read the row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,14 +39,14 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
     if hint is None and isinstance(row.get("text"), str):
         return BadRow(
             "bad_shape",
-            "text to continue, not a conversation: its key is text",
+            "the row has plain text (its key is text), not a conversation",
             "--format text trains on every token of it",
         )
     if isinstance(row.get("input_ids"), list):
         return BadRow(
             "bad_shape",
-            "token ids (input_ids), not text: masks can't be made for them",
-            "give the text that the ids were made from",
+            "the row has token ids (input_ids), not text: loss masks can't be made for ids",
+            "use the text that the ids were made from",
         )
     keys = ", ".join(f"{key:.40}" for key in sorted(row)[:10]) or "none"
     return BadRow(
@@ -57,7 +57,7 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
 
 
 def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
-    """BadRow if the messages have no answer, but another column has one."""
+    """Raise BadRow if the messages have no answer, but another column looks like an answer."""
     for key in _ANSWERS:
         value = row.get(key)
         if key not in used and isinstance(value, str) and value.strip():
@@ -69,7 +69,7 @@ def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
 
 
 def rows_inside(found: Row) -> str | None:
-    """The jq filter that takes the rows out of an object; None if the object has no rows."""
+    """The jq filter that extracts the rows from an object; None if the object has no rows."""
     values = list(found.values())
     if len(values) > 1 and all(isinstance(one, dict) and detect_shape(one) for one in values):
         return ".[]"
@@ -100,7 +100,7 @@ def _is_list_of_objects(value: object) -> bool:
 
 
 def unknown_table(name: str, header: Sequence[str]) -> DataError:
-    """The error for a table whose columns make no row of a known shape."""
+    """The error for a table whose columns match no known shape."""
     problem = _unknown_columns(header)
     if problem.reason == "preference":
         return DataError(f"{name}: {problem.message}", problem.hint)
@@ -112,7 +112,7 @@ def unknown_table(name: str, header: Sequence[str]) -> DataError:
 
 
 def columns_twice(name: str, column: str) -> DataError:
-    """The error for a table in which two columns have one name."""
+    """The error for a table in which two columns have the same name."""
     return DataError(
         f"{name}: two columns are called {column!r:.40}", "rename one of them in the first line"
     )
@@ -128,12 +128,12 @@ def _unknown_columns(header: Sequence[str]) -> BadRow:
 
 
 def _hint(row: Row, is_line: bool) -> str | None:
-    """A hint how such a row can be read; None if it is not obvious."""
+    """A hint that says how to read such a row; None if sftctl can't guess what the row is."""
     if {"role", "from"}.intersection(row) and {"content", "value", "parts"}.intersection(row):
         how = _WRAP_LINES if is_line else WRAP
-        return f"a message alone, without its conversation: {how}"
+        return f"the row is a single message, not a conversation: {how}"
     if (inside := rows_inside(row)) is not None:
-        return f"the rows are inside: `jq -c '{inside}' FILE > rows.jsonl` takes them out"
+        return f"the rows are inside an object: `jq -c '{inside}' FILE > rows.jsonl` extracts them"
     for key, value in row.items():
         if isinstance(value, dict) and (shape := detect_shape(value)):
             first = next(k for k in SHAPES[shape].reads if k in value)

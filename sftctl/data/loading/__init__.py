@@ -1,1 +1,1 @@
-"""From a step of the plan to tensors: the micro-batches, the processes that make them."""
+"""From a step of the plan to micro-batches (tensors), and the processes that make them."""

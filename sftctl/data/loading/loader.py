@@ -37,13 +37,13 @@ from sftctl.data.step_shape import StepShape
 from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError, LoaderDied
 
-EVALUATION_BLOCK = 64  # examples that an evaluation cuts together
-_HANDOVER_S = 1e-3  # in shorter steps, a thread that builds batches costs more than it saves
+EVALUATION_BLOCK = 64  # an evaluation cuts this many examples into micro-batches at a time
+_HANDOVER_S = 1e-3  # if steps are shorter, building batches in a thread is slower than without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSettings:
-    """The settings of torch's DataLoader. They change speed and nothing else."""
+    """The settings of torch's DataLoader. They change only the speed."""
 
     num_workers: int = 0
     pin_memory: bool = False
@@ -52,7 +52,7 @@ class LoaderSettings:
 
 
 def loader_settings(data: DataConfig, device_type: str) -> LoaderSettings:
-    """The loader's settings for this configuration on this kind of device."""
+    """The settings of the DataLoader for this configuration and device."""
     return LoaderSettings(
         num_workers=data.num_workers,
         pin_memory=data.pin_memory != "off" and device_type == "cuda",
@@ -64,7 +64,7 @@ def loader_settings(data: DataConfig, device_type: str) -> LoaderSettings:
 def _share(
     store: Examples, examples: Sequence[int], pieces: Sequence[Piece], shape: StepShape
 ) -> list[MicroBatch]:
-    """One rank's micro-batches of a cut. In lockstep, every rank has the same number."""
+    """One rank's micro-batches of a step. In lockstep, fillers give all ranks the same number."""
     hands = _hands(pieces, shape)
     share = [
         collate(store, tuple(examples[p] for p in pieces[i].places), i) for i in hands[shape.rank]
@@ -74,7 +74,7 @@ def _share(
 
 
 def _hands(pieces: Sequence[Piece], shape: StepShape) -> list[list[int]]:
-    """The numbers of each rank's pieces."""
+    """For each rank: the indices of its pieces."""
     dealt = deal_in_rounds if shape.lockstep else deal
     return dealt([piece.cost for piece in pieces], shape.world_size)
 
@@ -88,13 +88,13 @@ def longest_micro_batch(store: Examples, shape: StepShape) -> MicroBatch:
 
 
 def sum_of_weights(store: Examples, examples: Sequence[int]) -> float:
-    """The sum of the weights of these examples' target tokens; their number if all are 1."""
+    """The sum of the weights of all target tokens in these examples. The default weight is 1."""
     sums = store.target_lengths if store.target_weights is None else store.target_weights
     return float(sums[np.asarray(examples)].sum())
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Makes a rank's StepBatch from a step's examples; loader processes run it."""
+    """Makes a rank's StepBatch from the examples of a step. Loader processes run this."""
 
     def __init__(self, store: Examples, shape: StepShape) -> None:
         self.store = store
@@ -115,12 +115,12 @@ class StepDataset(Dataset[StepBatch]):
         )
 
 
-# A spawned rank would spawn its loader processes too, and each of them would load torch again.
+# A process that was spawned also spawns its children by default, and each child loads torch again.
 _START = "fork" if can_fork() else "spawn"
 
 
 class EpochSampler(Sampler[tuple[int, int, list[int]]]):
-    """Yields (epoch, step, examples) for the remaining steps of the epoch that was set."""
+    """Yields (epoch, step, examples) for the remaining steps of the current epoch."""
 
     def __init__(
         self, lengths: npt.NDArray[np.integer], shape: StepShape, mixture: Mixture | None = None
@@ -131,11 +131,11 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Iterate over the steps of `epoch` from `start_step` on."""
+        """The next iteration yields the steps of `epoch` from `start_step` on."""
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, start_step = self._epoch, self._start_step  # an open iteration keeps these values
+        epoch, start_step = self._epoch, self._start_step  # a running iteration keeps its values
         steps = SkipBatchSampler(self._plan(epoch), start_step)
         for step, examples in enumerate(steps, start=start_step):
             yield epoch, step, examples
@@ -148,7 +148,7 @@ class EpochSampler(Sampler[tuple[int, int, list[int]]]):
 
 
 class StepLoader:
-    """Iterates over an epoch's steps for one rank, with or without loader processes."""
+    """Iterates over the steps of an epoch for one rank, with or without loader processes."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class StepLoader:
         workers = settings.num_workers
         self._loader = DataLoader(
             self._dataset,
-            batch_size=None,  # an item is already a step
+            batch_size=None,  # an item of the dataset is a complete StepBatch
             sampler=self._sampler,
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -171,14 +171,15 @@ class StepLoader:
             persistent_workers=settings.persistent_workers and workers > 0,
             worker_init_fn=_depend_on_the_trainer,
             multiprocessing_context=_START if workers else None,
-            generator=torch.Generator(),  # the default draws from the global random stream
+            generator=torch.Generator(),  # the default would use the global random generator
         )
         self._of_processes: Any = None  # torch's iterator over the batches of loader processes
 
     def steps(self, epoch: int, start_step: int = 0) -> Iterator[StepBatch]:
-        """The StepBatches of `epoch` from `start_step` on, each built while the last one trains.
+        """The StepBatches of `epoch` from `start_step` on.
 
-        Loader processes work ahead by themselves. Without any, a thread works one step ahead.
+        Each StepBatch is built while the previous step trains: by loader processes, or by a thread
+        if there are no loader processes.
         """
         self._sampler.set_epoch(epoch, start_step)
         try:
@@ -187,31 +188,34 @@ class StepLoader:
                 yield from self._of_processes
             else:
                 yield from self._one_ahead()
-        except DataError as problem:  # torch puts a loader process's traceback before it
+        except (
+            DataError
+        ) as problem:  # torch puts the traceback of the loader process before the message
             message = problem.message.rstrip().rpartition("DataError: ")[2]
             raise DataError(message, PUT_BACK) from problem
 
     def close(self) -> None:
-        """End the loader processes, if there are any; call it also after an error.
+        """End the loader processes, if there are any. Call this also after an error.
 
-        Otherwise Python ends them with SIGTERM at its exit, and then torch's SIGCHLD handler raises
-        an error.
+        Without this call, Python ends the processes with SIGTERM at exit. Then torch's SIGCHLD
+        handler raises an error.
         """
         if self._of_processes is not None:
-            self._of_processes._shutdown_workers()  # torch has no public way
+            self._of_processes._shutdown_workers()  # torch has no public method for this
 
     def _one_ahead(self) -> Iterator[StepBatch]:
-        """Build each step in a thread while the previous one trains, if that takes some time."""
+        """Build each StepBatch in a thread while the previous step trains. Very short steps use no
+        thread."""
         batches: Iterator[StepBatch]
         if self._loader.pin_memory:
             batches = iter(self._loader)
-        else:  # through DataLoader, a step would take a fifth longer
+        else:  # faster: with DataLoader, a step would take 20% longer
             batches = map(self._dataset.__getitem__, self._sampler)
-        step_s = math.inf  # from one batch to the request for the next
+        step_s = math.inf  # time from one batch to the request for the next batch
         coming: Future[StepBatch | None] | None = None
         with ThreadPoolExecutor(1) as thread:
             while True:
-                if coming is None or coming.cancel():  # faster than to wait for a thread to start
+                if coming is None or coming.cancel():  # the thread has not begun: build it here
                     batch = next(batches, None)
                 else:
                     batch = coming.result()
@@ -227,7 +231,7 @@ class StepLoader:
 def loader_death_as_error() -> Iterator[None]:
     """Turn torch's RuntimeError for a killed loader process into LoaderDied.
 
-    torch raises it from a SIGCHLD handler, so it can surface on any line.
+    torch raises this error in a SIGCHLD handler, so it can occur at any line.
     """
     try:
         yield
@@ -245,18 +249,21 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _depend_on_the_trainer(worker_id: int) -> None:
-    """Make this loader process end when the trainer ends it or is killed.
+    """Make this loader process end when its trainer ends or is killed.
 
-    A forked process keeps the trainer's connections open, and the other ranks would wait for them.
+    A forked process keeps the trainer's connections open. While it lives, other ranks do not notice
+    that the trainer is gone.
     """
     become_a_worker()
     torch.set_num_threads(1)
 
 
 def evaluation_rounds(store: Examples, shape: StepShape) -> Iterator[tuple[int, list[MicroBatch]]]:
-    """All examples, in rounds. A round has at most one micro-batch for this rank. All ranks have
-    the same number of rounds, so they can agree before each round. In lockstep no round is empty.
-    The number says about how many examples all ranks together have done before the round.
+    """Yield (number of examples done, micro-batches of this rank) for each round of an evaluation.
+
+    A round has at most one micro-batch per rank. All ranks have the same number of rounds, so they
+    can exchange votes before each round. In lockstep, each rank has a micro-batch in every round.
+    The number of examples done is approximate. It counts all ranks, before this round.
     """
     order = np.argsort(-np.asarray(store.lengths), kind="stable")
     for start in range(0, len(order), EVALUATION_BLOCK):

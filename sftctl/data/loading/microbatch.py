@@ -1,9 +1,9 @@
-"""Collates a step's examples into micro-batches: the tensors of one pass through the model.
+"""Collate examples of a step into a micro-batch: the tensors of one pass through the model.
 
-The rows of a micro-batch are laid end to end in one long row, without padding between them. The
-total is rounded up to a multiple of `PASS_STEP` tokens, so that only a few shapes occur.
+The rows of a micro-batch are joined end to end to one long row, without padding between them. The
+total length is rounded up to a multiple of `PASS_STEP` tokens, so that only a few shapes occur.
 
-Shapes: T tokens of the micro-batch, R rows, N target tokens, T and N rounded up.
+Shapes: T tokens, N target tokens, R rows. All three numbers are rounded up.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from sftctl.data.storage.joined import JoinedStore
 from sftctl.data.store import JoinedRows, TokenStore
 from sftctl.model.loss import IGNORE_INDEX
 
-PAD_ID = 0  # any id works: padding is never a target, and no real token attends to it
+PAD_ID = 0  # any id works: padding is never a target, and real tokens do not attend to padding
 PASS_STEP = 128
-"""Tokens and targets of a micro-batch are rounded up to a multiple of this. With few shapes memory
-does not grow: CPU kernels keep some memory for each new shape and never free this memory."""
-_ROW_SLOTS = 64  # R is rounded up to a multiple of this: compiled code depends on R
+"""T and N are multiples of this number, so that few shapes occur. The reason: CPU kernels keep some
+memory for each new shape and never free it."""
+_ROW_SLOTS = 64  # R is a multiple of this number, because compiled code depends on R
 
 
 class Examples(Protocol):
@@ -39,19 +39,19 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows laid end to end. The padding at the end is a row of its own, without targets."""
+    """Rows joined end to end. The padding at the end is an additional row without targets."""
 
     input_ids: torch.Tensor  # (1, T) int64
     position_ids: torch.Tensor  # (1, T) int64, from 0 in each row
-    target_positions: torch.Tensor  # (N,) int64: the positions before a target; 0 to fill up
-    target_ids: torch.Tensor  # (N,) int64, IGNORE_INDEX to fill up
-    row_lengths: torch.Tensor  # (R,) int32, their sum is T; 0 to fill up
+    target_positions: torch.Tensor  # (N,) int64: the position before each target; padded with 0
+    target_ids: torch.Tensor  # (N,) int64, padded with IGNORE_INDEX
+    row_lengths: torch.Tensor  # (R,) int32, their sum is T; padded with 0
     examples: tuple[int, ...]  # store indices of the rows; empty for a filler
-    number: int  # number within the step's cut; dropout is seeded by run seed, step and this number
+    number: int  # index within the step; dropout is seeded by run seed, step and this number
     num_tokens: int  # without the padding at the end
     num_target_tokens: int
-    longest_row: int  # tokens; the row of padding counts too
-    target_weights: torch.Tensor | None = None  # (N,) float32, 0 to fill up; None: all are 1
+    longest_row: int  # in tokens; the row of padding is included
+    target_weights: torch.Tensor | None = None  # (N,) float32, padded with 0; None: all are 1
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -70,15 +70,14 @@ class MicroBatch:
         return self.input_ids.numel() - self.num_tokens if self.examples else 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes, because a shared-memory file for each tensor, as torch makes them,
-        costs far more."""
+        """Pickle the tensors as plain bytes. torch's default, a shared-memory file for each tensor,
+        is much slower."""
         arrays = [tensor.numpy() for tensor in self.tensors]
         counts = (self.number, self.num_tokens, self.num_target_tokens, self.longest_row)
         return _from_arrays, (arrays, self.examples, counts)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """This micro-batch if it is on the device, else a copy (asynchronous from pinned
-        memory)."""
+        """This micro-batch on `device`. From pinned memory, the copy is asynchronous."""
         if self.input_ids.device == device:
             return self
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
@@ -103,20 +102,21 @@ class MicroBatch:
 def _from_arrays(
     arrays: list[Any], examples: tuple[int, ...], counts: tuple[int, int, int, int]
 ) -> MicroBatch:
-    """`arrays` are `MicroBatch.tensors`, `counts` the numbers from `number` to `longest_row`."""
+    """A MicroBatch from the arrays of `MicroBatch.tensors`, and its fields `number` to
+    `longest_row`."""
     ids, positions, where, targets, lengths, *weights = map(torch.from_numpy, arrays)
     return MicroBatch(ids, positions, where, targets, lengths, examples, *counts, *weights)
 
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """One rank's part of one step."""
+    """The micro-batches of one rank for one step."""
 
     epoch: int
     step_in_epoch: int  # 0-based
     num_examples: int  # of the step, over all ranks
     num_target_tokens: int  # of the step, over all ranks
-    sum_of_weights: float  # sum of the targets' weights, by which the step's loss is divided
+    sum_of_weights: float  # over all targets of the step; the loss is divided by this sum
     micro_batches: tuple[MicroBatch, ...]
 
     def pin_memory(self) -> "StepBatch":
@@ -125,7 +125,7 @@ class StepBatch:
 
 
 def collate(store: Examples, examples: tuple[int, ...], number: int) -> MicroBatch:
-    """Lay examples of the store end to end. Only this function shifts labels.
+    """A micro-batch of these examples of the store. Only this function shifts labels.
 
     The hidden state at position t predicts token t+1, so a target at token t+1 has position t.
     """
@@ -168,7 +168,7 @@ def _counting(size: int) -> npt.NDArray[np.int64]:
 
 
 def _read(store: Examples, examples: Sequence[int]) -> JoinedRows:
-    """These examples, joined end to end, in one call of the store if it has such a method."""
+    """These examples, joined end to end. Token stores read all of them in one call."""
     if isinstance(store, TokenStore | JoinedStore):
         return store.read(examples)
     rows = [store[index] for index in examples]
@@ -178,12 +178,12 @@ def _read(store: Examples, examples: Sequence[int]) -> JoinedRows:
 
 
 def rounded_up(number: int, step: int = PASS_STEP) -> int:
-    """The smallest multiple of `step` that is not below `number`."""
+    """The smallest multiple of `step` that is at least `number`."""
     return -(-number // step) * step
 
 
 def filler_micro_batch(number: int) -> MicroBatch:
-    """One row without targets, for a rank that has no piece while other ranks have one."""
+    """One row without targets, for a rank without a piece while other ranks still have pieces."""
     ids = np.full((1, PASS_STEP), PAD_ID, dtype=np.int64)
     row_lengths = np.zeros(_ROW_SLOTS, dtype=np.int32)
     row_lengths[0] = PASS_STEP

@@ -1,4 +1,4 @@
-"""What loader processes need from the machine, and which needs the machine can't meet."""
+"""The resources that loader processes need, and which of them the machine lacks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from sftctl.words import format_bytes
 FILES_PER_RANK = 48
 FILES_PER_WORKER = 6
 RAM_PER_WORKER = 40_000_000  # bytes that a forked process does not share with its rank
-SHM_PER_WORKER = 12 * 4096  # bytes: semaphores of its queues; batches go through pipes
-BYTES_PER_TOKEN = 24  # a token's id, position and target: 8 bytes each
+SHM_PER_WORKER = 12 * 4096  # bytes for the semaphores of queues; batches need none (pipes)
+BYTES_PER_TOKEN = 24  # id, position and target of a token: 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Something of which loader processes need more than the machine has."""
+    """A resource that the loader processes need more of than the machine has."""
 
     needed: str  # "about 78 open files"
     available: str  # "64 are allowed"
@@ -38,9 +38,9 @@ def shortages(
     machine: Machine,
     ranks_here: int | None = None,
 ) -> Iterator[Shortage]:
-    """What the loader processes need and the machine does not have; nothing without workers.
+    """The resources that are too small for the loader processes. Empty without loader processes.
 
-    `ranks_here` ranks share the machine; None: all of them.
+    `ranks_here` is the number of ranks on this machine; None: all ranks.
     """
     workers = settings.num_workers
     if workers == 0:
@@ -71,7 +71,7 @@ def shortages(
 
 
 def _bytes_of_a_batch(store: Examples, shape: StepShape) -> int:
-    """A step's batch on one rank, if all its examples are as long as the longest."""
+    """The size of a rank's StepBatch, if every example has the length of the longest example."""
     rows = -(-shape.global_batch_size // shape.world_size)
     return int(np.max(store.lengths)) * rows * BYTES_PER_TOKEN
 

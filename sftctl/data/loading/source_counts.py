@@ -1,4 +1,4 @@
-"""How much of each source a run trains: examples, tokens and target tokens, planned and trained."""
+"""How many examples and tokens of each source a run has planned and trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sftctl.data.plan import DataPosition, plan_mixture, steps_per_epoch, times_
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """One source. An example that the weight repeats counts once for each repetition."""
+    """The counts of one source. An example that is trained several times counts several times."""
 
     name: str
     weight: float
@@ -42,9 +42,9 @@ def source_counts(
     start: DataPosition = DataPosition(),
     seen: Mapping[str, Mapping[str, int]] | None = None,
 ) -> list[SourceCounts]:
-    """The counts of a run that trains `num_steps` more, from `start` on.
+    """The counts of a run that is at `start` and has `num_steps` steps left.
 
-    `seen` has the counts before `start`, by source; None: nothing was trained before.
+    `seen` has the counts of the steps before `start`, by source; None: there are no such steps.
     """
     times = _times(mixture, seed, global_batch_size, num_steps, start)
     counts = []

@@ -1,10 +1,11 @@
 """The answer that a model has to write for an assistant turn, and the prompt before it.
 
-Usually the text of the conversation up to and including the turn begins with the prompt, and the
-rest is the answer. With some templates the text does not begin with the prompt, for one of two
-known reasons. The prompt opens a thinking block that the turn lacks, or the template writes earlier
-messages differently when the turn follows. Then the text to train on is the prompt as inference
-renders it, followed by the template's text of the turn.
+Usually the rendered text, up to and including the turn, begins with the prompt. The rest is the
+answer. With some templates the text does not begin with the prompt. There are two known reasons:
+- The prompt opens a thinking block that the turn lacks.
+- The template writes earlier messages differently when the turn follows.
+In both cases the text to train on is the prompt as inference renders it, followed by the rendered
+text of the turn.
 """
 
 from dataclasses import dataclass
@@ -28,13 +29,12 @@ from sftctl.data.masks.thinking import (
 )
 from sftctl.model.tokenizer.encoders import Span
 
-_MARK = "\ue000sftctl\ue001"  # a content that nobody writes
+_MARK = "\ue000sftctl\ue001"  # a content that does not occur in real data
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One assistant turn: the prompt, and the text to train on, which includes the end of the
-    turn."""
+    """One assistant turn: the prompt, and the text to train on up to the end of the turn."""
 
     prompt: str
     text: str
@@ -52,16 +52,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """How a turn begins: the prompt without a thinking block at its end, this block, and the
-    template's text of the turn."""
+    """The place where a turn begins."""
 
-    header: str
-    block: OpenedBlock | None
-    written: str
+    header: str  # the prompt without the thinking block at its end
+    block: OpenedBlock | None  # this thinking block
+    written: str  # the rendered text of the turn
 
 
 def answer_of(prefixes: Prefixes, turn: int) -> Answer:
-    """The answer of an assistant message; BadRow if it cannot be determined exactly."""
+    """The answer of an assistant message. Raises BadRow if it can't be determined exactly."""
     place = _first(prefixes) if turn == 0 else _place(prefixes, turn)
     if place is None:
         raise _unclear(
@@ -79,8 +78,11 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
 
 
 def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
-    """Prompt and answer. A block that the prompt opens belongs to the answer if the turn repeats
-    the block."""
+    """Prompt and answer of a turn.
+
+    The prompt may end with a thinking block. If the turn repeats this block, the block belongs to
+    the answer.
+    """
     block, written = place.block, place.written
     if block is None:
         return place.header, written
@@ -103,48 +105,47 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
     answer = block.after_empty(written)
     if answer is None:
         what = (
-            "prompt closes an empty thinking block, and the turn has another one or other white "
-            "space after it"
+            "prompt closes an empty thinking block, and the turn has another block or other white "
+            "space after the block"
         )
         raise _unclear(prefixes.row, turn, what)
     return prompt, answer
 
 
 def _opening_option(prefixes: Prefixes) -> str | None:
-    """The template option for which a prompt leaves room for reasoning."""
+    """The template option with which a prompt does not close its thinking block."""
     return option_for(prefixes.tokenizer, lambda block: block is None or block.is_open)
 
 
 def _closing_option(prefixes: Prefixes) -> str | None:
-    """The template option for which a prompt opens no thinking block, or closes it."""
+    """The template option with which a prompt does not leave a thinking block open."""
     return option_for(prefixes.tokenizer, lambda block: block is None or not block.is_open)
 
 
 def _place(prefixes: Prefixes, turn: int) -> _Place | None:
-    """The place where the turn begins, in the text that ends with the turn. None if it is
-    unclear."""
+    """The place where the turn begins. None if it is unclear."""
     prompt, through = prefixes.prompt(turn), prefixes.through(turn)
     block = opened_block(prompt)
     before = prefixes.row.messages[turn - 1]["content"]
     if block is not None and opened_block(before) and prompt == prefixes.through(turn - 1):
-        block = None  # this text ends the previous message, so the prompt opens no block
+        block = None  # the block is the end of the previous message, not a part of the prompt
     header = prompt if block is None else prompt.removesuffix(block.text)
     if through.startswith(header):
         return _Place(header, block, through[len(header) :])
     if prefixes.row.messages[turn - 1]["role"] == "assistant":
-        return None  # inference never prompts for a turn right after a turn of the model
+        return None  # inference never prompts for two assistant turns in a row
     try:
         return _place_in_other_context(prefixes, turn)
-    except BadRow:  # the template refuses a stand-in
+    except BadRow:  # the template refuses the changed conversation
         return None
 
 
 def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
-    """The place where the turn begins, if the template writes the messages before it differently.
+    """The place where the turn begins, for templates that write the earlier messages differently.
 
-    Stand-in conversations are rendered, with marks as the contents of the previous message and of
-    the turn. They show the text after the previous message, once in the prompt and once before a
-    turn without reasoning or calls.
+    The conversation is rendered with marks as the contents of the previous message and of the turn.
+    This shows the text after the previous message: in the prompt, and before a plain turn (without
+    reasoning or calls).
     """
     row, prompt = prefixes.row, prefixes.prompt(turn)
     *earlier, previous = row.messages[:turn]
@@ -168,11 +169,10 @@ def _place_in_other_context(prefixes: Prefixes, turn: int) -> _Place | None:
 
 
 def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None, str] | None:
-    """The block that the prompt opens, and the end of `before` that belongs to the turn; None if
-    unclear.
+    """The block that the prompt opens, and the end of `before` that belongs to the turn.
 
-    All three are texts after the same message: `prompted` in the prompt, `before` up to the content
-    of a turn, and `alone` if nothing follows the message.
+    None if this is unclear. All arguments are texts after the same message: `prompted` in the
+    prompt, `before` up to the content of a turn, and `alone` if nothing follows the message.
     """
     header = commonprefix([prompted, before])
     rest, gap = prompted[len(header) :], before[len(header) :]
@@ -189,9 +189,10 @@ def _aligned(prompted: str, before: str, alone: str) -> tuple[OpenedBlock | None
 
 
 def _first(prefixes: Prefixes) -> _Place:
-    """The start of the first turn, in a conversation that begins with the assistant. Templates
-    can't render zero messages. So the header is taken from a stand-in conversation. The text before
-    the header must be the text that the template writes before any conversation.
+    """The start of the first turn, in a conversation that begins with the assistant.
+
+    Templates can't render zero messages. So the header of the turn is taken from the prompt of a
+    conversation with one user message. Raises BadRow if this header is not found in the text.
     """
     through = prefixes.through(0)
     stand_in = ({"role": "user", "content": "?"},)
@@ -202,7 +203,7 @@ def _first(prefixes: Prefixes) -> _Place:
         header = header.removeprefix(user)
         preamble, found, _ = through.partition(header) if header else ("", "", "")
     else:
-        header = _header(prefixes, header) or _MARK  # the mark is not found
+        header = _header(prefixes, header) or _MARK  # the text does not contain the mark
         preamble, found, _ = through.partition(header)
     if found != header or not user.startswith(preamble):
         raise BadRow(
@@ -214,9 +215,10 @@ def _first(prefixes: Prefixes) -> _Place:
 
 
 def _header(prefixes: Prefixes, prompted: str) -> str | None:
-    """The header of a turn, for a template that ends a conversation with text that no prompt has.
-    The prompt, and the text before the content of a turn, end alike. The header is this common end
-    from its first special token on.
+    """The header of a turn, for a template whose prompt does not begin with the text so far.
+
+    The prompt and the text before the content of a turn have a common end. The header is this end,
+    from the first special token on. None if there is no special token.
     """
     plain = ({"role": "assistant", "content": _MARK},)
     before, found, _ = prefixes.render(plain).partition(_MARK)
@@ -229,11 +231,11 @@ def _unclear(row: Conversation, turn: int, what: str, option: str | None = None)
     hint = "use another chat template, or give it an option (--template-option)"
     thought = thought_of(row.messages[turn])
     if thought is not None and thought.opener is not None and option is None:
-        hint = "write its reasoning as reasoning_content, or use another chat template"
+        hint = "move the reasoning to reasoning_content, or use another chat template"
     if open_thought(row.messages[turn]["content"]) is not None:
-        hint = "its thinking block does not end, as if it were cut off: remove the row"
+        hint = "the thinking block of this message does not end: remove the row"
     elif option is not None:
-        hint = f"--template-option {option} changes that, for all rows; or use another template"
+        hint = f"use --template-option {option} (for all rows), or another chat template"
     return BadRow(
         "mask_not_exact",
         f"{row.source}: message {turn + 1}: the chat template's {what}",

@@ -1,8 +1,8 @@
-"""The shape of a content: the parts that a chat template may test. The other parts are its free
-texts.
+"""Split the content of a message into a shape and free texts.
 
-If the `ContentUse` of a template is known, the template tests only the shape. It writes the free
-texts and does nothing else with them. So it treats all contents of one shape in the same way.
+The shape has the parts that a chat template may test, such as `<think>` and white space at the
+ends. All other parts are free texts. If the `ContentUse` of a template is known, the template only
+copies free texts to its output. So the template treats all contents of one shape in the same way.
 """
 
 import re
@@ -14,14 +14,14 @@ from sftctl.model.tokenizer.content_use import ContentUse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 Shape = tuple[str, ...]
-"""The fixed texts of a content, which are before, between and after its free texts."""
+"""The fixed texts before, between and after the free texts of a content."""
 
 _MOST_FREE_TEXTS = 32
 _MOST_FIXED_CHARS = 2000
 _OPEN, _CLOSE = "\ue002", "\ue003"
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _RESERVED = ("\ue000", "\ue001", _OPEN, _CLOSE)
-"""Characters of the marks that stand for texts in renderings."""
+"""Characters that occur only in marks. A mark stands for a text in a rendering."""
 
 
 def mark(number: int) -> str:
@@ -39,8 +39,8 @@ def cut_at_marks(text: str) -> tuple[list[str], list[int]]:
 class ContentShapes:
     """Splits contents into their shape and their free texts.
 
-    The shape has the constants that the template looks for, the tokenizer's special tokens, the
-    tags of thinking blocks, and white space that the template may strip.
+    The shape consists of the constants that the template looks for, the tokenizer's special tokens,
+    the tags of thinking blocks, and white space that the template may strip.
     """
 
     strips: bool
@@ -49,7 +49,7 @@ class ContentShapes:
 
     @classmethod
     def of(cls, use: ContentUse, tokenizer: ChatTokenizer) -> "ContentShapes":
-        """The shapes of contents for `tokenizer`, whose template uses contents as `use` says."""
+        """For a tokenizer and the known use of contents by its template."""
         constants = {*use.constants, *tokenizer.special_texts, *THINKING_TAGS} - {""}
         groups: dict[str, dict[str, list[str]]] = {}
         for constant in sorted(constants):
@@ -58,10 +58,10 @@ class ContentShapes:
         return cls(use.strips, [(first, [*some.items()]) for first, some in groups.items()])
 
     def split(self, content: str) -> tuple[Shape, list[str]] | None:
-        """Shape and free texts of a content.
+        """Shape and free texts of a content. None if the content can't be split.
 
-        None if the content can't be split: it holds characters of the marks, constants that
-        overlap, too many free texts, or too many fixed characters.
+        This happens if the content has characters of the marks, constants that overlap, too many
+        free texts, or too many fixed characters.
         """
         if any(letter in content for letter in _RESERVED):
             return None
@@ -98,7 +98,7 @@ class ContentShapes:
 
 
 def _joined(parts: Iterable[str]) -> tuple[Shape, list[str]]:
-    """Shape and free texts of `parts`; every second part is a constant."""
+    """Shape and free texts of `parts`. Every second part is a constant, the others are text."""
     shape, free = [""], list[str]()
     for index, part in enumerate(parts):
         core = "" if index % 2 else part.strip()
@@ -118,7 +118,7 @@ def _around(text: str) -> tuple[str, str]:
 
 
 def _count(constant: str, text: str) -> int:
-    """How often a constant occurs in a text, where occurrences may overlap."""
+    """How often a constant occurs in a text. Overlapping occurrences are counted too."""
     count, at = 0, text.find(constant)
     while at >= 0:
         count, at = count + 1, text.find(constant, at + 1)

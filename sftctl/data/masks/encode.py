@@ -1,11 +1,14 @@
 """Encode texts to token ids, and turn their target characters into exact loss masks.
 
-A fast engine returns ids without character offsets. Usually the bytes of the tokens show where the
-targets are (`token_edges`). If they don't, the text is cut at the edges of the targets, and each
-piece is encoded. If the ids of the pieces, joined, equal the ids of the complete text, the edges
-are exact. Otherwise the reference's offsets decide. An answer that does not begin between two
-tokens gets an example of its own, in which prompt and answer are encoded separately, as in
-generation. A row whose mask cannot be determined exactly is refused; masks are never guessed.
+A fast engine returns ids without character offsets. Three methods find the target tokens:
+1. The bytes of the tokens usually show where the targets are (`token_edges`).
+2. The text is cut at the edges of the targets, and each piece is encoded. If the joined ids equal
+   the ids of the complete text, the edges are exact.
+3. The reference tokenizer returns character offsets.
+
+If a token is partly in the prompt and partly in an answer, this answer gets a separate example.
+There, prompt and answer are encoded separately, as in generation. A row whose mask can't be
+determined exactly is refused. Masks are never guessed.
 """
 
 from bisect import bisect_right
@@ -27,15 +30,16 @@ from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MASK_RULES_VERSION = 7
-"""Increase this number if a change of the code changes the texts, tokens or masks of
-conversations."""
+"""Increase this number when a change of the code changes rendered texts, tokens or masks."""
 
 
 def tokenize(
     conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
 ) -> list[TokenizedExample]:
-    """The examples of a conversation, of any length; BadRow if there are none, or if one is
-    unclear."""
+    """The examples of a conversation, at full length.
+
+    Raises BadRow if there is nothing to train on, or if a mask can't be determined exactly.
+    """
     conversation = as_servers_send(conversation, tokenizer)
     texts = training_texts(conversation, tokenizer, train_on)
     return encode_texts(texts, conversation, tokenizer)
@@ -44,7 +48,8 @@ def tokenize(
 def encode_texts(
     texts: list[TrainingText], conversation: Conversation, tokenizer: ChatTokenizer
 ) -> list[TokenizedExample]:
-    """The examples of the texts that `conversation` was rendered to; BadRow if one is unclear."""
+    """The examples of `texts`, the rendered texts of `conversation`. Raises BadRow as `tokenize`
+    does."""
     examples, known = [], None
     for text in texts:
         known = encoded(text.text, tokenizer, known) if tokenizer.is_fast else None
@@ -65,7 +70,7 @@ def encode_texts(
 
 
 _Encoded = tuple[Ids, Mask, Weights | None]
-"""Token ids, which of them are in a trained turn, and their weights; None: all weights are 1."""
+"""Token ids, the mask of trained turns, and the weights. No weights (None): all are 1."""
 
 
 def _encode(
@@ -74,9 +79,9 @@ def _encode(
     conversation: Conversation,
     tokenizer: ChatTokenizer,
 ) -> Iterator[_Encoded]:
-    """The tokens of a text and their mask; then the tokens of answers that need their own example.
+    """Yield the tokens and the mask of a text. Then yield each answer that needs its own example.
 
-    `known` are the tokens if a fast engine made them.
+    `known` has the tokens of the fast engine; None: there is no fast engine.
     """
     if known is not None and not text.weights:
         mask = mask_from_bytes(known, text.targets, tokenizer)
@@ -107,13 +112,15 @@ def _encode(
 def _encode_apart(
     text: TrainingText, span: Span, conversation: Conversation, tokenizer: ChatTokenizer
 ) -> _Encoded:
-    """Prompt and answer as at inference: the prompt is encoded, then the answer is generated."""
+    """An example in which prompt and answer are encoded separately, as at inference."""
     start, end = span
     answer_text = text.text[start:end]
     prompt, answer = tokenizer.encode(text.text[:start]), tokenizer.encode(answer_text)
     ids = np.concatenate([prompt, answer])
     together = tokenizer.encode(text.text[:end])
-    if tokenizer.decode(ids) != tokenizer.decode(together):  # a space before each part
+    if tokenizer.decode(ids) != tokenizer.decode(
+        together
+    ):  # e.g. a tokenizer that adds a space before each part
         raise _half_inside(conversation)
     own = [
         Weighted((weighted.span[0] - start, weighted.span[1] - start), weighted.weight)
@@ -134,8 +141,8 @@ def _is_in(span: Span, spans: Sequence[Span]) -> bool:
 
 
 def _place_after_prompt(span: Span, text: TrainingText, encoding: "_Encoding") -> slice | None:
-    """The tokens of a target; None if an edge is inside a token, or if the prompt before the
-    target, encoded alone, becomes other tokens."""
+    """The tokens of a target. None if an edge is inside a token. Also None if the prompt has other
+    tokens when it is encoded without the target."""
     place = _place(span, *encoding)
     if place is None or not text.may_be_apart:
         return place
@@ -152,7 +159,8 @@ class _Encoding(NamedTuple):
 def _weights(
     weighted: Sequence[Weighted], encoding: _Encoding, conversation: Conversation
 ) -> Weights | None:
-    """The weight of each token; None: all are 1. BadRow if a token is in two parts."""
+    """The weight of each token. None: all weights are 1. Raises BadRow if a token is partly in one
+    part and partly in another."""
     if not weighted:
         return None
     weights = np.ones(len(encoding.ids), dtype=np.float32)
@@ -162,17 +170,17 @@ def _weights(
             raise BadRow(
                 "mask_not_exact",
                 f"{conversation.source}: a token is half inside a part that has another weight",
-                "let the parts begin where words begin, or give the complete message one weight",
+                "let each part begin at the start of a word, or use one weight for the message",
             )
         weights[place] = weight
     return weights
 
 
 def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) -> Mask | None:
-    """The mask of `ids`; None if the ids of the pieces, joined, are not `ids`.
+    """The mask of `ids`. None if the joined ids of the pieces differ from `ids`.
 
-    Also None if a target before the last does not end with a special token. Then it is not proved
-    that the next prompt (all text before the next target), encoded alone, becomes the same tokens.
+    All targets except the last must end with a special token; otherwise the result is None. Without
+    the special token, the prompt of the next target could have other tokens when encoded alone.
     """
     position = 0
     pieces: list[Ids] = []
@@ -183,7 +191,7 @@ def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) ->
     pieces.append(tokenizer.encode(text.text[position:]))
     if not np.array_equal(np.concatenate(pieces), ids):
         return None
-    later = pieces[1:-2:2]  # all targets but the last
+    later = pieces[1:-2:2]  # all targets except the last
     if text.may_be_apart and any(int(p[-1]) not in tokenizer.special_ids for p in later if len(p)):
         return None
     is_target = [index % 2 == 1 for index in range(len(pieces))]
@@ -193,11 +201,10 @@ def _mask_from_pieces(text: TrainingText, tokenizer: ChatTokenizer, ids: Ids) ->
 def _place(
     span: Span, text: str, ids: Ids, offsets: list[Span], tokenizer: ChatTokenizer
 ) -> slice | None:
-    """The tokens that cover a span exactly; None if an edge is inside a token or a gap.
+    """The tokens that cover a span exactly. None if an edge of the span is inside a token or a gap.
 
-    A special token may include the white space after it (`rstrip`). The model writes the token and
-    this white space together, so the span that ends with the token's text covers the complete
-    token.
+    Some special tokens include the white space after their text (`rstrip`). If a span ends with the
+    text of such a token, the complete token belongs to the span.
     """
     start, end = (_tokens_before(edge, offsets) for edge in span)
     if end is None:
@@ -218,9 +225,9 @@ def _half_inside(conversation: Conversation) -> BadRow:
 
 
 def _tokens_before(position: int, offsets: list[Span]) -> int | None:
-    """How many tokens end at or before a character; None if it is inside a token or a gap.
+    """The number of tokens before a character. None if the position is inside a token or a gap.
 
-    Tokens that are bytes of one character have the same offsets, so all of them are on one side.
+    Several tokens can be bytes of one character. They have equal offsets, so all are on one side.
     """
     index = bisect_right(offsets, position, key=_end)
     end_before = offsets[index - 1][1] if index else 0
@@ -233,14 +240,14 @@ def _end(span: Span) -> int:
 
 
 def _refuse_two_bos(conversation: Conversation, tokenizer: ChatTokenizer, ids: Ids) -> None:
-    """Refuse a text that begins with two BOS tokens: this never happens at inference.
+    """Raise BadRow if a text begins with two BOS tokens, which never happens at inference.
 
-    It happens when the template writes one and the first message begins with another. `ids` has at
-    least two tokens, because the first is never a target.
+    The cause: the template writes a BOS token, and the first message begins with another. `ids` has
+    at least two tokens, because the first token is never a target.
     """
     if ids[0] == ids[1] == tokenizer.bos_id:
         raise BadRow(
             "duplicate_bos",
             f"{conversation.source}: the text begins with two beginning-of-sequence tokens",
-            "remove the one in the row's text",
+            "remove the token from the row's text",
         )

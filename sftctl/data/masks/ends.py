@@ -1,4 +1,4 @@
-"""The token that ends an assistant turn: the model has to write it in order to stop."""
+"""The token that ends an assistant turn. The model must learn to write this token, to stop."""
 
 import re
 from contextlib import suppress
@@ -9,16 +9,17 @@ from typing import Any
 from sftctl.data.ledger import BadRow
 from sftctl.data.masks.render import Prefixes
 
-_MARK = "\ue000sftctl\ue001"  # a content that nobody writes
+_MARK = "\ue000sftctl\ue001"  # a content that does not occur in real data
 _QUESTION = {"role": "user", "content": "?"}
 
 
 def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
-    """A turn as the template writes it, up to and including the token that ends it.
+    """The rendered text of a turn, up to and including its end token. `written`: the complete text.
 
-    White space after that token is left out, because no model has to write it. If a turn has no
-    such token, it ends with the special token that the template writes next, for the next message.
-    If there is no such token either, it ends with the end-of-sequence token.
+    White space after the end token is left out, because generation stops before it. Some templates
+    write no end token. Then the special token that begins the next message is added, or, if there
+    is none, the end-of-sequence token. Raises BadRow if an end-of-sequence token comes before the
+    content.
     """
     special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
     stripped = written.rstrip()
@@ -28,7 +29,7 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
             "mask_not_exact",
             f"{prefixes.row.source}: message {turn + 1}: the chat template writes {eos} before the "
             "content of this turn, where a model would stop",
-            "put the content and the tool calls into messages of their own",
+            "split the content and the tool calls into two messages",
         )
     ends = [start + found.end() for found in _one_of(special).finditer(stripped[start:])]
     has_end = stripped.endswith(special)
@@ -42,10 +43,10 @@ def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
 
 
 def _content_place(prefixes: Prefixes, turn: int, written: str) -> tuple[int, int]:
-    """Where the content of a turn begins and ends in its text, without white space around it.
+    """Where the content of a turn begins and ends in `written`, without white space around it.
 
-    If the content is empty, or also occurs in the header or the end, the turn is rendered with a
-    mark as its content. This shows what the template writes after a content.
+    The content may be empty, or may occur twice in the text. Then the turn is rendered again with a
+    mark as its content. This shows the text that the template writes after the content.
     """
     messages = prefixes.row.messages
     content = messages[turn]["content"].strip()
@@ -69,11 +70,11 @@ def _one_of(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]) -> int | None:
-    """The place where a turn ends: one of `ends`, which follow special tokens. None: where the
-    template ends the turn.
+    """Which of `ends` is the end of a turn when another message follows. None: all of the turn.
 
-    A template may write more after the last message than after others: an end-of-sequence token
-    (Phi 3), or the next header (Command A). Rendering one more message finds the end.
+    `ends` are the positions after special tokens. Some templates write more after the last message
+    than after earlier messages: an end-of-sequence token (Phi 3), or the next header (Command A).
+    So one more message is rendered, and the common text shows the end.
     """
     through = prefixes.through(turn)
     before = through.removesuffix(written)
@@ -92,7 +93,8 @@ def _end_in_history(prefixes: Prefixes, turn: int, written: str, ends: list[int]
 
 
 def _next_special(prefixes: Prefixes, turn: int) -> str:
-    """White space and the special token that follow a turn without an end token."""
+    """The white space and the special token that the template writes after a turn. If it writes no
+    special token: the end-of-sequence token."""
     messages = prefixes.row.messages
     through = prefixes.through(turn)
     plain: dict[str, Any] = {"role": "assistant", "content": _MARK}
@@ -112,8 +114,8 @@ def _next_special(prefixes: Prefixes, turn: int) -> str:
 
 
 def _followers(messages: tuple[dict[str, Any], ...], turn: int) -> list[dict[str, Any]]:
-    """The message after a turn. After the last turn, the messages that inference may send next, the
-    most likely first."""
+    """The messages that may follow a turn, the most likely first. The row's next message is the
+    only one, unless it is missing or is another assistant turn."""
     if turn + 1 < len(messages) and messages[turn + 1]["role"] != "assistant":
         return [messages[turn + 1]]
     calls = messages[turn].get("tool_calls")
@@ -126,7 +128,7 @@ def _followers(messages: tuple[dict[str, Any], ...], turn: int) -> list[dict[str
 
 
 def _leading_special(text: str, prefixes: Prefixes) -> str | None:
-    """The white space and the special token at the beginning of a text."""
+    """The white space and the special token at the start of a text; None without special token."""
     start = len(text) - len(text.lstrip())
     found = [s for s in prefixes.tokenizer.special_texts if text.startswith(s, start)]
     return text[:start] + max(found, key=len) if found else None

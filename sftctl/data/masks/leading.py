@@ -22,7 +22,8 @@ def without_leading_answers(row: Conversation) -> Conversation:
 
 
 def naming_the_option(problem: BadRow, row: Conversation) -> BadRow:
-    """The error; if the row begins with the assistant, it names the option that may help."""
+    """The error `problem`. If the row begins with the assistant, the option that may help is added
+    to the message."""
     if not _leading(row):
         return problem
     message = f"{problem.message} (it begins with the assistant: try --leading-assistant drop)"
@@ -30,7 +31,7 @@ def naming_the_option(problem: BadRow, row: Conversation) -> BadRow:
 
 
 def _leading(row: Conversation) -> set[int]:
-    """The assistant turns before the first user message; none if there is no such message."""
+    """The assistant turns before the first user message. Empty if there is no user message."""
     roles = [message["role"] for message in row.messages]
     first = roles.index("user") if "user" in roles else 0
     return {index for index in range(first) if roles[index] == "assistant"}

@@ -21,7 +21,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 @dataclass(frozen=True, slots=True)
 class ExampleMaker:
-    """Makes examples of at most `max_seq_len` tokens, and records the tokens that are lost."""
+    """Makes examples of at most `max_seq_len` tokens, and notes for the ledger."""
 
     tokenizer: ChatTokenizer
     renderer: Renderer
@@ -30,9 +30,10 @@ class ExampleMaker:
     drops_leading: bool = False  # True: leave out assistant turns before the first user turn
 
     def examples(self, row: Conversation) -> tuple[list[TokenizedExample], list[Note]]:
-        """The examples of a row; none if it is dropped because it is too long.
+        """The examples of a row, and notes about lost tokens.
 
-        Raises BadRow as `tokenize` does.
+        There are no examples if the row is dropped because it is too long. Raises BadRow as
+        `tokenize` does.
         """
         if self.drops_leading:
             row = without_leading_answers(row)
@@ -65,8 +66,7 @@ class ExampleMaker:
             raise problem from None
 
     def _num_tokens(self, row: Conversation) -> int:
-        """The length of a dropped row in tokens, for the ledger; 0 if the template refuses the
-        row."""
+        """The number of tokens of a dropped row. 0 if the template refuses the row."""
         with suppress(BadRow):
             return len(self.tokenizer.encode(render(row, self.tokenizer)))
         return 0
@@ -75,7 +75,8 @@ class ExampleMaker:
         return all(example.num_tokens <= self.max_seq_len for example in examples)
 
     def _shortened(self, examples: list[TokenizedExample]) -> tuple[list[TokenizedExample], int]:
-        """The examples that are left within the maximum length, and how many tokens are lost."""
+        """The examples cut to the maximum length, and the number of lost tokens. With overflow
+        "drop", and without target tokens, an example is dropped."""
         kept, lost = [], 0
         for example in examples:
             short = example
@@ -89,10 +90,10 @@ class ExampleMaker:
         return kept, lost
 
     def _parts(self, row: Conversation) -> Iterator[list[TokenizedExample]]:
-        """The examples of each part of the conversation: as many exchanges as fit, at least one.
+        """The examples of each part of a split conversation.
 
-        Each part begins with the system messages, as the conversation does. The earlier exchanges
-        are not in it.
+        A part has as many exchanges as fit, but at least one. Each part begins with the system
+        messages of the conversation. Earlier exchanges are not repeated.
         """
         if self.renderer.train_on == "last":
             row = replace(row, untrained=row.untrained | frozenset(row.target_turns[:-1]))
@@ -106,7 +107,7 @@ class ExampleMaker:
             ):
                 end += 1
             examples = self._part_examples(_part(row, num_system, bounds[first], bounds[end]))
-            # A turn that is rendered separately can be longer than in the text of the part.
+            # A turn that needs a separate example can be longer than the text of the part.
             while end > first + 1 and not self._fit(examples):
                 end -= 1
                 examples = self._part_examples(_part(row, num_system, bounds[first], bounds[end]))
@@ -114,7 +115,7 @@ class ExampleMaker:
             first = end
 
     def _text_fits(self, part: Conversation) -> bool:
-        """Whether the part's text fits; much cheaper than making its examples."""
+        """Whether the part's text fits. This is much faster than to make its examples."""
         text = render(part, self.tokenizer)
         return len(self.tokenizer.encode(text)) <= self.max_seq_len
 
@@ -130,8 +131,8 @@ class ExampleMaker:
 def _pieces(document: TokenizedExample, max_seq_len: int) -> Iterator[TokenizedExample]:
     """A long document as examples of at most `max_seq_len` tokens.
 
-    Each example begins with the last token of the previous example, so that every token is
-    predicted once.
+    Each example begins with the last token of the previous example. So every token is predicted
+    once.
     """
     for start in range(0, document.num_tokens - 1, max_seq_len - 1):
         mask = np.array(document.loss_mask[start : start + max_seq_len])
@@ -140,9 +141,10 @@ def _pieces(document: TokenizedExample, max_seq_len: int) -> Iterator[TokenizedE
 
 
 def _exchanges(row: Conversation) -> tuple[int, list[int]]:
-    """How many system messages begin the row, and where each exchange after them begins.
+    """The number of system messages at the start, and the index of the first message of each
+    exchange.
 
-    An exchange is one or more user messages and all that follows until the next user message.
+    An exchange has one or more user messages, and all messages up to the next user message.
     """
     roles = [message["role"] for message in row.messages]
     num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))

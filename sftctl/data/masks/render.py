@@ -1,7 +1,4 @@
-"""Texts of a conversation, and of its beginnings, as inference renders them.
-
-Each beginning is rendered once.
-"""
+"""Render a conversation, or its first messages, with the chat template, as inference does."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,13 +11,14 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) -> str:
-    """The text that a model sees at inference; with `prompt` it ends where an answer begins.
+    """The text that a model sees at inference. `prompt`: the text ends where the model continues.
 
-    Raises BadRow if the template refuses the conversation, TemplateFailed if it takes too long.
+    Raises BadRow if the template refuses the conversation, TemplateFailed if rendering takes too
+    long.
     """
     try:
         return tokenizer.render(list(row.messages), row.tools, prompt)
-    except TemplateFailed:  # another rendering of the row does not help
+    except TemplateFailed:  # not a fault of this row
         raise
     except DataError as problem:
         message = f"{row.source}: {problem.message}"
@@ -29,7 +27,7 @@ def render(row: Conversation, tokenizer: ChatTokenizer, prompt: bool = False) ->
 
 @dataclass(slots=True)
 class Prefixes:
-    """The texts of a conversation up to each of its messages."""
+    """The texts of a conversation up to each of its messages. Each text is rendered only once."""
 
     row: Conversation
     tokenizer: ChatTokenizer
@@ -38,7 +36,7 @@ class Prefixes:
     _prompts: dict[int, str] = field(default_factory=dict)
 
     def through(self, message: int) -> str:
-        """The text up to and including a message; BadRow if the template refuses it."""
+        """The text up to and including a message. Raises BadRow if the template refuses it."""
         if message + 1 == len(self.row.messages):
             return self.full_text
         if message not in self._texts:
@@ -46,11 +44,11 @@ class Prefixes:
         return self._texts[message]
 
     def prompt(self, turn: int) -> str:
-        """The prompt at inference for an assistant turn, which is not the first message."""
+        """The prompt at inference for an assistant turn. `turn` must not be the first message."""
         if turn not in self._prompts:
             self._prompts[turn] = self.render(self.row.messages[:turn], prompt=True)
         return self._prompts[turn]
 
     def render(self, messages: tuple[dict[str, Any], ...], prompt: bool = False) -> str:
-        """The text of other messages with the tools of this conversation."""
+        """The text of `messages` with the tools of this conversation."""
         return render(replace(self.row, messages=messages), self.tokenizer, prompt)

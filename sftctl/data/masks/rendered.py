@@ -15,15 +15,16 @@ from sftctl.model.tokenizer.encoders import Span
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _LINE = re.compile(r"[^\n]+")
 _WORD = re.compile(r"\w+|[^\w\s]+")
-_MOST_PARTS = 16  # of a content, that are removed one by one
+_MOST_PARTS = 16  # so many parts of a content are removed, one at a time
 
 
 def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
-    """Raise BadRow if no text changes when the content of a message changes.
+    """Raise BadRow if the template leaves out the content of a message.
 
-    The texts are the full one and the prompts for `turns`. Finding a content in a text proves
-    nothing, because another message may have the same content. So the conversation is rendered once
-    more with a mark in each content. A message whose mark is missing is then tested alone.
+    Two messages may have the same content. So a content that is found in the text proves nothing.
+    Instead, the conversation is rendered again with a mark in each content. If a mark is missing,
+    only this message is changed. It is left out if neither the full text nor a prompt of `turns`
+    changes.
     """
     row = prefixes.row
     marks = {i: f"{_OPEN}{i}{_CLOSE}" for i, m in enumerate(row.messages) if m["content"].strip()}
@@ -49,7 +50,7 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
 
 
 def _doubtful(row: Conversation, text: str) -> list[int]:
-    """The messages whose content (after its thinking block) is not in any text unchanged."""
+    """The messages whose content is not in the text unchanged. Thinking blocks are ignored."""
     contents = [after_block(m["content"]).strip() for m in row.messages]
     same = Counter(contents)
     found = {
@@ -61,11 +62,10 @@ def _doubtful(row: Conversation, text: str) -> list[int]:
 
 
 def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) -> None:
-    """Raise BadRow if no text changes when a part of a content is removed, or when its case
-    changes.
+    """Raise BadRow if the template leaves out a part of a content.
 
-    This is for a content that the text does not hold unchanged: the template changes the content,
-    or leaves out a part.
+    Parts of the content are removed, one at a time, and the conversation is rendered again. If no
+    text changes, the template leaves out this part. The upper and lower case is changed too.
     """
     content = prefixes.row.messages[index]["content"]
     start = len(content) - len(after_block(content))
@@ -87,14 +87,14 @@ def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) 
 
 
 def _some(spans: list[Span], most: int = _MOST_PARTS) -> list[Span]:
-    """At most `most` of them, evenly spaced, with the first and the last."""
+    """At most `most` of the spans, evenly spaced, with the first and the last span."""
     if len(spans) <= most:
         return spans
     return [spans[i * (len(spans) - 1) // (most - 1)] for i in range(most)]
 
 
 def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
-    """Whether to test. False: the template is known to write all contents of these roles."""
+    """Whether a test is needed. False: the template is known to write contents of these roles."""
     row, tokenizer = prefixes.row, prefixes.tokenizer
     if tokenizer.content_use is None or tokenizer.content_use.constants:
         return True
@@ -118,8 +118,7 @@ def _must_look(prefixes: Prefixes, num_contents: int) -> bool:
 
 
 def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
-    """Whether some text changes, or the template refuses the row, if the content of a message
-    changes."""
+    """Whether the template uses the content of a message: three changed contents are tried."""
     row = prefixes.row
     content = row.messages[index]["content"]
     mark = f"{_OPEN}{_CLOSE}"
@@ -129,7 +128,7 @@ def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
 
 
 def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int]) -> bool:
-    """Whether some text changes, or the template refuses the row, if a message has `content`."""
+    """Whether a text changes, or the template refuses, if message `index` has `content`."""
     row = prefixes.row
     messages = (
         *row.messages[:index],
@@ -146,8 +145,10 @@ def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int])
 def _texts(
     one: Prefixes, other: Prefixes, index: int, turns: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
-    """Pairs of texts of both conversations: the full text, the text up to message `index`, and the
-    prompts after this message."""
+    """Pairs of corresponding texts of two conversations that differ in message `index`.
+
+    These are the full texts, the texts up to this message, and the prompts after this message.
+    """
     yield one.full_text, other.render(other.row.messages)
     if index in turns and index + 1 < len(one.row.messages):
         yield one.through(index), other.through(index)
@@ -162,12 +163,11 @@ def require_thoughts(row: Conversation, texts: dict[int, str]) -> None:
         thought = thought_of(row.messages[index])
         if thought is None:
             continue
-        # The answer may repeat the thought, so the text must contain the thought once more than the
-        # answer does.
+        # The answer may repeat the thought. So the text must contain the thought more often than
+        # the answer.
         if text.count(thought.text) <= thought.answer.count(thought.text):
             raise BadRow(
                 "message_not_rendered",
                 f"{row.source}: message {index + 1}: the chat template leaves out its reasoning",
-                "remove it from the row, or use a chat template or an option of it "
-                "(--template-option) that writes it",
+                "remove the reasoning, or use a template or --template-option that writes it",
             )

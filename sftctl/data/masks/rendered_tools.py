@@ -1,9 +1,9 @@
-"""Refuse a row if the chat template leaves out a tool, a tool call, or a part of either.
+"""Refuse a row if the chat template leaves out a tool or a tool call, or a part of them.
 
-A name in the text is not proof, because somebody may have mentioned it. So the conversation is
-rendered once more with marks in the names, the parameters and the arguments. If the mark of a name,
-parameter or argument is missing, only this part is changed. If the text then stays the same, the
-template leaves the part out.
+A message may mention the name of a tool. So a name in the text is not proof. Instead, the
+conversation is rendered again with marks in the names, the parameters and the arguments. If a mark
+is missing, the row is rendered with only this mark. If the text does not change, the template
+leaves this part out.
 """
 
 import json
@@ -21,7 +21,10 @@ _PROPERTY = {"type": "string"}
 
 @dataclass(slots=True)
 class _Marks:
-    """Makes marks of letters and digits, which no template escapes. `only`: make only this mark."""
+    """Makes marks. They have only letters and digits, because templates never escape these.
+
+    `only`: the number of the single mark to make; None: make all marks.
+    """
 
     stem: str
     only: int | None = None
@@ -29,7 +32,7 @@ class _Marks:
     """By mark: the error if the mark is not in the text."""
 
     def next(self, error: Callable[[], BadRow]) -> str:
-        """A new mark, or nothing if it is not the mark to make."""
+        """The next mark, or an empty text if `only` is another number."""
         self.errors.append(error)
         number = len(self.errors) - 1
         return self.text(number) if self.only in (None, number) else ""
@@ -39,10 +42,11 @@ class _Marks:
 
 
 def require_tools(row: Conversation, tokenizer: ChatTokenizer, text: str) -> None:
-    """Raise BadRow if `text`, the rendered `row`, leaves out tools or tool calls, or parts of them.
+    """Raise BadRow if the template leaves out tools, tool calls, or parts of them. `text`: the
+    rendered row.
 
-    Many templates drop them silently. Training on such text would teach the model to call tools
-    that it was never shown, or to say nothing.
+    Many templates drop tools silently. The model would then learn to call tools that the prompt
+    does not describe. Or it would learn to write an empty answer in place of a call.
     """
     for tool in row.tools or ():
         if (name := _name(tool)) is not None and name not in text:
@@ -71,8 +75,8 @@ def require_tool_calls(row: Conversation, turns: Iterable[int], text: str) -> No
 
 
 def _text(row: Conversation, tokenizer: ChatTokenizer) -> str | None:
-    """The text of a changed row. None if the template refuses the row: then it reads the changed
-    part."""
+    """The text of a row with marks. None if the template refuses the row. The template then uses
+    the marked part, so the part is not left out."""
     try:
         return render(row, tokenizer)
     except BadRow:
@@ -128,7 +132,7 @@ def _marked_call(
 
 
 def _marked_value(value: Any, mark: Callable[[], str]) -> Any:
-    """The arguments with marks around each text, and in place of each number; nulls stay."""
+    """The arguments with a mark around each text and instead of each number. Nulls are kept."""
     if isinstance(value, dict):
         return {key: _marked_value(inner, mark) for key, inner in value.items()}
     if isinstance(value, list):

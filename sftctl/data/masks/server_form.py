@@ -1,8 +1,8 @@
-"""Tool calls in the form that the chat template needs, as servers pass them to templates.
+"""Bring tool calls into the form that the chat template needs, as inference servers do.
 
-Some templates need the arguments of a call as text, not as an object. Some need every call to have
-an id. To find this out, the row is rendered with one form after another. The first form that the
-template accepts and writes as JSON is used.
+Some templates need the arguments of a call as JSON text, not as an object. Some templates need an
+id for every call. To find the form, the row is rendered with one form after another. The first form
+that the template accepts, and whose arguments are written as JSON, is used.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ Message = dict[str, Any]
 def as_servers_send(row: Conversation, tokenizer: ChatTokenizer) -> Conversation:
     """The conversation with its tool calls in the form that the chat template needs.
 
-    Arguments are objects, or JSON text if the template refuses objects or does not write them as
-    JSON. Call ids are made if the template refuses calls without them.
+    Arguments are objects, or JSON text if the template can't write objects as JSON. Call ids are
+    added if the template refuses calls without ids.
     """
     if not any(message.get("tool_calls") for message in row.messages):
         return row
@@ -70,7 +70,8 @@ def _arguments(row: Conversation) -> Iterator[Any]:
 
 
 def _is_written(arguments: Any, text: str) -> bool:
-    """Whether a rendered text has the arguments, as JSON or one by one, and not as Python code."""
+    """Whether a text has the arguments, as JSON or one by one. False if the template wrote them as
+    Python's repr."""
     if isinstance(arguments, str):
         return arguments in text
     if any(spelling in text for spelling in _spellings(arguments)):
@@ -81,7 +82,7 @@ def _is_written(arguments: Any, text: str) -> bool:
 
 
 def _spellings(value: Any) -> Iterator[str]:
-    """A value as JSON, in the ways that templates write it."""
+    """A value as JSON, in all the ways in which templates write JSON."""
     for separators in _SEPARATORS:
         for is_ascii in (False, True):
             yield json.dumps(value, ensure_ascii=is_ascii, separators=separators)
@@ -112,15 +113,15 @@ def _leaf_spellings(leaf: Any) -> Iterator[str]:
 
 
 def _with_ids(row: Conversation) -> Conversation:
-    """Calls and tool results with ids of nine letters, as Mistral's templates need them.
+    """The conversation with an id of nine letters or digits for each call and each tool result.
 
-    An existing id of this form is kept. Any other id is replaced by a new id, made from a hash of
-    the conversation and the position of the call. A result without an id gets the id of the first
-    call that has no result yet.
+    Mistral's templates need such ids. An id of this form is kept. Other ids are replaced by a hash
+    of the conversation and the position of the call. A tool result without an id gets the id of the
+    first call that has no result yet.
     """
     messages: list[Message] = []
-    new_ids: dict[str, str] = {}  # by the ids in the row
-    waiting: list[str] = []  # of calls that have no result yet
+    new_ids: dict[str, str] = {}  # id in the row -> new id
+    waiting: list[str] = []  # ids of calls that have no result yet
     for index, message in enumerate(row.messages):
         if calls := message.get("tool_calls"):
             ids = [_fitting_id(row, index, i, call.get("id")) for i, call in enumerate(calls)]

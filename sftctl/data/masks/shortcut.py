@@ -1,9 +1,12 @@
-"""The short way to the texts to train on, if it is known how a template uses contents. Take all
-conversations with the same roles whose contents have the same shapes (`content_shape`). Such a
-template writes the same text around all their contents: the layout. The layout is learned once,
-from the turns of a stand-in conversation. For every other conversation, its free texts are put into
-the layout. The result is used only if its full text equals the text that the template renders. One
-conversation in a thousand is also made the long way.
+"""A faster way to the texts to train on, for templates whose use of contents is known.
+
+Consider all conversations with the same roles, whose contents have the same shapes
+(`content_shape`). The template writes the same fixed texts around their free texts. These fixed
+texts are the layout. A layout is learned once, from a conversation with marks instead of free
+texts. For every other conversation, its free texts are put into the layout.
+
+The result is used only if its full text equals the text that the template renders. For one
+conversation in a thousand, the result is also compared with that of `turns`.
 """
 
 from collections.abc import Sequence
@@ -22,10 +25,10 @@ from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _LayoutKey = tuple[tuple[tuple[str, Shape], ...], frozenset[int]]
-"""Role and shape of every message, and the messages that are not trained."""
+"""(role and shape of every message, numbers of the messages that are not trained)."""
 
 _COMPARED = 1000
-"""One conversation in so many, chosen by its hash, is made in both ways."""
+"""One conversation of so many is made in both ways and compared. Its hash decides."""
 
 
 class _Edge(NamedTuple):
@@ -42,10 +45,10 @@ class _Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _TextLayout:
-    """The N+1 fixed texts that a template writes around N free texts. `free`: which free texts."""
+    """The N+1 fixed texts that a template writes around N free texts."""
 
-    fixed: list[str]
-    free: list[int]
+    fixed: list[str]  # N+1
+    free: list[int]  # N numbers of free texts
     targets: list[_Target] = field(default_factory=list)
     may_be_apart: bool = False
 
@@ -54,7 +57,7 @@ class _TextLayout:
         parts = [self.fixed[0]]
         for number, after in zip(self.free, self.fixed[1:], strict=True):
             parts += [free_texts[number], after]
-        starts = list(accumulate(map(len, parts), initial=0))[::2]  # of the fixed texts
+        starts = list(accumulate(map(len, parts), initial=0))[::2]  # where each fixed text begins
         spans = [
             (starts[start.text] + start.offset, starts[end.text] + end.offset)
             for start, end in self.targets
@@ -64,11 +67,11 @@ class _TextLayout:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The texts to train on, the full text, and the text after the last answer."""
+    """What is known about conversations with the same roles and shapes."""
 
-    texts: list[_TextLayout]
-    full: _TextLayout
-    after_answer: str  # empty if `ends` can't take a part of it for the answer
+    texts: list[_TextLayout]  # the texts to train on
+    full: _TextLayout  # the full text
+    after_answer: str  # the text after the last answer, if `ends` could find the answer in it
 
     @property
     def size(self) -> int:
@@ -78,12 +81,12 @@ class _Layout:
 
 @dataclass(slots=True)
 class Renderer:
-    """Renders conversations to texts to train on, and remembers the layouts that it learns."""
+    """Renders conversations to texts to train on. Keeps learned layouts in memory."""
 
     tokenizer: ChatTokenizer
     train_on: TrainOn
-    max_layouts: int = 4096  # kept in memory
-    max_fixed_texts: int = 1_000_000  # of all layouts in memory
+    max_layouts: int = 4096  # limit of layouts in memory
+    max_fixed_texts: int = 1_000_000  # limit of fixed texts in memory, over all layouts
     _layouts: dict[_LayoutKey, _Layout | None] = field(default_factory=dict)
     _num_fixed: int = 0
     _shapes: ContentShapes | None = None
@@ -93,8 +96,9 @@ class Renderer:
             self._shapes = ContentShapes.of(self.tokenizer.content_use, self.tokenizer)
 
     def training_texts(self, row: Conversation) -> list[TrainingText]:
-        """The texts of `turns.training_texts` for `row`, or the error that it raises, but usually
-        with only one rendering. LayoutDiffers if both ways were compared and their texts differ.
+        """The same result or error as `turns.training_texts`, usually with only one rendering.
+
+        Raises LayoutDiffers if both ways were compared and the texts differ.
         """
         found = self._from_layout(row)
         if found is None:
@@ -109,11 +113,10 @@ class Renderer:
         except BadRow:
             is_equal = False
         if not is_equal:
-            raise LayoutDiffers(f"{row.source}: its texts differ when every prefix is rendered")
+            raise LayoutDiffers(f"{row.source}: the texts differ when every prefix is rendered")
 
     def _from_layout(self, row: Conversation) -> list[TrainingText] | None:
-        """The texts of a row, without rendering its beginnings. None if these texts would not be
-        exact."""
+        """The texts of a row, from its layout. None if the layout can't be used for this row."""
         pieces = self._pieces(row)
         if pieces is None:
             return None
@@ -134,7 +137,8 @@ class Renderer:
         return [full if text is layout.full else text.filled(free_texts) for text in layout.texts]
 
     def _pieces(self, row: Conversation) -> tuple[list[Shape], list[str]] | None:
-        """Shapes and free texts of the contents; None if the template may use other fields too."""
+        """Shapes and free texts of all contents. None if the row has more than roles and contents,
+        or if a content can't be split."""
         if self._shapes is None or row.tools or row.weights or row.shape == "text":
             return None
         shapes, free_texts = list[Shape](), list[str]()
@@ -147,7 +151,8 @@ class Renderer:
         return shapes, free_texts
 
     def _is_ambiguous(self, row: Conversation, layout: _Layout) -> bool:
-        """Whether `ends` would find the answer again in the text after the answer."""
+        """Whether the text after the last answer contains an answer. `ends` would then look for the
+        end of the turn in the wrong place."""
         if not layout.after_answer:
             return False
         answers = (row.messages[turn]["content"].strip() for turn in row.target_turns)
@@ -162,7 +167,7 @@ class Renderer:
         self._layouts[key] = layout
 
     def _learned(self, row: Conversation, shapes: Sequence[Shape]) -> _Layout | None:
-        """Learn from a conversation with the roles and shapes of `row`, and marks as free texts."""
+        """Learn a layout from `row` with marks instead of its free texts. None if that fails."""
         number, messages = 0, []
         for message, shape in zip(row.messages, shapes, strict=True):
             content = shape[0]
@@ -176,7 +181,7 @@ class Renderer:
             found = training_texts(stand_in, self.tokenizer, self.train_on)
             after = self._after_answer(stand_in)
         except BadRow:
-            return None  # each row is then refused separately, with its own file and line
+            return None  # rows of this kind take the slow way, which names file and line in errors
         texts = [_text_layout(text) for text in found]
         full = _text_layout(TrainingText(full_text, []))
         assert full is not None
@@ -187,7 +192,7 @@ class Renderer:
         return _Layout(known, same[0] if same else full, after)
 
     def _after_answer(self, row: Conversation) -> str:
-        """The text after the last answer, if it is more than an end token."""
+        """The text after the last answer. Empty if it is only white space and an end token."""
         if self.train_on == "all" or not row.target_turns:
             return ""
         through = replace(row, messages=row.messages[: row.target_turns[-1] + 1])
@@ -198,7 +203,7 @@ class Renderer:
 
 
 def _text_layout(text: TrainingText) -> _TextLayout | None:
-    """The text around the marks; None if a target begins or ends inside a mark."""
+    """The layout of a text with marks. None if a target begins or ends inside a mark."""
     fixed, free = cut_at_marks(text.text)
     places, position = list[Span](), 0
     for index, part in enumerate(fixed):
@@ -214,7 +219,7 @@ def _text_layout(text: TrainingText) -> _TextLayout | None:
 
 
 def _edge(position: int, places: list[Span]) -> _Edge | None:
-    """The fixed text that holds a position; None if it is inside a free text."""
+    """A position as a place in a fixed text. None if the position is inside a free text."""
     for index, (start, end) in enumerate(places):
         if start <= position <= end:
             return _Edge(index, position - start)

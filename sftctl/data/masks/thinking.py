@@ -1,4 +1,4 @@
-"""Thinking blocks: the block that a prompt opens, and the reasoning of a message."""
+"""Thinking blocks: blocks at the end of a prompt, and blocks at the start of a message."""
 
 import re
 from collections.abc import Callable
@@ -26,10 +26,10 @@ _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
 
 @dataclass(frozen=True, slots=True)
 class OpenedBlock:
-    """A thinking block at the end of a prompt. It is open, or closed without a thought."""
+    """A thinking block at the end of a prompt. The block is open, or it is closed and empty."""
 
-    text: str
-    opener: str
+    text: str  # the block, with white space
+    opener: str  # the opening tag
 
     @property
     def closer(self) -> str:
@@ -38,16 +38,15 @@ class OpenedBlock:
 
     @property
     def is_open(self) -> bool:
-        """True: the model has to write the thought and the closing tag."""
+        """True: the block is not closed, so the model writes the thought and the closing tag."""
         return self.closer not in self.text
 
     def after_empty(self, written: str) -> str | None:
-        """The text of a turn without the empty block at its beginning, which repeats this closed
-        block. (DeepSeek V3.2 repeats only the closing tag.)
+        """The text of a turn without an empty block at its start. This block repeats the prompt's.
 
-        A turn that begins with no block is returned as it is. None: the white space after the block
-        of the turn differs from the prompt's, or another block follows, so it is unclear what the
-        model has to write.
+        `written` is the rendered text of the turn. It is returned unchanged if it does not begin
+        with an empty block. DeepSeek V3.2 repeats only the closing tag. None if it is unclear what
+        the model has to write: another block follows, or the white space after the block differs.
         """
         empty = re.match(rf"({re.escape(self.opener)}\s*)?{re.escape(self.closer)}", written)
         if empty is None:
@@ -58,13 +57,13 @@ class OpenedBlock:
 
 
 def opened_block(prompt: str) -> OpenedBlock | None:
-    """The thinking block with which a prompt ends."""
+    """The thinking block at the end of a prompt. None if the prompt does not end with a block."""
     found = _OPENED.search(prompt)
     return None if found is None else OpenedBlock(found[0], found[1])
 
 
 def is_thinking_block(text: str) -> bool:
-    """Whether `text` is white space, or an empty thinking block."""
+    """Whether `text` is only white space, or an empty or open thinking block."""
     return not text.strip() or _OPENED.fullmatch(text.lstrip()) is not None
 
 
@@ -74,22 +73,22 @@ class Thought:
 
     text: str
     answer: str
-    close: str | None  # the text between them in the content; None: they are separate fields
-    opener: str | None = None  # the tag of its block in the content
+    close: str | None  # the text between reasoning and answer; None: they are separate fields
+    opener: str | None = None  # the opening tag; None: the reasoning is in a separate field
 
     def is_closed_in(self, text: str) -> bool:
-        """Whether the reasoning's closing tag is in a text. Closing tags in the answer don't
-        count."""
+        """Whether `text` closes the reasoning. Closing tags inside the answer are not counted."""
         closer = "" if self.opener is None else TAGS[self.opener]
         return bool(closer) and text.count(closer) > self.answer.count(closer)
 
     def may_be_in(self, block: OpenedBlock) -> bool:
-        """Whether a template that writes `block` may read this thought as reasoning."""
+        """Whether this reasoning can be in `block`: it has the same tags, or no tags."""
         return self.opener in (None, block.opener)
 
 
 def thought_of(message: dict[str, Any]) -> Thought | None:
-    """The reasoning in `reasoning_content`, or in a block at the beginning of the content."""
+    """The reasoning in `reasoning_content`, or in a block at the start of the content. None if a
+    message has no reasoning."""
     content: str = message["content"]
     reasoning = message.get("reasoning_content")
     if reasoning and reasoning.strip():
@@ -105,7 +104,10 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
 
 
 def open_thought(content: str) -> Thought | None:
-    """The reasoning in a block that begins a content and does not end: a generation was cut off."""
+    """The reasoning in a block at the start of a content that is never closed. None: no such block.
+
+    The usual cause is a generation that was cut off.
+    """
     for opener, closer in TAGS.items():
         text = content.lstrip()
         if text.startswith(opener) and closer not in text:
@@ -114,7 +116,7 @@ def open_thought(content: str) -> Thought | None:
 
 
 def has_another_block(written: str, message: dict[str, Any]) -> bool:
-    """Whether a template adds a thinking block to the thinking block of the message."""
+    """Whether the template wrote a thinking block in addition to the block of the message."""
     content: str = message["content"]
     own = thought_of(message) or open_thought(content) or _empty_thought(content)
     if own is None:
@@ -128,7 +130,7 @@ def has_another_block(written: str, message: dict[str, Any]) -> bool:
 
 
 def after_block(content: str) -> str:
-    """The content without the thinking block at its beginning, even if the block is empty."""
+    """The content without the thinking block at its start. The block may be empty."""
     for opener, closer in TAGS.items():
         before, found, answer = content.partition(closer)
         if found and not before.rpartition(opener)[0].strip():
@@ -137,9 +139,9 @@ def after_block(content: str) -> str:
 
 
 def reasoning_span(text: str, thought: str) -> Span | None:
-    """The place of this reasoning in the text of a turn, with white space around it; None if it is
-    not there. An opening tag must come before the reasoning, unless the prompt has opened the
-    block.
+    """The span of `thought` in the text of a turn, with the white space around it.
+
+    The search begins after the first opening tag, if there is one. None if `thought` is not found.
     """
     first = min((text.find(o) + len(o) for o in TAGS if o in text), default=0)
     begin = text.find(thought, first)
@@ -152,10 +154,10 @@ def reasoning_span(text: str, thought: str) -> Span | None:
 
 
 def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str | None:
-    """The text that the model has to write after a prompt that ends with an open `block`.
+    """The text that the model has to write after a prompt that ends with the open `block`.
 
-    `written` is the template's text of the turn, which does not begin with that block. None: the
-    message has no reasoning, or `written` is not its answer.
+    `written` is the rendered text of the turn, which does not repeat this block. None if the
+    message has no reasoning, or if `written` does not match the message.
     """
     rest = written.lstrip()
     if rest.startswith(block.opener):
@@ -180,7 +182,7 @@ def continued(block: OpenedBlock, written: str, message: dict[str, Any]) -> str 
 
 
 def _empty_thought(content: str) -> Thought | None:
-    """The empty block at the beginning of a content; its opening tag may be missing."""
+    """The empty block at the start of a content; the opening tag may be missing. None: no block."""
     for opener, closer in TAGS.items():
         before, found, answer = content.partition(closer)
         if found and before.strip() in ("", opener):
@@ -193,8 +195,9 @@ def _empty_thought(content: str) -> Thought | None:
 def option_for(
     tokenizer: ChatTokenizer, is_wanted: Callable[[OpenedBlock | None], bool]
 ) -> str | None:
-    """The template option, `name=value`, for which a prompt ends with the wanted block, or without
-    a block. None: there is no such option.
+    """The first template option, as `name=value`, whose prompt ends with a wanted block.
+
+    `is_wanted` decides; its argument is None if the prompt has no block. None: no option is wanted.
     """
     found = _blocks(tokenizer)
     return next((option for option, block in found if is_wanted(block)), None)
@@ -202,7 +205,7 @@ def option_for(
 
 @lru_cache(maxsize=8)
 def _blocks(tokenizer: ChatTokenizer) -> list[tuple[str, OpenedBlock | None]]:
-    """The block at the end of a prompt, by the option that is set."""
+    """(option, block at the end of the prompt with this option) for all options about thinking."""
     found = []
     read = {name for text in tokenizer.templates.values() for name in options_of(text) or ()}
     names = sorted(name for name in read if "think" in name or "reason" in name)

@@ -1,9 +1,8 @@
 """Encode a text, and find where its targets begin and end from the bytes of its tokens.
 
-The text is encoded once. (To compare the text with its pieces, it is encoded twice.) The result is
-proved by two properties of encoders. First, there are places where a text can be cut into stretches
-that become tokens independently (`token_bytes`). Second, the bytes of the tokens, joined, are the
-text.
+This needs only one encoding of the text; the method with pieces needs two. The result is exact,
+because of two facts about encoders. First, a text can be cut at certain places into stretches that
+are encoded independently (`token_bytes`). Second, the joined bytes of the tokens are the text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,27 +19,28 @@ from sftctl.model.tokenizer.token_bytes import TokenBytes
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _HEADER = 16
-"""A stretch of at most so many tokens is probably a header. Headers repeat: results are kept."""
+"""Stretches of at most so many tokens are usually headers. Headers repeat, so results are cached.
+"""
 
 _MOST_HEADERS = 1000
-"""Headers whose result is kept."""
+"""Limit of the cache for headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """A text and its tokens. `ends`: the byte at which each token ends; None: unknown."""
+    """A text and its tokens."""
 
     text: str
     ids: Ids
-    data: bytes = b""
-    ends: npt.NDArray[np.int64] | None = None
+    data: bytes = b""  # the text in UTF-8
+    ends: npt.NDArray[np.int64] | None = None  # the byte after each token; None: unknown
 
 
 def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
-    """A text and its tokens.
+    """Encode a text. Raises EngineDiffers if a check of the fast engine fails.
 
-    The texts of a row may begin alike. The tokens of the common beginning of `text` and `before`
-    are taken from `before`, up to the last place where both texts can be cut.
+    The texts of a row often have a common start. The tokens of this start are copied from `before`,
+    the previous text. They end at the last place where both texts can be cut.
     """
     table = tokenizer.token_bytes
     if table is None:
@@ -58,16 +58,16 @@ def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> 
 
 
 def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
-    """How many tokens of `before` a text begins with, up to the last place to cut both texts."""
+    """The number of tokens of `before` that can be copied for a text with the bytes `data`."""
     if before.ends is None:
         return 0
-    # No added token that begins before this place can end after the shared beginning.
+    # An added token that begins before this place must end within the common start.
     place = _num_shared(before.data, data) - max(1, table.longest_added)
     return table.last_cut(before.ids, int(np.searchsorted(before.ends, place, side="right")) + 1)
 
 
 def _num_shared(one: bytes, other: bytes) -> int:
-    """The length in bytes of the common beginning of two texts."""
+    """The length in bytes of the common start of two texts, by binary search."""
     equal, most = 0, min(len(one), len(other))
     while equal < most:
         middle = (equal + most + 1) // 2
@@ -81,11 +81,12 @@ def _num_shared(one: bytes, other: bytes) -> int:
 def mask_from_bytes(
     encoded: EncodedText, targets: Sequence[Span], tokenizer: ChatTokenizer
 ) -> Mask | None:
-    """The mask of the tokens of a text. None if the tokens' bytes don't prove it.
+    """The loss mask of a text. None if the bytes of the tokens don't prove that the mask is exact.
 
-    The mask is proved if three things hold for each target. It begins and ends between two tokens.
-    Its end is a special token or the end of the text. The prompt before it becomes the same tokens
-    when the prompt is encoded alone, as at inference.
+    Three conditions must hold for each target:
+    - The target begins and ends between two tokens.
+    - The target ends with a special token, or at the end of the text.
+    - The prompt before the target has the same tokens if it is encoded alone, as at inference.
     """
     ids, ends = encoded.ids, encoded.ends
     if ends is None:
@@ -104,7 +105,7 @@ def mask_from_bytes(
 
 
 def _in_bytes(encoded: EncodedText, positions: Iterator[int]) -> Iterator[int]:
-    """Positions in the text, in order, counted in bytes of UTF-8."""
+    """Convert positions in characters to positions in bytes of UTF-8. They must be ascending."""
     if len(encoded.data) == len(encoded.text):
         yield from positions
         return
@@ -116,7 +117,7 @@ def _in_bytes(encoded: EncodedText, positions: Iterator[int]) -> Iterator[int]:
 
 
 def _stays_alone(ids: Ids, first: int, tokenizer: ChatTokenizer) -> bool:
-    """`is_as_prompted` for tokens whose bytes are their text. Results of headers are kept."""
+    """The same as `is_as_prompted`, but from the bytes of the tokens. Results are cached."""
     table = tokenizer.token_bytes
     assert table is not None
     stretch = ids[table.last_cut(ids, first) : first]
@@ -137,10 +138,10 @@ def is_as_prompted(
 ) -> bool:
     """Whether the tokens before token `first` stay the same if no text follows, as at inference.
 
-    What follows can change only the stretch after the last special token before `first`. All of
-    this stretch is encoded alone, because it is unknown how far a change reaches: an encoder may
-    look for a long stretch in its vocabulary before it merges pairs (`ignore_merges`), and an
-    expression that splits words may look ahead. The special token is encoded too, because some
+    Text that follows can change only the stretch after the last special token before `first`. So
+    this stretch is encoded alone and compared. All of it is encoded, because later text can change
+    early tokens: with `ignore_merges` an encoder looks up long stretches in its vocabulary, and
+    regular expressions that split words can look ahead. The special token is included, because some
     encoders treat the text after a special token differently.
     """
     special = tokenizer.special_ids

@@ -1,12 +1,12 @@
 """Choose the texts to train on, and find the assistant's turns in them.
 
-A turn is the text that the model has to write at inference: it begins after its prompt and ends
+A turn is the text that the model has to write at inference. A turn begins after its prompt and ends
 with its end-of-turn token (`answers`). It is a target only in a text that begins with exactly this
 prompt and this turn.
 
-Some templates write a turn differently once other messages follow (Qwen 3 drops old thinking). In
-the text of the full conversation such a turn differs from the turn in inference. So it gets its own
-text: the conversation up to and including the turn.
+Some templates write a turn differently when other messages follow. For example, Qwen 3 drops old
+thinking. The text of the full conversation then differs from the text at inference. So such a turn
+gets its own text: the conversation up to and including the turn.
 """
 
 from contextlib import suppress
@@ -26,21 +26,21 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """A text, and its trained spans: in characters, disjoint, in order."""
+    """A rendered text, and the parts of the text that are trained."""
 
     text: str
-    targets: list[Span]
+    targets: list[Span]  # in characters; ascending, without overlap
     may_be_apart: bool = False  # True: prompt and answer may be encoded separately
-    weights: tuple[Weighted, ...] = ()  # of characters of the targets; all others have weight 1
+    weights: tuple[Weighted, ...] = ()  # all other characters of targets have weight 1
 
 
 def training_texts(
     conversation: Conversation, tokenizer: ChatTokenizer, train_on: TrainOn
 ) -> list[TrainingText]:
-    """The texts in which every target turn is trained exactly once; one text for most templates.
+    """The texts to train on. Each target turn is trained once. Most templates need only one text.
 
-    Raises BadRow if there is no target turn, if a turn cannot be located exactly, or if the
-    template leaves out the text of a message.
+    Raises BadRow if there is no target turn, if a turn can't be located exactly, or if the template
+    leaves out a part of the row.
     """
     if conversation.shape == "text":
         return [_document(conversation, tokenizer)]
@@ -63,7 +63,7 @@ def training_texts(
 
 
 def _texts(prefixes: Prefixes, answers: dict[int, Answer]) -> list[TrainingText]:
-    """As few texts as possible, each beginning with the prompts and answers of its turns."""
+    """As few texts as possible. Each text begins with the prompts and answers of its targets."""
     pending, found, text = list(answers), [], prefixes.full_text
     while pending:
         last = answers[pending[-1]].complete
@@ -85,13 +85,13 @@ def _weights(
 
 
 def _document(row: Conversation, tokenizer: ChatTokenizer) -> TrainingText:
-    """Plain text. All of the text is trained, and the token that ends a text too."""
+    """A row of plain text. All of the text and its end token are trained."""
     text = tokenizer.text_start + row.messages[0]["content"] + tokenizer.text_end
     return TrainingText(text, [(0, len(text))])
 
 
 def _all_but_context(prefixes: Prefixes) -> TrainingText:
-    """The full text. Messages that are context are not trained, and neither are their headers."""
+    """The full text. All of it is trained, except messages that are context and their headers."""
     row, text = prefixes.row, _with_end(prefixes)
     position, spans, weights = 0, list[Span](), list[Weighted]()
     for message in sorted({*row.untrained, *row.weights}):
@@ -107,7 +107,7 @@ def _all_but_context(prefixes: Prefixes) -> TrainingText:
 
 
 def _with_end(prefixes: Prefixes) -> str:
-    """The full text; the token that ends its last answer is added if the text lacks it."""
+    """The full text. If the last answer has no end token, the end token is added."""
     text, last = prefixes.full_text, len(prefixes.row.messages) - 1
     if last in prefixes.row.target_turns and not text.rstrip().endswith(
         prefixes.tokenizer.special_texts
@@ -119,8 +119,9 @@ def _with_end(prefixes: Prefixes) -> str:
 
 
 def _exact_span(prefixes: Prefixes, message: int) -> Span:
-    """The place of a message in the full text, with its header; BadRow if unclear. The span of the
-    first message includes the text that the template writes before any message.
+    """The span of a message and its header in the full text. Raises BadRow if it is unclear.
+
+    The span of the first message includes the text that the template writes before all messages.
     """
     before = prefixes.through(message - 1) if message else ""
     through = prefixes.through(message)

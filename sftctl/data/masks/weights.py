@@ -1,9 +1,8 @@
-"""Weights of tokens: the characters of a rendered turn to which the weights of a message and its
-parts apply.
+"""Find the characters of a rendered turn that have a weight in the loss.
 
-The tokens of a part have the part's weight. The reasoning, with the white space around it, has a
-weight of its own. The rest of a turn, with its end, has the weight of the message. If a part or the
-reasoning cannot be found exactly, the row is dropped.
+The characters of a content part have the weight of the part. The reasoning can have its own weight,
+which includes the white space around it. All other characters of the turn have the weight of the
+message. If a part or the reasoning can't be found exactly, the row is dropped.
 """
 
 from collections.abc import Iterator
@@ -20,16 +19,17 @@ _HINT = "give the complete message one weight"
 
 
 class Weighted(NamedTuple):
-    """Characters of a text that have a weight. If two spans overlap, the later one in the list
-    counts."""
+    """A span of characters and its weight. If spans of a list overlap, the last span counts."""
 
     span: Span
     weight: float
 
 
 def with_reasoning_weight(row: Conversation, weight: float) -> Conversation:
-    """The conversation, where reasoning without a weight gets its message's weight times
-    `weight`."""
+    """The conversation with a weight for reasoning: the weight of its message times `weight`.
+
+    Reasoning that already has a weight keeps it.
+    """
     if weight == 1:
         return row
     weights = dict(row.weights)
@@ -41,7 +41,10 @@ def with_reasoning_weight(row: Conversation, weight: float) -> Conversation:
 
 
 def weights_of_turn(row: Conversation, turn: int, text: str, start: int) -> Iterator[Weighted]:
-    """The weights of characters in `text`, the template's text of a message, from `start` on."""
+    """The weights of characters in `text`, the rendered turn, which begins at character `start`.
+
+    Raises BadRow if a part or the reasoning is not found in `text`.
+    """
     weights = row.weights.get(turn)
     if weights is None:
         return
@@ -65,7 +68,7 @@ def _of_parts(
     at = text.rfind(stripped)
     if at < 0 or sum(length for length, _ in weights.parts) != len(content):
         raise _unclear(row, turn, "parts of the content")
-    end = -(len(content) - len(content.lstrip()))  # of the part before, in `stripped`
+    end = -(len(content) - len(content.lstrip()))  # where the previous part ends in `stripped`
     for length, weight in weights.parts:
         begin, end = end, end + length
         inside = max(begin, 0), min(end, len(stripped))
@@ -76,7 +79,7 @@ def _of_parts(
 def _unclear(row: Conversation, turn: int, what: str) -> BadRow:
     return BadRow(
         "mask_not_exact",
-        f"{row.source}: message {turn + 1}: the {what}, which have a weight, are not in what the "
-        "chat template writes of this turn",
+        f"{row.source}: message {turn + 1}: the {what} with a weight can't be found in the text "
+        "that the chat template writes for this turn",
         _HINT,
     )

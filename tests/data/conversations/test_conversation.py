@@ -48,7 +48,7 @@ def test_target_turns_are_the_assistant_messages_that_are_not_context() -> None:
         (
             b'{"prompt": "a", "completion": [NaN]}',
             "broken_json",
-            "rows.jsonl:7: NaN or an infinite number in 'completion', which JSON does not have",
+            "rows.jsonl:7: 'completion' has NaN or an infinite number, which JSON does not allow",
         ),
         (b'{"a": "\\ud800"}', "broken_json", "rows.jsonl:7: broken JSON at column "),
         (b"[" * 3000 + b"]" * 3000, "broken_json", "rows.jsonl:7: broken JSON at column "),

@@ -35,7 +35,7 @@ def test_reasoning_that_only_mentions_an_opening_tag_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["a</think>b", "<think>a</think>b<think>c</think>"])
 def test_reasoning_that_holds_a_closing_tag_is_refused(text: str) -> None:
-    with pytest.raises(BadRow, match="the reasoning holds </think>, which ends a thinking block"):
+    with pytest.raises(BadRow, match="the reasoning contains </think>, which ends a thinking block"):
         answer_of("Yes", reasoning_content=text)
 
 
@@ -54,5 +54,5 @@ def test_a_block_in_the_content_that_repeats_the_reasoning_is_removed(block: str
     ],
 )
 def test_two_reasonings_are_refused(content: Any, more: dict[str, Any]) -> None:
-    with pytest.raises(BadRow, match="are different texts, and a turn has one reasoning"):
+    with pytest.raises(BadRow, match="are different texts, but a message has only one reasoning"):
         answer_of(content, **more)

@@ -173,7 +173,7 @@ def test_roles_of_openai_old_and_new_are_known() -> None:
         ({"conversations": [{"from": "robot", "value": "x"}]}, "unknown role 'robot'"),
         ({"messages": [{"role": "user", "content": None}]}, "'content' is missing"),
         ({"messages": [{"role": "user", "content": 3}]}, "'content' is not text"),
-        ({"text": "x"}, "text to continue, not a conversation: its key is text"),
+        ({"text": "x"}, "the row has plain text (its key is text), not a conversation"),
         ({"messages": [{"role": "user"}]}, "'content' is missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},

@@ -38,7 +38,7 @@ def test_the_columns_in_the_hint_read_the_row(row: dict[str, Any]) -> None:
     ("row", "hint"),
     [
         ({"text": "x"}, "--format text trains on every token of it"),
-        ({"data": [{"messages": [USER]}]}, "the rows are inside: `jq -c '.data[]' FILE"),
+        ({"data": [{"messages": [USER]}]}, "the rows are inside an object: `jq -c '.data[]' FILE"),
         ({"a": "x", "b": 1}, "rename the keys, map them as in --columns prompt="),
     ],
 )

@@ -129,7 +129,7 @@ def test_reasoning_after_a_block_of_the_template_is_refused(
     )
     with pytest.raises(BadRow, match="has one thinking block more than the row") as caught:
         texts_of(template, {"content": content})
-    advice = "remove the row" if "Cut" in content else "write its reasoning as reasoning_content"
+    advice = "remove the row" if "Cut" in content else "move the reasoning to reasoning_content"
     assert advice in (caught.value.hint or "")
 
 

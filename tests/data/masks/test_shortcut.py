@@ -286,7 +286,7 @@ def test_all_rows_are_made_the_long_way_if_one_differs(
         for name, tokenizer in (("a", wrong_tokenizer()), ("b", load(SAMPLE_TOKENIZER, WRONG)))
     ]
     wrong, right = (store.manifest for store in stores)
-    said = f"{file}:2: its texts differ when every prefix is rendered"
+    said = f"{file}:2: the texts differ when every prefix is rendered"
     assert (wrong.layout_differs, right.layout_differs) == (said, "")
     assert ("masks", f"all rows were made the long way ({said})") in list(store_notes(wrong))
     assert {**wrong.files, "ledger.jsonl": None} == {**right.files, "ledger.jsonl": None}
