@@ -129,7 +129,7 @@ class _Shard(NamedTuple):
 
 
 class TokenStore:
-    """One split of a store. A process that receives a pickle of this object opens the files again."""
+    """One split of a store. A process that receives a pickle of this opens the files again."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
@@ -252,7 +252,7 @@ class TokenStore:
         return TokenStore, (self.path, self.split, self.manifest)
 
     def _check(self) -> None:
-        """Raise DataError if the sizes of the arrays don't match the manifest. Computes no hashes."""
+        """Raise DataError if the sizes of arrays don't match the manifest. Computes no hashes."""
         counts = self.manifest.splits[self.split]
         num_tokens = self._shard_ends[-1] if self._shards else 0
         matches = {
