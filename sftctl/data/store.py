@@ -129,7 +129,7 @@ class _Shard(NamedTuple):
 
 
 class TokenStore:
-    """One split of a store. A process that receives a pickle of this opens the files again."""
+    """One split of a store. A pickle has no arrays: a process that loads it opens the files."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example

@@ -423,7 +423,7 @@ BYTES = [
     Case("prompt,completion\na,b\n".encode("utf-16-le"), [], says="is UTF-16", exit_code=3),
     Case(b'\x08\0\0\0\0\0\0\0{"a": 1}', [], says="weights, not rows", exit_code=3),
     Case(b"\n<html>", [], says="is a web page", exit_code=3),
-    Case(str(CONVERSATION).encode(), [], says="write it with json.dumps", exit_code=3),
+    Case(str(CONVERSATION).encode(), [], says="write the file with json.dumps", exit_code=3),
     Case(b'{"prompt": "Hi", "completion": "Hello"}\r' * 2, [], says="tr '\\r'", exit_code=3),
     Case([[Q, A], [Q, A]], [], says="jq -c '{messages: .}'", exit_code=3),
     Case(json.dumps([[Q, A]]).encode(), [], says="jq -c '.[] | {messages: .}'", exit_code=3),

@@ -14,10 +14,10 @@ def test_pairs_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prompt", "expected ours=theirs"),
-        ("prompt=", "expected ours=theirs"),
-        ("=q", "expected ours=theirs"),
-        ("prompt=q,", "expected ours=theirs"),
+        ("prompt", "expected KEY=COLUMN"),
+        ("prompt=", "expected KEY=COLUMN"),
+        ("=q", "expected KEY=COLUMN"),
+        ("prompt=q,", "expected KEY=COLUMN"),
         ("promt=q", "promt is not a key of a row"),
         ("prompt=q,prompt=r", "a key is named twice"),
     ],

@@ -35,7 +35,9 @@ def test_reasoning_that_only_mentions_an_opening_tag_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["a</think>b", "<think>a</think>b<think>c</think>"])
 def test_reasoning_that_holds_a_closing_tag_is_refused(text: str) -> None:
-    with pytest.raises(BadRow, match="the reasoning contains </think>, which ends a thinking block"):
+    with pytest.raises(
+        BadRow, match="the reasoning contains </think>, which ends a thinking block"
+    ):
         answer_of("Yes", reasoning_content=text)
 
 

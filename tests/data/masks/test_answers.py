@@ -160,7 +160,7 @@ def test_an_empty_block_with_other_white_space_than_the_prompts(
         "{{ m.content }}", f"{{{{ {written!r} if m.role == 'assistant' }}}}{{{{ m.content }}}}"
     )
     if trained_text is None:
-        with pytest.raises(BadRow, match="has another one or other white space after it"):
+        with pytest.raises(BadRow, match="has another block or other white space after the block"):
             texts_of(template, {"content": "2"})
     else:
         assert texts_of(template, {"content": "2"}) == [(HEADER + prompted, [trained_text])]

@@ -270,7 +270,7 @@ def test_a_row_that_is_made_both_ways_shows_a_wrong_layout() -> None:
         ]
         row = Conversation((*turns, {"role": "user", "content": "o"}), None, HERE, digest=digest)
         renderer.training_texts(row)
-    with pytest.raises(LayoutDiffers, match="rows.jsonl:7: its texts differ"):
+    with pytest.raises(LayoutDiffers, match="rows.jsonl:7: the texts differ"):
         renderer.training_texts(Conversation(row.messages, None, HERE, digest=1999))
 
 
