@@ -37,19 +37,19 @@ class EvaluationConfig:
     """What a run is evaluated on, and how its best step is chosen."""
 
     sets: tuple[SetConfig, ...] | None = None
-    """Validation sets besides the data's own validation part: [[evaluation.sets]] with name, and
-    path or fraction."""
+    """Validation sets in addition to the validation part of the data: [[evaluation.sets]] with
+    name, and path or fraction."""
     best: str = "loss"
-    """The value that chooses the best step: loss (the mean over the target tokens of all sets),
-    perplexity, token_accuracy, entropy or a metric. chat.loss is the loss of the set chat. Write
-    min or max before the name if the direction is not clear."""
+    """The value that decides which step is best: loss (the mean over the target tokens of all
+    sets), perplexity, token_accuracy, entropy or a metric. chat.loss is the loss of the set chat.
+    If it is unclear which direction is better, write min or max before the name."""
     metrics: list[str] | None = None
-    """Python functions that judge generated answers, as module:function. The module is imported
+    """Python functions that score generated answers, as module:function. The module is imported
     from the working directory or the Python path, so your code runs. Not available with fsdp."""
     num_prompts: Count = 32
-    """Number of rows of each validation set that the model answers for the metrics."""
+    """How many rows of each validation set the model answers for the metrics."""
     max_new_tokens: Count = 128
-    """The longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
 
     def __post_init__(self) -> None:
         goal, own = self.goal, self.metric_names

@@ -20,20 +20,21 @@ class OptimConfig:
     warmup_steps: CountFrom0 = 0
     """Steps of linear warm-up before the schedule."""
     min_lr_ratio: Share = 0.1
-    """The cosine and linear schedules end at this fraction of `learning_rate`; in [0, 1]."""
+    """At the end of the cosine and linear schedules, the learning rate is this fraction of
+    `learning_rate`; from 0 to 1."""
     weight_decay: Amount = 0.01
-    """Decoupled weight decay, on matrices only (not on norms and biases)."""
+    """Decoupled weight decay, only on matrices (not on norms and biases)."""
     beta1: PartOfOne = 0.9
     """Decay of AdamW's first moment."""
     beta2: PartOfOne = 0.999
     """Decay of AdamW's second moment."""
     eps: Amount = 1e-8
-    """AdamW's denominator term."""
+    """AdamW's epsilon: it is added to the denominator."""
     grad_clip: Amount = 1.0
-    """Maximum gradient norm (L2 over all trained parameters); 0 disables clipping."""
+    """Maximum gradient norm (L2 over all trained parameters). 0: no clipping."""
     groups: dict[str, Any] | None = None
     """Factors of the learning rate for some parameters: pattern = factor, in [optim.groups]. The
-    patterns are those of `train.freeze`. Other parameters have the factor 1."""
+    patterns are written as in `train.freeze`. All other parameters have the factor 1."""
 
     def __post_init__(self) -> None:
         check_factors(self.groups or {})

@@ -41,8 +41,9 @@ class ModelConfig:
     """Hugging Face tokenizer: a directory or hub name. Unset: the tokenizer of the prepared data,
     else of the model, else (for a preset) the bundled tokenizer."""
     new_tokens: list[str] | None = None
-    """Special tokens to add to the tokenizer; prepare-data and train both add them. The model's
-    embeddings and head get new rows, and each new row starts as the mean of the old rows."""
+    """Special tokens to add to the tokenizer. Set the same tokens for prepare-data and train. The
+    model's embeddings and head get new rows. The initial value of a new row is the mean of the old
+    rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,48 +54,50 @@ class DataConfig:
     """A prepared store, or a file, folder or pattern of conversations to prepare. Unset: the
     bundled sample."""
     sources: tuple[SourceConfig, ...] | None = None
-    """A mixture: [[data.sources]] with name, path and weight (default 1). Weight 0.3 trains 30% of
-    a source's examples in an epoch, and other examples in the next epoch; weight 2.5 trains all
-    examples twice and half of them a third time."""
+    """A mixture: [[data.sources]] with name, path and weight (default 1). With weight 0.3, an epoch
+    trains 30% of a source's examples, and the next epoch trains others. With weight 2.5, an epoch
+    trains all examples twice, and half of them a third time."""
     format: Format = "auto"
     """Format of the rows in a file."""
     max_seq_len: Annotated[int, Bounds(at_least=2, below=2**63)] | None = None
-    """Maximum length of an example, in tokens; `overflow` decides what happens to a longer example.
+    """Maximum length of an example, in tokens. `overflow` decides what happens to a longer example.
     Unset: the maximum length of the store, or 1024 when a file is prepared."""
     overflow: Overflow = "truncate"
-    """What to do with a longer example: truncate it, split it at turn boundaries, or drop it."""
+    """What to do with a row that is too long: truncate it, split it before user turns, or drop
+    it."""
     train_on: TrainOn = "assistant"
     """Which tokens are targets: all assistant turns, the last assistant turn, or everything."""
     chat_template: str | None = None
-    """A Jinja file that replaces the tokenizer's chat template, or chatml: a common template that
+    """A Jinja file that replaces the tokenizer's chat template. chatml: a common template that
     needs no file."""
     template_options: dict[str, Any] | None = None
     """Options of the chat template, such as enable_thinking = false, in [data.template_options].
-    They become the defaults in the template that is saved with the store and the model."""
+    They are saved as defaults in the template of the store and the model."""
     reasoning_weight: Annotated[float, Bounds(at_least=0, at_most=10**6)] = 1.0
-    """Weight of an assistant's reasoning in the loss, multiplied by the weight of the message. 0:
-    reasoning is only context."""
+    """Weight of an assistant's reasoning in the loss. It is multiplied by the weight of the
+    message. 0: reasoning is not trained."""
     leading_assistant: Literal["keep", "drop"] = "keep"
     """Assistant turns before the first user turn: keep them if the template accepts them, or drop
     them."""
     columns: str | None = None
-    """Columns to read in place of our keys, as in prompt=question,completion=body.answer. A dot
-    names a key inside an object."""
+    """Other names of columns, as in prompt=question,completion=body.answer: the column question is
+    read as prompt. A dot means a key inside an object."""
     special_text: SpecialText = "keep"
     """What to do if the text of a message contains the text of a special token: keep it (it becomes
     the token), refuse the row, or escape the text with a zero-width space."""
     date: str | None = None
-    """The day (YYYY-MM-DD) for chat templates that write today's date. Unset: the day on which the
-    data is prepared. The run records this day."""
+    """The date (YYYY-MM-DD) for chat templates that write today's date. Unset: the day on which the
+    data is prepared. The run records the date."""
     val_fraction: PartOfOne = 0.0
-    """Fraction of a file's rows held out for validation, chosen by their hash; in [0, 1)."""
+    """Fraction of a file's rows to use for validation, from 0 to below 1. A hash of each row
+    decides whether it is used."""
     num_workers: CountFrom0 = 0
-    """Loader processes per rank; 0 loads in the training process."""
+    """Number of loader processes of each rank. 0: the training process loads the data."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
-    """Page-locked memory for batches, for faster copies to a GPU; auto: on with CUDA. No effect
-    without a GPU."""
+    """Page-locked memory for batches, which makes copies to a GPU faster. auto: on with CUDA.
+    Without a GPU it has no effect."""
     prefetch_factor: Count = 2
-    """Steps that each loader process prepares in advance."""
+    """How many steps each loader process prepares in advance."""
     persistent_workers: bool = True
     """Keep the loader processes between epochs."""
 
@@ -135,58 +138,62 @@ class TrainConfig:
     epochs: Count = 2
     """How many times each example is trained."""
     max_steps: Count | None = None
-    """Maximum number of steps; `epochs` can end the run earlier."""
+    """Maximum number of steps. `epochs` can end the run earlier."""
     batch_size: Count = 16
-    """Examples per accumulation window, over all ranks."""
+    """Number of examples in a batch, on all ranks together."""
     accumulation_steps: Count = 1
-    """Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."""
+    """Number of batches in a step. A step trains batch_size × accumulation_steps examples, on all
+    ranks together."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
-    """Maximum tokens of several examples in one forward pass. It affects memory and speed, never
-    the update. auto: on CUDA a number that follows from the model's shape and the GPU's memory,
-    else 1024."""
+    """Maximum number of tokens in one forward pass with several examples. It changes memory and
+    speed, but never the update. auto: on CUDA a number that is computed from the model's shape and
+    the GPU's memory, else 1024."""
     activation_checkpointing: bool = False
-    """Keep only the input of each layer, and run the layer again in the backward pass. This needs
-    less memory and a third more time; the update is the same."""
+    """Keep only the input of each layer, and compute the layer again in the backward pass. This
+    needs less memory, and a third more time. The update is the same."""
     compile: bool = False
     """Compile each layer with torch.compile. This takes minutes at the start and makes steps faster
     on CUDA."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
+    """Where the model runs. auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
     reduction: Literal["plain", "exact"] = "plain"
     """How gradients are summed over micro-batches and ranks. plain: in float32. exact: in 64-bit
-    integers, so that a run has the same bits on any number of ranks; needs ddp."""
+    integers, so that a run has the same bits on any number of ranks. exact needs ddp."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several ranks hold the model. ddp: each rank has a copy. fsdp: each rank has a part of
-    weights, gradients and optimizer state, for models that do not fit on one rank. On one rank both
-    are the same."""
+    """How several ranks hold the model. ddp: each rank has a complete copy. fsdp: each rank has a
+    part of the weights, gradients and optimizer state, for models that do not fit on one rank. On
+    one rank, both are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The type that the model computes in. bfloat16: with copies of the float32 weights; float16:
-    with autocast. auto: on CUDA bfloat16 if the GPU supports it, else float16; on a CPU bfloat16 if
-    the processor has instructions for it and the model is at least 512 wide, else float32."""
+    """The type of the model's computation. bfloat16: with copies of the float32 weights. float16:
+    with autocast. auto on CUDA: bfloat16 if the GPU supports it, else float16. auto on a CPU:
+    bfloat16 if the processor has bfloat16 instructions and the model's hidden size is at least 512,
+    else float32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do if a loss or gradient is not finite: stop the run before the weights change, or
-    skip that step's update and continue."""
+    """What to do if a loss or gradient is not finite. stop: end the run before the weights change.
+    skip: skip the update of this step, and continue."""
     eval_interval: CountFrom0 = 0
-    """Validate every N steps, and always at the start and at the end; 0: only at the start and at
+    """Evaluate every N steps, and always at the start and at the end. 0: only at the start and at
     the end."""
     patience: CountFrom0 = 0
-    """End the run after this many evaluations in a row without an improvement; 0: never. Needs
+    """End the run after this number of evaluations in a row without an improvement. 0: never. Needs
     `eval_interval`."""
     min_delta: Amount = 0.0
-    """How much better an evaluation has to be to count for `patience`."""
+    """How much better an evaluation has to be to count as an improvement for `patience`."""
     final: Literal["auto", "best", "last"] = "auto"
-    """Which weights final/ gets. best: the weights of the step with the best evaluation; last:
-    those of the last step; auto: best if the data has a validation set, else last."""
+    """Which weights final/ gets. best: those of the step with the best evaluation. last: those of
+    the last step. auto: best if the data has a validation set, else last."""
     collective_timeout_s: Count = 600
-    """Seconds that ranks wait in a step for a rank that does not answer, before they give up."""
+    """How many seconds a rank waits in a step for another rank that does not answer. Then the run
+    ends with an error."""
     seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
-    """Random seed (order of the examples, dropout, a preset's initial weights)."""
+    """Random seed. It decides the order of the examples, dropout, and the initial weights of a
+    preset."""
     freeze: list[str] | None = None
     """Parameters that are not trained: shell patterns on their names, such as *.mlp.*, or
     embeddings, head, layers[:4] (the first four), layers[-2:] (the last two)."""
     train_only: list[str] | None = None
-    """The only parameters that are trained, in the same patterns as `freeze`. `freeze` is applied
-    after `train_only`."""
+    """The only parameters that are trained, written as in `freeze`. `freeze` is applied after
+    `train_only`."""
 
     @property
     def pass_tokens(self) -> int:
@@ -212,11 +219,12 @@ class CheckpointConfig:
     save_interval: CountFrom0 = 100
     """Save every N steps, and always the last step. 0: only the last step."""
     keep: Count = 3
-    """Number of checkpoints to keep; an older checkpoint is deleted only after a newer one is
+    """Number of checkpoints to keep. An older checkpoint is deleted only after a newer one is
     verified."""
     keep_best: CountFrom0 = 0
-    """Number of checkpoints with the best evaluations to keep besides the newest; at least 1 if
-    `train.final` is best. If it is above 0, a step with a new best evaluation is always saved."""
+    """How many checkpoints with the best evaluations to keep, in addition to the newest ones. If
+    `train.final` is best, at least 1 is kept. If `keep_best` is above 0, a step with a new best
+    evaluation is always saved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,19 +14,19 @@ class TrackingConfig:
     """What is logged, and where."""
 
     log_interval: Count = 10
-    """Steps between two lines on the console (metrics.jsonl has every step)."""
+    """Print a line on the console every N steps. (metrics.jsonl has every step.)"""
     trackers: list[str] | None = None
-    """Services to log to: wandb, tensorboard, trackio, swanlab. The last three are extras
-    to install."""
+    """Services to log to: wandb, tensorboard, trackio, swanlab. To use one of the last three,
+    install the extra of this name."""
     wandb: bool = False
     """Also log to Weights & Biases (WANDB_MODE=offline works)."""
     wandb_project: str = "sftctl"
-    """Project in W&B, Trackio and SwanLab."""
+    """Name of the project in W&B, Trackio and SwanLab."""
     wandb_artifact: bool = False
     """Also upload the finished model (`final/`) to W&B, as an artifact."""
     samples: CountFrom0 = 0
-    """Number of validation prompts that the model answers at each evaluation. The run does not
-    change. Not available with fsdp."""
+    """How many validation prompts the model answers at each evaluation. This does not change the
+    training. Not available with fsdp."""
 
     def __post_init__(self) -> None:
         for name in self.trackers or ():

@@ -70,7 +70,8 @@ def compared(found: dict[str, list[Result]]) -> tuple[list[str], list[list[str]]
             ]
         )
     head = ["", "real tokens/s", "peak RSS", "checkpoint", "weights written at the end"]
-    return [*head, "speed of sftctl's LoRA / this speed", "its RSS / this RSS"], rows
+    compared = [f"{what} of sftctl's LoRA, compared with this row" for what in ("speed", "RSS")]
+    return [*head, *compared], rows
 
 
 def step_ratio(found: dict[str, list[Result]]) -> str:
@@ -110,5 +111,6 @@ def validation_losses(
         ]
         print(" | ".join(row), file=sys.stderr, flush=True)
         table.append(row)
-    head = ["", "validation loss at step 0", f"{steps // 2}", f"{steps}", "median step", "peak RSS"]
+    head = ["", "validation loss at step 0", *(f"at step {n}" for n in (steps // 2, steps))]
+    head += ["median time of a step", "peak RSS"]
     return head, table

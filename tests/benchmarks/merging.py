@@ -22,8 +22,8 @@ from sftctl.trained.proof_rows import texts_of
 from tests.benchmarks.training import run, smollm2, store_of
 
 NUM_STEPS = 3
-HEAD = ["base, adapter", "dtype", "the adapter moves logits by up to", "logits differ by up to",
-        "equal greedy tokens", "bound"]  # fmt: skip
+HEAD = ["base, adapter", "dtype", "largest change of a logit by the adapter",
+        "largest error of a logit after the merge", "equal greedy tokens", "bound"]  # fmt: skip
 _FOUND = re.compile(r"differ by at most (\S+), and (\S+) of")
 _EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 Make = Callable[[Path, Path], Path]  # rows, an empty folder -> what is merged

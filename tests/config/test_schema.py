@@ -21,7 +21,8 @@ def test_every_key_has_its_documentation() -> None:
 
 def test_documentation_is_the_text_below_the_field() -> None:
     assert documentation()["train.accumulation_steps"] == (
-        "Windows per step: a step trains batch_size × accumulation_steps examples, over all ranks."
+        "Number of batches in a step. A step trains batch_size × accumulation_steps examples, on "
+        "all ranks together."
     )
 
 

@@ -26,6 +26,7 @@ NOT_HERE = {
     "make llama": "builds llama.cpp for half an hour",
     "make bench": "hours on a quiet machine",
     "make mutants": "hours",
+    "python -m tests.mutants": "hours",
     "make fuzz": "ten minutes",
     "make lint": "CI does",
     "make format": "rewrites the sources",
