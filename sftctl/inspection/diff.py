@@ -1,4 +1,6 @@
-"""The differences between two checkpoints. Their formats may differ, if names of tensors match."""
+"""The differences between two checkpoints. Two formats can be compared if tensors have the same
+names.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -73,10 +75,10 @@ class CheckpointDiff:
 
 
 def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
-    """Compare two checkpoints.
+    """Compare two checkpoints. Tensors are read a part at a time.
 
-    Tensors are read a part at a time. An adapter's tensors have other names in peft's files than in
-    a checkpoint; the result has the names of `a`.
+    An adapter's tensors have other names in peft's files than in a checkpoint. The result uses the
+    names of `a`.
     """
     named = _named_as(b, a)
     ours, theirs = _with_aliases(a, named), _with_aliases(named, a)
@@ -96,7 +98,7 @@ def diff(a: Inspection, b: Inspection) -> CheckpointDiff:
 
 
 def _named_as(one: Inspection, other: Inspection) -> Inspection:
-    """`one`, but tensors whose name in peft's files is the same get their name in `other`."""
+    """`one`, but a tensor of an adapter gets the name that `other` uses for it."""
     theirs = {plain_name(name): name for name in (*other.aliases, *other.tensors)}
     names = {name: theirs.get(plain_name(name), name) for name in (*one.aliases, *one.tensors)}
     tensors = {names[name]: tensor for name, tensor in one.tensors.items()}
@@ -146,9 +148,10 @@ def _config_changes(a: Inspection, b: Inspection) -> list[Change]:
 def _of_both(
     a: Inspection, b: Inspection, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of `a` and of `b`. If the formats differ, only keys that both have.
+    """The values of `a` and of `b`.
 
-    With different formats, a missing key would not be a change.
+    If the formats differ, a missing key does not mean a change. So only keys that both have are
+    returned.
     """
     if a.format == b.format:
         return ours, theirs

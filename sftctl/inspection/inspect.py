@@ -92,9 +92,11 @@ from sftctl.words import counted, in_shell
 
 
 class Format(NamedTuple):
-    """A format that can be inspected. `inspect` reports damage; it raises no error for it."""
+    """A format that sftctl can inspect. `inspect` does not raise damage as an error, but reports
+    it.
+    """
 
-    name: str  # the name in a hint
+    name: str  # as it appears in a hint
     recognises: Callable[[Path], bool]
     inspect: Callable[[Path], Inspection]
     verify: Callable[[Inspection], Inspection] = verify_archives  # compares every checksum
@@ -132,11 +134,12 @@ FORMATS = (  # the first one that recognises a path inspects it
 
 
 def inspect_path(path: Path, verify: bool = False) -> Inspection:
-    """Inspect a checkpoint. For a run: its newest checkpoint, with all others in `checkpoints`.
+    """Inspect a checkpoint. For a run, inspect the newest checkpoint, and list all in
+    `checkpoints`.
 
-    `verify` also reads every byte that has a checksum. Damage is reported in the result. Raises
-    NoCheckpoint if no format recognises the path, and CheckpointError if the system does not let
-    this process read it.
+    With `verify`, every byte that has a checksum is read too. Damage does not raise an error: it is
+    in the result. Raises NoCheckpoint if no format recognises the path. Raises CheckpointError if
+    this process may not read it.
     """
     hint = "it needs a path that you may read; `ulimit -n` shows how many files may be open"
     with refusals(path, CheckpointError, hint, what="can't be read"):
@@ -185,9 +188,10 @@ def _refuse_parts_of_runs(path: Path) -> None:
 
 
 _CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")
-"""The names of parts of a large file, such as `x.gguf.part1of2` or `x.gguf-split-a`. `cat` joins
-them."""
-_MOST_LOOKED_AT = 100  # folders that are looked at in a folder
+"""Names of parts of a large file, such as `x.gguf.part1of2` or `x.gguf-split-a`. To be joined by
+`cat`.
+"""
+_MOST_LOOKED_AT = 100  # the number of inner folders that are searched
 
 
 def _format_of(path: Path) -> Format | None:
@@ -211,7 +215,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _with_store_verified(inspection: Inspection) -> Inspection:
-    """The inspection after the store for a resume was hashed. Unchanged if there is no store."""
+    """Hash the store that a resume would use, if there is one, and add the result."""
     store = inspection.data_store
     if store is None or not store["fits"]:
         return inspection
@@ -244,9 +248,9 @@ def _verified(inspection: Inspection, verify: Callable[[Inspection], Inspection]
 
 
 def _verified_final(final: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The facts about a run's final model after its files were hashed.
+    """Hash the files of a run's final model, and add the result.
 
-    Unchanged if an older version wrote the model, because it then has no hashes.
+    A model that an older version wrote has no hashes, and is returned as it is.
     """
     if final is None or final["step"] is None:
         return final

@@ -64,16 +64,16 @@ _FINDINGS = (
 class Inspection:
     """The result of inspecting one checkpoint.
 
-    `facts` has the keys of our manifest. A fact that the format does not store is None or missing.
-    A problem is damage, or code in a pickle. (This code was not run.) An obstacle is the reason why
+    `facts` has the keys of sftctl's manifest. A fact that the format does not store is None or
+    missing. A problem is damage, or code that a pickle wants to run. An obstacle is the reason why
     an undamaged checkpoint can't be resumed on this machine now.
     """
 
     path: Path
     format: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    step_counts: str | None = None  # what the number of the step counts in this format
-    epoch_counts: str | None = None  # what the number of the epoch counts
+    step_counts: str | None = None  # the unit of the step, such as "optimizer updates"
+    epoch_counts: str | None = None  # the unit of the epoch, such as "epochs done"
     next_learning_rate: float | None = None
     loss: float | None = None  # of the last step
     rng: Mapping[str, Any] | None = None
@@ -85,15 +85,15 @@ class Inspection:
     )  # file -> num_bytes, sha256 or None
     tensors: Tensors = field(default_factory=dict)  # names begin with `model.` or `optimizer.`
     aliases: Mapping[str, str] = field(default_factory=dict)  # name of a tied tensor -> stored name
-    complete: bool = True  # every file and tensor that it names is there with the right size
+    complete: bool = True  # every file and tensor exists, with the right size
     verified: bool | None = None  # all checksums match; None: not checked, or a file has none
     problems: Sequence[str] = field(default_factory=list)  # "file: what is wrong"
     obstacles: Sequence[str] = field(default_factory=list)
     notes: Sequence[str] = field(default_factory=list)
     advice: str | None = None  # the command or call that continues from this checkpoint
     remedies: Mapping[str, str] = field(default_factory=dict)  # problem -> what to do about it
-    checkpoints: "Sequence[Inspection] | None" = None  # if this is a run: its checkpoints by step
-    final: Mapping[str, Any] | None = None  # if this is a run: facts about its final/
+    checkpoints: "Sequence[Inspection] | None" = None  # all checkpoints, if this is a run; by step
+    final: Mapping[str, Any] | None = None  # facts about final/, if this is a run
 
     @property
     def is_ours(self) -> bool:
@@ -164,7 +164,7 @@ class Inspection:
 
     @property
     def epoch_ratio(self) -> float | None:
-        """How much of the current epoch is finished, from 0 to 1; None: unknown."""
+        """The finished part of the current epoch, from 0 to 1; None: unknown."""
         steps, done = self.facts.get("steps_per_epoch"), self.facts.get("step_in_epoch")
         if steps and done is not None:
             return float(done / steps)
@@ -203,9 +203,10 @@ def weights_in(tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def weights_dtype(tensors: Tensors) -> str | None:
-    """The dtype that most bytes of the weights have.
+    """The dtype of most bytes of the weights.
 
-    Floats of 16, 32 or 64 bits get torch's name.
+    Floats of 16, 32 or 64 bits have torch's name, such as bfloat16. Other types have the name in
+    the file.
     """
     sizes: Counter[str] = Counter()
     for tensor in weights_in(tensors).values():
@@ -223,8 +224,9 @@ def component_of(name: str) -> str:
 def _located(path: Path, problem: str) -> str:
     """A problem with its full path.
 
-    A problem can start with a file name and a colon. The file is then in the folder `path`, or is
-    `path` itself. With `../`, it is next to the folder. Other problems concern all of `path`.
+    If the problem starts with a file name and a colon, the file is in the folder `path`, or is
+    `path` itself. If it starts with `../`, the file is next to the folder. Any other problem is
+    about `path` as a whole.
     """
     if ": " not in problem:
         return f"{path}: {problem}"

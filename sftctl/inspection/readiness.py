@@ -111,7 +111,10 @@ def _advice_for_damage(run: RunDir, command: str) -> str:
 def _advice_against(
     errors: Sequence[SftctlError], differences: Sequence[Difference], command: str
 ) -> str:
-    """How to remove the first obstacle. If all changes can be allowed: the command that does."""
+    """How to remove the first obstacle.
+
+    If the only obstacle are changes that can be allowed, this is the command that allows them.
+    """
     flags = allow_flags(differences)
     if flags and len(errors) == 1 and all(d.verdict != "impossible" for d in differences):
         return f"{command} {flags}   (only if you want that)"
@@ -125,8 +128,10 @@ def _reason(error: SftctlError, checkpoint: Path) -> str:
 def _judge_data(
     manifest: CheckpointManifest, config: RunConfig
 ) -> tuple[DataHere | None, dict[str, Any], list[SftctlError]]:
-    """The data that a resume would use (None: it would prepare data), facts about its store for the
-    report, and the errors that a resume would raise.
+    """(data, facts, errors): what a resume would do about its data.
+
+    `data` is None if the resume would prepare the data again. The facts about the store are for the
+    report. The errors are those that the resume would raise.
     """
     path, fingerprint = config.data.path, manifest.data_fingerprint
     try:
@@ -143,7 +148,7 @@ def _judge_data(
 
 
 def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of all sources for a resume; None: data of at least one would be prepared again.
+    """The data of all sources for a resume. None if a source would be prepared again.
 
     Raises a SftctlError if the resume would be refused.
     """
@@ -165,7 +170,7 @@ def _mixed_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | N
 
 
 def _data_here(manifest: CheckpointManifest, config: RunConfig) -> DataHere | None:
-    """The data of one source for a resume; None: its files would be prepared again."""
+    """The data of one source for a resume. None if it would be prepared again."""
     path, fingerprint = config.data.path, manifest.data_fingerprint
     if path is not None and is_prepared(path):
         there = StoreManifest.read(Path(path))

@@ -629,7 +629,9 @@ def test_code_of_its_own_is_noted_and_judged_as_train_judges_it(
     assert found.problems == []
     named = f"modeling_x.py, named by auto_map in {folder / 'config.json'}"
     if family != "llama9":
-        assert found.notes == [f"code of its own is not run: {named}; train takes its own classes"]
+        assert found.notes == [
+            f"the model's own code is not run: {named}; train uses transformers' classes"
+        ]
         assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
         load_pretrained(str(folder))
     else:

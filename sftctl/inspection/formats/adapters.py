@@ -1,4 +1,6 @@
-"""Adapters in the format of peft, from any tool, and of MLX: kind, base, rank, targets, step."""
+"""Adapters in peft's format, from any tool, and adapters of MLX: their kind, base, rank
+and step.
+"""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ _TWO_FILES = "the two files belong to different adapters: copy or download it ag
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
-_TOOLS = {  # tag in the card -> tool. The first match counts: other tools also have TRL's tag
+# Tag in the model card -> tool; the first match counts, because other tools add TRL's tag too.
+_TOOLS = {
     "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
 }  # fmt: skip
 
@@ -41,7 +44,7 @@ def plain_name(name: str) -> str:
 
 
 def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
-    """The kind, such as `PEFT adapter directory (LORA)`. PEFT is replaced by the tool if known."""
+    """The kind, such as `PEFT adapter directory (LORA)`. If known, the tool replaces PEFT."""
     base = str(adapter.get("base_model_name_or_path", ""))
     if is_mlx_adapter(adapter):
         return f"MLX adapter directory ({adapter.get('fine_tune_type', 'lora')})"
@@ -63,10 +66,10 @@ def _tool_in(card: str) -> str | None:
 def judge_adapter(
     files: Files, adapter: Mapping[str, Any], tensors: Tensors
 ) -> tuple[list[str], str]:
-    """The problems of an adapter, and a note on its base, rank and targets, and what to do next.
+    """The problems of an adapter, and a note: its base, rank and targets, and what to do next.
 
-    The checks are those of `sftctl export --merge` that need no base. Remedies for the problems are
-    added to `files.remedies`. If nothing else is wrong, torch is loaded to look for NaNs.
+    The checks are the checks of `sftctl export --merge` that do not need the base. `files.remedies`
+    gets a remedy for each problem. If nothing else is wrong, torch is loaded to look for NaNs.
     """
     note, problems = _description(adapter), unpaired(tensors)
     if is_mlx_adapter(adapter):
@@ -101,7 +104,7 @@ def _way_to_a_model(adapter: Mapping[str, Any]) -> str:
     is_path = base.startswith((".", "/", "~")) or base.count("/") > 1
     if is_path and not Path(base).exists():
         return "to merge it, put the base back, or set base_model_name_or_path to where it is"
-    return "`sftctl export --merge` makes a model of the two"
+    return "`sftctl export --merge` makes a model of it and its base"
 
 
 def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
@@ -113,7 +116,7 @@ def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
     normed = {name.partition(".lora_magnitude_vector")[0] for name in shapes}
     lost = [layer for layer in layers if layer not in normed]
     if adapter.get("use_dora") is True and lost:
-        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, which use_dora needs"
+        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, but use_dora is set"
     return None
 
 
@@ -146,7 +149,7 @@ def _description(adapter: Mapping[str, Any]) -> str:
 
 
 def unpaired(tensors: Tensors) -> list[str]:
-    """A problem if a LoRA's matrices are empty, or if one of a pair A and B is missing; else []."""
+    """[problem] if a matrix of a LoRA is empty, or if A or B of a pair is missing; else []."""
     if empty := sorted(name for name, one in tensors.items() if 0 in one.shape):
         file = next((part.file.name for part in tensors[empty[0]].parts), "the file")
         first = empty[0].removeprefix("model.")
@@ -163,9 +166,7 @@ def unpaired(tensors: Tensors) -> list[str]:
 
 
 def _other_half(name: str) -> str | None:
-    """The name of the matrix B that belongs to a matrix A, and the reverse; None for
-    other tensors.
-    """
+    """The name of the matrix B for a matrix A, and the reverse. None for other tensors."""
     match = _HALF.search(name)
     if match is None:
         return None

@@ -27,7 +27,7 @@ _MOST_VALUES = 500
 _MOST_KEYS = 100  # on the path to one value in the saved dict
 _STEP_KEYS = ("step", "global_step", "iteration", "iter_num")
 _RATE_KEYS = ("lr", "learning_rate")
-_NOTHING_LISTED = f"{_METADATA_NAME} has no list of tensors: names and sizes of files only"
+_NOTHING_LISTED = f"{_METADATA_NAME} has no list of tensors, so only files are shown"
 _CONVERT = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
 # (name, offsets) of a saved object -> its file, offset and length, as .metadata records them.
@@ -88,9 +88,9 @@ def inspect_distributed(path: Path) -> Inspection:
 
 
 def distcp_problems(folder: Path) -> list[str]:
-    """The problems of a folder of `.distcp` files that is inside a checkpoint's folder.
+    """The problems of a folder of `.distcp` files that lies in the folder of a checkpoint.
 
-    Files can be missing, truncated or unreadable. Their names begin with the name of `folder`.
+    Files can be missing, truncated or unreadable. Each problem begins with the name of `folder`.
     """
     if not is_distributed(folder):
         return []
@@ -115,7 +115,7 @@ def _check_sizes(files: Files, places: Places) -> None:
         elif max(end for _, end in listed) > files.sizes[name]:
             files.problems.append(f"{name}: truncated: {files.sizes[name]} bytes")
         elif sum(end - begin for begin, end in listed) > files.sizes[name]:
-            files.problems.append(f"{name}: {_METADATA_NAME} lists bytes of it twice")
+            files.problems.append(f"{name}: {_METADATA_NAME} lists some of its bytes twice")
 
 
 def _grouped(name: str, planned: dict[Any, Any]) -> str:
@@ -169,7 +169,10 @@ def _value(files: Files, place: dict[str, Any]) -> Any:
 
 
 def unpacked(part: Part) -> Part:
-    """The place of the numbers inside a part's torch.save archive. Raises CorruptCheckpoint."""
+    """Where the numbers of a part are inside the part's torch.save archive.
+
+    Raises CorruptCheckpoint.
+    """
     found = read_torch_file(part.file, part.begin, part.archive_bytes)
     if "" not in found.tensors:
         raise CorruptCheckpoint(f"{part.file}: no tensor at byte {part.begin}")

@@ -1,7 +1,7 @@
 """The names and shapes of the weights that the model of a config.json needs.
 
-They are known for the model types in `LAYER`. For other types, only missing layers are found. Does
-not load torch.
+They are known for the model types in `LAYER`. For another type, only layers that are missing
+completely are found. Does not load torch.
 """
 
 import re
@@ -56,7 +56,10 @@ def names_of(tensors: Tensors, config: Mapping[str, Any]) -> Names:
 
 
 def _full(name: str) -> str:
-    """The tensor's name in a model with a head. Base models lack the first `model.` in names."""
+    """The name of a tensor in the model with a head.
+
+    In the files of a base model, names lack the first `model.`.
+    """
     begins = ("layers.", "embed_tokens.", "norm.")
     if name.startswith(("model.model.", "model.lm_head.")):  # from a wrapper called `model`
         return name.removeprefix("model.")

@@ -25,7 +25,7 @@ TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 _LOADED_SUFFIXES = (*TORCH_SUFFIXES, ".pkl", ".pickle", ".ckpt")  # these may be pickles
 OTHER_TOOL = "sftctl resumes its own runs only"
 NO_CHECKSUMS = "some files have no checksums: their headers and sizes were checked"
-_MOST_ARCHIVES = 10_000  # to verify; more in a large checkpoint
+_MOST_ARCHIVES = 10_000  # checksums of so many archives are checked; of more in a large checkpoint
 _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
 _MAY_BE_POINTERS = (*_DATA, ".json")
 _UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download")
@@ -44,7 +44,8 @@ class Files:
     problems: list[str] = field(default_factory=list)
     remedies: dict[str, str] = field(default_factory=dict)  # problem -> what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
-    pointers: frozenset[str] = frozenset()  # not the files themselves: Git LFS pointers, web pages
+    # files whose content does not fit their name, such as Git LFS pointers
+    pointers: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, path: Path, patterns: Sequence[str] = ("*",)) -> "Files":
@@ -99,9 +100,9 @@ class Files:
         return found
 
     def _read_for_code(self, name: str) -> None:
-        """Add the code that a pickle names as a problem.
+        """Add the code that a pickle refers to as a problem.
 
-        A file that only has the name of a pickle is no problem.
+        A file that is not a pickle, but has the name of one, is not a problem.
         """
         others = Files(self.path, self.sizes, None)
         others.read_torch(name)
@@ -131,7 +132,7 @@ class Files:
     def inspection(self, format: str, tensors: Tensors, advice: str | None = None) -> Inspection:
         """The inspection of these files. With problems, it is not complete and has no advice.
 
-        Pickles that were not opened yet are searched for code.
+        Pickles that were not opened so far are read, to find code in them.
         """
         for name, size in self.sizes.items():
             if name not in self.opened and name.endswith(_LOADED_SUFFIXES):
@@ -154,8 +155,9 @@ class Files:
 
 
 def _is_read(file: Path) -> bool:
-    """Whether this is a file of the checkpoint, and not a `._NAME` file, which macOS adds on some
-    disks.
+    """Whether this is a file of the checkpoint.
+
+    `._NAME` is not: macOS writes such files on some disks.
     """
     return file.is_file() and not file.name.startswith("._")
 
@@ -173,7 +175,7 @@ def _problems_of_names(folder: Path) -> list[str]:
 
 
 def _problem_of_begin(file: Path, name: str) -> str | None:
-    """What a weight file is instead, judged by its first bytes; None: nothing is wrong."""
+    """What a weight file really is, by its first bytes; None if its name and content agree."""
     if not name.endswith(_DATA):
         return None
     begin = first_bytes(file)
@@ -241,8 +243,8 @@ def _problems_of_archive(file: Path, begin: int, num_bytes: int) -> list[str]:
 
 
 def _stretches(inspection: Inspection, root: Path) -> set[tuple[Path, int, int | None]]:
-    """(file, begin, length) of every file that may be an archive, and of archives in
-    .distcp files.
+    """The archives to check, as (file, begin, length): torch files, and archives inside `.distcp`
+    files.
     """
     parts = [part for tensor in inspection.tensors.values() for part in tensor.parts]
     packed = {(p.file, p.begin, p.archive_bytes) for p in parts if p.archive_bytes is not None}

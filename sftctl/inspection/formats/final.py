@@ -46,7 +46,7 @@ def verify_final_model(inspection: Inspection) -> Inspection:
 
 
 def _with_problems(found: Inspection, problems: list[str], *, complete: bool) -> Inspection:
-    """The inspection with these problems.
+    """Add the problems to an inspection.
 
     `train` refuses a model with problems. So the advice is then the command that writes the model
     again, if the model is still in its run.

@@ -62,7 +62,7 @@ def is_gguf_file(path: Path) -> bool:
 
 
 def inspect_gguf_file(path: Path) -> Inspection:
-    """One .gguf file. If it is a part of a model, with the other parts."""
+    """One .gguf file. A part of a split model is inspected together with the other parts."""
     if (unread := inspect_unread(path)) is not None:
         return unread
     files = Files.of(path)
@@ -161,7 +161,7 @@ def _value(stream: IO[bytes], kind: int) -> Any:
     if kind != _ARRAY:
         raise ValueError(f"value type {kind} is unknown")
     item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
-    if item_kind == _ARRAY:  # no tool writes these, and a hostile file could nest them deeply
+    if item_kind == _ARRAY:  # no tool writes these, and a hostile file could nest them to any depth
         raise ValueError("arrays of arrays are not supported")
     if count > _LONGEST_ARRAY:
         raise ValueError(f"an array of {count} items is too long")

@@ -43,7 +43,7 @@ _FEED_FORWARD = {  # further tensors in blocks without experts
 
 
 def inspect_unread(path: Path) -> Inspection | None:
-    """The inspection of a file that is not GGUF of version 2 or 3; None for all other files."""
+    """Inspect a file that is not GGUF of version 2 or 3. None for a file that is."""
     kind = kind_by_first_bytes(first_bytes(path))
     if kind is None:
         return None
@@ -111,13 +111,13 @@ def _judge_part(
     which = f"part {number + 1} of {count}" if isinstance(number, int) else f"one of {count} parts"
     problems = []
     if num_parts == count and isinstance(total, int) and total != num_tensors:
-        problems = [f"{path.name}: {num_tensors} tensors in all parts, {total} are counted in it"]
+        problems = [f"{path.name}: {num_tensors} tensors in all parts, but it says {total}"]
     note = "train reads one file: `llama-gguf-split --merge` of llama.cpp puts the parts together"
     return f"GGUF split model, {which}", problems, [note], show_tensors(path)
 
 
 def _lost(arch: str, values: Mapping[str, Any], names: set[str]) -> list[str]:
-    """The tensors that are missing, judged by the architecture and its number of blocks."""
+    """The missing tensors of a model with this architecture and this number of blocks."""
     blocks = values.get(f"{arch}.block_count")
     if arch not in _BLOCK or not isinstance(blocks, int):
         return []

@@ -77,12 +77,13 @@ def lost_shards(files: Files) -> list[str]:
             name = f"{match[1]}-{number:0{digits}d}-of-{match[3]}{match[4]}"
             if name not in files.sizes:
                 lost.append(f"{name}: missing")
-    known = {problem.partition(":")[0] for problem in files.problems}  # reported by the index
+    # The index has reported these files.
+    known = {problem.partition(":")[0] for problem in files.problems}
     return [one for one in sorted({*lost}) if one.partition(":")[0] not in known]
 
 
 def _lost_index(files: Files) -> list[str]:
-    """A problem for a missing index file. Several parts can't be loaded without it."""
+    """A problem if the index file is missing, because weights in several files need it."""
     endings = {m[4] for name in files.sizes if (m := _SHARD.fullmatch(name))}
     names = {".safetensors": _INDEXES[0], ".bin": _INDEXES[1]}
     wanted = [names[ending] for ending in sorted(endings)]
@@ -194,9 +195,9 @@ def read_weights(files: Files) -> dict[str, StoredTensor]:
 
 
 def _is_other(name: str, loaded: list[str]) -> bool:
-    """Whether a file's tensors are read, although the model is not loaded from it.
+    """Whether the tensors of a file are shown, although transformers does not load the file.
 
-    True for an adapter's file, and for all files if transformers would load none.
+    True for the file of an adapter. If transformers loads no file at all, true for all files.
     """
     is_adapter = Path(name).name.startswith("adapter_")
     is_below = "/" in name and name.endswith(SUFFIX)
@@ -206,7 +207,9 @@ def _is_other(name: str, loaded: list[str]) -> bool:
 def _problems_of_index(
     files: Files, index: str, tensors: dict[str, StoredTensor], is_readable: bool
 ) -> list[str]:
-    """A problem for files that the index names but do not exist, or for tensors in no file."""
+    """A problem for each file in the index that does not exist. Else for tensors that are in no
+    file.
+    """
     weight_map = files.read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         return [f"{index}: no weight_map in it"]

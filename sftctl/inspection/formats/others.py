@@ -1,4 +1,4 @@
-"""Weights of tools whose files sftctl does not read, and folders with several checkpoint files."""
+"""Weights of tools whose files sftctl does not read; and single-file checkpoints in a folder."""
 
 import re
 from pathlib import Path
@@ -70,5 +70,5 @@ def files_to_inspect(folder: Path) -> list[Path]:
 
 
 def _is_model(name: str) -> bool:
-    """Whether this can be the model of a folder. A projector for images (mmproj) is not."""
+    """Whether this can be the model of a folder. `mmproj` files are projectors for images."""
     return not name.startswith("mmproj")

@@ -45,7 +45,7 @@ def is_run(path: Path) -> bool:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint folder, also a damaged one."""
-    name = Path(os.path.abspath(path)).name  # the path `.` has no name otherwise
+    name = Path(os.path.abspath(path)).name  # resolves the path `.`, which has no name
     return path.is_dir() and (step_of(name) is not None or (path / MANIFEST_HASH_NAME).exists())
 
 
@@ -86,7 +86,7 @@ def _final(run: RunDir) -> dict[str, Any] | None:
 
 
 def inspect_checkpoint(path: Path) -> Inspection:
-    """A checkpoint, without hashing its files. Damage is in the result; no error is raised."""
+    """A checkpoint, without hashing its files. Damage is reported in the result."""
     manifest, tensors = None, dict[str, StoredTensor]()
     problems = problems_of(path, verify=False)
     try:
@@ -129,7 +129,7 @@ def verify_checkpoint(inspection: Inspection) -> Inspection:
 
 
 def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Inspection:
-    """The inspection, completed by whether `sftctl resume` can continue from the checkpoint."""
+    """Add to the inspection whether `sftctl resume` can continue from the checkpoint."""
     readiness = judge(inspection.path, manifest, is_damaged=bool(inspection.problems))
     return replace(
         inspection,
@@ -141,7 +141,9 @@ def _judged(inspection: Inspection, manifest: CheckpointManifest | None) -> Insp
 
 
 def _of_newer_format(path: Path, error: IncompatibleCheckpoint) -> Inspection:
-    """The inspection of an undamaged checkpoint whose format is newer than this version."""
+    """The inspection of a checkpoint that is not damaged, but has a newer format than
+    this version.
+    """
     return Inspection(
         path=path,
         format=_FORMAT,

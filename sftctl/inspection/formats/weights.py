@@ -42,7 +42,7 @@ _QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
 
 
 def quantized_dtype(tensors: Tensors) -> str | None:
-    """The type of the first matrix whose type only quantizers use; None if there is none."""
+    """The dtype of the first quantized matrix. None if no matrix is."""
     found = (one.dtype for one in tensors.values() if len(one.shape) > 1)
     name = next((dtype for dtype in found if dtype in _QUANTIZED), None)
     return None if name is None else NUMBER_TYPES[name].torch
@@ -51,16 +51,18 @@ def quantized_dtype(tensors: Tensors) -> str | None:
 def judge_weights(
     files: Files, config: Mapping[str, Any], tensors: Tensors
 ) -> tuple[list[str], list[str], str | None]:
-    """The problems, notes, and the command that trains from these weights (None: none works).
+    """(problems, notes, command): the command trains from these weights, or is None if it would
+    fail.
 
-    The remedy for each problem is added to `files.remedies`.
+    `files.remedies` gets a remedy for each problem.
     """
     path = files.path
     if not config or not tensors:
         return [], [] if tensors else ["no weights in it"], None
     if note := _unreadable_numbers(path, config, tensors):
         return [], note, show_tensors(path)
-    names = Names() if files.problems else names_of(tensors, config)  # with damage: not compared
+    # Damaged files are not compared.
+    names = Names() if files.problems else names_of(tensors, config)
     if misfit := _misfit(config, tensors, names):
         problem = f"config.json: {misfit.problem}"
         files.remedies[problem] = misfit.edit
@@ -75,7 +77,8 @@ def judge_weights(
     obstacle = None if refused is None else f"{refused.reason}; {refused.hint}"
     if refused is None or refused.is_of_tokenizer:
         if code := code_in(path):
-            notes.append(f"code of its own is not run: {code}; train takes its own classes")
+            own = "the model's own code is not run"
+            notes.append(f"{own}: {code}; train uses transformers' classes")
         obstacle = _what_train_lacks(files, tensors) or obstacle
     if obstacle is not None:
         return [], [*notes, obstacle], show_tensors(path)
@@ -104,7 +107,7 @@ def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit
 
 
 def _beginnings(tensors: Tensors) -> dict[str, Beginning]:
-    """The first bytes of head and embedding. Only a tensor in one row-major part is included."""
+    """The first bytes of head and embedding. Left out unless stored row-major and in one part."""
     found = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix("model.")

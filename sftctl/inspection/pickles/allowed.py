@@ -1,8 +1,8 @@
 """The names that a checkpoint's pickle may refer to: data types, and settings of known tools.
 
-A name has two parts, a module and a qualified name; both must be in the table. No qualified name in
-the tables has a dot. The reason: from protocol 4 on, `("torch", "os.system")` would find the module
-os that torch imports.
+A name has two parts: a module and a qualified name. Both must be in the table together. No
+qualified name in the tables has a dot: from protocol 4 on, `("torch", "os.system")` would find the
+module os that torch imports.
 """
 
 from collections.abc import Iterable, Mapping
@@ -136,12 +136,13 @@ _SETTINGS = _names(
         "deepspeed.utils.tensor_fragment": "fragment_address",
     }
 )
-"""Classes of settings. A pickle may create an empty object and fill in its values. A call with
-arguments would run the class's `__init__`, so it counts as code."""
+"""Classes of settings. A pickle may create an empty object and set its attributes. A call with
+arguments would run `__init__` of the class, so it counts as code.
+"""
 
 
 def code_in(names: Iterable[FullName], called: Iterable[FullName]) -> frozenset[str]:
-    """The names that are not in the tables, and names of settings that the pickle calls."""
+    """The names that are not in the tables, and the settings that the pickle calls."""
     bad = {name for name in names if name not in _DATA and name not in _SETTINGS}
     return frozenset(".".join(name) for name in bad | (_SETTINGS & frozenset(called)))
 

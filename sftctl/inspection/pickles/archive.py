@@ -1,9 +1,9 @@
-"""The zip archive of a torch.save file: its entries, and whether all readers see the same entries.
+"""The zip archive of a torch.save file: its entries, and whether all readers find the same entries.
 
-torch reads zips with another library than Python. The two can find different entries in three
-cases: two entries have the same name, there are bytes before or after the archive, or the header of
-an entry has another name than the directory. Python could then show a harmless entry while torch
-loads a harmful one. Such an archive is reported as a problem.
+torch and Python read zips with different libraries. They can find different entries in three cases:
+two entries have the same name, there are bytes before or after the archive, or an entry's header
+has another name than the directory. Python could then show a harmless entry while torch loads a
+harmful one. Such an archive is reported as a problem.
 """
 
 import zipfile
@@ -38,8 +38,8 @@ class Archive:
 def open_archive(window: Window) -> Archive:
     """Read the directory of the archive, and the header of each entry.
 
-    Raises ValueError or BadZipFile if an entry can't be read, or if torch.save never stores an
-    entry in this way. Raises BadPickle for an archive of TorchScript.
+    Raises ValueError or BadZipFile for an entry that can't be read, or that torch.save would not
+    write. Raises BadPickle for an archive of TorchScript.
     """
     with zipfile.ZipFile(cast(IO[bytes], window)) as archive:
         infos = archive.infolist()
@@ -71,7 +71,9 @@ def open_archive(window: Window) -> Archive:
 
 
 def _has_tail(window: Window) -> bool:
-    """Whether bytes follow the archive's directory. torch never writes a comment there."""
+    """Whether the file continues after the end record of the archive. torch writes no comment
+    there.
+    """
     window.seek(window.num_bytes - _END_BYTES)
     return window.read(4) != b"PK\x05\x06"
 

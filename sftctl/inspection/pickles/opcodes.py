@@ -1,8 +1,7 @@
-"""Read a pickle without unpickling it: opcodes become plain values, and nothing is called.
+"""Read a pickle without unpickling it: opcodes become plain values. Nothing is called or imported.
 
-Nothing is imported either. A class or function becomes a `Name`, and the object that a call would
-create becomes a `CallResult`. So a hostile pickle can do nothing, and its content can still be
-shown.
+A class or function becomes a `Name`. The object that a call would create becomes a `CallResult`. So
+a hostile pickle can do nothing, and its content can still be shown.
 """
 
 import pickletools
@@ -15,7 +14,7 @@ from sftctl.inspection.pickles.allowed import FullName, code_in
 MOST_OPCODES = 2_000_000
 _LONGEST_NAME = 500
 _MOST_NAMES = 10_000  # a checkpoint has a few dozen
-_LONGEST_KEY = 16  # items of a tuple as a dict key: Python hashes all of them at each use
+_LONGEST_KEY = 16  # items of a tuple that is a key, because Python hashes all of them at each use
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 
 
@@ -65,7 +64,7 @@ class Reading:
 
 
 class BadPickle(ValueError):
-    """Not a pickle, or too long. `code` has the names of code that were read before the error."""
+    """Not a pickle, or a pickle that is too long. `code`: the names of code that were found."""
 
     def __init__(self, problem: str, code: frozenset[str]) -> None:
         super().__init__(problem)
@@ -210,9 +209,9 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A replacement for a key whose hash could take long; all other keys are unchanged.
+    """The key, or a text in its place if its hash could take long to compute or to compare.
 
-    Python hashes nested tuples to any depth. And many large integers can have the same hash.
+    Python hashes nested tuples to any depth, and many large integers can have the same hash.
     """
     if isinstance(value, tuple):
         if len(value) > _LONGEST_KEY or any(isinstance(item, tuple) for item in value):

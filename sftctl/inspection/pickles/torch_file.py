@@ -1,4 +1,4 @@
-"""Read a torch.save file without loading it: its value, and the places of its tensors' bytes.
+"""Read a torch.save file without loading it: its value, and where its tensors are in the file.
 
 The file is a zip archive with `NAME/data.pkl` (a pickle, read by opcodes.py) and one uncompressed
 entry for each storage. Older versions of torch wrote five pickles, followed by the storages.
@@ -34,7 +34,7 @@ class TorchFile:
     """The content of a torch.save file."""
 
     value: Any
-    problems: list[str]  # damage, and code (which was not run)
+    problems: list[str]  # damage, and code that the file refers to (and that was not run)
     tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by place, such as "model.x"
 
 
@@ -76,7 +76,7 @@ def _read_zip(file: Path, window: Window) -> TorchFile:
 
 
 def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, list[str]]:
-    """The value of data.pkl with the code in all pickles of the archive; and other problems."""
+    """The value of data.pkl, with the code in all pickles of the archive. Also other problems."""
     code, problems = frozenset[str](), list[str]()
     value = None
     for name in sorted(name for name in entries if name.lower().endswith(".pkl")):
@@ -91,8 +91,8 @@ def _pickles_in(window: Window, entries: dict[str, Entry]) -> tuple[Reading, lis
 
 
 def _opcodes_for(window: Window) -> int:
-    """The largest number of opcodes that are read. It grows with the file: a pickle with more
-    tensors has more opcodes.
+    """The limit for the number of opcodes. A larger file may have more tensors, and so more
+    opcodes.
     """
     return MOST_OPCODES + window.num_bytes // 1000
 
@@ -158,7 +158,7 @@ def wrong_bytes(file: Path, begin: int = 0, num_bytes: int | None = None) -> lis
     try:
         with file.open("rb") as stream:
             window = Window(stream, begin, num_bytes)
-            open_archive(window)  # raises for entries that share bytes
+            open_archive(window)  # raises an error if entries share bytes
             archive = zipfile.ZipFile(cast(IO[bytes], window))
             for info in archive.infolist():
                 if not info.compress_type and not _matches(archive, info):

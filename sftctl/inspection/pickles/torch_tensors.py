@@ -1,4 +1,4 @@
-"""Find the tensors in a torch.save file, by the calls in its pickle that would build them."""
+"""Find the tensors in a torch.save file: its pickle has calls that would build them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from sftctl.checkpoint.safetensors_header import MOST_AXES
 from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.inspection.pickles.opcodes import CallResult, Name, PersistentId
 
-_MOST_SHOWN = 10  # tensors with missing bytes that are named
+_MOST_SHOWN = 10  # the number of tensors with missing bytes that are named
 _LONGEST_PLACE = 300  # characters
 _TOO_LARGE = 1 << 63  # every size, stride and offset must be smaller
 _REBUILT = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
@@ -126,7 +126,7 @@ def tensors_in(
 
 
 def _is_of_other_numbers(made: CallResult, storages: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether a tensor's bytes are in the file, but have a type that is not shown."""
+    """Whether a tensor's bytes are in the file, but sftctl can't show numbers of their type."""
     storage = made.arguments[0]
     if not _is_storage(storage) or _dtype(storage) is not None:
         return False

@@ -1,4 +1,4 @@
-"""Make the values that opcodes.py read printable, and look into them safely."""
+"""Make the values from opcodes.py printable, and look into them without errors."""
 
 from itertools import islice, takewhile
 from typing import Any
@@ -10,7 +10,7 @@ _DEEPEST = 6
 _MOST_ITEMS = 1000  # in one container
 _LONGEST_TEXT = 20_000  # characters
 _ITEMS_IN_ALL = 100_000
-_ITEM_CHARACTERS = 64  # a longer text counts as several items
+_ITEM_CHARACTERS = 64  # a text counts as one more item for each 64 characters
 _LARGEST = 1 << 64
 
 
@@ -112,7 +112,7 @@ def _is_size(value: Any) -> bool:
 
 
 def is_tensor_like(value: Any) -> bool:
-    """Whether this is a tensor or its storage, not loaded."""
+    """Whether the value stands for a tensor or a storage."""
     return isinstance(value, PersistentId) or (
         isinstance(value, CallResult) and "_rebuild_" in value.by
     )

@@ -1,13 +1,13 @@
-"""Read a part of a file as if it were a file, with a limit on the length of one read."""
+"""A part of a file that can be read like a file. The length of one read is limited."""
 
 import io
 from typing import IO
 
-_LONGEST_READ_BYTES = 1 << 25  # the length that a hostile zip archive claims may be huge
+_LONGEST_READ_BYTES = 1 << 25  # a hostile zip archive can claim that its directory has any length
 
 
 class Window:
-    """`num_bytes` of a stream from `begin` on. ValueError for a read that is too long."""
+    """`num_bytes` of a stream, from `begin` on. A read that is too long raises ValueError."""
 
     def __init__(self, stream: IO[bytes], begin: int = 0, num_bytes: int | None = None) -> None:
         self._stream = stream

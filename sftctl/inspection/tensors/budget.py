@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from sftctl.checkpoint.tensor_index import StoredTensor
 
-_TENSORS = 5000  # tensors that are read of any checkpoint
+_TENSORS = 5000  # so many tensors are read of every checkpoint
 _BYTES_PER_TENSOR = 4000  # one more tensor is read for each 4000 bytes of the checkpoint
 _BYTES = 1 << 24  # bytes that are read of any checkpoint
-_TIMES = 4  # in addition, so many times the size of the checkpoint
+_TIMES = 4  # and so many times the size of the checkpoint
 
 
 def left_out(tensors: Mapping[str, StoredTensor], num_bytes: int) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _read_strided(part: Part, kind: np.dtype[np.generic], start: int, stop: int)
     span = 1 + sum((n - 1) * step for n, step in zip(part.shape, part.strides, strict=True))
     if math.prod(part.shape) > span:
         raise CorruptCheckpoint(
-            f"{part.file}: can't read a tensor that was expanded: its elements share memory"
+            f"{part.file}: can't read an expanded tensor: its elements share memory"
         )
     memory = np.memmap(part.file, kind, "r", part.begin, (span,))
     steps = tuple(step * kind.itemsize for step in part.strides)

@@ -42,7 +42,7 @@ REFUSED = [
     (with_tensors(same, r=8), "has rank 4, and its settings 8", "belong to different adapters"),
     (with_tensors(same, r=0, use_rslora=True), "r = 0: 0 is too small", "correct this file"),
     (with_tensors(same, use_dora=True), None, None),
-    (without_magnitudes, ".lora_magnitude_vector, which use_dora", "not of one"),
+    (without_magnitudes, ".lora_magnitude_vector, but use_dora", "belong to different adapters"),
     (with_tensors(lambda t: t[:0]), "2 tensors are empty", "save it again"),
 ]
 

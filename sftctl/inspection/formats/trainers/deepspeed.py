@@ -27,7 +27,9 @@ _TAKE_MODULE = 'import sys, torch; torch.save(torch.load(sys.argv[1])["module"],
 
 @dataclass(frozen=True, slots=True)
 class ZeroState:
-    """The content of one `global_stepN` folder. (DeepSpeed calls the folder's name a tag.)"""
+    """The content of the folder of one tag. A tag is DeepSpeed's word for a name such as
+    `global_stepN`.
+    """
 
     stage: str  # "ZeRO-2", "ZeRO-1 or 2", "universal", …
     ranks: int
@@ -186,7 +188,9 @@ def _missing(
 
 
 def _module(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The model's weights, stored under "module". (ZeRO-3 stores empty tensors there.)"""
+    """The weights of the model, under their names without "module.". ZeRO-3 has only empty tensors
+    there.
+    """
     before = "module."
     found = {n.removeprefix(before): t for n, t in tensors.items() if n.startswith(before)}
     return {name: tensor for name, tensor in found.items() if tensor.num_elements}
@@ -198,7 +202,7 @@ def _step_in(name: str) -> int | None:
 
 
 def way_to_weights(root: Path, tag: Path, state: ZeroState) -> str:
-    """The advice: how to make weights of a tag, or what can continue from it."""
+    """The advice: how to make weights from a tag, or what can continue from it."""
     if state.stage.startswith("ZeRO") and not _has(tag, _LAYER) and not _has(tag, _EXPERT):
         return f"`{_zero_to_fp32(root, tag)}` makes weights of it; this needs DeepSpeed"
     whole = sorted(name for name in _tag_names(tag) if _WHOLE.fullmatch(name))

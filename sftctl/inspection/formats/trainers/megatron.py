@@ -39,7 +39,7 @@ def _iterations(path: Path) -> list[Path]:
     return sorted(found, key=lambda one: (one.name != "release", one.name))
 
 
-_LONGEST_NAME = 100  # characters that are read from the tracker file
+_LONGEST_NAME = 100  # characters of the tracker file that are read
 
 
 def _is_sharded(path: Path) -> bool:

@@ -29,9 +29,9 @@ def is_orbax_output(path: Path) -> bool:
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether Orbax wrote this folder.
+    """Whether Orbax wrote this folder, by its files.
 
-    (Other tools also write a `_METADATA` with other content.)
+    A `_METADATA` alone is not enough: other tools write one too, with other content.
     """
     is_tree = (folder / _TREE_FILE).is_file() and (folder / "array_metadatas").is_dir()
     return is_tree or any((folder / name).is_file() for name in _MARKS)

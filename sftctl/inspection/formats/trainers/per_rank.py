@@ -59,7 +59,9 @@ def inspect_verl_output(path: Path) -> Inspection:
 
 
 def inspect_verl(path: Path) -> Inspection:
-    """One verl step: up to three files of each rank for each role, and the configuration."""
+    """One step of verl: for each role, up to three files of every rank, and the model's
+    configuration.
+    """
     files = Files.of(path, ("*", "*/*", "*/*/*"))
     folders = list(_verl_folders(path))
     world = 0
@@ -70,7 +72,8 @@ def inspect_verl(path: Path) -> Inspection:
         world = max(world, size)
         there = {m[0] for m in matches}
         kinds = {m[1] for m in matches}
-        if not _exported(folder):  # model files are missing only if the model was exported instead
+        # Without an exported model, the model files must be there; a run may save no optimizer.
+        if not _exported(folder):
             kinds.add("model")
         wanted = [f"{k}_world_size_{size}_rank_{r}.pt" for k in sorted(kinds) for r in range(size)]
         files.problems.extend(f"{below}{name}: missing" for name in wanted if name not in there)
