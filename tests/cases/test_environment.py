@@ -90,7 +90,7 @@ PATHS: dict[str, tuple[str, int, str]] = {
     "a variable in braces": ("${DATA}/rows.jsonl", 2, "${DATA} is not expanded here"),
     "a bucket": ("s3://bucket/rows.jsonl", 3, "only files on this machine are read"),
     "an address": ("https://example.org/rows.jsonl", 3, "only files on this machine are read"),
-    "a data set of the hub": ("owner/chats", 3, "is it a data set on the hub?"),
+    "a data set of the hub": ("owner/chats", 3, "is this a data set on the hub?"),
 }
 
 

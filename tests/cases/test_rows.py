@@ -252,7 +252,7 @@ TABLES = [
         name="a.csv",
         exit_code=3,
     ),
-    Case(b"\n", [], says="its first line has to name the columns", name="a.csv", exit_code=3),
+    Case(b"\n", [], says="the first line must name the columns", name="a.csv", exit_code=3),
     Case(
         b"prompt,completion\nHi,Hello\n,\n \n\n,Hello\nHi,\n \t,\n",
         ["Hello"],
@@ -295,7 +295,7 @@ EMPTY = [  # answers and questions without text
     Case(
         [{"prompt": "Hi", "completion": ""}, {"messages": [Q, A | {"content": " \n"}]}],
         ["", " \n"],
-        says="2 rows have an answer without text, so the model learns to say nothing (first",
+        says="2 rows have an answer without text, so the model learns to answer nothing (first",
     ),
     Case(
         [{"prompt": "", "completion": "Hello"}, CONVERSATION],
@@ -319,7 +319,7 @@ REMARKS = [  # on rows that are kept
     Case(
         [{"prompt": "Hi", "completion": "<think>Two."}],
         ["<think>Two."],
-        says="1 row has an answer that ends within its thinking block, as if it were cut off",
+        says="1 row has an answer that ends inside a thinking block: was the text cut off?",
     ),
     Case(
         [
@@ -327,7 +327,7 @@ REMARKS = [  # on rows that are kept
             for before, after in (("", "\nWhat?"), ("What?\n", ""), ("", "What?"), ("The ", " tag"))
         ],
         ["Hello"] * 4,
-        says="3 rows hold the place of a picture or sound (<image>), which the model does not get",
+        says="3 rows have a placeholder for an image or sound (<image>), which the model does not get",
     ),
     Case(
         [{"messages": [Q, call({"a": 1})], "tools": [tool(a={}) | {"name": "g"}]}],

@@ -1,4 +1,4 @@
-"""The mask audit: counts examples, turns and rows of a store that have something wrong."""
+"""The mask audit: counts faulty or unusual examples, turns and rows of a store."""
 
 import re
 from collections import Counter
@@ -16,13 +16,13 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 _PLACES = ("<image>", "<video>", "<audio>")
 _PLACEHOLDER = re.compile(r"^\s*<(image|video|audio)>|\n\s*<(image|video|audio)>\s*(\n|$)")
-"""The texts that other tools write in place of a picture, film or sound."""
+"""The texts that other tools write in place of an image, a video or a sound."""
 
 
 def audit(
     examples: ExampleArrays, tokenizer: ChatTokenizer, max_seq_len: int, train_on: TrainOn
 ) -> Audit:
-    """Audit examples as they are stored, from their arrays alone."""
+    """Audit examples in the form in which they are stored."""
     ids, lengths = examples.input_ids, examples.lengths
     mask = examples.loss_mask if examples.turn_mask is None else examples.turn_mask
     weights = examples.loss_weights
@@ -45,22 +45,22 @@ def audit(
         turns=len(turn_ends),
         targets_weighted=0 if weights is None else int(np.count_nonzero(~np.isin(weights, (0, 1)))),
         turns_cut=int(np.count_nonzero(is_cut)),
-        # With train_on=all, a run of targets covers many turns, and the ends of turns are inside
-        # the run.
+        # With train_on=all, a series of target tokens covers many turns. So the end of the series
+        # shows nothing about the ends of turns.
         turns_without_end=0 if train_on == "all" else int(np.count_nonzero(~has_end & ~is_cut)),
     )
 
 
 @dataclass(slots=True)
 class RowRemarks:
-    """Kept rows that the user should know of: their number, and the place of the first."""
+    """Counts kept rows that the user should know about, with the place of the first such row."""
 
     train_on: TrainOn
     rows: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, row: Conversation) -> None:
-        """Look at a row that is kept."""
+        """Count a row that is kept."""
         if row.shape == "text":
             return
         turns = row.target_turns[-1:] if self.train_on == "last" else row.target_turns
@@ -77,7 +77,7 @@ class RowRemarks:
                 self.first.setdefault(remark, str(row.source))
 
     def audit(self) -> Audit:
-        """An audit with these counts alone."""
+        """An audit that has only these counts."""
         counts: dict[str, Any] = {f"rows_with_{what}": count for what, count in self.rows.items()}
         return Audit(**counts)
 
@@ -89,7 +89,7 @@ def _is_empty(message: dict[str, Any]) -> bool:
 
 
 def _holds_a_place(content: str) -> bool:
-    is_likely = any(tag in content for tag in _PLACES)  # much faster than the expression
+    is_likely = any(tag in content for tag in _PLACES)  # much faster than the regular expression
     return is_likely and _PLACEHOLDER.search(content) is not None
 
 

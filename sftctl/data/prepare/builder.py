@@ -1,4 +1,4 @@
-"""Builds a store in a folder: writes examples and the ledger, and counts for the manifest."""
+"""Builds a store in a folder: writes the examples and the ledger, and makes the manifest."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,24 +29,24 @@ from sftctl.errors import ConfigError, DataError
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a preparation is."""
+    """How much of a preparation is done."""
 
-    num_rows: int  # read
-    num_tokens: int  # kept
-    num_bytes: int  # of rows, decompressed
-    total_bytes: int | None  # of the inputs; None if any of them is compressed
+    num_rows: int  # rows read
+    num_tokens: int  # tokens in the store
+    num_bytes: int  # bytes of rows read, decompressed
+    total_bytes: int | None  # size of all inputs; None: unknown, because an input is compressed
 
 
 def silent(progress: Progress) -> None:
-    """Report no progress."""
+    """A progress function that does nothing."""
 
 
 def build_store(
     folder: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
 ) -> StoreManifest:
-    """Write both splits and the ledger into `folder`; DataError if no row is left to train on.
+    """Write both splits and the ledger into `folder`. Raises DataError if no row is left to train.
 
-    If a row is in the training files and in the validation files, the training row is dropped.
+    If a row is both in the training files and in the validation files, it is not trained.
     """
     num_train = len(made_from.train)
     share = made_from.data.val_fraction
@@ -62,7 +62,7 @@ def build_store(
 
 @dataclass(slots=True)
 class StoreBuilder:
-    """The writers of both splits, the ledger, and the counts so far."""
+    """The open files of a store that is being written, and the counts so far."""
 
     made_from: StoreInputs
     on_progress: Callable[[Progress], None]
@@ -85,7 +85,7 @@ class StoreBuilder:
     def opened(
         cls, folder: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
     ) -> Iterator["StoreBuilder"]:
-        """A builder that writes into `folder`, until the `with` block ends."""
+        """A builder that writes into `folder`. The ledger is closed after the `with` block."""
         with (folder / "ledger.jsonl").open("wb") as file:
             yield cls(
                 made_from=made_from,
@@ -99,7 +99,7 @@ class StoreBuilder:
             )
 
     def add(self, files: Sequence[InputFile], held_out: SeenDigests) -> SeenDigests:
-        """Add all rows of the files except those in `held_out`; return the digests of the rows."""
+        """Add all rows of the files, except rows in `held_out`. Returns the digests of the rows."""
         seen = SeenDigests()
         options = self.made_from.options
         preparation = RowPreparation.of(self.made_from.tokenizer, self.made_from.data, held_out)
@@ -148,7 +148,7 @@ class StoreBuilder:
         return Progress(self.rows_read, num_tokens, self.bytes_read, self.total_bytes)
 
     def finish(self) -> StoreManifest:
-        """Close the splits; DataError if there is nothing to train on."""
+        """Close the splits and make the manifest. Raises DataError if there is nothing to train."""
         splits = {split: writer.close() for split, writer in self.writers.items()}
         train, validation = splits["train"], splits["validation"]
         self._require_columns()
@@ -190,7 +190,7 @@ class StoreBuilder:
             length_quantiles=length_quantiles(self.writers["train"].lengths),
             splits=splits,
             audit=self.audit,
-            files={},  # hashed when they are all written
+            files={},  # filled when all files are written
             reasoning_weight=data.reasoning_weight,
             columns=data.columns,
             special_text=data.special_text,
@@ -203,15 +203,15 @@ class StoreBuilder:
         )
 
     def _require_columns(self) -> None:
-        """ConfigError for a column of --columns that no row has."""
+        """Raise ConfigError if no row has a column that --columns names."""
         known = {name for source in self.sources for name in source.columns_used}
         if not any(source.shapes for source in self.sources):
-            return  # no row could be read: other errors explain that better
+            return  # no row could be read; the error of `_nothing_left` explains why
         for ours, theirs in self.made_from.columns:
             if theirs not in known:
                 raise ConfigError(
                     f"data.columns: {ours}={theirs}: no row has a column {theirs}",
-                    "look at a row for the name, or leave this one out",
+                    f"correct the name, or remove {ours}={theirs}",
                 )
 
     def _nothing_left(self, sources: Sequence[SourceEntry]) -> DataError:
@@ -237,7 +237,7 @@ class StoreBuilder:
 
 
 def _total_bytes(sources: Sequence[Source]) -> int | None:
-    """Size of the files if all of them hold rows as plain text."""
+    """The size of all files; None if a file is compressed. Progress counts uncompressed bytes."""
     if all(source.path.suffix in (".jsonl", ".json") for source in sources):
         return sum(source.path.stat().st_size for source in sources)
     return None

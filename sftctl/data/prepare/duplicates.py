@@ -1,4 +1,4 @@
-"""Finds rows that are equal to earlier ones, with 8 bytes of memory per row."""
+"""Finds duplicate rows, with 8 bytes of memory for each row."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ Digests = npt.NDArray[np.uint64]  # (N,) of Conversation.digest
 
 
 class SeenDigests:
-    """A set of digests that only grows, as sorted runs, each at least twice the next one's size."""
+    """A set of digests, in sorted arrays. Each array has at least twice the size of the next."""
 
     def __init__(self, digests: Iterable[int] = ()) -> None:
         self._runs: list[Digests] = []
@@ -19,7 +19,7 @@ class SeenDigests:
         return bool(self._known(np.array([digest], dtype=np.uint64))[0])
 
     def add(self, digests: Digests) -> int:
-        """Add digests; return how many of them were there before or repeat within `digests`."""
+        """Add digests. Returns how many of them are duplicates, of earlier or of new digests."""
         fresh = np.unique(digests)
         fresh = fresh[~self._known(fresh)]
         num_seen = len(digests) - len(fresh)

@@ -1,4 +1,4 @@
-"""Decides whether an existing store at the output is reused, replaced or left unchanged."""
+"""Decides whether an existing store at the output path is reused, replaced or refused."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ _OUTCOMES = {
 
 
 def require_store_or_nothing(output: Path) -> None:
-    """ConfigError if `output` is anything other than a store, or contains other files."""
+    """Raise ConfigError if `output` exists and is not a store, or contains other files."""
     hint = "name another output, or remove it first"
     require_utf8(output, ConfigError)
     if not os.path.lexists(output):
@@ -54,7 +54,8 @@ def require_store_or_nothing(output: Path) -> None:
 
 
 def same_store(output: Path, fingerprint: str) -> StoreManifest | None:
-    """The manifest of the store at `output` if it is complete and has this fingerprint."""
+    """The manifest of the store at `output`. None if the store is damaged or has another
+    fingerprint."""
     with suppress(DataError):
         manifest = StoreManifest.read(output)
         if manifest.fingerprint != fingerprint:
@@ -74,7 +75,7 @@ def readable_manifest(output: Path) -> StoreManifest | None:
 
 
 def hash_files(store: Path) -> dict[str, FileEntry]:
-    """Size and hash of every file except the manifest, which records them."""
+    """File name -> size and hash, for all files of a store except its manifest."""
     paths = sorted(path for path in store.rglob("*") if path.is_file())
     names = [str(path.relative_to(store)) for path in paths]
     with ThreadPoolExecutor(usable_cores()) as threads:
@@ -84,10 +85,10 @@ def hash_files(store: Path) -> dict[str, FileEntry]:
 
 
 def make_way(output: Path, fingerprint: str) -> None:
-    """Remove the store at `output`.
+    """Remove the store at `output`, so that a new store can get this name.
 
-    A store with the given fingerprint stays, because another process has just made it. Anything
-    that is not a store stays too.
+    A store with the given fingerprint is kept, because another process has just made it. Anything
+    that is not a store is kept too.
     """
     with suppress(FileNotFoundError):  # another process has removed it
         if is_store(output) and same_store(output, fingerprint) is None:
@@ -95,10 +96,9 @@ def make_way(output: Path, fingerprint: str) -> None:
 
 
 def what_differs(old: StoreManifest | None, new: StoreManifest) -> str:
-    """Why the old store could not be reused, as text. `old` is None if the old store could not be
-    read."""
+    """Why the old store is not reused, as text. `old`: its manifest; None: it can't be read."""
     if old is None:
-        return "the store there could not be read by this version"
+        return "this version can't read the old store"
     named = [
         f"{key.name} {getattr(old, key.name)} → {getattr(new, key.name)}"
         for key in fields(StoreManifest)
@@ -113,4 +113,4 @@ def what_differs(old: StoreManifest | None, new: StoreManifest) -> str:
         "the inputs": [s.sha256 for s in old.sources] != [s.sha256 for s in new.sources],
     }
     changed = [f"{what} changed" for what, differs in hashed.items() if differs]
-    return "; ".join([*changed, *named]) or "its files were damaged"
+    return "; ".join([*changed, *named]) or "the old store was damaged"

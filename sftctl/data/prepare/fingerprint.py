@@ -1,4 +1,7 @@
-"""The inputs of a store, and its fingerprint: equal fingerprints mean equal stores."""
+"""Everything that a store is made from, and its hash: the fingerprint of the store.
+
+Stores with equal fingerprints have equal examples.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -20,25 +23,25 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, Engine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareOptions:
-    """How a store is prepared: options that are not in the configuration of a run."""
+    """Options of `prepare-data` that are not in the configuration of a run."""
 
     engine: Engine = "auto"
     strict: bool = False  # True: a row that can't be kept unchanged is an error
     num_workers: int | None = None  # None: one per usable core
-    batch_bytes: int = 1 << 20  # size of the batches of rows that workers take
-    names: tuple[str, ...] = ()  # of the inputs, as sources of a mixture; empty: no names
+    batch_bytes: int = 1 << 20  # size of a batch of rows for a worker
+    names: tuple[str, ...] = ()  # NAME of each input NAME=PATH; empty: no names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """Settings that decide a store's content. The fields' names and order are in the hash."""
+    """Settings that decide the content of a store. The hash includes names and order of fields."""
 
     format: Format
     max_seq_len: int
     overflow: Overflow
     train_on: TrainOn
     val_fraction: float
-    strict: bool = False  # does not affect a store; kept because older hashes include it
+    strict: bool = False  # not used; kept because the hash always included this field
     engine: Engine
 
 
@@ -52,8 +55,8 @@ class StoreInputs:
     data: DataConfig
     options: PrepareOptions
     columns: Columns = ()
-    left_out: tuple[str, ...] = ()  # files of a folder that are not read, and why
-    layout_differs: str = ""  # the row whose masks the short way made wrong; empty: none
+    left_out: tuple[str, ...] = ()  # ignored files of a folder, with reasons
+    layout_differs: str = ""  # the row for which `masks/shortcut` was wrong; empty: none
 
     @classmethod
     @contextmanager
@@ -65,7 +68,7 @@ class StoreInputs:
         validation_inputs: Sequence[Path],
         options: PrepareOptions,
     ) -> Iterator["StoreInputs"]:
-        """Find and hash the input files; they can be read inside the `with` block."""
+        """Find and hash the input files. They can be read only inside the `with` block."""
         columns = parse_columns(data.columns)
         left_out: list[str] = []
         training = Wanted(format=data.format)
@@ -85,11 +88,12 @@ class StoreInputs:
         return [*self.train, *self.validation]
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the store's content: not file names, not workers."""
+        """SHA-256 of everything that decides the content of the store. File names and the number of
+        workers are not included."""
         return self._hash(MASK_RULES_VERSION, self._later_settings())
 
     def older_fingerprints(self) -> list[str]:
-        """The fingerprints that older versions, with other mask rules, gave to this store."""
+        """The fingerprints of this store in older versions, which had other mask rules."""
         older = range(1, MASK_RULES_VERSION)
         return [self._hash(version, {}) for version in older]
 
@@ -114,9 +118,9 @@ class StoreInputs:
         return hashlib.sha256(jsonio.dump_canonical(content)).hexdigest()
 
     def _later_settings(self) -> dict[str, object]:
-        """Settings that older versions did not have, if they differ from their defaults.
+        """Settings that older versions did not have. Settings with default values are left out.
 
-        Template options are left out, because the template contains them and has its own hash.
+        Template options are left out too, because the hash of the template includes them.
         """
         date = self.tokenizer.date
         values: dict[str, object] = {
@@ -139,6 +143,6 @@ def store_fingerprint(
     validation_inputs: Sequence[Path] = (),
     options: PrepareOptions = PrepareOptions(),
 ) -> str:
-    """The fingerprint that `prepare_store` would write, without tokenizing: the key of a cache."""
+    """The fingerprint that `prepare_store` would write. Nothing is tokenized."""
     with StoreInputs.found(inputs, tokenizer, data, validation_inputs, options) as made_from:
         return made_from.fingerprint()

@@ -1,4 +1,4 @@
-"""Notes on a store, for the screen: facts that the user should know besides the counts."""
+"""Notes on a store for the screen: facts that the user should know in addition to the counts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +7,16 @@ from sftctl.data.manifest import StoreManifest
 from sftctl.words import counted
 
 Note = tuple[str, str]
-"""A subject, and the note on it."""
+"""(subject, text of the note)."""
 
 _SHOWN = 10
 
 FEW_ROWS = 0.01
-"""More dropped rows than this fraction are worth a warning."""
+"""The user is warned if more than this fraction of the rows is dropped."""
 
 
 def store_notes(manifest: StoreManifest) -> Iterator[Note]:
-    """Notes on what was left out, changed or fixed in the store. The most harmful notes come
-    first."""
+    """Notes about rows and files that were left out or changed. The most important come first."""
     yield from _special_text(manifest)
     for source in manifest.sources:
         if source.rows and not source.rows_kept and source.rows_dropped:
@@ -41,14 +40,14 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
 
 _REMARKS = {
     "empty_answer": (
-        "empty answers", "has an answer without text, so the model learns to say nothing"
+        "empty answers", "has an answer without text, so the model learns to answer nothing"
     ),
     "open_thought": (
-        "thinking", "has an answer that ends within its thinking block, as if it were cut off"
+        "thinking", "has an answer that ends inside a thinking block: was the text cut off?"
     ),
     "empty_question": ("empty questions", "has a question without text"),
     "placeholder": (
-        "media", "holds the place of a picture or sound (<image>), which the model does not get"
+        "media", "has a placeholder for an image or sound (<image>), which the model does not get"
     ),
     "unlisted_call": ("tool calls", "calls a tool that is not among the row's tools"),
 }  # fmt: skip
@@ -65,7 +64,7 @@ def _remarks(manifest: StoreManifest) -> Iterator[Note]:
 
 
 def accounting(manifest: StoreManifest, store: Path) -> str:
-    """`chats.jsonl: 20 of 40 rows kept; dropped: empty 20 (first chats.jsonl:1); ledger: FILE`."""
+    """One line: `chats.jsonl: 20 of 40 rows kept; dropped: empty 20 (first …:1); ledger: FILE`."""
     files = shortened([source.file for source in manifest.sources])
     line = f"{files}: {manifest.rows_kept:,} of {counted(manifest.rows_read, 'row')} kept"
     changed = {"truncated": manifest.rows_truncated, "split": manifest.rows_split}
@@ -96,12 +95,12 @@ def _first(manifest: StoreManifest, reason: str) -> str:
 
 
 def dropped_rows(dropped: dict[str, int]) -> str:
-    """`bad_role 3, empty 1 dropped`."""
+    """Counts as text: `bad_role 3, empty 1 dropped`."""
     return f"{', '.join(f'{reason} {rows:,}' for reason, rows in dropped.items())} dropped"
 
 
 def shortened(texts: list[str]) -> str:
-    """The first few texts, and how many more there are."""
+    """The first ten texts, and how many more there are."""
     more = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
 
@@ -114,7 +113,7 @@ def _special_text(manifest: StoreManifest) -> Iterator[Note]:
     if manifest.special_text == "escape":
         what, advice = "which was escaped", ""
     else:
-        what = "which becomes the token"
-        advice = "; --special-text refuse drops such rows, escape keeps it as text"
+        what = "which becomes a special token"
+        advice = "; --special-text refuse drops such rows, --special-text escape keeps the text"
     first = "; ".join(manifest.special_text_first)
     yield "special text", f"{num_rows:,} {hold} a special token's text, {what}: {first}{advice}"

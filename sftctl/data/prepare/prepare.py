@@ -1,4 +1,4 @@
-"""The work of `prepare-data`: files of conversations become a token store, complete or absent."""
+"""The work of `prepare-data`: make a token store from files. An error leaves no partial store."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ from sftctl.errors import ConfigError, DataError, EngineDiffers, LayoutDiffers
 from sftctl.folders import new_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
-_MAKE_ROOM = "make room there, or choose another --output"
-_LOOK = "look at them: prepare without --strict, with --show 3"
+_MAKE_ROOM = "free some disk space there, or choose another --output"
+_LOOK = "to see such rows, prepare without --strict and with --show 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,7 @@ class PreparedStore:
 
 
 def default_store(inputs: Sequence[Path]) -> Path:
-    """The output without --output: `chats.store`, in the working directory, for
-    `chats.jsonl.gz`."""
+    """The output path if `--output` is not given: `chats.store` for the input `chats.jsonl.gz`."""
     if not inputs:
         return Path("sample.store")
     name = inputs[0].absolute().name.partition(".")[0] if str(inputs[0]) != "-" else ""
@@ -57,7 +56,7 @@ def prepare_files(
     on_progress: Callable[[Progress], None] = silent,
     options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
-    """Prepare files with the configured tokenizer and template; no inputs: the bundled sample."""
+    """Prepare files with the configured tokenizer and template. No inputs: the bundled sample."""
     if not inputs:
         train, validation = sample_files()
         inputs, validation_inputs = [train], validation_inputs or [validation]
@@ -82,10 +81,10 @@ def prepare_store(
     on_progress: Callable[[Progress], None] = silent,
     options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
-    """Make the store at `output`. If a store with the same fingerprint is there, reuse that store.
+    """Make the store at `output`. If it has the same fingerprint already, reuse it.
 
-    A store with another fingerprint is replaced once the new one is complete. Anything that is not
-    a store is left alone: ConfigError.
+    A store with another fingerprint is replaced when the new store is complete. Raises ConfigError
+    if `output` is not a store, DataError for bad inputs.
     """
     require_store_or_nothing(output)
     if data.val_fraction and validation_inputs:
@@ -104,8 +103,8 @@ def prepare_store(
 def _write_exactly(
     output: Path, made_from: StoreInputs, on_progress: Callable[[Progress], None]
 ) -> PreparedStore:
-    """Write a store. If a fast method is wrong for one row, write all rows again without this
-    method."""
+    """Write a store. If a fast method is wrong for a row, write the complete store again
+    without this method."""
     while True:
         try:
             return _write(output, made_from, on_progress)
@@ -135,7 +134,7 @@ def _write(
     except OSError as problem:
         if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        found = same_store(output, fingerprint)  # another process has made it meanwhile
+        found = same_store(output, fingerprint)  # another process has just made it
         if found is None:
             raise
         return PreparedStore(found, is_reused=True)

@@ -33,18 +33,18 @@ from sftctl.model.tokenizer.template_errors import (
 from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-# Rows that are also encoded by the slow reference tokenizer, to compare:
-_CHECKED_AT_FIRST = 32  # of the first batch of each file
-_CHECKED_LATER = 1  # of each later batch
+# How many rows are also encoded with the slow reference tokenizer and compared:
+_CHECKED_AT_FIRST = 32  # in the first batch of each file
+_CHECKED_LATER = 1  # in each later batch
 SHOWN = 5
-"""How many rows with the text of a special token are named, at most."""
+"""At most so many rows with special text are named."""
 
-_MOST_OUT_OF_TIME = 3  # rows on which the chat template takes too long
+_MOST_OUT_OF_TIME = 3  # after so many rows with a too slow template, the command ends
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """File number `number` of a store; a share `val_fraction` of its rows goes to validation."""
+    """Input file number `number`. The fraction `val_fraction` of its rows goes to validation."""
 
     number: int
     source: Source
@@ -53,7 +53,7 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """Rows of input file number `source`, not parsed yet."""
+    """Unparsed rows of input file number `source`."""
 
     rows: list[tuple[SourceLine, Raw]]
     source: int
@@ -68,7 +68,7 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PreparedBatch:
-    """The result of a RawBatch: examples of each split, and notes on rows that lost something."""
+    """The result of a RawBatch: examples of each split, ledger notes, and counts."""
 
     source: int
     num_rows: int
@@ -77,14 +77,14 @@ class PreparedBatch:
     notes: list[Note]
     audit: Audit
     rows_checked: int  # rows on which the fast engine and the reference agreed
-    digests: Digests  # of the rows kept
-    rows_out_of_time: int  # on which the chat template took too long
-    shapes: Counter[str]  # rows of each shape; rows without a recognized shape don't count
+    digests: Digests  # digests of the kept rows
+    rows_out_of_time: int  # rows for which the chat template took too long
+    shapes: Counter[str]  # number of rows by shape, without rows of unknown shape
     used: set[str]  # columns that were read
     columns: set[str]  # all columns of the rows that were read
     rows_unpadded: int
-    special: list[str]  # where the first rows with text of special tokens are
-    first_remarks: dict[str, str]  # where the first row of each remark is
+    special: list[str]  # places of the first rows with special text
+    first_remarks: dict[str, str]  # remark -> place of the first such row
 
 
 def raw_batches(
@@ -120,8 +120,7 @@ def _num_bytes(raw: Raw) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowPreparation:
-    """Everything that turns rows into examples: the tokenizer, the settings, and the rows to leave
-    out."""
+    """Everything that is needed to turn rows into examples."""
 
     tokenizer: ChatTokenizer
     data: DataConfig
@@ -135,7 +134,10 @@ class RowPreparation:
     def of(
         cls, tokenizer: ChatTokenizer, data: DataConfig, held_out: SeenDigests
     ) -> "RowPreparation":
-        """A preparation whose makers share one renderer, which caches the template's layouts."""
+        """A preparation for this tokenizer and these settings.
+
+        Its two makers share one renderer, which caches the layouts of the template.
+        """
         renderer = Renderer(tokenizer, data.train_on)
         maker = ExampleMaker(
             tokenizer,
@@ -150,14 +152,16 @@ class RowPreparation:
         return cls(tokenizer, data, held_out, maker, checked, columns, special)
 
     def conversation(self, raw: Raw, source: SourceLine, *, from_arrow: bool) -> Conversation:
-        """The conversation in a row; BadRow if the row has no conversation."""
+        """The conversation in a row. Raises BadRow if the row can't be read."""
         if isinstance(raw, BadRow):
             raise raw
         return from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
 
     def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
-        """The row, and where it has the text of a special token (None: nowhere). The text is kept
-        or escaped, as configured."""
+        """The row, and the place of its first special text (None: no special text).
+
+        The text is kept, or escaped, or refused with BadRow, as configured.
+        """
         if not isinstance(raw, bytes) or not self.special.may_hold(raw):
             return row, None
         found = self.special.first(row)
@@ -171,9 +175,10 @@ class RowPreparation:
 
 
 def prepare_rows(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> PreparedBatch:
-    """Parse, render, tokenize, mask and fit the rows of a batch, in the main thread of any process.
+    """Make the examples of a batch of rows. Must run in the main thread of its process.
 
-    `pulse` shows the parent which row is being prepared. ConfigError if the template is broken.
+    `pulse` shows the parent process which row is being prepared. Raises ConfigError if the template
+    is broken.
     """
     with preparation.tokenizer.limits.for_rows(pulse, batch.num_bytes):
         pulse[0] = 0
@@ -182,10 +187,9 @@ def prepare_rows(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> 
 
 
 def without_row(batch: RawBatch, number: int) -> RawBatch:
-    """The batch, but row `number` (from 1) is refused, because a worker hung on this row in a
-    template.
+    """The batch, in which row `number` (from 1) is replaced by an error: the template hung on it.
 
-    ConfigError if the worker was still compiling the template.
+    Number 0 means that the template hung while it was compiled. This raises ConfigError.
     """
     if number == 0:
         raise hung_in_compilation(SECONDS)
@@ -195,8 +199,7 @@ def without_row(batch: RawBatch, number: int) -> RawBatch:
 
 
 def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
-    """DataError if the template took too long on too many rows, because other rows would take as
-    long."""
+    """Raise DataError if the template was too slow for several rows: others would be slow too."""
     if num_rows >= _MOST_OUT_OF_TIME:
         raise DataError(
             f"the chat template of {tokenizer.name} needs more than "
@@ -210,7 +213,7 @@ class OutOfTimeRow(BadRow):
 
 
 def _failed(problem: TemplateFailed, source: SourceLine) -> BadRow:
-    """The ledger's reason for a template that failed on a row."""
+    """The error for a row on which the template failed."""
     kind = OutOfTimeRow if isinstance(problem, TemplateRanOut) else BadRow
     return kind("template_refused", f"{source}: {problem.message}", problem.hint)
 

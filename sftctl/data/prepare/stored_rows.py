@@ -1,4 +1,4 @@
-"""The conversations that a store's examples were made from, read again from their files."""
+"""Read the conversations of a store again from the input files. (A store has no texts.)"""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -30,11 +30,11 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 def stored_rows(
     store: TokenStore, given: str | None, tokenizer: ChatTokenizer
 ) -> Iterator[Conversation]:
-    """The conversations whose tokens are the split's examples, in order.
+    """The conversations of a split, in the order of its examples.
 
     `given` is the path in the configuration: conversations, a store, or None for the bundled
-    sample. A row belongs to the split if its tokens equal those of the next example. DataError if a
-    file is missing, or has changed so that no row fits.
+    sample. A row belongs to the split if its tokens equal the tokens of the next example. Raises
+    DataError if a file is missing, or if no row has the tokens of the next example.
     """
     manifest = store.manifest
     preparation = RowPreparation.of(
@@ -44,8 +44,8 @@ def stored_rows(
     missing = next((file for file in files if not file.exists()), None)
     if missing is not None:
         raise DataError(
-            f"{missing}: missing: {store.path} was made from it, and its text is needed",
-            "put it back, or name it in place of the store",
+            f"{missing}: missing: {store.path} was made from this file, and its text is needed",
+            "restore the file, or use the conversations instead of the store",
         )
     for row in chain.from_iterable(_rows_of(file, store, preparation) for file in files):
         if place == len(store):
@@ -60,8 +60,8 @@ def stored_rows(
     if place < len(store):
         names = ", ".join(map(str, files))
         raise DataError(
-            f"{names}: changed since {store.path} was made from it: the row of its example "
-            f"{place} is not there",
+            f"{names}: changed since {store.path} was made from it: the row of example {place} "
+            "was not found",
             "prepare the data again",
         )
 
@@ -74,7 +74,7 @@ def _settings(manifest: StoreManifest) -> DataConfig:
 
 
 def _files_of(store: TokenStore, given: str | None) -> list[Path]:
-    """The files that may hold the split's rows; files that are only for validation come first."""
+    """The files that may have rows of the split. Files that are only for validation come first."""
     if given is None:
         train, validation = sample_files()
         return [validation, train] if store.split == "validation" else [train]
@@ -87,7 +87,7 @@ def _files_of(store: TokenStore, given: str | None) -> list[Path]:
 
 
 def _rows_of(file: Path, store: TokenStore, preparation: RowPreparation) -> Iterator[Conversation]:
-    """The conversations in a file or folder that can be in the split."""
+    """The conversations in a file or folder that may be in the split."""
     data, share = preparation.data, store.manifest.val_fraction
     columns = parse_columns(data.columns)
     with find_sources([file], Wanted(format=data.format)) as sources:

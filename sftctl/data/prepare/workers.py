@@ -1,7 +1,7 @@
-"""Runs a function over items in child processes; results keep the items' order.
+"""Runs a function over items in child processes. The results have the order of the items.
 
-Chat templates run in these processes, and a template is a program that somebody else wrote. So the
-parent watches each process, and ends one that stays inside a template.
+Chat templates run in these processes. A template is a foreign program that may never end. So the
+parent watches each child process, and kills a process that stays inside a template.
 """
 
 import signal
@@ -25,8 +25,8 @@ from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD_PER_WORKER = 2  # one running and one waiting; more would only take memory
-_LOOK_S = 0.2  # how often the parent looks at its workers while it waits
+_AHEAD_PER_WORKER = 2  # one running item and one waiting item; more would only need memory
+_LOOK_S = 0.2  # a waiting parent checks its workers at this interval
 
 
 def _give_up(item: Any, row: int) -> Any:
@@ -41,17 +41,17 @@ class Work(Generic[Item, Result]):
 
     function: Callable[[Item, Pulse], Result]
     without_row: Callable[[Item, int], Item] = _give_up
-    """(item, row) -> the item to do instead, because this row hung."""
+    """(item, number of the row that hung) -> the item without this row."""
     while_waiting: Callable[[], None] = lambda: None
-    """Called several times a second; it may raise."""
+    """Called several times a second. Exceptions are passed on."""
     silence_s: float = 2 * SECONDS
-    """Processor time inside a template after which a worker is killed."""
+    """A worker is killed after this processor time inside one rendering."""
 
     def in_order(self, items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-        """Yield the function's result for each item, computed by children, a few items ahead.
+        """Yield the result of the function for each item, in order. Workers are a few items ahead.
 
-        An error of the function is raised here. A killed child is a DataError. If a child hangs in
-        a template, it is ended, and another child does its items again, without the row that hung.
+        Raises the errors of the function, and DataError if a worker dies. A worker that hangs in a
+        template is killed. Another worker then does the items again, without the row that hung.
         """
         pool = _Pool(self, num_workers)
         try:
@@ -67,20 +67,20 @@ class Work(Generic[Item, Result]):
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """An item, and what its worker answered: a result or an error."""
+    """An item, and the answer of its worker: a result or an error."""
 
     item: Any
     answer: tuple[Any, Exception | None] | None = None
 
 
 class _Worker:
-    """A child process, and the tasks that it has."""
+    """A child process, and its unfinished tasks."""
 
     def __init__(self, work: Work[Any, Any]) -> None:
-        # A fork shares the loaded tokenizer; a fresh process takes seconds to load it.
+        # A fork shares the loaded tokenizer. A spawned process needs seconds to load it.
         context: ForkContext | SpawnContext = ForkContext() if can_fork() else SpawnContext()
         self.tasks: deque[_Task] = deque()
-        # A fresh process inherits no memory, only the descriptor of a file that backs an array.
+        # A spawned process does not inherit memory maps. A RawArray is in a file that it can open.
         shared = mmap(-1, 16) if can_fork() else context.RawArray("Q", 2)
         self.pulse = _as_pulse(shared)
         self.connection, theirs = context.Pipe()
@@ -92,8 +92,8 @@ class _Worker:
             target=_send_all, args=(self.connection, self._waiting), daemon=True
         )
         self._seen: tuple[list[int], float] = ([], 0.0)
-        # A signal that came while the worker is forked would be lost: its handler would raise in a
-        # function that Python runs after the fork, and Python ignores errors there.
+        # A signal that arrives during a fork would be lost: the handler would raise in a function
+        # that Python calls after a fork, and Python ignores exceptions there.
         with _signals_held():
             self.process.start()
             self._sender.start()
@@ -104,7 +104,7 @@ class _Worker:
         self._waiting.put((task.item,))
 
     def take_answer(self) -> None:
-        """Receive the answer to the worker's oldest task; DataError if the process has died."""
+        """Receive the answer to the worker's oldest task. Raises DataError if the process died."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError) as problem:
@@ -114,8 +114,7 @@ class _Worker:
         self.tasks.popleft().answer = answer
 
     def is_silent(self, for_s: float) -> bool:
-        """Whether the worker has spent more than `for_s` seconds of processor time in one
-        rendering."""
+        """Whether the worker has used more than `for_s` seconds of CPU time for one rendering."""
         assert self.process.pid is not None
         now, state = processor_seconds(self.process.pid), self.pulse.tolist()
         if state != self._seen[0]:
@@ -124,7 +123,7 @@ class _Worker:
         return bool(self.tasks) and is_rendering and now - self._seen[1] > for_s
 
     def end(self) -> None:
-        """Kill the process. Nothing is lost, because other workers can do its tasks."""
+        """Kill the process. Other workers can do its tasks."""
         self._waiting.put(None)
         self.process.kill()
         self.process.join()
@@ -152,7 +151,7 @@ class _Pool:
         min(self.workers, key=lambda worker: len(worker.tasks)).give(task)
 
     def next_result(self) -> Any:
-        """The result of the oldest item. If the item ended with an error, raises this error."""
+        """The result of the oldest item. Raises the error of the item, if there was one."""
         while self.pending[0].answer is None:
             self._wait()
         result, error = self.pending.popleft().answer or (None, None)
@@ -161,7 +160,7 @@ class _Pool:
         return result
 
     def _wait(self) -> None:
-        """Take the answers that have come. If no answer has come, look for workers that hang."""
+        """Receive the answers that have arrived. If there are none, look for workers that hang."""
         busy = {worker.connection: worker for worker in self.workers if worker.tasks}
         ready = wait(list(busy), _LOOK_S)
         for connection in ready:
@@ -174,8 +173,7 @@ class _Pool:
                     self._replace(worker)
 
     def _replace(self, silent: _Worker) -> None:
-        """Kill a worker that hangs. A new worker does the tasks again, without the row that
-        hung."""
+        """Kill a worker that hangs. A new worker gets its tasks, without the row that hung."""
         tasks, row = silent.tasks, silent.pulse[0]
         silent.end()
         self.workers.remove(silent)
@@ -192,11 +190,11 @@ class _Pool:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Delay the signals that end a command until a process or thread has been made.
+    """Delay signals that end a command while a process or thread is made.
 
-    The new process or thread starts with these signals blocked. If another thread receives such a
-    signal, Python runs the signal's handler in the main thread. So inside this context the handler
-    only records the signal.
+    The new process or thread starts with these signals blocked. Another thread can still receive
+    such a signal, and Python then runs its handler in the main thread. So inside this context the
+    handlers only record the signal.
     """
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     heard: list[int] = []
@@ -218,7 +216,8 @@ def _signals_held() -> Iterator[None]:
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
-    """Send the items in a separate thread, because a worker that hangs does not read its pipe."""
+    """Send the items to a worker. This runs in a thread, because a worker that hangs does not read
+    its pipe, so that sending blocks."""
     with suppress(OSError):  # the worker was killed
         while (item := items.get()) is not None:
             connection.send(item[0])
@@ -231,12 +230,12 @@ def _as_pulse(shared: Any) -> Pulse:
 def _run(
     function: Callable[[Any, Pulse], Any], connection: Connection, parents: Connection, shared: Any
 ) -> None:
-    """The main function of a worker; the parent handles the signals."""
+    """The main function of a worker."""
     pulse = _as_pulse(shared)
     parents.close()
     signal.set_wakeup_fd(-1)
     become_a_worker()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent ends workers with it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # so that the parent can end it
     while True:
         try:
             item = connection.recv()
@@ -250,5 +249,5 @@ def _run(
             answer = None, error
         try:
             connection.send(answer)
-        except (TypeError, AttributeError, ValueError) as problem:  # an error that can't be sent
+        except (TypeError, AttributeError, ValueError) as problem:  # the answer can't be pickled
             connection.send((None, RuntimeError(f"{problem}: {answer[1]!r}")))

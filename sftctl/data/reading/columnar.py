@@ -1,4 +1,4 @@
-"""The rows of Parquet and Arrow files as JSON text, so that they are parsed like all other rows."""
+"""Read the rows of Parquet and Arrow files as JSON text, so all rows are parsed in one way."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -21,13 +21,13 @@ _READ = ROW_KEYS.union(LABELS)
 
 
 def is_columnar(path: Path) -> bool:
-    """Whether the content begins like Parquet or Arrow."""
+    """Whether the first bytes of a file are those of a Parquet or Arrow file."""
     with path.open("rb") as file:
         return file.read(6).startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
 
 
 def column_names(path: Path, name: str) -> tuple[str, ...]:
-    """All columns of a Parquet or Arrow file, also those that are not read."""
+    """The names of all columns of a Parquet or Arrow file."""
     with ExitStack() as stack:
         return tuple(_opened(path, name, stack).names)
 
@@ -35,9 +35,10 @@ def column_names(path: Path, name: str) -> tuple[str, ...]:
 def columnar_rows(
     path: Path, name: str, columns: Columns = ()
 ) -> Iterator[tuple[int, bytes | BadRow]]:
-    """(row number from 1, JSON text). Only columns that can decide about a row are read.
+    """Yield (row number from 1, JSON text) for each row. Only columns that sftctl uses are read.
 
-    For a column with media, only the presence of a value is tested.
+    The value of a media column is replaced by true or false: is it filled? Raises DataError if the
+    file is damaged, or if no row shape is known for its columns.
     """
     number = 0
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def columnar_rows(
 
 
 class _Table:
-    """A Parquet or Arrow file: its columns, and its rows a few at a time."""
+    """An open Parquet or Arrow file. The rows are read in small batches."""
 
     def __init__(self, names: list[str], batches: Any, *, is_parquet: bool) -> None:
         self.names = names
@@ -108,8 +109,12 @@ def _whole(batches: Iterator[list[dict[str, Any]]], name: str) -> Iterator[list[
 
     try:
         yield from batches
-    except (pyarrow.ArrowException, OSError, KeyError) as problem:  # KeyError: twice in a map
-        if getattr(problem, "errno", None):  # the disk's own error, not the content's
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        KeyError,
+    ) as problem:  # KeyError: a map has a key twice
+        if getattr(problem, "errno", None):  # an error of the disk, not of the content
             raise
         raise _damaged(name, problem) from problem
 
@@ -124,7 +129,7 @@ def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
         row[key] = is_filled(row[key])
     try:
         return jsonio.dump_strict(row)
-    except TypeError:  # bytes, decimals and the like
+    except TypeError:  # values that JSON does not have, such as bytes and decimals
         pass
     for key in row:
         try:
@@ -134,12 +139,12 @@ def _as_json(row: dict[str, Any], where: str) -> bytes | BadRow:
             return BadRow("not_text", message, "remove the row, or write the column as text")
     try:
         return jsonio.dump_strict(row)
-    except TypeError as problem:  # numbers of more than 64 bits
+    except TypeError as problem:  # an integer of more than 64 bits
         return BadRow("bad_shape", f"{where}: a value that JSON does not have: {problem}")
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has: bytes are UTF-8 text, a decimal is a number."""
+    """Convert a value to types of JSON: bytes to UTF-8 text, a decimal to a number."""
     match value:
         case dict():
             return {str(key): _plain(inner) for key, inner in value.items()}

@@ -1,4 +1,4 @@
-"""Open an input as a stream of plain bytes; gzip and zstandard are recognized by content."""
+"""Open an input as a stream of uncompressed bytes. gzip and zstandard are found by content."""
 
 import gzip
 import io
@@ -11,26 +11,26 @@ from typing import Any, BinaryIO
 from sftctl.errors import DataError
 
 COMPRESSED = (".gz", ".zst")
-"""Endings of compressed files."""
+"""File extensions of compressed files."""
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_BUFFER_BYTES = 1 << 16  # read ahead: up to so many bytes before a damaged place are lost
+_BUFFER_BYTES = 1 << 16  # up to so many bytes before a damaged place are not returned
 _READ_BYTES = 1 << 20
-_FED_BYTES = 1 << 10  # decompressed at once: few, because 4 bytes can become 128 KiB
+_FED_BYTES = 1 << 10  # so few compressed bytes at a time, because 4 bytes can become 128 KiB
 
 Reader = Any
 """An object with the reading methods of io.BufferedReader: read1, readline, peek."""
 
 
 class CutOff(Exception):
-    """A compressed stream that is damaged or incomplete; the message says how."""
+    """A compressed stream that is damaged or incomplete. The message has the details."""
 
 
 @contextmanager
 def open_plain(path: Path, name: str) -> Iterator[Reader]:
-    """The bytes of `path`, decompressed as they are read, in a bounded buffer.
+    """Open `path` for reading. Compressed content is decompressed while it is read.
 
-    Reading raises CutOff if the compressed data is damaged or incomplete.
+    Reading raises CutOff if the compressed data is damaged or incomplete. The memory is bounded.
     """
     with path.open("rb", buffering=_READ_BYTES) as opened:
         file: Reader = opened
@@ -66,9 +66,9 @@ def _zstandard(file: BinaryIO, name: str) -> Iterator[Reader]:
 
 
 class _Frames:
-    """The plain bytes of consecutive zstandard frames, as a raw stream for io.BufferedReader.
+    """The decompressed bytes of zstandard frames, as a raw stream for io.BufferedReader.
 
-    The library's own stream accepts a file that ends within a frame. Here that is CutOff.
+    Raises CutOff if the file ends within a frame. (The stream of the library accepts such a file.)
     """
 
     closed = False
@@ -82,13 +82,13 @@ class _Frames:
         return True
 
     def flush(self) -> None:
-        """Nothing to do: the stream is only read."""
+        """Does nothing. io.BufferedReader needs this method."""
 
     def close(self) -> None:
         self.closed = True
 
     def readinto(self, buffer: memoryview) -> int:
-        """Put the next plain bytes into `buffer` and return their number, 0 at the end."""
+        """Write the next decompressed bytes into `buffer`. Returns their number, 0 at the end."""
         while not self._plain and (self._fed or self._feed()):
             self._frame = self._frame or self._new_frame()
             self._plain = self._frame.decompress(self._fed)

@@ -1,4 +1,4 @@
-"""Plain text as one document: a row with the key text."""
+"""Read a plain text file as one document: a single row with the key `text`."""
 
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -11,7 +11,7 @@ DOCUMENTS = (".txt", ".text", ".md")
 
 
 def is_document_name(name: str) -> bool:
-    """Whether a file has the name of a text file, compressed or not."""
+    """Whether the name is that of a text file, such as `a.txt` or `a.txt.gz`."""
     path = PurePath(name)
     path = path.with_suffix("") if path.suffix in COMPRESSED else path
     return path.suffix.lower() in DOCUMENTS

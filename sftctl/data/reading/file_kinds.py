@@ -1,4 +1,4 @@
-"""Recognize files that do not contain rows: archives, other formats, text, one JSON object."""
+"""Refuse files without rows: archives, other formats, plain text, and a single JSON object."""
 
 import json
 import re
@@ -72,7 +72,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def refuse_other_kind(start: bytes, name: str) -> None:
-    """DataError if a file begins like a file of a kind that is not read."""
+    """Raise DataError if the first bytes of a file show a format that sftctl does not read."""
     if start[_TAR] == b"ustar" or _is_old_tar(start):
         raise DataError(f"{name}: is a tar archive", _UNTAR)
     text = start.removeprefix(_BOM).lstrip(b" \t\r\n")
@@ -88,10 +88,10 @@ def refuse_other_kind(start: bytes, name: str) -> None:
 
 
 def _binary(start: bytes) -> str | None:
-    """The kind of binary data; None if it is text, which may still have some wrong bytes."""
+    """A name for binary data. None for text. A few invalid bytes do not make a text binary."""
     head = start[:_LOOKED_AT]
     if head and not head.strip(b"\0"):
-        return "only zero bytes, as a failed copy or download leaves them"
+        return "only zero bytes, perhaps after a failed copy or download"
     if len(head) > 3 and not head[1::2].strip(b"\0"):
         return "UTF-16"
     if head[8:9] == b"{" and head[4:8] == bytes(4):
@@ -101,8 +101,10 @@ def _binary(start: bytes) -> str | None:
 
 
 def _is_old_tar(start: bytes) -> bool:
-    """Whether the data begins with a header of tar's first format. This format has a checksum but
-    no magic number."""
+    """Whether the data begins with a header of the first tar format.
+
+    This format has no magic number, so its checksum is tested.
+    """
     head = start[:512]
     digits = head[148:156].strip(b" \0")
     if len(head) < 512 or not digits or digits.strip(b"01234567"):
@@ -111,12 +113,12 @@ def _is_old_tar(start: bytes) -> bool:
 
 
 def looks_like_json(start: bytes) -> bool:
-    """Whether any line begins like a JSON object."""
+    """Whether a line begins with `{`."""
     return any(line.lstrip(b" \t\r\xef\xbb\xbf").startswith(b"{") for line in start.split(b"\n"))
 
 
 def not_json(name: str) -> DataError:
-    """The error for a file of text."""
+    """The error for a file of plain text."""
     return DataError(
         f"{name}: is text, not JSON: no line begins with {{",
         "a row is one JSON object per line; --format text trains on every token of plain text",
@@ -124,9 +126,9 @@ def not_json(name: str) -> DataError:
 
 
 def refuse_one_object(text: bytes, name: str) -> None:
-    """DataError if `text`, the start of a file, is one JSON object over several lines.
+    """Raise DataError if `text`, the start of a file, is one JSON object over several lines.
 
-    A file whose first line is a row, or broken JSON, passes.
+    Nothing is raised if the first line is a row, or if it is broken JSON.
     """
     first, newline, _ = text.partition(b"\n")
     if not newline or not text.startswith(b"{") or _parses(first):
@@ -137,7 +139,10 @@ def refuse_one_object(text: bytes, name: str) -> None:
     except (ValueError, RecursionError):
         if first.strip() != b"{":
             return
-        found, end = dict.fromkeys(_FIRST_KEY.findall(content)), len(content)  # too long, or cut
+        found, end = (
+            dict.fromkeys(_FIRST_KEY.findall(content)),
+            len(content),
+        )  # the object is longer than `text`
     if "\n" not in content[:end]:
         return
     keys = ", ".join(f"{key:.40}" for key in list(found)[:10]) or "none"
@@ -145,7 +150,7 @@ def refuse_one_object(text: bytes, name: str) -> None:
     command = "jq -c ." if inside is None else f"jq -c '{inside}'"
     raise DataError(
         f"{name}: a JSON object over several lines, with keys: {keys}",
-        f"one object per line is needed, or one array: `{command} {name} > rows.jsonl` writes that",
+        f"sftctl reads one object per line: `{command} {name} > rows.jsonl` writes such a file",
     )
 
 

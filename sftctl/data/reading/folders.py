@@ -1,4 +1,4 @@
-"""Which files below a folder are data, and which of them to read."""
+"""Find the data files in a folder, and choose those of the training or validation split."""
 
 import glob
 import json
@@ -27,7 +27,7 @@ PACKED = (
     *(".zip", ".tar", ".tgz", ".tbz2", ".txz", ".xz", ".bz2", ".lz4", ".lzma", ".7z", ".rar"),
     *(".tar.gz", ".tar.zst", ".xlsx", ".xls"),
 )
-"""Endings of archives and workbooks, which may hold rows but are not read."""
+"""Extensions of archives and workbooks. They are not read, although they may hold rows."""
 _METADATA = frozenset(
     {
         *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
@@ -38,13 +38,13 @@ _METADATA = frozenset(
     }
 )
 _IS_PACKED = "an archive or workbook: unpack it, or save it as CSV"
-_CACHE = re.compile(r"(cache-|tmp).*\.arrow$")  # files in which datasets caches results
+_CACHE = re.compile(r"(cache-|tmp).*\.arrow$")  # cache files of the library `datasets`
 _WORDS = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The kind of files to look for."""
+    """Which files of a folder to read."""
 
     for_validation: bool = False
     format: Format = "auto"
@@ -54,15 +54,15 @@ TRAINING = Wanted()
 
 
 def is_store(folder: Path) -> bool:
-    """Whether the folder is a token store, as prepare-data writes it."""
+    """Whether the folder is a token store, as `prepare-data` writes stores."""
     return (folder / "manifest.json").is_file() and (folder / "ledger.jsonl").is_file()
 
 
 def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]:
-    """The data files in a folder and its subfolders. Hidden files and token stores are left out.
+    """The data files in a folder and its subfolders.
 
-    Metadata, and files whose names are of another split, are left out too. DataError if no file is
-    left.
+    These are left out: hidden files, token stores, metadata, and files whose names show another
+    split. The last two are added to `left_out`. Raises DataError if no file is left.
     """
     if is_store(folder):
         raise DataError(
@@ -79,16 +79,16 @@ def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]
     if not meant:
         names = ", ".join(str(path.relative_to(folder)) for path in found[:3])
         raise DataError(
-            f"{folder}: only files of validation or test data by their names: {names}",
-            "name the files themselves if they are meant",
+            f"{folder}: by their names, all files are validation or test data: {names}",
+            "to train on them, name the files themselves",
         )
     return meant
 
 
 def _what_is_there(left_out: Sequence[str]) -> str:
-    """What to do about a folder without data files."""
+    """A hint for a folder without data files."""
     if packed := [text for text in left_out if text.endswith(f"({_IS_PACKED})")]:
-        return f"{packed[0]}: its files can be read then"
+        return f"{packed[0]}, then run the command again"
     texts = [text for text in left_out if text.partition(" (")[0].endswith(DOCUMENTS[:2])]
     more = ", and .txt with --format text" if texts else ""
     return f"known endings: {', '.join(_ENDINGS)}{more}"
@@ -97,8 +97,10 @@ def _what_is_there(left_out: Sequence[str]) -> str:
 def matching(
     files: Sequence[Path], pattern: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The files that match a pattern, without metadata. Files of another split are left out if the
-    pattern does not name that split."""
+    """The files that match a pattern, without metadata.
+
+    Files of another split are left out, except if the pattern names that split.
+    """
     data = [file for file in files if file.name not in _METADATA]
     left_out += [f"{file} (metadata)" for file in files if file.name in _METADATA]
     if _HELD_OUT.intersection(_WORDS.findall(pattern.name.lower())):
@@ -110,7 +112,7 @@ def matching(
 def _data_files(
     folder: Path, names: list[str], wanted: Wanted, left_out: list[str]
 ) -> Iterator[Path]:
-    """The data files of one folder, in order."""
+    """The data files directly in one folder, in order."""
     saved = _saved_by_datasets(folder) if "state.json" in names else None
     for name in names if saved is None else saved:
         path = folder / name
@@ -127,8 +129,11 @@ def _data_files(
 
 
 def _saved_by_datasets(folder: Path) -> list[str] | None:
-    """The files of a folder that datasets.save_to_disk wrote, in the order of the rows. None for
-    any other folder."""
+    """The files of a folder that `datasets.save_to_disk` wrote, in the order of the rows.
+
+    None for other folders. Raises DataError if a file is missing, or if rows are selected by an
+    index.
+    """
     state_file = folder / "state.json"
     try:
         state = json.loads(state_file.read_bytes())
@@ -149,7 +154,7 @@ def _saved_by_datasets(folder: Path) -> list[str] | None:
 def _of_the_split(
     files: Iterable[Path], folder: Path, wanted: Wanted, left_out: list[str]
 ) -> list[Path]:
-    """The files whose names fit the wanted split: training data, or validation data."""
+    """The files of the wanted split, judged by their names. Other files go to `left_out`."""
     files = list(files)
     splits = {path: _split_of(path.relative_to(folder)) for path in files}
     other = "train" if wanted.for_validation else "held out"
@@ -162,8 +167,7 @@ def _of_the_split(
 
 
 def _split_of(path: Path) -> str | None:
-    """Train or held out, by the words in the file's name, or else in the names of the folders above
-    the file."""
+    """`train` or `held out`, by words in the name of the file or of the folders above it."""
     for part in (path.name, *reversed(path.parent.parts)):
         words = set(_WORDS.findall(part.lower()))
         if words & _TRAIN:

@@ -1,20 +1,20 @@
-"""Find where the elements of a JSON array end, in one pass and without parsing them."""
+"""Find the ends of the elements of a JSON array, without parsing the elements."""
 
 import numpy as np
 import numpy.typing as npt
 
 _QUOTE, _BACKSLASH, _COMMA = ord('"'), ord("\\"), ord(",")
-_USUAL_RUN = 16  # shorter runs of backslashes before a quote are counted byte by byte
-# Maps bytes that may end an element or change the depth to themselves, all others to 0.
+_USUAL_RUN = 16  # in a shorter series of backslashes, each backslash is counted by itself
+# A translation table: brackets, braces and commas are kept, all other bytes become 0.
 _STRUCTURE = bytes(byte if byte in b"{}[]," else 0 for byte in range(256))
 _DEPTH_CHANGE = np.zeros(256, dtype=np.int64)
 _DEPTH_CHANGE[list(b"{[")], _DEPTH_CHANGE[list(b"}]")] = 1, -1
 
 
 class ArrayScanner:
-    """Takes the bytes after the array's `[`, chunk by chunk, and returns where elements end.
+    """Finds the ends of elements in the bytes after the `[` of an array, one chunk at a time.
 
-    It remembers strings and depth across chunks. Elements need not be valid JSON.
+    An element may span chunks. Elements need not be valid JSON.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class ArrayScanner:
             if not len(pending):
                 return quotes[~escaped]
             escaped[pending] ^= True
-        # For the longest runs of backslashes: where each begins, after the last other byte.
+        # A longer series of backslashes begins after the last byte that is not a backslash.
         others = np.flatnonzero(data != _BACKSLASH)
         before = np.searchsorted(others, quotes[pending]) - 1
         starts = np.where(before >= 0, others[before] + 1, 0)

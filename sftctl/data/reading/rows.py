@@ -1,6 +1,6 @@
-"""Read the rows of a file: the bytes of each row and its line, in bounded memory.
+"""Read the rows of a file: the bytes and the line number of each row, in bounded memory.
 
-JSON is not parsed here. The rows of other files become JSON.
+JSON is not parsed here. Rows of other formats are converted to JSON text.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from sftctl.data.reading.sources import unreadable
 from sftctl.data.reading.tables import is_table, is_table_name, table_rows
 
 MAX_ROW_BYTES = 1 << 24
-"""A longer row is skipped without being held in memory."""
+"""A longer row is skipped. It is never in memory as a whole."""
 
 _CHUNK_BYTES = 1 << 20
 _SHORT_BYTES = 1 << 12
@@ -32,16 +32,16 @@ _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 
 Raw = bytes | BadRow
-"""The bytes of a row, or the reason why they can't be read."""
+"""The bytes of a row, or the error if the row can't be read."""
 
 
 def raw_rows(
     path: Path, name: str, format: Format = "auto", columns: Columns = ()
 ) -> Iterator[tuple[SourceLine, Raw]]:
-    """All rows of a file. Messages call the file `name`. Blank lines are skipped.
+    """All rows of a file. Blank lines are skipped. `name` is the name of the file in messages.
 
-    `format` and `columns` decide what the columns of a table mean, and whether text is a document.
-    Raises DataError if the file can't be read.
+    `format` and `columns` decide whether a table has known columns. Plain text is read only if
+    `format` is "text". Raises DataError if the file can't be read.
     """
     try:
         yield from _rows(path, name, format, columns)
@@ -68,7 +68,7 @@ def _rows(
 
 
 def _by_line(name: str, rows: Iterable[tuple[int, Raw]]) -> Iterator[tuple[SourceLine, Raw]]:
-    """Rows of a file with one row per line, each with its place."""
+    """Replace the line number of each row by a SourceLine."""
     for line, row in rows:
         yield SourceLine(name, line), row
 
@@ -87,7 +87,7 @@ def _plain_rows(
         return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
     if text.startswith(b"["):
         return _elements(file, name)
-    has_line = b"\n" in text or len(text) < _SHORT_BYTES  # if not, the first line may be a huge row
+    has_line = b"\n" in text or len(text) < _SHORT_BYTES  # False: the first line may be very long
     if text and has_line and not is_json and not looks_like_json(start):
         if is_table(text, format, columns):
             return _by_line(name, table_rows(file, name, format, columns, MAX_ROW_BYTES))
@@ -116,16 +116,14 @@ def _lines(file: Reader, name: str) -> Iterator[tuple[int, Raw]]:
 
 
 def _without_bom(text: bytes) -> bytes:
-    """The line without byte order marks at its start. If files were joined, any line can begin with
-    a mark."""
+    """The line without byte order marks at its start. In joined files, any line may have a mark."""
     while text.startswith(_BOM):
         text = text.removeprefix(_BOM)
     return text
 
 
 def _last_line(row: bytes, name: str, number: int) -> Raw:
-    """A last line without a newline: a complete row, or the beginning of a row in a truncated
-    file."""
+    """A last line without a newline. BadRow is returned if the row is incomplete."""
     try:
         jsonio.loads(row)
     except jsonio.JSONDecodeError as problem:
@@ -135,9 +133,9 @@ def _last_line(row: bytes, name: str, number: int) -> Raw:
 
 
 def _elements(file: Reader, name: str) -> Iterator[tuple[SourceLine, Raw]]:
-    """The elements of one JSON array, each with its index and the line on which it begins."""
+    """The elements of a JSON array, with their indices and line numbers."""
     line, chunk = 1, file.read1(_CHUNK_BYTES)
-    while b"[" not in chunk:  # before the bracket are only white space and a byte order mark
+    while b"[" not in chunk:  # only white space and a byte order mark come before `[`
         line += chunk.count(b"\n")
         chunk = file.read1(_CHUNK_BYTES)
     before, _, rest = chunk.partition(b"[")
@@ -166,7 +164,7 @@ def _elements(file: Reader, name: str) -> Iterator[tuple[SourceLine, Raw]]:
 
 
 def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
-    """The chunk `first`, unless it is empty, then the rest of the file in chunks."""
+    """The chunk `first` if it is not empty, then the rest of the file in chunks."""
     chunk = first or file.read1(_CHUNK_BYTES)
     while chunk:
         yield chunk
@@ -174,7 +172,7 @@ def _chunks(file: Reader, first: bytes) -> Iterator[bytes]:
 
 
 class _Element:
-    """Collects the bytes of one element, its index, and the line on which it begins."""
+    """Collects the bytes of the current element, its index, and its first line."""
 
     def __init__(self, name: str, line: int) -> None:
         self.index = 0
@@ -203,12 +201,12 @@ class _Element:
 
     @property
     def source(self) -> SourceLine:
-        """The place of the element, with its index if the array so far is on one line."""
+        """The place of the element. Messages name its index if the array is on one line so far."""
         is_one_line = self._line == self._first_line
         return SourceLine(self._name, self._start, self.index, shares_line=is_one_line)
 
     def take(self) -> tuple[SourceLine, Raw]:
-        """The place and bytes of the complete element. After that, a new element begins."""
+        """The place and the bytes of the complete element. Then a new element begins."""
         source = self.source
         row: Raw = b"".join(self._pieces).rstrip(_SPACE)
         if self._num_bytes > MAX_ROW_BYTES:

@@ -1,4 +1,4 @@
-"""Find the input files: named files, folders, patterns and standard input, each with its hash."""
+"""Find the input files (from files, folders, patterns and standard input) and hash them."""
 
 import glob
 import os
@@ -25,21 +25,22 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 class Source:
     """An input file."""
 
-    path: Path  # where to read it; a temporary copy of standard input or a pipe
-    name: str  # its name in messages and the ledger
+    path: Path  # the file to read; for standard input or a pipe, a temporary copy
+    name: str  # the name for messages and the ledger
     sha256: str
-    source: str = ""  # the mixture's source that the file belongs to
+    source: str = ""  # name of the source in a mixture; empty: no name
 
 
 @contextmanager
 def find_sources(
     inputs: Sequence[Path], wanted: Wanted = TRAINING, left_out: list[str] | None = None
 ) -> Iterator[list[Source]]:
-    """The files that the inputs name, in order. Raises DataError for an input without files.
+    """The files of all inputs, in order. Raises DataError for an input without files.
 
-    A folder means the data files in it, sorted by name; a pattern means its matches. Files that a
-    folder or pattern leaves out are added to `left_out`, each with the reason. Standard input and
-    pipes can be read only once, so they are copied to a temporary file.
+    An input is a file, a folder, a pattern or standard input. The data files of a folder are sorted
+    by name. Files that are left out of a folder or pattern are added to `left_out`, with the
+    reason. Standard input and pipes can be read only once, so they are copied to temporary files,
+    which exist until the `with` block ends.
     """
     with ExitStack() as stack:
         sources = []
@@ -58,8 +59,8 @@ def find_sources(
 
 
 def require_unchanged(source: Source) -> None:
-    """DataError if the file has changed since it was hashed, because its rows may then be a mixture
-    of old and new."""
+    """Raise DataError if the file has changed since it was hashed. The rows may then be partly old
+    and partly new."""
     try:
         is_same = hash_file(source.path).sha256 == source.sha256
     except OSError as problem:
@@ -67,7 +68,7 @@ def require_unchanged(source: Source) -> None:
     if not is_same:
         raise DataError(
             f"{source.name}: changed while it was prepared",
-            "wait until nothing writes to it, then run the same command again",
+            "wait until the file no longer changes, then run the same command again",
         )
 
 
@@ -89,7 +90,7 @@ def _nearby(path: Path) -> str:
     if _URL.match(str(path)):
         return "only files on this machine are read: download it first"
     if len(path.parts) == 2 and not path.suffix and not path.parent.exists():
-        return "is it a data set on the hub? Download its files first, and name them"
+        return "is this a data set on the hub? Download its files first, and name these files"
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
     near = get_close_matches(path.name, siblings, n=1)
     if near:
@@ -109,8 +110,7 @@ def unreadable(name: str, problem: OSError) -> DataError:
 
 
 def _files(path: Path, wanted: Wanted, left_out: list[str] | None = None) -> list[Path]:
-    """The files of an input. Files that a folder or a pattern leaves out are added to
-    `left_out`."""
+    """The files of one input. Files that are left out are added to `left_out`."""
     left_out = [] if left_out is None else left_out
     if str(path) == STANDARD_INPUT:
         return [path]
@@ -136,7 +136,7 @@ def _files(path: Path, wanted: Wanted, left_out: list[str] | None = None) -> lis
 
 @contextmanager
 def _copied(stream: BinaryIO) -> Iterator[Path]:
-    """A temporary file with the rest of a stream."""
+    """A temporary file with the content of a stream. It is deleted after the `with` block."""
     with tempfile.NamedTemporaryFile(prefix="sftctl-") as file:
         shutil.copyfileobj(stream, file, 1 << 20)
         file.flush()

@@ -1,4 +1,4 @@
-"""The rows of CSV and TSV files with a header, as JSON text."""
+"""Read the rows of CSV and TSV files with a header as JSON text."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ TABLES = (".csv", ".tsv", ".tab")
 
 
 def is_table_name(name: str) -> bool:
-    """Whether a file has the name of a table, compressed or not."""
+    """Whether the name is that of a table, such as `a.csv` or `a.csv.gz`."""
     path = PurePath(name)
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.lower() in TABLES
 
 
 def is_table(start: bytes, format: Format, columns: Columns) -> bool:
-    """Whether the first line of a file is a header whose columns make a row of a known shape."""
+    """Whether the first line of a file is a header with the columns of a known row shape."""
     line = start.decode("utf-8-sig", "replace").partition("\n")[0]
     return any(_is_known(_cells(line, mark), format, columns) for mark in _DELIMITERS)
 
@@ -35,7 +35,7 @@ def is_table(start: bytes, format: Format, columns: Columns) -> bool:
 def table_rows(
     file: Reader, name: str, format: Format, columns: Columns, max_bytes: int
 ) -> Iterator[tuple[int, bytes | BadRow]]:
-    """(line, JSON text) of each row; DataError if the columns make no row of a known shape."""
+    """Yield (line, JSON text) for each row. Raises DataError if columns match no known shape."""
     csv.field_size_limit(max_bytes)
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     first = text.readline(max_bytes)
@@ -43,7 +43,7 @@ def table_rows(
     rows = csv.reader(_with_first(first, text), delimiter=delimiter, strict=True)
     header = [cell.strip() for cell in next(rows, [])]
     if not any(header):
-        raise DataError(f"{name}: no rows in this file", "its first line has to name the columns")
+        raise DataError(f"{name}: no rows in this file", "the first line must name the columns")
     if not _is_known(header, format, columns):
         raise unknown_table(name, header)
     if twice := [cell for cell in header if cell and header.count(cell) > 1]:
@@ -65,15 +65,15 @@ def table_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The columns of a table, and what its rows need."""
+    """The columns of a table, and how to read them."""
 
     header: list[str]
     delimiter: str
-    names: dict[str, str]  # the data's columns -> ours
+    names: dict[str, str]  # column of the table -> sftctl's key
     format: Format
 
     def missing(self, cells: list[str]) -> str | None:
-        """The column whose empty cell makes a row useless; None: there is none."""
+        """The required column whose cell is empty. None if no required cell is empty."""
         filled, empty = dict[str, str](), dict[str, str]()
         for name, cell in zip(self.header, cells, strict=True):
             (filled if cell.strip() else empty)[self.names.get(name, name)] = name
@@ -81,20 +81,22 @@ class _Table:
         return None if missing is None else empty[missing]
 
     def holds_rows(self, cell: str) -> bool:
-        """Whether a cell of a TSV has several lines and tabs. Then the quote that began the cell is
-        probably text."""
+        """Whether a cell of a TSV probably contains other rows, because it has tabs and newlines.
+
+        The quote at its start was probably meant as text.
+        """
         return self.delimiter == "\t" and "\n" in cell and "\t" in cell
 
 
 def _row(name: str, line: int, table: _Table, cells: list[str]) -> bytes | BadRow:
     header = table.header
     if any(map(table.holds_rows, cells)):
-        message = f"{name}:{line}: a quote at the beginning of a field makes several rows one field"
+        message = f"{name}:{line}: a quote at the start of a field joins several rows to one field"
         return BadRow("bad_shape", message, "double each quote, and put the field into quotes")
     if len(cells) != len(header):
         fields = counted(len(cells), "field")
         message = f"{name}:{line}: {fields}, but the header has {len(header)}"
-        return BadRow("bad_shape", message, 'a field with the delimiter needs "quotes"')
+        return BadRow("bad_shape", message, 'put fields that contain the delimiter into "quotes"')
     if not any(cell.strip() for cell in cells):
         return BadRow("empty", f"{name}:{line}: every field is empty", "remove the row")
     if (missing := table.missing(cells)) is not None:
@@ -123,7 +125,7 @@ def _with_first(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _delimiter(line: str, format: Format, columns: Columns) -> str:
-    """The delimiter that makes a known header, or else the most frequent one."""
+    """The delimiter with which the header has known columns, or else the most frequent one."""
     for mark in _DELIMITERS:
         if _is_known(_cells(line, mark), format, columns):
             return mark

@@ -38,7 +38,7 @@ def test_a_system_column_is_put_in_front(row: dict[str, Any], key: str) -> None:
 
 
 def test_a_system_column_against_a_system_message_is_refused() -> None:
-    with pytest.raises(BadRow, match="a column 'system' and also a system message"):
+    with pytest.raises(BadRow, match="the column 'system' and the system message"):
         read({"system": "other", "messages": [SYSTEM, USER, ANSWER]})
 
 

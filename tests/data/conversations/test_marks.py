@@ -97,6 +97,6 @@ def test_marks_of_content_parts_are_honoured(key: str) -> None:
 
 def test_marks_within_a_text_are_refused() -> None:
     detail = [{"begin_offset": 0, "end_offset": 2, "train": False}]
-    with pytest.raises(BadRow, match="'train_detail' of message 2 marks parts of its text"):
+    with pytest.raises(BadRow, match="'train_detail' of message 2 marks parts of the text"):
         context(train_detail=detail)
     assert context(train_detail=None) == context(train_detail=[]) == frozenset()

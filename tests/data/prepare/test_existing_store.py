@@ -90,7 +90,7 @@ def test_a_store_with_changed_files_is_made_again(
 ) -> None:
     before = (store / name).read_bytes()
     (store / name).write_bytes(before[:-3] + b"???")
-    assert prepare_store([rows], store, chatml, SETTINGS).replaced == "its files were damaged"
+    assert prepare_store([rows], store, chatml, SETTINGS).replaced == "the old store was damaged"
     assert (store / name).read_bytes() == before
 
 
@@ -101,7 +101,7 @@ def test_a_store_of_another_version_is_made_again(
     manifest["format_version"] = FORMAT_VERSION + 1
     (store / "manifest.json").write_text(json.dumps(manifest))
     made = prepare_store([rows], store, chatml, SETTINGS)
-    assert made.replaced == "the store there could not be read by this version"
+    assert made.replaced == "this version can't read the old store"
     assert TokenStore.open(store).manifest == made.manifest
 
 

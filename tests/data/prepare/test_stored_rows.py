@@ -66,7 +66,9 @@ def test_a_file_that_is_gone_or_has_changed_is_named(
     prepare_store([file], store, chatml, DataConfig())
     rows[2] = row("Question 2", "another answer")
     write(file, rows)
-    with pytest.raises(DataError, match="a.jsonl: changed since .* example 2 is not there"):
+    with pytest.raises(
+        DataError, match="a.jsonl: changed since .* the row of example 2 was not found"
+    ):
         asked(store, "train", store, chatml)
     file.unlink()
     with pytest.raises(DataError, match="a.jsonl: missing: .* was made from it"):

@@ -59,7 +59,7 @@ def test_the_folder_that_is_named_may_have_any_name(tmp_path: Path) -> None:
 
 def test_a_folder_of_held_out_files_alone_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, "d/valid.jsonl", "d/test.jsonl")
-    with pytest.raises(DataError, match="only files of validation or test data by their names"):
+    with pytest.raises(DataError, match="by their names, all files are validation or test data"):
         found(tmp_path, "d")
     assert found(tmp_path, "d", Wanted(for_validation=True))[0] == ["d/test.jsonl", "d/valid.jsonl"]
 
