@@ -327,7 +327,7 @@ REMARKS = [  # on rows that are kept
             for before, after in (("", "\nWhat?"), ("What?\n", ""), ("", "What?"), ("The ", " tag"))
         ],
         ["Hello"] * 4,
-        says="3 rows have a placeholder for an image or sound (<image>), which the model does not get",
+        says="3 rows have a placeholder for an image or sound (<image>)",
     ),
     Case(
         [{"messages": [Q, call({"a": 1})], "tools": [tool(a={}) | {"name": "g"}]}],
