@@ -1,4 +1,4 @@
-"""The Typer app: its commands, and the one place that turns errors into messages and exit codes."""
+"""The Typer app: all commands. Here errors become messages and exit codes."""
 
 import errno
 import os
@@ -42,27 +42,28 @@ from sftctl.words import printable
 
 _LIMITS = FILES_OPEN | {
     errno.ENAMETOOLONG: "shorten the name",
-    errno.ELOOP: "a link leads to itself: name another path",
+    errno.ELOOP: "a symbolic link points to itself: use another path",
 }
-"""Hints for errors of the system that can come from any file."""
+"""Hints for errors of the operating system that any file access can raise."""
 
 
 _ON_RANKS = ("train", "resume")
 """Commands that a launcher starts once for each rank."""
 
 _SEVERAL = {
-    "train": "several files: --data once for each, or one pattern in quotes: "
+    "train": "for several files, repeat --data, or use a pattern in quotes: "
     "--data 'FOLDER/*.jsonl'",
-    "init": "it looks at one file, folder, or pattern in quotes, such as 'FOLDER/*.jsonl'",
+    "init": "for several files, use a folder, or a pattern in quotes, such as 'FOLDER/*.jsonl'",
 }
-"""How to give several files to a command that takes only one argument."""
+"""Hints for users who give several files to a command that takes one argument."""
 
 
 class SftctlGroup(TyperGroup):
-    """Catches every expected error and reports it as one line, a hint and an exit code."""
+    """Runs a command. Every expected error is printed as one line and a hint, with an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command. Usage errors too are one `error:` line, without typer's box."""
+        """Run a command, and exit with its code. Mistakes in the arguments also give one `error:`
+        line, without the box that typer draws."""
         kwargs["standalone_mode"] = False
         environment.wait_for_threads_briefly()
         environment.quiet_torchs_log()
@@ -75,7 +76,7 @@ class SftctlGroup(TyperGroup):
             )
             if (
                 code == EXIT_INTERRUPTED
-            ):  # typer's code for a Ctrl-C that the command did not handle
+            ):  # typer returns this code for a Ctrl-C that the command did not handle
                 what = "by SIGINT: nothing to save, nothing lost"
                 report(Stopped(what, "run the same command again"))
         finally:
@@ -83,12 +84,12 @@ class SftctlGroup(TyperGroup):
         sys.exit(code)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Every command with the first sentence of its help, without boxes."""
+        """Write all commands with the first sentence of their help."""
         commands = [(name, one.get_short_help_str(200)) for name, one in self.commands.items()]
         options = [
             ("--version", "Print the version."),
             ("--install-completion", "Let this shell complete commands and options."),
-            ("-h, --help", "Also after a command: its options."),
+            ("-h, --help", "Print this help, or after a command, the options of the command."),
         ]
         formatter.write(
             f"Usage: {ctx.command_path} COMMAND [OPTIONS]\n\n{self.help}\n\n"
@@ -107,7 +108,7 @@ def _require_working_directory() -> None:
 
 
 def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> int:
-    """Run `command` by `call`, report its error if it fails, and return the exit code."""
+    """Call `call`, which runs `command`. Reports its error, if any, and returns the exit code."""
     try:
         _require_working_directory()
         with environment.ended_by_signals():
@@ -129,7 +130,7 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
         return _stdout_failed(problem)
     except (MemoryError, ImportError, RuntimeError) as problem:
         return _out_of_memory(problem)
-    except SystemExit as leaving:  # on a closed pipe, rich exits with code 1
+    except SystemExit as leaving:  # rich exits with code 1 if a pipe is closed
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         return 0
@@ -137,10 +138,10 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
 
 
 def _stdout_failed(problem: OSError) -> int:
-    """The exit code if stdout's reader has closed it, or if its disk is full. Any other error is
-    raised again."""
+    """The exit code for an OSError: a closed stdout, a full disk, or one of `_LIMITS`. Any other
+    error is raised again."""
     if streams.reader_has_left(sys.stdout, problem) and streams.is_closed():
-        return 0  # the reader has read enough
+        return 0  # the reader closed the pipe, as `head` does; this is not an error
     if problem.errno in _LIMITS:
         name = f"{problem.filename!s:.80}: " if problem.filename is not None else ""
         report(ConfigError(f"{name}{problem.strerror}", hint=_LIMITS[problem.errno]))
@@ -154,7 +155,7 @@ def _stdout_failed(problem: OSError) -> int:
 
 
 def _out_of_memory(problem: Exception) -> int:
-    """The exit code if a library got no memory or no thread; any other error is raised again."""
+    """The exit code if memory or a thread could not be allocated. Other errors are raised again."""
     if not lacks_memory(problem):
         raise problem
     text = " ".join(str(problem).split())
@@ -165,8 +166,8 @@ def _out_of_memory(problem: Exception) -> int:
 def report(error: SftctlError, command: Any = None, typed: Sequence[str] = ()) -> None:
     """Print `error: …` (or `stopped: …`) and `hint: …` on stderr.
 
-    Errors that all ranks raise in the same way are printed by rank 0 only. The hint names options
-    of `command`, if that is known; `typed` is the command line.
+    Errors that all ranks raise are printed only by rank 0. `command` is the command that failed, if
+    it is known: the hint then names its options. `typed` is the command line.
     """
     rank = environment.rank() if environment.is_one_of_several() else 0
     is_of_all = isinstance(error, (ConfigError, DataError, Stopped))
@@ -185,7 +186,7 @@ def report(error: SftctlError, command: Any = None, typed: Sequence[str] = ()) -
 
 
 def _usage_error(error: Any, typed: Sequence[str]) -> ConfigError:
-    """The error for a mistake on the command line, with a guess at what was meant."""
+    """The error for a mistake on the command line, with a hint that suggests a correction."""
     context, name = getattr(error, "ctx", None), getattr(error, "option_name", None)
     if context is None:
         return ConfigError(error.format_message(), hint="see `sftctl --help`")

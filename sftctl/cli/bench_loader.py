@@ -23,7 +23,8 @@ def bench_loader(
     *,
     flags: ConfigFlags,
     workers: Annotated[
-        str, typer.Option(help="Numbers of loader processes; a single number is compared with 0.")
+        str,
+        typer.Option(help="Numbers of loader processes. A single number is compared with 0."),
     ] = "0,1,2,4",
     pin_memory: Annotated[
         Switch, typer.Option(help="Page-locked batches; auto: on with CUDA.")
@@ -37,7 +38,7 @@ def bench_loader(
     nproc_per_node: RanksHere = 1,
     run: Annotated[
         Path | None,
-        typer.Option(help="Use the data, batch size and step time of this run."),
+        typer.Option(help="Take data, batch size and step time from this run."),
     ] = None,
     model: Annotated[
         str | None,
@@ -45,10 +46,10 @@ def bench_loader(
     ] = None,
     source: Annotated[
         Literal["store", "text"],
-        typer.Option(help="text: tokenize while loading, for comparison."),
+        typer.Option(help="text: tokenize while loading, to compare with a store."),
     ] = "store",
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for each setting, over all its rounds.")
+        float, typer.Option(min=0.1, help="Seconds for each setting, over all rounds.")
     ] = 3.0,
     write_config: Annotated[
         Path | None,
@@ -81,15 +82,15 @@ def bench_loader(
 def _refuse_text(write_config: Path | None, source: str) -> None:
     if write_config is not None and source == "text":
         raise ConfigError(
-            "--write-config with --source text: training reads the store, not text",
-            hint="leave out --source, or --write-config",
+            "--write-config with --source text: training reads a store, not text",
+            hint="leave out --source or --write-config",
         )
 
 
 def _measure(
     config: RunConfig, settings: "BenchSettings", write_config: Path | None, *, as_json: bool
 ) -> None:
-    """Run the sweep, print its table, and write the recommended setting if asked."""
+    """Measure all settings, print the table, and write the recommended setting if asked to."""
     from sftctl.bench import advice, sweep
     from sftctl.cli.show.loader import live_table, loader_report
     from sftctl.cli.show.output import emit
@@ -110,7 +111,7 @@ def _measure(
 
 
 def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfig:
-    """The run's configuration, or one from the flags."""
+    """The configuration of the run, or a configuration from the flags."""
     if model is not None:
         flags = {**flags, "model.name": model}
     if run is None:
@@ -119,8 +120,8 @@ def _config(flags: ConfigFlags, run: Path | None, model: str | None) -> RunConfi
         return load_config(None, flags)
     for key in flags:
         raise ConfigError(
-            f"{flag_name(key)} can't be combined with --run, which sets it",
-            hint=f"leave out {flag_name(key)}, or --run",
+            f"{flag_name(key)} can't be combined with --run, because the run sets it",
+            hint=f"leave out {flag_name(key)} or --run",
         )
     from sftctl.cli.train_commands import config_of_run
 

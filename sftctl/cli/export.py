@@ -18,8 +18,8 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="Directory to write; must not exist. Default: PATH/export, or PATH-export next to "
-            "a model.",
+            help="Directory to write; must not exist. Default: PATH/export for a run, PATH-export "
+            "for a model.",
         ),
     ] = None,
     kind: Annotated[
@@ -27,19 +27,19 @@ def export(
         typer.Option(
             "--format",
             help="hf: a directory for transformers. gguf: a file for llama.cpp and Ollama. "
-            "adapter: what a LoRA run has trained, for peft.",
+            "adapter: the trained LoRA adapter, for peft.",
         ),
     ] = "hf",
     chat_template: ChatTemplate = None,
     tokenizer: ModelTokenizer = None,
     dtype: Annotated[
         str,
-        typer.Option(help="Type of the weights: float32, bfloat16, float16; q8_0 (gguf only)."),
+        typer.Option(help="Dtype of the weights: float32, bfloat16, float16; q8_0 (gguf only)."),
     ] = "float32",
     merge: Annotated[
         bool,
         typer.Option(
-            "--merge", help="Add an adapter to its base, and check the result by its logits."
+            "--merge", help="Merge an adapter into its base model, and check the resulting logits."
         ),
     ] = False,
 ) -> None:

@@ -10,7 +10,7 @@ from sftctl.errors import CheckpointError, ConfigError
 from sftctl.tracking import status
 from sftctl.tracking.working import working
 
-_SHOWN = 20  # problems in the error line; the report has all
+_SHOWN = 20  # at most so many problems are in the error line; the report shows all
 
 if TYPE_CHECKING:
     from sftctl.inspection.inspection import Inspection
@@ -22,7 +22,7 @@ def inspect_ckpt(
         typer.Argument(
             help="A run, a checkpoint, or another tool's checkpoint. Default: the newest run.",
             metavar="[PATH]",
-            readable=False,  # whether it is readable decides the inspection, with exit code 4
+            readable=False,  # an unreadable path must end with exit code 4, not with typer's error
         ),
     ] = None,
     other: Annotated[
@@ -35,11 +35,11 @@ def inspect_ckpt(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds and whether it can be resumed. No code from it is run."""
+    """Show the content of a checkpoint and whether it can be resumed. Its code is never run."""
     if other is not None and tensors:
         raise ConfigError(
-            "--tensors works on one checkpoint, and two are given",
-            hint="leave out --tensors to compare the two tensor by tensor",
+            "--tensors works with one checkpoint, but two are given",
+            hint="leave out --tensors: the comparison shows each tensor",
         )
     path = run_or_newest(path)
     with working():

@@ -1,4 +1,4 @@
-"""Command-line flags that set a configuration key, and flags that several commands share."""
+"""Command-line flags that set configuration keys, and flags that several commands share."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from sftctl.errors import ConfigError
 from sftctl.words import in_shell, printable
 
 _SHORTER_NAMES = {"data.path": "--data", "model.name": "--model", "adapter.start": "--adapter"}
-_SEVERAL = ("data.path",)  # people type them several times
+_SEVERAL = ("data.path",)  # keys whose flag can be repeated
 _MORE_NAMES = {"optim.learning_rate": "--lr", "train.batch_size": "-b", "output_dir": "-o"}
 
 ConfigFlags = Mapping[str, object]
@@ -25,7 +25,7 @@ ConfigFlags = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag that sets a configuration key, with its own help text."""
+    """A flag that sets a configuration key, and a help text that replaces the documentation."""
 
     key: str
     help: str
@@ -39,12 +39,12 @@ def flag_name(key: str) -> str:
 def config_flags(
     *flags: str | Flag, several_data: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command to take these configuration flags, as its parameter `flags`.
+    """Add configuration flags to a command. The command gets their values in its argument `flags`.
 
-    A flag is a dotted key, whose documentation in the schema is the help text, or a `Flag`. The
-    command takes keyword arguments only. In the signature that typer reads, the flags' optional
-    parameters replace `flags`; the command receives those that the user typed as `ConfigFlags`.
-    With `several_data`, --data may be typed several times, and its value is a list.
+    A flag is a dotted key, or a `Flag` with its own help text. The command must take only keyword
+    arguments. In the signature that typer reads, `flags` is replaced by one optional parameter for
+    each flag. `flags` has only the keys that the user typed. `several_data`: --data may be
+    repeated, and its value is a list.
     """
     options = {_key(flag): _parameter(flag) for flag in flags}
 
@@ -70,7 +70,8 @@ def config_flags(
 
 
 def with_sources(flags: ConfigFlags) -> ConfigFlags:
-    """One --data is `data.path`; several are `data.sources`, each named after its file."""
+    """Convert the list of --data. One path sets `data.path`. Several paths set `data.sources`, and
+    each source is named after its file."""
     from sftctl.config.sources import sources_of
 
     paths = flags.get("data.path")
@@ -82,8 +83,8 @@ def with_sources(flags: ConfigFlags) -> ConfigFlags:
 
 
 def _once(key: str, value: Any) -> Any:
-    """A flag's value. ConfigError if the flag was typed twice, because only the last value would
-    count."""
+    """The value of a flag. Raises ConfigError if the flag was typed twice, because only one value
+    could be used."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:
@@ -100,7 +101,7 @@ def _key(flag: str | Flag) -> str:
 
 
 def _parameter(flag: str | Flag) -> inspect.Parameter:
-    """The parameter that makes typer offer this flag."""
+    """The parameter from which typer makes this flag."""
     key = _key(flag)
     name = flag_name(key)
     annotation: Any
@@ -117,7 +118,7 @@ def _parameter(flag: str | Flag) -> inspect.Parameter:
 
 
 def _option(key: str, name: str) -> Any:
-    """The key's documentation and default as help text, in its section's panel."""
+    """The option of a key. Its help text is the documentation of the key and the default."""
     default = default_of(key)
     shown = "" if default is None or isinstance(default, bool) else f" Default: {default}."
     return typer.Option(
@@ -129,15 +130,15 @@ def _option(key: str, name: str) -> Any:
 
 
 def _spellings(key: str, name: str) -> list[str]:
-    """The names of a flag: its long name, and its short name if there is one."""
+    """The names of a flag: the long name, and the short name if there is one."""
     return [name, _MORE_NAMES[key]] if key in _MORE_NAMES else [name]
 
 
 def _metavar(kind: Any) -> str | None:
-    """`<int>`, `<int|auto>`, `<float>`; None is typer's own.
+    """The placeholder for a number: `<int>`, `<int|auto>` or `<float>`. None: typer chooses it.
 
-    typer reads a number as text. The schema checks it, so that all wrong values are reported
-    together.
+    For typer, a number is text. The schema checks the numbers, so that one error reports all wrong
+    values.
     """
     words = {int: "int", float: "float"}
     numbers = [words[one] for one in (kind, *get_args(kind)) if one in words]
@@ -146,9 +147,9 @@ def _metavar(kind: Any) -> str | None:
 
 
 def run_or_newest(path: Path | None, *, unfinished: bool = False) -> Path:
-    """The path that was typed, or else the newest run, which stderr names.
+    """The path that was typed. If there is none: the newest run, which is printed on stderr.
 
-    With `unfinished`, a run that has not finished is preferred to newer runs that have.
+    `unfinished`: prefer the newest run that is not finished, if there is one.
     """
     if path is not None:
         return path
@@ -161,7 +162,7 @@ def run_or_newest(path: Path | None, *, unfinished: bool = False) -> Path:
         found = newest_unfinished(run)
         if found != run:
             run, which = found, "the newest that has not finished"
-    streams.tell(f"run: {printable(str(run))} ({which}; none was named)")
+    streams.tell(f"run: {printable(str(run))} ({which})")
     return run
 
 
@@ -173,8 +174,8 @@ TemplateOption = Annotated[
 AnyModel = Annotated[
     Path | None,
     typer.Argument(
-        help="A run, a checkpoint, a model or adapter directory, .gguf or .pth file, or hub name. "
-        "Default: the newest run.",
+        help="A run, a checkpoint, a model or adapter directory, a .gguf or .pth file, or a hub "
+        "name. Default: the newest run.",
         metavar="[PATH]",
         readable=False,
     ),
@@ -184,13 +185,13 @@ ChatTemplate = Annotated[
     typer.Option(
         "--chat-template",
         metavar="FILE|chatml",
-        help="A Jinja file that replaces the model's chat template, or chatml.",
+        help="A Jinja file that replaces the chat template of the model, or chatml.",
     ),
 ]
 ModelTokenizer = Annotated[
     str | None,
     typer.Option(
-        "--tokenizer", help="For a model without a tokenizer, such as MiniMind's .pth files."
+        "--tokenizer", help="Tokenizer for a model that has none, such as a .pth file of MiniMind."
     ),
 ]
 RanksHere = Annotated[
@@ -204,6 +205,6 @@ MaxRestarts = Annotated[
 VerifyData = Annotated[
     bool,
     typer.Option(
-        "--verify-data", help="Check the store's hashes before training, not in the background."
+        "--verify-data", help="Check the hashes of the store before training, not during training."
     ),
 ]

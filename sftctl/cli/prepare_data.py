@@ -17,8 +17,8 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Directory of the store; an existing store is reused or replaced. "
-        "Default: INPUT.store, in this folder.",
+        help="Directory of the store. An existing store is reused or replaced. "
+        "Default: INPUT.store, in the working directory.",
     ),
 ]
 
@@ -26,7 +26,7 @@ Output = Annotated[
 Inputs = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Files, folders or patterns; - reads standard input. NAME=PATH names the source "
+        help="Files, folders or patterns; - is standard input. NAME=PATH gives the input a name, "
         "for a mixture. Default: the bundled sample.",
         metavar="[INPUT]...",
     ),
@@ -34,10 +34,10 @@ Inputs = Annotated[
 
 
 @config_flags(
-    Flag("model.tokenizer", "Directory, hub name or .gguf file. Default: the bundled one."),
+    Flag("model.tokenizer", "Directory, hub name or .gguf file. Default: the bundled tokenizer."),
     Flag(
         "model.new_tokens",
-        "Special tokens to add to the tokenizer: <a>,<b>; train with the same tokens.",
+        "Special tokens to add to the tokenizer: <a>,<b>. Train with the same tokens.",
     ),
     "data.format",
     "data.chat_template",
@@ -66,19 +66,19 @@ def prepare_data(
     engine: Annotated[
         str,
         typer.Option(
-            help="hf: Hugging Face tokenizers; auto: a faster engine if its tokens are the same."
+            help="hf: Hugging Face tokenizers. auto: a faster engine, if its tokens are the same."
         ),
     ] = "auto",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a row that can't be kept unchanged.")
+        bool, typer.Option("--strict", help="Stop at the first row that is dropped or cut.")
     ] = False,
     show: Annotated[
         int,
-        typer.Option(min=0, help="Print the first N conversations with the trained tokens marked."),
+        typer.Option(min=0, help="Print the first N conversations, and mark the trained tokens."),
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Turn conversations into a token store with exact loss masks."""
+    """Tokenize conversations once, and write a token store with exact loss masks."""
     from sftctl.cli.show.output import emit
     from sftctl.cli.show.output import show as show_text
     from sftctl.cli.show.store import preparation_progress, prepared_store, show_examples
@@ -110,7 +110,7 @@ def prepare_data(
 
 
 def _known(engine: str) -> Literal["auto", "hf"]:
-    """The engine with this name, or ConfigError."""
+    """The engine with this name. Raises ConfigError if there is none."""
     if engine == "auto":
         return "auto"
     if engine == "hf":

@@ -25,13 +25,13 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="File to write. Default: report.html in the run; with several runs, "
-            "comparison.html in the first.",
+            help="File to write. Default: report.html in the run. For several runs: "
+            "comparison.html in the first run.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write an HTML page about a run, or about several: curves, samples, data, checkpoints."""
+    """Write an HTML page about one or several runs: curves, samples, data, checkpoints."""
     from sftctl.cli.show.output import emit, text_lines
     from sftctl.runs.directory import require_folder
 

@@ -18,7 +18,7 @@ RunDirectory = Annotated[
 
 Allowed = Annotated[
     list[str] | None,
-    typer.Option("--allow", help="Continue even if this key differs from the checkpoint's."),
+    typer.Option("--allow", help="Continue even if this key differs from the checkpoint."),
 ]
 
 
@@ -32,14 +32,14 @@ def resume(
         int | None,
         typer.Option(
             min=1,
-            help="Train to this many epochs in all; the learning-rate schedule is recomputed.",
+            help="End after this number of epochs in total. Changes the learning rate schedule.",
         ),
     ] = None,
     max_steps: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Train to this many steps at most; the learning-rate schedule is recomputed.",
+            help="End at this step at the latest. Changes the learning rate schedule.",
         ),
     ] = None,
     nproc_per_node: RanksHere = 1,
@@ -85,21 +85,21 @@ def resume(
 
 
 def _refuse_combinations(replay_and_others: bool, step_and_restarts: bool) -> None:
-    """ConfigError for flags that contradict each other, also with --dry-run."""
+    """Raise ConfigError for flags that can't be combined."""
     if replay_and_others:
         raise ConfigError(
             "--verify-replay can be combined only with --nproc-per-node and --json",
-            hint="it retrains the last checkpoint interval as it was trained; leave the others out",
+            hint="it repeats the last checkpoint interval unchanged: leave out the other flags",
         )
     if step_and_restarts:
         raise ConfigError(
-            "--step with --max-restarts: a restart continues from the newest checkpoint",
-            hint="resume from that step first, without --max-restarts",
+            "--step with --max-restarts: a restart would continue from the newest checkpoint",
+            hint="leave out --max-restarts",
         )
 
 
 def _refuse_parts_of_runs(path: Path) -> None:
-    """The NoCheckpoint error for a file or folder inside a run, with the right command."""
+    """Raise NoCheckpoint for a file or folder inside a run. The hint has the right command."""
     from sftctl.checkpoint.directory import list_checkpoints
     from sftctl.checkpoint.layout import step_of
     from sftctl.runs.directory import RunDir
@@ -111,6 +111,7 @@ def _refuse_parts_of_runs(path: Path) -> None:
     if step is not None and path.parent.name == "checkpoints":
         newest = list_checkpoints(RunDir(run).checkpoints)[-1:]
         is_newest = any(path.samefile(one) for one in newest)
-        hint = f"`{command}`" if is_newest else f"`{command} --step {step}` (moves later ones away)"
-        raise NoCheckpoint(f"{path}: a checkpoint; resume takes its run", hint=f"type {hint}")
-    raise NoCheckpoint(f"{path}: a part of a run; resume takes the run", hint=f"type `{command}`")
+        older = f"`{command} --step {step}` (this moves later checkpoints away)"
+        hint = f"`{command}`" if is_newest else older
+        raise NoCheckpoint(f"{path}: a checkpoint; resume needs its run", hint=f"type {hint}")
+    raise NoCheckpoint(f"{path}: a part of a run; resume needs the run", hint=f"type `{command}`")

@@ -14,7 +14,7 @@ def runs(
     ] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """List the runs in a folder: status, steps, losses, speed, and what to type next."""
+    """List the runs in a folder: status, steps, losses, speed, and the next command."""
     from sftctl.cli.show.output import emit
     from sftctl.cli.show.runs import runs_table
     from sftctl.runs.overview import runs_in

@@ -1,4 +1,4 @@
-"""Write to stdout and stderr; if the reader (a pipe, a terminal) is closed, the run continues."""
+"""Write to stdout and stderr. If a pipe or terminal is closed, the run continues."""
 
 import errno
 import os
@@ -19,24 +19,24 @@ _BREAK = "\n"
 
 
 def open_missing() -> None:
-    """Open the null device for streams that were closed at start (`>&-`).
+    """Open the null device for each standard stream that is closed (`>&-`).
 
-    Otherwise the next opened file would get their file descriptor.
+    Otherwise the next opened file would get the file descriptor of the stream.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 stays open until exit
-    for stream in (sys.stdout, sys.stderr):  # some streams and some file names are not UTF-8
+    for stream in (sys.stdout, sys.stderr):  # a stream or a file name may not be UTF-8
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Write a command's result to stdout inside this context. A closed pipe is not an error."""
+    """A context for writing the result of a command to stdout. A closed pipe is not an error."""
     status.doing("")
-    hint = "the command itself is done; free some space and run it again to see the result"
+    hint = "the command is done; free some space and run it again to see the result"
     with refusals("stdout", ConfigError, hint):
         try:
             yield
@@ -49,9 +49,9 @@ def results() -> Iterator[None]:
 
 
 def tell(text: str, end: str = "\n", start: str = "") -> None:
-    """Print lines on stderr, with escaped control characters. A closed pipe is not an error.
+    """Print lines on stderr. Control characters are escaped. A closed pipe is not an error.
 
-    `start` and `end` may move the cursor.
+    `start` and `end` are printed unchanged, so they may move the cursor.
     """
     try:
         with status.making_room():
@@ -74,7 +74,7 @@ def reader_has_left(stream: TextIO, problem: OSError) -> bool:
 
 
 def is_closed() -> bool:
-    """Whether stdout is a pipe that its reader has closed."""
+    """Whether stdout is a pipe whose reader is closed."""
     poll = select.poll()
     with suppress(OSError, ValueError):  # a stream without a file descriptor
         poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -82,7 +82,7 @@ def is_closed() -> bool:
 
 
 def settle() -> None:
-    """Flush both streams now, because at exit the interpreter would print its own errors."""
+    """Flush both streams. If this fails at exit, the interpreter prints errors of its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -59,7 +59,7 @@ def train(
         typer.Option(
             "--mix",
             metavar="NAME=WEIGHT,…",
-            help="Weights of named sources: how often an epoch trains each of their examples.",
+            help="Weights of named sources. The weight is how often an epoch trains an example.",
         ),
     ] = None,
     nproc_per_node: RanksHere = 1,
@@ -76,7 +76,8 @@ def train(
         bool, typer.Option("--print-config", help="Print a commented configuration and exit.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check data and model, show what would run, and exit.")
+        bool,
+        typer.Option("--dry-run", help="Check data and model, show the plan of the run, and exit."),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Shared by `train` and `resume`: run on one rank or several, and print the result."""
+"""Code for `train` and `resume`: run on one or several ranks, and print the result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def listening() -> Iterator["StopRequest"]:
-    """Handle signals from here to the end of the process, also while torch is loading."""
+    """Handle signals until the end of the process, also while torch is loading."""
     from sftctl.train.stop import StopRequest
 
     with status.shown(), StopRequest(may_leave=True) as stop:
@@ -38,9 +38,10 @@ def listening() -> Iterator["StopRequest"]:
 
 
 def require_ranks(num_ranks: int) -> None:
-    """Refuse variables of a launcher that contradict each other; warn if SLURM's tasks are alone.
+    """Check the environment variables of a launcher, such as WORLD_SIZE.
 
-    RankAlone also if a launcher has started this process and the command should start ranks itself.
+    Raises RankAlone if they are incomplete, or if --nproc-per-node is used in addition to a
+    launcher. Warns if SLURM started several tasks that would train separately.
     """
     environment.require_ranks()
     if num_ranks > 1 and environment.world_size() > 1:
@@ -52,8 +53,8 @@ def require_ranks(num_ranks: int) -> None:
     tasks = environment.tasks_without_ranks()
     if tasks and num_ranks == 1:
         streams.tell(
-            f"warning: SLURM started {tasks} tasks, but WORLD_SIZE is not set: each of them trains "
-            "alone; start one task a node with torchrun, or set RANK and WORLD_SIZE"
+            f"warning: SLURM started {tasks} tasks, but WORLD_SIZE is not set: each task trains "
+            "separately; start one task per node with torchrun, or set RANK and WORLD_SIZE"
         )
 
 
@@ -66,7 +67,7 @@ def start(
     verify_data: bool,
     as_json: bool,
 ) -> None:
-    """Train a new run, or with `auto_resume` continue the existing one."""
+    """Train a new run. With `auto_resume`, continue the run in `output_dir`, if there is one."""
     require_ranks(num_ranks)
     with listening() as stop:
         request = _existing_run(config) if auto_resume else None
@@ -74,7 +75,7 @@ def start(
             from sftctl.train.preflight.paths import check_before_loading
 
             config = check_before_loading(config)
-        else:  # settings that were not typed stay as the run decided them
+        else:  # settings that were not typed keep their values in the run
             config = request.applied_to(config_of_run(request.run_dir))
         run(
             config, request, num_ranks, max_restarts, stop, verify_data=verify_data, as_json=as_json
@@ -106,7 +107,7 @@ def run(
     verify_data: bool,
     as_json: bool,
 ) -> None:
-    """Train; exit code 75 if a signal stopped it."""
+    """Train, and print the summary. Exits with code 75 if a signal stopped the run."""
     if num_ranks > 1 or max_restarts:
         from sftctl.train.launch import train_on_ranks
 
@@ -124,7 +125,7 @@ def run(
 
 
 def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json: bool) -> None:
-    """Train the last steps again and compare; CheckpointError if they differ."""
+    """Train the last steps again and compare. Raises CheckpointError if they differ."""
     require_ranks(num_ranks)
     from sftctl.train.replay import replay
 
@@ -139,7 +140,7 @@ def verify_replay(run_dir: Path, num_ranks: int, stop: "StopRequest", *, as_json
     if not verdict.is_equal:
         raise CheckpointError(
             f"{run_dir}: the replay differs: {verdict.differences[0]}",
-            hint="other hardware, versions or threads can cause this; otherwise report a bug",
+            hint="possible causes: other hardware, versions or thread counts; if not, report a bug",
         )
 
 
@@ -163,7 +164,7 @@ def _existing_run(config: RunConfig) -> "ResumeRequest | None":
 
 
 def print_config(config: RunConfig, *, as_json: bool) -> None:
-    """Print the configuration as TOML, each key under its documentation."""
+    """Print the configuration as TOML with documentation, or as JSON."""
     from sftctl.config.load import config_to_commented_toml, config_to_dict
 
     if as_json:
@@ -181,7 +182,7 @@ def describe(
     verify_data: bool,
     as_json: bool,
 ) -> None:
-    """Print what `start` would do; raise the error that it would fail with."""
+    """Print what `start` would do. Raises the error that `start` would raise."""
     request = _existing_run(config) if auto_resume else None
     if request is not None:
         with listening() as stop:
@@ -220,7 +221,7 @@ def describe_resume(
     verify_data: bool,
     as_json: bool,
 ) -> None:
-    """Print what a resume would restore; raise the error that it would fail with."""
+    """Print what a resume would restore. Raises the error that the resume would raise."""
     from sftctl.train.resume import plan_request
 
     plan = plan_request(request, num_ranks, stop, _verify_here() if verify_data else None)

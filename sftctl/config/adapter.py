@@ -9,7 +9,7 @@ from sftctl.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterConfig:
-    """A LoRA adapter: small matrices that are trained in place of the model's own weights."""
+    """A LoRA adapter: small matrices that are trained instead of the weights of the model."""
 
     lora: bool = False
     """Train a LoRA adapter of a pretrained model. The model's own weights do not change."""
@@ -31,8 +31,8 @@ class AdapterConfig:
     use_dora: bool = False
     """Also train the norm of each row of a target's weight (DoRA). This is slower."""
     modules_to_save: list[str] | None = None
-    """Modules that are trained and saved completely, such as embeddings and head. With
-    `model.new_tokens` embeddings and head are always trained."""
+    """Modules that are trained and saved completely, such as embeddings and head. If
+    `model.new_tokens` is set, embeddings and head are always trained."""
     quantize: Literal["nf4"] | None = None
     """nf4: store the linear layers of the frozen blocks in 4 bits, as in QLoRA. Unset: store them
     in `base_dtype`. nf4 needs bitsandbytes: pip install 'sftctl[qlora]'."""
@@ -45,5 +45,5 @@ class AdapterConfig:
         if changed and not self.lora:
             raise ConfigError(
                 f"adapter.{changed[0]}: set, but no adapter is trained",
-                hint="--lora, or lora = true in [adapter]",
+                hint="add --lora, or lora = true in [adapter]",
             )

@@ -1,4 +1,4 @@
-"""The values of adapter_config.json that no LoRA adapter can have. Loads no torch."""
+"""Find impossible values in the adapter_config.json of a LoRA adapter. Does not load torch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ _NUMBERS = {
     "lora_dropout": (float, Bounds(at_least=0, below=1)),
 }
 _BY_LAYER = {"rank_pattern": (int, RANKS), "alpha_pattern": (float, _AMOUNTS)}
-"""Tables of numbers by the name of a layer."""
+"""Tables: name of a layer -> number."""
 _NAMES = {"target_modules": True, "exclude_modules": True, "modules_to_save": False}
-"""Lists of names; True: a regular expression is also allowed."""
+"""Lists of names. True: a regular expression is also allowed."""
 
 
 def nonsense(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The keys with a value that makes no sense, each with the reason."""
+    """Yield (key, reason) for each key with an impossible value."""
     for key, (kind, bounds) in _NUMBERS.items():
         if problem := _number_problem(settings.get(key), kind, bounds):
             yield key, problem
@@ -46,7 +46,7 @@ def _table_problem(value: object, kind: type, bounds: Bounds) -> str | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        return "not a table of numbers by the name of a layer"
+        return "not a table that has a number for each layer name"
     found = ((name, _number_problem(one, kind, bounds)) for name, one in value.items())
     return next((f"{name}: {problem}" for name, problem in found if problem), None)
 

@@ -1,4 +1,4 @@
-"""The allowed range of a number, written in the type of its configuration field."""
+"""The allowed range of a number. It is a part of the type of a configuration field."""
 
 import math
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from sftctl.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The values that a number may have: at_least <= value <= at_most, and value < below."""
+    """A number is allowed if at_least <= value <= at_most, and value < below."""
 
     at_least: float
     at_most: float = math.inf
     below: float = math.inf
 
     def problem(self, value: float) -> str | None:
-        """Why `value` is not allowed; None if it is."""
+        """The reason why `value` is not allowed. None if it is allowed."""
         if not math.isfinite(value):
             return f"{value} is not a finite number"
         if value < self.at_least:
@@ -30,7 +30,7 @@ class Bounds:
 
 
 RANKS = Bounds(at_least=1, at_most=65536)
-"""The rank of an adapter's matrices."""
+"""The allowed ranks of an adapter."""
 Count = Annotated[int, Bounds(at_least=1, at_most=10**9)]
 CountFrom0 = Annotated[int, Bounds(at_least=0, at_most=10**9)]
 Amount = Annotated[float, Bounds(at_least=0)]
@@ -39,18 +39,18 @@ PartOfOne = Annotated[float, Bounds(at_least=0, below=1)]
 
 
 def check_factors(factors: Mapping[str, Any]) -> None:
-    """ConfigError if a factor in `optim.groups` is not a finite number from 0 on."""
+    """Raise ConfigError if a factor in `optim.groups` is negative or not a finite number."""
     for pattern, factor in factors.items():
         is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
         if not is_number or Bounds(at_least=0).problem(factor):
             raise ConfigError(
                 f"optim.groups: {pattern} = {factor!r}, which is not a factor",
-                hint='a number from 0 on, as in [optim.groups] and "layers[:4]" = 0.1',
+                hint='a factor is a number of at least 0, as in "layers[:4]" = 0.1',
             )
 
 
 def bounds_in(hint: Any) -> list[Bounds]:
-    """The bounds in `Annotated[int, Bounds(...)] | None` and the like."""
+    """All Bounds inside a type such as `Annotated[int, Bounds(...)] | None`."""
     if isinstance(hint, Bounds):
         return [hint]
     parts = (*getattr(hint, "__metadata__", ()), *get_args(hint))

@@ -1,4 +1,4 @@
-"""Check a value against the schema: key, type and bounds; suggest the nearest key."""
+"""Check a key and its value against the schema. For an unknown key, suggest a similar key."""
 
 import tomllib
 from collections.abc import Callable
@@ -21,16 +21,16 @@ LONG_DTYPES = {
     "f16": "float16",
     "half": "float16",
 }
-"""Short names of dtypes, which people and other tools write."""
+"""Short names of dtypes, as people and other tools write them."""
 
 EVERY_KEY = "`sftctl train --print-config` shows every key, what it means and its default"
 
 
 def checked(key: str, readings: tuple[object, ...]) -> Any:
-    """The first of `readings` that has the key's type. ConfigError if no reading has this type, or
-    if the value is out of bounds. UnknownKey if no key has this name.
+    """The value of a key: the first of `readings` that has the right type (see `readings_of`).
 
-    `readings` are the ways in which a value can be read, see `readings_of`.
+    Raises ConfigError if no reading has the type, or if the value is out of bounds. Raises
+    UnknownKey if there is no such key.
     """
     known = {**dict.fromkeys(keys()), "output_dir": str}
     if key not in known:
@@ -43,7 +43,7 @@ def checked(key: str, readings: tuple[object, ...]) -> Any:
 def _checked_as(
     key: str, hint: Any, readings: tuple[object, ...], limits: Callable[[Any], str | None]
 ) -> Any:
-    """The first reading that has the type `hint`, within its limits."""
+    """The first reading that has the type `hint`. `limits` returns why a value is not allowed."""
     allowed = _alternatives(hint)
     if list in allowed and isinstance(readings[-1], str):  # `a,b` is the list ["a", "b"]
         readings = (readings[-1].split(","),)
@@ -59,13 +59,13 @@ def _checked_as(
 
 
 def _long_name(key: str, reading: object) -> object:
-    """`bf16` -> `bfloat16`, if the key is a dtype."""
+    """Replace `bf16` by `bfloat16`, if the key is a dtype."""
     is_dtype = key == "train.dtype" and isinstance(reading, str)
     return LONG_DTYPES.get(str(reading), reading) if is_dtype else reading
 
 
 def _rows(key: str, tables: Any, row_type: type) -> tuple[Any, ...]:
-    """A list of tables, `[[section.key]]`, as values of the dataclass `row_type`."""
+    """The tables of `[[section.key]]` as objects of the dataclass `row_type`."""
     hints = get_type_hints(row_type)
     required = [f.name for f in fields(row_type) if f.default is MISSING]
     rows = []
@@ -99,8 +99,8 @@ def _within_bounds(key: str, value: Any, limits: Callable[[Any], str | None]) ->
     problem = "is empty" if value == "" else None
     if isinstance(value, str) and not _can_be_written(value):
         raise ConfigError(
-            f"{key}: {value!a} can't be a text here: it has a NUL, or is not UTF-8",
-            hint="if it is a name of a file or folder, rename that to UTF-8",
+            f"{key}: {value!a} has a NUL character, or is not UTF-8",
+            hint="if this is the name of a file or folder, rename the file or folder",
         )
     if isinstance(value, int) and value.bit_length() > 64:
         problem = "the number has more than 64 bits"
@@ -111,7 +111,7 @@ def _within_bounds(key: str, value: Any, limits: Callable[[Any], str | None]) ->
 
 
 def _can_be_written(text: str) -> bool:
-    """False: no file can have this name, or config.toml can't hold it."""
+    """Whether a text can be a file name, and can be written to config.toml."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -119,7 +119,7 @@ def _can_be_written(text: str) -> bool:
 
 
 def _did_you_mean(key: str) -> str:
-    """Suggest the most similar key; if there is none, list the section's keys or the sections."""
+    """The end of an error message: a similar key, or the keys of the section, or all sections."""
     section, _, name = key.rpartition(".")
     elsewhere = [known for known in keys() if known.endswith(f".{name}")]
     similar = elsewhere or _similar(name, section, 0.6) or _similar(name, "", 0.75)
@@ -132,13 +132,16 @@ def _did_you_mean(key: str) -> str:
 
 
 def _similar(name: str, section: str, cutoff: float) -> list[str]:
-    """The key with the most similar name, in one section or, if `section` is "", in all."""
+    """The keys with a similar name: at most one. `section` "" means all sections."""
     names = {k.partition(".")[2]: k for k in keys() if not section or k.startswith(f"{section}.")}
     return [names[found] for found in get_close_matches(name, names, n=1, cutoff=cutoff)]
 
 
 def readings_of(value: object) -> tuple[object, ...]:
-    """The ways to read an override: the text itself, or the TOML value that it represents."""
+    """The ways to read an override, the most likely first: as TOML, or as plain text.
+
+    For example, `1e-5` is a number in TOML, and `1e-5` is also a text.
+    """
     if not isinstance(value, str):
         return (value,)
     try:
@@ -149,7 +152,7 @@ def readings_of(value: object) -> tuple[object, ...]:
 
 
 def _number(text: str) -> tuple[float, ...]:
-    """Numbers such as `.5`, which people write and TOML does not allow."""
+    """The number in a text such as `.5`, which TOML does not allow. Empty if there is none."""
     try:
         return (float(text),)
     except ValueError:
@@ -194,12 +197,15 @@ def _describe(allowed: list[Any]) -> str:
 
 
 def resolved(config: RunConfig, file: Path) -> RunConfig:
-    """The configuration of a run; ConfigError if a value that the run decided is `auto` again."""
+    """The configuration of an existing run, unchanged.
+
+    Raises ConfigError if a value that the run has already chosen is `auto` again.
+    """
     values = {"optim.learning_rate": config.optim.learning_rate, "train.dtype": config.train.dtype}
     for key, value in values.items():
         if value == "auto":
             raise ConfigError(
-                f"{file}: {key} is missing or auto; a run's file has the value that it began with",
-                hint="put it back: the manifest.json of each checkpoint has it under config",
+                f"{file}: {key} is missing or auto, but the run has already chosen a value",
+                hint="restore the value: each checkpoint's manifest.json has it under config",
             )
     return config

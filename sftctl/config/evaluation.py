@@ -1,4 +1,4 @@
-"""EvaluationConfig: validation sets, metrics by generation, and what chooses the best step."""
+"""EvaluationConfig: validation sets, metrics of generated answers, and the value to improve."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,14 +8,14 @@ from sftctl.config.sources import require_different
 from sftctl.errors import ConfigError
 
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max", "entropy": None}
-"""The values measured for each set, and which direction is better; None: the user must say."""
+"""Measured value -> "min" or "max" is better. None: the user must choose the direction."""
 OWN_SET = "validation"
-"""The name of the data's own validation part."""
+"""The name of the validation set that is a part of the training data."""
 _TAKEN = (
     *(*METRICS, "num_target_tokens", "num_prompts"),
     *("step", "set", "number", "messages", "reference", "answer"),
 )
-"""Names that a metric can't have, because something else is recorded under them."""
+"""Names that a metric can't have, because they are used for other values in the records."""
 _HINT = 'as in evaluation.best = "chat.token_accuracy", or "max chat.entropy"'
 
 
@@ -24,17 +24,17 @@ class SetConfig:
     """A validation set."""
 
     name: str
-    """Its name in metrics and reports."""
+    """The name of the set in metrics and reports."""
     path: str | None = None
     """A file, folder or pattern of conversations, or a prepared store. If a store has a validation
-    part, only this part is used."""
+    split, only this split is used."""
     fraction: Annotated[float, Bounds(at_least=0, below=1)] | None = None
-    """In place of a path: the fraction of the training data's rows to hold out for this set."""
+    """Instead of a path: hold out this fraction of the training rows for the set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """What a run is evaluated on, and how its best step is chosen."""
+    """What a run is evaluated on, and how the best step is chosen."""
 
     sets: tuple[SetConfig, ...] | None = None
     """Validation sets in addition to the validation part of the data: [[evaluation.sets]] with
@@ -58,13 +58,13 @@ class EvaluationConfig:
         for one in sets:
             if (one.path is None) == (one.fraction is None):
                 raise ConfigError(
-                    f"evaluation.sets: {one.name}: needs a path or a fraction, and not both",
+                    f"evaluation.sets: {one.name}: needs either a path or a fraction",
                     hint='path = "FILE", or fraction = 0.02 of the training data',
                 )
         if sum(one.fraction is not None for one in sets) > 1:
             raise ConfigError(
-                "evaluation.sets: two of them have a fraction: the training data is split once",
-                hint="leave one fraction, and give the other set a path",
+                "evaluation.sets: two sets have a fraction, but the training data is split once",
+                hint="keep one fraction, and give the other set a path",
             )
         if goal.metric not in (*METRICS, *own):
             raise ConfigError(
@@ -77,12 +77,12 @@ class EvaluationConfig:
 
     @property
     def goal(self) -> "Goal":
-        """`best` taken apart."""
+        """`best` as a Goal."""
         return Goal.parsed(self.best)
 
     @property
     def metric_names(self) -> dict[str, str]:
-        """`module:function` of each metric, by the function's name."""
+        """Name of the function -> `module:function`, for each metric."""
         found: dict[str, str] = {}
         for path in self.metrics or ():
             module, colon, name = path.partition(":")
@@ -92,28 +92,28 @@ class EvaluationConfig:
                     hint='as in evaluation.metrics = ["mymodule:exact_match"]',
                 )
             if name in _TAKEN or name in found:
-                taken = "stands for something else" if name in _TAKEN else "is named twice"
+                taken = "is a reserved name" if name in _TAKEN else "is named twice"
                 raise ConfigError(
                     f"evaluation.metrics: {path}: {name} {taken}",
-                    hint="give the function another name: it is the name of the metric",
+                    hint="rename the function: its name is the name of the metric",
                 )
             found[name] = path
         return found
 
     @property
     def fraction(self) -> float | None:
-        """The fraction of the training data that is held out as a set, or None."""
+        """The fraction of the training data that is held out as a set. None: no set has one."""
         return next((one.fraction for one in self.sets or () if one.fraction is not None), None)
 
     @property
     def own_name(self) -> str:
-        """The name of the set that is the data's own validation part."""
+        """The name of the validation set that is a part of the training data."""
         return next((one.name for one in self.sets or () if one.fraction is not None), OWN_SET)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The metric that decides which step is the best."""
+    """The measured value that decides which step is the best."""
 
     set_name: str | None  # None: all sets together
     metric: str
@@ -121,14 +121,14 @@ class Goal:
 
     @classmethod
     def parsed(cls, text: str) -> "Goal":
-        """From `loss`, `chat.loss` or `max chat.entropy`."""
+        """The goal in a text such as `loss`, `chat.loss` or `max chat.entropy`."""
         said, _, rest = text.strip().rpartition(" ")
         name, _, metric = rest.rpartition(".")
         return cls(name or None, metric, said.strip() or METRICS.get(metric) or "")
 
     @property
     def is_loss(self) -> bool:
-        """Whether the goal is the loss of all sets, which every evaluation has."""
+        """Whether the goal is the default: the loss of all sets."""
         return self == LOSS
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ class Goal:
 
     @property
     def shown(self) -> str:
-        """In a sentence: `validation loss`, `token_accuracy of chat`."""
+        """The goal as words for a sentence: `validation loss`, `token_accuracy of chat`."""
         name = "validation loss" if self.metric == "loss" else self.metric
         return name if self.set_name is None else f"{self.metric} of {self.set_name}"
 

@@ -1,6 +1,7 @@
-"""The settings of an adapter that a run continues from, as adapter_config.json has them.
+"""Read the settings of an existing adapter, from which a run continues.
 
-Loads no torch. peft also reads the file. Here are only the settings that sftctl can train.
+They are in adapter_config.json, a file of peft. An adapter that sftctl can't train is refused. This
+module does not load torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,9 +27,9 @@ _KEYS = {
     "modules_to_save": "modules_to_save",
 }
 RESTRICTIONS = ("exclude_modules", "layers_to_transform", "layers_pattern")
-"""Options that leave out some of the layers that `target_modules` names."""
+"""Options that exclude some of the layers in `target_modules`."""
 _WITHOUT_EFFECT = {
-    "target_modules",  # the tensors' names show which layers have an adapter
+    "target_modules",  # names of tensors show which layers have an adapter
     *RESTRICTIONS,
     "base_model_name_or_path",
     "revision",
@@ -44,7 +45,7 @@ _WITHOUT_EFFECT = {
 _ACCEPTED: dict[str, tuple[object, ...]] = {
     "bias": ("none",),
     "task_type": (_TASK,),
-    # Other methods, such as pissa, change the base too.
+    # Other values, such as pissa, also change the base model.
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
 _PEFT_KEYS = {
@@ -76,33 +77,34 @@ _OTHER_MODELS = {
     "layer_replication": "repeats layers of its base",
     "alora_invocation_tokens": "is active only after certain tokens",
 }
-"""Options that change the base model, or the way in which it computes."""
-_MERGE = "merge it with the tool that made it, and train the merged model"
-_OTHER_KEYS = "an adapter keeps its own: leave the key out, or start a new adapter with --lora"
-_OTHER_TOOL = "merge it with the tool that made it"
+"""Options that change the base model, or how the base model computes."""
+_MERGE = "merge the adapter with the tool that made it, and train the merged model"
+_OTHER_KEYS = "this can't be changed: remove the key, or start a new adapter with --lora"
+_OTHER_TOOL = "merge the adapter with the tool that made it"
 _LONGEST_HEADER_BYTES = 1 << 26
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of a PEFT folder.
+    """Read adapter_config.json of a PEFT folder.
 
-    ConfigError if it is not a LoRA adapter of a language model, or if a value makes no sense.
+    Raises ConfigError if this is not a LoRA adapter of a language model, or if a value is
+    impossible.
     """
     file = folder / CONFIG_NAME
     hint = _inside(folder) or (
-        f"an adapter is a directory with this and {WEIGHTS_NAME}; --lora trains a new one"
+        f"an adapter is a directory with {CONFIG_NAME} and {WEIGHTS_NAME}; --lora trains a new one"
     )
     settings = read_object(file, ConfigError, hint)
     method, task = settings.get("peft_type"), settings.get("task_type")
     if method != "LORA":
         raise ConfigError(
-            f"{file}: peft_type is {method}, and only LORA adapters are read here",
+            f"{file}: peft_type is {method}, but sftctl reads only LORA adapters",
             hint=_OTHER_TOOL,
         )
     if task is not None and task != _TASK:
         raise ConfigError(
-            f"{file}: task_type is {task}, and only {_TASK} adapters are read here",
-            hint="a language model can't be made of it",
+            f"{file}: task_type is {task}, but sftctl reads only {_TASK} adapters",
+            hint="this adapter is not for a language model",
         )
     for key, what in _OTHER_MODELS.items():
         if settings.get(key):
@@ -110,7 +112,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for key, problem in nonsense(settings):
         raise ConfigError(
             f"{file}: {key} = {settings[key]!r}: {problem}",
-            hint="correct it, or copy or download the adapter again",
+            hint="correct the value, or copy or download the adapter again",
         )
     if unknown := [key for key, value in settings.items() if value and key not in _PEFT_KEYS]:
         raise _not_here(file, settings, unknown[0], "is not known here", _OTHER_TOOL)
@@ -118,7 +120,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _inside(folder: Path) -> str | None:
-    """A hint that names the adapter of a run, or the last adapter in a trainer's folder."""
+    """A hint if `folder` contains an adapter: the one of a run, or the last one of a Trainer."""
     try:
         files = [*folder.glob(f"final/{CONFIG_NAME}"), *folder.glob(f"checkpoint-*/{CONFIG_NAME}")]
     except OSError:
@@ -130,14 +132,16 @@ def _inside(folder: Path) -> str | None:
 
 
 def restricts(settings: Mapping[str, Any]) -> bool:
-    """Whether an adapter has only some of the layers that `target_modules` names."""
-    return any(settings.get(key) not in (None, "", []) for key in RESTRICTIONS)  # 0 is a layer
+    """Whether an adapter excludes some of the layers in `target_modules`."""
+    return any(
+        settings.get(key) not in (None, "", []) for key in RESTRICTIONS
+    )  # 0 is the index of a layer
 
 
 def layer_of(layers: Iterable[Layer]) -> list[Layer]:
-    """The settings of the adapter that `layers` continue from, as a layer that `layers` override.
-    Empty if they continue from no adapter. ConfigError if sftctl can't train the adapter, because
-    of another method or an unknown option.
+    """The settings of the adapter in `adapter.start`, as a Layer. Other layers override this layer.
+
+    Empty if `adapter.start` is unset. Raises ConfigError if sftctl can't train the adapter.
     """
     given = {key: value for layer in layers for key, value in layer.values.items()}
     start = given.get("adapter.start")
@@ -152,9 +156,9 @@ def layer_of(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def require_agreement(adapter: AdapterConfig) -> None:
-    """ConfigError if the adapter that a run starts from was made with other settings.
+    """Raise ConfigError if the adapter that a run starts from was made with other settings.
 
-    The dropout may differ, and more modules may be saved completely.
+    The dropout may differ. `modules_to_save` may name more modules.
     """
     if adapter.start is None:
         return
@@ -174,16 +178,16 @@ def require_agreement(adapter: AdapterConfig) -> None:
 
 
 def base_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
-    """A warning if the adapter that a run starts from does not name `model` as its base."""
+    """Yield a warning if the adapter that a run starts from does not name `model` as its base."""
     if adapter.start is None:
         return
     base = read_settings(Path(adapter.start)).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        yield f"{adapter.start} names no base: it is not known whether it was trained on {model}"
+        yield f"{adapter.start} names no base model, so it may not belong to {model}"
     elif base != model and Path(base).absolute() != Path(model).absolute():
         yield (
-            f"{adapter.start} names another base, {base}: its shapes fit {model}, but an adapter "
-            "works only with the weights that it was trained on"
+            f"{adapter.start} names another base model, {base}. The shapes fit {model}, but an "
+            "adapter works only with the weights that it was trained on"
         )
 
 
@@ -192,7 +196,8 @@ def _shown(value: object) -> str:
 
 
 def _settings_in(folder: Path) -> dict[str, Any]:
-    """Our keys and their values."""
+    """The settings of an adapter under sftctl's keys. Raises ConfigError as `read_settings` does,
+    and for an option that sftctl can't train."""
     settings = read_settings(folder)
     _require_known(folder / CONFIG_NAME, settings)
     values = {
@@ -202,7 +207,7 @@ def _settings_in(folder: Path) -> dict[str, Any]:
 
 
 def _require_known(file: Path, settings: dict[str, Any]) -> None:
-    """ConfigError for an option that changes the computation and that sftctl does not have."""
+    """Raise ConfigError for an option that changes the computation, if sftctl does not have it."""
     for key, value in settings.items():
         if key in _KEYS or key in _WITHOUT_EFFECT or not value or value in _ACCEPTED.get(key, ()):
             continue
@@ -219,7 +224,7 @@ def _not_here(
 
 
 def _targets(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """The layers with an adapter: short names from the file, or else full names of the tensors."""
+    """The layers with an adapter: short names from adapter_config.json, or else full names."""
     names = sorted({*_adapted_layers(folder / WEIGHTS_NAME)})
     short = settings.get("target_modules")
     if not names:
@@ -244,7 +249,7 @@ def _is_end_of_any(end: str, names: Iterable[str]) -> bool:
 
 
 def _adapted_layers(file: Path) -> Iterator[str]:
-    """The names in the model of the layers that have an adapter in this file."""
+    """The names of the layers that have an adapter in this file, as the model names them."""
     from sftctl.disk import read_refusals
 
     damaged = ConfigError(f"{file}: damaged", hint="copy or download the adapter again")

@@ -1,4 +1,4 @@
-"""The facts of the schema about a dotted key: type, default, bounds, documentation."""
+"""Facts about a dotted key such as `optim.beta1`: its type, default, bounds, and documentation."""
 
 import ast
 import inspect
@@ -16,7 +16,7 @@ def keys() -> list[str]:
 
 
 def default_of(key: str) -> object:
-    """The default of a dotted key; None if it is unset."""
+    """The default value of a dotted key. None: unset."""
     section, name = key.split(".")
     return next(item.default for item in fields(SECTIONS[section]) if item.name == name)
 
@@ -28,19 +28,19 @@ def type_of(key: str) -> Any:
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The words that a dotted key accepts; empty if it accepts other values too."""
+    """The words that a dotted key accepts. Empty if it also accepts other values."""
     hint = type_of(key)
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def beyond_bounds(key: str, value: object) -> str | None:
-    """Why a value of the right type is not allowed for a dotted key; None if it is."""
+    """The reason why a value is out of bounds for a dotted key. None if it is allowed."""
     section, name = key.split(".")
     return beyond_bounds_of(SECTIONS[section], name, value)
 
 
 def beyond_bounds_of(owner: type, name: str, value: object) -> str | None:
-    """Why a value of the right type is not allowed for a dataclass field; None if it is."""
+    """The reason why a value is out of bounds for a dataclass field. None if it is allowed."""
     if not isinstance(value, (int, float)):
         return None
     hint = get_type_hints(owner, include_extras=True)[name]
@@ -49,7 +49,7 @@ def beyond_bounds_of(owner: type, name: str, value: object) -> str | None:
 
 @cache
 def documentation() -> dict[str, str]:
-    """The docstring under each field, by dotted key: the help texts and docs/config.md."""
+    """Dotted key -> the docstring under its field. The help texts and docs/config.md show it."""
     texts: dict[tuple[str, str], str] = {}
     for module in dict.fromkeys(map(inspect.getmodule, SECTIONS.values())):
         assert module is not None
@@ -58,7 +58,7 @@ def documentation() -> dict[str, str]:
 
 
 def _texts_in(source: str) -> dict[tuple[str, str], str]:
-    """(class, field) -> the string below the field."""
+    """(class, field) -> the docstring under the field."""
     return {
         (node.name, name): words
         for node in ast.parse(source).body

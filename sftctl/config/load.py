@@ -1,4 +1,4 @@
-"""Load a RunConfig from TOML and overrides, strictly; write it back as TOML."""
+"""Load a RunConfig from TOML and overrides, and write it as TOML. Unknown keys are errors."""
 
 import re
 import textwrap
@@ -24,7 +24,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The values from one place: the file, --set or the flags."""
+    """The values from one place: a file, `--set`, or the flags."""
 
     origin: str
     values: Mapping[str, object]  # by dotted key
@@ -37,11 +37,11 @@ def load_config(
     path: Path | str | None = None,
     overrides: Mapping[str, object] | Iterable[str] = (),
 ) -> RunConfig:
-    """The configuration of a run: defaults, then the file, then `overrides`.
+    """The configuration of a run. `overrides` override the file, and the file overrides defaults.
 
-    `overrides` maps dotted keys to values, or is a list of "section.key=value" texts as `--set`
-    takes them. One ConfigError reports all wrong keys and values. If the first mistake is an
-    unknown key, the error is an UnknownKey.
+    `overrides` maps dotted keys to values, or is a list of texts "section.key=value", as for
+    `--set`. Raises one ConfigError for all wrong keys and values (an UnknownKey if the first
+    mistake is an unknown key).
     """
     if not isinstance(overrides, Mapping):
         overrides = parse_assignments(overrides)
@@ -50,14 +50,15 @@ def load_config(
 
 
 def file_layer(path: Path | str) -> Layer:
-    """The values of a TOML file."""
+    """The values of a TOML file. Raises ConfigError if the file can't be read."""
     return Layer(str(path), _flatten(_read_toml(Path(path))), is_file=True)
 
 
 def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
-    """The configuration from all layers, and the origin of each key's value.
+    """The configuration from all layers, and the origin of each value by key.
 
-    A later layer overrides an earlier one. The origin is "default" for a key in no layer.
+    A later layer overrides earlier layers. The origin is "default" if no layer has the key. Raises
+    ConfigError as `load_config` does.
     """
     problems: list[ConfigError] = []
     values: dict[str, Any] = {}
@@ -67,7 +68,7 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
             try:
                 _refuse_unexpanded(key, value)
                 values[key] = checked(key, (value,) if layer.is_file else readings_of(value))
-                if key in origins:  # output_dir has none: it is not in a section
+                if key in origins:  # output_dir has no origin, because it is not in a section
                     origins[key] = layer.origin
             except ConfigError as error:
                 where = f"{layer.origin}: " if layer.is_file else ""
@@ -96,7 +97,7 @@ def load_layers(layers: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
 
 
 def _refuse_unexpanded(key: str, value: object) -> None:
-    """ConfigError for a path with ~ or $NAME, which only a shell replaces."""
+    """Raise ConfigError for a path that begins with ~ or $NAME. Only a shell expands these."""
     found = _UNEXPANDED.match(value) if isinstance(value, str) else None
     if found is not None and not Path(str(value)).exists():
         raise ConfigError(
@@ -105,7 +106,8 @@ def _refuse_unexpanded(key: str, value: object) -> None:
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, object]:
-    """["optim.learning_rate=1e-5"] -> {"optim.learning_rate": "1e-5"}."""
+    """["optim.learning_rate=1e-5"] -> {"optim.learning_rate": "1e-5"}. Raises ConfigError for other
+    texts."""
     texts = list(texts)
     broken = [f"--set {text}: expected section.key=value" for text in texts if not _KEY.match(text)]
     if broken:
@@ -132,14 +134,14 @@ def config_to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A list of tables as plain values, without unset keys. Any other value is unchanged."""
+    """Convert a list of tables to dictionaries without unset keys. Other values do not change."""
     if not isinstance(value, tuple):
         return value
     return [{k: v for k, v in asdict(row).items() if v is not None} for row in value]
 
 
 def config_to_toml(config: RunConfig) -> str:
-    """The same as TOML text, which `load_config` reads."""
+    """The configuration as TOML text, which `load_config` can read."""
     lines: list[str] = []
     for name, section in config_to_dict(config).items():
         lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items()), ""]
@@ -147,7 +149,7 @@ def config_to_toml(config: RunConfig) -> str:
 
 
 def config_to_commented_toml(config: RunConfig) -> str:
-    """Every key under its documentation. An unset key is commented out."""
+    """TOML text with all keys and their documentation. Unset keys are commented out."""
     lines: list[str] = []
     for name, cls in SECTIONS.items():
         lines.append(f"[{name}]")
@@ -162,7 +164,7 @@ def config_to_commented_toml(config: RunConfig) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A scalar, a list or a table of scalars, or a list of such tables, as TOML text."""
+    """A scalar, a list, a table, or a list of tables, as TOML text."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(key)} = {toml_value(v)}" for key, v in value.items()) + " }"
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
@@ -179,13 +181,13 @@ def toml_value(value: object) -> str:
 
 
 def _key(name: str) -> str:
-    """A table's key, in quotes if it needs them."""
+    """A key of a table, in quotes if necessary."""
     return name if _BARE_KEY.fullmatch(name) else toml_value(name)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     hint = f"`sftctl train --print-config > {in_shell(path.name)}` writes one"
-    if "=" in path.name:  # torchtune takes a key so
+    if "=" in path.name:  # with torchtune, KEY=VALUE sets a key
         hint = f"--set {path} sets a key"
     if path.is_dir() and (other := other_file(path)):
         raise other

@@ -1,4 +1,4 @@
-"""Recognize files that people name in place of the TOML file: data, YAML, JSON, folders."""
+"""Recognize files that users give instead of a TOML file: data, YAML, JSON, folders."""
 
 import re
 from pathlib import Path
@@ -16,10 +16,9 @@ _WRITE_ONE = "`sftctl train --print-config > run.toml` writes a configuration wi
 
 
 def other_file(path: Path) -> ConfigError | None:
-    """The error for a file or folder that is not a configuration. None: `path` may be a
-    configuration.
+    """The error for a path that can't be read as TOML, if it is data, YAML, a run, or a folder.
 
-    Called only for a path that can't be read as TOML.
+    None if it is something else, such as a configuration with a mistake.
     """
     if path.is_dir():
         return _folder(path)

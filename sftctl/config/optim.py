@@ -12,11 +12,9 @@ class OptimConfig:
 
     learning_rate: Amount | Literal["auto"] = "auto"
     """Peak learning rate. auto: 1e-3 for a preset (random weights), 2e-5 for pretrained weights,
-    2e-4 for a LoRA adapter (ten times the rate of full fine-tuning: Schulman et al. 2025, LoRA
-    Without Regret)."""
+    2e-4 for a LoRA adapter (ten times 2e-5: Schulman et al. 2025, LoRA Without Regret)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up: along half a cosine, linearly, or not at
-    all."""
+    """How the learning rate falls after the warm-up: as half a cosine, linearly, or not at all."""
     warmup_steps: CountFrom0 = 0
     """Steps of linear warm-up before the schedule."""
     min_lr_ratio: Share = 0.1

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step. Does not import torch."""
+"""The learning rate as a function of the step. Does not import torch."""
 
 import math
 
@@ -8,8 +8,8 @@ from sftctl.config.optim import OptimConfig
 def get_lr(step: int, total_steps: int, optim: OptimConfig) -> float:
     """The learning rate of update `step`, from 1 to `total_steps`.
 
-    Linear warm-up over `warmup_steps`. Then the rate falls from its peak to `min_lr_ratio` of it at
-    the last step, along half a cosine or linearly, or stays constant. The cosine without warm-up is
+    The rate rises linearly over `warmup_steps`. Then it stays constant, or falls to `min_lr_ratio`
+    times the peak at the last step, linearly or as half a cosine. Without warm-up, the cosine is
     MiniMind's `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`.
     """
     peak, floor = float(optim.learning_rate), optim.min_lr_ratio

@@ -1,4 +1,4 @@
-"""RunConfig: every setting of a run, its type, its default, and a docstring that is its help."""
+"""RunConfig: all settings of a run. The docstring under each field is its help text."""
 
 from dataclasses import dataclass, field
 from datetime import date as Date
@@ -36,10 +36,10 @@ class ModelConfig:
 
     name: str = "small"
     """A preset (tiny, small, minimind-3, minimind-3-moe), a Hugging Face directory, a hub name, a
-    .gguf file, or MiniMind's own .pth weights."""
+    .gguf file, or a .pth file of MiniMind."""
     tokenizer: str | None = None
-    """Hugging Face tokenizer: a directory or hub name. Unset: the tokenizer of the prepared data,
-    else of the model, else (for a preset) the bundled tokenizer."""
+    """Hugging Face tokenizer: a directory or hub name. Unset: the tokenizer of the prepared store;
+    without a store, the tokenizer of the model; for a preset, the bundled tokenizer."""
     new_tokens: list[str] | None = None
     """Special tokens to add to the tokenizer. Set the same tokens for prepare-data and train. The
     model's embeddings and head get new rows. The initial value of a new row is the mean of the old
@@ -58,7 +58,7 @@ class DataConfig:
     trains 30% of a source's examples, and the next epoch trains others. With weight 2.5, an epoch
     trains all examples twice, and half of them a third time."""
     format: Format = "auto"
-    """Format of the rows in a file."""
+    """Format of the rows in a file; auto: found from the keys of each row."""
     max_seq_len: Annotated[int, Bounds(at_least=2, below=2**63)] | None = None
     """Maximum length of an example, in tokens. `overflow` decides what happens to a longer example.
     Unset: the maximum length of the store, or 1024 when a file is prepared."""
@@ -77,14 +77,14 @@ class DataConfig:
     """Weight of an assistant's reasoning in the loss. It is multiplied by the weight of the
     message. 0: reasoning is not trained."""
     leading_assistant: Literal["keep", "drop"] = "keep"
-    """Assistant turns before the first user turn: keep them if the template accepts them, or drop
-    them."""
+    """What to do with assistant turns before the first user turn: keep them, or drop them. If the
+    template refuses them, the row is dropped."""
     columns: str | None = None
     """Other names of columns, as in prompt=question,completion=body.answer: the column question is
     read as prompt. A dot means a key inside an object."""
     special_text: SpecialText = "keep"
-    """What to do if the text of a message contains the text of a special token: keep it (it becomes
-    the token), refuse the row, or escape the text with a zero-width space."""
+    """What to do if a message contains the text of a special token: keep the text (it becomes the
+    token), refuse the row, or escape the text with a zero-width space."""
     date: str | None = None
     """The date (YYYY-MM-DD) for chat templates that write today's date. Unset: the day on which the
     data is prepared. The run records the date."""
@@ -109,12 +109,12 @@ class DataConfig:
                 Date.fromisoformat(self.date)
             except ValueError:
                 raise ConfigError(
-                    f"data.date: {self.date} is not a day", hint="as in data.date = 2026-11-01"
+                    f"data.date: {self.date} is not a date", hint="as in data.date = 2026-11-01"
                 ) from None
 
     @property
     def example_tokens(self) -> int:
-        """`max_seq_len` as a number: the default if it is unset and a file is prepared."""
+        """The maximum length for preparing files: `max_seq_len`, or the default if it is unset."""
         return self.max_seq_len or DEFAULT_MAX_SEQ_LEN
 
 
@@ -126,7 +126,7 @@ class TrainConfig:
         if self.reduction == "exact" and self.strategy != "ddp":
             raise ConfigError(
                 f"train.reduction: exact can't be combined with strategy {self.strategy}",
-                hint="train.strategy = ddp, or train.reduction = plain",
+                hint="set train.strategy = ddp, or train.reduction = plain",
             )
         if self.patience and not self.eval_interval:
             raise ConfigError(
@@ -197,7 +197,7 @@ class TrainConfig:
 
     @property
     def pass_tokens(self) -> int:
-        """`micro_batch_tokens` as a number; the default if no run has resolved its auto yet."""
+        """`micro_batch_tokens` as a number. The default if it is still auto."""
         tokens = self.micro_batch_tokens
         return DEFAULT_MICRO_BATCH_TOKENS if tokens == "auto" else tokens
 
@@ -207,7 +207,7 @@ class TrainConfig:
         return self.batch_size * self.accumulation_steps
 
     def total_steps(self, steps_per_epoch: int, steps_before: int = 0, epoch: int = 0) -> int:
-        """Steps of the complete run, in which epoch number `epoch` begins after `steps_before`."""
+        """Steps of the complete run, if epoch number `epoch` begins after `steps_before` steps."""
         total = steps_before + steps_per_epoch * (self.epochs - epoch)
         return total if self.max_steps is None else min(total, self.max_steps)
 
@@ -229,10 +229,10 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything needed to start a run again."""
+    """All settings of a run."""
 
     output_dir: Path | None = None
-    """The run directory itself. Unset: a folder in runs/, named after the model and the time."""
+    """The run directory. Unset: a folder in runs/, named after the model and the time."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -244,12 +244,12 @@ class RunConfig:
 
     @property
     def keep_best(self) -> int:
-        """How many of the best checkpoints are kept besides the newest."""
+        """How many of the best checkpoints are kept, in addition to the newest."""
         return max(self.checkpoint.keep_best, self.train.final == "best")
 
     @property
     def saves_the_best(self) -> bool:
-        """Whether a step is saved because its evaluation is a new best."""
+        """Whether a step with a new best evaluation is always saved."""
         return self.keep_best > 0 and self.train.eval_interval > 0
 
     @property

@@ -1,4 +1,4 @@
-"""The sources of a mixture in a configuration: names, paths and weights, and the flag --mix."""
+"""The sources of a mixture in a configuration (names, paths, weights), and the flag --mix."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,21 +17,21 @@ _HINT = "as in --mix code=0.3,chat=2"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceConfig:
-    """One of the sources that a run trains on."""
+    """One source of a mixture."""
 
     name: str
-    """Its name in metrics and reports."""
+    """The name of the source in metrics and reports."""
     path: str | None = None
-    """A prepared store, or a file, folder or pattern of conversations. Unset: the source of this
+    """A prepared store, or a file, folder or pattern of conversations. Unset: the source with this
     name in the store at data.path."""
     weight: Annotated[float, Bounds(at_least=0, at_most=MAX_WEIGHT)] = 1.0
-    """How often an epoch trains each example: 0.3 trains 30% of the examples, 2.5 trains all
-    examples twice and half of them a third time, 0 trains none."""
+    """How often an epoch trains each example. 0.3: 30% of the examples. 2.5: all examples twice,
+    and half of them a third time. 0: no example."""
 
 
 def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> None:
-    """ConfigError if two sources have the same name, if a source has no data, or if all weights are
-    0."""
+    """Raise ConfigError if names are equal or invalid, if a source has no data or two paths, or if
+    all weights are 0."""
     sources = tuple(sources)
     require_different((source.name for source in sources), "data.sources")
     with_path = [source.name for source in sources if source.path is not None]
@@ -39,7 +39,7 @@ def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> Non
     if data_path is None and without:
         raise ConfigError(
             f"data.sources: {without[0]} has no path",
-            hint="give it one, or name the store that holds it in data.path",
+            hint="add a path, or set data.path to the store that has this source",
         )
     if data_path is not None and with_path:
         raise ConfigError(
@@ -47,11 +47,11 @@ def check_sources(sources: Iterable[SourceConfig], data_path: str | None) -> Non
             hint="leave out data.path (--data), or the paths of the sources",
         )
     if with_path and not any(source.weight for source in sources):
-        raise ConfigError("data.sources: all weights are 0", hint="leave one source above 0")
+        raise ConfigError("data.sources: all weights are 0", hint="raise at least one weight")
 
 
 def require_different(names: Iterable[str], where: str, what: str = "source") -> None:
-    """ConfigError if a name occurs twice, or can't be a name."""
+    """Raise ConfigError if a name occurs twice or is invalid."""
     for name, count in Counter(names).items():
         if count > 1:
             raise ConfigError(f"{where}: two {what}s have the name {name}", hint="rename one")
@@ -62,15 +62,15 @@ def require_different(names: Iterable[str], where: str, what: str = "source") ->
 
 
 def named_inputs(inputs: Iterable[Path]) -> tuple[tuple[str, ...], list[Path]]:
-    """The names and paths of inputs as `prepare-data` takes them: all NAME=PATH, or all PATH.
+    """The names and paths of the inputs of `prepare-data`: all are NAME=PATH, or all are PATH.
 
-    A file whose own name has a = is a path.
+    An existing file with = in its name is a PATH. Raises ConfigError if some inputs have no name.
     """
     parts = [(path, *str(path).partition("=")) for path in inputs]
     named = [bool(name and rest) and not path.exists() for path, name, _, rest in parts]
     if any(named) and not all(named):
         path = next(part[0] for part, is_named in zip(parts, named, strict=True) if not is_named)
-        raise ConfigError(f"{path}: has no name, but other inputs have", hint=f"NAME={path}")
+        raise ConfigError(f"{path}: has no name, but others have one", hint=f"write NAME={path}")
     if not any(named):
         return (), [part[0] for part in parts]
     names = tuple(name for _, name, _, _ in parts)
@@ -79,8 +79,10 @@ def named_inputs(inputs: Iterable[Path]) -> tuple[tuple[str, ...], list[Path]]:
 
 
 def sources_of(inputs: Iterable[str]) -> list[dict[str, object]]:
-    """Several inputs as sources: NAME=PATH, or each PATH under the name of its file. Files with the
-    same name get a number.
+    """Several inputs as values of `data.sources`.
+
+    An input is NAME=PATH, or a PATH. The name of a PATH is the file name without its extension; if
+    two names are equal, the second gets a number.
     """
     names, paths = named_inputs(map(Path, inputs))
     rows: dict[str, dict[str, object]] = {}
@@ -94,7 +96,7 @@ def sources_of(inputs: Iterable[str]) -> list[dict[str, object]]:
 
 
 def parse_mix(text: str) -> dict[str, str]:
-    """`code=0.3,chat=2` -> {"code": "0.3", "chat": "2"}; ConfigError if it is not of this form."""
+    """`code=0.3,chat=2` -> {"code": "0.3", "chat": "2"}. Raises ConfigError for other texts."""
     weights: dict[str, str] = {}
     for part in text.split(","):
         name, equals, weight = (piece.strip() for piece in part.rpartition("="))
@@ -109,8 +111,10 @@ def parse_mix(text: str) -> dict[str, str]:
 def mixed(
     sources: Iterable[SourceConfig] | None, weights: Mapping[str, str], data_path: str | None
 ) -> list[dict[str, object]]:
-    """The sources with these weights, as a configuration file has them. A new name means a source
-    in the store at `data_path`; ConfigError if `data_path` is unset.
+    """Values of `data.sources` with these weights.
+
+    A name that is not in `sources` is a source in the store at `data_path`. Raises ConfigError if
+    `data_path` is unset.
     """
     rows: dict[str, dict[str, object]] = {
         source.name: {"name": source.name, "path": source.path, "weight": source.weight}

@@ -1,4 +1,4 @@
-"""Options of a chat template as a setting: their names and values, and how they are typed."""
+"""Options of a chat template: the flag --template-option, and the allowed names and values."""
 
 import re
 import tomllib
@@ -12,11 +12,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GIVEN = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 )
-"""Names of a template that are not options: the renderer sets them."""
+"""Variables of a template that are not options, because the renderer sets them."""
 
 
 def template_options(texts: Iterable[str] | None) -> dict[str, object]:
-    """["enable_thinking=false"] -> {"data.template_options": {"enable_thinking": False}}."""
+    """["enable_thinking=false"] -> {"data.template_options": {"enable_thinking": False}}.
+
+    Raises ConfigError for a text without =.
+    """
     options: dict[str, Any] = {}
     for text in texts or ():
         name, found, value = text.partition("=")
@@ -29,7 +32,7 @@ def template_options(texts: Iterable[str] | None) -> dict[str, object]:
 
 
 def _value(text: str) -> Any:
-    """true, false, a number, or a text, with or without quotes."""
+    """The value in a text: true, false, a number, or a text with or without quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except ValueError:
@@ -37,7 +40,7 @@ def _value(text: str) -> Any:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """ConfigError for a name or a value that a template can't have."""
+    """Raise ConfigError for a name or a value that an option can't have."""
     for name, value in options.items():
         if not _NAME.fullmatch(name) or name in GIVEN:
             raise ConfigError(

@@ -40,5 +40,5 @@ class TrackingConfig:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names of all services to log to, each once."""
+        """The names of all services to log to, without duplicates."""
         return tuple(dict.fromkeys([*(["wandb"] if self.wandb else []), *(self.trackers or [])]))

@@ -31,21 +31,21 @@ from sftctl.tracking.terminal import without_control_echo
 from sftctl.words import format_bytes, format_duration
 
 _SECONDS_PER_FRAME = 0.25
-_SECONDS_PER_TICK = 0.5  # so that the clock of the panel runs during a long step
+_SECONDS_PER_TICK = 0.5  # the panel is also redrawn during a long step, to update its clock
 _SMOOTHED_STEPS = 20
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-=+*#@"
-_LABEL, _CELL = 7, 18  # columns
+_LABEL, _CELL = 7, 18  # widths in characters
 
 
 def has_panel() -> bool:
     """Whether stderr is a terminal that can move its cursor."""
-    # FORCE_COLOR makes rich treat a pipe as a terminal, but a log file must have no control codes.
+    # If FORCE_COLOR is set, rich treats a pipe as a terminal. A log file needs no control codes.
     return sys.stderr.isatty() and Console(file=sys.stderr).is_interactive
 
 
 def make_console_tracker(shape: RunShape) -> "LiveTracker | LineTracker":
-    """A live panel if the terminal can show one, else plain lines."""
+    """A tracker that shows a live panel on a terminal, or else writes plain lines."""
     if has_panel():
         plain = not environment.shows_unicode(sys.stderr)
         return LiveTracker(shape, (_AsciiConsole if plain else Console)(file=sys.stderr))
@@ -53,7 +53,7 @@ def make_console_tracker(shape: RunShape) -> "LiveTracker | LineTracker":
 
 
 class _AsciiConsole(Console):
-    """A console that draws with ASCII, whatever the encoding of its stream is."""
+    """A console that uses only ASCII characters."""
 
     @property
     def encoding(self) -> str:
@@ -61,10 +61,10 @@ class _AsciiConsole(Console):
 
 
 class LiveTracker:
-    """A panel that is redrawn twice a second, and also on a step or event, but at most four times a
-    second.
+    """Shows a live panel, and prints events above the panel. The panel is erased at the end.
 
-    It vanishes at the end. Other threads may call `stopping`.
+    The panel is redrawn at least twice a second, and for steps at most four times a second. Other
+    threads may call `stopping`.
     """
 
     def __init__(self, shape: RunShape, console: Console) -> None:
@@ -84,7 +84,7 @@ class LiveTracker:
             self._validation_losses += [first, last] if self._validated_at else [first]
         self._started, self._drawn_at = time.monotonic(), 0.0
         self._drawn_width, self._drawn_lines = console.width, 0
-        # Don't redirect stdout: it belongs to the command's results.
+        # stdout is not redirected, because it is for the results of the command.
         self._live = Live(
             get_renderable=self._panel, console=console, auto_refresh=False,
             redirect_stdout=False, transient=True,
@@ -118,7 +118,7 @@ class LiveTracker:
                 self._print(line, "yellow" if name in ("warning", "save_failed") else "")
 
     def stopping(self, line: str) -> None:
-        """The answer to a signal, above the panel."""
+        """Print the answer to a signal above the panel."""
         with self._lock:
             self._is_stopping = True
             self._print(line, "yellow")
@@ -159,9 +159,10 @@ class LiveTracker:
                     self._draw()
 
     def _erase_wrapped_lines(self) -> None:
-        """Erase the extra rows of a panel whose lines were wrapped by a narrower terminal.
+        """Erase the extra lines of the panel after the terminal became narrower.
 
-        rich moves up by the number of lines it wrote, and each of them now takes several rows.
+        Each line of the panel is then wrapped to several lines. But rich erases only the number of
+        lines that it wrote.
         """
         rows_a_line = -(-self._drawn_width // self._console.width)
         for _ in range(self._drawn_lines * (rows_a_line - 1)):
@@ -230,7 +231,8 @@ class LiveTracker:
 
 
 class Curve:
-    """A complete curve in less than `size` points. When it is full, each pair becomes its mean."""
+    """A curve with less than `size` points. When the limit is reached, each pair of points is
+    replaced by its mean."""
 
     def __init__(self, size: int = 48) -> None:
         self._size, self._values_per_point = size, 1
@@ -250,7 +252,7 @@ class Curve:
 
 
 def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
-    """One character per value, on a logarithmic scale: the first of `bars` for the lowest."""
+    """One character of `bars` for each value, on a logarithmic scale. Low values come first."""
     logs = [math.log(max(value, 1e-9)) if math.isfinite(value) else None for value in values]
     known = [one for one in logs if one is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
@@ -259,7 +261,7 @@ def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
 
 
 def _row(label: str, *cells: str) -> Text:
-    """A line of the panel; each cell begins at a fixed column."""
+    """A line of the panel. Each cell begins at a fixed column."""
     row = Text(no_wrap=True, overflow="crop")
     row.append(label.ljust(_LABEL), style="dim")
     for cell in cells[:-1]:
@@ -272,6 +274,6 @@ def _pair(label: str, value: str) -> Text:
 
 
 def _first_and_last(values: Sequence[float]) -> str:
-    """`7.6241 -> 3.2500`, or one number if there is only one."""
+    """The first and the last value as text: `7.6241 -> 3.2500`. A single value is shown alone."""
     ends = values[:1] if len(values) == 1 else (values[0], values[-1])
     return " -> ".join(f"{value:.4f}" for value in ends)

@@ -1,4 +1,4 @@
-"""Progress as plain lines, for a pipe, a log file or a terminal without cursor control."""
+"""Shows progress as plain lines, for a pipe, a log file or a terminal without cursor control."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sftctl.tracking import status
 from sftctl.words import format_bytes, format_duration, parameters_text
 
 _RECENT_STEPS = 50
-_LONGEST_QUESTION, _LONGEST_REPLY = 30, 60  # characters that are shown; events.jsonl has all
+_LONGEST_QUESTION, _LONGEST_REPLY = 30, 60  # in characters; longer texts are shown shortened
 _EVENTS = {
     "started": "started {run_dir}: {parameters}, {num_examples:,} examples, "
     "{total_steps:,} steps, {dtype} on {device}",
@@ -29,10 +29,10 @@ _EVENTS = {
 }
 
 HIDDEN_EVENTS = ("changed",)
-"""Events that are recorded but not shown, because the plan of a resume has shown them already."""
+"""Events that are not shown, because `resume` has already printed them."""
 
 REPEATED_EVENTS = ("finished",)
-"""Events that are not shown either, because the closing lines of the command say the same."""
+"""Events that are not shown, because the command prints the same at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,16 +44,16 @@ class RunShape:
     epochs: int
     log_interval: int
     first_step: int  # updates done before this session
-    name: str = "sftctl"  # of the run, for a title
-    flops_per_token: int = 0  # of the model; 0: unknown
-    flops_per_target_token: int = 0  # of the head, in addition
-    peak_flops_per_s: float = 0.0  # of all ranks together; 0: unknown
-    past_losses: Sequence[float] = ()  # of the steps before this session
+    name: str = "sftctl"  # name of the run
+    flops_per_token: int = 0  # FLOPs of the model for each token; 0: unknown
+    flops_per_target_token: int = 0  # additional FLOPs of the head for each target token
+    peak_flops_per_s: float = 0.0  # sum over all ranks; 0: unknown
+    past_losses: Sequence[float] = ()  # losses of the steps before this session
     past_validation: tuple[float, float, int] | None = None  # first loss, last loss, its step
 
 
 class Pace:
-    """Speed over the last 50 steps; all zeros before the first step."""
+    """Measures the speed of the last 50 steps. All values are 0 before the first step."""
 
     def __init__(self) -> None:
         self._recent: deque[StepMetrics] = deque(maxlen=_RECENT_STEPS)
@@ -63,7 +63,7 @@ class Pace:
 
     @property
     def step_time_s(self) -> float:
-        """Mean seconds of a step."""
+        """Mean time of a step, in seconds."""
         return sum(one.step_time_s for one in self._recent) / max(1, len(self._recent))
 
     @property
@@ -76,12 +76,12 @@ class Pace:
 
     @property
     def padding_ratio(self) -> float:
-        """Padding's share of all processed tokens."""
+        """The fraction of padding in all processed tokens."""
         padding = sum(one.num_padding_tokens for one in self._recent)
         return _ratio(padding, padding + sum(one.num_tokens for one in self._recent))
 
     def mfu(self, shape: RunShape) -> float:
-        """Model FLOPs utilisation, 0 to 1. Padding and waiting count as no work done."""
+        """Model FLOPs utilisation, from 0 to 1. Padding tokens and waiting time lower it."""
         done = shape.flops_per_token * self.tokens_per_s
         done += shape.flops_per_target_token * self.target_tokens_per_s
         return _ratio(done, shape.peak_flops_per_s)
@@ -96,7 +96,7 @@ class Pace:
 
 
 class LineTracker:
-    """Writes a line every `log_interval` steps, one at the last step, and one per event."""
+    """Writes a line every `log_interval` steps, at the last step, and for each event."""
 
     def __init__(self, shape: RunShape, stream: TextIO) -> None:
         self._shape, self._stream = shape, stream
@@ -113,11 +113,11 @@ class LineTracker:
             self._write(event_line(name, step, fields))
 
     def stopping(self, line: str) -> None:
-        """The answer to a signal; another thread may call it."""
+        """Write the answer to a signal. Other threads may call this."""
         self._write(line)
 
     def close(self) -> None:
-        """Leave the stream open: it belongs to the caller."""
+        """Does nothing. The caller closes the stream."""
 
     def _write(self, line: str) -> None:
         with status.making_room():
@@ -125,7 +125,7 @@ class LineTracker:
 
 
 def step_line(metrics: StepMetrics, pace: Pace, total_steps: int) -> str:
-    """`step   120/640  epoch 1  loss 3.4121  lr 9.1e-04  grad 0.83  5123 tok/s  …  eta 1:32`"""
+    """The line of a step: `step   120/640  epoch 1  loss 3.4121  …  5123 tok/s  …  eta 1:32`"""
     return (
         f"step {metrics.step:>5}/{total_steps}  epoch {metrics.epoch + 1}  loss {metrics.loss:.4f}"
         f"  lr {metrics.learning_rate:.1e}  grad {metrics.grad_norm:.3g}"
@@ -156,8 +156,10 @@ def event_line(name: str, step: int, fields: dict[str, object]) -> str:
 
 
 def _standing(step: int, fields: dict[str, object]) -> str:
-    """An evaluation's metrics, the numbers of each set (if there are several sets), and the best
-    step (if it is not `step`)."""
+    """The end of the line of an evaluation: metrics, then numbers of each set, then the best step.
+
+    A single set, and a best step that equals `step`, are not repeated.
+    """
     sets = fields.get("sets")
     each = sets.items() if isinstance(sets, dict) and len(sets) > 1 else ()
     metrics = fields.get("metrics")
@@ -174,7 +176,7 @@ def _standing(step: int, fields: dict[str, object]) -> str:
 
 
 def _metrics_text(values: object, names: Sequence[str], before: str) -> str:
-    """`, exact_match 0.2500`; nothing for a metric that gave no number."""
+    """Metrics as text: `, exact_match 0.2500`. A metric without a number is left out."""
     found = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
     numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
     return "".join(f"{before}{name} {value:.4f}" for name, value in numbers.items())

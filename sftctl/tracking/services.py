@@ -1,4 +1,4 @@
-"""The services that a run can be logged to, by their names in `tracking.trackers`."""
+"""Opens the services that a run is logged to. `tracking.trackers` has their names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from sftctl.tracking.wandb import WandbTracker, require_login
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
-    """Facts about a run for a service, when a session begins."""
+    """What a service needs to know about a run when a session begins."""
 
     run_dir: Path
     project: str
     config: dict[str, Any]
-    kept_step: int  # step of the checkpoint that this session continues from; -1: no checkpoint
+    kept_step: int  # step of the checkpoint from which this session continues; -1: no checkpoint
     resumed: bool
     run_id: str
     wandb_run_id: str | None
-    model: Path | None  # to upload to W&B at the end
+    model: Path | None  # folder to upload to W&B at the end
 
 
 def _wandb(run: TrackedRun) -> Tracker:
@@ -67,17 +67,16 @@ _LOGINS: dict[str, Callable[[], None]] = {
 
 
 def open_service(name: str, run: TrackedRun) -> Tracker:
-    """The tracker of this name. ConfigError if nobody is logged in; other errors of the service are
-    passed on.
+    """Open the tracker with this name.
 
-    A tracker may have a `warning`, about a problem that did not end it.
+    Raises ConfigError if the user is not logged in, and any error of the service. The tracker may
+    have an attribute `warning` about a problem that is not an error.
     """
     return _OPENED_BY[name](run)
 
 
 def require_service(name: str) -> None:
-    """ConfigError if the service's package is not installed, or if the service would ask for a
-    login."""
+    """Raise ConfigError if the package of a service is not installed, or a login is missing."""
     if find_spec(name) is None:
         raise ConfigError(
             f"tracking.trackers: {name} is not installed", hint=f"pip install 'sftctl[{name}]'"

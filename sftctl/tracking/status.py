@@ -1,6 +1,7 @@
-"""Shows the current phase of the program: one line that is rewritten, or a line per long phase.
+"""Shows the current phase of the program on stderr, such as `loading torch`.
 
-`doing` may be called from any layer above. It shows nothing unless a command has opened `shown`.
+On a terminal, one line is rewritten. Otherwise each long phase gets a line. All higher layers may
+call `doing`. Nothing is shown if the command has not opened the context `shown`.
 """
 
 import os
@@ -16,7 +17,7 @@ from sftctl import environment
 from sftctl.words import printable, shortened, wrapped
 
 _TICK_S = 0.25
-_LONG_S = 1.0  # in a pipe, a shorter phase is not worth a line
+_LONG_S = 1.0  # a shorter phase gets no line in a pipe
 _ERASE = "\r\x1b[K"
 
 
@@ -33,11 +34,12 @@ class Status:
 
     @property
     def text(self) -> str:
-        """The phase, or an empty string."""
+        """The current phase, or an empty string."""
         return self._text
 
     def doing(self, text: str) -> None:
-        """Begin a phase. Texts with the same first word are one phase, such as `validating 3/8`."""
+        """Begin a phase. Texts with the same first word are one phase, such as `validating 3/8` and
+        `validating 4/8`."""
         with self._lock:
             if text.partition(" ")[0] != self._text.partition(" ")[0]:
                 self._since, self._is_told = time.monotonic(), False
@@ -46,13 +48,14 @@ class Status:
 
     @contextmanager
     def making_room(self) -> Iterator[None]:
-        """Print another line inside this; the phase comes back below it if it goes on."""
+        """Erase the phase, so that another line can be printed inside this context. The phase is
+        drawn again later."""
         with self._lock:
             self._erase()
             yield
 
     def hide(self) -> None:
-        """Stop writing, because a panel now shows `text`."""
+        """Stop writing. A panel shows `text` instead."""
         with self._lock:
             self._erase()
             self._is_hidden = True
@@ -83,7 +86,7 @@ class Status:
         if self._in_place:
             passed = f" ({seconds:.0f} s)" if seconds >= _LONG_S else ""
             text = shortened(printable(self._text) + passed, self._columns() - 1)
-            self._write(f"{_ERASE}{text}")  # a line that is wrapped could not be erased
+            self._write(f"{_ERASE}{text}")  # never longer than the screen, so it can be erased
             self._is_drawn = True
         elif not self._is_told and seconds >= _LONG_S:
             self._write(f"{printable(self._text)}\n")
@@ -95,7 +98,7 @@ class Status:
         return 80
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # nobody reads stderr any more
+        with suppress(OSError, ValueError):  # stderr is closed
             self._stream.write(text)
             self._stream.flush()
 
@@ -105,7 +108,7 @@ _status: Status | None = None
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """While the context is open, show on stderr, on rank 0, what the program does."""
+    """Show phases on stderr inside this context. Only rank 0 shows them."""
     global _status
     if environment.rank() != 0 or _status is not None:
         yield
@@ -120,42 +123,42 @@ def shown() -> Iterator[None]:
 
 
 def doing(text: str) -> None:
-    """Begin a phase that may last; an empty text ends it."""
+    """Begin a phase. An empty text ends the current phase."""
     if _status is not None:
         _status.doing(text)
 
 
 def phase() -> str:
-    """The phase, or an empty string."""
+    """The current phase, or an empty string."""
     return _status.text if _status is not None else ""
 
 
 def making_room() -> AbstractContextManager[None]:
-    """Print a line inside this context, so that it does not share a line with a phase."""
+    """A context for printing a line. The phase is erased first, so that the line is separate."""
     return _status.making_room() if _status is not None else nullcontext()
 
 
 def write_line(text: str) -> None:
     """Write a line to stderr without Python's buffers, because another thread may be using them."""
-    with making_room(), suppress(OSError):  # perhaps nobody reads stderr any more
+    with making_room(), suppress(OSError):  # stderr may be closed
         os.write(2, f"{fitted(printable(text))}\n".encode(errors="backslashreplace"))
 
 
 def fitted(text: str) -> str:
-    """The text, broken between words if stderr is a terminal that is narrower."""
+    """The text, wrapped at the width of the terminal if stderr is a terminal."""
     with suppress(OSError, ValueError):  # not a terminal, or a stream without a descriptor
         return wrapped(text, os.get_terminal_size(sys.stderr.fileno()).columns or 80)
     return text
 
 
 def hide() -> None:
-    """Stop writing, because a panel now shows `phase`."""
+    """Stop writing. A panel shows `phase` instead."""
     if _status is not None:
         _status.hide()
 
 
 def _forget() -> None:
-    """Forget the status in a forked child: the screen belongs to the parent."""
+    """Remove the status in a forked child, because only the parent writes to the screen."""
     global _status
     _status = None
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""SwanLab: the only file that imports swanlab, and only if a run asks for it."""
+"""SwanLab. Only this file imports swanlab, and only if a run logs to SwanLab."""
 
 import io
 import signal
@@ -18,9 +18,10 @@ _STATES = {"finished": "success", "stopped": "aborted", "failed": "crashed"}
 
 
 class SwanLabTracker:
-    """One SwanLab run under one id, also over several sessions; SWANLAB_MODE=offline works. Each
-    session writes a folder in RUN/swanlab. Offline, a resumed session does not send a step again
-    that an earlier session's folder has; online, the service ignores such steps.
+    """Logs all sessions of a run as one SwanLab run. SWANLAB_MODE=offline works.
+
+    Each session writes a folder in RUN/swanlab. A resumed session repeats steps. Offline, steps in
+    the folders of earlier sessions are not sent again. Online, the service ignores such steps.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class SwanLabTracker:
                 ),
             )
         self._rows = Rows(self._send, last_step)
-        self._state = "crashed"  # until an event says otherwise
+        self._state = "crashed"  # an event changes this
         self._error: str | None = None
 
     def log(self, metrics: StepMetrics) -> None:
@@ -72,9 +73,9 @@ class SwanLabTracker:
 
 @contextmanager
 def _no_side_effects() -> Iterator[None]:
-    """Keep the process's handlers of Ctrl-C and errors, which SwanLab replaces.
+    """Restore the handlers for Ctrl-C and for exceptions, which SwanLab replaces.
 
-    SwanLab also prints to stdout, which belongs to the command's results.
+    Also discards what SwanLab prints, because stdout is for the results of the command.
     """
     on_error, on_sigint = sys.excepthook, signal.getsignal(signal.SIGINT)
     try:
@@ -87,17 +88,17 @@ def _no_side_effects() -> Iterator[None]:
 
 
 def _last_step(folder: Path, run_id: str) -> int:
-    """The last step that the earlier sessions of a run have on disk; -1: none."""
+    """The last step in the folders of earlier sessions. -1: there is none."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
-    from swanlab.sdk.internal.core_python.store import DataStoreReader  # none is public
+    from swanlab.sdk.internal.core_python.store import DataStoreReader  # there is no public API
 
     found = -1
     for path in folder.glob(f"run-*-{run_id}/*.swanlab"):
-        if not path.stat().st_size:  # a killed session wrote nothing
+        if not path.stat().st_size:  # the session was killed before it wrote anything
             continue
         reader = DataStoreReader()
         reader.open(path)
-        for data in reader:  # a killed session's file ends early, and so does this loop
+        for data in reader:  # the file of a killed session may be incomplete; the loop then ends
             record = Record.FromString(data)
             if record.HasField("scalar"):
                 found = max(found, record.scalar.step)
@@ -106,16 +107,16 @@ def _last_step(folder: Path, run_id: str) -> int:
 
 
 def require_login() -> None:
-    """Raise ConfigError if SwanLab would ask for a login. Offline no login is needed."""
+    """Raise ConfigError if SwanLab needs a login. It needs none offline."""
     import swanlab
 
     try:
         settings = swanlab.Settings()
-    except ValueError as refusal:  # it does not accept a SWANLAB_… variable
+    except ValueError as refusal:  # a SWANLAB_… variable has a bad value
         reason = " ".join(line.strip() for line in str(refusal).splitlines()[1:3])
         raise ConfigError(
             f"SwanLab refuses a setting: {reason}",
-            hint="look at the SWANLAB_… variables that are set",
+            hint="correct the SWANLAB_… environment variables",
         ) from refusal
     if settings.mode == "online" and settings.api_key is None:
         raise ConfigError(

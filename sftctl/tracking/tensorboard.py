@@ -1,4 +1,4 @@
-"""TensorBoard: the only file that imports tensorboard, and only if a run asks for it."""
+"""TensorBoard. Only this file imports tensorboard, and only if a run logs to TensorBoard."""
 
 import time
 from pathlib import Path
@@ -10,11 +10,11 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker:
-    """Event files in RUN/tensorboard, one for each session: `tensorboard --logdir RUN/tensorboard`.
+    """Writes one event file for each session: `tensorboard --logdir RUN/tensorboard` shows them.
 
-    A resumed session tells TensorBoard to forget the steps after `kept_step`, the step of its
-    checkpoint, because it trains them again. -1 stands for a session without a checkpoint: step 0
-    is forgotten too. Every step is in the file when `log` returns.
+    A resumed session trains the steps after `kept_step`, the step of its checkpoint, again. So it
+    makes TensorBoard drop the old values of these steps. `kept_step` -1 also drops step 0. A step
+    is written to disk before `log` returns.
     """
 
     def __init__(self, run_dir: Path, kept_step: int, *, resumed: bool) -> None:

@@ -1,4 +1,4 @@
-"""The terminal's own settings."""
+"""Changes settings of the terminal."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ from contextlib import ExitStack, suppress
 
 
 def without_control_echo() -> ExitStack:
-    """Stop the terminal from writing `^C` into a panel, until the result is closed.
+    """Stop the terminal from printing `^C` when Ctrl-C is pressed, until the result is closed.
 
-    Nothing is changed for a process in the background: the system would stop it.
+    In a background process nothing is changed, because the system would stop the process.
     """
     undo = ExitStack()
     with suppress(OSError, ValueError, AttributeError, termios.error):

@@ -1,4 +1,4 @@
-"""The protocol of a tracker, which reports a run, and a group of trackers."""
+"""The protocol Tracker, and a group of trackers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -19,20 +19,20 @@ class Tracker(Protocol):
     """
 
     def log(self, metrics: StepMetrics) -> None:
-        """One step is done."""
+        """Called after each step."""
         ...
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        """Something happened after `step` updates."""
+        """Called when something happened after `step` updates."""
         ...
 
     def close(self) -> None:
-        """The run has ended, with or without an error; a second call does nothing."""
+        """Called when the session has ended, with or without an error. May be called twice."""
         ...
 
 
 class NullTracker:
-    """Ignores everything: the tracker of ranks other than 0."""
+    """Does nothing. Ranks other than 0 use this tracker."""
 
     def log(self, metrics: StepMetrics) -> None:
         pass
@@ -45,16 +45,15 @@ class NullTracker:
 
 
 ENDS = ("finished", "stopped", "failed")
-"""Events that say how a session ended. In a run's log such an event is the last one."""
+"""Events for the end of a session. In the log of a run, such an event is the last of a session."""
 
 
 class TrackerGroup:
-    """Passes every call on to several trackers, the required ones first.
+    """Calls several trackers, required trackers first.
 
-    An error from a required tracker is raised. An optional tracker that fails is dropped, and the
-    other trackers get one `warning` event about it. (After an event in ENDS, only the optional
-    trackers get the warning.) Trackers are closed last to first, so the console should come before
-    those that use a network.
+    Errors of required trackers are raised. If an optional tracker fails, it is removed, and the
+    other trackers get a `warning` event. After an event in ENDS, only optional trackers get this
+    warning. Trackers are closed in reverse order, so trackers that use a network should come last.
     """
 
     def __init__(self, required: Sequence[Tracker], optional: Sequence[Tracker] = ()) -> None:
@@ -92,7 +91,7 @@ class TrackerGroup:
             return
         try:
             call(tracker)
-        except Exception as error:  # training goes on without a display or service
+        except Exception as error:  # a failing display or service must not end the training
             self._optional.remove(tracker)
             with suppress(Exception):
                 tracker.close()
@@ -102,5 +101,5 @@ class TrackerGroup:
 
     def _close_optional(self, tracker: Tracker) -> None:
         self._attempt(tracker, lambda one: one.close())
-        with suppress(ValueError):  # one that failed is already removed
+        with suppress(ValueError):  # a tracker that failed is already removed
             self._optional.remove(tracker)

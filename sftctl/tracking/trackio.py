@@ -1,4 +1,4 @@
-"""Trackio: the only file that imports trackio, and only if a run asks for it."""
+"""Trackio. Only this file imports trackio, and only if a run logs to Trackio."""
 
 import io
 from contextlib import redirect_stdout
@@ -10,10 +10,11 @@ from sftctl.tracking.values import Rows, Values, evaluation_values, step_values
 
 
 class TrackioTracker:
-    """One run in Trackio's local database, under the name of the run directory.
+    """Logs to Trackio's local database, under the name of the run directory.
 
-    A resumed session continues the newest run of that name, and sends no step that it has already.
-    `trackio show` opens the dashboard; TRACKIO_DIR is where the database is.
+    A resumed session continues the newest run with this name. Steps that are already in the
+    database are not sent again. `trackio show` opens the dashboard. TRACKIO_DIR is the folder of
+    the database.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class TrackioTracker:
         import trackio
 
         self._finish, self._is_open = trackio.finish, True
-        with redirect_stdout(io.StringIO()):  # stdout belongs to the command's results
+        with redirect_stdout(io.StringIO()):  # stdout is for the results of the command
             self._run = trackio.init(
                 project=project,
                 name=run_dir.name,
@@ -32,7 +33,7 @@ class TrackioTracker:
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-        last_step = self._run._next_step - 1 if resumed else -1  # Trackio has no public way
+        last_step = self._run._next_step - 1 if resumed else -1  # there is no public API
         self._rows = Rows(self._send, last_step)
 
     def log(self, metrics: StepMetrics) -> None:
@@ -48,7 +49,7 @@ class TrackioTracker:
         self._is_open = False
         with redirect_stdout(io.StringIO()):
             self._rows.flush()
-            self._finish()  # not the run's own method: Trackio would finish it again at exit
+            self._finish()  # after `self._run.finish()`, Trackio would finish the run again at exit
 
     def _send(self, step: int, values: Values) -> None:
         self._run.log(dict(values), step=step)

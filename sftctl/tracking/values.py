@@ -1,4 +1,4 @@
-"""The values of a step and an evaluation, under the same names in every service."""
+"""The values that are sent to services. They have the same names in every service."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ _MEASURED = ("perplexity", "token_accuracy", "entropy")
 
 
 def step_values(metrics: StepMetrics) -> Values:
-    """The numbers of one step, and of each named source in it."""
+    """The values of one step. Values of a named source are under `sources/NAME/`."""
     values = {
         "train/loss": metrics.loss,
         "train/grad_norm": metrics.grad_norm,
@@ -36,8 +36,7 @@ def step_values(metrics: StepMetrics) -> Values:
 
 
 def evaluation_values(fields: Mapping[str, object]) -> Values:
-    """The numbers of one evaluation: of all sets together and, if there are several sets, of each
-    set."""
+    """The values of one evaluation: `validation/` for all sets, `validation/NAME/` for one set."""
     of_all = {"loss": fields["validation_loss"]} | {key: fields.get(key) for key in _MEASURED}
     metrics, sets = fields.get("metrics"), fields.get("sets")
     of_all |= metrics if isinstance(metrics, dict) else {}
@@ -56,10 +55,10 @@ def evaluation_values(fields: Mapping[str, object]) -> Values:
 
 
 class Rows:
-    """One row for each step, for a service in which a row can't be changed later.
+    """Sends one row for each step, to a service that can't change a row later.
 
-    A row is sent when the next step begins, so an evaluation is in the row of its step. Steps up to
-    `last_step`, which the service has already, are not sent again: a resumed run repeats them.
+    A row is sent when the next step begins. So the row also has the evaluation of its step. Steps
+    up to `last_step` are not sent, because the service already has them.
     """
 
     def __init__(self, send: Callable[[int, Values], object], last_step: int) -> None:
@@ -76,8 +75,8 @@ class Rows:
     def add_evaluation(self, step: int, values: Values) -> None:
         """Add an evaluation to the row of its step.
 
-        A session that is stopped between a step and its evaluation has sent the row without it. The
-        next session evaluates first of all, and this evaluation is sent by itself.
+        If a session is stopped before an evaluation, it has already sent the row of the step. The
+        next session begins with this evaluation, which is then sent separately.
         """
         if step == self._sent and step > 0 and self._step == 0:
             self._send(step, values)
@@ -85,7 +84,7 @@ class Rows:
             self.add(step, values)
 
     def flush(self) -> None:
-        """Send the row that is not sent yet, if there is one."""
+        """Send the current row, if it has values and was not sent before."""
         if self._row and self._step > self._sent:
             self._send(self._step, self._row)
             self._sent = self._step

@@ -1,4 +1,4 @@
-"""Weights & Biases: the only file that imports wandb, and only if a run asks for it."""
+"""Weights & Biases. Only this file imports wandb, and only if a run logs to W&B."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -9,19 +9,19 @@ from sftctl.metrics import StepMetrics
 from sftctl.tracking.values import evaluation_values, step_values
 
 INIT_TIMEOUT_S = 20
-_OFFLINE_TIMEOUT_S = 600  # no network is needed then, only W&B's own process here
-"""How long to wait for a service that can't be reached; W&B's own default is 90 seconds."""
+"""How long to wait for the service. W&B's default is 90 seconds."""
+_OFFLINE_TIMEOUT_S = 600  # offline, only a local process of W&B has to start
 
 _SAMPLE_COLUMNS = ["step", "number", "prompt", "reply", "reference"]
 _LOGIN_HINT = "log in with `wandb login`, set WANDB_MODE=offline, or leave out --wandb"
 
 
 class WandbTracker:
-    """One W&B run under one id, also over several sessions; WANDB_MODE=offline works.
+    """Logs all sessions of a run as one W&B run. WANDB_MODE=offline works.
 
-    Raises ConfigError if nobody is logged in. If the service can't be reached within INIT_TIMEOUT_S
-    (or WANDB_INIT_TIMEOUT), the run is logged offline and `warning` says so. Steps that are
-    repeated after a crash are ignored by W&B; they are identical.
+    Raises ConfigError if the user is not logged in. If the service can't be reached within
+    INIT_TIMEOUT_S (or WANDB_INIT_TIMEOUT), the run is logged offline, and `warning` has a text. W&B
+    ignores steps that are repeated after a crash. They have the same values.
     """
 
     warning: str | None = None
@@ -37,13 +37,13 @@ class WandbTracker:
         resumed: bool,
         model: Path | None = None,
     ) -> None:
-        """`model` is a folder that is uploaded as an artifact when the run is finished."""
+        """`model`: a folder to upload as an artifact when the run is finished."""
         import wandb
 
         self._wandb, self._model, self._run_id = wandb, model, run_id
-        self._samples: list[list[object]] = []  # rows of one growing table
-        self._sampled_at: int | None = None  # step of the rows not logged yet
-        settings = wandb.Settings(silent=True, console="off")  # leave stdout and stderr alone
+        self._samples: list[list[object]] = []  # the rows of all samples of this session
+        self._sampled_at: int | None = None  # step of the samples that are not logged yet
+        settings = wandb.Settings(silent=True, console="off")  # don't capture stdout and stderr
         if not environment.is_set("WANDB_INIT_TIMEOUT"):
             settings.init_timeout = INIT_TIMEOUT_S
 
@@ -72,9 +72,9 @@ class WandbTracker:
             problem = f"W&B can't be reached ({_first_line(error)}); logging offline"
             advice = f"upload later with: wandb sync {run_dir}/wandb/offline-run-*"
             self.warning = f"{problem}, {advice}"
-            wandb.teardown()  # the failed attempt still uses the id
+            wandb.teardown()  # free the run id, which the failed attempt still uses
             self._run = start(mode="offline")
-        self._exit_code = 1  # until an event says that the run ended well
+        self._exit_code = 1  # a final event without an error changes this
 
     def log(self, metrics: StepMetrics) -> None:
         self._log_samples()
@@ -101,7 +101,7 @@ class WandbTracker:
             self._run.finish(exit_code=self._exit_code)
 
     def _log_samples(self) -> None:
-        """Log all samples of this session as one table, after the last one of an evaluation."""
+        """Log all samples of this session as one table, if there are new ones."""
         if self._sampled_at is None:
             return
         table = self._wandb.Table(columns=_SAMPLE_COLUMNS, data=self._samples)
@@ -110,16 +110,16 @@ class WandbTracker:
 
 
 def require_login() -> None:
-    """Raise ConfigError if W&B would ask for a login. Offline no login is needed."""
+    """Raise ConfigError if W&B needs a login. It needs none offline."""
     import wandb
 
     settings = wandb.Settings(silent=True)
     try:
         is_online = wandb.setup(settings).settings.mode == "online"
-    except ValueError as refusal:  # it does not accept a WANDB_… variable
+    except ValueError as refusal:  # a WANDB_… variable has a bad value
         reason = " ".join(line.strip() for line in str(refusal).splitlines()[1:3])
         raise ConfigError(
-            f"W&B refuses a setting: {reason}", hint="look at the WANDB_… variables that are set"
+            f"W&B refuses a setting: {reason}", hint="correct the WANDB_… environment variables"
         ) from refusal
     if is_online and not wandb.login(prompt=False, verify=False):
         raise ConfigError("tracking.wandb: not logged in", hint=_LOGIN_HINT)

@@ -1,4 +1,4 @@
-"""The display of a command without a run: its phases, and an answer to a signal."""
+"""The display of a command that has no run: shows phases, and answers signals."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from sftctl import environment
 from sftctl.tracking import status
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE_S = 0.1  # a command that ends within this time needs no answer
+_PATIENCE_S = 0.1  # if the command ends within this time, the signal is not answered
 _END = b"\0"  # no signal has this number
 
 
 @contextmanager
 def working(phase: str = "loading torch", *, needs_torch: bool = True) -> Iterator[None]:
-    """Show phases inside this context, beginning with the first phase, and answer signals.
+    """Show phases inside this context, first `phase`, and answer signals with a line.
 
-    The signal is raised in the main thread, when the running call of torch has returned. In the
-    first phase the libraries are imported. There Ctrl-C ends the process, because an interrupted
-    import can fail in many ways.
+    A signal raises its exception in the main thread, after the current call into torch. During the
+    first phase, libraries are imported. There, Ctrl-C ends the process at once, because an
+    interrupted import can fail in many ways.
     """
     with status.shown(), _answering(), _leaving_in(phase):
         status.doing(phase)
@@ -33,9 +33,11 @@ def working(phase: str = "loading torch", *, needs_torch: bool = True) -> Iterat
 
 @contextmanager
 def _leaving_in(phase: str) -> Iterator[None]:
-    """Let Ctrl-C end the process as long as this phase lasts."""
+    """Let Ctrl-C end the process at once during this phase."""
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or not _is_main():  # ignored, or another's
+    if (
+        before is not signal.default_int_handler or not _is_main()
+    ):  # SIGINT is ignored, or has another handler
         yield
         return
 
@@ -53,7 +55,7 @@ def _leaving_in(phase: str) -> Iterator[None]:
 
 
 def _is_main() -> bool:
-    """Whether this is the thread in which Python allows handlers."""
+    """Whether this is the main thread. Only there does Python allow signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -80,7 +82,7 @@ def _answering() -> Iterator[None]:
 
 
 def _answer(reads: int, over: threading.Event) -> None:
-    """Say once that a signal was heard, unless the command has ended by then."""
+    """Write one line when a signal arrives, except if the command ends at once."""
     is_answered = False
     while _END not in (numbers := os.read(reads, 64)):
         if is_answered or not any(number in numbers for number in _ENDING):

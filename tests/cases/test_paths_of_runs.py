@@ -39,16 +39,16 @@ def run(work: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("part", "what", "command"),
     [
-        ("checkpoints/step-00000002", "a checkpoint; resume takes its run", "--step 2"),
-        ("checkpoints/step-00000003", "a checkpoint; resume takes its run", ""),
-        ("checkpoints/step-00000001/manifest.json", "a part of a run; resume takes the run", ""),
-        ("checkpoints", "a part of a run; resume takes the run", ""),
-        ("final", "a part of a run; resume takes the run", ""),
-        ("final/config.json", "a part of a run; resume takes the run", ""),
-        ("model", "a part of a run; resume takes the run", ""),
-        ("config.toml", "a part of a run; resume takes the run", ""),
-        ("run.json", "a part of a run; resume takes the run", ""),
-        ("metrics.jsonl", "a part of a run; resume takes the run", ""),
+        ("checkpoints/step-00000002", "a checkpoint; resume needs its run", "--step 2"),
+        ("checkpoints/step-00000003", "a checkpoint; resume needs its run", ""),
+        ("checkpoints/step-00000001/manifest.json", "a part of a run; resume needs the run", ""),
+        ("checkpoints", "a part of a run; resume needs the run", ""),
+        ("final", "a part of a run; resume needs the run", ""),
+        ("final/config.json", "a part of a run; resume needs the run", ""),
+        ("model", "a part of a run; resume needs the run", ""),
+        ("config.toml", "a part of a run; resume needs the run", ""),
+        ("run.json", "a part of a run; resume needs the run", ""),
+        ("metrics.jsonl", "a part of a run; resume needs the run", ""),
     ],
 )
 def test_resume_of_a_part_of_a_run_names_the_command(

@@ -229,16 +229,16 @@ def test_a_store_that_was_made_in_another_way_than_asked_is_refused(
     (tmp_path / "template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert sftctl("prepare-data", "data.jsonl", "--output", "store").exit_code == 0
     for setting, message in (
-        ("data.train_on=last", "prepared with train_on assistant, the run asks for last"),
-        ("data.overflow=drop", "prepared with overflow truncate, the run asks for drop"),
-        ("data.val_fraction=0.5", "prepared with val_fraction 0.0, the run asks for 0.5"),
+        ("data.train_on=last", "prepared with train_on assistant, but the run asks for last"),
+        ("data.overflow=drop", "prepared with overflow truncate, but the run asks for drop"),
+        ("data.val_fraction=0.5", "prepared with val_fraction 0.0, but the run asks for 0.5"),
         ("data.chat_template=template.jinja", "prepared with another chat template than "),
     ):
         result = sftctl("train", "--data", "store", "--set", setting, "--output-dir", "out")
         assert result.exit_code == 3
         assert result.error.startswith(f"error: {tmp_path}/store: {message}")
         key = setting.partition("=")[0]
-        assert f"hint: prepare the data again, or leave {key} out" in result.stderr
+        assert f"hint: prepare the data again, or remove {key}" in result.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -170,7 +170,7 @@ def test_a_file_limit_skips_what_it_does_not_allow() -> None:
         (("--seconds", "0"), "error: Invalid value for '--seconds'"),
         (
             ("--run", "x", "--model", "tiny"),
-            "error: --model can't be combined with --run, which sets it",
+            "error: --model can't be combined with --run, because the run sets it",
         ),
         (("--batch-size", "0"), "error: train.batch_size: 0 is too small; at least 1"),
     ],

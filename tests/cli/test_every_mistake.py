@@ -52,7 +52,7 @@ REFUSED = [
     ("prepare-data rows.jsonl --format chatml", 2, "data.format: expected auto or",
      "`sftctl prepare-data --help` shows the options"),
     ("prepare-data rows.jsonl --chat-template chat", 2, "chat: No such file", "or chatml"),
-    ("resume run/checkpoints/step-00000001", 4, "a checkpoint; resume takes its run",
+    ("resume run/checkpoints/step-00000001", 4, "a checkpoint; resume needs its run",
      "type `sftctl resume run`"),
     ("report run/checkpoints/step-00000001", 4, "not a run directory", "`sftctl report run`"),
     ("resume run --epochs 3", 2, "nothing to train: train.max_steps: 1 step",

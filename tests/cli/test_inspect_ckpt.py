@@ -53,8 +53,8 @@ def test_two_paths_are_a_diff(sftctl: Sftctl, files: Path) -> None:
 def test_tensors_of_two_are_refused(sftctl: Sftctl, files: Path) -> None:
     result = sftctl("inspect-ckpt", "a.safetensors", "b.safetensors", "--tensors")
     assert result.exit_code == 2
-    assert "--tensors works on one checkpoint, and two are given" in result.error
-    assert "hint: leave out --tensors to compare the two tensor by tensor" in result.stderr
+    assert "--tensors works with one checkpoint, but two are given" in result.error
+    assert "hint: leave out --tensors: the comparison shows each tensor" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("nothing",), ("a.safetensors", "nothing")])

@@ -168,7 +168,7 @@ def test_a_sequence_that_is_too_long(sftctl: Sftctl, here: Path) -> None:
         sftctl("train", *TINY, "--data", "store", "--max-seq-len", 64),
         2,
         f"data.max_seq_len: 64, but {here}/store holds an example of 198 tokens",
-        "prepare the data again with --max-seq-len, or leave it out here",
+        "prepare the data again with --max-seq-len, or remove it from the run",
     )
 
 
@@ -408,7 +408,7 @@ def test_several_data_flags_are_an_error_or_a_mixture(sftctl: Sftctl, here: Path
         sftctl("train", *TINY, "--data", "a.jsonl", "run.toml", "b.jsonl"),
         2,
         "Got unexpected extra argument(s) (b.jsonl)",
-        "several files: --data once for each, or one pattern in quotes: --data 'FOLDER/*.jsonl'",
+        "for several files, repeat --data, or use a pattern in quotes: --data 'FOLDER/*.jsonl'",
     )
     (here / "b.jsonl").write_text("{}\n")
     refused(

@@ -113,7 +113,7 @@ def test_step_with_max_restarts_is_refused(
 ) -> None:
     result = sftctl("resume", "run", "--step", 4, "--max-restarts", 1, *more)
     assert result.exit_code == 2
-    assert "--step with --max-restarts: a restart continues from the newest" in result.error
+    assert "--step with --max-restarts: a restart would continue from the newest" in result.error
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--step 2", "--epochs 3", "--max-restarts 1"])

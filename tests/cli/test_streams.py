@@ -76,7 +76,7 @@ def test_a_full_disk_under_stdout_is_one_error_line() -> None:
     lines = done.stderr.decode().splitlines()
     assert lines == [
         "error: stdout: can't be written: No space left on device",
-        "hint: the command itself is done; free some space and run it again to see the result",
+        "hint: the command is done; free some space and run it again to see the result",
     ]
 
 

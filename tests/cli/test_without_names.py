@@ -42,7 +42,7 @@ def test_the_newest_run_is_taken_and_named(sftctl: Sftctl, runs: Path) -> None:
     ):
         result = sftctl(*command)
         assert result.exit_code == 0
-        assert "run: runs/new (the newest; none was named)\n" in result.stderr
+        assert "run: runs/new (the newest)\n" in result.stderr
         assert shown in result.stdout
 
 
@@ -53,7 +53,7 @@ def test_resume_prefers_a_run_that_has_not_finished(sftctl: Sftctl, runs: Path) 
         os.utime(runs / "killed" / name, (9, 9))
     for command, said in (
         (["resume", "--dry-run"], "run: runs/killed (the newest that has not finished; none was"),
-        (["report"], "run: runs/new (the newest; none was named)\n"),
+        (["report"], "run: runs/new (the newest)\n"),
         (["report", "nothing"], "hint: start one with `sftctl train`"),
         (["report", "runs/nothing"], "hint: the newest run there: `sftctl report runs/new`; "),
     ):
@@ -73,7 +73,7 @@ def test_the_run_in_the_working_directory_is_taken(
     monkeypatch.chdir(runs / "new")
     result = sftctl("report", "--json")
     assert json.loads(result.stdout)["report"] == "report.html"
-    assert result.stderr.endswith("run: . (the newest; none was named)\n")
+    assert result.stderr.endswith("run: . (the newest)\n")
 
 
 def test_without_a_run_there_is_one_error_line(sftctl: Sftctl, tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ from sftctl.model.source import require_model_folder
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown option": ({"use_frobnicate": True}, "use_frobnicate = True is not known here"),
-    "another task": ({"task_type": "SEQ_CLS"}, "task_type is SEQ_CLS, and only CAUSAL_LM"),
+    "another task": (
+        {"task_type": "SEQ_CLS"},
+        "task_type is SEQ_CLS, but sftctl reads only CAUSAL_LM",
+    ),
     "repeated layers": ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication is set"),
     "activated": ({"alora_invocation_tokens": [1, 5]}, "alora_invocation_tokens is set"),
     "no targets": ({"target_modules": []}, "target_modules = []: names no layer"),

@@ -332,13 +332,13 @@ def test_a_byte_order_mark_before_the_configuration_is_skipped(tmp_path: Path) -
 
 
 def test_a_date_that_is_not_a_day_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.date: 2026-13-01 is not a day"):
+    with pytest.raises(ConfigError, match=r"data\.date: 2026-13-01 is not a date"):
         load_config(None, ["data.date=2026-13-01"])
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
 def test_a_text_that_no_file_can_be_named_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="it has a NUL, or is not UTF-8"):
+    with pytest.raises(ConfigError, match="has a NUL character, or is not UTF-8"):
         load_config(None, {"data.path": text})
 
 

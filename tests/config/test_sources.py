@@ -77,7 +77,7 @@ def test_inputs_have_names_or_none(tmp_path: Path) -> None:
     assert named_inputs([Path("a.jsonl"), odd]) == ((), [Path("a.jsonl"), odd])
     paths = [Path("en=a.jsonl"), Path("zh=-")]
     assert named_inputs(paths) == (("en", "zh"), [Path("a.jsonl"), Path("-")])
-    with pytest.raises(ConfigError, match=r"^b\.jsonl: has no name, but other inputs have"):
+    with pytest.raises(ConfigError, match=r"^b\.jsonl: has no name, but others have one"):
         named_inputs([Path("en=a.jsonl"), Path("b.jsonl")])
     with pytest.raises(ConfigError, match="^inputs: two sources have the name en"):
         named_inputs([Path("en=a.jsonl"), Path("en=b.jsonl")])

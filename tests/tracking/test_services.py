@@ -158,7 +158,7 @@ def test_swanlab_leaves_ctrl_c_and_errors_alone_and_goes_on_after_a_kill(tmp_pat
     ("mode", "said"),
     [
         ("online", ("tracking.trackers: swanlab: not logged in", "swanlab login")),
-        ("cloudy", ("SwanLab refuses a setting: mode", "SWANLAB_… variables")),
+        ("cloudy", ("SwanLab refuses a setting: mode", "SWANLAB_… environment variables")),
     ],
 )
 def test_swanlab_refuses_before_training(

@@ -175,7 +175,7 @@ MISSING: dict[str, tuple[str, str]] = {
 }
 WRONG: dict[str, tuple[str, str]] = {
     "not both": ("exact_match", "exact_match is not module:function"),
-    "taken": (f"{HERE}:loss", "loss stands for something else"),
+    "taken": (f"{HERE}:loss", "loss is a reserved name"),
     "twice": (f"a:f,{HERE}:f", "f is named twice"),
 }
 

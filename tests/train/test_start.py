@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "no LoRA": (
         lambda a: edit(a, peft_type="IA3"),
         {},
-        "ADAPTER/adapter_config.json: peft_type is IA3, and only LORA adapters are read here",
+        "ADAPTER/adapter_config.json: peft_type is IA3, but sftctl reads only LORA adapters",
     ),
     "a newer peft": (
         lambda a: edit(a, use_qlora2=True, peft_version="0.99.0"),
@@ -266,7 +266,7 @@ def test_the_base_of_a_runs_adapter_is_compared_by_its_hashes(made: Path, tmp_pa
     assert caught.value.message.startswith(f"{adapter}: {base} is not the base that it was trained")
     change_base(other := Path(shutil.copytree(base, tmp_path / "other")))
     named, _ = warnings(model__name=str(other))
-    assert f"names another base, {base}" in named and "has another content (SHA-256)" in named
+    assert f"names another base model, {base}" in named and "has another content (SHA-256)" in named
 
 
 def test_a_base_from_the_hub_is_compared_in_the_revision_that_would_be_trained(
@@ -297,7 +297,9 @@ def test_a_base_from_the_hub_is_compared_in_the_revision_that_would_be_trained(
     )
     assert caught.value.hint is not None and "download revision old into" in caught.value.hint
     [line] = start_doubts(settings, str(new))
-    assert "names another base, owner/base" in line and "has another content (SHA-256)" in line
+    assert (
+        "names another base model, owner/base" in line and "has another content (SHA-256)" in line
+    )
 
 
 def test_an_edited_final_is_noticed_before_a_training_from_it(made: Path, tmp_path: Path) -> None:
@@ -380,4 +382,4 @@ def test_an_adapter_of_an_unknown_or_another_base_is_a_warning(
     edit(adapter, base_model_name_or_path=base)
     config = configured(made, adapter, f"warned-{base is None}", model__name=str(toy_base(made)))
     [line] = [str(one) for one in plan_run(config).findings if one.level == "warning"]
-    assert ("names no base" if base is None else "names another base, owner/other") in line
+    assert ("names no base" if base is None else "names another base model, owner/other") in line

@@ -177,7 +177,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "no path": ({"evaluation.sets": [{"name": "a"}]}, "a: needs a path or a fraction"),
     "both": ({"evaluation.sets": [SET | {"fraction": 0.1}]}, "a: needs a path or a fraction"),
     "two fractions": (
-        {"evaluation.sets": [{"name": n, "fraction": 0.1} for n in "ab"]}, "two of them have"
+        {"evaluation.sets": [{"name": n, "fraction": 0.1} for n in "ab"]}, "two sets have"
     ),
     "no such metric": ({"evaluation.best": "chat.bleu"}, "bleu is not measured; there are loss"),
     "no direction": ({"evaluation.best": "entropy"}, "evaluation.best: entropy: min or max?"),

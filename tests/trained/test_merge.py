@@ -221,7 +221,10 @@ def fill(value: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], None]:
 NAN, WHOLE = torch.tensor(float("nan")), torch.tensor(1, dtype=torch.int8)
 
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another method": (lambda a: edit(a, peft_type="IA3"), "peft_type is IA3, and only LORA"),
+    "another method": (
+        lambda a: edit(a, peft_type="IA3"),
+        "peft_type is IA3, but sftctl reads only LORA",
+    ),
     "no base": (lambda a: edit(a, base_model_name_or_path=None), "names no base"),
     "base gone": (lambda a: edit(a, base_model_name_or_path="/gone/x"), "its base /gone/x is not"),
     "no weights": (lambda a: (a / "adapter_model.safetensors").unlink(), r"safetensors: missing"),

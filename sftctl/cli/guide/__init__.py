@@ -1,1 +1,1 @@
-"""Help for new users: answers to options that do not exist, doctor, init."""
+"""Help for new users: help texts, hints for unknown options, and the commands doctor and init."""

@@ -7,10 +7,10 @@ from sftctl.tracking.working import working
 
 
 def doctor(json: Json = False) -> None:
-    """Describe this machine, and test that a resume is exact on it (about 20 seconds)."""
+    """Describe this machine, and test that resume is exact on this machine (about 20 seconds)."""
     from sftctl.cli.show.output import emit
 
-    streams.tell("measuring, then ten steps of a tiny model: train, kill, resume, compare")
+    streams.tell("measuring the machine, then training ten steps: train, kill, resume, compare")
     with working():
         from sftctl.bench.doctor import examine
         from sftctl.cli.show.machine import diagnosis
@@ -20,5 +20,5 @@ def doctor(json: Json = False) -> None:
     if not found.self_test.passed:
         raise CheckpointError(
             f"self-test: {found.self_test.what}",
-            hint="report it with the output of `sftctl doctor --json`",
+            hint="report a bug, with the output of `sftctl doctor --json`",
         )

@@ -1,18 +1,18 @@
-"""Options of other tools for which there is a configuration key.
+"""Options of other tools for which sftctl has a configuration key.
 
-The tools are MiniMind, TRL (with transformers' TrainingArguments), torchtune, axolotl,
-LLaMA-Factory, Unsloth and LitGPT. docs/migrating.md has the same names.
+The tools are MiniMind, TRL (with the TrainingArguments of transformers), torchtune, axolotl,
+LLaMA-Factory, Unsloth and LitGPT. docs/migrating.md lists the same options.
 """
 
 from sftctl.cli.guide.foreign import Ours, same, switch
 
-_PER_PROCESS = "over all ranks, elsewhere per process"
+_PER_PROCESS = "counts all ranks, while other tools count one process"
 _DATA_IS_LOCAL = "a file or folder on this machine"
-_TRAIN_ON = "by default assistant, else last or all"
-_LEAVE_OUT = Ours(words="leave it out: that is the default")
-_NO_OFFLOADING = "nothing is moved to the CPU, but activations are computed again"
-_IN_STEPS = "in steps: `sftctl train --dry-run` shows how many there are"
-_GROUPS = Ours(words="[optim.groups] in RUN.toml: a factor of the rate for names of parameters")
+_TRAIN_ON = "one of assistant (the default), last, all"
+_LEAVE_OUT = Ours(words="leave it out: this is the default")
+_NO_OFFLOADING = "activations are not moved to the CPU, but computed again"
+_IN_STEPS = "a number of steps: `sftctl train --dry-run` shows the steps of the run"
+_GROUPS = Ours(words="[optim.groups] in RUN.toml sets a factor of the learning rate for parameters")
 
 _DATA: dict[str, Ours] = {
     **same(
@@ -25,7 +25,7 @@ _DATA: dict[str, Ours] = {
         "tokenizer_max_seq_len",
         Ours("data.max_seq_len"),
     ),
-    **same("truncation_mode", Ours("data.overflow", "or split, or drop", "truncate")),
+    **same("truncation_mode", Ours("data.overflow", "or set split or drop", "truncate")),
     **same(
         "assistant_only_loss completion_only_loss mask_prompt train_on_responses_only",
         switch("data.train_on", "assistant", "all", _TRAIN_ON),
@@ -48,7 +48,7 @@ _DATA: dict[str, Ours] = {
         "field_messages conversation_column message_property_mappings",
         Ours("data.columns", value="messages={}"),
     ),
-    **same("column_map", Ours("data.columns", "our key, then yours", "prompt=NAME")),
+    **same("column_map", Ours("data.columns", "sftctl's key = your column", "prompt=NAME")),
     **same("val_size val_set_size test_size validation_split val_split_fraction test_split_size",
            Ours("data.val_fraction")),
     **same("dataloader_num_workers workers", Ours("data.num_workers")),
@@ -110,7 +110,7 @@ _TRAIN: dict[str, Ours] = {
     **same("evals_per_epoch", Ours("train.eval_interval", _IN_STEPS, "N")),
     **same("eval_strategy evaluation_strategy do_eval", switch("train.eval_interval", "N", "0")),
     **same("early_stopping_patience early_stopping_steps",
-           Ours("train.patience", "counts evaluations")),
+           Ours("train.patience", "a number of evaluations")),
     **same("early_stopping_threshold", Ours("train.min_delta")),
     **same("load_best_model_at_end", switch("train.final", "best", "last")),
     **same("metric_for_best_model", Ours("evaluation.best", "loss or token_accuracy", "loss")),
@@ -141,7 +141,7 @@ _ADAPTER: dict[str, Ours] = {
     **same(
         "lora_target lora_target_modules target_modules lora_attn_modules",
         Ours("adapter.targets", by_value=same(
-            "all all-linear", Ours(words="leave it out: every linear layer is the default"))),
+            "all all-linear", Ours(words="leave it out: the default is every linear layer"))),
     ),
     **same("use_peft use_lora peft_type", switch("adapter.lora")),
     **same("full_finetuning", switch("adapter.lora", "false", "true")),
@@ -158,7 +158,7 @@ _ADAPTER: dict[str, Ours] = {
     ),
     **same(
         "load_in_8bit",
-        Ours("adapter.quantize", "there are 4 bits, not 8", "nf4", by_value={"off": _LEAVE_OUT}),
+        Ours("adapter.quantize", "only 4 bits, not 8", "nf4", by_value={"off": _LEAVE_OUT}),
     ),
     **same("adapter_name_or_path lora_model_dir", Ours("adapter.start")),
     **same("lora_modules_to_save additional_target", Ours("adapter.modules_to_save")),
@@ -184,7 +184,7 @@ _REST: dict[str, Ours] = {
     **same("save_total_limit keep_last_n_checkpoints", Ours("checkpoint.keep")),
     **same(
         "save_dir save_weight lora_name out out_dir output save_path run_name logging_dir",
-        Ours("output_dir", "one directory a run"),
+        Ours("output_dir", "one directory for each run"),
     ),
     **same(
         "use_wandb",
@@ -200,7 +200,7 @@ _REST: dict[str, Ours] = {
                                    by_value={"off": _LEAVE_OUT})),
     **same(
         "report_to logger_name",
-        Ours("tracking.trackers", "wandb, tensorboard, trackio and swanlab are known",
+        Ours("tracking.trackers", "one of wandb, tensorboard, trackio, swanlab",
              by_value={"off": _LEAVE_OUT, "csv": Ours(words="metrics.jsonl is always written")}
              | same("wandb tensorboard trackio swanlab", Ours("tracking.trackers"))),
     ),

@@ -1,11 +1,10 @@
-"""Options of other tools that are answered with a sentence, because sftctl needs no setting for
-them."""
+"""Options of other tools for which sftctl has no setting. Each is answered with a sentence."""
 
 from sftctl.cli.guide.foreign import Ours, same
 
 
 def _answers(table: dict[str, str]) -> dict[str, Ours]:
-    """Sentence -> names as name -> answer."""
+    """Convert (sentence -> names) to (name -> answer)."""
     return {
         name: answer
         for sentence, names in table.items()
@@ -14,22 +13,22 @@ def _answers(table: dict[str, str]) -> dict[str, Ours]:
 
 
 _NOT_NEEDED = {
-    "not needed: rows are laid end to end and never see each other (docs/migrating.md)":
+    "not needed: rows are joined without padding, and never affect each other (docs/migrating.md)":
         "packing packing_strategy padding_free sample_packing neat_packing packed dataset_packed "
         "pack group_by_length pad_to_sequence_len pad_to_max_length pad_to_multiple_of pad_token "
         "eval_packing eval_sample_packing batch_flattening",
-    "not needed: the chat template ends a turn, and that token is trained":
+    "not needed: the chat template writes the end-of-turn token, and this token is trained":
         "eos_token train_on_eos eot_tokens",
-    "not needed: a file of any size is prepared once, and read from disk":
+    "not needed: a file of any size is prepared once, and then read from disk":
         "streaming dataset_streaming buffer_size dataset_keep_in_memory",
-    "not needed: every epoch has its own order, which train.seed decides":
+    "not needed: every epoch is shuffled; train.seed decides the order":
         "shuffle shuffle_dataset shuffle_merged_datasets",
     "not needed: a checkpoint is always saved in the background": "enable_async_checkpointing",
-    "not needed: the kind of model is read from its directory":
+    "not needed: sftctl reads the kind of model from its directory":
         "model_type checkpoint_files recipe_checkpoint convert_to_litgpt tie_embeddings",
-    "not needed: the shape of the rows is recognized":
+    "not needed: sftctl finds the format of the rows":
         "conversation_style standardize_sharegpt formatting ds_type",
-    "leave it out: an evaluation takes the micro-batches of training":
+    "leave it out: an evaluation uses micro-batches of the same size as training":
         "per_device_eval_batch_size eval_batch_size batch_size_val eval_max_iters",
     "leave it out: a run is evaluated before its first step and after its last":
         "eval_on_start initial_validation final_validation",
@@ -37,26 +36,26 @@ _NOT_NEEDED = {
         "logging_strategy logging_first_step log_peak_memory_stats log_level "
         "include_num_input_tokens_seen include_tokens_per_second disable_tqdm",
     "leave it out: token accuracy is always measured": "compute_accuracy",
-    "leave it out: the attention is chosen by the device":
+    "leave it out: the device decides the attention kernel":
         "attn_implementation flash_attention flash_attn sdp_attention use_flash_attn "
         "xformers_attention flex_attention eager_attention",
-    "leave it out: the loss is computed in chunks as it is":
+    "leave it out: the loss is already computed in chunks":
         "use_liger_kernel use_liger enable_liger_kernel",
     "leave it out: the loss is always plain cross-entropy":
         "neftune_noise_alpha noisy_embedding_alpha label_smoothing_factor loss_type loss "
         "use_dft_loss",
-    "leave it out: float32 is computed in float32": "tf32",
+    "leave it out: products of float32 are computed in float32": "tf32",
     "leave it out: --nproc-per-node N starts N ranks": "ddp",
     "leave it out: `sftctl train` does nothing else": "do_train stage",
-    "leave it out: all linear layers of the blocks get one; adapter.targets names some":
+    "leave it out: all linear layers get an adapter; adapter.targets can select layers":
         "lora_target_linear apply_lora_to_mlp apply_lora_to_output lora_query lora_key lora_value "
         "lora_projection lora_mlp lora_head",
-    "leave it out: a run with --lora saves the adapter": "save_adapter_weights_only",
+    "leave it out: a run with --lora saves only the adapter": "save_adapter_weights_only",
     "leave it out: the biases of an adapter are not trained": "bias",
-    "leave it out: nf4 with double quantization is the only type":
+    "leave it out: the only type is nf4 with double quantization":
         "quantization_type double_quantization bnb_4bit_quant_type use_bnb_nested_quant "
         "quantization_method",
-    "leave it out: transformers' own settings of it are kept":
+    "leave it out: sftctl uses the defaults of transformers":
         "gradient_checkpointing_kwargs use_reentrant use_cache remove_unused_columns "
         "model_init_kwargs device_map low_cpu_mem_usage",
 }  # fmt: skip
@@ -68,7 +67,7 @@ _OTHERWISE = {
     "`sftctl prepare-data FILE --val-input FILE`, then train on the store that it writes":
         "validation_file validation_data eval_file eval_dataset val_file eval_data_path "
         "dataset_val test_datasets dataset_test_split",
-    "`sftctl prepare-data --workers N`; by default one a core":
+    "`sftctl prepare-data --workers N`; the default is one per core":
         "dataset_num_proc preprocessing_num_workers dataset_processes",
     "`sftctl prepare-data FILE --output STORE`, then --data STORE":
         "dataset_prepared_path tokenized_path",
@@ -84,33 +83,33 @@ _OTHERWISE = {
     "torchrun starts ranks on several machines (docs/distributed.md)": "num_nodes nnodes",
     "--model takes a preset (minimind-3), or a directory with your own config.json":
         "hidden_size num_hidden_layers num_attention_heads n_layers n_embd dim rope_scaling",
-    "the model's own template is taken; --chat-template FILE takes another":
+    "the chat template of the model is used; --chat-template FILE replaces it":
         "template prompt_style prompt_template get_chat_template",
     "data is a file or folder on this machine: --data FILE names it":
         "dataset_dir dataset_config dataset_train_split dataset_info",
     "weights of sources: --mix NAME=WEIGHT,…": "mix_strategy interleave_probs",
     "[[evaluation.sets]] in RUN.toml names validation sets": "eval_on_each_dataset",
     'evaluation.best = "max NAME" or "min NAME"': "greater_is_better",
-    "W&B reads WANDB_ENTITY, WANDB_NAME and its other variables itself":
+    "set the environment variables of W&B, such as WANDB_ENTITY or WANDB_NAME":
         "wandb_entity wandb_name wandb_run_id wandb_watch wandb_log_model",
-    "take the rows that you want: `head -n 1000 FILE`": "max_samples",
-    "leave it out: `sftctl report RUN_DIR` prints the file's name, which a browser opens":
+    "select the rows before: `head -n 1000 FILE`": "max_samples",
+    "leave it out: `sftctl report RUN_DIR` prints the name of the file; open it in a browser":
         "open browser",
     "put it into the rows, as a system message":
         "new_system_prompt default_system_message default_system",
     "a run is never overwritten: choose another --output-dir": "overwrite_output_dir overwrite",
-    "stop it by Ctrl-C or SIGTERM when the time is over: it is saved": "max_time",
-    "download that revision, and name its directory": "model_revision revision",
+    "stop the run with Ctrl-C or SIGTERM when the time is over: it is saved": "max_time",
+    "download this revision, and use its directory as --model": "model_revision revision",
 }  # fmt: skip
 
 _NOTHING = {
     "AdamW is the only optimizer; [optim] in RUN.toml has its settings":
         "optimizer optim optim_args use_galore use_apollo use_badam use_muon use_adam_mini",
-    "not available in sftctl: code of a model's directory is never run": "trust_remote_code",
+    "not available in sftctl: code in a model directory is never run": "trust_remote_code",
     "not available in sftctl: rows are shuffled in every epoch": "disable_shuffling",
     "not available in sftctl: only supervised fine-tuning":
         "rl pref_beta pref_loss dpo_beta ref_model reward_model",
-    "not available in sftctl: an adapter starts at zero":
+    "not available in sftctl: the product of the adapter's matrices always starts at zero":
         "pissa_init loftq_config init_lora_weights peft_init_lora_weights",
     "not available in sftctl: DDP and FSDP are the only strategies":
         "tensor_parallel_dim sequence_parallel_degree fsdp_cpu_offload custom_sharded_layers",

@@ -1,4 +1,4 @@
-"""The help of a command: examples, then its options in two columns, without their types."""
+"""Writes the help of a command: examples, then the options in two columns."""
 
 import shutil
 import textwrap
@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from typer.core import TyperCommand
 
-_WIDEST = 100  # columns; longer lines are hard to read
-_LEFT = 30  # columns of the option and its value
+_WIDEST = 100  # longest line, in characters
+_LEFT = 30  # width of the left column, with the option and its value
 _EXAMPLES = {
     "prepare-data": (
         "prepare-data chats.jsonl --tokenizer ./SmolLM2 --show 3",
@@ -45,7 +45,7 @@ _OF_NAMES = {
 
 
 class Command(TyperCommand):
-    """A command with this help."""
+    """A command whose help is written by this module."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         options = [one for one in self.params if one.param_type_name == "option"]
@@ -66,7 +66,7 @@ class Command(TyperCommand):
 
 
 def usage(ctx: Any) -> str:
-    """`Usage: sftctl train [OPTIONS] [RUN.toml]`"""
+    """The first line of the help: `Usage: sftctl train [OPTIONS] [RUN.toml]`"""
     names = [
         one.metavar or (one.name if one.required else f"[{one.name}]").upper()
         for one in ctx.command.params
@@ -76,8 +76,10 @@ def usage(ctx: Any) -> str:
 
 
 def columns(rows: Sequence[tuple[str, str]], widest: int = _LEFT) -> str:
-    """Rows of a name and a text, in two columns. The texts are wrapped within their column.
-    `widest` is the length of the longest name."""
+    """Write (name, text) rows as two columns. The texts are wrapped within the right column.
+
+    `widest` is the length of the longest name.
+    """
     left = 2 + min(_LEFT, widest)
     lines = []
     for name, text in rows:
@@ -99,7 +101,7 @@ def _paragraph(text: str) -> str:
 
 
 def _groups(command: str, options: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The options by title: the most used options, the other options, and sections of keys."""
+    """Yield (title, options): the most used options, other options, and one group per section."""
     names = _MOST_USED.get(command, ())
     first = [one for name in names for one in options if name in one.opts]
     if first:
@@ -114,7 +116,7 @@ def _groups(command: str, options: Sequence[Any]) -> Iterator[tuple[str, list[An
 
 
 def _left(option: Any) -> str:
-    """`-b, --batch-size N`"""
+    """The left column of an option: `-b, --batch-size N`"""
     names = sorted(option.opts, key=len)
     if option.secondary_opts:
         return f"{', '.join(names)}, {', '.join(option.secondary_opts)}"
@@ -126,13 +128,13 @@ def _value(option: Any) -> str:
     if option.metavar:
         return _VALUES.get(option.metavar, str(option.metavar))
     kind = option.type_descriptor.annotation
-    words = [one for one in get_args(kind) if isinstance(one, str)]  # of a Literal
+    words = [one for one in get_args(kind) if isinstance(one, str)]  # the words of a Literal
     kind = next(iter(get_args(kind)), kind)
     return "|".join(words) or _OF_NAMES.get(option.opts[0], _OF_TYPES.get(kind, "VALUE"))
 
 
 def _text(parameter: Any) -> str:
-    """The help, and the default if the help does not name it."""
+    """The help text of an option. The default is added if the text does not mention a default."""
     text, default = parameter.help or "", parameter.default
     is_shown = default is not None and not isinstance(default, bool) and not callable(default)
     if not is_shown or "efault" in text or default in ((), [], ""):

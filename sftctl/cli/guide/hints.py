@@ -1,4 +1,4 @@
-"""Answers to options that a command does not have, and hints with options that it has."""
+"""Hints for unknown options, and the options in hints: they must be options of the command."""
 
 import re
 import shlex
@@ -24,11 +24,11 @@ _COMMAND = re.compile(
 OTHERS = KEYS | SENTENCES
 _TURN_LORA_ON = ("adapter.lora", "adapter.start")
 _FOR_TRAIN = ("prepare-data", "train", "init", "bench-loader")
-"""Commands that can't set a key; their users may want `sftctl train` instead."""
+"""Commands for which a hint may name `sftctl train`, if the command can't set a key."""
 
 
 def options_of(command: Any) -> dict[str, Any]:
-    """Every spelling of a command's options."""
+    """Name -> option, for all options of a command. An option may have several names."""
     names = {}
     for option in getattr(command, "params", ()):
         for name in (*option.opts, *option.secondary_opts):
@@ -38,11 +38,13 @@ def options_of(command: Any) -> dict[str, Any]:
 
 
 def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
-    """The hint for an option that `command` does not have; `typed` is the command line."""
+    """The hint for an option that `command` does not have. `typed` is the command line."""
     options = options_of(command)
-    if not name.startswith("--"):  # `-lr 1`, of which the parser names only -l
+    if not name.startswith("--"):  # for `-lr 1`, the parser reports only -l
         name = next((one for one in typed if re.match(rf"{re.escape(name)}[a-z]", one)), name)
-    for word in dict.fromkeys((plain(name), plain(name.rpartition(".")[2]))):  # LitGPT's --train.x
+    for word in dict.fromkeys(
+        (plain(name), plain(name.rpartition(".")[2]))
+    ):  # LitGPT has --train.x
         spelled = next((one for one in options if plain(one) == word), None)
         if spelled is not None:
             return f"did you mean {spelled}?"
@@ -60,10 +62,10 @@ def unknown_option(name: str, command: Any, typed: Sequence[str]) -> str:
 
 
 def unknown_key(error: UnknownKey, command: Any, typed: Sequence[str]) -> str | None:
-    """The hint for a key that no configuration has; None: no other tool has it either.
+    """The hint for an unknown configuration key. None if no other tool has this key.
 
-    For a key in a file, the hint has the lines to write in the file. For a key of `--set`, it has
-    an option.
+    If the key is in a file, the hint shows the lines to write into the file. If the key was typed
+    with `--set`, the hint shows an option.
     """
     value = error.value
     text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -84,20 +86,20 @@ def unknown_key(error: UnknownKey, command: Any, typed: Sequence[str]) -> str | 
 
 
 def _line(key: str, value: str) -> str:
-    """`epochs = 3 in [train]`."""
+    """A line for a configuration file: `epochs = 3 in [train]`."""
     section, _, name = key.rpartition(".")
     line = f"{name} = {toml_value(_read(key, value))}"
     return f"{line} in [{section}]" if section else f"{line} above all sections"
 
 
 def _beginning_with(name: str, options: dict[str, Any]) -> list[str]:
-    """At most four options that begin like `name`."""
+    """At most four options that begin with `name`."""
     long = [one for one in options if one.startswith("--") and not one.startswith("--no-")]
     return [one for one in long if plain(one).startswith(plain(name))][:4]
 
 
 def _with_the_word(name: str, options: dict[str, Any]) -> list[str]:
-    """At most four options that have `name` as a word, or settings that share a word with it."""
+    """At most four options that contain the word `name`, or settings with a word of `name`."""
     typed = plain(name)
     near = [one for one in options if len(typed) > 2 and typed in plain(one).split("_")]
     if near or len(typed) < 4 or "--set" not in options:
@@ -112,14 +114,14 @@ def _with_the_word(name: str, options: dict[str, Any]) -> list[str]:
 
 
 def _answer(word: str) -> Ours | None:
-    """Our key with this name, or the answer to an option of another tool."""
+    """The answer for a key of sftctl, or for an option of another tool. None: it is neither."""
     answer = OTHERS.get(word)
     key = next((key for key in (*keys(), "output_dir") if key.rpartition(".")[2] == word), None)
     return Ours(key) if key is not None and (answer is None or answer.key is None) else answer
 
 
 def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) -> str | None:
-    """An answer with the options of this command; None if the answer belongs to another command."""
+    """An answer as text, with options of this command. None if it is useless for this command."""
     options, answer = options_of(command), answer.for_value(typed_value)
     if answer.key is None:
         named = next(iter(_OPTION.finditer(answer.words)), None)
@@ -144,7 +146,7 @@ def _said(answer: Ours, typed_value: str, command: Any, typed: Sequence[str]) ->
 
 
 def _pairs(answer: Ours, typed_value: str, typed: Sequence[str]) -> list[tuple[str, str]]:
-    """The keys and values of an answer that has a key."""
+    """(key, value) of all settings in an answer. The answer must have a key."""
     assert answer.key is not None
     value = (answer.value or "{}").replace("{}", typed_value or "VALUE")
     pairs = [(answer.key, value)]
@@ -157,7 +159,7 @@ def _pairs(answer: Ours, typed_value: str, typed: Sequence[str]) -> list[tuple[s
 
 
 def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
-    """How to change a setting for a resume: in the file of the run."""
+    """A text that says how to change a setting before a resume: in config.toml of the run."""
     lines = [f"{key} = {toml_value(_read(key, value))}" for key, value in pairs]
     run = next((one for one in typed[1:2] if not one.startswith("-")), "RUN_DIR")
     file = in_shell(f"{run.rstrip('/')}/config.toml")
@@ -165,7 +167,7 @@ def _in_file(pairs: Sequence[tuple[str, str]], typed: Sequence[str]) -> str:
 
 
 def _read(key: str, value: str) -> object:
-    """A text as a value of the key's type; a text that does not fit is returned unchanged."""
+    """A text as a value with the type of the key. If that fails, the text itself."""
     try:
         return checked(key, readings_of(value))
     except ConfigError:
@@ -173,8 +175,7 @@ def _read(key: str, value: str) -> object:
 
 
 def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
-    """How a command with these options sets a key: the key's flag, or --set. None: it can't set the
-    key."""
+    """How to set a key with these options: its flag, or --set. None: the key can't be set."""
     flag = flag_name(key)
     if flag in options:
         if not getattr(options[flag], "is_flag", False):
@@ -187,7 +188,7 @@ def as_option(key: str, value: str, options: dict[str, Any]) -> str | None:
 
 
 def _value_after(name: str, typed: Sequence[str]) -> str:
-    """What was typed after an option, or nothing."""
+    """The value that was typed after an option. Empty if there is none."""
     for place, word in enumerate(typed):
         head, equals, value = word.partition("=")
         if head == name and equals and value:
@@ -198,12 +199,14 @@ def _value_after(name: str, typed: Sequence[str]) -> str:
 
 
 def hint_for(hint: str, command: Any) -> str:
-    """A hint that names only options of the command that was typed.
+    """Change a hint so that it names only options of the typed command.
 
-    Lower layers write their hints with the flags of prepare-data. If the typed command sets the key
-    in another way, the hint names this way (for resume, the run's config.toml). Options that follow
-    the name of a command stay as they are. `sftctl …` becomes the typed command. For init, which
-    sets no keys of the data, the hint names `sftctl train`.
+    Lower layers use the flags of prepare-data in their hints. Other commands set the same keys in
+    other ways:
+    - train: with `--set KEY=VALUE`
+    - resume: in config.toml of the run
+    - init: not at all, so the hint names `sftctl train`
+    Options after the name of a command do not change. `sftctl …` becomes the typed command.
     """
     way = " --run" if command.name == "bench-loader" else ""
     hint = hint.replace("sftctl … ", f"sftctl {command.name}{way} ")
@@ -235,8 +238,8 @@ def hint_for(hint: str, command: Any) -> str:
 
 
 def command_before(hint: str, end: int) -> str | None:
-    """The command that a hint names before an option at `end`, in the same clause; None: it is the
-    typed command."""
+    """The command to which an option at position `end` of a hint belongs. It is named before the
+    option in the same clause. None: no command is named there."""
     clause = re.split(r"[,;] ", hint[:end])[-1]
     found = _COMMAND.findall(clause)
     return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""Paths of the bundled sample."""
+"""Paths of the sample: conversations and a tokenizer that are installed with sftctl."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ SAMPLE_TOKENIZER = _SAMPLE / "tokenizer"
 
 
 def sample_files() -> tuple[Path, Path]:
-    """The bundled conversations: the training file and the validation file."""
+    """The files of the sample: the training file and the validation file."""
     return _SAMPLE / "train.jsonl", _SAMPLE / "validation.jsonl"

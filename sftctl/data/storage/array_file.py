@@ -1,7 +1,8 @@
-"""ArrayFile: a one-dimensional .npy file that is read by position.
+"""ArrayFile: reads parts of a one-dimensional .npy file.
 
-It is not mapped: if a mapped file shrinks, the system kills the process (SIGBUS), and Python can't
-turn that into an error. A read that is too short can become an error.
+The file is read, not mapped into memory. If a mapped file becomes shorter, the system kills the
+process (SIGBUS), and Python can't turn this into an error. A read that returns too few bytes can be
+turned into an error.
 """
 
 import os
@@ -18,12 +19,12 @@ from sftctl.errors import DataError
 
 
 class ArrayFile:
-    """A file of elements of one type. Threads and forked processes may read it at the same time."""
+    """An open .npy file. Threads and forked processes may read from it at the same time."""
 
     __slots__ = ("_begin", "_dtype", "length", "opened", "path")
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
-        """DataError if the file is missing, or does not hold an array of this type."""
+        """Raises DataError if the file is missing, or is not an array of this type."""
         self.path, self._dtype = path, np.dtype(dtype)
         try:
             with path.open("rb") as file:
@@ -36,20 +37,20 @@ class ArrayFile:
             raise DataError(f"{path}: damaged: {problem}", PREPARE_AGAIN) from problem
 
     def close(self) -> None:
-        """Release the file descriptor; the next read opens the file again."""
+        """Close the file. The next read opens it again."""
         self.opened = None  # a thread that is reading keeps the file open until the read is done
 
     def read(self, start: int, count: int) -> npt.NDArray[Any]:
-        """Elements `start` to `start + count`."""
+        """Elements `start` to `start + count`, exclusive. Raises DataError as `read_rows` does."""
         values = np.empty(count, self._dtype)
         if count:
             self.read_rows(values.data.cast("B"), ((start, count),))
         return values
 
     def read_rows(self, buffer: memoryview, rows: Iterable[tuple[int, int]]) -> None:
-        """Fill bytes with rows of elements, joined; a row is its start and its number of elements.
+        """Fill `buffer` with several rows, joined. A row is (first element, number of elements).
 
-        DataError if the file ends before.
+        Raises DataError if the file is too short, or if it can't be read.
         """
         size, end = self._dtype.itemsize, 0
         try:
@@ -68,7 +69,7 @@ class ArrayFile:
         return opened
 
     def _read_rest(self, descriptor: int, rest: memoryview, place: int) -> None:
-        """Read the rest: one call may read only a part."""
+        """Read the rest of a row, because one call of the system may read only a part."""
         while len(rest):
             done = read_at(descriptor, rest, place)
             if done == 0:
@@ -81,20 +82,21 @@ class ArrayFile:
 
 
 class _Opened:
-    """A file descriptor that is closed when nobody uses it any more."""
+    """A file descriptor. It is closed when the last reference to this object is gone."""
 
     __slots__ = ("descriptor",)
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone by then
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # when Python exits, the module `os` may be gone
         close(self.descriptor)
 
 
 def _length(file: BinaryIO, dtype: np.dtype[Any]) -> int:
-    """The number of elements, by the header; ValueError if the header does not fit type and
-    size."""
+    """The number of elements in the header. Raises ValueError if the type or file size is wrong."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     shape, _, found = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
@@ -107,7 +109,7 @@ def _length(file: BinaryIO, dtype: np.dtype[Any]) -> int:
 
 
 def read_array(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """All elements of a file, read-only."""
+    """All elements of a file, as a read-only array. Raises DataError as `ArrayFile` does."""
     file = ArrayFile(path, dtype)
     values = file.read(0, file.length)
     values.flags.writeable = False

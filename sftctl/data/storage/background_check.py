@@ -1,6 +1,6 @@
-"""Hashes a store in a process of its own, which works only when nothing else wants the processor.
+"""Hashes a store in a separate process with the lowest priority, while training runs.
 
-A thread would be worse: training would wait whenever the thread holds Python's lock.
+A thread would slow down the training, which waits when the thread holds Python's global lock.
 """
 
 import os
@@ -20,7 +20,7 @@ _QUICK_BYTES = 1 << 29  # hashed in about a second
 
 
 class BackgroundCheck:
-    """A check that is running; it ends with the process that started it."""
+    """A running check. Its process ends when the process that started it ends."""
 
     def __init__(self, store: Path, manifest: StoreManifest) -> None:
         self._store, self._manifest = store, manifest
@@ -30,7 +30,7 @@ class BackgroundCheck:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            process_group=0,  # the terminal's signals are for the trainer
+            process_group=0,  # so that Ctrl-C in the terminal does not reach this process
         )
 
     @property
@@ -38,8 +38,9 @@ class BackgroundCheck:
         return self._process is not None and self._process.poll() is None
 
     def problem(self) -> str | None:
-        """The problem of the store, if the check has found one so far. This does not wait, except
-        if the process died before it had an answer. Then the check is made here.
+        """The problem that the check has found so far; None if there is none.
+
+        This does not wait. But if the process died without a result, the check is done here.
         """
         if self._process is not None and not self.is_running:
             process, self._process = self._process, None
@@ -51,8 +52,9 @@ class BackgroundCheck:
         return self._problem
 
     def hurry(self) -> None:
-        """Make the check here if that is quick, because training is over and waits for the result.
-        On a busy machine the background process may not run for a long time.
+        """Do the check of a small store here. Call this when training is over and needs the result.
+
+        On a busy machine, the background process may have to wait for a long time.
         """
         if self._process is None:
             return
@@ -72,7 +74,8 @@ class BackgroundCheck:
 
 
 def main() -> None:
-    """The process: the store's path is its argument; it prints the first problem."""
+    """The main function of the process. Its argument is the path of the store. It prints the first
+    problem."""
     become_a_worker()
     with suppress(OSError):
         os.nice(19)

@@ -1,7 +1,8 @@
-"""The hashes of a store's files: made when it is written, checked when it is trained on.
+"""Hashes of the files of a store. They are computed when a store is written, and checked in
+training.
 
-A file over 16 MiB has a hash for each 16 MiB. So a check says which part of a file is wrong, and
-finds it sooner. Nothing here loads torch or numpy.
+A file over 16 MiB has one hash for each block of 16 MiB. So a check shows which part of the file is
+wrong, and it ends at the first wrong block. This module does not load torch or numpy.
 """
 
 import hashlib
@@ -13,11 +14,11 @@ from sftctl.disk import FileEntry
 from sftctl.errors import DataError
 
 BLOCK_BYTES = 1 << 24
-_READ = (*SPLITS, "tokenizer")  # the folders that training reads
+_READ = (*SPLITS, "tokenizer")  # training reads these folders
 
 
 def block_hashes(store: Path, files: Mapping[str, FileEntry]) -> dict[str, list[str]]:
-    """The SHA-256 of each block, for every file of several blocks."""
+    """File -> SHA-256 of each block. Only files with more than one block are included."""
     return {
         name: [hashlib.sha256(block).hexdigest() for block in _blocks(store / name)]
         for name, entry in files.items()
@@ -26,7 +27,7 @@ def block_hashes(store: Path, files: Mapping[str, FileEntry]) -> dict[str, list[
 
 
 def require_sizes(store: Path, manifest: StoreManifest, folders: Iterable[str] = _READ) -> None:
-    """DataError if a file that training reads is missing or has another size."""
+    """Raise DataError if a file that training reads is missing, or has a wrong size."""
     for name, entry in _files_in(manifest, folders):
         try:
             size = (store / name).stat().st_size
@@ -41,8 +42,7 @@ def require_sizes(store: Path, manifest: StoreManifest, folders: Iterable[str] =
 
 
 def first_wrong(store: Path, manifest: StoreManifest) -> str | None:
-    """The first changed file among those that training reads, and the place; None: all are
-    right."""
+    """A text about the first changed file that training reads. None if no file has changed."""
     for name, entry in _files_in(manifest, _READ):
         try:
             wrong = _wrong_part(store / name, entry, manifest.block_sha256.get(name, []))
@@ -79,5 +79,5 @@ def _blocks(file: Path) -> Iterator[bytes]:
     with file.open("rb", buffering=0) as opened:
         while block := opened.read(BLOCK_BYTES):
             while len(block) < BLOCK_BYTES and (more := opened.read(BLOCK_BYTES - len(block))):
-                block += more  # one call may read only a part
+                block += more  # one call may return less than a block
             yield block

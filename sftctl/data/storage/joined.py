@@ -1,4 +1,4 @@
-"""Several stores as one: their examples are numbered in the order of the stores."""
+"""Several stores, used as one store. Their examples are numbered in the order of the stores."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -18,7 +18,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 
 class JoinedStore:
-    """One split of several stores, read like one store. The stores have the same tokenizer."""
+    """One split of several stores. Has the methods of TokenStore. All stores have one tokenizer."""
 
     lengths: npt.NDArray[np.integer]  # (N,) tokens of each example
     target_lengths: npt.NDArray[np.integer]  # (N,) target tokens of each example
@@ -33,7 +33,7 @@ class JoinedStore:
 
     @property
     def path(self) -> Path:
-        """The first store's folder."""
+        """The folder of the first store."""
         return self.parts[0].path
 
     def __len__(self) -> int:
@@ -58,14 +58,14 @@ class JoinedStore:
         )
 
     def load_tokenizer(self) -> ChatTokenizer:
-        """The tokenizer that all stores were prepared with; DataError if it is damaged."""
+        """The tokenizer of all stores. Raises DataError if it is damaged."""
         return self.parts[0].load_tokenizer()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return JoinedStore, (self.parts,)
 
     def _find(self, index: int) -> tuple[int, int]:
-        """The store of an example, and its number there."""
+        """The index of the store with an example, and the index of the example in that store."""
         part = bisect_right(self._starts, index) - 1
         return part, index - self._starts[part]
 
@@ -74,7 +74,7 @@ Store = TokenStore | JoinedStore
 
 
 def open_stores(paths: Sequence[Path | str], split: str = "train") -> Store:
-    """The stores in these folders as one.
+    """Open the stores in these folders, as one store.
 
     Raises DataError as `TokenStore.open` and `join_stores` do.
     """
@@ -82,7 +82,7 @@ def open_stores(paths: Sequence[Path | str], split: str = "train") -> Store:
 
 
 def join_stores(stores: Sequence[TokenStore]) -> Store:
-    """The stores as one; DataError if they were made with different tokenizers or templates."""
+    """The stores as one store. Raises DataError if their tokenizers or templates differ."""
     first = stores[0].manifest
     for store in stores[1:]:
         for what in ("tokenizer", "template"):
@@ -99,7 +99,7 @@ def join_stores(stores: Sequence[TokenStore]) -> Store:
 def joined_manifest(
     manifests: Sequence[StoreManifest], lengths: npt.NDArray[np.integer]
 ) -> StoreManifest:
-    """The manifest of several stores together. `lengths` are the quantiles of the joined split."""
+    """One manifest for several stores. `lengths` are the lengths of all examples in the split."""
     splits = {
         split: SplitCounts(
             *(
@@ -134,7 +134,7 @@ def joined_manifest(
 
 
 def _joined_sums(parts: Sequence[TokenStore]) -> npt.NDArray[np.floating] | None:
-    """The sums of weights of the parts' examples, in order; None if all weights are 1."""
+    """`target_weights` of all parts, joined. None if all weights are 1."""
     if all(part.target_weights is None for part in parts):
         return None
     return np.concatenate(

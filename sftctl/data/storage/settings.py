@@ -1,4 +1,4 @@
-"""Refuses a store that was prepared with other settings than a run asks for."""
+"""Refuses a store that was prepared with other settings than the settings of the run."""
 
 import hashlib
 from pathlib import Path
@@ -16,39 +16,41 @@ _COMPARED = (
 
 
 def require_settings(store: Path, manifest: StoreManifest, data: DataConfig) -> None:
-    """Refuse a store that was prepared with other settings. A setting with its default value
-    accepts every store."""
+    """Raise DataError or ConfigError if a store was prepared with other settings.
+
+    A setting of the run that has its default value is not compared.
+    """
     for key in _COMPARED:
         wanted, stored = getattr(data, key), getattr(manifest, key)
         if wanted not in (stored, getattr(DataConfig(), key)):
             raise DataError(
-                f"{store}: prepared with {key} {stored}, the run asks for {wanted}",
-                f"prepare the data again, or leave data.{key} out",
+                f"{store}: prepared with {key} {stored}, but the run asks for {wanted}",
+                f"prepare the data again, or remove data.{key}",
             )
     if data.template_options is not None and data.template_options != manifest.template_options:
         raise DataError(
             f"{store}: prepared with the template options {_listed(manifest.template_options)}, "
-            f"the run asks for {_listed(data.template_options)}",
-            "prepare the data again, or leave data.template_options out",
+            f"but the run asks for {_listed(data.template_options)}",
+            "prepare the data again, or remove data.template_options",
         )
     if data.chat_template is not None and manifest.template_hash not in _hashes(
         data.chat_template, manifest.template_options
     ):
         raise DataError(
             f"{store}: prepared with another chat template than {data.chat_template}",
-            "prepare the data again, or leave data.chat_template out",
+            "prepare the data again, or remove data.chat_template",
         )
     if data.date is not None and manifest.date not in (None, data.date):
         raise DataError(
-            f"{store}: its template wrote the date {manifest.date}, the run asks for {data.date}",
-            "prepare the data again, or leave data.date out",
+            f"{store}: prepared with the date {manifest.date}, but the run asks for {data.date}",
+            "prepare the data again, or remove data.date",
         )
     longest = manifest.length_quantiles["max"]
     if data.max_seq_len is not None and longest > data.max_seq_len:
         raise ConfigError(
             f"data.max_seq_len: {data.max_seq_len}, but {store} holds an example of "
             f"{counted(longest, 'token')}",
-            hint="prepare the data again with --max-seq-len, or leave it out here",
+            hint="prepare the data again with --max-seq-len, or remove it from the run",
         )
 
 
@@ -57,9 +59,11 @@ def _listed(options: dict[str, Any]) -> str:
 
 
 def _hashes(name: str, options: dict[str, Any]) -> list[str]:
-    """The hashes that a template of this name can have."""
+    """All hashes that a template with this name can have."""
     from sftctl.model.tokenizer.chat_templates import possible_templates
-    from sftctl.model.tokenizer.template_options import with_options  # loads much; rarely needed
+    from sftctl.model.tokenizer.template_options import (
+        with_options,
+    )  # slow to import and rarely needed
 
     texts = [with_options(template, options) for template in possible_templates(name)]
     return [hashlib.sha256(text.encode()).hexdigest() for text in texts]

@@ -61,7 +61,7 @@ def test_an_adapter_that_export_refuses_is_not_complete(
 
 NOT_MERGED = [
     (lambda f: save_mlx_adapter(f / "a"), "MLX merges it"),
-    (with_tensors(same, peft_type="PROMPT_TUNING"), "merge it with the tool that made it"),
+    (with_tensors(same, peft_type="PROMPT_TUNING"), "merge the adapter with the tool"),
     (with_tensors(same, base=""), "set base_model_name_or_path"),
     (with_tensors(same, base="/nowhere/base"), "put the base back"),
 ]

@@ -107,7 +107,9 @@ def test_a_store_records_its_options_and_its_tokenizer_has_them(tmp_path: Path) 
     assert saved.render(QUESTION, None, True).endswith("<think>\n\n</think>\n\n")
     require_settings(tmp_path / "s", read, data)
     other = DataConfig(template_options={"enable_thinking": True})
-    with pytest.raises(DataError, match="template options enable_thinking=False, the run asks for"):
+    with pytest.raises(
+        DataError, match="template options enable_thinking=False, but the run asks for"
+    ):
         require_settings(tmp_path / "s", read, other)
     plain = load_tokenizer(str(SAMPLE_TOKENIZER), template)
     assert store_fingerprint([rows], plain, DataConfig()) != made.fingerprint

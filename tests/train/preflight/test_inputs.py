@@ -76,15 +76,15 @@ def test_a_store_is_opened_if_it_fits_and_refused_if_it_does_not(
     assert len(opened(**store).train) > 0  # defaults accept what the store has
     assert len(opened(**store, **template, data__train_on="last").train) > 0
     for key, value, message in (
-        ("train_on", "all", "prepared with train_on last, the run asks for all"),
-        ("overflow", "drop", "prepared with overflow truncate, the run asks for drop"),
-        ("format", "alpaca", "prepared with format auto, the run asks for alpaca"),
-        ("val_fraction", 0.2, "prepared with val_fraction 0.5, the run asks for 0.2"),
+        ("train_on", "all", "prepared with train_on last, but the run asks for all"),
+        ("overflow", "drop", "prepared with overflow truncate, but the run asks for drop"),
+        ("format", "alpaca", "prepared with format auto, but the run asks for alpaca"),
+        ("val_fraction", 0.2, "prepared with val_fraction 0.5, but the run asks for 0.2"),
         ("chat_template", str(tmp_path / "other.jinja"), "prepared with another chat template"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             opened(**store, **{f"data__{key}": value})
-        assert caught.value.hint == f"prepare the data again, or leave data.{key} out"
+        assert caught.value.hint == f"prepare the data again, or remove data.{key}"
 
 
 def test_a_store_with_longer_examples_than_the_run_allows_is_refused(
