@@ -45,7 +45,7 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ("train --gpus 2", "--nproc-per-node"),
         ("train --gradient_checkpointing", "--set train.activation_checkpointing=true"),
         ("train --gradient_checkpointing false", "--set train.activation_checkpointing=false"),
-        ("train --completion_only_loss false", "--set data.train_on=all; by default assistant"),
+        ("train --completion_only_loss false", "--set data.train_on=all; the default is assistant"),
         ("prepare-data --assistant_only_loss=False", "--train-on all; "),
         ("train --assistant_only_loss", "--set data.train_on=assistant; "),
         ("train --train_on_inputs true", "--set data.train_on=all; "),
@@ -60,7 +60,7 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
         ("train --use_moe 0", "--model minimind-3\n"),
         ("train --report_to none", "leave it out: this is the default"),
         ("train --report_to tensorboard", "--set tracking.trackers=tensorboard\n"),
-        ("train --report_to mlflow", "--set tracking.trackers=mlflow; wandb, tensorboard"),
+        ("train --report_to mlflow", "--set tracking.trackers=mlflow; one of wandb, tensorboard"),
         ("train --template qwen", "the chat template of the model is used; --chat-template FILE"),
         ("train --lora_r 8", "--lora --set adapter.rank=8\n"),
         ("train --lora --lora_alpha=16", "--set adapter.alpha=16\n"),
@@ -91,7 +91,7 @@ COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-define
             "train --saves_per_epoch 4",
             "--save-interval N; a number of steps: `sftctl train --dry-run`",
         ),
-        ("train --train.micro_batch_size 2", "--batch-size 2; over all ranks"),
+        ("train --train.micro_batch_size 2", "--batch-size 2; counts all ranks"),
         ("train --optimizer.lr 1e-4", "--learning-rate 1e-4\n"),
         ("train --eval.interval 9", "did you mean --eval-interval?"),
         ("train --precision bf16-true", "--dtype bfloat16\n"),
@@ -194,7 +194,7 @@ def test_a_key_of_another_tool_in_a_file_has_the_line_to_write(
 
 def test_a_key_of_another_tool_after_set_is_answered_as_an_option(sftctl: Sftctl) -> None:
     result = sftctl("train", "--set", "per_device_train_batch_size=4")
-    assert "hint: --batch-size 4; over all ranks" in result.stderr
+    assert "hint: --batch-size 4; counts all ranks" in result.stderr
     result = sftctl("train", "--set", "train.num_train_epochs=3")
     assert "hint: --epochs 3" in result.stderr
 

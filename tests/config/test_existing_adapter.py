@@ -46,7 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"alpha_pattern": {"q_proj": "x"}},
         "alpha_pattern = {'q_proj': 'x'}: q_proj: not a number",
     ),
-    "a list of ranks": ({"rank_pattern": [1]}, "rank_pattern = [1]: not a table of numbers by"),
+    "a list of ranks": ({"rank_pattern": [1]}, "rank_pattern = [1]: not a table that has a number"),
     "alpha below": ({"lora_alpha": -1}, "lora_alpha = -1: -1 is too small; at least 0"),
     "dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0: 1.0 is too large; it must be below 1"),
 }

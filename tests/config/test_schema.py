@@ -161,4 +161,4 @@ def test_adapter_keys_without_an_adapter_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"adapter.rank": 8})
     assert caught.value.message == "adapter.rank: set, but no adapter is trained"
-    assert caught.value.hint == "--lora, or lora = true in [adapter]"
+    assert caught.value.hint == "add --lora, or lora = true in [adapter]"

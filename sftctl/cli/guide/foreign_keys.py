@@ -8,7 +8,7 @@ from sftctl.cli.guide.foreign import Ours, same, switch
 
 _PER_PROCESS = "counts all ranks, while other tools count one process"
 _DATA_IS_LOCAL = "a file or folder on this machine"
-_TRAIN_ON = "one of assistant (the default), last, all"
+_TRAIN_ON = "the default is assistant; other values are last and all"
 _LEAVE_OUT = Ours(words="leave it out: this is the default")
 _NO_OFFLOADING = "activations are not moved to the CPU, but computed again"
 _IN_STEPS = "a number of steps: `sftctl train --dry-run` shows the steps of the run"
