@@ -14,6 +14,7 @@ from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.folder.other_kinds import require_trainable
 from sftctl.model.folder.quantized import WEIGHT_FILES
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
+from sftctl.model.folder.tokenizer_files import require_embeddings
 from sftctl.model.folder.weight_names import RENAMES, Names, Warn, forget_renames, renamed
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
@@ -263,12 +264,7 @@ def save_pretrained(
 def check_fit(model: "PreTrainedModel", tokenizer: ChatTokenizer, max_seq_len: int) -> None:
     """ConfigError if the model has too few embeddings for the tokenizer, or too few positions."""
     rows = model.get_input_embeddings().num_embeddings
-    if tokenizer.vocab_size > rows:
-        raise ConfigError(
-            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model has embeddings "
-            f"for {rows}",
-            hint=f"prepare the data with the model's own tokenizer, without ids from {rows} on",
-        )
+    require_embeddings(tokenizer.hf, tokenizer.name, rows)
     positions = max_positions(model)
     if positions is not None and max_seq_len > positions:
         raise ConfigError(

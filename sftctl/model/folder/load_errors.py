@@ -12,6 +12,7 @@ from sftctl.jsonio import loads
 from sftctl.model.folder.config_edits import fault_of_config
 from sftctl.model.folder.read_files import index_of
 from sftctl.model.folder.remote_code import code_in
+from sftctl.model.folder.tokenizer_files import fault_of_vocabulary
 from sftctl.model.gguf.file import fault_of_tokenizer
 from sftctl.model.source import ModelSource
 from sftctl.words import in_shell, printable
@@ -43,7 +44,7 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
             reason = _last_words(problem)
             hint = "a value in it is wrong: correct it, or copy the model again"
             raise ConfigError(f"{what}: config.json: {reason}", hint) from problem
-        if source.is_local and (fault := _fault_of_folder(Path(source.location), problem)):
+        if source.is_local and (fault := _fault_of_folder(what, Path(source.location), problem)):
             raise ConfigError(f"{what}: {fault[0]}", fault[1]) from problem
         hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
         if source.is_local:
@@ -51,9 +52,11 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
         raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
 
 
-def _fault_of_folder(folder: Path, problem: Exception) -> tuple[str, str] | None:
+def _fault_of_folder(what: str, folder: Path, problem: Exception) -> tuple[str, str] | None:
     """What is wrong with a file in the folder, and what to change. None if this is not known."""
     text = str(problem)
+    if what.startswith("tokenizer ") and (fault := fault_of_vocabulary(folder, problem)):
+        return f"{fault[0]}: {_first_words(problem)}", fault[1]
     if "Weights only load failed" in text or "weights_only" in text:
         named = _CODE.search(text)
         code = f" ({printable(named[1])})" if named else ""

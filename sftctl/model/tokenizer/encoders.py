@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from sftctl.errors import EngineDiffers
 from sftctl.jsonio import dump_canonical, loads
+from sftctl.model.tokenizer.template_errors import TemplateFailed
 
 Ids = npt.NDArray[np.int32]  # (T,)
 Span = tuple[int, int]  # start and end, in characters
 
+_WORDS = "use a tokenizer that has a token for unknown words, or one for each byte"
 _PROBES = (
     "",
     " ",
@@ -45,9 +47,19 @@ class Reference:
         return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[Span]]:
-        """Token ids, and the (start, end) of each token in characters. No token is added."""
+        """Token ids, and the (start, end) of each token in characters. No token is added.
+
+        TemplateFailed if the vocabulary has neither a word nor a token for unknown words.
+        """
         # One text at a time: a batch would start threads, and threads do not survive a fork.
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        except Exception as problem:
+            if type(problem) is not Exception:  # tokenizers raises this type for a missing token
+                raise
+            raise TemplateFailed(
+                f"the tokenizer can't encode the text: {problem}", _WORDS
+            ) from None
         return np.array(encoding.ids, dtype=np.int32), encoding.offsets
 
 
@@ -106,8 +118,11 @@ def fast_engine(hf: Any) -> Splintr:
     except (ValueError, OSError) as problem:
         raise EngineDiffers(f"splintr-rs can't load this tokenizer: {problem}") from problem
     checked = Checked(fast, Reference(hf))
-    for probe in _probes(hf):
-        checked.encode(probe)
+    try:
+        for probe in _probes(hf):
+            checked.encode(probe)
+    except TemplateFailed as problem:
+        raise EngineDiffers(problem.message) from problem
     return fast
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sftctl.disk import system_errors
 from sftctl.errors import ConfigError, EngineDiffers
 from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.folder.tokenizer_files import check_loaded
 from sftctl.model.gguf.file import metadata_of, require_whole_model
 from sftctl.model.source import (
     ModelSource,
@@ -148,7 +149,7 @@ class ChatTokenizer:
     def text_start(self) -> str:
         """The BOS token as text, if the tokenizer puts it at the start of a text; else ""."""
         ids = self.hf.backend_tokenizer.encode("a", add_special_tokens=True).ids
-        return str(self.hf.bos_token) if self.bos_id is not None and ids[0] == self.bos_id else ""
+        return str(self.hf.bos_token) if ids[:1] == [self.bos_id] else ""
 
     @property
     def text_end(self) -> str:
@@ -269,11 +270,7 @@ def load_tokenizer(
     hf.init_kwargs.pop("auto_map", None)
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
         on_stderr(f"{source.gguf_path}: {problem}")
-    if not getattr(hf, "is_fast", False):
-        raise ConfigError(
-            f"tokenizer {name}: has no fast tokenizer (tokenizer.json)",
-            hint="masks need character offsets, which only fast tokenizers return: choose another",
-        )
+    check_loaded(hf, name, Path(source.location), on_stderr)
     add_new_tokens(hf, name, new_tokens or ())
     if chat_template is not None:
         hf.chat_template = named_template(str(chat_template), hf)
