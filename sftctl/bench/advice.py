@@ -11,17 +11,19 @@ from sftctl.disk import refusals
 from sftctl.errors import ConfigError
 from sftctl.words import counted
 
-_AS_GOOD_AS_BEST = 0.9  # share of the best tokens/s that is good enough
+_AS_GOOD_AS_BEST = 0.9  # this fraction of the best tokens/s is good enough
 MOST_WAIT_RATIO = 0.01
-"""The share of a step's time that it may wait for data."""
+"""A step may wait for data for at most this fraction of its time."""
 
 
 def recommend(
     results: Iterable[LoaderResult], step_time_s: float | None = None
 ) -> tuple[LoaderResult | None, str]:
-    """The recommended setting and the reason; None if all settings failed. With a step time, this
-    is the smallest setting whose wait is under 1% of a step. Without a step time, it is the
-    smallest setting within 10% of the best tokens/s.
+    """The recommended setting, and the reason. The setting is None if all settings failed.
+
+    With a step time, the smallest setting is recommended that waits less than 1% of a step. Without
+    a step time, it is the smallest setting that reaches 90% of the best tokens/s. "Smallest" means
+    the fewest loader processes.
     """
     results = list(results)
     working = [result for result in results if result.error is None]
@@ -51,7 +53,7 @@ def _wait(result: LoaderResult) -> float:
 
 
 def _size(result: LoaderResult) -> tuple[int, int, float]:
-    """Sort key: fewest processes, then fewest batches held, then the fastest."""
+    """Sort key: first the number of processes, then the prefetched steps, then the speed."""
     return result.num_workers, result.prefetch_factor or 0, -_speed(result)
 
 
@@ -86,7 +88,7 @@ def _workers(result: LoaderResult) -> str:
 
 
 def config_lines(choice: LoaderResult, data_path: str | None) -> str:
-    """A [data] section for `sftctl train` with this setting and this path."""
+    """The [data] section of a configuration with this setting and this path."""
     data = DataConfig(
         path=data_path,
         num_workers=choice.num_workers,
@@ -101,18 +103,18 @@ def config_lines(choice: LoaderResult, data_path: str | None) -> str:
 
 
 def check_new_file(path: Path) -> None:
-    """Raise ConfigError now if the file could not be written after the measurement."""
+    """Raise ConfigError if the file can't be written. Call this before the measurement."""
     if os.path.lexists(path):
         raise ConfigError(f"{path}: exists already", hint="name another file for --write-config")
     if not os.path.isdir(path.parent):
         raise ConfigError(
             f"{path}: there is no folder {path.parent}",
-            hint="make it first, or name another file for --write-config",
+            hint="make the folder first, or name another file for --write-config",
         )
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file that does not exist yet."""
+    """Write a new file. Raises ConfigError if it exists or can't be written."""
     check_new_file(path)
     with (
         refusals(path, ConfigError, hint="name another file for --write-config"),

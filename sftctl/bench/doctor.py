@@ -1,4 +1,4 @@
-"""A description of this machine and its packages, and a test that a resume is exact here."""
+"""Describes this machine and its packages, and tests that resume is exact on this machine."""
 
 import platform
 import shutil
@@ -21,7 +21,7 @@ from sftctl.world import choose_device
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "peft")
 _OPTIONAL = ("wandb", "tensorboard", "bitsandbytes", "zstandard", "pyarrow", "trl")
 _MEASURED_S = 0.3
-_SIZE = 1024  # rows and columns of the products, on a CPU
+_SIZE = 1024  # rows and columns of the largest matrices on a CPU
 _SIZE_GPU = 4096
 
 
@@ -32,22 +32,22 @@ class Diagnosis:
     versions: dict[str, str]
     optional: dict[str, str | None]  # None: not installed
     processor: str
-    instructions: str  # as torch names them
-    has_bfloat16: bool | None  # instructions for it; None: unknown
+    instructions: str  # torch's name for the instruction set
+    has_bfloat16: bool | None  # whether the processor multiplies bfloat16; None: unknown
     usable_cores: int
     cpu_quota_cores: float | None
     num_threads: int
-    load: float | None  # over the last minute
+    load: float | None  # load average of the last minute
     ram_free_bytes: int | None
     shm_free_bytes: int | None
     disk_free_bytes: dict[str, int]
     open_file_limit: int
     process_limit: int | None
-    device: str  # that --device auto uses
+    device: str  # the device of `--device auto`
     gpus: list[dict[str, Any]]
     nccl: bool
     flash_attention: bool
-    flops_per_s: dict[str, float]  # of matrix products, by dtype
+    flops_per_s: dict[str, float]  # dtype -> rate of matrix products
     fastest_dtype: str
     self_test: SelfTest
 
@@ -56,7 +56,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at everything, measure for a second, and run the self-test (some ten seconds)."""
+    """Collect all facts, measure the speed, and run the self-test. Takes about 20 seconds."""
     status.doing("measuring matrix products")
     machine, device = Machine.here(), choose_device("auto")
     rates = {
@@ -98,7 +98,7 @@ def _installed(package: str) -> str | None:
 
 
 def _disks() -> dict[str, int]:
-    """Free bytes on the disk of the runs, and on the disk of the cached stores."""
+    """Free bytes for runs (in the working directory) and for the cache of stores."""
     places = {"runs": Path.cwd(), "cache": cache_folder()}
     found = {}
     for name, place in places.items():
@@ -125,9 +125,9 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of the fastest product within 0.3 s; at least one product is computed.
+    """The rate of the fastest matrix product in 0.3 seconds. At least one product is computed.
 
-    Without instructions for bfloat16 a product can take seconds, so the first product is small.
+    The first product is small, because products of bfloat16 are very slow on some processors.
     """
     best, size = 0.0, 128
     started = time.perf_counter()
@@ -135,7 +135,7 @@ def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     while True:
         left = torch.full((size, size), 0.5, device=device, dtype=dtype)
         asked = time.perf_counter()
-        product(left, left)[0, 0].item()  # waits for a GPU
+        product(left, left)[0, 0].item()  # `item` waits until the product is done
         best = max(best, 2 * size**3 / (time.perf_counter() - asked))
         if time.perf_counter() - started > _MEASURED_S:
             return best

@@ -1,4 +1,4 @@
-"""Measure one setting of the loader on one rank, for a short time."""
+"""Measure one setting of the loader on one rank."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import StepBatch
 from sftctl.machine import usage_of
 
-_MATRIX_WIDTH = 512  # of the matrix products that imitate a model's work on the CPU
+_MATRIX_WIDTH = 512  # products of such matrices imitate the work of a model on a CPU
 
 
 def measure(
@@ -29,19 +29,19 @@ def measure(
     step_time_s: float | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> LoaderResult:
-    """One round: a new loader, its first batch, its warm-up, then batches for `seconds`.
+    """Measure one round: start a loader, warm it up, then load batches for `seconds`.
 
-    Every batch is copied to the device, as in training. Nothing is computed between batches, so the
-    wait is the complete time from one batch to the next. With a step time, `seconds` more are
-    measured, with a step's work between the batches. `ready` returns when all other ranks have
-    finished their warm-up.
+    Each batch is copied to the device, as in training. Nothing is computed between batches, so the
+    wait is all the time from one batch to the next. If `step_time_s` is given, a second measurement
+    follows, also for `seconds`, with the work of a step between batches. `ready` is called after
+    the warm-up. It returns when all other ranks have finished their warm-up too.
     """
     started = time.perf_counter()
     batches = endless_batches(new_loader())
     _copy(next(batches), device)
     first_batch_s = time.perf_counter() - started
     for _ in range(settings.num_workers * settings.prefetch_factor):
-        _copy(next(batches), device)  # made before the clock starts
+        _copy(next(batches), device)  # use the prefetched batches before the measurement
     ready()
     waits: list[float] = []
     num_samples = num_tokens = 0
@@ -76,16 +76,15 @@ def measure(
 def failure_as_result(
     settings: LoaderSettings, measured: Callable[[], LoaderResult]
 ) -> LoaderResult:
-    """The result of `measured`. If `measured` raises, a result with the error's text in `error`."""
+    """The result of `measured`. If it raises an exception: a result with the text in `error`."""
     try:
-        with warnings.catch_warnings():  # the report has its own note on workers and cores
+        with warnings.catch_warnings():  # the report has a note about workers and cores
             warnings.filterwarnings("ignore", "This DataLoader will create")
             return measured()
-    # Any failure of a setting (too many files, no memory, a killed process) becomes the setting's
-    # result.
+    # Every failure of a setting (too many files, no memory, a killed process) is a result.
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        # torch's error refers to its own frame, which would keep the processes alive.
+        # The traceback refers to torch's frames, which would keep the loader processes alive.
         traceback.clear_frames(error.__traceback__)
     return LoaderResult.of(settings, last_line)
 
@@ -93,10 +92,10 @@ def failure_as_result(
 def _mean_wait_in_a_step(
     batches: Iterator[StepBatch], device: torch.device, step_time_s: float, seconds: float
 ) -> float:
-    """Mean wait for a batch if a step's work comes before each.
+    """The mean wait for a batch in seconds, with the work of a step before each batch.
 
     A long step is shortened, so that several steps fit into `seconds`. The loader processes then
-    have less time, so the true wait is never longer than the measured wait.
+    have less time than in training. So in training the wait is not longer.
     """
     work_s = min(step_time_s, seconds / 4)
     waits: list[float] = []
@@ -111,7 +110,7 @@ def _mean_wait_in_a_step(
 
 
 def _work(device: torch.device, seconds: float) -> None:
-    """Keep the processor as busy as a model does, because loader processes share its cores."""
+    """Imitate the work of a model. On a CPU, loader processes and the model share the cores."""
     if device.type != "cpu":
         time.sleep(seconds)
         return
@@ -122,7 +121,7 @@ def _work(device: torch.device, seconds: float) -> None:
 
 
 def endless_batches(loader: StepLoader) -> Iterator[StepBatch]:
-    """The batches of one epoch after another."""
+    """The batches of epoch 0, 1, 2, …"""
     for epoch in count():
         yield from loader.steps(epoch)
 
@@ -131,4 +130,4 @@ def _copy(batch: StepBatch, device: torch.device) -> None:
     for micro_batch in batch.micro_batches:
         micro_batch.to(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)  # a copy from pinned memory returns before it is done
+        torch.cuda.synchronize(device)  # copies from pinned memory are asynchronous

@@ -1,4 +1,4 @@
-"""Processes that load at the same time, as the ranks of a run do."""
+"""Measure the loader in several processes at the same time, as the ranks of a run load."""
 
 import multiprocessing
 import signal
@@ -22,20 +22,20 @@ from sftctl.data.step_shape import StepShape
 from sftctl.environment import become_a_worker, usable_cores
 from sftctl.world import choose_device
 
-PATIENCE_S = 300.0  # beyond the time of a round: starting processes, the first batches
-_LOOK_EVERY_S = 1.0  # how often to check that a silent rank is alive
+PATIENCE_S = 300.0  # additional time for starting processes and for the first batches
+_LOOK_EVERY_S = 1.0  # how often to check that a rank is alive
 _WARM = "warm"
 
 
 class OtherRankFailed(Exception):
-    """A setting failed on another rank, so this one has nothing to measure."""
+    """A setting failed on another rank, so this rank does not measure the setting."""
 
 
 class Ranks:
-    """One process per shape. The processes start with the first round. If a process has died, all
-    start again.
+    """One process for each shape.
 
-    `close` ends the processes.
+    The processes start with the first round. If a process dies, all processes are started again for
+    the next round. Call `close` to end them.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Ranks:
     def measure(
         self, settings: LoaderSettings, seconds: float, step_time_s: float | None
     ) -> LoaderResult:
-        """One round on all ranks at once. The result of a failed round has only its error."""
+        """Measure one round on all ranks at the same time. If it fails, the result has an error."""
         self._start()
         try:
             for _, connection in self._ranks:
@@ -76,7 +76,7 @@ class Ranks:
     def close(self) -> None:
         """End the processes and their loader processes."""
         for process, connection in self._ranks:
-            connection.close()  # this makes a rank that waits for its next setting exit
+            connection.close()  # a rank that waits for its next setting then exits
             process.join(5.0)
             if process.is_alive():
                 process.kill()
@@ -86,7 +86,7 @@ class Ranks:
     def _start(self) -> None:
         if self._ranks:
             return
-        context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
+        context = multiprocessing.get_context("spawn")  # forked processes can't use CUDA
         for arguments in self._arguments:
             ours, theirs = context.Pipe()
             process = context.Process(target=_rank_main, args=(theirs, *arguments))
@@ -98,7 +98,7 @@ class Ranks:
         process, connection = self._ranks[rank]
         deadline = time.monotonic() + self._patience_s + seconds
         while not connection.poll(_LOOK_EVERY_S):
-            # A loader process that outlives its rank keeps the pipe and the sentinel open.
+            # If a loader process lives longer than its rank, the pipe stays open. So check here.
             if not process.is_alive():
                 raise EOFError
             if time.monotonic() > deadline:
@@ -106,7 +106,7 @@ class Ranks:
         return connection.recv()
 
     def _death(self) -> str:
-        """How a dead process ended."""
+        """A text that says how a process died."""
         for process, _ in self._ranks:
             process.join(1.0)
             code = process.exitcode
@@ -124,8 +124,7 @@ def _rank_main(
     device: str,
     mixture: Mixture | None,
 ) -> None:
-    """The main function of each process: receive a setting, send its result, until the pipe
-    closes."""
+    """The main function of a process: receive settings, send results, until the pipe is closed."""
     become_a_worker()
     warnings.filterwarnings("ignore", message=".*fork.*")
     torch.set_num_threads(max(1, usable_cores() // shape.world_size))

@@ -23,7 +23,7 @@ _MEASURED = (*sorted(_SUMMED_OVER_RANKS), *sorted(_WORST_OF_RANKS))
 
 @dataclass(frozen=True, slots=True)
 class LoaderResult:
-    """One setting of the loader, measured: one round, or the medians of several."""
+    """The measurements of one loader setting: one round, or the medians of several rounds."""
 
     num_workers: int
     pin_memory: bool
@@ -35,17 +35,18 @@ class LoaderResult:
     first_batch_s: float | None = None
     wait_p50_s: float | None = None
     wait_p99_s: float | None = None
-    rss_bytes: int | None = None  # all ranks and their loader processes; shared pages in each
-    pss_bytes: int | None = None  # of the same processes; a shared page is counted once
+    # The next four values count all ranks and their loader processes.
+    rss_bytes: int | None = None  # shared pages are counted in each process
+    pss_bytes: int | None = None  # shared pages are counted once
     shm_bytes: int | None = None  # in /dev/shm
-    open_files: int | None = None  # of the same processes
-    step_wait_s: float | None = None  # for a batch, with a step's work before each batch
-    spread_ratio: float | None = None  # (largest - smallest) / median of the rounds' tokens_per_s
-    error: str | None = None  # why there are no numbers
+    open_files: int | None = None
+    step_wait_s: float | None = None  # wait for a batch, with the work of a step before each batch
+    spread_ratio: float | None = None  # (largest - smallest) / median tokens_per_s of the rounds
+    error: str | None = None  # why the setting has no measurements
 
     @classmethod
     def of(cls, settings: "LoaderSettings", error: str | None = None) -> "LoaderResult":
-        """A setting without numbers. `error`: why it can't be measured; None: it is not measured
+        """A setting without measurements. `error`: why it can't be measured; None: not measured
         yet."""
         return cls(
             num_workers=settings.num_workers,
@@ -57,7 +58,7 @@ class LoaderResult:
 
 
 def over_ranks(results: Sequence[LoaderResult]) -> LoaderResult:
-    """One round of all ranks: rates and memory are summed, the longest wait counts."""
+    """Combine the results of all ranks: sums of rates and memory, and the longest wait."""
     for result in results:
         if result.error is not None:
             return result
@@ -73,7 +74,7 @@ def over_ranks(results: Sequence[LoaderResult]) -> LoaderResult:
 
 
 def over_rounds(settings: "LoaderSettings", rounds: Sequence[LoaderResult]) -> LoaderResult:
-    """The medians; no numbers if a round failed or there was none yet."""
+    """The medians over rounds. No measurements if a round failed, or if there is no round yet."""
     if not rounds:
         return LoaderResult.of(settings)
     if rounds[-1].error:

@@ -1,4 +1,4 @@
-"""A test that a resume is exact on this machine: ten steps of a tiny model, killed and resumed."""
+"""Tests that resume is exact on this machine: train a tiny model, kill the run, and resume it."""
 
 import os
 import signal
@@ -40,22 +40,24 @@ class SelfTest:
 
 
 def self_test() -> SelfTest:
-    """Train ten steps; train them again, killed after seven and resumed; compare every bit."""
+    """Train ten steps. Train them again in a run that is killed and resumed. Compare every bit."""
     with tempfile.TemporaryDirectory(prefix="sftctl-doctor-") as folder:
         reference, killed = Path(folder, "reference"), Path(folder, "killed")
         said = StringIO()
         try:
             with redirect_stderr(said):
-                train = partial(run_training, stop=StopRequest())  # not listening: Ctrl-C ends it
+                train = partial(
+                    run_training, stop=StopRequest()
+                )  # without signal handlers, so Ctrl-C ends the test
                 train(_config(reference))
                 status.doing("training again, killed after some steps")
                 died = _train_until_killed(killed)
                 saved = [path.name for path in list_checkpoints(killed / "checkpoints")]
                 train(_config(killed), ResumeRequest(killed))
         except SftctlError as error:
-            return SelfTest(False, f"it ended with an error: {error.message}")
+            return SelfTest(False, f"a run ended with an error: {error.message}")
         if died != -signal.SIGKILL:
-            return SelfTest(False, f"the run to be killed ended by itself, with {died}")
+            return SelfTest(False, f"the run ended with exit code {died} before it was killed")
         return _compared(reference, killed, saved)
 
 
@@ -73,8 +75,7 @@ def _config(run: Path) -> RunConfig:
 
 
 def _train_until_killed(run: Path) -> int:
-    """Train in a separate process that kills itself with SIGKILL. Returns the process's exit
-    code."""
+    """Train in a separate process that kills itself with SIGKILL. Returns its exit code."""
     code = "from sftctl.bench.selftest import die; import sys; die(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)],
@@ -92,7 +93,7 @@ def die(run: str) -> None:
 
 
 class _KillsItself(StopRequest):
-    """Kills the process between two steps, as a power cut does: nothing more is written."""
+    """Kills the process between two steps, without any cleanup, like a power cut."""
 
     def __init__(self, run: Path) -> None:
         super().__init__()

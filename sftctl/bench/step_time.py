@@ -1,4 +1,4 @@
-"""How long a step of the model takes, to compare the loader's waits with this time."""
+"""Measures the time of a training step, which is compared with the wait for data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,27 +29,30 @@ _LONG_ENOUGH_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The work of a step, without its wait for data."""
+    """The time of a step, without the wait for data."""
 
     seconds: float
-    source: str  # where the number comes from, as text
+    source: str  # a text that says how the time was measured
 
 
 def step_time_of_run(run_dir: Path) -> StepTime:
-    """The median over a run's metrics.jsonl, without the first step, which is a warm-up."""
+    """The median over metrics.jsonl of a run. The first step is a warm-up and is left out.
+
+    Raises NoCheckpoint if there is no second step.
+    """
     path = run_dir / "metrics.jsonl"
     lines = read_lines(path) if path.is_file() else iter(())
     work = [line["step_time_s"] - line["data_wait_s"] for line in lines if line["step"] > 1]
     if not work:
         raise NoCheckpoint(
-            f"{run_dir}: its metrics.jsonl has no second step to take the step time from",
-            hint="train a few steps, or use --model, which measures the step time",
+            f"{run_dir}: metrics.jsonl has no second step, so the step time is unknown",
+            hint="train a few steps, or measure the step time with --model",
         )
     return StepTime(median(work), f"median of {counted(len(work), 'step')} of {run_dir}")
 
 
 def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
-    """The median of a few real steps with the configuration's model and data; writes nothing."""
+    """The median of a few training steps with this model and data. Writes nothing to disk."""
     if num_ranks > 1:
         seconds = run_on_ranks(num_ranks, few_steps, config)
     else:
@@ -61,7 +64,7 @@ def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
 
 
 def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
-    """Seconds of each step on this rank, without the first step, which is a warm-up."""
+    """Train a few steps. Returns the seconds of each step, without the first step (a warm-up)."""
     train = config.train
     with start_world(train.device, train.collective_timeout_s) as world:
         config = resolve_config(config)

@@ -1,4 +1,4 @@
-"""bench-loader: compare all settings of the loader that training uses, on this machine."""
+"""bench-loader: compare settings of the data loader on this machine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -33,18 +33,18 @@ Progress = Callable[[Sequence[LoaderResult], int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSettings:
-    """The settings to compare, and how long to measure each."""
+    """The settings to compare, and how to measure them."""
 
     workers: Sequence[int] = (0, 1, 2, 4)
     pin_memory: Switch = "auto"
     prefetch: Sequence[int] = (DataConfig().prefetch_factor,)
     persistent: Switch = "auto"
-    seconds: float = 3.0  # for each setting, over all rounds
+    seconds: float = 3.0  # time for each setting, over all rounds
     rounds: int = 5
     num_ranks: int = 1
     source: Literal["store", "text"] = "store"
-    run: Path | None = None  # take the step time from its metrics
-    measure_steps: bool = False  # take the step time from a few real steps of the model
+    run: Path | None = None  # take the step time from the metrics of this run
+    measure_steps: bool = False  # True: measure the step time with the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class LoaderReport:
     store: Path
     source: str  # store | text
     num_examples: int
-    batch_size: int  # examples of a step on one rank
+    batch_size: int  # examples in a step on one rank
     num_ranks: int
     device: str
     machine: Machine
@@ -66,7 +66,7 @@ class LoaderReport:
     why: str
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, with `why` inside `recommended`."""
+        """All fields. `why` is a key of `recommended`."""
         tree = asdict(self)
         why = tree.pop("why")
         tree["recommended"] = tree["recommended"] and {**tree["recommended"], "why": why}
@@ -74,19 +74,19 @@ class LoaderReport:
 
 
 def _silent(results: Sequence[LoaderResult], done: int, total: int) -> None:
-    """Show no progress."""
+    """A progress function that does nothing."""
 
 
 def bench_loader(
     config: RunConfig, settings: BenchSettings, on_progress: Progress = _silent
 ) -> LoaderReport:
-    """Measure the loader of a run with this configuration, on as many ranks as it will have."""
+    """Measure all loader settings for a run with this configuration, and recommend one."""
     status.doing("opening the data")
     config = resolve_config(config)
     device, machine = choose_device(config.train.device), Machine.here()
     inputs = open_inputs(config, World(0, 0, 1, device), StopRequest())
     store: Examples = inputs.train
-    mixture = inputs.mixture  # the plan of training
+    mixture = inputs.mixture
     if settings.source == "text":
         mixture = None
         store = text_examples(config, inputs.train, inputs.tokenizer)
@@ -136,7 +136,7 @@ def _step_time(config: RunConfig, settings: BenchSettings) -> StepTime | None:
 
 
 def rank_shapes(config: RunConfig, num_ranks: int) -> list[StepShape]:
-    """For each rank, the shape of its steps in training."""
+    """The StepShape of each rank."""
     return [step_shape(config.train, rank=rank, world_size=num_ranks) for rank in range(num_ranks)]
 
 
@@ -152,8 +152,9 @@ def combinations(
     prefetch: Sequence[int],
     persistent: Sequence[bool],
 ) -> list[LoaderSettings]:
-    """Every combination once; a single number of workers is compared with 0. With 0 workers there
-    is only one setting, because there is nothing to prefetch and no process to keep.
+    """All combinations, without duplicates. A single number of workers is compared with 0.
+
+    With 0 workers, `prefetch` and `persistent` have no effect. So these combinations are equal.
     """
     counts = [0, *workers] if len(workers) == 1 else workers
     settings = [
@@ -170,8 +171,7 @@ def combinations(
 def skipped_because(
     store: Examples, shape: StepShape, settings: LoaderSettings, machine: Machine
 ) -> str | None:
-    """Why a setting is skipped: the machine lacks something. None: the machine can run the
-    setting."""
+    """The reason to skip a setting: the resource that the machine lacks. None: do not skip it."""
     return next((f"skipped: {short}" for short in shortages(store, shape, settings, machine)), None)
 
 
@@ -182,9 +182,11 @@ def compare(
     step_time_s: float | None = None,
     on_progress: Progress = _silent,
 ) -> tuple[LoaderResult, ...]:
-    """Medians over short rounds. A round measures all settings, forwards or backwards, so if the
-    machine is busy for a moment, all settings are affected. `sweep` has the reason why a setting is
-    skipped, if there is one. A setting that fails once is not tried again.
+    """Measure all settings in several short rounds. Returns the medians.
+
+    Each round measures all settings, in alternating order. So if the machine is busy for some time,
+    this affects all settings. `sweep`: setting -> the reason to skip it, or None. A setting that
+    fails once is not measured again.
     """
     rounds: dict[LoaderSettings, list[LoaderResult]] = {
         each: [] if reason is None else [LoaderResult.of(each, reason)]
@@ -211,7 +213,7 @@ def _choices(switch: Switch, *, auto: bool) -> list[bool]:
 def notes_on(
     settings: BenchSettings, machine: Machine, device_type: str, num_rows: int, store: Examples
 ) -> Iterator[str]:
-    """Notes on the numbers; `num_rows` is the size of the complete data."""
+    """Notes about the measurements. `num_rows` is the number of examples in the complete data."""
     if settings.pin_memory in ("on", "both") and device_type != "cuda":
         yield "pin_memory: not applicable, there is no CUDA device"
     processes = settings.num_ranks * max(settings.workers)

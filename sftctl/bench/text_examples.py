@@ -1,4 +1,4 @@
-"""Examples that are tokenized each time they are read, as in a loader without a store."""
+"""Examples that are tokenized each time they are read, to compare with a store."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,14 +25,14 @@ from sftctl.errors import DataError
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 MOST_ROWS = 2000
-"""The number of rows of text. All are tokenized first, because the cut into micro-batches needs
-their lengths."""
+"""At most so many rows are used. All rows are tokenized at the start, because the cut into
+micro-batches needs their lengths."""
 
 Row = tuple[SourceLine, bytes]
 
 
 class TextExamples:
-    """Rows of text, read as a TokenStore is: parsed, rendered, encoded and masked each time."""
+    """Can be used like a TokenStore. Each access parses, renders, encodes and masks a row."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: ChatTokenizer, data: DataConfig) -> None:
         self._tokenizer, self._data = tokenizer, data
@@ -59,14 +59,13 @@ class TextExamples:
         source, text = row
         columns = parse_columns(self._data.columns)
         conversation = from_text(text, self._data.format, source, columns)
-        # A template that rewrites earlier turns makes several examples of a row. Only the first is
-        # measured.
+        # Some templates give several examples for a row. Only the first example is measured.
         example, *_ = tokenize(conversation, self._tokenizer, self._data.train_on)
         return example.first(self._data.example_tokens)
 
 
 def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> TextExamples:
-    """The first rows of the files that a store was made of; DataError if they no longer exist."""
+    """The first rows of the files that a store was made from. Raises DataError if one is gone."""
     manifest = store.manifest
     given = [source.path for source in config.data.sources or ()]
     if not any(given):
@@ -77,8 +76,8 @@ def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> 
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise DataError(
-            f"{missing[0]}: the text that {store.path} was made of no longer exists",
-            hint="give the conversations themselves as --data",
+            f"{missing[0]}: missing: {store.path} was made from this file",
+            hint="use the conversations, not the store, as --data",
         )
     data = replace(config.data, max_seq_len=manifest.max_seq_len)
     columns = parse_columns(data.columns)
@@ -89,8 +88,8 @@ def text_examples(config: RunConfig, store: Store, tokenizer: ChatTokenizer) -> 
 
 
 def _texts(given: str | None, store: TokenStore) -> list[Path]:
-    """The files behind the path in the configuration: the files that a store was made of, or the
-    path's own."""
+    """The text files for a path in the configuration. For a store: the files that it was made
+    from."""
     if given is None or Path(given) == store.path:
         return [Path(entry.file) for entry in store.manifest.sources]
     return [Path(given)]

@@ -1,4 +1,4 @@
-"""The sections of the page that show the model's answers during training."""
+"""The sections of the page that show answers of the model during training."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from sftctl.report.wording import number
 from sftctl.runs.answers import read_answers
 
 _MAX_STEPS = 6
-_MAX_ANSWERED = 8  # rows of a set
+_MAX_ANSWERED = 8  # at most so many rows of each set are shown
 
 
 def samples(record: RunRecord) -> Html | None:
-    """The model's answers during training, by prompt; None if there are none."""
+    """The samples during training, grouped by prompt. None if there are no samples."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for event in record.events:
         if event["event"] == "sample":
@@ -37,14 +37,14 @@ def _sample(prompt: str, answers: list[dict[str, Any]]) -> Html:
 
 
 def _answered_at(line: dict[str, Any]) -> str:
-    """`step 20`, and each metric's number for the answer."""
+    """`step 20`, followed by the number of each metric for this answer."""
     own = ("event", "time", "set", "step", "number", "messages", "prompt", "reference", "reply")
     numbers = {k: v for k, v in line.items() if k not in own and isinstance(v, (int, float))}
     return f"step {line['step']}" + "".join(f", {k} {number(v)}" for k, v in numbers.items())
 
 
 def judged(record: RunRecord) -> Html | None:
-    """The answers for metrics, by row, with the numbers; None without metrics."""
+    """The answers for metrics with their numbers, grouped by row. None if there are no metrics."""
     steps = [one["step"] for one in record.evaluations() if one.get("metrics")]
     by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in read_answers(record.path, _some(steps)):
@@ -56,12 +56,14 @@ def judged(record: RunRecord) -> Html | None:
         for (_, row), lines in by_row.items()
         if row < _MAX_ANSWERED
     ]
-    note = tag("p", f"the first {_MAX_ANSWERED} rows of each set; answers/ has all", class_="note")
+    what = f"the first {_MAX_ANSWERED} rows of each set; the folder answers/ has all rows"
+    note = tag("p", what, class_="note")
     return join(note if len(shown) < len(by_row) else None, *shown) if shown else None
 
 
 def _prompt(line: dict[str, Any], *, several: bool) -> str:
-    """The messages of a prompt as text, after the set's name if there are `several`."""
+    """The messages of a prompt as text. `several`: there are several sets, so the name of the set
+    comes first."""
     head = [f"{line.get('set')} {line.get('number')}"] if several else []
     messages = [one for one in line.get("messages") or [] if isinstance(one, dict)]
     texts = [
@@ -71,7 +73,7 @@ def _prompt(line: dict[str, Any], *, several: bool) -> str:
 
 
 def _some(steps: list[int]) -> list[int]:
-    """At most six steps: the first, the last, and evenly spaced ones between."""
+    """At most six of `steps`, evenly spaced, with the first and the last step."""
     if len(steps) <= _MAX_STEPS:
         return steps
     chosen = np.linspace(0, len(steps) - 1, _MAX_STEPS).round().astype(int)

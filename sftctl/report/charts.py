@@ -11,12 +11,12 @@ from sftctl.report.plot import SIZE, Axis, Format, figure, picture, plot, x_labe
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: sequences of buckets to connect, or single points."""
+    """One curve of a chart."""
 
     name: str
-    stretches: list[list[Bucket]]
-    are_points: bool = False  # few values: dots, and a thin dotted link between them
-    is_pale: bool = False  # raw values, drawn under the smoothed first curve in its colour
+    stretches: list[list[Bucket]]  # the buckets of one list are connected by a line
+    are_points: bool = False  # True: values are drawn as dots with a dotted line between them
+    is_pale: bool = False  # True: raw values behind a smoothed curve, in a pale colour
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -25,7 +25,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A vertical line after a step, with a label."""
+    """A vertical line after step `step`, with a label."""
 
     step: int
     label: str
@@ -41,10 +41,10 @@ def line_chart(
     wide: bool = False,
     has_switch: bool = False,
 ) -> Html:
-    """A chart of curves over steps, or a sentence if there are no values yet.
+    """A chart of curves over steps. Without values: a sentence.
 
-    With `has_switch` the chart is drawn twice, with a linear and a logarithmic scale, and a box on
-    the page switches between them.
+    `has_switch`: the chart is drawn twice, with a linear and a logarithmic scale. A check box
+    on the page switches between these two.
     """
     buckets = [bucket for one in series for bucket in one.buckets]
     if not buckets:
@@ -71,12 +71,12 @@ def line_chart(
 
 
 def _named(series: Sequence[Series]) -> list[tuple[int, Series]]:
-    """The curves that the legend names, with the numbers of their colours."""
+    """(number of the colour, curve) for all curves in the legend."""
     return [(number, one) for number, one in enumerate(series) if one.buckets]
 
 
 def _colour(number: int, series: Series) -> str:
-    """The classes of a curve in the page's styles."""
+    """The CSS classes of a curve."""
     return "s0 pale" if series.is_pale else f"s{number}"
 
 
@@ -88,7 +88,7 @@ def _plot(
     steps: Axis,
     values: Axis,
 ) -> Html:
-    """The curves on one scale."""
+    """A plot of all curves with this scale."""
     drawn = [_curve(one, steps, values, number) for number, one in enumerate(series)]
     shown_marks = [_mark(mark, steps) for mark in marks if steps.low < mark.step < steps.high - 1]
     description = "; ".join(_described(one, form) for one in series if one.buckets)
@@ -133,7 +133,7 @@ def _curve(series: Series, steps: Axis, values: Axis, number: int) -> Html:
 
 
 def _described(series: Series, form: Format) -> str:
-    """A curve in words, for screen readers."""
+    """A description of a curve, for screen readers."""
     first, last = series.buckets[0], series.buckets[-1]
     low = min(bucket.low for bucket in series.buckets)
     high = max(bucket.high for bucket in series.buckets)

@@ -1,4 +1,4 @@
-"""A page about several runs: their curves drawn together, and the differences in settings."""
+"""A page that compares several runs: curves in common charts, and different settings."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,20 +14,20 @@ from sftctl.report.wording import number, percent, short_count, size, table
 from sftctl.words import counted
 
 MOST_RUNS = 8
-"""The most runs on one page: the number of colours that a reader can distinguish."""
+"""At most so many runs on one page, because readers can't distinguish more colours."""
 
 _MOST_CHARTS = 12  # of sources; of sets and metrics
 
 
 def names_of(records: Sequence[RunRecord]) -> list[str]:
-    """A name for each run: the name of its folder, or its path if two folders have the same name.
+    """A name for each run: the name of its folder, or the path if two folders have the same name.
 
-    ConfigError for too many runs.
+    Raises ConfigError if there are too many runs.
     """
     if len(records) > MOST_RUNS:
         raise ConfigError(
-            f"{counted(len(records), 'run')}: a page draws at most {MOST_RUNS} together",
-            hint="leave some out",
+            f"{counted(len(records), 'run')}: a page can compare at most {MOST_RUNS} runs",
+            hint="leave out some runs",
         )
     names = [record.path.absolute().name for record in records]
     is_unique = len(set(names)) == len(names)
@@ -35,7 +35,7 @@ def names_of(records: Sequence[RunRecord]) -> list[str]:
 
 
 def overview(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
-    """One row for each run."""
+    """A table with one row for each run."""
     head = ("run", "status", "steps", "loss", "validation loss", "best", "tokens per second")
     return table(head, [_row(*one) for one in zip(records, names, strict=True)])
 
@@ -66,7 +66,7 @@ def _rate(record: RunRecord) -> str:
 
 
 def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
-    """A chart for each quantity, with a curve for each run."""
+    """One chart for each quantity. Each chart has one curve for each run."""
 
     def series(values: Callable[[RunRecord], Numbers]) -> list[Series]:
         return [
@@ -100,7 +100,7 @@ def curves(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
 def _by_source(
     records: Sequence[RunRecord], names: Sequence[str]
 ) -> list[tuple[str, list[Series]]]:
-    """A chart for the training loss of each named source: title and curves."""
+    """(title, curves) of a chart of the training loss, for each named source."""
     charts: dict[str, list[Series]] = {}
     for record, name in zip(records, names, strict=True):
         for source, losses in record.of_sources("loss").items():
@@ -110,7 +110,7 @@ def _by_source(
 
 
 def _by_set(records: Sequence[RunRecord], names: Sequence[str]) -> list[tuple[str, list[Series]]]:
-    """A chart for the loss of each validation set, and for each metric on it: title and curves."""
+    """(title, curves) of a chart for each validation set and each loss or metric."""
     charts: dict[str, list[Series]] = {}
     for record, name in zip(records, names, strict=True):
         numbers = {"loss": record.set_losses()} | record.judged()
@@ -138,7 +138,7 @@ def _padding_share(record: RunRecord) -> Numbers:
 
 
 def differences(records: Sequence[RunRecord], names: Sequence[str]) -> Html:
-    """The settings that are not the same in all runs."""
+    """A table of the settings that differ between the runs."""
     flat = [
         {
             f"{section}.{key}": value

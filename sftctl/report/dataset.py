@@ -1,4 +1,4 @@
-"""The section about a run's data: its store, the lengths of the examples, the loss masks."""
+"""The section about the data of a run: the store, lengths of examples, and loss masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _MAX_BARS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """The facts about a store that the page shows."""
+    """What the page shows about a store."""
 
     manifest: StoreManifest
-    lengths: npt.NDArray[np.integer[Any]]  # (N,) of the training split
+    lengths: npt.NDArray[np.integer[Any]]  # (N,) for the train split
     target_lengths: npt.NDArray[np.integer[Any]]  # (N,)
     examples: list[list[tuple[str, float]]]  # pieces of text, and their weights
 
 
 def open_dataset(record: RunRecord) -> Dataset | None:
-    """The store of a run; None and a remark if it was moved or changed."""
+    """The store of a run. If it was moved or changed: None, and a remark is added to the record."""
     paths = _stores_of(record)
     if not paths or not all(path.is_dir() for path in paths):
         record.remarks.append("the token store of this run was moved or deleted: no data is shown")
@@ -48,13 +48,13 @@ def open_dataset(record: RunRecord) -> Dataset | None:
         return None
     fingerprints = {event.get("data_fingerprint") for event in record.events} - {None}
     if fingerprints and store.manifest.fingerprint not in fingerprints:
-        record.remarks.append(f"{path}: not the store that this run was trained on: not shown")
+        record.remarks.append(f"{path}: not shown, because the run was trained on another store")
         return None
     return Dataset(store.manifest, store.lengths, store.target_lengths, examples)
 
 
 def _stores_of(record: RunRecord) -> list[Path]:
-    """The folders of the run's stores: from the last event that names them, or the
+    """The folders of the stores of a run: from the last event that names stores, or from the
     configuration."""
     event: dict[str, Any]
     event = next((e for e in reversed(record.events) if isinstance(e.get("store"), str)), {})
@@ -66,7 +66,7 @@ def _stores_of(record: RunRecord) -> list[Path]:
 
 
 def data_section(data: Dataset) -> Html:
-    """The store's counts, two histograms, and examples with their trained text marked."""
+    """The section: two histograms, counts of the store, and examples with trained text marked."""
     manifest = data.manifest
     splits = [
         (name, *(count(n) for n in (part.num_examples, part.num_tokens, part.num_target_tokens)))
@@ -87,7 +87,7 @@ def data_section(data: Dataset) -> Html:
         table(("part", "examples", "tokens", "target tokens"), splits),
         table(("source", "rows", "kept", "sha256"), sources),
         tag("h3", "What is trained"),
-        tag("p", "The loss counts the marked text only.", class_="note"),
+        tag("p", "Only marked text counts in the loss.", class_="note"),
         *(_example(runs) for runs in data.examples),
     )
 

@@ -1,4 +1,4 @@
-"""Downsample long curves: for each bucket of steps, the lowest, mean and highest value."""
+"""Downsample long curves to buckets of steps with their lowest, mean and highest value."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Neighbouring steps, and the lowest, mean and highest of their values."""
+    """Consecutive steps, with the lowest, mean and highest of their values."""
 
     first_step: int
     last_step: int
@@ -29,8 +29,10 @@ class Bucket:
 def downsampled(
     steps: npt.NDArray[np.integer[Any]], values: Numbers, max_buckets: int = MAX_BUCKETS
 ) -> list[list[Bucket]]:
-    """At most about `max_buckets` buckets, in sequences without a gap. A gap is a step that is
-    missing or has no finite value; no line is drawn across a gap.
+    """Reduce a curve to about `max_buckets` buckets.
+
+    Returns lists of buckets. Each gap begins a new list, so that no line is drawn across a gap. A
+    gap is a step that is missing, or whose value is not finite.
     """
     is_finite = np.isfinite(values)
     steps, values = steps[is_finite], values[is_finite].astype(np.float64)
@@ -56,11 +58,10 @@ def downsampled(
 
 
 def smoothed(values: Numbers) -> Numbers:
-    """For each step the mean of the steps around it. Longer runs use more steps for a mean. NaN
-    stays NaN.
+    """A moving average: for each step, the mean of the steps around it. NaN stays NaN.
 
-    At the beginning, where a loss falls fast, each mean has as many steps before as after it. So
-    the curve has no delay.
+    Longer curves use more steps for a mean. Near the start, fewer steps are used, the same number
+    before and after each step. So the curve is not delayed where the loss falls fast.
     """
     half = max(2, min(50, len(values) // 40))
     known = np.isfinite(values)

@@ -1,4 +1,4 @@
-"""HTML from safe parts: every value that is not `Html` is text and is escaped."""
+"""Build HTML safely: every value that is not `Html` is escaped as text."""
 
 from dataclasses import dataclass
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 
 @dataclass(frozen=True, slots=True)
 class Html:
-    """Markup that `tag` made, or that comes from this package's own files."""
+    """Markup from `tag`, or from files of this package. It is not escaped again."""
 
     text: str
 
@@ -18,7 +18,10 @@ _WITHOUT_END = ("meta", "line", "path", "rect", "input")
 
 
 def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
-    """An element; `class_` becomes `class`, `aria_label` becomes `aria-label`; None is left out."""
+    """An HTML element. `class_` becomes `class`, `aria_label` becomes `aria-label`.
+
+    An attribute or content that is None is left out.
+    """
     words = [name, *(_attribute(key, value) for key, value in attributes.items() if value)]
     if name in _WITHOUT_END:
         return Html(f"<{' '.join(words)}/>")
@@ -26,7 +29,7 @@ def tag(name: str, /, *content: Content, **attributes: Attribute) -> Html:
 
 
 def join(*content: Content) -> Html:
-    """The parts, joined in order."""
+    """Join several parts. None is left out."""
     return Html("".join(_text(one) for one in content if one is not None))
 
 

@@ -1,4 +1,4 @@
-"""An HTML page about a run, in one file that needs no network and no library."""
+"""Write an HTML page about runs, as one file that needs no network and no library."""
 
 import time
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _STATUS = {
 
 
 def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
-    """Write the page of a run, by default into the run; return its path and the run's record."""
+    """Write the page of a run, by default into the run directory. Returns its path and record."""
     path = run_dir / REPORT_NAME if output is None else output
     _refuse_other_files(path)
     status.doing(f"reading {run_dir}")
@@ -39,7 +39,10 @@ def write_report(run_dir: Path, output: Path | None) -> tuple[Path, RunRecord]:
 
 
 def write_comparison(run_dirs: Sequence[Path], output: Path | None) -> tuple[Path, list[RunRecord]]:
-    """Write one page about several runs, by default into the first; its path and their records."""
+    """Write one page about several runs, by default into the first run directory.
+
+    Returns its path and the records of the runs.
+    """
     path = run_dirs[0] / COMPARISON_NAME if output is None else output
     _refuse_other_files(path)
     status.doing(f"reading {counted(len(run_dirs), 'run')}")
@@ -50,7 +53,7 @@ def write_comparison(run_dirs: Sequence[Path], output: Path | None) -> tuple[Pat
 
 
 def comparison_page(records: Sequence[RunRecord]) -> str:
-    """The page about several runs as text."""
+    """The HTML of a page about several runs."""
     names = comparison.names_of(records)
     parts: list[tuple[str, Html | None]] = [
         ("Runs", comparison.overview(records, names)),
@@ -65,7 +68,7 @@ def comparison_page(records: Sequence[RunRecord]) -> str:
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Refuse to overwrite a file that is not such a page."""
+    """Raise ConfigError if `path` exists and is not a report."""
     if not path.exists() and not path.is_symlink():
         return
     is_page = path.is_file() and not path.is_symlink()
@@ -76,7 +79,7 @@ def _refuse_other_files(path: Path) -> None:
 
 
 def report_page(record: RunRecord) -> str:
-    """The page as text."""
+    """The HTML of a page about one run."""
     data = open_dataset(record)
     parts: list[tuple[str, Html | None]] = [
         ("Loss", sections.losses(record)),
@@ -97,7 +100,7 @@ def report_page(record: RunRecord) -> str:
 def _page(
     title: str, head: Html, top: Html | None, parts: Sequence[tuple[str, Html | None]]
 ) -> str:
-    """A page with a heading, its top, and all parts that are not None."""
+    """The HTML of a page. Parts that are None are left out."""
     shown = [(name, part) for name, part in parts if part is not None]
     links = [tag("a", name, href=f"#{name.lower()}") for name, _ in shown]
     body = tag(

@@ -1,4 +1,4 @@
-"""The parts of every chart: axes, an SVG that stretches, and its labels in HTML."""
+"""The parts of a chart: axes, an SVG that stretches with the page, and labels in HTML."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,23 +9,23 @@ import numpy as np
 from sftctl.report.markup import Content, Html, join, tag
 
 SIZE = 1000
-"""Width and height of a picture, in its own units."""
+"""Width and height of an SVG, in units of the SVG."""
 
 Format = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale: maps values to positions in the SVG."""
+    """A linear or logarithmic scale from `low` to `high`."""
 
     low: float
     high: float
     is_log: bool = False
-    only_integers: bool = False  # True: no ticks between them
+    only_integers: bool = False  # True: only integers are labelled
 
     @classmethod
     def around(cls, values: Sequence[float], from_zero: bool) -> "Axis":
-        """A scale with some space at both ends; logarithmic if values differ by a large factor."""
+        """A scale with some space at both ends. Logarithmic if values differ by a large factor."""
         middle = sorted(values)[len(values) // 2]
         if not from_zero and min(values) > 0 and max(values) > 30 * middle:
             return cls.logarithmic(values)
@@ -33,18 +33,18 @@ class Axis:
 
     @classmethod
     def logarithmic(cls, values: Sequence[float]) -> "Axis":
-        """A scale of powers of ten for positive values."""
+        """A logarithmic scale for positive values."""
         return cls(math.log10(min(values)) - 0.05, math.log10(max(values)) + 0.05, True)
 
     @classmethod
     def linear(cls, values: Sequence[float], from_zero: bool) -> "Axis":
-        """The usual scale."""
+        """A linear scale."""
         low, high = min(values), max(values)
         space = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return cls(0.0 if from_zero else low - space, high + space)
 
     def share(self, value: float) -> float:
-        """The position of a value: 0 at the bottom (left), 1 at the top (right)."""
+        """The position of a value on the axis, from 0 (bottom or left) to 1 (top or right)."""
         position = math.log10(value) if self.is_log else value
         return (position - self.low) / (self.high - self.low)
 
@@ -55,14 +55,14 @@ class Axis:
             inside = [p for p in powers if math.log10(p) >= self.low]
             if len(inside) >= 2:
                 return inside
-            steps = [p * k for p in powers for k in (1, 2, 5)]  # less than two decades
+            steps = [p * k for p in powers for k in (1, 2, 5)]  # for less than two decades
             return [tick for tick in steps if self.low <= math.log10(tick) <= self.high]
         found = ticks(self.low, self.high, about)
         return [tick for tick in found if tick == int(tick)] if self.only_integers else found
 
 
 def picture(title: str, description: str, *drawn: Content) -> Html:
-    """An SVG without text; `description` is for screen readers."""
+    """An SVG without visible text. `description` is for screen readers."""
     return tag(
         "svg",
         tag("title", title),
@@ -93,9 +93,10 @@ def _labels(values: Axis, form: Format) -> Html:
 
 
 def figure(title: str, names: Sequence[tuple[str, str]], *bodies: Html, wide: bool = False) -> Html:
-    """A chart with its title and its legend; each name has its CSS class.
+    """A chart with title and legend. `names` has (name, CSS class) for the legend.
 
-    A second body is the same chart on a logarithmic scale; a check box switches between both.
+    If there is a second body, it is the same chart with a logarithmic scale. A check box switches
+    between the two.
     """
     switch = None
     if len(bodies) > 1:
@@ -107,7 +108,7 @@ def figure(title: str, names: Sequence[tuple[str, str]], *bodies: Html, wide: bo
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers within [low, high], approximately `about` of them."""
+    """About `about` round numbers in [low, high]."""
     if not high > low:
         return [low]
     raw = (high - low) / about

@@ -1,4 +1,4 @@
-"""Read a run directory; damaged or missing files become remarks, not errors."""
+"""Read a run directory. Damaged or missing files give remarks, not errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,12 +24,12 @@ from sftctl.words import counted
 _NO_NUMBERS = ("examples_digest", "sources")
 _NUMBERS = tuple(item.name for item in fields(StepMetrics) if item.name not in _NO_NUMBERS)
 VALIDATION_LOSS = "validation loss"
-_OF_SOURCES = ("loss", "token_accuracy")  # "loss of NAME" is a metric
+_OF_SOURCES = ("loss", "token_accuracy")  # values of a source; the key is "loss of NAME"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLine:
-    """A checkpoint of the run."""
+    """What the page shows about a checkpoint."""
 
     name: str
     step: int | None
@@ -41,7 +41,7 @@ class CheckpointLine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunRecord:
-    """The parts of a run that could be read."""
+    """The parts of a run that can be read."""
 
     path: Path
     facts: dict[str, Any]
@@ -51,7 +51,7 @@ class RunRecord:
     checkpoints: list[CheckpointLine]
     remarks: list[str]
     final_step: int | None = None  # the step whose weights are in final/
-    versions: dict[str, Any] = field(default_factory=dict)  # of the newest checkpoint's session
+    versions: dict[str, Any] = field(default_factory=dict)  # versions in the newest checkpoint
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -63,17 +63,17 @@ class RunRecord:
 
     @property
     def total_steps(self) -> int | None:
-        """Number of steps planned when the run was last started or resumed."""
+        """The planned number of steps, from the last start or resume."""
         planned = [event["total_steps"] for event in self.events if "total_steps" in event]
         return int(planned[-1]) if planned else None
 
     @property
     def status(self) -> str:
-        """finished | stopped | failed | unfinished (still running, or killed)."""
+        """`finished`, `stopped`, `failed` or `unfinished` (still running, or killed)."""
         return status_of(self.events)
 
     def of_sources(self, key: str) -> dict[str, npt.NDArray[np.floating[Any]]]:
-        """The loss or token_accuracy of each named source, by name: (number of steps,)."""
+        """Name of a source -> its loss or token_accuracy: (number of steps,)."""
         start = f"{key} of "
         return {
             name.removeprefix(start): values
@@ -82,7 +82,7 @@ class RunRecord:
         }
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The event of each evaluation, by step. A resume removes the events after its step."""
+        """The events of evaluations, by step. A resume removes evaluations after its step."""
         found: dict[int, dict[str, Any]] = {}
         for event in self.events:
             if event["event"] == "resumed":
@@ -96,23 +96,22 @@ class RunRecord:
         return [(one["step"], float(one["validation_loss"])) for one in self.evaluations()]
 
     def set_losses(self) -> dict[str, list[tuple[int, float]]]:
-        """(step, loss) of each validation set, by name; {} if there is only one."""
+        """Name of a validation set -> (step, loss) of each evaluation. Empty for a single set."""
         return self.of_sets("loss")
 
     def of_sets(self, key: str) -> dict[str, list[tuple[int, float]]]:
-        """(step, value) of a number of each validation set, by name; {} if there is only one."""
+        """Name of a validation set -> (step, value of `key`). Empty if there is only one set."""
         values = _by_set(self.evaluations(), key)
         return values if len(values) > 1 else {}
 
     def judged(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
-        """For each metric by generation and each set, by their names: (step, value) of the
-        evaluations."""
+        """Name of a metric -> name of a validation set -> (step, value) of each evaluation."""
         names = [name for one in self.evaluations() for name in _object(one.get("metrics"))]
         return {name: _by_set(self.evaluations(), name) for name in dict.fromkeys(names)}
 
     @property
     def chosen_by(self) -> tuple[str, float | None, int | None]:
-        """The goal that chooses the best step, and the best value and step so far."""
+        """The goal that chooses the best step, the best value so far, and its step."""
         evaluations = self.evaluations()
         last = evaluations[-1] if evaluations else {}
         best, step = last.get("best"), last.get("best_step")
@@ -121,13 +120,13 @@ class RunRecord:
             return goal, float(best), step
         if goal != VALIDATION_LOSS:
             return goal, None, None
-        # Step 0 is never the best, but before the first step there is nothing else.
+        # Step 0 counts only if there is no other evaluation.
         validation = self.validation()
         later = [(loss, at) for at, loss in validation if at > 0 or len(validation) == 1]
         return goal, *min(later, default=(None, None))
 
     def summary(self) -> dict[str, Any]:
-        """The most important numbers, for --json."""
+        """The most important values, for --json."""
         loss, validation = self.metrics["loss"], self.validation()
         return {
             "run_dir": self.path,
@@ -146,7 +145,7 @@ class RunRecord:
 
 
 def _by_set(events: Sequence[dict[str, Any]], key: str) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of a number of each set, by the set's name."""
+    """Name of a validation set -> (step, value of `key`) of each evaluation."""
     found: dict[str, list[tuple[int, float]]] = {}
     for event in events:
         for name, values in _object(event.get("sets")).items():
@@ -157,12 +156,12 @@ def _by_set(events: Sequence[dict[str, Any]], key: str) -> dict[str, list[tuple[
 
 
 def _object(value: object) -> dict[str, Any]:
-    """An object of a log that may be damaged; {} if it is not one."""
+    """`value` if it is an object, else {}. A damaged log may have other values."""
     return value if isinstance(value, dict) else {}
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of the run in `path`; NoCheckpoint if there is no run."""
+    """Read the run in `path`. Raises NoCheckpoint if there is no run."""
     run = RunDir.open(path)
     remarks: list[str] = []
     config: dict[str, dict[str, Any]] = {}
@@ -184,7 +183,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _versions(run: RunDir) -> dict[str, Any]:
-    """The versions of packages and processor in the newest checkpoint that can be read."""
+    """The versions of packages, and the processor, from the newest checkpoint that is readable."""
     for folder in reversed(list_checkpoints(run.checkpoints)):
         with suppress(SftctlError):
             return dict(read_manifest(folder).versions)
@@ -192,7 +191,7 @@ def _versions(run: RunDir) -> dict[str, Any]:
 
 
 def _lacks_its_loss(event: dict[str, Any]) -> bool:
-    """Whether it is an evaluation without a finite loss."""
+    """Whether `event` is an evaluation without a loss."""
     loss = event.get("validation_loss")
     return event["event"] == "evaluation" and not isinstance(loss, (int, float))
 
@@ -211,7 +210,7 @@ def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.fl
         rows.append([_number(line.get(name)) for name in _NUMBERS])
     if num_bad:
         lines = counted(num_bad, "line")
-        remarks.append(f"{path.name}: {lines} without a new step number, left out")
+        remarks.append(f"{path.name}: {lines} left out: the step does not increase")
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_NUMBERS))
     missing = last - len(rows)
     if missing > 0:
@@ -225,7 +224,7 @@ def _read_metrics(path: Path, remarks: list[str]) -> dict[str, npt.NDArray[np.fl
 
 
 def _of_sources_in(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of each source in a step; an older version has no token_accuracy."""
+    """(key, value) for each source in a line. Lines of older versions have no token_accuracy."""
     for name, source in _object(line.get("sources")).items():
         for key in _OF_SOURCES:
             if key == "loss" or key in _object(source):
@@ -237,8 +236,8 @@ def _number(value: object) -> float:
 
 
 def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; a remark counts the lines that are not objects."""
-    if path.exists() and not path.is_file():  # a pipe would wait for a writer
+    """The objects in a JSON-lines file. Other lines are counted in a remark."""
+    if path.exists() and not path.is_file():  # reading a pipe would block
         remarks.append(f"{path.name}: not a file")
         return
     try:
@@ -246,7 +245,7 @@ def _objects(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
     except OSError as problem:
         remarks.append(f"{path.name}: {problem.strerror}")
         return
-    num_complete = content.count(b"\n")  # a last line without an end is still being written
+    num_complete = content.count(b"\n")  # a last line without \\n is still being written
     bad = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line:

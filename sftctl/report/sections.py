@@ -1,4 +1,4 @@
-"""The sections of the page that show the run itself; dataset.py has the section about its data."""
+"""The sections of the page about the run. dataset.py has the section about the data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from sftctl.words import counted, format_bytes, format_duration, in_shell
 
 _FAULTS = ("warning", "save_failed", "failed")
 _MAX_EVENTS = 500
-_MAX_CURVES = 8  # the number of colours
+_MAX_CURVES = 8  # there are so many colours
 _TILE_STEPS = 20
 _RESOLVED = (
     *("optim.learning_rate", "train.dtype", "train.micro_batch_tokens"),
@@ -124,7 +124,7 @@ def _source_charts(record: RunRecord, marks: list[Mark]) -> Iterator[Html]:
 
 
 def _points(title: str, values: Mapping[str, list[tuple[int, float]]], marks: list[Mark]) -> Html:
-    """A chart of the evaluations' numbers, with a curve for each validation set."""
+    """A chart of values of evaluations, with one curve for each validation set."""
     series = [
         Series(name, [[Bucket(step, step, value, value, value) for step, value in points]],
                are_points=True)
@@ -134,7 +134,7 @@ def _points(title: str, values: Mapping[str, list[tuple[int, float]]], marks: li
 
 
 def machine(record: RunRecord) -> Html:
-    """Speed, waiting, padding, memory and versions, in a closed section."""
+    """Speed, waiting time, padding, memory and versions, in a collapsed section."""
     metrics, steps, marks = record.metrics, record.steps, _marks(record)
 
     def chart(title: str, form: Format, values: Mapping[str, Numbers]) -> Html:
@@ -153,7 +153,7 @@ def machine(record: RunRecord) -> Html:
         "div",
         chart("Tokens per second", short_count, speeds),
         chart(
-            "Wait for data, share of the step's time",
+            "Wait for data, share of the step time",
             percent,
             {"wait": metrics["data_wait_s"] / step_s},
         ),
@@ -180,7 +180,7 @@ def go_on(record: RunRecord) -> Html:
 
 
 def checkpoints(record: RunRecord) -> Html:
-    """The checkpoints of the run, the oldest first, as inspect-ckpt lists them."""
+    """A table of all checkpoints, the oldest first."""
     rows = [
         (
             line.name,
@@ -195,7 +195,7 @@ def checkpoints(record: RunRecord) -> Html:
 
 
 def events(record: RunRecord) -> Html:
-    """All events except samples, in the order in which they happened."""
+    """A table of all events except samples, in their order."""
     events = [event for event in record.events if event["event"] != "sample"]
     shown = events[-_MAX_EVENTS:]
     rows = [
@@ -208,18 +208,18 @@ def events(record: RunRecord) -> Html:
         for event in shown
     ]
     left_out = len(events) - len(shown)
-    note = tag("p", f"{left_out:,} earlier ones are in events.jsonl", class_="note")
+    note = tag("p", f"{left_out:,} earlier events are in events.jsonl", class_="note")
     return join(note if left_out else None, table(("time", "step", "event", "details"), rows))
 
 
 def _details(event: dict[str, Any]) -> str:
-    """An event as a sentence; if there is no sentence for it, its name and fields."""
+    """An event as a sentence. If there is no sentence for this event: its fields."""
     name, step = event["event"], event["step"]
     fields = {key: v for key, v in event.items() if key not in ("event", "step", "time")}
     nothing_said = f"{name} at step {step}"
     try:
         sentence = event_line(name, step, fields)
-    except (LookupError, ValueError, TypeError):  # of another version
+    except (LookupError, ValueError, TypeError):  # an event of another version
         sentence = nothing_said
     if fields and sentence == nothing_said:
         return ", ".join(f"{key}: {_plain(value)}" for key, value in fields.items())
@@ -237,7 +237,7 @@ def _state(word: str, kind: str) -> Html:
 
 
 def configuration(record: RunRecord) -> Html:
-    """Every key and its value; values that differ from the default are highlighted."""
+    """All keys and values. Values that differ from the default are highlighted."""
     return tag("div", *_config_sections(record), class_="config")
 
 
@@ -256,7 +256,7 @@ def _config_sections(record: RunRecord) -> Iterator[Html]:
 
 
 def _is_chosen(key: str, value: object) -> bool:
-    """Whether somebody set this value. False for every key that a run can resolve by itself."""
+    """Whether the user set this value. False for keys that a run may resolve by itself."""
     return key not in _RESOLVED and (key not in keys() or default_of(key) != value)
 
 

@@ -1,4 +1,4 @@
-"""How the page formats numbers, tables and lists of facts."""
+"""Formats numbers, tables and lists of facts for the page."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from sftctl.words import format_bytes
 
 
 def count(value: float) -> str:
-    """`12,345`"""
+    """An integer as text: `12,345`"""
     return f"{value:,.0f}"
 
 
 def short_count(value: float) -> str:
-    """`950`, `12.3k`, `4.56M`, `7.89G`: three digits and a letter."""
+    """Three digits and a letter: `950`, `12.3k`, `4.56M`, `7.89G`"""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * unit:  # 999,999 is 1M, not 1e+03k
             return f"{value / unit:.3g}{letter}"
@@ -21,22 +21,22 @@ def short_count(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """`12.3%`, `0.05%`: three significant digits."""
+    """A percentage with three significant digits: `12.3%`, `0.05%`"""
     return f"{100 * share:.3g}%"
 
 
 def number(value: float) -> str:
-    """Four significant digits."""
+    """A number with four significant digits."""
     return f"{value:.4g}"
 
 
 def size(num_bytes: float) -> str:
-    """`800 MB`, `1.2 GB`"""
+    """A size in bytes as text: `800 MB`, `1.2 GB`"""
     return format_bytes(num_bytes).replace(".0 ", " ")
 
 
 def moment(seconds: object) -> str:
-    """Local date and time of a Unix time; a dash if it is not one."""
+    """Local date and time of a Unix time. A dash for other values."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(str(seconds))))
     except (ValueError, OverflowError, OSError):

@@ -34,7 +34,7 @@ def test_doctor_finds_that_a_resume_is_exact_here(sftctl: Sftctl) -> None:
     bad = replace(found, self_test=SelfTest(False, "x differs"), cpu_quota_cores=1.5, load=99.0)
     shown = "\n".join(printed(bad, 200))
     assert "self-test  FAILED: x differs" in shown
-    assert "a quota of 1.5" in shown and "others use them" in shown
+    assert "a quota of 1.5" in shown and "other programs use" in shown
     gpu = {"name": "H", "memory_bytes": 10**9, "compute_capability": "9.0", "bfloat16": True}
     shown = "\n".join(printed(replace(found, gpus=[gpu], nccl=True), 200))
     assert "H (1.0 GB, 9.0); NCCL yes, flash kernels no" in shown

@@ -55,7 +55,5 @@ def test_a_store_without_its_source_files_is_an_error(rows: Path) -> None:
     _, inputs = opened(rows)
     rows.unlink()
     config, again = opened(inputs.train.path)
-    with pytest.raises(
-        DataError, match="rows.jsonl: the text that .* was made of no longer exists"
-    ):
+    with pytest.raises(DataError, match="rows.jsonl: missing: .* was made from this file"):
         text_examples(config, again.train, again.tokenizer)

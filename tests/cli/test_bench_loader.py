@@ -189,7 +189,7 @@ def test_a_run_without_a_second_step_has_no_step_time(bench: Bench, tmp_path: Pa
     assert bench_train(words).exit_code == 0
     ran = bench("--run", str(run))
     assert ran.exit_code == 4
-    assert "its metrics.jsonl has no second step" in ran.stderr
+    assert "metrics.jsonl has no second step" in ran.stderr
 
 
 def test_missing_data_is_an_error_of_the_data(bench: Bench) -> None:
@@ -266,8 +266,8 @@ def test_a_skipped_setting_and_the_step_time_are_shown() -> None:
     assert "8.0 GB of memory free" in text
     assert "in step" in text and "1.25" in text
     assert "workers 9, pin off, prefetch 2, persistent on: skipped: needs about 78" in text
-    assert "judged by speed alone" not in text
-    assert "judged by speed alone" in rendered([good])
+    assert "recommended by speed alone" not in text
+    assert "recommended by speed alone" in rendered([good])
 
 
 def test_a_number_far_from_the_best_of_its_column_has_another_colour() -> None:

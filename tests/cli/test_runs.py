@@ -38,7 +38,7 @@ def test_a_killed_run_names_the_step_that_a_resume_goes_back_to() -> None:
     killed = RunLine(**facts, **losses, status="killed", step=150, last_checkpoint=100)
     saved = RunLine(**facts, status="stopped", step=100, last_checkpoint=100)
     for line, said in (
-        (killed, "a: sftctl resume runs/a (goes on from step 100)"),
+        (killed, "a: sftctl resume runs/a (continues from step 100)"),
         (saved, "a: sftctl resume runs/a\n"),
     ):
         console = Console(width=200, record=True, file=io.StringIO())

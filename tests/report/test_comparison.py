@@ -66,7 +66,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
 
 def test_more_runs_than_colours_are_refused(tmp_path: Path) -> None:
     runs = [toy_run(tmp_path, 1, f"run-{number}") for number in range(9)]
-    with pytest.raises(ConfigError, match="9 runs: a page draws at most 8 together"):
+    with pytest.raises(ConfigError, match="9 runs: a page can compare at most 8 runs"):
         write_comparison(runs, None)
     assert not (runs[0] / "comparison.html").exists()
 

@@ -158,7 +158,7 @@ def test_damaged_lines_are_left_out_with_a_remark(tmp_path: Path) -> None:
     assert record.steps.tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert record.remarks == [
         "metrics.jsonl:3: not a JSON object; 2 such lines left out",
-        "metrics.jsonl: 1 line without a new step number, left out",
+        "metrics.jsonl: 1 line left out: the step does not increase",
         "metrics.jsonl: 2 of 9 steps missing",
         "events.jsonl:18: not a JSON object; 1 such line left out",
     ]
@@ -189,7 +189,7 @@ def test_a_store_that_was_changed_since_is_not_shown(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     started = {"event": "started", "step": 0, "store": store, "data_fingerprint": "another"}
     write_lines(run / "events.jsonl", [started])
-    assert any("not the store that this run was trained on" in word for word in page_of(run).words)
+    assert any("was trained on another store" in word for word in page_of(run).words)
     write_lines(run / "events.jsonl", [started | {"data_fingerprint": None}])
     assert "What is trained" in page_of(run).words
 

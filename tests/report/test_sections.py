@@ -58,9 +58,9 @@ def test_of_many_events_the_last_500_are_listed_and_the_others_counted(tmp_path:
     write_lines(run / "events.jsonl", [sample(0, "Hi"), *warnings])
     page = sections.events(read_run(run)).text
     assert [row[1] for row in cells(page)] == [str(step) for step in range(4, 504)]
-    assert ">3 earlier ones are in events.jsonl<" in page
+    assert ">3 earlier events are in events.jsonl<" in page
     write_lines(run / "events.jsonl", warnings[3:])
-    assert "earlier ones" not in sections.events(read_run(run)).text
+    assert "earlier events" not in sections.events(read_run(run)).text
 
 
 def test_events_are_sentences_and_unknown_ones_have_their_fields(tmp_path: Path) -> None:

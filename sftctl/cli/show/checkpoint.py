@@ -64,7 +64,7 @@ def _facts(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _validation(validation: Mapping[str, Any]) -> str:
-    """The first and the last loss, and the best value of the goal, with its step."""
+    """The first and the last validation loss, and the best value with its step."""
     goal, step = validation.get("goal"), validation.get("best_step")
     of_what = f" {Goal.parsed(goal).shown}" if isinstance(goal, str) else ""
     named = (("first", "first"), ("best", f"best{of_what}"), ("last", "last"))
@@ -91,10 +91,9 @@ def _epoch(report: "Inspection") -> str:
 
 
 def _shown_epoch(report: "Inspection") -> float | None:
-    """The epoch of the last step, counted from 1 as on every screen. For a checkpoint of another
-    tool, the stored number.
+    """The epoch of the last step, from 1. For a checkpoint of another tool: the stored number.
 
-    After the last step of an epoch the stored position is that of the next epoch's first step.
+    After the last step of an epoch, the stored position is already in the next epoch.
     """
     epoch: float | None = report.facts.get("epoch")
     if not report.is_ours or epoch is None:
@@ -152,7 +151,7 @@ def _verdict(report: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _final(final: Mapping[str, Any]) -> str:
-    """The facts about final/."""
+    """The facts about `final/`, as text."""
     if final["problems"]:
         return f"damaged: {'; '.join(final['problems'])}"
     if final["step"] is None:
@@ -163,7 +162,7 @@ def _final(final: Mapping[str, Any]) -> str:
 
 
 def _siblings(reports: "Sequence[Inspection]") -> FittingTable:
-    """One row per checkpoint of a run, the oldest first."""
+    """A table with one row for each checkpoint of a run, the oldest first."""
     table = FittingTable(
         *("name", "step", "epoch", "loss", "LR", "size", "saved", "complete"),
         first_to_go=("LR", "saved", "epoch", "size", "name"),

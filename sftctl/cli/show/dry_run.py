@@ -1,4 +1,4 @@
-"""The screen of --dry-run: the run's size, learning rate, findings, and each setting's origin."""
+"""The output of --dry-run: findings, size, learning rate, and where each setting comes from."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def run_plan(plan: "RunPlan") -> RenderableType:
-    """The checks, the run's size and time, its learning rate, and the settings that are not the
-    default."""
+    """All findings, size and time of the run, the learning rate, and settings without defaults."""
     return Group(
         _findings(plan.findings),
         Text(""),
@@ -42,7 +41,7 @@ def _dot() -> str:
 
 
 def plot(points: Sequence[tuple[int, float]], dot: str) -> Iterator[str]:
-    """A curve of positive values as lines of text, the largest value at the top."""
+    """Draw a curve of positive values as lines of text. The largest value is at the top."""
     top = max(value for _, value in points) or 1.0
     heights = [round(value / top * (_ROWS - 1)) for _, value in points]
     for row in range(_ROWS - 1, -1, -1):
@@ -85,7 +84,7 @@ def _size(plan: "RunPlan") -> Table:
 
 
 def roughly(seconds: float) -> str:
-    """`4 minutes`: with no more digits than an estimate should have."""
+    """A time as a rough estimate, such as `4 minutes`."""
     for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= 1.5 * length:
             return counted(round(seconds / length), unit)

@@ -1,4 +1,4 @@
-"""A table that leaves out columns if it is too wide, and never shortens a cell."""
+"""A table that leaves out columns if the terminal is too narrow. Cells are never shortened."""
 
 from collections.abc import Iterable
 
@@ -13,10 +13,10 @@ _Row = tuple[list[Text], str | None]
 
 
 class FittingTable:
-    """A table with one line for each row, as long as the cells fit.
+    """A table with one line for each row, if the cells fit.
 
     If the terminal is too narrow, the columns in `first_to_go` are left out, in this order. A row
-    with fewer cells than columns is a remark, and does not count for the widths.
+    with fewer cells than columns is a remark. It does not make columns wider.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class FittingTable:
         self._rows: list[_Row] = []
 
     def add_row(self, *cells: str | Text, style: str | None = None) -> None:
-        """Add a row. Cells may come from a file: control characters are escaped."""
+        """Add a row. Control characters in the cells are escaped."""
         self._rows.append(([c if isinstance(c, Text) else Text(c) for c in cells], style))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -58,7 +58,7 @@ class FittingTable:
         yield table
 
     def _columns_that_fit(self, room: int) -> tuple[list[int], bool]:
-        """The columns to show, and whether they fit without folding the first one."""
+        """The indices of the columns to show, and whether they fit without wrapping the first."""
         widths = [self._width(number) for number in range(len(self._heads))]
         shown = [*range(len(self._heads))]
         for head in (*self._first_to_go, None):
@@ -68,7 +68,7 @@ class FittingTable:
         return shown, False
 
     def _width(self, number: int) -> int:
-        """The widest cell of a column; a head may have two lines."""
+        """The width of a column. The title of a column may have two lines."""
         head = max(map(cell_len, self._heads[number].split("\n")))
         complete = (cells for cells, _ in self._rows if len(cells) == len(self._heads))
         return max([head, *(cells[number].cell_len for cells in complete)])

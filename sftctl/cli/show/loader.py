@@ -1,4 +1,4 @@
-"""The screen of bench-loader: a table that grows during the measurement, coloured at the end."""
+"""The output of bench-loader: a table that grows during the measurement, and a coloured table."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SETTING = ("workers", "pin", "prefetch", "persistent")
 
-# Title, field, divisor, format, and whether more is better (None: no colour).
+# Title, field, divisor, format, and whether a larger number is better (None: no colour).
 _MEASURED: tuple[tuple[str, str, float, str, bool | None], ...] = (
     ("batches\n/s", "batches_per_s", 1, "{:,.0f}", True),
     ("tokens\n/s", "tokens_per_s", 1, "{:,.0f}", True),
@@ -44,7 +44,7 @@ _HEAT = ("black on green", "black on dark_sea_green", "black on khaki1", "black 
 
 @contextmanager
 def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], int, int], None]]:
-    """A table that grows while the sweep runs; only on a terminal."""
+    """Show a table of the results so far, if stderr is a terminal. Yields the progress function."""
     console = Console(file=sys.stderr, highlight=False)
     if not (wanted and console.is_terminal):
         yield lambda results, done, total: None
@@ -60,7 +60,7 @@ def live_table(*, wanted: bool) -> Iterator[Callable[[Sequence[LoaderResult], in
 
 
 def loader_report(report: "LoaderReport") -> RenderableType:
-    """The data and the machine, one row per setting, and the recommendation."""
+    """The recommendation, facts about data and machine, and a table with a row for each setting."""
     ranks = "" if report.num_ranks == 1 else f", {report.num_ranks} ranks at once"
     source = "" if report.source == "store" else ", tokenized while loading"
     facts = [
@@ -77,7 +77,7 @@ def loader_report(report: "LoaderReport") -> RenderableType:
     ]
     if report.step_time_s is None:
         lines.append(
-            "judged by speed alone; --run or --model compares it with the model's step time"
+            "recommended by speed alone; --run or --model also considers the model's step time"
         )
     table = _table(report.results, report.recommended)
     verdict = text_lines([f"recommended: {report.why}", "", *facts, ""])
@@ -108,7 +108,7 @@ def _cell(
     form: str,
     more_is_better: bool | None,
 ) -> Text:
-    """A number, coloured by how far it is from the best of its column."""
+    """A cell with a number. The colour shows how much worse it is than the best of its column."""
     value: Any = getattr(result, field)
     if value is None:
         return Text("")

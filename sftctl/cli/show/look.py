@@ -1,4 +1,4 @@
-"""The screen of `sftctl init`: facts about the data, and the two commands to type next."""
+"""The output of `sftctl init`: facts about the data, and the two commands to type next."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def found_in(look: "Look", output: Path) -> RenderableType:
-    """The facts about the data and the run, then the commands."""
+    """A table of facts about the data and the run, and the commands to type next."""
     table, manifest, plan = facts_table(), look.manifest, look.plan
     dropped = f"; {dropped_rows(manifest.rows_dropped)}" if manifest.rows_dropped else ""
     rows = f"{manifest.rows_kept:,} of {counted(manifest.rows_read, 'row')} can be used{dropped}"

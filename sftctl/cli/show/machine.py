@@ -1,4 +1,4 @@
-"""The screen of `sftctl doctor`: the verdict of the self-test, then the machine."""
+"""The output of `sftctl doctor`: the result of the self-test, then facts about the machine."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def diagnosis(found: "Diagnosis") -> RenderableType:
-    """One screen."""
+    """A table with all results."""
     table = facts_table()
     ok = found.self_test.passed
     verdict = "ok" if ok else "FAILED"
@@ -50,13 +50,13 @@ def _cores(found: "Diagnosis") -> str:
     text += f", a quota of {quota:g}" if quota is not None else ""
     text += f", {counted(found.num_threads, 'thread')} per rank"
     if found.load is not None:
-        busy = ": others use them, steps are slow now" if found.load > found.usable_cores else ""
+        busy = ": other programs use the cores" if found.load > found.usable_cores else ""
         text += f"; load {found.load:.1f}{busy}"
     return text
 
 
 def _speed(found: "Diagnosis") -> str:
-    """The measured rate of each dtype, and which dtype is faster."""
+    """The measured rate of each dtype, and the fastest dtype."""
     rates = ", ".join(
         f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in found.flops_per_s.items()
     )

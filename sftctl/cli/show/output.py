@@ -1,6 +1,6 @@
 """Print results on stdout, as JSON or as text.
 
-Also the parts (tables, escaped text) that the output of all commands is built from.
+Also has tables and escaped text, which the output of all commands consists of.
 """
 
 import io
@@ -17,14 +17,11 @@ from sftctl import jsonio
 from sftctl.cli import streams
 from sftctl.words import printable
 
-_ANY_WIDTH = 100_000  # assumed for a pipe: nothing is wrapped, a table has all its columns
+_ANY_WIDTH = 100_000  # width for a pipe: no line is wrapped, and tables have all columns
 
 
 def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) -> None:
-    """Print on stdout: `value` as one JSON document, or `text()`.
-
-    For JSON, `text` is not called.
-    """
+    """Print `value` as one JSON document, or else print the result of `text`."""
     if as_json:
         with streams.results():
             sys.stdout.buffer.write(jsonio.dump_printable(value))
@@ -33,15 +30,15 @@ def emit(value: object, text: Callable[[], RenderableType], *, as_json: bool) ->
 
 
 def show(renderable: RenderableType) -> None:
-    """Print text on stdout. In a pipe, lines are not wrapped and have no trailing blanks.
+    """Print text on stdout. In a pipe, lines are not wrapped, and have no trailing blanks.
 
-    Control characters in the text are escaped; styles come from rich alone. A plain str is one
-    line; `text_lines` makes several.
+    Control characters in the text are escaped. A str is printed as one line; use `text_lines` for
+    several lines.
     """
     if isinstance(renderable, str):
         renderable = Text(printable(renderable))
     on_terminal = sys.stdout.isatty()
-    memory = io.StringIO()  # printing directly, rich would fail or exit if nobody reads stdout
+    memory = io.StringIO()  # not stdout, because rich exits if stdout is closed
     console = Console(
         file=memory,
         force_terminal=on_terminal or None,
@@ -65,17 +62,17 @@ def show(renderable: RenderableType) -> None:
 
 
 def stacked(*parts: RenderableType) -> RenderableType:
-    """The parts, one below the other."""
+    """All parts, one below the other."""
     return Group(*parts)
 
 
 def text_lines(lines: Iterable[str]) -> Text:
-    """Lines of text; a line break within one of them is escaped."""
+    """Several lines of text. A line break inside a line is escaped."""
     return Text("\n".join(map(printable, lines)))
 
 
 class SafeTable(Table):
-    """A table whose cells may come from a file: line breaks and control characters are escaped."""
+    """A table in which line breaks and control characters of cells are escaped."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         super().add_row(*map(_safe_cell, cells), **options)
@@ -100,5 +97,5 @@ def facts_table() -> SafeTable:
         pad_edge=False,
     )
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")  # rich would shorten a path that is wider than the column
+    table.add_column(overflow="fold")  # otherwise rich would shorten long paths
     return table

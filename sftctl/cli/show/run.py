@@ -1,4 +1,4 @@
-"""How a run ended, as text."""
+"""The lines that `train` and `resume` print at the end of a run."""
 
 import math
 
@@ -10,8 +10,7 @@ from sftctl.words import counted, in_shell
 
 
 def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType:
-    """How a run ended, and the commands to type next. For an adapter, the export command merges
-    it."""
+    """How a run ended, and the commands to type next. `is_adapter`: the run trained an adapter."""
     where = in_shell(summary.run_dir)
     lines = {
         "finished": f"finished: step {summary.step} of {summary.total_steps}",
@@ -31,7 +30,7 @@ def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType
     if summary.num_skipped:
         skipped = counted(summary.num_skipped, "step")
         text.append(f"{skipped} without an update: the loss or gradient was not finite")
-    if summary.training_time_s > 0:  # the rate leaves out validations and saves
+    if summary.training_time_s > 0:  # without the time of evaluations and saves
         seconds = summary.training_time_s
         rate = summary.num_tokens / seconds
         text.append(f"{summary.num_tokens} tokens in {seconds:.1f} s ({rate:.0f} per second)")
@@ -48,7 +47,7 @@ def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType
 
 
 def _validation(summary: RunSummary) -> str:
-    """The first and the last validation loss, and the step of the last."""
+    """The first and the last validation loss, and the step of the last evaluation."""
     first, last = summary.first_validation_loss, summary.validation_loss
     if first is None or last is None or not (math.isfinite(first) and math.isfinite(last)):
         return (
@@ -66,7 +65,7 @@ def _final(summary: RunSummary) -> str:
     """The step of `final/`, and the reason if it is not the last step."""
     text = f"final/ is step {summary.final_step}"
     if summary.final_step != summary.best_step:
-        return f"{text}: the best of the checkpoints that are there"
+        return f"{text}: the best of the existing checkpoints"
     return f"{text}: the best {summary.best_of}, {_loss(summary.best)}"
 
 

@@ -1,4 +1,4 @@
-"""The runs of a folder, as a table."""
+"""The output of `sftctl runs`: a table of runs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ _STYLES = {"failed": "red", "damaged": "red", "killed": "yellow", "running": "gr
 
 
 def runs_table(folder: Path, lines: Sequence[RunLine]) -> RenderableType:
-    """One row for each run; below the table, the runs' validation sets and the next command."""
+    """A table with one row for each run. Below it: losses of validation sets, and next commands."""
     if not lines:
         name = in_shell(f"{folder}/NAME")
-        return text_lines([f"no runs in {folder}; `sftctl train --output-dir {name}` adds"])
+        return text_lines([f"no runs in {folder}; `sftctl train --output-dir {name}` starts one"])
     table = FittingTable(*_COLUMNS, first_to_go=_FIRST_TO_GO, right=("step", "loss", "tok/s"))
     for line in lines:
         table.add_row(*_cells(line))
@@ -60,7 +60,7 @@ def _cells(line: RunLine) -> list[str | Text]:
 
 
 def _validation(line: RunLine) -> str:
-    """The first and the last validation loss, or only the first if there was no other."""
+    """The first and the last validation loss. If there is only one, it is shown once."""
     if line.validation_loss is None:
         return "-"
     first, last = _loss(line.first_validation_loss), _loss(line.validation_loss)
@@ -68,7 +68,7 @@ def _validation(line: RunLine) -> str:
 
 
 def _best(line: RunLine) -> str:
-    """The best evaluation and its step; without validation the lowest loss of a step."""
+    """The best evaluation and its step. Without evaluations: the lowest loss of a step."""
     if line.best is not None and line.best_step is not None:
         name = "" if line.best_of == "validation loss" else f"{line.best_of} "
         return f"{name}{_loss(line.best)} at {line.best_step}"
@@ -78,10 +78,10 @@ def _best(line: RunLine) -> str:
 
 
 def _goes_back(line: RunLine) -> str:
-    """The step that a resume goes back to, if it is before the last trained step."""
+    """The step from which a resume would continue, if this is not the last step."""
     if line.status in ("finished", "damaged") or line.step == (line.last_checkpoint or 0):
         return ""
-    return f" (goes on from step {line.last_checkpoint or 0})"
+    return f" (continues from step {line.last_checkpoint or 0})"
 
 
 def _sets(line: RunLine) -> str:

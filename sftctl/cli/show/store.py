@@ -1,4 +1,4 @@
-"""The screen of prepare-data: how many rows were kept or dropped, examples, progress."""
+"""The output of prepare-data: counts of rows and examples, shown examples, and the progress."""
 
 import sys
 import time
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from sftctl.data.prepare.builder import Progress
     from sftctl.data.prepare.prepare import PreparedStore
 
-_EVERY_S = 0.2  # on a terminal
+_EVERY_S = 0.2  # how often progress is shown on a terminal
 _EVERY_S_PIPED = 30.0
 _MOST_FILES = 100
 
 
 def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
-    """The size of the store, and how many rows were kept, truncated, split and dropped."""
+    """A table: the size of the store, and how many rows were kept, truncated, split or dropped."""
     manifest, table = prepared.manifest, facts_table()
     table.add_row("store", f"{path}{' (reused: nothing changed)' if prepared.is_reused else ''}")
     if prepared.replaced:
@@ -67,7 +67,7 @@ def prepared_store(prepared: "PreparedStore", path: Path) -> RenderableType:
 
 
 def _add_files(table: Table, manifest: "StoreManifest") -> None:
-    """The rows of each file if there are several, the columns not read, and mixed shapes."""
+    """Add the rows of each file, the columns that were not read, and files with mixed formats."""
     for source in manifest.sources[:_MOST_FILES]:
         dropped = f", {dropped_rows(source.rows_dropped)}" if source.rows_dropped else ""
         name = f"{source.name} = " if source.name else ""
@@ -83,7 +83,7 @@ def _add_files(table: Table, manifest: "StoreManifest") -> None:
 
 
 def _columns_left(manifest: "StoreManifest") -> dict[tuple[str, ...], str]:
-    """The columns that were not read, and the files that have them."""
+    """Columns that were not read -> a text that names the files with these columns."""
     files: dict[tuple[str, ...], list[str]] = {}
     for source in manifest.sources:
         if source.columns_left:
@@ -105,7 +105,7 @@ def _audit(audit: "Audit") -> Text:
     cut = f"; {audit.turns_cut:,} are truncated at the maximum length" if audit.turns_cut else ""
     if audit.targets_weighted:
         tokens = counted(audit.targets_weighted, "target token has", "target tokens have")
-        cut += f"; {tokens} another weight than 1"
+        cut += f"; {tokens} a weight that is not 1"
     return Text(
         f"ok: every example has target tokens; {audit.turns - audit.turns_cut:,} of "
         f"{counted(audit.turns, 'trained turn')} end with a trained end-of-turn token{cut}"
@@ -118,9 +118,9 @@ def _tokens_lost(manifest: "StoreManifest", reason: str) -> str:
 
 
 def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
-    """Conversations. The trained tokens are green and between « and »; all other text is dim.
+    """Show examples as text. Trained tokens are green, between « and ». Other text is dim.
 
-    A weight other than 1 follows its tokens: «text»×0.5.
+    A weight that is not 1 is written after the tokens: «text»×0.5.
     """
     text = Text()
     for number, runs in enumerate(examples):
@@ -134,15 +134,16 @@ def show_examples(examples: list[list[tuple[str, float]]]) -> RenderableType:
 
 
 def _shown_part(part: str) -> str:
-    """A part of an example. No line of it can look like the head of another example."""
+    """A part of an example. A line that looks like the title of an example is escaped."""
     return printable(part, keep="\n").replace("\n--- example", "\n\\--- example")
 
 
 @contextmanager
 def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
-    """Show rate and time left: one line rewritten in place on a terminal, else a line per 30 s.
+    """Show the rate and the time left. Yields the progress function.
 
-    On a terminal the line is erased at the end, because the result or an error is printed there.
+    On a terminal, one line is rewritten, and erased at the end. Otherwise a line is written every
+    30 seconds.
     """
     on_terminal = sys.stderr.isatty()
     started = shown_at = time.monotonic()
@@ -166,7 +167,7 @@ def preparation_progress() -> Iterator[Callable[["Progress"], None]]:
 
 
 def progress_line(progress: "Progress", elapsed_s: float) -> str:
-    """`12,000 rows, 9,100,000 tokens, 21.3 MB/s, 25%, 0:14 left`."""
+    """The progress as text: `12,000 rows, 9,100,000 tokens, 21.3 MB/s, 25%, 0:14 left`."""
     rate = progress.num_bytes / max(elapsed_s, 1e-9)
     line = f"{progress.num_rows:,} rows, {progress.num_tokens:,} tokens, {format_bytes(rate)}/s"
     if progress.total_bytes and rate:

@@ -1,4 +1,4 @@
-"""Tables of a checkpoint's tensors: their statistics, and the changes to another checkpoint."""
+"""Tables about tensors: the statistics of a checkpoint, and the changes between two checkpoints."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from sftctl.inspection.tensors.statistics import TensorStatistics
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MOST_ROWS = 2000  # of all tensors
-_SHOWN = 20  # rows of a ranking; all are in --json
+_MOST_ROWS = 2000  # the longest table of tensors
+_SHOWN = 20  # the longest table of changed tensors; --json has all
 
 
 def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
-    """One row per tensor, with its histogram from min to max as bars."""
+    """A table with one row for each tensor. A histogram from min to max is drawn as bars."""
     numbers_shown = ("norm", "mean", "std", "min", "max", "NaN", "Inf")
     table = FittingTable(
         *("name", "dtype", "shape", *numbers_shown, "min to max"),
@@ -28,7 +28,7 @@ def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
         title="tensors",
     )
     shown = [one for one in statistics if one.shape or not one.name.endswith(".step")]
-    for one in shown[:_MOST_ROWS]:  # without the optimizer's step of each parameter
+    for one in shown[:_MOST_ROWS]:
         numbers = (one.norm, one.mean, one.std, one.min, one.max)
         bad = [Text(_count(n), style="red" if n else "") for n in (one.num_nan, one.num_inf)]
         shape = "x".join(map(str, one.shape)) or "()"
@@ -40,13 +40,13 @@ def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
 
 
 def _bars(counts: tuple[int, ...]) -> str:
-    """One character per bin. The fullest bin is the highest bar, and an empty bin is a blank."""
+    """One character for each bin of a histogram. An empty bin is a blank."""
     top = max(counts, default=0)
     return "".join(_BARS[-(-c * (len(_BARS) - 1) // top)] if c else " " for c in counts)
 
 
 def diff_report(diff: "CheckpointDiff") -> RenderableType:
-    """The differences between two checkpoints, with the most changed tensors first."""
+    """All differences between two checkpoints. The tensors that changed most come first."""
     table = facts_table()
     table.add_row("a", f"{diff.a.path} ({diff.a.format})")
     table.add_row("b", f"{diff.b.path} ({diff.b.format})")
@@ -68,7 +68,7 @@ def diff_report(diff: "CheckpointDiff") -> RenderableType:
 
 
 def _shown(value: object) -> str:
-    """A value of a manifest, without digits that only come from rounding."""
+    """A value of a manifest as text. Floats have six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
