@@ -28,10 +28,36 @@ QUESTION = [{"role": "user", "content": "Hi"}]
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=false", False), ("a = 3", 3), ("a=low", "low"), ('a="false"', "false"), ("a=", "")],
+    [
+        *(("a=false", False), ("a=False", False), ("a= FALSE", False), ("a=True", True)),
+        *(("a = 3", 3), ("a=low", "low"), ('a="false"', "false"), ("a='off'", "off")),
+        *(('a=""', ""), ("a=noon", "noon")),
+    ],
 )
 def test_an_option_is_read_as_toml_or_as_text(text: str, value: Any) -> None:
-    assert template_options([text]) == {"data.template_options": {"a": value}}
+    read = template_options([text])["data.template_options"]
+    assert isinstance(read, dict)
+    assert read == {"a": value}
+    assert type(read["a"]) is type(value)  # 0 == False
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        *(("no", "a=false"), ("Off", "a=false"), ("yes", "a=true"), ("ON", "a=true")),
+        *(("None", "a='\"None\"'"), ("null", "or leave the option out"), ("", "a='\"\"'")),
+    ],
+)
+def test_a_text_that_may_be_a_truth_value_is_refused(value: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="is this a truth value or a text") as caught:
+        template_options([f"a={value}"])
+    assert hint in str(caught.value.hint)
+
+
+def test_an_option_with_two_values_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a is given twice, with different values"):
+        template_options(["a=true", "a=false"])
+    assert template_options(["a=true", "a=True"]) == {"data.template_options": {"a": True}}
 
 
 def test_a_template_with_options_is_the_template_with_the_variables_set(tmp_path: Path) -> None:
