@@ -555,6 +555,9 @@ CALL_FORMS = [  # where other tools write the arguments, and the tools
         says="nulls were removed",
     ),
     Case([CONVERSATION, calling({"name": "f", "town": "Jena"})], ["Hello"], {"bad_shape": 1}),
+    Case(  # ms-swift writes each of several calls as a message
+        [{"messages": [Q, *([{"role": "tool_call", "content": CALLED}] * 2)]}], [CALLED + CALLED]
+    ),
     Case([calling({"name": "f", "arguments": json.dumps('{"a": 1}')})], [CALLED]),
     Case([calling({"name": "f", "arguments": json.dumps("{'a': 1}")})], [],
          says="are not JSON", exit_code=3),

@@ -12,7 +12,7 @@ from sftctl.data.conversations.marks import TurnWeights
 from sftctl.data.conversations.message_list import Message
 from sftctl.data.conversations.not_a_number import row_with_nan
 from sftctl.data.conversations.padding import drop_padding
-from sftctl.data.conversations.parsed_row import ParsedRow
+from sftctl.data.conversations.parsed_row import ParsedRow, join_calls
 from sftctl.data.conversations.shapes import (
     ROW_KEYS,
     SHAPES,
@@ -112,8 +112,10 @@ def from_row(
             raise BadRow("empty", "every message is empty", "remove the row")
         if all(message["role"] != "assistant" for message in parsed.messages):
             refuse_answer_elsewhere(fields, parsed.used)
-        if parsed.tools is None and any("tool_calls" in m for m in parsed.messages):
-            refuse_tools_elsewhere(fields)
+        if any("tool_calls" in message for message in parsed.messages):
+            join_calls(parsed)
+            if parsed.tools is None:
+                refuse_tools_elsewhere(fields)
         digest = _digest(parsed)
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None

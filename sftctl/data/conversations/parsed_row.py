@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftctl.data.conversations.contents import text_of
-from sftctl.data.conversations.marks import TurnWeights
+from sftctl.data.conversations.marks import TurnWeights, moved
 from sftctl.data.conversations.message_list import Message, parsed_turns, plain
 from sftctl.data.conversations.tool_calls import tool_list, wrapped
 from sftctl.data.ledger import BadRow
@@ -14,6 +14,7 @@ Row = dict[str, Any]
 
 TOOLS = ("tools", "functions")
 SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+_ONE_MESSAGE = "write the turn as one message: its reasoning, its text, then all of its calls"
 _ANY_TOOLS, _ANY_SYSTEM = frozenset(TOOLS), frozenset(SYSTEM)
 
 
@@ -130,3 +131,41 @@ def pairs(history: object, parsed: ParsedRow) -> list[list[str]]:
     if found:
         parsed.used.append("history")
     return found
+
+
+def join_calls(parsed: ParsedRow) -> None:
+    """Join a message with tool calls to the assistant message directly before it.
+
+    Both are one turn at inference. In two messages, the model would learn to stop after the first,
+    and the second would follow a prompt that no server sends. ms-swift writes each call as a
+    message. Raises BadRow if one turn can't have both messages unchanged.
+    """
+    kept, messages = list[int](), list[Message]()
+    for number, message in enumerate(parsed.messages):
+        is_call = message["role"] == "assistant" and "tool_calls" in message
+        if is_call and messages and messages[-1]["role"] == "assistant":
+            where = f"messages {number} and {number + 1} are one assistant turn, but "
+            if any((number - 1 in m) != (number in m) for m in (parsed.untrained, parsed.weights)):
+                raise BadRow("bad_shape", f"{where}only one of them is marked", _ONE_MESSAGE)
+            if parsed.weights.get(number - 1) != parsed.weights.get(number):
+                raise BadRow("bad_shape", f"{where}their weights differ", _ONE_MESSAGE)
+            messages[-1] = _joined(messages[-1], message, where)
+        else:
+            kept.append(number)
+            messages.append(message)
+    if len(kept) < len(parsed.messages):
+        parsed.messages = messages
+        parsed.untrained = {new for new, old in enumerate(kept) if old in parsed.untrained}
+        parsed.weights = moved(parsed.weights, kept)
+
+
+def _joined(first: Message, second: Message, where: str) -> Message:
+    """One message. Raises BadRow if its text or reasoning would have to follow a call or a text."""
+    text, reasoning = first["content"].strip(), first.get("reasoning_content")
+    if second["content"].strip() and (text or "tool_calls" in first):
+        raise BadRow("bad_shape", f"{where}the second has a text", _ONE_MESSAGE)
+    if second.get("reasoning_content") and (text or reasoning or "tool_calls" in first):
+        raise BadRow("bad_shape", f"{where}the second has reasoning", _ONE_MESSAGE)
+    message = first | second | {"content": first["content"] if text else second["content"]}
+    message["tool_calls"] = [*first.get("tool_calls", ()), *second["tool_calls"]]
+    return message if reasoning is None else message | {"reasoning_content": reasoning}

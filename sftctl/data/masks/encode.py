@@ -29,7 +29,7 @@ from sftctl.errors import EngineDiffers
 from sftctl.model.tokenizer.encoders import Ids, Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
-MASK_RULES_VERSION = 7
+MASK_RULES_VERSION = 8
 """Increase this number when a change of the code changes rendered texts, tokens or masks."""
 
 

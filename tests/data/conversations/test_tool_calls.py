@@ -193,3 +193,63 @@ def test_wrapping_keeps_the_hash_of_a_row() -> None:
     )
     assert bare.tools == wrapped.tools
     assert bare.digest != wrapped.digest
+
+
+def call(name: str, **more: Any) -> dict[str, Any]:
+    value = json.dumps({"name": name, "arguments": {}})
+    return {"role": "tool_call", "content": value, **more}
+
+
+SAYS = {"role": "assistant", "content": "Let me see."}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [{"name": "g", "arguments": {}}]}
+RESULT = {"role": "tool", "content": "4"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "texts", "calls"),
+    [
+        ([call("f"), call("g"), RESULT, RESULT, ANSWER], ["", "Hello"], [["f", "g"], []]),
+        ([SAYS, call("f"), call("g"), RESULT], ["Let me see."], [["f", "g"]]),
+        ([SAYS, CALLS, RESULT, call("f")], ["Let me see.", ""], [["g"], ["f"]]),
+        ([ANSWER, SAYS, call("f")], ["Hello", "Let me see."], [[], ["f"]]),
+        ([call("f"), SAYS], ["", "Let me see."], [["f"], []]),  # a call after a text is another
+    ],
+)
+def test_a_call_is_one_turn_with_the_assistants_message_before_it(
+    turns: list[Any], texts: list[str], calls: list[list[str]]
+) -> None:
+    found = [m for m in read({"messages": [USER, *turns]}).messages if m["role"] == "assistant"]
+    assert [message["content"] for message in found] == texts
+    names = [[one["function"]["name"] for one in m.get("tool_calls", ())] for m in found]
+    assert names == calls
+
+
+def test_joined_calls_keep_marks_and_reasoning() -> None:
+    marked = [SAYS | {"loss": False, "reasoning": "Hm."}, call("f", loss=False), RESULT]
+    last = [call("f", weight=0.5), call("g", weight=0.5)]
+    row = read({"messages": [USER, *marked, USER, *last]})
+    assert row.untrained == {1}
+    assert row.messages[1]["reasoning_content"] == "Hm."
+    assert [*row.weights] == [4]
+    assert row.weights[4].message == 0.5
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([SAYS | {"train": False}, call("f")], "messages 2 and 3 .* only one of them is marked"),
+        ([SAYS, call("f", weight=0.5)], "only one of them is marked"),
+        ([SAYS | {"weight": 2}, call("f", weight=0.5)], "their weights differ"),
+        ([SAYS, CALLS | {"content": "Now."}], "the second has a text"),
+        ([call("f"), CALLS | {"content": "Now."}], "the second has a text"),
+        ([call("f"), CALLS | {"reasoning": "Hm."}], "the second has reasoning"),
+    ],
+)
+def test_a_turn_that_can_not_be_joined_unchanged_is_refused(turns: list[Any], message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        read({"messages": [USER, *turns]})
+
+
+def test_a_prompt_and_a_completion_are_not_one_turn_if_the_completion_calls() -> None:
+    with pytest.raises(BadRow, match="messages 2 and 3 .* only one of them is marked"):
+        read({"prompt": [USER, SAYS], "completion": [call("f")]})
