@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from sftctl.environment import sync
 from sftctl.errors import SftctlError
+from sftctl.words import in_shell
 
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of libraries that are written in Rust
 TEMPORARY_PREFIX = ".tmp-"
@@ -51,6 +53,40 @@ def refusals(
         raise error(f"{path}: {what}: {problem.strerror or problem}", hint) from problem
 
 
+def who_may_not_read(path: Path) -> str | None:
+    """Whose rights are missing: "user bob may not read x: its mode is -rw-------, its owner …".
+
+    It names the first folder on the path that may not be entered, if there is one. None if the
+    rights allow to read the path, or if it is not there.
+    """
+    place = path.absolute()
+    try:
+        closed = next((one for one in reversed(place.parents) if not _allows(one, os.X_OK)), None)
+        found, verb = (place, "read") if closed is None else (closed, "enter")
+        status = found.stat()
+    except OSError:
+        return None
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if closed is None and _allows(place, os.R_OK | (os.X_OK if is_folder else 0)):
+        return None
+    return (
+        f"user {_name_of_user(os.geteuid())} may not {verb} {found}: its mode is "
+        f"{stat.filemode(status.st_mode)}, its owner {_name_of_user(status.st_uid)}; "
+        f"`chmod {'+rx' if is_folder else '+r'} {in_shell(found)}` by its owner changes that"
+    )
+
+
+def _allows(path: Path, access: int) -> bool:
+    return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _name_of_user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
     """Turn errors of safetensors and tokenizers about a file into the OSError that caused them."""
@@ -70,7 +106,8 @@ def system_errors() -> Iterator[None]:
 def read_refusals(
     path: Path, error: type[SftctlError], hint: str | None = None, missing: str | None = None
 ) -> Iterator[None]:
-    """Turn an OSError into `error`: "PATH: Permission denied".
+    """Turn an OSError into `error`: "PATH: Permission denied". The hint then says whose rights are
+    missing.
 
     `missing` replaces the system's message for a file that does not exist.
     """
@@ -80,7 +117,10 @@ def read_refusals(
         reason = problem.strerror or problem
         if missing is not None and isinstance(problem, FileNotFoundError):
             reason = missing
-        raise error(f"{path}: {reason}", FILES_OPEN.get(problem.errno or 0, hint)) from problem
+        hint = FILES_OPEN.get(problem.errno or 0, hint)
+        if isinstance(problem, PermissionError):
+            hint = who_may_not_read(path) or hint
+        raise error(f"{path}: {reason}", hint) from problem
 
 
 def require_utf8(path: Path, error: type[SftctlError]) -> None:

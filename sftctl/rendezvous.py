@@ -94,6 +94,12 @@ def _open(
         )
     except (RuntimeError, ValueError, TypeError) as problem:
         reason = str(problem).strip().splitlines()[0]
+        if "EADDRINUSE" in reason:
+            raise RankAlone(
+                f"rank {rank} can't wait for the others at {host}:{port}: another program listens "
+                "there",
+                "give all ranks another MASTER_PORT, or end that program",
+            ) from problem
         raise RankAlone(
             f"rank {rank} can't meet the others at {host}:{port}: {reason}", _hint()
         ) from problem
@@ -165,6 +171,6 @@ class _Wait:
             )
         if now > self._speaks_at:
             self._speaks_at = now + _REPEAT_S
-            with suppress(BrokenPipeError):
+            with suppress(OSError):
                 text = f"waiting for {whom}, for at most {self._longest_s:g} s{self.reason}"
                 print(text, file=sys.stderr, flush=True)

@@ -116,6 +116,12 @@ def test_a_server_that_is_not_rank_0_is_named_as_such(
         meet(1, 2, ("127.0.0.1", silent_port, None), lambda: None, longest_wait_s=0.3)
 
 
+def test_rank_0_names_a_program_that_has_its_port(silent_port: int) -> None:
+    with pytest.raises(ConfigError, match="can't wait .*: another program listens there$") as error:
+        meet(0, 2, ("127.0.0.1", silent_port, None), lambda: None, longest_wait_s=0.3)
+    assert "another MASTER_PORT" in (error.value.hint or "")
+
+
 def test_a_host_without_an_address_is_in_the_line_that_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ from sftctl.cli import report as report_page
 from sftctl.cli.guide import doctor, init
 from sftctl.cli.guide.help import Command, columns
 from sftctl.cli.guide.hints import hint_for, unknown_key, unknown_option
-from sftctl.disk import FILES_OPEN
+from sftctl.disk import FILES_OPEN, who_may_not_read
 from sftctl.errors import (
     EXIT_INTERRUPTED,
     MORE_MEMORY,
@@ -145,6 +146,11 @@ def _stdout_failed(problem: OSError) -> int:
     if problem.errno in _LIMITS:
         name = f"{problem.filename!s:.80}: " if problem.filename is not None else ""
         report(ConfigError(f"{name}{problem.strerror}", hint=_LIMITS[problem.errno]))
+        return ConfigError.exit_code
+    if problem.errno == errno.EACCES and problem.filename is not None:
+        file = Path(os.fsdecode(problem.filename))
+        hint = who_may_not_read(file) or "change its rights, or name another path"
+        report(ConfigError(f"{file}: {problem.strerror}", hint))
         return ConfigError.exit_code
     if problem.errno != errno.ENOSPC or problem.filename is not None:
         raise problem

@@ -50,7 +50,7 @@ def inspect_ckpt(
         if other is not None:
             _show_diff(*reports, as_json=json)
         else:
-            _show(reports[0], tensors, as_json=json)
+            reports = [_show(reports[0], tensors, as_json=json)]
     damage = [text for report in reports for text in report.damage]
     if damage:
         hints = [report.damage_hint for report in reports if report.damage]
@@ -58,7 +58,8 @@ def inspect_ckpt(
         raise CheckpointError("; ".join(damage[:_SHOWN] + more), hint=hints[0])
 
 
-def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> None:
+def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> "Inspection":
+    """Print the report. Returns it, with what the numbers of its tensors say if they were read."""
     from sftctl.cli.show.checkpoint import checkpoint_report
     from sftctl.cli.show.output import emit, stacked
     from sftctl.cli.show.tensors import statistics_table
@@ -69,15 +70,18 @@ def _show(report: "Inspection", tensors: bool, *, as_json: bool) -> None:
             lambda: checkpoint_report(report),
             as_json=as_json,
         )
-        return
+        return report
+    from sftctl.inspection.tensors.judged import with_values_judged
     from sftctl.inspection.tensors.statistics import tensor_statistics
 
     statistics = tensor_statistics(report)
+    report = with_values_judged(report, statistics)
     emit(
         report.to_json() | {"tensors": statistics} if as_json else None,
         lambda: stacked(checkpoint_report(report), statistics_table(statistics)),
         as_json=as_json,
     )
+    return report
 
 
 def _show_diff(a: "Inspection", b: "Inspection", *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Inspect a checkpoint of any format. FORMATS lists the formats in the order in which they are
 tried."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sftctl.data.manifest import StoreManifest
 from sftctl.data.storage.hashes import first_wrong
-from sftctl.disk import refusals
+from sftctl.disk import FILES_OPEN, who_may_not_read
 from sftctl.errors import CheckpointError, DataError, NoCheckpoint
 from sftctl.inspection.formats.distributed import inspect_distributed, is_distributed
 from sftctl.inspection.formats.files import verify_archives
@@ -64,19 +65,18 @@ from sftctl.inspection.formats.trainers.orbax import (
     is_orbax,
     is_orbax_output,
 )
-from sftctl.inspection.formats.trainers.per_rank import (
-    inspect_per_rank,
-    inspect_verl,
-    inspect_verl_output,
-    is_per_rank,
-    is_verl,
-    is_verl_output,
-)
+from sftctl.inspection.formats.trainers.per_rank import inspect_per_rank, is_per_rank
 from sftctl.inspection.formats.trainers.torchtune import (
     inspect_torchtune,
     inspect_torchtune_output,
     is_torchtune,
     is_torchtune_output,
+)
+from sftctl.inspection.formats.trainers.verl import (
+    inspect_verl,
+    inspect_verl_output,
+    is_verl,
+    is_verl_output,
 )
 from sftctl.inspection.formats.transformers_trainer import (
     inspect_trainer_checkpoint,
@@ -85,6 +85,7 @@ from sftctl.inspection.formats.transformers_trainer import (
     is_trainer_output,
 )
 from sftctl.inspection.inspection import Inspection
+from sftctl.inspection.other_kinds import is_of_a_model, kind_of_other
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import problems_of_final
 from sftctl.runs.newest import run_around, runs_nearby
@@ -141,9 +142,14 @@ def inspect_path(path: Path, verify: bool = False) -> Inspection:
     in the result. Raises NoCheckpoint if no format recognises the path. Raises CheckpointError if
     this process may not read it.
     """
-    hint = "it needs a path that you may read; `ulimit -n` shows how many files may be open"
-    with refusals(path, CheckpointError, hint, what="can't be read"):
+    try:
         return _inspect(path, verify)
+    except OSError as problem:
+        place = path if problem.filename is None else Path(os.fsdecode(problem.filename))
+        hint = "it needs a path that you may read; `ulimit -n` shows how many files may be open"
+        hint = FILES_OPEN.get(problem.errno or 0, who_may_not_read(place) or hint)
+        reason = f"{place}: can't be read: {problem.strerror or problem}"
+        raise CheckpointError(reason, hint) from problem
 
 
 def _inspect(path: Path, verify: bool) -> Inspection:
@@ -157,6 +163,7 @@ def _inspect(path: Path, verify: bool) -> Inspection:
         if not path.exists():
             raise NoCheckpoint(f"{path}: no such file or folder", hint=runs_nearby(path))
         _refuse_parts_of_runs(path)
+        _refuse_other_kinds(path)
         if inside := files_to_inspect(path):
             raise NoCheckpoint(
                 f"{path}: a folder with {counted(len(inside), 'file')} of weights, such as "
@@ -185,6 +192,18 @@ def _refuse_parts_of_runs(path: Path) -> None:
     lost = RunDir(path)
     if lost.config_file.is_file() and lost.checkpoints.is_dir():
         raise NoCheckpoint(f"{lost.run_file}: missing", hint="put it back from a copy")
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """NoCheckpoint for a part of a model, and for a path of another kind that is known."""
+    if is_of_a_model(path) and _format_of(path.parent) is not None:
+        folder = path.parent
+        raise NoCheckpoint(
+            f"{path}: a part of the checkpoint in its folder",
+            hint=f"inspect the folder: `sftctl inspect-ckpt {in_shell(folder)}`",
+        )
+    if kind := kind_of_other(path):
+        raise NoCheckpoint(f"{path}: {kind.what}", hint=kind.hint)
 
 
 _CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ from sftctl.model.load import configuration, from_configuration, require_names
 from sftctl.model.loss import LossModule
 from sftctl.model.presets import is_preset
 from sftctl.model.source import ModelSource, on_stderr
+from sftctl.model.tokenizer.library_warnings import library_warnings
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def fake_model(
     Names and shapes of the weights are compared with those in the files; no weight is read. With
     `adapter`, the model has this adapter. Raises the same ConfigErrors as `load_model`.
     """
+    warn = cache(warn)  # the same file is read several times
     config = configuration(name, tokenizer, new_tokens, warn)
     is_dense = name.endswith(".gguf") or not isinstance(config.dtype, torch.dtype)
     stored_dtype = (
@@ -106,10 +109,11 @@ def fake_model(
         if is_preset(name)
         else from_hub_or_disk(f"model {name}", ModelSource.of(name))
     )
-    with shapes_fit, FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
-        model = from_configuration(config)
-    if adapter is not None:
-        add_adapter(model, adapter, 0, mode)
+    with library_warnings(f"model {name}", warn):
+        with shapes_fit, FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
+            model = from_configuration(config)
+        if adapter is not None:
+            add_adapter(model, adapter, 0, mode)
     return FakeModel(model, mode, device, stored_dtype)
 
 

@@ -12,10 +12,11 @@ from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError, lacks_memory
 from sftctl.model.folder.load_errors import from_hub_or_disk
 from sftctl.model.folder.other_kinds import require_trainable
-from sftctl.model.folder.quantized import WEIGHT_FILES
+from sftctl.model.folder.read_files import has_weights, require_file_read
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
 from sftctl.model.folder.tokenizer_files import require_embeddings
 from sftctl.model.folder.weight_names import RENAMES, Names, Warn, forget_renames, renamed
+from sftctl.model.folder.weight_values import values_of
 from sftctl.model.gguf.file import require_whole_model, set_sizes, unread_scaling, unused_tensors
 from sftctl.model.minimind import load_minimind, minimind_configuration
 from sftctl.model.presets import is_preset, preset_config
@@ -66,14 +67,9 @@ def configuration(
 ) -> "PretrainedConfig":
     """The `transformers` configuration of the model that `load_model` would load."""
     if is_preset(name):
-        hf = tokenizer.hf
-        return preset_config(
-            name,
-            tokenizer.vocab_size,
-            bos_token_id=hf.bos_token_id,
-            eos_token_id=hf.eos_token_id,
-            pad_token_id=hf.pad_token_id,
-        )
+        kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
+        ids = {kind: getattr(tokenizer.hf, kind) for kind in kinds}
+        return preset_config(name, tokenizer.vocab_size, **ids)
     source = ModelSource.of(name)
     require_model_folder(name, warn)
     if source.is_minimind:
@@ -106,8 +102,8 @@ def load_pretrained(
     """Load the model of a directory, a hub name, a .gguf or a .pth file, with weights in `dtype`.
 
     With "auto", weights keep the dtype in which they are stored (float32 for .gguf and .pth files).
-    Raises ConfigError if a weight is missing in the files. `warn` receives a line about unused
-    tensors, and a line about prefixes that were removed from names.
+    Raises ConfigError if a weight is missing in the files, or is not finite. `warn` receives a line
+    about unused tensors, and a line about prefixes that were removed from names.
     """
     quiet()
     source = ModelSource.of(name)
@@ -116,16 +112,17 @@ def load_pretrained(
         narrow = torch.float32 if dtype == "auto" else dtype
         return load_minimind(Path(source.location), warn, narrow)
     config = _configuration(name, source, warn)  # raises its errors before any weight is loaded
+    require_file_read(name, Path(name))
     options = {"dtype": torch.float32 if source.is_gguf and dtype == "auto" else dtype}
     model, names = _from_files(name, source, config, options, warn)
     if source.is_gguf:
-        names = replace(
-            names, unexpected={*names.unexpected, *unused_tensors(model, source.gguf_path)}
-        )
+        unused = unused_tensors(model, source.gguf_path)
+        names = replace(names, unexpected={*names.unexpected, *unused})
         if problem := unread_scaling(model.config, source.gguf_path):
             warn(f"model {name}: {problem}")
     names.require(f"model {name}", warn)
     require_tied_head(name, model)
+    values_of(model).require(f"model {name}", warn)
     return model
 
 
@@ -134,12 +131,13 @@ def require_names(name: str, config: "PretrainedConfig", warn: Warn = on_stderr)
 
     Other models, such as .gguf files, are checked when they are loaded.
     """
-    source = ModelSource.of(name)
-    if source.is_gguf or not any(any(Path(source.location).glob(one)) for one in WEIGHT_FILES):
+    source, folder = ModelSource.of(name), Path(name)
+    if source.is_gguf or not has_weights(folder):
         return
+    require_file_read(name, folder)
     _, names = _from_files(name, source, config, {"device_map": "meta"}, warn)
     names.require(f"model {name}", warn)
-    require_tied_files(name, config, Path(source.location))
+    require_tied_files(name, config, folder)
 
 
 def _from_files(

@@ -15,6 +15,7 @@ import torch
 
 from sftctl.errors import ConfigError
 from sftctl.model.folder.weight_names import Names, Warn, plain_name, renamed
+from sftctl.model.folder.weight_values import values_of
 from sftctl.model.presets import preset_config
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedMode
     if line := renamed(str(path), stored):
         warn(line)
     model.load_state_dict(weights, strict=False)
+    values_of(model).require(str(path), warn)
     return model
 
 

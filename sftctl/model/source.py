@@ -1,12 +1,15 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
 import logging
+import re
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +33,7 @@ _SETTINGS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
 )
 _RIGHTS = "change its permissions, or copy the model"
+_MOST_LOOKED_AT = 100  # folders inside
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 NO_CODE = {"trust_remote_code": False}
 """Arguments for every call that loads a configuration, model or tokenizer. Without them,
@@ -38,6 +42,7 @@ transformers asks on stdin whether it may run the Python files of a model. With 
 sftctl …` it would run them.
 """
 
+_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 _CHECK = "check the path: it is relative to the current folder"
 
 
@@ -84,10 +89,13 @@ class ModelSource:
         if path.suffix == ".pth":
             if not path.is_file():
                 raise ConfigError(f"{name}: no such file", hint=_CHECK)
+            with read_refusals(path, ConfigError, _RIGHTS):
+                path.open("rb").close()
             return cls(name, {})
         if path.is_dir():  # a directory is never searched on the hub
             return cls(name, {"local_files_only": True} | NO_CODE)
         _refuse_other_file(path)
+        _refuse_address(name)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
         if name in PRESETS:  # the name is for a tokenizer: a preset as a model does not get here
@@ -103,6 +111,15 @@ class ModelSource:
                 hint=f"did you mean {similar[0]}?" if similar else _CHECK,
             )
         return cls(name, NO_CODE if hub_resolves() else {"local_files_only": True} | NO_CODE)
+
+
+def _refuse_address(name: str) -> None:
+    """ConfigError for an address. The page of a model on the hub has its name."""
+    if "://" not in name and not name.startswith(("huggingface.co/", "hf.co/")):
+        return
+    found = _PAGE.match(name)
+    hint = f"give its name on the hub: {found[1]}" if found else "download it, and name its folder"
+    raise ConfigError(f"{printable(name)}: an address, not a name on the hub", hint)
 
 
 def _refuse_other_file(path: Path) -> None:
@@ -135,7 +152,8 @@ def hub_resolves() -> bool:
 @cache
 def on_stderr(message: str) -> None:
     """Print a warning about a model or tokenizer. Each text is printed once in a process."""
-    print(f"warning: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):  # a full disk
+        print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def quiet() -> None:
@@ -232,11 +250,15 @@ def tokenizer_class(source: ModelSource) -> Any:
 
 
 def _inside(folder: Path, name: str) -> str | None:
-    """A hint with the subfolder of a run or a store that has the file; None if there is none."""
-    found = [
-        folder / inner for inner in ("final", "tokenizer") if (folder / inner / name).is_file()
-    ]
-    return f"did you mean {found[0]}?" if found else None
+    """A hint with the subfolder that has the file: of a run, a store, a cache of the hub, or of
+    another folder around models (the newest one). None if there is none."""
+    places = [folder / "final", folder / "tokenizer"]
+    for pattern in ("snapshots/*", "*"):
+        inner = islice(folder.glob(pattern), _MOST_LOOKED_AT)
+        found = [one for one in inner if (one / name).is_file()]
+        places += sorted(found, key=lambda one: (one / name).stat().st_mtime, reverse=True)
+    named = next((place for place in places if (place / name).is_file()), None)
+    return None if named is None else f"did you mean {named}?"
 
 
 def tell_of_code(source: ModelSource, warn: Callable[[str], None] = on_stderr) -> None:

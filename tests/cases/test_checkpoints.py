@@ -15,10 +15,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.inspection.inspect import FORMATS, inspect_path
 from tests.toys.commands import Result
-from tests.toys.models import toy_base
+from tests.toys.models import toy_base, with_tokenizer
 from tests.toys.tools.accelerate import save_by_accelerate, save_fsdp_by_accelerate
 from tests.toys.tools.adapters import save_adapter, save_mlx_adapter, save_mlx_model
 from tests.toys.tools.deepspeed import (
@@ -38,6 +37,7 @@ from tests.toys.tools.others import (
     save_orbax,
     save_torchtune,
     save_verl,
+    save_verl_by_megatron,
 )
 
 Make = Callable[[Path], Path]
@@ -61,12 +61,6 @@ class Case:
     ranks: int | None = None
     problems: tuple[str, ...] = ()
     next: str | None = None  # a part of the advice; None: problems leave none
-
-
-def with_tokenizer(folder: Path) -> Path:
-    for file in SAMPLE_TOKENIZER.iterdir():
-        shutil.copy(file, folder)
-    return folder
 
 
 def without(make: Make, *names: str) -> Make:
@@ -301,6 +295,18 @@ OTHERS: dict[str, Case] = {
         without(save_megatron_sharded, "__0_0.distcp"),
         "Megatron checkpoint (torch_dist)", 100, None, 4, ("__0_0.distcp: missing",),
     ),
+    "megatron, sharded, no common.pt": Case(
+        without(save_megatron_sharded, "common.pt"),
+        "Megatron checkpoint (torch_dist)", 100, problems=("common.pt: missing",),
+    ),
+    "megatron, sharded, no common.pt, above": Case(
+        lambda f: without(save_megatron_sharded, "common.pt")(f).parent,
+        "Megatron checkpoint (torch_dist)", 100, problems=("common.pt: missing",),
+    ),
+    "megatron, torch_dcp": Case(
+        without(save_megatron_sharded, "common.pt", "metadata.json"),
+        "Megatron checkpoint (torch_dcp)", 100, ranks=1, next="dcp_to_torch",
+    ),
     "an adapter with half of its matrices": Case(
         half_of_an_adapter, "PEFT adapter directory",
         problems=(
@@ -339,6 +345,27 @@ OTHERS: dict[str, Case] = {
     ),
     "verl, exported": Case(
         verl_with_model, "verl checkpoint", 20, None, 2, next="sftctl train --model"
+    ),
+    "verl by megatron": Case(
+        save_verl_by_megatron, "verl checkpoint (actor; Megatron)", 20, next="--backend megatron"
+    ),
+    "verl by megatron, a role": Case(
+        lambda f: save_verl_by_megatron(f, "parts") / "actor",
+        "verl checkpoint (actor; Megatron)", 20, next="--backend megatron",
+    ),
+    "verl by megatron, output, a lost file": Case(
+        lambda f: without(save_verl_by_megatron, "actor/dist_ckpt/__0_0.distcp")(f).parent,
+        "verl checkpoint (actor; Megatron)", 20,
+        problems=("actor/dist_ckpt/__0_0.distcp: missing",),
+    ),
+    "verl by megatron, older": Case(
+        lambda f: save_verl_by_megatron(f, "ranks"), "verl checkpoint (actor; Megatron)", 20,
+        next="--backend megatron",
+    ),
+    "verl by megatron, older, a rank without its file": Case(
+        without(lambda f: save_verl_by_megatron(f, "ranks"), "actor/model/mp_rank_01/model.pt"),
+        "verl checkpoint (actor; Megatron)", 20,
+        problems=("actor/model/mp_rank_01/model.pt: missing",),
     ),
     "lightning": Case(
         lambda f: save_lightning(f / "x.ckpt"), "Lightning checkpoint file", 30, 2, next=SHOW

@@ -1,8 +1,11 @@
 """Downloads and copies that went wrong, as people report them: inspect-ckpt says what is there."""
 
+import gzip
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -83,7 +86,7 @@ FOLDERS: dict[str, tuple[Damage, str | None, str]] = {
     ),
     "a pipe as config.json": (piped, "config.json: not a regular file", "correct this file"),
     "zero 3, not gathered": (
-        emptied, "config.json: 16 tensors of another shape than config.json says: lm_head.weight i",
+        emptied, "config.json: 21 tensors of another shape than config.json says: lm_head.weight i",
         "save it again with its weights gathered",
     ),
     "macOS's own file": (
@@ -210,3 +213,105 @@ def test_the_model_of_a_folder_is_proposed_and_not_its_projector(tmp_path: Path)
     with pytest.raises(NoCheckpoint) as refused:
         inspect_path(tmp_path)
     assert f"`sftctl inspect-ckpt {tmp_path / 'a-Q4.gguf'}`" in str(refused.value.hint)
+
+
+def pipeline(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+
+
+ELSE: dict[str, tuple[str, Damage, str, str]] = {
+    # its name, how it is made, what it is, and what to do
+    "a zip of a model": (
+        "m.zip", lambda f: ZipFile(f, "w").writestr("m/config.json", "{}"),
+        "a zip archive that torch.save did not write", "unpack it",
+    ),
+    "a tar of a model": (
+        "m.tar", lambda f: f.write_bytes(tarfile.TarInfo("m").tobuf()),
+        "a tar archive", "unpack it",
+    ),
+    "gzip": ("m.tar.gz", lambda f: f.write_bytes(gzip.compress(b"x")), "compressed by gzip", ""),
+    "weights of Keras": (
+        "m.h5", lambda f: f.write_bytes(b"\x89HDF\r\n\x1a\n"), "an HDF5 file", "convert it",
+    ),
+    "a model for inference": (
+        "m.onnx", lambda f: f.write_bytes(b"\x08\x07"), "an ONNX model", "take the model",
+    ),
+    "rows": (
+        "rows.jsonl", lambda f: f.write_text("{}\n"), "not a checkpoint; row", "`sftctl train --da",
+    ),
+    "zeros": ("m.dat", lambda f: f.write_bytes(bytes(99)), "zero bytes", "download it again"),
+    "config.json of a model": (
+        "m/config.json", lambda f: toy_base().save_pretrained(f.parent),
+        "a part of the checkpoint in its folder", "inspect the folder: `sftctl inspect-ckpt",
+    ),
+    "an index": (
+        "m/model.safetensors.index.json",
+        lambda f: toy_base().save_pretrained(f.parent, max_shard_size="10KB"),
+        "a part of the checkpoint in its folder", "inspect the folder: `sftctl inspect-ckpt",
+    ),
+    "a pipeline of diffusers": (
+        "sd", pipeline,
+        "a pipeline of diffusers", "sftctl trains and inspects language models",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ELSE)
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, sftctl: Sftctl, kind: str) -> None:
+    name, make, what, hint = ELSE[kind]
+    make(path := tmp_path / name)
+    result = sftctl("inspect-ckpt", path)
+    assert result.exit_code == 4
+    assert result.error.startswith(f"error: {path}: {what}"), result.error
+    assert f"hint: {hint}" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.gguf"])
+def test_a_file_that_begins_with_zero_bytes_is_an_unfinished_download(
+    model: Path, name: str
+) -> None:
+    weights(model).unlink()
+    (model / name).write_bytes(bytes(100_000))
+    shown = model / name if name == "x.gguf" else model
+    found = inspect_path(shown)
+    assert f"{name}: {NOT_FINISHED}: it begins with zero bytes" in found.problems
+    assert found.damage_hint.startswith("finish the download")
+
+
+INSIDE: dict[str, tuple[str, ...]] = {
+    "a cache of the hub": ("snapshots/abc",),
+    "a Trainer's output": ("checkpoint-10", "checkpoint-20"),
+    "unpacked twice": ("m",),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_a_folder_around_a_model_names_the_model_to_train(
+    tmp_path: Path, sftctl: Sftctl, kind: str
+) -> None:
+    for number, name in enumerate(INSIDE[kind]):
+        toy_base().save_pretrained(tmp_path / name)
+        os.utime(tmp_path / name / "config.json", (number, number))
+    result = sftctl("train", "--model", tmp_path, "--dry-run")
+    assert result.exit_code == 2
+    assert f"hint: did you mean {tmp_path / INSIDE[kind][-1]}?" in result.stderr
+
+
+ADDRESSES = {
+    "https://huggingface.co/Qwen/Qwen3-0.6B": "give its name on the hub: Qwen/Qwen3-0.6B",
+    "huggingface.co/Qwen/Qwen3-0.6B/tree/main": "give its name on the hub: Qwen/Qwen3-0.6B",
+    "https://example.org/model.tar.gz": "download it, and name its folder",
+    "s3://bucket/model": "download it, and name its folder",
+}
+
+
+@pytest.mark.parametrize("option", ["--model", "--tokenizer"])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_of_a_model_has_the_name_to_give(
+    sftctl: Sftctl, address: str, option: str
+) -> None:
+    result = sftctl("train", option, address, "--dry-run")
+    error = f"error: {address}: an address, not a name on the hub"
+    assert (result.exit_code, result.error) == (2, error)
+    assert f"hint: {ADDRESSES[address]}\n" in result.stderr

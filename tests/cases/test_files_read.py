@@ -45,6 +45,19 @@ def also_in_the_other(folder: Path, change: float) -> None:
             return put(folder, other, NORM, tensors[NORM] + change)
 
 
+def in_torch_files(folder: Path, change: float) -> None:
+    """The same two parts as files of `torch.save`, with one tensor in both."""
+    also_in_the_other(folder, change)
+    index = (folder / INDEX).read_text()
+    for file in (FIRST, SECOND):
+        other = file.replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+        torch.save(load_file(folder / file), folder / other)
+        index = index.replace(file, other)
+        (folder / file).unlink()
+    (folder / INDEX).unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(index)
+
+
 def renamed(folder: Path, name: str) -> None:
     single(folder)
     (folder / "model.safetensors").rename(folder / name)
@@ -68,6 +81,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor in two files": (
         lambda folder: also_in_the_other(folder, 1.0),
         f"{NORM} is in {FIRST} and, with other values, in {SECOND}",
+    ),
+    "a tensor in two files of torch": (
+        lambda folder: in_torch_files(folder, 1.0),
+        f"{NORM} is in pytorch_model-00001-of-00002.bin and, with other values, in "
+        "pytorch_model-00002-of-00002.bin",
     ),
     "a tensor of int64": (
         lambda folder: put(folder, FIRST, "lm_head.weight", torch.ones(64, 16, dtype=torch.int64)),
@@ -147,6 +165,7 @@ def without_parts(folder: Path) -> None:
 LOADED: dict[str, Callable[[Path], None]] = {
     "an index of before": without_parts,
     "absolute paths": absolute,
+    "a tensor in two files of torch with the same values": lambda folder: in_torch_files(folder, 0),
     "a class that nobody has": lambda folder: with_config(folder, architectures=["Foo"]),
     "another class of the family": lambda folder: with_config(
         folder, architectures=["LlamaForSequenceClassification"]

@@ -1,6 +1,5 @@
 """Complete, cut, split and quantized model files: train and inspect-ckpt agree."""
 
-import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +16,20 @@ from sftctl.inspection.inspect import inspect_path
 from sftctl.model.load import load_pretrained, require_names
 from tests.toys.commands import Result
 from tests.toys.foreign import gguf_key, gguf_tensor, gguf_text, write_gguf
-from tests.toys.models import FAMILIES, Tensors, toy_base, write_base, write_gguf_model
+from tests.toys.models import (
+    FAMILIES,
+    Tensors,
+    toy_base,
+    with_tokenizer,
+    write_base,
+    write_gguf_model,
+)
 
 Sftctl = Callable[..., Result]
 Change = Callable[[Tensors], Tensors]
 SHORT = ("--max-steps", "1", "--batch-size", "4")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
 LFS = "a Git LFS pointer, not the file itself"
-
-
-def with_tokenizer(folder: Path) -> Path:
-    for file in SAMPLE_TOKENIZER.iterdir():
-        shutil.copy(file, folder)
-    return folder
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -88,8 +88,7 @@ def test_what_train_refuses_is_incomplete_to_inspect_ckpt(tmp_path: Path, kind: 
     [problem] = found.problems
     assert problem.startswith("config.json: ") and not found.complete and found.advice is None
     said = refused.value.message.removeprefix(f"model {folder}: ")
-    if kind != "an adapter that is not merged":
-        assert problem == f"config.json: {said}"
+    assert problem == f"config.json: {said}"
 
 
 def _pickled(folder: Path, change: Change, *, legacy: bool = False) -> Path:
@@ -108,6 +107,13 @@ HEADS: dict[str, tuple[Change, dict[str, object], str | None]] = {
     ),
     "tied and absent": (
         lambda tensors: _without(tensors, "lm_head"), {"tie_word_embeddings": True}, None,
+    ),
+    "tied, and no embedding": (
+        lambda tensors: _without(tensors, "embed_tokens"), {"tie_word_embeddings": True}, None,
+    ),
+    "no embedding, where it is not tied": (
+        lambda tensors: _without(tensors, "embed_tokens"), {},
+        "1 tensor of the model is not in the files: model.embed_tokens.weight",
     ),
     "of its own, where it is tied": (
         lambda tensors: {**tensors, "lm_head.weight": torch.ones_like(tensors["lm_head.weight"])},
@@ -244,6 +250,52 @@ def test_a_prefix_that_is_the_name_of_the_body_is_accepted_by_both(tmp_path: Pat
     assert load_pretrained(str(folder)) is not None
 
 
+def test_what_the_libraries_warn_about_is_a_note_of_inspect_ckpt(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_tokenizer(write_base(tmp_path / "m", toy_base(vocab_size=2048)))
+    file = folder / "config.json"
+    file.write_bytes(jsonio.dump_line(jsonio.loads(file.read_bytes()) | {"pad_token_id": -1}))
+    found = inspect_path(folder)
+    assert capfd.readouterr().err == ""
+    assert any("pad_token_id must be" in note for note in found.notes)
+    assert len({*found.notes}) == len(found.notes) and found.problems == []
+
+
+UNREAD = "neither model.safetensors nor pytorch_model.bin nor an index of parts is in it, and train"
+OTHER_NAMES = {
+    "consolidated.safetensors": "rename the file, if it has tensors of these names",
+    "model.fp16.safetensors": "rename the file, if it has tensors of these names",
+    "pytorch_model.pt": "rename the file, if it has tensors of these names",
+    "x.gguf": "name the .gguf file itself: ",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_weights_under_a_name_that_is_not_read_are_refused_alike(
+    tmp_path: Path, sftctl: Sftctl, name: str
+) -> None:
+    base = toy_base(vocab_size=2048, max_position_embeddings=2048)
+    folder = with_tokenizer(write_base(tmp_path / "m", base))
+    (folder / "model.safetensors").rename(folder / name)
+    arguments = ("train", "--model", folder, *SHORT, "--output-dir", tmp_path / "run")
+    results = [sftctl(*arguments, "--dry-run"), sftctl(*arguments)]
+    for result in results:
+        assert result.exit_code == 2
+        assert result.error.startswith(f"error: model {folder}: {UNREAD} reads no other file")
+        assert f"hint: {OTHER_NAMES[name]}" in result.stderr
+    assert not (tmp_path / "run").exists()
+    if name.endswith(".safetensors"):
+        assert inspect_path(folder).problems == [results[0].error.partition(f"{folder}: ")[2]]
+
+
+def test_a_dry_run_takes_a_folder_without_weights(tmp_path: Path, sftctl: Sftctl) -> None:
+    base = toy_base(vocab_size=2048, max_position_embeddings=2048)
+    folder = with_tokenizer(write_base(tmp_path / "m", base))
+    (folder / "model.safetensors").unlink()
+    assert sftctl("train", "--model", folder, *SHORT, "--dry-run").exit_code == 0
+
+
 def test_what_transformers_warns_about_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +366,17 @@ def test_quantized_weights_that_config_json_does_not_mention_are_refused(
     with pytest.raises(ConfigError) as refused:
         load_pretrained(str(folder))
     assert refused.value.message.startswith(f"model {folder}: its weights are of type {name}")
+
+
+def test_a_mask_of_attention_in_the_files_is_no_quantized_weight(tmp_path: Path) -> None:
+    """Files of before 2023 hold GPT-2's mask, which is not a weight."""
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+    folder = write_base(
+        tmp_path / "m", toy_base("gpt2", **GPT2), lambda t: t | {"transformer.h.0.attn.bias": mask}
+    )
+    load_pretrained(str(folder))
+    found = inspect_path(with_tokenizer(folder))
+    assert (found.problems, found.format) == ([], "Hugging Face model directory")
 
 
 def test_scales_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
@@ -629,9 +692,7 @@ def test_code_of_its_own_is_noted_and_judged_as_train_judges_it(
     assert found.problems == []
     named = f"modeling_x.py, named by auto_map in {folder / 'config.json'}"
     if family != "llama9":
-        assert found.notes == [
-            f"the model's own code is not run: {named}; train uses transformers' classes"
-        ]
+        assert found.notes == [f"not run: {named}; transformers' own classes are used"]
         assert found.advice == f"`sftctl train --model {folder}` starts a run from its weights"
         load_pretrained(str(folder))
     else:

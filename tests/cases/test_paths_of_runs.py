@@ -69,6 +69,19 @@ def test_a_part_of_a_run_is_no_run_for_other_commands_either(sftctl: Sftctl, run
         )
 
 
+def test_train_names_the_command_that_makes_a_model_of_a_checkpoint(
+    sftctl: Sftctl, run: Path
+) -> None:
+    model = run / "checkpoints/step-00000002"
+    result = sftctl("train", "--model", model, "--dry-run")
+    assert result.exit_code == 2
+    assert result.error == f"error: model {model}: a checkpoint of a run, not a model"
+    typed = shlex.split(result.stderr.partition("hint: `")[2].partition("`")[0])
+    assert typed == ["sftctl", "export", str(model)]
+    assert sftctl(*typed[1:], "--output", run.parent / "made").exit_code == 0
+    assert sftctl("train", "--model", run.parent / "made", "--dry-run").exit_code == 0
+
+
 @pytest.mark.parametrize("cache", ["kept", "lost"])
 def test_a_moved_run_continues_or_names_the_key_that_has_to_be_corrected(
     sftctl: Sftctl,

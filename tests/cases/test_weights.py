@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sftctl import jsonio
 from sftctl.errors import ConfigError
 from sftctl.model.load import load_pretrained
+from tests.toys.commands import Result
 from tests.toys.models import FAMILIES, Tensors, toy_base, write_base, write_gguf_model
 
 Change = Callable[[Tensors], Tensors]
@@ -265,3 +267,66 @@ def test_the_names_of_a_gguf_file_are_judged_by_the_same_rules(tmp_path: Path, k
         return
     load_pretrained(str(file), said.append)
     assert said == ([f"model {file}: {warned}"] if warned else [])
+
+
+NAN, INF = float("nan"), float("inf")
+UP, EMBEDDING = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"
+
+
+def valued(name: str, value: float, places: int | None = 1) -> Change:
+    """One tensor with a value in its first place, or in all places."""
+
+    def change(tensors: Tensors) -> Tensors:
+        changed = tensors[name].clone()
+        changed.view(-1)[:places] = value
+        return tensors | {name: changed}
+
+    return change
+
+
+VALUES: dict[str, tuple[Change, str | None, str | None]] = {
+    # what is done, what refuses it, what is only said
+    "a NaN": (valued(UP, NAN), f"1 tensor has NaN or infinite numbers ({UP})", None),
+    "an infinite number in a norm": (
+        valued("model.norm.weight", -INF),
+        "1 tensor has NaN or infinite numbers (model.norm.weight)", None,
+    ),
+    "two tensors": (
+        lambda tensors: valued(UP, NAN)(valued(EMBEDDING, INF)(tensors)),
+        f"2 tensors have NaN or infinite numbers ({EMBEDDING}, {UP})", None,
+    ),
+    "an embedding of zeros": (
+        valued(EMBEDDING, 0, None), f"its embedding has zeros alone ({EMBEDDING})", None,
+    ),
+    "the end of a file is zeros": (
+        lambda tensors: valued(UP, 0, None)(valued("lm_head.weight", 0, None)(tensors)), None,
+        "2 matrices have zeros alone, as in a file that was not copied to its end: "
+        f"lm_head.weight, {UP}",
+    ),
+    "a norm of zeros": (valued("model.norm.weight", 0, None), None, None),
+    "the largest numbers": (valued(UP, 3e38, None), None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_numbers_that_no_model_has_are_said_alike_by_train_and_inspect_ckpt(
+    tmp_path: Path, sftctl: Callable[..., Result], kind: str
+) -> None:
+    change, refused, said = VALUES[kind]
+    folder, lines = write_base(tmp_path / "base", toy_base(), change), list[str]()
+    if refused is None:
+        load_pretrained(str(folder), lines.append)
+    else:
+        with pytest.raises(ConfigError) as caught:
+            load_pretrained(str(folder), lines.append)
+        assert caught.value.message == f"model {folder}: {refused}" and caught.value.hint
+    assert lines == ([f"model {folder}: {said}"] if said else [])
+    assert sftctl("inspect-ckpt", folder).exit_code == 0  # it reads no numbers
+    result = sftctl("inspect-ckpt", folder, "--tensors", "--json")
+    found = jsonio.loads(result.stdout)
+    assert found["problems"] == ([refused] if refused else [])
+    assert (found["complete"], result.exit_code) == ((False, 4) if refused else (True, 0))
+    assert said is None or said in found["notes"]
+    if refused:
+        assert result.error == f"error: {folder}: {refused}"
+        assert f"hint: {caught.value.hint}\n" in result.stderr

@@ -91,6 +91,16 @@ def test_a_full_disk_under_a_help_text_is_one_error_line(words: list[str]) -> No
     ]
 
 
+def test_full_disks_under_both_streams_keep_the_exit_code() -> None:
+    with open("/dev/full", "wb") as full:
+        number = full.fileno()
+        assert run("--help", stdout=number, stderr=number).returncode == 2
+        assert run_warm("runs", stdout=number, stderr=number).returncode == 2
+        assert run_warm(*TINY, "--output-dir", "run", stderr=number).returncode == 0
+        assert run_warm("train", "none.toml", stderr=number).returncode == 2
+    assert events_of(Path("run"))[-1] == "finished"
+
+
 def test_tables_in_a_pipe_have_no_trailing_blanks() -> None:
     done = run_warm("train", "--dry-run", "--model", "tiny")
     lines = done.stdout.decode().splitlines()

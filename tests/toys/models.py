@@ -1,5 +1,6 @@
 """Small models of several families as folders and .gguf files, with names and tensors changed."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sftctl import jsonio
+from sftctl.data.sample import SAMPLE_TOKENIZER
 
 Tensors = dict[str, torch.Tensor]
 _SIZES: dict[str, Any] = {
@@ -55,6 +57,13 @@ def write_base(
         made = AutoConfig.from_pretrained(folder)
         made.update(config)
         made.save_pretrained(folder)
+    return folder
+
+
+def with_tokenizer(folder: Path) -> Path:
+    """The folder with the sample's tokenizer in it."""
+    for file in SAMPLE_TOKENIZER.iterdir():
+        shutil.copy(file, folder)
     return folder
 
 

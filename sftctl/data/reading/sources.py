@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sftctl.data.reading.folders import TRAINING, Wanted, files_below, matching
-from sftctl.disk import hash_file
+from sftctl.disk import hash_file, who_may_not_read
 from sftctl.errors import DataError
 
 STANDARD_INPUT = "-"
@@ -103,10 +103,8 @@ def unreadable(name: str, problem: OSError) -> DataError:
     reason = (problem.strerror or str(problem)).lower()
     if isinstance(problem, FileNotFoundError):
         return DataError(f"{name}: {reason}", _nearby(Path(name)))
-    return DataError(
-        f"{name}: {reason}",
-        "check that the file is complete and that you have permission to read it",
-    )
+    hint = "check that the file is complete and that you have permission to read it"
+    return DataError(f"{name}: {reason}", who_may_not_read(Path(name)) or hint)
 
 
 def _files(path: Path, wanted: Wanted, left_out: list[str] | None = None) -> list[Path]:

@@ -1,6 +1,6 @@
 """Find values in config.json that make training impossible. Loads no transformers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sftctl.model.folder.config_edits import edit_of_type, wrong_size
@@ -12,6 +12,11 @@ _EMBEDDINGS = {  # model_type -> how the name of the embedding tensor ends
     "bloom": "word_embeddings.weight", "falcon": "word_embeddings.weight",
     "opt": "decoder.embed_tokens.weight", "mamba": "embeddings.weight",
 }  # fmt: skip
+_FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "granite", "gemma", "gemma2",
+    "gemma3_text", "phi3", "olmo2",
+)  # fmt: skip
+"""Types to propose if config.json has no model_type."""
 
 
 class Misfit(NamedTuple):
@@ -21,16 +26,12 @@ class Misfit(NamedTuple):
     edit: str
 
 
-def misfit_of_values(
-    config: Mapping[str, Any], names: Mapping[str, Any], families: Collection[str]
-) -> Misfit | None:
-    """A value that no model can have, or a model type that contradicts the tensors' names; or None.
-
-    `families` are the model types to propose if config.json has none.
-    """
+def misfit_of_values(config: Mapping[str, Any], names: Mapping[str, Any]) -> Misfit | None:
+    """A value that no model can have, or a model type that contradicts the tensors' names; or
+    None."""
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
-        return Misfit("no model_type", edit_of_type(config, families))
+        return Misfit("no model_type", edit_of_type(config, _FAMILIES))
     if wrong := wrong_size(config):
         return Misfit(*wrong)
     tied = config.get("tie_word_embeddings")

@@ -1,5 +1,7 @@
 """Read the files of another tool. Problems are collected instead of raised."""
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from zipfile import is_zipfile
 
 from sftctl import jsonio
 from sftctl.checkpoint.tensor_index import StoredTensor, stored_tensors
+from sftctl.disk import who_may_not_read
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.inspection import (
     NO_TENSORS,
@@ -30,6 +33,7 @@ _DATA = (*TORCH_SUFFIXES, ".safetensors", ".gguf", ".ckpt", ".nemo", ".distcp")
 _MAY_BE_POINTERS = (*_DATA, ".json")
 _UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download")
 _NEVER_EMPTY = (*_LOADED_SUFFIXES, ".safetensors", ".gguf", ".nemo")
+_NO_RIGHTS = os.strerror(errno.EACCES)
 _LONGEST_POINTER_BYTES = 1024
 _LONGEST_JSON_BYTES = 1 << 26
 
@@ -44,7 +48,7 @@ class Files:
     problems: list[str] = field(default_factory=list)
     remedies: dict[str, str] = field(default_factory=dict)  # problem -> what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
-    # files whose content does not fit their name, such as Git LFS pointers
+    # files that are not read: Git LFS pointers, web pages, files without the right to read them
     pointers: frozenset[str] = frozenset()
 
     @classmethod
@@ -54,18 +58,21 @@ class Files:
         found = [path] if path.is_file() else sorted(filter(_is_read, inside))
         root = folder_of(path)
         sizes = {str(file.relative_to(root)): file.stat().st_size for file in found}
-        small = [name for name, size in sizes.items() if size < _LONGEST_POINTER_BYTES]
+        rights = {name: who_may_not_read(root / name) for name in sizes}
+        closed = {f"{name}: {_NO_RIGHTS}": hint for name, hint in rights.items() if hint}
+        small = [n for n, size in sizes.items() if size < _LONGEST_POINTER_BYTES and not rights[n]]
         pointers = {
             name for name in small if name.endswith(_MAY_BE_POINTERS) and _is_pointer(root / name)
         }
-        problems = [f"{name}: {LFS_PROBLEM}" for name in sorted(pointers)]
+        problems = [*closed, *(f"{name}: {LFS_PROBLEM}" for name in sorted(pointers))]
         for name in sizes:
-            if (problem := _problem_of_begin(root / name, name)) is not None:
+            if rights[name] is None and (problem := _problem_of_begin(root / name, name)):
                 pointers.add(name)
                 problems.append(f"{name}: {problem}")
         problems += _problems_of_names(path)
         saved_at = max((file.stat().st_mtime for file in found), default=None)
-        return cls(path, sizes, saved_at, problems, pointers=frozenset(pointers))
+        unread = frozenset({*pointers, *(name for name, hint in rights.items() if hint)})
+        return cls(path, sizes, saved_at, problems, closed, pointers=unread)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The object in a JSON file; {} if the file is missing or damaged."""
@@ -135,7 +142,8 @@ class Files:
         Pickles that were not opened so far are read, to find code in them.
         """
         for name, size in self.sizes.items():
-            if name not in self.opened and name.endswith(_LOADED_SUFFIXES):
+            is_unread = name not in self.opened and name not in self.pointers
+            if is_unread and name.endswith(_LOADED_SUFFIXES):
                 self._read_for_code(name)
             is_named = any(problem.startswith(f"{name}:") for problem in self.problems)
             if size == 0 and not is_named and name.endswith(_NEVER_EMPTY):
@@ -179,6 +187,8 @@ def _problem_of_begin(file: Path, name: str) -> str | None:
     if not name.endswith(_DATA):
         return None
     begin = first_bytes(file)
+    if begin == bytes(len(begin)) and file.stat().st_size > len(begin):
+        return f"{NOT_FINISHED}: it begins with zero bytes"
     if begin.lower().startswith((b"<!doctype", b"<html")):
         return WEB_PAGE
     if name.endswith(".safetensors") and begin.startswith(b"PK\x03\x04") and is_zipfile(file):

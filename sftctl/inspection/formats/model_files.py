@@ -186,7 +186,8 @@ def read_weights(files: Files) -> dict[str, StoredTensor]:
     if (index := index_of(folder)) is not None:
         files.problems.extend(_problems_of_index(files, index.name, tensors, is_readable))
     try:
-        require_single_tensors(str(folder), folder)
+        if is_readable:
+            require_single_tensors(str(folder), folder)
     except ConfigError as error:
         problem = error.message.removeprefix(f"model {folder}: ")
         files.problems.append(problem)

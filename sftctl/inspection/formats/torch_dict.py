@@ -14,6 +14,7 @@ from sftctl.inspection.formats.files import (
 from sftctl.inspection.formats.model_files import NO_STATE
 from sftctl.inspection.formats.weights import show_tensors
 from sftctl.inspection.inspection import NO_TENSORS, Inspection, weights_dtype
+from sftctl.inspection.pickles.archive import is_archive_of_others
 from sftctl.inspection.pickles.torch_file import TorchFile
 from sftctl.inspection.pickles.torch_tensors import storages_in
 from sftctl.inspection.pickles.values import Budget, is_tensor_like, key_text, number, plain, table
@@ -31,8 +32,13 @@ _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DDP and torch.compile
 
 def is_torch_file(path: Path) -> bool:
     """Whether torch.save wrote this file, by its name or first bytes (a zip archive, a pickle)."""
-    magic = (b"PK\x03\x04", b"\x80")
-    return path.is_file() and (path.suffix in TORCH_SUFFIXES or first_bytes(path).startswith(magic))
+    if not path.is_file():
+        return False
+    first = first_bytes(path)
+    is_torchs = first.startswith(b"\x80") or (
+        first.startswith(b"PK\x03\x04") and not is_archive_of_others(path)
+    )
+    return path.suffix in TORCH_SUFFIXES or is_torchs
 
 
 def inspect_torch_file(path: Path) -> Inspection:

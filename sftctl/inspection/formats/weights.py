@@ -3,49 +3,36 @@
 Only headers are read. If nothing is wrong so far, torch is loaded for the checks of `train`.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftctl.checkpoint.tensor_index import NUMBER_TYPES
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.errors import ConfigError
-from sftctl.inspection.formats.config_values import Misfit, misfit_of_values
-from sftctl.inspection.formats.expected_names import LAYER, TIED_BY_DEFAULT, names_of
+from sftctl.inspection.formats.config_values import misfit_of_values
 from sftctl.inspection.formats.files import Files
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
 from sftctl.model.folder.quantized import (
+    FROM_WHICH,
     WHOLE_NUMBERS_HINT,
+    quantized_type,
     require_not_quantized,
     whole_numbers,
+    without_scales,
 )
-from sftctl.model.folder.read_files import unread_files
-from sftctl.model.folder.remote_code import code_in
-from sftctl.model.folder.tied_head import (
-    COMPARED_BYTES,
-    HEAD_DIFFERS,
-    HEAD_HINT,
-    Beginning,
-    heads_differ,
-    role_of,
-)
-from sftctl.model.folder.weight_names import Names, renamed
 from sftctl.words import in_shell
 
 if TYPE_CHECKING:
-    from sftctl.model.folder.refusal import Refusal
+    from sftctl.model.folder.refusal import Judgement
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-_QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "U32", "I32")
 
 
 def quantized_dtype(tensors: Tensors) -> str | None:
     """The dtype of the first quantized matrix. None if no matrix is."""
-    found = (one.dtype for one in tensors.values() if len(one.shape) > 1)
-    name = next((dtype for dtype in found if dtype in _QUANTIZED), None)
-    return None if name is None else NUMBER_TYPES[name].torch
+    types = {name: one.dtype for name, one in tensors.items()}
+    return quantized_type(types, {name: one.shape for name, one in tensors.items()})
 
 
 def judge_weights(
@@ -61,77 +48,32 @@ def judge_weights(
         return [], [] if tensors else ["no weights in it"], None
     if note := _unreadable_numbers(path, config, tensors):
         return [], note, show_tensors(path)
-    # Damaged files are not compared.
-    names = Names() if files.problems else names_of(tensors, config)
-    if misfit := _misfit(config, tensors, names):
+    if misfit := misfit_of_values(config, tensors):
         problem = f"config.json: {misfit.problem}"
         files.remedies[problem] = misfit.edit
         return [problem], [], None
-    notes = [*_remarks(path, tensors, names)]
-    refused = None if files.problems else _refusal(path)
+    if files.problems:  # damage is enough
+        return [], [], None
+    refused, warnings = _judgement(path)
     if refused is not None and refused.is_damage:
         is_own_words = refused.reason.startswith(("config.json", "can't be loaded", "neither"))
         problem = refused.reason if is_own_words else f"config.json: {refused.reason}"
         files.remedies[problem] = refused.hint
         return [problem], [], None
     obstacle = None if refused is None else f"{refused.reason}; {refused.hint}"
-    if refused is None or refused.is_of_tokenizer:
-        if code := code_in(path):
-            own = "the model's own code is not run"
-            notes.append(f"{own}: {code}; train uses transformers' classes")
-        obstacle = _what_train_lacks(files, tensors) or obstacle
-    if obstacle is not None:
-        return [], [*notes, obstacle], show_tensors(path)
-    return [], notes, f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
+    if refused is not None and not refused.is_of_tokenizer:
+        return [], [str(obstacle)], show_tensors(path)
+    if lacks := _what_train_lacks(files, tensors) or obstacle:
+        return [], [*warnings, lacks], show_tensors(path)
+    return [], [*warnings], f"`sftctl train --model {in_shell(path)}` starts a run from its weights"
 
 
-def _remarks(path: Path, tensors: Tensors, names: Names) -> Iterator[str]:
-    """Notes on facts that `sftctl train` also warns about."""
-    if line := renamed("weights", [name.removeprefix("model.") for name in tensors]):
-        yield line
-    if line := unread_files(path):
-        yield line
-    if names.unexpected:
-        yield f"{len(names.unexpected)} tensors in layers that config.json does not count"
+def _judgement(path: Path) -> "Judgement":
+    """What the pre-flight of `sftctl train` says about the folder. Loads torch, and reads the
+    weights' headers."""
+    from sftctl.model.folder.refusal import judged
 
-
-def _misfit(config: Mapping[str, Any], tensors: Tensors, names: Names) -> Misfit | None:
-    """A value in config.json that contradicts the tensors; None if there is none."""
-    if misfit := misfit_of_values(config, tensors, LAYER):
-        return misfit
-    if problem := names.problem():
-        return Misfit(problem, names.hint())
-    tied = config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT)
-    apart = tied and heads_differ(_beginnings(tensors))
-    return Misfit(HEAD_DIFFERS, HEAD_HINT) if apart else None
-
-
-def _beginnings(tensors: Tensors) -> dict[str, Beginning]:
-    """The first bytes of head and embedding. Left out unless stored row-major and in one part."""
-    found = {}
-    for name, tensor in tensors.items():
-        plain = name.removeprefix("model.")
-        if role_of(plain) is None or len(tensor.parts) != 1:
-            continue
-        part = tensor.parts[0]
-        if part.strides in (None, _row_after_row(part.shape)):
-            with part.file.open("rb") as stream:
-                stream.seek(part.begin)
-                data = stream.read(min(tensor.num_bytes, COMPARED_BYTES))
-            found[plain] = Beginning(tensor.dtype, data)
-    return found
-
-
-def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a row-major tensor."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def _refusal(path: Path) -> "Refusal | None":
-    """Why `sftctl train` would refuse the folder, or None. Loads torch, and reads only headers."""
-    from sftctl.model.folder.refusal import refusal_of
-
-    return refusal_of(path, SAMPLE_TOKENIZER)
+    return judged(path, SAMPLE_TOKENIZER)
 
 
 def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors) -> list[str]:
@@ -141,10 +83,10 @@ def _unreadable_numbers(path: Path, config: Mapping[str, Any], tensors: Tensors)
     except ConfigError as error:
         return [error.message.removeprefix(f"model {path}: "), error.hint or ""]
     types = {name.removeprefix("model."): one.dtype for name, one in tensors.items()}
-    if problem := whole_numbers(types):
-        return [problem, WHOLE_NUMBERS_HINT]
-    dtype = quantized_dtype(tensors)
-    return [f"weights of type {dtype} can't be trained; take the model in bfloat16"] * bool(dtype)
+    if dtype := quantized_dtype(tensors):
+        return [without_scales(dtype), FROM_WHICH]
+    problem = whole_numbers(types)
+    return [] if problem is None else [problem, WHOLE_NUMBERS_HINT]
 
 
 def show_tensors(path: Path) -> str:

@@ -9,6 +9,7 @@ harmful one. Such an archive is reported as a problem.
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from sftctl.inspection.pickles.opcodes import BadPickle
@@ -33,6 +34,16 @@ class Archive:
 
     entries: dict[str, Entry]
     problems: list[str]
+
+
+def is_archive_of_others(file: Path) -> bool:
+    """Whether a file is a zip archive without any pickle, which torch.save never writes."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+        return False
+    return not any(name.lower().endswith(".pkl") for name in names)
 
 
 def open_archive(window: Window) -> Archive:

@@ -1,5 +1,7 @@
 """Turn the errors of transformers about a model or tokenizer into one ConfigError."""
 
+import errno
+import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sftctl.disk import who_may_not_read
 from sftctl.errors import MORE_MEMORY, ConfigError, SftctlError, lacks_memory
 from sftctl.jsonio import loads
 from sftctl.model.folder.config_edits import fault_of_config
@@ -36,20 +39,38 @@ def from_hub_or_disk(what: str, source: ModelSource) -> Iterator[None]:
             raise ConfigError(reason, hint) from problem
         if source.is_gguf:
             raise _unreadable_gguf(what, source, problem) from problem
-        if "trust_remote_code" in str(problem):
-            raise _needs_code(what, source) from problem
-        if "does not recognize this architecture" in str(problem):
-            raise _unknown_type(what, problem) from problem
-        if "alidation error for" in str(problem):
-            reason = _last_words(problem)
-            hint = "a value in it is wrong: correct it, or copy the model again"
-            raise ConfigError(f"{what}: config.json: {reason}", hint) from problem
-        if source.is_local and (fault := _fault_of_folder(what, Path(source.location), problem)):
-            raise ConfigError(f"{what}: {fault[0]}", fault[1]) from problem
-        hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
-        if source.is_local:
-            hint = "a file may be missing or damaged: copy or download it again"
-        raise ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint) from problem
+        raise _error(what, source, problem) from problem
+
+
+def _error(what: str, source: ModelSource, problem: Exception) -> ConfigError:
+    """The error for a directory or the hub."""
+    if "trust_remote_code" in str(problem):
+        return _needs_code(what, source)
+    if "does not recognize this architecture" in str(problem):
+        return _unknown_type(what, problem)
+    if "alidation error for" in str(problem):
+        hint = "a value in it is wrong: correct it, or copy the model again"
+        return ConfigError(f"{what}: config.json: {_last_words(problem)}", hint)
+    if source.is_local and (closed := _closed_file(Path(source.location), problem)):
+        return ConfigError(f"{closed[0]}: {os.strerror(errno.EACCES)}", closed[1])
+    if source.is_local and (fault := _fault_of_folder(what, Path(source.location), problem)):
+        return ConfigError(f"{what}: {fault[0]}", fault[1])
+    hint = "give a directory with config.json, a .gguf file, or a hub name and a network"
+    if source.is_local:
+        hint = "a file may be missing or damaged: copy or download it again"
+    return ConfigError(f"{what}: can't be loaded: {_first_words(problem)}", hint)
+
+
+def _closed_file(path: Path, problem: BaseException | None) -> tuple[Path, str] | None:
+    """The file on which a library stopped because this user may not read it, and whose rights are
+    missing; None if it stopped for another reason."""
+    while problem is not None and os.strerror(errno.EACCES) not in str(problem):
+        problem = problem.__cause__ or problem.__context__
+    if problem is None:
+        return None
+    files = [path, *sorted(path.glob("*"))] if path.is_dir() else [path]
+    hints = ((file, who_may_not_read(file)) for file in files)
+    return next(((file, hint) for file, hint in hints if hint), None)
 
 
 def _fault_of_folder(what: str, folder: Path, problem: Exception) -> tuple[str, str] | None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
-from sftctl.jsonio import loads
-from sftctl.model.folder.read_files import LONGEST_HEADER_BYTES, header_of
+from sftctl.model.folder.read_files import header_of
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM
 
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
@@ -16,13 +15,17 @@ _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _QUANTIZED_TYPES = {
     "I8": "int8", "U8": "uint8", "I32": "int32", "U32": "uint32",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F4": "float4_e2m1fn", "F6_E2M3": "float6_e2m3fn", "F6_E3M2": "float6_e3m2fn",
 }  # fmt: skip
+"""Types of a matrix that a quantizer wrote: safetensors' names, and torch's."""
 
 _INTEGERS = {
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
 }  # fmt: skip
+FROM_WHICH = "take the model that it was quantized from, in float32, bfloat16 or float16"
 WHOLE_NUMBERS_HINT = "save the model again in float32, bfloat16 or float16"
 
 
@@ -42,8 +45,7 @@ def require_not_quantized(name: str, values: Mapping[str, Any]) -> None:
                 raise ConfigError(
                     f"model {name}: its weights are quantized ({_method(section[key])}), and "
                     "quantized weights can't be trained here",
-                    hint="take the model that it was quantized from, in float32, bfloat16 or "
-                    "float16",
+                    hint=FROM_WHICH,
                 )
 
 
@@ -56,21 +58,34 @@ def require_numbers(folder: Path) -> None:
             continue
         with read_refusals(file, ConfigError, "make it readable"), file.open("rb") as stream:
             start = stream.read(len(LFS_POINTER))
-            stream.seek(8)
-            length = int.from_bytes(start[:8], "little")
-            head = stream.read(min(length, LONGEST_HEADER_BYTES))
         if start == LFS_POINTER:
             hint = "`git lfs pull` in its folder downloads the files"
             raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
-        if file.suffix == ".safetensors" and (dtype := _quantized_dtype(head)) is not None:
-            raise ConfigError(
-                f"model {folder}: its weights are of type {dtype}, which means nothing without the "
-                "scales of a quantizer",
-                hint="take the model that it was quantized from, in float32, bfloat16 or float16",
-            )
-        types = {name: str(one.get("dtype")) for name, one in header_of(file).items()}
+        entries = header_of(file)
+        types = {name: str(one.get("dtype")) for name, one in entries.items()}
+        shapes = {name: one.get("shape") for name, one in entries.items()}
+        if dtype := quantized_type(types, shapes):
+            raise ConfigError(f"model {folder}: {without_scales(dtype)}", hint=FROM_WHICH)
         if problem := whole_numbers(types):
             raise ConfigError(f"model {folder}: {problem}", hint=WHOLE_NUMBERS_HINT)
+
+
+def without_scales(dtype: str) -> str:
+    """What is wrong with a matrix of this type, whose scales nothing reads."""
+    return f"its weights are of type {dtype}, which means nothing without the scales of a quantizer"
+
+
+def quantized_type(types: Mapping[str, str], shapes: Mapping[str, Any]) -> str | None:
+    """The type of a matrix that a quantizer wrote, by the types and shapes by name; None: no such.
+
+    A mask of attention (GPT-2's `attn.bias`, with four axes) may have such a type.
+    """
+    for name, shape in shapes.items():
+        num_axes = len(shape) if isinstance(shape, (list, tuple)) else 0
+        is_mask = name.endswith("bias") and num_axes > 2
+        if types[name] in _QUANTIZED_TYPES and num_axes > 1 and not is_mask:
+            return _QUANTIZED_TYPES[types[name]]
+    return None
 
 
 def whole_numbers(types: Mapping[str, str]) -> str | None:
@@ -84,20 +99,6 @@ def whole_numbers(types: Mapping[str, str]) -> str | None:
         return None
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f"{found[0]}{more} has the type {_INTEGERS[types[found[0]]]}: a weight is not an integer"
-
-
-def _quantized_dtype(head: bytes) -> str | None:
-    """The quantized type of the first matrix in a safetensors header; None if there is none."""
-    try:
-        entries = loads(head)
-    except ValueError:
-        return None
-    described = entries.values() if isinstance(entries, dict) else ()
-    for one in described:
-        shape = one.get("shape") if isinstance(one, dict) else None
-        if isinstance(shape, list) and len(shape) > 1 and one.get("dtype") in _QUANTIZED_TYPES:
-            return _QUANTIZED_TYPES[one["dtype"]]
-    return None
 
 
 def _method(described: object) -> str:

@@ -1,11 +1,12 @@
 """The files of a folder from which weights are read, and tensors that two of them hold.
 
-`train` and `inspect-ckpt` follow these rules. Loads neither torch nor transformers.
+`train` and `inspect-ckpt` follow these rules. Loads torch only for several files of `torch.save`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
@@ -19,6 +20,7 @@ SINGLE_AND_INDEX = (
 LONGEST_HEADER_BYTES = 1 << 26
 """At most this much of a safetensors file's header is read."""
 
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz", ".msgpack", ".h5")
 _COMPARED_AT_ONCE_BYTES = 1 << 24
 _SHOWN = 3
 
@@ -50,6 +52,32 @@ def files_read(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def no_file_read(folder: Path) -> tuple[str, str] | None:
+    """The reason and the hint if no file of a folder is read for weights; None if one is, or if an
+    index names the files."""
+    if files_read(folder) or index_of(folder) is not None:
+        return None
+    names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
+    reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
+    files = sorted(one.name for one in folder.iterdir() if one.suffix == ".gguf")
+    if files:
+        return reason, f"name the .gguf file itself: {folder / files[0]}"
+    if not has_weights(folder):
+        return reason, "copy or download the weights into this folder"
+    return reason, "rename the file, if it has tensors of these names"
+
+
+def require_file_read(name: str, folder: Path) -> None:
+    """ConfigError for a folder in which no file is read for weights."""
+    if folder.is_dir() and (lacks := no_file_read(folder)):
+        raise ConfigError(f"model {name}: {lacks[0]}", hint=lacks[1])
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has a file of weights, also one that is not read."""
+    return folder.is_dir() and any(one.suffix in _SUFFIXES for one in folder.iterdir())
+
+
 def unread_files(folder: Path) -> str | None:
     """A line about weight files of the same kind that are not read; None if all are read."""
     read = files_read(folder)
@@ -68,17 +96,40 @@ def unread_files(folder: Path) -> str | None:
 
 
 def require_single_tensors(name: str, folder: Path) -> None:
-    """ConfigError if two files that are read hold the same tensor with different values."""
+    """ConfigError if two of the files that are read hold a tensor of one name and other values."""
+    files = files_read(folder)
+    if len(files) < 2:
+        return
+    of_torch = [file for file in files if file.suffix == ".bin"]
+    for tensor, one, other in _twice_in_torch(of_torch) if of_torch else _twice(files):
+        raise ConfigError(
+            f"model {name}: {tensor} is in {one.name} and, with other values, in {other.name}",
+            hint="copy or download the weights again: the files belong to two models",
+        )
+
+
+def _twice(files: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
+    """Names in two files of safetensors that have other values there."""
     found: dict[str, tuple[Path, Mapping[str, Any]]] = {}
-    for file in files_read(folder):
-        for tensor, entry in header_of(file).items():
-            if tensor in found and not _are_equal(found[tensor], (file, entry)):
-                raise ConfigError(
-                    f"model {name}: {tensor} is in {found[tensor][0].name} and, with other values, "
-                    f"in {file.name}",
-                    hint="copy or download the weights again: the files belong to two models",
-                )
-            found.setdefault(tensor, (file, entry))
+    for file in files:
+        for name, entry in header_of(file).items():
+            if name in found and not _are_equal(found[name], (file, entry)):
+                yield name, found[name][0], file
+            found.setdefault(name, (file, entry))
+
+
+def _twice_in_torch(files: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
+    """The same for files of `torch.save`. Those of before 2020 are not compared: they are read at
+    once, and are never parts."""
+    from sftctl.model.folder.pickled_tensors import have_equal_bytes, pickled_tensors
+
+    found: dict[str, Path] = {}
+    stored = {file: pickled_tensors(file) for file in files if is_zipfile(file)}
+    for file, tensors in stored.items():
+        for name, tensor in tensors.items():
+            if name in found and not have_equal_bytes(stored[found[name]][name], tensor):
+                yield name, found[name], file
+            found.setdefault(name, file)
 
 
 def header_of(file: Path) -> dict[str, Mapping[str, Any]]:

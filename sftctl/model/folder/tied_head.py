@@ -5,9 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import PickleError
 from typing import TYPE_CHECKING, NamedTuple
-from zipfile import is_zipfile
 
 from sftctl.errors import ConfigError
 from sftctl.jsonio import loads
@@ -86,7 +84,7 @@ def has_other_head(folder: Path) -> bool:
         for file in sorted(folder.glob("pytorch_model*.bin")) if not beginnings else ():
             beginnings |= _in_pickle(file)
         return heads_differ(beginnings)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, PickleError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return False
 
 
@@ -111,14 +109,10 @@ def _in_pickle(file: Path) -> dict[str, Beginning]:
     """The first bytes of head and embedding in a file of `torch.save`, without reading the rest of
     it.
     """
-    import torch
+    from sftctl.model.folder.pickled_tensors import first_bytes, pickled_tensors
 
-    is_zip = is_zipfile(file)  # only the zip format can be mapped into memory
-    tensors = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
-    found = {}
-    for name, tensor in tensors.items():
-        if role_of(name) is not None:
-            count = COMPARED_BYTES // tensor.element_size()
-            data = tensor.reshape(-1)[:count].contiguous().view(torch.uint8).numpy().tobytes()
-            found[name] = Beginning(str(tensor.dtype), data)
-    return found
+    return {
+        name: Beginning(str(tensor.dtype), first_bytes(tensor, COMPARED_BYTES))
+        for name, tensor in pickled_tensors(file).items()
+        if role_of(name) is not None
+    }

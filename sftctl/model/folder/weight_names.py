@@ -62,30 +62,30 @@ class Names:
             raise ConfigError(f"{where}: {problem}", hint=self.hint())
         if self.unexpected:
             count = counted(len(self.unexpected), "tensor")
-            warn(f"{where}: {count} in the files not used: {_examples(self.unexpected)}")
+            warn(f"{where}: {count} in the files not used: {examples(self.unexpected)}")
 
     def problem(self) -> str | None:
         """What is wrong, as a message; None if every weight of the model is in the files."""
         if any(map(_ADAPTER.search, self.unexpected)):
-            return f"holds an adapter that is not merged: {_examples(self.unexpected)}"
+            return f"holds an adapter that is not merged: {examples(self.unexpected)}"
         scales = [name for name in self.unexpected if _SCALES.search(name)]
         if scales:
-            return f"its weights are quantized, and nothing reads their scales: {_examples(scales)}"
+            return f"its weights are quantized, and nothing reads their scales: {examples(scales)}"
         parts = []
         if self.missing:
             verb = "is" if len(self.missing) == 1 else "are"
             count = counted(len(self.missing), "tensor")
-            parts.append(f"{count} of the model {verb} not in the files: {_examples(self.missing)}")
+            parts.append(f"{count} of the model {verb} not in the files: {examples(self.missing)}")
             if self.unexpected:
                 others = counted(len(self.unexpected), "other tensor")
-                parts.append(f"the files have {others}: {_examples(self.unexpected)}")
+                parts.append(f"the files have {others}: {examples(self.unexpected)}")
         if self.mismatched:
             wrong = [
                 f"{name} is {_shape(there)}, not {_shape(here)}"
                 for name, there, here in sorted(self.mismatched)
             ]
             count = counted(len(wrong), "tensor")
-            parts.append(f"{count} of another shape than config.json says: {_examples(wrong)}")
+            parts.append(f"{count} of another shape than config.json says: {examples(wrong)}")
         return "; ".join(parts) or None
 
     def hint(self) -> str:
@@ -144,7 +144,7 @@ def forget_renames(model: Any) -> None:
     ]
 
 
-def _examples(texts: Iterable[str]) -> str:
+def examples(texts: Iterable[str]) -> str:
     """The first three texts, and how many more there are."""
     found = sorted(texts)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""

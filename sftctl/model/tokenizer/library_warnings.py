@@ -8,13 +8,16 @@ from io import StringIO
 
 from sftctl.model.source import on_stderr
 
-_NOT_OURS = (" LOAD REPORT", "You are using a model of type")
+_NOT_OURS = (" LOAD REPORT", "You are using a model of type", "generation flags are not valid")
 _OF_MODELS = ("`rope_parameters`",)
+_OF_MODELS_ONCE = ("Model config: ", "config.rope_parameters")
 """Warnings with these texts are dropped.
 
 The first is a table of names that do not fit: the message of `weight_names` says more. The second
-is about a model type that transformers does not know, which matters only for the model.
-`_OF_MODELS` are dropped only while a tokenizer is loaded: they are about the model's configuration.
+is about a model type that transformers does not know, which matters only for the model. The third
+is about settings for sampling that sftctl does not use. While a tokenizer is loaded, transformers
+reads the model's configuration too. `_OF_MODELS` are dropped then, because they come again with the
+model. `_OF_MODELS_ONCE` come only once, and are printed as warnings about the model.
 """
 
 
@@ -57,4 +60,6 @@ def library_warnings(about: str, warn: Callable[[str], None] = on_stderr) -> Ite
         for line in collector.lines:
             if about.startswith("tokenizer ") and any(part in line for part in _OF_MODELS):
                 continue
-            warn(f"{about}: {line}")
+            is_of_model = any(part in line for part in _OF_MODELS_ONCE)
+            subject = about.replace("tokenizer ", "model ", 1) if is_of_model else about
+            warn(f"{subject}: {line}")

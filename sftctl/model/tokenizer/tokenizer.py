@@ -1,7 +1,7 @@
 """ChatTokenizer: a transformers fast tokenizer and its chat template."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date as Date
 from functools import cached_property
 from pathlib import Path
@@ -246,6 +246,7 @@ def load_tokenizer(
     *,
     template_required: bool = True,
     new_tokens: Sequence[str] | None = None,
+    warn: Callable[[str], None] = on_stderr,
 ) -> ChatTokenizer:
     """Load the tokenizer of a directory, a hub name or a .gguf file, and add `new_tokens`.
 
@@ -263,14 +264,13 @@ def load_tokenizer(
         )
     if source.is_gguf:
         require_whole_model(source.gguf_path)
-    with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}"):
+    with from_hub_or_disk(f"tokenizer {name}", source), library_warnings(f"tokenizer {name}", warn):
         hf = tokenizer_class(source).from_pretrained(source.location, **source.arguments)
-    tell_of_code(source)
-    # Otherwise a saved tokenizer would name code that the model needs.
-    hf.init_kwargs.pop("auto_map", None)
+    tell_of_code(source, warn)
+    hf.init_kwargs.pop("auto_map", None)  # a saved tokenizer with it would ask for code
     if source.is_gguf and (problem := fix_split(hf, metadata_of(source.gguf_path))) is not None:
-        on_stderr(f"{source.gguf_path}: {problem}")
-    check_loaded(hf, name, Path(source.location), on_stderr)
+        warn(f"{source.gguf_path}: {problem}")
+    check_loaded(hf, name, Path(source.location), warn)
     add_new_tokens(hf, name, new_tokens or ())
     if chat_template is not None:
         hf.chat_template = named_template(str(chat_template), hf)

@@ -22,12 +22,15 @@ def test_each_warning_is_one_line_and_printed_once(capsys: pytest.CaptureFixture
         with library_warnings("tokenizer x"):
             logger.warning("an incorrect regex\n  pattern")
             logger.info("loading")
+            logger.warning("Model config: eos_token_id must be less")  # read with the tokenizer
+            logger.warning("The following generation flags are not valid: no sampling is ours")
             logger.warning("XForCausalLM LOAD REPORT from: x\n…")  # weight_names says it
             warnings.warn("unknown fields", stacklevel=1)
             warnings.warn("soon gone", FutureWarning, stacklevel=1)
     logger.warning("outside")
     assert capsys.readouterr().err.splitlines() == [
         "warning: tokenizer x: an incorrect regex pattern",
+        "warning: model x: Model config: eos_token_id must be less",
         "warning: tokenizer x: unknown fields",
     ]
 

@@ -77,6 +77,29 @@ def save_verl(
     return folder
 
 
+def save_verl_by_megatron(root: Path, layout: str = "dist_ckpt") -> Path:
+    """`global_step_N` of verl's Megatron backend, as three of its versions lay out a role."""
+    folder = root / "global_step_20"
+    actor = folder / "actor"
+    if layout == "ranks":
+        for rank in range(2):
+            inner = actor / "model" / f"mp_rank_{rank:02d}"
+            inner.mkdir(parents=True)
+            torch.save({"embedding.word_embeddings.weight": torch.ones(8, 4)}, inner / "model.pt")
+        (actor / "optim").mkdir()
+        torch.save({}, actor / "optim" / "distrib_optim_pp0_tp0_cp0_dp0.pt")
+        return folder
+    parts = ("dist_ckpt",) if layout == "dist_ckpt" else ("model/dist_ckpt", "optimizer/dist_ckpt")
+    for part in parts:
+        made = save_megatron_sharded(root / "made", tracker=False)
+        (actor / part).parent.mkdir(parents=True, exist_ok=True)
+        made.rename(actor / part)
+    (actor / "huggingface").mkdir()
+    toy_base().config.save_pretrained(actor / "huggingface")
+    (actor / "transformer_config.json").write_text("{}")
+    return folder
+
+
 def save_lightning(file: Path, *, weights_only: bool = False) -> Path:
     """What Lightning's `Trainer.save_checkpoint` writes, for a module with `self.model`."""
     model = toy_model()

@@ -17,8 +17,10 @@ from sftctl.words import printable
 TRACKER = "latest_checkpointed_iteration.txt"
 _ITERATION = re.compile(r"iter_(\d+)|release")
 _RANK = re.compile(r"mp_rank_(\d+)(_(\d+))?(_(\d+))?")
-_WEIGHTS = ("model_optim_rng.pt", "model_rng.pt", "model_optim_rng.pth")
+_WEIGHTS = ("model_optim_rng.pt", "model_rng.pt", "model_optim_rng.pth", "model.pt")
 _COMMON = "common.pt"
+_DESCRIPTION = "metadata.json"
+_LONGEST_DESCRIPTION = 1 << 16
 _COUNTS = "iterations: optimizer updates"
 
 
@@ -43,11 +45,19 @@ _LONGEST_NAME = 100  # characters of the tracker file that are read
 
 
 def _is_sharded(path: Path) -> bool:
-    """Whether megatron.core.dist_checkpointing wrote this folder."""
-    is_described = (path / "metadata.json").is_file() and (path / _COMMON).is_file()
-    zarr = is_described and any((inner / ".zarray").is_file() for inner in path.iterdir())
-    distcp = (path / METADATA_NAME).is_file() or bool(shards_in(path))
-    return (is_described or (path / _COMMON).is_file()) and (distcp or zarr or is_described)
+    """The layout of megatron.core.dist_checkpointing, also without its `common.pt`."""
+    has_shards = (path / METADATA_NAME).is_file() or bool(shards_in(path))
+    if (path / _COMMON).is_file():
+        return has_shards or (path / _DESCRIPTION).is_file()
+    return has_shards and (_is_described(path) or _step_in(path) is not None)
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a file says that the folder is one of megatron.core.dist_checkpointing."""
+    file = path / _DESCRIPTION
+    if not file.is_file() or file.stat().st_size > _LONGEST_DESCRIPTION:
+        return False
+    return b'"sharded_backend"' in file.read_bytes()
 
 
 def inspect_megatron_output(path: Path) -> Inspection:
@@ -68,8 +78,24 @@ def inspect_megatron_output(path: Path) -> Inspection:
 
 
 def inspect_megatron(path: Path) -> Inspection:
-    """The folder of one iteration: its ranks, its step and missing files."""
-    return _inspect_ranks(path) if _rank_folders(path) else _inspect_sharded(path)
+    """One iteration: its ranks, its step, and missing files."""
+    if _rank_folders(path):
+        return _inspect_ranks(path)
+    is_plain = not (path / _COMMON).is_file() and not _is_described(path)
+    return _inspect_plain(path) if is_plain else _inspect_sharded(path)
+
+
+def _inspect_plain(path: Path) -> Inspection:
+    """An iteration in the format torch_dcp, which has no files of Megatron's own."""
+    found = inspect_distributed(path)
+    step = found.facts.get("step")
+    return replace(
+        found,
+        format="Megatron checkpoint (torch_dcp)",
+        facts={**found.facts, "step": _step_in(path) if step is None else step},
+        step_counts=_COUNTS,
+        notes=[*found.notes, _continue(path)],
+    )
 
 
 def _inspect_ranks(path: Path) -> Inspection:
@@ -139,7 +165,7 @@ def _inspect_sharded(path: Path) -> Inspection:
         files.problems.append(f"{_COMMON}: missing")
     common = table(files.read_torch(_COMMON).value)
     arguments = attributes(common.get("args"))
-    backend = files.read_json("metadata.json").get("sharded_backend", "torch_dist")
+    backend = files.read_json(_DESCRIPTION).get("sharded_backend", "torch_dist")
     if backend == "torch_dist" and not has_shards:
         files.problems.append(f"{METADATA_NAME}: missing, and all .distcp files")
     facts = _facts(path, number(common.get("iteration")), arguments, tensors)

@@ -1,0 +1,68 @@
+"""Weights whose numbers show that a file is damaged: NaN, infinite numbers, or zeros alone.
+
+`train` judges the weights that it has loaded by these rules, `inspect-ckpt --tensors` those in the
+files. Only `values_of` loads torch.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sftctl.errors import ConfigError
+from sftctl.model.folder.tied_head import role_of
+from sftctl.model.folder.weight_names import Warn, examples
+from sftctl.words import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HINT_OF_VALUES = "copy or download the weights again, or take an earlier checkpoint of them"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Names of weights with such numbers."""
+
+    not_finite: Collection[str] = ()
+    zeros: Collection[str] = ()  # matrices; a bias, or the norm of some families, may be zero
+
+    def problem(self) -> str | None:
+        """The weights with which no model can be trained, in one sentence; None if there are none.
+
+        Zeros in another matrix than the embedding may be meant, as in blocks that were added.
+        """
+        if self.not_finite:
+            verb = "has" if len(self.not_finite) == 1 else "have"
+            count = counted(len(self.not_finite), "tensor")
+            return f"{count} {verb} NaN or infinite numbers ({examples(self.not_finite)})"
+        embedding = [name for name in self.zeros if role_of(name) == "embedding"]
+        return f"its embedding has zeros alone ({embedding[0]})" if embedding else None
+
+    def doubt(self) -> str | None:
+        """A line about matrices of zeros; None if there are none."""
+        if not self.zeros:
+            return None
+        what = "1 matrix has" if len(self.zeros) == 1 else f"{len(self.zeros)} matrices have"
+        cause = "as in a file that was not copied to its end"
+        return f"{what} zeros alone, {cause}: {examples(self.zeros)}"
+
+    def require(self, where: str, warn: Warn) -> None:
+        """ConfigError for weights that can't be trained; a warning about zeros."""
+        if problem := self.problem():
+            raise ConfigError(f"{where}: {problem}", hint=HINT_OF_VALUES)
+        if doubt := self.doubt():
+            warn(f"{where}: {doubt}")
+
+
+def values_of(model: "PreTrainedModel") -> Values:
+    """The judgement of a loaded model. Each weight is read once."""
+    import torch
+
+    not_finite, zeros = [], []
+    for name, weight in model.named_parameters():
+        total = torch.linalg.vector_norm(weight.detach(), 1, dtype=torch.float32)
+        if not bool(total.isfinite()) and not bool(weight.isfinite().all()):
+            not_finite.append(name)
+        elif weight.ndim > 1 and bool(total == 0):
+            zeros.append(name)
+    return Values(not_finite, zeros)
