@@ -120,7 +120,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _inside(folder: Path) -> str | None:
-    """A hint if `folder` contains an adapter: the one of a run, or the last one of a Trainer."""
+    """A hint if `folder` contains an adapter: the adapter of a run, or a Trainer's last adapter."""
     try:
         files = [*folder.glob(f"final/{CONFIG_NAME}"), *folder.glob(f"checkpoint-*/{CONFIG_NAME}")]
     except OSError:

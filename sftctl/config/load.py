@@ -176,7 +176,7 @@ def toml_value(value: object) -> str:
     if isinstance(value, str):
         return (
             dump_canonical(value).decode().replace("\x7f", "\\u007f")
-        )  # TOML's escapes are JSON's
+        )  # TOML has the same escapes as JSON
     return repr(value)
 
 

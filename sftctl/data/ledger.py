@@ -77,7 +77,7 @@ class BadRow(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a row was dropped or changed. Processes can exchange this value."""
+    """Why a row was dropped or changed. A note can be sent to another process."""
 
     source: SourceLine
     reason: Reason

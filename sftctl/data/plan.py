@@ -126,9 +126,10 @@ def plan_mixture(mixture: Mixture, seed: int, epoch: int, global_batch_size: int
     """The plan of one epoch of a mixture. It is equal on every rank.
 
     A source has N examples, and an epoch trains k = `num_planned` examples of this source. Each
-    example is trained k // N times, and k % N examples are trained once more. These are taken from
-    a fixed permutation of the source. Each epoch continues in the permutation where the previous
-    epoch stopped. So over many epochs, all examples of a source are trained equally often.
+    example is trained k // N times, and k % N examples are trained once more. These k % N examples
+    are taken from a fixed permutation of the source. Each epoch continues in the permutation where
+    the previous epoch stopped. So over many epochs, all examples of a source are trained equally
+    often.
 
     The first copy of example i has the same key as in `plan_epoch`. Copy c > 0 has the key
     `hash64(hash_of(seed, epoch, c) + i)`. So if all weights are 1, the plan equals `plan_epoch`.

@@ -252,7 +252,7 @@ class Curve:
 
 
 def sparkline(values: Sequence[float], bars: str = _BARS) -> str:
-    """One character of `bars` for each value, on a logarithmic scale. Low values come first."""
+    """One character for each value, on a logarithmic scale. The lowest value gets `bars[0]`."""
     logs = [math.log(max(value, 1e-9)) if math.isfinite(value) else None for value in values]
     known = [one for one in logs if one is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)

@@ -26,7 +26,7 @@ def init(
 ) -> None:
     """Look at your conversations and write a commented run.toml that suits them.
 
-    It is for conversations only. To train on plain text, use
+    This command is for conversations only. To train on plain text, use
     `sftctl train --data FILE --set data.format=text` instead.
     """
     from sftctl.cli.show.look import found_in

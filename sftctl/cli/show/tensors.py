@@ -28,7 +28,7 @@ def statistics_table(statistics: "list[TensorStatistics]") -> FittingTable:
         title="tensors",
     )
     shown = [one for one in statistics if one.shape or not one.name.endswith(".step")]
-    for one in shown[:_MOST_ROWS]:
+    for one in shown[:_MOST_ROWS]:  # without the tensors `.step` of the optimizer
         numbers = (one.norm, one.mean, one.std, one.min, one.max)
         bad = [Text(_count(n), style="red" if n else "") for n in (one.num_nan, one.num_inf)]
         shape = "x".join(map(str, one.shape)) or "()"

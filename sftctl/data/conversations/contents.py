@@ -29,7 +29,7 @@ class Content(NamedTuple):
 
 @lru_cache(1024)
 def media_keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `names` that are names of media fields, such as `image_url`."""
+    """All names in `names` that are media fields, such as `image_url`."""
     return tuple(name for name in names if _MEDIA.fullmatch(name))
 
 

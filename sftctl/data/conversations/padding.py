@@ -20,11 +20,12 @@ def drop_padding(row: Row, *, from_arrow: bool) -> bool:
     """Remove padding from the tools and the calls of a row, in place. Returns whether there was
     padding.
 
-    Every null is padding if the row comes from Arrow, or if it looks like a row that Arrow wrote: a
-    parameter is null instead of a schema, or a message has a null that only Arrow writes
-    (`_is_padded_turn`). In other rows, nulls of tools are padding except under `default` and
-    `const`. Nulls of calls are padding if the tool does not have this parameter. JSON text inside a
-    row is never padded.
+    - In a row from Arrow, every null is padding. Some JSON rows show that Arrow wrote them: a
+      parameter is null instead of a schema, or `_is_padded_turn` is true for a message. In such
+      rows, every null is padding too.
+    - In other rows, nulls of tools are padding except under `default` and `const`. Nulls of calls
+      are padding if the tool does not have this parameter.
+    - JSON text inside a row is never padded.
     """
     turns = list(_turns(row))
     tools = [tool for fields in (row, *turns) for key in _TOOLS for tool in _dicts(fields, key)]

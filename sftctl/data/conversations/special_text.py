@@ -1,6 +1,6 @@
 """Find messages that contain the text of a special token, such as `<|im_end|>`.
 
-The tokenizer would turn such a text into the special token. Three kinds of messages have it:
+The tokenizer would turn such a text into the special token. Three kinds of messages contain it:
 - prompts that were already rendered with a chat template
 - answers that include their end-of-turn token
 - messages in which somebody wrote special tokens to fake another turn

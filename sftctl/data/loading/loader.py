@@ -251,8 +251,8 @@ def _as_it_is(item: Any) -> Any:
 def _depend_on_the_trainer(worker_id: int) -> None:
     """Make this loader process end when its trainer ends or is killed.
 
-    A forked process keeps the trainer's connections open. While it lives, other ranks do not notice
-    that the trainer is gone.
+    A forked process keeps the trainer's connections open. So while this process lives, other ranks
+    do not notice that the trainer is gone.
     """
     become_a_worker()
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ BYTES_PER_TOKEN = 24  # id, position and target of a token: 8 bytes each
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """A resource that the loader processes need more of than the machine has."""
+    """A resource of which the machine has less than the loader processes need."""
 
     needed: str  # "about 78 open files"
     available: str  # "64 are allowed"

@@ -16,10 +16,10 @@ _QUESTION = {"role": "user", "content": "?"}
 def with_end(prefixes: Prefixes, turn: int, written: str) -> str:
     """The rendered text of a turn, up to and including its end token. `written`: the complete text.
 
-    White space after the end token is left out, because generation stops before it. Some templates
-    write no end token. Then the special token that begins the next message is added, or, if there
-    is none, the end-of-sequence token. Raises BadRow if an end-of-sequence token comes before the
-    content.
+    White space after the end token is left out, because generation stops at the end token. Some
+    templates write no end token. Then the special token at the start of the next message is added.
+    If there is none either, the end-of-sequence token is added. Raises BadRow if an end-of-sequence
+    token comes before the content.
     """
     special, eos = prefixes.tokenizer.special_texts, prefixes.tokenizer.eos_text
     stripped = written.rstrip()

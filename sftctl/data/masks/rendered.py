@@ -23,8 +23,8 @@ def require_rendered(prefixes: Prefixes, turns: Sequence[int]) -> None:
 
     Two messages may have the same content. So a content that is found in the text proves nothing.
     Instead, the conversation is rendered again with a mark in each content. If a mark is missing,
-    only this message is changed. It is left out if neither the full text nor a prompt of `turns`
-    changes.
+    only this message is changed, and the full text and the prompts of `turns` are rendered. If they
+    stay the same, the template leaves out the content.
     """
     row = prefixes.row
     marks = {i: f"{_OPEN}{i}{_CLOSE}" for i, m in enumerate(row.messages) if m["content"].strip()}
@@ -65,7 +65,8 @@ def _require_no_part_lost(prefixes: Prefixes, index: int, turns: Sequence[int]) 
     """Raise BadRow if the template leaves out a part of a content.
 
     Parts of the content are removed, one at a time, and the conversation is rendered again. If no
-    text changes, the template leaves out this part. The upper and lower case is changed too.
+    text changes, the template leaves out this part. The same is tried with upper case and lower
+    case exchanged.
     """
     content = prefixes.row.messages[index]["content"]
     start = len(content) - len(after_block(content))
@@ -128,7 +129,7 @@ def _matters(prefixes: Prefixes, index: int, turns: Sequence[int]) -> bool:
 
 
 def _changes(prefixes: Prefixes, index: int, content: str, turns: Sequence[int]) -> bool:
-    """Whether a text changes, or the template refuses, if message `index` has `content`."""
+    """Whether a text changes if message `index` has `content`. True if the row is refused then."""
     row = prefixes.row
     messages = (
         *row.messages[:index],

@@ -28,7 +28,7 @@ _LayoutKey = tuple[tuple[tuple[str, Shape], ...], frozenset[int]]
 """(role and shape of every message, numbers of the messages that are not trained)."""
 
 _COMPARED = 1000
-"""One conversation of so many is made in both ways and compared. Its hash decides."""
+"""One conversation in so many, chosen by its hash, is made in both ways and compared."""
 
 
 class _Edge(NamedTuple):
@@ -71,7 +71,7 @@ class _Layout:
 
     texts: list[_TextLayout]  # the texts to train on
     full: _TextLayout  # the full text
-    after_answer: str  # the text after the last answer, if `ends` could find the answer in it
+    after_answer: str  # the text after the last answer; empty if it is only an end token
 
     @property
     def size(self) -> int:
@@ -181,7 +181,7 @@ class Renderer:
             found = training_texts(stand_in, self.tokenizer, self.train_on)
             after = self._after_answer(stand_in)
         except BadRow:
-            return None  # rows of this kind take the slow way, which names file and line in errors
+            return None  # such rows take the long way, whose errors name file and line
         texts = [_text_layout(text) for text in found]
         full = _text_layout(TrainingText(full_text, []))
         assert full is not None

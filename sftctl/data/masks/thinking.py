@@ -42,11 +42,12 @@ class OpenedBlock:
         return self.closer not in self.text
 
     def after_empty(self, written: str) -> str | None:
-        """The text of a turn without an empty block at its start. This block repeats the prompt's.
+        """The text of a turn without an empty block at its start, which repeats this block.
 
-        `written` is the rendered text of the turn. It is returned unchanged if it does not begin
-        with an empty block. DeepSeek V3.2 repeats only the closing tag. None if it is unclear what
-        the model has to write: another block follows, or the white space after the block differs.
+        `written` is the rendered text of the turn. A text that does not begin with an empty block
+        is returned unchanged. (DeepSeek V3.2 repeats only the closing tag.) None if it is unclear
+        what the model has to write. Then another block follows, or the white space after the block
+        differs.
         """
         empty = re.match(rf"({re.escape(self.opener)}\s*)?{re.escape(self.closer)}", written)
         if empty is None:
@@ -104,7 +105,7 @@ def thought_of(message: dict[str, Any]) -> Thought | None:
 
 
 def open_thought(content: str) -> Thought | None:
-    """The reasoning in a block at the start of a content that is never closed. None: no such block.
+    """The reasoning in a block that a content opens and never closes. None: no such block.
 
     The usual cause is a generation that was cut off.
     """

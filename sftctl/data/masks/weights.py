@@ -1,8 +1,8 @@
 """Find the characters of a rendered turn that have a weight in the loss.
 
-The characters of a content part have the weight of the part. The reasoning can have its own weight,
-which includes the white space around it. All other characters of the turn have the weight of the
-message. If a part or the reasoning can't be found exactly, the row is dropped.
+The characters of a content part have the weight of the part. The reasoning, and the white space
+around it, can have another weight. All other characters of the turn have the weight of the message.
+If a part or the reasoning can't be found exactly, the row is dropped.
 """
 
 from collections.abc import Iterator

@@ -81,10 +81,10 @@ def prepare_store(
     on_progress: Callable[[Progress], None] = silent,
     options: PrepareOptions = PrepareOptions(),
 ) -> PreparedStore:
-    """Make the store at `output`. If it has the same fingerprint already, reuse it.
+    """Make the store at `output`. An existing store with the same fingerprint is reused.
 
     A store with another fingerprint is replaced when the new store is complete. Raises ConfigError
-    if `output` is not a store, DataError for bad inputs.
+    if `output` is not a store, and DataError for bad inputs.
     """
     require_store_or_nothing(output)
     if data.val_fraction and validation_inputs:

@@ -216,8 +216,8 @@ def _signals_held() -> Iterator[None]:
 
 
 def _send_all(connection: Connection, items: SimpleQueue[tuple[Any] | None]) -> None:
-    """Send the items to a worker. This runs in a thread, because a worker that hangs does not read
-    its pipe, so that sending blocks."""
+    """Send the items to a worker. A worker that hangs does not read its pipe, and sending then
+    blocks. So this function runs in a thread."""
     with suppress(OSError):  # the worker was killed
         while (item := items.get()) is not None:
             connection.send(item[0])

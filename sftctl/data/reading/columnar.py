@@ -37,8 +37,8 @@ def columnar_rows(
 ) -> Iterator[tuple[int, bytes | BadRow]]:
     """Yield (row number from 1, JSON text) for each row. Only columns that sftctl uses are read.
 
-    The value of a media column is replaced by true or false: is it filled? Raises DataError if the
-    file is damaged, or if no row shape is known for its columns.
+    The value of a media column is replaced by true if it is filled, and otherwise by false. Raises
+    DataError if the file is damaged, or if its columns match no known row shape.
     """
     number = 0
     with ExitStack() as stack:

@@ -62,7 +62,8 @@ def files_below(folder: Path, wanted: Wanted, left_out: list[str]) -> list[Path]
     """The data files in a folder and its subfolders.
 
     These are left out: hidden files, token stores, metadata, and files whose names show another
-    split. The last two are added to `left_out`. Raises DataError if no file is left.
+    split. Metadata and files of another split are added to `left_out`. Raises DataError if no file
+    is left.
     """
     if is_store(folder):
         raise DataError(
