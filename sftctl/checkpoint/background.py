@@ -1,7 +1,7 @@
 """Save while training continues: copy the state in memory, then write the copy in a thread.
 
-Only one save runs at a time, in one thread on each rank. The threads have a process group of their
-own, because their votes must not mix with the collectives of a step.
+Only one save runs at a time, in one thread on each rank. The threads have their own process group:
+their collective calls must not mix with those of a training step.
 """
 
 import threading
@@ -156,7 +156,9 @@ def _size(folder: Path) -> int:
 
 
 def _buffer_for(part: torch.Tensor) -> torch.Tensor:
-    """A buffer whose pages are touched now, so that the first save does not pay for page faults."""
+    """A buffer of which every memory page is written now. Else the first save would wait for page
+    faults.
+    """
     on_gpu = part.device.type == "cuda"
     buffer = torch.empty(part.shape, dtype=part.dtype, pin_memory=on_gpu)
     return buffer.fill_(0)

@@ -110,9 +110,9 @@ def _complete_steps(root: Path) -> str | None:
 
 
 def require_room(root: Path, num_bytes: int, keep: int) -> None:
-    """CheckpointError if the disk lacks room for `keep` checkpoints of `num_bytes`, and one more.
+    """CheckpointError if the disk lacks space for `keep` + 1 checkpoints of `num_bytes`.
 
-    Checkpoints that already exist need no more room.
+    Checkpoints that already exist need no more space.
     """
     present = min(len(list_checkpoints(root)), keep)
     missing = keep + 1 - present
@@ -121,9 +121,9 @@ def require_room(root: Path, num_bytes: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(
-            f"{root}: no room for checkpoints: {missing} x {format_bytes(num_bytes)} = "
+            f"{root}: no space for checkpoints: {missing} x {format_bytes(num_bytes)} = "
             f"{format_bytes(needed)} are needed, {format_bytes(free)} are free",
-            hint="--keep (checkpoint.keep) sets how many are kept; a save needs room for one more",
+            hint="--keep (checkpoint.keep) sets how many are kept; a save needs space for one more",
         )
 
 
@@ -164,10 +164,9 @@ def retire(
 ) -> list[Path]:
     """Delete complete checkpoints except the newest `keep` (at least 1). Returns the deleted ones.
 
-    The checkpoints with the best evaluations, and that of `protected_step`, are kept too.
-
-    A checkpoint with a missing or truncated file is not counted, and not deleted: it may be the
-    only one that is left. A checkpoint with an unknown file is counted, but not deleted.
+    Also keeps the `best` checkpoints, and the checkpoint of `protected_step`. A checkpoint with a
+    missing or truncated file is not counted, and not deleted: it may be the only one left. A
+    checkpoint with an unknown file is counted, but not deleted.
     """
     complete = [path for path in list_checkpoints(root) if is_complete(path)]
     ranked = ranked_checkpoints(root, best.goal)[: best.number] if best.number else []
@@ -183,7 +182,8 @@ def retire(
 def abandon_after(root: Path, step: int, disk: Disk = DISK) -> list[Path]:
     """Move everything with the name of a later checkpoint into root/abandoned-TIME.
 
-    Returns the new paths. The newest checkpoint is moved first, so that a crash leaves no gap.
+    Returns the new paths. The newest checkpoint is moved first. So after a crash, only the newest
+    checkpoints are gone from `root`.
     """
     later = [path.name for path in named_checkpoints(root) if (step_of(path.name) or 0) > step]
     if not later:

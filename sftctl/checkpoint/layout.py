@@ -40,7 +40,7 @@ def step_of(name: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointManifest:
-    """Everything but tensors that a resume needs. Counts are totals over all steps and ranks."""
+    """All that a resume needs, except tensors. Counts are totals over all steps and ranks."""
 
     format_version: int = FORMAT_VERSION
     step: int  # number of updates so far
@@ -66,8 +66,8 @@ class CheckpointManifest:
     validation: dict[str, Any] | None  # made by runs.choosing.with_evaluation
     aliases: dict[str, str] = field(default_factory=dict)  # name of a tied tensor -> stored name
     files: dict[str, FileEntry] = field(default_factory=dict)
-    # An empty field below has no key in JSON.
-    numbers: dict[str, Any] = field(default_factory=dict)  # values of further Statefuls
+    # If a field below is empty, its key is not written.
+    numbers: dict[str, Any] = field(default_factory=dict)  # values of other Stateful objects
     base: dict[str, Any] | None = None  # an adapter's frozen base (runs/base.py)
     source_fingerprints: dict[str, str] = field(default_factory=dict)  # source -> its store's
     sources_seen: dict[str, Any] = field(default_factory=dict)  # source -> what was trained so far

@@ -30,10 +30,10 @@ def load_tensors(
 ) -> None:
     """Fill `tensors` in place. All ranks call this with the same names.
 
-    Read are the tensors whose names begin with `prefix`, except those that begin with `but_not`.
-    For example, the prefix "model." excludes the optimizer. If names, shapes or dtypes differ,
+    Only tensors whose name begins with `prefix` are read. `but_not` excludes names that begin with
+    it. For example, the prefix "model." excludes the optimizer. If names, shapes or dtypes differ,
     IncompatibleCheckpoint is raised and no tensor changes. The bytes are not verified here:
-    `newest_good` does that. `manifest` saves reading the checkpoint's manifest again.
+    `newest_good` does that. With `manifest`, the checkpoint's manifest is not read again.
     """
     manifest = manifest or read_manifest(path)
     stored = stored_tensors(path, manifest.files)
@@ -70,8 +70,9 @@ def load_tensors(
 
 
 def _reader(path: Path, manifest: CheckpointManifest) -> HuggingFaceStorageReader:
-    """torch's reader, which reads only the files of the manifest. Its default is to read every
-    .safetensors file in the folder.
+    """torch's reader for the files that the manifest lists.
+
+    By default, the reader would read every .safetensors file in the folder.
     """
     reader = HuggingFaceStorageReader(str(path))
     reader.fs = _ListedFiles(manifest.files)

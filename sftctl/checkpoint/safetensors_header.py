@@ -68,7 +68,7 @@ def read_header(file: Path) -> Header:
 def _no_sign(digits: str) -> int:
     """An integer in a header. ValueError for `-0`: the library refuses it, Python reads 0."""
     if digits.startswith("-"):
-        raise ValueError(f"{digits[:80]} is in it")
+        raise ValueError(f"it has the number {digits[:80]}")
     return int(digits)
 
 
@@ -84,7 +84,7 @@ def _refuse_duplicates(data: bytes, tensors: dict[str, Any]) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name, count = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 1)
         if count > 1:
-            raise ValueError(f"{name[:80]!r} is in it {count} times")
+            raise ValueError(f"it has {name[:80]!r} {count} times")
         return dict(pairs)
 
     try:
@@ -118,10 +118,10 @@ def _entry(name: str, value: Any, num_data_bytes: int) -> Entry:
 
 def _num_bits(name: str, dtype: str, shape: list[int]) -> int:
     count = _NUM_BITS[dtype]
-    for size in shape:  # in this order the library computes the product, in 64 bits
+    for size in shape:  # the library computes the product in this order, in 64 bits
         count *= size
         if count > _LARGEST:
-            raise ValueError(f"{name}: a shape of more bytes than a number of 64 bits can count")
+            raise ValueError(f"{name}: its size in bytes does not fit in 64 bits")
     return count
 
 

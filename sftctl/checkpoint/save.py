@@ -49,13 +49,14 @@ def save_checkpoint(
     parts: Mapping[str, torch.Tensor] | None = None,
     before: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Write `tensors` and `manifest` to root/step-N. After the return, a power cut can't undo this.
+    """Write `tensors` and `manifest` to root/step-N. When this returns, the checkpoint survives a
+    power cut.
 
     All ranks call this with the same names in the same order. `files` and `aliases` of the manifest
     are filled in here. If the tensors can change during the writing, `parts` must have a copy of
-    this rank's part of each tensor. `before` is called first, on rank 0: it syncs files that the
-    manifest refers to. If the save fails, all ranks raise the same CheckpointError. Then no file of
-    it is left, and older checkpoints are unchanged.
+    this rank's part of each tensor. `before` is called first, on rank 0, to sync files that the
+    manifest refers to. If the save fails, all ranks raise the same CheckpointError. Then the new
+    checkpoint does not exist, and older checkpoints are unchanged.
     """
     target = root / checkpoint_name(manifest.step)
     # Rank 0 finds the tied tensors. On another rank, the local part of a tensor may be empty, and
@@ -137,9 +138,9 @@ class _Commit:
     ) -> list[dict[str, FileEntry]]:
         """Let every rank write, sync and hash its part. Returns the files of each rank.
 
-        DCP shares errors between ranks in votes of its own. An error that DCP does not share is
-        raised on one rank only, while the others wait inside DCP. This rank must then exit, because
-        the lost connection ends the others.
+        DCP reports most errors to all ranks. Another error is raised on one rank only, while the
+        other ranks wait inside DCP. This rank must then exit: the lost connection ends the other
+        ranks.
         """
         writer = ShardWriter(self.folder, parts, self.disk)
         try:

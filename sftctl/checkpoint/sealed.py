@@ -31,7 +31,7 @@ class Seal:
     files: Mapping[str, FileEntry]
     last_step: int  # the step of the run's last checkpoint when this was written
     choice: str = "last"  # train.final: best or last
-    run_id: str | None = None  # for this and below, None means: written by an older version
+    run_id: str | None = None  # None, here and below: an older version wrote the folder
     checkpoint_files: Mapping[str, FileEntry] | None = None  # the files of the checkpoint of `step`
     base: dict[str, Any] | None = None  # an adapter's base, copied from the checkpoint's manifest
 
@@ -60,7 +60,8 @@ def read_seal(folder: Path) -> Seal:
     """The manifest of a sealed folder. Raises CheckpointError."""
     values = read_hashed_object(folder)
     step = values.get("step")
-    last_step = values.get("last_step", step)  # an older version wrote only `step`: the last one
+    # An older version wrote only `step`, which was the last step.
+    last_step = values.get("last_step", step)
     choice = "best" if values.get("choice") == "best" else "last"
     run_id, of_origin = values.get("run_id"), values.get("checkpoint_files")
     base = values.get("base")

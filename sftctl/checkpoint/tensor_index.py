@@ -57,7 +57,8 @@ class Part:
     shape: tuple[int, ...]
     offsets: tuple[int, ...]  # where this part begins in the complete tensor
     strides: tuple[int, ...] | None = None  # in elements; None: row-major
-    archive_bytes: int | None = None  # of the torch.save archive around it; None: no archive
+    # The bytes of the torch.save archive that holds the part; None: no archive.
+    archive_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ Questions = Mapping[str, Sequence[Question]]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The model's answer to a question, and the number of each metric; None: it has no number."""
+    """The model's answer to a question, with its value for each metric. None: the metric has no
+    value.
+    """
 
     set_name: str
     number: int  # the question's number in its set

@@ -23,8 +23,10 @@ time. Two keys are optional: `quantize` if the base was in nf4, and `start` if t
 adapter. `start` has the name and the files of this adapter."""
 
 _FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
-_START_BACK = "put that back, or keep two checkpoints (--keep 2): a replay then starts at the first"
-_PUT_BACK = "an adapter fits only the base that it was trained on: put that back"
+_START_BACK = (
+    "put the adapter back, or keep two checkpoints (--keep 2): a replay then starts at the first"
+)
+_PUT_BACK = "an adapter fits only the base that it was trained on: put that base back"
 
 
 def identify(name: str, known: Base | None = None, *, pinned: bool = True) -> Base:
@@ -66,12 +68,13 @@ def require_same_start(where: Path, recorded: Base | None, folder: str | None) -
         found = identify_start(folder)
     except ConfigError as error:
         raise IncompatibleCheckpoint(
-            f"{where}: the adapter that it began with can't be read: {error.message}",
+            f"{where}: the adapter that the run continued can't be read: {error.message}",
             hint=_START_BACK,
         ) from error
     for problem in _differences(files, found["files"]):
         raise IncompatibleCheckpoint(
-            f"{where}: {folder} is not the adapter that it began with: {problem}", hint=_START_BACK
+            f"{where}: {folder} is not the adapter that the run continued: {problem}",
+            hint=_START_BACK,
         )
 
 
@@ -119,7 +122,7 @@ def start_doubts(adapter: AdapterConfig, model: str) -> Iterator[str]:
     if recorded is not None and form != adapter.quantize:
         was, now = (f"in {one}" if one else "not quantized" for one in (form, adapter.quantize))
         way = f"--set adapter.quantize={form}" if form else "without adapter.quantize"
-        yield f"{start} was trained on a base {was}, and here it is {now}; {way} goes on as before"
+        yield f"{start} was trained on a base {was}, and this base is {now}; {way} keeps its form"
 
 
 def _base_of_start(adapter: AdapterConfig) -> Base | None:

@@ -105,10 +105,10 @@ def differences_of(
     data: DataHere | None,
     compute: ComputeHere | None = None,
 ) -> Iterator[Difference]:
-    """Every change since the checkpoint was saved.
+    """Every change since the checkpoint was saved. `data` is None if the data is not known yet.
 
-    `data` is None if the data is not known yet. `compute` is None if nothing will be computed. Its
-    changes are always allowed.
+    `compute` is None if the resume computes nothing. A change of the machine or of versions is
+    always allowed.
     """
     if data is not None:
         yield from _data_differences(manifest, config, data)
@@ -131,7 +131,7 @@ def differences_of(
 def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Difference]:
     """The changes to a run without a checkpoint. Its model folder and tokenizer already exist."""
     was, now = config_to_dict(began), config_to_dict(config)
-    effect = "the run directory was made for it; a new run needs another one"
+    effect = "the run directory is for the old value; a new run needs another one"
     for section in ("model", "data", "adapter"):
         for name, then, here in _changed(section, was, now):
             key = f"{section}.{name}"

@@ -79,8 +79,8 @@ class RunDir:
     def config(self) -> RunConfig:
         """The run's configuration. Its `output_dir` is this directory.
 
-        NoCheckpoint if config.toml names no model. Then somebody emptied the file, and the default
-        values would make another run.
+        NoCheckpoint if config.toml names no model. Somebody has emptied such a file: with the
+        default values, this would be another run.
         """
         require_utf8(self.path, NoCheckpoint)
         config = load_config(self.config_file, {"output_dir": str(self.path)})
@@ -130,7 +130,7 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Keep other processes out. If this process dies, the system releases the lock.
 
-        It is a record lock, because forked loader processes must not keep it: they can outlive a
+        It is a record lock, which forked processes do not inherit: a loader process can outlive a
         killed trainer. Raises CheckpointError if a part that a session writes is a link.
         """
         self.require_own_parts()
@@ -167,7 +167,9 @@ def new_run_path(config: RunConfig) -> Path:
 
 
 def shared_run_path(config: RunConfig, world: "World") -> Path:
-    """The path that rank 0 chooses, on every rank. ConfigError if not all ranks see that place."""
+    """The path that rank 0 chooses, on every rank. ConfigError if not all ranks see the same
+    folder.
+    """
     path: Path = world.on_main(lambda: new_run_path(config))
     if world.world_size > 1:
         _require_shared(path, world)
@@ -245,8 +247,8 @@ def create_run(
 ) -> RunDir:
     """Create the directory, atomically, with everything that a resume needs.
 
-    `save_architecture(folder)` writes the model's configuration files. `facts` become the content
-    of run.json, if this directory replaces that of an existing run.
+    `save_architecture(folder)` writes the model's configuration files. If the directory replaces an
+    existing run, `facts` are those of the existing run. They become the content of run.json.
     """
     _refuse_existing(path)
     facts = facts or {

@@ -32,12 +32,14 @@ _OTHER_FORM = "the adapter was trained on the base in the other form"
 _EFFECTS = {
     "train.dtype": "sums rounded differently; the scaler starts again",
     "model": "a run keeps the model and tokenizer that it began with",
-    "adapter": "the parameters of the adapter would be others",
-    "adapter.start": "the run has weights of its own since",
+    "adapter": "the adapter would have other parameters",
+    "adapter.start": "the run continues from its own weights",
     **dict.fromkeys(("adapter.quantize", "adapter.base_dtype"), _OTHER_FORM),
     "evaluation.num_prompts": "the same steps; later metrics are of other rows than the best",
-    "evaluation": "the same steps; another end, or another step in final/",
-    **dict.fromkeys(_CHOOSING_KEYS, "the same steps; another end, or another step in final/"),
+    "evaluation": "the same steps; perhaps another last step, or another step in final/",
+    **dict.fromkeys(
+        _CHOOSING_KEYS, "the same steps; perhaps another last step, or another step in final/"
+    ),
     **dict.fromkeys(
         _TRAINED_KEYS,
         "the optimizer's state is that of other parameters; train a new run from final/",

@@ -36,8 +36,8 @@ def problems_of_final(
     """The problems of a model directory that has a manifest, one for each file.
 
     If the directory is the `final/` of a run, it must also belong to this run and to its last
-    checkpoint. Its weights must be those of the checkpoint that it names. `last` saves reading the
-    last checkpoint's manifest.
+    checkpoint. Its weights must be those of the checkpoint that it names. With `last`, the last
+    checkpoint's manifest is not read again.
     """
     run = RunDir(folder.absolute().parent)
     if run.final != folder.absolute() or not run.run_file.is_file():

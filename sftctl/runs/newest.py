@@ -19,7 +19,7 @@ def newest_run() -> Path:
     found = by_age(RUNS)
     if not found:
         raise NoCheckpoint(
-            f"no run is named, and {RUNS.absolute()} has none",
+            f"no run is named, and {RUNS.absolute()} has no run",
             hint="name one, or start one with `sftctl train`",
         )
     return found[0]

@@ -116,7 +116,8 @@ def _readable(run: RunDir, facts: dict[str, Any], config: RunConfig) -> RunLine:
     last_evaluation = evaluations[-1] if evaluations else {}
     of_what = last_evaluation.get("goal", "validation loss") if later else None
     best = (last_evaluation.get("best"), last_evaluation.get("best_step"))
-    if best[1] is None and of_what == "validation loss":  # by a version without a recorded best
+    # An older version wrote this run. It recorded no best.
+    if best[1] is None and of_what == "validation loss":
         best = lowest
     lowest_loss, lowest_loss_step = (None, None) if losses else _lowest_loss(run.path)
     return RunLine(

@@ -57,7 +57,9 @@ def is_intact(file: BinaryIO, num_bytes: int, last_step: int) -> bool:
 
 
 def damaged_files(run_dir: Path) -> Iterator[Path]:
-    """Names for damaged files: the first that is free must be used, so that none is overwritten."""
+    """Possible names for a damaged file. Use the first that is free, so that no file is
+    overwritten.
+    """
     yield run_dir / DAMAGED_NAME
     yield from (run_dir / f"metrics.damaged-{number}.jsonl" for number in count(2))
 
@@ -83,7 +85,7 @@ def repair_of(run_dir: Path, data: bytes, last_step: int) -> Repair | None:
             last = step
     if not lines:
         raise CheckpointError(
-            f"{run_dir / 'metrics.jsonl'}: no line of this run is in it, but the checkpoint was"
+            f"{run_dir / 'metrics.jsonl'}: it has no line of this run, but the checkpoint was"
             f" made at step {last_step}",
             hint="the file was changed or lost; restore it, or start a new run",
         )

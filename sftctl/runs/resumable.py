@@ -52,7 +52,7 @@ def obstacles_in_run(
             "back",
         )
     if config.train.dtype == manifest.dtype == "float16" and not manifest.scaler:
-        yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no state of scaler")
+        yield IncompatibleCheckpoint(f"{checkpoint}: its manifest has no scaler state")
 
 
 def obstacles_in_differences(
@@ -219,5 +219,5 @@ def require_same_kind(run_dir: Path, config: RunConfig, run_config: RunConfig) -
         was, now = kinds[run_config.adapter.lora], kinds[config.adapter.lora]
         raise IncompatibleCheckpoint(
             f"{run_dir}: trains {was}, and this command {now}",
-            hint="another --output-dir for a new run, or the settings that the run began with",
+            hint="use another --output-dir for a new run, or the settings of this run",
         )

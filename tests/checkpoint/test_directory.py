@@ -318,7 +318,7 @@ def test_a_checkpoint_may_be_copied_elsewhere(root: Path, tmp_path: Path) -> Non
 
 def test_checkpoints_that_exist_need_no_more_room(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(CheckpointError, match="no room for checkpoints: 3 x "):
+    with pytest.raises(CheckpointError, match="no space for checkpoints: 3 x "):
         require_room(tmp_path / "not" / "yet", free // 2, keep=2)
     for step in (1, 2):
         (tmp_path / f"step-{step:08d}").mkdir()
@@ -329,5 +329,5 @@ def test_more_checkpoints_than_are_kept_still_leave_room_for_one(tmp_path: Path)
     free = shutil.disk_usage(tmp_path).free
     for step in (1, 2, 3, 4):
         (tmp_path / f"step-{step:08d}").mkdir()
-    with pytest.raises(CheckpointError, match="no room for checkpoints: 1 x "):
+    with pytest.raises(CheckpointError, match="no space for checkpoints: 1 x "):
         require_room(tmp_path, 2 * free, keep=2)

@@ -80,13 +80,13 @@ REFUSED: dict[str, tuple[object, int, str]] = {
     "metadata that is a list": ({"__metadata__": ["a"], "b": entry()}, 4, "table of texts"),
     "metadata that is an empty list": ({"__metadata__": [], "b": entry()}, 4, "table of texts"),
     "metadata that is false": ({"__metadata__": False, "b": entry()}, 4, "table of texts"),
-    "a sign before 0": (b'{"a":' + ONE.replace(b"[0,", b"[-0,") + b"}", 4, "-0 is in it"),
+    "a sign before 0": (b'{"a":' + ONE.replace(b"[0,", b"[-0,") + b"}", 4, "it has the number -0"),
     "a tensor that is a number": ({"a": 4}, 4, "a: int, not an object"),
-    "a field twice": (b'{"a":{"dtype":"F32",' + ONE[1:] + b"}", 4, "'dtype' is in it 2 times"),
+    "a field twice": (b'{"a":{"dtype":"F32",' + ONE[1:] + b"}", 4, "it has 'dtype' 2 times"),
     "metadata twice": (
         b'{"__metadata__":{},"__metadata__":{"shape":"x"},"a":' + ONE + b"}",
         4,
-        "'__metadata__' is in it 2 times",
+        "it has '__metadata__' 2 times",
     ),
     "an array": ([], 0, "not an object"),
     "half a surrogate": (b'{"\\ud800":' + ONE + b"}", 4, "surrogate"),
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[object, int, str]] = {
     "a length beyond the file": (b"", 100, "its length field is 0"),
 }
 STRICTER: dict[str, tuple[object, int, str]] = {
-    "a name twice": (b'{"a":' + ONE + b',"a":' + ONE + b"}", 4, "'a' is in it 2 times"),
+    "a name twice": (b'{"a":' + ONE + b',"a":' + ONE + b"}", 4, "it has 'a' 2 times"),
     "65 axes": ({"a": entry(shape=[1] * 65)}, 4, "a: 65 axes, at most 64 are possible"),
     "200,000 axes": ({"a": entry(shape=[7] * 200_000)}, 4, "a: 200000 axes"),
 }

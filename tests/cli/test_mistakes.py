@@ -188,9 +188,9 @@ def test_no_room_on_the_disk(sftctl: Sftctl, small_disk: Path) -> None:
     refused(
         sftctl("train", *TINY, "--output-dir", "disk/run"),
         4,
-        "disk/run/checkpoints: no room for checkpoints: 5 x 2.8 MB = 13.8 MB are needed, "
+        "disk/run/checkpoints: no space for checkpoints: 5 x 2.8 MB = 13.8 MB are needed, "
         "1.0 MB are free",
-        "--keep (checkpoint.keep) sets how many are kept; a save needs room for one more",
+        "--keep (checkpoint.keep) sets how many are kept; a save needs space for one more",
     )
     assert [*small_disk.iterdir()] == []
 
@@ -201,8 +201,8 @@ def test_no_room_in_memory(sftctl: Sftctl, here: Path) -> None:
     result = sftctl(*train, "--dtype", "float32")
     assert result.exit_code == 2
     assert result.error.startswith(
-        "error: memory: no room for 3,298,854,305,856 parameters in training: weights, gradients "
-        "and optimizer take 52.8 TB, "
+        "error: memory: too little for the training of 3,298,854,305,856 parameters: weights, "
+        "gradients and optimizer take 52.8 TB, "
     )
     assert not (here / "new").exists()
 

@@ -80,7 +80,7 @@ def test_without_a_run_there_is_one_error_line(sftctl: Sftctl, tmp_path: Path) -
     for command in (["report"], ["inspect-ckpt"], ["resume"], ["chat", "--prompt", "x"]):
         result = sftctl(*command)
         assert result.exit_code == 4
-        assert result.error == f"error: no run is named, and {tmp_path}/runs has none"
+        assert result.error == f"error: no run is named, and {tmp_path}/runs has no run"
         assert "hint: name one, or start one with `sftctl train`" in result.stderr
 
 

@@ -51,7 +51,7 @@ def test_every_obstacle_is_found(run: RunDir) -> None:
         f"{run.path}/model/config.json: missing",
         f"{run.path}/metrics.jsonl: missing; the checkpoint was made when it had 13 bytes",
         "train.max_steps: 7 steps, and the checkpoint is of step 300",
-        "c: its manifest has no state of scaler",
+        "c: its manifest has no scaler state",
     ]
 
 

@@ -140,13 +140,13 @@ def test_another_base_is_refused(run: Path, damage: str) -> None:
         continued(run)
     where = run / "checkpoints" / "step-00000002"
     assert caught.value.message == f"{where}: {problem}"
-    assert caught.value.hint is not None and "put that back" in caught.value.hint
+    assert caught.value.hint is not None and "put that base back" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("rank", "8", "the parameters of the adapter would be others"),
+        ("rank", "8", "the adapter would have other parameters"),
         ("alpha", "16.0", "other updates from here on"),
         ("alpha", "0.0", "the adapter would add nothing to the model"),
     ],

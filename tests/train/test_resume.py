@@ -364,7 +364,7 @@ def test_what_only_changes_speed_is_free(run: Path) -> None:
         ("train.seed", "--allow train.seed: impossible: the steps would hold other examples"),
         (
             "adapter.rank",
-            "--allow adapter.rank: impossible: the parameters of the adapter would be others",
+            "--allow adapter.rank: impossible: the adapter would have other parameters",
         ),
         (
             "adapter.quantize",
@@ -397,7 +397,7 @@ def test_float16_without_the_state_of_its_scaler_is_refused(run: Path) -> None:
     data = jsonio.dump_pretty(values)
     (path / "manifest.json").write_bytes(data)
     (path / "manifest.json.sha256").write_bytes(manifest_hash_line(data))
-    with pytest.raises(IncompatibleCheckpoint, match="its manifest has no state of scaler"):
+    with pytest.raises(IncompatibleCheckpoint, match="its manifest has no scaler state"):
         resume(run)
 
 
@@ -536,8 +536,8 @@ def test_before_the_first_checkpoint_auto_resume_keeps_the_model_and_the_data(ru
     request = auto_resume(run, model__name="small", optim__eps=0.1)
     plan = plan_request(request, 1)
     assert plan.lines()[1:] == [
-        "impossible: model.name: tiny -> small: the run directory was made for it; a new run needs "
-        "another one"
+        "impossible: model.name: tiny -> small: the run directory is for the old value; a new run "
+        "needs another one"
     ]
     with pytest.raises(IncompatibleCheckpoint, match="can't continue: model.name: tiny -> small"):
         plan.refuse(request)

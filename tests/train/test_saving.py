@@ -190,7 +190,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
         run_training(config)
     size = format_bytes(plan_run(toy_config(tmp_path)).checkpoint_bytes)
     assert raised.value.message.startswith(
-        f"{tmp_path}/run/checkpoints: no room for checkpoints: 100000001 x {size} = "
+        f"{tmp_path}/run/checkpoints: no space for checkpoints: 100000001 x {size} = "
     )
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match="no room"):

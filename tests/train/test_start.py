@@ -104,11 +104,15 @@ def test_a_resume_needs_the_adapter_only_at_step_0(tmp_path: Path) -> None:
     save_file({name: t + 1 for name, t in tensors.items()}, weights)
     run_training(RunConfig(), ResumeRequest(tmp_path / "run", step=1))
     shutil.rmtree(tmp_path / "run/checkpoints/step-00000001")
-    with pytest.raises(IncompatibleCheckpoint, match="is not the adapter that it began with: ada"):
+    with pytest.raises(
+        IncompatibleCheckpoint, match="is not the adapter that the run continued: ada"
+    ):
         replay(tmp_path / "run")  # from step 0
     shutil.rmtree(start)
     recorded = read_manifest(list_checkpoints(tmp_path / "run/checkpoints")[-1]).base
-    with pytest.raises(IncompatibleCheckpoint, match="the adapter that it began with can't be rea"):
+    with pytest.raises(
+        IncompatibleCheckpoint, match="the adapter that the run continued can't be rea"
+    ):
         require_same_start(tmp_path, recorded, str(start))
     run_training(RunConfig(), ResumeRequest(tmp_path / "run", max_steps=3))
     assert list_checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-00000003"

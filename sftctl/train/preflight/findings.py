@@ -209,7 +209,7 @@ def memory_findings(memory: MemoryEstimate, num_parameters: int) -> Iterator[Fin
         return
     what = f"{what}; {format_bytes(available)} are available"
     if memory.certain_bytes > available:
-        reason = f"no room for {num_parameters:,} parameters in training: "
+        reason = f"too little for the training of {num_parameters:,} parameters: "
         error = ConfigError(
             f"memory: {reason}weights, gradients and optimizer take "
             f"{format_bytes(memory.certain_bytes)}, {format_bytes(available)} are available",

@@ -208,8 +208,11 @@ def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_read(
     with pytest.raises((ConfigError, CheckpointError)) as raised:
         run_training(config)
     message, hint = raised.value.message, raised.value.hint
-    assert message.startswith("memory: no room for 3,298,8") and "weights, gradients" in message
-    assert "no room for checkpoints" in message  # every problem at once
+    assert (
+        message.startswith("memory: too little for the training of 3,298,8")
+        and "weights, gradients" in message
+    )
+    assert "no space for checkpoints" in message  # every problem at once
     assert hint is not None and "--strategy fsdp" in hint and "--keep" in hint
     assert not (tmp_path / "run").exists()
 
