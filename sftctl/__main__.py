@@ -13,7 +13,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 _before = signal.getsignal(signal.SIGINT)
-if _before is signal.default_int_handler:  # else the signal is ignored: a job in the background
+if _before is signal.default_int_handler:  # else this is a background job, which ignores Ctrl-C
     signal.signal(signal.SIGINT, _leave)
 
 from sftctl.cli import app as _commands  # noqa: E402 the handler must be set before this import

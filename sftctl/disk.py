@@ -1,7 +1,7 @@
 """Write files that survive a crash or a power cut, and turn errors of the system into SftctlErrors.
 
 All calls that write a file durably go through `Disk`. So a test can make any call fail, or kill the
-process there. `folders` does the same for complete folders.
+process there. To write a complete folder, use `folders`.
 """
 
 import contextlib
@@ -227,7 +227,9 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], disk: Disk = DI
 
 
 def replace_file(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Replace the content of `path` completely or not at all. A power cut can't undo it."""
+    """Replace the content of `path` completely or not at all. Afterwards, a power cut can't undo
+    this.
+    """
     partial = temporary_sibling(path)
     try:
         write_file(partial, [data], disk)

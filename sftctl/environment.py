@@ -137,8 +137,8 @@ def wait_for_threads_briefly() -> None:
 def quiet_torchs_log() -> None:
     """Hide warnings of torch's C++ code. Call this before torch is loaded.
 
-    While a rank is waited for, such warnings are stack traces of 15 lines. A setting by the user is
-    not changed.
+    While ranks wait for each other, such warnings are stack traces of 15 lines. A setting by the
+    user is not changed.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
@@ -213,8 +213,8 @@ def sync(descriptor: int) -> None:
 def has_ended_badly(pid: int) -> bool:
     """Whether a child process has ended with an error. Does not collect its exit code.
 
-    ChildProcessError if the exit code was collected before. False if the system can't look without
-    collecting.
+    ChildProcessError if the exit code was collected before. False on systems where the exit code
+    can only be read by collecting it.
     """
     if not hasattr(os, "waitid"):
         return False
@@ -284,5 +284,5 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         for number in heard:
-            if signal.getsignal(number) == end:  # after a signal, it stays ignored until the exit
+            if signal.getsignal(number) == end:  # after one signal, all are ignored until the exit
                 signal.signal(number, signal.SIG_DFL)

@@ -6,7 +6,7 @@ SftctlError
 │   └── UnknownKey          2   a key that no configuration has
 ├── DataError               3   an input file, a row of it, a token store
 │   ├── EngineDiffers       3   a fast tokenizer engine that is not equal to the reference
-│   └── LayoutDiffers       3   masks made by the short way that are not those of the long way
+│   └── LayoutDiffers       3   a text rendered once is not the text rendered turn by turn
 ├── CheckpointError         4   a checkpoint can't be written
 │   ├── NoCheckpoint        4
 │   ├── CorruptCheckpoint   4
@@ -79,7 +79,10 @@ class EngineDiffers(DataError):
 
 
 class LayoutDiffers(DataError):
-    """The short way gave other text than the long way. Then the long way is used for all rows."""
+    """A row rendered once (the short way) has other text than when rendered turn by turn.
+
+    Turn by turn is the long way. It is then used for all rows.
+    """
 
 
 class CheckpointError(SftctlError):

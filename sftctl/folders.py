@@ -21,7 +21,8 @@ def require_makeable(path: Path) -> None:
     """Raise the OSError that creating a file or folder at `path` would raise. Leaves no file.
 
     So a long command can refuse its output before the work. A broken link counts as an existing
-    file. The place is tested by creating a folder there: for root, even /proc seems writable.
+    file. A folder is created as a test, because permissions do not tell: for root, even /proc seems
+    writable.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -41,7 +42,9 @@ def commit_folder(folder: Path, target: Path, disk: Disk = DISK) -> None:
     except OSError as problem:
         if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        raise FileExistsError(errno.EEXIST, "something made it meanwhile", str(target)) from problem
+        raise FileExistsError(
+            errno.EEXIST, "something else created it meanwhile", str(target)
+        ) from problem
     try:
         disk.sync_folder(target.parent)
     except OSError:  # a power cut could lose the new name, so undo the rename

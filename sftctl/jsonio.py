@@ -33,7 +33,7 @@ def loads(data: bytes | str) -> Any:
 
 
 def rounded(text: str, value: Any) -> list[str]:
-    """The keys of `value` whose integers were rounded; `value` is what `loads` made of `text`.
+    """The keys of `value` whose integers were rounded. `value` is the result of `loads(text)`.
 
     `loads` reads integers of more than 64 bits as floats. If `value` is such an integer itself, the
     result is [""].
@@ -136,7 +136,7 @@ def read_object(
 
 
 def _with_nan(data: bytes) -> dict[str, Any] | None:
-    """The object in `data`, if it has NaN or Infinity and is right otherwise; else None."""
+    """The object in `data`, if its only errors are NaN or Infinity; else None."""
     if not (b"NaN" in data or b"Infinity" in data):
         return None
     try:
@@ -162,7 +162,7 @@ def parse_object(
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than `_DEEPEST`. No file of a known tool is."""
+    """Whether a value is nested deeper than `_DEEPEST`. No known tool writes such a file."""
     pending = [iter([value])]
     while 0 < len(pending) <= _DEEPEST:
         item = next(pending[-1], pending)

@@ -54,7 +54,9 @@ class Machine:
 
 
 def load_average() -> float | None:
-    """The mean number of processes that wanted a core in the last minute; None: unknown."""
+    """The mean number of processes that used or waited for a core in the last minute; None:
+    unknown.
+    """
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
@@ -125,7 +127,8 @@ def _own_groups(root: Path, controller: str) -> Iterator[Path]:
 def resident_bytes(pid: int | None = None, root: Path = ROOT) -> int:
     """Memory that a process holds now, with shared pages. The default is this process.
 
-    Without /proc, the peak of this process. OSError if the process does not exist any more.
+    Without /proc, the result is the peak of this process. OSError if the process does not exist any
+    more.
     """
     statm = root / "proc" / ("self" if pid is None else str(pid)) / "statm"
     if pid is None and not statm.is_file():

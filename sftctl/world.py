@@ -1,4 +1,4 @@
-"""World: this process as one of the ranks. Only this file calls collectives, besides torch."""
+"""World: this process as one of the ranks. Only torch and this file call collectives."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -109,7 +109,7 @@ class ChatSession:
             raise DataError(
                 f"{what} has {counted(len(prompt_ids), 'token')}: with --max-new-tokens "
                 f"{self.sampling.max_new_tokens} that is beyond the model's {limit} positions",
-                hint=f"{way}; a smaller --max-new-tokens leaves more room",
+                hint=f"{way}; a smaller --max-new-tokens leaves more positions for the prompt",
             )
         return prompt_ids
 
@@ -129,7 +129,7 @@ def check_room(model: "PreTrainedModel", sampling: Sampling) -> None:
     limit = max_positions(model)
     if limit is not None and sampling.max_new_tokens >= limit:
         raise ConfigError(
-            f"--max-new-tokens: {sampling.max_new_tokens} leaves no room for a prompt: the model "
-            f"has {limit} positions",
+            f"--max-new-tokens: {sampling.max_new_tokens} leaves no position for a prompt: the "
+            f"model has {limit} positions",
             hint=f"--max-new-tokens {limit // 2} leaves half of them for the prompt",
         )

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from sftctl.trained.chat import ChatSession
 
 _PROMPT = "> "
-_WELCOME = "/help shows the commands, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_WELCOME = "/help shows the commands, /exit or Ctrl-D ends the chat, Ctrl-C stops an answer"
 _EMPTY = "(the answer is empty: the model ended it at once)"
 _HELP = """/clear          forget the conversation
 /temperature T  sample with this temperature; 0: always the most likely token
-/exit           leave, as Ctrl-D does; Ctrl-C stops an answer
-A question that begins with / is asked with a blank before it."""
+/exit           end the chat, like Ctrl-D; Ctrl-C stops an answer
+To ask a question that begins with /, type a space before it."""
 
 
 def question_given(prompt: str | None) -> str | None:
@@ -148,9 +148,9 @@ def _take_any_bytes() -> None:
 
 
 def edit_lines() -> None:
-    """Turn on arrow keys and history, if Python has readline.
+    """Turn on arrow keys and history, if Python has readline and the locale is UTF-8.
 
-    Not in a locale that is not UTF-8: there, readline takes bytes of other letters for commands.
+    In another locale, readline would read bytes of letters as commands.
     """
     if not environment.has_utf8_locale():
         return

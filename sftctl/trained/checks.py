@@ -107,7 +107,7 @@ def check_export(
         raise ConfigError(
             f"--format: expected {' or '.join(FORMATS)}, got {kind!r}",
             hint="hf is a directory for transformers, gguf a file for llama.cpp and Ollama, "
-            "adapter what a LoRA run has trained",
+            "adapter is the trained part of a LoRA run, for peft",
         )
     name = LONG_DTYPES.get(dtype, dtype)
     if name not in FORMATS[kind]:
@@ -137,9 +137,9 @@ def _check_adapter(source: Path, kind: str, merge: bool) -> None:
     if is_adapter and kind != "adapter" and not merge:
         raise ConfigError(
             f"{source}: is an adapter, not a complete model",
-            hint="merge it first: `sftctl export --merge` adds it to its base and proves the result"
+            hint="merge it first: `sftctl export --merge` adds it to its base and checks the result"
             if kind == "gguf"
-            else "--merge adds it to its base and proves the result; --format adapter writes it as "
+            else "--merge adds it to its base and checks the result; --format adapter writes it as "
             "it is",
         )
     if kind == "adapter" and not is_adapter:

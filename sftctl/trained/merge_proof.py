@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MAX_LOGITS = 1 << 27  # logits that are kept for the comparison: 512 MB of float32
-_LARGEST_DIFFERENCE = 1e-3  # of a logit, for float32
-_SMALLEST_SHARE = 0.99  # of positions with the same likeliest token, for other dtypes
+_LARGEST_DIFFERENCE = 1e-3  # the largest allowed difference of a logit, in float32
+# The required share of positions with the same likeliest token, in other dtypes.
+_SMALLEST_SHARE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class MergeProof(LogitDifference):
     def against_source(
         self, before: Iterable[torch.Tensor], on_source: Iterable[torch.Tensor]
     ) -> "MergeProof":
-        """The proof, completed by the difference to the adapter on the unquantized base."""
+        """The proof, with the difference to the adapter on the unquantized base in addition."""
         return replace(self, source=compare_logits(zip(before, on_source, strict=False)))
 
     def source_line(self) -> str | None:
@@ -58,7 +59,7 @@ class MergeProof(LogitDifference):
         else:
             is_proved = self.equal_greedy >= _SMALLEST_SHARE
             bound = f"at least {_SMALLEST_SHARE:.0%} must be equal in {self.dtype}"
-        if not is_proved:  # a NaN is not proved either
+        if not is_proved:  # also for NaN
             raise CheckpointError(
                 f"{self.line()}; {bound}; nothing was written",
                 hint="--dtype float32 rounds least; --format adapter writes the adapter as it is",
@@ -66,7 +67,7 @@ class MergeProof(LogitDifference):
 
 
 def kept_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """The logits (T, V) of each row. Rows are left out once 2^27 logits are kept."""
+    """The logits (T, V) of each row. After 2^27 logits, the other rows are left out."""
     found, left = list[torch.Tensor](), _MAX_LOGITS
     for logits in logits_of(model, rows):
         left -= logits.numel()

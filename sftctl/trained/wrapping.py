@@ -37,7 +37,7 @@ class WordWrap:
                     self.flush()
 
     def flush(self) -> None:
-        """Write the pending word, on a new line if this line has no room for it."""
+        """Write the pending word, on a new line if it does not fit on this line."""
         if not self._word:
             return
         if self._column and self._column + self._word_cells > self._width:

@@ -113,7 +113,10 @@ def test_a_conversation_beyond_the_model_is_refused_and_not_remembered(
         DataError, match="the prompt has .* beyond the model's .* positions"
     ) as first:
         session.answer(far)
-    assert first.value.hint == "shorten it; a smaller --max-new-tokens leaves more room"
+    assert (
+        first.value.hint
+        == "shorten it; a smaller --max-new-tokens leaves more positions for the prompt"
+    )
     assert session.messages == []
     session.answer("Count to 3.")
     with pytest.raises(DataError, match="the conversation has .* positions") as later:
@@ -134,7 +137,7 @@ def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(run: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         ChatSession.open(run, Sampling(max_new_tokens=4096))
     assert caught.value.message == (
-        "--max-new-tokens: 4096 leaves no room for a prompt: the model has 4096 positions"
+        "--max-new-tokens: 4096 leaves no position for a prompt: the model has 4096 positions"
     )
     assert caught.value.hint == "--max-new-tokens 2048 leaves half of them for the prompt"
 

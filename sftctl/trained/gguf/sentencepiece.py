@@ -1,7 +1,7 @@
 """Encode a text as llama.cpp does, with the SentencePiece vocabulary of a .gguf file.
 
-An export uses this to check its file. transformers' reader can't do that: the architecture of the
-model decides how it writes spaces. Source: `llm_tokenizer_spm_session` and
+An export uses this to check its file. transformers' reader can't do that, because the model's
+architecture decides how that reader writes spaces. Source: `llm_tokenizer_spm_session` and
 `tokenizer_st_partition` in `llama-vocab.cpp`.
 """
 

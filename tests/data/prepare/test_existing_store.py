@@ -160,7 +160,7 @@ def test_a_foreign_folder_that_appears_at_the_output_survives(
         output.mkdir(exist_ok=True)
         (output / "notes.txt").write_text("mine")
 
-    with pytest.raises(DataError, match="can't be written: something made it meanwhile"):
+    with pytest.raises(DataError, match="can't be written: something else created it meanwhile"):
         prepare_store([rows], output, chatml, SETTINGS, on_progress=make_a_folder)
     assert (output / "notes.txt").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["rows.jsonl", "s"]
