@@ -186,7 +186,7 @@ DEEPSPEED: dict[str, Case] = {
     ),
     "latest names another": Case(
         lambda f: with_text(f, save_zero(f, 2).parent / "latest", "global_step99"),
-        "DeepSpeed ZeRO-2", 10, None, 2, ("global_step99: missing, latest names it",),
+        "DeepSpeed ZeRO-2", 10, None, 2, ("global_step99: missing, but latest names it",),
     ),
     "a trainer's": Case(
         lambda f: save_trainer_zero(f, 2), "Trainer checkpoint, DeepSpeed ZeRO-2", 10, 0.5, 2,
@@ -270,7 +270,7 @@ OTHERS: dict[str, Case] = {
             f, save_megatron(f).parent / "latest_checkpointed_iteration.txt", "200"
         ),
         "Megatron checkpoint", 100, None, 2,
-        ("../iter_0000200: missing, latest_checkpointed_iteration.txt names it",),
+        ("../iter_0000200: missing, but latest_checkpointed_iteration.txt names it",),
     ),
     "megatron, a rank's file is empty": Case(
         lambda f: with_text(
@@ -386,7 +386,7 @@ OTHERS: dict[str, Case] = {
     "lightning, deepspeed": Case(
         lambda f: save_zero(f / "x.ckpt", 2).rename(f / "x.ckpt/checkpoint").parent,
         "Lightning checkpoint folder, DeepSpeed ZeRO-2", 10, None, 2,
-        ("global_step10: missing, latest names it",),
+        ("global_step10: missing, but latest names it",),
     ),
     "nemo": Case(lambda f: save_nemo(f / "x.nemo"), "NeMo model archive", next="tar -xf"),
     "nemo, gzip": Case(

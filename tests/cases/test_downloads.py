@@ -185,7 +185,7 @@ def test_a_tracker_file_with_no_number_is_named_and_not_a_traceback(
     save_megatron(tmp_path)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text(text)
     [problem] = inspect_path(tmp_path).problems
-    assert problem.endswith("missing, latest_checkpointed_iteration.txt names it")
+    assert problem.endswith("missing, but latest_checkpointed_iteration.txt names it")
     assert len(problem) < 200 and problem.isprintable()
 
 

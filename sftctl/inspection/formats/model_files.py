@@ -21,7 +21,7 @@ from sftctl.inspection.inspection import NO_TENSORS, Inspection, weights_dtype
 from sftctl.inspection.pickles.values import table
 from sftctl.model.folder.read_files import files_read, index_of, require_single_tensors
 
-NO_STATE = "weights alone: no optimizer, no step"
+NO_STATE = "only weights: no optimizer, no step"
 STEP_COUNTS = "optimizer updates"
 _CONFIGS = ("config.json", "adapter_config.json")
 _MOST_SHOWN = 10  # missing files that are named

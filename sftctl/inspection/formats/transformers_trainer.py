@@ -29,7 +29,7 @@ _RNG_NAME = re.compile(r"rng_state(_[0-9]+)?\.pth")
 _EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
 
 
-_TOOLS = {  # how the module of the settings' class begins -> tool
+_TOOLS = {  # prefix of the module of the settings' class -> tool
     "trl.": "TRL", "llamafactory.": "LLaMA-Factory", "axolotl.": "axolotl", "Unsloth": "Unsloth",
 }  # fmt: skip
 
@@ -142,7 +142,7 @@ def _deepspeed(files: Files) -> tuple[ZeroState | None, str | None]:
     named = latest_tag(files.path)
     tag = next((one for one in tags if one.name == named), tags[-1])
     if named is not None and tag.name != named:
-        files.problems.append(f"{named}: missing, latest names it")
+        files.problems.append(f"{named}: missing, but latest names it")
     state = read_state(files, tag)
     return state, way_to_weights(files.path, tag, state)
 
@@ -236,7 +236,7 @@ def _others(files: Files) -> list[str]:
 def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
     """A note on missing files that the Trainer needs for a resume.
 
-    FSDP saves weights and optimizer in folders, and these count too.
+    FSDP saves weights and optimizer in folders. These count as files too.
     """
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]

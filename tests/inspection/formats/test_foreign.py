@@ -280,7 +280,7 @@ def test_the_step_of_a_minimind_resume_file_counts_micro_batches(
 def test_a_file_of_weights_has_no_optimizer_and_no_step(minimind: tuple[Path, Path]) -> None:
     inspection = inspect_path(minimind[1])
     assert inspection.format == "torch weights file"
-    assert inspection.obstacles == ["weights alone: no optimizer, no step"]
+    assert inspection.obstacles == ["only weights: no optimizer, no step"]
     assert inspection.num_parameters == 6768 and inspection.facts["dtype"] == "float16"
 
 

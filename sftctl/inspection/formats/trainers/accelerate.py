@@ -96,7 +96,7 @@ _COUNTS = "as the script stored it: what it counts depends on the script"
 def _counters(files: Files) -> tuple[dict[str, Any], dict[str, Any]]:
     """The step and the epoch, and the objects that the script registered.
 
-    The numbers are searched in these objects, and then in the random state of rank 0.
+    The step and the epoch are searched in these objects, and then in the random state of rank 0.
     """
     stored: dict[str, Any] = {}
     for name in sorted(filter(_CUSTOM.fullmatch, files.sizes)):

@@ -60,7 +60,7 @@ def inspect_deepspeed(path: Path) -> Inspection:
     files = Files.of(path, ("*", "*/*", *(f"{'*/' * depth}{_PARAMETER}" for depth in (2, 3))))
     state = read_state(files, tag)
     if tag != path and named is not None and tag.name != named:
-        files.problems.append(f"{named}: missing, {_LATEST} names it")
+        files.problems.append(f"{named}: missing, but {_LATEST} names it")
     others = [one.name for one in tags if one != tag]
     advice = way_to_weights(root, tag, state)
     return replace(
@@ -139,7 +139,7 @@ def _has(tag: Path, pattern: re.Pattern[str]) -> bool:
 
 
 def _tag_names(path: Path) -> list[str]:
-    """The names of the files of ranks in a tag's folder."""
+    """The names of the ranks' files in the folder of a tag."""
     if not path.is_dir():
         return []
     kinds = (_OPTIMIZER, _SHARDED, _WHOLE)

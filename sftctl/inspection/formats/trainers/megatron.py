@@ -71,7 +71,7 @@ def inspect_megatron_output(path: Path) -> Inspection:
     checkpoints = [inspect_megatron(one) for one in iterations]
     found = checkpoints[iterations.index(chosen)]
     if named and chosen.name != wanted:
-        problem = f"../{wanted}: missing, {TRACKER} names it"
+        problem = f"../{wanted}: missing, but {TRACKER} names it"
         found = replace(found, problems=[*found.problems, problem], complete=False, advice=None)
         checkpoints[iterations.index(chosen)] = found
     return replace(found, checkpoints=checkpoints)

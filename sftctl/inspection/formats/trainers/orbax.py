@@ -108,7 +108,7 @@ def _problems_of(item: Path) -> list[str]:
     if not (item / _DATABASE).is_file():
         return [f"{_DATABASE}: missing"]
     if not any(one.is_file() for one in (*item.glob("d/*"), *item.glob("ocdbt.process_*/d/*"))):
-        return ["d: no file of the arrays is in it"]
+        return ["d: it has no file with arrays"]
     return [] if (item / _TREE_FILE).is_file() else [f"{_TREE_FILE}: missing"]
 
 

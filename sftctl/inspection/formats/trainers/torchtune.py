@@ -102,7 +102,7 @@ def inspect_torchtune(path: Path) -> Inspection:
     files.problems.extend(problems)
     notes = [*notes, "torchtune continues from it with resume_from_checkpoint=True"]
     if not value:
-        notes = [*notes, "no recipe_state.pt: weights alone"]
+        notes = [*notes, "no recipe_state.pt, only weights"]
     look = show_tensors(path)
     kind = "torchtune adapter checkpoint" if is_adapter else "torchtune checkpoint"
     return replace(
