@@ -193,7 +193,7 @@ def test_a_disk_that_can_not_hold_the_checkpoints_is_refused_before_the_first_st
         f"{tmp_path}/run/checkpoints: no space for checkpoints: 100000001 x {size} = "
     )
     assert not (tmp_path / "run").exists()
-    with pytest.raises(CheckpointError, match="no room"):
+    with pytest.raises(CheckpointError, match="no space"):
         refuse_errors(plan_run(config).findings)
 
 

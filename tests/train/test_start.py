@@ -261,7 +261,8 @@ def test_the_base_of_a_runs_adapter_is_compared_by_its_hashes(made: Path, tmp_pa
 
     [line] = warnings()
     assert (
-        "trained on a base in nf4, and here it is not quantized; --set adapter.quantize=nf" in line
+        "trained on a base in nf4, and this base is not quantized; --set adapter.quantize=nf"
+        in line
     )
     assert len(warnings(model__name=str(toy_base(made)))) == 1  # the same files
     change_base(base)
