@@ -67,7 +67,7 @@ def inspect_verl_output(path: Path) -> Inspection:
     index = names.index(f"global_step_{named}") if f"global_step_{named}" in names else -1
     found = checkpoints[index]
     if named and index == -1 and named.isdigit():
-        problem = f"global_step_{named}: missing, {_TRACKER} names it"
+        problem = f"global_step_{named}: missing, but {_TRACKER} names it"
         found = replace(found, problems=[*found.problems, problem], complete=False, advice=None)
         checkpoints[-1] = found
     return replace(found, checkpoints=checkpoints)
