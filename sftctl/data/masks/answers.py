@@ -26,6 +26,7 @@ from sftctl.data.masks.thinking import (
     opened_block,
     option_for,
     thought_of,
+    unopened,
 )
 from sftctl.model.tokenizer.encoders import Span
 
@@ -72,6 +73,8 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
         raise _unclear(
             prefixes.row, turn, "text of this turn has one thinking block more than the row"
         )
+    if place.block is None:
+        _require_tag_unchanged(prefixes.row, turn, written)
     answer = with_end(prefixes, turn, written)
     require_tool_calls(prefixes.row, [turn], answer)
     return Answer(prompt, answer)
@@ -110,6 +113,22 @@ def _begin(prefixes: Prefixes, turn: int, place: _Place) -> tuple[str, str]:
         )
         raise _unclear(prefixes.row, turn, what)
     return prompt, answer
+
+
+def _require_tag_unchanged(row: Conversation, turn: int, written: str) -> None:
+    """Raise BadRow if the template takes the text before a closing tag as reasoning, and changes
+    it. The prompt opens no block, so a message without the opening tag may only mention the tag."""
+    content: str = row.messages[turn]["content"]
+    tag = unopened(content)
+    if tag is None or content.strip() in written:
+        return
+    if content.partition(tag)[0].strip() in written:  # otherwise the reasoning is left out
+        raise BadRow(
+            "mask_not_exact",
+            f"{row.source}: message {turn + 1}: the chat template takes the text before {tag} as "
+            "reasoning, but the message has no opening tag",
+            "add the opening tag, or move the reasoning to reasoning_content",
+        )
 
 
 def _opening_option(prefixes: Prefixes) -> str | None:

@@ -130,6 +130,16 @@ def has_another_block(written: str, message: dict[str, Any]) -> bool:
     return empty is not None and empty.end() <= written.find(own.text)
 
 
+def unopened(content: str) -> str | None:
+    """The first closing tag in a content that follows a text without an opening tag. None: there is
+    no such tag. The text is reasoning whose opening tag is missing, or it mentions the tag."""
+    for opener, closer in TAGS.items():
+        before, found, _ = content.partition(closer)
+        if found and before.strip() and opener not in before:
+            return closer
+    return None
+
+
 def after_block(content: str) -> str:
     """The content without the thinking block at its start. The block may be empty."""
     for opener, closer in TAGS.items():

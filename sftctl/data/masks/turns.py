@@ -19,6 +19,7 @@ from sftctl.data.masks.answers import Answer, answer_of
 from sftctl.data.masks.render import Prefixes, render
 from sftctl.data.masks.rendered import require_rendered, require_thoughts
 from sftctl.data.masks.rendered_tools import require_tools
+from sftctl.data.masks.thinking import unopened
 from sftctl.data.masks.weights import Weighted, weights_of_turn
 from sftctl.model.tokenizer.encoders import Span
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
@@ -101,6 +102,9 @@ def _all_but_context(prefixes: Prefixes) -> TrainingText:
             position = end
         else:
             weights += weights_of_turn(row, message, text[start:end], start)
+    for turn in row.target_turns:
+        if unopened(row.messages[turn]["content"]) is not None:
+            answer_of(prefixes, turn)  # raises BadRow if the template changes the text at the tag
     require_rendered(prefixes, [])
     require_thoughts(row, dict.fromkeys(row.target_turns, text))
     return TrainingText(text, [*spans, (position, len(text))], weights=tuple(weights))

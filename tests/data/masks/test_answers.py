@@ -10,6 +10,7 @@ from sftctl.data.masks.turns import training_texts
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from tests.toys.data import CHATML, load
 from tests.toys.masks import TOOL_TURNS, TURNS, conversation, trained, trained_runs
+from tests.toys.masks.templates import QWEN_3
 
 QUESTION = {"role": "user", "content": "1+1?"}
 OPENS = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
@@ -141,6 +142,38 @@ def test_a_tag_that_the_template_writes_before_each_content() -> None:
     assert texts_of(template, {"content": half}) == [(HEADER, ["<think>\n" + half + END])]
     with pytest.raises(BadRow, match="has one thinking block more than the row"):
         texts_of(template, {"content": "<think>\n" + half})
+
+
+@pytest.mark.parametrize(
+    ("content", "is_kept"),
+    [
+        ("Write </think> and then the answer.", False),
+        ("It ends with </think>.", False),
+        ("Two.</think>4</think>", False),
+        ("Two.\n</think>\n\n4", True),
+        ("<think>\nTwo.\n</think>\n\n4", True),
+        ("\n</think>\n\n4", True),
+        ("Write [/THINK] and then the answer.", True),
+    ],
+)
+def test_a_closing_tag_alone_is_text_unless_the_template_writes_it_as_it_is(
+    content: str, is_kept: bool
+) -> None:
+    """Qwen 3's prompt opens no block, and its template takes the text before the tag as a thought.
+
+    ChatML writes every content as it is.
+    """
+    assert texts_of(CHATML, {"content": content}) == [(HEADER, [content + END])]
+    if is_kept:
+        [(_, [text])] = texts_of(QWEN_3, {"content": content})
+        assert content.strip() in text
+    else:
+        with pytest.raises(BadRow, match="has no opening tag|leaves out a part") as caught:
+            texts_of(QWEN_3, {"content": content})
+        assert caught.value.reason in ("mask_not_exact", "message_not_rendered")
+        row = conversation([QUESTION, {"role": "assistant", "content": content}])
+        with pytest.raises(BadRow):
+            tokenize(row, load(SAMPLE_TOKENIZER, QWEN_3), "all")
 
 
 @pytest.mark.parametrize(
