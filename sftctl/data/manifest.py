@@ -82,7 +82,7 @@ class SourceEntry:
     shapes: dict[str, int]  # number of rows by shape, without rows that can't be read
     rows_dropped: dict[str, int] = field(default_factory=dict)  # by reason
     columns_used: list[str] = field(default_factory=list)
-    columns_left: list[str] = field(default_factory=list)  # columns that were never read
+    columns_left: list[str] = field(default_factory=list)  # not read in one row or more
     name: str = ""  # NAME, if the file was given as `prepare-data NAME=PATH`
     num_examples: int = 0  # its examples in the train split; 0 if no file has a name
 
@@ -97,23 +97,21 @@ class SourceEntry:
         shapes: Mapping[str, int],
         dropped: Mapping[str, int] = MappingProxyType({}),
         used: Iterable[str] = (),
-        columns: Iterable[str] = (),
+        left: Iterable[str] = (),
         num_examples: int = 0,
     ) -> "SourceEntry":
         """A copy of the entry with more rows added.
 
         `shapes` and `dropped` count the rows by shape and by reason. `used` are the columns that
-        were read, `columns` are all columns.
+        were read, `left` are the columns with a value that were not read, in one row or more.
         """
-        all_used = {*self.columns_used, *used}
-        left = {*self.columns_left, *columns} - all_used
         return replace(
             self,
             rows=self.rows + rows,
             shapes=dict(Counter(self.shapes) + Counter(shapes)),
             rows_dropped=dict(Counter(self.rows_dropped) + Counter(dropped)),
-            columns_used=sorted(all_used),
-            columns_left=sorted(left),
+            columns_used=sorted({*self.columns_used, *used}),
+            columns_left=sorted({*self.columns_left, *left}),
             num_examples=self.num_examples + num_examples,
         )
 

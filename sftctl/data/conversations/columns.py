@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from sftctl.data.conversations.contents import media_keys, require_no_media
+from sftctl.data.conversations.contents import is_filled, media_keys, require_no_media
+from sftctl.data.conversations.roles import Role, role_of
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
@@ -24,6 +26,11 @@ _ANSWER_WORDS = frozenset(
     }
 )
 _TARGETS = ("completion", "output", "response", "answer", "messages", "conversations", "text")
+_DESCRIBES = frozenset(
+    {"model", "score", "rating", "name", "id", "tokens", "length", "winner", "judge", "rank"}
+)
+_QUESTIONS_READ = ("prompt", "instruction", "query", "question")
+_QUESTIONS = ("messages", "conversations", "conversation", "input", "inputs", "context", "problem")
 _WORDS = re.compile("[a-z]+")
 _ONE_OF_TWO = re.compile(r"(.*[a-z])(?:[_-][abjk]|[_-]?\d)")
 _NOT_ALL_ROWS = frozenset({"system", "tools", "functions", "history", "input", "context"})
@@ -50,6 +57,28 @@ def mapped(row: Row, columns: Columns) -> tuple[Row, Row]:
         if value is not None:
             ours[key] = value
     return rest | ours, ours
+
+
+def columns_left(row: Row, used: Sequence[str]) -> list[str]:
+    """The columns of a row that have a value, but were not read.
+
+    Of an object in which a column such as `body.messages` was read, the other keys are named.
+    """
+    left = [key for key, value in row.items() if key not in used and _has_value(value)]
+    for column in used:
+        key, found, _ = column.partition(".")
+        if found and key in left:
+            left.remove(key)
+            inner = [one.removeprefix(f"{key}.") for one in used if one.startswith(f"{key}.")]
+            left += [f"{key}.{other}" for other in columns_left(row[key], inner)]
+    return left
+
+
+def _has_value(value: object) -> bool:
+    """Whether a value says anything. False and 0 do; a list of nulls does not."""
+    if isinstance(value, (dict, list)):
+        return any(map(_has_value, value.values() if isinstance(value, dict) else value))
+    return value not in (None, "")
 
 
 def refuse_other_data(row: Row, columns: Columns = ()) -> None:
@@ -94,12 +123,18 @@ def _is_preference(words: set[str]) -> bool:
 
 
 def answers_to_compare(names: Iterable[str]) -> list[str]:
-    """Columns whose names differ only in a last letter or number: `response_a`, `response_b`."""
+    """Columns whose names differ only in a last letter or number: `response_a`, `response_b`.
+
+    Names of answers come first. Columns such as `model_a` and `model_b` only describe the answers.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         if match := _ONE_OF_TWO.fullmatch(name.lower()):
             groups.setdefault(match[1], []).append(name)
-    return next((sorted(group) for group in groups.values() if len(group) > 1), [])
+    found = [(base, sorted(group)) for base, group in groups.items() if len(group) > 1]
+    found = [(base, group) for base, group in found if _words(base).isdisjoint(_DESCRIBES)]
+    found.sort(key=lambda one: _words(one[0]).isdisjoint(_ANSWER_WORDS))
+    return found[0][1] if found else []
 
 
 def _words(name: str) -> set[str]:
@@ -113,13 +148,59 @@ def _how_to_train_on(row: Row, keys: list[str]) -> str:
     """
     wanted = (key for key in (*keys, *row) if _is_wanted(key) and row[key])
     if (key := next(wanted, None)) is None:
-        key = next((one for one in _TARGETS[:4] if row.get(one)), "ANSWER")
-        return f"--columns completion={key} trains on that column"
-    if isinstance(row[key], list):
+        key = next((one for one in _TARGETS[:4] if row.get(one)), None)
+    if key is None:
+        return "--columns completion=ANSWER trains on the column ANSWER"
+    if has_question(row[key]):
         return f"--columns messages={key} trains on these answers"
-    if isinstance(row[key], str):
-        return f"--columns completion={key} trains on these answers"
+    answer = path_to(key, row[key])
+    if answer and any(row.get(one) for one in _QUESTIONS_READ):
+        return f"--columns completion={answer} trains on these answers"
+    question = next(filter(None, (path_to(one, row.get(one)) for one in _QUESTIONS)), None)
+    if answer and question:
+        return f"--columns {as_exchange(row, question, answer)} trains on these answers"
     return "add the wanted answer to the conversation, and remove the other answer"
+
+
+def has_question(turns: object) -> bool:
+    """Whether a list of messages has one of a user."""
+    return isinstance(turns, list) and any(role_in(turn) == "user" for turn in turns)
+
+
+def role_in(turn: object) -> Role | None:
+    """The role of a message; None if it is unknown."""
+    name = (turn.get("role") or turn.get("from")) if isinstance(turn, dict) else None
+    with suppress(BadRow):
+        return role_of(name)
+    return None
+
+
+def path_to(key: str, value: object) -> str | None:
+    """The name, for --columns, of the text or the messages in a column; None if there are none.
+
+    A column can be an object: then `a.messages`, or `a.b` if `b` is its only text.
+    """
+    if isinstance(value, str):
+        return key if value.strip() else None
+    if isinstance(value, list):
+        return key if value and all(map(role_in, value)) else None
+    if not isinstance(value, dict):
+        return None
+    if any(map(role_in, [value])):  # a single message
+        texts = [name for name in ("content", "value") if isinstance(value.get(name), str)]
+    else:
+        texts = [name for name, inner in value.items() if isinstance(inner, list) and inner]
+        texts = [name for name in texts if path_to(name, value[name])] or [
+            name for name, inner in value.items() if isinstance(inner, str)
+        ]
+    return f"{key}.{texts[0]}" if len(texts) == 1 else None
+
+
+def as_exchange(row: Row, question: str, answer: str) -> str:
+    """The mapping that reads two columns as one exchange, with the tools beside the question."""
+    key, _, inner = question.partition(".")
+    tools = f",tools={key}.tools" if inner and is_filled(row[key].get("tools")) else ""
+    return f"prompt={question},completion={answer}{tools}"
 
 
 def _is_wanted(name: str) -> bool:

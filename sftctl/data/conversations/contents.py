@@ -16,7 +16,9 @@ _MEDIA = re.compile(
     re.IGNORECASE,
 )
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
-_REASONING_TYPES = frozenset({"thinking", "reasoning", "reasoning_content"})
+_REASONING = ("thinking", "reasoning", "reasoning_content")
+PART_KEYS = frozenset({"type", "text", "thought", *_REASONING})
+"""All keys that are read from a part of a content, apart from its marks."""
 BY_COLUMNS = "is the file ordered by columns? write one row per line, with one text in each field"
 
 
@@ -105,18 +107,24 @@ def part_of(part: object, key: str) -> tuple[bool, str]:
     if not isinstance(part, dict):
         raise BadRow("bad_shape", f"{key!r} is not text")
     kind = part.get("type") or ("thinking" if part.get("thought") is True else "text")
-    if not isinstance(kind, str) or kind not in _TEXT_TYPES | _REASONING_TYPES:
+    if not isinstance(kind, str) or kind not in {*_TEXT_TYPES, *_REASONING}:
         raise _not_text(key, str(kind))
     if media := next((name for name in media_keys(tuple(part)) if is_filled(part[name])), None):
         raise _not_text(key, media)
-    is_reasoning = kind in _REASONING_TYPES
-    names = ("thinking", "reasoning", "reasoning_content", "text") if is_reasoning else ("text",)
+    is_reasoning = kind in _REASONING
+    names = (*_REASONING, "text") if is_reasoning else ("text",)
     text = next((part[name] for name in names if part.get(name) is not None), None)
     if not isinstance(text, str):
         others = [name for name in part if name not in ("type", "text") and part[name]]
         if others and text is None:
             raise _not_text(key, others[0])
         raise BadRow("bad_shape", f"{key!r} is not text")
+    if other := next((name for name in _REASONING if name not in names and part.get(name)), None):
+        raise BadRow(
+            "bad_shape",
+            f"a text part of {key!r} also has {other!r}",
+            'make it a part of its own: {"type": "thinking", "thinking": …}',
+        )
     return is_reasoning, text
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from sftctl import jsonio
 from sftctl.config.schema import Format
-from sftctl.data.conversations.columns import Columns, mapped, refuse_other_data
+from sftctl.data.conversations.columns import (
+    Columns,
+    columns_left,
+    mapped,
+    refuse_other_data,
+)
 from sftctl.data.conversations.marks import TurnWeights
 from sftctl.data.conversations.message_list import Message
 from sftctl.data.conversations.not_a_number import row_with_nan
@@ -21,7 +26,7 @@ from sftctl.data.conversations.shapes import (
     with_turns_read,
 )
 from sftctl.data.conversations.tool_calls import LONG_INTEGER, refuse_tools_elsewhere, wrapped
-from sftctl.data.conversations.unknown import WRAP, refuse_answer_elsewhere, unknown_shape
+from sftctl.data.conversations.unknown import WRAP, refuse_half_elsewhere, unknown_shape
 from sftctl.data.ledger import BadRow, SourceLine
 
 TO_UTF8 = "convert the file to UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
@@ -44,7 +49,7 @@ class Conversation:
     digest: int = 0  # 64-bit hash of messages and tools; duplicates have equal hashes
     was_padded: bool = False  # True: Arrow's padding was removed from the tools or calls
     used: tuple[str, ...] = ()  # the columns of the row that were read
-    columns: tuple[str, ...] = ()  # all columns of the row that are not null
+    left: tuple[str, ...] = ()  # columns with a value, and keys of messages, that were not read
 
     @property
     def target_turns(self) -> list[int]:
@@ -110,8 +115,7 @@ def from_row(
             raise BadRow("empty", "empty conversation", "remove the row")
         if not any(map(_says_something, parsed.messages)):
             raise BadRow("empty", "every message is empty", "remove the row")
-        if all(message["role"] != "assistant" for message in parsed.messages):
-            refuse_answer_elsewhere(fields, parsed.used)
+        refuse_half_elsewhere(fields, parsed, columns)
         if any("tool_calls" in message for message in parsed.messages):
             join_calls(parsed)
             if parsed.tools is None:
@@ -120,6 +124,7 @@ def from_row(
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None
     names = dict(columns)
+    used = [names.get(key, key) for key in parsed.used]
     return Conversation(
         messages=tuple(parsed.messages),
         tools=None if parsed.tools is None else [wrapped(tool) for tool in parsed.tools],
@@ -129,8 +134,8 @@ def from_row(
         shape=shape,
         digest=digest,
         was_padded=was_padded,
-        used=tuple(names.get(key, key) for key in parsed.used) if columns else tuple(parsed.used),
-        columns=(*row, *sorted(parsed.left)),
+        used=tuple(used),
+        left=(*columns_left(row, used), *sorted(parsed.left)),
     )
 
 

@@ -14,8 +14,9 @@ from sftctl.data.ledger import BadRow
 
 MAX_WEIGHT = 1e6
 
-_SWITCHES = ("train", "loss", "training", "trainable", "loss_mask")
-"""0 or false makes a message context. ms-swift uses `loss`, axolotl uses `training`."""
+_SWITCHES = ("train", "loss", "training", "trainable", "loss_mask", "output_with_loss")
+"""0 or false makes a message context. ms-swift uses `loss`, axolotl `training`, xtuner
+`output_with_loss`."""
 _OPPOSITES = ("masked", "ignore")
 """1 or true makes a message context."""
 _WEIGHTS = ("weight", "loss_scale", "loss_weight")

@@ -5,6 +5,7 @@ from typing import Any
 from sftctl import jsonio
 from sftctl.data.conversations.contents import (
     BY_COLUMNS,
+    PART_KEYS,
     Content,
     content_of,
     require_no_media,
@@ -14,7 +15,12 @@ from sftctl.data.conversations.contents import (
 from sftctl.data.conversations.marks import MARKS
 from sftctl.data.conversations.reasoning import REASONING, field_reasoning, one_reasoning
 from sftctl.data.conversations.roles import PLAIN_ROLES, is_calling, role_of
-from sftctl.data.conversations.tool_calls import function_calls, tool_calls
+from sftctl.data.conversations.tool_calls import (
+    CALL_KEYS,
+    call_objects,
+    function_calls,
+    tool_calls,
+)
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
@@ -25,9 +31,13 @@ _CONTENT = ("content", "value", "parts", "text")
 _READ = frozenset(
     {
         *(*_ROLE, *_CONTENT, *REASONING, *MARKS, "tools", "functions"),
-        *("name", "tool_call_id", "tool_calls", "function_call", "system", "input", "output"),
+        *("name", "tool_call_id", "tool_calls", "function_call"),
     }
 )
+_PART_KEYS = PART_KEYS.union(MARKS)
+_CALLS = frozenset({"tool_calls", "function_call"})
+_EXCHANGE = {"system": "system", "input": "user", "output": "assistant"}
+"""A key of an exchange in xtuner's form -> the role of its text."""
 
 
 def plain(role: str, content: str) -> Message:
@@ -42,7 +52,9 @@ def turns_in(row: Row, key: str) -> list[Row]:
     turns = row[key]
     if not isinstance(turns, list) or any(type(turn) is not dict for turn in turns):
         raise BadRow("bad_shape", f"{key!r} is not a list of messages", BY_COLUMNS)
-    return _exchanges(turns) if turns and _is_exchange(turns[0]) else turns
+    if not any(map(_is_exchange, turns)):
+        return turns
+    return [message for turn in turns for message in _messages_of(turn)]
 
 
 def parsed_turns(text: str, key: str) -> Any:
@@ -123,14 +135,26 @@ def _plain_message(turn: Row) -> Message | None:
 
 
 def keys_left(turns: list[Row]) -> set[str]:
-    """Keys of messages that have a value but are not read, as `messages[].key`."""
-    return {
-        f"messages[].{key}"
-        for turn in turns
-        if len(turn) > 2
-        for key in turn.keys() - _READ
-        if turn[key] not in (None, "", [], {})
-    }
+    """Keys of messages, of their parts and their calls that have a value but are not read, as
+    `messages[].key`, `messages[].content[].key` and `messages[].tool_calls[].key`."""
+    left = set[str]()
+    for turn in turns:
+        if len(turn) > 2:
+            left |= _unread(turn, _READ, "messages[].")
+        for key in () if _CALLS.isdisjoint(turn) else _CALLS.intersection(turn):
+            for call in call_objects(turn[key]):
+                left |= _unread(call, CALL_KEYS, f"messages[].{key}[].")
+        for key in _CONTENT:
+            parts = turn.get(key)
+            for part in parts if isinstance(parts, list) else ():
+                if isinstance(part, dict) and len(part) > 2:
+                    left |= _unread(part, _PART_KEYS, f"messages[].{key}[].")
+    return left
+
+
+def _unread(fields: Row, read: frozenset[str], where: str) -> set[str]:
+    others = fields.keys() - read
+    return {f"{where}{key}" for key in others if fields[key] not in (None, "", [], {})}
 
 
 def _content(turn: Row, role: str, *, has_more: bool) -> Content:
@@ -178,10 +202,20 @@ def _is_exchange(turn: Row) -> bool:
     return "output" in turn and _filled(turn, _ROLE) is None
 
 
-def _exchanges(turns: list[Row]) -> list[Row]:
-    messages: list[Row] = []
-    for turn in turns:
-        for key, role in (("system", "system"), ("input", "user"), ("output", "assistant")):
-            if turn.get(key) or key == "output":
-                messages.append({"role": role, "content": turn.get(key)})
+def _messages_of(turn: Row) -> list[Row]:
+    """The messages of an exchange. Its other keys, such as marks and reasoning, are the answer's.
+
+    A turn that is not an exchange is returned unchanged.
+    """
+    if not _is_exchange(turn):
+        return [turn]
+    if text := next((key for key in _CONTENT if turn.get(key)), None):
+        raise BadRow("bad_shape", f"a message has both 'output' and {text!r}", "remove one of them")
+    messages: list[Row] = [
+        {"role": role, "content": turn.get(key)}
+        for key, role in _EXCHANGE.items()
+        if turn.get(key) or key == "output"
+    ]
+    others = turn.keys() - _EXCHANGE.keys() - {*_ROLE, *_CONTENT}
+    messages[-1] |= {key: turn[key] for key in turn if key in others}
     return messages

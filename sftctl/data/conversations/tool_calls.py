@@ -1,5 +1,6 @@
 """Read tools and tool calls, in the forms that data sets use, into OpenAI's form."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,8 @@ ARGUMENTS = ("arguments", "parameters", "args", "input", "params", "kwargs")
 
 _JSON_BEGINS = ("{", "[")
 _NAMES_A_CALL = frozenset({*ARGUMENTS, "name", "type", "id", "index", "call_id", "tool_call_id"})
+CALL_KEYS = _NAMES_A_CALL.union({"function"})
+"""All keys of a call that are read, or that only name it."""
 _DESCRIBES = frozenset({"description", "parameters", "input_schema", "inputSchema"})
 _SCHEMAS = ("input_schema", "inputSchema")  # Anthropic's and MCP's
 _DECLARATIONS = ("functionDeclarations", "function_declarations")  # Gemini's
@@ -84,6 +87,17 @@ def tool_calls(value: object) -> list[dict[str, Any]]:
     Raises BadRow for other values, and for a call that can't be read.
     """
     return [_tool_call(call) for call in _objects(value, "tool_calls")]
+
+
+def call_objects(value: object) -> Iterator[dict[str, Any]]:
+    """The objects that make a message's calls: each call, and the `function` in it."""
+    if isinstance(value, str):
+        value = jsonio.loads(value) if value.strip() else None
+    for call in value if isinstance(value, list) else [value]:
+        if isinstance(call, dict):
+            yield call
+            if isinstance(inner := call.get("function"), dict):
+                yield inner
 
 
 def function_calls(value: str) -> list[dict[str, Any]] | None:

@@ -4,23 +4,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from sftctl.data.conversations.columns import (
+    Columns,
     answers_to_compare,
+    as_exchange,
+    path_to,
     preference,
     preference_columns,
     refuse_other_data,
+    role_in,
 )
+from sftctl.data.conversations.contents import is_filled
+from sftctl.data.conversations.parsed_row import ParsedRow
 from sftctl.data.conversations.shapes import SHAPES, detect_shape, known_shapes
 from sftctl.data.ledger import BadRow
 from sftctl.errors import DataError
 
 Row = dict[str, Any]
 
-_QUESTIONS = ("input", "problem", "text", "user", "human", "source", "query", "question", "title")
-_ANSWERS = (
-    *("output", "solution", "target", "assistant", "gpt", "bot", "reply", "chosen", "code"),
-    *("completion", "response", "answer"),
+QUESTIONS = (
+    *("input", "inputs", "problem", "text", "user", "human", "source", "query", "question"),
+    "title",
 )
+ANSWERS = (
+    *("output", "solution", "target", "assistant", "gpt", "bot", "reply", "chosen", "code"),
+    *("completion", "response", "answer", "outputs", "ideal", "expected", "expected_output"),
+)
+_ASKED = ("prompt", "question", "instruction", "query", "input", "inputs", "problem")
 WRAP = "`jq -c '{messages: .}' FILE > rows.jsonl` puts each list of messages into a row"
+_JOIN = "put the question and the answer into one list of messages"
 _WRAP_LINES = (
     "if the file is one conversation, `jq -cs '{messages: .}' FILE > rows.jsonl` makes it a row"
 )
@@ -33,8 +44,9 @@ _RENAME = (
 def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
     """The error for a row that no shape matches; `is_line`: the row is a line of JSON lines."""
     if answers := answers_to_compare(row):
-        how = f"--columns prompt=QUESTION,completion={answers[0]} trains on one of them"
-        return preference(answers, how)
+        is_list = answers[0].lower().startswith(("conversation", "messages"))
+        how = f"messages={answers[0]}" if is_list else f"prompt=QUESTION,completion={answers[0]}"
+        return preference(answers, f"--columns {how} trains on one of them")
     hint = _hint(row, is_line)
     if hint is None and isinstance(row.get("text"), str):
         return BadRow(
@@ -56,16 +68,32 @@ def unknown_shape(row: Row, *, is_line: bool = False) -> BadRow:
     )
 
 
-def refuse_answer_elsewhere(row: Row, used: Sequence[str]) -> None:
-    """Raise BadRow if the messages have no answer, but another column looks like an answer."""
-    for key in _ANSWERS:
-        value = row.get(key)
-        if key not in used and isinstance(value, str) and value.strip():
-            raise BadRow(
-                "no_target",
-                f"{used[0]!r} has no answer, but the column {key!r} is filled",
-                f"--columns prompt={used[0]},completion={key} trains on it",
-            )
+def refuse_half_elsewhere(row: Row, parsed: ParsedRow, columns: Columns = ()) -> None:
+    """Raise BadRow if the messages lack the question or the answer, and another column has it."""
+    turns = parsed.used[0]
+    if turns == "prompt" or not isinstance(row.get(turns), list):
+        return
+    roles = [message["role"] for message in parsed.messages]
+    if roles[-1] == "assistant" and "user" in roles:
+        return
+    theirs = dict(columns).get(turns, turns)
+    others = {key: value for key, value in row.items() if key not in parsed.used}
+    if roles[-1] != "assistant" and (key := _first_filled(others, ANSWERS)) is not None:
+        answer = path_to(key, row[key])
+        how = f"--columns prompt={theirs},completion={answer} trains on it" if answer else _JOIN
+        what = "ends without an answer" if "assistant" in roles else "has no answer"
+        raise BadRow("no_target", f"{theirs!r} {what}, but the column {key!r} is filled", how)
+    if "user" not in roles and (key := _first_filled(others, _ASKED)) is not None:
+        question = path_to(key, row[key])
+        how = f"--columns {as_exchange(row, question, theirs)}" if question else _JOIN
+        raise BadRow(
+            "bad_shape", f"{theirs!r} has no question, but the column {key!r} is filled", how
+        )
+
+
+def _first_filled(row: Row, keys: Sequence[str]) -> str | None:
+    filled = (key for key in keys if isinstance(row.get(key), (str, list, dict)))
+    return next((key for key in filled if is_filled(row[key]) and str(row[key]).strip()), None)
 
 
 def rows_inside(found: Row) -> str | None:
@@ -127,11 +155,36 @@ def _unknown_columns(header: Sequence[str]) -> BadRow:
     return unknown_shape(row)
 
 
+def _two_halves(row: Row) -> str | None:
+    """The hint for a question and an answer in two columns of which one has messages.
+
+    None if the row has no such columns.
+    """
+    key = _first_filled(row, ANSWERS)
+    if key is None:
+        return None
+    answer = path_to(key, row[key])
+    for other, value in row.items():
+        question = path_to(other, value) if other != key and not isinstance(value, str) else None
+        if question is None:
+            continue
+        turns = value[question[len(other) + 1 :]] if isinstance(value, dict) else value
+        if other in QUESTIONS or (isinstance(turns, list) and role_in(turns[-1]) != "assistant"):
+            how = f"--columns {as_exchange(row, question, answer)}" if answer else None
+            return f"{how} reads them as one exchange" if how else _JOIN
+    text = next((one for one in QUESTIONS if isinstance(row.get(one), str)), None)
+    if text and answer and not isinstance(row[key], str):
+        return f"--columns prompt={text},completion={answer} reads them as one exchange"
+    return None
+
+
 def _hint(row: Row, is_line: bool) -> str | None:
     """A hint that says how to read such a row; None if sftctl can't guess what the row is."""
     if {"role", "from"}.intersection(row) and {"content", "value", "parts"}.intersection(row):
         how = _WRAP_LINES if is_line else WRAP
         return f"the row is a single message, not a conversation: {how}"
+    if (how := _two_halves(row)) is not None:
+        return how
     if (inside := rows_inside(row)) is not None:
         return f"the rows are inside an object: `jq -c '{inside}' FILE > rows.jsonl` extracts them"
     for key, value in row.items():
@@ -146,8 +199,8 @@ def _hint(row: Row, is_line: bool) -> str | None:
     ):
         pairs = (f"{k}={v}" for k, v in lower.items() if k in SHAPES[shape].reads and k != v)
         return f"--columns {','.join(pairs)}"
-    question = next((key for key in _QUESTIONS if isinstance(row.get(key), str)), None)
-    answer = next((key for key in _ANSWERS if isinstance(row.get(key), str)), None)
+    question = next((key for key in QUESTIONS if isinstance(row.get(key), str)), None)
+    answer = next((key for key in ANSWERS if isinstance(row.get(key), str)), None)
     if question and answer:
         return f"--columns prompt={question},completion={answer} reads them as one exchange"
     return None

@@ -125,7 +125,7 @@ class StoreBuilder:
                 batch.shapes,
                 dropped,
                 batch.used,
-                batch.columns,
+                batch.left,
                 num_examples=len(batch.examples["train"].lengths),
             )
             self.rows_unpadded += batch.rows_unpadded

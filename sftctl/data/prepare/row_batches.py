@@ -20,7 +20,7 @@ from sftctl.data.masks.weights import with_reasoning_weight
 from sftctl.data.prepare.audit import RowRemarks, audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
 from sftctl.data.prepare.validation_split import refuse_held_out, split_of
-from sftctl.data.reading.columnar import column_names, is_columnar
+from sftctl.data.reading.columnar import is_columnar, unread_columns
 from sftctl.data.reading.rows import Raw, raw_rows
 from sftctl.data.reading.sources import Source
 from sftctl.errors import DataError
@@ -58,7 +58,8 @@ class RawBatch:
     rows: list[tuple[SourceLine, Raw]]
     source: int
     val_fraction: float
-    columns: tuple[str, ...]  # all columns of a Parquet or Arrow file; other files: empty
+    is_columnar: bool  # from a Parquet or Arrow file
+    unread: tuple[str, ...]  # columns of such a file that were not even loaded
     num_to_check: int  # rows on which the fast engine is compared with the reference
 
     @property
@@ -81,7 +82,7 @@ class PreparedBatch:
     rows_out_of_time: int  # rows for which the chat template took too long
     shapes: Counter[str]  # number of rows by shape, without rows of unknown shape
     used: set[str]  # columns that were read
-    columns: set[str]  # all columns of the rows that were read
+    left: set[str]  # columns that have a value in a row and were not read there
     rows_unpadded: int
     special: list[str]  # places of the first rows with special text
     first_remarks: dict[str, str]  # remark -> place of the first such row
@@ -94,9 +95,10 @@ def raw_batches(
     for file in files:
         path, name = file.source.path, file.source.name
         num_to_check = _CHECKED_AT_FIRST
-        names = column_names(path, name) if is_columnar(path) else ()
+        columnar = is_columnar(path)
+        unread = unread_columns(path, name, columns) if columnar else ()
         for rows in _by_size(raw_rows(path, name, format, columns), batch_bytes):
-            yield RawBatch(rows, file.number, file.val_fraction, names, num_to_check)
+            yield RawBatch(rows, file.number, file.val_fraction, columnar, unread, num_to_check)
             num_to_check = _CHECKED_LATER
 
 
@@ -225,7 +227,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
     digests: list[int] = []
     shapes: Counter[str] = Counter()
     used: set[str] = set()
-    columns: set[str] = {*batch.columns}
+    left: set[str] = {*batch.unread}
     special: list[str] = []
     remarks = RowRemarks(data.train_on)
     rows_checked = rows_unpadded = rows_out_of_time = 0
@@ -234,10 +236,10 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
         is_checked = tokenizer.is_fast and rows_checked < batch.num_to_check
         maker = preparation.checked_maker if is_checked else preparation.maker
         try:
-            conversation = preparation.conversation(raw, source, from_arrow=bool(batch.columns))
+            conversation = preparation.conversation(raw, source, from_arrow=batch.is_columnar)
             shapes[conversation.shape] += 1
             used.update(conversation.used)
-            columns.update(conversation.columns)
+            left.update(conversation.left)
             conversation, where_special = preparation.special_text(raw, conversation)
             conversation = with_reasoning_weight(conversation, data.reasoning_weight)
             fitted, found = maker.examples(conversation)
@@ -270,7 +272,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
         rows_out_of_time=rows_out_of_time,
         shapes=shapes,
         used=used,
-        columns=columns,
+        left=left,
         rows_unpadded=rows_unpadded,
         special=special[:SHOWN],
         first_remarks=remarks.first,

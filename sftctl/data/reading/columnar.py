@@ -11,13 +11,13 @@ from sftctl import jsonio
 from sftctl.data.conversations.columns import LABELS, Columns, preference_columns
 from sftctl.data.conversations.contents import is_filled, media_keys
 from sftctl.data.conversations.shapes import ROW_KEYS, is_row
-from sftctl.data.conversations.unknown import columns_twice, unknown_table
+from sftctl.data.conversations.unknown import ANSWERS, QUESTIONS, columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
 from sftctl.errors import DataError
 
 _ROWS_AT_A_TIME = 256
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_READ = ROW_KEYS.union(LABELS)
+_READ = ROW_KEYS.union(LABELS, QUESTIONS, ANSWERS)
 
 
 def is_columnar(path: Path) -> bool:
@@ -26,10 +26,12 @@ def is_columnar(path: Path) -> bool:
         return file.read(6).startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
 
 
-def column_names(path: Path, name: str) -> tuple[str, ...]:
-    """The names of all columns of a Parquet or Arrow file."""
+def unread_columns(path: Path, name: str, columns: Columns = ()) -> tuple[str, ...]:
+    """The columns of a Parquet or Arrow file that are not loaded."""
     with ExitStack() as stack:
-        return tuple(_opened(path, name, stack).names)
+        names = tuple(_opened(path, name, stack).names)
+    known = _loaded(names, columns)
+    return tuple(column for column in names if column not in known)
 
 
 def columnar_rows(
@@ -43,9 +45,7 @@ def columnar_rows(
     number = 0
     with ExitStack() as stack:
         table = _opened(path, name, stack)
-        mapped = {column.split(".")[0] for _, column in columns} | {c for _, c in columns}
-        names = tuple(table.names)
-        known = _READ.union(mapped, preference_columns(names), media_keys(names))
+        known = _loaded(tuple(table.names), columns)
         read = [column for column in table.names if column in known]
         if len({*read}) < len(read):
             raise columns_twice(name, next(one for one in read if read.count(one) > 1))
@@ -55,6 +55,13 @@ def columnar_rows(
             for row in rows:
                 number += 1
                 yield number, _as_json(row, f"{name}:{number}")
+
+
+def _loaded(names: tuple[str, ...], columns: Columns) -> frozenset[str]:
+    """The names of the columns that can decide about a row."""
+    mapped = {column.split(".")[0] for _, column in columns} | {column for _, column in columns}
+    tools = (name for name in names if "tool" in name.lower() or "function" in name.lower())
+    return _READ.union(mapped, tools, preference_columns(names), media_keys(names))
 
 
 class _Table:

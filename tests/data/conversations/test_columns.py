@@ -77,6 +77,41 @@ def test_more_than_one_exchange() -> None:
     assert list(read(gemini).messages) == [SYSTEM, USER, ANSWER]
 
 
+EXCHANGE = {"input": "Hi", "output": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("more", "answer", "weight"),
+    [
+        ({"train": False}, {}, 0),
+        ({"output_with_loss": False}, {}, 0),
+        ({"weight": 0.5}, {}, 0.5),
+        ({"reasoning": "hm"}, {"reasoning_content": "hm"}, 1),
+        ({"output_with_loss": True, "role": None}, {}, 1),
+    ],
+)
+def test_the_other_keys_of_an_exchange_are_those_of_its_answer(
+    more: dict[str, Any], answer: dict[str, Any], weight: float
+) -> None:
+    found = read({"conversation": [EXCHANGE, EXCHANGE | more]})
+    assert found.messages == (USER, ANSWER, USER, ANSWER | answer)
+    assert found.target_turns == ([1, 3] if weight else [1])
+    assert {turn: one.message for turn, one in found.weights.items()} == (
+        {3: weight} if 0 < weight < 1 else {}
+    )
+
+
+def test_an_exchange_hides_nothing() -> None:
+    tools = [{"name": "f", "parameters": {}}]
+    assert read({"conversation": [EXCHANGE | {"tools": tools}]}).tools is not None
+    assert read({"conversation": [EXCHANGE | {"sep": "x"}]}).left == ("messages[].sep",)
+    mixed = {"messages": [EXCHANGE, USER, ANSWER | {"thinking": "hm"}]}
+    assert read(mixed).messages[-1]["reasoning_content"] == "hm"
+    for more in ({"image": "x.png"}, {"content": "other"}):
+        with pytest.raises(BadRow):
+            read({"conversation": [EXCHANGE | more]})
+
+
 def test_a_context_follows_the_question() -> None:
     for row in (
         {"instruction": "Who?", "context": "Text", "response": "Me", "category": "qa"},

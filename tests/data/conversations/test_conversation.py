@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sftctl.data.conversations.conversation import from_text
+from sftctl.data.conversations.conversation import from_row, from_text
 from sftctl.data.ledger import BadRow, Reason
 from tests.toys.data import HERE, read
 
@@ -105,3 +105,26 @@ def test_long_keys_and_roles_are_shortened_in_messages() -> None:
 def test_the_last_value_of_a_repeated_key_counts() -> None:
     text = b'{"messages": [], "messages": [{"role": "user", "content": "Hi\\u0000"}]}'
     assert from_text(text, "auto", HERE).messages == ({"role": "user", "content": "Hi\0"},)
+
+
+def test_columns_with_a_value_that_were_not_read_are_named_for_each_row() -> None:
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": "x"}]},
+        {"role": "assistant", "content": "Hello", "refusal": "No", "output": "x"},
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}, "result": 3}]},
+        {"role": "assistant", "tool_calls": '[{"thought": "t", "function": {"name": "f"}}]'},
+    ]
+    row = {"messages": turns, "id": 0, "empty": [None], "x": {"y": None}, "train": False}
+    assert read(row).left == (
+        "id",
+        "train",
+        "messages[].content[].cache_control",
+        "messages[].output",
+        "messages[].refusal",
+        "messages[].tool_calls[].result",
+        "messages[].tool_calls[].thought",
+    )
+    assert read({"instruction": "Hi", "input": "", "output": "x"}).left == ()
+    body = {"body": {"messages": turns[1:2], "model": "m", "n": None}, "custom_id": "x"}
+    found = from_row(body, "auto", HERE, (("messages", "body.messages"),))
+    assert found.left == ("custom_id", "body.model", "messages[].output", "messages[].refusal")
