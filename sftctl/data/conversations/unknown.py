@@ -183,8 +183,8 @@ def _hint(row: Row, is_line: bool) -> str | None:
     if {"role", "from"}.intersection(row) and {"content", "value", "parts"}.intersection(row):
         how = _WRAP_LINES if is_line else WRAP
         return f"the row is a single message, not a conversation: {how}"
-    if (how := _two_halves(row)) is not None:
-        return how
+    if (halves := _two_halves(row)) is not None:
+        return halves
     if (inside := rows_inside(row)) is not None:
         return f"the rows are inside an object: `jq -c '{inside}' FILE > rows.jsonl` extracts them"
     for key, value in row.items():
