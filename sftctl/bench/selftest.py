@@ -50,7 +50,7 @@ def self_test() -> SelfTest:
                     run_training, stop=StopRequest()
                 )  # without signal handlers, so Ctrl-C ends the test
                 train(_config(reference))
-                status.doing("training again, killed after some steps")
+                status.doing("training again, in a run that is killed")
                 died = _train_until_killed(killed)
                 saved = [path.name for path in list_checkpoints(killed / "checkpoints")]
                 train(_config(killed), ResumeRequest(killed))

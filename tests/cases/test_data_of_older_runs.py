@@ -29,7 +29,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_records_the_day_that_its_template_wrote(sftctl: Sftctl, rows: Path) -> None:
     result = sftctl(*SHORT, "--set", "data.chat_template=clock.jinja")
     assert result.exit_code == 0
-    assert f"date: the chat template writes the day: {date.today()}" in result.stderr
+    assert f"date: the chat template writes a date: {date.today()}" in result.stderr
     assert load_config(Path("run/config.toml")).data.date == str(date.today())
 
 

@@ -88,8 +88,8 @@ PATHS: dict[str, tuple[str, int, str]] = {
     "a user's home": ("~somebody/rows.jsonl", 2, "~somebody is not expanded here"),
     "a variable": ("$HOME/rows.jsonl", 2, "$HOME is not expanded here"),
     "a variable in braces": ("${DATA}/rows.jsonl", 2, "${DATA} is not expanded here"),
-    "a bucket": ("s3://bucket/rows.jsonl", 3, "only files on this machine are read"),
-    "an address": ("https://example.org/rows.jsonl", 3, "only files on this machine are read"),
+    "a bucket": ("s3://bucket/rows.jsonl", 3, "sftctl reads only files on this machine"),
+    "an address": ("https://example.org/rows.jsonl", 3, "sftctl reads only files on this machine"),
     "a data set of the hub": ("owner/chats", 3, "is this a data set on the hub?"),
 }
 

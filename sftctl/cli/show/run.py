@@ -19,7 +19,7 @@ def run_summary(summary: RunSummary, is_adapter: bool = False) -> RenderableType
     }
     text = [lines[summary.status]]
     if summary.ended_early is not None:
-        text.append(f"{summary.ended_early}; to train on, raise it in {where}/config.toml")
+        text.append(f"{summary.ended_early}; to train longer, raise it in {where}/config.toml")
     if summary.validation_step is not None:
         text.append(_validation(summary))
     elif summary.loss is not None:

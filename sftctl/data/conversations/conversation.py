@@ -153,7 +153,7 @@ def _refuse_rounded(text: bytes, row: dict[str, Any], source: SourceLine, column
 
 
 def _not_an_object(row: object, source: SourceLine) -> BadRow:
-    message = f"{source}: a row must be a JSON object, this is a {type(row).__name__}"
+    message = f"{source}: a row must be a JSON object, but this is a {type(row).__name__}"
     is_messages = isinstance(row, list) and row and isinstance(row[0], dict)
     return BadRow("bad_shape", message, WRAP.replace("'{", "'.[] | {") if is_messages else None)
 

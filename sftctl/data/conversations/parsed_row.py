@@ -99,7 +99,7 @@ def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None
             raise BadRow(
                 "bad_shape",
                 f"{key!r} and {other!r} are different system prompts",
-                f"remove one, or leave one out with --columns system={key}",
+                "remove one of them",
             )
     parsed.used.append(key)
     value = row[key]

@@ -50,7 +50,7 @@ def shortages(
         yield Shortage(
             f"about {files:,} open files",
             f"{machine.open_file_limit:,} are allowed",
-            "raise it with `ulimit -n`",
+            "raise the limit with `ulimit -n`",
         )
     ranks = shape.world_size if ranks_here is None else ranks_here
     held = settings.prefetch_factor * _bytes_of_a_batch(store, shape)
@@ -59,14 +59,14 @@ def shortages(
         yield _no_room("memory", ram, machine.ram_free_bytes, "lower data.num_workers")
     shm = ranks * workers * SHM_PER_WORKER
     if machine.shm_free_bytes is not None and shm > machine.shm_free_bytes:
-        fix = "make it larger (--shm-size in docker)"
+        fix = "make /dev/shm larger (--shm-size in docker)"
         yield _no_room("/dev/shm", shm, machine.shm_free_bytes, fix)
     processes = ranks * (workers + 1)
     if machine.process_limit is not None and processes > machine.process_limit:
         yield Shortage(
             f"{processes:,} processes",
             f"{machine.process_limit:,} are allowed",
-            "raise it with `ulimit -u`",
+            "raise the limit with `ulimit -u`",
         )
 
 

@@ -71,7 +71,7 @@ def answer_of(prefixes: Prefixes, turn: int) -> Answer:
     prompt, written = _begin(prefixes, turn, place)
     if has_another_block(written, prefixes.row.messages[turn]):
         raise _unclear(
-            prefixes.row, turn, "text of this turn has one thinking block more than the row"
+            prefixes.row, turn, "text of this turn has a thinking block that the row does not have"
         )
     if place.block is None:
         _require_tag_unchanged(prefixes.row, turn, written)

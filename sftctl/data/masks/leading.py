@@ -26,7 +26,8 @@ def naming_the_option(problem: BadRow, row: Conversation) -> BadRow:
     to the message."""
     if not _leading(row):
         return problem
-    message = f"{problem.message} (it begins with the assistant: try --leading-assistant drop)"
+    advice = "the conversation begins with the assistant: try --leading-assistant drop"
+    message = f"{problem.message} ({advice})"
     return BadRow(problem.reason, message, problem.hint, problem.tokens_lost)
 
 

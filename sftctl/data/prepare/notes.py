@@ -30,7 +30,7 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     if splits:
         yield "not read", shortened(splits)
     if manifest.date is not None:
-        yield "date", f"the chat template writes the day: {manifest.date} in all rows (data.date)"
+        yield "date", f"the chat template writes a date: {manifest.date} in all rows (data.date)"
     if manifest.layout_differs:
         yield "masks", f"all rows were made the long way ({manifest.layout_differs})"
     if manifest.rows_unpadded:

@@ -88,7 +88,7 @@ def require_input(path: Path) -> None:
 def _nearby(path: Path) -> str:
     """A hint for a path that does not exist."""
     if _URL.match(str(path)):
-        return "only files on this machine are read: download it first"
+        return "sftctl reads only files on this machine: download the data first"
     if len(path.parts) == 2 and not path.suffix and not path.parent.exists():
         return "is this a data set on the hub? Download its files first, and name these files"
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []

@@ -53,8 +53,8 @@ def test_target_turns_are_the_assistant_messages_that_are_not_context() -> None:
         (b'{"a": "\\ud800"}', "broken_json", "rows.jsonl:7: broken JSON at column "),
         (b"[" * 3000 + b"]" * 3000, "broken_json", "rows.jsonl:7: broken JSON at column "),
         (b'{"a":\n"\xff"}', "invalid_utf8", "rows.jsonl:8: invalid UTF-8"),
-        (b"[1]", "bad_shape", "rows.jsonl:7: a row must be a JSON object, this is a list"),
-        (b"null", "bad_shape", "rows.jsonl:7: a row must be a JSON object, this is a NoneType"),
+        (b"[1]", "bad_shape", "rows.jsonl:7: a row must be a JSON object, but this is a list"),
+        (b"null", "bad_shape", "rows.jsonl:7: a row must be a JSON object, but this is a NoneType"),
         (b"{}", "bad_shape", "rows.jsonl:7: unknown row shape, with keys: none; a row needs "),
         (b'{"messages": []}', "empty", "rows.jsonl:7: empty conversation"),
         (

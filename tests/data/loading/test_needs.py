@@ -29,7 +29,7 @@ def test_nothing_is_short_on_a_large_machine_or_where_limits_are_unknown() -> No
         (
             replace(ROOMY, open_file_limit=100),
             "needs about 168 open files, 100 are allowed",
-            "raise it with `ulimit -n`",
+            "raise the limit with `ulimit -n`",
         ),
         (
             replace(ROOMY, ram_free_bytes=500_000_000),
@@ -39,12 +39,12 @@ def test_nothing_is_short_on_a_large_machine_or_where_limits_are_unknown() -> No
         (
             replace(ROOMY, shm_free_bytes=0),
             "needs about 983.0 kB of /dev/shm, 0 B are free",
-            "make it larger (--shm-size in docker)",
+            "make /dev/shm larger (--shm-size in docker)",
         ),
         (
             replace(ROOMY, process_limit=20),
             "needs 21 processes, 20 are allowed",
-            "raise it with `ulimit -u`",
+            "raise the limit with `ulimit -u`",
         ),
     ],
 )

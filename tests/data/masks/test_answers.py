@@ -128,7 +128,7 @@ def test_reasoning_after_a_block_of_the_template_is_refused(
     template = CHATML.replace("assistant\n{% endif", f"assistant\n{opens}{{% endif").replace(
         "{{ m.content }}", f"{{{{ {own!r} if m.role == 'assistant' }}}}{{{{ m.content }}}}"
     )
-    with pytest.raises(BadRow, match="has one thinking block more than the row") as caught:
+    with pytest.raises(BadRow, match="has a thinking block that the row does not have") as caught:
         texts_of(template, {"content": content})
     advice = "remove the row" if "Cut" in content else "move the reasoning to reasoning_content"
     assert advice in (caught.value.hint or "")
@@ -140,7 +140,7 @@ def test_a_tag_that_the_template_writes_before_each_content() -> None:
     template = OPENS.replace("{{ m.content }}", opening)
     half = "Two.\n</think>\n\n2"
     assert texts_of(template, {"content": half}) == [(HEADER, ["<think>\n" + half + END])]
-    with pytest.raises(BadRow, match="has one thinking block more than the row"):
+    with pytest.raises(BadRow, match="has a thinking block that the row does not have"):
         texts_of(template, {"content": "<think>\n" + half})
 
 

@@ -180,7 +180,7 @@ BAD_ROWS = [
     ({"messages": []}, "empty", "empty conversation"),
     ({"messages": [{"role": "user", "content": "x"}]}, "no_target", "no assistant turn to train"),
     ({"words": "x"}, "bad_shape", "unknown row shape, with keys: words"),
-    ("[1]", "bad_shape", "a row must be a JSON object, this is a list"),
+    ("[1]", "bad_shape", "a row must be a JSON object, but this is a list"),
     ('{"instruction": "\\udc00", "output": ""}', "broken_json", "broken JSON at column "),
     ('{"messages": [{"role": "user"', "cut_off", "the file ends within this row"),
 ]

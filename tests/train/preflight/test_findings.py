@@ -150,7 +150,7 @@ def test_too_few_open_files_for_the_loader_are_a_warning(tmp_path: Path) -> None
     assert (
         "warning",
         "about 228 open files for 30 loader processes per rank, 200 are allowed",
-        "raise it with `ulimit -n`",
+        "raise the limit with `ulimit -n`",
     ) in findings(plan, "loader")
 
 
