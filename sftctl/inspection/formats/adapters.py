@@ -16,6 +16,7 @@ from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
 from sftctl.model.adapter.ranks import wrong_rank
 from sftctl.model.folder.config_edits import EMPTY_TENSORS
+from sftctl.model.folder.read_files import files_read
 from sftctl.runs.final import CARD_NAME
 
 _LONGEST_CARD = 1 << 18
@@ -28,6 +29,7 @@ _TOOLS = {
     "llama-factory": "LLaMA-Factory", "unsloth": "Unsloth", "axolotl": "axolotl", "trl": "TRL",
 }  # fmt: skip
 
+_IN_ADAPTER = re.compile(r"\.(lora_\w+|modules_to_save)\b")
 _PEFTS_PREFIX = re.compile(r"(?<=^model\.)base_model\.model\.")
 _PEFTS_ADAPTER = re.compile(r"(\.lora_\w+)\.default(?=\.|$)")  # the adapter's name in a model
 _MAGNITUDE = re.compile(r"(\.lora_magnitude_vector)\.weight$")
@@ -54,6 +56,24 @@ def adapter_kind(adapter: Mapping[str, Any], card: str = "") -> str:
     is_unsloth = is_unsloth or bool(mapping.get("unsloth_fixed"))
     tool = "Unsloth" if is_unsloth else _tool_in(card) or "PEFT"
     return f"{tool} adapter directory{kind}"
+
+
+def kind_without_settings(files: Files, tensors: Tensors) -> str | None:
+    """The kind of a folder that has the weights of an adapter without their settings; else None.
+
+    `files` gets the problem. A model's own weights in the folder are judged as a model.
+    """
+    if files_read(files.path) or CONFIG_NAME in files.sizes:
+        return None
+    is_named = any(Path(name).stem == Path(WEIGHTS_NAME).stem for name in files.sizes)
+    if not is_named and not (tensors and all(map(_IN_ADAPTER.search, tensors))):
+        return None
+    problem = f"{CONFIG_NAME}: missing"
+    files.problems.append(problem)
+    files.remedies[problem] = (
+        "these are an adapter's weights; PEFT writes the file next to them: copy or download it too"
+    )
+    return "PEFT adapter directory"
 
 
 def _tool_in(card: str) -> str | None:

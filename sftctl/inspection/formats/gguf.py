@@ -10,7 +10,12 @@ from sftctl.checkpoint.tensor_index import NUMBER_TYPES, Part, StoredTensor
 from sftctl.disk import read_refusals
 from sftctl.errors import CorruptCheckpoint
 from sftctl.inspection.formats.files import Files, first_bytes
-from sftctl.inspection.formats.gguf_kinds import inspect_unread, judge_gguf, parts_of
+from sftctl.inspection.formats.gguf_kinds import (
+    inspect_unread,
+    judge_gguf,
+    misnamed_part,
+    parts_of,
+)
 from sftctl.inspection.formats.model_files import NO_STATE, as_weights
 from sftctl.inspection.inspection import Inspection, weights_dtype
 from sftctl.model.gguf.kind import LFS_POINTER, kind_by_first_bytes
@@ -72,6 +77,9 @@ def inspect_gguf_file(path: Path) -> Inspection:
         files.add(error)
         return replace(files.inspection("GGUF file", {}), obstacles=[NO_STATE])
     parts, lost = parts_of(path, header.values)
+    if misnamed := misnamed_part(path, header.values):
+        files.problems.append(misnamed[0])
+        files.remedies[misnamed[0]] = misnamed[1]
     tensors = dict(header.tensors)
     for part in parts:
         try:

@@ -56,12 +56,32 @@ def inspect_unread(path: Path) -> Inspection | None:
     return replace(files.inspection(kind.name, {}, advice), obstacles=[obstacle])
 
 
-def parts_of(path: Path, values: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
-    """The parts of a split model that exist, and the names of those that are missing."""
-    count = values.get("split.count")
+def misnamed_part(path: Path, values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(problem, remedy) for a part whose file name contradicts its metadata, which count; else
+    None.
+    """
+    number, count = values.get("split.no", 0), values.get("split.count")
+    if not isinstance(count, int) or not isinstance(number, int) or count < 2:
+        return None
     match = _PART.fullmatch(path.name)
-    if match is None or not isinstance(count, int) or count < 2:
+    if match is not None and (int(match[2]), int(match[3])) == (number + 1, count):
+        return None
+    problem = f"{path.name}: part {number + 1} of {count}, and its name does not lead to the others"
+    names = f"NAME-{1:05d}-of-{count:05d}.gguf"
+    own = f"NAME-{number + 1:05d}-of-{count:05d}.gguf"
+    return problem, f"name the parts {names} and so on, in one folder; this one is {own}"
+
+
+def parts_of(path: Path, values: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
+    """The parts of a split model that exist, and the names of those that are missing.
+
+    The metadata decides, as in llama.cpp. The name must agree, else the other parts have no names.
+    """
+    count = values.get("split.count")
+    if not isinstance(count, int) or count < 2 or misnamed_part(path, values):
         return [path], []
+    match = _PART.fullmatch(path.name)
+    assert match is not None
     names = [
         f"{match[1]}-{i:05d}-of-{match[3]}.gguf" for i in range(1, min(count, _MOST_PARTS) + 1)
     ]

@@ -13,6 +13,7 @@ from sftctl.inspection.formats.adapters import (
     adapter_kind,
     card_of,
     judge_adapter,
+    kind_without_settings,
 )
 from sftctl.inspection.formats.files import TORCH_SUFFIXES, Files, first_bytes
 from sftctl.inspection.formats.others import weights_of_others
@@ -43,17 +44,19 @@ def inspect_model_directory(path: Path) -> Inspection:
     """A model directory of Hugging Face or MLX, or the directory of an adapter."""
     files = Files.of(path)
     adapter, config = files.read_json("adapter_config.json"), files.read_json("config.json")
-    facts, card = model_facts(config), ""
+    facts, card, not_described = model_facts(config), "", None
     tensors = read_weights(files)
     files.problems.extend(lost_shards(files) or _lost_index(files))
     if adapter:
         card = card_of(files)
         facts |= adapter_facts(adapter, card)
         problems, notes, advice = _judge_adapter(files, adapter, tensors)
+    elif not_described := kind_without_settings(files, tensors):
+        problems, notes, advice = [], [], None
     else:
         problems, notes, advice = judge_weights(files, config, tensors)
     files.problems.extend(problems)
-    kind = _model_kind(files, config, tensors)
+    kind = not_described or _model_kind(files, config, tensors)
     if not tensors and not adapter and (others := weights_of_others(files)):
         kind, problem = others
         files.problems.append(problem)

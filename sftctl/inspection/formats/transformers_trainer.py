@@ -5,7 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftctl.inspection.formats.adapters import adapter_kind, card_of, judge_adapter
+from sftctl.inspection.formats.adapters import (
+    adapter_kind,
+    card_of,
+    judge_adapter,
+    kind_without_settings,
+)
 from sftctl.inspection.formats.distributed import distcp_problems
 from sftctl.inspection.formats.files import OTHER_TOOL, Files
 from sftctl.inspection.formats.model_files import model_facts, read_weights
@@ -25,7 +30,10 @@ from sftctl.inspection.pickles.values import key_text, number, plain, table
 
 _STATE_NAME = "trainer_state.json"
 _STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
-_RNG_NAME = re.compile(r"rng_state(_[0-9]+)?\.pth")
+_RNG_NAME = re.compile(r"rng_state(?:_([0-9]+))?\.pth")
+_MOST_SHOWN = 10  # names of lost files
+_MOST_RANKS = 100_000
+_WEIGHTS = re.compile(r".*\.safetensors.*|pytorch_model.*|(.+/)?adapter_model.*|[^/]*model[^/]*/.*")
 _EXPECTED = ("optimizer.pt", "scheduler.pt", "training_args.bin")
 
 
@@ -77,6 +85,7 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
     optimizer = files.read_torch("optimizer.pt")
     tensors |= optimizer_tensors(optimizer.tensors, "state.")
     rng = _rng(files)
+    files.problems.extend(_lost_files(files, adapter is not None, options))
     scaler = table(plain(files.read_torch("scaler.pt").value))
     rates = table(plain(files.read_torch("scheduler.pt").value)).get("_last_lr")
     next_rate = number(rates[0]) if isinstance(rates, list) and rates else None
@@ -108,7 +117,7 @@ def inspect_trainer_checkpoint(path: Path) -> Inspection:
         loss=_last_logged(state, "loss"),
         rng=rng,
         obstacles=[OTHER_TOOL],
-        notes=[*notes, *_notes(files, tensors, rng is not None)],
+        notes=[*notes, *_notes(files, rng is not None)],
     )
 
 
@@ -125,6 +134,8 @@ def _weights(
             [note],
             adapter_kind(adapter, card_of(files)).replace(" directory", ""),
         )
+    if (kind := kind_without_settings(files, tensors)) is not None:
+        return None, [], kind.replace(" directory", "")
     if not tensors:
         return None, [], None
     problems, notes, train = judge_weights(files, config, tensors)
@@ -204,8 +215,36 @@ def _logged(state: dict[str, Any]) -> dict[str, Any]:
 
 def _world_size(files: Files, options: dict[str, Any]) -> int | None:
     """The number of ranks: as stored in the arguments, else the number of RNG files."""
+    return _processes(options) or len(_rng_names(files)) + len(_lost_ranks(files, options)) or None
+
+
+def _processes(options: dict[str, Any]) -> int | None:
     processes = table(options.get("distributed_state")).get("num_processes")
-    return processes if isinstance(processes, int) else len(_rng_names(files)) or None
+    return processes if isinstance(processes, int) else None
+
+
+def _lost_files(files: Files, is_adapter: bool, options: dict[str, Any]) -> list[str]:
+    """A problem for lost weights, and for each lost RNG state of a rank.
+
+    FSDP and DeepSpeed save the weights in folders.
+    """
+    lost = [f"rng_state_{rank}.pth" for rank in _lost_ranks(files, options)]
+    if not any(map(_WEIGHTS.fullmatch, files.sizes)) and not tags_in(files.path):
+        name = "adapter_model" if is_adapter else "model"
+        lost.insert(0, f"{name}.safetensors")
+    shown = [f"{name}: missing" for name in lost[:_MOST_SHOWN]]
+    more = [f"{len(lost) - _MOST_SHOWN} more files are missing"]
+    return [*shown, *(more if len(lost) > _MOST_SHOWN else [])]
+
+
+def _lost_ranks(files: Files, options: dict[str, Any]) -> list[int]:
+    """The ranks whose RNG state is lost, if each rank has a file of its own."""
+    names = filter(None, map(_RNG_NAME.fullmatch, files.sizes))
+    ranks = {int(name[1]) for name in names if name[1]}
+    if not ranks:
+        return []
+    count = min(max(_processes(options) or 0, max(ranks) + 1), _MOST_RANKS)
+    return [rank for rank in range(count) if rank not in ranks]
 
 
 def _dtype(options: dict[str, Any]) -> str | None:
@@ -233,10 +272,10 @@ def _others(files: Files) -> list[str]:
     return [name for name in files.sizes if name.startswith("optimizer") and name.endswith(".bin")]
 
 
-def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
-    """A note on missing files that the Trainer needs for a resume.
+def _notes(files: Files, has_rng: bool) -> list[str]:
+    """A note on missing files that the Trainer needs to continue exactly.
 
-    FSDP saves weights and optimizer in folders. These count as files too.
+    FSDP saves the optimizer in a folder. This counts too.
     """
     folders = {name.partition("/")[0] for name in files.sizes if "/" in name}
     missing = [name for name in _EXPECTED if name not in files.sizes]
@@ -244,6 +283,4 @@ def _notes(files: Files, tensors: Tensors, has_rng: bool) -> list[str]:
         missing = [name for name in missing if name != "optimizer.pt"]
     if not has_rng:
         missing.append("rng_state.pth")
-    if not tensors and not folders:
-        missing.append("weights")
     return [f"not in it: {', '.join(missing)}"] if missing else []

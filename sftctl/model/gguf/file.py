@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftctl.model.gguf.kind import require_model
+from sftctl.model.gguf.kind import require_model, split_in
 from sftctl.model.gguf.tokenizer_keys import MERGES, tokenizer_fault
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def require_whole_model(file: Path) -> None:
     try:
         metadata, _ = _read(file)
     except _DAMAGE:
-        return
+        metadata = split_in(file)
     require_model(file, metadata)
 
 

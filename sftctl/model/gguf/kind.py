@@ -1,6 +1,5 @@
 """Refuse .gguf files that are not one complete model in version 2 or 3. Loads no library."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ READ_BY_TRANSFORMERS = (
 """The architectures of causal language models that transformers can read from a .gguf file."""
 
 
+_LONGEST_HEADER_OF_PART = 1 << 16
+_NUMBERS = {2: 2, 3: 2, 4: 4, 5: 4, 10: 8, 11: 8}  # number of an integer type -> its bytes
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 
 
@@ -64,11 +65,8 @@ def kind_by_first_bytes(first: bytes) -> GgufKind | None:
     return None
 
 
-_SPLIT = re.compile(r".+-(\d{5})-of-(\d{5})\.gguf")
-
-
 def require_readable(path: Path) -> None:
-    """ConfigError for a part of a model, a Git LFS pointer, or a version that is not supported."""
+    """ConfigError for a Git LFS pointer, or a version that is not supported."""
     with read_refusals(path, ConfigError, "make it readable"), path.open("rb") as file:
         kind = kind_by_first_bytes(file.read(8))
     if kind is not None:
@@ -76,12 +74,6 @@ def require_readable(path: Path) -> None:
         if kind.what == LFS_PROBLEM:
             hint = "`git lfs pull` in its folder downloads the file"
         raise ConfigError(f"{path}: {kind.what}", hint or "take a file of GGUF version 2 or 3")
-    match = _SPLIT.fullmatch(path.name)
-    if match and int(match[2]) > 1:
-        raise ConfigError(
-            f"{path}: part {int(match[1])} of a model in {int(match[2])} parts",
-            hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` of llama.cpp puts them together",
-        )
 
 
 def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
@@ -94,7 +86,24 @@ def require_model(path: Path, metadata: Mapping[str, Any]) -> None:
             f"{path}: {what}", hint=f"`sftctl inspect-ckpt {in_shell(path)}` shows its contents"
         )
     if isinstance(count, int) and count > 1:
+        number = int(metadata.get("split.no", 0))
         raise ConfigError(
-            f"{path}: one of {count} parts of a model",
+            f"{path}: part {number + 1} of a model in {count} parts",
             hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` of llama.cpp puts them together",
         )
+
+
+def split_in(path: Path) -> dict[str, int]:
+    """The numbers of `split.no` and `split.count` near the beginning of a .gguf file.
+
+    Later parts of a model have few keys besides these, and transformers can't read them.
+    """
+    with path.open("rb") as file:
+        begin = file.read(_LONGEST_HEADER_OF_PART)
+    found = {}
+    for key in ("split.no", "split.count"):
+        at = begin.find(key.encode()) + len(key)
+        size = _NUMBERS.get(int.from_bytes(begin[at : at + 4], "little"))
+        if at >= len(key) and size is not None:
+            found[key] = int.from_bytes(begin[at + 4 : at + 4 + size], "little")
+    return found

@@ -243,7 +243,9 @@ def test_weights_and_optimizer_of_fsdp_are_folders(checkpoint: Path) -> None:
     assert not inspection.tensors
     for folder in ("optimizer_0", "model_0"):
         shutil.rmtree(checkpoint / folder)
-    assert "not in it: optimizer.pt, weights" in inspect_path(checkpoint).notes
+    found = inspect_path(checkpoint)
+    assert "not in it: optimizer.pt" in found.notes
+    assert [*found.problems] == ["model.safetensors: missing"]
 
 
 def test_a_damaged_newest_checkpoint_of_a_trainer_has_no_advice(
