@@ -195,7 +195,7 @@ def _refuse_parts_of_runs(path: Path) -> None:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """NoCheckpoint for a part of a model, and for a path of another kind that is known."""
+    """NoCheckpoint for a file of a model, and for another known kind that is no checkpoint."""
     if is_of_a_model(path) and _format_of(path.parent) is not None:
         folder = path.parent
         raise NoCheckpoint(
@@ -207,8 +207,9 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 _CUT = re.compile(r"(.+\.(?:gguf|safetensors|bin))(\.part|[.-]split-)\w+")
-"""Names of parts of a large file, such as `x.gguf.part1of2` or `x.gguf-split-a`. To be joined by
-`cat`.
+"""Names of parts of a large file, such as `x.gguf.part1of2` or `x.gguf-split-a`.
+
+`cat` joins them.
 """
 _MOST_LOOKED_AT = 100  # the number of inner folders that are searched
 

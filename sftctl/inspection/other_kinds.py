@@ -1,4 +1,4 @@
-"""Files and folders that are no checkpoint: what they are, and what to do with them."""
+"""Files and folders that are not checkpoints: what they are, and what to do with them."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def kind_of_other(path: Path) -> Kind | None:
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
     if start and not start.strip(b"\0"):
-        what = "zero bytes at its begin, as a download that was not finished leaves them"
+        what = "zero bytes at its start, as in a download that was not finished"
         return Kind(what, "download it again")
     if start[_TAR_AT:].startswith(_TAR):
         return Kind("a tar archive", _UNPACK)
@@ -58,12 +58,16 @@ def kind_of_other(path: Path) -> Kind | None:
     if kind := next(found, None) or _BY_NAME.get(path.suffix):
         return kind
     if path.suffix in _ROWS:
-        return Kind("not a checkpoint; rows of data?", f"`sftctl train --data {in_shell(path)}`")
+        return Kind(
+            "not a checkpoint, but perhaps rows of data", f"`sftctl train --data {in_shell(path)}`"
+        )
     return None
 
 
 def is_of_a_model(path: Path) -> bool:
-    """Whether a file has the name of one that belongs to a model, and is no checkpoint alone."""
+    """Whether a file has a name such as config.json, which files of a model have. Such a file alone
+    is not a checkpoint.
+    """
     return path.is_file() and _OF_A_MODEL.fullmatch(path.name) is not None
 
 

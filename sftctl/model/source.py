@@ -192,9 +192,9 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
 
 
 def _require_settings(folder: Path) -> None:
-    """ConfigError if this process may not read a folder, or one of the JSON files in it.
+    """ConfigError if this process may not read the folder or one of its JSON files.
 
-    Also if such a file is a Git LFS pointer.
+    Also for a JSON file that is a Git LFS pointer.
     """
     with read_refusals(folder, ConfigError, _RIGHTS):
         next(folder.iterdir(), None)

@@ -296,11 +296,11 @@ VALUES: dict[str, tuple[Change, str | None, str | None]] = {
         f"2 tensors have NaN or infinite numbers ({EMBEDDING}, {UP})", None,
     ),
     "an embedding of zeros": (
-        valued(EMBEDDING, 0, None), f"its embedding has zeros alone ({EMBEDDING})", None,
+        valued(EMBEDDING, 0, None), f"its embedding has only zeros ({EMBEDDING})", None,
     ),
     "the end of a file is zeros": (
         lambda tensors: valued(UP, 0, None)(valued("lm_head.weight", 0, None)(tensors)), None,
-        "2 matrices have zeros alone, as in a file that was not copied to its end: "
+        "2 matrices have only zeros, as in a file that was not copied to its end: "
         f"lm_head.weight, {UP}",
     ),
     "a norm of zeros": (valued("model.norm.weight", 0, None), None, None),

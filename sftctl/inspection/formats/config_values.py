@@ -27,8 +27,9 @@ class Misfit(NamedTuple):
 
 
 def misfit_of_values(config: Mapping[str, Any], names: Mapping[str, Any]) -> Misfit | None:
-    """A value that no model can have, or a model type that contradicts the tensors' names; or
-    None."""
+    """A value that no model can have, or a model type that contradicts the tensors' names. None if
+    there is none.
+    """
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
         return Misfit("no model_type", edit_of_type(config, _FAMILIES))

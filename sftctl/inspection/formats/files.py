@@ -48,7 +48,7 @@ class Files:
     problems: list[str] = field(default_factory=list)
     remedies: dict[str, str] = field(default_factory=dict)  # problem -> what to do about it
     opened: set[str] = field(default_factory=set)  # torch files that were read
-    # files that are not read: Git LFS pointers, web pages, files without the right to read them
+    # files that are not read: Git LFS pointers, web pages, files that this user may not read
     pointers: frozenset[str] = frozenset()
 
     @classmethod

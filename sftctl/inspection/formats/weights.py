@@ -52,7 +52,7 @@ def judge_weights(
         problem = f"config.json: {misfit.problem}"
         files.remedies[problem] = misfit.edit
         return [problem], [], None
-    if files.problems:  # damage is enough
+    if files.problems:  # files with damage are not checked further
         return [], [], None
     refused, warnings = _judgement(path)
     if refused is not None and refused.is_damage:
@@ -69,8 +69,10 @@ def judge_weights(
 
 
 def _judgement(path: Path) -> "Judgement":
-    """What the pre-flight of `sftctl train` says about the folder. Loads torch, and reads the
-    weights' headers."""
+    """The errors and warnings of `train`'s pre-flight about the folder.
+
+    Loads torch, and reads the headers of the weights.
+    """
     from sftctl.model.folder.refusal import judged
 
     return judged(path, SAMPLE_TOKENIZER)

@@ -62,8 +62,9 @@ def _error(what: str, source: ModelSource, problem: Exception) -> ConfigError:
 
 
 def _closed_file(path: Path, problem: BaseException | None) -> tuple[Path, str] | None:
-    """The file on which a library stopped because this user may not read it, and whose rights are
-    missing; None if it stopped for another reason."""
+    """(file, hint): the file that this user may not read and on which a library stopped. None for
+    another error.
+    """
     while problem is not None and os.strerror(errno.EACCES) not in str(problem):
         problem = problem.__cause__ or problem.__context__
     if problem is None:

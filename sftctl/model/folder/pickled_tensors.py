@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def pickled_tensors(file: Path) -> "dict[str, torch.Tensor]":
     """The tensors; {} for a file that can't be read, which other code reports.
 
-    Only the pages that are used are read. A file in torch's format of before 2020 is read at once.
+    Only the used pages of the file are read. A file in torch's format from before 2020 is read
+    completely.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The files of a folder from which weights are read, and tensors that two of them hold.
+"""Which files in a folder have the weights that are read, and whether two of these files disagree.
 
 `train` and `inspect-ckpt` follow these rules. Loads torch only for several files of `torch.save`.
 """
@@ -53,8 +53,10 @@ def files_read(folder: Path) -> list[Path]:
 
 
 def no_file_read(folder: Path) -> tuple[str, str] | None:
-    """The reason and the hint if no file of a folder is read for weights; None if one is, or if an
-    index names the files."""
+    """The reason and the hint if no file of a folder is read for weights.
+
+    None if a file is read, or if an index names the files.
+    """
     if files_read(folder) or index_of(folder) is not None:
         return None
     names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
@@ -74,7 +76,7 @@ def require_file_read(name: str, folder: Path) -> None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder has a file of weights, also one that is not read."""
+    """Whether a folder has a file of weights, even if `train` does not read the file."""
     return folder.is_dir() and any(one.suffix in _SUFFIXES for one in folder.iterdir())
 
 
@@ -96,7 +98,9 @@ def unread_files(folder: Path) -> str | None:
 
 
 def require_single_tensors(name: str, folder: Path) -> None:
-    """ConfigError if two of the files that are read hold a tensor of one name and other values."""
+    """ConfigError if two of the files that are read have a tensor of the same name with different
+    values.
+    """
     files = files_read(folder)
     if len(files) < 2:
         return
@@ -109,7 +113,7 @@ def require_single_tensors(name: str, folder: Path) -> None:
 
 
 def _twice(files: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
-    """Names in two files of safetensors that have other values there."""
+    """Names of tensors that are in two safetensors files with different values."""
     found: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files:
         for name, entry in header_of(file).items():
@@ -119,8 +123,11 @@ def _twice(files: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
 
 
 def _twice_in_torch(files: Sequence[Path]) -> Iterator[tuple[str, Path, Path]]:
-    """The same for files of `torch.save`. Those of before 2020 are not compared: they are read at
-    once, and are never parts."""
+    """Names of tensors that are in two files of `torch.save` with different values.
+
+    Files from before 2020 are not compared: reading a tensor would read the complete file. Such
+    files are never parts of a model.
+    """
     from sftctl.model.folder.pickled_tensors import have_equal_bytes, pickled_tensors
 
     found: dict[str, Path] = {}

@@ -41,7 +41,8 @@ class Judgement(NamedTuple):
 
 
 def judged(folder: Path, other_tokenizer: Path) -> Judgement:
-    """The first error of `train` about the folder's model, else about its tokenizer; its warnings.
+    """The first error of `train` about the folder's model, else about its tokenizer. Also its
+    warnings.
 
     Only headers of weights are read. If the folder's tokenizer can't be loaded, `other_tokenizer`
     is used for the checks of the model.
@@ -84,10 +85,7 @@ def _refusal(
 def _tokenizer(
     folder: Path, other: Path, warn: Warn
 ) -> tuple[ChatTokenizer, ConfigError | DataError | None]:
-    """The folder's tokenizer and None.
-
-    If it can't be loaded: the `other` tokenizer, and the error.
-    """
+    """(tokenizer, None). If the folder's tokenizer can't be loaded: (`other`, the error)."""
     try:
         return load_tokenizer(str(folder), template_required=False, warn=warn), None
     except (ConfigError, DataError) as error:

@@ -1,7 +1,7 @@
-"""Weights whose numbers show that a file is damaged: NaN, infinite numbers, or zeros alone.
+"""Find weights whose numbers show that a file is damaged: NaN, infinite numbers, or only zeros.
 
-`train` judges the weights that it has loaded by these rules, `inspect-ckpt --tensors` those in the
-files. Only `values_of` loads torch.
+`train` applies these rules to the weights that it has loaded. `inspect-ckpt --tensors` applies them
+to the weights in the files. Only `values_of` loads torch.
 """
 
 from collections.abc import Collection
@@ -29,14 +29,15 @@ class Values:
     def problem(self) -> str | None:
         """The weights with which no model can be trained, in one sentence; None if there are none.
 
-        Zeros in another matrix than the embedding may be meant, as in blocks that were added.
+        Zeros in the embedding count. Zeros in another matrix may be intended, for example in blocks
+        that were added.
         """
         if self.not_finite:
             verb = "has" if len(self.not_finite) == 1 else "have"
             count = counted(len(self.not_finite), "tensor")
             return f"{count} {verb} NaN or infinite numbers ({examples(self.not_finite)})"
         embedding = [name for name in self.zeros if role_of(name) == "embedding"]
-        return f"its embedding has zeros alone ({embedding[0]})" if embedding else None
+        return f"its embedding has only zeros ({embedding[0]})" if embedding else None
 
     def doubt(self) -> str | None:
         """A line about matrices of zeros; None if there are none."""
@@ -44,7 +45,7 @@ class Values:
             return None
         what = "1 matrix has" if len(self.zeros) == 1 else f"{len(self.zeros)} matrices have"
         cause = "as in a file that was not copied to its end"
-        return f"{what} zeros alone, {cause}: {examples(self.zeros)}"
+        return f"{what} only zeros, {cause}: {examples(self.zeros)}"
 
     def require(self, where: str, warn: Warn) -> None:
         """ConfigError for weights that can't be trained; a warning about zeros."""
@@ -55,7 +56,7 @@ class Values:
 
 
 def values_of(model: "PreTrainedModel") -> Values:
-    """The judgement of a loaded model. Each weight is read once."""
+    """The numbers of a loaded model's weights, checked by these rules. Each weight is read once."""
     import torch
 
     not_finite, zeros = [], []

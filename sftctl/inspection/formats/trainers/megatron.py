@@ -45,7 +45,7 @@ _LONGEST_NAME = 100  # characters of the tracker file that are read
 
 
 def _is_sharded(path: Path) -> bool:
-    """The layout of megatron.core.dist_checkpointing, also without its `common.pt`."""
+    """Whether megatron.core.dist_checkpointing wrote the folder, even if `common.pt` is missing."""
     has_shards = (path / METADATA_NAME).is_file() or bool(shards_in(path))
     if (path / _COMMON).is_file():
         return has_shards or (path / _DESCRIPTION).is_file()
@@ -53,7 +53,7 @@ def _is_sharded(path: Path) -> bool:
 
 
 def _is_described(path: Path) -> bool:
-    """Whether a file says that the folder is one of megatron.core.dist_checkpointing."""
+    """Whether a file in the folder names megatron.core.dist_checkpointing's backend."""
     file = path / _DESCRIPTION
     if not file.is_file() or file.stat().st_size > _LONGEST_DESCRIPTION:
         return False
@@ -86,7 +86,7 @@ def inspect_megatron(path: Path) -> Inspection:
 
 
 def _inspect_plain(path: Path) -> Inspection:
-    """An iteration in the format torch_dcp, which has no files of Megatron's own."""
+    """An iteration in the format torch_dcp. It has no files of Megatron itself."""
     found = inspect_distributed(path)
     step = found.facts.get("step")
     return replace(

@@ -1,4 +1,6 @@
-"""verl: `global_step_N`, where each role has FSDP's files of ranks, or Megatron's folders."""
+"""Checkpoints of verl, `global_step_N`. Each role has FSDP's files of each rank, or Megatron's
+folders.
+"""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +22,9 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 _BY_MEGATRON = (
     "model/dist_ckpt", "dist_ckpt", "model", "optimizer/dist_ckpt", "extra/dist_ckpt",
 )  # fmt: skip
-"""Megatron's folders in the folder of a role, of three versions of verl; weights come first."""
+"""The paths of Megatron's folders in the folder of a role, in three versions of verl. Weights come
+first.
+"""
 _EXPORTS = ("huggingface", "model/huggingface")
 
 
@@ -41,24 +45,26 @@ def _steps(path: Path) -> list[Path]:
 
 
 def _roles(path: Path) -> Iterator[Path]:
-    """The folder itself or the folders of its roles, if they have files of ranks."""
+    """The folder itself or the folders of its roles, if such a folder has FSDP's files or
+    Megatron's folders.
+    """
     for folder in (path, *(path / role for role in _ROLES)):
         if folder.is_dir() and (_names(folder) or _of_megatron(folder)):
             yield folder
 
 
 def _names(folder: Path) -> list[re.Match[str]]:
-    """FSDP's files of ranks."""
+    """The names of FSDP's files of each rank."""
     return [match for file in folder.iterdir() if (match := _FILE.fullmatch(file.name))]
 
 
 def _of_megatron(folder: Path) -> list[Path]:
-    """Megatron's folders in the folder of a role. (A Megatron iteration itself has none.)"""
+    """Megatron's folders in the folder of a role. None for an iteration of Megatron itself."""
     return [inner for name in _BY_MEGATRON if is_megatron(inner := folder / name)]
 
 
 def inspect_verl_output(path: Path) -> Inspection:
-    """The newest step, or the one that the tracker file names, with all of them listed."""
+    """The step that the tracker file names, else the newest, with all steps in `checkpoints`."""
     steps = _steps(path)
     checkpoints = [inspect_verl(one) for one in steps]
     file = path / _TRACKER
@@ -74,7 +80,7 @@ def inspect_verl_output(path: Path) -> Inspection:
 
 
 def inspect_verl(path: Path) -> Inspection:
-    """One step: the files of each role's ranks, and the model's configuration."""
+    """One step: the files of each rank for each role, and the model's configuration."""
     files = Files.of(path, ("*", "*/*", "*/*/*", "*/*/*/*"))
     folders = list(_roles(path))
     actor = next((one for one in folders if one.name == "actor"), folders[0])
@@ -100,7 +106,7 @@ def inspect_verl(path: Path) -> Inspection:
 
 
 def _check_role(files: Files, folder: Path) -> int:
-    """Record the missing files of a role; returns the number of its ranks, 0 if not known."""
+    """Record the missing files of a role. Returns the number of its ranks, or 0 if unknown."""
     below = "" if folder == files.path else f"{folder.name}/"
     for inner in _of_megatron(folder):
         place = f"{below}{inner.relative_to(folder)}/"
@@ -113,7 +119,7 @@ def _check_role(files: Files, folder: Path) -> int:
     size = max(int(m[2]) for m in matches)
     there = {m[0] for m in matches}
     kinds = {m[1] for m in matches}
-    if not _exported(folder):  # a run can be set to save no optimizer, or only the export
+    if not _exported(folder):  # a run may save no optimizer, or only the exported model
         kinds.add("model")
     wanted = [f"{k}_world_size_{size}_rank_{r}.pt" for k in sorted(kinds) for r in range(size)]
     files.problems.extend(f"{below}{name}: missing" for name in wanted if name not in there)
@@ -121,7 +127,7 @@ def _check_role(files: Files, folder: Path) -> int:
 
 
 def _first_weights(files: Files, actor: Path, world: int) -> dict[str, StoredTensor]:
-    """The weights of rank 0, or all weights of Megatron's folder."""
+    """The weights of rank 0, or all weights in Megatron's folder."""
     if inner := _of_megatron(actor):
         return dict(inspect_megatron(inner[0]).tensors)
     below = "" if actor == files.path else f"{actor.name}/"
@@ -130,13 +136,12 @@ def _first_weights(files: Files, actor: Path, world: int) -> dict[str, StoredTen
 
 
 def _exported(folder: Path) -> bool:
-    """Whether the role's model was also exported for Hugging Face."""
+    """Whether the model of a role was exported for Hugging Face too."""
     return any(any((folder / name).glob("*.safetensors")) for name in _EXPORTS)
 
 
 def _advice(actor: Path, backend: str) -> tuple[str, list[str]]:
-    """The advice: train from the model that was exported with the checkpoint, else merge the
-    ranks."""
+    """The advice and notes: train from the exported model if there is one, else merge the ranks."""
     merge = (
         f"`python -m verl.model_merger merge --backend {backend} --local_dir {in_shell(actor)} "
         f"--target_dir {in_shell(f'{actor}-merged')}` makes weights of it; this needs verl"
